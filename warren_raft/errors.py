@@ -1,0 +1,138 @@
+"""Every error the package raises, one small tree under WarrenError, with the data on the error.
+
+Nothing is decided here: modules raise these, callers and the command line read their attributes.
+Invariant: no caller ever needs to parse a message.
+"""
+
+from __future__ import annotations
+
+
+class WarrenError(Exception):
+    """Base of every error of this package. Never raised itself."""
+
+
+class NotFound(WarrenError, KeyError):
+    """There is no entity of this kind under this key (an id, or a name for the by-name reads)."""
+
+    def __init__(self, kind: str, key: str) -> None:
+        super().__init__(kind, key)
+        self.kind = kind
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"no {self.kind} {self.key!r}"
+
+
+class RevisionConflict(WarrenError):
+    """`if_revision` did not hold: nothing was changed. `actual` is 0 where there is no such entity."""
+
+    def __init__(self, kind: str, id: str, expected: int, actual: int) -> None:  # noqa: A002
+        super().__init__(kind, id, expected, actual)
+        self.kind = kind
+        self.id = id
+        self.expected = expected
+        self.actual = actual
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id!r} is at revision {self.actual}, not {self.expected}"
+
+
+class InvalidEntity(WarrenError, ValueError):
+    """A value that can never be stored. Raised in the caller's thread, before anything is sent.
+
+    `field` is the dotted path of the offending field, or None where the whole entity is meant.
+    """
+
+    def __init__(self, kind: str, reason: str, *, id: str | None = None, field: str | None = None) -> None:  # noqa: A002
+        super().__init__(kind, reason)
+        self.kind = kind
+        self.reason = reason
+        self.id = id
+        self.field = field
+
+    def __str__(self) -> str:
+        where = self.kind if self.field is None else f"{self.kind}.{self.field}"
+        return f"{where}: {self.reason}"
+
+
+class Unavailable(WarrenError, TimeoutError):
+    """The deadline passed, or there was no quorum until then.
+
+    `maybe_applied` is False only where it is certain that the write never left this process.
+    """
+
+    def __init__(self, reason: str, *, maybe_applied: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.maybe_applied = maybe_applied
+
+    def __str__(self) -> str:
+        tail = "; it may have been applied" if self.maybe_applied else "; it was not applied"
+        return self.reason + tail
+
+
+class StorageFull(WarrenError):
+    """No room for creates and updates. Reads and deletes still work; clears by itself."""
+
+
+class Corrupted(WarrenError):
+    """A file does not hold what was written to it. `path` names it, `remedy` says what to do."""
+
+    def __init__(self, path: str, detail: str, *, remedy: str = "") -> None:
+        super().__init__(path, detail)
+        self.path = path
+        self.detail = detail
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.detail}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+class SnapshotInvalid(WarrenError):
+    """A snapshot file that is damaged, partial, or not a snapshot."""
+
+    def __init__(self, path: str, detail: str) -> None:
+        super().__init__(path, detail)
+        self.path = path
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.detail}"
+
+
+class RefusedForSafety(WarrenError):
+    """The request is understood and would endanger data. The message is one sentence: what, and what to do."""
+
+
+class InUse(WarrenError):
+    """A data directory, file or port that somebody else holds. `what` names it."""
+
+    def __init__(self, what: str, detail: str = "is in use") -> None:
+        super().__init__(what, detail)
+        self.what = what
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.detail}"
+
+
+class WatchLost(WarrenError):
+    """Changes were missed; read everything anew, then resume the watch from `resume_from` (a revision)."""
+
+    def __init__(self, resume_from: int) -> None:
+        super().__init__(resume_from)
+        self.resume_from = resume_from
+
+    def __str__(self) -> str:
+        return f"changes were missed; read anew, then resume from revision {self.resume_from}"
+
+
+class Closed(WarrenError):
+    """The store is closed, was never open, or belongs to the parent process of a fork."""
+
+    def __str__(self) -> str:
+        return self.args[0] if self.args else "the store is closed"
+
+
+class InvariantViolation(WarrenError):
+    """Something that must never happen did. The manager stops rather than go on (kept under `python -O`)."""
