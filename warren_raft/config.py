@@ -1,0 +1,207 @@
+"""What one manager is told at its start: who it is, where its data are, whom it meets.
+
+Only checking and reading of settings lives here; nothing is opened, resolved or created.
+Invariant: a Config that exists is valid, and it never changes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from .errors import InvalidEntity, RefusedForSafety
+
+MAX_NODE_ID_LENGTH: Final = 64  # it is part of file names, log lines and every frame's handshake
+MAX_QUEUE_LIMIT: Final = 1_000_000  # a million waiting writes of 1 KiB are already 1 GiB of memory
+_NODE_ID = re.compile(r"[A-Za-z0-9._-]+\Z")
+_HOST_NAME = re.compile(r"[A-Za-z0-9.-]+\Z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings of one manager.
+
+    Raises:
+        InvalidEntity: (a ValueError) a setting is wrong; `.field` names it.
+        RefusedForSafety: an address beyond loopback: links between managers are not encrypted yet.
+    """
+
+    node_id: str
+    """This manager's id: 1 to 64 of A-Z a-z 0-9 . _ -, unique in the cluster."""
+    data_dir: str | os.PathLike[str]
+    """The directory that holds this manager's log and state. Made (mode 0700) if it does not exist."""
+    listen: str
+    """host:port that the other managers reach this one at. IPv6 as [::1]:7946."""
+    members: Mapping[str, str]
+    """Id to address of every initial member, this one included. Used on an empty directory only;
+    afterwards the replicated member list decides. To join a cluster: its members and this one."""
+    write_timeout_seconds: float = 10.0
+    """How long a write waits for its result where the call names no timeout. Above 0."""
+    switch_interval_seconds: float | None = 0.0005
+    """`sys.setswitchinterval` while a store is open: at Python's own 5 ms a busy thread of the embedding
+    process makes each write several times slower. None leaves it alone."""
+    admin: bool = True
+    """Answer the command line on admin.sock (mode 0600) in the data directory."""
+    heartbeat_interval_seconds: float = 0.1
+    """How often a leader shows the others that it lives. Above 0."""
+    election_timeout_seconds: float = 1.0
+    """How long a follower waits for a sign of its leader before it asks for an election. At least
+    twice the heartbeat interval, so that one lost heartbeat costs no election."""
+    checkpoint_interval_seconds: float = 30.0
+    """How often the state database is synced to disk. The log is what makes writes durable; this bounds
+    how much of it is replayed after a crash of the machine. Above 0."""
+    queue_limit: int = 10_000
+    """How many writes may wait to be sent; further callers block until their deadline. 1 to 1,000,000."""
+
+    def __post_init__(self) -> None:
+        check_node_id(self.node_id, field="node_id")
+        self._check_directory()
+        check_address(self.listen, field="listen")
+        object.__setattr__(self, "members", self._checked_members())
+        for name in ("write_timeout", "heartbeat_interval", "election_timeout", "checkpoint_interval"):
+            self._check_duration(f"{name}_seconds")
+        if self.switch_interval_seconds is not None:
+            self._check_duration("switch_interval_seconds")
+        if self.election_timeout_seconds < 2 * self.heartbeat_interval_seconds:
+            raise _wrong("election_timeout_seconds", "must be at least twice heartbeat_interval_seconds")
+        if type(self.admin) is not bool:
+            raise _wrong("admin", f"must be true or false, not {self.admin!r}")
+        if type(self.queue_limit) is not int or not 1 <= self.queue_limit <= MAX_QUEUE_LIMIT:
+            raise _wrong(
+                "queue_limit", f"must be a whole number from 1 to {MAX_QUEUE_LIMIT}, not {self.queue_limit!r}"
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The read-only view that holds `members` cannot be pickled; a Config is sent to spawned managers.
+        return _rebuild, (
+            {f.name: getattr(self, f.name) for f in fields(self)} | {"members": dict(self.members)},
+        )
+
+    @property
+    def directory(self) -> Path:
+        """The data directory as a Path."""
+        return Path(self.data_dir)
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str], **overrides: Any) -> Config:
+        """A Config from a TOML file: keys are the field names, `members` is a table of id = "host:port".
+
+        Overrides, given by field name, win over the file; an override of None is ignored.
+        Raises InvalidEntity for an unknown key or a wrong value, OSError for a file that cannot be read.
+        """
+        import tomllib
+
+        with open(path, "rb") as file:
+            try:
+                settings: dict[str, Any] = tomllib.load(file)
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                raise InvalidEntity("config", f"{os.fspath(path)} is not TOML: {error}") from None
+        settings.update({name: value for name, value in overrides.items() if value is not None})
+        return cls.from_mapping(settings)
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any]) -> Config:
+        """A Config from field names and values. Unlike the constructor it names what is unknown or missing.
+
+        Raises InvalidEntity, RefusedForSafety.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(settings) - known)
+        if unknown:
+            raise _wrong(unknown[0], f"there is no such setting; known are {', '.join(sorted(known))}")
+        for name in ("node_id", "data_dir", "listen", "members"):
+            if name not in settings:
+                raise _wrong(name, "is missing")
+        return cls(**settings)
+
+    def _check_directory(self) -> None:
+        if not isinstance(self.data_dir, str | os.PathLike) or not os.fspath(self.data_dir):
+            raise _wrong("data_dir", f"must be the name of a directory, not {self.data_dir!r}")
+        if "\0" in os.fspath(self.data_dir):
+            raise _wrong("data_dir", "holds a zero byte")
+
+    def _check_duration(self, name: str) -> None:
+        value = getattr(self, name)
+        if type(value) not in (int, float) or not math.isfinite(value) or value <= 0:
+            raise _wrong(name, f"must be a number of seconds above 0, not {value!r}")
+
+    def _checked_members(self) -> Mapping[str, str]:
+        if not isinstance(self.members, Mapping):
+            raise _wrong("members", f"must map ids to addresses, not {self.members!r}")
+        owners: dict[str, str] = {}
+        for node_id, address in self.members.items():
+            check_node_id(node_id, field="members")
+            check_address(address, field=f"members.{node_id}")
+            if address in owners:
+                raise _wrong("members", f"{owners[address]} and {node_id} share the address {address}")
+            owners[address] = node_id
+        own = self.members.get(self.node_id)
+        if own is None:
+            raise _wrong("members", f"must contain this manager, {self.node_id}")
+        if own != self.listen:
+            raise _wrong("members", f"says that {self.node_id} is at {own}, but it listens on {self.listen}")
+        return MappingProxyType(dict(self.members))
+
+
+def check_node_id(node_id: object, *, field: str = "node_id") -> str:
+    """The id, if it is one: 1 to 64 of A-Z a-z 0-9 . _ -, and neither '.' nor '..'. Else InvalidEntity."""
+    if not isinstance(node_id, str) or not _NODE_ID.match(node_id) or set(node_id) == {"."}:
+        raise _wrong(field, f"{node_id!r} is not a node id (1 to {MAX_NODE_ID_LENGTH} of A-Z a-z 0-9 . _ -)")
+    if len(node_id) > MAX_NODE_ID_LENGTH:
+        raise _wrong(field, f"an id of {len(node_id)} characters; at most {MAX_NODE_ID_LENGTH} are allowed")
+    return node_id
+
+
+def split_address(address: object, *, field: str = "address") -> tuple[str, int]:
+    """Host (without brackets) and port of "host:port" or "[ipv6]:port". Raises InvalidEntity."""
+    if not isinstance(address, str):
+        raise _wrong(field, f"{address!r} is not an address (host:port)")
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif not _HOST_NAME.match(host):
+        host = ""
+    if not colon or not host or not (port.isascii() and port.isdigit() and len(port) <= 5):
+        raise _wrong(field, f"{address!r} is not an address (host:port)")
+    if not 1 <= int(port) <= 65_535:
+        raise _wrong(field, f"{address!r}: a port is a number from 1 to 65535")
+    return host, int(port)
+
+
+def check_address(address: object, *, field: str = "address") -> str:
+    """The address, if managers may use it: "host:port" on loopback.
+
+    Raises InvalidEntity for what is no address, RefusedForSafety for a host beyond loopback.
+    """
+    host, port = split_address(address, field=field)
+    if not _is_loopback(host):
+        raise RefusedForSafety(
+            f"{field}: {host} is beyond loopback and links between managers are not encrypted yet; "
+            f"use 127.0.0.1:{port} or [::1]:{port}"
+        )
+    assert isinstance(address, str)  # split_address has seen to it
+    return address
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name, which could mean anything tomorrow
+
+
+def _wrong(field: str, reason: str) -> InvalidEntity:
+    return InvalidEntity("config", reason, field=field)
+
+
+def _rebuild(settings: dict[str, Any]) -> Config:
+    return Config(**settings)
