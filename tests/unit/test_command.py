@@ -1,0 +1,145 @@
+"""Promise: a command has exactly one encoding, every manager reads it alike, and no bytes whatever do harm.
+
+What a newer manager wrote stops this one; what is merely broken is `MalformedCommand`, which apply answers.
+"""
+
+from __future__ import annotations
+
+import cbor2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warren_raft.errors import InvariantViolation
+from warren_raft.store.command import (
+    CLOSE_SESSION,
+    DELETE,
+    MAX_ID_BYTES,
+    OPEN_SESSION,
+    PUT,
+    Command,
+    MalformedCommand,
+    Operation,
+    UnknownCommandVersion,
+    decode,
+    encode,
+    encoded_size_bytes,
+)
+
+numbers = st.integers(0, 2**64 - 1)
+ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=60)
+kinds = st.integers(1, 23)
+conditions = st.none() | numbers
+puts = st.builds(Operation, st.just(PUT), kinds, ids, st.binary(min_size=1, max_size=300), conditions)
+deletes = st.builds(Operation, st.just(DELETE), kinds, ids, st.none(), conditions)
+session_steps = st.sampled_from([(Operation(OPEN_SESSION, 0, ""),), (Operation(CLOSE_SESSION, 0, ""),)])
+operations = st.lists(puts | deletes, max_size=5).map(tuple) | session_steps
+
+
+@st.composite
+def commands(draw: st.DrawFn) -> Command:
+    sequence = draw(numbers)
+    return Command(draw(numbers), sequence, draw(st.integers(0, sequence)), draw(operations))
+
+
+EXAMPLE = Command(
+    2**62 + 7, 12, 10, (Operation(PUT, 3, "c-1", b"\x81\x63c-1"), Operation(DELETE, 1, "n-1", None, 5))
+)
+
+
+@given(commands())
+def test_what_is_read_is_what_was_written(command: Command) -> None:
+    data = encode(command)
+    assert decode(data) == command
+    assert len(data) == encoded_size_bytes(command.operations)
+
+
+@given(commands())
+def test_any_cbor_reader_can_print_a_command_and_finds_the_version_first(command: Command) -> None:
+    assert cbor2.loads(encode(command)) == [
+        1,
+        command.session,
+        command.sequence,
+        command.lowest,
+        [
+            [o.verb, o.kind_number, -1 if o.if_revision is None else o.if_revision, o.id, o.entity or b""]
+            for o in command.operations
+        ],
+    ]
+
+
+@given(commands(), st.data())
+def test_there_is_no_second_encoding_of_the_same_command(command: Command, data: st.DataObject) -> None:
+    """A changed byte makes another command or none: else two managers could differ over what was proposed."""
+    good = bytearray(encode(command))
+    position = data.draw(st.integers(0, len(good) - 1))
+    good[position] ^= data.draw(st.integers(1, 255))
+    try:
+        other = decode(bytes(good))
+    except (MalformedCommand, UnknownCommandVersion):
+        return
+    assert other != command
+    assert encode(other) == bytes(good)
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: encode(EXAMPLE)[:34] + tail))
+def test_no_bytes_raise_anything_else(data: bytes) -> None:
+    try:
+        command = decode(data)
+    except (MalformedCommand, UnknownCommandVersion):
+        return
+    assert encode(command) == data
+
+
+@pytest.mark.parametrize("length", range(len(encode(EXAMPLE))))
+def test_a_command_cut_anywhere_is_malformed(length: int) -> None:
+    with pytest.raises(MalformedCommand):
+        decode(encode(EXAMPLE)[:length])
+
+
+def test_bytes_behind_a_command_make_it_malformed() -> None:
+    with pytest.raises(MalformedCommand, match="after the end"):
+        decode(encode(EXAMPLE) + b"\x00")
+
+
+@pytest.mark.parametrize(
+    "future",
+    [b"\x85\x02" + encode(EXAMPLE)[2:], cbor2.dumps([2]), cbor2.dumps([17, {"anything": "else"}, 3])],
+)
+def test_a_newer_version_stops_the_manager_whatever_its_shape(future: bytes) -> None:
+    with pytest.raises(UnknownCommandVersion) as caught:
+        decode(future)
+    assert caught.value.version == future[1]
+    assert isinstance(caught.value, InvariantViolation)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Command(1, 3, 4),  # waits for nothing up to its own sequence
+        Command(1, 1, 1, (Operation(PUT, 3, "c"),)),  # no entity
+        Command(1, 1, 1, (Operation(DELETE, 3, "c", b"x"),)),  # an entity
+        Command(1, 1, 1, (Operation(PUT, 3, "", b"x"),)),  # no id
+        Command(1, 1, 1, (Operation(DELETE, 0, "c"),)),  # no kind
+        Command(1, 1, 1, (Operation(9, 3, "c"),)),  # no such verb
+        Command(1, 1, 1, (Operation(0, 3, "c"),)),
+        Command(1, 1, 1, (Operation(PUT, 3, "x" * (MAX_ID_BYTES + 1), b"x"),)),
+        Command(1, 1, 1, (Operation(OPEN_SESSION, 0, ""), Operation(DELETE, 3, "c"))),  # not alone
+        Command(1, 1, 1, (Operation(CLOSE_SESSION, 0, "", None, 3),)),
+        Command(1, 1, 1, (Operation(OPEN_SESSION, 1, ""),)),
+        Command(1, 1, 1, (Operation(OPEN_SESSION, 0, "x"),)),
+    ],
+)
+def test_an_operation_is_whole_or_the_command_is_malformed(broken: Command) -> None:
+    with pytest.raises(MalformedCommand):
+        decode(encode(broken))
+
+
+def test_an_id_may_be_as_long_as_a_key() -> None:
+    command = Command(1, 1, 1, (Operation(DELETE, 3, "ä" * 255 + "x"),))
+    assert decode(encode(command)) == command
+
+
+def test_an_id_that_is_not_utf_8_is_malformed() -> None:
+    with pytest.raises(MalformedCommand):
+        decode(encode(EXAMPLE).replace(b"n-1", b"n\xff1"))
