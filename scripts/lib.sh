@@ -1,0 +1,57 @@
+# Sets up .venv for the scripts beside it: source it, then call ensure_venv EXTRAS.
+# Installs only when pyproject.toml or the Python changed since the last time (a stamp in .venv says so).
+
+project_root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+venv="$project_root/.venv"
+
+fail() {
+    printf '%s: %s\n' "$(basename -- "$0")" "$*" >&2
+    exit 1
+}
+
+# The first Python on the PATH that is new enough.
+find_python() {
+    local candidate
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
+        if command -v "$candidate" >/dev/null &&
+            "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    fail "needs Python 3.11 or newer; on Debian and Ubuntu: sudo apt-get install python3 python3-venv"
+}
+
+# What an installation depends on, in one line.
+venv_stamp() {
+    printf '%s %s %s\n' "$1" "$("$2" -V)" "$(sha256sum <"$project_root/pyproject.toml")"
+}
+
+# ensure_venv EXTRAS: makes $venv hold this project (editable) with the extras, e.g. "test" or "test,lint".
+# Two scripts that start at the same time wait for each other.
+ensure_venv() {
+    local extras=$1 python stamp
+    python=$(find_python) || exit 1
+    stamp=$(venv_stamp "$extras" "$python")
+    exec 9>"$project_root/.venv.lock"
+    flock 9
+    if [[ ! -x $venv/bin/warren-raft || $(cat "$venv/stamp-$extras" 2>/dev/null) != "$stamp" ]]; then
+        install_venv "$python" "$extras"
+        printf '%s\n' "$stamp" >"$venv/stamp-$extras"
+    fi
+    exec 9>&-
+}
+
+install_venv() {
+    local python=$1 extras=$2
+    if [[ ! -x $venv/bin/python ]] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+        "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+            fail "Python's venv is missing. On Debian and Ubuntu: sudo apt-get install python3-venv"
+        echo "Setting up $venv (once) …" >&2
+        rm -rf -- "$venv"
+        "$python" -m venv "$venv"
+    fi
+    echo "Installing what is needed into $venv (again only when pyproject.toml changes) …" >&2
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+        --editable "$project_root${extras:+[$extras]}" >&2 || fail "the installation failed, see above"
+}
