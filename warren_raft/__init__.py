@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from .entities import ContainerState as ContainerState
     from .entities import DeployStrategy as DeployStrategy
     from .entities import Entity as Entity
-    from .entities import FrozenMap as FrozenMap
     from .entities import HeaderManipulation as HeaderManipulation
     from .entities import HealthCheck as HealthCheck
     from .entities import HealthCheckType as HealthCheckType
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
     from .errors import Unavailable as Unavailable
     from .errors import WarrenError as WarrenError
     from .errors import WatchLost as WatchLost
+    from .forms import FrozenMap as FrozenMap
     from .local import LocalStore as LocalStore
     from .local import ReadOnlyStore as ReadOnlyStore
     from .manager import ReplicatedStore as ReplicatedStore
@@ -79,7 +79,6 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "ContainerState",
         "DeployStrategy",
         "Entity",
-        "FrozenMap",
         "HeaderManipulation",
         "HealthCheck",
         "HealthCheckType",
@@ -125,6 +124,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "WarrenError",
         "WatchLost",
     ),
+    "forms": ("FrozenMap",),
     "local": ("LocalStore", "ReadOnlyStore"),
     "manager": ("ReplicatedStore",),
     "store.interface": ("Batch", "Reader", "Store", "View", "Writer"),

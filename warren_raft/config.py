@@ -13,10 +13,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from .errors import InvalidEntity, RefusedForSafety
+from .forms import FrozenMap
 
 MAX_NODE_ID_LENGTH: Final = 64  # it is part of file names, log lines and every frame's handshake
 MAX_QUEUE_LIMIT: Final = 1_000_000  # a million waiting writes of 1 KiB are already 1 GiB of memory
@@ -77,12 +77,6 @@ class Config:
             raise _wrong(
                 "queue_limit", f"must be a whole number from 1 to {MAX_QUEUE_LIMIT}, not {self.queue_limit!r}"
             )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The read-only view that holds `members` cannot be pickled; a Config is sent to spawned managers.
-        return _rebuild, (
-            {f.name: getattr(self, f.name) for f in fields(self)} | {"members": dict(self.members)},
-        )
 
     @property
     def directory(self) -> Path:
@@ -147,7 +141,7 @@ class Config:
             raise _wrong("members", f"must contain this manager, {self.node_id}")
         if own != self.listen:
             raise _wrong("members", f"says that {self.node_id} is at {own}, but it listens on {self.listen}")
-        return MappingProxyType(dict(self.members))
+        return FrozenMap(self.members)
 
 
 def check_node_id(node_id: object, *, field: str = "node_id") -> str:
@@ -201,7 +195,3 @@ def _is_loopback(host: str) -> bool:
 
 def _wrong(field: str, reason: str) -> InvalidEntity:
     return InvalidEntity("config", reason, field=field)
-
-
-def _rebuild(settings: dict[str, Any]) -> Config:
-    return Config(**settings)

@@ -1,0 +1,178 @@
+"""The promise: a Config that exists is valid, never changes, and whatever was wrong was named by its field.
+
+A manager started with a typing error in its settings could otherwise form a cluster of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warren_raft.config import Config, check_address, check_node_id, split_address
+from warren_raft.errors import InvalidEntity, RefusedForSafety
+
+THREE = {"m1": "127.0.0.1:7946", "m2": "127.0.0.1:7947", "m3": "127.0.0.1:7948"}
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    return {"node_id": "m1", "data_dir": "data/m1", "listen": "127.0.0.1:7946", "members": THREE} | changes
+
+
+def test_the_documented_example_is_valid_and_has_the_documented_defaults() -> None:
+    config = Config(**settings())
+    assert config.members == THREE
+    assert config.write_timeout_seconds == 10.0
+    assert config.switch_interval_seconds == 0.0005
+    assert config.admin is True
+    assert config.directory == Path("data/m1")
+
+
+def test_a_config_cannot_be_changed_from_within_or_from_outside() -> None:
+    members = dict(THREE)
+    config = Config(**settings(members=members))
+    members["m4"] = "127.0.0.1:7949"
+    assert "m4" not in config.members
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.node_id = "m2"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        config.members["m4"] = "127.0.0.1:7949"  # type: ignore[index]
+
+
+def test_a_config_can_be_sent_to_a_spawned_process_copied_and_altered() -> None:
+    config = Config(**settings())
+    assert pickle.loads(pickle.dumps(config)) == config == copy.deepcopy(config)
+    assert dataclasses.replace(config, admin=False).admin is False
+    assert Config(**dataclasses.asdict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"node_id": ""}, "node_id"),
+        ({"node_id": "a" * 65}, "node_id"),
+        ({"node_id": "a/b"}, "node_id"),
+        ({"node_id": "m1\n"}, "node_id"),
+        ({"node_id": ".."}, "node_id"),
+        ({"node_id": 1}, "node_id"),
+        ({"data_dir": ""}, "data_dir"),
+        ({"data_dir": "a\0b"}, "data_dir"),
+        ({"data_dir": None}, "data_dir"),
+        ({"listen": "127.0.0.1"}, "listen"),
+        ({"listen": ":7946"}, "listen"),
+        ({"listen": "127.0.0.1:"}, "listen"),
+        ({"listen": "127.0.0.1:0"}, "listen"),
+        ({"listen": "127.0.0.1:65536"}, "listen"),
+        ({"listen": "127.0.0.1:٧"}, "listen"),
+        ({"listen": "::1:7946"}, "listen"),
+        ({"listen": 7946}, "listen"),
+        ({"members": {"m2": "127.0.0.1:7947"}}, "members"),
+        ({"members": {}}, "members"),
+        ({"members": [("m1", "127.0.0.1:7946")]}, "members"),
+        ({"members": THREE | {"m1": "127.0.0.1:7000"}}, "members"),
+        ({"members": THREE | {"m4": "127.0.0.1:7947"}}, "members"),
+        ({"members": THREE | {"m4": "nowhere"}}, "members.m4"),
+        ({"members": THREE | {"m 4": "127.0.0.1:7949"}}, "members"),
+        ({"members": THREE | {4: "127.0.0.1:7949"}}, "members"),
+        ({"write_timeout_seconds": 0}, "write_timeout_seconds"),
+        ({"write_timeout_seconds": float("nan")}, "write_timeout_seconds"),
+        ({"write_timeout_seconds": float("inf")}, "write_timeout_seconds"),
+        ({"write_timeout_seconds": "10"}, "write_timeout_seconds"),
+        ({"switch_interval_seconds": -1.0}, "switch_interval_seconds"),
+        ({"heartbeat_interval_seconds": 0}, "heartbeat_interval_seconds"),
+        ({"election_timeout_seconds": 0.1}, "election_timeout_seconds"),
+        ({"checkpoint_interval_seconds": True}, "checkpoint_interval_seconds"),
+        ({"admin": "yes"}, "admin"),
+        ({"queue_limit": 0}, "queue_limit"),
+        ({"queue_limit": 10.5}, "queue_limit"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidEntity) as caught:
+        Config(**settings(**changes))
+    assert isinstance(caught.value, ValueError)
+    assert caught.value.field == field
+    assert "\n" not in str(caught.value)
+
+
+def test_the_switch_interval_may_be_left_alone() -> None:
+    assert Config(**settings(switch_interval_seconds=None)).switch_interval_seconds is None
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "192.0.2.1", "example.com", "[::]", "[2001:db8::1]", "127.1", "128.0.0.1"]
+)
+def test_a_host_beyond_loopback_is_refused_while_links_are_not_encrypted(host: str) -> None:
+    address = f"{host}:7946"
+    with pytest.raises(RefusedForSafety):
+        check_address(address)
+    with pytest.raises(RefusedForSafety):
+        Config(**settings(listen=address, members=THREE | {"m1": address}))
+    with pytest.raises(RefusedForSafety):
+        Config(**settings(members=THREE | {"m3": address}))
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("127.0.0.1:7946", ("127.0.0.1", 7946)),
+        ("127.9.9.9:1", ("127.9.9.9", 1)),
+        ("localhost:65535", ("localhost", 65535)),
+        ("[::1]:7946", ("::1", 7946)),
+    ],
+)
+def test_every_form_of_loopback_is_taken(address: str, parts: tuple[str, int]) -> None:
+    assert check_address(address) == address
+    assert split_address(address) == parts
+
+
+def test_a_node_id_of_64_characters_is_taken() -> None:
+    assert check_node_id("a-B_9." + "x" * 58) == "a-B_9." + "x" * 58
+
+
+# --------------------------------------------------------------------------------------------- files
+
+FILE = """
+node_id = "m1"
+data_dir = "data/m1"
+listen = "127.0.0.1:7946"
+write_timeout_seconds = 3
+[members]
+m1 = "127.0.0.1:7946"
+m2 = "127.0.0.1:7947"
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "manager.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_gives_the_settings_and_overrides_win(tmp_path: Path) -> None:
+    config = Config.from_toml(written(tmp_path, FILE), data_dir="elsewhere", node_id=None)
+    assert (config.node_id, config.data_dir, config.write_timeout_seconds) == ("m1", "elsewhere", 3)
+    assert config.members == {"m1": "127.0.0.1:7946", "m2": "127.0.0.1:7947"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('node_idd = "m1"\n' + FILE, "node_idd"),
+        (FILE.replace('listen = "127.0.0.1:7946"', ""), "listen: is missing"),
+        (FILE.replace("= 3", "="), "is not TOML"),
+        (FILE.replace('data_dir = "data/m1"', "data_dir = 5"), "data_dir"),
+    ],
+)
+def test_a_file_with_a_mistake_is_refused_with_the_key(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(InvalidEntity, match=says):
+        Config.from_toml(written(tmp_path, text))
+
+
+def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Config.from_toml(tmp_path / "none.toml")

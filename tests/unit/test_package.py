@@ -1,0 +1,112 @@
+"""The promise: `import warren_raft` is quick, does no I/O and loads nothing heavy; every public name is
+there, once, for programs and for type checkers alike.
+
+An orchestrator imports this package in its command line tools too, where every import is felt.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import warren_raft
+
+HEAVY = {
+    "asyncio",
+    "pysyncobj",
+    "aiohttp",
+    "lmdb",
+    "cbor2",
+    "click",
+    "rich",
+    "socket",
+    "logging",
+    "dataclasses",
+}
+
+
+def output_of(program: str) -> str:
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def modules_after(statement: str) -> set[str]:
+    """The modules that a new interpreter holds after the statement."""
+    program = f"import json, sys\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
+    output = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+    return set(json.loads(output))
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    new = modules_after("import warren_raft") - modules_after("pass")
+    assert not new & HEAVY
+    assert {name for name in new if name.startswith("warren_raft")} == {"warren_raft"}
+
+
+def test_importing_the_package_opens_no_file_but_its_own_code() -> None:
+    program = (
+        "import sys, typing\nopened = []\n"
+        "sys.addaudithook(lambda event, args: opened.append((event, str(args[0])))"
+        " if event in ('open', 'socket.__new__', 'subprocess.Popen') else None)\n"
+        "import warren_raft\n"
+        "print([o for o in opened if not o[1].endswith(('.py', '.pyc'))"
+        " and '__pycache__' not in o[1]])"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+    assert output.strip() == "[]"
+
+
+def test_entities_and_errors_come_without_the_engine_the_database_and_the_web() -> None:
+    new = modules_after("import warren_raft; warren_raft.Service; warren_raft.NotFound; warren_raft.Config")
+    assert not new & {"asyncio", "pysyncobj", "aiohttp", "lmdb", "click", "rich"}
+
+
+@pytest.mark.parametrize("name", warren_raft.__all__)
+def test_every_public_name_is_there_and_documented(name: str) -> None:
+    value = getattr(warren_raft, name)
+    assert getattr(warren_raft, name) is value or name == "__version__"
+    if isinstance(value, type):
+        assert value.__doc__
+        assert value.__module__.startswith("warren_raft")
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Sevrice'"):
+        warren_raft.Sevrice  # noqa: B018
+
+
+def test_type_checkers_see_exactly_the_names_that_programs_see() -> None:
+    tree = ast.parse(Path(warren_raft.__file__).read_text(encoding="utf-8"))
+    seen = {
+        alias.asname: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level == 1
+        for alias in node.names
+    }
+    assert seen == warren_raft._HOME
+    assert set(seen) | {"__version__"} == set(warren_raft.__all__)
+    assert set(warren_raft.__all__) <= set(dir(warren_raft))
+
+
+def classes_of(module: str) -> set[str]:
+    loaded = importlib.import_module(f"warren_raft.{module}")
+    return {
+        name
+        for name, value in vars(loaded).items()
+        if isinstance(value, type) and value.__module__ == loaded.__name__ and not name.startswith("_")
+    }
+
+
+@pytest.mark.parametrize("module", ["entities", "errors", "config"])
+def test_no_public_class_was_forgotten(module: str) -> None:
+    assert classes_of(module) <= set(warren_raft.__all__)
