@@ -1,0 +1,230 @@
+"""Promises: what a manager encodes is what its peer reads, however the network cuts it; anything else is a
+`BadFrame`, at a cost bounded by the bytes that really came. (PySyncObj unpickled what strangers sent,
+buffered whatever a 2 GiB length prefix claimed, and took 6.3 s of CPU for 24 MiB.)"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import pickle
+import struct
+import sys
+import tracemalloc
+import zlib
+from typing import Any
+
+import cbor2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warren_raft.errors import InvariantViolation
+from warren_raft.raft import wire
+from warren_raft.raft.wire import BadFrame, FrameReader, Message, encode
+
+APPEND: Message = {"type": "append", "term": 3, "entries": [[7, 3, b"command"]], "commit": 6, "hint": None}
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.text()
+    | st.binary()
+    | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+messages = st.builds(
+    lambda fields, kind: {**fields, "type": kind}, st.dictionaries(st.text(), values, max_size=5), st.text()
+)
+
+
+def frame(body: bytes) -> bytes:
+    return struct.pack(">II", len(body), zlib.crc32(body)) + body
+
+
+def read_all(reader: FrameReader, *chunks: bytes) -> list[Message]:
+    found = []
+    for chunk in chunks:
+        reader.feed(chunk)
+        while (message := reader.read()) is not None:
+            found.append(message)
+    return found
+
+
+# What is sent arrives.
+
+
+@given(st.lists(messages, max_size=6), st.data())
+def test_messages_arrive_in_order_however_the_stream_is_cut(sent: list[Message], data: st.DataObject) -> None:
+    stream = b"".join(encode(message) for message in sent)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    edges = [0, *cuts, len(stream)]
+    chunks = [stream[a:b] for a, b in itertools.pairwise(edges)]
+    assert read_all(FrameReader(), *chunks) == sent
+
+
+def test_a_stream_cut_at_every_single_byte_loses_nothing() -> None:
+    stream = encode(APPEND) + encode({"type": "ping"}) + encode(APPEND)
+    expected = [APPEND, {"type": "ping"}, APPEND]
+    assert read_all(FrameReader(), *(stream[i : i + 1] for i in range(len(stream)))) == expected
+    for cut in range(len(stream) + 1):
+        assert read_all(FrameReader(), stream[:cut], stream[cut:]) == expected
+
+
+def test_the_layout_of_a_frame_is_pinned() -> None:
+    """Two releases run side by side during an upgrade: these bytes may not change."""
+    assert encode({"type": "ping"}) == bytes.fromhex("0000000b 415a15a2 a1 64 74797065 64 70696e67")
+
+
+def test_the_largest_allowed_message_passes_and_one_byte_more_does_not() -> None:
+    overhead = (
+        len(encode({"type": "x", "data": b""})) - 8 + 4
+    )  # a long byte string has four more bytes of length
+    data = bytes(wire.MAX_FRAME_BYTES - overhead)
+    (message,) = read_all(FrameReader(), encode({"type": "x", "data": data}))
+    assert len(message["data"]) == len(data)
+    with pytest.raises(InvariantViolation, match="over the limit"):
+        encode({"type": "x", "data": data + b"!"})
+
+
+def test_what_cbor_cannot_hold_is_an_error_at_the_sender() -> None:
+    with pytest.raises(InvariantViolation, match="'odd' cannot be encoded"):
+        encode({"type": "odd", "value": object()})
+
+
+# What is not a frame of ours is refused.
+
+
+def test_a_flipped_bit_anywhere_in_checksum_or_body_is_noticed() -> None:
+    for bit in range(4 * 8, len(encode(APPEND)) * 8):
+        damaged = bytearray(encode(APPEND))
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BadFrame, match="checksum"):
+            read_all(FrameReader(), bytes(damaged))
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_a_message_or_a_bad_frame_and_nothing_else(garbage: bytes) -> None:
+    for stream in (garbage, frame(garbage)):
+        try:
+            found = read_all(FrameReader(), stream)
+        except BadFrame:
+            continue
+        assert all(isinstance(message["type"], str) for message in found)
+
+
+def test_a_truncated_frame_is_waited_for_not_guessed() -> None:
+    reader = FrameReader()
+    whole = encode(APPEND)
+    for cut in range(len(whole)):
+        assert read_all(FrameReader(), whole[:cut]) == []
+    assert read_all(reader, whole[:-1]) == []
+    assert read_all(reader, whole[-1:]) == [APPEND]
+
+
+BAD_BODIES: dict[str, bytes] = {
+    "empty": b"",
+    "not a map": cbor2.dumps([1, 2]),
+    "no type": cbor2.dumps({"kind": "append"}),
+    "type is bytes": cbor2.dumps({"type": b"append"}),
+    "type is a number": cbor2.dumps({"type": 1}),
+    "number as a key": cbor2.dumps({"type": "x", 1: 2}),
+    "the same key twice": b"\xa2\x64type\x61x\x64type\x61y",
+    "something after the map": cbor2.dumps({"type": "x"}) + b"\x00",
+    "cut short": cbor2.dumps({"type": "x", "n": 1})[:-1],
+    "indefinite length": b"\xbf\x64type\x61x\xff",
+    "bad UTF-8": b"\xa1\x64type\x61\xff",
+    "a time": cbor2.dumps({"type": "x", "at": datetime.datetime.now(datetime.UTC)}),
+    "a big number": cbor2.dumps({"type": "x", "n": 1 << 70}),
+    "a set": cbor2.dumps({"type": "x", "s": {1}}),
+    "a shared reference": b"\xa2\x64type\x61x\x61a\xd8\x1c\x80",
+    "a string reference": cbor2.dumps({"type": "x"}, string_referencing=True),
+    "an unknown tag": cbor2.dumps({"type": "x", "v": cbor2.CBORTag(4711, 1)}),
+    "self-described CBOR": cbor2.dumps(cbor2.CBORTag(55799, {"type": "x"})),
+    "nested too deep": b"\xa2\x64type\x61x\x61a" + b"\x81" * wire.MAX_DEPTH + b"\x00",
+    "an array that claims 2**32 items": b"\xa2\x64type\x61x\x61a\x9a\xff\xff\xff\xff",
+    "bytes that claim 2**62": b"\xa2\x64type\x61x\x61a\x5b\x40" + bytes(7),
+    "pickle": pickle.dumps({"type": "x"}),
+}
+
+
+@pytest.mark.parametrize("what", BAD_BODIES)
+def test_a_body_that_is_not_plain_cbor_of_ours_is_refused(what: str) -> None:
+    with pytest.raises(BadFrame):
+        read_all(FrameReader(), frame(BAD_BODIES[what]))
+
+
+def test_nothing_that_arrives_is_ever_unpickled() -> None:
+    """A pickle runs code when it is read. Nothing on the way in may be able to."""
+    assert not any("pickle" in (getattr(value, "__module__", "") or "") for value in vars(wire).values())
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return pytest.fail, ("unpickled",)
+
+    with pytest.raises(BadFrame):
+        read_all(FrameReader(), frame(pickle.dumps({"type": Bomb()})))
+
+
+# What it costs is bounded by what came.
+
+
+def test_a_length_prefix_alone_costs_nothing() -> None:
+    for claimed in (wire.MAX_FRAME_BYTES + 1, 2**31, 2**32 - 1):
+        with pytest.raises(BadFrame, match=f"claims {claimed} bytes"):
+            read_all(FrameReader(), struct.pack(">II", claimed, 0))
+    with pytest.raises(BadFrame, match="over the limit of 65536"):
+        read_all(FrameReader(wire.HANDSHAKE_FRAME_BYTES), struct.pack(">II", 65537, 0))
+    tracemalloc.start()
+    try:
+        assert read_all(FrameReader(), struct.pack(">II", wire.MAX_FRAME_BYTES, 0) + b"x" * 1000) == []
+        assert tracemalloc.get_traced_memory()[1] < 64 * wire.KIB
+    finally:
+        tracemalloc.stop()
+
+
+def copied_bytes(stream: bytes, step: int) -> int:
+    """How many bytes a reader moves for a stream in steps: counted, so that no clock decides a test."""
+    moved = 0
+    reader = FrameReader()
+    for at in range(0, len(stream), step):
+        before = sys.getsizeof(reader._held)
+        read_all(reader, stream[at : at + step])
+        if sys.getsizeof(reader._held) != before:  # the buffer was allocated anew, so at worst copied
+            moved += len(reader._held)
+    return moved
+
+
+def test_the_cost_of_a_frame_in_small_pieces_is_linear() -> None:
+    """Growth by a constant factor: copies add up to a small multiple of the frame, not to its square."""
+    size = 1 * wire.MIB
+    stream = encode({"type": "x", "data": bytes(size)})
+    assert copied_bytes(stream, 512) < 20 * size
+
+
+def test_many_small_frames_in_one_chunk_do_not_move_the_rest_each_time() -> None:
+    reader = FrameReader()
+    reader.feed(encode({"type": "ping"}) * 20_000)
+    chunk = reader._chunk
+    for _ in range(20_000):
+        assert reader.read() == {"type": "ping"}
+        assert reader._chunk is chunk
+    assert reader.read() is None
+    assert len(reader._held) == 0
+
+
+def test_a_large_body_of_tiny_items_is_refused_before_it_becomes_objects() -> None:
+    """16 MiB of empty lists would be 1.2 GB of objects and seven seconds; a large body is one large entry."""
+    count = 2 * wire.MIB
+    body = b"\xa2\x64type\x61x\x61a\x9a" + struct.pack(">I", count) + b"\x80" * count
+    with pytest.raises(BadFrame, match="items"):
+        read_all(FrameReader(), frame(body))
+
+
+def test_a_large_body_of_large_items_passes() -> None:
+    message = {
+        "type": "x",
+        "entries": [[i, 2**40, -5, 1.5, None, "text" * 99, bytes(70_000)] for i in range(40)],
+    }
+    assert read_all(FrameReader(), encode(message)) == [message]
