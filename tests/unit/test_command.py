@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warren_raft.errors import InvariantViolation
+from warren_raft.forms import KEY_MAX_BYTES
 from warren_raft.store.command import (
     CLOSE_SESSION,
     DELETE,
-    MAX_ID_BYTES,
     OPEN_SESSION,
     PUT,
     Command,
@@ -123,7 +123,7 @@ def test_a_newer_version_stops_the_manager_whatever_its_shape(future: bytes) -> 
         Command(1, 1, 1, (Operation(DELETE, 0, "c"),)),  # no kind
         Command(1, 1, 1, (Operation(9, 3, "c"),)),  # no such verb
         Command(1, 1, 1, (Operation(0, 3, "c"),)),
-        Command(1, 1, 1, (Operation(PUT, 3, "x" * (MAX_ID_BYTES + 1), b"x"),)),
+        Command(1, 1, 1, (Operation(PUT, 3, "x" * (KEY_MAX_BYTES + 1), b"x"),)),
         Command(1, 1, 1, (Operation(OPEN_SESSION, 0, ""), Operation(DELETE, 3, "c"))),  # not alone
         Command(1, 1, 1, (Operation(CLOSE_SESSION, 0, "", None, 3),)),
         Command(1, 1, 1, (Operation(OPEN_SESSION, 1, ""),)),

@@ -6,11 +6,13 @@ Invariant: a command has exactly one encoding, so every manager reads the same b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from struct import Struct
 from struct import error as struct_error
 from typing import Final, NamedTuple, NoReturn
 
 from warren_raft.errors import InvariantViolation
+from warren_raft.forms import KEY_MAX_BYTES
 
 PUT: Final = 1
 DELETE: Final = 2
@@ -26,9 +28,6 @@ SUPPORTED_VERSIONS: Final = range(1, 2)
 
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 """The largest encoded command: API.md 1.1. The Writer refuses a larger one before it is sent."""
-
-MAX_ID_BYTES: Final = 511
-"""The longest id, in UTF-8: what LMDB takes as a key."""
 
 NO_SESSION: Final = 0
 """The session of a command that nobody will ever send twice (LocalStore): no duplicates are looked for."""
@@ -81,7 +80,8 @@ class UnknownCommandVersion(InvariantViolation):
 # lengths, no second way to write a number): no release of a library can make two managers disagree.
 #   [version, session, sequence, lowest,
 #       [[verb, kind, if_revision (-1 for none), id, entity (empty for none)], ...]]
-_HEADER: Final = Struct(">BBBQBQBQBI")
+_HEADER: Final = Struct(">BBBQBQBQ")
+_COUNT: Final = Struct(">BI")
 _STEP: Final = Struct(">BBBBQBH")
 _ENTITY: Final = Struct(">BI")
 _ARRAY_OF_5: Final = 0x85
@@ -92,14 +92,20 @@ _BYTES_32: Final = 0x5A
 _ARRAY_32: Final = 0x9A
 _ARRAY_TYPE: Final = 4  # the three high bits of a head
 _NEWER_VERSIONS: Final = range(SUPPORTED_VERSIONS.stop, 24)  # CBOR writes an integer below 24 as one byte
+_COMMAND_OVERHEAD_BYTES: Final = _HEADER.size + _COUNT.size
 _STEP_OVERHEAD_BYTES: Final = _STEP.size + _ENTITY.size
 
 
 def encode(command: Command) -> bytes:
     """The bytes of `command`. The caller has checked its parts: ids ≤ 511 bytes, numbers 0 to 2^64-1."""
     session, sequence, lowest, operations = command
-    parts = [_HEADER.pack(_ARRAY_OF_5, VERSION, _UINT64, session, _UINT64, sequence, _UINT64, lowest,
-                          _ARRAY_32, len(operations))]  # fmt: skip
+    header = _HEADER.pack(_ARRAY_OF_5, VERSION, _UINT64, session, _UINT64, sequence, _UINT64, lowest)
+    return header + encode_operations(operations)
+
+
+def encode_operations(operations: Sequence[Operation]) -> bytes:
+    """The last part of a command by itself: what fsm/history.py keeps."""
+    parts = [_COUNT.pack(_ARRAY_32, len(operations))]
     for verb, kind_number, id_, entity, if_revision in operations:
         key = id_.encode()
         body = b"" if entity is None else entity
@@ -109,9 +115,9 @@ def encode(command: Command) -> bytes:
     return b"".join(parts)
 
 
-def encoded_size_bytes(operations: tuple[Operation, ...]) -> int:
+def encoded_size_bytes(operations: Sequence[Operation]) -> int:
     """The length of `encode` of a command with these operations, to compare with MAX_BATCH_BYTES."""
-    return _HEADER.size + sum(
+    return _COMMAND_OVERHEAD_BYTES + sum(
         _STEP_OVERHEAD_BYTES + len(operation.id.encode()) + len(operation.entity or b"")
         for operation in operations
     )
@@ -123,17 +129,14 @@ def decode(data: bytes) -> Command:
     It checks the form and that every operation is one that its verb can have, not whether the kind is known.
     """
     try:
-        head, version, s, session, q, sequence, w, lowest, steps, count = _HEADER.unpack_from(data)
-        if (head, version, s, q, w, steps) != (_ARRAY_OF_5, VERSION, _UINT64, _UINT64, _UINT64, _ARRAY_32):
-            _refuse_header(data)
-        operations, end = _decode_operations(data, count)
-    except (struct_error, UnicodeDecodeError):
+        head, version, s, session, q, sequence, w, lowest = _HEADER.unpack_from(data)
+    except struct_error:
         _refuse_header(data)
-    if end != len(data):
-        raise MalformedCommand("bytes after the end")
+    if (head, version, s, q, w) != (_ARRAY_OF_5, VERSION, _UINT64, _UINT64, _UINT64):
+        _refuse_header(data)
     if lowest > sequence:
         raise MalformedCommand("waits for nothing up to its own sequence")
-    return Command(session, sequence, lowest, operations)
+    return Command(session, sequence, lowest, decode_operations(data, _HEADER.size))
 
 
 def _refuse_header(data: bytes) -> NoReturn:
@@ -143,32 +146,38 @@ def _refuse_header(data: bytes) -> NoReturn:
     raise MalformedCommand("not a command")
 
 
-def _decode_operations(data: bytes, count: int) -> tuple[tuple[Operation, ...], int]:
-    """`count` operations from behind the header, and where they end. A false count runs out of bytes."""
-    operations = []
-    offset = _HEADER.size
-    for _ in range(count):
-        head, verb, kind_number, sign, condition, text, id_length = _STEP.unpack_from(data, offset)
-        id_start = offset + _STEP.size
-        id_end = id_start + id_length
-        entity_head, entity_length = _ENTITY.unpack_from(data, id_end)
-        start = id_end + _ENTITY.size
-        offset = start + entity_length
-        if (head, text, entity_head) != (_ARRAY_OF_5, _TEXT_16, _BYTES_32):
-            raise MalformedCommand("not an operation")
-        if id_length > MAX_ID_BYTES or offset > len(data):
-            raise MalformedCommand("an id or an entity that is too long")
-        operations.append(
-            Operation(
-                verb,
-                kind_number,
-                str(data[id_start:id_end], "utf-8"),
-                data[start:offset] if entity_length else None,
-                _condition(sign, condition),
-            )
-        )
-        _check(operations[-1], count)
-    return tuple(operations), offset
+def decode_operations(data: bytes, offset: int = 0) -> tuple[Operation, ...]:
+    """What `encode_operations` wrote, from `offset` to the end of `data`. Raises MalformedCommand."""
+    operations: list[Operation] = []
+    try:
+        head, count = _COUNT.unpack_from(data, offset)
+        offset += _COUNT.size
+        while len(operations) < count:  # a count that is false runs out of bytes
+            operation, offset = _decode_operation(data, offset)
+            _check(operation, count)
+            operations.append(operation)
+    except (struct_error, UnicodeDecodeError):
+        raise MalformedCommand("not an operation") from None
+    if head != _ARRAY_32 or offset != len(data):
+        raise MalformedCommand("bytes after the end")
+    return tuple(operations)
+
+
+def _decode_operation(data: bytes, offset: int) -> tuple[Operation, int]:
+    """The operation at `offset`, and where it ends."""
+    head, verb, kind_number, sign, condition, text, id_length = _STEP.unpack_from(data, offset)
+    id_start = offset + _STEP.size
+    id_end = id_start + id_length
+    entity_head, entity_length = _ENTITY.unpack_from(data, id_end)
+    start = id_end + _ENTITY.size
+    end = start + entity_length
+    if (head, text, entity_head) != (_ARRAY_OF_5, _TEXT_16, _BYTES_32):
+        raise MalformedCommand("not an operation")
+    if id_length > KEY_MAX_BYTES or end > len(data):
+        raise MalformedCommand("an id or an entity that is too long")
+    id_ = str(data[id_start:id_end], "utf-8")
+    entity = data[start:end] if entity_length else None
+    return Operation(verb, kind_number, id_, entity, _condition(sign, condition)), end
 
 
 def _condition(sign: int, value: int) -> int | None:
