@@ -346,14 +346,14 @@ class Refused(Exception):
         self.reason = reason
 
 
-def _wrong_type(path: str, value: object, expected: str) -> Refused:
+def wrong_type(path: str, value: object, expected: str) -> Refused:
     """Names the type only: the value may be a secret."""
     return Refused(path, f"must be {expected}, not {type(value).__name__}")
 
 
 def _to_text(value: Any, _form: Form, path: str) -> str:
     if not isinstance(value, str):
-        raise _wrong_type(path, value, "text (str)")
+        raise wrong_type(path, value, "text (str)")
     if not _encodes(value):
         raise Refused(path, "has a lone surrogate and so no UTF-8 form")
     return str.__str__(value)
@@ -361,7 +361,7 @@ def _to_text(value: Any, _form: Form, path: str) -> str:
 
 def _to_integer(value: Any, _form: Form, path: str) -> int:
     if type(value) is not int:
-        raise _wrong_type(path, value, "an integer (int)")
+        raise wrong_type(path, value, "an integer (int)")
     if not INTEGER_MIN <= value <= INTEGER_MAX:
         raise Refused(path, "is outside the range of a signed 64-bit integer")
     return value
@@ -369,7 +369,7 @@ def _to_integer(value: Any, _form: Form, path: str) -> int:
 
 def _to_number(value: Any, _form: Form, path: str) -> float:
     if type(value) is not float and type(value) is not int:
-        raise _wrong_type(path, value, "a number (float or int)")
+        raise wrong_type(path, value, "a number (float or int)")
     try:
         number = float(value)
     except OverflowError:
@@ -381,13 +381,13 @@ def _to_number(value: Any, _form: Form, path: str) -> float:
 
 def _to_flag(value: Any, _form: Form, path: str) -> bool:
     if type(value) is not bool:
-        raise _wrong_type(path, value, "True or False (bool)")
+        raise wrong_type(path, value, "True or False (bool)")
     return value
 
 
 def _to_bytes(value: Any, _form: Form, path: str) -> bytes:
     if type(value) is not bytes:
-        raise _wrong_type(path, value, "bytes")
+        raise wrong_type(path, value, "bytes")
     return value
 
 
@@ -395,7 +395,7 @@ def _to_time(value: Any, _form: Form, path: str) -> datetime | None:
     if value is None:
         return None
     if not isinstance(value, datetime):
-        raise _wrong_type(path, value, "a time (an aware datetime, or None)")
+        raise wrong_type(path, value, "a time (an aware datetime, or None)")
     if value.utcoffset() is None:
         raise Refused(path, "must be an aware datetime: this one has no time zone")
     try:
@@ -408,7 +408,7 @@ def _to_time(value: Any, _form: Form, path: str) -> datetime | None:
 
 def _to_duration(value: Any, _form: Form, path: str) -> timedelta:
     if type(value) is not timedelta:
-        raise _wrong_type(path, value, "a duration (timedelta)")
+        raise wrong_type(path, value, "a duration (timedelta)")
     if not DURATION_MIN <= value <= DURATION_MAX:
         raise Refused(path, "is outside the range of a signed 64-bit number of microseconds")
     return value
@@ -423,14 +423,14 @@ def _to_choice(value: Any, form: Form, path: str) -> str:
 
 def _to_map(value: Any, form: Form, path: str) -> FrozenMap:
     if not isinstance(value, Mapping):
-        raise _wrong_type(path, value, "a mapping of text to text")
+        raise wrong_type(path, value, "a mapping of text to text")
     pairs = ((_to_text(k, form, path), _to_text(v, form, path)) for k, v in value.items())
     return FrozenMap(pairs)
 
 
 def _to_sequence(value: Any, form: Form, path: str) -> tuple[Any, ...]:
     if not isinstance(value, (tuple, list)):
-        raise _wrong_type(path, value, "a sequence (tuple or list)")
+        raise wrong_type(path, value, "a sequence (tuple or list)")
     item = form.item
     convert = _CONVERT[item.kind]
     return tuple(convert(one, item, f"{path}[{number}]") for number, one in enumerate(value))
@@ -440,7 +440,7 @@ def _to_struct(value: Any, form: Form, path: str) -> Any:
     if value is None and form.optional:
         return None
     if type(value) is not form.cls:
-        raise _wrong_type(path, value, form.cls.__name__ + (" or None" if form.optional else ""))
+        raise wrong_type(path, value, form.cls.__name__ + (" or None" if form.optional else ""))
     return form.cls(**_converted_fields(value, form.cls, path + "."))
 
 
