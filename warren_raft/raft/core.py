@@ -1,0 +1,437 @@
+"""PySyncObj behind glass: a private copy of its module, and every internal of it that we touch.
+
+Lives here: loading the audited source, replacing what must never run (its journal, pickle, snapshots, sockets, clock),
+and the handful of name-mangled attributes we read or set, each with its why. Not here: which messages may reach it
+(guard.py) and when it may campaign (elections.py). Invariant: nothing outside this file knows a PySyncObj name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, Any, Final, overload
+
+from warren_raft.errors import InvariantViolation
+
+if TYPE_CHECKING:
+    from warren_raft.raft.log import Log
+
+Entry = tuple[bytes, int, int]
+"""(command, index, term): PySyncObj's own order."""
+Message = dict[str, Any]
+
+AUDITED_RELEASE: Final = "0.3.17"
+AUDITED_SHA256: Final = "e8bdf06797085d734df86e24ab4802fe87893dff77268565ec036f7ad4a1cfe4"
+"""Of syncobj.py. Everything below was read and tested against exactly this source."""
+
+REGULAR: Final = b"\x00"
+"""First byte of an entry of ours. PySyncObj's membership (2) and version (3) entries are never written."""
+NO_OP: Final = b"\x01"
+"""A leader's first entry of its term, written by PySyncObj itself."""
+
+FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
+
+NEVER_SECONDS: Final = 1e9
+"""The core's own election timer and connection timer are off: elections.py and the links decide."""
+MESSAGE_BYTES: Final = 512 * 1024
+"""Entries of one append message together, unless the first alone is larger: small enough that a lagging follower's
+catch-up does not hold a heartbeat back for long, large enough to keep a disk busy."""
+_UNREACHABLE_BYTES: Final = 1 << 40
+"""The core cuts an entry into 'transmission' pieces at its own batch size (hole 11, r11d); no entry reaches this."""
+
+
+class UnauditedEngine(ImportError):
+    """The installed PySyncObj is not the source this project was audited against."""
+
+
+class _Refuser:
+    """Stands where the core must never go; any use is a bug of ours."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __getattr__(self, name: str) -> Any:
+        raise InvariantViolation(f"PySyncObj reached for {self._what}.{name}, which is never used here")
+
+
+class _NoSnapshots:
+    """PySyncObj's snapshot code stays unused (holes 4a-4f, 11a, 11c): it always believes one is being written.
+
+    A follower that needs a snapshot shows as a message without entries, see guard.py.
+    """
+
+    _SERIALIZING = 1  # SERIALIZER_STATE.SERIALIZING: __tryLogCompaction returns at once
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def checkSerializing(self) -> tuple[int, None]:  # noqa: N802 - PySyncObj's name
+        return self._SERIALIZING, None
+
+    def getTransmissionData(self, _node: object) -> None:  # noqa: N802
+        return None
+
+    def cancelTransmisstion(self, _node: object) -> None:  # noqa: N802 - its spelling
+        return None
+
+
+class _NoPoller:
+    """The core polls nothing: sockets belong to transport.py."""
+
+    def poll(self, _timeout: float) -> None:
+        return None
+
+
+class _NoResolver:
+    """The real one is shared by every user of PySyncObj in the process; we must not change its settings."""
+
+    def setTimeouts(self, *_: object) -> None:  # noqa: N802
+        return None
+
+    def setPreferredAddrFamily(self, *_: object) -> None:  # noqa: N802
+        return None
+
+
+class _NoRandomness:
+    """Only the core's own, disabled, election timer asks."""
+
+    @staticmethod
+    def random() -> float:
+        return 0.0
+
+
+_code: CodeType | None = None
+
+
+def _audited_code() -> tuple[CodeType, str]:
+    global _code
+    spec = importlib.util.find_spec("pysyncobj.syncobj")
+    if spec is None or spec.origin is None:
+        raise UnauditedEngine(f"pysyncobj {AUDITED_RELEASE} is not installed")
+    if _code is None:
+        source = Path(spec.origin).read_bytes()
+        found = hashlib.sha256(source).hexdigest()
+        if found != AUDITED_SHA256:
+            raise UnauditedEngine(
+                f"the installed pysyncobj is not the audited release {AUDITED_RELEASE} "
+                f"(sha256 of syncobj.py is {found[:16]}…, expected {AUDITED_SHA256[:16]}…)"
+            )
+        _code = compile(source, spec.origin, "exec", dont_inherit=True)
+    return _code, spec.origin
+
+
+def load_module(clock: Callable[[], float]) -> ModuleType:
+    """A copy of pysyncobj.syncobj of its own, so that another user of PySyncObj in this process is not affected.
+
+    Raises UnauditedEngine when the installed source is another one. The copy is not in sys.modules.
+    """
+    code, origin = _audited_code()
+    module = ModuleType("pysyncobj._warren_raft_core")
+    module.__package__ = "pysyncobj"
+    module.__file__ = origin
+    exec(code, module.__dict__)  # noqa: S102 - the audited source, checked by its hash
+    names: dict[str, Any] = {
+        "createJournal": lambda journal: journal,
+        "pickle": _Refuser("pickle"),
+        "Serializer": _NoSnapshots,
+        "createPoller": lambda _kind: _NoPoller(),
+        "PIPE_NOTIFIER_ENABLED": False,
+        "globalDnsResolver": _NoResolver,
+        "monotonicTime": clock,
+        "random": _NoRandomness,
+    }
+    for name, replacement in names.items():
+        if not hasattr(module, name):
+            raise UnauditedEngine(f"pysyncobj.syncobj has no {name}")
+        setattr(module, name, replacement)
+    return module
+
+
+class _LogTail(Sequence[Entry]):
+    """`raftLog[i:]` as the core asks for it before every message, bounded to MESSAGE_BYTES.
+
+    A list slice would copy the whole rest of the log for each message (hole 9: 4.7 s at 400,000 entries behind).
+    """
+
+    __slots__ = ("_entries", "_start")
+
+    def __init__(self, entries: Sequence[Entry], start: int) -> None:
+        self._entries = entries
+        self._start = start
+
+    def __len__(self) -> int:
+        return max(0, len(self._entries) - self._start)
+
+    def __iter__(self) -> Iterator[Entry]:
+        size = 0
+        for position in range(self._start, len(self._entries)):
+            entry = self._entries[position]
+            size += len(entry[0])
+            if size > MESSAGE_BYTES and position > self._start:
+                return
+            yield entry
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
+        if isinstance(index, slice):
+            stop = self._start + (len(self) if index.stop is None else min(index.stop, len(self)))
+            return self._entries[self._start + (index.start or 0) : stop]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._entries[self._start + index]
+
+
+class _Journal:
+    """What the core believes to be its journal: our durable log. Nothing is on disk before the batch is synced."""
+
+    def __init__(self, log: Log, commit_index: int) -> None:
+        self._log = log
+        self._commit_index = commit_index
+
+    def add(self, command: bytes, index: int, term: int) -> None:
+        self._log.append(command, index, term)
+
+    def deleteEntriesFrom(self, position: int) -> None:  # noqa: N802
+        if position < len(self._log.entries):
+            self._log.truncate_from(self._log.entries[position][1])
+
+    def deleteEntriesTo(self, _position: int) -> None:  # noqa: N802
+        raise InvariantViolation("PySyncObj tried to compact the log by itself")
+
+    def clear(self) -> None:
+        raise InvariantViolation("PySyncObj tried to clear the log")
+
+    def __len__(self) -> int:
+        return len(self._log.entries)
+
+    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
+        if isinstance(index, slice) and index.stop is None:
+            return _LogTail(self._log.entries, index.start or 0)
+        return self._log.entries[index]
+
+    def setRaftCommitIndex(self, _index: int) -> None:  # noqa: N802
+        return None  # guard.py records what was verified; the core's own figure may be clamped below it
+
+    def getRaftCommitIndex(self) -> int:  # noqa: N802
+        return self._commit_index
+
+    def setCurrentTerm(self, term: int, voted_for: str | None) -> None:  # noqa: N802
+        self._log.set_term(term, voted_for)
+
+    def getCurrentTerm(self) -> int:  # noqa: N802
+        return self._log.current_term
+
+    def getVotedForNodeId(self) -> str | None:  # noqa: N802
+        return self._log.voted_for
+
+    def onOneSecondTimer(self) -> None:  # noqa: N802
+        return None
+
+    def _destroy(self) -> None:
+        return None
+
+
+class Core:
+    """One PySyncObj node without its network, disk, clock, timers, snapshots and membership.
+
+    Not thread-safe: used by the raft thread (or the simulator) only. `send(peer_id, message)` is called for every
+    message it wants to send, from inside deliver() and tick().
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: str,
+        voters: Iterable[str],
+        log: Log,
+        applied_index: int,
+        heartbeat_seconds: float,
+        check_quorum_seconds: float,
+        clock: Callable[[], float],
+        send: Callable[[str, Message], bool],
+    ) -> None:
+        module = load_module(clock)
+        from pysyncobj.node import Node
+        from pysyncobj.transport import Transport
+
+        class Member(Node):  # type: ignore[misc]
+            """Its hash does not depend on PYTHONHASHSEED: the core walks sets of these, a simulation must repeat."""
+
+            def __init__(self, id: str) -> None:  # noqa: A002
+                super().__init__(id)
+                self._hash = zlib.crc32(id.encode())
+
+            def __hash__(self) -> int:
+                return int(self._hash)
+
+            def __eq__(self, other: object) -> bool:
+                return isinstance(other, Node) and self._id == other._id
+
+        class Link(Transport):  # type: ignore[misc]
+            def send(self, node: Any, message: Message) -> bool:
+                return send(node.id, message)
+
+        self._node_class = Member
+        self._nodes: dict[str, Any] = {}
+        commit_index = max(applied_index, log.commit_index)
+        conf = module.SyncObjConf(
+            autoTick=False,
+            appendEntriesUseBatch=False,
+            appendEntriesPeriod=heartbeat_seconds,
+            appendEntriesBatchSizeBytes=_UNREACHABLE_BYTES,
+            raftMinTimeout=NEVER_SECONDS,
+            raftMaxTimeout=2 * NEVER_SECONDS,
+            connectionTimeout=3 * NEVER_SECONDS,
+            leaderFallbackTimeout=check_quorum_seconds,
+            commandsWaitLeader=True,
+            commandsQueueSize=0,
+            journalFile=_Journal(log, commit_index),
+        )
+        others = [self._node(voter) for voter in sorted(voters) if voter != node_id]
+        self._links: Any = None
+
+        def links(*args: object) -> Any:
+            self._links = Link(*args)
+            return self._links
+
+        self._core: Any = module.SyncObj(self._node(node_id), others, conf, nodeClass=Member, transportClass=links)
+        # The database decides where replay starts (DESIGN 3): what is applied is not handed out again.
+        self._core._SyncObj__raftLastApplied = applied_index
+        # The core's "apply" only moves its own counter: engine.py applies from the log, bounded by what is synced,
+        # so an error while applying can neither be retried for ever nor stop heartbeats (hole 5).
+        self._core._SyncObj__doApplyCommand = _apply_nothing
+
+    def _node(self, peer_id: str) -> Any:
+        node = self._nodes.get(peer_id)
+        if node is None:
+            node = self._nodes[peer_id] = self._node_class(peer_id)
+        return node
+
+    # What it says of itself --------------------------------------------------------------------------------------
+
+    @property
+    def term(self) -> int:
+        return int(self._core._SyncObj__raftCurrentTerm)
+
+    @property
+    def state(self) -> int:
+        """FOLLOWER, CANDIDATE or LEADER."""
+        return int(self._core._SyncObj__raftState)
+
+    @property
+    def is_leader(self) -> bool:
+        return bool(self._core._SyncObj__raftState == LEADER)
+
+    @property
+    def leader(self) -> str | None:
+        """The leader of the current term as far as this node has heard; itself when it leads."""
+        node = self._core._SyncObj__raftLeader
+        return None if node is None else str(node.id)
+
+    @property
+    def commit_index(self) -> int:
+        return int(self._core._SyncObj__raftCommitIndex)
+
+    @property
+    def voters(self) -> frozenset[str]:
+        """The voting members it counts, itself included."""
+        return frozenset([*(node.id for node in self._core._SyncObj__otherNodes), self._core.selfNode.id])
+
+    def match_index(self, peer_id: str) -> int:
+        return int(self._core._SyncObj__raftMatchIndex.get(self._node(peer_id), 0))
+
+    def last_response(self, peer_id: str) -> float | None:
+        """When a member last answered this leader, in the clock's seconds."""
+        value = self._core._SyncObj__lastResponseTime.get(self._node(peer_id))
+        return None if value is None else float(value)
+
+    # What goes in ------------------------------------------------------------------------------------------------
+
+    def deliver(self, peer_id: str, message: Message) -> None:
+        self._links._onMessageReceived(self._node(peer_id), message)
+
+    def tick(self) -> None:
+        self._core.doTick(0.0)
+
+    def propose(self, entry: bytes) -> None:
+        """Append one entry at the next tick. Only ever called on a leader that is ticked in the same step."""
+        self._core._applyCommand(entry, None, None)
+
+    def connected(self, peer_id: str) -> None:
+        self._links._onNodeConnected(self._node(peer_id))
+
+    def disconnected(self, peer_id: str) -> None:
+        self._links._onNodeDisconnected(self._node(peer_id))
+
+    def campaign(self) -> bool:
+        """Become a candidate of the next term now; False when the core did not.
+
+        A `timeout_now` that is delivered and not ticked at once stays armed and would depose a healthy leader after
+        a reconnect (found by running it), so both happen here.
+        """
+        self.deliver_from_leader({"type": "timeout_now", "term": self.term})
+        before = self.term
+        self.tick()
+        self._core._SyncObj__transferInProgress = False
+        return self.term == before + 1
+
+    def deliver_from_leader(self, message: Message) -> None:
+        """As if the leader it believes in had sent it; the core compares the node, None included."""
+        self._links._onMessageReceived(self._core._getLeader(), message)
+
+    def observe_term(self, term: int) -> None:
+        """Adopt a higher term and step down: a vote request that can never be granted (hole 6: replies carry no term)."""
+        if term > self.term:
+            request = {"type": "request_vote", "term": term, "last_log_term": -1, "last_log_index": -1}
+            self._links._onMessageReceived(self._node(""), request)
+
+    # Where the guard corrects it ---------------------------------------------------------------------------------
+
+    def set_next_index(self, peer_id: str, index: int) -> None:
+        """A success rewinds nextIndex although newer entries are in flight, so the leader resends without need and,
+        unguarded, the follower truncates what it acknowledged (hole 2b)."""
+        self._core._SyncObj__raftNextIndex[self._node(peer_id)] = index
+
+    def send_soon(self) -> None:
+        """Send append messages at the next tick instead of the next heartbeat: catching up, or room in the window."""
+        self._core._SyncObj__newAppendEntriesTime = -NEVER_SECONDS
+
+    def raise_match_index(self, peer_id: str, index: int) -> None:
+        """The follower had it before our own disk did; once ours is synced the earlier success counts in full."""
+        match = self._core._SyncObj__raftMatchIndex
+        node = self._node(peer_id)
+        if node in match and match[node] < index:
+            match[node] = index
+
+    def raise_commit_index(self, index: int) -> None:
+        """The leader's commit index was clamped to our synced log when it came; the sync has returned since."""
+        if index > self._core._SyncObj__raftCommitIndex:
+            self._core._SyncObj__raftCommitIndex = index
+
+    # Membership: our own command decides, the core is told (hole 7) ------------------------------------------------
+
+    def add_voter(self, peer_id: str) -> None:
+        self._core._SyncObj__doChangeCluster(("add", peer_id, self._node(peer_id)))
+
+    def remove_voter(self, peer_id: str) -> None:
+        self._core._SyncObj__doChangeCluster(("rem", peer_id, self._node(peer_id)))
+
+    def learner_connected(self, peer_id: str) -> None:
+        """A learner is what PySyncObj calls a read-only node: it gets the log and counts in nothing."""
+        self._links._onReadonlyNodeConnected(self._node(peer_id))
+        # Otherwise a reply of a learner that came while we lead fails on a missing key (upstream #121).
+        self._core._SyncObj__lastResponseTime.setdefault(self._node(peer_id), 0.0)
+
+    def learner_disconnected(self, peer_id: str) -> None:
+        self._links._onReadonlyNodeDisconnected(self._node(peer_id))
+
+
+def _apply_nothing(_command: bytes) -> None:
+    return None

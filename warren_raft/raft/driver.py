@@ -1,0 +1,234 @@
+"""The raft thread: an asyncio loop that feeds the engine, carries out its effects, and owns links and workers.
+
+Nothing is decided here. Not here: consensus (engine.py), sockets (transport.py), file formats (log.py). Invariant: the
+engine is stepped by this thread only, and what a step says may leave leaves before anything is applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from random import Random
+from typing import Any, Final
+
+from warren_raft.errors import InvariantViolation, WarrenError
+from warren_raft.raft.engine import (
+    TICK_SECONDS,
+    CloseLink,
+    Dial,
+    Effect,
+    Engine,
+    Event,
+    LinkDown,
+    LinkUp,
+    Received,
+    Refused,
+    Send,
+    Submitted,
+    Synced,
+    WriteLog,
+)
+from warren_raft.raft.log import Batch, Log
+from warren_raft.raft.submit import Proposal
+from warren_raft.raft.transport import Refusal, Transport
+
+logger = logging.getLogger("warren_raft.driver")
+
+START_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 30.0
+"""A worker that is inside fdatasync when we stop is waited for so long."""
+
+
+class Driver:
+    """Runs one engine. start() and stop() once each; submit() and post() from any thread."""
+
+    def __init__(
+        self,
+        *,
+        listen: tuple[str, int],
+        node_id: str,
+        log: Log,
+        make_engine: Callable[[float], Engine],
+        on_failure: Callable[[WarrenError], None],
+    ) -> None:
+        self._listen = listen
+        self._node_id = node_id
+        self._log = log
+        self._on_failure = on_failure
+        self._engine = make_engine(time.monotonic())
+        self._loop = asyncio.new_event_loop()
+        self._transport: Transport
+        self._events: list[Event] = []
+        self._submitted: deque[Proposal] = deque()
+        self._step_due = False
+        self._finished = False
+        self._batches: SimpleQueue[Batch | None] = SimpleQueue()
+        self._preparing = False
+        self._started = threading.Event()
+        self._start_error: BaseException | None = None
+        self._stop_requested = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name=f"warren-raft {node_id}", daemon=True)
+        self._sync_thread = threading.Thread(target=self._sync, name=f"warren-raft-sync {node_id}", daemon=True)
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
+
+    def start(self) -> None:
+        """Returns when the port is bound; raises InUse when it is not ours to bind."""
+        self._thread.start()
+        if not self._started.wait(START_SECONDS):
+            raise InvariantViolation("the raft thread did not start")
+        if self._start_error is not None:
+            self._thread.join()
+            raise self._start_error
+
+    def stop(self) -> None:
+        """Every waiting write ends, links close, the last log batch is waited for. Idempotent."""
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._loop.call_soon_threadsafe(self._stop_requested.set)
+            self._thread.join(STOP_SECONDS)
+
+    # From any thread ---------------------------------------------------------------------------------------------
+
+    def submit(self, proposal: Proposal) -> None:
+        self._submitted.append(proposal)
+        if not self._step_due:
+            self._step_due = True
+            self._loop.call_soon_threadsafe(self._step)
+
+    def post(self, event: Event) -> None:
+        self._loop.call_soon_threadsafe(self._take, event)
+
+    # In the raft thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._main())
+        finally:
+            self._loop.close()
+
+    async def _main(self) -> None:
+        self._transport = Transport(
+            listen=self._listen,
+            node_id=self._node_id,
+            hello=self._engine.hello,
+            judge=self._engine.judge,
+            on_link_up=lambda peer, link, hello: self._take(LinkUp(peer, link, hello)),
+            on_link_down=lambda peer, link, *_: self._take(LinkDown(peer, link)),
+            on_message=lambda peer, link, message: self._take(Received(peer, link, message)),
+            on_refused=lambda peer, refusal: self._take(Refused(peer, refusal)),
+            random=Random(),  # noqa: S311 - spreads redials; nothing secret
+        )
+        try:
+            await self._transport.start()
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits in start()
+            self._start_error = error
+            self._started.set()
+            return
+        self._sync_thread.start()
+        self._started.set()
+        self._tick()
+        await self._stop_requested.wait()
+        await self._shut_down()
+
+    async def _shut_down(self) -> None:
+        self._finished = True
+        self._engine.close()
+        await self._transport.close()
+        self._batches.put(None)
+        await self._loop.run_in_executor(None, self._sync_thread.join, STOP_SECONDS)
+        await self._loop.shutdown_default_executor()
+
+    def _tick(self) -> None:
+        if not self._finished:
+            self._loop.call_later(TICK_SECONDS, self._tick)
+            self._schedule()
+
+    def _take(self, event: Event) -> None:
+        self._events.append(event)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        """One step for everything that one turn of the loop brings."""
+        if not self._step_due:
+            self._step_due = True
+            self._loop.call_soon(self._step)
+
+    def _step(self) -> None:
+        self._step_due = False
+        if self._finished:
+            return
+        events, self._events = self._events, []
+        submitted = self._submitted
+        if submitted:
+            events.append(Submitted([submitted.popleft() for _ in range(len(submitted))]))
+        try:
+            for effect in self._engine.step(time.monotonic(), events):
+                self._perform(effect)
+            more = self._engine.apply()
+        except Exception as error:
+            logger.exception("%s: the raft thread failed", self._node_id)
+            self._fail(InvariantViolation(f"the raft thread failed: {error!r}"))
+            return
+        if self._engine.failure is not None:
+            self._fail(self._engine.failure)
+        elif more:
+            self._schedule()
+
+    def _fail(self, error: WarrenError) -> None:
+        if not self._finished:
+            self._finished = True
+            self._engine.close()
+            self._on_failure(error)
+            self._stop_requested.set()
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Send(link, message):
+                self._transport.send(link, message)
+            case WriteLog(batch):
+                self._batches.put(batch)
+                self._prepare()
+            case Dial(peers):
+                self._transport.set_peers(peers)
+            case CloseLink(link, reason):
+                self._transport.close_link(link, reason)
+
+    # Workers -----------------------------------------------------------------------------------------------------
+
+    def _sync(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            error: OSError | None = None
+            try:
+                batch.write()
+            except OSError as problem:
+                error = problem
+            self._loop.call_soon_threadsafe(self._take, Synced(batch, error))
+
+    def _prepare(self) -> None:
+        """Fill the log's next segment ahead, so that a batch never waits for it."""
+        if self._preparing or self._finished:
+            return
+        work = self._log.preparation()
+        if work is not None:
+            self._preparing = True
+            future = self._loop.run_in_executor(None, work)
+            future.add_done_callback(self._prepared)
+
+    def _prepared(self, future: asyncio.Future[Any]) -> None:
+        self._preparing = False
+        error = future.exception()
+        if isinstance(error, OSError):
+            logger.warning("%s: the log's next segment was not prepared: %s", self._node_id, error)
+        elif error is not None:
+            raise error
+
+
+__all__ = ["Driver", "Refusal"]

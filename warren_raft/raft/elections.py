@@ -1,0 +1,152 @@
+"""When to campaign, and when to let others: pre-vote, stickiness, leadership transfer.
+
+PySyncObj's own timer is off: it has neither pre-vote nor stickiness, so one node that cannot hear deposes a healthy
+leader for ever (hole 6). Here a campaign starts only after a quorum said, without changing any term, that it would vote
+(Raft thesis 9.6). Not here: counting real votes (the core, behind guard.py). Time and randomness are passed in.
+Invariant: no vote is asked for, and none given, while a leader is known to be alive, unless that leader asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final
+
+Message = dict[str, Any]
+
+LINK_LOST_MIN_SECONDS: Final = 0.03
+LINK_LOST_MAX_SECONDS: Final = 0.25
+"""After the link to the leader broke (its process died, or the network did) a follower asks for pre-votes within this
+range instead of waiting for the election timeout. A pre-vote disturbs nobody when the leader is in fact alive."""
+START_FRACTION: Final = 0.3
+"""Of a drawn timeout: how soon a manager that has just started asks for pre-votes."""
+FOUNDED_MAX_SECONDS: Final = 0.15
+"""The founding members ask within this range: all of them are there, and no leader can be."""
+RETRY_FRACTION: Final = 0.5
+"""A pre-vote round that got no quorum is repeated after this part of a timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What an election is decided on, taken from core and log by the engine."""
+
+    term: int
+    last_index: int
+    last_term: int
+    voters: frozenset[str]
+    may_campaign: bool
+    """A voter under its own incarnation, every membership change at or below commit applied, disk in order."""
+    is_leader: bool
+
+
+class Elections:
+    """Timer and pre-vote of one manager. Not thread-safe; raft thread or simulator only."""
+
+    def __init__(
+        self, node_id: str, *, timeout_seconds: float, random: Random, now: float, send: Callable[[str, Message], None]
+    ) -> None:
+        self._node_id = node_id
+        self._timeout = timeout_seconds
+        self._random = random
+        self._send = send
+        self._round = 0
+        self._granted: set[str] = set()
+        self._asking = False
+        self._leader_contact = -1e9
+        self._leader: str | None = None
+        # Nobody is known to lead yet, and a pre-vote disturbs nobody who does.
+        self._deadline = now + START_FRACTION * self._draw()
+
+    def _draw(self) -> float:
+        """Between one and two timeouts (Raft 5.2): long enough apart that one candidate usually comes alone."""
+        return self._timeout * (1.0 + self._random.random())
+
+    @property
+    def deadline(self) -> float:
+        return self._deadline
+
+    @property
+    def leader_contact(self) -> float:
+        """When a message of the present leader last arrived."""
+        return self._leader_contact
+
+    def heard_leader(self, leader: str, now: float) -> None:
+        self._leader_contact = now
+        self._leader = leader
+        self._asking = False
+        self._deadline = now + self._draw()
+
+    def link_down(self, peer: str, now: float) -> None:
+        if peer == self._leader:
+            self._leader = None
+            self._leader_contact = -1e9
+            span = LINK_LOST_MAX_SECONDS - LINK_LOST_MIN_SECONDS
+            soon = now + LINK_LOST_MIN_SECONDS + span * self._random.random()
+            self._deadline = min(self._deadline, soon)
+
+    def founded(self, now: float) -> None:
+        """The founding members have met: there is no leader to wait for."""
+        self._deadline = min(self._deadline, now + FOUNDED_MAX_SECONDS * self._random.random())
+
+    def stepped_down(self, now: float) -> None:
+        """We led and do not any more: wait a full timeout before asking again."""
+        self._leader = None
+        self._asking = False
+        self._deadline = now + self._draw()
+
+    def leader_is_alive(self, now: float, *, is_leader: bool) -> bool:
+        """Whether a vote would stand against a leader that was heard within the shortest election timeout."""
+        return is_leader or (self._leader is not None and now - self._leader_contact < self._timeout)
+
+    # Pre-vote ----------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float, standing: Standing) -> bool:
+        """Ask for pre-votes when it is time. True: campaign now (only where we alone are the quorum)."""
+        if standing.is_leader or now < self._deadline:
+            return False
+        self._deadline = now + self._draw() * RETRY_FRACTION
+        self._leader = None
+        if not standing.may_campaign:
+            return False
+        self._round += 1
+        self._granted = {self._node_id}
+        self._asking = True
+        request = {
+            "type": "pre_vote",
+            "round": self._round,
+            "term": standing.term,
+            "last_log_index": standing.last_index,
+            "last_log_term": standing.last_term,
+        }
+        for peer in sorted(standing.voters - {self._node_id}):
+            self._send(peer, request)
+        return self._won(standing)
+
+    def answer_pre_vote(self, peer: str, message: Message, now: float, standing: Standing) -> None:
+        """Would we vote for it? Says so and changes nothing: it may ask for ever without harm."""
+        log_is_new_enough = (message["last_log_term"], message["last_log_index"]) >= (
+            standing.last_term,
+            standing.last_index,
+        )
+        granted = (
+            log_is_new_enough
+            and message["term"] >= standing.term
+            and not self.leader_is_alive(now, is_leader=standing.is_leader)
+        )
+        reply = {"type": "pre_vote_reply", "round": message["round"], "granted": granted, "term": standing.term}
+        self._send(peer, reply)
+
+    def receive_pre_vote_reply(self, peer: str, message: Message, standing: Standing) -> bool:
+        """True: a quorum would vote for us, campaign now."""
+        if not self._asking or message["round"] != self._round or peer not in standing.voters:
+            return False
+        if message["granted"]:
+            self._granted.add(peer)
+        return standing.may_campaign and not standing.is_leader and self._won(standing)
+
+    def _won(self, standing: Standing) -> bool:
+        won = len(self._granted & standing.voters) * 2 > len(standing.voters)
+        if won:
+            self._asking = False
+        return won

@@ -1,0 +1,810 @@
+"""Consensus as a stepper: (now, events) -> effects, then apply(). No thread, socket, file or clock of its own.
+
+Lives here: the order of things within a step. What is decided lives in guard.py, elections.py, roster.py, changes.py and
+submit.py. Driven by driver.py, and by a simulator in tests. Invariant: nothing that speaks for the log leaves, and nothing
+is applied, before the sync that covers it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final, Protocol
+
+from warren_raft.errors import Closed, InvariantViolation, RefusedForSafety, Unavailable, WarrenError
+from warren_raft.raft import entries
+from warren_raft.raft.changes import DONE, REFUSED, Answer, Changes
+from warren_raft.raft.core import Core, Message
+from warren_raft.raft.elections import Elections, Standing
+from warren_raft.raft.guard import Guard, Outgoing, PeerFault
+from warren_raft.raft.log import Batch, Log
+from warren_raft.raft.membership import REMOVE, REMOVED, Change, Hello, Member, Membership, apply_change
+from warren_raft.raft.roster import Roster
+from warren_raft.raft.submit import Outcome, Proposal, Route, Submitter
+from warren_raft.raft.transport import Refusal
+
+logger = logging.getLogger("warren_raft.engine")
+
+TICK_SECONDS: Final = 0.02
+"""The driver steps at least so often; every timer here is a multiple of it or far longer."""
+ENTRIES_IN_FLIGHT: Final = 2
+"""Entries proposed and not applied yet. While one is synced and replicated the next gathers callers: more would make
+smaller groups and more syncs for the same commands."""
+APPLY_ENTRIES: Final = 64
+"""Entries applied at one go; then links and timers get their turn, so that a long catch-up costs no heartbeat."""
+ALIVE_AFTER_SECONDS: Final = 0.05
+"""A reply that has waited so long for our disk is preceded by a sign of life that claims nothing."""
+RETRY_SYNC_SECONDS: Final = 1.0
+"""After a full disk refused the log's batch, it is tried again so often."""
+EXPIRE_SECONDS: Final = 0.05
+TRANSFER_SECONDS: Final = 1.0
+"""A leadership transfer that has not happened by then is called off, and writes go on here."""
+LONG_AGO: Final = -1e9
+
+
+class StateMachine(Protocol):
+    """What consensus needs of the state: apply in order, and say how far it is."""
+
+    @property
+    def applied_index(self) -> int: ...
+    @property
+    def applied_term(self) -> int: ...
+    @property
+    def membership(self) -> bytes | None: ...
+    def apply(self, index: int, term: int, commands: Sequence[bytes]) -> Sequence[Outcome]: ...
+    def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    node_id: str
+    address: str
+    members: Mapping[str, str]
+    """Initial members, id -> address; used on an empty directory only."""
+    heartbeat_seconds: float = 0.1
+    election_timeout_seconds: float = 1.0
+
+
+# Events: what happened since the last step ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    peer: str
+    link: int
+    hello: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    peer: str
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    peer: str
+    link: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A peer refused our hello."""
+
+    peer: str
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    proposals: Sequence[Proposal]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeWanted:
+    """An operator's membership change; `answer` is called once per request, in the raft thread."""
+
+    verb: str
+    member_id: str
+    address: str
+    answer: Callable[[Answer], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TransferWanted:
+    """Hand leadership to `target`, or to the most caught-up voter."""
+
+    target: str | None
+    answer: Callable[[Answer], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """The batch of the last WriteLog is durable, or `error` says why not."""
+
+    batch: Batch
+    error: OSError | None = None
+
+
+Event = LinkUp | LinkDown | Received | Refused | Submitted | ChangeWanted | TransferWanted | Synced
+
+
+# Effects: what the driver has to do, in this order -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    link: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class WriteLog:
+    """Call batch.write() in a worker thread, then step with Synced(batch)."""
+
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class CloseLink:
+    link: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Hold or seek a link to each of these; replaces the last one."""
+
+    peers: Mapping[str, str]
+
+
+Effect = Send | WriteLog | CloseLink | Dial
+
+
+class Engine:
+    """One manager's consensus. Not thread-safe: one thread (or the simulator) steps it; properties may be read from any."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        log: Log,
+        machine: StateMachine,
+        random: Random,
+        now: float,
+        on_membership: Callable[[Membership], None] = lambda _membership: None,
+        on_leadership: Callable[[bool, int], None] = lambda _is_leader, _term: None,
+    ) -> None:
+        self._settings = settings
+        self._node_id = settings.node_id
+        self._log = log
+        self._machine = machine
+        self._random = random
+        self._now = now
+        self._on_membership = on_membership
+        self._on_leadership = on_leadership
+        self._check_log_reaches_state()
+        blob = machine.membership
+        membership = Membership.decode(blob) if blob else None
+        self._roster = Roster(settings.node_id, settings.address, settings.members, log, membership, self._send_to)
+        self._guard = Guard(log, heard_leader=self._heard_leader)
+        self._core = Core(
+            node_id=settings.node_id,
+            voters=self._roster.voters,
+            log=log,
+            applied_index=machine.applied_index,
+            heartbeat_seconds=settings.heartbeat_seconds,
+            check_quorum_seconds=1.5 * settings.election_timeout_seconds,
+            clock=lambda: self._now,
+            send=self._guard.outgoing,
+        )
+        self._guard.core = self._core
+        self._elections = Elections(
+            settings.node_id,
+            timeout_seconds=settings.election_timeout_seconds,
+            random=random,
+            now=now,
+            send=self._send_to,
+        )
+        self._submitter = Submitter(self._send_to)
+        self._changes = Changes(settings.node_id, self._core, log, self._guard, self._roster)
+        self._change_requests: dict[int, tuple[ChangeWanted | TransferWanted, float]] = {}
+        self._request_number = 0
+        self._effects: list[Effect] = []
+        self._gated: deque[tuple[Outgoing, float]] = deque()
+        self._batch: Batch | None = None
+        self._retry_sync_at = LONG_AGO
+        self._alive_sent_at = LONG_AGO
+        self._expire_at = LONG_AGO
+        self._dialed: dict[str, str] | None = None
+        self._was_leader = False
+        self._leads_for_sure = False
+        self._transfer_until = LONG_AGO
+        self._transfer_target: str | None = None
+        self._ready_index: int | None = None
+        self.is_ready = False
+        self.disk_full = False
+        self.failure: WarrenError | None = None
+        """Set when this manager must stop: an invariant broke, or it was removed."""
+        self.alarms: deque[str] = deque(maxlen=20)
+
+    def _check_log_reaches_state(self) -> None:
+        if self._machine.applied_index > self._log.last_index:
+            raise InvariantViolation(
+                f"the log ends at index {self._log.last_index}, below the applied index {self._machine.applied_index}"
+            )
+
+    # Read by others ----------------------------------------------------------------------------------------------
+
+    @property
+    def role(self) -> str:
+        return ("follower", "candidate", "leader")[self._core.state]
+
+    @property
+    def is_leader(self) -> bool:
+        """Leads, and has applied an entry of its own term: its local state holds every acknowledged write."""
+        return self._leads_for_sure
+
+    @property
+    def leader(self) -> str | None:
+        return self._core.leader
+
+    @property
+    def term(self) -> int:
+        return self._core.term
+
+    @property
+    def commit_index(self) -> int:
+        return min(self._core.commit_index, self._log.synced_index)
+
+    @property
+    def membership(self) -> Membership | None:
+        return self._roster.membership
+
+    @property
+    def members(self) -> Mapping[str, Member]:
+        return self._roster.members
+
+    def is_connected(self, peer: str) -> bool:
+        return self._roster.connected(peer)
+
+    @property
+    def has_quorum(self) -> bool:
+        """Whether this manager can expect a write to commit: it leads, or hears a leader."""
+        if self._core.is_leader:
+            voters = self._roster.voters
+            return sum(self._roster.connected(voter) for voter in voters) * 2 > len(voters)
+        return self._core.leader is not None and self.leader_contact_age(self._now) < 2 * (
+            self._settings.election_timeout_seconds
+        )
+
+    def leader_contact_age(self, now: float) -> float:
+        """Seconds since the leader was last heard; 0 on the leader itself; infinite before the first time."""
+        if self._core.is_leader:
+            return 0.0
+        contact = self._elections.leader_contact
+        return float("inf") if contact <= LONG_AGO else max(0.0, now - contact)
+
+    @property
+    def guard_stats(self) -> Mapping[str, int]:
+        return self._guard.stats
+
+    @property
+    def pending_count(self) -> int:
+        return self._submitter.pending_count
+
+    # For the transport, called between steps ---------------------------------------------------------------------
+
+    def hello(self) -> Message:
+        return self._roster.hello().to_message()
+
+    def judge(self, hello: Mapping[str, Any]) -> Refusal | None:
+        return self._roster.judge(hello)
+
+    # One step ----------------------------------------------------------------------------------------------------
+
+    def step(self, now: float, events: Iterable[Event] = ()) -> list[Effect]:
+        """Take in what happened, decide, and return what is to be done. Never raises for what a peer or caller says."""
+        self._now = max(self._now, now)
+        try:
+            for event in events:
+                self._handle(event)
+            if self.failure is None:
+                self._decide()
+        except WarrenError as error:
+            self._fail(error)
+        return self._collect()
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Received(peer, number, message):
+                self._receive(peer, number, message)
+            case Synced(batch, error):
+                self._log_written(batch, error)
+            case Submitted(proposals):
+                self._submitter.submit(proposals)
+            case LinkUp(peer, number, hello):
+                self._link_up(peer, number, Hello.from_message(hello))
+            case LinkDown(peer, number):
+                if self._roster.link_down(peer, number):
+                    self._link_down(peer)
+            case Refused(peer, refusal):
+                self._was_refused(peer, refusal)
+            case ChangeWanted() | TransferWanted():
+                self._request_number += 1
+                self._change_requests[self._request_number] = (event, self._now)
+                self._ask_leader(self._request_number, event)
+
+    def _decide(self) -> None:
+        self._first_start()
+        standing = self._standing()
+        if self._elections.tick(self._now, standing):
+            self._campaign()
+        self._core.tick()
+        self._guard.after_tick()
+        self._follow_leadership()
+        self._route()
+        self._propose()
+        self._transfer()
+        self._check_ready()
+        if self._now >= self._expire_at:
+            self._expire_at = self._now + EXPIRE_SECONDS
+            self._submitter.expire(self._now)
+            self._expire_requests()
+
+    def _collect(self) -> list[Effect]:
+        """Everything that may leave now, then the next log batch, then whom to dial."""
+        for outgoing in self._guard.take_outbox():
+            if outgoing.gate > self._log.synced_position:
+                self._gated.append((outgoing, self._now))
+            else:
+                self._send_to(outgoing.peer, outgoing.message)
+        self._send_alive()
+        if self.failure is None:
+            self._start_sync()
+        peers = {} if self.failure is not None else self._roster.peers_to_dial(self._now)
+        if peers != self._dialed:
+            self._dialed = peers
+            self._effects.append(Dial(peers))
+        effects, self._effects = self._effects, []
+        return effects
+
+    def _send_to(self, peer: str, message: Message) -> None:
+        link = self._roster.links.get(peer)
+        if link is not None:
+            self._effects.append(Send(link.number, message))
+
+    def _send_alive(self) -> None:
+        """A slow disk must not look like a dead manager (check-quorum), nor may it speak for what is not synced."""
+        if not self._gated or self._now - self._gated[0][1] < ALIVE_AFTER_SECONDS:
+            return
+        if self._now - self._alive_sent_at >= ALIVE_AFTER_SECONDS:
+            alive = self._guard.alive()
+            if alive is not None:
+                self._alive_sent_at = self._now
+                self._send_to(alive.peer, alive.message)
+
+    # The log -----------------------------------------------------------------------------------------------------
+
+    def _start_sync(self) -> None:
+        if self._batch is None:
+            self._batch = self._log.take_batch()
+            if self._batch is not None:
+                self._effects.append(WriteLog(self._batch))
+        elif self.disk_full and self._now >= self._retry_sync_at:
+            self._retry_sync_at = float("inf")
+            self._effects.append(WriteLog(self._batch))
+
+    def _log_written(self, batch: Batch, error: OSError | None) -> None:
+        if error is not None:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise InvariantViolation(f"the log cannot be written: {error}") from error
+            if not self.disk_full:
+                self._alarm(f"no space for the log; this manager acknowledges nothing until there is ({error})")
+            self.disk_full = True
+            self._retry_sync_at = self._now + RETRY_SYNC_SECONDS
+            return
+        self.disk_full = False
+        self._batch = None
+        self._log.complete(batch)
+        while self._gated and self._gated[0][0].gate <= self._log.synced_position:
+            outgoing, _ = self._gated.popleft()
+            self._send_to(outgoing.peer, outgoing.message)
+        self._guard.synced()
+
+    # Links -------------------------------------------------------------------------------------------------------
+
+    def _link_up(self, peer: str, number: int, hello: Hello) -> None:
+        self._roster.link_up(peer, number, hello)
+        if peer in self._core.voters:
+            self._core.connected(peer)
+        elif peer in self._roster.members:
+            self._core.learner_connected(peer)
+        self._guard.link_up(peer)
+
+    def _link_down(self, peer: str) -> None:
+        # What waits for a sync was meant for the old link; on a new one it would be out of order.
+        self._gated = deque(item for item in self._gated if item[0].peer != peer)
+        if peer in self._core.voters:
+            self._core.disconnected(peer)
+        else:
+            self._core.learner_disconnected(peer)
+        self._guard.link_down(peer)
+        self._elections.link_down(peer, self._now)
+
+    def _was_refused(self, peer: str, refusal: Refusal) -> None:
+        self._alarm(f"{peer} refuses this manager: {refusal.text}")
+        if refusal.code == REMOVED:
+            raise RefusedForSafety(
+                f"{self._node_id} was removed from the cluster and stops; its data directory is of no more use"
+            )
+
+    def _drop(self, peer: str, reason: str) -> None:
+        link = self._roster.links.get(peer)
+        if link is not None:
+            self._alarm(reason)
+            self._effects.append(CloseLink(link.number, reason))
+
+    def _alarm(self, text: str) -> None:
+        if text not in self.alarms:
+            logger.warning("%s: %s", self._node_id, text)
+            self.alarms.append(text)
+
+    # Messages ----------------------------------------------------------------------------------------------------
+
+    def _receive(self, peer: str, number: int, message: Message) -> None:
+        link = self._roster.links.get(peer)
+        if link is None or link.number != number:
+            self._guard.stats["message of a superseded connection dropped"] += 1
+            return
+        try:
+            _check_fields(message)
+            self._dispatch(peer, message)
+        except PeerFault as fault:
+            self._drop(peer, f"{peer} sent what cannot be, its link is dropped: {fault}")
+
+    def _dispatch(self, peer: str, message: Message) -> None:
+        kind = message["type"]
+        if kind == "founding_view":
+            self._roster.receive_view(peer, message["view"])
+            return
+        if kind == "founding":
+            self._receive_founding(message["founding"])
+            return
+        if not self._roster.counts(peer):
+            self._guard.stats["message of a non-member dropped"] += 1
+            return
+        match kind:
+            case "append_entries":
+                self._guard.receive_append(peer, message)
+            case "next_node_idx":
+                self._guard.receive_reply(peer, message)
+            case "submit":
+                self._submitter.receive(peer, message["commands"], is_leader=self._takes_writes)
+            case "submit_refused":
+                self._submitter.refused(peer, self._now)
+            case "pre_vote":
+                if self._roster.may_vote:
+                    self._elections.answer_pre_vote(peer, message, self._now, self._standing())
+            case "pre_vote_reply":
+                self._pre_vote_reply(peer, message)
+            case "request_vote":
+                self._vote_request(peer, message)
+            case "response_vote":
+                self._guard.receive_vote(peer, message)
+            case "nack":
+                self._guard.receive_nack(message)
+            case "timeout_now":
+                self._timeout_now(peer, message)
+            case "change":
+                self._change_asked(peer, message)
+            case "change_answer":
+                self._change_answered(message)
+            case _:
+                self._guard.stats[f"unknown message {kind!r} dropped"] += 1
+
+    # Elections ---------------------------------------------------------------------------------------------------
+
+    def _standing(self) -> Standing:
+        applied_all = self._machine.applied_index >= self._log.commit_index
+        return Standing(
+            term=self._core.term,
+            last_index=self._log.last_index,
+            last_term=self._log.last_term,
+            voters=self._roster.voters,
+            may_campaign=self._roster.is_voter and applied_all and not self.disk_full,
+            is_leader=self._core.is_leader,
+        )
+
+    def _heard_leader(self, peer: str, commit_index: int) -> None:
+        self._elections.heard_leader(peer, self._now)
+        if self._ready_index is None:
+            self._ready_index = commit_index
+
+    def _pre_vote_reply(self, peer: str, message: Message) -> None:
+        if message["term"] > self._core.term and self._core.leader is None:
+            self._core.observe_term(message["term"])
+        if self._elections.receive_pre_vote_reply(peer, message, self._standing()):
+            self._campaign()
+
+    def _vote_request(self, peer: str, message: Message) -> None:
+        if not self._roster.may_vote:
+            return
+        alive = self._elections.leader_is_alive(self._now, is_leader=self._core.is_leader)
+        if alive and not message.get("transfer"):
+            self._guard.stats["vote request against a living leader ignored"] += 1
+            return
+        self._guard.receive_vote_request(peer, message)
+
+    def _campaign(self, *, transfer: bool = False) -> None:
+        self._guard.transferring = transfer
+        self._core.campaign()
+        self._guard.after_tick()
+
+    def _timeout_now(self, peer: str, message: Message) -> None:
+        """Our leader hands leadership to us (Raft thesis 3.10)."""
+        if peer == self._core.leader and message["term"] == self._core.term and self._standing().may_campaign:
+            self._campaign(transfer=True)
+
+    @property
+    def _takes_writes(self) -> bool:
+        return self._core.is_leader and self._roster.membership is not None
+
+    def _follow_leadership(self) -> None:
+        leads = self._core.is_leader
+        if leads != self._was_leader:
+            self._was_leader = leads
+            self._changes.reset()
+            self._transfer_until = LONG_AGO
+            if not leads:
+                self._elections.stepped_down(self._now)
+                self._submitter.clear_queue()
+        if self._leads_for_sure and not leads:
+            self._leads_for_sure = False
+            self._on_leadership(False, self._core.term)
+
+    # Writes ------------------------------------------------------------------------------------------------------
+
+    def _route(self) -> None:
+        leader = self._core.leader
+        route: Route | None = None
+        if self._takes_writes:
+            route = Route(self._node_id, self._core.term, 0)
+        elif leader is not None and leader != self._node_id and leader in self._roster.links:
+            route = Route(leader, self._core.term, self._roster.links[leader].number)
+        self._submitter.set_route(route)
+        self._submitter.flush(self._now)
+
+    def _propose(self) -> None:
+        if not self._core.is_leader or self._transfer_until > self._now:
+            return
+        if self._log.last_index - self._machine.applied_index >= ENTRIES_IN_FLIGHT:
+            return
+        cluster_id = f"{self._random.getrandbits(128):032x}" if self._roster.membership is None else ""
+        change = self._changes.next_change(self._machine.applied_index, self._machine.applied_term, cluster_id)
+        if change is not None:
+            self._append(entries.encode_change(change))
+            self._changes.proposed(self._log.last_index)
+            return
+        if self._takes_writes:
+            commands = self._submitter.take(commands_max=entries.COMMANDS_PER_ENTRY, bytes_max=entries.ENTRY_BYTES)
+            if commands:
+                self._append(entries.encode_commands(commands))
+
+    def _append(self, entry: bytes) -> None:
+        before = self._log.last_index
+        self._core.propose(entry)
+        self._core.tick()
+        self._guard.after_tick()
+        if self._log.last_index != before + 1:
+            raise InvariantViolation("PySyncObj did not append the entry it was given")
+
+    # Applying ----------------------------------------------------------------------------------------------------
+
+    def apply(self) -> bool:
+        """Apply what is committed and durable here, some entries at a time. True when there is more to do at once."""
+        if self.failure is not None:
+            return False
+        try:
+            return self._apply()
+        except WarrenError as error:
+            self._fail(error)
+            return False
+
+    def _apply(self) -> bool:
+        machine, log = self._machine, self._log
+        # Not the core's commit index alone: a one-member cluster's runs ahead of its disk.
+        limit = min(self._core.commit_index, log.synced_index)
+        first = machine.applied_index
+        last = min(limit, first + APPLY_ENTRIES)
+        for index in range(first + 1, last + 1):
+            command, _, term = log.entries[index - log.base_index]
+            content = entries.decode(command)
+            if isinstance(content, Change):
+                self._apply_change(index, term, content)
+            else:
+                self._submitter.applied(machine.apply(index, term, content))
+        if last > first:
+            self._after_apply()
+        can_propose = bool(self._submitter.queue) and self._core.is_leader
+        return last < limit or (
+            last > first and (can_propose or self._core.is_leader and self._roster.membership is None)
+        )
+
+    def _after_apply(self) -> None:
+        machine = self._machine
+        if self._core.is_leader and machine.applied_term == self._core.term:
+            if self._ready_index is None:
+                self._ready_index = machine.applied_index
+            if not self._leads_for_sure:
+                self._leads_for_sure = True
+                self._on_leadership(True, self._core.term)
+        self._check_ready()
+
+    def _check_ready(self) -> None:
+        if not self.is_ready and self._ready_index is not None and self._roster.membership is not None:
+            self.is_ready = self._machine.applied_index >= self._ready_index
+
+    def _apply_change(self, index: int, term: int, change: Change) -> None:
+        membership = apply_change(self._roster.membership, change, index)
+        if membership is None:
+            self._machine.apply(index, term, ())
+            return
+        self._machine.apply_membership(index, term, membership.cluster_id, membership.encode())
+        self._roster.membership = membership
+        self._follow_membership()
+        self._on_membership(membership)
+
+    def _follow_membership(self) -> None:
+        """Make the core's member set, and our links, what the applied list says."""
+        roster, core = self._roster, self._core
+        if self._node_id not in roster.members:
+            raise RefusedForSafety(
+                f"{self._node_id} was removed from the cluster and stops; its data directory is of no more use"
+            )
+        voters = roster.voters
+        for peer in sorted(core.voters - voters - {self._node_id}):
+            core.disconnected(peer)
+            core.remove_voter(peer)
+        for peer in sorted(voters - core.voters):
+            core.learner_disconnected(peer)
+            core.add_voter(peer)
+            if peer in roster.links:
+                core.connected(peer)
+        for member in roster.members.values():
+            if not member.voter and member.id in roster.links and member.id != self._node_id:
+                core.learner_connected(member.id)
+        for peer in sorted(roster.links.keys() - roster.members.keys()):
+            if roster.links[peer].hello.incarnation in (roster.membership.removed if roster.membership else ()):
+                self._effects.append(CloseLink(roster.links[peer].number, f"{peer} was removed from the cluster"))
+
+    # Membership requests and leadership transfer -------------------------------------------------------------------
+
+    def _ask_leader(self, number: int, wanted: ChangeWanted | TransferWanted) -> None:
+        message = self._request_message(number, wanted)
+        leader = self._core.leader
+        if self._core.is_leader:
+            self._change_answered(self._answer_request(message))
+        elif leader is None or leader not in self._roster.links:
+            self._change_answered({"number": number, "state": "wait", "text": "there is no leader"})
+        else:
+            self._send_to(leader, message)
+
+    @staticmethod
+    def _request_message(number: int, wanted: ChangeWanted | TransferWanted) -> Message:
+        message: Message = {"type": "change", "number": number, "verb": "transfer", "id": "", "address": ""}
+        if isinstance(wanted, ChangeWanted):
+            message.update(verb=wanted.verb, id=wanted.member_id, address=wanted.address)
+        else:
+            message["id"] = wanted.target or ""
+        return message
+
+    def _answer_request(self, message: Message) -> Message:
+        if not self._core.is_leader:
+            answer = Answer("wait", "the leader changed")
+        elif message["verb"] == "transfer":
+            answer = self._request_transfer(message["id"] or None)
+        elif message["verb"] == REMOVE and message["id"] == self._node_id and len(self._roster.voters) > 1:
+            answer = self._request_transfer(None)
+            answer = Answer("wait", "leadership moves first") if answer.state != REFUSED else answer
+        else:
+            answer = self._changes.request(message["verb"], message["id"], message["address"])
+        return {"type": "change_answer", "number": message["number"], "state": answer.state, "text": answer.text}
+
+    def _change_asked(self, peer: str, message: Message) -> None:
+        self._send_to(peer, self._answer_request(message))
+
+    def _change_answered(self, message: Message) -> None:
+        wanted = self._change_requests.pop(message["number"], None)
+        if wanted is not None:
+            wanted[0].answer(Answer(message["state"], message["text"]))
+
+    def _expire_requests(self) -> None:
+        """The leader's answer may be lost with its link: whoever asked is told to ask again."""
+        for number, (_, since) in list(self._change_requests.items()):
+            if self._now - since > self._settings.election_timeout_seconds:
+                self._change_answered({"number": number, "state": "wait", "text": "the leader does not answer"})
+
+    def _request_transfer(self, target: str | None) -> Answer:
+        voters = self._roster.voters - {self._node_id}
+        if target == self._node_id:
+            return Answer(DONE)
+        if target is not None and target not in voters:
+            return Answer(REFUSED, f"{target} is not a voting member")
+        connected = [voter for voter in voters if self._roster.counts(voter)]
+        if not connected or (target is not None and target not in connected):
+            return Answer(REFUSED, f"{target or 'no other voting member'} is {'not ' if target else ''}connected")
+        if self._transfer_until <= self._now:
+            best = max(connected, key=lambda voter: (self._guard.match_index(voter), voter))
+            self._transfer_target = target or best
+            self._transfer_until = self._now + TRANSFER_SECONDS
+        return Answer("wait", f"leadership moves to {self._transfer_target}")
+
+    def _transfer(self) -> None:
+        """No new entries while a transfer runs; when the target has everything, it is told to campaign at once."""
+        target = self._transfer_target
+        if target is None or not self._core.is_leader:
+            return
+        if self._transfer_until <= self._now:
+            self._transfer_target = None
+        elif self._guard.match_index(target) == self._log.last_index:
+            self._transfer_target = None
+            self._send_to(target, {"type": "timeout_now", "term": self._core.term})
+
+    # The first start ---------------------------------------------------------------------------------------------
+
+    def _first_start(self) -> None:
+        if self._roster.membership is None and self._roster.found():
+            self._founded()
+
+    def _receive_founding(self, founding: bytes) -> None:
+        try:
+            if self._roster.receive_founding(founding):
+                self._founded()
+        except ValueError as error:
+            raise PeerFault(str(error)) from error
+
+    def _founded(self) -> None:
+        self._elections.founded(self._now)
+
+    # The end -----------------------------------------------------------------------------------------------------
+
+    def _fail(self, error: WarrenError) -> None:
+        if self.failure is None:
+            self.failure = error
+            logger.critical("%s stops: %s", self._node_id, error)
+            self._submitter.fail_all(lambda proposal: _closed(proposal, str(error)))
+
+    def close(self) -> None:
+        """Every write still waiting ends now."""
+        self._submitter.fail_all(lambda proposal: _closed(proposal, "the store is closed"))
+
+
+_FIELDS: Final[Mapping[str, Mapping[str, type]]] = {
+    "founding_view": {"view": dict},
+    "founding": {"founding": bytes},
+    "submit": {"commands": list},
+    "pre_vote": {"round": int, "term": int, "last_log_index": int, "last_log_term": int},
+    "pre_vote_reply": {"round": int, "granted": bool, "term": int},
+    "timeout_now": {"term": int},
+    "change": {"number": int, "verb": str, "id": str, "address": str},
+    "change_answer": {"number": int, "state": str, "text": str},
+}
+"""What this file reads of a message; guard.py checks the core's own messages. An unknown type is dropped, see below."""
+
+
+def _check_fields(message: Message) -> None:
+    for name, kind in _FIELDS.get(message["type"], {}).items():
+        if type(message.get(name)) is not kind:
+            raise PeerFault(f"{message['type']} with {name} of another type")
+    if message["type"] == "submit" and not all(type(command) is bytes for command in message["commands"]):
+        raise PeerFault("submit with a command that is not bytes")
+
+
+def _closed(proposal: Proposal, reason: str) -> Exception:
+    return Unavailable(reason, maybe_applied=True) if proposal.sent else Closed(reason)

@@ -1,0 +1,48 @@
+"""What is inside a log entry: a batch of commands, or one membership change, or nothing (a leader's first entry).
+
+Not here: what a command means (the state machine's matter). Invariant: an entry of a kind this version does not know
+stops the manager rather than being skipped, since the others may have understood it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import cbor2
+
+from warren_raft.errors import InvariantViolation
+from warren_raft.raft.core import NO_OP, REGULAR
+from warren_raft.raft.membership import Change
+
+_COMMANDS: Final = REGULAR + b"\x01"
+_CHANGE: Final = REGULAR + b"\x02"
+
+COMMANDS_PER_ENTRY: Final = 1024
+"""Group commit takes at most so many commands into one entry: applying them stays within some tens of milliseconds."""
+ENTRY_BYTES: Final = 1024 * 1024
+"""... and stops taking more at this size; a single larger command goes alone."""
+
+
+def encode_commands(commands: Sequence[bytes]) -> bytes:
+    return _COMMANDS + cbor2.dumps(commands)
+
+
+def encode_change(change: Change) -> bytes:
+    return _CHANGE + change.encode()
+
+
+def decode(entry: bytes) -> list[bytes] | Change:
+    """The commands of an entry (none for a leader's first entry), or its membership change.
+
+    Raises InvariantViolation for a kind of entry that this version does not know.
+    """
+    if entry == NO_OP:
+        return []
+    kind = entry[:2]
+    if kind == _COMMANDS:
+        commands: list[bytes] = cbor2.loads(entry[2:])
+        return commands
+    if kind == _CHANGE:
+        return Change.decode(entry[2:])
+    raise InvariantViolation(f"a log entry of unknown kind {kind!r}: written by a newer version?")

@@ -1,0 +1,436 @@
+"""What stands between the links and PySyncObj: which messages reach the core, in which form, and what leaves it.
+
+Each rule closes one hole of PySyncObj 0.3.17, named where it stands (docs/pysyncobj-holes.md tells each story).
+Not here: timers, elections, membership. Pure: no clock, randomness, files or sockets. Invariant: the core never
+truncates an entry that matches or is committed, and never counts an acknowledgement that was not given to this leader in
+this term for entries that are durable on both sides.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from warren_raft.errors import InvariantViolation
+from warren_raft.raft.core import CANDIDATE, Core, Entry, Message
+from warren_raft.raft.log import Log
+
+WINDOW_BYTES: Final = 4 * 1024 * 1024
+"""Entries on their way to one follower without an answer. Beyond it nothing new is sent to that follower: without a
+bound the core would pour a lagging follower's whole backlog into the link's buffer in one tick (hole 9)."""
+INDEX_MAX: Final = 1 << 62
+
+
+class PeerFault(Exception):  # noqa: N818 - a fault of the peer's, not an error of ours
+    """An impossible message. The link is dropped and an alarm raised; this manager goes on (it may be the peer's disk)."""
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """A message that may leave once the log is synced up to `gate` (a Log.position); 0: at once."""
+
+    peer: str
+    message: Message
+    gate: int
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What the leader of this term knows of one follower."""
+
+    match: int = 0
+    """Highest index the follower acknowledged as durable, whether or not our own disk has it yet."""
+    next_index: int = 0
+    """First index not yet sent on the present link; 0 before the first entries."""
+    barrier: int = 0
+    """Resets that answer messages before this sequence number are stale: a later reset was acted upon already."""
+    unacknowledged: deque[tuple[int, int]] = field(default_factory=deque)
+    """(last index, bytes) of each message with entries on its way."""
+    unacknowledged_bytes: int = 0
+
+    def forget_link(self, next_sequence: int) -> None:
+        self.next_index = 0
+        self.barrier = next_sequence
+        self.unacknowledged.clear()
+        self.unacknowledged_bytes = 0
+
+    def acknowledge(self, index: int) -> None:
+        self.match = max(self.match, index)
+        while self.unacknowledged and self.unacknowledged[0][0] <= index:
+            self.unacknowledged_bytes -= self.unacknowledged.popleft()[1]
+
+
+class Guard:
+    """The filter of one manager.
+
+    `heard_leader(peer, commit_index)` is called for each append message of a legitimate leader.
+    """
+
+    def __init__(self, log: Log, *, heard_leader: Callable[[str, int], None]) -> None:
+        self._log = log
+        self._heard_leader = heard_leader
+        self.core: Core  # set by the engine right after the core, which needs outgoing(), is made
+        self.outbox: list[Outgoing] = []
+        self.transferring = False
+        """The running campaign was asked for by the leader: its vote requests say so, and are not held sticky."""
+        self.stats: Counter[str] = Counter()
+        self.needs_snapshot: set[str] = set()
+        self._progress: dict[str, _Progress] = {}
+        self._progress_term = -1
+        self._sequence = 0
+        self._append_in_outbox: dict[str, int] = {}
+        self._braked: dict[str, int] = {}
+        self._answering: tuple[str, int, int] | None = None
+        self._answer: Message = {}
+        self._last_answered: tuple[str, int, int] | None = None
+        self._votes: tuple[int, set[str]] = (-1, set())
+
+    # Out: called by the core while it handles a message or a tick -------------------------------------------------
+
+    def outgoing(self, peer: str, message: Message) -> bool:
+        kind = message["type"]
+        if kind == "append_entries":
+            self._outgoing_append(peer, message)
+        elif kind == "next_node_idx":
+            self._outgoing_reply(peer, message)
+        elif kind == "request_vote":
+            self._emit_gated(peer, dict(message, transfer=self.transferring))
+        elif kind == "response_vote":
+            self._emit_gated(peer, message)
+        else:
+            # apply_command and its response: PySyncObj's own forwarding loses callbacks and applies twice (hole 10);
+            # submit.py carries writes to the leader.
+            self.stats["forwarding by the core dropped"] += 1
+        return True
+
+    def _emit_gated(self, peer: str, message: Message) -> None:
+        """Nothing speaks for what is not synced (hole 1): it waits for everything the log holds at this moment."""
+        self.outbox.append(Outgoing(peer, message, self._log.position))
+
+    def _outgoing_append(self, peer: str, message: Message) -> None:
+        entries = message.get("entries")
+        progress = self._progress_of(peer)
+        if entries is None:
+            # The follower is behind the start of our log. The core would repeat this message without end within one
+            # tick (hole 4e), so it is told that the follower is gone until the tick is over.
+            self.needs_snapshot.add(peer)
+            self._brake(peer, self._log.base_index + 1)
+            return
+        if entries and progress.unacknowledged_bytes >= WINDOW_BYTES:
+            self._brake(peer, entries[0][1])
+            return
+        self._sequence += 1
+        out = {
+            "type": "append_entries",
+            "term": message["term"],
+            "commit_index": min(message["commit_index"], self._log.synced_index),
+            "prevLogIdx": message["prevLogIdx"],
+            "prevLogTerm": message["prevLogTerm"],
+            "entries": entries,
+            "seq": self._sequence,
+        }
+        if entries:
+            size = sum(len(entry[0]) for entry in entries)
+            progress.next_index = entries[-1][1] + 1
+            progress.unacknowledged.append((entries[-1][1], size))
+            progress.unacknowledged_bytes += size
+        self._put_append(peer, out)
+
+    def _put_append(self, peer: str, message: Message) -> None:
+        """An empty message that a fuller one of the same step follows is not worth a packet."""
+        position = self._append_in_outbox.get(peer)
+        if position is not None:
+            earlier = self.outbox[position].message
+            if not earlier["entries"] and earlier["prevLogIdx"] == message["prevLogIdx"]:
+                self.outbox[position].message = message
+                return
+        self._append_in_outbox[peer] = len(self.outbox)
+        self.outbox.append(Outgoing(peer, message, 0))
+
+    def _brake(self, peer: str, first_unsent: int) -> None:
+        self.core.disconnected(peer)
+        self._braked.setdefault(peer, first_unsent)
+
+    def release_brakes(self) -> None:
+        """After the tick: the braked followers are connected again, and are sent from where we stopped."""
+        for peer, first_unsent in self._braked.items():
+            self.core.connected(peer)
+            self.core.set_next_index(peer, first_unsent)
+        self._braked.clear()
+
+    def take_outbox(self) -> list[Outgoing]:
+        outbox, self.outbox = self.outbox, []
+        self._append_in_outbox.clear()
+        return outbox
+
+    def _outgoing_reply(self, peer: str, message: Message) -> None:
+        if self._answering is None or self._answering[0] != peer:
+            raise InvariantViolation("PySyncObj replied to a message that it was not given")
+        _, term, sequence = self._answering
+        reply = {
+            "type": "next_node_idx",
+            "next_node_idx": message["next_node_idx"],
+            "reset": message["reset"],
+            "success": message["success"],
+            "re": [term, sequence],
+        }
+        reply.update(self._answer)
+        self._emit_gated(peer, reply)
+
+    def alive(self) -> Outgoing | None:
+        """A sign of life to the leader that claims nothing, for while the disk is slow: no entry, no term, no vote."""
+        if self._last_answered is None:
+            return None
+        peer, term, sequence = self._last_answered
+        message = {
+            "type": "next_node_idx",
+            "next_node_idx": 0,
+            "reset": False,
+            "success": False,
+            "re": [term, sequence],
+        }
+        return Outgoing(peer, message, 0)
+
+    # In: append messages -----------------------------------------------------------------------------------------
+
+    def receive_append(self, peer: str, message: Message) -> None:
+        """Raises PeerFault for what no correct leader sends."""
+        term, sequence = _integer(message, "term"), _integer(message, "seq")
+        if term < self.core.term:
+            # Stock ignores it without a word and the stale leader goes on for 30 s (hole 6).
+            self._emit_gated(peer, {"type": "nack", "term": self.core.term})
+            return
+        if term == self.core.term and self.core.leader not in (None, peer):
+            raise PeerFault(f"{peer} claims to lead term {term}, which {self.core.leader} leads")
+        self._answering = self._last_answered = (peer, term, sequence)
+        self._answer = {}
+        try:
+            self._append(peer, message, _checked_entries(message))
+        finally:
+            self._answering = None
+        self._heard_leader(peer, _integer(message, "commit_index"))
+
+    def _append(self, peer: str, message: Message, entries: Sequence[Entry]) -> None:
+        log = self._log
+        previous, previous_term = _integer(message, "prevLogIdx"), _integer(message, "prevLogTerm")
+        leader_commit = _integer(message, "commit_index")
+        if previous > log.last_index:
+            self._deliver_append(peer, message, previous, previous_term, (), 0)  # the core answers: reset to last + 1
+            return
+        if previous < log.base_index:
+            # Everything at or below our base is committed, so it matches; what lies above decides.
+            entries = [entry for entry in entries if entry[1] > log.base_index]
+            previous, previous_term = log.base_index, log.base_term
+        if self._term_at(previous) != previous_term:
+            self._answer_conflict(peer, message, previous, previous_term)
+            return
+        verified = previous + len(entries)
+        known_commit = min(leader_commit, verified)
+        held = self._matching(entries)
+        if held == len(entries):
+            # Nothing new. Stock would cut everything behind `previous`, acknowledged entries included (holes 2a-2c),
+            # so the core sees a heartbeat at our own last index; the reply says what was really verified.
+            if verified < log.last_index:
+                self.stats["truncation of matching entries avoided"] += 1
+            self._answer = {"next_node_idx": verified + 1}
+            log.set_commit(known_commit)
+            last = log.last_index
+            self._deliver_append(peer, message, last, self._term_at(last), (), known_commit)
+            return
+        keep = previous + held
+        if keep < log.last_index and keep < log.commit_index:
+            raise PeerFault(f"{peer} would overwrite committed entries from index {keep + 1}")
+        self._deliver_append(peer, message, keep, self._term_at(keep), entries[held:], known_commit)
+        log.set_commit(known_commit)
+
+    def _deliver_append(
+        self, peer: str, message: Message, previous: int, previous_term: int, entries: Sequence[Entry], commit: int
+    ) -> None:
+        self.core.deliver(
+            peer,
+            {
+                "type": "append_entries",
+                "term": message["term"],
+                # Nothing is applied beyond the synced log; the rest follows when the sync returns (synced()).
+                "commit_index": min(commit, self._log.synced_index),
+                "prevLogIdx": previous,
+                "prevLogTerm": previous_term,
+                "entries": entries,
+            },
+        )
+
+    def _answer_conflict(self, peer: str, message: Message, previous: int, previous_term: int) -> None:
+        log = self._log
+        if previous <= log.commit_index:
+            raise PeerFault(f"{peer} has another entry at committed index {previous}")
+        # One step a term instead of one an entry; stock walks down one index a heartbeat and, past one batch, never
+        # arrives at all (hole 11b).
+        first = previous
+        conflicting = self._term_at(previous)
+        while first - 1 > max(log.commit_index, log.base_index) and self._term_at(first - 1) == conflicting:
+            first -= 1
+        self._answer = {"next_node_idx": max(first, log.commit_index + 1), "hint": True}
+        self._deliver_append(peer, message, previous, previous_term, (), 0)
+
+    def _matching(self, entries: Sequence[Entry]) -> int:
+        """How many of the first entries our log holds already."""
+        last = self._log.last_index
+        for count, (_, index, term) in enumerate(entries):
+            if index > last or self._term_at(index) != term:
+                return count
+        return len(entries)
+
+    def _term_at(self, index: int) -> int:
+        return self._log.entries[index - self._log.base_index][2]
+
+    # In: replies -------------------------------------------------------------------------------------------------
+
+    def receive_reply(self, peer: str, message: Message) -> None:
+        """Raises PeerFault for an acknowledgement that cannot be."""
+        term, sequence = _pair(message, "re")
+        if not self.core.is_leader or term != self.core.term:
+            # Stock counts it for the present term: a match index for entries the follower never had (hole 3).
+            self.stats["reply to another term dropped"] += 1
+            return
+        progress = self._progress_of(peer)
+        next_index = _integer(message, "next_node_idx")
+        self.core.deliver(peer, {"type": "next_node_idx", "next_node_idx": 0, "reset": False, "success": False})
+        if message.get("success"):
+            self._acknowledged(peer, progress, next_index - 1)
+        elif message.get("reset"):
+            self._reset(peer, progress, next_index, sequence, hint=bool(message.get("hint")))
+
+    def _acknowledged(self, peer: str, progress: _Progress, index: int) -> None:
+        if index > self._log.last_index:
+            raise PeerFault(f"{peer} acknowledges index {index}, our log ends at {self._log.last_index}")
+        window_was_full = progress.unacknowledged_bytes >= WINDOW_BYTES
+        progress.acknowledge(index)
+        counted = min(index, self._log.synced_index)
+        self.core.deliver(
+            peer, {"type": "next_node_idx", "next_node_idx": counted + 1, "reset": False, "success": True}
+        )
+        # Stock rewinds nextIndex to what was acknowledged and sends everything in flight again (hole 2b).
+        self.core.set_next_index(peer, max(progress.next_index, progress.match + 1))
+        if window_was_full and progress.unacknowledged_bytes < WINDOW_BYTES:
+            self.core.send_soon()
+
+    def _reset(self, peer: str, progress: _Progress, next_index: int, sequence: int, *, hint: bool) -> None:
+        if sequence < progress.barrier:
+            # Several messages of one burst miss; acting on each sends the same again and again (holes 2a, 11b).
+            self.stats["stale reset dropped"] += 1
+            return
+        if next_index <= progress.match:
+            if not hint:
+                raise PeerFault(f"{peer} acknowledged up to {progress.match} and now ends at {next_index - 1}")
+            next_index = progress.match + 1
+        if next_index > self._log.last_index + 1:
+            raise PeerFault(f"{peer} asks for index {next_index}, our log ends at {self._log.last_index}")
+        progress.forget_link(self._sequence + 1)
+        self.core.set_next_index(peer, max(next_index, self._log.base_index))
+        self.core.send_soon()
+
+    # In: votes ---------------------------------------------------------------------------------------------------
+
+    def receive_vote_request(self, peer: str, message: Message) -> None:
+        """The caller has decided that we may vote at all, and that no living leader stands against it."""
+        request = {name: _integer(message, name) for name in ("term", "last_log_index", "last_log_term")}
+        self.core.deliver(peer, {"type": "request_vote", **request})
+
+    def receive_vote(self, peer: str, message: Message) -> None:
+        """Stock counts votes without asking from whom (hole 6); each voter counts once a term."""
+        term = _integer(message, "term")
+        if self.core.state != CANDIDATE or term != self.core.term or peer not in self.core.voters:
+            return
+        if self._votes[0] != term:
+            self._votes = (term, set())
+        if peer not in self._votes[1]:
+            self._votes[1].add(peer)
+            self.core.deliver(peer, {"type": "response_vote", "term": term})
+
+    def receive_nack(self, message: Message) -> None:
+        self.core.observe_term(_integer(message, "term"))
+
+    # Links and syncs ---------------------------------------------------------------------------------------------
+
+    def link_up(self, peer: str) -> None:
+        """What was on its way on the old link is lost: send again from what is known to be there."""
+        progress = self._progress_of(peer)
+        progress.forget_link(self._sequence + 1)
+        if self.core.is_leader:
+            self.core.send_soon()
+            if progress.match:
+                self.core.set_next_index(peer, progress.match + 1)
+
+    def link_down(self, peer: str) -> None:
+        self._braked.pop(peer, None)
+        if self._last_answered is not None and self._last_answered[0] == peer:
+            self._last_answered = None
+
+    def synced(self) -> None:
+        """Our own disk has caught up: count what waited for it."""
+        log = self._log
+        if self.core.is_leader:
+            for peer, progress in self._progresses().items():
+                self.core.raise_match_index(peer, min(progress.match, log.synced_index))
+        else:
+            self.core.raise_commit_index(min(log.commit_index, log.synced_index))
+
+    def after_tick(self) -> None:
+        self.release_brakes()
+        if self.core.is_leader:
+            self._log.set_commit(min(self.core.commit_index, self._log.synced_index))
+
+    def match_index(self, peer: str) -> int:
+        """What the follower holds for certain, as this leader knows it; 0 when unknown."""
+        return self._progresses()[peer].match if peer in self._progresses() else 0
+
+    def _progresses(self) -> dict[str, _Progress]:
+        if self._progress_term != self.core.term:
+            self._progress_term = self.core.term
+            self._progress.clear()
+        return self._progress
+
+    def _progress_of(self, peer: str) -> _Progress:
+        progresses = self._progresses()
+        progress = progresses.get(peer)
+        if progress is None:
+            progress = progresses[peer] = _Progress(barrier=0)
+        return progress
+
+
+def _integer(message: Message, name: str) -> int:
+    value = message.get(name)
+    if type(value) is not int or not 0 <= value <= INDEX_MAX:
+        raise PeerFault(f"{message.get('type')} with {name} = {value!r}"[:200])
+    return value
+
+
+def _pair(message: Message, name: str) -> tuple[int, int]:
+    value: Any = message.get(name)
+    if not isinstance(value, list) or len(value) != 2 or not all(type(part) is int for part in value):
+        raise PeerFault(f"{message.get('type')} without {name}")
+    return value[0], value[1]
+
+
+def _checked_entries(message: Message) -> list[Entry]:
+    """Consecutive indexes, terms that never go back nor beyond the leader's, commands that are bytes."""
+    raw = message.get("entries")
+    if not isinstance(raw, list):
+        raise PeerFault("append_entries without entries")
+    entries: list[Entry] = []
+    index, term = _integer(message, "prevLogIdx"), _integer(message, "prevLogTerm")
+    leader_term = _integer(message, "term")
+    for item in raw:
+        index += 1
+        if not isinstance(item, (list, tuple)) or len(item) != 3:
+            raise PeerFault("append_entries with an entry that is none")
+        command, item_index, item_term = item
+        if type(command) is not bytes or not command or item_index != index or type(item_term) is not int:
+            raise PeerFault(f"append_entries with a bad entry at index {index}")
+        if not term <= item_term <= leader_term:
+            raise PeerFault(f"append_entries with term {item_term} at index {index}")
+        term = item_term
+        entries.append((command, item_index, item_term))
+    return entries

@@ -1,0 +1,232 @@
+"""Who belongs to the cluster: members, incarnations, the cluster id, and who may talk to whom.
+
+Lives here: the replicated list and its one-at-a-time changes as pure functions, the first-start rule, and the judgement
+of a peer's hello. Not here: when a change is proposed (engine.py). Invariant: a data directory counts for a member only
+under the incarnation that was added, so a wiped disk never votes or acknowledges in its predecessor's name (hole 7, 4.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import cbor2
+
+from warren_raft.raft.transport import Refusal
+
+FORM, ADD, PROMOTE, UPDATE, REMOVE = "form", "add", "promote", "update", "remove"
+
+REMOVED_KEPT: Final = 1000
+"""Removed incarnations remembered, so that a removed manager hears that it was removed; the oldest are forgotten."""
+MEMBERS_MAX: Final = 64
+"""Sanity bound of the list; Raft clusters have three or five voters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One manager. A learner (`voter=False`) gets the log and counts in no quorum until it has caught up."""
+
+    id: str
+    address: str
+    incarnation: str
+    voter: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """The replicated list. `index` is the log index of the change that made it."""
+
+    cluster_id: str
+    index: int
+    members: Mapping[str, Member]
+    removed: tuple[str, ...] = ()
+
+    @property
+    def voters(self) -> frozenset[str]:
+        return frozenset(member.id for member in self.members.values() if member.voter)
+
+    def encode(self) -> bytes:
+        members = [[m.id, m.address, m.incarnation, m.voter] for _, m in sorted(self.members.items())]
+        return cbor2.dumps([self.cluster_id, self.index, members, list(self.removed)])
+
+    @classmethod
+    def decode(cls, data: bytes) -> Membership:
+        cluster_id, index, members, removed = cbor2.loads(data)
+        return cls(cluster_id, index, {m[0]: Member(*m) for m in members}, tuple(removed))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change, alone in its log entry. `members` only for FORM, the others name one member."""
+
+    verb: str
+    id: str = ""
+    address: str = ""
+    incarnation: str = ""
+    cluster_id: str = ""
+    members: tuple[Member, ...] = ()
+
+    def encode(self) -> bytes:
+        members = [[m.id, m.address, m.incarnation, m.voter] for m in self.members]
+        return cbor2.dumps([self.verb, self.id, self.address, self.incarnation, self.cluster_id, members])
+
+    @classmethod
+    def decode(cls, data: bytes) -> Change:
+        verb, id_, address, incarnation, cluster_id, members = cbor2.loads(data)
+        return cls(verb, id_, address, incarnation, cluster_id, tuple(Member(*m) for m in members))
+
+
+def apply_change(current: Membership | None, change: Change, index: int) -> Membership | None:
+    """The list after `change`, committed at `index`. Pure; a change that no longer fits changes nothing.
+
+    Every manager computes this from the same list and the same entry, so all of them agree.
+    """
+    if current is None:
+        if change.verb != FORM:
+            return None
+        return Membership(change.cluster_id, index, {m.id: m for m in change.members})
+    members = dict(current.members)
+    removed = current.removed
+    member = members.get(change.id)
+    if change.verb == ADD and member is None and len(members) < MEMBERS_MAX:
+        members[change.id] = Member(change.id, change.address, change.incarnation, voter=False)
+    elif change.verb == PROMOTE and member is not None and member.incarnation == change.incarnation:
+        members[change.id] = replace(member, voter=True)
+    elif change.verb == UPDATE and member is not None:
+        members[change.id] = replace(member, address=change.address)
+    elif change.verb == REMOVE and member is not None and len(members) > 1:
+        del members[change.id]
+        removed = (*removed, member.incarnation)[-REMOVED_KEPT:]
+    else:
+        return current
+    return Membership(current.cluster_id, index, members, removed)
+
+
+@dataclass(frozen=True, slots=True)
+class Founding:
+    """The initial members as this data directory met them, before there is a cluster id. Durable before the first vote.
+
+    It is recorded only when every initial member is linked, blank, and has declared the very same view, so two
+    directories can never hold different ones (the argument is in DESIGN.md beside this file).
+    """
+
+    members: Mapping[str, Member]
+
+    def encode(self) -> bytes:
+        return cbor2.dumps([[m.id, m.address, m.incarnation] for _, m in sorted(self.members.items())])
+
+    @classmethod
+    def decode(cls, data: bytes) -> Founding:
+        """Raises ValueError: a peer may have sent it."""
+        try:
+            members = [Member(str(id_), str(address), str(inc), voter=True) for id_, address, inc in cbor2.loads(data)]
+        except (cbor2.CBORError, TypeError, ValueError) as error:
+            raise ValueError(f"not a founding record: {error}") from error
+        return cls({member.id: member for member in members})
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What a manager says of itself when a link comes up."""
+
+    node_id: str
+    address: str
+    incarnation: str
+    blank: bool
+    cluster_id: str | None
+    membership_index: int
+    founding: bytes
+    """Founding.encode(), or empty."""
+
+    def to_message(self) -> dict[str, Any]:
+        return {
+            "node_id": self.node_id,
+            "address": self.address,
+            "incarnation": self.incarnation,
+            "blank": self.blank,
+            "cluster_id": self.cluster_id,
+            "membership_index": self.membership_index,
+            "founding": self.founding,
+        }
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> Hello:
+        """Raises ValueError where a field is missing or of another type: what a peer says never stops us."""
+        try:
+            hello = cls(**{name: message[name] for name in cls.__slots__})
+        except KeyError as error:
+            raise ValueError(f"hello without {error}") from error
+        texts = (hello.node_id, hello.address, hello.incarnation)
+        sound = (
+            all(isinstance(text, str) and 0 < len(text) <= 256 for text in texts)
+            and isinstance(hello.blank, bool)
+            and (hello.cluster_id is None or isinstance(hello.cluster_id, str))
+            and isinstance(hello.membership_index, int)
+            and isinstance(hello.founding, bytes)
+        )
+        if not sound:
+            raise ValueError("hello with a field of another type")
+        return hello
+
+
+REMOVED: Final = "removed"
+UNKNOWN_DIRECTORY: Final = "unknown-directory"
+OTHER_CLUSTER: Final = "other-cluster"
+NOT_LISTED: Final = "not-listed"
+MALFORMED: Final = "malformed"
+
+
+def judge(
+    mine: Hello, theirs: Hello, *, membership: Membership | None, configured: Mapping[str, str]
+) -> Refusal | None:
+    """Whether a link to `theirs` may come up, from what this manager knows. Pure. None: it may."""
+    if mine.cluster_id is not None and theirs.cluster_id is not None and mine.cluster_id != theirs.cluster_id:
+        return Refusal(
+            OTHER_CLUSTER,
+            f"{mine.node_id} belongs to cluster {mine.cluster_id}, {theirs.node_id} to cluster {theirs.cluster_id}",
+        )
+    if membership is not None:
+        return _judge_as_member(theirs, membership)
+    if theirs.cluster_id is not None:
+        return None  # it knows better; it refuses us if we are not who was added
+    return _judge_before_cluster(mine, theirs, configured)
+
+
+def _judge_as_member(theirs: Hello, membership: Membership) -> Refusal | None:
+    if theirs.incarnation in membership.removed:
+        return Refusal(REMOVED, f"{theirs.node_id} was removed from the cluster; its data directory is of no more use")
+    known = membership.members.get(theirs.node_id)
+    if known is not None and known.incarnation == theirs.incarnation:
+        return None
+    if theirs.membership_index > membership.index:
+        return None  # a later change that we have not applied yet
+    if known is not None:
+        return _unknown_directory(theirs.node_id)
+    if theirs.blank:
+        return None  # a guest: known to us so that `members add` can name its incarnation
+    return Refusal(NOT_LISTED, f"{theirs.node_id} is not a member and its data directory is not empty")
+
+
+def _judge_before_cluster(mine: Hello, theirs: Hello, configured: Mapping[str, str]) -> Refusal | None:
+    if mine.founding and theirs.founding:
+        return None if mine.founding == theirs.founding else _unknown_directory(theirs.node_id)
+    if mine.founding or theirs.founding:
+        # One has begun to form: the other, blank, must be the very directory that was met.
+        members = Founding.decode(mine.founding or theirs.founding).members
+        for hello in (mine, theirs):
+            known = members.get(hello.node_id)
+            if known is None or known.incarnation != hello.incarnation:
+                return _unknown_directory(hello.node_id)
+        return None
+    if theirs.node_id not in configured:
+        return Refusal(NOT_LISTED, f"{theirs.node_id} is not in the list of initial members of {mine.node_id}")
+    return None
+
+
+def _unknown_directory(node_id: str) -> Refusal:
+    return Refusal(
+        UNKNOWN_DIRECTORY,
+        f"the data directory of {node_id} is not the one the cluster knows (wiped or replaced); with {node_id} running "
+        f"on an empty directory, run: members remove {node_id}; members add {node_id}=HOST:PORT",
+    )

@@ -1,0 +1,201 @@
+"""The members as seen from this manager now: its links, whose word counts, whom to dial, and the first start.
+
+Lives here: the live side of membership.py. Not here: proposing changes (changes.py) and raft messages (guard.py).
+Invariant: nobody counts whose link was not opened under the incarnation that the membership names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from warren_raft.raft.log import Log
+from warren_raft.raft.membership import MALFORMED, Founding, Hello, Member, Membership, judge
+from warren_raft.raft.transport import Refusal
+
+Message = dict[str, Any]
+
+DIAL_ANYWAY_SECONDS: Final = 1.0
+"""The smaller id dials the larger. Whoever is without a link for so long dials too: the other may not know us yet (a
+joiner), or not our new address."""
+
+
+@dataclass(slots=True)
+class Link:
+    """One established link. `view` is what the peer declared before there was a cluster: id -> incarnation."""
+
+    number: int
+    hello: Hello
+    view: Mapping[str, str] = field(default_factory=dict)
+
+
+class Roster:
+    """Raft thread or simulator only; `membership` may be read from any thread."""
+
+    def __init__(
+        self,
+        node_id: str,
+        address: str,
+        configured: Mapping[str, str],
+        log: Log,
+        membership: Membership | None,
+        send: Callable[[str, Message], None],
+    ) -> None:
+        self.node_id = node_id
+        self.address = address
+        self.configured = dict(configured)
+        self.membership = membership
+        self.links: dict[str, Link] = {}
+        self.guests_to_dial: dict[str, str] = {}
+        """Future members that the leader was asked to add: id -> address."""
+        self._log = log
+        self._send = send
+        self._declared: dict[str, str] | None = None
+        self._unlinked_since: dict[str, float] = {}
+        self.founding: Founding | None = Founding.decode(log.note) if log.note else None
+
+    # Who ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def cluster_id(self) -> str | None:
+        return None if self.membership is None else self.membership.cluster_id
+
+    @property
+    def members(self) -> Mapping[str, Member]:
+        """The best list there is: the replicated one, else the founding one, else the configured one."""
+        if self.membership is not None:
+            return self.membership.members
+        if self.founding is not None:
+            return self.founding.members
+        return {id_: Member(id_, address, "", voter=True) for id_, address in self.configured.items()}
+
+    @property
+    def voters(self) -> frozenset[str]:
+        return frozenset(member.id for member in self.members.values() if member.voter)
+
+    @property
+    def is_voter(self) -> bool:
+        """Whether this very data directory is a voting member. A blank one never is."""
+        me = self.members.get(self.node_id)
+        return me is not None and me.voter and me.incarnation == self._log.incarnation
+
+    @property
+    def may_vote(self) -> bool:
+        """A learner that was promoted may not know it yet, so any directory that belongs to a cluster answers (Raft
+        4.1: servers vote by the candidate's word); a blank one never does (PYSYNCOBJ hole 7, wiped disks)."""
+        return self.membership is not None or self.founding is not None
+
+    def counts(self, peer: str) -> bool:
+        """Whether what comes over the present link to `peer` is that member's word."""
+        link = self.links.get(peer)
+        if link is None:
+            return False
+        if self.membership is None and self.founding is None:
+            return link.hello.cluster_id is not None  # we join: only its log reaches us, and we vote for nobody
+        member = self.members.get(peer)
+        if member is not None and member.incarnation == link.hello.incarnation:
+            return True
+        return self.membership is not None and link.hello.membership_index > self.membership.index
+
+    def connected(self, peer: str) -> bool:
+        return peer == self.node_id or self.counts(peer)
+
+    # Links -------------------------------------------------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        return Hello(
+            node_id=self.node_id,
+            address=self.address,
+            incarnation=self._log.incarnation,
+            blank=self._log.is_blank,
+            cluster_id=self.cluster_id,
+            membership_index=0 if self.membership is None else self.membership.index,
+            founding=b"" if self.founding is None else self.founding.encode(),
+        )
+
+    def judge(self, message: Mapping[str, Any]) -> Refusal | None:
+        try:
+            theirs = Hello.from_message(message)
+            return judge(self.hello(), theirs, membership=self.membership, configured=self.configured)
+        except ValueError as error:
+            return Refusal(MALFORMED, str(error))
+
+    def link_up(self, peer: str, number: int, hello: Hello) -> None:
+        self.links[peer] = Link(number, hello)
+        self._unlinked_since.pop(peer, None)
+        if self._declared is not None:
+            self._send(peer, {"type": "founding_view", "view": self._declared})
+        self._adopt_founding(hello.founding)
+
+    def link_down(self, peer: str, number: int) -> bool:
+        """False when it was an older link than the present one."""
+        link = self.links.get(peer)
+        if link is None or link.number != number:
+            return False
+        del self.links[peer]
+        return True
+
+    def peers_to_dial(self, now: float) -> dict[str, str]:
+        """Addresses that the transport should hold or seek a link to."""
+        wanted = dict(self.guests_to_dial)
+        for member in self.members.values():
+            if member.id == self.node_id:
+                continue
+            if member.id in self.links:
+                since = now
+            else:
+                since = self._unlinked_since.setdefault(member.id, now)
+            if member.id > self.node_id or now - since >= DIAL_ANYWAY_SECONDS:
+                wanted[member.id] = member.address
+        return wanted
+
+    # The first start ---------------------------------------------------------------------------------------------
+
+    def found(self) -> bool:
+        """One step towards the founding members; True when they have just been recorded.
+
+        Each blank manager declares whom it sees. When all initial members are linked, blank, and declare the same as
+        we do, that view is recorded (durable before any vote, as votes wait for the log).
+        """
+        if self.membership is not None or self.founding is not None or not self._log.is_blank:
+            return False
+        view = {self.node_id: self._log.incarnation}
+        for peer, link in self.links.items():
+            if peer in self.configured and link.hello.blank and link.hello.cluster_id is None:
+                view[peer] = link.hello.incarnation
+        if view != self._declared:
+            self._declared = view
+            for peer in sorted(self.links):
+                self._send(peer, {"type": "founding_view", "view": view})
+        complete = view.keys() == self.configured.keys()
+        if not complete or any(self.links[peer].view != view for peer in view if peer != self.node_id):
+            return False
+        members = {id_: Member(id_, self.configured[id_], inc, voter=True) for id_, inc in view.items()}
+        self._record(Founding(members))
+        return True
+
+    def receive_view(self, peer: str, view: Mapping[str, str]) -> None:
+        link = self.links.get(peer)
+        if link is not None:
+            link.view = view
+
+    def receive_founding(self, founding: bytes) -> bool:
+        """A founding member has recorded the view that we are part of; True when we recorded it too."""
+        return self._adopt_founding(founding)
+
+    def _adopt_founding(self, data: bytes) -> bool:
+        if not data or self.membership is not None or self.founding is not None or not self._log.is_blank:
+            return False
+        founding = Founding.decode(data)
+        me = founding.members.get(self.node_id)
+        if me is None or me.incarnation != self._log.incarnation:
+            return False
+        self._record(founding)
+        return True
+
+    def _record(self, founding: Founding) -> None:
+        self.founding = founding
+        self._log.set_note(founding.encode())
+        for peer in sorted(self.links):
+            self._send(peer, {"type": "founding", "founding": founding.encode()})
