@@ -144,15 +144,19 @@ def _form_of(hint: Any) -> Form:
     return Form(FormKind.STRUCT, cls=parts[0] if parts else hint, optional=bool(parts))
 
 
-@cache  # bounded: one entry a class of this module
-def fields_of(cls: Any) -> tuple[EntityField, ...]:
-    """The stored fields of an entity or structure, in order; `revision` is not one of them."""
+@cache  # bounded: one entry a class of entities.py
+def _read_fields(cls: Any) -> tuple[EntityField, ...]:
     hints = typing.get_type_hints(cls)
     return tuple(
         EntityField(f.name, _form_of(hints[f.name]), f.default, f.metadata.get("indexed", False))
         for f in dataclasses.fields(cls)
         if f.name != "revision"
     )
+
+
+def fields_of(cls: Any) -> tuple[EntityField, ...]:
+    """The stored fields of the class of an entity or structure, in order; `revision` is not one of them."""
+    return _read_fields(cls)
 
 
 # ---- Is it normal already?
