@@ -1,0 +1,125 @@
+"""What the log does to a disk, as a protocol passed in, and the one real implementation.
+
+Lives here: the operations and their promises. Not here: what is written (log_format.py) and when (log.py).
+Invariant: nothing survives a power cut for sure before sync() (bytes) or sync_directory() (names) returned.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+
+
+class File(Protocol):
+    """An open file. Offsets and sizes are bytes. Every method raises OSError as the system reports it."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; fewer only at the end of the file."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        """All of `data` at `offset`. After an OSError any prefix of it may have been written."""
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to `size` bytes."""
+
+    def sync(self) -> None:
+        """fdatasync: the bytes and the size written so far survive a power cut once this has returned.
+
+        After an error the kernel may call the pages clean although they are not on disk: only writing
+        the same bytes again and syncing again makes them durable.
+        """
+
+    def size(self) -> int:
+        """Length in bytes."""
+
+    def close(self) -> None:
+        """Give the descriptor back; a second call does nothing. Does not sync."""
+
+
+class Files(Protocol):
+    """A file system. Any thread may call; no two threads use the same File at the same moment."""
+
+    def list_directory(self, path: str) -> list[str]:
+        """The names in a directory, in no order. FileNotFoundError where there is none."""
+
+    def make_directory(self, path: str) -> None:
+        """One directory, mode 0700. FileExistsError where there is one."""
+
+    def open(self, path: str, *, create: bool = False) -> File:
+        """Open for reading and writing. `create` starts an empty file, mode 0600, whatever was there."""
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a file another name in the same directory, atomically."""
+
+    def unlink(self, path: str) -> None:
+        """Remove a name."""
+
+    def sync_directory(self, path: str) -> None:
+        """fsync of a directory: its names survive a power cut once this has returned."""
+
+
+class OsFile:
+    """A descriptor of the operating system."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self, offset: int, size: int) -> bytes:
+        parts = []
+        while size > 0:
+            part = os.pread(self._descriptor, size, offset)
+            if not part:
+                break
+            parts.append(part)
+            offset += len(part)
+            size -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def write(self, offset: int, data: bytes) -> None:
+        written = os.pwrite(self._descriptor, data, offset)
+        while written < len(data):  # a nearly full disk takes a part first, and says ENOSPC to the rest
+            written += os.pwrite(self._descriptor, memoryview(data)[written:], offset + written)
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._descriptor, size)
+
+    def sync(self) -> None:
+        os.fdatasync(self._descriptor)
+
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class OsFiles:
+    """The real file system. Symbolic links in the last part of a file's path are refused."""
+
+    def list_directory(self, path: str) -> list[str]:
+        return os.listdir(path)
+
+    def make_directory(self, path: str) -> None:
+        os.mkdir(path, DIRECTORY_MODE)
+
+    def open(self, path: str, *, create: bool = False) -> OsFile:
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        return OsFile(os.open(path, flags | (os.O_CREAT | os.O_TRUNC if create else 0), FILE_MODE))
+
+    def rename(self, old: str, new: str) -> None:
+        os.rename(old, new)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def sync_directory(self, path: str) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
