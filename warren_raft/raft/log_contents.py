@@ -1,0 +1,89 @@
+"""What a log holds, in memory: the entries, term and vote, commit index, note; and which changes are lawful.
+
+Lives here: the same checks for a change made now and for one read back. Not here: bytes and files.
+Invariant: indexes have no gap, terms never go back, nothing committed is dropped, one vote a term.
+"""
+
+from __future__ import annotations
+
+from ..errors import InvariantViolation
+from . import log_format as form
+from .log_format import State
+
+BASE_COMMAND = b"\x01"  # the core's empty entry: every log starts with it, and it stands for a compacted one
+BASE_INDEX = 1
+BASE_TERM = 0
+
+BLANK = State(BASE_INDEX, BASE_TERM, 0, None, BASE_INDEX, b"")
+
+Entry = tuple[bytes, int, int]  # command, index, term: the core's own order
+
+
+class Contents:
+    """The log from a base on. Every change is checked: InvariantViolation where it contradicts the log."""
+
+    def __init__(self, start: State) -> None:
+        self.entries: list[Entry] = [(BASE_COMMAND, start.last_index, start.last_term)]
+        self.base_index = start.last_index
+        self.base_term = start.last_term
+        self.current_term = start.current_term
+        self.voted_for = start.voted_for
+        self.commit_index = start.commit_index
+        self.note = start.note
+
+    def state(self) -> State:
+        """Everything but the entries."""
+        _, index, term = self.entries[-1]
+        return State(index, term, self.current_term, self.voted_for, self.commit_index, self.note)
+
+    def append(self, command: bytes, index: int, term: int) -> None:
+        _, last_index, last_term = self.entries[-1]
+        if index != last_index + 1 or term < last_term:
+            raise InvariantViolation(
+                f"entry {index} of term {term} cannot follow entry {last_index} of term {last_term}"
+            )
+        self.entries.append((command, index, term))
+
+    def truncate_from(self, index: int) -> None:
+        if index <= max(self.base_index, self.commit_index):
+            raise InvariantViolation(
+                f"cannot truncate from {index}: committed up to {self.commit_index}, base {self.base_index}"
+            )
+        del self.entries[index - self.base_index :]
+
+    def set_term(self, term: int, voted_for: str | None) -> None:
+        if term < self.current_term:
+            raise InvariantViolation(f"term {term} is lower than the current {self.current_term}")
+        if term == self.current_term and self.voted_for not in (None, voted_for):
+            raise InvariantViolation(f"term {term} has a vote for {self.voted_for!r}, now {voted_for!r}")
+        self.current_term = term
+        self.voted_for = voted_for
+
+    def set_commit(self, index: int) -> None:
+        last_index = self.entries[-1][1]
+        if not self.commit_index <= index <= last_index:
+            raise InvariantViolation(
+                f"commit index {index} is below {self.commit_index} or beyond the last entry, {last_index}"
+            )
+        self.commit_index = index
+
+    def replay(self, batch: form.BatchView, data: bytes) -> None:
+        """Take over one batch read from a segment's bytes. Damaged if it contradicts what came before."""
+        try:
+            for kind, first, second, content in batch.records(data):
+                self._replay_record(kind, first, second, content)
+            self.set_commit(batch.commit_index)
+        except (InvariantViolation, UnicodeDecodeError) as error:
+            raise form.Damaged(f"batch {batch.number} contradicts the log: {error}") from error
+
+    def _replay_record(self, kind: int, first: int, second: int, content: bytes) -> None:
+        if kind == form.ENTRY:
+            self.append(content, first, second)
+        elif kind == form.TRUNCATE:
+            self.truncate_from(first)
+        elif kind == form.TERM:
+            self.set_term(first, content.decode() if second else None)
+        elif kind == form.NOTE:
+            self.note = content
+        else:
+            raise form.Damaged(f"unknown kind of record {kind}")

@@ -1,0 +1,267 @@
+"""Opening a log: read all of it, judge what a crash left, make durable what was read, begin a new segment.
+
+Lives here: the way from a directory to a state. Not here: the bytes (log_format.py), changes (log.py).
+Invariant: what it returns is durable, is a prefix of what was written, and lacks nothing that was ever synced;
+where it cannot know that, it raises Corrupted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import posixpath
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..errors import Corrupted, RefusedForSafety
+from . import log_format as form
+from .files import File, Files
+from .log_contents import BLANK, Contents
+from .log_format import BatchView, SegmentHeader
+from .log_segments import TEMPORARY_SUFFIX, Roll, Segment, segment_path
+
+REMEDY = (
+    "this manager must not vote with what is left: stop it, run `members remove ID` on another manager, "
+    "move the directory aside, start it blank, then run `members add`"
+)
+
+_SEGMENT_NAME = re.compile(r"(\d{16})\.log")
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What an opening found, all of it durable, and the segment to go on with."""
+
+    node_id: str
+    incarnation: str
+    contents: Contents
+    active: Segment
+    oldest_segment: int
+    next_batch: int
+    sealed_bytes: int
+
+
+@dataclass(slots=True)
+class _Found:
+    """A segment on the disk. `end`: where its last sound batch ends; known once it was read."""
+
+    path: str
+    file: File
+    header: SegmentHeader
+    header_bytes: int
+    salt: int
+    end: int = 0
+
+
+@dataclass(slots=True)
+class _Tail:
+    """The end of the newest segment: its last batch and where it lies; `unused` if nothing was ever written."""
+
+    next_batch: int
+    last_offset: int
+    last_bytes: bytes
+    unused: bool
+
+
+class Opening:
+    """One opening of a directory. OSError passes through; it can be tried again from the start."""
+
+    def __init__(self, files: Files, directory: str, node_id: str, start_segment_bytes: int) -> None:
+        self._files = files
+        self._directory = directory
+        self._node_id = node_id
+        self._start_bytes = start_segment_bytes
+
+    def run(self, new_incarnation: Callable[[], str]) -> Recovered:
+        """Read what is there, or begin a blank log. Raises Corrupted, RefusedForSafety, OSError."""
+        numbers = self._segment_numbers()
+        return self._reopen(numbers) if numbers else self._create(new_incarnation())
+
+    def _segment_numbers(self) -> list[int]:
+        """The segments there are, in order. Makes the directory if needed and removes unfinished segments."""
+        try:
+            names = self._files.list_directory(self._directory)
+        except FileNotFoundError:
+            self._files.make_directory(self._directory)
+            self._files.sync_directory(posixpath.dirname(self._directory) or ".")
+            return []
+        for name in names:
+            if name.endswith(TEMPORARY_SUFFIX):
+                self._files.unlink(posixpath.join(self._directory, name))
+        return sorted(int(match[1]) for match in map(_SEGMENT_NAME.fullmatch, names) if match)
+
+    def _create(self, incarnation: str) -> Recovered:
+        header = SegmentHeader(1, self._start_bytes, 1, 0, 1, self._node_id, incarnation, BLANK)
+        return Recovered(self._node_id, incarnation, Contents(BLANK), self._begin(header), 1, 1, 0)
+
+    def _reopen(self, numbers: list[int]) -> Recovered:
+        found: list[_Found] = []
+        try:
+            self._find_all(numbers, found)
+            return self._recover(numbers, found)
+        finally:
+            for segment in found:
+                segment.file.close()
+
+    def _recover(self, numbers: list[int], found: list[_Found]) -> Recovered:
+        contents = Contents(found[0].header.state)
+        next_batch = found[0].header.first_batch
+        for segment, successor in itertools.pairwise(found):
+            self._read_sealed(segment, successor.header, contents, next_batch)
+            next_batch = successor.header.first_batch
+        newest = found[-1]
+        tail = self._read_newest(newest, contents, next_batch)
+        if tail.unused:
+            active = self._adopt(found.pop())
+        else:
+            self._rewrite(newest, tail)
+            active = self._seal(newest, tail, contents)
+        self._tidy(numbers, found)
+        header = newest.header
+        return Recovered(
+            header.node_id,
+            header.incarnation,
+            contents,
+            active,
+            header.oldest_segment,
+            tail.next_batch,
+            sum(segment.end for segment in found),
+        )
+
+    # -- finding
+
+    def _find_all(self, numbers: list[int], found: list[_Found]) -> None:
+        """Open the segments that the newest one needs, in order."""
+        newest = self._find(numbers[-1])
+        found.append(newest)
+        if newest.header.node_id != self._node_id:
+            raise RefusedForSafety(
+                f"{self._directory} is the log of {newest.header.node_id!r}, not of {self._node_id!r}: "
+                "give each manager a directory of its own"
+            )
+        for number in range(numbers[-1] - 1, newest.header.oldest_segment - 1, -1):
+            if number not in numbers:
+                raise _corrupted(segment_path(self._directory, number), "this segment is missing")
+            found.insert(0, self._find(number))
+            if found[0].header.incarnation != newest.header.incarnation:
+                raise _corrupted(found[0].path, "this segment belongs to another log")
+
+    def _find(self, number: int) -> _Found:
+        path = segment_path(self._directory, number)
+        file = self._files.open(path)
+        try:
+            return _read_header(path, file, number)
+        except BaseException:
+            file.close()
+            raise
+
+    # -- reading
+
+    def _read_sealed(self, segment: _Found, successor: SegmentHeader, contents: Contents, next_batch: int) -> None:
+        """Read a segment whose end the next one knows: every byte up to there must be sound."""
+        _check_start(segment, contents, next_batch)
+        data = segment.file.read(0, successor.previous_end)
+        next_batch, _ = _replay_batches(segment, data, contents, next_batch)
+        if segment.end != successor.previous_end or next_batch != successor.first_batch:
+            raise _corrupted(segment.path, f"batch {next_batch} is damaged at offset {segment.end}")
+
+    def _read_newest(self, segment: _Found, contents: Contents, next_batch: int) -> _Tail:
+        """Read the segment that a crash may have left torn: sound batches, then nothing, or a torn one."""
+        _check_start(segment, contents, next_batch)
+        capacity = segment.header.capacity
+        data = segment.file.read(0, capacity)
+        if len(data) < capacity:
+            raise _corrupted(segment.path, f"it was cut to {len(data)} of {capacity} bytes, which no crash does")
+        next_batch, last = _replay_batches(segment, data, contents, next_batch)
+        reason = form.damage(data, segment.end, next_batch, segment.salt)
+        if reason is not None:
+            raise _corrupted(segment.path, reason)
+        if last is None:
+            return _Tail(next_batch, 0, b"", form.is_zero(data, segment.end))
+        return _Tail(next_batch, last.start, data[last.start : last.end], False)
+
+    # -- making durable, and going on
+
+    def _rewrite(self, newest: _Found, tail: _Tail) -> None:
+        """Make the last batch durable: a process that died may have left it in the page cache only.
+
+        Only the last one, since each one before it was synced before the next was written. Written anew, since
+        after a failed sync the kernel may take pages for clean that never reached the disk.
+        """
+        if tail.last_bytes:
+            newest.file.write(tail.last_offset, tail.last_bytes)
+            newest.file.sync()
+
+    def _adopt(self, newest: _Found) -> Segment:
+        """Go on in a segment that nobody wrote to: many restarts that write nothing leave nothing."""
+        self._files.sync_directory(self._directory)
+        return Segment(newest.file, newest.header.number, newest.header.capacity, newest.salt, newest.header_bytes)
+
+    def _seal(self, newest: _Found, tail: _Tail, contents: Contents) -> Segment:
+        """A new segment, whose header says for ever where the old one ends: what is torn stays behind that."""
+        header = SegmentHeader(
+            number=newest.header.number + 1,
+            capacity=self._start_bytes,
+            oldest_segment=newest.header.oldest_segment,
+            previous_end=newest.end,
+            first_batch=tail.next_batch,
+            node_id=newest.header.node_id,
+            incarnation=newest.header.incarnation,
+            state=contents.state(),
+        )
+        return self._begin(header)
+
+    def _begin(self, header: SegmentHeader) -> Segment:
+        roll = Roll(self._files, self._directory, header.with_room(0))
+        try:
+            return roll.run()
+        except BaseException:
+            roll.close()
+            raise
+
+    def _tidy(self, numbers: list[int], sealed: list[_Found]) -> None:
+        """Give back what no reader needs: unused ends of sealed segments, and segments before the oldest."""
+        for segment in sealed:
+            if segment.file.size() > segment.end:
+                segment.file.truncate(segment.end)
+        oldest = sealed[0].header.number if sealed else numbers[-1]
+        for number in numbers:
+            if number < oldest:
+                self._files.unlink(segment_path(self._directory, number))
+
+
+def _read_header(path: str, file: File, number: int) -> _Found:
+    try:
+        start = file.read(0, form.PAGE)
+        size = form.header_size(start)
+        start += file.read(form.PAGE, size - form.PAGE)
+        header = form.decode_header(start)
+    except form.Damaged as error:
+        raise _corrupted(path, str(error)) from None
+    except form.UnknownVersion as error:
+        raise RefusedForSafety(f"{path} has {error}: use the release that wrote it, or a later one") from None
+    if header.number != number:
+        raise _corrupted(path, f"it is segment {header.number} under the name of {number}")
+    return _Found(path, file, header, size, form.header_salt(start))
+
+
+def _check_start(segment: _Found, contents: Contents, next_batch: int) -> None:
+    """A header repeats the state that the segments before it lead to."""
+    if segment.header.state != contents.state() or segment.header.first_batch != next_batch:
+        raise _corrupted(segment.path, "its header contradicts the segments before it")
+
+
+def _replay_batches(segment: _Found, data: bytes, contents: Contents, next_batch: int) -> tuple[int, BatchView | None]:
+    """Take over sound batches as far as they go: (next number, the last one); `segment.end` is set."""
+    segment.end, last = segment.header_bytes, None
+    while (batch := form.read_batch(data, segment.end, next_batch, segment.salt)) is not None:
+        try:
+            contents.replay(batch, data)
+        except form.Damaged as error:
+            raise _corrupted(segment.path, str(error)) from None
+        next_batch, segment.end, last = next_batch + 1, batch.end, batch
+    return next_batch, last
+
+
+def _corrupted(path: str, detail: str) -> Corrupted:
+    return Corrupted(path, detail, remedy=REMEDY)
