@@ -1,9 +1,9 @@
 """Membership changes as the leader makes them: one at a time, refused when they would lose the quorum.
 
-PySyncObj's own guard against two changes at once is dead code, and its changes take effect when appended (hole 7). Ours are
-ordinary entries that take effect when applied (etcd's scheme), proposed only when the one before is applied and an entry of
-this term is. Not here: what a change does to the list (membership.py). Invariant: a request is judged by the applied list
-only, so asking again is always safe.
+PySyncObj's own guard against two changes at once is dead code, and its changes take effect when appended (hole 7).
+Ours are ordinary entries that take effect when applied (etcd's scheme), proposed only when the one before is applied
+and an entry of this term is. Not here: what a change does to the list (membership.py). Invariant: a request is judged
+by the applied list only, so asking again is always safe.
 """
 
 from __future__ import annotations

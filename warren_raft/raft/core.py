@@ -387,7 +387,7 @@ class Core:
         self._links._onMessageReceived(self._core._getLeader(), message)
 
     def observe_term(self, term: int) -> None:
-        """Adopt a higher term and step down: a vote request that can never be granted (hole 6: replies carry no term)."""
+        """Adopt a higher term and step down, by a vote request that can never be granted (hole 6)."""
         if term > self.term:
             request = {"type": "request_vote", "term": term, "last_log_term": -1, "last_log_index": -1}
             self._links._onMessageReceived(self._node(""), request)

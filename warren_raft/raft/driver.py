@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from random import Random
 from typing import Any, Final
 
-from warren_raft.errors import InvariantViolation, WarrenError
+from warren_raft.errors import Closed, InvariantViolation, WarrenError
 from warren_raft.raft.engine import (
     TICK_SECONDS,
     CloseLink,
@@ -35,7 +35,7 @@ from warren_raft.raft.engine import (
 )
 from warren_raft.raft.log import Batch, Log
 from warren_raft.raft.submit import Proposal
-from warren_raft.raft.transport import Refusal, Transport
+from warren_raft.raft.transport import Transport
 
 logger = logging.getLogger("warren_raft.driver")
 
@@ -54,12 +54,15 @@ class Driver:
         node_id: str,
         log: Log,
         make_engine: Callable[[float], Engine],
+        on_change: Callable[[], None],
         on_failure: Callable[[WarrenError], None],
     ) -> None:
         self._listen = listen
         self._node_id = node_id
         self._log = log
+        self._on_change = on_change
         self._on_failure = on_failure
+        self._seen: object = None
         self._engine = make_engine(time.monotonic())
         self._loop = asyncio.new_event_loop()
         self._transport: Transport
@@ -97,13 +100,32 @@ class Driver:
     # From any thread ---------------------------------------------------------------------------------------------
 
     def submit(self, proposal: Proposal) -> None:
+        """Its `done` is called in any case, also when the thread ends before it was looked at."""
         self._submitted.append(proposal)
-        if not self._step_due:
+        if self._finished:
+            self._end_submitted()
+        elif not self._step_due:
             self._step_due = True
-            self._loop.call_soon_threadsafe(self._step)
+            self._call(self._step)
 
     def post(self, event: Event) -> None:
-        self._loop.call_soon_threadsafe(self._take, event)
+        """An event from outside. Dropped when the thread has ended."""
+        self._call(self._take, event)
+
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:  # the loop is closed
+            self._end_submitted()
+
+    def _end_submitted(self) -> None:
+        while True:
+            try:
+                proposal = self._submitted.popleft()
+            except IndexError:
+                return
+            proposal.error = Closed()
+            proposal.done(proposal)
 
     # In the raft thread ------------------------------------------------------------------------------------------
 
@@ -124,6 +146,7 @@ class Driver:
             on_link_down=lambda peer, link, *_: self._take(LinkDown(peer, link)),
             on_message=lambda peer, link, message: self._take(Received(peer, link, message)),
             on_refused=lambda peer, refusal: self._take(Refused(peer, refusal)),
+            on_dial_refused=lambda _peer: None,
             random=Random(),  # noqa: S311 - spreads redials; nothing secret
         )
         try:
@@ -141,6 +164,7 @@ class Driver:
     async def _shut_down(self) -> None:
         self._finished = True
         self._engine.close()
+        self._end_submitted()
         await self._transport.close()
         self._batches.put(None)
         await self._loop.run_in_executor(None, self._sync_thread.join, STOP_SECONDS)
@@ -172,11 +196,16 @@ class Driver:
         try:
             for effect in self._engine.step(time.monotonic(), events):
                 self._perform(effect)
+            self._transport.flush()
             more = self._engine.apply()
         except Exception as error:
             logger.exception("%s: the raft thread failed", self._node_id)
             self._fail(InvariantViolation(f"the raft thread failed: {error!r}"))
             return
+        seen = self._engine.view
+        if seen != self._seen:
+            self._seen = seen
+            self._on_change()
         if self._engine.failure is not None:
             self._fail(self._engine.failure)
         elif more:
@@ -186,6 +215,7 @@ class Driver:
         if not self._finished:
             self._finished = True
             self._engine.close()
+            self._end_submitted()
             self._on_failure(error)
             self._stop_requested.set()
 
@@ -229,6 +259,3 @@ class Driver:
             logger.warning("%s: the log's next segment was not prepared: %s", self._node_id, error)
         elif error is not None:
             raise error
-
-
-__all__ = ["Driver", "Refusal"]

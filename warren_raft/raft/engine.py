@@ -1,8 +1,8 @@
 """Consensus as a stepper: (now, events) -> effects, then apply(). No thread, socket, file or clock of its own.
 
-Lives here: the order of things within a step. What is decided lives in guard.py, elections.py, roster.py, changes.py and
-submit.py. Driven by driver.py, and by a simulator in tests. Invariant: nothing that speaks for the log leaves, and nothing
-is applied, before the sync that covers it.
+Lives here: the order of things within a step. What is decided lives in guard.py, elections.py, roster.py, changes.py
+and submit.py. Driven by driver.py, and by a simulator in tests. Invariant: nothing that speaks for the log leaves, and
+nothing is applied, before the sync that covers it.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ Effect = Send | WriteLog | CloseLink | Dial
 
 
 class Engine:
-    """One manager's consensus. Not thread-safe: one thread (or the simulator) steps it; properties may be read from any."""
+    """One manager's consensus. One thread (or the simulator) steps it; its properties may be read from any thread."""
 
     def __init__(
         self,
@@ -177,8 +177,6 @@ class Engine:
         machine: StateMachine,
         random: Random,
         now: float,
-        on_membership: Callable[[Membership], None] = lambda _membership: None,
-        on_leadership: Callable[[bool, int], None] = lambda _is_leader, _term: None,
     ) -> None:
         self._settings = settings
         self._node_id = settings.node_id
@@ -186,8 +184,6 @@ class Engine:
         self._machine = machine
         self._random = random
         self._now = now
-        self._on_membership = on_membership
-        self._on_leadership = on_leadership
         self._check_log_reaches_state()
         blob = machine.membership
         membership = Membership.decode(blob) if blob else None
@@ -282,6 +278,11 @@ class Engine:
         return self._core.leader is not None and self.leader_contact_age(self._now) < 2 * (
             self._settings.election_timeout_seconds
         )
+
+    @property
+    def view(self) -> tuple[object, ...]:
+        """What somebody may wait for; compared after each step."""
+        return self._core.leader, self._core.term, self._leads_for_sure, self.is_ready, self._roster.membership
 
     def leader_contact_age(self, now: float) -> float:
         """Seconds since the leader was last heard; 0 on the leader itself; infinite before the first time."""
@@ -566,7 +567,6 @@ class Engine:
                 self._submitter.clear_queue()
         if self._leads_for_sure and not leads:
             self._leads_for_sure = False
-            self._on_leadership(False, self._core.term)
 
     # Writes ------------------------------------------------------------------------------------------------------
 
@@ -633,7 +633,7 @@ class Engine:
             self._after_apply()
         can_propose = bool(self._submitter.queue) and self._core.is_leader
         return last < limit or (
-            last > first and (can_propose or self._core.is_leader and self._roster.membership is None)
+            last > first and (can_propose or (self._core.is_leader and self._roster.membership is None))
         )
 
     def _after_apply(self) -> None:
@@ -641,9 +641,7 @@ class Engine:
         if self._core.is_leader and machine.applied_term == self._core.term:
             if self._ready_index is None:
                 self._ready_index = machine.applied_index
-            if not self._leads_for_sure:
-                self._leads_for_sure = True
-                self._on_leadership(True, self._core.term)
+            self._leads_for_sure = True
         self._check_ready()
 
     def _check_ready(self) -> None:
@@ -658,7 +656,6 @@ class Engine:
         self._machine.apply_membership(index, term, membership.cluster_id, membership.encode())
         self._roster.membership = membership
         self._follow_membership()
-        self._on_membership(membership)
 
     def _follow_membership(self) -> None:
         """Make the core's member set, and our links, what the applied list says."""

@@ -2,8 +2,8 @@
 
 Each rule closes one hole of PySyncObj 0.3.17, named where it stands (docs/pysyncobj-holes.md tells each story).
 Not here: timers, elections, membership. Pure: no clock, randomness, files or sockets. Invariant: the core never
-truncates an entry that matches or is committed, and never counts an acknowledgement that was not given to this leader in
-this term for entries that are durable on both sides.
+truncates an entry that matches or is committed, and never counts an acknowledgement that was not given to this leader
+in this term for entries that are durable on both sides.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ bound the core would pour a lagging follower's whole backlog into the link's buf
 INDEX_MAX: Final = 1 << 62
 
 
-class PeerFault(Exception):  # noqa: N818 - a fault of the peer's, not an error of ours
-    """An impossible message. The link is dropped and an alarm raised; this manager goes on (it may be the peer's disk)."""
+class PeerFault(Exception):
+    """An impossible message: the link is dropped, an alarm raised, and this manager goes on."""
 
 
 @dataclass(slots=True)

@@ -1,8 +1,8 @@
 """Who belongs to the cluster: members, incarnations, the cluster id, and who may talk to whom.
 
-Lives here: the replicated list and its one-at-a-time changes as pure functions, the first-start rule, and the judgement
-of a peer's hello. Not here: when a change is proposed (engine.py). Invariant: a data directory counts for a member only
-under the incarnation that was added, so a wiped disk never votes or acknowledges in its predecessor's name (hole 7, 4.4).
+Lives here: the replicated list and its one-at-a-time changes as pure functions, the founding record, and the judgement
+of a peer's hello. Not here: when a change is proposed (changes.py). Invariant: a data directory counts for a member
+only under the incarnation that was added, so a wiped disk never votes or acknowledges in its predecessor's name.
 """
 
 from __future__ import annotations
