@@ -1,0 +1,575 @@
+"""One generation of the state as an LMDB environment: transactions, secondary indexes, checkpoints.
+
+Which generation that is, and whether it may be read, is decided in generations.py; entities are bytes here.
+Invariant: an index and its records change in one transaction, and no environment is closed under a reader.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
+
+import lmdb
+
+from warren_raft.errors import Closed, Corrupted, InUse, InvariantViolation, RefusedForSafety
+from warren_raft.store import codec
+from warren_raft.store.cache import DecodedCache
+from warren_raft.store.generations import StateDirectory, StateUntrusted
+from warren_raft.store.lmdb_errors import MAX_READERS, StorageFailed, translated
+from warren_raft.store.tables import BY_NUMBER, INDEXES, KINDS
+from warren_raft.store.transactions import (
+    APPLIED_INDEX,
+    APPLIED_TERM,
+    CLUSTER_ID,
+    DIGEST,
+    EXPIRED,
+    FORKED,
+    FORMAT_VERSION,
+    HISTORY,
+    MEMBERSHIP,
+    META,
+    META_KEYS,
+    REVISION,
+    SESSIONS,
+    SPACES,
+    VIEW_AGE_MAX_SECONDS,
+    ReadTransaction,
+    Table,
+    Transaction,
+    WriteTransaction,
+    key_of,
+)
+
+if TYPE_CHECKING:
+    from warren_raft.store.transactions import Handle
+
+__all__ = [
+    "APPLIED_INDEX",
+    "APPLIED_TERM",
+    "CLUSTER_ID",
+    "DIGEST",
+    "FORMAT_VERSION",
+    "HISTORY",
+    "MEMBERSHIP",
+    "META",
+    "META_KEYS",
+    "REVISION",
+    "SESSIONS",
+    "SPACES",
+    "Database",
+    "ReadTransaction",
+    "StateUntrusted",
+    "StorageFailed",
+    "WriteTransaction",
+    "key_of",
+]
+
+FORMAT: Final = 1
+"""The version of what this module writes. A newer one is refused at open."""
+
+MAP_SIZE_BYTES: Final = 64 * 1024**3
+"""Address space reserved for a database, once: growing a map under readers is what LMDB is worst at. It takes no
+memory and no disk. Far above any state (100,000 containers are about 0.1 GB)."""
+
+QUOTA_BYTES: Final = MAP_SIZE_BYTES // 2
+"""The leader refuses creates and updates beyond this many used bytes; the other half is room for deletes, for
+copy-on-write, and for pages that open views hold on to."""
+
+MAX_DATABASES: Final = 64  # kinds, indexes and three more, with room for those of a newer version
+_SPARE_TRANSACTIONS: Final = 1  # the C extension keeps no more; it makes the next `begin` three times cheaper
+_GENERATION_RACES_MAX: Final = 10  # a pointer read, then its generation replaced before the open
+
+
+def _refuse_closed(*_args: Any, **_kwargs: Any) -> NoReturn:
+    raise Closed
+
+
+def _refuse_forked(*_args: Any, **_kwargs: Any) -> NoReturn:
+    raise Closed("the store belongs to the parent process of a fork")
+
+
+class Database:
+    """One open generation. All methods may be called from any thread; at most one writer at a time.
+
+    Made by `open`, `create`, `open_generation` (the one process that owns the directory), `open_read_only`
+    (any process of the same user) and `open_file` (a snapshot that nobody writes).
+
+    Closing does not end reads that have begun: each transaction holds its environment alive, and the files are
+    closed when the last one has gone. In a forked child every use raises Closed.
+    """
+
+    _open_databases: ClassVar[weakref.WeakSet[Database]] = weakref.WeakSet()
+    _inherited: ClassVar[list[Any]] = []  # kept alive in a forked child: freeing them would touch the parent's locks
+
+    def __init__(
+        self,
+        environment: lmdb.Environment,
+        *,
+        state: StateDirectory | None,
+        generation: int,
+        sync: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self.path: Final = environment.path()
+        self.generation: Final = generation
+        self.clock: Final = clock
+        self.decoded: Final = DecodedCache()
+        self.begin: Callable[..., lmdb.Transaction[Any]] = environment.begin
+        """`begin(handle, None, False, buffers)`: a raw read transaction, for `with`. Raises Closed after close."""
+        self._environment: lmdb.Environment | None = environment
+        self._state = state
+        self._read_only = environment.flags()["readonly"]
+        self._unsynced = not sync and not self._read_only
+        self._failed = False
+        self._write_lock = threading.Lock()
+        self._writer: WriteTransaction | None = None
+        self._writer_thread = 0
+        self._reads: weakref.WeakSet[ReadTransaction] = weakref.WeakSet()
+        self._reads_lock = threading.Lock()
+        self.tables: list[Table] = []
+        self.index_handles: dict[str, Handle] = {}
+        self.space_handles: dict[str, Handle] = {}
+        self.all_handles: tuple[Handle, ...] = ()
+
+    # ---- opening
+
+    @classmethod
+    def open(
+        cls,
+        directory: str | os.PathLike[str] | StateDirectory,
+        *,
+        sync: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Database:
+        """Open the current generation of a data directory; on a directory without one, make the first.
+
+        `sync`: each commit is on disk when it returns. Without it, see `checkpoint` and `close`; after a crash
+        of the machine the next open raises StateUntrusted. The caller holds the directory's lock.
+        """
+        state = directory if isinstance(directory, StateDirectory) else StateDirectory(directory)
+        state.create()
+        generation = state.current()
+        if generation is not None:
+            return cls.open_generation(state, generation, sync=sync, clock=clock)
+        state.remove_stale()
+        database = cls.create(state, sync=sync, clock=clock)
+        database.publish()
+        return database
+
+    @classmethod
+    def create(cls, state: StateDirectory, *, sync: bool, clock: Callable[[], float] = time.monotonic) -> Database:
+        """Make an empty generation. It is nobody's until `publish`."""
+        state.create()
+        generation = state.next_generation()
+        descriptor = os.open(state.file_of(generation), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.close(descriptor)  # LMDB takes an empty file for a new one; the marker needs its inode
+        return cls._open_for_writing(state, generation, sync, clock, is_new=True)
+
+    @classmethod
+    def open_generation(
+        cls, state: StateDirectory, generation: int, *, sync: bool, clock: Callable[[], float] = time.monotonic
+    ) -> Database:
+        """Open a generation for reading and writing: the current one, or one that was copied to its place.
+
+        Raises StateUntrusted (do not read it, rebuild it), Corrupted, RefusedForSafety (a newer format),
+        InUse (open in this process).
+        """
+        return cls._open_for_writing(state, generation, sync, clock, is_new=False)
+
+    @classmethod
+    def _open_for_writing(
+        cls, state: StateDirectory, generation: int, sync: bool, clock: Callable[[], float], *, is_new: bool
+    ) -> Database:
+        state.require_trusted(generation)
+        was_unsynced = state.is_unsynced(generation)
+        if not sync and not was_unsynced:
+            state.mark_unsynced(generation)
+        path = state.file_of(generation)
+        os.chmod(path, 0o600)  # it may have been copied here under any umask
+        environment = _open_environment(path, sync=sync)
+        database = cls(environment, state=state, generation=generation, sync=sync, clock=clock)
+        with _closing_on_failure(environment, path):
+            environment.reader_check()
+            database._prepare(environment, is_new)
+            if sync and was_unsynced:
+                environment.sync(True)
+                state.clear_mark(generation)
+        cls._open_databases.add(database)
+        return database
+
+    @classmethod
+    def open_read_only(
+        cls,
+        directory: str | os.PathLike[str] | StateDirectory,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Database:
+        """Open the current generation for reading, whether or not its manager runs.
+
+        Raises StateUntrusted (the manager will rebuild it), RefusedForSafety (no state there yet, another
+        user's files, a network file system), Corrupted, InUse (open in this process).
+        """
+        state = directory if isinstance(directory, StateDirectory) else StateDirectory(directory)
+        for _ in range(_GENERATION_RACES_MAX):
+            generation = _readable_generation(state)
+            try:
+                state.require_trusted(generation)
+                return cls._open_for_reading(state, generation, clock)
+            except FileNotFoundError:
+                continue  # replaced by a new generation just now
+            except StateUntrusted:
+                if state.current() == generation:
+                    raise
+        raise InUse(state.path, "changes its current database too quickly to be read")
+
+    @classmethod
+    def _open_for_reading(cls, state: StateDirectory, generation: int, clock: Callable[[], float]) -> Database:
+        path = state.file_of(generation)
+        _require_owner(path)
+        environment = _open_environment(path, read_only=True)
+        return cls._checked_for_reading(environment, state, generation, clock)
+
+    @classmethod
+    def open_file(cls, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.monotonic) -> Database:
+        """Open a file that nobody writes, such as a snapshot, without leaving a lock file beside it."""
+        environment = _open_environment(os.path.abspath(os.fspath(path)), read_only=True, lock=False)
+        return cls._checked_for_reading(environment, None, 0, clock)
+
+    @classmethod
+    def _checked_for_reading(
+        cls,
+        environment: lmdb.Environment,
+        state: StateDirectory | None,
+        generation: int,
+        clock: Callable[[], float],
+    ) -> Database:
+        database = cls(environment, state=state, generation=generation, sync=True, clock=clock)
+        with _closing_on_failure(environment, database.path):
+            database._check_format(environment)
+            database._open_handles(environment, None)
+        cls._open_databases.add(database)
+        return database
+
+    def _prepare(self, environment: lmdb.Environment, is_new: bool) -> None:
+        """Check the format; make what is missing: everything in a new file, a new index in an old one."""
+        with environment.begin() as reader:
+            missing = [index.name for index in INDEXES if reader.get(index.name.encode()) is None]
+        if not is_new:
+            self._check_format(environment)
+        with environment.begin(write=True) as txn:
+            self._open_handles(environment, txn)
+            if is_new:
+                txn.put(FORMAT_VERSION, FORMAT.to_bytes(8, "big"), db=self.space_handles[META])
+            else:
+                self._build_indexes(txn, missing)
+
+    def _check_format(self, environment: lmdb.Environment) -> None:
+        try:
+            meta = environment.open_db(META.encode(), create=False)
+        except lmdb.NotFoundError:
+            raise Corrupted(self.path, "is not a database of this program") from None
+        with environment.begin(meta) as txn:
+            version = txn.get(FORMAT_VERSION)
+        if version is None:
+            raise Corrupted(self.path, "has no format version")
+        number = int.from_bytes(version, "big")
+        if number > FORMAT:
+            raise RefusedForSafety(
+                f"{self.path} has format {number}, and this program reads up to {FORMAT}: use a newer release"
+            )
+
+    def _open_handles(self, environment: lmdb.Environment, txn: lmdb.Transaction[bytes] | None) -> None:
+        """Open every sub-database; make the missing ones in `txn`, without one refuse.
+
+        Without one LMDB gets a transaction each: a handle opened in a read transaction that py-lmdb puts by for
+        later is lost.
+        """
+
+        def handle_of(name: str, dupsort: bool = False) -> Handle:
+            try:
+                return environment.open_db(name.encode(), txn, dupsort=dupsort, create=txn is not None)
+            except lmdb.NotFoundError:
+                raise RefusedForSafety(
+                    f"{self.path} was written by an older release and lacks {name}: start its manager once"
+                ) from None
+
+        self.space_handles = {name: handle_of(name) for name in SPACES}
+        self.index_handles = {index.name: handle_of(index.name, True) for index in INDEXES}
+        self.tables = [_NO_TABLE] * (max(BY_NUMBER) + 1)
+        for kind in KINDS:
+            indexes = tuple((self.index_handles[i.name], keys_of) for i, keys_of in codec.index_keys(kind))
+            self.tables[kind.number] = Table(handle_of(kind.bucket), indexes)
+        tables = [self.tables[kind.number].handle for kind in KINDS]
+        self.all_handles = (*self.space_handles.values(), *self.index_handles.values(), *tables)
+
+    def _build_indexes(self, txn: lmdb.Transaction[bytes], names: list[str]) -> None:
+        for kind in KINDS:
+            for index, keys_of in codec.index_keys(kind):
+                if index.name in names:
+                    for id_, record in txn.cursor(self.tables[kind.number].handle):
+                        for key in keys_of(codec.entity_array_of(record)):
+                            txn.put(key, id_, db=self.index_handles[index.name])
+
+    # ---- transactions
+
+    def read(self, *, expires: bool = False) -> ReadTransaction:
+        """One snapshot: `with database.read() as transaction`."""
+        return ReadTransaction(self, expires=expires)
+
+    def write(self) -> WriteTransaction:
+        """The next writer: `with database.write() as transaction`. Waits for the one before."""
+        return WriteTransaction(self)
+
+    def begin_write(self, transaction: WriteTransaction) -> lmdb.Transaction[bytes]:
+        """For WriteTransaction: wait for the writer before, then begin."""
+        if self._writer_thread == threading.get_ident():
+            raise InvariantViolation("a write transaction within a write transaction")
+        self._write_lock.acquire()
+        environment = self._environment
+        try:
+            if environment is None:
+                self.begin()  # raises Closed, with the reason
+            elif self._read_only:
+                raise InvariantViolation(f"{self.path} is open for reading only")
+            else:
+                txn = environment.begin(write=True)
+                self._writer, self._writer_thread = transaction, threading.get_ident()
+                return txn
+        except lmdb.Error as error:
+            self._write_lock.release()
+            raise translated(error, self.path) from error
+        except BaseException:
+            self._write_lock.release()
+            raise
+        raise InvariantViolation("unreachable: a closed database began a transaction")
+
+    def end_write(self) -> None:
+        """For WriteTransaction: let the next writer in."""
+        self._writer, self._writer_thread = None, 0
+        self._write_lock.release()
+
+    # ---- open reads
+
+    def register(self, transaction: ReadTransaction) -> None:
+        """For ReadTransaction: it has begun."""
+        with self._reads_lock:
+            self._reads.add(transaction)
+
+    def unregister(self, transaction: ReadTransaction) -> None:
+        """For ReadTransaction: it has ended."""
+        with self._reads_lock:
+            self._reads.discard(transaction)
+
+    def _open_reads(self) -> list[ReadTransaction]:
+        with self._reads_lock:
+            return list(self._reads)
+
+    def oldest_read_age_seconds(self) -> float:
+        """How long the oldest open view of this process has been open; 0 where none is."""
+        now = self.clock()
+        return max((now - transaction.started_seconds for transaction in self._open_reads()), default=0.0)
+
+    def end_old_reads(self, older_than_seconds: float = VIEW_AGE_MAX_SECONDS) -> int:
+        """End views that have been open for longer; their next use raises Closed. Returns how many. For a timer."""
+        now = self.clock()
+        old = [t for t in self._open_reads() if t.expires and now - t.started_seconds > older_than_seconds]
+        for transaction in old:
+            transaction.end(EXPIRED)
+        return len(old)
+
+    def reader_check(self) -> int:
+        """Free the reader slots of processes that died within a read. Returns how many. For a timer."""
+        return self._open_environment().reader_check()
+
+    # ---- durability and copies
+
+    def checkpoint(self) -> None:
+        """Write every commit so far to disk; blocks for as long as that takes, without the GIL. For a worker thread.
+
+        Raises StorageFailed where the disk did not take it. The file is then not to be trusted, not even by this
+        process: the manager stops, and the next start rebuilds it.
+        """
+        self._sync(self._open_environment())
+
+    def _sync(self, environment: lmdb.Environment) -> None:
+        if self._failed:
+            raise StorageFailed(self.path, "an earlier write-back failed", errno.EIO)
+        try:
+            environment.sync(True)
+        except lmdb.Error as error:
+            self._failed = True
+            failure = StorageFailed(self.path, f"could not be written to disk: {error}", error.code)
+            self._condemn(failure)
+            raise failure from error
+
+    def _condemn(self, failure: StorageFailed) -> None:
+        """A failed write-back is reported once; after that the kernel takes the lost pages for clean."""
+        if self._state is None:
+            return
+        try:
+            self._state.condemn(self.generation)
+        except OSError as error:
+            failure.add_note(f"its marker could not be changed either: {error}")
+
+    def copy_to(self, descriptor: int, transaction: ReadTransaction | None = None) -> None:
+        """Write a compact copy, of now or of what `transaction` sees, to a file open for writing. Not synced.
+
+        Writers go on meanwhile. The descriptor decides about the mode (0600); LMDB's own copy() writes 0644.
+        """
+        environment = self._open_environment()
+        try:
+            if transaction is None:
+                environment.copyfd(descriptor, compact=True)
+            else:
+                environment.copyfd(descriptor, compact=True, txn=transaction.raw)
+        except lmdb.Error as error:
+            raise translated(error, self.path) from error
+
+    def publish(self) -> None:
+        """Make this generation the current one of its directory. Its commits so far are synced before."""
+        if self._state is None or self._read_only:
+            raise InvariantViolation(f"{self.path} is open for reading only")
+        self.checkpoint()
+        self._state.publish(self.generation)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` has been called, or this is a forked child."""
+        return self._environment is None
+
+    @property
+    def state_directory(self) -> StateDirectory | None:
+        """The directory it is a generation of; None for `open_file`."""
+        return self._state
+
+    def file_size_bytes(self) -> int:
+        """The size of the file: it grows, and never shrinks. See `Transaction.used_bytes`."""
+        return os.stat(self.path).st_size
+
+    def _open_environment(self) -> lmdb.Environment:
+        environment = self._environment
+        if environment is None:
+            self.begin()  # raises Closed, with the reason
+            raise InvariantViolation("unreachable: a closed database began a transaction")
+        return environment
+
+    def close(self) -> None:
+        """Sync, and tell the next open that everything is on disk. Idempotent; waits for the writer.
+
+        Reads that have begun go on; the file is closed when the last has ended. Raises StorageFailed where the
+        sync failed: the database is closed nevertheless, and marked as not to be trusted.
+        """
+        if self._writer_thread == threading.get_ident():
+            raise InvariantViolation("a database closed within its own write transaction")
+        if self._environment is None:  # also in a forked child, where the lock may be held by nobody who runs
+            return
+        with self._write_lock:
+            environment, self._environment = self._environment, None
+            self.begin = _refuse_closed
+        if environment is None or self._read_only:
+            return
+        self._sync(environment)
+        if self._unsynced and self._state is not None:
+            self._state.clear_mark(self.generation)
+
+    def abandon(self) -> None:
+        """Close without syncing, as a crash of the process would: the marker stays. For a generation on its way out."""
+        with self._write_lock:
+            self._environment = None
+            self.begin = _refuse_closed
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    # ---- fork
+
+    @classmethod
+    def _close_all_in_child(cls) -> None:
+        """An environment must not be used in a child: its reader slots and locks are the parent's."""
+        for database in list(cls._open_databases):
+            cls._inherited.append((database._environment, database.begin))
+            database._environment = None
+            database.begin = _refuse_forked
+            transactions: list[Transaction] = [*database._reads]
+            if database._writer is not None:
+                transactions.append(database._writer)
+            cls._inherited.extend(transaction.abandon(FORKED) for transaction in transactions)
+
+
+os.register_at_fork(after_in_child=Database._close_all_in_child)
+
+_NO_TABLE: Final[Any] = None  # kind numbers begin at 1
+
+
+# ------------------------------------------------------------------------------- opening an environment
+
+
+def _open_environment(path: str, *, sync: bool = True, read_only: bool = False, lock: bool = True) -> lmdb.Environment:
+    try:
+        return lmdb.open(
+            path,
+            map_size=MAP_SIZE_BYTES,
+            subdir=False,
+            readonly=read_only,
+            sync=sync,
+            mode=0o600,
+            create=not read_only,
+            max_readers=MAX_READERS,
+            max_dbs=MAX_DATABASES,
+            max_spare_txns=_SPARE_TRANSACTIONS,
+            lock=lock,
+            lib_version=0,  # the file format; else the environment variable LMDB_DEFAULT_LIB_VERSION decides
+        )
+    except lmdb.Error as error:
+        if error.code != errno.ENOENT:
+            raise translated(error, path) from error
+        if os.path.exists(path):  # LMDB says the same of an empty file
+            raise Corrupted(path, "is empty") from None
+        raise FileNotFoundError(errno.ENOENT, "no such database", path) from None
+
+
+@contextmanager
+def _closing_on_failure(environment: lmdb.Environment, path: str) -> Iterator[None]:
+    try:
+        yield
+    except lmdb.Error as error:
+        environment.close()
+        raise translated(error, path) from error
+    except BaseException:
+        environment.close()
+        raise
+
+
+def _readable_generation(state: StateDirectory) -> int:
+    try:
+        generation = state.current()
+    except PermissionError:
+        _require_owner(state.data_dir)
+        raise
+    if generation is None:
+        raise RefusedForSafety(
+            f"{state.data_dir} holds no state yet: start its manager first, or name the right directory"
+        )
+    return generation
+
+
+def _require_owner(path: str) -> None:
+    """LMDB makes its lock file as whoever opens: root's would keep the owner out of his own data."""
+    owner = os.stat(path).st_uid
+    if os.geteuid() == owner:
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"#{owner}"
+    raise RefusedForSafety(f"{path} belongs to user {name}; run it as the owner: sudo -u '{name}' ...")

@@ -1,0 +1,323 @@
+"""DATA_DIR/state: which generation of the database is current, and which may be read after a crash.
+
+Generations, the pointer, the marker of unsynced files and the count of failed starts live here; LMDB is in database.py.
+Invariant: a file that may have lost pages is never opened, and the pointer always names one whole generation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import uuid
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from warren_raft.errors import Corrupted, InUse, RefusedForSafety
+
+SET_ASIDE_KEPT: Final = 2
+"""Databases set aside for study are kept: enough to compare two, not enough to fill a disk."""
+
+FAILED_STARTS_MAX: Final = 2
+"""After so many starts in a row that did not get ready, the state is rebuilt: it may be what kills the process."""
+
+NETWORK_FILESYSTEMS: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gfs2", "ocfs2", "coda"}
+    | {"beegfs", "gpfs", "pvfs2", "vboxsf", "prl_fs"}
+)
+"""LMDB needs file locks and a memory map that all its processes share; these keep neither promise (lmdb.h,
+"Caveats": "Do not use LMDB databases on remote filesystems"). 9p is also what WSL shows Windows disks as."""
+
+LOCAL_FUSE_FILESYSTEMS: Final = frozenset({"fuse.fuse-overlayfs"})
+"""fuse.* is refused (sshfs, s3fs, gluster ...) except what rootless containers have as their root."""
+
+_GENERATION = re.compile(r"(\d{1,18})\.mdb\Z")
+_SET_ASIDE = re.compile(r"(\d{1,18})\.mdb\.aside-[a-z-]+\Z")
+_POINTER_MAX_BYTES: Final = 32  # 18 digits and a newline; more is damage
+_REBUILD: Final = "nobody reads it; the manager rebuilds it from its newest snapshot and its log"
+
+
+class StateUntrusted(Corrupted):
+    """The current generation may have lost pages (the machine went down before they were synced), or is gone.
+
+    It must not be read by anybody: LMDB 0.9 has no page checksums, so lost pages show up as wrong rows, or
+    as a crash. `generation` is its number, None where the pointer itself is unreadable.
+    """
+
+    def __init__(self, path: str, detail: str, generation: int | None) -> None:
+        super().__init__(path, detail, remedy=_REBUILD)
+        self.generation = generation
+
+
+def read_boot_id() -> str:
+    """What distinguishes this run of the kernel from every other. Where there is none: a value that never recurs."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return f"unknown-{uuid.uuid4()}"
+
+
+# ------------------------------------------------------------------------------- files and directories
+
+
+def make_directory(path: str) -> None:
+    """Make `path` with mode 0700 if it is missing, durably. An existing directory keeps its mode."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_directory(os.path.dirname(path))
+        os.mkdir(path, 0o700)
+    sync_directory(os.path.dirname(path))
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: str, data: bytes) -> None:
+    """Make `path` hold `data`, mode 0600, atomically and durably: after a crash it is the old file or the new one."""
+    temporary = f"{path}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+    os.rename(temporary, path)
+    sync_directory(os.path.dirname(path))
+
+
+def _read_small_file(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read(4096)
+    except FileNotFoundError:
+        return None
+
+
+def mount_of(directory: str) -> tuple[int, str]:
+    """The id and the file system type of the mount that `directory` is on; (-1, "") where /proc does not say."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        info = _read_proc(f"/proc/self/fdinfo/{descriptor}")
+    finally:
+        os.close(descriptor)
+    match = re.search(r"^mnt_id:\s*(\d+)$", info, re.MULTILINE)
+    if match is None:
+        return -1, ""
+    for line in _read_proc("/proc/self/mountinfo").splitlines():
+        fields, _, tail = line.partition(" - ")
+        if fields.split(" ", 1)[0] == match[1]:
+            return int(match[1]), tail.split(" ", 1)[0]
+    return int(match[1]), ""
+
+
+def _read_proc(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def refuse_network_filesystem(directory: str, file_system: str) -> None:
+    """Raises RefusedForSafety where `file_system` (a type as in /proc/self/mountinfo) is a remote one."""
+    remote = file_system in NETWORK_FILESYSTEMS or (
+        file_system.startswith("fuse.") and file_system not in LOCAL_FUSE_FILESYSTEMS
+    )
+    if remote:
+        raise RefusedForSafety(
+            f"{directory} is on a network file system ({file_system}), where the database cannot be kept "
+            "safely: use a directory on a local disk"
+        )
+
+
+class DirectoryLock:
+    """The one owner of a data directory: an flock on DATA_DIR/lock, held until `release`.
+
+    It goes away with the process, however that ends. Raises InUse where another process, or another store of
+    this process, has it.
+    """
+
+    def __init__(self, data_dir: str | os.PathLike[str]) -> None:
+        directory = os.path.abspath(os.fspath(data_dir))
+        make_directory(directory)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(os.path.join(directory, "lock"), flags, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.release()
+            if isinstance(error, BlockingIOError):
+                raise InUse(directory, "is in use by another store or process") from None
+            raise
+
+    def release(self) -> None:
+        """Give the directory up. Calling it again does nothing."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+# ------------------------------------------------------------------------------- generations
+
+
+class StateDirectory:
+    """DATA_DIR/state. Only the one process that holds the directory's lock changes anything in it.
+
+    <n>.mdb            a generation of the database, with LMDB's <n>.mdb-lock beside it
+    <n>.mdb.unsynced   its marker: the file has commits that were never synced; see `require_trusted`
+    <n>.mdb.aside-WHY  a generation set aside for study; never opened again
+    current            the pointer: the number of the generation that is read
+    starts             how many starts in a row did not get ready
+    """
+
+    def __init__(self, data_dir: str | os.PathLike[str], *, boot_id: Callable[[], str] = read_boot_id) -> None:
+        self.data_dir: Final = os.path.abspath(os.fspath(data_dir))
+        self.path: Final = os.path.join(self.data_dir, "state")
+        self.pointer: Final = os.path.join(self.path, "current")
+        self._starts: Final = os.path.join(self.path, "starts")
+        self._boot_id: Final = boot_id
+
+    def create(self) -> None:
+        """Make the directory if it is missing. Raises RefusedForSafety on a network file system."""
+        make_directory(self.data_dir)
+        make_directory(self.path)
+        refuse_network_filesystem(self.path, mount_of(self.path)[1])
+
+    def file_of(self, generation: int) -> str:
+        """The path of a generation's database file."""
+        return os.path.join(self.path, f"{generation}.mdb")
+
+    # ---- the pointer
+
+    def current(self) -> int | None:
+        """The generation the pointer names; None on a directory without one. Raises StateUntrusted on damage."""
+        data = _read_small_file(self.pointer)
+        if data is None:
+            return None
+        if len(data) > _POINTER_MAX_BYTES or not re.fullmatch(rb"\d{1,18}\n", data):
+            raise StateUntrusted(self.pointer, "the pointer to the current database is damaged", None)
+        return int(data)
+
+    def publish(self, generation: int) -> None:
+        """Make `generation` the current one: readers see it at their next read."""
+        replace_file(self.pointer, b"%d\n" % generation)
+
+    def next_generation(self) -> int:
+        """A number above every one in use. Numbers are not used twice, so that a stale name never fits."""
+        numbers = [int(match[1]) for name in os.listdir(self.path) if (match := re.match(r"(\d{1,18})\.mdb", name))]
+        with contextlib.suppress(StateUntrusted):  # a damaged pointer adds no number
+            numbers.append(self.current() or 0)
+        return max(numbers, default=0) + 1
+
+    # ---- old generations
+
+    def remove_stale(self) -> None:
+        """Remove generations that are neither current nor set aside: an installation that was cut short.
+
+        Processes that still read one go on with its open file.
+        """
+        current = self.current()
+        for name in os.listdir(self.path):
+            match = _GENERATION.match(name)
+            if match and int(match[1]) != current:
+                self.remove(int(match[1]))
+
+    def remove(self, generation: int) -> None:
+        """Remove a generation's files, as far as they exist."""
+        for suffix in ("", "-lock", ".unsynced"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.file_of(generation) + suffix)
+        sync_directory(self.path)
+
+    def set_aside(self, generation: int, why: str) -> str | None:
+        """Keep a generation for study under another name; the newest two stay. `why`: letters a-z and '-'.
+
+        Returns the new path, None where the file is gone. The caller has closed the database.
+        """
+        source = self.file_of(generation)
+        target = f"{source}.aside-{why}"
+        try:
+            os.rename(source, target)
+        except FileNotFoundError:
+            target = ""
+        self.remove(generation)
+        self._remove_old_set_aside()
+        return target or None
+
+    def _remove_old_set_aside(self) -> None:
+        found = [(int(match[1]), name) for name in os.listdir(self.path) if (match := _SET_ASIDE.match(name))]
+        for _, name in sorted(found)[:-SET_ASIDE_KEPT]:
+            os.unlink(os.path.join(self.path, name))
+        sync_directory(self.path)
+
+    # ---- the marker
+
+    def _marker_of(self, generation: int) -> str:
+        return self.file_of(generation) + ".unsynced"
+
+    def _page_cache_identity(self, generation: int) -> bytes:
+        """What must be the same for unsynced pages of this file to be still in the page cache."""
+        status = os.stat(self.file_of(generation))
+        mount_id = mount_of(self.path)[0]
+        text = f"boot {self._boot_id()}\ndevice {status.st_dev}\ninode {status.st_ino}\nmount {mount_id}\n"
+        return text.encode()
+
+    def is_unsynced(self, generation: int) -> bool:
+        """Whether the generation has a marker, that is, was not closed cleanly (or is open now)."""
+        return os.path.exists(self._marker_of(generation))
+
+    def require_trusted(self, generation: int) -> None:
+        """Raises StateUntrusted where the file is missing, or was not synced before the page cache was lost.
+
+        No marker: it was closed cleanly, or every commit was synced. A marker of this boot and this very file
+        on this very mount: the page cache has what the disk may lack. Any other marker: pages may be lost.
+        """
+        path = self.file_of(generation)
+        if not os.path.exists(path):
+            raise StateUntrusted(path, "the current database is missing", generation)
+        marker = _read_small_file(self._marker_of(generation))
+        if marker is not None and marker != self._page_cache_identity(generation):
+            self._refuse(generation)
+
+    def _refuse(self, generation: int) -> NoReturn:
+        path = self.file_of(generation)
+        raise StateUntrusted(path, "was not synced before the machine, or the disk, went away", generation)
+
+    def mark_unsynced(self, generation: int) -> None:
+        """Make the marker durable. Before the first commit that is not synced, never after."""
+        replace_file(self._marker_of(generation), self._page_cache_identity(generation))
+
+    def clear_mark(self, generation: int) -> None:
+        """Take the marker away: every commit has been synced."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._marker_of(generation))
+            sync_directory(self.path)
+
+    def condemn(self, generation: int) -> None:
+        """Let the marker match nothing: a write-back failed, so even this boot's page cache may be wrong."""
+        replace_file(self._marker_of(generation), b"write-back failed\n")
+
+    # ---- starts that failed
+
+    def note_start(self) -> int:
+        """Count a start. Returns how many before it, in a row, did not get ready (see FAILED_STARTS_MAX)."""
+        data = _read_small_file(self._starts) or b"0"
+        failed = int(data) if re.fullmatch(rb"\d{1,9}\n?", data) else 0
+        replace_file(self._starts, b"%d\n" % (failed + 1))
+        return failed
+
+    def note_ready(self) -> None:
+        """The start got ready: begin to count anew."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._starts)
+            sync_directory(self.path)

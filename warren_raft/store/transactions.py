@@ -1,0 +1,305 @@
+"""Read and write transactions on a database: records with their indexes, and the spaces that hold no entities.
+
+Opening, closing and durability are in database.py; entities are bytes here, but for the values that are indexed.
+Invariant: an index changes in the transaction that changes its records.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
+
+import lmdb
+
+from warren_raft.errors import Closed, InvalidEntity
+from warren_raft.store import codec
+from warren_raft.store.lmdb_errors import translated
+from warren_raft.store.tables import ID_MAX_BYTES, KINDS, Index, Kind
+
+if TYPE_CHECKING:
+    from warren_raft.store.database import Database
+
+    Handle: TypeAlias = lmdb._Database
+
+VIEW_AGE_MAX_SECONDS: Final = 3600.0
+"""A view open for longer is ended: the file grows by everything written since it began, and never shrinks."""
+
+Space: TypeAlias = Literal["meta", "sessions", "history"]
+META: Final = "meta"
+SESSIONS: Final = "sessions"
+HISTORY: Final = "history"
+SPACES: Final[tuple[Space, ...]] = (META, SESSIONS, HISTORY)
+"""The sub-databases that hold no entities. Keys and values are the owner's (fsm/)."""
+
+APPLIED_INDEX: Final = b"applied_index"
+APPLIED_TERM: Final = b"applied_term"
+REVISION: Final = b"revision"
+CLUSTER_ID: Final = b"cluster_id"
+FORMAT_VERSION: Final = b"format"
+DIGEST: Final = b"digest"
+MEMBERSHIP: Final = b"membership"
+META_KEYS: Final = (APPLIED_INDEX, APPLIED_TERM, REVISION, CLUSTER_ID, FORMAT_VERSION, DIGEST, MEMBERSHIP)
+"""All there is in `meta`. Integers are 8 bytes, big-endian."""
+
+
+class Ended:
+    """Stands in for an LMDB transaction that must not be touched any more: every use raises Closed."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise Closed(self._reason)
+
+
+NOT_OPEN: Final[Any] = Ended("the transaction is not open")
+FORKED: Final[Any] = Ended("the store belongs to the parent process of a fork")
+EXPIRED: Final[Any] = Ended(
+    f"the view was open for more than {VIEW_AGE_MAX_SECONDS:.0f} seconds and was ended, so that the "
+    "database stops growing; open a new one"
+)
+
+
+class Table:
+    """The sub-databases of one kind: its records, and each index with how to take its keys from a record."""
+
+    __slots__ = ("handle", "indexes")
+
+    def __init__(self, handle: Handle, indexes: tuple[tuple[Handle, codec.KeysOf], ...]) -> None:
+        self.handle = handle
+        self.indexes = indexes
+
+
+def key_of(id: str) -> bytes:  # noqa: A002
+    """The key of an entity: its id in UTF-8. Raises InvalidEntity where the id cannot be one."""
+    try:
+        key = id.encode()
+    except UnicodeEncodeError:
+        key = b""
+    if not 0 < len(key) <= ID_MAX_BYTES:
+        raise InvalidEntity("entity", f"the id must have 1 to {ID_MAX_BYTES} bytes in UTF-8", id=id, field="id")
+    return key
+
+
+class Transaction:
+    """What reading and writing transactions have in common: reads of one state of the database."""
+
+    __slots__ = ("__weakref__", "_txn", "database")
+
+    def __init__(self, database: Database) -> None:
+        self.database: Final = database
+        self._txn: lmdb.Transaction[bytes] = NOT_OPEN
+
+    # ---- records
+
+    def get(self, kind: Kind[Any], id: str) -> bytes | None:  # noqa: A002
+        """The record of an entity; None where there is none."""
+        return self._txn.get(key_of(id), None, self.database.tables[kind.number].handle)
+
+    def items(self, kind: Kind[Any]) -> Iterator[tuple[bytes, bytes]]:
+        """Every (key, record) of a kind, ordered by key. Only inside the transaction."""
+        return iter(self._txn.cursor(self.database.tables[kind.number].handle))
+
+    def count(self, kind: Kind[Any]) -> int:
+        """How many entities of a kind there are."""
+        return self._txn.stat(self.database.tables[kind.number].handle)["entries"]
+
+    def ids_in(self, index: Index, key: bytes) -> list[bytes]:
+        """The keys of the entities that the index has under `key`, in order."""
+        if not 0 < len(key) <= ID_MAX_BYTES:
+            return []
+        cursor = self._txn.cursor(self.database.index_handles[index.name])
+        return list(cursor.iternext_dup()) if cursor.set_key(key) else []
+
+    # ---- meta, sessions, history
+
+    def fetch(self, space: Space, key: bytes) -> bytes | None:
+        """The value under `key` in meta, sessions or history."""
+        return self._txn.get(key, None, self.database.space_handles[space])
+
+    def scan(self, space: Space, start: bytes = b"", *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Every (key, value) from the first key ≥ `start` on; `reverse`: from the last key downwards."""
+        cursor = self._txn.cursor(self.database.space_handles[space])
+        if reverse:
+            return cursor.iterprev()
+        if start:
+            return cursor.iternext() if cursor.set_range(start) else iter(())
+        return cursor.iternext()
+
+    def size(self, space: Space) -> int:
+        """How many entries meta, sessions or history has."""
+        return self._txn.stat(self.database.space_handles[space])["entries"]
+
+    def integer(self, key: bytes, default: int = 0) -> int:
+        """An integer of `meta`."""
+        value = self.fetch("meta", key)
+        return default if value is None else int.from_bytes(value, "big")
+
+    @property
+    def revision(self) -> int:
+        """The revision of the latest change; 0 before the first."""
+        return self.integer(REVISION)
+
+    # ---- the whole
+
+    def digest_items(self) -> Iterator[tuple[str, bytes, bytes]]:
+        """Every (database name, key, record) that the digest is taken over: tables, sessions, membership."""
+        for kind in KINDS:
+            for key, record in self.items(kind):
+                yield kind.bucket, key, record
+        for key, record in self.scan("sessions"):
+            yield SESSIONS, key, record
+        membership = self.fetch("meta", MEMBERSHIP)
+        if membership is not None:
+            yield META, MEMBERSHIP, membership
+
+    def verify_indexes(self) -> list[str]:
+        """Build every index anew from the records and compare: one line a difference, none where all is well."""
+        return [
+            problem
+            for kind in KINDS
+            for index, keys_of in codec.index_keys(kind)
+            for problem in self._index_problems(kind, index, keys_of)
+        ]
+
+    def _index_problems(self, kind: Kind[Any], index: Index, keys_of: codec.KeysOf) -> list[str]:
+        wanted = {(key, id_) for id_, record in self.items(kind) for key in keys_of(codec.entity_array_of(record))}
+        found = set(self._txn.cursor(self.database.index_handles[index.name]))
+        missing = [f"index {index.name} lacks {key!r} -> {id_!r}" for key, id_ in sorted(wanted - found)]
+        return missing + [f"index {index.name} has a false {k!r} -> {i!r}" for k, i in sorted(found - wanted)]
+
+    def used_bytes(self) -> int:
+        """The size of the pages in use: what a compact copy of the database would have. O(1)."""
+        txn, pages, page_size = self._txn, 0, 0
+        for handle in self.database.all_handles:
+            stat = txn.stat(handle)
+            pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+            page_size = stat["psize"]
+        return pages * page_size
+
+    def abandon(self, stand_in: Any) -> lmdb.Transaction[bytes] | None:
+        """Let every further use raise Closed; the LMDB transaction, if there is one, goes to the caller."""
+        txn: Any = self._txn
+        self._txn = stand_in
+        return None if type(txn) is Ended else txn
+
+
+class ReadTransaction(Transaction):
+    """One snapshot of the database, for many reads, undisturbed by writers. For `with`; one thread at a time.
+
+    An old one makes the file grow: `Database.oldest_read_age_seconds` tells. `expires`: it may be ended by
+    `Database.end_old_reads`, under `lock`, which the user then holds for each use.
+    """
+
+    __slots__ = ("expires", "lock", "started_seconds")
+
+    def __init__(self, database: Database, *, expires: bool = False) -> None:
+        super().__init__(database)
+        self.expires: Final = expires
+        self.lock: Final = threading.Lock()
+        self.started_seconds = 0.0
+
+    def __enter__(self) -> ReadTransaction:
+        self._txn = self.database.begin()
+        self.started_seconds = self.database.clock()
+        self.database.register(self)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.end(NOT_OPEN)
+
+    def end(self, stand_in: Any) -> None:
+        """Give the snapshot up. Calling it again does nothing."""
+        with self.lock:
+            txn = self.abandon(stand_in)
+        if txn is not None:
+            txn.abort()
+        self.database.unregister(self)
+
+    @property
+    def raw(self) -> lmdb.Transaction[bytes]:
+        """The LMDB transaction, for code that reads thousands of records (store/reads.py)."""
+        return self._txn
+
+
+class WriteTransaction(Transaction):
+    """The one writer. Everything in the `with` block is committed together, or, on an exception, not at all.
+
+    Raises StorageFull where the commit finds no space (nothing is changed then, and the database goes on),
+    StorageFailed where the disk fails. One thread; never nested.
+    """
+
+    __slots__ = ()
+
+    def __enter__(self) -> WriteTransaction:
+        self._txn = self.database.begin_write(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        txn = self.abandon(NOT_OPEN)
+        if txn is None:  # in a forked child the transaction, and its lock, are the parent's
+            return
+        try:
+            if kind is None:
+                txn.commit()
+            else:
+                txn.abort()
+        except lmdb.Error as failure:
+            raise translated(failure, self.database.path) from failure
+        finally:
+            self.database.end_write()
+        if isinstance(error, lmdb.Error):
+            raise translated(error, self.database.path) from error
+
+    def put(self, kind: Kind[Any], id: str, record: bytes) -> bytes | None:  # noqa: A002
+        """Store a record and update the kind's indexes. Returns the record that was there before.
+
+        A record that cannot be decoded is stored and indexed nowhere. Raises InvalidEntity for an id that
+        cannot be a key.
+        """
+        key = key_of(id)
+        table = self.database.tables[kind.number]
+        previous = self._txn.get(key, None, table.handle)
+        self._txn.put(key, record, True, True, False, table.handle)
+        if table.indexes:
+            self._reindex(table, key, previous, record)
+        return previous
+
+    def delete(self, kind: Kind[Any], id: str) -> bytes | None:  # noqa: A002
+        """Remove a record and its index entries. Returns the record that was there, None where there was none."""
+        key = key_of(id)
+        table = self.database.tables[kind.number]
+        previous = self._txn.pop(key, table.handle)
+        if previous is not None and table.indexes:
+            self._reindex(table, key, previous, None)
+        return previous
+
+    def _reindex(self, table: Table, key: bytes, before: bytes | None, after: bytes | None) -> None:
+        old = [] if before is None else codec.entity_array_of(before)
+        new = [] if after is None else codec.entity_array_of(after)
+        for handle, keys_of in table.indexes:
+            old_keys, new_keys = keys_of(old), keys_of(new)
+            if old_keys == new_keys:
+                continue
+            for gone in old_keys:
+                if gone not in new_keys:
+                    self._txn.delete(gone, key, handle)
+            for added in new_keys:
+                if added not in old_keys:
+                    self._txn.put(added, key, True, True, False, handle)
+
+    def store(self, space: Space, key: bytes, value: bytes) -> None:
+        """Set a value in meta, sessions or history."""
+        self._txn.put(key, value, True, True, False, self.database.space_handles[space])
+
+    def erase(self, space: Space, key: bytes) -> bool:
+        """Remove a value of meta, sessions or history. Returns whether it was there."""
+        return self._txn.delete(key, b"", self.database.space_handles[space])
+
+    def store_integer(self, key: bytes, value: int) -> None:
+        """Set an integer of `meta`: 0 to 2^64-1."""
+        self.store("meta", key, value.to_bytes(8, "big"))
