@@ -1,0 +1,232 @@
+"""What the commands share: the common options, the types of arguments, the way to the manager, the printing.
+
+No command lives here. Invariant: `--data-dir` and `-o` mean the same before and after a command's name;
+the one nearest to the command wins, the environment comes last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from warren_raft.admin.client import AdminClient
+    from warren_raft.local import ReadOnlyStore
+    from warren_raft.store.tables import Kind
+
+DATA_DIR_VARIABLE: Final = "WARREN_DATA_DIR"
+ID_MAX_BYTES: Final = 511
+_DATA_DIR: Final = "warren_raft.data_dir"  # keys of click's `meta`, which a group and its commands share
+_OUTPUT: Final = "warren_raft.output"
+# Not a terminal: no wrapping, so that grep and awk see one row a line.
+UNBOUNDED_WIDTH: Final = 10_000
+
+
+# -------------------------------------------------------------------------------------- common options
+
+
+def _remember(key: str) -> Any:
+    def callback(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            ctx.meta[key] = value
+
+    return callback
+
+
+def _common_options() -> list[click.Parameter]:
+    return [
+        click.Option(
+            ["--data-dir"],
+            metavar="DIR",
+            expose_value=False,
+            callback=_remember(_DATA_DIR),
+            help=f"The manager's directory on this host.  [env: {DATA_DIR_VARIABLE}]",
+        ),
+        click.Option(
+            ["-o", "--output"],
+            type=click.Choice(["table", "json"]),
+            expose_value=False,
+            callback=_remember(_OUTPUT),
+            help="How to print the result.  [default: table]",
+        ),
+    ]
+
+
+class WarrenCommand(click.Command):
+    """A command with the common options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(_common_options())
+
+
+class WarrenGroup(click.Group):
+    """A group with the common options, as have its commands and groups."""
+
+    command_class = WarrenCommand
+    group_class = type
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(_common_options())
+
+
+def named_data_dir() -> str | None:
+    """The directory the caller named; None where there is none."""
+    return click.get_current_context().meta.get(_DATA_DIR) or os.environ.get(DATA_DIR_VARIABLE) or None
+
+
+def data_dir() -> str:
+    """The directory the caller named. Raises UsageError where there is none."""
+    directory = named_data_dir()
+    if directory is None:
+        raise click.UsageError(f"which manager? Give --data-dir DIR or set {DATA_DIR_VARIABLE}.")
+    return directory
+
+
+def wants_json() -> bool:
+    """Whether the caller asked for `-o json`."""
+    return bool(click.get_current_context().meta.get(_OUTPUT) == "json")
+
+
+def manager() -> AdminClient:
+    """The manager that runs on the directory the caller named."""
+    from warren_raft.admin.client import AdminClient
+
+    return AdminClient(data_dir())
+
+
+def database() -> ReadOnlyStore:
+    """The database in the directory the caller named, for reading, whether or not its manager runs."""
+    from warren_raft.local import ReadOnlyStore
+
+    return ReadOnlyStore(data_dir())
+
+
+timeout_option = click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True, max=3600),
+    metavar="SECONDS",
+    help="How long to wait for a quorum.  [default: the manager's write_timeout_seconds]",
+)
+if_revision_option = click.option(
+    "--if-revision",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Only if the stored entity is at revision N (0: only if there is none).",
+)
+
+
+# ------------------------------------------------------------------------------------------- arguments
+
+
+class KindType(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
+    """A kind of entity by its name or its plural."""
+
+    name = "kind"
+
+    def __init__(self, *, with_ca: bool = False) -> None:
+        self._with_ca = with_ca
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Kind[Any]:
+        from warren_raft.store.tables import BY_NAME, CA, KINDS, Kind
+
+        if isinstance(value, Kind):
+            return value
+        kind = BY_NAME.get(value)
+        if kind is None or (kind is CA and not self._with_ca):
+            names = " ".join(kind.name for kind in KINDS if kind is not CA or self._with_ca)
+            self.fail(f"there is no kind {value!r} here; kinds are: {names}", param, ctx)
+        return kind
+
+
+class IdType(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
+    """An entity's id: 1 to 511 bytes of UTF-8."""
+
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            self.fail("an id is text in UTF-8", param, ctx)
+        if not 1 <= size <= ID_MAX_BYTES:
+            self.fail(f"an id has 1 to {ID_MAX_BYTES} bytes, not {size}", param, ctx)
+        return str(value)
+
+
+class MemberType(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
+    """A manager as ID=HOST:PORT, converted to a pair."""
+
+    name = "id=host:port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        from warren_raft.config import check_address, check_node_id
+        from warren_raft.errors import InvalidEntity
+
+        if isinstance(value, tuple):
+            return value
+        node_id, equals, address = value.partition("=")
+        try:
+            if not equals:
+                self.fail(f"{value!r} is not ID=HOST:PORT", param, ctx)
+            return check_node_id(node_id), check_address(address)
+        except InvalidEntity as error:
+            self.fail(error.reason, param, ctx)
+
+
+# -------------------------------------------------------------------------------------------- printing
+
+
+def one_line(text: str) -> str:
+    """The text without anything that would break a line or drive a terminal."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def print_json(value: object) -> None:
+    """The value as indented JSON."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Rows under headers, one line a row when the output is not a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+    for header in headers:
+        table.add_column(header.upper(), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell(value)) for value in row))
+    Console(width=None if sys.stdout.isatty() else UNBOUNDED_WIDTH, soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def cell(value: object) -> str:
+    """A value of JSON as it stands in a table."""
+    match value:
+        case None | "" | [] | {}:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case list() if all(isinstance(item, str) for item in value):
+            return one_line(",".join(value))
+        case dict() if all(isinstance(item, str | int | float) for item in value.values()):
+            return one_line(",".join(f"{name}={item}" for name, item in value.items()))
+        case dict() | list():
+            return one_line(json.dumps(value))
+        case _:
+            return one_line(str(value))
+
+
+def print_revision(revision: int) -> None:
+    """What every write answers."""
+    if wants_json():
+        print_json({"revision": revision})
+    else:
+        click.echo(f"revision {revision}")

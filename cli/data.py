@@ -1,0 +1,177 @@
+"""`warren-raft import` and `export`: a whole cluster's entities, one a line, in Warren's own form.
+
+The form itself is warren_raft/migrate/records.py. Invariant: import stores nothing of a file that has one
+bad line; export is one consistent view, and a file under the name it was given is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+import click
+
+from warren_raft.admin import operation
+from warren_raft.entity_json import to_json, write_base64
+from warren_raft.errors import InvalidEntity, NotFound, WarrenError
+from warren_raft.migrate.records import format_line, parse_line
+from warren_raft.store.tables import CA, KINDS
+
+from .common import WarrenCommand, database, manager, print_json, timeout_option, wants_json
+
+if TYPE_CHECKING:
+    from warren_raft.admin.client import Item
+    from warren_raft.store.interface import View
+
+MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # an entity of 1 MiB in base64, spelt out with escapes
+# bbolt's first page: a header of 16 bytes, then this number, little-endian.
+BOLT_MAGIC: Final = b"\xed\xda\x0c\xed"
+BOLT_MAGIC_OFFSET: Final = 16
+
+
+@click.command("import", cls=WarrenCommand)
+@click.argument("source", type=click.File("rb"), metavar="FILE")
+@timeout_option
+def import_(source: BinaryIO, timeout: float | None) -> None:
+    """Store every record of FILE (- is stdin) through the running manager; existing entities are replaced.
+
+    FILE has one JSON object a line, as `export` writes it: {"bucket": …, "key": …, "value": …}. All of it is
+    checked before anything is stored. To import a file again is safe.
+
+    \b
+    Example: warren-raft import state.jsonl --data-dir data/m1
+    """
+    items = list(_items(source).values())
+    stored = 0
+    with progress("importing", len(items)) as advance:
+
+        def done(count: int) -> None:
+            nonlocal stored
+            stored += count
+            advance(count)
+
+        try:
+            manager().put_all(items, timeout=timeout, done=done)
+        except WarrenError as error:
+            if stored:
+                error.add_note(f"at least {stored} of {len(items)} records are stored; import the file again")
+            raise
+    if wants_json():
+        print_json({"imported": stored})
+    else:
+        click.echo(f"imported {stored} records")
+
+
+def _items(source: BinaryIO) -> dict[tuple[str, str], Item]:
+    """Every record of the file by kind and key, so that the last of two wins, as if stored line by line."""
+    items: dict[tuple[str, str], Item] = {}
+    for number, line in _lines(source):
+        try:
+            kind, key, entity = parse_line(line.decode())
+        except UnicodeDecodeError:
+            raise InvalidEntity("record", f"line {number} of {source.name} is not UTF-8") from None
+        except InvalidEntity as error:
+            raise InvalidEntity("record", f"line {number} of {source.name}: {error}") from None
+        items[kind, key] = kind, write_base64(entity) if isinstance(entity, bytes) else to_json(entity)
+    if not items:
+        raise InvalidEntity("record", f"{source.name} holds no record")
+    return items
+
+
+def _lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not empty, with their numbers from 1."""
+    number = 0
+    while line := source.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if number == 1 and line[BOLT_MAGIC_OFFSET:].startswith(BOLT_MAGIC):
+            reason = "is a Go Warren's database file; what is imported here is its content as JSON lines"
+            raise InvalidEntity("record", f"{source.name} {reason}")
+        if len(line) > MAX_LINE_BYTES:
+            raise InvalidEntity("record", f"line {number} of {source.name} is longer than a record can be")
+        if line.strip():
+            yield number, line
+
+
+@click.command("export", cls=WarrenCommand)
+@click.argument("target", type=click.Path(allow_dash=True), metavar="FILE")
+def export(target: str) -> None:
+    """Write every entity to FILE (- is stdout), one JSON object a line, in Warren's own form.
+
+    What is written is the state at one moment. Reads the database directly, whether or not the manager runs.
+    FILE holds secrets: it is readable by its owner only, and it appears under its name when it is complete.
+
+    \b
+    Example: warren-raft export state.jsonl --data-dir data/m1
+    """
+    with database() as store, store.read() as view:
+        if target == "-":
+            _write_records(view, click.get_binary_stream("stdout"))
+            return
+        with _whole_file(target) as file:
+            written = _write_records(view, file)
+    if wants_json():
+        print_json({"exported": written})
+    else:
+        click.echo(f"exported {written} records to {target}")
+
+
+def _write_records(view: View, file: BinaryIO) -> int:
+    """Writes every record of the view, kind by kind, by id. Returns their number."""
+    written = 0
+    for line in _records(view):
+        file.write(line.encode() + b"\n")
+        written += 1
+    file.flush()
+    return written
+
+
+def _records(view: View) -> Iterator[str]:
+    for kind in KINDS:
+        if kind is not CA:
+            for entity in operation(view, "iter", kind)():
+                yield format_line(kind.name, entity)
+    with suppress(NotFound):
+        yield format_line(CA.name, view.get_ca())
+
+
+@contextmanager
+def _whole_file(path: str) -> Iterator[BinaryIO]:
+    """A file to write that gets its name (mode 0600) once it is complete and on disk; else nothing is left."""
+    temporary = f"{path}.{secrets.token_hex(4)}.partial"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _sync_directory(os.path.dirname(path) or ".")
+
+
+def _sync_directory(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int], object]]:
+    """A progress bar on stderr if that is a terminal, else nothing. Yields what to call with each advance."""
+    if not sys.stderr.isatty():
+        yield lambda _count: None
+        return
+    with click.progressbar(length=total, label=label, file=sys.stderr) as bar:
+
+        def advance(count: int) -> None:
+            bar.update(count)
+
+        yield advance

@@ -1,0 +1,205 @@
+"""`warren-raft get, list, put, delete`: entities, one or many.
+
+get and list read the database directly; put and delete ask the running manager. What an entity is and which
+forms it has is not decided here. Invariant: secrets and keys appear in JSON, never in a table.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO, Final
+
+import click
+
+from warren_raft.admin import operation
+from warren_raft.entity_json import from_json, to_json
+from warren_raft.errors import InvalidEntity
+from warren_raft.store.interface import Reader
+from warren_raft.store.tables import CA_ID, CONTAINER, Kind
+
+from .common import (
+    IdType,
+    KindType,
+    WarrenCommand,
+    database,
+    if_revision_option,
+    manager,
+    print_json,
+    print_revision,
+    print_table,
+    timeout_option,
+    wants_json,
+)
+
+# Columns of `list`, as dotted paths into an entity's JSON; a path through a list takes every item.
+COLUMNS: Final[Mapping[str, Sequence[str]]] = {
+    "node": ("id", "role", "status", "address", "hostname", "resources.cpu_cores", "labels", "last_heartbeat"),
+    "service": ("id", "name", "image", "mode", "replicas", "deploy_strategy", "networks", "updated_at"),
+    "container": ("id", "service_name", "node_id", "desired_state", "actual_state", "image", "started_at"),
+    "secret": ("id", "name", "created_at", "updated_at"),
+    "volume": ("id", "name", "driver", "node_id", "mount_path", "created_at"),
+    "network": ("id", "name", "subnet", "gateway", "driver"),
+    "ingress": ("id", "name", "rules.host", "tls.enabled", "updated_at"),
+    "certificate": ("id", "name", "hosts", "issuer", "not_after", "auto_renew"),
+}
+# Which filters of `list` a kind has; the first that is given decides how the database is asked.
+FILTERS: Final[Mapping[str, Sequence[str]]] = {
+    "service_id": ("container",),
+    "node_id": ("container", "volume"),
+    "name": ("service", "secret", "volume", "network", "ingress", "certificate"),
+    "host": ("certificate",),
+}
+CONCEALED: Final = {"secret": "data", "certificate": "key_pem"}
+MAX_INPUT_BYTES: Final = 8 * 1024 * 1024  # an entity of 1 MiB in base64, spelt out with escapes
+
+
+@click.command("get", cls=WarrenCommand)
+@click.argument("kind", type=KindType(with_ca=True))
+@click.argument("entity_id", type=IdType(), metavar="ID", required=False)
+def get(kind: Any, entity_id: str | None) -> None:
+    """Print one entity. Reads the database directly, whether or not the manager runs.
+
+    KIND is node, service, container, secret, volume, network, ingress or certificate, or ca, which has no ID
+    and is printed as the bytes it is.
+
+    \b
+    Example: warren-raft get service svc-1 --data-dir data/m1 -o json
+    """
+    if kind.entity is None:
+        _get_ca(entity_id)
+        return
+    if entity_id is None:
+        raise click.UsageError(f"which {kind.name}? Give its ID.")
+    with database() as store:
+        entity = operation(store, "get", kind)(entity_id)
+    value = to_json(entity)
+    if wants_json():
+        print_json(value)
+    else:
+        print_table(("field", "value"), ((name, _shown(kind, name, part)) for name, part in value.items()))
+
+
+def _get_ca(entity_id: str | None) -> None:
+    if entity_id not in (None, CA_ID):
+        raise click.UsageError("there is one CA and it has no ID: warren-raft get ca")
+    with database() as store:
+        data = store.get_ca()
+    if wants_json():
+        print_json({"data": base64.b64encode(data).decode()})
+    else:
+        click.echo(data, nl=False)
+
+
+@click.command("list", cls=WarrenCommand)
+@click.argument("kind", type=KindType())
+@click.option("--service", "service_id", type=IdType(), metavar="ID", help="Containers of this service only.")
+@click.option("--node", "node_id", type=IdType(), metavar="ID", help="Containers or volumes on this node only.")
+@click.option("--name", metavar="NAME", help="Entities of this name only.")
+@click.option("--host", metavar="HOST", help="Certificates that cover this host name only.")
+def list_(kind: Any, **filters: str | None) -> None:
+    """Print the entities of a kind, by id. Reads the database directly, whether or not the manager runs.
+
+    KIND is node, service, container, secret, volume, network, ingress or certificate, or its plural.
+
+    \b
+    Example: warren-raft list containers --service svc-1 --data-dir data/m1
+    """
+    given = {name: value for name, value in filters.items() if value is not None}
+    for name in given:
+        if kind.name not in FILTERS[name]:
+            option = "--" + name.removesuffix("_id")
+            raise click.UsageError(f"{option} does not go with {kind.plural}, only with {' '.join(FILTERS[name])}")
+    with database() as store:
+        entities = _find(store, kind, given)
+    values = [to_json(entity) for entity in entities]
+    if wants_json():
+        print_json(values)
+    else:
+        columns = COLUMNS[kind.name]
+        headers = [path.replace(".", " ").replace("_", " ") for path in columns]
+        print_table(headers, [[_at(value, path) for path in columns] for value in values])
+
+
+def _find(store: Reader, kind: Kind[Any], given: Mapping[str, str]) -> list[Any]:
+    """The entities that pass every filter; an index finds those of a service, a node or a host."""
+    rest = dict(given)
+    if kind is CONTAINER and "service_id" in rest:
+        found: Sequence[Any] = store.list_containers_by_service(rest.pop("service_id"))
+    elif kind is CONTAINER and "node_id" in rest:
+        found = store.list_containers_by_node(rest.pop("node_id"))
+    elif "host" in rest:
+        found = store.get_tls_certificates_by_host(rest.pop("host"))
+    else:
+        found = operation(store, "list", kind)()
+    return [entity for entity in found if all(getattr(entity, name) == value for name, value in rest.items())]
+
+
+@click.command("put", cls=WarrenCommand)
+@click.argument("kind", type=KindType(with_ca=True))
+@click.option(
+    "-f", "--file", "source", type=click.File("rb"), metavar="FILE", required=True, help="The entity; - is stdin."
+)
+@if_revision_option
+@timeout_option
+def put(kind: Any, source: BinaryIO, if_revision: int | None, timeout: float | None) -> None:
+    """Create or replace one entity through the running manager. Prints the new revision.
+
+    FILE holds what `get -o json` prints; fields left out take their defaults, and `revision` is ignored. For ca
+    it holds the CA's bytes.
+
+    \b
+    Example: warren-raft get service svc-1 -o json >svc-1.json
+             warren-raft put service -f svc-1.json
+    """
+    data = source.read(MAX_INPUT_BYTES + 1)
+    if len(data) > MAX_INPUT_BYTES:
+        raise InvalidEntity(kind.name, f"{source.name} holds more than an entity can")
+    value = base64.b64encode(data).decode() if kind.entity is None else _parse(kind, source.name, data)
+    print_revision(manager().put(kind.name, value, if_revision=if_revision, timeout=timeout))
+
+
+def _parse(kind: Kind[Any], name: str, data: bytes) -> dict[str, Any]:
+    """The JSON object in a file, checked here so that a wrong one is told of whether or not a manager runs."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidEntity(kind.name, f"{name} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidEntity(kind.name, f"{name} does not hold a JSON object")
+    if kind.entity is not None:
+        from_json(kind.entity, value)
+    return value
+
+
+@click.command("delete", cls=WarrenCommand)
+@click.argument("kind", type=KindType())
+@click.argument("entity_id", type=IdType(), metavar="ID")
+@if_revision_option
+@timeout_option
+def delete(kind: Any, entity_id: str, if_revision: int | None, timeout: float | None) -> None:
+    """Delete one entity through the running manager; done as well when there is none.
+
+    Prints the revision of the deletion, or of the latest change when there was nothing to delete.
+
+    \b
+    Example: warren-raft delete container con-17 --data-dir data/m1
+    """
+    print_revision(manager().delete(kind.name, entity_id, if_revision=if_revision, timeout=timeout))
+
+
+def _shown(kind: Kind[Any], name: str, value: object) -> object:
+    if name == CONCEALED.get(kind.name) and isinstance(value, str):
+        return f"({len(base64.b64decode(value))} bytes, shown with -o json)"
+    return value
+
+
+def _at(value: Any, path: str) -> Any:
+    """What is at a dotted path in an entity's JSON; None where there is nothing."""
+    for step in path.split("."):
+        if isinstance(value, list):
+            value = [item.get(step) for item in value]
+        else:
+            value = value.get(step) if value is not None else None
+    return value

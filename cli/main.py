@@ -1,0 +1,140 @@
+"""The group `warren-raft`: which commands there are, and what becomes of an error.
+
+No command lives here. Invariant: every way out of a command ends in one of the documented exit codes
+(docs/cli.md), and a failed one in one line on stderr.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, Final, NoReturn
+
+import click
+
+from warren_raft import errors
+
+from .common import WarrenGroup, one_line
+
+# Command -> (module, name in it). Loaded when the command is called: `get` shall not wait for the imports of `serve`.
+COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "serve": ("serve", "serve"),
+    "status": ("status", "status"),
+    "get": ("entities", "get"),
+    "list": ("entities", "list_"),
+    "put": ("entities", "put"),
+    "delete": ("entities", "delete"),
+    "import": ("data", "import_"),
+    "export": ("data", "export"),
+    "members": ("members", "members"),
+    "leader": ("members", "leader"),
+}
+
+DONE: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+INTERRUPTED: Final = 130  # 128 + SIGINT, as every shell expects
+
+# The first class that fits decides.
+EXIT_CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
+    (errors.Corrupted, 3),
+    (errors.SnapshotInvalid, 3),
+    (errors.RefusedForSafety, 4),
+    (errors.InUse, 5),
+    (errors.Unavailable, 6),
+    (errors.StorageFull, 7),
+    (errors.WarrenError, FAILED),
+)
+
+
+class CommandTable(WarrenGroup):
+    """A group whose commands are imported one by one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name]
+        command = getattr(import_module(f".{module}", __package__), name)
+        assert isinstance(command, click.Command)  # the table names nothing else
+        return command
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        import warren_raft
+
+        click.echo(f"warren-raft {warren_raft.__version__}")
+        ctx.exit()
+
+
+@click.group(cls=CommandTable, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Print the version."
+)
+def cli() -> None:
+    """The cluster state of a container orchestrator, the same on every manager.
+
+    \b
+    Run a manager:        warren-raft serve --node-id m1 --listen 127.0.0.1:7946 \\
+                              --member m1=127.0.0.1:7946 --data-dir data/m1
+    Look at it:           warren-raft status --data-dir data/m1
+    Read what it holds:   warren-raft list services --data-dir data/m1
+
+    Exit codes: 0 done, 1 failed, 2 usage, 3 verification failed, 4 refused for safety, 5 in use, 6 no quorum
+    or timeout, 7 no space.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of `warren-raft`."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns its exit code; has printed the error's line if there was one."""
+    try:
+        result: Any = cli.main(arguments, prog_name="warren-raft", standalone_mode=False)
+        return result if isinstance(result, int) else DONE
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return USAGE
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "warren-raft"
+        return _fail(f"{error.format_message()} (see {path} --help)", USAGE)
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python would complain once more when it flushes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except errors.WarrenError as error:
+        return _fail("; ".join([str(error), *getattr(error, "__notes__", ())]), exit_code_of(error))
+    except OSError as error:
+        return _fail(_text_of(error), 7 if error.errno in (errno.ENOSPC, errno.EDQUOT) else FAILED)
+    except Exception as error:
+        if os.environ.get("WARREN_DEBUG"):
+            raise
+        return _fail(f"internal error, {type(error).__name__}: {error} (WARREN_DEBUG=1 shows more)", FAILED)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The documented exit code of an error."""
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), FAILED)
+
+
+def _text_of(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"warren-raft: {one_line(message)}", err=True)
+    return code

@@ -1,0 +1,102 @@
+"""`warren-raft members …` and `warren-raft leader …`: who belongs to the cluster and who leads it.
+
+Whether a change is safe is decided by the manager, one change at a time; it is only asked for here.
+"""
+
+from __future__ import annotations
+
+import click
+
+from .common import MemberType, WarrenGroup, manager, print_json, timeout_option, wants_json
+from .status import print_members
+
+
+@click.group("members", cls=WarrenGroup)
+def members() -> None:
+    """List, add, move and remove managers.
+
+    \b
+    Example: warren-raft members list --data-dir data/m1
+    """
+
+
+@members.command("list")
+def list_() -> None:
+    """Show every manager of the cluster and whether this one is connected to it.
+
+    \b
+    Example: warren-raft members list --data-dir data/m1 -o json
+    """
+    answer = manager().members()
+    if wants_json():
+        print_json(answer)
+    else:
+        print_members(answer)
+
+
+@members.command("add")
+@click.argument("member", type=MemberType(), metavar="ID=HOST:PORT")
+@timeout_option
+def add(member: tuple[str, str], timeout: float | None) -> None:
+    """Add a manager. Start it afterwards with the cluster's members and itself as --member.
+
+    \b
+    Example: warren-raft members add m4=127.0.0.1:7949 --data-dir data/m1
+    """
+    manager().add_member(*member, timeout=timeout)
+    _say_done(f"added {member[0]} at {member[1]}")
+
+
+@members.command("update")
+@click.argument("member", type=MemberType(), metavar="ID=HOST:PORT")
+@timeout_option
+def update(member: tuple[str, str], timeout: float | None) -> None:
+    """Tell the cluster that a manager has moved to another address.
+
+    \b
+    Example: warren-raft members update m3=127.0.0.1:8948 --data-dir data/m1
+    """
+    manager().update_member(*member, timeout=timeout)
+    _say_done(f"moved {member[0]} to {member[1]}")
+
+
+@members.command("remove")
+@click.argument("member_id", metavar="ID")
+@timeout_option
+def remove(member_id: str, timeout: float | None) -> None:
+    """Remove a manager. Refused when the cluster would lose its quorum.
+
+    \b
+    Example: warren-raft members remove m3 --data-dir data/m1
+    """
+    manager().remove_member(member_id, timeout=timeout)
+    _say_done(f"removed {member_id}")
+
+
+@click.group("leader", cls=WarrenGroup)
+def leader() -> None:
+    """Say who leads the cluster.
+
+    \b
+    Example: warren-raft leader transfer m2 --data-dir data/m1
+    """
+
+
+@leader.command("transfer")
+@click.argument("member_id", metavar="[ID]", required=False)
+@timeout_option
+def transfer(member_id: str | None, timeout: float | None) -> None:
+    """Hand leadership to the manager ID, or to whichever is best prepared.
+
+    \b
+    Example: warren-raft leader transfer m2 --data-dir data/m1
+    """
+    manager().transfer_leadership(member_id, timeout=timeout)
+    _say_done(f"leadership handed to {member_id or 'another manager'}")
+
+
+def _say_done(text: str) -> None:
+    if wants_json():
+        print_json({"done": text})
+    else:
+        click.echo(text)

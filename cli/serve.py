@@ -1,0 +1,167 @@
+"""`warren-raft serve`: one manager in the foreground, from its first line to a clean end.
+
+Signals, logging and the wait are here; what a manager does is `ReplicatedStore`.
+Invariant: SIGTERM and SIGINT end in a closed store and exit code 0; a manager that stops by itself never does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from warren_raft.config import Config
+from warren_raft.errors import InvalidEntity, Unavailable
+
+from .common import MemberType, WarrenCommand, named_data_dir
+
+if TYPE_CHECKING:
+    from warren_raft.manager import ReplicatedStore
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS: Final = 0.2  # how long a signal may wait to be noticed
+STILL_WAITING_SECONDS: Final = 10.0  # how often a manager without a leader says so
+
+
+@click.command("serve", cls=WarrenCommand)
+@click.option("--node-id", metavar="ID", help="This manager's id, unique in the cluster.")
+@click.option("--listen", metavar="HOST:PORT", help="Where the other managers reach this one; on loopback for now.")
+@click.option(
+    "--member",
+    "members",
+    type=MemberType(),
+    metavar="ID=HOST:PORT",
+    multiple=True,
+    help="A manager of the cluster, this one included; once for each. Used on an empty directory only.",
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Settings in TOML, under the names of warren_raft.Config; options win over them.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What to log to stderr.",
+)
+def serve(
+    node_id: str | None,
+    listen: str | None,
+    members: tuple[tuple[str, str], ...],
+    config_file: str | None,
+    log_level: str,
+) -> None:
+    """Run one manager in the foreground.
+
+    Prints one line `ready node_id=… listen=… leader=…` on stdout when it can serve, and waits for that as long
+    as it takes. SIGTERM or Ctrl-C hands leadership over and closes cleanly.
+
+    \b
+    Example: warren-raft serve --node-id m1 --listen 127.0.0.1:7946 --data-dir data/m1 \\
+                 --member m1=127.0.0.1:7946 --member m2=127.0.0.1:7947 --member m3=127.0.0.1:7948
+    """
+    config = _config(config_file, node_id=node_id, listen=listen, members=_mapping(members), data_dir=named_data_dir())
+    _log_to_stderr(log_level)
+    from warren_raft.manager import ReplicatedStore
+
+    with _stop_signals() as stop, ReplicatedStore(config) as store:
+        if _wait_ready(store, stop):
+            status = store.status()
+            print(f"ready node_id={config.node_id} listen={config.listen} leader={status['leader']}", flush=True)
+        while not stop.is_set() and not store.wait_failed(POLL_SECONDS):
+            pass
+        failure = store.failure
+        if failure is not None:
+            raise failure
+        log.info("stopping")
+
+
+def _config(config_file: str | None, **settings: Any) -> Config:
+    """The settings of the file and of the options. Raises UsageError for what an operator has to correct."""
+    try:
+        if config_file is not None:
+            return Config.from_toml(config_file, **settings)
+        return Config.from_mapping({name: value for name, value in settings.items() if value is not None})
+    except InvalidEntity as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _mapping(members: tuple[tuple[str, str], ...]) -> dict[str, str] | None:
+    """The --member options as a mapping; None where there are none, so that a file's members hold."""
+    mapping: dict[str, str] = {}
+    for node_id, address in members:
+        if mapping.setdefault(node_id, address) != address:
+            raise click.UsageError(f"--member: {node_id} is at {mapping[node_id]} and at {address}")
+    return mapping or None
+
+
+def _wait_ready(store: ReplicatedStore, stop: threading.Event) -> bool:
+    """Waits until the manager can serve. False: it was told to stop, or it failed, before."""
+    say_after = time.monotonic() + STILL_WAITING_SECONDS
+    while not stop.is_set() and store.failure is None:
+        try:
+            store.wait_ready(timeout=POLL_SECONDS)
+        except Unavailable:
+            if time.monotonic() >= say_after:
+                log.warning("still waiting for a leader and its log")
+                say_after += STILL_WAITING_SECONDS
+        else:
+            return True
+    return False
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set. A second signal ends the process at once."""
+    stop = threading.Event()
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class KeyValueFormatter(logging.Formatter):
+    """time=… level=… logger=… message="…": one line a record, for people and for log collectors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        parts = {
+            "time": f"{stamp}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _quoted(record.getMessage()),
+        }
+        if record.exc_info:
+            parts["traceback"] = _quoted(self.formatException(record.exc_info))
+        return " ".join(f"{name}={value}" for name, value in parts.items())
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(KeyValueFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler])

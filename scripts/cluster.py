@@ -1,0 +1,357 @@
+"""A cluster of manager processes on this machine, under one directory; what scripts/cluster-local.sh runs.
+
+Only processes are handled here: what managers do, they are asked through `warren-raft`'s own clients.
+Invariant: a signal goes to a process only while it is known to be the manager of this directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from warren_raft.admin.client import AdminClient, NotRunning
+from warren_raft.errors import Unavailable
+
+PROJECT: Final = Path(__file__).resolve().parent.parent
+SAMPLE_STATE: Final = PROJECT / "examples" / "sample-state.jsonl"
+DEFAULT_DIRECTORY: Final = PROJECT / ".cluster"
+DEFAULT_PORT_BASE: Final = 7946
+# Deadlines for a busy machine; each wait ends as soon as its condition holds.
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 30.0
+KILL_SECONDS: Final = 10.0
+POLL_SECONDS: Final = 0.05
+DIGEST_SHOWN: Final = 16  # characters: enough to compare by eye
+
+
+class ClusterFailed(click.ClickException):
+    """Something about the cluster's processes is not as it must be; the message says what, and where to look."""
+
+
+class Manager:
+    """One manager process of the cluster: its files and how to start and end it."""
+
+    def __init__(self, directory: Path, node_id: str, members: Mapping[str, str]) -> None:
+        self.id = node_id
+        self.address = members[node_id]
+        self.data_dir = directory / node_id
+        self.log = directory / f"{node_id}.log"
+        self.client = AdminClient(self.data_dir)
+        self._pid_file = directory / f"{node_id}.pid"
+        self._members = members
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the running manager; None where none runs."""
+        with suppress(FileNotFoundError, ValueError):
+            pid = int(self._pid_file.read_text())
+            return pid if self._is_ours(pid) else None
+        return None
+
+    def start(self) -> None:
+        """Starts the process. Does not wait for it: see `is_ready`."""
+        if self.pid is not None:
+            raise ClusterFailed(f"{self.id} is running already (process {self.pid})")
+        members = [f"--member={node_id}={address}" for node_id, address in self._members.items()]
+        command = [sys.executable, "-m", "warren_raft_cli", "serve", f"--node-id={self.id}"]
+        command += [f"--listen={self.address}", *members, f"--data-dir={self.data_dir}"]
+        with open(self.log, "ab") as log:
+            # A session of its own: Ctrl-C on the script must not reach managers that are to stay.
+            self._child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        self._pid_file.write_text(f"{self._child.pid}\n")
+
+    def check_running(self) -> None:
+        """Raises ClusterFailed if the process has ended."""
+        if self._child is not None and self._child.poll() is not None:
+            last = self.log.read_text(errors="replace").strip().rpartition("\n")[2]
+            raise ClusterFailed(f"{self.id} ended with exit code {self._child.returncode}: {last} (log: {self.log})")
+
+    def status(self) -> dict[str, Any] | None:
+        """What the manager says of itself; None where it does not answer."""
+        try:
+            return self.client.status()
+        except (NotRunning, Unavailable):
+            return None
+
+    def answers(self) -> bool:
+        """Whether it answers at all. Raises ClusterFailed if the process has ended."""
+        self.check_running()
+        return self.status() is not None
+
+    def is_ready(self) -> bool:
+        """Whether it answers, knows a leader and has a quorum. Raises as `answers` does."""
+        self.check_running()
+        status = self.status()
+        return status is not None and bool(status["leader"]) and bool(status["has_quorum"])
+
+    def end(self, number: signal.Signals, timeout: float) -> bool:
+        """Sends the signal and waits for the process to end. False where none ran."""
+        pid = self.pid
+        if pid is None:
+            return False
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return False
+        try:
+            if not self._is_ours(pid):  # asked again: the descriptor now stands for this very process
+                return False
+            signal.pidfd_send_signal(descriptor, number)
+            if not select.select([descriptor], [], [], timeout)[0]:
+                raise ClusterFailed(f"{self.id} (process {pid}) did not end within {timeout:.0f} s of {number.name}")
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(descriptor)
+        if self._child is not None:
+            self._child.wait()
+            self._child = None
+        self._pid_file.unlink(missing_ok=True)
+        return True
+
+    def _is_ours(self, pid: int) -> bool:
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return b"serve" in command and os.fsencode(f"--data-dir={self.data_dir}") in command
+
+
+class LocalCluster:
+    """The managers whose data, logs and process ids are under one directory."""
+
+    def __init__(self, directory: Path, members: Mapping[str, str]) -> None:
+        self.directory = directory
+        self.members = dict(members)
+        self.managers = {node_id: Manager(directory, node_id, self.members) for node_id in self.members}
+
+    @classmethod
+    def create(cls, directory: Path, members: Mapping[str, str]) -> LocalCluster:
+        """A new cluster in a directory that does not hold one."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (directory / "cluster.json").write_text(json.dumps({"members": dict(members)}, indent=2) + "\n")
+        return cls(directory, members)
+
+    @classmethod
+    def find(cls, directory: Path) -> LocalCluster | None:
+        """The cluster in the directory, if there is one."""
+        try:
+            return cls(directory, json.loads((directory / "cluster.json").read_text())["members"])
+        except FileNotFoundError:
+            return None
+
+    def manager(self, node_id: str) -> Manager:
+        try:
+            return self.managers[node_id]
+        except KeyError:
+            raise ClusterFailed(f"there is no manager {node_id} here, only {' '.join(self.managers)}") from None
+
+    def start(self, managers: Iterable[Manager] | None = None) -> None:
+        """Starts the managers (default: those that do not run) and waits until each is ready; where too few
+        run for a quorum, until each answers. Where that fails, the ones started here are stopped again.
+        """
+        chosen = [m for m in self.managers.values() if m.pid is None] if managers is None else list(managers)
+        started: list[Manager] = []
+        try:
+            for manager in chosen:
+                manager.start()
+                started.append(manager)
+            quorum = sum(m.pid is not None for m in self.managers.values()) * 2 > len(self.managers)
+            for manager in started:
+                what = f"{manager.id} to be ready (log: {manager.log})"
+                wait_until(manager.is_ready if quorum else manager.answers, START_SECONDS, what)
+        except BaseException:
+            self.stop(started)
+            raise
+
+    def stop(self, managers: Iterable[Manager] | None = None) -> int:
+        """SIGTERM to the managers (default: all), SIGKILL to one that does not heed it. Returns how many ran."""
+        stopped = 0
+        for manager in list(self.managers.values()) if managers is None else managers:
+            try:
+                stopped += manager.end(signal.SIGTERM, STOP_SECONDS)
+            except ClusterFailed as error:
+                click.echo(f"{error.message}; killing it", err=True)
+                stopped += manager.end(signal.SIGKILL, KILL_SECONDS)
+        return stopped
+
+    def load(self, path: Path) -> None:
+        """Imports a file of JSON lines through the first manager that runs."""
+        target = next(m for m in self.managers.values() if m.pid is not None)
+        run_cli("import", str(path), f"--data-dir={target.data_dir}")
+
+    def print_status(self) -> None:
+        """A line a manager: who it is, where it is, how far it is."""
+        from warren_raft_cli.common import print_table
+
+        headers = ("id", "address", "process", "role", "leader", "term", "applied", "revision", "digest")
+        print_table(headers, [self._status_row(manager) for manager in self.managers.values()])
+
+    def _status_row(self, manager: Manager) -> list[object]:
+        status = manager.status()
+        pid = manager.pid
+        row: list[object] = [manager.id, manager.address, pid]
+        if status is None:
+            return [*row, "not answering" if pid else "down", None, None, None, None, None]
+        names = ("role", "leader", "term", "applied_index", "revision")
+        return [*row, *(status[name] for name in names), str(status["digest"])[:DIGEST_SHOWN]]
+
+
+def wait_until(condition: Callable[[], bool], timeout: float, what: str) -> None:
+    """Returns once the condition holds; raises ClusterFailed if it does not within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ClusterFailed(f"waited {timeout:.0f} s for {what}")
+        time.sleep(POLL_SECONDS)
+
+
+def run_cli(*arguments: str) -> str:
+    """Runs `warren-raft`; returns what it printed."""
+    command = [sys.executable, "-m", "warren_raft_cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ClusterFailed(done.stderr.strip() or f"warren-raft {arguments[0]} failed")
+    return done.stdout
+
+
+# ------------------------------------------------------------------------------------------- commands
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_DIRECTORY,
+    help="Where the cluster's data, logs and process ids are.  [default: .cluster of the project]",
+)
+@click.pass_context
+def main(context: click.Context, directory: Path) -> None:
+    """A cluster of managers on this machine."""
+    # So that what was started for the time of a command is stopped when the command is.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    context.obj = directory.resolve()
+
+
+def _existing(directory: Path) -> LocalCluster:
+    cluster = LocalCluster.find(directory)
+    if cluster is None:
+        raise ClusterFailed(f"there is no cluster in {directory}; make one with: scripts/cluster-local.sh up")
+    return cluster
+
+
+@main.command()
+@click.option("--managers", "count", type=click.IntRange(1, 9), help="How many managers.  [default: 3]")
+@click.option(
+    "--port-base", type=click.IntRange(1024, 65000), help=f"Port of the first.  [default: {DEFAULT_PORT_BASE}]"
+)
+@click.pass_obj
+def up(directory: Path, count: int | None, port_base: int | None) -> None:
+    """Start the cluster; on the first start, load the sample state into it."""
+    cluster = LocalCluster.find(directory)
+    if cluster is None:
+        first = port_base or DEFAULT_PORT_BASE
+        members = {f"m{n + 1}": f"127.0.0.1:{first + n}" for n in range(count or 3)}
+        cluster = LocalCluster.create(directory, members)
+    elif count is not None or port_base is not None:
+        raise ClusterFailed(f"{directory} holds a cluster already; --managers and --port-base are for a new one")
+    cluster.start()
+    loaded = directory / "sample-state-loaded"
+    if not loaded.exists():
+        cluster.load(SAMPLE_STATE)
+        loaded.touch()
+    _print_places(cluster)
+
+
+def _print_places(cluster: LocalCluster) -> None:
+    first = next(iter(cluster.managers.values()))
+    click.echo(f"data  {cluster.directory}/ID")
+    click.echo(f"logs  {cluster.directory}/ID.log")
+    click.echo(f"try   {Path(sys.executable).parent}/warren-raft list services --data-dir {first.data_dir}\n")
+    cluster.print_status()
+
+
+@main.command()
+@click.pass_obj
+def status(directory: Path) -> None:
+    """Show every manager: role, term, applied index, digest."""
+    _existing(directory).print_status()
+
+
+@main.command()
+@click.argument("node_id", metavar="ID")
+@click.pass_obj
+def kill(directory: Path, node_id: str) -> None:
+    """End a manager with SIGKILL, as a crash would."""
+    if not _existing(directory).manager(node_id).end(signal.SIGKILL, KILL_SECONDS):
+        raise ClusterFailed(f"{node_id} does not run")
+    click.echo(f"killed {node_id}")
+
+
+@main.command()
+@click.argument("node_id", metavar="ID")
+@click.pass_obj
+def stop(directory: Path, node_id: str) -> None:
+    """End a manager with SIGTERM and wait until it has closed."""
+    if not _existing(directory).manager(node_id).end(signal.SIGTERM, STOP_SECONDS):
+        raise ClusterFailed(f"{node_id} does not run")
+    click.echo(f"stopped {node_id}")
+
+
+@main.command()
+@click.argument("node_id", metavar="ID")
+@click.pass_obj
+def start(directory: Path, node_id: str) -> None:
+    """Start a manager again and wait until it is ready."""
+    cluster = _existing(directory)
+    cluster.start([cluster.manager(node_id)])
+    click.echo(f"started {node_id}")
+
+
+@main.command()
+@click.pass_obj
+def down(directory: Path) -> None:
+    """Stop every manager; their data stay."""
+    cluster = LocalCluster.find(directory)
+    stopped = cluster.stop() if cluster is not None else 0
+    click.echo(f"stopped {stopped} managers")
+
+
+@main.command()
+@click.pass_obj
+def clean(directory: Path) -> None:
+    """Stop every manager and remove all data, logs and process ids."""
+    cluster = LocalCluster.find(directory)
+    if cluster is None:
+        click.echo(f"nothing to remove in {directory}")
+        return
+    cluster.stop()
+    shutil.rmtree(directory)
+    click.echo(f"removed {directory}")
+
+
+@main.command()
+def demo() -> None:
+    """Show on a cluster of its own that a crash of the leader loses nothing."""
+    import demo as demonstration
+
+    sys.exit(demonstration.run())
+
+
+if __name__ == "__main__":
+    main(prog_name="scripts/cluster-local.sh")

@@ -1,0 +1,182 @@
+"""The command line's side of a manager's admin socket: one blocking call, one connection.
+
+Nothing is retried and nothing is printed here. Invariant: a call that may have reached the manager
+and has no answer is `Unavailable(maybe_applied=True)`, never a plain failure.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from warren_raft.admin import ManagerFailed, error_from_json, socket_address
+from warren_raft.errors import Unavailable, WarrenError
+
+# The manager answers at its own deadline; the client waits this much longer before it gives up on it.
+ANSWER_MARGIN_SECONDS: Final = 5.0
+# Used where the call names no timeout: above any sensible `Config.write_timeout_seconds`.
+DEFAULT_ANSWER_SECONDS: Final = 60.0
+# A chunk of an import is one atomic batch: below the batch limit of 4 MiB with room to spare.
+CHUNK_RECORDS: Final = 200
+CHUNK_BYTES: Final = 1024 * 1024
+CHUNKS_IN_FLIGHT: Final = 4
+
+T = TypeVar("T")
+Item = tuple[str, object]
+"""A kind's name and an entity in its JSON form; for the CA, its bytes in base64."""
+
+
+class NotRunning(WarrenError):
+    """No manager answers on this directory. `directory` names it."""
+
+    def __init__(self, directory: str) -> None:
+        super().__init__(directory)
+        self.directory = directory
+
+    def __str__(self) -> str:
+        return (
+            f"no manager is running on {self.directory}; start it with: warren-raft serve --data-dir {self.directory} …"
+        )
+
+
+class AdminClient:
+    """Calls to the manager that runs on `directory`. Holds no connection; may be used by many threads.
+
+    Every call raises what the manager raised, NotRunning, or Unavailable.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = os.fspath(directory)
+
+    def status(self) -> dict[str, Any]:
+        return _expect(dict, self.call("status"))
+
+    def put(self, kind: str, entity: object, *, if_revision: int | None = None, timeout: float | None = None) -> int:
+        """Creates or replaces an entity given in its JSON form (the CA: base64). Returns the revision."""
+        arguments = {"kind": kind, "entity": entity, "if_revision": if_revision}
+        return _expect(int, self.call("put", arguments, timeout=timeout))
+
+    def delete(
+        self,
+        kind: str,
+        id: str,  # noqa: A002
+        *,
+        if_revision: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        arguments = {"kind": kind, "id": id, "if_revision": if_revision}
+        return _expect(int, self.call("delete", arguments, timeout=timeout))
+
+    def put_batch(self, items: Iterable[Item], *, timeout: float | None = None) -> int:
+        """Creates or replaces all of these in one atomic command. Returns the revision."""
+        return _expect(int, self.call("put_batch", {"items": list(items)}, timeout=timeout))
+
+    def put_all(
+        self, items: Iterable[Item], *, timeout: float | None = None, done: Callable[[int], object] = lambda _: None
+    ) -> None:
+        """Creates or replaces all of these, in atomic batches of at most CHUNK_RECORDS, several at a time.
+
+        `done(n)` is told, in the caller's thread, whenever n more are stored. Two items of one id
+        must not be given: which of them wins would be open. On an error, batches may be stored already.
+        """
+        with ThreadPoolExecutor(CHUNKS_IN_FLIGHT, thread_name_prefix="import") as pool:
+            waiting: deque[tuple[int, Future[int]]] = deque()
+            for chunk in _chunks(items):
+                if len(waiting) == CHUNKS_IN_FLIGHT:
+                    _finish(waiting, done)
+                waiting.append((len(chunk), pool.submit(self.put_batch, chunk, timeout=timeout)))
+            while waiting:
+                _finish(waiting, done)
+
+    def members(self) -> list[dict[str, Any]]:
+        return _expect(list, self.call("members"))
+
+    def add_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
+        self.call("add_member", {"id": id, "address": address}, timeout=timeout)
+
+    def update_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
+        self.call("update_member", {"id": id, "address": address}, timeout=timeout)
+
+    def remove_member(self, id: str, *, timeout: float | None = None) -> None:  # noqa: A002
+        self.call("remove_member", {"id": id}, timeout=timeout)
+
+    def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> None:  # noqa: A002
+        """Hands leadership to this member, or to the one the leader finds best."""
+        self.call("transfer_leadership", {"id": id}, timeout=timeout)
+
+    def call(self, operation: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> Any:
+        """One operation of the table in server.py. `timeout`, in seconds, is the manager's deadline."""
+        body = json.dumps({**(arguments or {}), "timeout_seconds": timeout}).encode()
+        patience = DEFAULT_ANSWER_SECONDS if timeout is None else timeout + ANSWER_MARGIN_SECONDS
+        connection = _Connection(self.directory, patience)
+        try:
+            return self._exchange(connection, operation, body)
+        finally:
+            connection.close()
+
+    def _exchange(self, connection: _Connection, operation: str, body: bytes) -> Any:
+        try:
+            connection.connect()
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+            raise NotRunning(self.directory) from None
+        try:
+            connection.request("POST", f"/v1/{operation}", body, {"Content-Type": "application/json"})
+            answer = json.loads(connection.getresponse().read())
+        except TimeoutError:
+            raise Unavailable(f"the manager on {self.directory} did not answer", maybe_applied=True) from None
+        except (OSError, http.client.HTTPException, ValueError):
+            raise Unavailable(f"the manager on {self.directory} went away", maybe_applied=True) from None
+        if "error" in answer:
+            raise error_from_json(answer)
+        return answer["result"]
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, directory: str, timeout: float) -> None:
+        super().__init__("manager", timeout=timeout)
+        self._directory = directory
+
+    def connect(self) -> None:
+        if self.sock is not None:
+            return
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            link.settimeout(self.timeout)
+            with socket_address(self._directory) as address:
+                link.connect(address)
+        except BaseException:
+            link.close()
+            raise
+        self.sock = link
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    chunk: list[Item] = []
+    size = 0
+    for item in items:
+        item_size = len(json.dumps(item))
+        if chunk and (len(chunk) == CHUNK_RECORDS or size + item_size > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(item)
+        size += item_size
+    if chunk:
+        yield chunk
+
+
+def _finish(waiting: deque[tuple[int, Future[int]]], done: Callable[[int], object]) -> None:
+    count, future = waiting.popleft()
+    future.result()
+    done(count)
+
+
+def _expect(kind: type[T], value: object) -> T:
+    if not isinstance(value, kind):
+        raise ManagerFailed(f"an answer of {type(value).__name__}; is the manager of another version?")
+    return value

@@ -1,0 +1,332 @@
+"""A manager's answers on its admin socket: aiohttp in a thread and event loop of its own.
+
+HTTP is turned into calls of the `Manager` protocol and errors into JSON; nothing is decided here.
+Invariant: a slow or dead caller costs the manager one of a bounded number of threads, never its raft thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final, Protocol, TypeVar
+
+from aiohttp import web
+
+from warren_raft.admin import MAX_REQUEST_BYTES, SOCKET_NAME, error_to_json, operation, socket_address
+from warren_raft.entity_json import from_json, read_base64
+from warren_raft.errors import (
+    Closed,
+    InUse,
+    InvalidEntity,
+    NotFound,
+    RefusedForSafety,
+    RevisionConflict,
+    StorageFull,
+    Unavailable,
+    WarrenError,
+)
+from warren_raft.forms import Refused
+from warren_raft.store.interface import Batch
+from warren_raft.store.tables import BY_NAME, CA, Kind
+
+log = logging.getLogger(__name__)
+
+MAX_CALLS: Final = 32  # calls that block at the same time; further ones wait their turn
+MAX_BATCH_ITEMS: Final = 10_000  # a batch is one entry of the log and one transaction
+MAX_TIMEOUT_SECONDS: Final = 3600.0  # a caller who asks for longer holds one of MAX_CALLS threads for ever
+SOCKET_BACKLOG: Final = 128
+START_SECONDS: Final = 30.0
+SHUTDOWN_SECONDS: Final = 1.0  # for answers that are under way when the manager closes
+STOP_SECONDS: Final = 10.0
+
+# The HTTP status is for people with curl; our client reads the body.
+_HTTP_STATUS: Final[tuple[tuple[type[WarrenError], int], ...]] = (
+    (NotFound, 404),
+    (RevisionConflict, 409),
+    (InvalidEntity, 400),
+    (RefusedForSafety, 403),
+    (InUse, 409),
+    (StorageFull, 507),
+    (Unavailable, 503),
+    (Closed, 503),
+)
+
+T = TypeVar("T")
+
+
+class Manager(Protocol):
+    """What the admin socket needs of a manager; `ReplicatedStore` is one.
+
+    Every method may be called from several threads at once and raises this package's errors. Dicts hold what
+    `json.dumps` takes, under the names of the command line's documented JSON.
+    """
+
+    def status(self) -> Mapping[str, Any]: ...
+    def members(self) -> list[dict[str, Any]]: ...
+    def add_member(self, id: str, address: str, *, timeout: float | None = None) -> object: ...  # noqa: A002
+    def update_member(self, id: str, address: str, *, timeout: float | None = None) -> object: ...  # noqa: A002
+    def remove_member(self, id: str, *, timeout: float | None = None) -> object: ...  # noqa: A002
+    def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> object: ...  # noqa: A002
+    def batch(self, *, timeout: float | None = None, wait: bool = True) -> contextlib.AbstractContextManager[Batch]: ...
+
+
+class AdminServer:
+    """Answers on DIR/admin.sock (mode 0600) from `start` to `close`.
+
+    Whoever starts it must hold the directory's lock until it is closed: a socket that is there already is
+    taken for one that a dead manager left behind, and replaced.
+    """
+
+    def __init__(self, manager: Manager, directory: str | os.PathLike[str]) -> None:
+        self._manager = manager
+        self._directory = os.fspath(directory)
+        self._thread = threading.Thread(target=self._run, name="warren-admin", daemon=True)
+        self._started: Future[None] = Future()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+
+    def start(self) -> None:
+        """Returns when the socket takes calls. Raises OSError where that is not possible."""
+        self._thread.start()
+        self._started.result(START_SECONDS)
+
+    def close(self) -> None:
+        """Ends the answering; calls that still block get an end of their connection. Idempotent, any thread."""
+        if self._loop is not None and self._stop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended already
+                self._loop.call_soon_threadsafe(self._stop.set)
+        if self._thread.ident is not None:
+            self._thread.join(STOP_SECONDS)
+            if self._thread.is_alive():
+                log.warning("the admin thread did not end within %g s", STOP_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            if self._started.done():
+                raise
+            self._started.set_exception(error)
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        pool = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="warren-admin-call")
+        runner = web.AppRunner(_application(self._manager, pool), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        await runner.setup()
+        try:
+            listener = _listen(self._directory)
+            try:
+                await web.SockSite(runner, listener, backlog=SOCKET_BACKLOG).start()
+                self._started.set_result(None)
+                await self._stop.wait()
+            finally:
+                listener.close()
+                _remove_socket(self._directory)
+        finally:
+            # Calls that block are not waited for: they end with the store, at their deadline at the latest.
+            pool.shutdown(wait=False, cancel_futures=True)
+            await runner.cleanup()
+
+
+def _listen(directory: str) -> socket.socket:
+    """A listening socket under the directory's name for it, mode 0600 from its first moment."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_socket(directory)
+        os.fchmod(listener.fileno(), stat.S_IRUSR | stat.S_IWUSR)  # before bind: the name inherits it
+        with socket_address(directory) as address:
+            listener.bind(address)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_socket(directory: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(directory, SOCKET_NAME))
+
+
+# ----------------------------------------------------------------------------------------------- HTTP
+
+
+def _application(manager: Manager, pool: ThreadPoolExecutor) -> web.Application:
+    async def answer(request: web.Request) -> web.Response:
+        call = OPERATIONS.get(request.match_info["operation"])
+        if call is None:
+            return _refusal(InvalidEntity("request", "there is no such operation"))
+        try:
+            arguments = Arguments.parse(await request.read())
+            loop = asyncio.get_running_loop()
+            return web.json_response({"result": await loop.run_in_executor(pool, call, manager, arguments)})
+        except WarrenError as error:
+            return _refusal(error)
+        except Exception as error:
+            log.exception("the admin call %s failed", request.path)
+            return _refusal(error)
+
+    application = web.Application(client_max_size=MAX_REQUEST_BYTES)
+    application.router.add_post("/v1/{operation}", answer)
+    return application
+
+
+def _refusal(error: Exception) -> web.Response:
+    status = next((code for kind, code in _HTTP_STATUS if isinstance(error, kind)), 500)
+    return web.json_response(error_to_json(error), status=status)
+
+
+class Arguments:
+    """The JSON object of a request, read with checks. Every reader raises InvalidEntity for a wrong type."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    @classmethod
+    def parse(cls, body: bytes) -> Arguments:
+        try:
+            values = json.loads(body or b"{}")
+        except (ValueError, RecursionError) as error:
+            raise InvalidEntity("request", f"is not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise InvalidEntity("request", f"must be a JSON object, not {type(values).__name__}")
+        return cls(values)
+
+    def text(self, name: str) -> str:
+        return self._exactly(name, str)
+
+    def optional_text(self, name: str) -> str | None:
+        return None if self._values.get(name) is None else self.text(name)
+
+    def optional_number(self, name: str) -> int | None:
+        return None if self._values.get(name) is None else self._exactly(name, int)
+
+    def items(self, name: str) -> list[Any]:
+        return self._exactly(name, list)
+
+    def any(self, name: str) -> Any:
+        return self._values.get(name)
+
+    @property
+    def timeout(self) -> float | None:
+        seconds: Any = self._values.get("timeout_seconds")
+        if seconds is None:
+            return None
+        if type(seconds) not in (int, float) or not 0 < seconds <= MAX_TIMEOUT_SECONDS:
+            reason = f"must be a number of seconds up to {MAX_TIMEOUT_SECONDS:.0f}"
+            raise InvalidEntity("request", reason, field="timeout_seconds")
+        return float(seconds)
+
+    def _exactly(self, name: str, kind: type[T]) -> T:
+        value = self._values.get(name)
+        if type(value) is not kind:
+            raise InvalidEntity("request", f"must be {kind.__name__}, not {type(value).__name__}", field=name)
+        return value
+
+
+# ----------------------------------------------------------------------------------------- operations
+
+
+def _put(manager: Manager, arguments: Arguments) -> int:
+    kind = _kind(arguments.text("kind"))
+    value = _value(kind, arguments.any("entity"))
+    if_revision = arguments.optional_number("if_revision")
+    return _write(manager, arguments, lambda batch: _add(batch, kind, value, if_revision))
+
+
+def _put_batch(manager: Manager, arguments: Arguments) -> int:
+    items = arguments.items("items")
+    if not 1 <= len(items) <= MAX_BATCH_ITEMS:
+        raise InvalidEntity("request", f"must be 1 to {MAX_BATCH_ITEMS} items, not {len(items)}", field="items")
+    values = [_item(item) for item in items]
+
+    def fill(batch: Batch) -> None:
+        for kind, value in values:
+            _add(batch, kind, value, None)
+
+    return _write(manager, arguments, fill)
+
+
+def _delete(manager: Manager, arguments: Arguments) -> int:
+    kind, key = _kind(arguments.text("kind")), arguments.text("id")
+    if kind is CA:
+        raise InvalidEntity("ca", "cannot be deleted")
+    if_revision = arguments.optional_number("if_revision")
+    return _write(manager, arguments, lambda batch: operation(batch, "delete", kind)(key, if_revision=if_revision))
+
+
+def _write(manager: Manager, arguments: Arguments, fill: Callable[[Batch], object]) -> int:
+    """One command, filled by `fill`. Returns its revision."""
+    with manager.batch(timeout=arguments.timeout, wait=False) as batch:
+        fill(batch)
+    revision: int = batch.future.result()
+    return revision
+
+
+def _add(batch: Batch, kind: Kind[Any], value: Any, if_revision: int | None) -> None:
+    if kind is CA:
+        batch.save_ca(value, if_revision=if_revision)
+    else:
+        operation(batch, "create", kind)(value, if_revision=if_revision)
+
+
+def _item(item: Any) -> tuple[Kind[Any], Any]:
+    if not isinstance(item, list) or len(item) != 2 or not isinstance(item[0], str):
+        raise InvalidEntity("request", "each must be [kind, entity]", field="items")
+    kind = _kind(item[0])
+    return kind, _value(kind, item[1])
+
+
+def _kind(name: str) -> Kind[Any]:
+    kind = BY_NAME.get(name)
+    if kind is None:
+        raise InvalidEntity("request", f"there is no kind {name!r:.80}", field="kind")
+    return kind
+
+
+def _value(kind: Kind[Any], value: Any) -> Any:
+    """What is to be stored: an entity from its JSON, the CA's bytes from base64."""
+    if kind.entity is not None:
+        return from_json(kind.entity, value)
+    try:
+        return read_base64(value, "")
+    except Refused as refused:
+        raise InvalidEntity("ca", refused.reason) from None
+
+
+def _add_member(manager: Manager, arguments: Arguments) -> None:
+    manager.add_member(arguments.text("id"), arguments.text("address"), timeout=arguments.timeout)
+
+
+def _update_member(manager: Manager, arguments: Arguments) -> None:
+    manager.update_member(arguments.text("id"), arguments.text("address"), timeout=arguments.timeout)
+
+
+def _remove_member(manager: Manager, arguments: Arguments) -> None:
+    manager.remove_member(arguments.text("id"), timeout=arguments.timeout)
+
+
+def _transfer_leadership(manager: Manager, arguments: Arguments) -> None:
+    manager.transfer_leadership(arguments.optional_text("id"), timeout=arguments.timeout)
+
+
+OPERATIONS: Final[Mapping[str, Callable[[Manager, Arguments], object]]] = {
+    "status": lambda manager, _arguments: dict(manager.status()),
+    "members": lambda manager, _arguments: manager.members(),
+    "put": _put,
+    "put_batch": _put_batch,
+    "delete": _delete,
+    "add_member": _add_member,
+    "update_member": _update_member,
+    "remove_member": _remove_member,
+    "transfer_leadership": _transfer_leadership,
+}
+"""POST /v1/NAME with the arguments as a JSON object; answers {"result": …} or {"error": …, "message": …, "data": …}."""
