@@ -119,10 +119,7 @@ class Notation:
 
     def fields_to_json(self, struct: Any) -> dict[str, Any]:
         """The fields of an entity or structure under this notation's names, without `revision`."""
-        return {
-            self.name(f.name): self._to_json(getattr(struct, f.name), f.form)
-            for f in fields_of(struct.__class__)
-        }
+        return {self.name(f.name): self._to_json(getattr(struct, f.name), f.form) for f in fields_of(struct.__class__)}
 
     def _to_json(self, value: Any, form: Form) -> Any:
         if form.kind is FormKind.SEQUENCE:
@@ -157,9 +154,7 @@ class Notation:
         if form.kind is FormKind.SEQUENCE:
             if not isinstance(value, list):
                 raise wrong_type(path, value, "a list")
-            return tuple(
-                self._from_json(item, form.item, f"{path}[{number}]") for number, item in enumerate(value)
-            )
+            return tuple(self._from_json(item, form.item, f"{path}[{number}]") for number, item in enumerate(value))
         if form.kind is FormKind.STRUCT:
             if value is None and form.optional:
                 return None

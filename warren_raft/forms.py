@@ -464,10 +464,7 @@ _CONVERT: Final[dict[FormKind, Callable[[Any, Form, str], Any]]] = {
 
 
 def _converted_fields(entity: Any, cls: type, prefix: str) -> dict[str, Any]:
-    return {
-        f.name: _CONVERT[f.form.kind](getattr(entity, f.name), f.form, prefix + f.name)
-        for f in fields_of(cls)
-    }
+    return {f.name: _CONVERT[f.form.kind](getattr(entity, f.name), f.form, prefix + f.name) for f in fields_of(cls)}
 
 
 def _check_keys(entity: Any) -> None:
