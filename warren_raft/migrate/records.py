@@ -1,0 +1,256 @@
+"""Warren's own form of a record: the bucket, the key, and the value as Go's encoding/json writes it.
+
+Where records come from (a file of lines, a Go database) and what becomes of them is the caller's matter.
+Invariant: parsing what was formatted gives the same kind and the same entity, or the same bytes for the CA.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any, Final, TypeAlias
+
+from warren_raft.entities import Entity, validate
+from warren_raft.entity_json import (
+    Notation,
+    format_time,
+    read_base64,
+    read_time,
+    write_base64,
+)
+from warren_raft.errors import InvalidEntity
+from warren_raft.forms import FormKind, Refused, wrong_type
+from warren_raft.store import tables
+
+Record: TypeAlias = tuple[str, str, Entity | bytes]
+"""The name of a kind, a key, and what is stored under it: an entity, or the bytes of the CA."""
+
+_BUCKETS: Final[Mapping[str, tables.Kind[Any]]] = {
+    **tables.BY_BUCKET,
+    "tasks": tables.CONTAINER,  # what Warren called containers in its first releases
+}
+_KINDS: Final[Mapping[str, tables.Kind[Any]]] = {kind.name: kind for kind in tables.KINDS}
+
+_LINE_FIELDS: Final = ("bucket", "key", "value")
+
+
+# ---- Go's names and notations.
+
+_GO_WORDS: Final[Mapping[str, str]] = {
+    "cpu": "CPU",
+    "id": "ID",
+    "ip": "IP",
+    "ips": "IPs",
+    "pem": "PEM",
+    "tls": "TLS",
+}
+"""The words that Go does not merely capitalise. (So service_id is ServiceID, and cert_pem is CertPEM.)"""
+
+_MICROSECOND: Final = timedelta(microseconds=1)
+_MICROSECOND_NANOSECONDS: Final = 1_000
+
+
+@cache  # bounded: one entry a name of a field
+def go_name(name: str) -> str:
+    """Go's name of a field of ours: allowed_ips is AllowedIPs."""
+    return "".join(_GO_WORDS.get(word, word.capitalize()) for word in name.split("_"))
+
+
+def _go_path(path: str) -> str:
+    """`rules[0].path_type` with Go's names, for somebody who looks at Warren's data."""
+    steps = (step.partition("[") for step in path.split("."))
+    return ".".join(go_name(name) + bracket + rest for name, bracket, rest in steps)
+
+
+def _write_time(value: datetime | None) -> str:
+    return "0001-01-01T00:00:00Z" if value is None else format_time(value)
+
+
+def _write_duration(value: timedelta) -> int:
+    return value // _MICROSECOND * _MICROSECOND_NANOSECONDS
+
+
+def _read_duration(value: Any, path: str) -> timedelta:
+    if type(value) is not int:
+        raise wrong_type(path, value, "a whole number of nanoseconds")
+    microseconds = abs(value) // _MICROSECOND_NANOSECONDS  # cut off, as the fractions of times are
+    try:
+        return timedelta(microseconds=microseconds if value >= 0 else -microseconds)
+    except OverflowError:
+        raise Refused(path, "is more nanoseconds than a duration can hold") from None
+
+
+def _write_number(value: float) -> int | float:
+    """Go writes 4 for 4.0."""
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+def _write_map(value: Mapping[str, str]) -> dict[str, str]:
+    return dict(sorted(value.items()))
+
+
+_GO: Final = Notation(
+    name=go_name,
+    write={
+        FormKind.CHOICE: str,
+        FormKind.NUMBER: _write_number,
+        FormKind.BYTES: write_base64,
+        FormKind.TIME: _write_time,
+        FormKind.DURATION: _write_duration,
+        FormKind.MAP: _write_map,
+    },
+    read={
+        FormKind.BYTES: read_base64,
+        FormKind.TIME: read_time,
+        FormKind.DURATION: _read_duration,
+    },
+    null_is_unset=True,
+)
+
+_GO_ESCAPES: Final = str.maketrans({character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"})
+"""Go escapes these inside strings, which is the only place where JSON can hold them."""
+
+_LINE_ESCAPES: Final = str.maketrans({"\u0085": "\\u0085"})
+"""With Go's: all that a reader which splits text by Unicode's rules would take for the end of a line."""
+
+
+def _go_json(value: Any) -> str:
+    """Compact JSON as Go's json.Marshal writes it; objects keep their order."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_GO_ESCAPES)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _read_json(text: str) -> Any:
+    """Parsed JSON. Raises ValueError, also for what Python would take and Go would not."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+# ---- The CA: bytes to us, a JSON object to Warren.
+
+
+def _ca_to_json(data: bytes) -> Any:
+    """The JSON object that the bytes hold, if they can be had back from it to the byte; else base64 text."""
+    try:
+        value = _read_json(data.decode())
+        exact = isinstance(value, dict) and _ca_from_json(value) == data
+    except (ValueError, Refused):  # not UTF-8, not JSON, or more than JSON can say
+        exact = False
+    return value if exact else write_base64(data)
+
+
+def _ca_from_json(value: Any) -> bytes:
+    if isinstance(value, str):
+        return read_base64(value, "")
+    if not isinstance(value, dict):
+        raise wrong_type("", value, "base64 text or a JSON object")
+    try:
+        return _go_json(value).encode()
+    except (UnicodeEncodeError, RecursionError):
+        raise Refused("", "is nested too deeply, or has text without a UTF-8 form") from None
+
+
+# ---- Records.
+
+
+def _kind_of(bucket: Any) -> tables.Kind[Any]:
+    kind = _BUCKETS.get(bucket) if isinstance(bucket, str) else None
+    if kind is None:
+        raise InvalidEntity("record", f"{bucket!r:.60} is not one of Warren's buckets", field="bucket")
+    return kind
+
+
+def _entity_from_json(kind: tables.Kind[Any], key: str, value: Any) -> Any:
+    entity = _GO.struct_from_json(kind.entity, value)
+    if entity.id != key:
+        raise Refused("ID", "is not the key of the record")
+    try:
+        return validate(entity)
+    except InvalidEntity as error:
+        raise Refused(_go_path(error.field or ""), error.reason) from None
+
+
+def parse_record(bucket: Any, key: Any, value: Any) -> Record:
+    """The record that a bucket's name, a key and a parsed JSON value describe.
+
+    Raises InvalidEntity for an unknown bucket, a key that is not the entity's ID, a field Warren does not
+    have, and all that `validate` refuses. The field's path is in Go's names: `Rules[0].Paths[1].PathType`.
+    """
+    kind = _kind_of(bucket)
+    if not isinstance(key, str):
+        raise InvalidEntity(kind.name, f"the key of a record must be text, not {type(key).__name__}")
+    try:
+        if kind is not tables.CA:
+            return kind.name, key, _entity_from_json(kind, key, value)
+        if key != tables.CA_ID:
+            raise Refused("", f"the key of the only record of this kind is {tables.CA_ID!r}")
+        return kind.name, key, _ca_from_json(value)
+    except Refused as refused:
+        raise InvalidEntity(kind.name, refused.reason, id=key, field=refused.path or None) from None
+
+
+def parse_line(text: str) -> Record:
+    """The record of one line, `{"bucket": "nodes", "key": "...", "value": {...Go's field names...}}`.
+
+    Times are cut to the microsecond, null and a missing field are the default. Raises InvalidEntity where the
+    line is not one whole JSON object of these three, and as `parse_record` does.
+    """
+    try:
+        line = _read_json(text)
+    except ValueError as error:
+        raise InvalidEntity("record", f"the line is not one whole JSON object: {error}") from None
+    if not isinstance(line, dict) or sorted(line) != sorted(_LINE_FIELDS):
+        raise InvalidEntity("record", f"the line is not a JSON object of just {', '.join(_LINE_FIELDS)}")
+    return parse_record(line["bucket"], line["key"], line["value"])
+
+
+def parse_stored(bucket: str, key: bytes, value: bytes) -> Record:
+    """The record under a key of a bucket of Warren's own database: values are JSON, and the CA just bytes.
+
+    Raises InvalidEntity as `parse_record` does, and where the key is not UTF-8 or the value is not JSON.
+    """
+    kind = _kind_of(bucket)
+    try:
+        name = key.decode()
+        parsed = write_base64(value) if kind is tables.CA else _read_json(value.decode())
+    except ValueError as error:
+        raise InvalidEntity(kind.name, f"the record {key!r:.80} is not UTF-8 and JSON: {error}") from None
+    return parse_record(bucket, name, parsed)
+
+
+def format_line(kind_name: str, entity: Entity | bytes) -> str:
+    """A record as one line of JSON, without the line's end.
+
+    Fields are in Go's order. Times are in UTC with six digits, a time that is not set is Go's zero time; an
+    empty sequence is [], an empty mapping {}, and null stands for structures that are not set only. The CA
+    is the JSON object it holds if that gives the very same bytes back, else base64 text.
+
+    Raises InvalidEntity where there is no such kind or the entity is not of it.
+    """
+    kind = _KINDS.get(kind_name)
+    if kind is None:
+        raise InvalidEntity("record", f"{kind_name!r:.60} is not the name of a kind")
+    expected = kind.entity or bytes
+    if type(entity) is not expected:
+        raise InvalidEntity(kind.name, f"must be {expected.__name__}, not {type(entity).__name__}")
+    if isinstance(entity, bytes):
+        key, value = tables.CA_ID, _ca_to_json(entity)
+    else:
+        key, value = entity.id, _GO.fields_to_json(entity)
+    line = dict(zip(_LINE_FIELDS, (kind.bucket, key, value), strict=True))
+    return _go_json(line).translate(_LINE_ESCAPES)
+
+
+def same_record(one: str, other: str) -> bool:
+    """Whether two lines say the same to us: times to the microsecond in any zone, null as empty, 4 as 4.0.
+
+    Raises InvalidEntity as `parse_line` does.
+    """
+    return parse_line(one) == parse_line(other)
