@@ -1,0 +1,1014 @@
+"""Promises: a link exists only when both managers accepted each other, at most one a peer; what is
+delivered comes from the link that counts and in order; a broken, silent, flooding or foreign peer costs its
+own link and nothing else. Everything runs over real loopback sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import pickle
+import random
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import warren_raft
+from warren_raft.errors import InUse, InvariantViolation
+from warren_raft.raft import connection as connection_module
+from warren_raft.raft import transport as transport_module
+from warren_raft.raft.transport import LinkEnd, Refusal, Timing, Transport, parse_address
+from warren_raft.raft.wire import HANDSHAKE_FRAME_BYTES, FrameReader, Message, encode
+
+FAST = Timing(
+    ping_seconds=0.04,
+    link_timeout_seconds=0.4,
+    handshake_seconds=0.4,
+    retry_first_seconds=0.005,
+    retry_last_seconds=0.04,
+    away_seconds=0.15,
+)
+PATIENCE_SECONDS = 15.0  # of a test with a condition; only ever reached by one that fails
+HOST = "127.0.0.1"
+
+
+async def until(condition: Callable[[], Any], what: str = "the condition") -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        await asyncio.sleep(0.001)
+
+
+class Node:
+    """A transport that writes down what it is told, and checks on the way what must always hold."""
+
+    def __init__(self, node_id: str, timing: Timing = FAST, port: int = 0) -> None:
+        self.node_id = node_id
+        self.events: list[tuple[Any, ...]] = []
+        self.current: dict[str, int] = {}
+        self.judge: Callable[[Message], Refusal | None] = lambda hello: None
+        self.on_message: Callable[[str, int, Message], None] = lambda peer_id, link, message: None
+        self.transport = Transport(
+            listen=(HOST, port),
+            node_id=node_id,
+            hello=lambda: {"term": 7},
+            judge=lambda hello: self.judge(hello),
+            on_link_up=self._up,
+            on_link_down=self._down,
+            on_message=self._message,
+            on_refused=lambda who, refusal: self.events.append(("refused", who, refusal.code, refusal.text)),
+            on_dial_refused=lambda who: self.events.append(("dial refused", who)),
+            random=random.Random(1),
+            timing=timing,
+        )
+
+    def _up(self, peer_id: str, link: int, hello: Message) -> None:
+        assert peer_id not in self.current, "a link was still up"
+        assert link > max(self.current.values(), default=0), "link numbers increase"
+        assert hello["node_id"] == peer_id
+        self.current[peer_id] = link
+        assert dict(self.transport.links) == self.current
+        self.events.append(("up", peer_id, link))
+
+    def _down(self, peer_id: str, link: int, end: LinkEnd) -> None:
+        assert self.current.pop(peer_id) == link, "down is told once, of the link that was up"
+        self.events.append(("down", peer_id, end))
+
+    def _message(self, peer_id: str, link: int, message: Message) -> None:
+        assert self.current.get(peer_id) == link, "a message of a link that does not count"
+        self.events.append(("message", peer_id, message))
+        self.on_message(peer_id, link, message)
+
+    @property
+    def address(self) -> str:
+        return "{}:{}".format(*self.transport.listening)
+
+    def told(self, kind: str) -> list[tuple[Any, ...]]:
+        return [event[1:] for event in self.events if event[0] == kind]
+
+    def messages(self) -> list[Message]:
+        return [message for _, message in self.told("message")]
+
+    def send(self, peer_id: str, message: Message | bytes) -> None:
+        self.transport.send(self.current[peer_id], message)
+
+
+class Stranger:
+    """The other end of a connection, byte by byte, as a test wants it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.frames = FrameReader()
+
+    def say(self, *messages: Message) -> None:
+        self.writer.write(b"".join(encode(message) for message in messages))
+
+    async def hear(self) -> Message:
+        """The next message that is not a ping; `EOFError` when there is none."""
+        while True:
+            message = self.frames.read()
+            if message is None:
+                data = await self.reader.read(65536)
+                if not data:
+                    raise EOFError
+                self.frames.feed(data)
+            elif message["type"] != "ping":
+                return message
+
+    async def hear_the_end(self) -> None:
+        with contextlib.suppress(EOFError, ConnectionError):
+            while True:
+                await self.hear()
+
+    async def shake_hands(self, node_id: str) -> None:
+        """As the dialler."""
+        self.say(hello(node_id))
+        assert [(await self.hear())["type"], (await self.hear())["type"]] == ["hello", "welcome"]
+        self.say({"type": "welcome"})
+
+
+def hello(node_id: str, **fields: Any) -> Message:
+    return {"type": "hello", "magic": "warren_raft", "protocol": [1, 1], "node_id": node_id, **fields}
+
+
+class Stage:
+    """Makes nodes and strangers, and clears them away."""
+
+    def __init__(self) -> None:
+        self.stack = contextlib.AsyncExitStack()
+
+    async def node(self, node_id: str, timing: Timing = FAST, port: int = 0) -> Node:
+        node = Node(node_id, timing, port)
+        await node.transport.start()
+        self.stack.push_async_callback(node.transport.close)
+        return node
+
+    async def dial(self, node: Node) -> Stranger:
+        stranger = Stranger(*await asyncio.open_connection(*node.transport.listening))
+        self.stack.callback(stranger.writer.close)
+        return stranger
+
+    async def listener(self) -> tuple[str, asyncio.Queue[Stranger]]:
+        """An address at which each connection becomes a stranger in the queue."""
+        arrived: asyncio.Queue[Stranger] = asyncio.Queue()
+
+        async def arrive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.stack.callback(writer.close)
+            arrived.put_nowait(Stranger(reader, writer))
+
+        server = await asyncio.start_server(arrive, HOST, 0)
+        self.stack.callback(server.close)
+        return "{}:{}".format(*server.sockets[0].getsockname()), arrived
+
+    async def pair(self, timing: Timing = FAST) -> tuple[Node, Node]:
+        """m1, which dials, and m2, with a link."""
+        a, b = await self.node("m1", timing), await self.node("m2", timing)
+        a.transport.set_peers({"m2": b.address})
+        await linked(a, b)
+        return a, b
+
+
+async def linked(a: Node, b: Node) -> None:
+    await until(lambda: a.current.get(b.node_id) and b.current.get(a.node_id), "a link")
+
+
+def scenario(scene: Callable[[Stage], Awaitable[None]]) -> Callable[[], None]:
+    """Run a test in a loop of its own. Whatever reaches the loop's exception handler fails it."""
+
+    async def play() -> None:
+        complaints: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        stage = Stage()
+        async with asyncio.timeout(4 * PATIENCE_SECONDS), stage.stack:
+            await scene(stage)
+        assert complaints == []
+
+    @functools.wraps(scene)
+    def test() -> None:
+        asyncio.run(play())
+
+    del test.__wrapped__  # or pytest would take the stage for a fixture
+    return test
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+# A link exists when both accepted.
+
+
+@scenario
+async def test_two_managers_get_a_link_and_messages_pass_both_ways_in_order(stage: Stage) -> None:
+    a, b = await stage.pair()
+    for n in range(500):
+        a.send("m2", {"type": "count", "n": n})
+        b.send("m1", encode({"type": "count", "n": -n}))
+    await until(lambda: len(a.messages()) == len(b.messages()) == 500)
+    assert [m["n"] for m in b.messages()] == list(range(500))
+    assert [m["n"] for m in a.messages()] == [-n for n in range(500)]
+    assert dict(a.transport.links) == a.current
+
+
+@scenario
+async def test_the_engine_hears_the_whole_hello_of_its_peer(stage: Stage) -> None:
+    heard: list[Message] = []
+    a, b = await stage.node("m1"), await stage.node("m2")
+    b.judge = heard.append
+    a.transport.set_peers({"m2": b.address})
+    await linked(a, b)
+    assert heard[0] == hello("m1", term=7)
+
+
+@scenario
+async def test_a_refused_dialler_is_told_why_and_neither_side_has_a_link(stage: Stage) -> None:
+    a, b = await stage.node("m1"), await stage.node("m2")
+    b.judge = lambda hello: Refusal("removed", f"{hello['node_id']} is no member")
+    a.transport.set_peers({"m2": b.address})
+    await until(lambda: len(a.told("refused")) >= 3, "three attempts")
+    assert set(a.told("refused")) == {("m2", "removed", "m1 is no member")}
+    assert not a.told("up")
+    assert not b.told("up")
+    b.judge = lambda hello: None
+    await linked(a, b)
+
+
+@scenario
+async def test_a_dialler_that_refuses_tells_the_other_and_neither_side_has_a_link(stage: Stage) -> None:
+    """The one that accepts first must not have a link before the other accepted too."""
+    a, b = await stage.node("m1"), await stage.node("m2")
+    a.judge = lambda hello: Refusal("stranger", "not my cluster")
+    a.transport.set_peers({"m2": b.address})
+    await until(lambda: b.told("refused"))
+    assert b.told("refused")[0] == ("m1", "stranger", "not my cluster")
+    assert not a.told("up")
+    assert not b.told("up")
+
+
+@scenario
+async def test_no_side_has_a_link_before_the_other_welcomed_it(stage: Stage) -> None:
+    a = await stage.node("m1")
+    stranger = await stage.dial(a)
+    stranger.say(hello("m2"))
+    await stranger.hear()
+    assert (await stranger.hear())["type"] == "welcome"
+    assert not a.current
+    stranger.say({"type": "welcome"})
+    await until(lambda: a.current)
+
+
+@scenario
+async def test_another_manager_at_a_peers_address_is_refused_with_both_ids(stage: Stage) -> None:
+    a, b = await stage.node("m1"), await stage.node("m3")
+    a.transport.set_peers({"m2": b.address})
+    await until(lambda: b.told("refused"))
+    text = f"the manager at {b.address} is m3, not m2"
+    assert b.told("refused")[0] == ("m1", "wrong_node", text)
+    assert not a.told("up")
+    assert not b.told("up")
+
+
+@scenario
+async def test_our_own_id_is_refused_whether_a_twin_dials_or_we_dial_ourselves(stage: Stage) -> None:
+    a, twin = await stage.node("m1"), await stage.node("m1")
+    a.transport.set_peers({"m2": twin.address, "m3": a.address})
+    await until(lambda: len({event[0] for event in a.told("refused")}) == 2)
+    assert {event[1] for event in a.told("refused")} == {"same_id"}
+    assert "m1 is my own id" in a.told("refused")[0][2]
+    assert not a.told("up")
+
+
+@scenario
+async def test_our_own_id_among_the_peers_is_not_dialled(stage: Stage) -> None:
+    a = await stage.node("m1")
+    b = await stage.node("m2")
+    a.transport.set_peers({"m1": a.address, "m2": b.address})
+    await linked(a, b)
+    assert [event[0] for event in a.events] == ["up"]
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ({"type": "hello"}, "protocol"),
+        (hello("m2", magic="etcd"), "protocol"),
+        (hello("m2\nm3 is evil"), "protocol"),
+        (hello(""), "protocol"),
+        ({**hello("m2"), "node_id": 5}, "protocol"),
+        (hello("m2", protocol=[2, 3]), "protocol"),
+        (hello("m2", protocol=[0, 0]), "protocol"),
+        (hello("m2", protocol=None), "protocol"),
+        (hello("m2", protocol=["1", "1"]), "protocol"),
+        (hello("m2", protocol=[1, 2, 3]), "protocol"),
+        (hello("m1"), "same_id"),
+    ],
+)
+def test_a_hello_that_is_not_a_managers_is_refused(said: Message, code: str) -> None:
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a = await stage.node("m1")
+        stranger = await stage.dial(a)
+        stranger.say(said)
+        answer = await stranger.hear()
+        assert (answer["type"], answer["code"]) == ("refused", code)
+        await stranger.hear_the_end()
+        assert not a.events
+
+    scene()
+
+
+@scenario
+async def test_a_newer_release_with_a_common_version_is_welcome(stage: Stage) -> None:
+    """A rolling upgrade: the newer one still speaks version 1."""
+    a = await stage.node("m1")
+    stranger = await stage.dial(a)
+    stranger.say(hello("m2", protocol=[1, 9]))
+    assert (await stranger.hear())["type"] == "hello"
+
+
+@scenario
+async def test_what_a_refusing_peer_says_cannot_forge_lines_of_our_log(stage: Stage) -> None:
+    a = await stage.node("m1")
+    address, arrived = await stage.listener()
+    a.transport.set_peers({"m2": address})
+    stranger = await arrived.get()
+    stranger.say({"type": "refused", "code": 5, "text": "no\n2024-01-01 ERROR" + "x" * 9000})
+    await until(lambda: a.told("refused"))
+    who, code, text = a.told("refused")[0]
+    assert (who, code) == ("m2", "5")
+    assert text.startswith("no?2024")
+    assert len(text) == 500
+
+
+# One link a peer, and the newest counts.
+
+
+@scenario
+async def test_a_newer_link_supersedes_and_nothing_of_the_older_is_delivered_after(stage: Stage) -> None:
+    """PySyncObj listened on: a late heartbeat of the old connection truncated entries that were applied, and
+    the state machines differed for ever."""
+    a = await stage.node("m1")
+    for _ in range(50):
+        old, new = await stage.dial(a), await stage.dial(a)
+        a.events.clear()
+        await old.shake_hands("m2")
+        await until(lambda: ("up", "m2") in [event[:2] for event in a.events])
+        old.say({"type": "word", "from": "old"})
+        new.say(hello("m2"))
+        await new.hear()
+        await new.hear()
+        old.say({"type": "word", "from": "old, late"})  # both arrive in the same turn of a's loop
+        new.say({"type": "welcome"}, {"type": "word", "from": "new"})
+        old.say({"type": "word", "from": "old, too late"})
+        await until(lambda: a.messages() and a.messages()[-1]["from"] == "new")
+        await old.hear_the_end()
+        assert a.messages()[-1]["from"] == "new"
+        kinds = [event[0] for event in a.events if event[0] != "message"]
+        assert kinds == ["up", "down", "up"] or kinds == ["down", "up", "down", "up"]
+        assert ("m2", LinkEnd.SUPERSEDED) in a.told("down")
+
+
+@scenario
+async def test_frames_after_the_one_that_closed_the_link_are_not_delivered(stage: Stage) -> None:
+    a, b = await stage.pair()
+    b.on_message = lambda peer_id, link, message: b.transport.close_link(link, "enough")
+    for n in range(5):
+        a.send("m2", {"type": "count", "n": n})
+    a.transport.set_peers({})  # or it would dial again
+    await until(lambda: b.told("down"))
+    assert [m["n"] for m in b.messages()] == [0]
+    assert b.told("down") == [("m1", LinkEnd.CLOSED)]
+
+
+@scenario
+async def test_managers_that_all_dial_each_other_settle_on_one_link_each(stage: Stage) -> None:
+    """Both directions at the same moment, many times: the two ends must agree on which connection stays, or
+    each closes the one the other kept, for ever."""
+    for _ in range(15):
+        nodes = [await stage.node(node_id) for node_id in ("m1", "m2", "m3")]
+        addresses = {node.node_id: node.address for node in nodes}
+        for node in nodes:
+            node.transport.set_peers(addresses)
+        await until(lambda: all(len(node.current) == 2 for node in nodes), "all links")  # noqa: B023
+        await both_ends_agree(nodes)
+        for node in nodes:
+            assert len(node.told("up")) <= 2 * 2, f"it flapped: {node.events}"
+            await node.transport.close()
+
+
+async def both_ends_agree(nodes: list[Node]) -> None:
+    """A message sent on every link, and an answer to it, arrive: so both ends mean the same connection."""
+    for node in nodes:
+        node.events = [event for event in node.events if event[0] != "message"]
+        for peer_id in list(node.current):
+            node.send(peer_id, {"type": "probe"})
+    expected = len(nodes) - 1
+    await until(lambda: all(len(node.messages()) >= expected for node in nodes), "the probes")
+
+
+async def crossed(stage: Stage, ours: str, theirs: str, timing: Timing) -> tuple[Node, Stranger, Stranger]:
+    """A link that we dialled is up with us, when a dial of the peer, begun before, gets its last word in."""
+    a = await stage.node(ours, timing)
+    address, arrived = await stage.listener()
+    stranger = await stage.dial(a)
+    stranger.say(hello(theirs))
+    assert (await stranger.hear())["type"] == "hello"
+    a.transport.set_peers({theirs: address})
+    dialled = await arrived.get()
+    assert (await dialled.hear())["type"] == "hello"
+    dialled.say(hello(theirs), {"type": "welcome"})
+    await until(lambda: a.current)
+    assert (await stranger.hear())["type"] == "welcome"
+    stranger.say({"type": "welcome"})
+    return a, dialled, stranger
+
+
+@scenario
+async def test_of_two_crossing_dials_the_one_of_the_smaller_id_stays(stage: Stage) -> None:
+    a, dialled, stranger = await crossed(stage, "m1", "m2", FAST)
+    assert (await stranger.hear())["type"] == "bye"
+    a.send("m2", {"type": "still"})
+    assert [(await dialled.hear())["type"] for _ in range(2)] == ["welcome", "still"]
+    assert not a.told("down")
+
+
+@scenario
+async def test_of_two_crossing_dials_the_one_of_the_larger_id_goes(stage: Stage) -> None:
+    a, dialled, stranger = await crossed(stage, "m2", "m1", FAST)
+    assert [(await dialled.hear())["type"] for _ in range(2)] == ["welcome", "bye"]
+    await until(lambda: len(a.told("up")) == 2)
+    a.send("m1", {"type": "still"})
+    assert (await stranger.hear())["type"] == "still"
+    assert a.told("down") == [("m1", LinkEnd.SUPERSEDED)]
+
+
+@scenario
+async def test_a_dial_long_after_the_link_means_that_the_peer_lost_it(stage: Stage) -> None:
+    """A peer that was cut off and comes back must not be turned away for the sake of a dead connection."""
+    a, _, stranger = await crossed(stage, "m1", "m2", replace(FAST, crossing_seconds=0))
+    await until(lambda: len(a.told("up")) == 2)
+    a.send("m2", {"type": "still"})
+    assert (await stranger.hear())["type"] == "still"
+
+
+@scenario
+async def test_a_dial_of_ours_is_given_up_when_a_link_came_meanwhile(stage: Stage) -> None:
+    a = await stage.node("m1")
+    address, arrived = await stage.listener()
+    a.transport.set_peers({"m2": address})
+    dialled = await arrived.get()
+    stranger = await stage.dial(a)
+    await stranger.shake_hands("m2")
+    await until(lambda: a.current)
+    dialled.say(hello("m2"), {"type": "welcome"})
+    assert (await dialled.hear())["type"] == "hello"
+    assert (await dialled.hear())["type"] == "bye"
+    assert len(a.told("up")) == 1
+
+
+# What peers and strangers can do to us.
+
+
+async def is_unharmed(a: Node, b: Node) -> None:
+    """Whatever a third party did: the link of a and b still works and never went down."""
+    a.send("m2", {"type": "well?"})
+    await until(lambda: {"type": "well?"} in b.messages())
+    assert not a.told("down")
+    assert not b.told("down")
+
+
+HOSTILE: dict[str, bytes] = {
+    "a browser": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "noise": random.Random(5).randbytes(5000),
+    "a huge length": struct.pack(">II", 2**31, 0) + b"x" * 100,
+    "a frame over the handshake's limit": encode({"type": "hello", "pad": bytes(HANDSHAKE_FRAME_BYTES)}),
+    "a flipped bit": encode(hello("m9"))[:-1] + b"\x00",
+    "a pickle": struct.pack(">II", 4, 0) + pickle.dumps({"type": "hello"}),
+    "a message before the handshake": encode({"type": "append", "term": 10**6}),
+    "a welcome before the hello": encode({"type": "welcome"}),
+    "a ping before the hello": encode({"type": "ping"}),
+    "two hellos": encode(hello("m9")) * 2,
+    "a message before the welcome": encode(hello("m9")) + encode({"type": "append"}),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_bytes_that_are_not_ours_cost_that_connection_only(what: str) -> None:
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await stage.pair()
+        stranger = await stage.dial(b)
+        stranger.writer.write(HOSTILE[what])
+        await stranger.hear_the_end()
+        assert not b.messages()
+        await is_unharmed(a, b)
+
+    scene()
+
+
+HOSTILE_PEER: dict[str, bytes] = {
+    "noise": b"\x00\x00\x00\x05noise!!!!!!!!!",
+    "a huge length": struct.pack(">II", 2**31, 0),
+    "a flipped bit": encode({"type": "append"})[:-1] + b"\x00",
+    "another hello": encode(hello("m9")),
+    "another welcome": encode({"type": "welcome"}),
+    "a late refusal": encode({"type": "refused", "code": "x", "text": "x"}),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE_PEER)
+def test_a_bad_frame_on_a_link_drops_that_link_only(what: str) -> None:
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await stage.pair()
+        stranger = await stage.dial(b)
+        await stranger.shake_hands("m9")
+        stranger.say({"type": "word"})
+        stranger.writer.write(HOSTILE_PEER[what])
+        await until(lambda: ("m9", LinkEnd.CLOSED) in b.told("down"))
+        assert b.told("down") == [("m9", LinkEnd.CLOSED)]
+        b.events = [event for event in b.events if event[0] != "down"]
+        await is_unharmed(a, b)
+
+    scene()
+
+
+@scenario
+async def test_a_frame_in_pieces_and_many_frames_in_one_chunk_arrive_alike(stage: Stage) -> None:
+    a = await stage.node("m1")
+    stranger = await stage.dial(a)
+    await stranger.shake_hands("m2")
+    stranger.writer.write(b"".join(encode({"type": "count", "n": n}) for n in range(3000)))
+    large = encode({"type": "large", "data": bytes(3_000_000)})
+    for at in range(0, len(large), 100_001):
+        stranger.writer.write(large[at : at + 100_001])
+        await stranger.writer.drain()
+    await until(lambda: len(a.messages()) == 3001)
+    assert [m["n"] for m in a.messages()[:-1]] == list(range(3000))
+    assert len(a.messages()[-1]["data"]) == 3_000_000
+
+
+@scenario
+async def test_a_frame_cut_off_by_the_end_of_the_connection_is_not_delivered(stage: Stage) -> None:
+    a = await stage.node("m1")
+    stranger = await stage.dial(a)
+    await stranger.shake_hands("m2")
+    stranger.writer.write(encode({"type": "whole"}) + encode({"type": "cut"})[:-1])
+    stranger.writer.close()
+    await until(lambda: a.told("down"))
+    assert a.messages() == [{"type": "whole"}]
+
+
+@scenario
+async def test_a_flood_of_silent_strangers_does_not_keep_a_peer_out(stage: Stage) -> None:
+    slow = replace(FAST, handshake_seconds=PATIENCE_SECONDS)
+    a, b = await stage.node("m1", slow), await stage.node("m2", slow)
+    silent = [await stage.dial(b) for _ in range(transport_module.MAX_UNFINISHED_INCOMING + 20)]
+    a.transport.set_peers({"m2": b.address})
+    await linked(a, b)
+    for stranger in silent[:20]:
+        await stranger.hear_the_end()  # the oldest made room
+    unfinished = [c for c in b.transport._connections if c.in_handshake]
+    assert len(unfinished) <= transport_module.MAX_UNFINISHED_INCOMING
+
+
+@scenario
+async def test_a_peer_that_does_not_read_costs_bounded_memory_and_its_link(stage: Stage) -> None:
+    patient = replace(FAST, link_timeout_seconds=PATIENCE_SECONDS)
+    a = await stage.node("m1", patient)
+    stranger = await stage.dial(a)
+    await stranger.shake_hands("m2")
+    await until(lambda: a.current)
+    link = a.current["m2"]
+    frame = encode({"type": "bulk", "data": bytes(2**20)})
+    most = 0
+    for _ in range(200):
+        a.transport.send(link, frame)
+        most = max(most, a.transport.buffered_bytes(link))
+        a.transport.flush()
+    assert 32 * 2**20 < most <= connection_module.MAX_BUFFERED_BYTES
+    await until(lambda: a.told("down"))
+    assert a.told("down") == [("m2", LinkEnd.CLOSED)]
+    assert a.transport.buffered_bytes(link) == 0
+    a.transport.send(link, frame)  # silently nothing
+
+
+@scenario
+async def test_the_links_own_message_types_are_not_the_engines_to_send(stage: Stage) -> None:
+    a, _ = await stage.pair()
+    for kind in ("ping", "bye", "hello", "welcome", "refused"):
+        with pytest.raises(InvariantViolation, match="belongs to the links"):
+            a.send("m2", {"type": kind})
+
+
+# Signs of life.
+
+
+@scenario
+async def test_a_link_without_traffic_is_kept_by_pings(stage: Stage) -> None:
+    a, b = await stage.pair()
+    started = time.monotonic()
+    await past(started + 3 * FAST.link_timeout_seconds)
+    await is_unharmed(a, b)
+    assert not [m for m in a.messages() + b.messages() if m["type"] == "ping"]
+
+
+@scenario
+async def test_a_silent_peer_is_dropped_and_told_if_it_still_reads(stage: Stage) -> None:
+    a = await stage.node("m1")
+    stranger = await stage.dial(a)
+    await stranger.shake_hands("m2")
+    assert (await stranger.hear())["type"] == "bye"
+    assert a.told("down") == [("m2", LinkEnd.TIMEOUT)]
+
+
+async def past(moment: float) -> None:
+    await until(lambda: time.monotonic() > moment)
+
+
+@scenario
+async def test_half_a_frame_now_and_then_is_a_sign_of_life(stage: Stage) -> None:
+    """A large entry over a slow link takes longer than the timeout: what counts is that bytes arrive."""
+    a = await stage.node("m1")
+    stranger = await stage.dial(a)
+    await stranger.shake_hands("m2")
+    frame = encode({"type": "slow"})
+    started = time.monotonic()
+    for at in range(len(frame)):
+        stranger.writer.write(frame[at : at + 1])
+        await past(started + at * FAST.link_timeout_seconds / 10)
+    await until(lambda: a.messages())
+    assert not a.told("down")
+
+
+@scenario
+async def test_a_handshake_that_stops_half_way_is_given_up(stage: Stage) -> None:
+    a = await stage.node("m1")
+    address, arrived = await stage.listener()
+    a.transport.set_peers({"m2": address})
+    silent, halfway = await stage.dial(a), await stage.dial(a)
+    halfway.say(hello("m3"))
+    dialled = await arrived.get()
+    for stranger in (silent, halfway, dialled):
+        await stranger.hear_the_end()
+    await arrived.get()  # it dials again
+    assert not a.events
+
+
+@scenario
+async def test_silence_while_our_own_loop_was_away_is_nobodys_fault(stage: Stage) -> None:
+    """After SIGCONT every peer looks silent. Dropping them all would make each pause an election."""
+    a, b = await stage.pair()
+    stand_still(2 * FAST.link_timeout_seconds)
+    started = time.monotonic()
+    await past(started + 2 * FAST.link_timeout_seconds)
+    await is_unharmed(a, b)
+
+
+def stand_still(seconds: float) -> None:
+    """The fault itself: the thread of the loop, so both managers, is away."""
+    time.sleep(seconds)
+
+
+# How a link ends is evidence.
+
+
+@scenario
+async def test_a_clean_close_is_a_goodbye(stage: Stage) -> None:
+    a, b = await stage.pair()
+    b.send("m1", {"type": "last word"})
+    await b.transport.close()
+    await until(lambda: a.told("down"))
+    assert a.told("down") == [("m2", LinkEnd.GOODBYE)]
+    assert a.messages() == [{"type": "last word"}]
+    assert b.told("down") == [("m1", LinkEnd.CLOSED)]
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_close_without_a_word_is_the_peers_kernel(reset: bool) -> None:
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a = await stage.node("m1")
+        stranger = await stage.dial(a)
+        await stranger.shake_hands("m2")
+        await until(lambda: a.current)
+        if reset:
+            connected = stranger.writer.get_extra_info("socket")
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stranger.writer.transport.abort()
+        await until(lambda: a.told("down"))
+        assert a.told("down") == [("m2", LinkEnd.PEER_CLOSED)]
+
+    scene()
+
+
+@scenario
+async def test_a_port_without_a_listener_is_reported_at_each_dial(stage: Stage) -> None:
+    a = await stage.node("m1")
+    a.transport.set_peers({"m2": f"{HOST}:{free_port()}", "m3": f"localhost:{free_port()}"})
+    await until(lambda: {("m2",), ("m3",)} <= set(a.told("dial refused")))
+    before = len(a.told("dial refused"))
+    await until(lambda: len(a.told("dial refused")) > before + 4)
+
+
+PEER_PROGRAM = """
+import asyncio, sys
+sys.path.insert(0, sys.argv[1])
+from random import Random
+from warren_raft.raft.transport import Timing, Transport
+
+async def main():
+    def say(*words):
+        print(*words, flush=True)
+    transport = Transport(
+        listen=("127.0.0.1", 0), node_id="m2", hello=dict, judge=lambda hello: None,
+        on_link_up=lambda peer_id, link, hello: say("up"),
+        on_link_down=lambda peer_id, link, end: say("down", end),
+        on_message=lambda peer_id, link, message: transport.send(link, message),
+        on_refused=print, on_dial_refused=print, random=Random(2),
+        timing=Timing(ping_seconds=0.04, link_timeout_seconds=60.0),
+    )
+    await transport.start()
+    say(transport.listening[1])
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@contextlib.asynccontextmanager
+async def peer_process() -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """m2 in a process of its own, and its address. It sends every message back."""
+    root = str(Path(warren_raft.__file__).parents[1])
+    command = (sys.executable, "-c", PEER_PROGRAM, root)
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        port = int(await process.stdout.readline())
+        yield process, f"{HOST}:{port}"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+@scenario
+async def test_a_killed_peer_is_told_from_a_stopped_one(stage: Stage) -> None:
+    """An election may start at once when the leader's process is dead, and must wait when it is merely
+    slow."""
+    a = await stage.node("m1")
+    async with peer_process() as (process, address):
+        a.transport.set_peers({"m2": address})
+        await until(lambda: a.current)
+        process.send_signal(signal.SIGSTOP)
+        await until(lambda: a.told("down"))
+        assert a.told("down") == [("m2", LinkEnd.TIMEOUT)]
+        assert not a.told("dial refused")
+        process.send_signal(signal.SIGCONT)
+        await until(lambda: a.current)
+        process.kill()
+        await until(lambda: len(a.told("down")) == 2 and a.told("dial refused"))
+        assert a.told("down")[-1] == ("m2", LinkEnd.PEER_CLOSED)
+
+
+# Dialling.
+
+
+@scenario
+async def test_a_peer_that_comes_later_is_found(stage: Stage) -> None:
+    a = await stage.node("m1")
+    port = free_port()
+    a.transport.set_peers({"m2": f"{HOST}:{port}"})
+    await until(lambda: len(a.told("dial refused")) > 2)
+    b = await stage.node("m2", port=port)
+    await linked(a, b)
+    await b.transport.close()
+    await until(lambda: not a.current)
+    c = await stage.node("m2", port=port)
+    await linked(a, c)
+
+
+@scenario
+async def test_a_new_address_is_dialled_instead_of_the_old(stage: Stage) -> None:
+    a, b = await stage.pair()
+    c = await stage.node("m2")
+    a.transport.set_peers({"m2": c.address})
+    await linked(a, c)
+    assert a.told("down") == [("m2", LinkEnd.CLOSED)]
+    await until(lambda: b.told("down"))
+    a.transport.set_peers({"m2": c.address})  # the same again changes nothing
+    await is_unharmed_pair(a, c)
+
+
+async def is_unharmed_pair(a: Node, b: Node) -> None:
+    downs = len(a.told("down")), len(b.told("down"))
+    a.send(b.node_id, {"type": "well?"})
+    await until(lambda: {"type": "well?"} in b.messages())
+    assert downs == (len(a.told("down")), len(b.told("down")))
+
+
+@scenario
+async def test_a_removed_peer_is_hung_up_and_not_dialled_again(stage: Stage) -> None:
+    a, b = await stage.pair()
+    accepted = len(b.told("up"))
+    a.transport.set_peers({})
+    await until(lambda: a.told("down") and b.told("down"))
+    assert a.told("down") == [("m2", LinkEnd.CLOSED)]
+    assert not a.transport._tasks - {a.transport._watcher}
+    assert len(b.told("up")) == accepted
+
+
+@scenario
+async def test_a_peer_removed_in_the_middle_of_its_handshake_gets_no_link(stage: Stage) -> None:
+    a = await stage.node("m1")
+    address, arrived = await stage.listener()
+    a.transport.set_peers({"m2": address})
+    stranger = await arrived.get()
+    a.transport.set_peers({})
+    stranger.say(hello("m2"), {"type": "welcome"})
+    await stranger.hear_the_end()
+    assert not a.events
+
+
+@scenario
+async def test_a_bad_address_changes_nothing(stage: Stage) -> None:
+    a, b = await stage.pair()
+    with pytest.raises(ValueError, match="nonsense"):
+        a.transport.set_peers({"m2": b.address, "m3": "nonsense"})
+    await is_unharmed(a, b)
+
+
+def test_the_pauses_between_dials_grow_to_a_bound_and_are_jittered() -> None:
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a = await stage.node("m1", Timing())
+        a.transport.set_peers({"m2": f"{HOST}:{free_port()}"})
+        dialer = a.transport._dialers["m2"]
+        pauses = [dialer._pause_seconds(failures) for failures in (1, 2, 3, 4, 5, 6, 10**6)]
+        assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+        jittered = {a.transport.jitter(1.0) for _ in range(100)}
+        assert len(jittered) == 100
+        assert 0.5 <= min(jittered) < 0.6
+        assert 0.9 < max(jittered) <= 1.0
+
+    scene()
+
+
+async def links_made(a: Node, count: int) -> None:
+    await until(lambda: len(a.told("up")) == count and a.current)
+
+
+@scenario
+async def test_a_peer_that_accepts_and_hangs_up_is_not_dialled_in_a_frenzy(stage: Stage) -> None:
+    """A link that comes up and breaks at once counts as a failed dial."""
+    steady = replace(FAST, retry_first_seconds=0.2, retry_last_seconds=0.2)
+    a, b = await stage.node("m1", steady), await stage.node("m2")
+    b.on_message = lambda peer_id, link, message: b.transport.close_link(link, "grumpy")
+    started = time.monotonic()
+    a.transport.set_peers({"m2": b.address})
+    for rounds in (1, 2, 3, 4):
+        await links_made(a, rounds)
+        a.send("m2", {"type": "hi"})
+    assert time.monotonic() - started >= 3 * 0.2 * 0.5
+
+
+# The listener.
+
+
+@scenario
+async def test_a_port_in_use_is_said_in_one_line(stage: Stage) -> None:
+    a = await stage.node("m1")
+    twin = Node("m2", port=a.transport.listening[1])
+    with pytest.raises(InUse) as caught:
+        await twin.transport.start()
+    assert str(caught.value) == f"{a.address} port is in use by another process"
+    assert caught.value.what == a.address
+    await twin.transport.close()
+
+
+@scenario
+async def test_an_address_that_is_not_ours_is_said_in_one_line(stage: Stage) -> None:
+    node = Node("m1")
+    node.transport._listen = ("192.0.2.1", 7946)  # TEST-NET-1 belongs to nobody
+    with pytest.raises(OSError, match=r"cannot listen on 192\.0\.2\.1:7946: Cannot assign"):
+        await node.transport.start()
+
+
+@scenario
+async def test_the_port_is_free_again_after_close(stage: Stage) -> None:
+    a, b = await stage.pair()
+    port = b.transport.listening[1]
+    await b.transport.close()
+    await b.transport.close()
+    c = await stage.node("m2", port=port)
+    await linked(a, c)
+
+
+@scenario
+async def test_localhost_and_ipv6_are_addresses_too(stage: Stage) -> None:
+    a = await stage.node("m1")
+    for host in ("localhost", "::1"):
+        other = Node("m2")
+        other.transport._listen = (host, free_port())
+        try:
+            await other.transport.start()
+        except OSError:
+            assert host == "::1"  # a machine without IPv6
+            continue
+        name = f"[{host}]" if ":" in host else host
+        a.transport.set_peers({"m2": f"{name}:{other.transport.listening[1]}"})
+        await linked(a, other)
+        await other.transport.close()
+        await until(lambda: not a.current)
+
+
+@scenario
+async def test_running_out_of_descriptors_does_not_close_the_door(stage: Stage) -> None:
+    """PySyncObj unbound its listener for ever at the first EMFILE."""
+    a, b = await stage.pair()
+    visitor = socket.socket()
+    visitor.setblocking(False)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    hoard = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                hoard.append(os.open(os.devnull, os.O_RDONLY))
+        with contextlib.suppress(BlockingIOError):
+            visitor.connect(b.transport.listening)
+        await until(lambda: ("accept",) in {said[:1] for said in b.transport._said}, "a failed accept")
+        await is_unharmed(a, b)
+    finally:
+        for descriptor in hoard:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    visitor.setblocking(True)
+    with visitor:
+        stranger = Stranger(*await asyncio.open_connection(sock=visitor))
+        await stranger.shake_hands("m9")
+        await until(lambda: "m9" in b.current)
+        stranger.writer.close()
+
+
+def test_addresses_are_read_as_they_are_written() -> None:
+    assert parse_address("127.0.0.1:7946") == ("127.0.0.1", 7946)
+    assert parse_address("[::1]:7946") == ("::1", 7946)
+    assert parse_address("manager-1.example:1") == ("manager-1.example", 1)
+    for wrong in ("", "7946", ":7946", "host", "host:", "host:0", "host:65536", "host:-1", "::1:7946", "h:1x"):
+        with pytest.raises(ValueError, match=r"is not an address|a port is a number"):
+            parse_address(wrong)
+
+
+# The log.
+
+
+def test_the_log_tells_changes_and_not_retries(caplog: pytest.LogCaptureFixture) -> None:
+    """Two managers that refuse each other, each second, for a weekend, must not fill a disk."""
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await stage.node("m1"), await stage.node("m2")
+        port = free_port()
+        a.judge = lambda hello: Refusal("a", "m1 does not like it")
+        b.judge = lambda hello: Refusal("b", "m2 does not like it")
+        a.transport.set_peers({"m2": b.address, "m3": f"{HOST}:{port}"})
+        b.transport.set_peers({"m1": a.address})
+        await until(lambda: len(a.told("refused")) > 5 and len(b.told("refused")) > 5)
+        await until(lambda: len(a.told("dial refused")) > 5)
+        expected = {
+            "m1: no link with m2: we refuse it: m1 does not like it",
+            "m1: m2 refuses us: m2 does not like it",
+            f"m1: cannot reach m3 at {HOST}:{port}: Connection refused; trying again",
+            "m2: no link with m1: we refuse it: m2 does not like it",
+            "m2: m1 refuses us: m1 does not like it",
+        }
+        assert set(caplog.messages) == expected
+        assert len(caplog.messages) == len(expected)
+        a.judge = b.judge = lambda hello: None
+        await linked(a, b)
+        await b.transport.close()
+        await until(lambda: "m1: link to m2 is down: the peer said goodbye" in caplog.messages)
+
+    with caplog.at_level(logging.INFO, logger="warren_raft.transport"):
+        scene()
+
+
+def test_the_logger_is_private_and_leaves_handlers_to_the_application() -> None:
+    assert logging.getLogger("warren_raft.transport").handlers == []

@@ -1,0 +1,360 @@
+"""One TCP connection between two managers: its handshake, its frames in and out, its signs of life.
+
+Not here: listening, dialling, and which connection counts when there are several (transport.py).
+Invariant: once `end` is set nothing of this connection is delivered any more; its end is told exactly once.
+
+The handshake: the dialler says `hello`; the other judges it and answers `refused`, or `hello` and
+`welcome`; the dialler judges that, and answers `refused`, or `welcome`. The dialler has a link when it was
+welcomed and welcomes, the other when it is welcomed in turn: so no side has a link that the other refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import errno
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from warren_raft.errors import InvariantViolation
+from warren_raft.raft.addresses import format_address
+from warren_raft.raft.wire import (
+    HANDSHAKE_FRAME_BYTES,
+    MAX_FRAME_BYTES,
+    MIB,
+    BadFrame,
+    FrameReader,
+    Message,
+    encode,
+)
+
+MAX_BUFFERED_BYTES = 64 * MIB
+"""Unsent bytes of one link beyond which it is dropped: four of the largest frames. A peer that is paused
+reads nothing, and must not take this process's memory before the silence is noticed."""
+
+MAX_REFUSAL_CHARACTERS = 500
+"""What a stranger can put into a line of our log."""
+
+RESERVED_TYPES = frozenset({"hello", "welcome", "refused", "ping", "bye"})
+"""Message types of the links themselves, which the engine can neither send nor receive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Every time of the links, in seconds. Only tests have a reason for others."""
+
+    ping_seconds: float = 1.0
+    """A link on which nothing was sent for so long carries a ping: four chances within the next."""
+    link_timeout_seconds: float = 5.0
+    """A link on which nothing arrived for so long is dropped. Elections notice a dead leader much sooner."""
+    handshake_seconds: float = 3.0
+    """For the connection, for the handshake, and for the last bytes of one that is being closed."""
+    retry_first_seconds: float = 0.05
+    """Pause after the first failed dial; doubled at each further one, with jitter."""
+    retry_last_seconds: float = 1.0
+    """Longest pause, within which a restarted peer is found. A link that lived shorter was a failed dial."""
+    away_seconds: float = 1.0
+    """When our own loop was away for so long (SIGSTOP, a laggy machine), silence is no fault of the peers."""
+    crossing_seconds: float = 2.0
+    """Two opposite dials cross within this time; later the newer one means that the older is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a peer is not let in: a code for its program, a sentence for its operator."""
+
+    code: str
+    text: str
+
+
+class LinkEnd(enum.StrEnum):
+    """How a link ended, as evidence for elections: only `PEER_CLOSED` hints that the peer's process died."""
+
+    PEER_CLOSED = "peer_closed"
+    """The peer's kernel closed it (EOF or reset) and the peer said no goodbye: as a killed process does."""
+    GOODBYE = "goodbye"
+    """The peer's program closed it and said so: clean shutdown, superseded link, our silence, a bad frame."""
+    TIMEOUT = "timeout"
+    """Nothing arrived for `link_timeout_seconds`, or the kernel gave up: the peer is gone, or the way to
+    it."""
+    SUPERSEDED = "superseded"
+    """A newer link to the same peer took its place, and is reported right after."""
+    CLOSED = "closed"
+    """We closed it: `close_link`, `set_peers`, `close`, a bad frame, too much unsent."""
+
+
+class _State(enum.Enum):
+    GREETING = 1  # no hello yet
+    AGREEING = 2  # we accepted the other's hello, and wait for its welcome
+    UP = 3
+    OVER = 4
+
+
+class Owner(Protocol):
+    """What a connection needs of the transport."""
+
+    timing: Timing
+    on_message: Callable[[str, int, Message], None]
+
+    def greeting(self) -> bytes:
+        """Our hello, as a frame."""
+
+    def judge(self, connection: Connection) -> Refusal | None:
+        """Whether the other side, whose hello is set, is let in."""
+
+    def settle(self, connection: Connection) -> None:
+        """Both sides accepted: call `come_up` or `close`."""
+
+    def refused(self, connection: Connection, refusal: Refusal) -> None:
+        """The other side does not let us in."""
+
+    def ended(self, connection: Connection) -> None:
+        """`end` was set. Told once."""
+
+    def gone(self, connection: Connection) -> None:
+        """The socket is closed. Told once, after `ended`."""
+
+    def has_unsent(self, connection: Connection) -> None:
+        """Something was queued: `flush` wants to be called in this turn of the loop."""
+
+
+class Connection(asyncio.Protocol):
+    """A connection from its first byte to its last. All methods run in the loop's thread."""
+
+    def __init__(self, owner: Owner, expected_id: str | None, now: Callable[[], float]) -> None:
+        self.expected_id = expected_id  # whom we dialled; None: it dialled us
+        self.peer_id = expected_id  # None until an incoming one said who it is
+        self.address = self.host = "?"
+        self.hello: Message = {}
+        self.link = 0
+        self.up_at: float | None = None
+        self.end: LinkEnd | None = None
+        self.why = ""
+        self.over = asyncio.Event()
+        self._owner = owner
+        self._now = now
+        self._state = _State.GREETING
+        self._transport: asyncio.Transport | None = None
+        self._reader = FrameReader(HANDSHAKE_FRAME_BYTES)
+        self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
+        self.began_at = self._heard_at = self._sent_at = self._ended_at = now()
+
+    @property
+    def dialled(self) -> bool:
+        """Whether we dialled it."""
+        return self.expected_id is not None
+
+    @property
+    def in_handshake(self) -> bool:
+        """Whether it is neither up nor over."""
+        return self._state in (_State.GREETING, _State.AGREEING)
+
+    def lived_seconds(self) -> float:
+        """For how long it was a link."""
+        return 0.0 if self.up_at is None else self._ended_at - self.up_at
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.address = format_address(transport.get_extra_info("peername"))
+        self.host = self.address.rpartition(":")[0]  # which port a caller used makes no new story
+        connected: socket.socket = transport.get_extra_info("socket")
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.end is not None:
+            transport.abort()
+        elif self.dialled:
+            self._write(self._owner.greeting())
+
+    def data_received(self, data: bytes) -> None:
+        if self.end is not None:
+            return
+        self._heard_at = self._now()
+        self._reader.feed(data)
+        while (message := self._next_message()) is not None:
+            self._receive(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        gave_up = isinstance(exc, OSError) and exc.errno in _KERNEL_GAVE_UP
+        why = "the peer closed it" if exc is None else f"the peer closed it ({exc})"
+        self._set_end(LinkEnd.TIMEOUT if gave_up else LinkEnd.PEER_CLOSED, str(exc) if gave_up else why)
+        self._owner.gone(self)
+
+    # What the transport calls.
+
+    def come_up(self, link: int) -> None:
+        """Be link number `link` from now on."""
+        self.link = link
+        self.up_at = self._now()
+        self._state = _State.UP
+        self._reader.limit_bytes = MAX_FRAME_BYTES
+        if self.dialled:
+            self._write(_WELCOME)
+
+    def queue(self, frame: bytes) -> None:
+        """Send a frame with the next `flush`, or drop the link when too much is unsent."""
+        if self.end is not None:
+            return
+        if self.buffered_bytes() + len(frame) > MAX_BUFFERED_BYTES:
+            self.close(LinkEnd.CLOSED, f"over {MAX_BUFFERED_BYTES} bytes wait to be sent", abort=True)
+            return
+        self._unsent.append(frame)
+        self._unsent_bytes += len(frame)
+        if len(self._unsent) == 1:
+            self._owner.has_unsent(self)
+
+    def flush(self) -> None:
+        """Hand everything queued to the kernel, in one call where it has room."""
+        if not self._unsent or self._transport is None:
+            return
+        frames, self._unsent, self._unsent_bytes = self._unsent, [], 0
+        self._sent_at = self._now()
+        if len(frames) == 1:
+            self._transport.write(frames[0])
+        else:
+            self._transport.writelines(frames)
+
+    def buffered_bytes(self) -> int:
+        """Bytes queued here and in asyncio; what the kernel holds is not counted."""
+        written = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return written + self._unsent_bytes
+
+    def close(self, end: LinkEnd, why: str, *, abort: bool = False) -> None:
+        """End it now; the goodbye and what was sent before go out if the peer still reads. `abort`: nothing
+        does."""
+        if self.end is None and self._transport is not None and not abort:
+            self.flush()
+            self._transport.write(_BYE)
+        self._hang_up(end, why, abort=abort)
+
+    def check(self, now: float) -> None:
+        """Time has passed: ping, or give up."""
+        patience = self._owner.timing.handshake_seconds
+        if self._state is _State.UP:
+            self._check_link(now)
+        elif self.end is None and now - self.began_at >= patience:
+            self._hang_up(LinkEnd.TIMEOUT, f"no handshake within {patience:g} s", abort=True)
+        elif self.end is not None and now - self._ended_at >= patience:
+            self._hang_up(self.end, "nobody reads the last bytes", abort=True)
+
+    def excuse(self, now: float) -> None:
+        """We were away ourselves: the peer gets its whole time anew."""
+        self._heard_at = self.began_at = now
+
+    # The steps of the handshake, and what a link does with a message.
+
+    def _next_message(self) -> Message | None:
+        if self.end is not None:
+            return None
+        try:
+            return self._reader.read()
+        except BadFrame as error:
+            self.close(LinkEnd.CLOSED, str(error))
+            return None
+
+    def _receive(self, message: Message) -> None:
+        kind = message["type"]
+        if self._state is _State.UP and kind not in RESERVED_TYPES:
+            assert self.peer_id is not None
+            self._owner.on_message(self.peer_id, self.link, message)
+            return
+        step = _STEPS.get((self._state, kind))
+        if step is None:
+            self.close(LinkEnd.CLOSED, f"it sent {kind[:40]!r} where that is out of order")
+        else:
+            step(self, message)
+
+    def _on_hello(self, hello: Message) -> None:
+        self.hello = hello
+        if self.peer_id is None and isinstance(hello.get("node_id"), str):
+            self.peer_id = printable(hello["node_id"])
+        refusal = self._owner.judge(self)
+        if refusal is not None:
+            self._write(encode({"type": "refused", "code": refusal.code, "text": refusal.text}))
+            self._hang_up(LinkEnd.CLOSED, f"we refuse it: {refusal.text}")
+            return
+        self._state = _State.AGREEING
+        if not self.dialled:
+            self._write(self._owner.greeting() + _WELCOME)
+
+    def _on_welcome(self, message: Message) -> None:
+        self._owner.settle(self)
+
+    def _on_refused(self, message: Message) -> None:
+        refusal = Refusal(printable(message.get("code")), printable(message.get("text")))
+        self._hang_up(LinkEnd.GOODBYE, f"it refuses us: {refusal.text}")
+        self._owner.refused(self, refusal)
+
+    def _on_bye(self, message: Message) -> None:
+        self._hang_up(LinkEnd.GOODBYE, "the peer said goodbye")
+
+    def _on_ping(self, message: Message) -> None:
+        """Its arrival was all it had to say."""
+
+    def _write(self, frame: bytes) -> None:
+        assert self._transport is not None
+        self._sent_at = self._now()
+        self._transport.write(frame)
+
+    def _check_link(self, now: float) -> None:
+        timing = self._owner.timing
+        if now - self._heard_at >= timing.link_timeout_seconds:
+            self.close(LinkEnd.TIMEOUT, f"nothing heard for {timing.link_timeout_seconds:g} s")
+        elif now - self._sent_at >= timing.ping_seconds and not self.buffered_bytes():
+            self._write(_PING)
+
+    def _hang_up(self, end: LinkEnd, why: str, *, abort: bool = False) -> None:
+        self._set_end(end, why)
+        if self._transport is None:
+            return
+        if abort:
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    def _set_end(self, end: LinkEnd, why: str) -> None:
+        if self.end is not None:
+            return
+        self.end = end
+        self.why = why
+        self._state = _State.OVER
+        self._ended_at = self._now()
+        self._unsent.clear()
+        self._unsent_bytes = 0
+        self.over.set()
+        self._owner.ended(self)
+
+
+_STEPS: dict[tuple[_State, str], Callable[[Connection, Message], None]] = {
+    (_State.GREETING, "hello"): Connection._on_hello,
+    (_State.GREETING, "refused"): Connection._on_refused,
+    (_State.GREETING, "bye"): Connection._on_bye,
+    (_State.AGREEING, "welcome"): Connection._on_welcome,
+    (_State.AGREEING, "refused"): Connection._on_refused,
+    (_State.AGREEING, "bye"): Connection._on_bye,
+    (_State.UP, "ping"): Connection._on_ping,
+    (_State.UP, "bye"): Connection._on_bye,
+}
+
+_WELCOME = encode({"type": "welcome"})
+_PING = encode({"type": "ping"})
+_BYE = encode({"type": "bye"})
+
+_KERNEL_GAVE_UP = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN})
+"""Errors of a connection that say nothing of the peer's process, other than a reset."""
+
+
+def printable(said: object) -> str:
+    """What a peer said, fit for one line of a log."""
+    text = said if isinstance(said, str) else repr(said)
+    return "".join(c if c.isprintable() else "?" for c in text[:MAX_REFUSAL_CHARACTERS])
+
+
+def check_sendable(message: Message) -> None:
+    """Raise `InvariantViolation` for a message that the links would take for one of their own."""
+    if message["type"] in RESERVED_TYPES:
+        raise InvariantViolation(f"message type {message['type']!r} belongs to the links")

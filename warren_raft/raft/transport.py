@@ -1,0 +1,525 @@
+"""The links between managers: who listens, who dials, and which connection to a peer is the one that counts.
+
+Not here: handshake and frames of one connection (connection.py, wire.py), what messages mean (engine.py).
+Invariant: at most one link a peer; once a newer one is up nothing of an older one is delivered.
+
+That invariant closes a hole of PySyncObj's transport: there a new connection takes the place of the old
+one, which stays open and is still listened to, and a heartbeat that was late on it truncates entries that
+are already applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import socket
+import ssl as tls
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from random import Random
+from types import MappingProxyType
+from typing import Any
+
+from warren_raft.config import check_node_id
+from warren_raft.config import split_address as parse_address
+from warren_raft.errors import InvalidEntity, InvariantViolation
+from warren_raft.raft.addresses import bind, format_address, resolve
+from warren_raft.raft.connection import (
+    MAX_BUFFERED_BYTES,
+    RESERVED_TYPES,
+    Connection,
+    LinkEnd,
+    Refusal,
+    Timing,
+    check_sendable,
+)
+from warren_raft.raft.wire import HANDSHAKE_FRAME_BYTES, Message, encode
+
+__all__ = ["MAX_BUFFERED_BYTES", "RESERVED_TYPES", "LinkEnd", "Refusal", "Timing", "Transport", "parse_address"]
+
+PROTOCOL_MAGIC = "warren_raft"
+PROTOCOL_VERSIONS = (1, 1)
+"""Oldest and newest version of frames and handshake that this release speaks."""
+
+MAX_UNFINISHED_INCOMING = 64
+"""Incoming connections without a finished handshake; one more drops the oldest. A handshake of a peer takes
+a round trip, so a flood of silent strangers delays no manager."""
+
+ACCEPT_RETRY_SECONDS = 1.0
+"""Pause after a failed accept: out of descriptors (EMFILE) the kernel reports the same for ever."""
+
+MAX_REMEMBERED_LINES = 256
+"""Lines remembered so as not to be repeated. Strangers can cause some."""
+
+_link_numbers = itertools.count(1)
+
+_log = logging.getLogger("warren_raft.transport")
+
+
+class Transport:
+    """All links of one manager. Not thread-safe: everything, callbacks included, runs in the loop's thread.
+
+    Callbacks: `on_link_up(peer_id, link, hello)`, then any number of `on_message(peer_id, link, message)`,
+    then `on_link_down(peer_id, link, end)` exactly once a link, always before the next link to that peer is
+    up. None is called from within `send`, `close_link` or `set_peers`. `judge(hello)` is asked about every
+    peer that passed our own checks. `on_refused(peer_id_or_address, refusal)`: a peer does not let us in.
+    `on_dial_refused(peer_id)`: nothing listens at a peer's address (ECONNREFUSED), so its process is gone.
+    An exception out of a callback goes to the loop's exception handler, and costs that link.
+    """
+
+    def __init__(
+        self,
+        *,
+        listen: tuple[str, int],
+        node_id: str,
+        hello: Callable[[], Message],
+        judge: Callable[[Message], Refusal | None],
+        on_link_up: Callable[[str, int, Message], None],
+        on_link_down: Callable[[str, int, LinkEnd], None],
+        on_message: Callable[[str, int, Message], None],
+        on_refused: Callable[[str, Refusal], None],
+        on_dial_refused: Callable[[str], None],
+        random: Random,
+        timing: Timing | None = None,
+        ssl: tls.SSLContext | None = None,
+    ) -> None:
+        self.node_id = node_id
+        self.timing = timing or Timing()
+        self.on_message = on_message
+        self._listen = listen
+        self._hello = hello
+        self._judge = judge
+        self._on_link_up = on_link_up
+        self._on_link_down = on_link_down
+        self._on_refused = on_refused
+        self._on_dial_refused = on_dial_refused
+        self._random = random
+        self._ssl = ssl
+        self._listeners: list[socket.socket] = []
+        self._dialers: dict[str, _Dialer] = {}
+        self._connections: set[Connection] = set()
+        self._no_connections = asyncio.Event()
+        self._no_connections.set()
+        self._current: dict[str, Connection] = {}
+        self._links: dict[str, int] = {}
+        self.links: Mapping[str, int] = MappingProxyType(self._links)
+        """Peer id -> number of the link to it, where there is one. A live view."""
+        self._by_number: dict[int, Connection] = {}
+        self._unreported: deque[Connection] = deque()
+        self._unflushed: list[Connection] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watcher: asyncio.Task[None] | None = None
+        self._said: dict[tuple[str, str], None] = {}
+        self._closing = False
+
+    # Public.
+
+    @property
+    def listening(self) -> tuple[str, int]:
+        """Host and port that are bound. The port is the kernel's choice where 0 was asked for."""
+        host, port = self._listeners[0].getsockname()[:2]
+        return host, port
+
+    async def start(self) -> None:
+        """Listen. Raises `InUse` when somebody else holds the port, `OSError` when nobody can have it."""
+        self._loop = asyncio.get_running_loop()
+        self._listeners = await bind(*self._listen)
+        for listener in self._listeners:
+            self._loop.add_reader(listener, self._accept, listener)
+        self._watcher = self.spawn(self._watch())
+
+    async def close(self) -> None:
+        """Say goodbye to everybody and release the port. Idempotent; afterwards nothing is called back."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+        for dialer in self._dialers.values():
+            dialer.stop()
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
+            listener.close()
+        await self._close_connections()
+        self._report_downs()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def set_peers(self, peers: Mapping[str, str]) -> None:
+        """Whom to dial from now on: node id -> "host:port". Our own id among them is ignored.
+
+        One that is no longer named, or has a new address, is hung up. Raises `ValueError` for a bad address.
+        """
+        wanted = {peer_id: address for peer_id, address in peers.items() if peer_id != self.node_id}
+        places = {peer_id: parse_address(address) for peer_id, address in wanted.items()}
+        for peer_id, dialer in list(self._dialers.items()):
+            if places.get(peer_id) != dialer.place:
+                dialer.stop()
+                del self._dialers[peer_id]
+                self._hang_up_on(peer_id, dialled_only=peer_id in places)
+        for peer_id, place in places.items():
+            if peer_id not in self._dialers:
+                self._dialers[peer_id] = _Dialer(self, peer_id, place, busy=peer_id in self._links)
+
+    def send(self, link: int, message: Message | bytes) -> None:
+        """Send a message, or one frame from `wire.encode` (for several links), in order; never blocks.
+
+        Silently nothing when the link is gone. A link with too much unsent is dropped instead. What is sent
+        in one turn of the loop leaves together at its end, or at `flush`.
+        """
+        connection = self._by_number.get(link)
+        if connection is None:
+            return
+        if not isinstance(message, bytes):
+            check_sendable(message)
+            message = encode(message)
+        connection.queue(message)
+
+    def flush(self) -> None:
+        """Hand to the kernel what `send` collected, without waiting for the end of the loop's turn."""
+        connections, self._unflushed = self._unflushed, []
+        for connection in connections:
+            connection.flush()
+
+    def buffered_bytes(self, link: int) -> int:
+        """Bytes sent on a link that the kernel has not taken yet; 0 when the link is gone."""
+        connection = self._by_number.get(link)
+        return 0 if connection is None else connection.buffered_bytes()
+
+    def close_link(self, link: int, reason: str) -> None:
+        """Drop a link; `reason` is for the log. It is dialled again if it is one of the peers."""
+        connection = self._by_number.get(link)
+        if connection is not None:
+            connection.close(LinkEnd.CLOSED, reason)
+
+    # What connections call (connection.Owner).
+
+    def greeting(self) -> bytes:
+        """Our hello, as a frame."""
+        ours = {
+            "type": "hello",
+            "magic": PROTOCOL_MAGIC,
+            "protocol": list(PROTOCOL_VERSIONS),
+            "node_id": self.node_id,
+        }
+        frame = encode({**self._hello(), **ours})
+        if len(frame) > HANDSHAKE_FRAME_BYTES:
+            raise InvariantViolation(f"our hello has {len(frame)} bytes, over {HANDSHAKE_FRAME_BYTES}")
+        return frame
+
+    def judge(self, connection: Connection) -> Refusal | None:
+        """Whether the other side of a connection is let in."""
+        refusal = _judge_protocol(connection.hello)
+        if refusal is None:
+            refusal = self._judge_identity(connection)
+        return refusal or self._judge(connection.hello)
+
+    def settle(self, connection: Connection) -> None:
+        """Both sides accepted: make it the link to its peer, unless another one already serves."""
+        assert connection.peer_id is not None
+        older = self._current.get(connection.peer_id)
+        if older is not None and self._keeps(older, connection):
+            connection.close(LinkEnd.CLOSED, "another link to the same peer came first")
+            return
+        if older is not None:
+            older.close(LinkEnd.SUPERSEDED, "a newer link took its place")
+        self._report_downs()
+        self._bring_up(connection.peer_id, connection)
+
+    def refused(self, connection: Connection, refusal: Refusal) -> None:
+        """A peer does not let us in."""
+        who = connection.peer_id or connection.host
+        self._say(who, logging.WARNING, f"{who} refuses us: {refusal.text}")
+        self._on_refused(who, refusal)
+
+    def ended(self, connection: Connection) -> None:
+        """A connection is over: forget its link now, report it when nobody is in the middle of something."""
+        if connection.up_at is None:
+            self._say_failed(connection)
+            return
+        assert connection.peer_id is not None
+        del self._by_number[connection.link]
+        del self._links[connection.peer_id]
+        del self._current[connection.peer_id]
+        self._unreported.append(connection)
+        self._loop.call_soon(self._report_downs)
+        dialer = self._dialers.get(connection.peer_id)
+        if dialer is not None:
+            dialer.needed.set()
+
+    def gone(self, connection: Connection) -> None:
+        """A connection's socket is closed, or was never open."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._no_connections.set()
+
+    def has_unsent(self, connection: Connection) -> None:
+        """A connection wants to be flushed in this turn of the loop."""
+        if not self._unflushed:
+            self._loop.call_soon(self.flush)
+        self._unflushed.append(connection)
+
+    # What the dialers call.
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something in the background; should it fail, the loop's exception handler hears of it."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    async def connect(self, peer_id: str, host: str, port: int) -> Connection:
+        """A connection to one address, its handshake begun. Raises `OSError`."""
+        connection = Connection(self, peer_id, self._loop.time)
+        self._register(connection)
+        try:
+            await self._loop.create_connection(lambda: connection, host, port, ssl=self._ssl)
+        except BaseException:
+            self.gone(connection)
+            raise
+        return connection
+
+    def dial_failed(self, peer_id: str, place: tuple[str, int], error: OSError) -> None:
+        """A dial got nowhere."""
+        reason = os.strerror(error.errno) if error.errno else str(error) or "no answer"
+        where = format_address(place)
+        self._say(peer_id, logging.INFO, f"cannot reach {peer_id} at {where}: {reason}; trying again")
+        if isinstance(error, ConnectionRefusedError):
+            self._on_dial_refused(peer_id)
+
+    def jitter(self, seconds: float) -> float:
+        """Between a half and the whole of a pause: managers that started together do not stay in step."""
+        return seconds * self._random.uniform(0.5, 1.0)
+
+    # Which connection counts.
+
+    def _judge_identity(self, connection: Connection) -> Refusal | None:
+        claimed = connection.hello["node_id"]
+        if claimed == self.node_id:
+            text = f"{claimed} is my own id: two managers have it, or a member's address is mine"
+            return Refusal("same_id", text)
+        if connection.expected_id not in (None, claimed):
+            text = f"the manager at {connection.address} is {claimed}, not {connection.expected_id}"
+            return Refusal("wrong_node", text)
+        return None
+
+    def _keeps(self, older: Connection, newer: Connection) -> bool:
+        """Whether an existing link to a peer stays although both sides agreed on a newer one.
+
+        A dial of ours has lost its purpose when there is a link. A dial of the peer's means that the peer has
+        none: either ours is dead and we have not noticed, or the two dials crossed. Crossed ones would each
+        supersede the other, one at each end, and leave none: of them the one from the smaller id stays.
+        """
+        if newer.dialled:
+            return True
+        assert newer.peer_id is not None
+        assert older.up_at is not None
+        young = self._loop.time() - older.up_at < self.timing.crossing_seconds
+        return older.dialled and young and self.node_id < newer.peer_id
+
+    def _bring_up(self, peer_id: str, connection: Connection) -> None:
+        number = next(_link_numbers)
+        connection.come_up(number)
+        self._by_number[number] = connection
+        self._links[peer_id] = number
+        self._current[peer_id] = connection
+        dialer = self._dialers.get(peer_id)
+        if dialer is not None:
+            dialer.needed.clear()
+        self._forget(peer_id)
+        by = "us" if connection.dialled else "it"
+        self._say(peer_id, logging.INFO, f"link to {peer_id} at {connection.address} is up, dialled by {by}")
+        self._on_link_up(peer_id, number, connection.hello)
+
+    def _report_downs(self) -> None:
+        while self._unreported:
+            connection = self._unreported.popleft()
+            assert connection.peer_id is not None
+            assert connection.end is not None
+            who = connection.peer_id
+            if connection.end is not LinkEnd.SUPERSEDED:
+                self._say(who, logging.INFO, f"link to {who} is down: {connection.why}")
+            self._on_link_down(who, connection.link, connection.end)
+
+    def _hang_up_on(self, peer_id: str, *, dialled_only: bool) -> None:
+        connection = self._current.get(peer_id)
+        if connection is not None and (connection.dialled or not dialled_only):
+            connection.close(LinkEnd.CLOSED, "the list of peers changed")
+
+    def _register(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        self._no_connections.clear()
+
+    # Incoming connections.
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Somebody dialled us. (Not asyncio's server: that one reports each EMFILE a hundred times.)"""
+        try:
+            accepted, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # it was gone before we came to it
+        except OSError as error:
+            self._say("accept", logging.ERROR, f"cannot accept connections: {error.strerror}; trying again")
+            self._loop.remove_reader(listener)
+            self._loop.call_later(ACCEPT_RETRY_SECONDS, self._accept_again, listener)
+            return
+        accepted.setblocking(False)
+        self._make_room()
+        connection = Connection(self, None, self._loop.time)
+        self._register(connection)
+        self.spawn(self._adopt(accepted, connection))
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if not self._closing:
+            self._forget("accept")
+            self._loop.add_reader(listener, self._accept, listener)
+
+    async def _adopt(self, accepted: socket.socket, connection: Connection) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, accepted, ssl=self._ssl)
+        except OSError as error:  # with TLS: the other side's fault, and its alone
+            connection.close(LinkEnd.CLOSED, str(error))
+            self.gone(connection)
+
+    def _make_room(self) -> None:
+        unfinished = [c for c in self._connections if c.in_handshake and not c.dialled]
+        if len(unfinished) >= MAX_UNFINISHED_INCOMING:
+            oldest = min(unfinished, key=lambda c: c.began_at)
+            oldest.close(LinkEnd.CLOSED, "too many connections without a handshake", abort=True)
+
+    # Time.
+
+    async def _watch(self) -> None:
+        """Look at every connection a few times a ping; tell our own absence from the peers' silence."""
+        pause = self.timing.ping_seconds / 4
+        looked_at = self._loop.time()
+        while True:
+            await asyncio.sleep(pause)
+            now = self._loop.time()
+            away = now - looked_at >= pause + self.timing.away_seconds
+            looked_at = now
+            for connection in list(self._connections):
+                if away:
+                    connection.excuse(now)
+                else:
+                    connection.check(now)
+
+    async def _close_connections(self) -> None:
+        """All of them, with a bounded time for the last bytes to go out."""
+        for connection in list(self._connections):
+            connection.close(LinkEnd.CLOSED, "we are closing")
+        try:
+            async with asyncio.timeout(self.timing.handshake_seconds):
+                await self._no_connections.wait()
+        except TimeoutError:
+            for connection in list(self._connections):
+                connection.close(LinkEnd.CLOSED, "we are closing", abort=True)
+            await self._no_connections.wait()
+
+    # The log: a line where something changed, none for each retry.
+
+    def _say(self, subject: str, level: int, line: str) -> None:
+        """Log a line about a peer or place, once until `_forget`: two refusals may alternate for ever."""
+        if (subject, line) in self._said:
+            return
+        self._said[subject, line] = None
+        if len(self._said) > MAX_REMEMBERED_LINES:
+            del self._said[next(iter(self._said))]
+        _log.log(level, "%s: %s", self.node_id, line)
+
+    def _forget(self, subject: str) -> None:
+        """Something changed: what was said about it is news again."""
+        for said in [said for said in self._said if said[0] == subject]:
+            del self._said[said]
+
+    def _say_failed(self, connection: Connection) -> None:
+        """A handshake came to nothing. Which port a stranger used makes no new story."""
+        if connection.end is LinkEnd.GOODBYE:
+            return  # refused: has its own line; or abandoned for another link, which has one
+        who = connection.peer_id or connection.host
+        self._say(who, logging.WARNING, f"no link with {who}: {connection.why}")
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": "a task of the transport failed", "exception": error})
+
+
+class _Dialer:
+    """Dials one peer whenever there is no link to it, with growing pauses."""
+
+    def __init__(self, transport: Transport, peer_id: str, place: tuple[str, int], *, busy: bool) -> None:
+        self.place = place
+        self.needed = asyncio.Event()
+        if not busy:
+            self.needed.set()
+        self._transport = transport
+        self._peer_id = peer_id
+        self._task = transport.spawn(self._run())
+
+    def stop(self) -> None:
+        """Dial no more. A link that came of it stays."""
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            while not self.needed.is_set():  # a wait may end although it was cleared since
+                await self.needed.wait()
+            failures = 0 if await self._dial() else failures + 1
+            if failures:
+                await asyncio.sleep(self._transport.jitter(self._pause_seconds(failures)))
+
+    def _pause_seconds(self, failures: int) -> float:
+        timing = self._transport.timing
+        doublings = min(failures - 1, 30)  # beyond that the last pause is long reached
+        return min(timing.retry_first_seconds * 2.0**doublings, timing.retry_last_seconds)
+
+    async def _dial(self) -> bool:
+        """One dial and the life of what came of it. Whether that was worth calling a link."""
+        try:
+            async with asyncio.timeout(self._transport.timing.handshake_seconds):
+                connection = await self._connect()
+        except OSError as error:  # TimeoutError is one
+            self._transport.dial_failed(self._peer_id, self.place, error)
+            return False
+        try:
+            await connection.over.wait()
+        except asyncio.CancelledError:
+            if connection.in_handshake:
+                connection.close(LinkEnd.CLOSED, "it is not to be dialled any more")
+            raise
+        return connection.lived_seconds() >= self._transport.timing.retry_last_seconds
+
+    async def _connect(self) -> Connection:
+        """Try each address of the host. It is a refusal only if all refuse."""
+        errors: list[OSError] = []
+        for host, port in await resolve(*self.place):
+            try:
+                return await self._transport.connect(self._peer_id, host, port)
+            except OSError as error:
+                errors.append(error)
+        raise next((e for e in errors if not isinstance(e, ConnectionRefusedError)), errors[0])
+
+
+def _is_node_id(value: object) -> bool:
+    try:
+        check_node_id(value)
+    except InvalidEntity:
+        return False
+    return True
+
+
+def _judge_protocol(hello: Message) -> Refusal | None:
+    node_id, versions = hello.get("node_id"), hello.get("protocol")
+    if hello.get("magic") != PROTOCOL_MAGIC or not _is_node_id(node_id):
+        return Refusal("protocol", "this is a warren_raft manager, and that hello is not one's")
+    if not (isinstance(versions, list) and [type(v) for v in versions] == [int, int]):
+        return Refusal("protocol", "the hello names no range of protocol versions")
+    oldest, newest = PROTOCOL_VERSIONS
+    if versions[0] > newest or versions[1] < oldest:
+        theirs = f"{versions[0]} to {versions[1]}"
+        text = f"no common protocol version: mine are {oldest} to {newest}, those of {node_id} {theirs}"
+        return Refusal("protocol", text)
+    return None
