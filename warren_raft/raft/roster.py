@@ -142,10 +142,7 @@ class Roster:
         for member in self.members.values():
             if member.id == self.node_id:
                 continue
-            if member.id in self.links:
-                since = now
-            else:
-                since = self._unlinked_since.setdefault(member.id, now)
+            since = now if member.id in self.links else self._unlinked_since.setdefault(member.id, now)
             if member.id > self.node_id or now - since >= DIAL_ANYWAY_SECONDS:
                 wanted[member.id] = member.address
         return wanted

@@ -1,0 +1,666 @@
+"""ReplicatedStore: one manager of a cluster. Ties the store, the state machine, consensus and the admin socket together.
+
+Lives here: opening a data directory in the right order, turning a write into a replicated command, and closing cleanly.
+Not here: what a command does (fsm/), how it is agreed upon (raft/), reading (store/).
+Invariant: a write that returned is committed by a majority and applied to this manager's database.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from random import SystemRandom
+from typing import Any, Final, Literal, overload
+from uuid import uuid4
+
+from warren_raft.config import Config, check_address, check_node_id, split_address
+from warren_raft.errors import Closed, Corrupted, RefusedForSafety, Unavailable, WarrenError
+from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
+from warren_raft.fsm.machine import StateMachine
+from warren_raft.raft.changes import REFUSED, Answer
+from warren_raft.raft.driver import Driver
+from warren_raft.raft.engine import ChangeWanted, Engine, Settings, TransferWanted
+from warren_raft.raft.files import OsFiles
+from warren_raft.raft.log import Log
+from warren_raft.raft.membership import ADD, REMOVE, UPDATE
+from warren_raft.raft.submit import Proposal
+from warren_raft.store.command import Command, Operation, Verb, encode
+from warren_raft.store.database import Database
+from warren_raft.store.generations import FAILED_STARTS_MAX, DirectoryLock, StateDirectory, StateUntrusted
+from warren_raft.store.interface import Store
+from warren_raft.store.tables import KINDS
+
+logger = logging.getLogger("warren_raft.manager")
+
+GRACE_SECONDS: Final = 1.0
+"""The raft thread ends a write at its deadline; a caller waits so much longer before it gives that thread up."""
+ASK_AGAIN_SECONDS: Final = 0.1
+"""Between two questions to the leader about the same membership change, unless something changed before."""
+HAND_OVER_SECONDS: Final = 2.0
+"""A closing leader waits at most so long for another to take over."""
+SESSION_WINDOW: Final = 16_384
+"""Requests of this process between the oldest unanswered and the newest: what the session must remember."""
+REBUILD_FIRST_INDEX: Final = 1
+"""A log with this base reaches back to the start, so the state can be rebuilt from it alone."""
+
+
+class _SwitchInterval:
+    """`sys.setswitchinterval` while any store is open. At Python's 5 ms a busy thread of the embedding process turns a
+    0.3 ms round into 15 ms (DESIGN 7). The last store to close puts the old value back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stores = 0
+        self._before = 0.0
+
+    def acquire(self, seconds: float) -> None:
+        with self._lock:
+            if self._stores == 0:
+                self._before = sys.getswitchinterval()
+            self._stores += 1
+            sys.setswitchinterval(seconds)
+
+    def release(self) -> None:
+        with self._lock:
+            self._stores -= 1
+            if self._stores == 0:
+                sys.setswitchinterval(self._before)
+
+
+_switch_interval = _SwitchInterval()
+
+
+class _Waiter:
+    """The cheapest thing a thread can wait on: a lock that the raft thread releases."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wake(self, _proposal: Proposal) -> None:
+        self._lock.release()
+
+    def wait(self, seconds: float) -> bool:
+        return self._lock.acquire(timeout=max(0.0, seconds))
+
+
+class _Requests:
+    """Request ids of this process: one session, sequences in order, and the lowest that still waits. Thread-safe."""
+
+    def __init__(self, queue_limit: int) -> None:
+        self._condition = threading.Condition(threading.Lock())
+        self._limit = min(queue_limit, SESSION_WINDOW)
+        self._next = 1
+        self._lowest = 1
+        self._finished: set[int] = set()
+
+    def begin(self, deadline: float) -> tuple[int, int]:
+        """(sequence, lowest unanswered). Blocks while the queue is full; Unavailable at the deadline."""
+        with self._condition:
+            while self._next - self._lowest >= SESSION_WINDOW or self.waiting >= self._limit:
+                if not self._condition.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
+                    raise Unavailable("the queue of waiting writes is full", maybe_applied=False)
+            sequence = self._next
+            self._next += 1
+            return sequence, self._lowest
+
+    def end(self, sequence: int) -> None:
+        with self._condition:
+            was_full = self._next - self._lowest >= SESSION_WINDOW or self.waiting >= self._limit
+            self._finished.add(sequence)
+            while self._lowest in self._finished:
+                self._finished.remove(self._lowest)
+                self._lowest += 1
+            if was_full:
+                self._condition.notify_all()
+
+    @property
+    def waiting(self) -> int:
+        return self._next - self._lowest - len(self._finished)
+
+
+class ReplicatedStore(Store):
+    """One manager: reads are local, writes are agreed upon by a majority. Usable from any number of threads.
+
+    Opening raises InUse (directory or port), RefusedForSafety (another node's directory, another user's, a network
+    file system), Corrupted (with how to rejoin). A fork leaves the child with a closed store.
+    """
+
+    _open_stores: weakref.WeakSet[ReplicatedStore] = weakref.WeakSet()
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config: Final = config
+        self._closed = False
+        self._closing = threading.Lock()
+        self.failure: WarrenError | None = None
+        """Why this manager stopped by itself; None while it has not. Reads go on, writes raise Closed."""
+        self._failed = threading.Event()
+        self._changed = threading.Condition()
+        self._requests = _Requests(config.queue_limit)
+        self._session = 0
+        self._session_lock = threading.Lock()
+        self._stop_housekeeping = threading.Event()
+        self._leadership_callbacks: list[Callable[[bool, int], object]] = []
+        self._opened = _Opened(config)
+        try:
+            self._start()
+        except BaseException:
+            self._opened.abandon()
+            raise
+        ReplicatedStore._open_stores.add(self)
+
+    def _start(self) -> None:
+        opened, config = self._opened, self.config
+        self._database = opened.database
+        self._driver = Driver(
+            listen=split_address(config.listen, field="listen"),
+            node_id=config.node_id,
+            log=opened.log,
+            make_engine=opened.make_engine,
+            on_change=self._on_change,
+            on_failure=self._on_failure,
+        )
+        self._housekeeper = threading.Thread(target=self._keep_house, name="warren-raft-housekeeping", daemon=True)
+        self._notifier = threading.Thread(target=self._notify, name="warren-raft-leadership", daemon=True)
+        if config.switch_interval_seconds is not None:
+            _switch_interval.acquire(config.switch_interval_seconds)
+        try:
+            self._driver.start()
+            self._admin = self._start_admin()
+        except BaseException:
+            self._driver.stop()
+            if config.switch_interval_seconds is not None:
+                _switch_interval.release()
+            raise
+        self._housekeeper.start()
+        self._notifier.start()
+
+    def _start_admin(self) -> Any:
+        if not self.config.admin:
+            return None
+        from warren_raft.admin.server import AdminServer
+
+        server = AdminServer(self, self.config.directory)
+        server.start()
+        return server
+
+    @property
+    def _engine(self) -> Engine:
+        return self._driver.engine
+
+    # Waiting for the cluster -------------------------------------------------------------------------------------
+
+    def _wait_for(self, condition: Callable[[], bool], timeout: float | None, what: str) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while not condition():
+                self._check_alive()
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise Unavailable(f"{what} within {timeout:g} s", maybe_applied=False)
+                self._changed.wait(left)
+
+    def wait_ready(self, timeout: float | None = 30.0) -> None:
+        """Until a leader is known and the log is applied up to its commit index at our start.
+
+        `timeout` in seconds, None: for ever. Raises Unavailable, or Closed when the manager stopped.
+        """
+        self._wait_for(lambda: self._engine.is_ready, timeout, f"{self.config.node_id} did not get ready")
+
+    def wait_leader(self, timeout: float | None = 10.0) -> str:
+        """The id of the leader, as soon as one is known here. Raises Unavailable, Closed."""
+        self._wait_for(lambda: self._engine.leader is not None, timeout, "no leader was elected")
+        leader = self._engine.leader
+        return leader if leader is not None else self.wait_leader(timeout)
+
+    def wait_failed(self, timeout: float | None = None) -> bool:
+        """Until this manager stopped by itself (`failure` says why); False at the timeout."""
+        return self._failed.wait(timeout)
+
+    @property
+    def is_ready(self) -> bool:
+        return self._engine.is_ready
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this manager leads and its local state holds every acknowledged write. It may be deposed already."""
+        return self._engine.is_leader
+
+    @property
+    def leader(self) -> str | None:
+        """The id of the leader as far as this manager knows."""
+        return self._engine.leader
+
+    def on_leadership(self, callback: Callable[[bool, int], object]) -> None:
+        """Call `callback(is_leader, term)` at each change from now on, in order, in one thread of its own.
+
+        It may write to the store. What it raises is logged.
+        """
+        self._leadership_callbacks.append(callback)
+
+    def _leader_contact_age_seconds(self) -> float:
+        return self._engine.leader_contact_age(time.monotonic())
+
+    # Writing -----------------------------------------------------------------------------------------------------
+
+    def _check_alive(self) -> None:
+        if self._closed:
+            raise Closed
+        if self.failure is not None:
+            raise Closed(f"this manager stopped: {self.failure}")
+
+    @overload
+    def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: Literal[True]) -> int: ...
+    @overload
+    def _execute(
+        self, operations: tuple[Operation, ...], timeout: float | None, wait: Literal[False]
+    ) -> Future[int]: ...
+    def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
+        deadline = time.monotonic() + (self.config.write_timeout_seconds if timeout is None else timeout)
+        self._check_alive()
+        session = self._session or self._open_session(deadline)
+        sequence, lowest = self._requests.begin(deadline)
+        data = encode(Command(session, sequence, lowest, operations))
+        if wait:
+            return self._submit_and_wait(Proposal(session, sequence, data, deadline, _ignore))
+        future: Future[int] = Future()
+        future.set_running_or_notify_cancel()
+        self._driver.submit(
+            Proposal(session, sequence, data, deadline, lambda proposal: self._resolve(future, proposal))
+        )
+        return future
+
+    def _submit_and_wait(self, proposal: Proposal) -> int:
+        waiter = _Waiter()
+        proposal.done = waiter.wake
+        self._driver.submit(proposal)
+        answered = waiter.wait(proposal.deadline + GRACE_SECONDS - time.monotonic())
+        self._requests.end(proposal.sequence)
+        if not answered:
+            raise Unavailable("the raft thread does not answer", maybe_applied=True)
+        return self._result_of(proposal)
+
+    def _resolve(self, future: Future[int], proposal: Proposal) -> None:
+        self._requests.end(proposal.sequence)
+        try:
+            future.set_result(self._result_of(proposal))
+        except WarrenError as error:
+            future.set_exception(error)
+
+    def _result_of(self, proposal: Proposal) -> int:
+        if proposal.error is not None:
+            raise proposal.error
+        result: Result = proposal.outcome
+        if result.error is not None and result.error[0] == UNKNOWN_SESSION:
+            with self._session_lock:
+                if self._session == proposal.session:
+                    self._session = 0  # evicted: the next write opens another
+        return raise_for(result)
+
+    def _open_session(self, deadline: float) -> int:
+        """Exactly-once needs a session of this process in the replicated state (Raft thesis 6.3)."""
+        with self._session_lock:
+            if self._session == 0:
+                session = SystemRandom().randrange(1, 1 << 63)
+                sequence, lowest = self._requests.begin(deadline)
+                opening = Operation(Verb.OPEN_SESSION)
+                data = encode(Command(session, sequence, lowest, (opening,)))
+                self._submit_and_wait(Proposal(session, sequence, data, deadline, _ignore))
+                self._session = session
+            return self._session
+
+    def barrier(self, timeout: float | None = None) -> int:
+        """An empty command: when it returns, every local read is linearizable with what was acknowledged before.
+
+        Returns the revision. Raises Unavailable, Closed.
+        """
+        return self._execute((), timeout, True)
+
+    # Members -----------------------------------------------------------------------------------------------------
+
+    def members(self) -> list[dict[str, Any]]:
+        """Each member: id, address, connected (from here), voter, leader."""
+        engine = self._engine
+        leader = engine.leader
+        return [
+            {
+                "id": member.id,
+                "address": member.address,
+                "connected": engine.is_connected(member.id),
+                "voter": member.voter,
+                "leader": member.id == leader,
+            }
+            for _, member in sorted(engine.members.items())
+        ]
+
+    def add_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
+        """Add a manager that runs on an empty directory; returns when it has caught up and votes.
+
+        Raises RefusedForSafety, Unavailable (it does not answer, or there is no quorum), InvalidEntity.
+        """
+        check_node_id(id, field="id")
+        check_address(address, field="address")
+        self._change_members(ADD, id, address, timeout)
+
+    def update_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
+        """Give a member another address. Raises RefusedForSafety, Unavailable, InvalidEntity."""
+        check_node_id(id, field="id")
+        check_address(address, field="address")
+        self._change_members(UPDATE, id, address, timeout)
+
+    def remove_member(self, id: str, *, timeout: float | None = None) -> None:  # noqa: A002
+        """Remove a member; a leader hands leadership over first. Removing who is no member does nothing.
+
+        Raises RefusedForSafety when the quorum would be lost, Unavailable.
+        """
+        check_node_id(id, field="id")
+        self._change_members(REMOVE, id, "", timeout)
+
+    def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> str:  # noqa: A002
+        """Let another voting member lead (None: the most caught-up one); returns the id of the new leader.
+
+        Raises RefusedForSafety when it is no voting member or not connected, Unavailable.
+        """
+        deadline = self._deadline(timeout)
+        before = self.wait_leader(max(0.0, deadline - time.monotonic()))
+
+        def moved() -> bool:
+            leader = self._engine.leader
+            return leader == id if id is not None else leader not in (None, before)
+
+        self._ask_until(moved, lambda answer: TransferWanted(id, answer), deadline)
+        return self._engine.leader or self.wait_leader(max(0.0, deadline - time.monotonic()))
+
+    def _deadline(self, timeout: float | None) -> float:
+        return time.monotonic() + (self.config.write_timeout_seconds if timeout is None else timeout)
+
+    def _change_members(self, verb: str, member_id: str, address: str, timeout: float | None) -> None:
+        def is_so() -> bool:
+            member = self._engine.members.get(member_id)
+            if verb == REMOVE:
+                return member is None
+            return member is not None and member.address == address and (member.voter or verb == UPDATE)
+
+        self._ask_until(
+            is_so, lambda answer: ChangeWanted(verb, member_id, address, answer), self._deadline(timeout)
+        )
+
+    def _ask_until(
+        self,
+        is_so: Callable[[], bool],
+        question: Callable[[Callable[[Answer], None]], ChangeWanted | TransferWanted],
+        deadline: float,
+    ) -> None:
+        """Ask the leader again and again until it has agreed and the change shows here. Asking again is harmless."""
+        said = "there is no leader"
+        while True:
+            answer = self._ask(question, deadline)
+            if answer is not None:
+                if answer.state == REFUSED:
+                    raise RefusedForSafety(answer.text)
+                said = answer.text or said
+            if is_so():
+                return
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise Unavailable(said, maybe_applied=True)
+            with self._changed:
+                self._check_alive()
+                self._changed.wait(min(left, ASK_AGAIN_SECONDS))
+
+    def _ask(
+        self,
+        question: Callable[[Callable[[Answer], None]], ChangeWanted | TransferWanted],
+        deadline: float,
+    ) -> Answer | None:
+        self._check_alive()
+        answers: list[Answer] = []
+        waiter = threading.Event()
+
+        def answered(answer: Answer) -> None:
+            answers.append(answer)
+            waiter.set()
+
+        self._driver.post(question(answered))
+        waiter.wait(max(0.0, deadline - time.monotonic()))
+        return answers[0] if answers else None
+
+    # Status ------------------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """What an operator asks first; the keys are those of the command line's `status`."""
+        engine, machine, log = self._engine, self._opened.machine, self._opened.log
+        with self._database.read() as view:
+            counts = {kind.plural: view.count(kind) for kind in KINDS if kind.entity is not None}
+        return {
+            "node_id": self.config.node_id,
+            "cluster_id": machine.cluster_id,
+            "role": engine.role,
+            "leader": engine.leader,
+            "term": engine.term,
+            "commit_index": engine.commit_index,
+            "applied_index": machine.applied_index,
+            "revision": machine.revision,
+            "digest": machine.digest.hex(),
+            "has_quorum": engine.has_quorum,
+            "ready": engine.is_ready,
+            "members": self.members(),
+            "counts": counts,
+            "db_size_bytes": self._database.file_size_bytes(),
+            "log_entries": log.entry_count,
+            "log_bytes": log.size_bytes,
+            "snapshot": None,
+            "pending_writes": engine.pending_count,
+            "oldest_read_age_seconds": self._database.oldest_read_age_seconds(),
+            "alarms": list(engine.alarms),
+            "failure": None if self.failure is None else str(self.failure),
+        }
+
+    # Threads of this object --------------------------------------------------------------------------------------
+
+    def _on_change(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _on_failure(self, error: WarrenError) -> None:
+        self.failure = error
+        self._failed.set()
+        self._on_change()
+
+    def _notify(self) -> None:
+        """Tell the callbacks of each change of leadership."""
+        known = False
+        while True:
+            with self._changed:
+                while self._engine.is_leader == known and not self._closed and self.failure is None:
+                    self._changed.wait()
+                now, term = self._engine.is_leader, self._engine.term
+                if now == known:
+                    return
+            known = now
+            for callback in list(self._leadership_callbacks):
+                try:
+                    callback(now, term)
+                except Exception:
+                    logger.exception("a leadership callback failed")
+
+    def _keep_house(self) -> None:
+        """Checkpoints of the state, stale reader slots, views that were left open."""
+        synced_index = -1
+        noted = False
+        while not self._stop_housekeeping.wait(min(1.0, self.config.checkpoint_interval_seconds)):
+            if not noted and self._engine.is_ready:
+                self._opened.state.note_ready()
+                noted = True
+            if time.monotonic() < self._opened.next_checkpoint:
+                continue
+            self._opened.next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds
+            try:
+                self._database.reader_check()
+                self._database.end_old_reads()
+                index = self._opened.machine.applied_index
+                if index != synced_index:
+                    self._database.checkpoint()
+                    synced_index = index
+            except WarrenError as error:
+                logger.critical("%s stops: %s", self.config.node_id, error)
+                self._on_failure(error)
+                self._driver.stop()
+                return
+
+    # The end -----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Hand leadership over, end what waits (Closed), sync the state. Idempotent; reads raise Closed afterwards."""
+        with self._closing:
+            if self._closed:
+                return
+            self._hand_over()
+            self._closed = True
+            self._on_change()
+            if self._admin is not None:
+                self._admin.stop()
+            self._stop_housekeeping.set()
+            self._housekeeper.join()
+            self._driver.stop()
+            self._notifier.join(GRACE_SECONDS)
+            if self.config.switch_interval_seconds is not None:
+                _switch_interval.release()
+            self._opened.close(ready=self._engine.is_ready and self.failure is None)
+
+    def _hand_over(self) -> None:
+        """So that no caller has to wait for an election."""
+        if self.failure is None and self._engine.is_leader and len(self._engine.members) > 1:
+            try:
+                self.transfer_leadership(timeout=HAND_OVER_SECONDS)
+            except (RefusedForSafety, Unavailable, Closed) as error:
+                logger.warning("%s closes without handing leadership over: %s", self.config.node_id, error)
+
+    @classmethod
+    def _close_all_in_child(cls) -> None:
+        for store in list(cls._open_stores):
+            store._closed = True
+
+
+os.register_at_fork(after_in_child=ReplicatedStore._close_all_in_child)
+
+
+class _Opened:
+    """A data directory opened in order: the lock, the log, then the state, which the log may have to rebuild."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.next_checkpoint = time.monotonic() + config.checkpoint_interval_seconds
+        self._lock = DirectoryLock(config.directory)
+        try:
+            self.state = StateDirectory(config.directory)
+            self.state.create()
+            self.log = Log.open(
+                str(Path(config.directory) / "log"),
+                files=OsFiles(),
+                node_id=config.node_id,
+                new_incarnation=lambda: uuid4().hex,
+            )
+            try:
+                self.database = self._open_database()
+            except BaseException:
+                self.log.close()
+                raise
+        except BaseException:
+            self._lock.release()
+            raise
+        self.machine = StateMachine(self.database)
+        self._check_agreement()
+
+    def _open_database(self) -> Database:
+        failed_starts = self.state.note_start()
+        try:
+            if failed_starts >= FAILED_STARTS_MAX and self._log_reaches_start:
+                current = self.state.current()
+                if current is not None:
+                    return self._rebuild(current, "failed-starts")
+            return Database.open(self.state, sync=False)
+        except StateUntrusted as error:
+            logger.warning("%s: %s", self.config.node_id, error)
+            if not self._log_reaches_start:
+                raise
+            return self._rebuild(error.generation, "untrusted")
+
+    @property
+    def _log_reaches_start(self) -> bool:
+        return self.log.base_index == REBUILD_FIRST_INDEX
+
+    def _rebuild(self, generation: int | None, why: str) -> Database:
+        """An empty generation; the log that reaches back to the start fills it."""
+        if generation is not None:
+            aside = self.state.set_aside(generation, why)
+            logger.warning("%s: the state is rebuilt from the log; the old file is %s", self.config.node_id, aside)
+        database = Database.create(self.state, sync=False)
+        database.publish()
+        return database
+
+    def _check_agreement(self) -> None:
+        """A log that ends below the applied index was cut or replaced; it must not vote on what is left."""
+        if self.machine.applied_index > self.log.last_index:
+            detail = f"ends at index {self.log.last_index}, below the applied index {self.machine.applied_index}"
+            self.abandon()
+            raise Corrupted(
+                str(Path(self.config.directory) / "log"),
+                detail,
+                remedy="this manager cannot vote on what is left: remove it from the cluster, empty its data "
+                "directory, start it and add it again",
+            )
+
+    def make_engine(self, now: float) -> Engine:
+        config = self.config
+        settings = Settings(
+            node_id=config.node_id,
+            address=config.listen,
+            members=config.members,
+            heartbeat_seconds=config.heartbeat_interval_seconds,
+            election_timeout_seconds=config.election_timeout_seconds,
+        )
+        engine = Engine(settings, log=self.log, machine=self.machine, random=SystemRandom(), now=now)
+        self._compare_members(engine)
+        return engine
+
+    def _compare_members(self, engine: Engine) -> None:
+        if engine.membership is None:
+            return
+        replicated: Mapping[str, str] = {member.id: member.address for member in engine.membership.members.values()}
+        if replicated != dict(self.config.members):
+            logger.warning(
+                "%s: the configured members %s differ from the cluster's %s, which count",
+                self.config.node_id,
+                dict(self.config.members),
+                replicated,
+            )
+
+    def close(self, *, ready: bool) -> None:
+        """Sync the state and let its marker go; then the next start trusts it wherever it happens."""
+        try:
+            self.database.close()
+            if ready:
+                self.state.note_ready()
+        finally:
+            self.log.close()
+            self._lock.release()
+
+    def abandon(self) -> None:
+        self.database.abandon()
+        self.log.close()
+        self._lock.release()
+
+
+def _ignore(_proposal: Proposal) -> None:
+    return None
