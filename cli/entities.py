@@ -9,14 +9,13 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
 from warren_raft.admin import operation
 from warren_raft.entity_json import from_json, to_json
 from warren_raft.errors import InvalidEntity
-from warren_raft.store.interface import Reader
 from warren_raft.store.tables import CA_ID, CONTAINER, Kind
 
 from .common import (
@@ -32,6 +31,9 @@ from .common import (
     timeout_option,
     wants_json,
 )
+
+if TYPE_CHECKING:
+    from warren_raft.store.interface import Reader
 
 # Columns of `list`, as dotted paths into an entity's JSON; a path through a list takes every item.
 COLUMNS: Final[Mapping[str, Sequence[str]]] = {

@@ -91,8 +91,11 @@ def transfer(member_id: str | None, timeout: float | None) -> None:
     \b
     Example: warren-raft leader transfer m2 --data-dir data/m1
     """
-    manager().transfer_leadership(member_id, timeout=timeout)
-    _say_done(f"leadership handed to {member_id or 'another manager'}")
+    leader_id = manager().transfer_leadership(member_id, timeout=timeout)
+    if wants_json():
+        print_json({"leader": leader_id})
+    else:
+        click.echo(f"{leader_id} leads")
 
 
 def _say_done(text: str) -> None:

@@ -106,9 +106,9 @@ class AdminClient:
     def remove_member(self, id: str, *, timeout: float | None = None) -> None:  # noqa: A002
         self.call("remove_member", {"id": id}, timeout=timeout)
 
-    def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> None:  # noqa: A002
-        """Hands leadership to this member, or to the one the leader finds best."""
-        self.call("transfer_leadership", {"id": id}, timeout=timeout)
+    def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> str:  # noqa: A002
+        """Hands leadership to this member, or to the best prepared one. Returns the id of the new leader."""
+        return _expect(str, self.call("transfer_leadership", {"id": id}, timeout=timeout))
 
     def call(self, operation: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> Any:
         """One operation of the table in server.py. `timeout`, in seconds, is the manager's deadline."""

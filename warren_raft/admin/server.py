@@ -16,7 +16,7 @@ import stat
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from aiohttp import web
 
@@ -34,8 +34,10 @@ from warren_raft.errors import (
     WarrenError,
 )
 from warren_raft.forms import Refused
-from warren_raft.store.interface import Batch
 from warren_raft.store.tables import BY_NAME, CA, Kind
+
+if TYPE_CHECKING:
+    from warren_raft.store.interface import Batch
 
 log = logging.getLogger(__name__)
 
@@ -74,14 +76,14 @@ class Manager(Protocol):
     def add_member(self, id: str, address: str, *, timeout: float | None = None) -> object: ...  # noqa: A002
     def update_member(self, id: str, address: str, *, timeout: float | None = None) -> object: ...  # noqa: A002
     def remove_member(self, id: str, *, timeout: float | None = None) -> object: ...  # noqa: A002
-    def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> object: ...  # noqa: A002
+    def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> str: ...  # noqa: A002
     def batch(self, *, timeout: float | None = None, wait: bool = True) -> contextlib.AbstractContextManager[Batch]: ...
 
 
 class AdminServer:
-    """Answers on DIR/admin.sock (mode 0600) from `start` to `close`.
+    """Answers on DIR/admin.sock (mode 0600) from `start` to `stop`.
 
-    Whoever starts it must hold the directory's lock until it is closed: a socket that is there already is
+    Whoever starts it must hold the directory's lock until it is stopped: a socket that is there already is
     taken for one that a dead manager left behind, and replaced.
     """
 
@@ -91,18 +93,18 @@ class AdminServer:
         self._thread = threading.Thread(target=self._run, name="warren-admin", daemon=True)
         self._started: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
+        self._stopped: asyncio.Event | None = None
 
     def start(self) -> None:
         """Returns when the socket takes calls. Raises OSError where that is not possible."""
         self._thread.start()
         self._started.result(START_SECONDS)
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Ends the answering; calls that still block get an end of their connection. Idempotent, any thread."""
-        if self._loop is not None and self._stop is not None:
+        if self._loop is not None and self._stopped is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended already
-                self._loop.call_soon_threadsafe(self._stop.set)
+                self._loop.call_soon_threadsafe(self._stopped.set)
         if self._thread.ident is not None:
             self._thread.join(STOP_SECONDS)
             if self._thread.is_alive():
@@ -117,7 +119,7 @@ class AdminServer:
             self._started.set_exception(error)
 
     async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
         pool = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="warren-admin-call")
         runner = web.AppRunner(_application(self._manager, pool), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
@@ -125,15 +127,16 @@ class AdminServer:
             listener = _listen(self._directory)
             try:
                 await web.SockSite(runner, listener, backlog=SOCKET_BACKLOG).start()
-                self._started.set_result(None)
-                await self._stop.wait()
-            finally:
+            except BaseException:
                 listener.close()
-                _remove_socket(self._directory)
+                raise
+            self._started.set_result(None)
+            await self._stopped.wait()
         finally:
             # Calls that block are not waited for: they end with the store, at their deadline at the latest.
             pool.shutdown(wait=False, cancel_futures=True)
-            await runner.cleanup()
+            await runner.cleanup()  # closes the listener, too
+            _remove_socket(self._directory)
 
 
 def _listen(directory: str) -> socket.socket:
@@ -314,8 +317,8 @@ def _remove_member(manager: Manager, arguments: Arguments) -> None:
     manager.remove_member(arguments.text("id"), timeout=arguments.timeout)
 
 
-def _transfer_leadership(manager: Manager, arguments: Arguments) -> None:
-    manager.transfer_leadership(arguments.optional_text("id"), timeout=arguments.timeout)
+def _transfer_leadership(manager: Manager, arguments: Arguments) -> str:
+    return manager.transfer_leadership(arguments.optional_text("id"), timeout=arguments.timeout)
 
 
 OPERATIONS: Final[Mapping[str, Callable[[Manager, Arguments], object]]] = {

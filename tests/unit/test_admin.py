@@ -1,0 +1,403 @@
+"""The promise: the command line reaches a running manager through its directory, whatever that is called; every
+error arrives with its class and data; a dead manager's socket is replaced; a slow caller blocks nobody.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import os
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warren_raft import errors
+from warren_raft.admin import ManagerFailed, error_from_json, error_to_json, socket_address
+from warren_raft.admin.client import CHUNK_BYTES, CHUNK_RECORDS, AdminClient, NotRunning, _chunks
+from warren_raft.admin.server import AdminServer
+from warren_raft.entities import Node, TLSCertificate
+from warren_raft.entity_json import to_json
+
+
+class FakeBatch:
+    """Notes what it is told to do, as one atomic command would."""
+
+    def __init__(self, manager: FakeManager, timeout: float | None) -> None:
+        self._manager = manager
+        self.timeout = timeout
+        self.future: Future[int] = Future()
+        self.operations: list[tuple[Any, ...]] = []
+
+    def __enter__(self) -> FakeBatch:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if error is None:
+            self._manager.commit(self)
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith(("create_", "delete_", "save_")):
+            raise AttributeError(name)
+        return lambda value, *, if_revision=None: self.operations.append((name, value, if_revision))
+
+
+class FakeManager:
+    """The manager as the server sees it: `outcome` is what calls answer or raise."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[list[tuple[Any, ...]], float | None]] = []
+        self.calls: list[tuple[Any, ...]] = []
+        self.outcome: BaseException | None = None
+        self.gate: threading.Event | None = None  # what a write waits for
+        self.entered = threading.Event()
+        self._lock = threading.Lock()
+
+    def batch(self, *, timeout: float | None = None, wait: bool = True) -> Any:
+        assert wait is False
+        return FakeBatch(self, timeout)
+
+    def commit(self, batch: FakeBatch) -> None:
+        self.entered.set()
+        if self.gate is not None:
+            assert self.gate.wait(30)
+        if self.outcome is not None:
+            batch.future.set_exception(self.outcome)
+            return
+        with self._lock:
+            self.batches.append((batch.operations, batch.timeout))
+            batch.future.set_result(len(self.batches))
+
+    def status(self) -> dict[str, Any]:
+        if self.outcome is not None:
+            raise self.outcome
+        return {"node_id": "m1", "role": "leader"}
+
+    def members(self) -> list[dict[str, Any]]:
+        return [{"id": "m1", "address": "127.0.0.1:7946", "connected": True}]
+
+    def add_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
+        self.calls.append(("add", id, address, timeout))
+
+    def update_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
+        self.calls.append(("update", id, address, timeout))
+
+    def remove_member(self, id: str, *, timeout: float | None = None) -> None:  # noqa: A002
+        self.calls.append(("remove", id, timeout))
+
+    def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> str:  # noqa: A002
+        self.calls.append(("transfer", id, timeout))
+        return id or "m2"
+
+
+@contextlib.contextmanager
+def running(manager: FakeManager, directory: Path) -> Iterator[AdminClient]:
+    server = AdminServer(manager, directory)
+    server.start()
+    try:
+        yield AdminClient(directory)
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def manager() -> FakeManager:
+    return FakeManager()
+
+
+@pytest.fixture
+def client(manager: FakeManager, tmp_path: Path) -> Iterator[AdminClient]:
+    with running(manager, tmp_path) as client:
+        yield client
+
+
+# ------------------------------------------------------------------------------------------ the socket
+
+
+def test_a_long_directory_name_does_not_break_the_socket(manager: FakeManager, tmp_path: Path) -> None:
+    """A socket's name ends at 108 bytes, a test directory's or a container volume's does not."""
+    directory = tmp_path / ("d" * 120) / ("e" * 120)
+    directory.mkdir(parents=True)
+    with running(manager, directory) as client:
+        assert client.status()["node_id"] == "m1"
+
+
+def test_a_relative_directory_works(manager: FakeManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m1").mkdir()
+    with running(manager, Path("m1")) as client:
+        assert client.status()["node_id"] == "m1"
+
+
+def test_only_the_owner_may_use_the_socket_whatever_the_umask(manager: FakeManager, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with running(manager, tmp_path):
+            assert stat.S_IMODE((tmp_path / "admin.sock").stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_the_socket_goes_with_the_manager(manager: FakeManager, tmp_path: Path) -> None:
+    with running(manager, tmp_path):
+        assert (tmp_path / "admin.sock").is_socket()
+    assert not (tmp_path / "admin.sock").exists()
+
+
+def test_a_dead_managers_socket_is_replaced(manager: FakeManager, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead, socket_address(tmp_path) as address:
+        dead.bind(address)
+    with pytest.raises(NotRunning):
+        AdminClient(tmp_path).status()
+    with running(manager, tmp_path) as client:
+        assert client.status()["node_id"] == "m1"
+
+
+def test_a_directory_without_a_manager_is_named_with_the_command_that_starts_one(tmp_path: Path) -> None:
+    for directory in (tmp_path, tmp_path / "none"):
+        with pytest.raises(NotRunning, match="warren-raft serve --data-dir") as caught:
+            AdminClient(directory).status()
+        assert str(directory) in str(caught.value)
+
+
+def test_a_server_that_cannot_listen_says_why_and_leaves_no_thread(manager: FakeManager, tmp_path: Path) -> None:
+    server = AdminServer(manager, tmp_path / "none")
+    with pytest.raises(FileNotFoundError):
+        server.start()
+    server.stop()
+    assert not [t for t in threading.enumerate() if t.name.startswith("warren-admin")]
+
+
+def test_no_descriptor_is_left_behind(manager: FakeManager, tmp_path: Path) -> None:
+    with running(manager, tmp_path) as client:
+        client.status()  # what is loaded once is loaded now
+    before = set(os.listdir("/proc/self/fd"))
+    with running(manager, tmp_path) as client:
+        for _ in range(20):
+            client.status()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+# ---------------------------------------------------------------------------------------------- writes
+
+
+def test_a_put_arrives_as_the_entity_it_was(client: AdminClient, manager: FakeManager) -> None:
+    node = Node(id="n1", role="worker", labels={"zone": "a"})
+    assert client.put("node", to_json(node), if_revision=4, timeout=2.5) == 1
+    assert manager.batches == [([("create_node", node, 4)], 2.5)]
+
+
+def test_kinds_that_the_store_calls_otherwise_find_their_method(client: AdminClient, manager: FakeManager) -> None:
+    client.put("certificate", {"id": "c1", "name": "web"})
+    client.put("ca", base64.b64encode(b"\0CA").decode())
+    client.delete("certificate", "c1", if_revision=1)
+    assert [operations for operations, _ in manager.batches] == [
+        [("create_tls_certificate", TLSCertificate(id="c1", name="web"), None)],
+        [("save_ca", b"\0CA", None)],
+        [("delete_tls_certificate", "c1", 1)],
+    ]
+
+
+def test_a_batch_is_one_command(client: AdminClient, manager: FakeManager) -> None:
+    client.put_batch([("node", {"id": "n1"}), ("service", {"id": "s1"})])
+    ((operations, _timeout),) = manager.batches
+    assert [name for name, *_ in operations] == ["create_node", "create_service"]
+
+
+def test_many_items_are_stored_in_bounded_batches_and_told_of(client: AdminClient, manager: FakeManager) -> None:
+    told: list[int] = []
+    items = [("node", {"id": f"n{number}"}) for number in range(3 * CHUNK_RECORDS + 7)]
+    client.put_all(items, done=told.append)
+    assert told == [CHUNK_RECORDS, CHUNK_RECORDS, CHUNK_RECORDS, 7]
+    stored = [node.id for operations, _ in manager.batches for _, node, _ in operations]
+    assert sorted(stored) == sorted(str(entity["id"]) for _, entity in items)
+
+
+def test_chunks_are_bounded_in_bytes_but_one_large_item_still_goes() -> None:
+    large = ("secret", {"id": "s", "data": "A" * CHUNK_BYTES})
+    small = ("node", {"id": "n"})
+    assert [len(chunk) for chunk in _chunks([small, large, small, small])] == [1, 1, 2]
+
+
+def test_an_error_in_the_middle_of_many_items_is_raised(client: AdminClient, manager: FakeManager) -> None:
+    manager.outcome = errors.Unavailable("no quorum", maybe_applied=False)
+    with pytest.raises(errors.Unavailable):
+        client.put_all([("node", {"id": f"n{number}"}) for number in range(5 * CHUNK_RECORDS)])
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments", "says"),
+    [
+        ("put", {"kind": "nodde", "entity": {"id": "n1"}}, "no kind 'nodde'"),
+        ("put", {"kind": "node", "entity": {"id": ""}}, "id"),
+        ("put", {"kind": "node", "entity": {"id": "n1", "rolle": "worker"}}, "rolle"),
+        ("put", {"kind": "node", "entity": ["n1"]}, "must be a JSON object"),
+        ("put", {"kind": "node", "entity": {"id": "n1"}, "if_revision": "4"}, "if_revision"),
+        ("put", {"kind": "node", "entity": {"id": "n1"}, "if_revision": True}, "if_revision"),
+        ("put", {"kind": "ca", "entity": "no base64!"}, "base64"),
+        ("put_batch", {"items": []}, "items"),
+        ("put_batch", {"items": [["node"]]}, "items"),
+        ("put_batch", {"items": {"node": 1}}, "items"),
+        ("delete", {"kind": "ca", "id": "ca"}, "cannot be deleted"),
+        ("delete", {"kind": "node"}, "id"),
+        ("add_member", {"id": "m4"}, "address"),
+        ("explode", {}, "no such operation"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused_and_nothing_is_called(
+    client: AdminClient, manager: FakeManager, operation: str, arguments: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(errors.InvalidEntity, match=says):
+        client.call(operation, arguments)
+    assert manager.batches == []
+    assert manager.calls == []
+
+
+def raw_request(directory: Path, body: bytes) -> Any:
+    with socket.socket(socket.AF_UNIX) as link:
+        with socket_address(directory) as address:
+            link.connect(address)
+        connection = http.client.HTTPConnection("manager")
+        connection.sock = link
+        connection.request("POST", "/v1/put", body)
+        return json.loads(connection.getresponse().read())
+
+
+@pytest.mark.parametrize("body", [b'{"kind": "no', b"[]", b'"put"', b"\xff", b"[" * 100_000])
+@pytest.mark.usefixtures("client")
+def test_a_body_that_is_no_json_object_is_refused(tmp_path: Path, body: bytes) -> None:
+    assert raw_request(tmp_path, body)["error"] == "InvalidEntity"
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, 1e9])
+def test_a_timeout_out_of_range_is_refused(client: AdminClient, manager: FakeManager, timeout: float) -> None:
+    with pytest.raises(errors.InvalidEntity, match="timeout_seconds"):
+        client.call("put", {"kind": "node", "entity": {"id": "n1"}}, timeout=timeout)
+    assert manager.batches == []
+
+
+# --------------------------------------------------------------------------------------------- members
+
+
+def test_member_calls_arrive_with_their_arguments(client: AdminClient, manager: FakeManager) -> None:
+    assert client.members()[0]["id"] == "m1"
+    client.add_member("m4", "127.0.0.1:7949", timeout=3)
+    client.update_member("m4", "127.0.0.1:7950")
+    client.remove_member("m4")
+    assert client.transfer_leadership() == "m2"
+    assert client.transfer_leadership("m3", timeout=1) == "m3"
+    assert manager.calls == [
+        ("add", "m4", "127.0.0.1:7949", 3.0),
+        ("update", "m4", "127.0.0.1:7950", None),
+        ("remove", "m4", None),
+        ("transfer", None, None),
+        ("transfer", "m3", 1.0),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- errors
+
+EXAMPLES = [
+    errors.NotFound("node", "n1"),
+    errors.RevisionConflict("node", "n1", 3, 4),
+    errors.InvalidEntity("node", "is empty", id="n1", field="id"),
+    errors.Unavailable("no quorum", maybe_applied=True),
+    errors.StorageFull("no room"),
+    errors.Corrupted("/data/log", "is torn", remedy="add it again"),
+    errors.SnapshotInvalid("/s.mdb", "is torn"),
+    errors.RefusedForSafety("it would lose the quorum"),
+    errors.InUse("port 7946"),
+    errors.WatchLost(17),
+    errors.Closed("the store is closed"),
+    errors.InvariantViolation("applied beyond the log"),
+]
+
+
+def test_every_error_of_the_package_has_an_example_here() -> None:
+    defined = {cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.WarrenError)}
+    assert {type(error) for error in EXAMPLES} == defined - {errors.WarrenError}
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_an_error_arrives_with_its_class_its_data_and_its_text(
+    client: AdminClient, manager: FakeManager, error: errors.WarrenError
+) -> None:
+    manager.outcome = error
+    with pytest.raises(type(error)) as caught:
+        client.status()
+    assert str(caught.value) == str(error)
+    assert vars(caught.value) == vars(error)
+
+
+def test_an_error_that_is_not_ours_is_told_as_such(
+    client: AdminClient, manager: FakeManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager.outcome = ZeroDivisionError("by zero")
+    with pytest.raises(ManagerFailed, match="ZeroDivisionError: by zero"):
+        client.status()
+    assert "the admin call" in caplog.text  # with the traceback, for whoever has to find the mistake
+
+
+def test_an_error_of_a_newer_manager_is_still_told() -> None:
+    answer = {"error": "QuotaExceeded", "message": "too much", "data": {"limit": 5}}
+    assert str(error_from_json(answer)) == "too much"
+    assert error_to_json(errors.Closed())["message"] == "the store is closed"
+
+
+# ------------------------------------------------------------------------------------ slow and broken ends
+
+
+def test_a_call_that_blocks_does_not_keep_others_waiting(client: AdminClient, manager: FakeManager) -> None:
+    manager.gate = threading.Event()
+    writer = threading.Thread(target=client.put, args=("node", {"id": "n1"}))
+    writer.start()
+    try:
+        for _ in range(5):
+            assert client.status()["node_id"] == "m1"
+        assert manager.entered.wait(30)
+        assert writer.is_alive()
+    finally:
+        manager.gate.set()
+        writer.join()
+
+
+def test_a_manager_that_closes_under_a_write_leaves_the_outcome_open(manager: FakeManager, tmp_path: Path) -> None:
+    """The write may have been applied: to say anything else would make a caller repeat or forget it wrongly."""
+    manager.gate = threading.Event()
+    caught: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            AdminClient(tmp_path).put("node", {"id": "n1"})
+        except errors.WarrenError as error:
+            caught.append(error)
+
+    with running(manager, tmp_path):
+        writer = threading.Thread(target=write)
+        writer.start()
+        assert manager.entered.wait(30)
+    writer.join()
+    manager.gate.set()
+    (error,) = caught
+    assert isinstance(error, errors.Unavailable)
+    assert error.maybe_applied
+
+
+def test_a_manager_that_does_not_answer_is_unavailable_at_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warren_raft.admin.client.ANSWER_MARGIN_SECONDS", 0.1)
+    with socket.socket(socket.AF_UNIX) as silent:
+        with socket_address(tmp_path) as address:
+            silent.bind(address)
+        silent.listen()
+        with pytest.raises(errors.Unavailable, match="did not answer") as caught:
+            AdminClient(tmp_path).put("node", {"id": "n1"}, timeout=0.1)
+    assert caught.value.maybe_applied
