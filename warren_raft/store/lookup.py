@@ -1,0 +1,132 @@
+"""From a key, a name or a host to entities, within a read transaction: the only code that decodes what readers get.
+
+Who holds the transaction, and for how long, is decided in reading.py.
+Invariant: an entity comes out of the cache only where the record at hand begins with the revision it was decoded at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import lmdb
+
+from warren_raft.errors import Corrupted, NotFound
+from warren_raft.store import codec
+from warren_raft.store.cache import CACHED_RECORD_BYTES_MAX, HEAD_BYTES
+from warren_raft.store.tables import ID_MAX_BYTES, Index, Kind
+
+if TYPE_CHECKING:
+    from warren_raft.store.database import Database
+
+    Txn = lmdb.Transaction[bytes]
+
+E = TypeVar("E")
+
+
+def by_id(database: Database, txn: Txn, kind: Kind[E], id: str) -> E:  # noqa: A002
+    """The entity under an id. Raises NotFound, also for an id that none can have."""
+    try:
+        key = id.encode()
+        record = txn.get(key, None, database.tables[kind.number].handle)
+    except (lmdb.BadValsizeError, UnicodeEncodeError):  # empty, over 511 bytes, or no UTF-8
+        record = None
+    if record is None:
+        raise NotFound(kind.name, id)
+    entry = database.decoded.tables[kind.number].get(key)
+    if entry is not None and entry[0] == record[:HEAD_BYTES]:
+        return entry[1]  # type: ignore[no-any-return]
+    return _decoded(database, kind, key, record, True)
+
+
+def first_by_index(database: Database, txn: Txn, kind: Kind[E], index: Index, value: str) -> E:
+    """Of the entities with this value the one with the smallest id. Raises NotFound."""
+    key = codec.exact_key(value)
+    id_ = txn.get(key, None, database.index_handles[index.name]) if key else None  # the first of the duplicates
+    if id_ is None:
+        raise NotFound(kind.name, value)
+    return _entities(database, kind, _records(database, txn, kind, [id_]))[0]
+
+
+def by_index(database: Database, txn: Txn, kind: Kind[E], index: Index, value: str) -> list[E]:
+    """The entities with this value, ordered by id."""
+    keys = _keys_in(database, txn, index, codec.exact_key(value))
+    return _entities(database, kind, _records(database, txn, kind, keys))
+
+
+def by_host(database: Database, txn: Txn, kind: Kind[E], index: Index, host: str) -> list[E]:
+    """The entities with `host`, or with the wildcard of its parent (RFC 6125, 6.4.3), ordered by id."""
+    exact = codec.folded_key(host)
+    label, _, parent = exact.partition(b".")
+    keys = set(_keys_in(database, txn, index, exact))
+    if label and parent:
+        keys.update(_keys_in(database, txn, index, b"*." + parent))
+    return _entities(database, kind, _records(database, txn, kind, sorted(keys)))
+
+
+def everything(database: Database, txn: Txn, kind: Kind[E]) -> list[E]:
+    """Every entity of a kind, ordered by id."""
+    return _entities(database, kind, txn.cursor(database.tables[kind.number].handle))
+
+
+def some_after(database: Database, txn: Txn, kind: Kind[E], last: bytes, count: int) -> tuple[list[E], bytes]:
+    """Up to `count` entities with keys above `last` (b"": from the first), and the key of the last of them.
+
+    For streams: what they decode is not remembered, so that an export does not drive everything else out.
+    """
+    cursor = txn.cursor(database.tables[kind.number].handle)
+    if last and not cursor.set_range(last):
+        return [], last
+    if last and cursor.key() == last and not cursor.next():
+        return [], last
+    pairs = list(islice(cursor.iternext(), count))
+    return _entities(database, kind, pairs, remember=False), pairs[-1][0] if pairs else last
+
+
+# ------------------------------------------------------------------------------- records to entities
+
+
+def _keys_in(database: Database, txn: Txn, index: Index, key: bytes) -> list[bytes]:
+    if not 0 < len(key) <= ID_MAX_BYTES:
+        return []
+    cursor = txn.cursor(database.index_handles[index.name])
+    return list(cursor.iternext_dup()) if cursor.set_key(key) else []
+
+
+def _records(database: Database, txn: Txn, kind: Kind[Any], keys: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    handle = database.tables[kind.number].handle
+    for key in keys:
+        record = txn.get(key, None, handle)
+        if record is None:
+            raise Corrupted(database.path, f"an index has {kind.name} {_shown(key)} and its table has not")
+        yield key, record
+
+
+def _entities(
+    database: Database, kind: Kind[E], pairs: Iterable[tuple[bytes, bytes]], *, remember: bool = True
+) -> list[E]:
+    cached = database.decoded.tables[kind.number].get
+    found: list[E] = []
+    for key, record in pairs:
+        entry = cached(key)
+        if entry is not None and entry[0] == record[:HEAD_BYTES]:
+            found.append(entry[1])
+        else:
+            found.append(_decoded(database, kind, key, record, remember))
+    return found
+
+
+def _decoded(database: Database, kind: Kind[E], key: bytes, record: bytes, remember: bool) -> E:
+    """The entity of a record that the cache does not have. Raises Corrupted where it cannot be decoded."""
+    try:
+        entity = codec.decode(kind, record)
+    except codec.MalformedRecord as error:
+        raise Corrupted(database.path, f"{kind.name} {_shown(key)}: {error}") from None
+    if remember and len(record) <= CACHED_RECORD_BYTES_MAX:
+        database.decoded.add(kind.number, key, record[:HEAD_BYTES], entity)
+    return entity
+
+
+def _shown(key: bytes) -> str:
+    return repr(key.decode(errors="replace"))

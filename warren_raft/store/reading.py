@@ -1,0 +1,341 @@
+"""All reads of a store: Reader, one transaction a call, and View, one snapshot for many calls.
+
+How a record is found and decoded is lookup.py's; where the database comes from is the store's that inherits Reader.
+Invariant: no transaction stays open across code of the caller, but for the one of a View, which ends and is counted.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
+
+import lmdb
+
+from warren_raft.entities import Container, Ingress, Network, Node, Secret, Service, TLSCertificate, Volume
+from warren_raft.errors import Closed
+from warren_raft.store import lookup
+from warren_raft.store.lmdb_errors import translated
+from warren_raft.store.tables import (
+    CA,
+    CA_ID,
+    CERTIFICATE,
+    CERTIFICATE_BY_HOST,
+    CERTIFICATE_BY_NAME,
+    CONTAINER,
+    CONTAINER_BY_NODE,
+    CONTAINER_BY_SERVICE,
+    INGRESS,
+    INGRESS_BY_NAME,
+    NETWORK,
+    NODE,
+    SECRET,
+    SECRET_BY_NAME,
+    SERVICE,
+    SERVICE_BY_NAME,
+    VOLUME,
+    VOLUME_BY_NAME,
+    Index,
+    Kind,
+)
+
+if TYPE_CHECKING:
+    from warren_raft.store.database import Database
+    from warren_raft.store.transactions import ReadTransaction
+
+    Txn = lmdb.Transaction[bytes]
+
+E = TypeVar("E")
+R = TypeVar("R")
+P = ParamSpec("P")
+
+_GENERATION_RACES_MAX: Final = 10  # a generation lives for seconds at least; a race lost twice is a bug
+
+STREAM_CHUNK: Final = 256
+"""Entities decoded at a time by the `iter_` methods: enough to hide what each step costs, little enough to hold."""
+
+
+class Reads(ABC):
+    """The read operations. Entities come with their revision and are immutable; they may be shared and kept.
+
+    All raise Closed on a closed store, Corrupted where the file does not hold what was written to it. Ids and
+    names of more than 511 bytes are simply not found.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def _get(self, kind: Kind[E], id: str) -> E: ...  # noqa: A002
+
+    @abstractmethod
+    def _within(self, read: Callable[Concatenate[Database, Txn, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """`read(database, transaction, ...)` in this object's transaction."""
+
+    def _list(self, kind: Kind[E]) -> list[E]:
+        return self._within(lookup.everything, kind)
+
+    def _named(self, kind: Kind[E], index: Index, name: str) -> E:
+        return self._within(lookup.first_by_index, kind, index, name)
+
+    def _with(self, kind: Kind[E], index: Index, value: str) -> list[E]:
+        return self._within(lookup.by_index, kind, index, value)
+
+    # ---- nodes
+
+    def get_node(self, id: str) -> Node:  # noqa: A002
+        """The node with this id. Raises NotFound."""
+        return self._get(NODE, id)
+
+    def list_nodes(self) -> list[Node]:
+        """Every node, ordered by id."""
+        return self._list(NODE)
+
+    # ---- services
+
+    def get_service(self, id: str) -> Service:  # noqa: A002
+        """The service with this id. Raises NotFound."""
+        return self._get(SERVICE, id)
+
+    def get_service_by_name(self, name: str) -> Service:
+        """The service with this name; where several have it, the one with the smallest id. Raises NotFound."""
+        return self._named(SERVICE, SERVICE_BY_NAME, name)
+
+    def list_services(self) -> list[Service]:
+        """Every service, ordered by id."""
+        return self._list(SERVICE)
+
+    # ---- containers
+
+    def get_container(self, id: str) -> Container:  # noqa: A002
+        """The container with this id. Raises NotFound."""
+        return self._get(CONTAINER, id)
+
+    def list_containers(self) -> list[Container]:
+        """Every container, ordered by id."""
+        return self._list(CONTAINER)
+
+    def list_containers_by_service(self, service_id: str) -> list[Container]:
+        """The containers of a service, ordered by id; none for a service that does not exist."""
+        return self._with(CONTAINER, CONTAINER_BY_SERVICE, service_id)
+
+    def list_containers_by_node(self, node_id: str) -> list[Container]:
+        """The containers on a node, ordered by id; none for a node that does not exist."""
+        return self._with(CONTAINER, CONTAINER_BY_NODE, node_id)
+
+    # ---- secrets
+
+    def get_secret(self, id: str) -> Secret:  # noqa: A002
+        """The secret with this id. Raises NotFound."""
+        return self._get(SECRET, id)
+
+    def get_secret_by_name(self, name: str) -> Secret:
+        """The secret with this name; where several have it, the one with the smallest id. Raises NotFound."""
+        return self._named(SECRET, SECRET_BY_NAME, name)
+
+    def list_secrets(self) -> list[Secret]:
+        """Every secret, ordered by id."""
+        return self._list(SECRET)
+
+    # ---- volumes
+
+    def get_volume(self, id: str) -> Volume:  # noqa: A002
+        """The volume with this id. Raises NotFound."""
+        return self._get(VOLUME, id)
+
+    def get_volume_by_name(self, name: str) -> Volume:
+        """The volume with this name; where several have it, the one with the smallest id. Raises NotFound."""
+        return self._named(VOLUME, VOLUME_BY_NAME, name)
+
+    def list_volumes(self) -> list[Volume]:
+        """Every volume, ordered by id."""
+        return self._list(VOLUME)
+
+    # ---- networks
+
+    def get_network(self, id: str) -> Network:  # noqa: A002
+        """The network with this id. Raises NotFound."""
+        return self._get(NETWORK, id)
+
+    def list_networks(self) -> list[Network]:
+        """Every network, ordered by id."""
+        return self._list(NETWORK)
+
+    # ---- the CA
+
+    def get_ca(self) -> bytes:
+        """What `save_ca` saved. Raises NotFound where nothing was."""
+        return self._get(CA, CA_ID)
+
+    # ---- ingresses
+
+    def get_ingress(self, id: str) -> Ingress:  # noqa: A002
+        """The ingress with this id. Raises NotFound."""
+        return self._get(INGRESS, id)
+
+    def get_ingress_by_name(self, name: str) -> Ingress:
+        """The ingress with this name; where several have it, the one with the smallest id. Raises NotFound."""
+        return self._named(INGRESS, INGRESS_BY_NAME, name)
+
+    def list_ingresses(self) -> list[Ingress]:
+        """Every ingress, ordered by id."""
+        return self._list(INGRESS)
+
+    # ---- TLS certificates
+
+    def get_tls_certificate(self, id: str) -> TLSCertificate:  # noqa: A002
+        """The TLS certificate with this id. Raises NotFound."""
+        return self._get(CERTIFICATE, id)
+
+    def get_tls_certificate_by_name(self, name: str) -> TLSCertificate:
+        """The TLS certificate with this name; where several have it, the one with the smallest id. Raises NotFound."""
+        return self._named(CERTIFICATE, CERTIFICATE_BY_NAME, name)
+
+    def get_tls_certificates_by_host(self, host: str) -> list[TLSCertificate]:
+        """The TLS certificates that cover a host, ordered by id; ASCII letters are compared without case.
+
+        `*.example.com` covers `a.example.com`, not `a.b.example.com` and not `example.com` (RFC 6125, 6.4.3).
+        """
+        return self._within(lookup.by_host, CERTIFICATE, CERTIFICATE_BY_HOST, host)
+
+    def list_tls_certificates(self) -> list[TLSCertificate]:
+        """Every TLS certificate, ordered by id."""
+        return self._list(CERTIFICATE)
+
+
+class Reader(Reads):
+    """The reads of a store. Each call is one read transaction on this machine's database; `read()` gives one to many.
+
+    Thread-safe. A call sees everything that was applied here when it began, and waits for nobody.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def _attached(self) -> Database:
+        """The database to read from, now. Raises Closed. A store that changes its generation changes the answer."""
+
+    def _leader_contact_age_seconds(self) -> float | None:
+        """How long ago a leader was last heard; 0 on the leader itself; None where that is not known."""
+        return None
+
+    def read(self) -> View:
+        """One snapshot for many reads: `with store.read() as view`."""
+        return View(self)
+
+    def _get(self, kind: Kind[E], id: str) -> E:  # noqa: A002
+        return self._within(lookup.by_id, kind, id)
+
+    def _within(self, read: Callable[Concatenate[Database, Txn, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        for _ in range(_GENERATION_RACES_MAX):
+            database = self._attached()
+            try:
+                with database.begin() as txn:
+                    return read(database, txn, *args, **kwargs)
+            except Closed:  # by another generation, after we looked? Then read from that one.
+                if self._attached() is database:
+                    raise
+            except lmdb.Error as error:
+                raise translated(error, database.path) from error
+        raise Closed("the database was replaced again and again")
+
+
+def _opened_view(database: Database, _txn: Txn) -> ReadTransaction:
+    return database.read(expires=True).__enter__()
+
+
+class View(Reads):
+    """One snapshot of the state: every read sees the same moment, whatever is written meanwhile. For `with`.
+
+    It outlives a change of generation and the closing of the store. Keep it short: while it is open the database
+    file grows by what is written, and after VIEW_AGE_MAX_SECONDS it is ended, and further reads raise Closed.
+    """
+
+    __slots__ = ("_contact_age", "_reader", "_revision", "_transaction")
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._transaction: ReadTransaction | None = None
+        self._revision = 0
+        self._contact_age: float | None = None
+
+    def __enter__(self) -> View:
+        if self._transaction is not None:
+            raise Closed("a view is opened once; ask the store for another")
+        self._contact_age = self._reader._leader_contact_age_seconds()
+        self._transaction = self._reader._within(_opened_view)
+        self._revision = self._transaction.revision
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._transaction is not None:
+            self._transaction.__exit__(*exception)
+
+    def _opened(self) -> ReadTransaction:
+        if self._transaction is None:
+            raise Closed("the view is not open: with store.read() as view")
+        return self._transaction
+
+    @property
+    def revision(self) -> int:
+        """The revision of the latest change that this view sees; 0 before the first."""
+        self._opened()
+        return self._revision
+
+    @property
+    def leader_contact_age_seconds(self) -> float | None:
+        """When the view was opened, how long ago a leader had been heard: how far it may lag behind the cluster.
+
+        0 on the leader and in a LocalStore; None where it is not known (a ReadOnlyStore, or no leader so far).
+        """
+        return self._contact_age
+
+    def _get(self, kind: Kind[E], id: str) -> E:  # noqa: A002
+        return self._within(lookup.by_id, kind, id)
+
+    def _within(self, read: Callable[Concatenate[Database, Txn, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        transaction = self._opened()
+        try:
+            with transaction.lock:
+                return read(transaction.database, transaction.raw, *args, **kwargs)
+        except lmdb.Error as error:
+            raise translated(error, transaction.database.path) from error
+
+    def _iter(self, kind: Kind[E]) -> Iterator[E]:
+        last = b""
+        while True:
+            entities, last = self._within(lookup.some_after, kind, last, STREAM_CHUNK)
+            yield from entities
+            if len(entities) < STREAM_CHUNK:
+                return
+
+    def iter_nodes(self) -> Iterator[Node]:
+        """Every node, ordered by id, a few at a time. Only while the view is open."""
+        return self._iter(NODE)
+
+    def iter_services(self) -> Iterator[Service]:
+        """Every service, ordered by id, a few at a time. Only while the view is open."""
+        return self._iter(SERVICE)
+
+    def iter_containers(self) -> Iterator[Container]:
+        """Every container, ordered by id, a few at a time. Only while the view is open."""
+        return self._iter(CONTAINER)
+
+    def iter_secrets(self) -> Iterator[Secret]:
+        """Every secret, ordered by id, a few at a time. Only while the view is open."""
+        return self._iter(SECRET)
+
+    def iter_volumes(self) -> Iterator[Volume]:
+        """Every volume, ordered by id, a few at a time. Only while the view is open."""
+        return self._iter(VOLUME)
+
+    def iter_networks(self) -> Iterator[Network]:
+        """Every network, ordered by id, a few at a time. Only while the view is open."""
+        return self._iter(NETWORK)
+
+    def iter_ingresses(self) -> Iterator[Ingress]:
+        """Every ingress, ordered by id, a few at a time. Only while the view is open."""
+        return self._iter(INGRESS)
+
+    def iter_tls_certificates(self) -> Iterator[TLSCertificate]:
+        """Every TLS certificate, ordered by id, a few at a time. Only while the view is open."""
+        return self._iter(CERTIFICATE)

@@ -1,0 +1,429 @@
+"""All writes of a store: each is checked and encoded in the caller's thread, then becomes one command.
+
+How a command is carried out is `_execute`, the one method that a store adds (local.py, manager.py).
+Invariant: what reaches `_execute` can be stored: valid entities, ids that fit, within the limits of size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar, cast
+
+from warren_raft.entities import (
+    Container,
+    Ingress,
+    Network,
+    Node,
+    Secret,
+    Service,
+    TLSCertificate,
+    Volume,
+    validate,
+)
+from warren_raft.errors import Closed, InvalidEntity
+from warren_raft.store import codec
+from warren_raft.store.command import DELETE, MAX_BATCH_BYTES, PUT, Operation, encoded_size_bytes
+from warren_raft.store.tables import (
+    CA,
+    CA_ID,
+    CERTIFICATE,
+    CONTAINER,
+    ID_MAX_BYTES,
+    INGRESS,
+    NETWORK,
+    NODE,
+    SECRET,
+    SERVICE,
+    VOLUME,
+    Kind,
+)
+
+E = TypeVar("E")
+
+ENTITY_MAX_BYTES: Final = 1024 * 1024
+"""The largest entity, encoded (API.md 1.1)."""
+
+REVISION_MAX: Final = 2**63 - 1
+"""Above every revision there will ever be."""
+
+
+# ------------------------------------------------------------------------------- operations
+
+
+def put_operation(kind: Kind[E], entity: E, if_revision: int | None) -> Operation:
+    """What stores an entity. Raises InvalidEntity for whatever can never be stored."""
+    if kind.entity is None:
+        return _ca_operation(entity, if_revision)
+    if type(entity) is not kind.entity:
+        reason = f"must be a {kind.entity.__name__}, not {type(entity).__name__}"
+        raise InvalidEntity(kind.name, reason)
+    valid: Any = validate(cast("Any", entity))
+    return _put(kind, valid.id, codec.encode(kind, valid), if_revision)
+
+
+def _ca_operation(data: object, if_revision: int | None) -> Operation:
+    if type(data) is not bytes:
+        raise InvalidEntity(CA.name, f"must be bytes, not {type(data).__name__}")
+    return _put(CA, CA_ID, codec.encode(CA, data), if_revision)
+
+
+def _put(kind: Kind[Any], id: str, entity: bytes, if_revision: int | None) -> Operation:  # noqa: A002
+    if len(entity) > ENTITY_MAX_BYTES:
+        reason = f"takes {len(entity)} bytes encoded; {ENTITY_MAX_BYTES} is the most"
+        raise InvalidEntity(kind.name, reason, id=id)
+    return Operation(PUT, kind.number, id, entity, _checked_revision(kind, id, if_revision))
+
+
+def delete_operation(kind: Kind[Any], id: str, if_revision: int | None) -> Operation:  # noqa: A002
+    """What deletes an entity. Raises InvalidEntity for an id that none can have."""
+    if type(id) is not str:
+        raise InvalidEntity(kind.name, f"must be text (str), not {type(id).__name__}", field="id")
+    try:
+        size = len(id.encode())
+    except UnicodeEncodeError:
+        raise InvalidEntity(kind.name, "has a lone surrogate and so no UTF-8 form", field="id") from None
+    if not 0 < size <= ID_MAX_BYTES:
+        raise InvalidEntity(kind.name, f"must have 1 to {ID_MAX_BYTES} bytes in UTF-8", id=id, field="id")
+    return Operation(DELETE, kind.number, id, None, _checked_revision(kind, id, if_revision))
+
+
+def _checked_revision(kind: Kind[Any], id: str, if_revision: int | None) -> int | None:  # noqa: A002
+    if if_revision is None or (type(if_revision) is int and 0 <= if_revision <= REVISION_MAX):
+        return if_revision
+    reason = f"if_revision must be a whole number from 0 on, not {if_revision!r}"
+    raise InvalidEntity(kind.name, reason, id=id)
+
+
+# ------------------------------------------------------------------------------- one write a call
+
+
+class Writer(ABC):
+    """The write operations of a store. Thread-safe; each is one command and blocks until it is done.
+
+    create and update both store the entity, whether or not there is one with its id, and return the new
+    revision. delete returns the revision of the deletion, or of the latest change where there was nothing to
+    delete. `revision` of an entity that is passed in is not looked at.
+
+    `if_revision=n`: only if the stored entity's revision is n (0: only if there is none).
+    `timeout`: seconds; None is the store's default.
+
+    Raises:
+        InvalidEntity: the entity, or its id, can never be stored. Nothing was sent.
+        RevisionConflict: `if_revision` did not hold. Nothing was changed.
+        Unavailable: not known to be done at the deadline; `.maybe_applied`.
+        StorageFull: no room for creates and updates.
+        Closed: the store is closed.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
+        """Carry out one command and return its revision; without `wait` a future of it, at once."""
+
+    @abstractmethod
+    def _latest_revision(self) -> int:
+        """The revision of the latest change that is applied here: what an empty batch returns."""
+
+    def _write(self, operation: Operation, timeout: float | None) -> int:
+        return cast("int", self._execute((operation,), timeout, True))
+
+    def _save(self, kind: Kind[E], entity: E, if_revision: int | None, timeout: float | None) -> int:
+        return self._write(put_operation(kind, entity, if_revision), timeout)
+
+    def _delete(self, kind: Kind[Any], id: str, if_revision: int | None, timeout: float | None) -> int:  # noqa: A002
+        return self._write(delete_operation(kind, id, if_revision), timeout)
+
+    def batch(self, *, wait: bool = True, timeout: float | None = None) -> Batch:
+        """Several writes as one atomic command: `with store.batch() as b: b.create_node(...)`.
+
+        It is sent at the end of the `with` block, which then waits for it. `wait=False` does not: `b.future` is
+        a `concurrent.futures.Future` of the revision. See Batch.
+        """
+        return Batch(self, wait=wait, timeout=timeout)
+
+    # ---- nodes
+
+    def create_node(self, node: Node, *, if_revision: int | None = None, timeout: float | None = None) -> int:
+        """Store a node; one with its id is replaced. Returns the revision."""
+        return self._save(NODE, node, if_revision, timeout)
+
+    def update_node(self, node: Node, *, if_revision: int | None = None, timeout: float | None = None) -> int:
+        """Store a node; where there is none with its id, it is created. Returns the revision."""
+        return self._save(NODE, node, if_revision, timeout)
+
+    def delete_node(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
+        """Delete a node, if there is one with this id. Returns the revision."""
+        return self._delete(NODE, id, if_revision, timeout)
+
+    # ---- services
+
+    def create_service(self, service: Service, *, if_revision: int | None = None, timeout: float | None = None) -> int:
+        """Store a service; one with its id is replaced. Returns the revision."""
+        return self._save(SERVICE, service, if_revision, timeout)
+
+    def update_service(self, service: Service, *, if_revision: int | None = None, timeout: float | None = None) -> int:
+        """Store a service; where there is none with its id, it is created. Returns the revision."""
+        return self._save(SERVICE, service, if_revision, timeout)
+
+    def delete_service(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
+        """Delete a service, if there is one with this id. Returns the revision."""
+        return self._delete(SERVICE, id, if_revision, timeout)
+
+    # ---- containers
+
+    def create_container(
+        self, container: Container, *, if_revision: int | None = None, timeout: float | None = None
+    ) -> int:
+        """Store a container; one with its id is replaced. Returns the revision."""
+        return self._save(CONTAINER, container, if_revision, timeout)
+
+    def update_container(
+        self, container: Container, *, if_revision: int | None = None, timeout: float | None = None
+    ) -> int:
+        """Store a container; where there is none with its id, it is created. Returns the revision."""
+        return self._save(CONTAINER, container, if_revision, timeout)
+
+    def delete_container(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
+        """Delete a container, if there is one with this id. Returns the revision."""
+        return self._delete(CONTAINER, id, if_revision, timeout)
+
+    # ---- secrets
+
+    def create_secret(self, secret: Secret, *, if_revision: int | None = None, timeout: float | None = None) -> int:
+        """Store a secret; one with its id is replaced. Returns the revision."""
+        return self._save(SECRET, secret, if_revision, timeout)
+
+    def delete_secret(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
+        """Delete a secret, if there is one with this id. Returns the revision."""
+        return self._delete(SECRET, id, if_revision, timeout)
+
+    # ---- volumes
+
+    def create_volume(self, volume: Volume, *, if_revision: int | None = None, timeout: float | None = None) -> int:
+        """Store a volume; one with its id is replaced. Returns the revision."""
+        return self._save(VOLUME, volume, if_revision, timeout)
+
+    def delete_volume(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
+        """Delete a volume, if there is one with this id. Returns the revision."""
+        return self._delete(VOLUME, id, if_revision, timeout)
+
+    # ---- networks
+
+    def create_network(self, network: Network, *, if_revision: int | None = None, timeout: float | None = None) -> int:
+        """Store a network; one with its id is replaced. Returns the revision."""
+        return self._save(NETWORK, network, if_revision, timeout)
+
+    def delete_network(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
+        """Delete a network, if there is one with this id. Returns the revision."""
+        return self._delete(NETWORK, id, if_revision, timeout)
+
+    # ---- the CA
+
+    def save_ca(self, data: bytes, *, if_revision: int | None = None, timeout: float | None = None) -> int:
+        """Store the CA, whatever was there before. Returns the revision."""
+        return self._save(CA, data, if_revision, timeout)
+
+    # ---- ingresses
+
+    def create_ingress(self, ingress: Ingress, *, if_revision: int | None = None, timeout: float | None = None) -> int:
+        """Store an ingress; one with its id is replaced. Returns the revision."""
+        return self._save(INGRESS, ingress, if_revision, timeout)
+
+    def update_ingress(self, ingress: Ingress, *, if_revision: int | None = None, timeout: float | None = None) -> int:
+        """Store an ingress; where there is none with its id, it is created. Returns the revision."""
+        return self._save(INGRESS, ingress, if_revision, timeout)
+
+    def delete_ingress(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
+        """Delete an ingress, if there is one with this id. Returns the revision."""
+        return self._delete(INGRESS, id, if_revision, timeout)
+
+    # ---- TLS certificates
+
+    def create_tls_certificate(
+        self, certificate: TLSCertificate, *, if_revision: int | None = None, timeout: float | None = None
+    ) -> int:
+        """Store a TLS certificate; one with its id is replaced. Returns the revision."""
+        return self._save(CERTIFICATE, certificate, if_revision, timeout)
+
+    def update_tls_certificate(
+        self, certificate: TLSCertificate, *, if_revision: int | None = None, timeout: float | None = None
+    ) -> int:
+        """Store a TLS certificate; where there is none with its id, it is created. Returns the revision."""
+        return self._save(CERTIFICATE, certificate, if_revision, timeout)
+
+    def delete_tls_certificate(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
+        """Delete a TLS certificate, if there is one with this id. Returns the revision."""
+        return self._delete(CERTIFICATE, id, if_revision, timeout)
+
+
+# ------------------------------------------------------------------------------- many writes, one command
+
+
+class Batch:
+    """Writes that happen together or not at all, as one command and one revision. For one `with` block, one thread.
+
+    Each write is checked when it is added (InvalidEntity); an exception that leaves the block sends nothing. A
+    condition (`if_revision`) that does not hold undoes all of it, and the end of the block raises
+    RevisionConflict. A later write sees the earlier ones of its batch. At most 4 MiB encoded. An empty batch
+    changes nothing and has the latest revision.
+    """
+
+    __slots__ = ("_future", "_operations", "_revision", "_size_bytes", "_state", "_timeout", "_wait", "_writer")
+
+    def __init__(self, writer: Writer, *, wait: bool, timeout: float | None) -> None:
+        self._writer = writer
+        self._wait = wait
+        self._timeout = timeout
+        self._operations: list[Operation] = []
+        self._size_bytes = encoded_size_bytes(())
+        self._state = "new"
+        self._revision: int | None = None
+        self._future: Future[int] | None = None
+
+    def __enter__(self) -> Batch:
+        if self._state != "new":
+            raise Closed("a batch is used once; ask the store for another")
+        self._state = "open"
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_exception: object) -> None:
+        self._state = "done"
+        operations, self._operations = tuple(self._operations), []
+        if kind is None:
+            self._send(operations)
+
+    def _send(self, operations: tuple[Operation, ...]) -> None:
+        if operations:
+            result = self._writer._execute(operations, self._timeout, self._wait)
+        else:
+            result = self._writer._latest_revision()
+        if isinstance(result, Future):
+            self._future = result
+        elif self._wait:
+            self._revision = result
+        else:
+            self._future = Future()
+            self._future.set_result(result)
+
+    @property
+    def revision(self) -> int:
+        """The revision of the command. After the block; of a batch that does not wait see `future`."""
+        if self._revision is None:
+            raise Closed("the batch has no revision: it was not sent, or not waited for (see future)")
+        return self._revision
+
+    @property
+    def future(self) -> Future[int]:
+        """With `wait=False`, after the block: the revision, or the error, of the command when it is done."""
+        if self._future is None:
+            raise Closed("the batch has no future: it was not sent, or was waited for (see revision)")
+        return self._future
+
+    def __len__(self) -> int:
+        """How many writes it has so far."""
+        return len(self._operations)
+
+    def _add(self, operation: Operation) -> None:
+        if self._state != "open":
+            raise Closed("a batch takes writes within its with block only")
+        size_bytes = self._size_bytes + encoded_size_bytes((operation,)) - encoded_size_bytes(())
+        if size_bytes > MAX_BATCH_BYTES:
+            raise InvalidEntity("batch", f"takes more than {MAX_BATCH_BYTES} bytes encoded")
+        self._size_bytes = size_bytes
+        self._operations.append(operation)
+
+    def _save(self, kind: Kind[E], entity: E, if_revision: int | None) -> None:
+        self._add(put_operation(kind, entity, if_revision))
+
+    def _delete(self, kind: Kind[Any], id: str, if_revision: int | None) -> None:  # noqa: A002
+        self._add(delete_operation(kind, id, if_revision))
+
+    def create_node(self, node: Node, *, if_revision: int | None = None) -> None:
+        """Store a node; one with its id is replaced."""
+        self._save(NODE, node, if_revision)
+
+    def update_node(self, node: Node, *, if_revision: int | None = None) -> None:
+        """Store a node; where there is none with its id, it is created."""
+        self._save(NODE, node, if_revision)
+
+    def delete_node(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
+        """Delete a node, if there is one with this id."""
+        self._delete(NODE, id, if_revision)
+
+    def create_service(self, service: Service, *, if_revision: int | None = None) -> None:
+        """Store a service; one with its id is replaced."""
+        self._save(SERVICE, service, if_revision)
+
+    def update_service(self, service: Service, *, if_revision: int | None = None) -> None:
+        """Store a service; where there is none with its id, it is created."""
+        self._save(SERVICE, service, if_revision)
+
+    def delete_service(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
+        """Delete a service, if there is one with this id."""
+        self._delete(SERVICE, id, if_revision)
+
+    def create_container(self, container: Container, *, if_revision: int | None = None) -> None:
+        """Store a container; one with its id is replaced."""
+        self._save(CONTAINER, container, if_revision)
+
+    def update_container(self, container: Container, *, if_revision: int | None = None) -> None:
+        """Store a container; where there is none with its id, it is created."""
+        self._save(CONTAINER, container, if_revision)
+
+    def delete_container(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
+        """Delete a container, if there is one with this id."""
+        self._delete(CONTAINER, id, if_revision)
+
+    def create_secret(self, secret: Secret, *, if_revision: int | None = None) -> None:
+        """Store a secret; one with its id is replaced."""
+        self._save(SECRET, secret, if_revision)
+
+    def delete_secret(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
+        """Delete a secret, if there is one with this id."""
+        self._delete(SECRET, id, if_revision)
+
+    def create_volume(self, volume: Volume, *, if_revision: int | None = None) -> None:
+        """Store a volume; one with its id is replaced."""
+        self._save(VOLUME, volume, if_revision)
+
+    def delete_volume(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
+        """Delete a volume, if there is one with this id."""
+        self._delete(VOLUME, id, if_revision)
+
+    def create_network(self, network: Network, *, if_revision: int | None = None) -> None:
+        """Store a network; one with its id is replaced."""
+        self._save(NETWORK, network, if_revision)
+
+    def delete_network(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
+        """Delete a network, if there is one with this id."""
+        self._delete(NETWORK, id, if_revision)
+
+    def save_ca(self, data: bytes, *, if_revision: int | None = None) -> None:
+        """Store the CA."""
+        self._save(CA, data, if_revision)
+
+    def create_ingress(self, ingress: Ingress, *, if_revision: int | None = None) -> None:
+        """Store an ingress; one with its id is replaced."""
+        self._save(INGRESS, ingress, if_revision)
+
+    def update_ingress(self, ingress: Ingress, *, if_revision: int | None = None) -> None:
+        """Store an ingress; where there is none with its id, it is created."""
+        self._save(INGRESS, ingress, if_revision)
+
+    def delete_ingress(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
+        """Delete an ingress, if there is one with this id."""
+        self._delete(INGRESS, id, if_revision)
+
+    def create_tls_certificate(self, certificate: TLSCertificate, *, if_revision: int | None = None) -> None:
+        """Store a TLS certificate; one with its id is replaced."""
+        self._save(CERTIFICATE, certificate, if_revision)
+
+    def update_tls_certificate(self, certificate: TLSCertificate, *, if_revision: int | None = None) -> None:
+        """Store a TLS certificate; where there is none with its id, it is created."""
+        self._save(CERTIFICATE, certificate, if_revision)
+
+    def delete_tls_certificate(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
+        """Delete a TLS certificate, if there is one with this id."""
+        self._delete(CERTIFICATE, id, if_revision)
