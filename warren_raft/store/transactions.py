@@ -42,6 +42,8 @@ DIGEST: Final = b"digest"
 MEMBERSHIP: Final = b"membership"
 META_KEYS: Final = (APPLIED_INDEX, APPLIED_TERM, REVISION, CLUSTER_ID, FORMAT_VERSION, DIGEST, MEMBERSHIP)
 """All there is in `meta`. Integers are 8 bytes, big-endian."""
+DIGEST_META_KEYS: Final = (CLUSTER_ID, MEMBERSHIP)
+"""Those that are the same for all managers at the same revision, and so in the digest."""
 
 
 class Ended:
@@ -145,15 +147,16 @@ class Transaction:
     # ---- the whole
 
     def digest_items(self) -> Iterator[tuple[str, bytes, bytes]]:
-        """Every (database name, key, record) that the digest is taken over: tables, sessions, membership."""
+        """Every (database name, key, record) that the digest is taken over: tables, sessions, members, cluster id."""
         for kind in KINDS:
             for key, record in self.items(kind):
                 yield kind.bucket, key, record
         for key, record in self.scan("sessions"):
             yield SESSIONS, key, record
-        membership = self.fetch("meta", MEMBERSHIP)
-        if membership is not None:
-            yield META, MEMBERSHIP, membership
+        for key in DIGEST_META_KEYS:
+            value = self.fetch("meta", key)
+            if value is not None:
+                yield META, key, value
 
     def verify_indexes(self) -> list[str]:
         """Build every index anew from the records and compare: one line a difference, none where all is well."""
@@ -255,18 +258,24 @@ class WriteTransaction(Transaction):
         if isinstance(error, lmdb.Error):
             raise translated(error, self.database.path) from error
 
-    def put(self, kind: Kind[Any], id: str, record: bytes) -> bytes | None:  # noqa: A002
+    def put(
+        self,
+        kind: Kind[Any],
+        id: str,  # noqa: A002
+        record: bytes,
+        entity_array: list[Any] | None = None,
+    ) -> bytes | None:
         """Store a record and update the kind's indexes. Returns the record that was there before.
 
-        A record that cannot be decoded is stored and indexed nowhere. Raises InvalidEntity for an id that
-        cannot be a key.
+        `entity_array`: what `record` holds, where the caller has decoded it already. A record that cannot be
+        decoded is stored and indexed nowhere. Raises InvalidEntity for an id that cannot be a key.
         """
         key = key_of(id)
         table = self.database.tables[kind.number]
         previous = self._txn.get(key, None, table.handle)
         self._txn.put(key, record, True, True, False, table.handle)
         if table.indexes:
-            self._reindex(table, key, previous, record)
+            self._reindex(table, key, previous, entity_array or codec.entity_array_of(record))
         return previous
 
     def delete(self, kind: Kind[Any], id: str) -> bytes | None:  # noqa: A002
@@ -275,12 +284,11 @@ class WriteTransaction(Transaction):
         table = self.database.tables[kind.number]
         previous = self._txn.pop(key, table.handle)
         if previous is not None and table.indexes:
-            self._reindex(table, key, previous, None)
+            self._reindex(table, key, previous, [])
         return previous
 
-    def _reindex(self, table: Table, key: bytes, before: bytes | None, after: bytes | None) -> None:
+    def _reindex(self, table: Table, key: bytes, before: bytes | None, new: list[Any]) -> None:
         old = [] if before is None else codec.entity_array_of(before)
-        new = [] if after is None else codec.entity_array_of(after)
         for handle, keys_of in table.indexes:
             old_keys, new_keys = keys_of(old), keys_of(new)
             if old_keys == new_keys:
