@@ -42,9 +42,7 @@ def commands(draw: st.DrawFn) -> Command:
     return Command(draw(numbers), sequence, draw(st.integers(0, sequence)), draw(operations))
 
 
-EXAMPLE = Command(
-    2**62 + 7, 12, 10, (Operation(PUT, 3, "c-1", b"\x81\x63c-1"), Operation(DELETE, 1, "n-1", None, 5))
-)
+EXAMPLE = Command(2**62 + 7, 12, 10, (Operation(PUT, 3, "c-1", b"\x81\x63c-1"), Operation(DELETE, 1, "n-1", None, 5)))
 
 
 @given(commands())

@@ -7,6 +7,7 @@ Invariant: a command has exactly one encoding, so every manager reads the same b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from struct import Struct
 from struct import error as struct_error
 from typing import Final, NamedTuple, NoReturn
@@ -14,12 +15,20 @@ from typing import Final, NamedTuple, NoReturn
 from warren_raft.errors import InvariantViolation
 from warren_raft.forms import KEY_MAX_BYTES
 
-PUT: Final = 1
-DELETE: Final = 2
-OPEN_SESSION: Final = 3
-CLOSE_SESSION: Final = 4
-_ENTITY_VERBS: Final = (PUT, DELETE)
-_SESSION_VERBS: Final = (OPEN_SESSION, CLOSE_SESSION)
+
+class Verb(IntEnum):
+    """What an operation does. On the wire and in every log, so no number is ever changed or used again."""
+
+    PUT = 1
+    DELETE = 2
+    OPEN_SESSION = 3
+    CLOSE_SESSION = 4
+
+
+PUT: Final = Verb.PUT
+DELETE: Final = Verb.DELETE
+OPEN_SESSION: Final = Verb.OPEN_SESSION
+CLOSE_SESSION: Final = Verb.CLOSE_SESSION
 
 VERSION: Final = 1
 """The version that `encode` writes."""
@@ -41,8 +50,8 @@ class Operation(NamedTuple):
     """
 
     verb: int
-    kind_number: int
-    id: str
+    kind_number: int = 0
+    id: str = ""
     entity: bytes | None = None
     if_revision: int | None = None
 
@@ -118,8 +127,7 @@ def encode_operations(operations: Sequence[Operation]) -> bytes:
 def encoded_size_bytes(operations: Sequence[Operation]) -> int:
     """The length of `encode` of a command with these operations, to compare with MAX_BATCH_BYTES."""
     return _COMMAND_OVERHEAD_BYTES + sum(
-        _STEP_OVERHEAD_BYTES + len(operation.id.encode()) + len(operation.entity or b"")
-        for operation in operations
+        _STEP_OVERHEAD_BYTES + len(operation.id.encode()) + len(operation.entity or b"") for operation in operations
     )
 
 
@@ -191,10 +199,10 @@ def _condition(sign: int, value: int) -> int | None:
 def _check(operation: Operation, count: int) -> None:
     """Positive and negative space of each verb: what it must have, and what it must not have."""
     verb, kind_number, id_, entity, if_revision = operation
-    if verb in _ENTITY_VERBS:
+    if verb in (PUT, DELETE):
         if (entity is None) is (verb == PUT) or not id_ or kind_number == 0:
             raise MalformedCommand("a put has an entity, a delete has none, both have a kind and an id")
-    elif verb not in _SESSION_VERBS:
+    elif verb not in (OPEN_SESSION, CLOSE_SESSION):
         raise MalformedCommand(f"unknown verb {verb}")
     elif count != 1 or kind_number or id_ or entity is not None or if_revision is not None:
         raise MalformedCommand("a session is opened and closed by a bare command of its own")
