@@ -1,0 +1,41 @@
+"""The digest of the whole state: a sum of one hash a record, so that a change costs two hashes and no scan.
+
+What is in it: every entity (the CA too), the sessions, the members and the cluster id. What is not: where in the
+log the state is (index, term, revision, format) and the history, which may be kept shorter or longer.
+Invariant: two states have the same digest exactly when they hold the same records, whatever order made them.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final
+
+from warren_raft.store.transactions import ReadTransaction, WriteTransaction
+
+SIZE_BYTES: Final = 32
+MODULUS: Final = 1 << (8 * SIZE_BYTES)
+EMPTY: Final = bytes(SIZE_BYTES)
+"""The digest of a state without records."""
+
+
+def framed(name: str) -> bytes:
+    """What begins the hash of each record of the sub-database `name`; made once, it is on the way of every write."""
+    data = name.encode()
+    return len(data).to_bytes(1, "big") + data
+
+
+def hash_of(frame: bytes, key: bytes, record: bytes) -> int:
+    """The summand of one record. Name and key carry their lengths, so that no two records are hashed alike."""
+    data = b"%b%b%b%b" % (frame, len(key).to_bytes(2, "big"), key, record)
+    return int.from_bytes(blake2b(data, digest_size=SIZE_BYTES).digest(), "big")
+
+
+def to_bytes(total: int) -> bytes:
+    """The digest: the sum modulo 2^256."""
+    return (total % MODULUS).to_bytes(SIZE_BYTES, "big")
+
+
+def recompute(transaction: ReadTransaction | WriteTransaction) -> bytes:
+    """The digest of what is there, from every record of it: about 2 µs a record. For verification."""
+    items = transaction.digest_items()
+    return to_bytes(sum(hash_of(framed(name), key, record) for name, key, record in items))

@@ -1,0 +1,252 @@
+"""What the commands of one log entry do to a write transaction: conditions, changes, revisions, digest.
+
+Whether the transaction is committed, and what is shown of it then, is machine.py's matter.
+Invariant: a command is carried out wholly or not at all, and once; what it says is answered, never raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any, Final, NamedTuple
+
+from cbor2 import CBORDecodeError, CBORDecoder
+
+from warren_raft.fsm import digest
+from warren_raft.fsm.answers import BAD_ENTITY, BAD_KIND, BAD_SESSION, CONFLICT, MALFORMED, Error, Result
+from warren_raft.fsm.history import History
+from warren_raft.fsm.sessions import Answer, Sessions
+from warren_raft.store import codec
+from warren_raft.store.command import (
+    CLOSE_SESSION,
+    NO_SESSION,
+    OPEN_SESSION,
+    PUT,
+    Command,
+    MalformedCommand,
+    Operation,
+    decode,
+)
+from warren_raft.store.tables import CA_ID, KINDS, Kind
+from warren_raft.store.transactions import (
+    APPLIED_INDEX,
+    APPLIED_TERM,
+    CLUSTER_ID,
+    DIGEST,
+    MEMBERSHIP,
+    META,
+    REVISION,
+    SESSIONS,
+    ReadTransaction,
+    Space,
+    WriteTransaction,
+)
+
+FIRST_INDEX: Final = 1
+"""The index of the empty entry that every log begins with: a new database has applied it."""
+
+
+class _Target(NamedTuple):
+    """A kind, and how its records are framed in the digest."""
+
+    kind: Kind[Any]
+    frame: bytes
+
+
+_Step = tuple[bytes | None, list[Any]]
+"""The record that an operation stores, and the entity's array in it."""
+
+_DELETION: Final[_Step] = (None, [])
+_TARGETS: Final = {kind.number: _Target(kind, digest.framed(kind.bucket)) for kind in KINDS}
+_SPACE_FRAMES: Final[dict[Space, bytes]] = {space: digest.framed(space) for space in (META, SESSIONS)}
+
+
+class Committed(NamedTuple):
+    """What the database holds as of one commit, all of it at once."""
+
+    applied_index: int
+    applied_term: int
+    revision: int
+    digest: bytes
+    membership: bytes | None
+    cluster_id: str | None
+
+
+def read_committed(transaction: ReadTransaction) -> Committed:
+    """What the last entry left in the database."""
+    cluster_id = transaction.fetch(META, CLUSTER_ID)
+    return Committed(
+        applied_index=transaction.integer(APPLIED_INDEX, FIRST_INDEX),
+        applied_term=transaction.integer(APPLIED_TERM),
+        revision=transaction.revision,
+        digest=transaction.fetch(META, DIGEST) or digest.EMPTY,
+        membership=transaction.fetch(META, MEMBERSHIP),
+        cluster_id=None if cluster_id is None else cluster_id.decode(),
+    )
+
+
+class Entry:
+    """One entry under way, in a transaction that its maker commits after `finish`, or aborts."""
+
+    __slots__ = ("_committed", "_digest_total", "_history", "_index", "_revision", "_sessions", "_transaction")
+
+    def __init__(
+        self,
+        transaction: WriteTransaction,
+        index: int,
+        committed: Committed,
+        sessions: Sessions,
+        history: History,
+    ) -> None:
+        self._transaction = transaction
+        self._index = index
+        self._committed = committed
+        self._sessions = sessions
+        self._history = history
+        self._revision = committed.revision
+        self._digest_total = int.from_bytes(committed.digest, "big")
+
+    def finish(self, term: int) -> Committed:
+        """After the last command, once: all that is written once an entry. Returns what the commit will leave."""
+        self._sessions.store_changes(self._set_session)
+        self._history.drop_oldest(self._transaction)
+        after = self._committed._replace(
+            applied_index=self._index,
+            applied_term=term,
+            revision=self._revision,
+            digest=digest.to_bytes(self._digest_total),
+        )
+        self._transaction.store_integer(APPLIED_INDEX, after.applied_index)
+        self._transaction.store_integer(APPLIED_TERM, after.applied_term)
+        self._transaction.store_integer(REVISION, after.revision)
+        self._transaction.store(META, DIGEST, after.digest)
+        return after
+
+    # ---- commands
+
+    def perform(self, data: bytes) -> Result:
+        """Carry out one command, unless it was before. Raises UnknownCommandVersion only."""
+        try:
+            command = decode(data)
+        except MalformedCommand as error:
+            return Result(NO_SESSION, 0, self._revision, (MALFORMED, str(error)))
+        revision, error_ = self._answer(command)
+        return Result(command.session, command.sequence, revision, error_)
+
+    def _answer(self, command: Command) -> Answer:
+        operations = command.operations
+        verb = operations[0].verb if operations else PUT
+        if verb in (OPEN_SESSION, CLOSE_SESSION):
+            return self._revision, self._open_or_close(command, verb)
+        if command.session == NO_SESSION:
+            return self._carry_out(operations)
+        answer = self._sessions.recall(command, self._index, self._revision)
+        if answer is None:
+            answer = self._carry_out(operations)
+            self._sessions.remember(command, *answer)
+        return answer
+
+    def _open_or_close(self, command: Command, verb: int) -> Error | None:
+        if command.session == NO_SESSION:
+            return MALFORMED, BAD_SESSION
+        if verb == OPEN_SESSION:
+            return self._sessions.open(command, self._index)
+        return self._sessions.close(command, self._index)
+
+    # ---- changes
+
+    def _carry_out(self, operations: Sequence[Operation]) -> Answer:
+        """Everything that could stand against it first: from then on nothing can fail but the disk."""
+        steps: list[_Step] = []
+        for operation in operations:
+            target = _TARGETS.get(operation.kind_number)
+            if target is None:
+                return self._revision, (MALFORMED, BAD_KIND)
+            step = _DELETION
+            if operation.entity is not None:
+                record = codec.make_record(self._revision + 1, operation.entity)
+                step = record, _entity_array(target.kind, operation.id, record)
+                if not step[1]:
+                    return self._revision, (MALFORMED, BAD_ENTITY)
+            steps.append(step)
+        conflict = self._conflict(operations)
+        if conflict is not None:
+            return self._revision, conflict
+        changed = [o for o, step in zip(operations, steps, strict=True) if self._execute(o, *step)]
+        if changed:
+            self._revision += 1
+            self._history.append(self._transaction, self._revision, changed)
+        return self._revision, None
+
+    def _conflict(self, operations: Sequence[Operation]) -> Error | None:
+        """The first condition that does not hold. Later operations see what earlier ones of the command will do."""
+        planned: dict[tuple[int, str], int] = {}
+        for verb, kind_number, id_, _, expected in operations:
+            if expected is not None:
+                actual = planned.get((kind_number, id_))
+                if actual is None:
+                    actual = self._stored_revision(kind_number, id_)
+                if actual != expected:
+                    return CONFLICT, kind_number, id_, expected, actual
+            planned[kind_number, id_] = self._revision + 1 if verb == PUT else 0
+        return None
+
+    def _stored_revision(self, kind_number: int, id: str) -> int:  # noqa: A002
+        record = self._transaction.get(_TARGETS[kind_number].kind, id)
+        return 0 if record is None else codec.record_revision(record)
+
+    def _execute(self, operation: Operation, record: bytes | None, array: list[Any]) -> bool:
+        """Store the record, or delete where there is none. Whether that changed anything."""
+        kind, frame = _TARGETS[operation.kind_number]
+        if record is None:
+            before = self._transaction.delete(kind, operation.id)
+            if before is None:
+                return False
+        else:
+            before = self._transaction.put(kind, operation.id, record, array)
+        self._count(frame, operation.id.encode(), before, record)
+        return True
+
+    def _count(self, frame: bytes, key: bytes, before: bytes | None, after: bytes | None) -> None:
+        """Keep the digest: out with what was there, in with what is there now."""
+        if before is not None:
+            self._digest_total -= digest.hash_of(frame, key, before)
+        if after is not None:
+            self._digest_total += digest.hash_of(frame, key, after)
+
+    # ---- everything else that is in the digest
+
+    def set_members(self, cluster_id: str, membership: bytes) -> None:
+        """Store the cluster's id and its members."""
+        before = self._committed
+        old_id = None if before.cluster_id is None else before.cluster_id.encode()
+        self._set(META, CLUSTER_ID, old_id, cluster_id.encode())
+        self._set(META, MEMBERSHIP, before.membership, membership)
+        self._committed = before._replace(cluster_id=cluster_id, membership=membership)
+
+    def _set_session(self, key: bytes, before: bytes | None, after: bytes | None) -> None:
+        self._set(SESSIONS, key, before, after)
+
+    def _set(self, space: Space, key: bytes, before: bytes | None, after: bytes | None) -> None:
+        if after is None:
+            self._transaction.erase(space, key)
+        else:
+            self._transaction.store(space, key, after)
+        self._count(_SPACE_FRAMES[space], key, before, after)
+
+
+def _entity_array(kind: Kind[Any], id: str, record: bytes) -> list[Any]:  # noqa: A002
+    """The array in a record that holds just that, to its last byte, of an entity of this id; else an empty list.
+
+    What the fields hold was checked where the command was made. It is not looked at here: a newer release may
+    take what this one refuses, and both must come to the same result.
+    """
+    stream = BytesIO(record)
+    try:
+        _, array = CBORDecoder(stream).decode()
+    except CBORDecodeError:
+        return []
+    if type(array) is not list or not array or stream.tell() != len(record):
+        return []
+    is_right = array[0] == id if kind.entity is not None else id == CA_ID and type(array[0]) is bytes
+    return array if is_right else []

@@ -1,0 +1,137 @@
+"""What the log does to the database: one entry, one write transaction, every command of it, their results.
+
+Pure and deterministic: no clock, no randomness, no environment; the same log makes the same records everywhere.
+Invariant: the applied index is written with the changes, and what this object shows changes after the commit only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from warren_raft.errors import InvariantViolation
+from warren_raft.fsm.answers import Result, raise_for
+from warren_raft.fsm.digest import recompute as recompute_digest
+from warren_raft.fsm.entry import FIRST_INDEX, Committed, Entry, read_committed
+from warren_raft.fsm.history import History
+from warren_raft.fsm.sessions import Sessions
+from warren_raft.store.database import Database
+from warren_raft.store.transactions import APPLIED_INDEX, SESSIONS
+
+__all__ = ["FIRST_INDEX", "RECENT_DIGESTS", "Committed", "Result", "StateMachine", "raise_for", "recompute_digest"]
+
+RECENT_DIGESTS: Final = 1_024
+"""How many (index, digest) are kept in memory. Managers compare the newest that both have, and are apart by what
+is applied between two heartbeats: a few hundred entries at the very most."""
+
+
+class StateMachine:
+    """Applies entries to a database, in the order of their indexes. One thread applies; any thread may look.
+
+    A failed apply (StorageFull, StorageFailed, an interrupt) leaves everything as it was, and may be repeated.
+    """
+
+    def __init__(self, database: Database) -> None:
+        """Go on from where `database` is. Nothing is written."""
+        self.database: Final = database
+        self._ring: list[tuple[int, bytes] | None] = [None] * RECENT_DIGESTS
+        self._load()
+
+    # ---- what the last commit left; any thread
+
+    @property
+    def committed(self) -> Committed:
+        """All of the following, as of the same commit."""
+        return self._committed
+
+    @property
+    def applied_index(self) -> int:
+        """The index of the last entry that was applied; FIRST_INDEX for a new database."""
+        return self._committed.applied_index
+
+    @property
+    def applied_term(self) -> int:
+        """The term of that entry; 0 for a new database."""
+        return self._committed.applied_term
+
+    @property
+    def revision(self) -> int:
+        """The revision of the latest change; 0 before the first."""
+        return self._committed.revision
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes: the same applied index, the same digest, on every manager."""
+        return self._committed.digest
+
+    @property
+    def membership(self) -> bytes | None:
+        """The members as `apply_membership` got them; None before the first time."""
+        return self._committed.membership
+
+    @property
+    def cluster_id(self) -> str | None:
+        """The name of the cluster; None before the first `apply_membership`."""
+        return self._committed.cluster_id
+
+    @property
+    def recent_digests(self) -> tuple[tuple[int, bytes], ...]:
+        """(index, digest) of the last RECENT_DIGESTS entries that this object applied, the oldest first."""
+        return tuple(sorted(pair for pair in self._ring.copy() if pair is not None))
+
+    def digest_at(self, index: int) -> bytes | None:
+        """The digest after the entry `index`; None where it is not kept (any more): nothing can be said then."""
+        pair = self._ring[index % RECENT_DIGESTS]
+        return pair[1] if pair is not None and pair[0] == index else None
+
+    # ---- what the log says; one thread
+
+    def apply(self, index: int, term: int, commands: Sequence[bytes]) -> list[Result]:
+        """Carry out the commands of an entry (none: the entry a new leader begins with), one result for each.
+
+        One does not undo another. Raises InvariantViolation for an `index` that is not the next one,
+        UnknownCommandVersion, StorageFull, StorageFailed; never for what a command says. Nothing is changed then.
+        """
+        with self._entry(index, term) as entry:
+            return [entry.perform(command) for command in commands]
+
+    def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes) -> None:
+        """Store the members (opaque here) and the cluster's id. Raises as `apply` does."""
+        with self._entry(index, term) as entry:
+            entry.set_members(cluster_id, membership)
+
+    def settle(self) -> None:
+        """After an apply that raised: see in the database what became of it (a commit may have come through).
+
+        `apply` does this by itself; to be called before by who takes the next index from `applied_index`.
+        """
+        if self._in_doubt:
+            self._load()
+
+    @contextmanager
+    def _entry(self, index: int, term: int) -> Iterator[Entry]:
+        self.settle()
+        before = self._committed
+        if index != before.applied_index + 1:
+            raise InvariantViolation(f"entry {index} was to be applied after entry {before.applied_index}")
+        self._in_doubt = True  # until the end: an interrupt can come between any two lines
+        with self.database.write() as transaction:
+            if transaction.integer(APPLIED_INDEX, FIRST_INDEX) != before.applied_index:
+                raise InvariantViolation(f"{self.database.path} was changed by somebody else")
+            entry = Entry(transaction, index, before, self._sessions, self._history)
+            yield entry
+            after = entry.finish(term)
+        self._show(after)
+        self._in_doubt = False
+
+    def _load(self) -> None:
+        with self.database.read() as transaction:
+            self._sessions = Sessions(transaction.scan(SESSIONS))
+            self._history = History(transaction)
+            self._show(read_committed(transaction))
+        self._in_doubt = False
+
+    def _show(self, committed: Committed) -> None:
+        self._ring[committed.applied_index % RECENT_DIGESTS] = (committed.applied_index, committed.digest)
+        self._committed = committed

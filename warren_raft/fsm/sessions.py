@@ -1,0 +1,159 @@
+"""Exactly-once: what each session's commands were answered, so that a command that comes twice is carried out once.
+
+The rule is the Raft thesis's (6.3) and RIFL's. No transaction is touched here: machine.py stores what changed.
+Invariant: a command that was answered, and may still be sent again, finds its answer; everything is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Final
+
+import cbor2
+
+from warren_raft.fsm.answers import STALE, TOO_MANY_OUTSTANDING, UNKNOWN_SESSION, Error
+from warren_raft.store.command import Command
+
+MAX_SESSIONS: Final = 1_000
+"""A manager process opens one a start; the least recently used goes first. A thousand restarts are far more than
+happen while a command is still on its way, and a thousand records are read in milliseconds when a manager starts."""
+
+MAX_OUTSTANDING: Final = 16_384
+"""How far a sequence may be above the lowest that its sender waits for, and so how many answers a session keeps.
+Above the default queue (10,000), and small enough (0.2 MB) for a record that each entry writes anew."""
+
+Answer = tuple[int, Error | None]
+"""(revision, error)"""
+
+StoreRecord = Callable[[bytes, bytes | None, bytes | None], None]
+"""Called with (key, record before, record after); None where there was none or is none any more."""
+
+
+class Session:
+    """One sender: which of its commands were answered, and how.
+
+    `answers` holds, by sequence and in the order of the log, the revision, or (revision, *error).
+    """
+
+    __slots__ = ("answers", "is_closed", "lowest", "record", "used_index")
+
+    def __init__(self, used_index: int, lowest: int, is_closed: bool = False) -> None:
+        self.used_index = used_index
+        self.lowest = lowest
+        self.is_closed = is_closed
+        self.answers: dict[int, int | tuple[int | str, ...]] = {}
+        self.record: bytes | None = None  # as it is stored; None: not yet
+
+    @classmethod
+    def decode(cls, record: bytes) -> Session:
+        """The session in a record of the database."""
+        used_index, lowest, is_closed, flat = cbor2.loads(record)
+        session = cls(used_index, lowest, is_closed)
+        answers = zip(flat[::2], flat[1::2], strict=True)
+        session.answers = {seq: answer if type(answer) is int else tuple(answer) for seq, answer in answers}
+        session.record = record
+        return session
+
+    def encode(self) -> bytes:
+        """CBOR: [index of last use, lowest, closed, [sequence, answer, sequence, answer, ...]]."""
+        flat = list(chain.from_iterable(self.answers.items()))
+        return cbor2.dumps([self.used_index, self.lowest, self.is_closed, flat])
+
+    def raise_lowest(self, lowest: int) -> None:
+        """Its sender waits for nothing below `lowest` any more. O(1) for each answer ever dropped."""
+        before = self.lowest
+        if lowest <= before:
+            return
+        self.lowest = lowest
+        if lowest - before > len(self.answers):
+            self.answers = {seq: answer for seq, answer in self.answers.items() if seq >= lowest}
+        else:
+            for sequence in range(before, lowest):
+                self.answers.pop(sequence, None)
+
+
+class Sessions:
+    """Every session, as of the transaction that is under way. After one that failed, make it anew."""
+
+    def __init__(self, records: Iterable[tuple[bytes, bytes]]) -> None:
+        self._sessions = {int.from_bytes(key, "big"): Session.decode(record) for key, record in records}
+        self._used: set[int] = set()
+        self._evicted: dict[int, bytes | None] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def open(self, command: Command, index: int) -> Error | None:
+        """Open the command's session; if it is open already, only note that it is in use.
+
+        A closed one stays closed: this is a late copy of the command that once opened it.
+        """
+        session = self._sessions.get(command.session)
+        if session is None:
+            if len(self._sessions) >= MAX_SESSIONS:
+                self._evict()
+            session = self._sessions[command.session] = Session(index, command.lowest)
+        self._use(command, session, index)
+        return (UNKNOWN_SESSION,) if session.is_closed else None
+
+    def close(self, command: Command, index: int) -> Error | None:
+        """Close it: no command of it is carried out any more. What is left goes when it is evicted."""
+        session = self._sessions.get(command.session)
+        if session is None:
+            return (UNKNOWN_SESSION,)
+        self._use(command, session, index)
+        session.is_closed = True
+        session.answers.clear()
+        return None
+
+    def recall(self, command: Command, index: int, revision: int) -> Answer | None:
+        """What this command was answered, or why it must not be carried out. None: carry it out.
+
+        `revision` is the latest one, for a refusal to tell.
+        """
+        session = self._sessions.get(command.session)
+        if session is None or session.is_closed:
+            return revision, (UNKNOWN_SESSION,)
+        self._use(command, session, index)
+        sequence = command.sequence
+        if sequence < session.lowest:
+            return revision, (STALE,)
+        answer = session.answers.get(sequence)
+        if answer is not None:
+            return (answer, None) if isinstance(answer, int) else (int(answer[0]), answer[1:])
+        if sequence - session.lowest >= MAX_OUTSTANDING:
+            return revision, (TOO_MANY_OUTSTANDING,)
+        return None
+
+    def remember(self, command: Command, revision: int, error: Error | None) -> None:
+        """Note the answer of a command that `recall` let through."""
+        answer = revision if error is None else (revision, *error)
+        self._sessions[command.session].answers[command.sequence] = answer
+
+    def store_changes(self, store: StoreRecord) -> None:
+        """Hand over each record that this entry changed: once an entry, at its end."""
+        for number, record in self._evicted.items():
+            if record is not None:
+                store(_key(number), record, None)
+        for number in self._used:
+            session = self._sessions.get(number)
+            if session is not None:
+                before, session.record = session.record, session.encode()
+                store(_key(number), before, session.record)
+        self._evicted.clear()
+        self._used.clear()
+
+    def _use(self, command: Command, session: Session, index: int) -> None:
+        session.used_index = index
+        session.raise_lowest(command.lowest)
+        self._used.add(command.session)
+
+    def _evict(self) -> None:
+        """Forget the one least recently used; of several, the one with the smallest number."""
+        number = min(self._sessions, key=lambda number: (self._sessions[number].used_index, number))
+        self._evicted.setdefault(number, self._sessions.pop(number).record)
+
+
+def _key(session: int) -> bytes:
+    return session.to_bytes(8, "big")
