@@ -170,9 +170,7 @@ def test_the_error_of_a_future_is_in_the_future(disk: Disk, commits: GroupCommit
         commits.start(b"bad", DEADLINE).result(DEADLINE)
 
 
-def test_callers_and_futures_are_served_in_order(
-    disk: Disk, commits: GroupCommit, pool: ThreadPoolExecutor
-) -> None:
+def test_callers_and_futures_are_served_in_order(disk: Disk, commits: GroupCommit, pool: ThreadPoolExecutor) -> None:
     futures = [commits.start(b"first", DEADLINE)]
     disk.wait_started()
     futures += [commits.start(b"b", DEADLINE), pool.submit(commits.run, b"c", DEADLINE)]
@@ -205,9 +203,7 @@ def test_a_callback_of_a_future_may_write_and_close(disk: Disk, commits: GroupCo
     assert answers == [2]
 
 
-def test_an_interrupted_leader_leaves_no_one_behind(
-    disk: Disk, commits: GroupCommit, pool: ThreadPoolExecutor
-) -> None:
+def test_an_interrupted_leader_leaves_no_one_behind(disk: Disk, commits: GroupCommit, pool: ThreadPoolExecutor) -> None:
     """Ctrl-C in the thread that commits for all: it gets its KeyboardInterrupt, the others go on."""
     disk.raises = KeyboardInterrupt()
     first = pool.submit(commits.run, b"1", DEADLINE)
