@@ -73,6 +73,9 @@ class ListMachine:
             outcomes.append(Outcome(session, sequence, len(self.applied)))
         return outcomes
 
+    def settle(self) -> None:
+        return None
+
     def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes) -> None:
         self._advance(index, term)
         self.membership = membership

@@ -439,8 +439,8 @@ class ReplicatedStore(Store):
 
     def status(self) -> dict[str, Any]:
         """What an operator asks first; the keys are those of the command line's `status`."""
-        engine, machine, log = self._engine, self._opened.machine, self._opened.log
-        with self._database.read() as view:
+        engine, machine, log, database = self._engine, self._opened.machine, self._opened.log, self._attached()
+        with database.read() as view:
             counts = {kind.plural: view.count(kind) for kind in KINDS if kind.entity is not None}
         return {
             "node_id": self.config.node_id,
@@ -456,12 +456,12 @@ class ReplicatedStore(Store):
             "ready": engine.is_ready,
             "members": self.members(),
             "counts": counts,
-            "db_size_bytes": self._database.file_size_bytes(),
+            "db_size_bytes": database.file_size_bytes(),
             "log_entries": log.entry_count,
             "log_bytes": log.size_bytes,
             "snapshot": None,
             "pending_writes": engine.pending_count,
-            "oldest_read_age_seconds": self._database.oldest_read_age_seconds(),
+            "oldest_read_age_seconds": database.oldest_read_age_seconds(),
             "alarms": list(engine.alarms),
             "failure": None if self.failure is None else str(self.failure),
         }
@@ -506,11 +506,11 @@ class ReplicatedStore(Store):
                 continue
             self._opened.next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds
             try:
-                self._database.reader_check()
-                self._database.end_old_reads()
+                self._opened.database.reader_check()
+                self._opened.database.end_old_reads()
                 index = self._opened.machine.applied_index
                 if index != synced_index:
-                    self._database.checkpoint()
+                    self._opened.database.checkpoint()
                     synced_index = index
             except WarrenError as error:
                 logger.critical("%s stops: %s", self.config.node_id, error)
@@ -536,6 +536,7 @@ class ReplicatedStore(Store):
             self._notifier.join(GRACE_SECONDS)
             if self.config.switch_interval_seconds is not None:
                 _switch_interval.release()
+            self._database = None
             self._opened.close(ready=self._engine.is_ready and self.failure is None)
 
     def _hand_over(self) -> None:

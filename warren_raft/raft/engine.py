@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, Protocol
 
-from warren_raft.errors import Closed, InvariantViolation, RefusedForSafety, Unavailable, WarrenError
+from warren_raft.errors import Closed, InvariantViolation, RefusedForSafety, StorageFull, Unavailable, WarrenError
 from warren_raft.raft import entries
 from warren_raft.raft.changes import DONE, REFUSED, Answer, Changes
 from warren_raft.raft.core import Core, Message
@@ -38,8 +38,8 @@ APPLY_ENTRIES: Final = 64
 """Entries applied at one go; then links and timers get their turn, so that a long catch-up costs no heartbeat."""
 ALIVE_AFTER_SECONDS: Final = 0.05
 """A reply that has waited so long for our disk is preceded by a sign of life that claims nothing."""
-RETRY_SYNC_SECONDS: Final = 1.0
-"""After a full disk refused the log's batch, it is tried again so often."""
+RETRY_SECONDS: Final = 1.0
+"""What a full disk refused (the log's batch, or applying) is tried again so often."""
 EXPIRE_SECONDS: Final = 0.05
 TRANSFER_SECONDS: Final = 1.0
 """A leadership transfer that has not happened by then is called off, and writes go on here."""
@@ -57,6 +57,8 @@ class StateMachine(Protocol):
     def membership(self) -> bytes | None: ...
     def apply(self, index: int, term: int, commands: Sequence[bytes]) -> Sequence[Outcome]: ...
     def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes) -> None: ...
+    def settle(self) -> None:
+        """After an apply that raised StorageFull: see what became of it, before applied_index is read again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +217,7 @@ class Engine:
         self._gated: deque[tuple[Outgoing, float]] = deque()
         self._batch: Batch | None = None
         self._retry_sync_at = LONG_AGO
+        self._apply_again_at = LONG_AGO
         self._alive_sent_at = LONG_AGO
         self._expire_at = LONG_AGO
         self._dialed: dict[str, str] | None = None
@@ -408,7 +411,7 @@ class Engine:
             if not self.disk_full:
                 self._alarm(f"no space for the log; this manager acknowledges nothing until there is ({error})")
             self.disk_full = True
-            self._retry_sync_at = self._now + RETRY_SYNC_SECONDS
+            self._retry_sync_at = self._now + RETRY_SECONDS
             return
         self.disk_full = False
         self._batch = None
@@ -610,8 +613,18 @@ class Engine:
         """Apply what is committed and durable here, some entries at a time. True when there is more to do at once."""
         if self.failure is not None:
             return False
+        if self._now < self._apply_again_at:
+            return False
         try:
-            return self._apply()
+            if self._apply_again_at > LONG_AGO:
+                self._machine.settle()
+            more = self._apply()
+            self._apply_again_at = LONG_AGO
+            return more
+        except StorageFull as error:
+            self._alarm(f"no space for the state; this manager applies nothing until there is ({error})")
+            self._apply_again_at = self._now + RETRY_SECONDS
+            return False
         except WarrenError as error:
             self._fail(error)
             return False
