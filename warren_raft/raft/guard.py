@@ -235,7 +235,7 @@ class Guard:
             if verified < log.last_index:
                 self.stats["truncation of matching entries avoided"] += 1
             self._answer = {"next_node_idx": verified + 1}
-            log.set_commit(known_commit)
+            self._note_commit(known_commit)
             last = log.last_index
             self._deliver_append(peer, message, last, self._term_at(last), (), known_commit)
             return
@@ -243,7 +243,13 @@ class Guard:
         if keep < log.last_index and keep < log.commit_index:
             raise PeerFault(f"{peer} would overwrite committed entries from index {keep + 1}")
         self._deliver_append(peer, message, keep, self._term_at(keep), entries[held:], known_commit)
-        log.set_commit(known_commit)
+        self._note_commit(known_commit)
+
+    def _note_commit(self, index: int) -> None:
+        """What is known to be committed rides with the next log batch. A message may know less than we do already: a
+        new leader's first heartbeat, or one that is older than the last."""
+        if index > self._log.commit_index:
+            self._log.set_commit(index)
 
     def _deliver_append(
         self, peer: str, message: Message, previous: int, previous_term: int, entries: Sequence[Entry], commit: int
@@ -380,7 +386,7 @@ class Guard:
     def after_tick(self) -> None:
         self.release_brakes()
         if self.core.is_leader:
-            self._log.set_commit(min(self.core.commit_index, self._log.synced_index))
+            self._note_commit(min(self.core.commit_index, self._log.synced_index))
 
     def match_index(self, peer: str) -> int:
         """What the follower holds for certain, as this leader knows it; 0 when unknown."""
