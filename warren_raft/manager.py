@@ -27,7 +27,7 @@ from warren_raft.fsm.machine import StateMachine
 from warren_raft.raft.changes import REFUSED, Answer
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.engine import ChangeWanted, Engine, Settings, TransferWanted
-from warren_raft.raft.files import OsFiles
+from warren_raft.raft.files import Files, OsFiles
 from warren_raft.raft.log import Log
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE
 from warren_raft.raft.submit import Proposal
@@ -133,11 +133,14 @@ class ReplicatedStore(Store):
 
     Opening raises InUse (directory or port), RefusedForSafety (another node's directory, another user's, a network
     file system), Corrupted (with how to rejoin). A fork leaves the child with a closed store.
+
+    `files`: what the log does to its disk goes through it, for tests and for disks that need special care
+    (raft/files.py says what it must promise). None: the operating system's.
     """
 
     _open_stores: weakref.WeakSet[ReplicatedStore] = weakref.WeakSet()
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, files: Files | None = None) -> None:
         super().__init__()
         self.config: Final = config
         self._closed = False
@@ -151,7 +154,7 @@ class ReplicatedStore(Store):
         self._session_lock = threading.Lock()
         self._stop_housekeeping = threading.Event()
         self._leadership_callbacks: list[Callable[[bool, int], object]] = []
-        self._opened = _Opened(config)
+        self._opened = _Opened(config, OsFiles() if files is None else files)
         try:
             self._start()
         except BaseException:
@@ -559,7 +562,7 @@ os.register_at_fork(after_in_child=ReplicatedStore._close_all_in_child)
 class _Opened:
     """A data directory opened in order: the lock, the log, then the state, which the log may have to rebuild."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, files: Files) -> None:
         self.config = config
         self.next_checkpoint = time.monotonic() + config.checkpoint_interval_seconds
         self._lock = DirectoryLock(config.directory)
@@ -568,7 +571,7 @@ class _Opened:
             self.state.create()
             self.log = Log.open(
                 str(Path(config.directory) / "log"),
-                files=OsFiles(),
+                files=files,
                 node_id=config.node_id,
                 new_incarnation=lambda: uuid4().hex,
             )
