@@ -209,9 +209,9 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 def cell(value: object) -> str:
     """A value of JSON as it stands in a table."""
+    if value is None or value in ("", [], {}):
+        return "-"
     match value:
-        case None | "" | [] | {}:
-            return "-"
         case bool():
             return "yes" if value else "no"
         case list() if all(isinstance(item, str) for item in value):

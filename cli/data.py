@@ -19,7 +19,8 @@ from warren_raft.admin import operation
 from warren_raft.entity_json import to_json, write_base64
 from warren_raft.errors import InvalidEntity, NotFound, WarrenError
 from warren_raft.migrate.records import format_line, parse_line
-from warren_raft.store.tables import CA, KINDS
+from warren_raft.store.tables import BY_NAME, CA, KINDS
+from warren_raft.store.writing import put_operation
 
 from .common import WarrenCommand, database, manager, print_json, timeout_option, wants_json
 
@@ -72,6 +73,7 @@ def _items(source: BinaryIO) -> dict[tuple[str, str], Item]:
     for number, line in _lines(source):
         try:
             kind, key, entity = parse_line(line.decode())
+            put_operation(BY_NAME[kind], entity, None)  # its size, and whatever else a store asks of it
         except UnicodeDecodeError:
             raise InvalidEntity("record", f"line {number} of {source.name} is not UTF-8") from None
         except InvalidEntity as error:
@@ -109,7 +111,7 @@ def export(target: str) -> None:
     """
     with database() as store, store.read() as view:
         if target == "-":
-            _write_records(view, click.get_binary_stream("stdout"))
+            _write_records(view, sys.stdout.buffer)
             return
         with _whole_file(target) as file:
             written = _write_records(view, file)

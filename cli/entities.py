@@ -152,8 +152,7 @@ def put(kind: Any, source: BinaryIO, if_revision: int | None, timeout: float | N
     it holds the CA's bytes.
 
     \b
-    Example: warren-raft get service svc-1 -o json >svc-1.json
-             warren-raft put service -f svc-1.json
+    Example: warren-raft put service -f svc-1.json --data-dir data/m1
     """
     data = source.read(MAX_INPUT_BYTES + 1)
     if len(data) > MAX_INPUT_BYTES:

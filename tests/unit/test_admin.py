@@ -13,7 +13,6 @@ import socket
 import stat
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ class FakeBatch:
     def __init__(self, manager: FakeManager, timeout: float | None) -> None:
         self._manager = manager
         self.timeout = timeout
-        self.future: Future[int] = Future()
+        self.revision = 0
         self.operations: list[tuple[Any, ...]] = []
 
     def __enter__(self) -> FakeBatch:
@@ -60,8 +59,7 @@ class FakeManager:
         self.entered = threading.Event()
         self._lock = threading.Lock()
 
-    def batch(self, *, timeout: float | None = None, wait: bool = True) -> Any:
-        assert wait is False
+    def batch(self, *, timeout: float | None = None) -> Any:
         return FakeBatch(self, timeout)
 
     def commit(self, batch: FakeBatch) -> None:
@@ -69,11 +67,10 @@ class FakeManager:
         if self.gate is not None:
             assert self.gate.wait(30)
         if self.outcome is not None:
-            batch.future.set_exception(self.outcome)
-            return
+            raise self.outcome
         with self._lock:
             self.batches.append((batch.operations, batch.timeout))
-            batch.future.set_result(len(self.batches))
+            batch.revision = len(self.batches)
 
     def status(self) -> dict[str, Any]:
         if self.outcome is not None:

@@ -77,7 +77,7 @@ class Manager(Protocol):
     def update_member(self, id: str, address: str, *, timeout: float | None = None) -> object: ...  # noqa: A002
     def remove_member(self, id: str, *, timeout: float | None = None) -> object: ...  # noqa: A002
     def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> str: ...  # noqa: A002
-    def batch(self, *, timeout: float | None = None, wait: bool = True) -> contextlib.AbstractContextManager[Batch]: ...
+    def batch(self, *, timeout: float | None = None) -> contextlib.AbstractContextManager[Batch]: ...
 
 
 class AdminServer:
@@ -268,10 +268,9 @@ def _delete(manager: Manager, arguments: Arguments) -> int:
 
 def _write(manager: Manager, arguments: Arguments, fill: Callable[[Batch], object]) -> int:
     """One command, filled by `fill`. Returns its revision."""
-    with manager.batch(timeout=arguments.timeout, wait=False) as batch:
+    with manager.batch(timeout=arguments.timeout) as batch:
         fill(batch)
-    revision: int = batch.future.result()
-    return revision
+    return batch.revision
 
 
 def _add(batch: Batch, kind: Kind[Any], value: Any, if_revision: int | None) -> None:

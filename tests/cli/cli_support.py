@@ -1,0 +1,102 @@
+"""What the tests of the command line share: free ports, managers as real processes, what a command printed.
+
+Whoever starts a process here ends it; the fixtures in conftest.py do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+READY_SECONDS = 60
+EXIT_SECONDS = 30
+
+
+@dataclass
+class Ran:
+    """What a command printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        """What it printed; it must have been done."""
+        assert self.code == 0, self.err
+        return self.out
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+Command = Callable[..., Ran]
+
+
+def free_addresses(count: int) -> list[str]:
+    """Addresses on loopback whose ports were free a moment ago."""
+    with ExitStack() as stack:
+        links = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [f"127.0.0.1:{link.getsockname()[1]}" for link in links]
+
+
+class ManagerProcess:
+    """`warren-raft serve` as a process of its own."""
+
+    def __init__(self, data_dir: Path, node_id: str, members: dict[str, str], *extra: str) -> None:
+        self.data_dir = data_dir
+        self.log = data_dir.with_name(f"{data_dir.name}.log")
+        command = [sys.executable, "-m", "warren_raft_cli", "serve", "--node-id", node_id]
+        command += ["--listen", members[node_id], "--data-dir", str(data_dir), *extra]
+        for member, address in members.items():
+            command += ["--member", f"{member}={address}"]
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+        assert self.process.stdout is not None
+        self._out = self.process.stdout
+
+    def wait_ready(self) -> str:
+        """The line that it prints when it can serve."""
+        os.set_blocking(self._out.fileno(), False)
+        deadline = time.monotonic() + READY_SECONDS
+        line = b""
+        while not line.endswith(b"\n"):
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            line += self._out.read() or b""
+            time.sleep(0.01)
+        return line.decode().rstrip()
+
+    def wait_socket(self) -> None:
+        """Until it answers on its admin socket, which does not need a quorum."""
+        deadline = time.monotonic() + READY_SECONDS
+        while not (self.data_dir / "admin.sock").exists():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.01)
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(EXIT_SECONDS)
+
+    def end(self) -> None:
+        """Ends it, whatever state it is in."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(EXIT_SECONDS)
+        self._out.close()
+
+
+StartManager = Callable[..., ManagerProcess]

@@ -1,0 +1,369 @@
+"""The promise: bad input gets one clear line and the documented exit code, and changes nothing.
+
+(`warren` in conftest.py asserts the one line, and that it is no traceback, for every command that fails.)
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_support import Command, StartManager, free_addresses
+
+GOOD_LINE = '{"bucket": "nodes", "key": "good", "value": {"ID": "good"}}'
+TOO_LONG = "x" * 600
+NOBODY = 65534
+
+
+@pytest.fixture
+def unchanged(warren: Command, manager: Path) -> Iterator[Path]:
+    """The running manager; whatever the test does must leave its state as it was."""
+
+    def state() -> tuple[int, str]:
+        status = warren("status", "--data-dir", manager, "-o", "json").json
+        return status["revision"], status["digest"]
+
+    before = state()
+    yield manager
+    assert state() == before
+
+
+# ------------------------------------------------------------------------------------------- arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("get", "nodde", "n1"), "there is no kind 'nodde'"),
+        (("list", "nodde"), "there is no kind 'nodde'"),
+        (("delete", "nodde", "n1"), "there is no kind 'nodde'"),
+        (("list", "ca"), "there is no kind 'ca' here"),
+        (("delete", "ca", "ca"), "there is no kind 'ca' here"),
+        (("get", "node"), "which node"),
+        (("get", "node", ""), "1 to 511 bytes, not 0"),
+        (("get", "node", TOO_LONG), "1 to 511 bytes, not 600"),
+        (("delete", "node", ""), "1 to 511 bytes, not 0"),
+        (("delete", "node", TOO_LONG), "1 to 511 bytes, not 600"),
+        (("delete", "node", "é" * 256), "1 to 511 bytes, not 512"),
+        (("delete", "node", "n1", "--if-revision", "-1"), "--if-revision"),
+        (("delete", "node", "n1", "--if-revision", "x"), "--if-revision"),
+        (("delete", "node", "n1", "--timeout", "0"), "--timeout"),
+        (("list", "nodes", "--service", "s1"), "--service does not go with nodes"),
+        (("list", "containers", "--host", "h"), "--host does not go with containers"),
+        (("list", "containers", "--name", "n"), "--name does not go with containers"),
+        (("put", "node"), "--file"),
+        (("put", "node", "-f", "/no/such/file"), "No such file"),
+        (("import", "/no/such/file"), "No such file"),
+        (("frobnicate",), "No such command 'frobnicate'"),
+        (("status", "-o", "yaml"), "'yaml'"),
+        (("members", "add", "m2"), "'m2' is not ID=HOST:PORT"),
+        (("members", "add", "m2=nowhere"), "not an address"),
+        (("members", "add", "m 2=127.0.0.1:1"), "not a node id"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(warren: Command, unchanged: Path, arguments: tuple[str, ...], says: str) -> None:
+    ran = warren(*arguments, "--data-dir", unchanged)
+    assert ran.code == 2
+    assert says in ran.err
+
+
+def test_a_command_without_a_directory_says_how_to_name_one(warren: Command) -> None:
+    ran = warren("status")
+    assert ran.code == 2
+    assert "WARREN_DATA_DIR" in ran.err
+
+
+@pytest.mark.parametrize("kind", ["node", "certificate"])
+def test_an_unknown_id_is_exit_code_1(warren: Command, unchanged: Path, kind: str) -> None:
+    ran = warren("get", kind, "no-such-id", "--data-dir", unchanged)
+    assert ran.code == 1
+    assert ran.err == f"warren-raft: no {kind} 'no-such-id'\n"
+
+
+# ----------------------------------------------------------------------------------------- files for put
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"id": "n1", "rolle": "worker"}', "rolle"),
+        ('{"id": "n1", "labels": {"a": 1}}', "labels"),
+        ('{"id": "n1", "resources": {"cpu_cores": "four"}}', "resources.cpu_cores"),
+        ('{"id": "n1", "role": "king"}', "role"),
+        ('{"id": "n1", "created_at": "yesterday"}', "created_at"),
+        ('{"id": ""}', "id"),
+        (json.dumps({"id": TOO_LONG}), "511"),
+        ('{"role": "worker"}', "id"),
+        ('{"id": "n1", "ro', "is not JSON"),
+        ("", "is not JSON"),
+        ("[1, 2]", "JSON object"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"id": NaN}', "id"),
+        ("\ud800".encode("utf-8", "surrogatepass").decode("latin-1"), "is not JSON"),
+        (json.dumps({"id": "n1", "hostname": "h" * (1024 * 1024)}), "1048576"),
+        ("{" + " " * (9 * 1024 * 1024), "more than an entity can"),
+    ],
+)
+def test_an_entity_that_can_never_be_stored_is_exit_code_1(
+    warren: Command, unchanged: Path, tmp_path: Path, content: str, says: str
+) -> None:
+    file = tmp_path / "node.json"
+    file.write_text(content, encoding="utf-8")
+    ran = warren("put", "node", "-f", file, "--data-dir", unchanged)
+    assert ran.code == 1
+    assert says in ran.err
+
+
+def test_a_ca_over_the_size_limit_is_refused(warren: Command, unchanged: Path, tmp_path: Path) -> None:
+    file = tmp_path / "ca"
+    file.write_bytes(bytes(1024 * 1024 + 1))
+    assert warren("put", "ca", "-f", file, "--data-dir", unchanged).code == 1
+
+
+# -------------------------------------------------------------------------------------- files for import
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"bucket": "nodess", "key": "n", "value": {"ID": "n"}}', "bucket"),
+        ('{"bucket": "nodes", "key": "n", "value": {"ID": "m"}}', "ID"),
+        ('{"bucket": "nodes", "key": "n", "value": {"ID": "n", "Rolle": "x"}}', "Rolle"),
+        ('{"bucket": "nodes", "key": "n", "value": {"ID": "n", "Hostname": 5}}', "Hostname"),
+        ('{"bucket": "nodes", "key": "", "value": {"ID": ""}}', "ID"),
+        (json.dumps({"bucket": "nodes", "key": TOO_LONG, "value": {"ID": TOO_LONG}}), "511"),
+        ('{"bucket": "nodes", "key": "n", "val', "whole JSON object"),
+        ('{"bucket": "nodes", "key": "n"}', "bucket, key, value"),
+        ("not JSON", "whole JSON object"),
+        ("[]", "JSON object"),
+    ],
+)
+def test_one_bad_line_is_named_and_none_is_stored(
+    warren: Command, unchanged: Path, tmp_path: Path, line: str, says: str
+) -> None:
+    file = tmp_path / "state.jsonl"
+    file.write_text(f"{GOOD_LINE}\n\n{line}\n{GOOD_LINE}\n", encoding="utf-8")
+    ran = warren("import", file, "--data-dir", unchanged)
+    assert ran.code == 1
+    assert "line 3 of" in ran.err
+    assert says in ran.err
+    assert warren("get", "node", "good", "--data-dir", unchanged).code == 1
+
+
+def test_bytes_that_are_no_text_are_named_by_their_line(warren: Command, unchanged: Path, tmp_path: Path) -> None:
+    file = tmp_path / "state.jsonl"
+    file.write_bytes(GOOD_LINE.encode() + b"\n\xff\xfe\n")
+    ran = warren("import", file, "--data-dir", unchanged)
+    assert ran.code == 1
+    assert "line 2 of" in ran.err
+
+
+def test_an_entity_over_the_size_limit_is_named_before_anything_is_stored(
+    warren: Command, unchanged: Path, tmp_path: Path
+) -> None:
+    """Its line is good JSON and a good record; that it is too large must not be found out half-way."""
+    file = tmp_path / "state.jsonl"
+    large = {"bucket": "nodes", "key": "n", "value": {"ID": "n", "Hostname": "h" * (1024 * 1024)}}
+    file.write_text(f"{GOOD_LINE}\n{json.dumps(large)}\n", encoding="utf-8")
+    ran = warren("import", file, "--data-dir", unchanged)
+    assert ran.code == 1
+    assert "line 2 of" in ran.err
+    assert warren("get", "node", "good", "--data-dir", unchanged).code == 1
+
+
+def test_an_empty_file_is_told_of(warren: Command, unchanged: Path, tmp_path: Path) -> None:
+    file = tmp_path / "state.jsonl"
+    file.write_text("\n\n")
+    ran = warren("import", file, "--data-dir", unchanged)
+    assert ran.code == 1
+    assert "holds no record" in ran.err
+
+
+def test_a_go_warrens_database_is_recognised(warren: Command, unchanged: Path, tmp_path: Path) -> None:
+    """bbolt: a page header of 16 bytes, then the magic number. Its bytes are no lines, and to say so would mislead."""
+    file = tmp_path / "warren.db"
+    file.write_bytes(struct.pack("<QHHI", 0, 4, 0, 0) + struct.pack("<II", 0xED0CDAED, 2) + bytes(4096 - 24))
+    ran = warren("import", file, "--data-dir", unchanged)
+    assert ran.code == 1
+    assert "Go Warren's database" in ran.err
+
+
+# ----------------------------------------------------------------------------- directories and managers
+
+
+@pytest.mark.parametrize("command", [("status",), ("delete", "node", "n"), ("members", "list"), ("leader", "transfer")])
+def test_no_manager_running_is_told_with_the_directory(
+    warren: Command, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    for directory in (tmp_path, tmp_path / "none"):
+        ran = warren(*command, "--data-dir", directory)
+        assert ran.code == 1
+        assert f"no manager is running on {directory}" in ran.err
+
+
+@pytest.mark.parametrize("command", [("get", "node", "n"), ("list", "nodes"), ("export", "-")])
+def test_a_directory_that_never_had_a_manager_is_told_and_left_alone(
+    warren: Command, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    for directory in (tmp_path, tmp_path / "none"):
+        ran = warren(*command, "--data-dir", directory)
+        assert ran.code in (1, 4)
+        assert str(directory) in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs `serve` where it is expected to refuse; it must end by itself."""
+    command = [sys.executable, "-m", "warren_raft_cli", "serve", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def refused(ran: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a `serve` that refused (its log may come before)."""
+    assert "ready" not in ran.stdout
+    assert "Traceback" not in ran.stderr
+    lines = [line for line in ran.stderr.splitlines() if not line.startswith("time=")]
+    (line,) = lines
+    assert line.startswith("warren-raft: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("--listen", "127.0.0.1:1", "--member", "m1=127.0.0.1:1"), 2, "node_id: is missing"),
+        (("--node-id", "m1", "--member", "m1=127.0.0.1:1"), 2, "listen: is missing"),
+        (("--node-id", "m1", "--listen", "127.0.0.1:1"), 2, "members: is missing"),
+        (("--node-id", "m/1", "--listen", "127.0.0.1:1", "--member", "m1=127.0.0.1:1"), 2, "not a node id"),
+        (("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m2=127.0.0.1:2"), 2, "must contain this manager"),
+        (("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m1=127.0.0.1:2"), 2, "listens on"),
+        (
+            ("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m1=127.0.0.1:1", "--member", "m1=127.0.0.1:2"),
+            2,
+            "m1 is at",
+        ),
+        (("--node-id", "m1", "--listen", "0.0.0.0:1", "--member", "m1=127.0.0.1:1"), 4, "beyond loopback"),
+        (("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m1=192.0.2.1:1"), 4, "beyond loopback"),
+        (("--config", "/no/such/file.toml"), 2, "/no/such/file.toml"),
+    ],
+)
+def test_a_manager_with_wrong_settings_does_not_start(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    ran = serve(*arguments, "--data-dir", tmp_path / "m1")
+    assert ran.returncode == code
+    assert says in refused(ran)
+    assert not (tmp_path / "m1").exists()
+
+
+def test_a_manager_without_a_directory_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WARREN_DATA_DIR", raising=False)
+    ran = serve("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m1=127.0.0.1:1")
+    assert ran.returncode == 2
+    assert "data_dir: is missing" in refused(ran)
+
+
+def arguments_of(node_id: str, address: str, data_dir: Path) -> list[str]:
+    member = f"{node_id}={address}"
+    return ["--node-id", node_id, "--listen", address, "--member", member, "--data-dir", str(data_dir)]
+
+
+def test_a_port_in_use_is_exit_code_5(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        ran = serve(*arguments_of("m1", address, tmp_path / "m1"))
+    assert ran.returncode == 5
+    assert address.partition(":")[2] in refused(ran)
+
+
+def test_a_directory_in_use_is_exit_code_5(unchanged: Path) -> None:
+    ran = serve(*arguments_of("m1", free_addresses(1)[0], unchanged))
+    assert ran.returncode == 5
+    assert str(unchanged) in refused(ran)
+
+
+def test_another_nodes_directory_is_exit_code_4(tmp_path: Path, start_manager: StartManager, warren: Command) -> None:
+    address = free_addresses(1)[0]
+    first = start_manager(tmp_path / "m1", "m1", {"m1": address})
+    first.wait_ready()
+    digest = warren("status", "--data-dir", first.data_dir, "-o", "json").json["digest"]
+    assert first.stop() == 0
+    ran = serve(*arguments_of("m2", address, first.data_dir))
+    assert ran.returncode == 4
+    assert "m1" in refused(ran)
+    again = start_manager(tmp_path / "m1", "m1", {"m1": address})
+    again.wait_ready()
+    assert warren("status", "--data-dir", again.data_dir, "-o", "json").json["digest"] == digest
+
+
+def test_a_write_without_a_quorum_is_exit_code_6_at_its_deadline(
+    tmp_path: Path, start_manager: StartManager, warren: Command
+) -> None:
+    a, b, c = free_addresses(3)
+    process = start_manager(tmp_path / "m1", "m1", {"m1": a, "m2": b, "m3": c})
+    process.wait_socket()
+    common = ("--timeout", "0.3", "--data-dir", process.data_dir)
+    file = tmp_path / "state.jsonl"
+    file.write_text(GOOD_LINE)
+    for command in (("delete", "node", "n"), ("import", file), ("leader", "transfer"), ("members", "remove", "m3")):
+        ran = warren(*command, *common)
+        assert ran.code == 6, ran.err
+    status = warren("status", "--data-dir", process.data_dir, "-o", "json").json
+    assert status["has_quorum"] is False
+    assert status["revision"] == 0
+    assert process.stop() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who alone can read another user's files")
+def test_root_does_not_read_another_users_stopped_manager(
+    tmp_path: Path, start_manager: StartManager, warren: Command
+) -> None:
+    """It would leave lock files of root behind, which that user's manager could then not open."""
+    process = start_manager(tmp_path / "m1", "m1", {"m1": free_addresses(1)[0]})
+    process.wait_ready()
+    assert process.stop() == 0
+    for path in [process.data_dir, *process.data_dir.rglob("*")]:
+        shutil.chown(path, NOBODY)
+    files = {path: path.stat().st_uid for path in process.data_dir.rglob("*")}
+    for command in (("get", "node", "n"), ("list", "nodes"), ("export", "-")):
+        ran = warren(*command, "--data-dir", process.data_dir)
+        assert ran.code == 4
+        assert "sudo -u" in ran.err or "user" in ran.err
+    assert {path: path.stat().st_uid for path in process.data_dir.rglob("*")} == files
+
+
+# ------------------------------------------------------------------------------------------- the output
+
+
+def test_an_output_that_nobody_reads_is_no_traceback(manager: Path) -> None:
+    command = f"{sys.executable} -m warren_raft_cli export - --data-dir {manager} | head -c 0"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_no_room_for_the_output_is_exit_code_7(manager: Path) -> None:
+    command = f"{sys.executable} -m warren_raft_cli export - --data-dir {manager} >/dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 7
+    assert done.stderr.count("\n") == 1
+    assert "No space left" in done.stderr
+
+
+def test_base64_of_a_secret_is_not_quoted_in_an_error(warren: Command, unchanged: Path, tmp_path: Path) -> None:
+    file = tmp_path / "secret.json"
+    value: dict[str, Any] = {"id": "s", "name": "s", "data": base64.b64encode(b"hush").decode() + "!"}
+    file.write_text(json.dumps(value))
+    ran = warren("put", "secret", "-f", file, "--data-dir", unchanged)
+    assert ran.code == 1
+    assert value["data"] not in ran.err

@@ -1,0 +1,251 @@
+"""The promise: what goes in through one command comes out of the others, as JSON for programs and as tables for
+people, from a real manager process.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_support import Command
+
+from warren_raft.migrate.records import same_record
+from warren_raft_cli.entities import COLUMNS, CONCEALED
+
+SAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sample-state.jsonl"
+START_SECONDS = 0.25  # of `warren-raft get`, from exec to exit, on a quiet machine
+
+
+@pytest.fixture
+def entity_file(tmp_path: Path) -> Any:
+    def write(entity: dict[str, Any]) -> Path:
+        path = tmp_path / f"{entity['id']}.json"
+        path.write_text(json.dumps(entity), encoding="utf-8")
+        return path
+
+    return write
+
+
+# ----------------------------------------------------------------------------------- put, get, list, delete
+
+
+def test_an_entity_goes_in_and_comes_out_with_its_revision(warren: Command, manager: Path, entity_file: Any) -> None:
+    file = entity_file({"id": "node-put", "role": "worker", "labels": {"zone": "a"}, "last_heartbeat": None})
+    revision = warren("put", "node", "-f", file, "--data-dir", manager, "-o", "json").json["revision"]
+    got = warren("get", "node", "node-put", "--data-dir", manager, "-o", "json").json
+    assert got["role"] == "worker"
+    assert got["labels"] == {"zone": "a"}
+    assert got["revision"] == revision
+    assert warren("put", "node", "-f", file, "--data-dir", manager).text.startswith("revision ")
+
+
+def test_what_get_prints_can_be_put(warren: Command, manager: Path, entity_file: Any) -> None:
+    file = entity_file({"id": "svc-again", "name": "again", "update_config": {"delay": 12.5}, "env": ["A=1"]})
+    assert warren("put", "service", "-f", file, "--data-dir", manager).text
+    got = warren("get", "service", "svc-again", "--data-dir", manager, "-o", "json").json
+    file.write_text(json.dumps(got), encoding="utf-8")
+    assert warren("put", "service", "-f", file, "--data-dir", manager).text
+    again = warren("get", "service", "svc-again", "--data-dir", manager, "-o", "json").json
+    assert again | {"revision": 0} == got | {"revision": 0}
+    assert got["update_config"]["delay"] == 12.5
+
+
+def test_an_entity_can_come_from_stdin(warren: Command, manager: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_end, write_end = os.pipe()
+    os.write(write_end, b'{"id": "node-stdin"}')
+    os.close(write_end)
+    with os.fdopen(read_end) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert warren("put", "nodes", "-f", "-", "--data-dir", manager).text
+    assert warren("get", "node", "node-stdin", "--data-dir", manager, "-o", "json").json["id"] == "node-stdin"
+
+
+def test_a_condition_holds_or_nothing_changes(warren: Command, manager: Path, entity_file: Any) -> None:
+    file = entity_file({"id": "node-if", "hostname": "first"})
+    common = ("--data-dir", manager, "-o", "json")
+    first = warren("put", "node", "-f", file, "--if-revision", "0", *common).json["revision"]
+    conflict = warren("put", "node", "-f", file, "--if-revision", "0", *common)
+    assert conflict.code == 1
+    assert f"is at revision {first}, not 0" in conflict.err
+    assert warren("delete", "node", "node-if", "--if-revision", str(first + 1000), *common).code == 1
+    assert warren("get", "node", "node-if", *common).json["revision"] == first
+    assert warren("delete", "node", "node-if", "--if-revision", str(first), *common).json["revision"] > first
+    assert warren("get", "node", "node-if", *common).code == 1
+
+
+def test_a_delete_of_nothing_is_done_too(warren: Command, manager: Path) -> None:
+    assert warren("delete", "secrets", "no-such-secret", "--data-dir", manager).text
+
+
+def test_the_ca_is_bytes(warren: Command, manager: Path, tmp_path: Path) -> None:
+    file = tmp_path / "ca"
+    file.write_bytes(b"-----CA-----\n")
+    assert warren("put", "ca", "-f", file, "--data-dir", manager).text
+    assert warren("get", "ca", "--data-dir", manager).text == "-----CA-----\n"
+    data = warren("get", "ca", "-o", "json", "--data-dir", manager).json["data"]
+    assert base64.b64decode(data) == b"-----CA-----\n"
+
+
+def test_list_filters_by_service_node_name_and_host(warren: Command, manager: Path, entity_file: Any) -> None:
+    common = ("--data-dir", manager, "-o", "json")
+    for n, (service, node) in enumerate([("s1", "n1"), ("s1", "n2"), ("s2", "n1")]):
+        file = entity_file({"id": f"filter-{n}", "service_id": service, "node_id": node})
+        assert warren("put", "container", "-f", file, *common).text
+    assert warren(
+        "put", "certificate", "-f", entity_file({"id": "wild", "name": "w", "hosts": ["*.example.com"]}), *common
+    ).text
+
+    def ids(*arguments: str) -> list[str]:
+        return [entity["id"] for entity in warren("list", *arguments, *common).json]
+
+    assert ids("containers", "--service", "s1") == ["filter-0", "filter-1"]
+    assert ids("containers", "--node", "n1") == ["filter-0", "filter-2"]
+    assert ids("containers", "--service", "s1", "--node", "n1") == ["filter-0"]
+    assert ids("containers", "--service", "none") == []
+    assert ids("certificates", "--host", "A.example.com") == ["wild"]
+    assert ids("certificates", "--host", "a.b.example.com") == []
+    assert ids("certificate", "--name", "w") == ["wild"]
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_every_kind_has_a_table_with_a_row_a_line(warren: Command, manager: Path, entity_file: Any, kind: str) -> None:
+    entity_file_of_kind = entity_file({"id": f"table-{kind}"})
+    assert warren("put", kind, "-f", entity_file_of_kind, "--data-dir", manager).text
+    listed = warren("list", kind, "--data-dir", manager).text
+    assert listed.splitlines()[0].startswith("ID ")
+    assert any(line.startswith(f"table-{kind} ") for line in listed.splitlines())
+    shown = warren("get", kind, f"table-{kind}", "--data-dir", manager).text
+    assert f"table-{kind}" in shown
+
+
+@pytest.mark.parametrize(("kind", "field"), CONCEALED.items())
+def test_secrets_are_not_in_tables(warren: Command, manager: Path, entity_file: Any, kind: str, field: str) -> None:
+    """A terminal is looked at over shoulders and recorded; JSON is asked for on purpose."""
+    data = base64.b64encode(b"hush-hush").decode()
+    assert warren(
+        "put", kind, "-f", entity_file({"id": "hidden", "name": "hidden", field: data}), "--data-dir", manager
+    ).text
+    for ran in (warren("get", kind, "hidden", "--data-dir", manager), warren("list", kind, "--data-dir", manager)):
+        assert ran.code == 0
+        assert data not in ran.out
+        assert "hush" not in ran.out
+    assert warren("get", kind, "hidden", "--data-dir", manager, "-o", "json").json[field] == data
+
+
+def test_what_an_entity_holds_cannot_drive_the_terminal(warren: Command, manager: Path, entity_file: Any) -> None:
+    assert warren(
+        "put", "node", "-f", entity_file({"id": "esc", "hostname": "\x1b[2Jx\nID y"}), "--data-dir", manager
+    ).text
+    for ran in (warren("get", "node", "esc", "--data-dir", manager), warren("list", "nodes", "--data-dir", manager)):
+        assert "\x1b" not in ran.out
+        assert "ID y" not in [line.strip() for line in ran.out.splitlines()]
+
+
+# ------------------------------------------------------------------------------- options, status, members
+
+
+def test_common_options_go_before_and_after_and_the_nearest_wins(
+    warren: Command, manager: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    expected = warren("members", "list", "-o", "json", "--data-dir", manager).json
+    assert warren("-o", "json", "--data-dir", manager, "members", "list").json == expected
+    assert warren("members", "-o", "json", "--data-dir", manager, "list").json == expected
+    assert warren("-o", "table", "--data-dir", tmp_path, "members", "list", "-o", "json", "--data-dir", manager).json
+    monkeypatch.setenv("WARREN_DATA_DIR", str(manager))
+    assert warren("members", "list", "-o", "json").json == expected
+    monkeypatch.setenv("WARREN_DATA_DIR", str(tmp_path))
+    assert warren("--data-dir", manager, "members", "list", "-o", "json").json == expected
+
+
+def test_status_has_the_documented_fields(warren: Command, manager: Path) -> None:
+    status = warren("status", "--data-dir", manager, "-o", "json").json
+    documented = (
+        "node_id cluster_id role leader term commit_index applied_index revision digest has_quorum members counts "
+        "db_size_bytes log_entries log_bytes snapshot"
+    )
+    assert set(documented.split()) <= set(status)
+    assert (status["node_id"], status["role"], status["leader"], status["has_quorum"]) == ("m1", "leader", "m1", True)
+    assert set(status["counts"]) >= {"nodes", "services", "containers", "secrets", "volumes", "networks", "ingresses"}
+    assert {"id", "address", "connected"} <= set(status["members"][0])
+    table = warren("status", "--data-dir", manager).text
+    assert "role" in table
+    assert status["digest"] in table or "digest" in table
+
+
+def test_members_are_listed(warren: Command, manager: Path) -> None:
+    (member,) = warren("members", "list", "--data-dir", manager, "-o", "json").json
+    assert member["id"] == "m1"
+    assert "127.0.0.1:" in warren("members", "list", "--data-dir", manager).text
+
+
+# --------------------------------------------------------------------------------------- import and export
+
+
+def test_a_state_goes_in_and_comes_out_equal(warren: Command, manager: Path, tmp_path: Path) -> None:
+    lines = SAMPLE.read_text(encoding="utf-8").splitlines()
+    assert warren("import", SAMPLE, "--data-dir", manager, "-o", "json").json == {"imported": len(lines)}
+    target = tmp_path / "out.jsonl"
+    exported = warren("export", target, "--data-dir", manager, "-o", "json").json["exported"]
+    written = target.read_text(encoding="utf-8").splitlines()
+    assert len(written) == exported >= len(lines)
+    assert warren("export", "-", "--data-dir", manager).text.splitlines() == written
+
+    def by_key(text: list[str]) -> dict[tuple[str, str], str]:
+        return {(record["bucket"], record["key"]): line for line in text for record in [json.loads(line)]}
+
+    held = by_key(written)
+    for key, line in by_key(lines).items():
+        assert same_record(line, held[key])
+
+
+def test_an_export_is_for_its_owner_only_and_leaves_nothing_half_written(
+    warren: Command, manager: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out.jsonl"
+    target.write_text("older")
+    target.chmod(0o644)
+    assert warren("export", target, "--data-dir", manager).text
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert os.listdir(tmp_path) == ["out.jsonl"]
+    assert warren("export", tmp_path / "none" / "out.jsonl", "--data-dir", manager).code == 1
+    assert warren("export", tmp_path, "--data-dir", manager).code != 0
+    assert os.listdir(tmp_path) == ["out.jsonl"]
+
+
+def test_the_last_of_two_lines_of_one_entity_wins(warren: Command, manager: Path, tmp_path: Path) -> None:
+    file = tmp_path / "twice.jsonl"
+    line = '{{"bucket": "nodes", "key": "twice", "value": {{"ID": "twice", "Hostname": "{}"}}}}\n'
+    file.write_text(line.format("first") + "\n" + line.format("last"))
+    assert warren("import", file, "--data-dir", manager).text == "imported 1 records\n"
+    assert warren("get", "node", "twice", "--data-dir", manager, "-o", "json").json["hostname"] == "last"
+
+
+# ------------------------------------------------------------------------------------------------- speed
+
+
+def test_get_starts_quickly(manager: Path) -> None:
+    """A tool that shells out to `get` a hundred times must not take half a minute."""
+    command = [sys.executable, "-m", "warren_raft_cli", "list", "nodes", "-o", "json", "--data-dir", str(manager)]
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(time.perf_counter() - begin)
+    assert min(times) < START_SECONDS
+
+
+def test_reading_loads_neither_the_engine_nor_the_web() -> None:
+    program = (
+        "import sys; from warren_raft_cli.main import run; run(['list', 'nodes', '--data-dir', '/none']);"
+        "print(sorted({'pysyncobj', 'aiohttp', 'asyncio', 'http.client', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,111 @@
+"""The promise: no command without help, an example and an entry in docs/cli.md, and none documented that is not there.
+
+An operator at three in the morning reads the help, not the code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from warren_raft import errors
+from warren_raft_cli import main as cli_main
+from warren_raft_cli.main import COMMANDS, EXIT_CODES, cli
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
+COMMON = {"--data-dir", "-o", "--output"}
+
+
+def walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    """Every command and group below, with its path as it is typed."""
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield " ".join([*path, name]), below
+            yield from walk(below, (*path, name))
+
+
+ALL = dict(walk(cli))
+
+
+def options_of(command: click.Command) -> set[str]:
+    return {name for p in command.params if isinstance(p, click.Option) for name in p.opts} - COMMON - {"--help"}
+
+
+def section(path: str) -> str:
+    """What docs/cli.md says under the command's heading, down to the next one of any level."""
+    text = DOCS.read_text(encoding="utf-8")
+    match = re.search(rf"^##+ {re.escape(path)}\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert match, f"docs/cli.md has no section {path!r}"
+    return match[1]
+
+
+def test_the_commands_are_those_of_the_contract() -> None:
+    assert set(COMMANDS) == {
+        "serve", "status", "get", "list", "put", "delete", "import", "export", "members", "leader",
+    }  # fmt: skip
+    groups = {path for path in ALL if " " in path}
+    assert groups == {"members list", "members add", "members update", "members remove", "leader transfer"}
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_a_command_has_help_with_an_example_and_documented_options(path: str) -> None:
+    command = ALL[path]
+    assert command.help
+    assert f"Example: warren-raft {path}" in command.help or isinstance(command, click.Group)
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{path} {parameter.opts} has no help"
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_a_command_takes_the_common_options(path: str) -> None:
+    names = {name for parameter in ALL[path].params for name in parameter.opts}
+    assert names >= COMMON
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_a_command_and_each_of_its_options_are_in_the_reference(path: str) -> None:
+    text = section(path)
+    group = section(path.split()[0])
+    for option in options_of(ALL[path]):
+        assert f"`{option}" in text + group or f"`-f`, `{option}" in text, f"{option} of {path} is not in docs/cli.md"
+    if not isinstance(ALL[path], click.Group):
+        assert f"warren-raft {path}" in text
+
+
+def test_the_reference_names_no_command_that_is_not_there() -> None:
+    headings = re.findall(r"^##+ (.*)$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(headings) == set(ALL)
+
+
+def test_the_reference_has_every_exit_code() -> None:
+    documented = {int(code) for code in re.findall(r"^\| (\d) \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE)}
+    assert documented == {cli_main.DONE, cli_main.FAILED, cli_main.USAGE} | {code for _, code in EXIT_CODES}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.NotFound("node", "n"), 1),
+        (errors.RevisionConflict("node", "n", 1, 2), 1),
+        (errors.InvalidEntity("node", "is empty"), 1),
+        (errors.Closed(), 1),
+        (errors.InvariantViolation("x"), 1),
+        (errors.Corrupted("/data", "torn"), 3),
+        (errors.SnapshotInvalid("/s", "torn"), 3),
+        (errors.RefusedForSafety("no"), 4),
+        (errors.InUse("port"), 5),
+        (errors.Unavailable("no quorum", maybe_applied=False), 6),
+        (errors.StorageFull("full"), 7),
+    ],
+)
+def test_an_error_has_its_documented_exit_code(error: BaseException, code: int) -> None:
+    """To change one is a breaking change: scripts hold on to them."""
+    assert cli_main.exit_code_of(error) == code
