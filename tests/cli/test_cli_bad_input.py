@@ -352,8 +352,11 @@ def test_an_output_that_nobody_reads_is_no_traceback(manager: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_no_room_for_the_output_is_exit_code_7(manager: Path) -> None:
-    command = f"{sys.executable} -m warren_raft_cli export - --data-dir {manager} >/dev/full"
+@pytest.mark.parametrize("arguments", ["list nodes -o json", "list nodes", "status", "export -"])
+def test_no_room_for_the_output_is_exit_code_7(warren: Command, manager: Path, tmp_path: Path, arguments: str) -> None:
+    (tmp_path / "node.json").write_text('{"id": "one-at-least"}')
+    assert warren("put", "node", "-f", tmp_path / "node.json", "--data-dir", manager).text
+    command = f"{sys.executable} -m warren_raft_cli {arguments} --data-dir {manager} >/dev/full"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 7
     assert done.stderr.count("\n") == 1
