@@ -1,23 +1,28 @@
 """Several real engines in one thread: virtual clock, links and disks, driven by hand or run until a condition holds.
 
-Nothing of the product is replaced but clock, randomness, sockets and file writes. The state machine is a list, so any
-divergence shows. Not here: random faults (the simulation's matter).
+Nothing of the product is replaced but clock, randomness, sockets and the disk (tests/memory_files.py). The state
+machine is a list, so any divergence shows. What every run checks, always: one leader a term, one log batch in flight,
+nothing applied beyond the synced log, no exception out of a step. Not here: random faults (the simulation's matter).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import cbor2
 
+from tests.memory_files import MemoryFiles
+from warren_raft.errors import WarrenError
+from warren_raft.raft.changes import DONE, REFUSED, Answer
 from warren_raft.raft.engine import (
+    ChangeWanted,
     CloseLink,
     Dial,
+    Effect,
     Engine,
     Event,
     LinkDown,
@@ -28,13 +33,21 @@ from warren_raft.raft.engine import (
     Settings,
     Submitted,
     Synced,
+    TransferWanted,
     WriteLog,
 )
-from warren_raft.raft.files import OsFiles
 from warren_raft.raft.log import Batch, Log
 from warren_raft.raft.submit import Proposal
+from warren_raft.raft.transport import Refusal
+
+Message = dict[str, Any]
 
 STEP_SECONDS = 0.01
+LOG_DIRECTORY = "/log"
+SEGMENT_BYTES = 256 * 1024
+START_SEGMENT_BYTES = 32 * 1024
+ASK_AGAIN_SECONDS = 0.1
+"""How often the product's manager repeats a membership question; here too."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,17 @@ class Outcome:
     session: int
     sequence: int
     value: Any
+
+
+class Sent(NamedTuple):
+    """A message that left an engine, with where the sender's log and its disk were at that moment."""
+
+    sender: str
+    receiver: str
+    message: Message
+    position: int
+    synced_position: int
+    now: float
 
 
 class ListMachine:
@@ -64,14 +88,14 @@ class ListMachine:
 
     def apply(self, index: int, term: int, commands: Sequence[bytes]) -> list[Outcome]:
         self._advance(index, term)
-        outcomes = []
-        for command in commands:
-            session, sequence, text = cbor2.loads(command)
-            if (session, sequence) not in self.answered:
-                self.answered.add((session, sequence))
-                self.applied.append(text)
-            outcomes.append(Outcome(session, sequence, len(self.applied)))
-        return outcomes
+        return [self._apply_one(command) for command in commands]
+
+    def _apply_one(self, command: bytes) -> Outcome:
+        session, sequence, text = cbor2.loads(command)
+        if (session, sequence) not in self.answered:
+            self.answered.add((session, sequence))
+            self.applied.append(text)
+        return Outcome(session, sequence, len(self.applied))
 
     def settle(self) -> None:
         return None
@@ -83,6 +107,8 @@ class ListMachine:
 
 @dataclass
 class Node:
+    """A running manager."""
+
     id: str
     engine: Engine
     log: Log
@@ -93,69 +119,101 @@ class Node:
     dialed: dict[str, str] = field(default_factory=dict)
     write_at: float | None = None
     disk_seconds: float | None = 0.0
+    disk_error: OSError | None = None
+    """What the next writes of the log end with, instead of being written."""
     syncs: int = 0
-    sessions: int = 0
+
+    @property
+    def is_candidate_or_leader(self) -> bool:
+        return self.engine.role != "follower"
 
 
 class Cluster:
-    """`nodes[id]` for each running manager; `run_until(condition)` moves the clock."""
+    """`nodes[id]` for each running manager; `run_until(condition)` moves the clock.
 
-    def __init__(self, directory: Path, ids: Sequence[str] = ("m1", "m2", "m3"), *, seed: int = 1) -> None:
-        self.directory = directory
+    `machines` and `disks` outlive a crash, as a database file and a log directory do.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str] = ("m1", "m2", "m3"),
+        *,
+        seed: int = 1,
+        make_machine: Callable[[], ListMachine] = ListMachine,
+        start: bool = True,
+    ) -> None:
         self.random = Random(seed)
         self.now = 1000.0
+        self.make_machine = make_machine
         self.nodes: dict[str, Node] = {}
         self.machines: dict[str, ListMachine] = {}
+        self.disks: dict[str, MemoryFiles] = {}
         self.addresses: dict[str, str] = {id_: f"127.0.0.1:{7000 + n}" for n, id_ in enumerate(ids)}
+        self.initial: dict[str, str] = dict(self.addresses)
         self.links: dict[tuple[str, str], int] = {}
         """(from, to) -> the number by which `from` knows its link to `to`."""
         self.wire: dict[tuple[str, str], deque[tuple[int, bytes]]] = defaultdict(deque)
+        self.late: dict[tuple[str, str], deque[tuple[int, bytes]]] = defaultdict(deque)
+        """What was on its way on links that broke, kept by disconnect(keep=True)."""
         self.cut: set[frozenset[str]] = set()
         self.held: set[tuple[str, str]] = set()
         """Directions in which nothing is delivered for now (a slow or one-way link)."""
-        self.sent: list[tuple[str, str, dict[str, Any], int, int]] = []
-        """(from, to, message, log position, synced position) of everything that left an engine."""
+        self.sent: list[Sent] = []
         self.leaders: dict[int, str] = {}
-        self._link_number = 0
-        self._sequence = 0
+        self.refusals: list[tuple[str, str, Refusal]] = []
+        """(who refuses, whom, why)."""
+        self.stopped: dict[str, WarrenError] = {}
+        """Managers whose engine failed; the product's driver would have closed them."""
         self.acknowledged: dict[str, Any] = {}
         self.failed: dict[str, Exception] = {}
-        for id_ in ids:
-            self.start(id_, members=self.addresses)
+        self._link_number = 0
+        self._sequence = 0
+        if start:
+            for id_ in ids:
+                self.start(id_)
 
     # Managers ----------------------------------------------------------------------------------------------------
 
-    def start(self, id_: str, *, members: dict[str, str] | None = None, address: str | None = None) -> Node:
+    def start(self, id_: str, *, members: Mapping[str, str] | None = None, address: str | None = None) -> Node:
+        """Start or restart a manager. `members`: its configured initial members, `initial` unless given."""
         if address is not None:
             self.addresses[id_] = address
-        members = dict(members or self.addresses)
-        members.setdefault(id_, self.addresses[id_])
+        configured = dict(self.initial if members is None else members)
+        configured.setdefault(id_, self.addresses[id_])
         log = Log.open(
-            str(self.directory / id_),
-            files=OsFiles(),
+            LOG_DIRECTORY,
+            files=self.disks.setdefault(id_, MemoryFiles()),
             node_id=id_,
             new_incarnation=lambda: f"{self.random.getrandbits(64):016x}",
+            segment_bytes=SEGMENT_BYTES,
+            start_segment_bytes=START_SEGMENT_BYTES,
         )
-        machine = self.machines.setdefault(id_, ListMachine())
+        machine = self.machines.setdefault(id_, self.make_machine())
         machine.limit = lambda: log.synced_index
-        settings = Settings(node_id=id_, address=self.addresses[id_], members=members)
+        settings = Settings(node_id=id_, address=self.addresses[id_], members=configured)
         engine = Engine(settings, log=log, machine=machine, random=Random(self.random.random()), now=self.now)
+        self.stopped.pop(id_, None)
         self.nodes[id_] = Node(id_, engine, log, machine)
         return self.nodes[id_]
 
     def crash(self, id_: str) -> None:
-        """kill -9: nothing in memory survives, what was written does."""
+        """kill -9 and a power cut at once: nothing in memory survives, nor what was not synced."""
         node = self.nodes.pop(id_)
         for other in list(self.nodes):
             self.disconnect(id_, other)
         for pair in [pair for pair in self.links if id_ in pair]:
             del self.links[pair]
         node.log.close()
+        self.disks[id_].power_cut()
+
+    def restart(self, id_: str) -> Node:
+        self.crash(id_)
+        return self.start(id_)
 
     def wipe(self, id_: str) -> None:
-        for path in (self.directory / id_).iterdir():
-            path.unlink()
-        del self.machines[id_]
+        """The data directory of a manager that does not run is emptied."""
+        del self.disks[id_]
+        self.machines.pop(id_, None)
 
     # Links -------------------------------------------------------------------------------------------------------
 
@@ -166,6 +224,7 @@ class Cluster:
         for judging, hello, judged in ((two, hellos[0], one), (one, hellos[1], two)):
             refusal = judging.engine.judge(hello)
             if refusal is not None:
+                self.refusals.append((judging.id, judged.id, refusal))
                 judged.events.append(Refused(judging.id, refusal))
                 return
         for node, other, hello in ((one, b, hellos[1]), (two, a, hellos[0])):
@@ -173,19 +232,29 @@ class Cluster:
             self.links[node.id, other] = self._link_number
             node.events.append(LinkUp(other, self._link_number, hello))
 
-    def disconnect(self, a: str, b: str) -> None:
-        """What is on the wire dies with the connection."""
+    def disconnect(self, a: str, b: str, *, keep: bool = False) -> None:
+        """What is on the wire dies with the connection, or with `keep` may still arrive, see deliver_late()."""
         for x, y in ((a, b), (b, a)):
             number = self.links.pop((x, y), None)
+            if keep:
+                self.late[x, y].extend(self.wire[x, y])
             self.wire[x, y].clear()
             if number is not None and x in self.nodes:
                 self.nodes[x].events.append(LinkDown(y, number))
 
+    def part(self, a: str, b: str) -> None:
+        """No link between two managers until heal()."""
+        self.cut.add(frozenset((a, b)))
+        self.disconnect(a, b)
+
     def isolate(self, id_: str) -> None:
         for other in self.addresses:
             if other != id_:
-                self.cut.add(frozenset((id_, other)))
-                self.disconnect(id_, other)
+                self.part(id_, other)
+
+    def hold(self, *pairs: tuple[str, str]) -> None:
+        """What is sent in these directions stays on the wire."""
+        self.held.update(pairs)
 
     def heal(self) -> None:
         self.cut.clear()
@@ -194,6 +263,7 @@ class Cluster:
     # Time --------------------------------------------------------------------------------------------------------
 
     def step(self, id_: str) -> None:
+        """One step of one manager at the present time, with whatever arrived there."""
         node = self.nodes[id_]
         events, node.events = node.events, []
         for effect in node.engine.step(self.now, events):
@@ -202,14 +272,19 @@ class Cluster:
         if node.engine.role == "leader":
             term = node.engine.term
             assert self.leaders.setdefault(term, id_) == id_, f"two leaders in term {term}"
+        if node.engine.failure is not None:
+            self._stop(node, node.engine.failure)
 
-    def _perform(self, node: Node, effect: Any) -> None:
+    def _stop(self, node: Node, failure: WarrenError) -> None:
+        self.stopped[node.id] = failure
+        node.engine.close()
+        self.crash(node.id)
+
+    def _perform(self, node: Node, effect: Effect) -> None:
         if isinstance(effect, Send):
-            peer = next((to for (frm, to), n in self.links.items() if frm == node.id and n == effect.link), None)
-            if peer is not None:
-                self.sent.append((node.id, peer, effect.message, node.log.position, node.log.synced_position))
-                self.wire[node.id, peer].append((self.links[peer, node.id], cbor2.dumps(effect.message)))
+            self._send(node, effect)
         elif isinstance(effect, WriteLog):
+            assert not node.batches, "two log batches in flight"
             node.batches.append(effect.batch)
             node.write_at = None if node.disk_seconds is None else self.now + node.disk_seconds
         elif isinstance(effect, Dial):
@@ -219,16 +294,31 @@ class Cluster:
                 if frm == node.id and number == effect.link:
                     self.disconnect(frm, to)
 
+    def _send(self, node: Node, effect: Send) -> None:
+        peer = next((to for (frm, to), n in self.links.items() if frm == node.id and n == effect.link), None)
+        if peer is not None:
+            log = node.log
+            self.sent.append(Sent(node.id, peer, effect.message, log.position, log.synced_position, self.now))
+            self.wire[node.id, peer].append((self.links[peer, node.id], cbor2.dumps(effect.message)))
+
     def complete_sync(self, id_: str) -> None:
+        """The disk returns from the write that it was given."""
         node = self.nodes[id_]
         batch = node.batches.popleft()
-        batch.write()
-        node.syncs += 1
-        node.events.append(Synced(batch))
+        if node.disk_error is None:
+            batch.write()
+            node.syncs += 1
+        node.events.append(Synced(batch, node.disk_error))
 
-    def deliver(self, a: str, b: str, count: int | None = None) -> list[dict[str, Any]]:
-        """Messages from a to b, in order; all of them unless `count` says otherwise."""
-        queue = self.wire[a, b]
+    def deliver(self, a: str, b: str, count: int | None = None) -> list[Message]:
+        """Messages from a to b, in order; all of them unless `count` says otherwise. They count at b's next step."""
+        return self._deliver(self.wire[a, b], a, b, count)
+
+    def deliver_late(self, a: str, b: str, count: int | None = None) -> list[Message]:
+        """Messages that were on their way on a link that broke, still under its number."""
+        return self._deliver(self.late[a, b], a, b, count)
+
+    def _deliver(self, queue: deque[tuple[int, bytes]], a: str, b: str, count: int | None) -> list[Message]:
         delivered = []
         for _ in range(len(queue) if count is None else count):
             number, data = queue.popleft()
@@ -238,12 +328,16 @@ class Cluster:
                 self.nodes[b].events.append(Received(a, number, message))
         return delivered
 
+    def on_wire(self, a: str, b: str) -> list[Message]:
+        """What is on its way from a to b."""
+        return [cbor2.loads(data) for _, data in self.wire[a, b]]
+
     def turn(self) -> None:
         """One step of time for everybody: dial, deliver, sync, step."""
         self.now += STEP_SECONDS
         for id_, node in list(self.nodes.items()):
             for peer in sorted(node.dialed):
-                if peer in self.nodes and (id_, peer) not in self.links and frozenset((id_, peer)) not in self.cut:
+                if (id_, peer) not in self.links and self._answers(id_, peer, node.dialed[peer]):
                     self.connect(id_, peer)
         for pair in list(self.wire):
             if pair not in self.held:
@@ -253,8 +347,12 @@ class Cluster:
             if node.batches and node.write_at is not None and node.write_at <= self.now:
                 self.complete_sync(id_)
             self.step(id_)
-            if node.events:
+            if id_ in self.nodes and node.events:
                 self.step(id_)
+
+    def _answers(self, caller: str, peer: str, address: str) -> bool:
+        reachable = frozenset((caller, peer)) not in self.cut
+        return reachable and peer in self.nodes and self.addresses[peer] == address
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds
@@ -269,10 +367,11 @@ class Cluster:
             self.turn()
         return result
 
-    # Work and views ----------------------------------------------------------------------------------------------
+    # Work --------------------------------------------------------------------------------------------------------
 
     @property
     def leader(self) -> Node | None:
+        """The newest leader that knows to be one."""
         leaders = [node for node in self.nodes.values() if node.engine.is_leader]
         return max(leaders, key=lambda node: node.engine.term, default=None)
 
@@ -281,18 +380,64 @@ class Cluster:
         assert isinstance(node, Node)
         return node
 
-    def submit(self, id_: str, text: str, seconds: float = 10.0) -> Proposal:
+    def wait_ready(self) -> Node:
+        """Every running manager is ready; the leader."""
+        self.run_until(lambda: all(node.engine.is_ready for node in self.nodes.values()))
+        return self.wait_leader()
+
+    def followers(self) -> list[str]:
+        """Running managers but the leader, sorted."""
+        leader = self.wait_leader().id
+        return sorted(id_ for id_ in self.nodes if id_ != leader)
+
+    def submit(
+        self, id_: str, text: str, seconds: float = 10.0, done: Callable[[Proposal], None] | None = None
+    ) -> Proposal:
+        """A write through manager `id_`. `acknowledged` and `failed` tell how it ended, unless `done` is given."""
         self._sequence += 1
         data = cbor2.dumps([7, self._sequence, text])
-        proposal = Proposal(7, self._sequence, data, self.now + seconds, lambda done: self._done(text, done))
+        done = done or (lambda ended: self._done(text, ended))
+        proposal = Proposal(7, self._sequence, data, self.now + seconds, done)
         self.nodes[id_].events.append(Submitted([proposal]))
         return proposal
 
     def _done(self, text: str, proposal: Proposal) -> None:
+        assert text not in self.acknowledged, f"{text} ended twice"
+        assert text not in self.failed, f"{text} ended twice"
         if proposal.error is not None:
             self.failed[text] = proposal.error
         else:
             self.acknowledged[text] = proposal.outcome
+
+    def write(self, id_: str, *texts: str) -> None:
+        """Writes through manager `id_`, until each is acknowledged."""
+        for text in texts:
+            self.submit(id_, text)
+        self.run_until(lambda: all(text in self.acknowledged for text in texts))
+
+    def ask(self, id_: str, verb: str, member_id: str | None = None, address: str = "") -> Answer:
+        """One question about members, or one for a leadership transfer (verb "transfer"), through manager `id_`."""
+        answers: list[Answer] = []
+        event: Event
+        if verb == "transfer":
+            event = TransferWanted(member_id, answers.append)
+        else:
+            event = ChangeWanted(verb, member_id or "", address, answers.append)
+        self.nodes[id_].events.append(event)
+        self.run_until(lambda: answers)
+        return answers[0]
+
+    def change(self, id_: str, verb: str, member_id: str, address: str = "", seconds: float = 20.0) -> Answer:
+        """Ask as the product's manager does: again and again, until it is done or refused."""
+        end = self.now + seconds
+        while True:
+            answer = self.ask(id_, verb, member_id, address)
+            if answer.state in (DONE, REFUSED):
+                return answer
+            assert self.now < end, f"{verb} {member_id}: {answer.text}; {self.describe()}"
+            self.run(ASK_AGAIN_SECONDS)
+
+    # Views -------------------------------------------------------------------------------------------------------
 
     def converged(self) -> bool:
         machines = [node.machine for node in self.nodes.values()]
@@ -301,11 +446,29 @@ class Cluster:
             for machine in machines
         ) and all(node.log.last_index == node.machine.applied_index for node in self.nodes.values())
 
+    def check_writes(self) -> None:
+        """Every acknowledged write is applied exactly once on every running manager, and all lists are equal."""
+        self.run_until(self.converged)
+        for node in self.nodes.values():
+            applied = node.machine.applied
+            assert len(set(applied)) == len(applied), f"{node.id} applied a write twice"
+            missing = self.acknowledged.keys() - set(applied)
+            assert not missing, f"{node.id} lacks acknowledged {sorted(missing)}"
+
+    def log_of(self, id_: str) -> list[tuple[int, int]]:
+        """(index, term) of each entry in a manager's log."""
+        return [(index, term) for _, index, term in self.nodes[id_].log.entries]
+
+    def members(self, id_: str) -> dict[str, bool]:
+        """The applied list at one manager: id -> votes."""
+        membership = self.nodes[id_].engine.membership
+        return {} if membership is None else {m.id: m.voter for m in membership.members.values()}
+
     def describe(self) -> str:
-        return "; ".join(
+        lines = [
             f"{node.id}: {node.engine.role} term {node.engine.term} log {node.log.last_index} commit "
             f"{node.engine.commit_index} applied {node.machine.applied_index} links "
-            f"{sorted(to for frm, to in self.links if frm == node.id)} alarms {list(node.engine.alarms)} "
-            f"failure {node.engine.failure}"
+            f"{sorted(to for frm, to in self.links if frm == node.id)} alarms {list(node.engine.alarms)}"
             for node in self.nodes.values()
-        )
+        ]
+        return "; ".join([*lines, *(f"{id_} stopped: {failure}" for id_, failure in self.stopped.items())])
