@@ -1,0 +1,217 @@
+"""Promise: a watcher that resumes sees every change since, in order and once, or is told that it missed some.
+
+What is kept for it is bounded in number and in bytes, and no transaction ever deletes for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fsm_harness import apply, command, delete, one, put
+from warren_raft.entities import Node, Service
+from warren_raft.errors import StorageFull, WatchLost
+from warren_raft.fsm import history
+from warren_raft.fsm.history import Change, since
+from warren_raft.fsm.machine import StateMachine
+from warren_raft.store import codec
+from warren_raft.store.database import Database
+from warren_raft.store.tables import CA, CA_ID, NODE, SERVICE
+from warren_raft.store.transactions import HISTORY, WriteTransaction
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[StateMachine]:
+    with Database.open(tmp_path, sync=False) as database:
+        yield StateMachine(database)
+
+
+def changes_since(machine: StateMachine, revision: int) -> list[Change]:
+    with machine.database.read() as transaction:
+        return list(since(transaction, revision))
+
+
+def kept(machine: StateMachine) -> list[int]:
+    with machine.database.read() as transaction:
+        return [int.from_bytes(key, "big") for key, _ in transaction.scan(HISTORY)]
+
+
+def kept_bytes(machine: StateMachine) -> int:
+    with machine.database.read() as transaction:
+        return sum(len(record) + history.RECORD_OVERHEAD_BYTES for _, record in transaction.scan(HISTORY))
+
+
+def node(number: int) -> Node:
+    return Node(id=f"n-{number}", hostname=str(number))
+
+
+def test_every_change_is_seen_in_order_with_what_it_made(machine: StateMachine) -> None:
+    one(machine, put(node(1)))
+    one(machine, delete(NODE, "n-1"))
+    one(machine, put(b"the CA"))
+    expected = [
+        Change(1, "put", NODE, "n-1", codec.encode(NODE, node(1)), 0),
+        Change(2, "delete", NODE, "n-1", None, 0),
+        Change(3, "put", CA, CA_ID, codec.encode(CA, b"the CA"), 0),
+    ]
+    for revision in range(4):
+        assert changes_since(machine, revision) == expected[revision:]
+
+
+def test_a_batch_is_one_revision_whose_changes_are_counted(machine: StateMachine) -> None:
+    """Only what changed something is a change: not the deletion of what was not there."""
+    one(
+        machine,
+        put(node(1)),
+        delete(NODE, "none"),
+        put(Service(id="s", name="web"), 0),
+        put(node(1)),
+        delete(NODE, "n-1"),
+    )
+    found = [(c.revision, c.operation, c.kind, c.id, c.index) for c in changes_since(machine, 0)]
+    assert found == [
+        (1, "put", NODE, "n-1", 0),
+        (1, "put", SERVICE, "s", 1),
+        (1, "put", NODE, "n-1", 2),
+        (1, "delete", NODE, "n-1", 3),
+    ]
+
+
+def test_what_changes_nothing_is_not_a_change(machine: StateMachine) -> None:
+    apply(machine, command(), command(put(node(1), 5)), command(delete(NODE, "x")), b"junk")
+    assert changes_since(machine, 0) == []
+
+
+def test_a_watcher_ahead_of_this_manager_waits(machine: StateMachine) -> None:
+    """It watched another manager, which has applied more."""
+    one(machine, put(node(1)))
+    assert changes_since(machine, 5) == []
+
+
+def test_the_oldest_changes_go_first_and_who_needs_them_is_told(
+    machine: StateMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "MAX_CHANGES", 5)
+    for number in range(1, 13):
+        one(machine, put(node(number)))
+    assert kept(machine) == [8, 9, 10, 11, 12]
+    assert [change.revision for change in changes_since(machine, 7)] == [8, 9, 10, 11, 12]
+    for revision in (0, 6):
+        with machine.database.read() as transaction, pytest.raises(WatchLost) as lost:
+            since(transaction, revision)
+        assert lost.value.resume_from == 12
+
+
+def test_bytes_are_bounded_too(machine: StateMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "MAX_BYTES", 10_000)
+    for number in range(1, 40):
+        one(machine, put(b"x" * (100 + 53 * number)))
+        assert kept_bytes(machine) <= 10_000
+    newest = kept(machine)
+    assert newest == list(range(newest[0], 40))
+    assert kept_bytes(machine) > 10_000 - 2 * (100 + 53 * 40)
+
+
+def test_a_change_above_the_bound_by_itself_leaves_an_empty_history(
+    machine: StateMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "MAX_BYTES", 1_000)
+    one(machine, put(node(1)))
+    one(machine, put(b"x" * 2_000))
+    assert kept(machine) == []
+    assert changes_since(machine, 2) == []
+    with machine.database.read() as transaction, pytest.raises(WatchLost):
+        since(transaction, 1)
+    one(machine, put(node(2)))
+    assert [change.revision for change in changes_since(machine, 2)] == [3]
+
+
+def test_no_entry_deletes_for_long_and_the_bound_is_reached_soon(
+    machine: StateMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply(machine, *(command(put(node(number))) for number in range(50)))
+    monkeypatch.setattr(history, "MAX_CHANGES", 10)
+    monkeypatch.setattr(history, "MAX_DROPPED_PER_APPLY", 15)
+    lengths = []
+    for _ in range(5):
+        one(machine, put(node(1)))
+        lengths.append(len(kept(machine)))
+    assert lengths == [36, 22, 10, 10, 10]
+
+
+def test_the_bounds_are_counted_on_after_a_restart(machine: StateMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "MAX_BYTES", 5_000)
+    for number in range(60):
+        one(machine, put(b"x" * (50 + number)))
+        machine = StateMachine(machine.database)
+        assert kept_bytes(machine) <= 5_000
+    assert kept_bytes(machine) > 4_800
+
+
+def test_the_bounds_are_counted_rightly_after_a_failed_commit(
+    machine: StateMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "MAX_BYTES", 5_000)
+
+    def no_space(self: WriteTransaction, *_exception: object) -> None:
+        real(self, StorageFull, StorageFull("full"), None)
+        raise StorageFull("full")
+
+    real = WriteTransaction.__exit__
+    for number in range(60):
+        with monkeypatch.context() as patch:
+            patch.setattr(WriteTransaction, "__exit__", no_space)
+            with pytest.raises(StorageFull):
+                one(machine, put(b"x" * 500))
+        one(machine, put(b"x" * (50 + number)))
+    assert 4_800 < kept_bytes(machine) <= 5_000
+
+
+def test_an_empty_history_of_a_restored_state_is_complete_from_its_revision_on(machine: StateMachine) -> None:
+    """A restore drops the history and lets the revision leap: an older watcher must not be told that all is well."""
+    one(machine, put(node(1)))
+    with machine.database.write() as transaction:
+        for key, _ in list(transaction.scan(HISTORY)):
+            transaction.erase(HISTORY, key)
+        transaction.store_integer(b"revision", 1_000_000_001)
+    machine = StateMachine(machine.database)
+    with machine.database.read() as transaction, pytest.raises(WatchLost) as lost:
+        since(transaction, 1)
+    assert lost.value.resume_from == 1_000_000_001
+    assert changes_since(machine, 1_000_000_001) == []
+    one(machine, put(node(2)))
+    assert [change.revision for change in changes_since(machine, 1_000_000_001)] == [1_000_000_002]
+
+
+def test_a_reader_takes_as_much_as_it_wants(machine: StateMachine) -> None:
+    for number in range(20):
+        one(machine, put(node(number)))
+    with machine.database.read() as transaction:
+        assert [change.revision for change in islice(since(transaction, 4), 3)] == [5, 6, 7]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 5), max_size=4), max_size=12), st.integers(0, 3))
+def test_replaying_the_history_gives_the_state(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[list[int]], batch: int
+) -> None:
+    """Completeness: what a watcher builds from the changes is what the tables hold."""
+    with Database.open(tmp_path_factory.mktemp("replay"), sync=False) as database:
+        machine = StateMachine(database)
+        for numbers in entries:
+            operations = [delete(NODE, f"n-{n}") if n % 2 else put(node(n // 2 * 2 + batch % 2)) for n in numbers]
+            apply(machine, command(*operations), *(command(operation) for operation in operations))
+        replica: dict[str, tuple[int, bytes]] = {}
+        for change in changes_since(machine, 0):
+            if change.entity is None:
+                del replica[change.id]
+            else:
+                replica[change.id] = (change.revision, change.entity)
+        with database.read() as transaction:
+            stored = {key.decode(): record for key, record in transaction.items(NODE)}
+        assert {id_: codec.make_record(*found) for id_, found in replica.items()} == stored
