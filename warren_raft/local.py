@@ -1,19 +1,155 @@
-"""Stores without Raft: ReadOnlyStore, another process's view of a manager's data on this host.
+"""Stores without Raft: LocalStore, all by itself, and ReadOnlyStore, another process's view of a data directory.
 
-What is read, and whether it may be read, is decided in store/. Nothing here talks to a manager.
-Invariant: a ReadOnlyStore changes nothing but LMDB's reader table, and only as the owner of the files.
+What a command does is decided in fsm/, what may be read in store/. Nothing here talks to a manager.
+Invariant: what LocalStore has answered is on disk; ReadOnlyStore changes nothing but LMDB's reader table.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from typing import Self
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Final, Literal, Self, overload
 
-from warren_raft.errors import Closed
-from warren_raft.store.database import Database
-from warren_raft.store.generations import StateDirectory
-from warren_raft.store.interface import Reader
+from warren_raft.errors import Closed, Corrupted, InvariantViolation, RefusedForSafety, StorageFull, WarrenError
+from warren_raft.fsm.answers import Result, raise_for
+from warren_raft.fsm.machine import StateMachine
+from warren_raft.group_commit import GroupCommit, Outcome
+from warren_raft.store.command import NO_SESSION, PUT, Command, Operation, encode
+from warren_raft.store.database import QUOTA_BYTES, Database, StorageFailed
+from warren_raft.store.generations import DirectoryLock, StateDirectory
+from warren_raft.store.interface import Reader, Store
+
+FREE_BYTES_RESERVE: Final = 16 * 1024 * 1024
+"""With less free on the disk, creates and updates are refused: deletes need room too, to be written."""
+
+MEASURE_EVERY_BYTES: Final = 64 * 1024 * 1024
+"""How much is written between two looks at the size of the state (20 µs each), which has a limit of gigabytes."""
+
+
+class LocalStore(Store):
+    """A store in one process, without Raft: the same operations with the same meaning. Thread-safe.
+
+    A write returns when it is on disk. Writes of several threads, and batches that are not waited for, share
+    one sync. `path` is a directory; it is made, with mode 0700, if it is missing.
+
+    Raises, at construction:
+        InUse: this or another process has the directory open.
+        RefusedForSafety: a manager's directory; another user's files; a network file system; a newer format.
+        Corrupted: the files are damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, write_timeout_seconds: float = 10.0) -> None:
+        self._write_timeout_seconds: Final = write_timeout_seconds
+        self._lock: Final = DirectoryLock(path)
+        try:
+            database = Database.open(path, sync=True)
+            try:
+                self._machine: Final = StateMachine(database)
+                _refuse_replica(self._machine, os.fspath(path))
+            except BaseException:
+                database.close()
+                raise
+        except BaseException:
+            self._lock.release()
+            raise
+        self._room: Final = _Room(database)
+        self._failure: WarrenError | None = None
+        self._commits: Final = GroupCommit(self._commit)
+        self._database = database
+
+    def _leader_contact_age_seconds(self) -> float:
+        return 0.0
+
+    @overload
+    def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: Literal[True]) -> int: ...
+    @overload
+    def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]: ...
+    def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
+        if self._attached().is_closed:  # only there: `close` detaches it first
+            raise Closed("the store belongs to the parent process of a fork")
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)  # else it would collect a traceback a call
+        if any(operation.verb == PUT for operation in operations):
+            self._room.require()
+        data = encode(Command(NO_SESSION, 0, 0, operations))
+        seconds = self._write_timeout_seconds if timeout is None else timeout
+        return self._commits.run(data, seconds) if wait else self._commits.start(data, seconds)
+
+    def _commit(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
+        """Apply the requests of a group as one entry: one transaction, one sync."""
+        try:
+            self._room.note_written(sum(map(len, requests)))
+            return self._applied(requests)
+        except StorageFull as error:
+            # What is too large for the disk must not fail those beside it, deletes least of all.
+            return [error] if len(requests) == 1 else [self._applied_alone(request) for request in requests]
+        except (StorageFailed, Corrupted, InvariantViolation) as error:
+            self._failure = error  # the file cannot be relied on, or this program cannot: no further write
+            raise
+
+    def _applied_alone(self, request: bytes) -> Outcome:
+        try:
+            return self._applied([request])[0]
+        except StorageFull as error:
+            return error
+
+    def _applied(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
+        machine = self._machine
+        machine.settle()
+        return [_outcome(result) for result in machine.apply(machine.applied_index + 1, 0, requests)]
+
+    def close(self) -> None:
+        """Wait for the writes under way, then close the files. Idempotent; afterwards every call raises Closed."""
+        database = self._database
+        if database is None or database.is_closed:  # closed, or a forked child: there all of this is the parent's
+            self._database = None
+            return
+        self._commits.close()
+        self._database = None
+        try:
+            database.close()
+        finally:
+            self._lock.release()
+
+
+def _refuse_replica(machine: StateMachine, path: str) -> None:
+    """A manager's state must change by its log only: a write of ours would make it differ from all others."""
+    if machine.cluster_id is not None or machine.applied_term != 0:
+        raise RefusedForSafety(f"{path} is a manager's directory: open it with ReplicatedStore, or ReadOnlyStore")
+
+
+def _outcome(result: Result) -> Outcome:
+    try:
+        return raise_for(result)
+    except WarrenError as error:
+        return error
+
+
+class _Room:
+    """Whether there is room for creates and updates: on the disk, and below the quota of the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._directory = os.path.dirname(database.path)
+        self._unmeasured_bytes = MEASURE_EVERY_BYTES
+        self._is_over_quota = False
+
+    def note_written(self, size_bytes: int) -> None:
+        self._unmeasured_bytes += size_bytes
+
+    def require(self) -> None:
+        """Raises StorageFull. It clears by itself: as long as there is no room, every call looks anew."""
+        if self._is_over_quota or self._unmeasured_bytes >= MEASURE_EVERY_BYTES:
+            self._unmeasured_bytes = 0
+            with self._database.read() as transaction:
+                self._is_over_quota = transaction.used_bytes() > QUOTA_BYTES
+        if self._is_over_quota:
+            raise StorageFull(f"{self._database.path} has reached its limit of {QUOTA_BYTES} bytes")
+        status = os.statvfs(self._directory)
+        if status.f_bavail * status.f_frsize < FREE_BYTES_RESERVE:
+            raise StorageFull(f"{self._directory}: less than {FREE_BYTES_RESERVE} bytes are free on this disk")
 
 
 class ReadOnlyStore(Reader):
