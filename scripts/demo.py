@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from cluster import (
+from local_cluster import (
     KILL_SECONDS,
     SAMPLE_STATE,
     START_SECONDS,
@@ -54,7 +54,6 @@ class Load:
     lock: threading.Lock = field(default_factory=threading.Lock)
     acknowledged: dict[str, int] = field(default_factory=dict)  # id -> revision
     times: list[float] = field(default_factory=list)
-    attempts: int = 0
     failed: list[BaseException] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -67,11 +66,10 @@ def run() -> int:
     cluster = LocalCluster.create(directory / "cluster", dict(zip(MANAGERS, _free_addresses(), strict=True)))
     try:
         _demonstrate(cluster)
-    except ClusterFailed:
-        click.echo(f"FAILED. What is left to look at: {directory}", err=True)
+    except BaseException:
+        click.echo(f"\nFAILED. The managers' data and logs are left in {directory}", err=True)
         raise
     finally:
-        _step("Stopping the managers")
         cluster.stop()
     shutil.rmtree(directory)
     return 0
@@ -149,7 +147,6 @@ def _write(load: Load, managers: Sequence[Manager], prefix: str) -> None:
 def _write_one(load: Load, managers: Sequence[Manager], container_id: str) -> None:
     """One container, through one manager after the other until one acknowledges it."""
     entity = {"id": container_id, "service_id": SERVICE, "image": f"image-of-{container_id}", "exit_code": 0}
-    load.attempts += 1
     for manager in managers:
         try:
             revision = manager.client.put("container", entity, timeout=WRITE_TIMEOUT_SECONDS)

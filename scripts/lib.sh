@@ -24,20 +24,32 @@ find_python() {
 
 # What an installation depends on, in one line.
 venv_stamp() {
-    printf '%s %s %s\n' "$1" "$("$2" -V)" "$(sha256sum <"$project_root/pyproject.toml")"
+    printf '%s %s\n' "$("$1" -V)" "$(sha256sum <"$project_root/pyproject.toml")"
 }
 
-# ensure_venv EXTRAS: makes $venv hold this project (editable) with the extras, e.g. "test" or "test,lint".
+# Whether $venv holds the project and the extras as pyproject.toml wants them now.
+venv_is_current() {
+    local stamp=$1 part
+    [[ -x $venv/bin/warren-raft ]] || return 1
+    for part in base ${2//,/ }; do
+        [[ $(cat "$venv/stamp-$part" 2>/dev/null) == "$stamp" ]] || return 1
+    done
+}
+
+# ensure_venv [EXTRAS]: makes $venv hold this project (editable) with the extras, e.g. "test" or "test,lint".
 # Two scripts that start at the same time wait for each other.
 ensure_venv() {
-    local extras=$1 python stamp
+    local extras=${1-} python stamp part
     python=$(find_python) || exit 1
-    stamp=$(venv_stamp "$extras" "$python")
+    stamp=$(venv_stamp "$python")
+    venv_is_current "$stamp" "$extras" && return
     exec 9>"$project_root/.venv.lock"
     flock 9
-    if [[ ! -x $venv/bin/warren-raft || $(cat "$venv/stamp-$extras" 2>/dev/null) != "$stamp" ]]; then
+    if ! venv_is_current "$stamp" "$extras"; then
         install_venv "$python" "$extras"
-        printf '%s\n' "$stamp" >"$venv/stamp-$extras"
+        for part in base ${extras//,/ }; do
+            printf '%s\n' "$stamp" >"$venv/stamp-$part"
+        done
     fi
     exec 9>&-
 }

@@ -1,0 +1,213 @@
+"""The promise: `serve` says when it can serve, ends cleanly on a signal and with an exit code of its own when it
+stops by itself; three of them are a cluster whose members and leader the command line changes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_support import EXIT_SECONDS, READY_SECONDS, Command, ManagerProcess, StartManager, free_addresses
+
+from warren_raft_cli.serve import KeyValueFormatter
+
+LOG_LINE = re.compile(r'time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z level=\w+ logger=[\w.]+ message=".*"')
+
+
+def wait_until(condition: Callable[[], Any], what: str) -> Any:
+    """What the condition returns as soon as that is true; fails at a deadline."""
+    deadline = time.monotonic() + READY_SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited too long for {what}"
+        time.sleep(0.02)
+    return value
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly(tmp_path: Path, start_manager: StartManager, number: signal.Signals) -> None:
+    address = free_addresses(1)[0]
+    process = start_manager(tmp_path / "m1", "m1", {"m1": address})
+    assert process.wait_ready() == f"ready node_id=m1 listen={address} leader=m1"
+    process.process.send_signal(number)
+    assert process.process.wait(EXIT_SECONDS) == 0
+    assert not (tmp_path / "m1" / "admin.sock").exists()
+    for line in process.log.read_text().splitlines():
+        assert LOG_LINE.fullmatch(line), line
+
+
+def test_a_signal_ends_one_that_never_got_ready(tmp_path: Path, start_manager: StartManager) -> None:
+    """Without a quorum it waits as long as it takes, but not longer than it is wanted."""
+    a, b, c = free_addresses(3)
+    process = start_manager(tmp_path / "m1", "m1", {"m1": a, "m2": b, "m3": c})
+    process.wait_socket()
+    assert process.stop() == 0
+    assert process.process.stdout is not None
+    assert process.process.stdout.read() == b""
+
+
+def test_settings_come_from_a_file_and_options_win(tmp_path: Path, warren: Command) -> None:
+    first, second = free_addresses(2)
+    file = tmp_path / "manager.toml"
+    file.write_text(
+        f'node_id = "filed"\ndata_dir = "{tmp_path / "filed"}"\nlisten = "{first}"\n'
+        f'election_timeout_seconds = 0.5\n[members]\nfiled = "{first}"\n'
+    )
+    options: list[list[str]] = [[], ["--node-id", "m9", "--listen", second, "--member", f"m9={second}"]]
+    for extra, node_id in zip(options, ("filed", "m9"), strict=True):
+        data_dir = tmp_path / node_id
+        command = [sys.executable, "-m", "warren_raft_cli", "serve", "--config", str(file), *extra]
+        command += ["--data-dir", str(data_dir)] if extra else []
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout is not None
+            assert f"ready node_id={node_id} " in process.stdout.readline()
+            assert warren("status", "--data-dir", data_dir, "-o", "json").json["node_id"] == node_id
+            process.terminate()
+            assert process.wait(EXIT_SECONDS) == 0
+
+
+def test_a_log_line_is_one_line_whatever_is_logged() -> None:
+    import logging
+
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        record = logging.LogRecord("a.b", logging.ERROR, __file__, 1, 'said "%s"\n', ("x",), sys.exc_info())
+    line = KeyValueFormatter().format(record)
+    assert "\n" not in line
+    assert 'message="said \\"x\\"\\n"' in line
+    assert "ValueError" in line
+
+
+# ------------------------------------------------------------------------------------ a cluster of three
+
+
+class Three:
+    """Three managers, and what the command line says of them."""
+
+    def __init__(self, directory: Path, start: StartManager, warren: Command) -> None:
+        self.members = dict(zip(("m1", "m2", "m3"), free_addresses(3), strict=True))
+        self._directory, self._start, self._warren = directory, start, warren
+        self.processes = {node_id: self.start(node_id, self.members) for node_id in self.members}
+        for process in self.processes.values():
+            process.wait_ready()
+
+    def start(self, node_id: str, members: dict[str, str]) -> ManagerProcess:
+        return self._start(self._directory / node_id, node_id, members)
+
+    def data_dir(self, node_id: str) -> Path:
+        return self._directory / node_id
+
+    def status(self, node_id: str) -> dict[str, Any]:
+        ran = self._warren("status", "--data-dir", self.data_dir(node_id), "-o", "json")
+        return ran.json if ran.code == 0 else {}
+
+    def leader(self) -> str:
+        """The leader that all of them agree on."""
+
+        def agreed() -> str | None:
+            leaders = {self.status(node_id).get("leader") for node_id in self.processes}
+            return leaders.pop() if len(leaders) == 1 else None
+
+        return str(wait_until(agreed, "one leader"))
+
+    def run(self, node_id: str, *arguments: str) -> Any:
+        return self._warren(*arguments, "--data-dir", self.data_dir(node_id), "-o", "json", "--timeout", "30")
+
+
+@pytest.fixture
+def three(tmp_path: Path, start_manager: StartManager, warren: Command) -> Three:
+    return Three(tmp_path, start_manager, warren)
+
+
+def test_leadership_goes_where_it_is_sent_and_away_from_who_ends(three: Three) -> None:
+    leader = three.leader()
+    other, third = (node_id for node_id in three.processes if node_id != leader)
+    assert three.run(third, "leader", "transfer", other).json == {"leader": other}
+    assert three.leader() == other
+    term = three.status(third)["term"]
+    process = three.processes.pop(other)
+    assert process.stop() == 0
+    assert three.leader() != other
+    assert three.status(third)["term"] == term + 1  # handed over, not lost: no election was needed after it
+
+
+def test_a_transfer_to_nobody_is_refused(three: Three) -> None:
+    ran = three.run("m1", "leader", "transfer", "m7")
+    assert ran.code == 4
+    assert "m7" in ran.err
+
+
+def test_a_manager_is_added_catches_up_and_is_removed(three: Three, warren: Command) -> None:
+    assert three.run("m2", "import", str(Path(__file__).parents[2] / "examples" / "sample-state.jsonl")).json
+    address = free_addresses(1)[0]
+    fourth = three.start("m4", three.members | {"m4": address})
+    fourth.wait_socket()
+    assert three.run("m1", "members", "add", f"m4={address}").json
+    fourth.wait_ready()
+    three.processes["m4"] = fourth
+    ids = [member["id"] for member in warren("members", "list", "--data-dir", three.data_dir("m4"), "-o", "json").json]
+    assert ids == ["m1", "m2", "m3", "m4"]
+    wait_until(lambda: len({three.status(n)["applied_index"] for n in three.processes}) == 1, "one applied index")
+    assert len({three.status(node_id)["digest"] for node_id in three.processes}) == 1
+    assert three.run("m1", "members", "remove", "m4").json
+    three.processes.pop("m4")
+    ids = [member["id"] for member in warren("members", "list", "--data-dir", three.data_dir("m1"), "-o", "json").json]
+    assert ids == ["m1", "m2", "m3"]
+
+
+def test_a_removal_that_would_lose_the_quorum_is_refused(three: Three) -> None:
+    leader = three.leader()
+    down, other = (node_id for node_id in three.processes if node_id != leader)
+    three.processes.pop(down).end()
+    ran = three.run(leader, "members", "remove", other)
+    assert ran.code == 4, ran
+    assert three.status(leader)["has_quorum"]
+
+
+def test_a_directory_of_another_cluster_does_not_join(
+    three: Three, tmp_path: Path, start_manager: StartManager
+) -> None:
+    """Its node id fits, its addresses fit; its data are of another history and must not be mixed in."""
+    address = three.members["m3"]
+    assert three.processes.pop("m3").stop() == 0
+    alone = start_manager(tmp_path / "other", "m3", {"m3": address})
+    alone.wait_ready()
+    assert alone.stop() == 0
+    command = [sys.executable, "-m", "warren_raft_cli", "serve", "--node-id", "m3", "--listen", address]
+    command += [f"--member={node_id}={where}" for node_id, where in three.members.items()]
+    command += ["--data-dir", str(tmp_path / "other")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=EXIT_SECONDS, check=False)
+    assert done.returncode == 4, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_written_on_one_is_read_on_all(three: Three, warren: Command, tmp_path: Path) -> None:
+    file = tmp_path / "node.json"
+    for number, node_id in enumerate(three.processes):
+        file.write_text(f'{{"id": "node-{number}", "hostname": "by-{node_id}"}}')
+        assert three.run(node_id, "put", "node", "-f", str(file)).json
+        got = warren("get", "node", f"node-{number}", "--data-dir", three.data_dir(node_id), "-o", "json").json
+        assert got["hostname"] == f"by-{node_id}", "a caller reads its own writes where it wrote them"
+
+    def everywhere() -> bool:
+        lists = [warren("list", "nodes", "--data-dir", three.data_dir(n), "-o", "json").text for n in three.processes]
+        return len(set(lists)) == 1 and lists[0].count("by-") == 3
+
+    wait_until(everywhere, "the same three nodes on all managers")
+
+
+def test_a_long_data_directory_works(tmp_path: Path, start_manager: StartManager, warren: Command) -> None:
+    data_dir = tmp_path / ("d" * 100) / ("e" * 100)
+    data_dir.parent.mkdir()
+    process = start_manager(data_dir, "m1", {"m1": free_addresses(1)[0]})
+    process.wait_ready()
+    assert warren("status", "--data-dir", data_dir).text
+    assert os.stat(data_dir / "admin.sock").st_mode & 0o777 == 0o600

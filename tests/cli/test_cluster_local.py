@@ -1,0 +1,220 @@
+"""The promise: scripts/cluster-local.sh runs a cluster on this machine without ever touching a process that is not
+its own, and its demonstration shows what it says, or fails.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from cli_support import Command
+
+PROJECT = Path(__file__).resolve().parents[2]
+SCRIPTS = PROJECT / "scripts"
+
+
+def free_port_base(count: int = 3) -> int:
+    """The first of `count` ports in a row that were free a moment ago."""
+    while True:
+        with ExitStack() as stack:
+            first = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            try:
+                for port in range(first + 1, first + count):
+                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            return int(first)
+
+
+class Script:
+    """scripts/cluster-local.sh on a directory, but with the Python that runs the tests."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        command = [sys.executable, str(SCRIPTS / "local_cluster.py"), "--directory", str(self.directory), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    def pid(self, node_id: str) -> int:
+        return int((self.directory / f"{node_id}.pid").read_text())
+
+    def rows(self) -> dict[str, list[str]]:
+        """The status table by id."""
+        lines = self("status").splitlines()
+        return {fields[0]: fields for fields in map(str.split, lines[1:])}
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[Script]:
+    script = Script(tmp_path / "a cluster")
+    yield script
+    script("clean")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except FileNotFoundError:
+        return False
+
+
+def test_a_cluster_lives_through_all_its_commands(script: Script, warren: Command) -> None:
+    shown = script("up", "--port-base", str(free_port_base()))
+    assert str(script.directory) in shown
+    assert "m3" in shown
+    services = warren("list", "services", "--data-dir", script.directory / "m1", "-o", "json").json
+    assert len(services) > 0, "the sample state was not loaded"
+    rows = script.rows()
+    assert len({row[-1] for row in rows.values()}) == 1, "three equal digests"
+    assert [row[3] for row in rows.values()].count("leader") == 1
+
+    killed, stopped = script.pid("m1"), script.pid("m2")
+    script("kill", "m1")
+    assert not is_alive(killed)
+    assert "does not run" in script("kill", "m1", code=1)
+    assert script.rows()["m1"][3] == "down"
+    script("start", "m1")
+    assert "is running already" in script("start", "m1", code=1)
+    script("stop", "m2")
+    assert not is_alive(stopped)
+    script("up")  # starts what does not run, and does not load the sample state again
+    revisions = {row[7] for row in script.rows().values()}
+    assert revisions == {rows["m1"][7]}
+
+    pids = [script.pid(node_id) for node_id in ("m1", "m2", "m3")]
+    assert "stopped 3 managers" in script("down")
+    assert not any(map(is_alive, pids))
+    assert "stopped 0 managers" in script("down")
+    assert (script.directory / "m1").is_dir()
+    script("clean")
+    assert not script.directory.exists()
+
+
+def test_a_start_without_a_quorum_ends_and_the_manager_stays(script: Script) -> None:
+    script("up", "--port-base", str(free_port_base()), "--managers", "3")
+    script("down")
+    script("start", "m2")
+    assert is_alive(script.pid("m2"))
+    script("up")
+    assert all(row[3] in ("leader", "follower") for row in script.rows().values())
+
+
+@pytest.mark.parametrize("command", ["kill", "stop"])
+def test_a_process_that_has_got_an_old_managers_number_is_left_alone(script: Script, command: str) -> None:
+    """Process ids come round again: after a reboot the file may name anybody's process."""
+    script("up", "--port-base", str(free_port_base(1)), "--managers", "1")
+    script("down")
+    with subprocess.Popen(["sleep", "600"]) as other:
+        try:
+            (script.directory / "m1.pid").write_text(f"{other.pid}\n")
+            assert "does not run" in script(command, "m1", code=1)
+            assert script.rows()["m1"][3] == "down"
+            assert other.poll() is None
+        finally:
+            other.kill()
+
+
+def test_a_manager_that_cannot_start_is_told_with_its_last_line_and_nothing_stays(script: Script) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        shown = script("up", "--port-base", str(port), "--managers", "1", code=1)
+    assert "exit code 5" in shown
+    assert "m1.log" in shown
+    assert not (script.directory / "m1.pid").exists() or not is_alive(script.pid("m1"))
+
+
+@pytest.mark.parametrize("command", [("status",), ("kill", "m1"), ("start", "m1"), ("stop", "m1")])
+def test_a_directory_without_a_cluster_is_told(script: Script, command: tuple[str, ...]) -> None:
+    assert "there is no cluster in" in script(*command, code=1)
+
+
+def test_clean_removes_nothing_that_is_not_a_cluster(script: Script) -> None:
+    script.directory.mkdir()
+    (script.directory / "precious").touch()
+    assert "nothing to remove" in script("clean")
+    assert (script.directory / "precious").exists()
+    (script.directory / "precious").unlink()
+
+
+def test_an_unknown_manager_is_told_with_those_there_are(script: Script) -> None:
+    script("up", "--port-base", str(free_port_base(1)), "--managers", "1")
+    assert "no manager m7 here, only m1" in script("kill", "m7", code=1)
+
+
+# ---------------------------------------------------------------------------------- the demonstration
+
+
+def demo_processes() -> set[int]:
+    """The processes of this user that are managers of a demonstration."""
+    found = set()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            command = Path(f"/proc/{name}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if b"serve" in command and b"warren-raft-demo-" in command:
+            found.add(int(name))
+    return found
+
+
+def test_the_demonstration_ends_well_says_what_it_showed_and_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPTS / "local_cluster.py"), "demo"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=115, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Killed the leader" in done.stdout
+    assert done.stdout.count(", 0 missing") == 3
+    assert "three equal digests at applied index" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_demonstration_that_is_stopped_stops_its_managers(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPTS / "local_cluster.py"), "demo"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    before = demo_processes()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if "writers" in line:
+                break
+        demo.send_signal(signal.SIGTERM)
+        demo.communicate(timeout=60)
+    assert demo.returncode == 128 + signal.SIGTERM
+    assert demo_processes() <= before
+
+
+def test_a_lost_write_makes_the_demonstration_fail(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A demonstration that cannot fail shows nothing: here it is told of a write that nobody holds."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import demo
+    import local_cluster
+
+    script("up", "--port-base", str(free_port_base(1)), "--managers", "1")
+    found = local_cluster.LocalCluster.find(script.directory)
+    assert found is not None
+    manager = found.manager("m1")
+    entity = {"id": "kept", "service_id": demo.SERVICE, "image": "image-of-kept"}
+    revision = manager.client.put("container", entity)
+    demo._check_acknowledged(manager, {"kept": revision})
+    with pytest.raises(local_cluster.ClusterFailed, match="lost"):
+        demo._check_acknowledged(manager, {"kept": revision, "lost": revision})
+    manager.client.put("container", entity | {"image": "another"})
+    with pytest.raises(local_cluster.ClusterFailed, match="altered"):
+        demo._check_acknowledged(manager, {"kept": revision})
+
+
+@pytest.mark.parametrize("name", ["scripts/lib.sh", "scripts/test.sh", "scripts/cluster-local.sh", ".ci/run"])
+def test_the_shell_scripts_parse_and_can_be_run(name: str) -> None:
+    subprocess.run(["bash", "-n", str(PROJECT / name)], check=True)
+    assert name.endswith("lib.sh") or os.access(PROJECT / name, os.X_OK)
