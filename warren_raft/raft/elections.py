@@ -25,6 +25,9 @@ FOUNDED_MAX_SECONDS: Final = 0.15
 """The founding members ask within this range: all of them are there, and no leader can be."""
 RETRY_FRACTION: Final = 0.5
 """A pre-vote round that got no quorum is repeated after this part of a timeout."""
+GRANTED_SECONDS: Final = 0.1
+"""Whoever got our pre-vote is given so long to campaign before we ask ourselves: two candidates split the vote. Shorter
+than any manager's pause between two rounds, so one that asks for ever and cannot win delays nobody for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +92,24 @@ class Elections:
         """The founding members have met: there is no leader to wait for."""
         self._deadline = min(self._deadline, now + FOUNDED_MAX_SECONDS * self._random.random())
 
-    def stepped_down(self, now: float) -> None:
-        """We led and do not any more: wait a full timeout before asking again."""
+    def became_leader(self) -> None:
+        """Whoever led before us is nobody to wait for once we lead no longer."""
         self._leader = None
+        self._leader_contact = -1e9
         self._asking = False
+
+    def stepped_down(self, now: float) -> None:
+        """We led and do not any more: wait a full timeout before asking. Our successor may have been heard already."""
         self._deadline = now + self._draw()
 
     def leader_is_alive(self, now: float, *, is_leader: bool) -> bool:
         """Whether a vote would stand against a leader that was heard within the shortest election timeout."""
         return is_leader or (self._leader is not None and now - self._leader_contact < self._timeout)
+
+    def voted(self, now: float) -> None:
+        """We gave our vote: whoever has it gets its time (Raft 5.2: granting a vote restarts the timer)."""
+        self._asking = False
+        self._deadline = now + self._draw()
 
     # Pre-vote ----------------------------------------------------------------------------------------------------
 
@@ -134,6 +146,8 @@ class Elections:
             and message["term"] >= standing.term
             and not self.leader_is_alive(now, is_leader=standing.is_leader)
         )
+        if granted:
+            self._deadline = max(self._deadline, now + GRANTED_SECONDS)
         reply = {"type": "pre_vote_reply", "round": message["round"], "granted": granted, "term": standing.term}
         self._send(peer, reply)
 

@@ -543,7 +543,10 @@ class Engine:
         if alive and not message.get("transfer"):
             self._guard.stats["vote request against a living leader ignored"] += 1
             return
+        before = (self._log.current_term, self._log.voted_for)
         self._guard.receive_vote_request(peer, message)
+        if self._log.voted_for == peer and before != (self._log.current_term, peer):
+            self._elections.voted(self._now)
 
     def _campaign(self, *, transfer: bool = False) -> None:
         self._guard.transferring = transfer
@@ -565,7 +568,9 @@ class Engine:
             self._was_leader = leads
             self._changes.reset()
             self._transfer_until = LONG_AGO
-            if not leads:
+            if leads:
+                self._elections.became_leader()
+            else:
                 self._elections.stepped_down(self._now)
                 self._submitter.clear_queue()
         if self._leads_for_sure and not leads:

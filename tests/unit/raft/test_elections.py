@@ -1,0 +1,394 @@
+"""When leadership changes, and above all when it does not: pre-vote, stickiness, links, transfer, check-quorum.
+
+Each test is a story with three or five real engines on a virtual clock; the times in the assertions are the promises.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from tests.engine_harness import STEP_SECONDS, Cluster, ListMachine
+from warren_raft.errors import StorageFull
+from warren_raft.raft.changes import DONE, REFUSED, WAIT
+
+TIMEOUT_SECONDS = 1.0
+"""Settings.election_timeout_seconds, the default."""
+
+FIVE = ("m1", "m2", "m3", "m4", "m5")
+
+
+def terms(cluster: Cluster) -> set[int]:
+    return {node.engine.term for node in cluster.nodes.values()}
+
+
+def asked(cluster: Cluster, kind: str, since: int = 0) -> list[str]:
+    """Who sent a message of this type, once for each."""
+    return [sent.sender for sent in cluster.sent[since:] if sent.message["type"] == kind]
+
+
+# A dead leader -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ids", [FIVE[:3], FIVE])
+def test_a_dead_leader_is_replaced_within_the_first_round_nearly_always(ids: tuple[str, ...]) -> None:
+    """The links to a killed process break at once, which is evidence enough to ask for pre-votes within 250 ms. Two
+    candidates at the same moment would split the vote, so who granted a pre-vote or a vote holds back. (Pins a bug: a
+    manager that had just voted asked for votes itself, and one failover in five took three terms.)"""
+    needed = Counter[int]()
+    for seed in range(60):
+        cluster = Cluster(ids, seed=seed)
+        leader = cluster.wait_ready()
+        cluster.crash(leader.id)
+        since = cluster.now
+        needed[cluster.wait_leader().engine.term - leader.engine.term] += 1
+        assert cluster.now - since < 2 * TIMEOUT_SECONDS
+    assert needed[1] >= 56, needed
+    assert max(needed) <= 2, needed
+
+
+def test_whoever_has_voted_gives_the_candidate_its_time() -> None:
+    """Raft 5.2: granting a vote restarts the election timer."""
+    cluster = Cluster(FIVE[:3])
+    leader = cluster.wait_ready()
+    candidate, voter = cluster.followers()
+    cluster.crash(leader.id)
+    cluster.run_until(
+        lambda: cluster.nodes[voter].log.voted_for == candidate or voter in asked(cluster, "request_vote")
+    )
+    if cluster.nodes[voter].log.voted_for != candidate:
+        candidate, voter = voter, candidate
+        cluster.run_until(lambda: cluster.nodes[voter].log.voted_for == candidate)
+    cluster.crash(candidate)
+    voted_at, before = cluster.now, len(cluster.sent)
+    cluster.run(TIMEOUT_SECONDS - 5 * STEP_SECONDS)
+    assert voter not in asked(cluster, "pre_vote", before)
+    cluster.run_until(lambda: cluster.nodes[voter].engine._elections.deadline > voted_at + TIMEOUT_SECONDS)
+
+
+def test_a_leader_that_falls_silent_with_its_links_up_is_replaced_after_the_timeout() -> None:
+    """SIGSTOP, or a cable: no link breaks, so the followers wait for the timeout, and no longer than two of them."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    others = cluster.followers()
+    cluster.hold(*((leader.id, other) for other in others))
+    since = cluster.now
+    cluster.run_until(lambda: any(cluster.nodes[other].engine.is_leader for other in others))
+    assert TIMEOUT_SECONDS < cluster.now - since < 3 * TIMEOUT_SECONDS
+
+
+# A living leader -----------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_link_to_a_living_leader_costs_no_term() -> None:
+    """The follower asks for pre-votes at once; the others hear the leader and say no (Raft thesis 9.6)."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    follower, _ = cluster.followers()
+    before = len(cluster.sent)
+    cluster.part(leader.id, follower)
+    cluster.run(5 * TIMEOUT_SECONDS)
+    assert follower in asked(cluster, "pre_vote", before)
+    assert asked(cluster, "request_vote", before) == []
+    assert terms(cluster) == {leader.engine.term}
+    assert leader.engine.is_leader
+    cluster.heal()
+    cluster.write(follower, "after")
+    assert terms(cluster) == {leader.engine.term}
+
+
+def test_an_isolated_manager_deposes_nobody_when_it_returns() -> None:
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    follower, _ = cluster.followers()
+    cluster.isolate(follower)
+    cluster.run(20 * TIMEOUT_SECONDS)
+    cluster.write(leader.id, "while it was away")
+    cluster.heal()
+    cluster.run_until(cluster.converged)
+    cluster.run(3 * TIMEOUT_SECONDS)
+    assert leader.engine.is_leader
+    assert terms(cluster) == {leader.engine.term}
+
+
+def test_a_manager_that_cannot_hear_the_leader_deposes_nobody() -> None:
+    """An asymmetric link, hole 6: its requests arrive, nothing reaches it. It asks for ever and changes nothing."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    deaf, other = cluster.followers()
+    cluster.hold((leader.id, deaf), (other, deaf))
+    cluster.run(20 * TIMEOUT_SECONDS)
+    assert asked(cluster, "pre_vote").count(deaf) > 10
+    assert leader.engine.is_leader
+    assert terms(cluster) == {leader.engine.term}
+
+
+def test_a_vote_request_of_a_higher_term_is_ignored_while_the_leader_is_heard() -> None:
+    """Raft thesis 4.2.3. It comes from a manager that campaigned without a pre-vote, as an older version might."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    rogue, follower = cluster.followers()
+    request = {"type": "request_vote", "term": 50, "last_log_index": 999, "last_log_term": 49, "transfer": False}
+    for target in (leader.id, follower):
+        cluster.nodes[rogue].engine._send_to(target, request)
+    cluster.run(2 * TIMEOUT_SECONDS)
+    assert leader.engine.is_leader
+    assert terms(cluster) == {leader.engine.term}
+    assert cluster.nodes[follower].engine.guard_stats["vote request against a living leader ignored"] == 1
+
+
+def test_a_manager_whose_log_is_behind_is_granted_no_pre_vote() -> None:
+    """Raft 5.4.1 already in the pre-vote: otherwise it would raise the term for nothing."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    behind, ahead = cluster.followers()
+    cluster.part(leader.id, behind)
+    cluster.write(leader.id, "what it lacks")
+    before = len(cluster.sent)
+    cluster.crash(leader.id)
+    winner = cluster.wait_leader()
+    assert winner.id == ahead
+    assert asked(cluster, "request_vote", before) == [ahead]
+
+
+# Without a quorum ----------------------------------------------------------------------------------------------------
+
+
+def test_a_leader_without_a_quorum_steps_down_and_says_so() -> None:
+    """Check-quorum: stock goes on for 30 s, accepts writes and serves what is stale (hole 6)."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    cluster.isolate(leader.id)
+    since = cluster.now
+    cluster.run_until(lambda: leader.engine.role == "follower")
+    assert cluster.now - since < 2 * TIMEOUT_SECONDS
+    assert not leader.engine.is_leader
+    assert not leader.engine.has_quorum
+    assert leader.engine.leader is None
+
+
+def test_a_leader_whose_answers_do_not_arrive_steps_down() -> None:
+    """Its heartbeats arrive, so nobody else campaigns; only it can know, and once it is silent another is elected."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    others = cluster.followers()
+    cluster.hold(*((other, leader.id) for other in others))
+    since = cluster.now
+    cluster.run_until(lambda: any(cluster.nodes[other].engine.is_leader for other in others))
+    assert cluster.now - since < 5 * TIMEOUT_SECONDS
+    assert not leader.engine.is_leader
+    cluster.heal()
+    cluster.write(leader.id, "after")
+    cluster.check_writes()
+
+
+def test_a_stale_leader_that_hears_of_a_newer_term_steps_down_at_once() -> None:
+    """A follower answers an append of an old term with its own term; stock answers nothing (hole 6)."""
+    cluster = Cluster()
+    old = cluster.wait_ready()
+    others = cluster.followers()
+    cluster.isolate(old.id)
+    cluster.run_until(lambda: any(cluster.nodes[other].engine.is_leader for other in others))
+    assert old.engine.role == "leader", "check-quorum needs longer than the others' election"
+    cluster.heal()
+    since = cluster.now
+    cluster.run_until(lambda: old.engine.role == "follower")
+    cluster.run_until(lambda: old.engine.leader is not None)
+    assert cluster.now - since < 0.5 * TIMEOUT_SECONDS
+    cluster.check_writes()
+
+
+def test_a_leader_that_gives_way_to_a_new_one_counts_it_as_heard() -> None:
+    """It must not take part in another election in the very moment it learned of its successor. (Pins a bug: stepping
+    down erased the contact that the same step had noted.)"""
+    cluster = Cluster()
+    old = cluster.wait_ready()
+    others = cluster.followers()
+    cluster.isolate(old.id)
+    cluster.run_until(lambda: any(cluster.nodes[other].engine.is_leader for other in others))
+    assert old.engine.role == "leader"
+    cluster.heal()
+    cluster.run_until(lambda: old.engine.leader not in (None, old.id))
+    assert old.engine._elections.leader_is_alive(cluster.now, is_leader=False)
+
+
+# Transfer ------------------------------------------------------------------------------------------------------------
+
+
+def test_leadership_moves_to_the_manager_named_without_a_pause_for_timeouts() -> None:
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    for target in cluster.followers():
+        since = cluster.now
+        assert cluster.ask(target, "transfer", target).state == WAIT
+        node = cluster.nodes[target]
+        cluster.run_until(lambda node=node: node.engine.is_leader)  # type: ignore[misc]
+        assert cluster.now - since < 0.3 * TIMEOUT_SECONDS
+        assert cluster.ask(leader.id, "transfer", target).state == DONE
+    cluster.write(leader.id, "after")
+    cluster.check_writes()
+
+
+def test_leadership_moves_under_load_and_no_write_is_lost_or_done_twice() -> None:
+    cluster = Cluster()
+    cluster.wait_ready()
+    for number in range(60):
+        for id_ in cluster.nodes:
+            cluster.submit(id_, f"{id_}-{number}")
+        if number % 20 == 10:
+            cluster.ask("m1", "transfer")
+        cluster.run(3 * STEP_SECONDS)
+    cluster.run_until(lambda: len(cluster.acknowledged) == 180)
+    assert len(cluster.leaders) >= 3
+    cluster.check_writes()
+
+
+def test_a_transfer_to_a_manager_that_is_away_is_refused() -> None:
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    target, _ = cluster.followers()
+    cluster.isolate(target)
+    cluster.run(STEP_SECONDS)
+    answer = cluster.ask(leader.id, "transfer", target)
+    assert (answer.state, answer.text) == (REFUSED, f"{target} is not connected")
+    answer = cluster.ask(leader.id, "transfer", "m9")
+    assert (answer.state, answer.text) == (REFUSED, "m9 is not a voting member")
+
+
+def test_a_transfer_to_a_manager_that_dies_meanwhile_is_called_off() -> None:
+    """Writes wait for at most a second, then they go on here."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    target, _ = cluster.followers()
+    cluster.hold((leader.id, target))
+    cluster.write(leader.id, "what the target lacks")
+    assert cluster.ask(leader.id, "transfer", target).state == WAIT
+    cluster.crash(target)
+    cluster.submit(leader.id, "during")
+    cluster.run(0.5)
+    assert "during" not in cluster.acknowledged
+    cluster.run_until(lambda: "during" in cluster.acknowledged, seconds=1.0)
+    assert leader.engine.is_leader
+    assert terms(cluster) == {leader.engine.term}
+
+
+def test_a_target_that_is_behind_gets_leadership_only_with_everything_in_its_log() -> None:
+    """Raft thesis 3.10: the leader takes no new entries and sends what the target lacks; then the target campaigns."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    target, _ = cluster.followers()
+    cluster.hold((leader.id, target))
+    cluster.write(leader.id, *(f"w{number}" for number in range(5)))
+    assert cluster.ask(leader.id, "transfer", target).state == WAIT
+    cluster.run(0.2)
+    assert leader.engine.is_leader
+    assert cluster.nodes[target].log.last_index < leader.log.last_index
+    cluster.heal()
+    cluster.run_until(lambda: cluster.nodes[target].engine.is_leader, seconds=0.5)
+    cluster.check_writes()
+
+
+def test_timeout_now_counts_only_from_the_leader_of_this_term() -> None:
+    """A late one, or one from anybody else, must depose nobody."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    target, other = cluster.followers()
+    term = leader.engine.term
+    cluster.nodes[other].engine._send_to(target, {"type": "timeout_now", "term": term})
+    leader.engine._send_to(target, {"type": "timeout_now", "term": term - 1})
+    cluster.run(TIMEOUT_SECONDS)
+    assert leader.engine.is_leader
+    assert terms(cluster) == {term}
+
+
+def test_only_the_managers_that_can_win_take_leadership_over() -> None:
+    """Without a target the most caught-up voter is chosen."""
+    cluster = Cluster(FIVE)
+    leader = cluster.wait_ready()
+    cluster.hold(*((leader.id, other) for other in cluster.followers()[:2]))
+    cluster.write(leader.id, "on three of five")
+    behind = cluster.followers()[:2]
+    assert cluster.ask(leader.id, "transfer").state == WAIT
+    cluster.run_until(lambda: not leader.engine.is_leader)
+    cluster.heal()
+    assert cluster.wait_leader().id not in behind
+    cluster.check_writes()
+
+
+# Votes ---------------------------------------------------------------------------------------------------------------
+
+
+def test_each_voter_counts_once() -> None:
+    """Stock adds up votes without asking from whom (hole 6): one voter, twice, is no majority of five."""
+    cluster = Cluster(FIVE)
+    leader = cluster.wait_ready()
+    cluster.crash(leader.id)
+    candidate = None
+    while candidate is None:
+        cluster.turn()
+        candidate = next((node for node in cluster.nodes.values() if node.engine.role == "candidate"), None)
+    voter, *others = sorted(cluster.nodes.keys() - {candidate.id})
+    cluster.hold(*((other, candidate.id) for other in (voter, *others)))
+    for pair in cluster.wire:
+        if pair[1] == candidate.id:
+            cluster.wire[pair].clear()
+    for _ in range(3):
+        cluster.nodes[voter].engine._send_to(candidate.id, {"type": "response_vote", "term": candidate.engine.term})
+        cluster.step(voter)
+        cluster.deliver(voter, candidate.id)
+        cluster.step(candidate.id)
+    assert candidate.engine.role == "candidate"
+
+
+def test_a_vote_waits_for_the_disk_and_so_does_the_request_for_it() -> None:
+    """Raft 5.1: currentTerm and votedFor are durable before anybody is told."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    slow, other = cluster.followers()
+    for id_ in (slow, other):
+        cluster.nodes[id_].disk_seconds = None
+    cluster.crash(leader.id)
+    before = len(cluster.sent)
+    cluster.run(TIMEOUT_SECONDS)
+    assert asked(cluster, "pre_vote", before)
+    assert asked(cluster, "request_vote", before) == []
+    candidate = cluster.nodes[slow if cluster.nodes[slow].engine.role == "candidate" else other]
+    voter = cluster.nodes[other if candidate.id == slow else slow]
+    cluster.complete_sync(candidate.id)
+    cluster.run(5 * STEP_SECONDS)
+    assert asked(cluster, "request_vote", before) == [candidate.id]
+    assert asked(cluster, "response_vote", before) == []
+    cluster.complete_sync(voter.id)
+    cluster.run(5 * STEP_SECONDS)
+    assert asked(cluster, "response_vote", before) == [voter.id]
+
+
+class Full(ListMachine):
+    """Its disk has no room left while `full` says so."""
+
+    full = False
+
+    def _advance(self, index: int, term: int) -> None:
+        if self.full:
+            raise StorageFull("no room")
+        super()._advance(index, term)
+
+
+def test_nobody_campaigns_who_has_not_applied_what_it_knows_to_be_committed() -> None:
+    """A membership change may be among it, and votes would be counted by a list that no longer holds (hole 7)."""
+    cluster = Cluster(make_machine=Full)
+    leader = cluster.wait_ready()
+    stuck, other = cluster.followers()
+    machine = cluster.machines[stuck]
+    assert isinstance(machine, Full)
+    machine.full = True
+    cluster.write(leader.id, "committed")
+    cluster.run(0.5)
+    before = len(cluster.sent)
+    cluster.crash(leader.id)
+    assert cluster.wait_leader().id == other
+    assert stuck not in asked(cluster, "pre_vote", before)
+    cluster.write(other, "with its vote and its log")
+    machine.full = False
+    cluster.check_writes()
