@@ -1,0 +1,168 @@
+"""Judges a history of writes against what a manager holds in the end.
+
+Checked: nothing acknowledged is missing, altered or undone; nothing is there that nobody wrote, nor what a caller was
+told had not happened; no write is carried out twice (counters); batches are whole; the order of revisions agrees with
+real time; nobody read less than was acknowledged to it. Each check gets everything it needs and raises AssertionError.
+Not checked: reads by others than the writer (test_reads.py), the time a write takes, what is in log and snapshot files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tests.cluster.history import History, Write
+from tests.cluster.load import NOTHING, OK, UNKNOWN
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class State:
+    """What one manager holds: id -> (image, revision), and id -> (replicas, image, revision)."""
+
+    manager: str
+    containers: Mapping[str, tuple[str, int]]
+    services: Mapping[str, tuple[int, str, int]]
+    revision: int
+
+    @classmethod
+    def of(cls, manager: str, dump: Mapping[str, Any]) -> State:
+        containers = {id_: (image, revision) for id_, image, revision in dump["containers"]}
+        services = {id_: (replicas, image, revision) for id_, replicas, image, revision in dump["services"]}
+        return cls(manager, containers, services, dump["revision"])
+
+
+def check(history: History, state: State) -> None:
+    """Everything below, for one manager."""
+    check_remarks(history)
+    check_creates(history, state)
+    check_registers(history, state)
+    check_pairs(history, state)
+    check_nothing_else(history, state)
+    check_counters(history, state)
+    check_revisions(history, state)
+
+
+def _require_none(problems: Iterable[object], what: str, state: State | None = None) -> None:
+    found = [str(problem) for problem in problems]
+    where = "" if state is None else f"{state.manager}: "
+    assert not found, f"{where}{len(found)} {what}: " + "; ".join(found[:SHOWN])
+
+
+def check_remarks(history: History) -> None:
+    """What a writer itself saw go wrong: its own write not there, another error than documented."""
+    _require_none(history.remarks, "remarks of writers")
+
+
+def check_creates(history: History, state: State) -> None:
+    erased = {write.key: write for write in history.of("erase")}
+    lost, altered, risen, imagined = [], [], [], []
+    for write in history.of("create"):
+        found = state.containers.get(write.key)
+        erase = erased.get(write.key)
+        if erase is None and write.outcome == OK:
+            if found is None:
+                lost.append(write)
+            elif found != (write.value, write.answer):
+                altered.append(f"{write} is {found}")
+        if erase is not None and erase.outcome == OK and found is not None:
+            risen.append(erase)
+        if write.outcome == NOTHING and found is not None:
+            imagined.append(write)
+    _require_none(lost, "acknowledged creates are lost", state)
+    _require_none(altered, "acknowledged creates are altered", state)
+    _require_none(risen, "acknowledged deletes are undone", state)
+    _require_none(imagined, "writes happened of which the caller was told that they had not", state)
+
+
+def check_registers(history: History, state: State) -> None:
+    """The last acknowledged value, or one that was written after it and whose answer is not known."""
+    writes: defaultdict[str, list[Write]] = defaultdict(list)
+    for write in history.of("register"):
+        writes[write.key].append(write)
+    wrong = []
+    for key, own in writes.items():
+        last = max((number for number, write in enumerate(own) if write.is_ok), default=-1)
+        allowed = {write.value for write in own[last + 1 :] if write.outcome == UNKNOWN}
+        allowed |= {own[last].value} if last >= 0 else {None}
+        found = state.containers.get(key)
+        if (None if found is None else found[0]) not in allowed:
+            wrong.append(f"{key} is {found}, and must be one of {sorted(map(str, allowed))[:SHOWN]}")
+    _require_none(wrong, "registers went back", state)
+
+
+def check_pairs(history: History, state: State) -> None:
+    wrong = []
+    for write in history.of("pair"):
+        sides = [state.containers.get(f"{write.key}-{side}") for side in "ab"]
+        whole = {OK: [(write.value, write.answer)], NOTHING: [None], UNKNOWN: [None, sides[0]]}[write.outcome]
+        if sides[0] != sides[1] or sides[0] not in whole:
+            wrong.append(f"{write} is {sides}")
+    _require_none(wrong, "batches are not whole", state)
+
+
+def check_nothing_else(history: History, state: State) -> None:
+    """Every record is one that somebody meant to write."""
+    meant = defaultdict(set)
+    for write in history.writes:
+        if write.operation == "pair":
+            for side in "ab":
+                meant[f"{write.key}-{side}"].add(write.value)
+        elif write.operation in ("create", "register"):
+            meant[write.key].add(write.value)
+    strange = [f"{key} = {found[0]!r}" for key, found in state.containers.items() if found[0] not in meant[key]]
+    _require_none(strange, "records that nobody wrote", state)
+
+
+def check_counters(history: History, state: State) -> None:
+    """A compare-and-set that was retried by the library must not count twice, nor an acknowledged one be lost."""
+    by_counter: defaultdict[str, list[Write]] = defaultdict(list)
+    for write in history.of("increment"):
+        by_counter[write.key].append(write)
+    for key, writes in by_counter.items():
+        _check_counter(key, writes, state)
+
+
+def _check_counter(key: str, writes: list[Write], state: State) -> None:
+    done = [write for write in writes if write.is_ok]
+    unknown = [write for write in writes if write.outcome == UNKNOWN]
+    value, token, _ = state.services.get(key, (0, "", 0))
+    twice = [f"{key} = {number}" for number, count in Counter(write.value for write in done).items() if count > 1]
+    _require_none(twice, "increments were acknowledged to two writers", state)
+    assert len(done) <= value <= len(done) + len(unknown), (
+        f"{state.manager}: {key} is {value}; {len(done)} increments were acknowledged and {len(unknown)} may have happened"
+    )
+    by_value: defaultdict[int, list[Write]] = defaultdict(list)
+    for write in (*done, *unknown):
+        by_value[write.value].append(write)
+    _require_none((number for number in range(1, value + 1) if number not in by_value), f"values of {key} skipped")
+    if value:
+        assert token in {write.detail[0] for write in by_value[value]}, f"{key} = {value} has the token {token}"
+    acknowledged = {write.value: write for write in done}
+    broken = [
+        f"{write} follows {acknowledged[write.value - 1]}"
+        for write in done
+        if write.value - 1 in acknowledged
+        and write.detail[1:] != [acknowledged[write.value - 1].detail[0], acknowledged[write.value - 1].answer]
+    ]
+    _require_none(broken, "increments do not follow the one before", state)
+
+
+def check_revisions(history: History, state: State) -> None:
+    """A revision a command, none twice; what was acknowledged before another write began has a smaller one."""
+    done = sorted((write for write in history.writes if write.is_ok), key=lambda write: write.answer)
+    equal = [f"{a} and {b}" for a, b in zip(done, done[1:], strict=False) if a.answer == b.answer]
+    _require_none(equal, "pairs of writes have the same revision")
+    assert not done or done[-1].answer <= state.revision, f"{state.manager} is at {state.revision} after {done[-1]}"
+    by_end = sorted(done, key=lambda write: write.ended)
+    highest, position, reordered = 0, 0, []
+    for write in sorted(done, key=lambda write: write.begun):
+        while by_end[position].ended < write.begun:
+            highest = max(highest, by_end[position].answer)
+            position += 1
+        if write.answer <= highest:
+            reordered.append(f"{write} began after revision {highest} was acknowledged")
+    _require_none(reordered, "writes are out of order")

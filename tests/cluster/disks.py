@@ -1,0 +1,85 @@
+"""A disk for a manager's log that counts what it is asked for, and takes long for one sync when told to.
+
+What is written where is the log's matter. Invariant: everything really happens, on the operating system's files.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+
+from warren_raft.raft.files import OsFile, OsFiles
+
+SEGMENT_SUFFIX = ".log"
+
+
+class Disk(OsFiles):
+    """Files to pass to a ReplicatedStore. `delay_next_sync` and the counts may be used from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[str, DiskFile] = {}
+        self._delays: list[float] = []
+        self._syncs: Counter[str] = Counter()
+        self._delays_begun = 0
+        self._delays_ended = 0
+        self._released = threading.Event()
+
+    def open(self, path: str, *, create: bool = False) -> DiskFile:
+        file = super().open(path, create=create)
+        with self._lock:
+            opened = self._open[path] = DiskFile(self, path, file)
+        return opened
+
+    def rename(self, old: str, new: str) -> None:
+        super().rename(old, new)
+        with self._lock:
+            if old in self._open:
+                file = self._open[new] = self._open.pop(old)
+                file.path = new
+
+    def delay_next_sync(self, seconds: float) -> None:
+        """The next sync of a log segment takes so much longer."""
+        with self._lock:
+            self._delays.append(seconds)
+
+    def release(self) -> None:
+        """The delayed sync that runs, and every later one, goes on at once."""
+        self._released.set()
+
+    def counts(self) -> dict[str, int]:
+        """Syncs of log segments, syncs of anything else, delays that have begun and ended."""
+        with self._lock:
+            return {
+                "segment_syncs": self._syncs["segment"],
+                "other_syncs": self._syncs["other"],
+                "delays_begun": self._delays_begun,
+                "delays_ended": self._delays_ended,
+            }
+
+    def before_sync(self, path: str) -> None:
+        is_segment = os.path.basename(path).endswith(SEGMENT_SUFFIX)
+        with self._lock:
+            self._syncs["segment" if is_segment else "other"] += 1
+            if not is_segment or not self._delays:
+                return
+            seconds = self._delays.pop(0)
+            self._delays_begun += 1
+        self._released.wait(seconds)
+        with self._lock:
+            self._delays_ended += 1
+
+
+class DiskFile(OsFile):
+    """One file of a Disk."""
+
+    def __init__(self, disk: Disk, path: str, file: OsFile) -> None:
+        self.path = path
+        self._disk = disk
+        super().__init__(file._descriptor)
+        file._descriptor = -1  # ours now
+
+    def sync(self) -> None:
+        self._disk.before_sync(self.path)
+        super().sync()

@@ -1,0 +1,428 @@
+"""A cluster of real manager processes on free loopback ports, under one temporary directory.
+
+Processes, signals and waiting live here; what a manager does for a test is manager_process.py, what writers put down
+history.py, what is judged checkers.py. Waiting means: for a condition, with a deadline that a busy machine meets.
+Invariant: when a Cluster ends, whatever happened, its processes are gone and waited for, and its files removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from tests.cluster.checkers import State, check
+from tests.cluster.history import History
+
+T = TypeVar("T")
+
+PROJECT: Final = Path(__file__).resolve().parents[2]
+WAIT_SECONDS: Final = 60.0
+"""For any condition: it ends as soon as the condition holds, so only a failure or a very busy machine takes so long."""
+POLL_SECONDS: Final = 0.02
+CALL_SECONDS: Final = 40.0
+PORTS: Final = range(10_000, 32_000)
+"""Below what Linux gives to outgoing connections, so that a port stays free while its manager is down."""
+LOG_SHOWN: Final = 25
+FORBIDDEN_IN_LOGS: Final = ("Traceback (most recent call last)", "Task was destroyed", "was never awaited", "CRITICAL")
+
+
+class ManagerError(Exception):
+    """A command raised in the manager: `kind` is the class's name, `data` its attributes."""
+
+    def __init__(self, kind: str, text: str, data: dict[str, Any]) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+        self.text = text
+        self.data = data
+
+
+class ManagerDied(Exception):
+    """The process ended before it answered."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on and that the kernel gives to nobody else."""
+    found: list[int] = []
+    draw = random.SystemRandom()
+    while len(found) < count:
+        port = draw.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+    return list(dict.fromkeys(found)) if len(set(found)) == count else free_ports(count)
+
+
+def wait_until(condition: Callable[[], T], what: str, seconds: float = WAIT_SECONDS) -> T:
+    """What `condition` returned as soon as that is true; AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        pause.wait(POLL_SECONDS)
+    return result
+
+
+class Process:
+    """One run of a manager: from its start to its end."""
+
+    def __init__(self, settings: dict[str, Any], log: Path, prefix: Sequence[str] = ()) -> None:
+        command = [*prefix, sys.executable, "-m", "tests.cluster.manager_process", json.dumps(settings)]
+        with open(log, "ab") as stderr:
+            self.popen = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, cwd=PROJECT
+            )
+        self.pid = self.popen.pid
+        self.is_paused = False
+        self.opened: Future[str] = Future()
+        self._lock = threading.Lock()
+        self._number = 0
+        self._waiting: dict[int, Future[Any]] = {0: self.opened}
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self.popen.poll() is None
+
+    def ask(self, command: str, **arguments: Any) -> Future[Any]:
+        """Begin a command; its result is in the future, or ManagerError, or ManagerDied."""
+        future: Future[Any] = Future()
+        with self._lock:
+            self._number += 1
+            number = self._number
+            self._waiting[number] = future
+            request = {"number": number, "command": command, "arguments": arguments}
+            try:
+                assert self.popen.stdin is not None
+                self.popen.stdin.write((json.dumps(request) + "\n").encode())
+                self.popen.stdin.flush()
+            except (OSError, ValueError):
+                self._waiting.pop(number)
+                future.set_exception(ManagerDied(command))
+        return future
+
+    def _read(self) -> None:
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
+            answer = json.loads(line)
+            self.pid = answer.get("pid", self.pid)
+            with self._lock:
+                future = self._waiting.pop(answer["number"])
+            if "error" in answer:
+                future.set_exception(ManagerError(answer["error"], answer["text"], answer["data"]))
+            else:
+                future.set_result(answer["result"])
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            future.set_exception(ManagerDied("the process ended"))
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.is_alive:
+            os.kill(self.pid, number)
+
+    def wait(self, seconds: float = WAIT_SECONDS) -> int:
+        """Its exit code. The pipes are closed, the process is reaped."""
+        code = self.popen.wait(seconds)
+        self._reader.join(seconds)
+        for pipe in (self.popen.stdin, self.popen.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):
+                pipe.close()
+        return code
+
+    def destroy(self) -> None:
+        """SIGKILL, whatever state it is in."""
+        self.signal(signal.SIGKILL)
+        if self.pid != self.popen.pid and self.is_alive:
+            self.popen.kill()
+        self.wait()
+
+
+class Cluster:
+    """Managers by id. `config` goes into each manager's Config. For `with`."""
+
+    def __init__(self, ids: Sequence[str] = ("m1", "m2", "m3"), *, start: bool = True, **config: Any) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="warren-raft-cluster-"))
+        self.journals = self.directory / "journals"
+        self.journals.mkdir()
+        self.history = History(self.journals)
+        self.members = {id_: f"127.0.0.1:{port}" for id_, port in zip(ids, free_ports(len(ids)), strict=True)}
+        self.addresses = dict(self.members)
+        self.config = {"admin": False, **config}
+        self.processes: dict[str, Process] = {}
+        self.allowed_in_logs: list[str] = []
+        """Lines of a log that hold one of these are expected by the test."""
+        self._runs = 0
+        self._ended: list[Process] = []
+        try:
+            if start:
+                self.start(*ids)
+        except BaseException:
+            self.destroy()
+            raise
+
+    # Starting and ending -----------------------------------------------------------------------------------------
+
+    def data_dir(self, id_: str) -> Path:
+        return self.directory / id_
+
+    def log_of(self, id_: str) -> Path:
+        return self.directory / f"{id_}.log"
+
+    def launch(self, id_: str, *, prefix: Sequence[str] = (), **config: Any) -> Process:
+        """Start a manager's process; do not wait for it."""
+        assert id_ not in self.processes, f"{id_} runs"
+        self._runs += 1
+        address = self.addresses[id_]
+        settings = {
+            "node_id": id_,
+            "data_dir": str(self.data_dir(id_)),
+            "listen": address,
+            "members": {**self.members, id_: address},
+            **self.config,
+            **config,
+        }
+        name = f"{id_}-{self._runs}"
+        child = {"config": settings, "journals": str(self.journals), "name": name}
+        self.processes[id_] = Process(child, self.log_of(id_), prefix)
+        return self.processes[id_]
+
+    def start(self, *ids: str, ready: bool = True, **config: Any) -> None:
+        """Start managers together; wait until each is open, and `ready` too unless told otherwise."""
+        processes = [self.launch(id_, **config) for id_ in ids]
+        for id_, process in zip(ids, processes, strict=True):
+            self._result(id_, process.opened, WAIT_SECONDS)
+        if ready:
+            self.wait_ready(*ids)
+
+    def launch_refused(self, id_: str, **config: Any) -> ManagerError:
+        """Start a manager that must not open; why it did not, in its own words."""
+        process = self.launch(id_, **config)
+        error = process.opened.exception(WAIT_SECONDS)
+        assert isinstance(error, ManagerError), f"{id_} opened, or died: {error!r}"
+        assert self._gone(id_) == 1
+        return error
+
+    def kill(self, *ids: str) -> None:
+        """SIGKILL, all of them before any is waited for."""
+        for id_ in ids:
+            self.processes[id_].signal(signal.SIGKILL)
+        for id_ in ids:
+            assert self._gone(id_) == -signal.SIGKILL
+
+    def stop(self, *ids: str) -> None:
+        """SIGTERM; each must end by itself, with exit code 0."""
+        for id_ in ids:
+            self.processes[id_].signal(signal.SIGTERM)
+        for id_ in ids:
+            assert self._gone(id_) == 0, self.describe()
+
+    def _gone(self, id_: str) -> int:
+        try:
+            code = self.processes[id_].wait()
+        except subprocess.TimeoutExpired:
+            self._dump_threads(id_)
+            raise AssertionError(f"{id_} did not end\n{self.describe()}") from None
+        self._ended.append(self.processes.pop(id_))
+        return code
+
+    def pause(self, id_: str) -> None:
+        """SIGSTOP: it is there, and does nothing."""
+        self.processes[id_].signal(signal.SIGSTOP)
+        self.processes[id_].is_paused = True
+
+    def resume(self, id_: str) -> None:
+        self.processes[id_].signal(signal.SIGCONT)
+        self.processes[id_].is_paused = False
+
+    def destroy(self) -> None:
+        """Everything goes: processes, then files."""
+        for id_ in list(self.processes):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.processes[id_].destroy()
+            del self.processes[id_]
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self.check_logs()
+        finally:
+            self.destroy()
+
+    def check_logs(self) -> None:
+        """No manager logged an error that the test did not expect."""
+        for path in sorted(self.directory.glob("*.log")):
+            lines = path.read_text(errors="replace").splitlines()
+            bad = [number for number, line in enumerate(lines) if any(word in line for word in FORBIDDEN_IN_LOGS)]
+            bad = [number for number in bad if not any(text in lines[number] for text in self.allowed_in_logs)]
+            excerpt = "\n".join(lines[max(0, bad[0] - 3) : bad[0] + LOG_SHOWN]) if bad else ""
+            assert not bad, f"{path.name}:\n{excerpt}"
+
+    # Asking ------------------------------------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> list[str]:
+        """The managers that run and are not paused."""
+        return [id_ for id_, process in self.processes.items() if process.is_alive and not process.is_paused]
+
+    def ask(self, id_: str, command: str, **arguments: Any) -> Future[Any]:
+        return self.processes[id_].ask(command, **arguments)
+
+    def call(self, id_: str, command: str, **arguments: Any) -> Any:
+        """Raises ManagerError."""
+        return self._result(id_, self.ask(id_, command, **arguments), CALL_SECONDS)
+
+    def _result(self, id_: str, future: Future[T], seconds: float) -> T:
+        try:
+            return future.result(seconds)
+        except FutureTimeout:
+            self._dump_threads(id_)
+            raise AssertionError(f"{id_} did not answer within {seconds:g} s\n{self.describe()}") from None
+        except ManagerDied:
+            raise AssertionError(f"{id_} died\n{self.describe()}") from None
+
+    def call_all(self, command: str, *ids: str, **arguments: Any) -> dict[str, Any]:
+        """The same of several managers (default: all that run) at once."""
+        asked = {id_: self.ask(id_, command, **arguments) for id_ in ids or self.alive}
+        return {id_: self._result(id_, future, CALL_SECONDS) for id_, future in asked.items()}
+
+    def status(self, id_: str) -> dict[str, Any]:
+        return self.call(id_, "status")
+
+    def statuses(self, *ids: str) -> dict[str, dict[str, Any]]:
+        return self.call_all("status", *ids)
+
+    # Waiting -----------------------------------------------------------------------------------------------------
+
+    def wait(self, condition: Callable[[], T], what: str, seconds: float = WAIT_SECONDS) -> T:
+        """As `wait_until`, with the managers' states and logs in the failure."""
+        try:
+            return wait_until(condition, what, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.describe()}") from None
+
+    def wait_ready(self, *ids: str) -> None:
+        try:
+            self.call_all("wait_ready", *ids, timeout=CALL_SECONDS - 5)
+        except ManagerError as error:
+            raise AssertionError(f"{error}\n{self.describe()}") from None
+
+    def wait_leader(self, *, not_: Iterable[str] = ()) -> str:
+        """The id of the one that leads for sure, and whom a majority of the running managers follow."""
+        unwanted = set(not_)
+
+        def leader() -> str | None:
+            statuses = self.statuses()
+            for id_, status in statuses.items():
+                followers = [other for other in statuses.values() if other["leader"] == id_]
+                if status["is_leader"] and id_ not in unwanted and len(followers) * 2 > len(statuses):
+                    return id_
+            return None
+
+        return self.wait(leader, f"a leader other than {sorted(unwanted)}") or ""
+
+    def followers(self) -> list[str]:
+        leader = self.wait_leader()
+        return [id_ for id_ in self.alive if id_ != leader]
+
+    def wait_converged(self, *ids: str) -> tuple[int, str]:
+        """Until these (default: all that run) are at one applied index, which is all there is: (index, digest).
+
+        At one index the digests must be equal at once; that each is the digest of what is really there, too.
+        """
+
+        def level() -> dict[str, Any] | None:
+            statuses = self.statuses(*ids)
+            indexes = {status["applied_index"] for status in statuses.values()}
+            indexes |= {status["commit_index"] for status in statuses.values()}
+            return statuses if len(indexes) == 1 else None
+
+        statuses = self.wait(level, "one applied index")
+        assert statuses is not None
+        digests = {id_: (status["digest"], status["revision"]) for id_, status in statuses.items()}
+        assert len(set(digests.values())) == 1, f"other states at the same index: {digests}\n{self.describe()}"
+        for id_, (kept, recomputed) in self.call_all("recomputed_digest", *ids).items():
+            assert kept == recomputed, f"{id_}: the digest is not that of the records"
+        status = next(iter(statuses.values()))
+        return status["applied_index"], status["digest"]
+
+    # Load --------------------------------------------------------------------------------------------------------
+
+    def start_load(self, *ids: str, threads: int = 2, **arguments: Any) -> None:
+        """Writers on each of these managers (default: all that run)."""
+        self.call_all("start_load", *ids, threads=threads, **arguments)
+
+    def stop_load(self, *ids: str) -> None:
+        """Every writer that is still there finishes its write and ends."""
+        ended = self.call_all("stop_load", *ids)
+        assert all(ended.values()), f"writers did not end: {ended}\n{self.describe()}"
+
+    def acknowledged(self, *ids: str) -> int:
+        return self.history.read().acknowledged(*ids)
+
+    def wait_acknowledged(self, more: int, *ids: str) -> None:
+        """Until so many more writes are acknowledged, through these managers where some are named."""
+        enough = self.acknowledged(*ids) + more
+        self.wait(lambda: self.acknowledged(*ids) >= enough, f"{more} more acknowledged writes through {ids or 'any'}")
+
+    def check(self, *ids: str) -> History:
+        """Let the managers converge, then judge what each holds against everything its callers were told."""
+        self.wait_converged(*ids)
+        self.history.read()
+        for id_, dump in self.call_all("dump", *ids).items():
+            check(self.history, State.of(id_, dump))
+        return self.history
+
+    # Saying what is wrong ----------------------------------------------------------------------------------------
+
+    def describe(self) -> str:
+        """Each manager's state and the end of its log, for a failure's message."""
+        lines = []
+        for id_ in self.addresses:
+            process = self.processes.get(id_)
+            lines.append(f"--- {id_}: {self._state_of(process)}")
+            if self.log_of(id_).exists():
+                lines += self.log_of(id_).read_text(errors="replace").splitlines()[-LOG_SHOWN:]
+        return "\n".join(lines)
+
+    @staticmethod
+    def _state_of(process: Process | None) -> str:
+        if process is None:
+            return "does not run"
+        if not process.is_alive or process.is_paused:
+            return f"ended with {process.popen.returncode}" if not process.is_alive else "paused"
+        try:
+            status = process.ask("status").result(2)
+        except Exception as error:  # noqa: BLE001 - said, in the message of another failure
+            return f"does not answer: {error!r}"
+        shown = ("role", "leader", "term", "commit_index", "applied_index", "pending_writes", "alarms", "failure")
+        links = [member["id"] for member in status["members"] if member["connected"]]
+        return " ".join(f"{name}={status[name]}" for name in shown) + f" connected={links}"
+
+    def _dump_threads(self, id_: str) -> None:
+        """All stacks of a manager that does not answer, into its log."""
+        process = self.processes.get(id_)
+        if process is not None:
+            process.signal(signal.SIGUSR1)
+            with contextlib.suppress(Exception):
+                process.ask("nothing").result(1)  # time to write them down

@@ -1,0 +1,206 @@
+"""Writers inside a manager process that put down what they intend before each write, and what they were told after it.
+
+A line a fact, one write(2) each, in one file a writer: what is there survives kill -9 of the process, so there is no
+acknowledgement that a caller could have seen and the file has not. Reading and judging them: history.py, checkers.py.
+Invariant: no two writes of any writer of any process store the same value.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import warren_raft as wr
+
+COUNTERS: Final = 3
+"""Few, so that writers of different managers meet in them."""
+TIMEOUT_SECONDS: Final = 20.0
+"""For a write: longer than any election on a busy machine. Tests that want to see the deadline pass another one."""
+
+OK, CONFLICT, UNKNOWN, NOTHING = "ok", "conflict", "unknown", "nothing"
+"""What a writer was told: done; the condition did not hold; it may have been done; it was not done."""
+
+
+class Journal:
+    """One writer's file. `intend` before a write, `told` after it, `remark` for what must not be."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._number = 0
+
+    def intend(self, operation: str, key: str, value: Any, detail: Any = None) -> None:
+        self._number += 1
+        self._write("intent", operation, key, value, detail)
+
+    def told(self, outcome: str, detail: Any) -> None:
+        self._write("told", outcome, detail)
+
+    def remark(self, text: str) -> None:
+        """Something that a correct store never shows; the checkers fail on it."""
+        self._write("remark", text)
+
+    def end(self, why: str) -> None:
+        self._write("end", why)
+        os.close(self._descriptor)
+
+    def _write(self, *fact: Any) -> None:
+        line = json.dumps([self._number, time.monotonic(), *fact]) + "\n"
+        os.write(self._descriptor, line.encode())
+
+
+class Writer:
+    """One thread of load. Every kind of write in turn, each with a value of its own."""
+
+    def __init__(self, store: wr.ReplicatedStore, journal: Journal, name: str, timeout: float) -> None:
+        self._store = store
+        self._journal = journal
+        self._name = name
+        self._timeout = timeout
+        self._turn = 0
+        self._created: list[str] = []
+
+    def run(self, stop: threading.Event) -> None:
+        why = "stopped"
+        try:
+            while not stop.is_set():
+                self._turn += 1
+                WORK[self._turn % len(WORK)](self)
+        except wr.Closed:
+            why = "closed"
+        except Exception as error:
+            self._journal.remark(f"a write raised {error!r}")
+            why = "failed"
+            raise
+        finally:
+            self._journal.end(why)
+
+    def _attempt(self, write: Callable[[], int]) -> int | None:
+        """The revision of `write`, or None when the writer was told something else."""
+        try:
+            revision = write()
+        except wr.RevisionConflict as error:
+            self._journal.told(CONFLICT, error.actual)
+            return None
+        except wr.Unavailable as error:
+            self._journal.told(UNKNOWN if error.maybe_applied else NOTHING, error.reason)
+            return None
+        except wr.Closed as error:
+            self._journal.told(NOTHING, str(error))
+            raise
+        self._journal.told(OK, revision)
+        return revision
+
+    def _create(self) -> None:
+        """A container that nobody else touches."""
+        key, value = f"{self._name}-{self._turn}", f"value-{self._name}-{self._turn}"
+        self._journal.intend("create", key, value)
+        revision = self._attempt(
+            lambda: self._store.create_container(wr.Container(id=key, image=value), timeout=self._timeout)
+        )
+        if revision is not None:
+            self._created.append(key)
+            self._expect_own(key, value, revision)
+
+    def _register(self) -> None:
+        """The writer's own container, written again and again: the latest must win."""
+        key, value = f"{self._name}-register", f"value-{self._name}-{self._turn}"
+        self._journal.intend("register", key, value)
+        revision = self._attempt(
+            lambda: self._store.update_container(wr.Container(id=key, image=value), timeout=self._timeout)
+        )
+        if revision is not None:
+            self._expect_own(key, value, revision)
+
+    def _pair(self) -> None:
+        """Two containers in one command: both or none."""
+        key, value = f"{self._name}-{self._turn}", f"value-{self._name}-{self._turn}"
+        self._journal.intend("pair", key, value)
+
+        def write() -> int:
+            with self._store.batch(timeout=self._timeout, wait=False) as batch:
+                for side in "ab":
+                    batch.create_container(wr.Container(id=f"{key}-{side}", image=value))
+            return batch.future.result()
+
+        self._attempt(write)
+
+    def _erase(self) -> None:
+        """One of the containers this writer created."""
+        if not self._created:
+            return
+        key = self._created.pop(self._turn % len(self._created))
+        self._journal.intend("erase", key, None)
+        revision = self._attempt(lambda: self._store.delete_container(key, timeout=self._timeout))
+        if revision is not None:
+            try:
+                found = self._store.get_container(key)
+            except wr.NotFound:
+                return
+            self._journal.remark(f"{key} was deleted at revision {revision} and is read as {found.image!r}")
+
+    def _increment(self) -> None:
+        """A counter that all writers share, by compare-and-set on the revision."""
+        key, token = f"counter-{self._turn % COUNTERS}", f"token-{self._name}-{self._turn}"
+        try:
+            before = self._store.get_service(key)
+        except wr.NotFound:
+            before = wr.Service(id=key)
+        after = wr.Service(id=key, replicas=before.replicas + 1, image=token)
+        self._journal.intend("increment", key, after.replicas, [token, before.image, before.revision])
+        self._attempt(
+            lambda: self._store.update_service(after, if_revision=before.revision, timeout=self._timeout)
+        )
+
+    def _expect_own(self, key: str, value: str, revision: int) -> None:
+        """A caller reads its own writes on the manager it wrote through."""
+        try:
+            found = self._store.get_container(key)
+        except wr.NotFound:
+            self._journal.remark(f"{key} was acknowledged at revision {revision} and is not found here")
+            return
+        if (found.image, found.revision) != (value, revision):
+            what = f"{found.image!r} at {found.revision}"
+            self._journal.remark(f"{key} was acknowledged as {value!r} at {revision} and is read as {what}")
+
+
+WORK: Final[Sequence[Callable[[Writer], None]]] = (
+    Writer._create,
+    Writer._increment,
+    Writer._register,
+    Writer._create,
+    Writer._pair,
+    Writer._increment,
+    Writer._register,
+    Writer._erase,
+)
+
+
+class Load:
+    """Some writers in threads of their own. `name` is unique among all loads of all processes of a test."""
+
+    def __init__(
+        self, store: wr.ReplicatedStore, directory: Path, name: str, threads: int, timeout: float = TIMEOUT_SECONDS
+    ) -> None:
+        self._stop = threading.Event()
+        self._threads = []
+        for number in range(threads):
+            writer_name = f"{name}-{number}"
+            writer = Writer(store, Journal(directory / f"{writer_name}.journal"), writer_name, timeout)
+            self._threads.append(threading.Thread(target=writer.run, args=(self._stop,), daemon=True))
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout: float) -> bool:
+        """Let each writer finish the write it is at; whether all did in time."""
+        self._stop.set()
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)

@@ -1,0 +1,190 @@
+"""One manager in a process of its own, told what to do by lines of JSON on stdin, answering on stdout.
+
+    python -m tests.cluster.manager_process SETTINGS
+
+SETTINGS is JSON: `config` (Config's fields), `journals` (a directory for load.py), `name` (unique among all runs).
+Each command runs in a thread of its own, so one that blocks holds up no other. End of stdin or SIGTERM: close cleanly.
+Invariant: this process does not outlive the one that started it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import warren_raft as wr
+from tests.cluster.disks import Disk
+from tests.cluster.load import Load
+
+LOAD_END_SECONDS = 30.0
+PR_SET_PDEATHSIG = 1
+
+
+class ManagerProcess:
+    """The commands are the public methods; what they return or raise goes back as JSON."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._name = settings["name"]
+        self._journals = Path(settings["journals"])
+        self._loads: list[Load] = []
+        self._leadership: list[tuple[bool, int]] = []
+        self.disk = Disk()
+        self.store = wr.ReplicatedStore(wr.Config(**settings["config"]), files=self.disk)
+        self.store.on_leadership(lambda leads, term: self._leadership.append((leads, term)))
+
+    # What it is and holds
+
+    def status(self) -> dict[str, Any]:
+        store = self.store
+        return {
+            **store.status(),
+            "is_leader": store.is_leader,
+            "disk": self.disk.counts(),
+            "threads": sorted(thread.name for thread in threading.enumerate()),
+        }
+
+    def log_batches(self) -> int:
+        """How many batches its log has taken so far; a peek behind the public face."""
+        return self.store._opened.log._next_batch - 1
+
+    def guard_stats(self) -> dict[str, int]:
+        return dict(self.store._engine.guard_stats)
+
+    def dump(self) -> dict[str, Any]:
+        with self.store.read() as view:
+            return {
+                "containers": [[c.id, c.image, c.revision] for c in view.iter_containers()],
+                "services": [[s.id, s.replicas, s.image, s.revision] for s in view.iter_services()],
+                "revision": view.revision,
+            }
+
+    def recomputed_digest(self) -> list[Any]:
+        """[digest as it is kept, digest from every record]: of one moment."""
+        from warren_raft.fsm.digest import recompute
+        from warren_raft.store.transactions import DIGEST, META
+
+        with self.store._database.read() as transaction:
+            return [transaction.fetch(META, DIGEST).hex(), recompute(transaction).hex()]
+
+    def leadership(self) -> list[tuple[bool, int]]:
+        """What the leadership callback was told so far."""
+        return list(self._leadership)
+
+    def wait_ready(self, timeout: float) -> None:
+        self.store.wait_ready(timeout)
+
+    # Work
+
+    def start_load(self, threads: int, timeout: float | None = None) -> None:
+        more = {} if timeout is None else {"timeout": timeout}
+        load = Load(self.store, self._journals, f"{self._name}-{len(self._loads)}", threads, **more)
+        self._loads.append(load)
+        load.start()
+
+    def stop_load(self) -> bool:
+        """Whether every writer ended."""
+        return all([load.stop(LOAD_END_SECONDS) for load in self._loads])
+
+    def put(self, key: str, value: str, **more: Any) -> int:
+        """A container."""
+        return self.store.create_container(wr.Container(id=key, image=value), **more)
+
+    def get(self, key: str) -> list[Any]:
+        found = self.store.get_container(key)
+        return [found.image, found.revision]
+
+    def barrier_and_get(self, key: str) -> list[Any]:
+        self.store.barrier(timeout=30)
+        return self.get(key)
+
+    def barrier(self, timeout: float | None = None) -> int:
+        return self.store.barrier(timeout)
+
+    # Members and leadership
+
+    def add_member(self, id: str, address: str, timeout: float) -> None:  # noqa: A002
+        self.store.add_member(id, address, timeout=timeout)
+
+    def update_member(self, id: str, address: str, timeout: float) -> None:  # noqa: A002
+        self.store.update_member(id, address, timeout=timeout)
+
+    def remove_member(self, id: str, timeout: float) -> None:  # noqa: A002
+        self.store.remove_member(id, timeout=timeout)
+
+    def transfer_leadership(self, id: str | None = None, timeout: float = 20.0) -> str:  # noqa: A002
+        return self.store.transfer_leadership(id, timeout=timeout)
+
+    # The disk
+
+    def delay_next_sync(self, seconds: float) -> None:
+        self.disk.delay_next_sync(seconds)
+
+    def disk_counts(self) -> dict[str, int]:
+        return self.disk.counts()
+
+    def close(self) -> float:
+        """Close the store and let the process go on; how long that took."""
+        begin = time.monotonic()
+        self.store.close()
+        return time.monotonic() - begin
+
+    def end(self) -> None:
+        for load in self._loads:
+            load._stop.set()
+        self.store.close()
+        self.stop_load()
+
+
+def answer(manager: ManagerProcess, request: dict[str, Any], say: Any) -> None:
+    number = request["number"]
+    try:
+        result = getattr(manager, request["command"])(**request["arguments"])
+    except Exception as error:  # noqa: BLE001 - whatever it is, the test is to see it
+        data = {name: value for name, value in vars(error).items() if isinstance(value, (str, int, float, bool))}
+        say({"number": number, "error": type(error).__name__, "text": str(error), "data": data})
+    else:
+        say({"number": number, "result": result})
+
+
+def main() -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    faulthandler.register(signal.SIGUSR1)  # the harness asks for it when it gives up waiting
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(threadName)s %(name)s %(levelname)s %(message)s")
+    ending = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    lock = threading.Lock()
+
+    def say(answer: dict[str, Any]) -> None:
+        line = (json.dumps(answer) + "\n").encode()
+        with lock:
+            while line:
+                line = line[os.write(1, line) :]
+
+    try:
+        manager = ManagerProcess(json.loads(sys.argv[1]))
+    except wr.WarrenError as error:
+        say({"number": 0, "error": type(error).__name__, "text": str(error), "data": {}, "pid": os.getpid()})
+        sys.exit(1)
+    say({"number": 0, "result": "open", "pid": os.getpid()})
+
+    def listen() -> None:
+        for line in sys.stdin:
+            threading.Thread(target=answer, args=(manager, json.loads(line), say), daemon=True).start()
+        ending.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    ending.wait()
+    manager.end()
+
+
+if __name__ == "__main__":
+    main()
