@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from tests.cluster.history import History, Write
@@ -132,9 +133,8 @@ def _check_counter(key: str, writes: list[Write], state: State) -> None:
     value, token, _ = state.services.get(key, (0, "", 0))
     twice = [f"{key} = {number}" for number, count in Counter(write.value for write in done).items() if count > 1]
     _require_none(twice, "increments were acknowledged to two writers", state)
-    assert len(done) <= value <= len(done) + len(unknown), (
-        f"{state.manager}: {key} is {value}; {len(done)} increments were acknowledged and {len(unknown)} may have happened"
-    )
+    counted = f"{len(done)} increments were acknowledged and {len(unknown)} may have happened"
+    assert len(done) <= value <= len(done) + len(unknown), f"{state.manager}: {key} is {value}; {counted}"
     by_value: defaultdict[int, list[Write]] = defaultdict(list)
     for write in (*done, *unknown):
         by_value[write.value].append(write)
@@ -154,7 +154,7 @@ def _check_counter(key: str, writes: list[Write], state: State) -> None:
 def check_revisions(history: History, state: State) -> None:
     """A revision a command, none twice; what was acknowledged before another write began has a smaller one."""
     done = sorted((write for write in history.writes if write.is_ok), key=lambda write: write.answer)
-    equal = [f"{a} and {b}" for a, b in zip(done, done[1:], strict=False) if a.answer == b.answer]
+    equal = [f"{a} and {b}" for a, b in pairwise(done) if a.answer == b.answer]
     _require_none(equal, "pairs of writes have the same revision")
     assert not done or done[-1].answer <= state.revision, f"{state.manager} is at {state.revision} after {done[-1]}"
     by_end = sorted(done, key=lambda write: write.ended)

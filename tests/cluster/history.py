@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,4 +102,4 @@ class History:
             write.ended for write in self.writes if write.is_ok and (not managers or write.manager in managers)
         )
         marks = [begin, *(moment for moment in times if begin < moment < end), end]
-        return max(after - before for before, after in zip(marks, marks[1:], strict=False))
+        return max(after - before for before, after in pairwise(marks))

@@ -152,9 +152,7 @@ class Writer:
             before = wr.Service(id=key)
         after = wr.Service(id=key, replicas=before.replicas + 1, image=token)
         self._journal.intend("increment", key, after.replicas, [token, before.image, before.revision])
-        self._attempt(
-            lambda: self._store.update_service(after, if_revision=before.revision, timeout=self._timeout)
-        )
+        self._attempt(lambda: self._store.update_service(after, if_revision=before.revision, timeout=self._timeout))
 
     def _expect_own(self, key: str, value: str, revision: int) -> None:
         """A caller reads its own writes on the manager it wrote through."""

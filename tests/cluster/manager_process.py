@@ -92,7 +92,8 @@ class ManagerProcess:
 
     def stop_load(self) -> bool:
         """Whether every writer ended."""
-        return all([load.stop(LOAD_END_SECONDS) for load in self._loads])
+        ended = [load.stop(LOAD_END_SECONDS) for load in self._loads]
+        return all(ended)
 
     def put(self, key: str, value: str, **more: Any) -> int:
         """A container."""

@@ -97,7 +97,7 @@ def test_a_follower_stopped_for_longer_than_an_election_catches_up(cluster: Clus
 
 def test_a_leader_stopped_and_continued_steps_down(cluster: Cluster) -> None:
     """SIGSTOP of the leader: another one is elected and takes writes. Continued, the old one still believes that it
-    leads, for a moment; nothing it says then may count, and what its callers had under way is done once or not at all."""
+    leads, for a moment; nothing it says then may count, and what its callers had under way is done once, or not."""
     leader = cluster.wait_leader()
     cluster.start_load(threads=2)
     cluster.wait_acknowledged(100)
