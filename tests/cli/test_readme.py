@@ -1,0 +1,64 @@
+"""The promise: what the README tells a newcomer to type works, as it stands there.
+
+Ports and directories are replaced, so that no other cluster on the machine is in the way; nothing else is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_support import free_addresses
+from test_cluster_local import SCRIPTS, free_port_base
+
+PROJECT = Path(__file__).resolve().parents[2]
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_it_leads_with_exactly_two_commands_and_both_are_there() -> None:
+    commands = re.findall(r"^(scripts/\S+)", blocks("bash")[0], re.MULTILINE)
+    assert commands == ["scripts/cluster-local.sh", "scripts/test.sh"]
+    assert "scripts/cluster-local.sh demo" in blocks("bash")[0]
+    assert all(os.access(PROJECT / command, os.X_OK) for command in commands)
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_the_python_examples_run(tmp_path: Path, number: int) -> None:
+    program = blocks("python")[number].replace("127.0.0.1:7946", free_addresses(1)[0])
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_shell_example_runs(tmp_path: Path) -> None:
+    script = blocks("bash")[1]
+    cluster = f"{sys.executable} {SCRIPTS / 'local_cluster.py'} --directory {tmp_path / 'cluster'}"
+    script = script.replace("scripts/cluster-local.sh up", f"{cluster} up --port-base {free_port_base()}")
+    script = script.replace("scripts/cluster-local.sh", cluster).replace(".cluster/", f"{tmp_path}/cluster/")
+    script = script.replace("$PWD/.venv/bin", str(Path(sys.executable).parent))
+    try:
+        done = subprocess.run(
+            ["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert '"hostname": "worker-9"' in done.stdout
+        *_, last_table = done.stdout.split("started m2\n")
+        digests = {line.split()[-1] for line in last_table.splitlines() if re.match(r"m\d ", line)}
+        assert len(digests) == 1
+    finally:
+        subprocess.run(["bash", "-c", f"{cluster} clean"], check=True, capture_output=True)
+
+
+def test_every_link_leads_somewhere() -> None:
+    for document in [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (document.parent / target).exists(), f"{document.name}: {target}"
