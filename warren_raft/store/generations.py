@@ -11,8 +11,9 @@ import fcntl
 import os
 import re
 import uuid
+import weakref
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import ClassVar, Final, NoReturn
 
 from warren_raft.errors import Corrupted, InUse, RefusedForSafety
 
@@ -144,8 +145,11 @@ class DirectoryLock:
     """The one owner of a data directory: an flock on DATA_DIR/lock, held until `release`.
 
     It goes away with the process, however that ends. Raises InUse where another process, or another store of
-    this process, has it.
+    this process, has it. A forked child has no part in it: an flock lasts until the last copy of its descriptor
+    is closed, and a child that lives on would keep its parent's directory locked.
     """
+
+    _held: ClassVar[weakref.WeakSet[DirectoryLock]] = weakref.WeakSet()
 
     def __init__(self, data_dir: str | os.PathLike[str]) -> None:
         directory = os.path.abspath(os.fspath(data_dir))
@@ -159,12 +163,21 @@ class DirectoryLock:
             if isinstance(error, BlockingIOError):
                 raise InUse(directory, "is in use by another store or process") from None
             raise
+        DirectoryLock._held.add(self)
 
     def release(self) -> None:
         """Give the directory up. Calling it again does nothing."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+    @classmethod
+    def _release_all_in_child(cls) -> None:
+        for lock in list(cls._held):
+            lock.release()
+
+
+os.register_at_fork(after_in_child=DirectoryLock._release_all_in_child)
 
 
 # ------------------------------------------------------------------------------- generations
