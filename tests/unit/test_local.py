@@ -1,0 +1,518 @@
+"""Promise: a LocalStore is a store in one process: what it has answered is on disk, to all callers it is one order.
+
+Nobody else opens its directory meanwhile; what has no room is refused and changes nothing; a forked child has no part
+in it. (What each of the operations means is tested by tests/model.)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.fsm_harness import one, put
+from warren_raft import local
+from warren_raft.entities import Node, Service
+from warren_raft.errors import (
+    Closed,
+    InUse,
+    InvalidEntity,
+    NotFound,
+    RefusedForSafety,
+    RevisionConflict,
+    StorageFull,
+    Unavailable,
+)
+from warren_raft.fsm.machine import Result, StateMachine, recompute_digest
+from warren_raft.local import LocalStore, ReadOnlyStore
+from warren_raft.store import database as database_module
+from warren_raft.store.database import Database, StorageFailed
+from warren_raft.store.interface import Batch
+
+ROOT = str(Path(__file__).parents[2])
+DEADLINE = 20.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[LocalStore]:
+    with LocalStore(path) as store:
+        yield store
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(32) as pool:
+        yield pool
+
+
+class Held:
+    """Holds up each commit of a store until the test lets it go, and notes how many commands it has."""
+
+    def __init__(self, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        self._started = threading.Semaphore(0)
+        self._go = threading.Semaphore(0)
+        self._apply: Callable[..., list[Result]] = store._machine.apply
+        monkeypatch.setattr(store._machine, "apply", self._held_apply)
+
+    def _held_apply(self, index: int, term: int, commands: Sequence[bytes]) -> list[Result]:
+        self.sizes.append(len(commands))
+        self._started.release()
+        assert self._go.acquire(timeout=DEADLINE)
+        return self._apply(index, term, commands)
+
+    def wait_started(self) -> None:
+        assert self._started.acquire(timeout=DEADLINE)
+
+    def go(self, times: int = 1) -> None:
+        self._go.release(times)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(int(DEADLINE * 1000)):
+        if condition():
+            return
+        pause.wait(0.001)
+    raise AssertionError("it never came true")
+
+
+def waiting(store: LocalStore) -> int:
+    return len(store._commits._queue)
+
+
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Another process with the package at hand."""
+    program = f"import sys; sys.path.insert(0, {ROOT!r})\n{code}"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def assert_sound(store: LocalStore) -> None:
+    machine = store._machine
+    with machine.database.read() as transaction:
+        assert recompute_digest(transaction) == machine.digest
+        assert transaction.verify_indexes() == []
+
+
+# ---------------------------------------------------------------------------------------- writing and reading
+
+
+def test_a_caller_reads_what_it_wrote_also_after_a_restart(path: Path) -> None:
+    with LocalStore(path) as store:
+        assert store.create_service(Service(id="s", name="web", replicas=3)) == 1
+        assert store.get_service_by_name("web").replicas == 3
+        assert store.delete_service("nobody") == 1
+        with store.read() as view:
+            assert (view.revision, view.leader_contact_age_seconds) == (1, 0.0)
+    with LocalStore(path) as store:
+        assert store.get_service("s").revision == 1
+        assert store.update_service(Service(id="s", name="web"), if_revision=1) == 2
+
+
+def _fill(batch: Batch, node: Node, gone: str, *, if_revision: int | None = None) -> None:
+    batch.create_node(node)
+    batch.delete_node(gone, if_revision=if_revision)
+
+
+def _create_services(store: LocalStore, size: int) -> None:
+    """Until there is no room."""
+    for number in range(10_000):
+        store.create_service(Service(id=f"s-{number}", name="web", image="x" * size))
+
+
+def test_a_refused_write_says_why_and_changes_nothing(store: LocalStore) -> None:
+    store.create_node(Node(id="n"))
+    with pytest.raises(RevisionConflict) as conflict:
+        store.update_node(Node(id="n", hostname="x"), if_revision=7)
+    assert vars(conflict.value) == {"kind": "node", "id": "n", "expected": 7, "actual": 1}
+    with pytest.raises(InvalidEntity):
+        store.create_node(Node(id=""))
+    batch = store.batch()
+    with pytest.raises(RevisionConflict), batch:
+        _fill(batch, Node(id="m"), "n", if_revision=0)
+    assert [node.id for node in store.list_nodes()] == ["n"]
+    assert store.delete_node("other") == 1
+
+
+def test_a_batch_that_is_not_waited_for_has_a_future(store: LocalStore) -> None:
+    futures: list[Future[int]] = []
+    for number in range(50):
+        with store.batch(wait=False) as batch:
+            batch.create_node(Node(id=f"n-{number}"))
+        futures.append(batch.future)
+    with store.batch(wait=False) as batch:
+        batch.delete_node("n-1", if_revision=99)
+    assert [future.result(DEADLINE) for future in futures] == list(range(1, 51))
+    with pytest.raises(RevisionConflict):
+        batch.future.result(DEADLINE)
+    assert_sound(store)
+
+
+def test_a_callback_of_such_a_future_may_write(store: LocalStore) -> None:
+    revisions: list[int] = []
+    done = threading.Event()
+
+    def callback(_future: Future[int]) -> None:
+        revisions.append(store.create_node(Node(id="second")))
+        done.set()
+
+    with store.batch(wait=False) as batch:
+        batch.create_node(Node(id="first"))
+    batch.future.add_done_callback(callback)
+    assert done.wait(DEADLINE)
+    assert revisions == [2]
+
+
+def test_commits_are_synced(store: LocalStore) -> None:
+    """What makes "on disk" true: LMDB syncs each commit, and no marker of unsynced pages is left."""
+    flags = store._machine.database._open_environment().flags()
+    assert (flags["sync"], flags["metasync"], flags["writemap"]) == (True, True, False)
+    assert not store._machine.database._unsynced
+
+
+# ---------------------------------------------------------------------------------------- many callers
+
+
+def test_writes_that_wait_during_a_sync_share_the_next_one(
+    store: LocalStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(store, monkeypatch)
+    first = pool.submit(store.create_node, Node(id="first"))
+    held.wait_started()
+    others = [pool.submit(store.create_node, Node(id=f"n-{number}")) for number in range(20)]
+    wait_until(lambda: waiting(store) == 20)
+    held.go(2)
+    assert first.result(DEADLINE) == 1
+    assert sorted(other.result(DEADLINE) for other in others) == list(range(2, 22))
+    assert held.sizes == [1, 20]
+    assert store._machine.applied_index == 3
+    assert_sound(store)
+
+
+def test_a_conflict_of_one_caller_is_nobody_elses(
+    store: LocalStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compare-and-swap from many threads: of those that read the same revision, one wins."""
+    store.create_node(Node(id="counter", hostname="0"))
+
+    def increment() -> int:
+        for attempt in range(10_000):
+            node = store.get_node("counter")
+            try:
+                store.update_node(Node(id="counter", hostname=str(int(node.hostname) + 1)), if_revision=node.revision)
+            except RevisionConflict:
+                continue
+            return attempt
+        raise AssertionError("starved")
+
+    for future in [pool.submit(increment) for _ in range(40)]:
+        future.result(60)
+    assert store.get_node("counter").hostname == "40"
+    assert store.get_node("counter").revision == 41
+
+
+def test_a_write_that_waits_too_long_says_whether_it_may_have_happened(
+    store: LocalStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(store, monkeypatch)
+    first = pool.submit(store.create_node, Node(id="first"))
+    held.wait_started()
+    with pytest.raises(Unavailable) as never_sent:
+        store.create_node(Node(id="late"), timeout=0.01)
+    assert never_sent.value.maybe_applied is False
+    held.go(2)
+    assert first.result(DEADLINE) == 1
+    assert store.create_node(Node(id="second")) == 2
+    with pytest.raises(NotFound):
+        store.get_node("late")
+
+
+def test_an_interrupt_in_mid_commit_leaves_a_store_that_goes_on_rightly(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C at the two worst moments: just before LMDB's commit, and just after."""
+    transaction_class = database_module.WriteTransaction
+    real: Any = transaction_class.__exit__
+
+    def before(self: Any, *exception: Any) -> None:
+        real(self, KeyboardInterrupt, KeyboardInterrupt(), None)
+        raise KeyboardInterrupt
+
+    def after(self: Any, *exception: Any) -> None:
+        real(self, *exception)
+        raise KeyboardInterrupt
+
+    expected = 0
+    for number, exit_ in enumerate([before, after, before, after]):
+        with monkeypatch.context() as patch:
+            patch.setattr(transaction_class, "__exit__", exit_)
+            with pytest.raises(KeyboardInterrupt):
+                store.create_node(Node(id=f"n-{number}"))
+        expected += exit_ is after
+        assert len(store.list_nodes()) == expected + number
+        assert store.create_node(Node(id=f"m-{number}")) == expected + number + 1
+    assert_sound(store)
+
+
+# ---------------------------------------------------------------------------------------- whose directory it is
+
+
+def test_a_second_store_of_the_same_directory_is_refused(path: Path, store: LocalStore) -> None:
+    with pytest.raises(InUse):
+        LocalStore(path)
+    done = run_python(
+        "import warren_raft as wr\ntry: wr.LocalStore(sys.argv[1])\nexcept wr.InUse as e: print('in use', e.what)",
+        str(path),
+    )
+    assert done.stdout.strip() == f"in use {path}", done.stderr
+    store.create_node(Node(id="n"))
+    store.close()
+    with LocalStore(path) as again:
+        assert again.get_node("n").revision == 1
+
+
+def test_another_process_reads_along(path: Path, store: LocalStore) -> None:
+    store.create_node(Node(id="n", hostname="alpha"))
+    with pytest.raises(InUse), ReadOnlyStore(path):  # not in this process: that would break LMDB's locks
+        pass
+    code = "import warren_raft as wr\nwith wr.ReadOnlyStore(sys.argv[1]) as s: print(s.get_node('n').hostname)"
+    done = run_python(code, str(path))
+    assert done.stdout.strip() == "alpha", done.stderr
+
+
+def test_a_managers_directory_is_refused(path: Path) -> None:
+    """Written to beside its log, this replica would differ from all others for ever."""
+    with Database.open(path, sync=False) as database:
+        StateMachine(database).apply_membership(2, 1, "cluster", b"members")
+    with pytest.raises(RefusedForSafety, match="a manager's directory"):
+        LocalStore(path)
+    with Database.open(path, sync=False) as database:  # and nothing was left locked or changed
+        assert StateMachine(database).applied_index == 2
+        assert one(StateMachine(database), put(Node(id="n"))).revision == 1
+
+
+def test_directories_and_files_are_the_owners_only(path: Path, store: LocalStore) -> None:
+    store.create_node(Node(id="n"))
+    modes = {
+        str(found.relative_to(path.parent)): stat.S_IMODE(found.stat().st_mode) for found in [path, *path.rglob("*")]
+    }
+    assert len(modes) >= 5
+    for name, mode in modes.items():
+        assert mode in ((0o700,) if (path.parent / name).is_dir() else (0o600,)), (name, oct(mode))
+
+
+def test_what_was_answered_survives_a_kill(path: Path) -> None:
+    code = """
+import os, signal
+import warren_raft as wr
+store = wr.LocalStore(sys.argv[1])
+for number in range(30):
+    revision = store.create_node(wr.Node(id=f"n-{number}"))
+print(revision, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = run_python(code, str(path))
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with LocalStore(path) as store:
+        assert len(store.list_nodes()) == int(done.stdout) == 30
+        assert_sound(store)
+
+
+# ---------------------------------------------------------------------------------------- the end
+
+
+def test_a_closed_store_answers_nothing_and_an_open_view_goes_on(path: Path) -> None:
+    store = LocalStore(path)
+    store.create_node(Node(id="n"))
+    with store.read() as view:
+        store.close()
+        store.close()
+        assert view.get_node("n").id == "n"
+    for call in (
+        lambda: store.get_node("n"),
+        lambda: store.list_nodes(),
+        lambda: store.create_node(Node(id="m")),
+        lambda: store.delete_node("n"),
+        lambda: store.read().__enter__(),
+    ):
+        with pytest.raises(Closed):
+            call()
+    with pytest.raises(Closed), store.batch() as batch:
+        batch.delete_node("n")
+
+
+def test_close_waits_for_the_write_under_way(
+    store: LocalStore, path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(store, monkeypatch)
+    first = pool.submit(store.create_node, Node(id="first"))
+    held.wait_started()
+    closing = pool.submit(store.close)
+    wait_until(lambda: store._commits._closed)
+    with pytest.raises(Closed):
+        store.create_node(Node(id="second"))
+    assert not closing.done()
+    held.go()
+    assert first.result(DEADLINE) == 1
+    closing.result(DEADLINE)
+    with LocalStore(path) as again:
+        assert [node.id for node in again.list_nodes()] == ["first"]
+
+
+def in_child(action: Callable[[], None]) -> None:
+    """Run `action` in a forked child and fail with what it raised."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            action()
+            os.write(writing, b"good")
+        except BaseException as error:  # noqa: BLE001  it is the child's last word
+            os.write(writing, repr(error).encode()[:500])
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    assert said == b"good", said.decode()
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_in_a_forked_child_the_store_is_closed_and_the_parent_goes_on(store: LocalStore) -> None:
+    store.create_node(Node(id="n"))
+    held_lock = store._commits._mutex  # as if another thread had been in there when the process forked
+
+    def child() -> None:
+        for call in (
+            lambda: store.get_node("n"),
+            lambda: store.create_node(Node(id="m")),
+            lambda: store.read().__enter__(),
+        ):
+            with pytest.raises(Closed):
+                call()
+        store.close()
+
+    with held_lock:
+        in_child(child)
+    assert store.create_node(Node(id="o")) == 2
+    assert_sound(store)
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_child_that_lives_on_does_not_keep_the_directory(path: Path) -> None:
+    """An flock belongs to the open file, and a forked child has it open too."""
+    store = LocalStore(path)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    try:
+        store.close()
+        with LocalStore(path) as again:
+            assert again.create_node(Node(id="n")) == 1
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(child, 0)
+
+
+# ---------------------------------------------------------------------------------------- no room, broken disks
+
+
+def test_a_full_map_refuses_and_changes_nothing_and_deletes_work(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "MAP_SIZE_BYTES", 2 * 1024 * 1024)
+    with LocalStore(path) as store:
+        store.create_node(Node(id="n"))
+        with pytest.raises(StorageFull):
+            _create_services(store, 2_000)
+        services = len(store.list_services())
+        assert services > 100
+        assert store.delete_node("n") == services + 2
+        assert_sound(store)
+
+
+def test_what_is_too_large_does_not_take_others_with_it(
+    path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "MAP_SIZE_BYTES", 1024 * 1024)
+    with LocalStore(path) as store:
+        store.create_node(Node(id="n"))
+        held = Held(store, monkeypatch)
+        first = pool.submit(store.create_node, Node(id="first"))
+        held.wait_started()
+        large = pool.submit(store.save_ca, b"x" * 1_000_000)
+        deletion = pool.submit(store.delete_node, "n")
+        wait_until(lambda: waiting(store) == 2)
+        held.go(10)
+        assert first.result(DEADLINE) == 2
+        assert deletion.result(DEADLINE) == 3
+        with pytest.raises(StorageFull):
+            large.result(DEADLINE)
+        assert held.sizes == [1, 2, 1, 1]
+        assert_sound(store)
+
+
+def test_before_the_disk_is_full_only_deletes_are_taken(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.create_node(Node(id="n"))
+    real = os.statvfs
+    with monkeypatch.context() as patch:
+        nearly_full = SimpleNamespace(f_bavail=1_000, f_frsize=4_096)
+        patch.setattr(local.os, "statvfs", lambda _path: nearly_full)
+        with pytest.raises(StorageFull):
+            store.create_node(Node(id="m"))
+        batch = store.batch()
+        with pytest.raises(StorageFull), batch:
+            _fill(batch, Node(id="m"), "n")
+        assert store.get_node("n").id == "n"
+        assert store.delete_node("n") == 2
+    assert os.statvfs is real
+    assert store.create_node(Node(id="m")) == 3
+
+
+def test_above_the_quota_only_deletes_are_taken(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "MEASURE_EVERY_BYTES", 100_000)
+    monkeypatch.setattr(local, "QUOTA_BYTES", 1_000_000)
+    with pytest.raises(StorageFull, match="limit"):
+        _create_services(store, 5_000)
+    assert 40 < len(store.list_services()) < 250
+    for service in store.list_services():
+        store.delete_service(service.id)
+    monkeypatch.setattr(local, "QUOTA_BYTES", 10_000_000)  # the history still has what was deleted
+    assert store.create_node(Node(id="n")) > 80
+
+
+def test_a_broken_disk_ends_all_writing_and_no_reading(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a sync that failed, the kernel takes the lost pages for clean: the next sync would succeed, falsely."""
+    store.create_node(Node(id="n"))
+
+    def broken(*_arguments: object) -> None:
+        raise StorageFailed("state", "input/output error", 5)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._machine, "apply", broken)
+        with pytest.raises(StorageFailed):
+            store.create_node(Node(id="m"))
+    for _ in range(2):
+        with pytest.raises(StorageFailed):
+            store.delete_node("n")
+    assert store.get_node("n").id == "n"
