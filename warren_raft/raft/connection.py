@@ -16,7 +16,7 @@ import errno
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft.addresses import format_address
@@ -159,14 +159,13 @@ class Connection(asyncio.Protocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self.address = format_address(transport.get_extra_info("peername"))
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self.address = format_address(self._transport.get_extra_info("peername"))
         self.host = self.address.rpartition(":")[0]  # which port a caller used makes no new story
-        connected: socket.socket = transport.get_extra_info("socket")
+        connected: socket.socket = self._transport.get_extra_info("socket")
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.end is not None:
-            transport.abort()
+            self._transport.abort()
         elif self.dialled:
             self._write(self._owner.greeting())
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from warren_raft.errors import Closed, InvariantViolation, WarrenError
 from warren_raft.raft.engine import (
+    NOTICE_SECONDS,
     TICK_SECONDS,
     CloseLink,
     Dial,
@@ -69,6 +70,7 @@ class Driver:
         self._events: list[Event] = []
         self._submitted: deque[Proposal] = deque()
         self._step_due = False
+        self._notice_due = False
         self._finished = False
         self._batches: SimpleQueue[Batch | None] = SimpleQueue()
         self._preparing = False
@@ -210,6 +212,13 @@ class Driver:
             self._fail(self._engine.failure)
         elif more:
             self._schedule()
+        elif self._engine.holds_notices and not self._notice_due:
+            self._notice_due = True
+            self._loop.call_later(NOTICE_SECONDS, self._notice)
+
+    def _notice(self) -> None:
+        self._notice_due = False
+        self._schedule()
 
     def _fail(self, error: WarrenError) -> None:
         if not self._finished:

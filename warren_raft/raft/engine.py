@@ -36,6 +36,10 @@ ENTRIES_IN_FLIGHT: Final = 2
 smaller groups and more syncs for the same commands."""
 APPLY_ENTRIES: Final = 64
 """Entries applied at one go; then links and timers get their turn, so that a long catch-up costs no heartbeat."""
+NOTICE_SECONDS: Final = 0.002
+"""An append message without entries (a new commit index, a heartbeat) waits so long for one with entries to ride on:
+with writes following each other it spares each follower one of three wake-ups a write. It does not wait for a follower
+whose own caller's write it commits."""
 ALIVE_AFTER_SECONDS: Final = 0.05
 """A reply that has waited so long for our disk is preceded by a sign of life that claims nothing."""
 RETRY_SECONDS: Final = 1.0
@@ -218,6 +222,8 @@ class Engine:
         self._batch: Batch | None = None
         self._retry_sync_at = LONG_AGO
         self._apply_again_at = LONG_AGO
+        self._notices: dict[str, tuple[Message, float]] = {}
+        self._origins: deque[tuple[int, frozenset[str]]] = deque()
         self._alive_sent_at = LONG_AGO
         self._expire_at = LONG_AGO
         self._dialed: dict[str, str] | None = None
@@ -363,11 +369,17 @@ class Engine:
 
     def _collect(self) -> list[Effect]:
         """Everything that may leave now, then the next log batch, then whom to dial."""
+        waited_for = self._committed_origins()
         for outgoing in self._guard.take_outbox():
             if outgoing.gate > self._log.synced_position:
                 self._gated.append((outgoing, self._now))
-            else:
+            elif outgoing.message.get("entries") != [] or outgoing.peer in waited_for:
+                self._notices.pop(outgoing.peer, None)
                 self._send_to(outgoing.peer, outgoing.message)
+            else:
+                _, since = self._notices.get(outgoing.peer, (None, self._now))
+                self._notices[outgoing.peer] = (outgoing.message, since)
+        self._send_notices()
         self._send_alive()
         if self.failure is None:
             self._start_sync()
@@ -377,6 +389,24 @@ class Engine:
             self._effects.append(Dial(peers))
         effects, self._effects = self._effects, []
         return effects
+
+    def _committed_origins(self) -> set[str]:
+        """The followers that sent commands of what has been committed since the last step."""
+        origins: set[str] = set()
+        while self._origins and self._origins[0][0] <= self._core.commit_index:
+            origins |= self._origins.popleft()[1]
+        return origins
+
+    @property
+    def holds_notices(self) -> bool:
+        """Whether a step is wanted within NOTICE_SECONDS."""
+        return bool(self._notices)
+
+    def _send_notices(self) -> None:
+        for peer, (message, since) in list(self._notices.items()):
+            if self._now - since >= NOTICE_SECONDS:
+                del self._notices[peer]
+                self._send_to(peer, message)
 
     def _send_to(self, peer: str, message: Message) -> None:
         link = self._roster.links.get(peer)
@@ -434,6 +464,7 @@ class Engine:
     def _link_down(self, peer: str) -> None:
         # What waits for a sync was meant for the old link; on a new one it would be out of order.
         self._gated = deque(item for item in self._gated if item[0].peer != peer)
+        self._notices.pop(peer, None)
         if peer in self._core.voters:
             self._core.disconnected(peer)
         else:
@@ -568,6 +599,7 @@ class Engine:
             self._was_leader = leads
             self._changes.reset()
             self._transfer_until = LONG_AGO
+            self._origins.clear()
             if leads:
                 self._elections.became_leader()
             else:
@@ -600,9 +632,13 @@ class Engine:
             self._changes.proposed(self._log.last_index)
             return
         if self._takes_writes:
-            commands = self._submitter.take(commands_max=entries.COMMANDS_PER_ENTRY, bytes_max=entries.ENTRY_BYTES)
+            commands, origins = self._submitter.take(
+                commands_max=entries.COMMANDS_PER_ENTRY, bytes_max=entries.ENTRY_BYTES
+            )
             if commands:
                 self._append(entries.encode_commands(commands))
+                if origins:
+                    self._origins.append((self._log.last_index, origins))
 
     def _append(self, entry: bytes) -> None:
         before = self._log.last_index

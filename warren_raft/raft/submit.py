@@ -69,8 +69,9 @@ class Submitter:
         self._waiting: deque[Proposal] = deque()
         self._route: Route | None = None
         self._not_before = -1e9
-        self.queue: deque[bytes] = deque()
-        """Commands that the leader has not proposed yet, in the order they came."""
+        self.queue: deque[tuple[str, bytes]] = deque()
+        """Commands that the leader has not proposed yet, in the order they came, each with the manager that sent it
+        ("" for our own callers')."""
         self._queue_bytes = 0
 
     @property
@@ -105,7 +106,7 @@ class Submitter:
             for proposal in self._waiting:
                 if self._is_pending(proposal):
                     proposal.sent = True
-                    self._enqueue(proposal.data)
+                    self._enqueue("", proposal.data)
             self._waiting.clear()
             return
         while self._waiting:
@@ -137,25 +138,31 @@ class Submitter:
             self._send(peer, {"type": "submit_refused"})
             return
         for command in commands:
-            self._enqueue(command)
+            self._enqueue(peer, command)
 
-    def _enqueue(self, command: bytes) -> None:
-        self.queue.append(command)
+    def _enqueue(self, origin: str, command: bytes) -> None:
+        self.queue.append((origin, command))
         self._queue_bytes += len(command)
 
-    def take(self, *, commands_max: int, bytes_max: int) -> list[bytes]:
-        """Everything that waits becomes one entry (group commit), within bounds; at least one command if any waits."""
+    def take(self, *, commands_max: int, bytes_max: int) -> tuple[list[bytes], frozenset[str]]:
+        """Everything that waits becomes one entry (group commit), within bounds; at least one command if any waits.
+
+        Also the other managers whose callers wait for it.
+        """
         taken: list[bytes] = []
+        origins: set[str] = set()
         size = 0
         queue = self.queue
         while queue and len(taken) < commands_max:
-            if taken and size + len(queue[0]) > bytes_max:
+            if taken and size + len(queue[0][1]) > bytes_max:
                 break
-            command = queue.popleft()
+            origin, command = queue.popleft()
             taken.append(command)
             size += len(command)
+            if origin:
+                origins.add(origin)
         self._queue_bytes -= size
-        return taken
+        return taken, frozenset(origins)
 
     # Back at the origin ------------------------------------------------------------------------------------------
 
