@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 import lmdb
 
 from warren_raft.entities import Container, Ingress, Network, Node, Secret, Service, TLSCertificate, Volume
-from warren_raft.errors import Closed
+from warren_raft.errors import Closed, NotFound
 from warren_raft.store import lookup
 from warren_raft.store.lmdb_errors import translated
 from warren_raft.store.tables import (
@@ -231,6 +231,11 @@ class Reader(Reads):
             try:
                 with database.begin() as txn:
                     return read(database, txn, *args, **kwargs)
+            except NotFound as error:
+                # Its traceback would hold the transaction, and that the files: who keeps the error (a test does)
+                # could not open the directory again after `close`.
+                del txn
+                raise error.with_traceback(None) from None
             except Closed:  # by another generation, after we looked? Then read from that one.
                 if self._attached() is database:
                     raise
@@ -297,6 +302,8 @@ class View(Reads):
         try:
             with transaction.lock:
                 return read(transaction.database, transaction.raw, *args, **kwargs)
+        except NotFound as error:
+            raise error.with_traceback(None) from None  # see Reader
         except lmdb.Error as error:
             raise translated(error, transaction.database.path) from error
 
