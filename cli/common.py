@@ -23,8 +23,6 @@ DATA_DIR_VARIABLE: Final = "WARREN_DATA_DIR"
 ID_MAX_BYTES: Final = 511
 _DATA_DIR: Final = "warren_raft.data_dir"  # keys of click's `meta`, which a group and its commands share
 _OUTPUT: Final = "warren_raft.output"
-# Not a terminal: no wrapping, so that grep and awk see one row a line.
-UNBOUNDED_WIDTH: Final = 10_000
 
 
 # -------------------------------------------------------------------------------------- common options
@@ -194,17 +192,28 @@ def print_json(value: object) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Rows under headers, one line a row when the output is not a terminal."""
+    """Rows under headers: folded to a terminal's width there, elsewhere one line a row for grep and awk."""
+    names = [header.upper() for header in headers]
+    cells = [[cell(value) for value in row] for row in rows]
+    if sys.stdout.isatty():
+        _print_folded(names, cells)
+        return
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    for row in (names, *cells):
+        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_folded(names: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-    for header in headers:
-        table.add_column(header.upper(), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell(value)) for value in row))
-    Console(width=None if sys.stdout.isatty() else UNBOUNDED_WIDTH, soft_wrap=not sys.stdout.isatty()).print(table)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    Console().print(table)
 
 
 def cell(value: object) -> str:

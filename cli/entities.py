@@ -1,7 +1,7 @@
 """`warren-raft get, list, put, delete`: entities, one or many.
 
 get and list read the database directly; put and delete ask the running manager. What an entity is and which
-forms it has is not decided here. Invariant: secrets and keys appear in JSON, never in a table.
+forms it has is not decided here. Invariant: secrets and keys (whatever is bytes) appear in JSON, never in a table.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ COLUMNS: Final[Mapping[str, Sequence[str]]] = {
     "ingress": ("id", "name", "rules.host", "tls.enabled", "updated_at"),
     "certificate": ("id", "name", "hosts", "issuer", "not_after", "auto_renew"),
 }
+HEADERS: Final = {"resources.cpu_cores": "cpus", "rules.host": "hosts", "tls.enabled": "tls"}
 # Which filters of `list` a kind has; the first that is given decides how the database is asked.
 FILTERS: Final[Mapping[str, Sequence[str]]] = {
     "service_id": ("container",),
@@ -53,7 +54,6 @@ FILTERS: Final[Mapping[str, Sequence[str]]] = {
     "name": ("service", "secret", "volume", "network", "ingress", "certificate"),
     "host": ("certificate",),
 }
-CONCEALED: Final = {"secret": "data", "certificate": "key_pem"}
 MAX_INPUT_BYTES: Final = 8 * 1024 * 1024  # an entity of 1 MiB in base64, spelt out with escapes
 
 
@@ -80,7 +80,7 @@ def get(kind: Any, entity_id: str | None) -> None:
     if wants_json():
         print_json(value)
     else:
-        print_table(("field", "value"), ((name, _shown(kind, name, part)) for name, part in value.items()))
+        print_table(("field", "value"), ((name, _shown(entity, name, part)) for name, part in value.items()))
 
 
 def _get_ca(entity_id: str | None) -> None:
@@ -120,7 +120,7 @@ def list_(kind: Any, **filters: str | None) -> None:
         print_json(values)
     else:
         columns = COLUMNS[kind.name]
-        headers = [path.replace(".", " ").replace("_", " ") for path in columns]
+        headers = [HEADERS.get(path, path.replace("_", " ")) for path in columns]
         print_table(headers, [[_at(value, path) for path in columns] for value in values])
 
 
@@ -190,10 +190,10 @@ def delete(kind: Any, entity_id: str, if_revision: int | None, timeout: float | 
     print_revision(manager().delete(kind.name, entity_id, if_revision=if_revision, timeout=timeout))
 
 
-def _shown(kind: Kind[Any], name: str, value: object) -> object:
-    if name == CONCEALED.get(kind.name) and isinstance(value, str):
-        return f"({len(base64.b64decode(value))} bytes, shown with -o json)"
-    return value
+def _shown(entity: Any, name: str, value: object) -> object:
+    """A field's JSON as a table may show it."""
+    held = getattr(entity, name)
+    return f"({len(held)} bytes, shown with -o json)" if isinstance(held, bytes) else value
 
 
 def _at(value: Any, path: str) -> Any:

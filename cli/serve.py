@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from warren_raft.config import Config
-from warren_raft.errors import InvalidEntity, Unavailable
+from warren_raft.errors import Closed, InvalidEntity, Unavailable
 
 from .common import MemberType, WarrenCommand, named_data_dir
 
@@ -119,6 +119,8 @@ def _wait_ready(store: ReplicatedStore, stop: threading.Event) -> bool:
             if time.monotonic() >= say_after:
                 log.warning("still waiting for a leader and its log")
                 say_after += STILL_WAITING_SECONDS
+        except Closed:
+            return False
         else:
             return True
     return False

@@ -5,12 +5,16 @@ people, from a real manager process.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import pty
+import re
+import resource
 import stat
 import subprocess
 import sys
-import time
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +22,10 @@ import pytest
 from cli_support import Command
 
 from warren_raft.migrate.records import same_record
-from warren_raft_cli.entities import COLUMNS, CONCEALED
+from warren_raft_cli.entities import COLUMNS
 
 SAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sample-state.jsonl"
-START_SECONDS = 0.25  # of `warren-raft get`, from exec to exit, on a quiet machine
+START_SECONDS = 0.25  # of processor time, from exec to exit; a busy machine must not fail this
 
 
 @pytest.fixture
@@ -126,7 +130,9 @@ def test_every_kind_has_a_table_with_a_row_a_line(warren: Command, manager: Path
     assert f"table-{kind}" in shown
 
 
-@pytest.mark.parametrize(("kind", "field"), CONCEALED.items())
+@pytest.mark.parametrize(
+    ("kind", "field"), [("secret", "data"), ("certificate", "key_pem"), ("certificate", "cert_pem")]
+)
 def test_secrets_are_not_in_tables(warren: Command, manager: Path, entity_file: Any, kind: str, field: str) -> None:
     """A terminal is looked at over shoulders and recorded; JSON is asked for on purpose."""
     data = base64.b64encode(b"hush-hush").decode()
@@ -236,9 +242,10 @@ def test_get_starts_quickly(manager: Path) -> None:
     command = [sys.executable, "-m", "warren_raft_cli", "list", "nodes", "-o", "json", "--data-dir", str(manager)]
     times = []
     for _ in range(5):
-        begin = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, check=True, capture_output=True)
-        times.append(time.perf_counter() - begin)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(times) < START_SECONDS
 
 
@@ -249,3 +256,31 @@ def test_reading_loads_neither_the_engine_nor_the_web() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def on_terminal(columns: int, manager: Path, *arguments: str) -> str:
+    """What a command shows on a terminal of so many columns."""
+    master, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (40, columns))
+    environment = os.environ | {"WARREN_DATA_DIR": str(manager), "TERM": "xterm"}
+    environment.pop("COLUMNS", None)
+    command = [sys.executable, "-m", "warren_raft_cli", *arguments]
+    with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError), open(master, "rb", buffering=0) as screen:  # EIO: the other end is closed
+            while part := screen.read(4096):
+                shown += part
+    assert process.returncode == 0, shown
+    return shown.decode()
+
+
+def test_a_terminal_gets_a_progress_bar_and_tables_folded_to_its_width(manager: Path) -> None:
+    imported = on_terminal(80, manager, "import", str(SAMPLE))
+    assert "importing" in imported
+    assert "100%" in imported
+    assert "imported 126 records" in imported
+    listed = on_terminal(60, manager, "list", "services")
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", listed).splitlines()
+    assert "ID" in lines[0]
+    assert max(map(len, lines)) <= 60
