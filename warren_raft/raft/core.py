@@ -380,6 +380,7 @@ class Core:
         before = self.term
         self.tick()
         self._core._SyncObj__transferInProgress = False
+        self._core._SyncObj__raftElectionDeadline = NEVER_SECONDS * NEVER_SECONDS
         return self.term == before + 1
 
     def deliver_from_leader(self, message: Message) -> None:
