@@ -194,6 +194,7 @@ class Engine:
         blob = machine.membership
         membership = Membership.decode(blob) if blob else None
         self._roster = Roster(settings.node_id, settings.address, settings.members, log, membership, self._send_to)
+        self._check_not_removed()
         self._guard = Guard(log, heard_leader=self._heard_leader)
         self._core = Core(
             node_id=settings.node_id,
@@ -243,6 +244,11 @@ class Engine:
             raise InvariantViolation(
                 f"the log ends at index {self._log.last_index}, below the applied index {self._machine.applied_index}"
             )
+
+    def _check_not_removed(self) -> None:
+        """By incarnation: one that was added anew reads in the log how its predecessor of the same id was removed."""
+        if self._roster.was_removed:
+            raise _removed(self._node_id)
 
     # Read by others ----------------------------------------------------------------------------------------------
 
@@ -475,9 +481,7 @@ class Engine:
     def _was_refused(self, peer: str, refusal: Refusal) -> None:
         self._alarm(f"{peer} refuses this manager: {refusal.text}")
         if refusal.code == REMOVED:
-            raise RefusedForSafety(
-                f"{self._node_id} was removed from the cluster and stops; its data directory is of no more use"
-            )
+            raise _removed(self._node_id)
 
     def _drop(self, peer: str, reason: str) -> None:
         link = self._roster.links.get(peer)
@@ -714,10 +718,7 @@ class Engine:
     def _follow_membership(self) -> None:
         """Make the core's member set, and our links, what the applied list says."""
         roster, core = self._roster, self._core
-        if self._node_id not in roster.members:
-            raise RefusedForSafety(
-                f"{self._node_id} was removed from the cluster and stops; its data directory is of no more use"
-            )
+        self._check_not_removed()
         voters = roster.voters
         for peer in sorted(core.voters - voters - {self._node_id}):
             core.disconnected(peer)
@@ -855,6 +856,10 @@ def _check_fields(message: Message) -> None:
             raise PeerFault(f"{message['type']} with {name} of another type")
     if message["type"] == "submit" and not all(type(command) is bytes for command in message["commands"]):
         raise PeerFault("submit with a command that is not bytes")
+
+
+def _removed(node_id: str) -> RefusedForSafety:
+    return RefusedForSafety(f"{node_id} was removed from the cluster and stops; its data directory is of no more use")
 
 
 def _closed(proposal: Proposal, reason: str) -> Exception:

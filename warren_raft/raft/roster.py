@@ -81,6 +81,11 @@ class Roster:
         return me is not None and me.voter and me.incarnation == self._log.incarnation
 
     @property
+    def was_removed(self) -> bool:
+        """Whether the list says that this very data directory is a member no more."""
+        return self.membership is not None and self._log.incarnation in self.membership.removed
+
+    @property
     def may_vote(self) -> bool:
         """A learner that was promoted may not know it yet, so any directory that belongs to a cluster answers (Raft
         4.1: servers vote by the candidate's word); a blank one never does (PYSYNCOBJ hole 7, wiped disks)."""
