@@ -282,5 +282,5 @@ def test_a_terminal_gets_a_progress_bar_and_tables_folded_to_its_width(manager: 
     assert "imported 126 records" in imported
     listed = on_terminal(60, manager, "list", "services")
     lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", listed).splitlines()
-    assert "ID" in lines[0]
+    assert any(line.startswith("ID ") for line in lines)
     assert max(map(len, lines)) <= 60
