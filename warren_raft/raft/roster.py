@@ -147,8 +147,9 @@ class Roster:
         for member in self.members.values():
             if member.id == self.node_id:
                 continue
-            since = now if member.id in self.links else self._unlinked_since.setdefault(member.id, now)
-            if member.id > self.node_id or now - since >= DIAL_ANYWAY_SECONDS:
+            linked = member.id in self.links  # named on, or the transport would hang up on it
+            since = now if linked else self._unlinked_since.setdefault(member.id, now)
+            if linked or member.id > self.node_id or now - since >= DIAL_ANYWAY_SECONDS:
                 wanted[member.id] = member.address
         return wanted
 
