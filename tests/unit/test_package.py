@@ -11,6 +11,7 @@ import importlib
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,7 @@ def output_of(program: str) -> str:
 def modules_after(statement: str) -> set[str]:
     """The modules that a new interpreter holds after the statement."""
     program = f"import json, sys\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
-    output = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
-    ).stdout
+    output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     return set(json.loads(output))
 
 
@@ -60,9 +59,7 @@ def test_importing_the_package_opens_no_file_but_its_own_code() -> None:
         "print([o for o in opened if not o[1].endswith(('.py', '.pyc'))"
         " and '__pycache__' not in o[1]])"
     )
-    output = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
-    ).stdout
+    output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert output.strip() == "[]"
 
 
@@ -110,3 +107,13 @@ def classes_of(module: str) -> set[str]:
 @pytest.mark.parametrize("module", ["entities", "errors", "config"])
 def test_no_public_class_was_forgotten(module: str) -> None:
     assert classes_of(module) <= set(warren_raft.__all__)
+
+
+def test_every_package_is_installed() -> None:
+    """Packages are listed by hand (cli/ is installed under another name), so one could be forgotten."""
+    root = Path(warren_raft.__file__).parent
+    there = {".".join(("warren_raft", *path.parent.relative_to(root).parts)) for path in root.rglob("__init__.py")} | {
+        "warren_raft_cli"
+    }
+    settings = tomllib.loads((root.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    assert set(settings["tool"]["setuptools"]["packages"]) == there

@@ -1,0 +1,98 @@
+"""The promise: the scripts set up what they need by themselves, once, and where they cannot, they say what to type."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+LIBRARY = PROJECT / "scripts" / "lib.sh"
+
+# A Python that is new enough; NAME decides what it cannot do. What it is asked to do is noted.
+FAKE_PYTHON = """#!/usr/bin/env bash
+echo "$*" >>"{notes}"
+case "$*" in
+    -V) echo "Python 3.11.0" ;;
+    *version_info*) exit {too_old} ;;
+    *ensurepip*) exit {no_venv} ;;
+    "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
+    *"pip install"*) touch "$(dirname "$0")/warren-raft"; chmod +x "$(dirname "$0")/warren-raft" ;;
+esac
+"""
+
+
+class FakeMachine:
+    """A project directory and a PATH whose Pythons are fakes."""
+
+    def __init__(self, directory: Path, *, too_old: bool = False, no_venv: bool = False) -> None:
+        self.root = directory / "project"
+        self.root.mkdir()
+        (self.root / "pyproject.toml").write_text("first")
+        self._notes = directory / "notes"
+        self._bin = directory / "bin"
+        self._bin.mkdir()
+        for name in ("python3", "python3.11", "python3.12", "python3.13", "python3.14"):
+            text = FAKE_PYTHON.format(notes=self._notes, too_old=int(too_old), no_venv=int(no_venv))
+            (self._bin / name).write_text(text)
+            (self._bin / name).chmod(0o755)
+
+    def ensure_venv(self, extras: str = "") -> subprocess.CompletedProcess[str]:
+        """Runs the function of scripts/lib.sh for this project."""
+        program = (
+            f'set -euo pipefail; source "{LIBRARY}"; project_root="{self.root}"; venv="{self.root}/.venv"; '
+            f'ensure_venv "{extras}"'
+        )
+        environment = {"PATH": f"{self._bin}:/usr/bin:/bin", "HOME": str(self.root)}
+        command = ["bash", "-c", program, "script"]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    def installations(self) -> list[str]:
+        lines = self._notes.read_text().splitlines() if self._notes.exists() else []
+        return [line.rpartition(" ")[2] for line in lines if "pip install" in line]
+
+
+def test_it_installs_once_and_again_when_the_project_asks_for_something_else(tmp_path: Path) -> None:
+    machine = FakeMachine(tmp_path)
+    for _ in range(2):
+        assert machine.ensure_venv("test").returncode == 0
+        assert machine.ensure_venv().returncode == 0, "what the tests need holds what the cluster needs"
+    assert machine.installations() == [f"{machine.root}[test]"]
+    assert machine.ensure_venv("test,lint").returncode == 0
+    assert machine.ensure_venv("lint").returncode == 0
+    assert machine.installations()[1:] == [f"{machine.root}[test,lint]"]
+    (machine.root / "pyproject.toml").write_text("second")
+    assert machine.ensure_venv().returncode == 0
+    assert machine.installations()[2:] == [str(machine.root)]
+
+
+def test_without_venv_it_prints_the_one_line_to_type(tmp_path: Path) -> None:
+    """Debian's python3 comes without it; pip's own words about that help nobody."""
+    machine = FakeMachine(tmp_path, no_venv=True)
+    ran = machine.ensure_venv("test")
+    assert ran.returncode == 1
+    (line,) = ran.stderr.splitlines()
+    assert line.endswith("sudo apt-get install python3-venv")
+    assert machine.installations() == []
+
+
+def test_without_a_python_that_is_new_enough_it_says_so(tmp_path: Path) -> None:
+    ran = FakeMachine(tmp_path, too_old=True).ensure_venv("test")
+    assert ran.returncode == 1
+    assert "3.11" in ran.stderr
+
+
+@pytest.mark.parametrize("name", ["scripts/lib.sh", "scripts/test.sh", "scripts/cluster-local.sh", ".ci/run"])
+def test_the_shell_scripts_parse_and_can_be_run(name: str) -> None:
+    subprocess.run(["bash", "-n", str(PROJECT / name)], check=True)
+    assert name.endswith("lib.sh") or os.access(PROJECT / name, os.X_OK)
+
+
+@pytest.mark.skipif(sys.prefix != str(PROJECT / ".venv"), reason="would set up .venv; run by scripts/test.sh")
+def test_the_cluster_script_needs_no_other_installation_than_the_tests(tmp_path: Path) -> None:
+    command = [str(PROJECT / "scripts" / "cluster-local.sh"), "--directory", str(tmp_path), "down"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "stopped 0 managers\n", "")
