@@ -169,15 +169,18 @@ class DirectoryLock:
         """Give the directory up. Calling it again does nothing."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # for all copies: a child may just have been forked
             os.close(descriptor)
 
     @classmethod
-    def _release_all_in_child(cls) -> None:
+    def _forget_in_child(cls) -> None:
         for lock in list(cls._held):
-            lock.release()
+            descriptor, lock._descriptor = lock._descriptor, -1
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
-os.register_at_fork(after_in_child=DirectoryLock._release_all_in_child)
+os.register_at_fork(after_in_child=DirectoryLock._forget_in_child)
 
 
 # ------------------------------------------------------------------------------- generations
