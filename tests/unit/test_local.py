@@ -358,6 +358,20 @@ def test_a_closed_store_answers_nothing_and_an_open_view_goes_on(path: Path) -> 
         batch.delete_node("n")
 
 
+def test_an_error_that_is_kept_does_not_keep_the_files_open(path: Path) -> None:
+    """Its traceback held the transaction, that the environment: the directory was in use until Python let go."""
+    kept: list[BaseException] = []
+    for _ in range(2):
+        with LocalStore(path) as store, store.read() as view:
+            for read in (store.get_node, view.get_node, store.get_service_by_name, store.get_secret):
+                with pytest.raises(NotFound) as raised:
+                    read("nobody")
+                kept.append(raised.value)
+            with pytest.raises(RevisionConflict) as conflict:
+                store.update_node(Node(id="n"), if_revision=7)
+            kept.append(conflict.value)
+
+
 def test_close_waits_for_the_write_under_way(
     store: LocalStore, path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -419,20 +433,30 @@ def test_in_a_forked_child_the_store_is_closed_and_the_parent_goes_on(store: Loc
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_child_that_lives_on_does_not_keep_the_directory(path: Path) -> None:
     """An flock belongs to the open file, and a forked child has it open too."""
-    store = LocalStore(path)
+    first, second = LocalStore(path / "closed before"), LocalStore(path / "lost")
+    ready_reading, ready_writing = os.pipe()
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(writing)
+        os.write(ready_writing, b"x")
         os.read(reading, 1)
         os._exit(0)
     try:
-        store.close()
-        with LocalStore(path) as again:
+        first.close()  # perhaps before the child has run at all
+        with LocalStore(path / "closed before") as again:
+            assert again.create_node(Node(id="n")) == 1
+        os.read(ready_reading, 1)
+        second._database, database = None, second._database
+        lock, second._lock._descriptor = second._lock._descriptor, -1
+        os.close(lock)  # what remains of a process that was killed
+        assert database is not None
+        database.abandon()
+        with LocalStore(path / "lost") as again:
             assert again.create_node(Node(id="n")) == 1
     finally:
-        os.close(writing)
-        os.close(reading)
+        for descriptor in (ready_reading, ready_writing, reading, writing):
+            os.close(descriptor)
         os.waitpid(child, 0)
 
 
