@@ -47,6 +47,8 @@ RETRY_SECONDS: Final = 1.0
 EXPIRE_SECONDS: Final = 0.05
 TRANSFER_SECONDS: Final = 1.0
 """A leadership transfer that has not happened by then is called off, and writes go on here."""
+ALARM_CHARACTERS: Final = 500
+"""Of what a peer can put into a line for the operator."""
 LONG_AGO: Final = -1e9
 
 
@@ -510,7 +512,9 @@ class Engine:
     def _dispatch(self, peer: str, message: Message) -> None:
         kind = message["type"]
         if kind == "founding_view":
-            self._roster.receive_view(peer, message["view"])
+            complaint = self._roster.receive_view(peer, message["view"], message["configured"])
+            if complaint is not None:
+                self._alarm(complaint[:ALARM_CHARACTERS])
             return
         if kind == "founding":
             self._receive_founding(message["founding"])
@@ -838,7 +842,7 @@ class Engine:
 
 
 _FIELDS: Final[Mapping[str, Mapping[str, type]]] = {
-    "founding_view": {"view": dict},
+    "founding_view": {"view": dict, "configured": dict},
     "founding": {"founding": bytes},
     "submit": {"commands": list},
     "pre_vote": {"round": int, "term": int, "last_log_index": int, "last_log_term": int},

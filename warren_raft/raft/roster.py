@@ -23,11 +23,13 @@ joiner), or not our new address."""
 
 @dataclass(slots=True)
 class Link:
-    """One established link. `view` is what the peer declared before there was a cluster: id -> incarnation."""
+    """One established link. What the peer declared before there was a cluster: `view`, whom it has met (id ->
+    incarnation), and `configured`, its initial members (id -> address)."""
 
     number: int
     hello: Hello
     view: Mapping[str, str] = field(default_factory=dict)
+    configured: Mapping[str, str] = field(default_factory=dict)
 
 
 class Roster:
@@ -129,8 +131,8 @@ class Roster:
     def link_up(self, peer: str, number: int, hello: Hello) -> None:
         self.links[peer] = Link(number, hello)
         self._unlinked_since.pop(peer, None)
-        if self._declared is not None:
-            self._send(peer, {"type": "founding_view", "view": self._declared})
+        if self._declared is not None and self._is_forming:
+            self._declare_to(peer)
         self._adopt_founding(hello.founding)
 
     def link_down(self, peer: str, number: int) -> bool:
@@ -155,13 +157,18 @@ class Roster:
 
     # The first start ---------------------------------------------------------------------------------------------
 
+    @property
+    def _is_forming(self) -> bool:
+        return self.membership is None and self.founding is None and self._log.is_blank
+
     def found(self) -> bool:
         """One step towards the founding members; True when they have just been recorded.
 
-        Each blank manager declares whom it sees. When all initial members are linked, blank, and declare the same as
-        we do, that view is recorded (durable before any vote, as votes wait for the log).
+        Each blank manager declares whom it sees, and whom it was told to expect. When all initial members are linked,
+        blank, and declare the same as we do, that view is recorded (durable before any vote, as votes wait for the
+        log).
         """
-        if self.membership is not None or self.founding is not None or not self._log.is_blank:
+        if not self._is_forming:
             return False
         view = {self.node_id: self._log.incarnation}
         for peer, link in self.links.items():
@@ -170,25 +177,39 @@ class Roster:
         if view != self._declared:
             self._declared = view
             for peer in sorted(self.links):
-                self._send(peer, {"type": "founding_view", "view": view})
-        complete = view.keys() == self.configured.keys()
-        if not complete or any(self.links[peer].view != view for peer in view if peer != self.node_id):
+                self._declare_to(peer)
+        if view.keys() != self.configured.keys() or not all(
+            self._agrees(self.links[peer]) for peer in view if peer != self.node_id
+        ):
             return False
         members = {id_: Member(id_, self.configured[id_], inc, voter=True) for id_, inc in view.items()}
         self._record(Founding(members))
         return True
 
-    def receive_view(self, peer: str, view: Mapping[str, str]) -> None:
+    def _declare_to(self, peer: str) -> None:
+        message = {"type": "founding_view", "view": self._declared, "configured": self.configured}
+        self._send(peer, message)
+
+    def _agrees(self, link: Link) -> bool:
+        return link.view == self._declared and link.configured == self.configured
+
+    def receive_view(self, peer: str, view: Mapping[str, str], configured: Mapping[str, str]) -> str | None:
+        """What a peer declares while the cluster forms; a line for the operator when it can never agree with us."""
         link = self.links.get(peer)
-        if link is not None:
-            link.view = view
+        if link is None:
+            return None
+        link.view, link.configured = view, configured
+        if configured == self.configured or not self._is_forming or link.hello.cluster_id is not None:
+            return None
+        ours, theirs = (", ".join(f"{i}={a}" for i, a in sorted(m.items())) for m in (self.configured, configured))
+        return f"{peer} was started with other initial members ({theirs}) than {self.node_id} ({ours}): none is formed"
 
     def receive_founding(self, founding: bytes) -> bool:
         """A founding member has recorded the view that we are part of; True when we recorded it too."""
         return self._adopt_founding(founding)
 
     def _adopt_founding(self, data: bytes) -> bool:
-        if not data or self.membership is not None or self.founding is not None or not self._log.is_blank:
+        if not data or not self._is_forming:
             return False
         founding = Founding.decode(data)
         me = founding.members.get(self.node_id)
