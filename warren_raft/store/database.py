@@ -18,11 +18,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 import lmdb
 
-from warren_raft.errors import Closed, Corrupted, InUse, InvariantViolation, RefusedForSafety
+from warren_raft.errors import (
+    Closed,
+    Corrupted,
+    InUse,
+    InvariantViolation,
+    RefusedForSafety,
+    StorageFull,
+    WarrenError,
+)
 from warren_raft.store import codec
 from warren_raft.store.cache import DecodedCache
 from warren_raft.store.generations import StateDirectory, StateUntrusted
-from warren_raft.store.lmdb_errors import MAX_READERS, StorageFailed, translated
+from warren_raft.store.lmdb_errors import MAX_READERS, StorageFailed, code_of, translated
 from warren_raft.store.tables import BY_NUMBER, INDEXES, KINDS
 from warren_raft.store.transactions import (
     APPLIED_INDEX,
@@ -83,7 +91,6 @@ QUOTA_BYTES: Final = MAP_SIZE_BYTES // 2
 copy-on-write, and for pages that open views hold on to."""
 
 MAX_DATABASES: Final = 64  # kinds, indexes and three more, with room for those of a newer version
-_SPARE_TRANSACTIONS: Final = 1  # the C extension keeps no more; it makes the next `begin` three times cheaper
 _GENERATION_RACES_MAX: Final = 10  # a pointer read, then its generation replaced before the open
 
 
@@ -286,11 +293,7 @@ class Database:
             )
 
     def _open_handles(self, environment: lmdb.Environment, txn: lmdb.Transaction[bytes] | None) -> None:
-        """Open every sub-database; make the missing ones in `txn`, without one refuse.
-
-        Without one LMDB gets a transaction each: a handle opened in a read transaction that py-lmdb puts by for
-        later is lost.
-        """
+        """Open every sub-database; make the missing ones in `txn`, refuse where there is none."""
 
         def handle_of(name: str, dupsort: bool = False) -> Handle:
             try:
@@ -350,6 +353,23 @@ class Database:
             raise
         raise InvariantViolation("unreachable: a closed database began a transaction")
 
+    def write_failed(self, error: lmdb.Error) -> WarrenError:
+        """For WriteTransaction, before `end_write`: what its failure amounts to."""
+        failure = translated(error, self.path)
+        if isinstance(failure, StorageFull):
+            self._give_back_space(self._open_environment())
+        return failure
+
+    def _give_back_space(self, environment: lmdb.Environment) -> None:
+        """Cut off the pages of a transaction that did not get through: others (the log!) need the disk too.
+
+        LMDB never shrinks a file, and what is behind the last page of the newest commit belongs to nobody: no
+        snapshot has more pages than that. By path, because a descriptor of ours, closed, drops LMDB's locks.
+        """
+        used = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        if os.stat(self.path).st_size > used:
+            os.truncate(self.path, used)
+
     def end_write(self) -> None:
         """For WriteTransaction: let the next writer in."""
         self._writer, self._writer_thread = None, 0
@@ -405,7 +425,7 @@ class Database:
             environment.sync(True)
         except lmdb.Error as error:
             self._failed = True
-            failure = StorageFailed(self.path, f"could not be written to disk: {error}", error.code)
+            failure = StorageFailed(self.path, f"could not be written to disk: {error}", code_of(error))
             self._condemn(failure)
             raise failure from error
 
@@ -500,6 +520,8 @@ class Database:
             cls._inherited.append((database._environment, database.begin))
             database._environment = None
             database.begin = _refuse_forked
+            database._writer_thread = 0
+            database._write_lock, database._reads_lock = threading.Lock(), threading.Lock()  # held by nobody here
             transactions: list[Transaction] = [*database._reads]
             if database._writer is not None:
                 transactions.append(database._writer)
@@ -526,12 +548,12 @@ def _open_environment(path: str, *, sync: bool = True, read_only: bool = False, 
             create=not read_only,
             max_readers=MAX_READERS,
             max_dbs=MAX_DATABASES,
-            max_spare_txns=_SPARE_TRANSACTIONS,
+            max_spare_txns=0,  # py-lmdb 3.0 frees a spare one in a forked child too, and with it the parent's slot
             lock=lock,
             lib_version=0,  # the file format; else the environment variable LMDB_DEFAULT_LIB_VERSION decides
         )
     except lmdb.Error as error:
-        if error.code != errno.ENOENT:
+        if code_of(error) != errno.ENOENT:
             raise translated(error, path) from error
         if os.path.exists(path):  # LMDB says the same of an empty file
             raise Corrupted(path, "is empty") from None
@@ -565,7 +587,10 @@ def _readable_generation(state: StateDirectory) -> int:
 
 def _require_owner(path: str) -> None:
     """LMDB makes its lock file as whoever opens: root's would keep the owner out of his own data."""
-    owner = os.stat(path).st_uid
+    try:
+        owner = os.stat(path).st_uid
+    except PermissionError:
+        raise RefusedForSafety(f"{path} cannot be reached by this user; run it as the owner of the data") from None
     if os.geteuid() == owner:
         return
     try:

@@ -36,11 +36,18 @@ class StorageFailed(WarrenError):
         return f"{self.path}: {self.detail}"
 
 
+def code_of(error: lmdb.Error) -> int:
+    """The errno, or LMDB's negative code, of an error; 0 where py-lmdb raised it itself."""
+    code: int = getattr(error, "code", 0)
+    return code
+
+
 def translated(error: lmdb.Error, path: str) -> WarrenError:
     """The error of this package that an error of LMDB, met with the file `path`, amounts to."""
-    if isinstance(error, lmdb.MapFullError) or error.code in (errno.ENOSPC, errno.EDQUOT):
+    code = code_of(error)
+    if isinstance(error, lmdb.MapFullError) or code in (errno.ENOSPC, errno.EDQUOT):
         return StorageFull(f"{path}: no space left for the state")
-    if error.code == errno.EIO and _is_full(os.path.dirname(path)):
+    if code == errno.EIO and _is_full(os.path.dirname(path)):
         # A write that the file system cuts short for lack of space is EIO to LMDB 0.9 (mdb_page_flush).
         return StorageFull(f"{path}: no space left for the state")
     if isinstance(error, lmdb.ReadersFullError):
@@ -48,9 +55,9 @@ def translated(error: lmdb.Error, path: str) -> WarrenError:
     damaged = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
     if isinstance(error, damaged):
         return Corrupted(path, str(error))
-    if error.code == 0 and "already open" in str(error):
+    if code == 0 and "already open" in str(error):
         return InUse(path, "is already open in this process")
-    return StorageFailed(path, str(error), error.code)
+    return StorageFailed(path, str(error), code)
 
 
 def _is_full(directory: str) -> bool:

@@ -15,7 +15,6 @@ import lmdb
 
 from warren_raft.errors import Closed, InvalidEntity
 from warren_raft.store import codec
-from warren_raft.store.lmdb_errors import translated
 from warren_raft.store.tables import ID_MAX_BYTES, KINDS, Index, Kind
 
 if TYPE_CHECKING:
@@ -223,7 +222,7 @@ class ReadTransaction(Transaction):
 
     @property
     def raw(self) -> lmdb.Transaction[bytes]:
-        """The LMDB transaction, for code that reads thousands of records (store/reads.py)."""
+        """The LMDB transaction, for code that reads thousands of records (lookup.py)."""
         return self._txn
 
 
@@ -251,12 +250,12 @@ class WriteTransaction(Transaction):
                 txn.commit()
             else:
                 txn.abort()
+                if isinstance(error, lmdb.Error):
+                    raise error
         except lmdb.Error as failure:
-            raise translated(failure, self.database.path) from failure
+            raise self.database.write_failed(failure) from failure
         finally:
             self.database.end_write()
-        if isinstance(error, lmdb.Error):
-            raise translated(error, self.database.path) from error
 
     def put(
         self,

@@ -1,0 +1,60 @@
+"""A store without a log: a command is carried out on the database at once, without sync, sessions or history.
+
+For tests of the store's own part: reads, checks of writes, the cache. What commands mean is tested with fsm/.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+from warren_raft.store import codec
+from warren_raft.store.command import PUT, Operation
+from warren_raft.store.database import REVISION, Database
+from warren_raft.store.interface import Store
+from warren_raft.store.tables import BY_NUMBER, Kind
+
+
+def put_all(database: Database, *entities: tuple[Kind[Any], Any]) -> int:
+    """Store (kind, entity) pairs in one transaction. Returns the revision they all get."""
+    with database.write() as transaction:
+        revision = transaction.revision + 1
+        for kind, entity in entities:
+            record = codec.make_record(revision, codec.encode(kind, entity))
+            transaction.put(kind, "ca" if kind.entity is None else entity.id, record)
+        transaction.store_integer(REVISION, revision)
+    return revision
+
+
+class DirectStore(Store):
+    """On a database that the test opens and closes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.commands: list[tuple[Operation, ...]] = []
+
+    def attach(self, database: Database) -> None:
+        """What a store does when its generation changes."""
+        self._database = database
+
+    def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
+        self.commands.append(operations)
+        with self._attached().write() as transaction:
+            revision = transaction.revision + 1
+            for operation in operations:
+                kind = BY_NUMBER[operation.kind_number]
+                if operation.verb == PUT and operation.entity is not None:
+                    transaction.put(kind, operation.id, codec.make_record(revision, operation.entity))
+                else:
+                    transaction.delete(kind, operation.id)
+            transaction.store_integer(REVISION, revision)
+        if wait:
+            return revision
+        future: Future[int] = Future()
+        future.set_result(revision)
+        return future
+
+    def close(self) -> None:
+        database, self._database = self._database, None
+        if database is not None:
+            database.close()

@@ -1,0 +1,959 @@
+"""The promises: an index never differs from its records; a file that may have lost pages is read by nobody;
+no reader loses the file under its feet; and nobody but the owner can read or disturb it.
+
+The first story behind the markers: an LMDB file that lost pages with the power was opened, and in one case of four
+it gave wrong rows without a word (DESIGN.md 4). Files are real here; what a crash leaves is made by hand.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.direct_store import put_all
+from tests.strategies import entities
+from warren_raft.entities import Container, Node, Service, TLSCertificate
+from warren_raft.errors import (
+    Closed,
+    Corrupted,
+    InUse,
+    InvalidEntity,
+    InvariantViolation,
+    RefusedForSafety,
+    StorageFull,
+)
+from warren_raft.store import codec, generations, lmdb_errors
+from warren_raft.store import database as database_module
+from warren_raft.store.database import (
+    FORMAT,
+    FORMAT_VERSION,
+    MEMBERSHIP,
+    META,
+    REVISION,
+    SESSIONS,
+    Database,
+    StateUntrusted,
+    StorageFailed,
+)
+from warren_raft.store.generations import DirectoryLock, StateDirectory, mount_of, refuse_network_filesystem
+from warren_raft.store.tables import (
+    CERTIFICATE,
+    CERTIFICATE_BY_HOST,
+    CONTAINER,
+    CONTAINER_BY_NODE,
+    CONTAINER_BY_SERVICE,
+    KINDS,
+    NODE,
+    SERVICE,
+    SERVICE_BY_NAME,
+    Kind,
+)
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be more than one user")
+
+
+def record(kind: Kind[Any], entity: Any, revision: int = 1) -> bytes:
+    return codec.make_record(revision, codec.encode(kind, entity))
+
+
+def files_in(directory: str | Path) -> set[str]:
+    return set(os.listdir(directory))
+
+
+def open_files(part: str) -> list[str]:
+    """The paths with `part` in them that this process has open."""
+    links = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+    return [os.readlink(link) for link in links if os.path.islink(link) and part in os.readlink(link)]
+
+
+def run(script: str, *arguments: object) -> str:
+    """The output of a Python process of its own; it must end with 0."""
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def attempts(*calls: Callable[[], object]) -> tuple[Callable[[], object], ...]:
+    """Calls that all end in the same way."""
+    return calls
+
+
+class Boot:
+    """The machine's boot id, which a test changes to tell of a crash of the machine."""
+
+    def __init__(self) -> None:
+        self.id = "first"
+
+    def __call__(self) -> str:
+        return self.id
+
+
+@pytest.fixture
+def boot() -> Boot:
+    return Boot()
+
+
+@pytest.fixture
+def state(tmp_path: Path, boot: Boot) -> StateDirectory:
+    return StateDirectory(tmp_path / "data", boot_id=boot)
+
+
+@pytest.fixture
+def database(state: StateDirectory) -> Iterator[Database]:
+    with Database.open(state, sync=False) as opened:
+        yield opened
+
+
+# ---- Modes and places.
+
+
+def test_files_are_0600_and_directories_0700_whatever_the_umask(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        with DirectoryLockOf(tmp_path / "a" / "data"), Database.open(tmp_path / "a" / "data", sync=False) as database:
+            put_all(database, (NODE, Node(id="n")))
+            state = StateDirectory(tmp_path / "a" / "data")
+            state.note_start()
+            modes = {path: stat.S_IMODE(path.stat().st_mode) for path in [tmp_path / "a", *(tmp_path / "a").rglob("*")]}
+    finally:
+        os.umask(umask)
+    assert {path.name for path in modes} >= {
+        "data",
+        "lock",
+        "state",
+        "1.mdb",
+        "1.mdb-lock",
+        "1.mdb.unsynced",
+        "current",
+    }
+    assert {path: mode for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)} == {}
+
+
+class DirectoryLockOf:
+    """A DirectoryLock for `with`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.lock = DirectoryLock(directory)
+
+    def __enter__(self) -> DirectoryLock:
+        return self.lock
+
+    def __exit__(self, *_exception: object) -> None:
+        self.lock.release()
+
+
+def test_a_file_that_was_copied_into_place_is_made_0600(state: StateDirectory) -> None:
+    Database.open(state, sync=False).close()
+    os.chmod(state.file_of(1), 0o644)
+    with Database.open(state, sync=False):
+        assert stat.S_IMODE(os.stat(state.file_of(1)).st_mode) == 0o600
+
+
+@pytest.mark.parametrize("file_system", ["nfs", "nfs4", "cifs", "9p", "fuse.sshfs", "fuse.s3fs", "ceph"])
+def test_network_file_systems_are_refused(file_system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generations, "mount_of", lambda _directory: (1, file_system))
+    with pytest.raises(RefusedForSafety, match=file_system.replace(".", r"\.")):
+        Database.open(tmp_path, sync=True)
+    assert files_in(tmp_path / "state") == set()
+
+
+@pytest.mark.parametrize(
+    "file_system", ["ext4", "xfs", "btrfs", "tmpfs", "overlay", "fuse.fuse-overlayfs", "fuseblk", ""]
+)
+def test_ordinary_file_systems_and_those_of_containers_are_not(file_system: str) -> None:
+    refuse_network_filesystem("/data", file_system)
+
+
+def test_the_mount_of_a_directory_is_the_kernels_answer() -> None:
+    proc_id, proc_type = mount_of("/proc")
+    assert proc_type == "proc"
+    assert mount_of("/proc/self")[0] == proc_id
+    assert mount_of("/dev/shm")[0] != proc_id
+
+
+@AS_ROOT
+def test_another_users_data_are_refused_with_the_line_to_type(tmp_path: Path) -> None:
+    """Root reading a stopped manager's data would leave a lock file that keeps the manager out of them."""
+    Database.open(tmp_path, sync=True).close()
+    os.unlink(tmp_path / "state" / "1.mdb-lock")
+    os.chown(tmp_path / "state" / "1.mdb", 1, 1)
+    with pytest.raises(RefusedForSafety, match=r"run it as the owner: sudo -u 'daemon'"):
+        Database.open_read_only(tmp_path)
+    assert files_in(tmp_path / "state") == {"1.mdb", "current"}
+
+
+@AS_ROOT
+def test_a_user_who_may_not_read_the_directory_is_told_the_same() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        Database.open(f"{directory}/data", sync=True).close()
+        os.seteuid(12345)
+        try:
+            with pytest.raises(RefusedForSafety, match="run it as the owner: sudo -u 'root'"):
+                Database.open_read_only(f"{directory}/data")
+        finally:
+            os.seteuid(0)
+
+
+# ---- One environment a file a process.
+
+
+def test_a_database_is_open_once_in_a_process(state: StateDirectory, database: Database) -> None:
+    for again in attempts(lambda: Database.open(state, sync=False), lambda: Database.open_read_only(state)):
+        with pytest.raises(InUse):
+            again()
+    put_all(database, (NODE, Node(id="n")))  # the first is none the worse
+
+
+def test_a_directory_has_one_owner(tmp_path: Path) -> None:
+    lock = DirectoryLock(tmp_path / "data")
+    with pytest.raises(InUse):
+        DirectoryLock(tmp_path / "data")
+    lock.release()
+    lock.release()
+    DirectoryLock(tmp_path / "data").release()
+
+
+def test_a_forked_child_can_do_nothing_and_harms_nothing(tmp_path: Path) -> None:
+    """LMDB's reader slots and locks are shared memory: a child that ends a read would end the parent's."""
+    script = """
+        import os, sys
+        from warren_raft.entities import Node
+        from warren_raft.errors import Closed
+        from warren_raft.store.database import Database
+        from warren_raft.store.tables import NODE
+        from tests.direct_store import DirectStore, put_all
+
+        database = Database.open(sys.argv[1], sync=False)
+        store = DirectStore(database)
+        put_all(database, (NODE, Node(id="n")))
+
+        def refused(call):
+            try:
+                call()
+            except Closed:
+                return True
+            print("not refused:", call)
+
+        def child():
+            transaction = database.read()
+            calls = [lambda: view.get_node("n"), view.list_nodes, lambda: list(view.iter_nodes()),
+                     lambda: store.get_node("n"), lambda: store.create_node(Node(id="m")), database.checkpoint,
+                     lambda: writer.put(NODE, "c", b""), lambda: database.read().__enter__(),
+                     lambda: database.write().__enter__(), database.reader_check, lambda: store.read().__enter__()]
+            print("child", all([refused(call) for call in calls]))
+            store.close()
+            database.close()
+
+        with store.read() as view, database.write() as writer:
+            writer.put(NODE, "w", b"\\x82\\x09\\x81awx"[:5])
+            pid = os.fork()
+            if pid == 0:
+                child()
+                # the with blocks end here, in the child too
+        if pid == 0:
+            sys.stdout.flush()
+            sys.exit(0)
+        print("exit", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        with database.read() as transaction:
+            print("parent", transaction.get(NODE, "w") is not None, transaction.count(NODE))
+        put_all(database, (NODE, Node(id="m")))
+        pid = os.fork()
+        if pid == 0:
+            sys.exit(0)
+        os.waitpid(pid, 0)
+        with store.read() as view:
+            pid = os.fork()
+            if pid == 0:
+                view.__exit__()
+                del view
+                os._exit(0)
+            os.waitpid(pid, 0)
+            print("readers", len(database._environment.readers().splitlines()) - 1, len(view.list_nodes()))
+        store.close()
+    """
+    output = run(script, tmp_path).splitlines()
+    assert output == ["child True", "exit 0", "parent True 2", "readers 1 3"]
+
+
+def test_a_reader_that_was_killed_leaves_no_slot_behind(database: Database) -> None:
+    script = """
+        import os, signal, sys
+        from warren_raft.store.database import Database
+        from warren_raft.store.generations import StateDirectory
+        transaction = Database.open_read_only(StateDirectory(sys.argv[1], boot_id=lambda: "first")).read().__enter__()
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    state = database.state_directory
+    assert state is not None
+    process = subprocess.run([sys.executable, "-c", textwrap.dedent(script), state.data_dir], timeout=60, check=False)
+    assert process.returncode == -signal.SIGKILL
+    assert database.reader_check() == 1
+    assert database.reader_check() == 0
+
+
+# ---- Durability: the marker.
+
+
+def test_the_marker_is_there_before_the_first_commit_and_gone_after_a_clean_close(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marked_at_open: list[bool] = []
+    opening = database_module._open_environment
+
+    def watched(path: str, **options: Any) -> lmdb.Environment:
+        marked_at_open.append(state.is_unsynced(1))
+        return opening(path, **options)
+
+    monkeypatch.setattr(database_module, "_open_environment", watched)
+    database = Database.open(state, sync=False)
+    assert marked_at_open == [True]
+    put_all(database, (NODE, Node(id="n")))
+    assert state.is_unsynced(1)
+    database.checkpoint()
+    assert state.is_unsynced(1)  # the next commit is unsynced again
+    database.close()
+    assert not state.is_unsynced(1)
+    database.close()
+
+
+def test_after_a_crash_of_the_process_the_page_cache_has_everything(state: StateDirectory) -> None:
+    database = Database.open(state, sync=False)
+    put_all(database, (NODE, Node(id="n")))
+    database.abandon()
+    assert state.is_unsynced(1)
+    with Database.open_read_only(state).read() as reader:
+        assert reader.count(NODE) == 1
+    del reader
+    with Database.open(state, sync=False) as again, again.read() as transaction:
+        assert transaction.count(NODE) == 1
+
+
+def test_after_a_crash_of_the_machine_nobody_reads_the_file(state: StateDirectory, boot: Boot) -> None:
+    database = Database.open(state, sync=False)
+    put_all(database, (NODE, Node(id="n")))
+    database.abandon()
+    del database
+    boot.id = "second"
+    for attempt in attempts(
+        lambda: Database.open(state, sync=False),
+        lambda: Database.open(state, sync=True),
+        lambda: Database.open_read_only(state),
+    ):
+        with pytest.raises(StateUntrusted, match="the manager rebuilds it") as caught:
+            attempt()
+        assert caught.value.generation == 1
+    aside = state.set_aside(1, "untrusted")
+    assert aside is not None
+    assert os.path.basename(aside) == "1.mdb.aside-untrusted"
+    with Database.create(state, sync=False) as rebuilt:
+        rebuilt.publish()
+        with rebuilt.read() as transaction:
+            assert transaction.count(NODE) == 0
+    assert files_in(state.path) == {"1.mdb.aside-untrusted", "2.mdb", "2.mdb-lock", "current"}
+
+
+def test_a_clean_close_needs_no_page_cache(state: StateDirectory, boot: Boot) -> None:
+    with Database.open(state, sync=False) as database:
+        put_all(database, (NODE, Node(id="n")))
+    boot.id = "second"
+    with Database.open(state, sync=False) as again, again.read() as transaction:
+        assert transaction.count(NODE) == 1
+
+
+def test_a_copied_directory_is_not_trusted(state: StateDirectory, boot: Boot, tmp_path: Path) -> None:
+    """`cp -r` of a running manager's directory: the copy was taken page by page, under writers."""
+    database = Database.open(state, sync=False)
+    subprocess.run(["cp", "-r", state.data_dir, tmp_path / "copy"], check=True)
+    with pytest.raises(StateUntrusted):
+        Database.open(StateDirectory(tmp_path / "copy", boot_id=boot), sync=False)
+    database.close()
+
+
+def test_another_mount_is_not_trusted(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk was pulled out and put back: same boot, and the page cache went with it."""
+    Database.open(state, sync=False).abandon()
+    mount_id, file_system = mount_of(state.path)
+    monkeypatch.setattr(generations, "mount_of", lambda _directory: (mount_id + 1, file_system))
+    with pytest.raises(StateUntrusted):
+        Database.open(state, sync=False)
+
+
+def test_synced_commits_need_no_marker(state: StateDirectory) -> None:
+    with Database.open(state, sync=True) as database:
+        put_all(database, (NODE, Node(id="n")))
+        assert not state.is_unsynced(1)
+    Database.open(state, sync=False).abandon()
+    assert state.is_unsynced(1)
+    with Database.open(state, sync=True):
+        assert not state.is_unsynced(1)  # what was unsynced was synced at open
+
+
+class FailingEnvironment:
+    """An environment whose disk refuses to sync."""
+
+    def __init__(self, environment: lmdb.Environment) -> None:
+        self._environment = environment
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._environment, name)
+
+    def sync(self, _force: bool) -> None:
+        raise lmdb.Error("mdb_env_sync: Input/output error", 5)
+
+
+def test_a_failed_write_back_is_remembered_for_ever(state: StateDirectory) -> None:
+    """The kernel tells of it once, and takes the lost pages for clean then: even this boot's page cache is wrong."""
+    database = Database.open(state, sync=False)
+    put_all(database, (NODE, Node(id="n")))
+    environment = database._environment
+    assert environment is not None
+    database._environment = FailingEnvironment(environment)  # type: ignore[assignment]
+    with pytest.raises(StorageFailed):
+        database.checkpoint()
+    database._environment = environment  # the disk is well again, which proves nothing
+    with pytest.raises(StorageFailed):
+        database.checkpoint()
+    with pytest.raises(StorageFailed):
+        database.close()
+    assert database.is_closed
+    del environment
+    with pytest.raises(StateUntrusted):
+        Database.open(state, sync=False)
+
+
+def test_where_the_kernel_has_no_boot_id_nothing_unsynced_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_proc(*_args: Any, **_kwargs: Any) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("builtins.open", no_proc)
+    assert generations.read_boot_id() != generations.read_boot_id()
+
+
+# ---- Files that are not what they should be.
+
+
+def test_an_empty_directory_has_no_state_to_read(tmp_path: Path) -> None:
+    with pytest.raises(RefusedForSafety, match="start its manager first"):
+        Database.open_read_only(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_current_generation_that_is_gone_is_rebuilt_not_begun_anew(state: StateDirectory) -> None:
+    """An empty database in its place would be a manager that forgot everything and votes on."""
+    Database.open(state, sync=False).close()
+    os.unlink(state.file_of(1))
+    for attempt in attempts(lambda: Database.open(state, sync=False), lambda: Database.open_read_only(state)):
+        with pytest.raises(StateUntrusted, match="missing"):
+            attempt()
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"1", b"-1\n", b"1\n\n", b"9" * 40 + b"\n"])
+def test_a_damaged_pointer_points_nowhere(state: StateDirectory, content: bytes) -> None:
+    Database.open(state, sync=False).close()
+    Path(state.pointer).write_bytes(content)
+    for attempt in attempts(lambda: Database.open(state, sync=False), lambda: Database.open_read_only(state)):
+        with pytest.raises(StateUntrusted) as caught:
+            attempt()
+        assert caught.value.generation is None
+    assert state.next_generation() == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: b"", id="empty"),
+        pytest.param(lambda data: b"x" * len(data), id="overwritten"),
+        pytest.param(lambda data: bytes(len(data)), id="zeroes"),
+        pytest.param(lambda data: data[:100], id="cut"),
+    ],
+)
+def test_a_file_that_is_no_database_is_corrupted(state: StateDirectory, damage: Callable[[bytes], bytes]) -> None:
+    Database.open(state, sync=True).close()
+    path = Path(state.file_of(1))
+    path.write_bytes(damage(path.read_bytes()))
+    for attempt in attempts(lambda: Database.open(state, sync=False), lambda: Database.open_read_only(state)):
+        with pytest.raises(Corrupted):
+            attempt()
+
+
+def test_a_database_of_something_else_is_corrupted(state: StateDirectory) -> None:
+    state.create()
+    state.publish(1)
+    with lmdb.open(state.file_of(1), subdir=False, lib_version=0) as environment, environment.begin(write=True) as txn:
+        txn.put(b"a", b"b")
+    with pytest.raises(Corrupted, match="not a database of this program"):
+        Database.open(state, sync=True)
+
+
+def test_a_newer_format_is_refused_before_anything_is_changed(state: StateDirectory) -> None:
+    with Database.open(state, sync=True) as database, database.write() as transaction:
+        transaction.store(META, FORMAT_VERSION, (FORMAT + 1).to_bytes(8, "big"))
+    before = Path(state.file_of(1)).read_bytes()
+    for attempt in attempts(lambda: Database.open(state, sync=True), lambda: Database.open_read_only(state)):
+        with pytest.raises(RefusedForSafety, match="use a newer release"):
+            attempt()
+    assert Path(state.file_of(1)).read_bytes() == before
+
+
+def test_the_format_is_lmdb_0_9_whatever_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMDB_DEFAULT_LIB_VERSION", "1")
+    with Database.open(tmp_path, sync=True) as database:
+        assert database._environment is not None
+        assert database._environment.lib_version()[:2] == (0, 9)
+
+
+# ---- Generations.
+
+
+def test_a_reader_stays_in_its_generation_and_the_next_one_is_in_the_new(state: StateDirectory) -> None:
+    """An environment that is closed under a reader takes the process with it."""
+    old = Database.open(state, sync=False)
+    put_all(old, (NODE, Node(id="old")))
+    reader = old.read()
+    with reader:
+        new = Database.create(state, sync=False)
+        put_all(new, (NODE, Node(id="new")))
+        assert state.current() == 1
+        new.publish()
+        assert state.current() == 2
+        old.close()
+        state.remove_stale()
+        assert files_in(state.path) == {"2.mdb", "2.mdb-lock", "2.mdb.unsynced", "current"}
+        assert reader.get(NODE, "old") is not None
+        assert len(open_files(f"{state.path}/1.mdb")) > 0
+        with pytest.raises(Closed):
+            old.read().__enter__()
+        with new.read() as transaction:
+            assert (transaction.get(NODE, "old"), transaction.get(NODE, "new") is not None) == (None, True)
+        del transaction
+    assert open_files(f"{state.path}/1.mdb") == []  # the last reader took the files with it
+    new.close()
+    assert open_files(state.path) == []
+
+
+def test_a_generation_that_was_not_published_is_removed_at_the_next_first_open(state: StateDirectory) -> None:
+    Database.create(state, sync=False).abandon()
+    assert state.current() is None
+    with Database.open(state, sync=False) as database:
+        assert database.generation == 1
+        assert files_in(state.path) == {"1.mdb", "1.mdb-lock", "1.mdb.unsynced", "current"}
+
+
+def test_two_generations_that_were_set_aside_are_kept_and_no_number_is_used_twice(state: StateDirectory) -> None:
+    state.create()
+    for number in range(1, 5):
+        Path(state.file_of(state.next_generation())).touch()
+        assert state.set_aside(number, "diverged") is not None
+    assert files_in(state.path) == {"3.mdb.aside-diverged", "4.mdb.aside-diverged"}
+    assert state.next_generation() == 5
+    assert state.set_aside(9, "diverged") is None
+
+
+def test_starts_that_did_not_get_ready_are_counted_in_a_row(state: StateDirectory) -> None:
+    state.create()
+    assert [state.note_start() for _ in range(3)] == [0, 1, 2]
+    state.note_ready()
+    state.note_ready()
+    assert state.note_start() == 0
+    Path(state.path, "starts").write_bytes(b"garbage")
+    assert state.note_start() == 0
+
+
+def test_a_read_only_database_cannot_be_written_or_published(state: StateDirectory) -> None:
+    Database.open(state, sync=True).close()
+    with Database.open_read_only(state) as database:
+        with pytest.raises(InvariantViolation), database.write():
+            pass
+        with pytest.raises(InvariantViolation):
+            database.publish()
+
+
+# ---- Copies.
+
+
+def test_a_copy_is_what_the_transaction_sees_and_leaves_no_lock_file(database: Database, tmp_path: Path) -> None:
+    put_all(database, (NODE, Node(id="before")))
+    path = tmp_path / "copy.mdb"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with database.read() as transaction:
+        put_all(database, (NODE, Node(id="after")))
+        database.copy_to(descriptor, transaction)
+    os.close(descriptor)
+    with Database.open_file(path) as copy, copy.read() as reader:
+        assert [key for key, _ in reader.items(NODE)] == [b"before"]
+        assert reader.verify_indexes() == []
+    assert files_in(tmp_path) == {"copy.mdb", "data"}
+    with pytest.raises(FileNotFoundError):
+        Database.open_file(tmp_path / "none.mdb")
+
+
+# ---- Transactions.
+
+
+def test_a_transaction_is_committed_whole_or_not_at_all(database: Database) -> None:
+    def fail() -> None:
+        with database.write() as transaction:
+            transaction.put(SERVICE, "s", record(SERVICE, Service(id="s", name="web")))
+            transaction.store_integer(REVISION, 9)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with database.read() as reader:
+        assert (reader.get(SERVICE, "s"), reader.revision, reader.ids_in(SERVICE_BY_NAME, b"web")) == (None, 0, [])
+    with database.write() as transaction:
+        assert transaction.put(SERVICE, "s", record(SERVICE, Service(id="s", name="web"))) is None
+        assert transaction.put(SERVICE, "s", record(SERVICE, Service(id="s", name="new"), 2)) == record(
+            SERVICE, Service(id="s", name="web")
+        )
+        assert transaction.ids_in(SERVICE_BY_NAME, b"web") == []
+        assert transaction.ids_in(SERVICE_BY_NAME, b"new") == [b"s"]  # it sees its own changes
+    with pytest.raises(Closed):
+        transaction.put(SERVICE, "s", b"")
+
+
+def test_writers_wait_for_each_other_and_one_in_another_is_a_bug(database: Database) -> None:
+    with database.write(), pytest.raises(InvariantViolation), database.write():
+        pass
+    with database.write(), pytest.raises(InvariantViolation):
+        database.close()
+    began = threading.Event()
+    revisions: list[int] = []
+
+    def second() -> None:
+        began.set()
+        with database.write() as transaction:
+            revisions.append(transaction.revision)
+
+    thread = threading.Thread(target=second)
+    with database.write() as transaction:
+        thread.start()
+        began.wait(10)
+        transaction.store_integer(REVISION, 1)
+    thread.join(10)
+    assert revisions == [1]
+
+
+def test_close_waits_for_the_writer(state: StateDirectory) -> None:
+    database = Database.open(state, sync=False)
+    writing, closing = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with database.write() as transaction:
+            writing.set()
+            closing.wait(10)
+            transaction.store_integer(REVISION, 3)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    writing.wait(10)
+    closer = threading.Thread(target=database.close)
+    closer.start()
+    closing.set()
+    closer.join(10)
+    thread.join(10)
+    assert database.is_closed
+    with Database.open(state, sync=False) as again, again.read() as reader:
+        assert reader.revision == 3
+
+
+@pytest.mark.parametrize("id_", ["", "x" * 512, "\ud800"])
+def test_an_id_that_cannot_be_a_key_is_refused(database: Database, id_: str) -> None:
+    with database.write() as transaction:
+        for attempt in attempts(
+            lambda: transaction.put(NODE, id_, b"\x80"),
+            lambda: transaction.delete(NODE, id_),
+            lambda: transaction.get(NODE, id_),
+        ):
+            with pytest.raises(InvalidEntity):
+                attempt()
+    with database.read() as reader:
+        assert reader.count(NODE) == 0
+
+
+def test_other_spaces_are_ordered_maps_of_bytes(database: Database) -> None:
+    with database.write() as transaction:
+        for number in (3, 1, 2):
+            transaction.store(SESSIONS, bytes([number]), b"v%d" % number)
+        transaction.store(SESSIONS, b"\x02", b"")
+    with database.read() as reader:
+        assert list(reader.scan(SESSIONS)) == [(b"\x01", b"v1"), (b"\x02", b""), (b"\x03", b"v3")]
+        assert [key for key, _ in reader.scan(SESSIONS, b"\x02")] == [b"\x02", b"\x03"]
+        assert [key for key, _ in reader.scan(SESSIONS, b"\x04")] == []
+        assert [key for key, _ in reader.scan(SESSIONS, reverse=True)] == [b"\x03", b"\x02", b"\x01"]
+        assert (reader.size(SESSIONS), reader.fetch(SESSIONS, b"\x09")) == (3, None)
+    with database.write() as transaction:
+        assert [transaction.erase(SESSIONS, b"\x02") for _ in range(2)] == [True, False]
+
+
+def test_the_digest_is_over_what_managers_have_in_common(database: Database) -> None:
+    """Where an entry is applied (the index, the history) is each manager's own; what it made is everybody's."""
+    with database.write() as transaction:
+        transaction.put(NODE, "n", b"node")
+        transaction.put(SERVICE, "s", b"service")
+        transaction.store(SESSIONS, b"1", b"session")
+        transaction.store(META, MEMBERSHIP, b"members")
+        transaction.store_integer(REVISION, 5)
+        transaction.store("history", b"1", b"change")
+    with database.read() as reader:
+        assert list(reader.digest_items()) == [
+            ("nodes", b"n", b"node"),
+            ("services", b"s", b"service"),
+            ("sessions", b"1", b"session"),
+            ("meta", b"membership", b"members"),
+        ]
+
+
+# ---- Space.
+
+
+def put_noise(database: Database, count: int) -> None:
+    """`count` records of 2,000 bytes in one transaction."""
+    with database.write() as transaction:
+        for number in range(count):
+            transaction.put(NODE, f"noise{number}", os.urandom(2000))
+
+
+def test_a_full_map_changes_nothing_and_the_database_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "MAP_SIZE_BYTES", 512 * 1024)
+    with Database.open(tmp_path, sync=False) as database:
+        put_all(database, (NODE, Node(id="n")))
+        with pytest.raises(StorageFull):
+            put_noise(database, 1000)
+        with database.read() as reader:
+            assert reader.count(NODE) == 1
+        put_all(database, (NODE, Node(id="m")))
+
+
+@AS_ROOT
+def test_a_full_disk_changes_nothing_and_clears_by_itself(tmp_path: Path) -> None:
+    """LMDB 0.9 says EIO where a write was cut short for lack of space; a manager stops for an EIO."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("may not mount a file system")
+    try:
+        with Database.open(disk, sync=False) as database:
+            put_all(database, (NODE, Node(id="n")))
+            filler = disk / "filler"
+            with pytest.raises(StorageFull):
+                put_noise(database, 3000)
+            with database.read() as reader:
+                assert reader.count(NODE) == 1
+            put_all(database, (NODE, Node(id="m")))
+            filler.write_bytes(bytes(3 * 1024 * 1024))  # the failed transaction left no space taken
+            filler.unlink()
+            with database.write() as transaction:
+                transaction.delete(NODE, "n")
+            with database.read() as reader:
+                assert reader.count(NODE) == 1
+            del reader, transaction
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def lmdb_error(kind: type[lmdb.Error], code: int) -> lmdb.Error:
+    error = kind("what")
+    error.code = code  # type: ignore[misc]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (lmdb_error(lmdb.Error, errno.EIO), StorageFailed),
+        (lmdb_error(lmdb.PanicError, -30795), StorageFailed),
+        (lmdb_error(lmdb.Error, errno.ENOSPC), StorageFull),
+        (lmdb_error(lmdb.Error, errno.EDQUOT), StorageFull),
+        (lmdb_error(lmdb.MapFullError, -30792), StorageFull),
+        (lmdb_error(lmdb.CorruptedError, -30796), Corrupted),
+        (lmdb_error(lmdb.PageNotFoundError, -30797), Corrupted),
+        (lmdb_error(lmdb.ReadersFullError, -30790), InUse),
+        (lmdb.Error("is already open in this process"), InUse),
+    ],
+)
+def test_errors_of_lmdb_are_told_apart_by_what_is_to_be_done(
+    error: lmdb.Error, meaning: type[Exception], tmp_path: Path
+) -> None:
+    assert type(lmdb_errors.translated(error, str(tmp_path / "x.mdb"))) is meaning
+
+
+def test_used_bytes_go_down_again_where_the_file_does_not(database: Database) -> None:
+    put_all(database, *((NODE, Node(id=f"n{number}", address="x" * 500)) for number in range(1000)))
+    with database.read() as reader:
+        full, size = reader.used_bytes(), database.file_size_bytes()
+    assert 500 * 1000 < full <= size
+    with database.write() as transaction:
+        for number in range(1000):
+            transaction.delete(NODE, f"n{number}")
+    with database.read() as reader:
+        assert reader.used_bytes() < full / 4
+    assert database.file_size_bytes() >= size
+
+
+# ---- Old reads.
+
+
+def test_the_oldest_read_is_reported_and_a_view_that_is_too_old_is_ended(tmp_path: Path) -> None:
+    now = [100.0]
+    with Database.open(tmp_path, sync=False, clock=lambda: now[0]) as database:
+        assert database.oldest_read_age_seconds() == 0
+        with database.read(expires=True) as view, database.read() as copy:
+            now[0] = 130.0
+            with database.read(expires=True) as young:
+                assert database.oldest_read_age_seconds() == 30
+                assert database.end_old_reads(older_than_seconds=20) == 1
+                with pytest.raises(Closed, match="was ended"):
+                    view.get(NODE, "n")
+                assert (copy.get(NODE, "n"), young.get(NODE, "n")) == (None, None)
+        assert database.oldest_read_age_seconds() == 0
+
+
+def test_a_view_that_was_forgotten_is_not_counted_for_ever(database: Database) -> None:
+    database.read().__enter__()  # nobody keeps it
+    assert database.oldest_read_age_seconds() == 0
+    assert database._environment is not None
+    assert "txnid" not in database._environment.readers() or database.reader_check() == 0
+
+
+# ---- Indexes.
+
+
+def test_a_missing_index_is_built_at_open_and_read_only_waits_for_that(state: StateDirectory) -> None:
+    """How a new index comes into an old database, or into one restored from an old snapshot."""
+    with Database.open(state, sync=True) as database:
+        put_all(
+            database,
+            (CERTIFICATE, TLSCertificate(id="t", name="n", hosts=("A.example", "b.example"))),
+            (CONTAINER, Container(id="c", service_id="s")),
+        )
+    with lmdb.open(state.file_of(1), subdir=False, max_dbs=64) as environment:
+        for name in (b"certificate.host", b"container.service"):
+            handle = environment.open_db(name)
+            with environment.begin(write=True) as txn:
+                txn.drop(handle)
+    with pytest.raises(RefusedForSafety, match="start its manager once"):
+        Database.open_read_only(state)
+    with Database.open(state, sync=True) as database, database.read() as reader:
+        assert reader.verify_indexes() == []
+        assert reader.ids_in(CERTIFICATE_BY_HOST, b"a.example") == [b"t"]
+        assert reader.ids_in(CONTAINER_BY_SERVICE, b"s") == [b"c"]
+
+
+def test_a_wrong_index_is_found(database: Database) -> None:
+    put_all(database, (CONTAINER, Container(id="c", service_id="s", node_id="n")))
+    with database.write() as transaction:
+        raw: Any = transaction._txn
+        raw.delete(b"s", b"c", database.index_handles[CONTAINER_BY_SERVICE.name])
+        raw.put(b"n", b"ghost", db=database.index_handles[CONTAINER_BY_NODE.name])
+    with database.read() as reader:
+        assert reader.verify_indexes() == [
+            "index container.service lacks b's' -> b'c'",
+            "index container.node has a false b'n' -> b'ghost'",
+        ]
+
+
+def test_a_record_that_cannot_be_decoded_is_kept_and_indexed_nowhere(database: Database) -> None:
+    """Apply stores what the log says, on every manager alike; it is no reason to stop them all."""
+    with database.write() as transaction:
+        transaction.put(SERVICE, "s", record(SERVICE, Service(id="s", name="web")))
+        transaction.put(SERVICE, "s", b"\x82\x02noise")
+        transaction.put(SERVICE, "t", codec.make_record(1, b"\x82\x01\x02"))
+    with database.read() as reader:
+        assert reader.get(SERVICE, "s") == b"\x82\x02noise"
+        assert reader.verify_indexes() == []
+        assert reader.ids_in(SERVICE_BY_NAME, b"web") == []
+
+
+SOME_IDS = st.sampled_from(["a", "b", "c"])
+INDEXED_KINDS = [kind for kind in KINDS if kind.indexes]
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> tuple[Kind[Any], str, Any]:
+    """A kind, an id, and the entity to put there or None to delete; of few ids and values, so that they meet."""
+    kind: Kind[Any] = draw(st.sampled_from(INDEXED_KINDS))
+    id_ = draw(SOME_IDS)
+    if draw(st.booleans()):
+        return kind, id_, None
+    values = st.sampled_from(["", "x", "X", "y", "*.z"])
+    indexed = {index.field: st.lists(values, max_size=3).map(tuple) if index.many else values for index in kind.indexes}
+    return kind, id_, kind.entity(id=id_, **{field: draw(value) for field, value in indexed.items()})  # type: ignore[misc]
+
+
+@settings(max_examples=200)
+@given(st.lists(st.lists(changes(), max_size=6), max_size=6))
+def test_indexes_equal_a_rebuild_after_any_changes(batches: list[list[tuple[Kind[Any], str, Any]]]) -> None:
+    database = shared_database()
+    model: dict[tuple[str, str], Any] = {}
+    with database.write() as transaction:
+        for kind in INDEXED_KINDS:
+            for id_ in ("a", "b", "c"):
+                transaction.delete(kind, id_)
+    for batch in batches:
+        with database.write() as transaction:
+            for kind, id_, entity in batch:
+                if entity is None:
+                    transaction.delete(kind, id_)
+                    model.pop((kind.name, id_), None)
+                else:
+                    transaction.put(kind, id_, record(kind, entity))
+                    model[kind.name, id_] = entity
+    with database.read() as reader:
+        assert reader.verify_indexes() == []
+        for kind in INDEXED_KINDS:
+            found = {key.decode(): codec.decode(kind, data) for key, data in reader.items(kind)}
+            assert found == {id_: entity for (name, id_), entity in model.items() if name == kind.name}
+
+
+@given(st.data())
+def test_whole_entities_leave_nothing_behind_when_they_are_deleted(data: st.DataObject) -> None:
+    database = shared_database()
+    kind: Kind[Any] = data.draw(st.sampled_from(INDEXED_KINDS))
+    entity = data.draw(entities(kind.entity))
+    with database.write() as transaction:
+        transaction.put(kind, entity.id, record(kind, entity))
+        assert transaction.verify_indexes() == []
+        transaction.delete(kind, entity.id)
+        for index in kind.indexes:
+            keys = codec.index_values(kind, codec.entity_array_of(record(kind, entity)))[index.name]
+            assert all(entity.id.encode() not in transaction.ids_in(index, key.encode()) for key in keys)
+
+
+_shared: list[Database] = []
+
+
+def shared_database() -> Database:
+    """One database for all examples of the Hypothesis tests of this module."""
+    return _shared[0]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _open_shared_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with Database.open(tmp_path_factory.mktemp("shared"), sync=False) as database:
+        _shared.append(database)
+        yield
+        _shared.clear()
