@@ -230,6 +230,7 @@ class Engine:
         self._alive_sent_at = LONG_AGO
         self._expire_at = LONG_AGO
         self._dialed: dict[str, str] | None = None
+        self._founded = self._roster.founding is not None
         self._was_leader = False
         self._leads_for_sure = False
         self._transfer_until = LONG_AGO
@@ -723,6 +724,16 @@ class Engine:
         """Make the core's member set, and our links, what the applied list says."""
         roster, core = self._roster, self._core
         self._check_not_removed()
+        self._follow_voters()
+        for member in roster.members.values():
+            if not member.voter and member.id in roster.links and member.id != self._node_id:
+                core.learner_connected(member.id)
+        for peer in sorted(roster.links.keys() - roster.members.keys()):
+            if roster.links[peer].hello.incarnation in (roster.membership.removed if roster.membership else ()):
+                self._effects.append(CloseLink(roster.links[peer].number, f"{peer} was removed from the cluster"))
+
+    def _follow_voters(self) -> None:
+        roster, core = self._roster, self._core
         voters = roster.voters
         for peer in sorted(core.voters - voters - {self._node_id}):
             core.disconnected(peer)
@@ -732,12 +743,6 @@ class Engine:
             core.add_voter(peer)
             if peer in roster.links:
                 core.connected(peer)
-        for member in roster.members.values():
-            if not member.voter and member.id in roster.links and member.id != self._node_id:
-                core.learner_connected(member.id)
-        for peer in sorted(roster.links.keys() - roster.members.keys()):
-            if roster.links[peer].hello.incarnation in (roster.membership.removed if roster.membership else ()):
-                self._effects.append(CloseLink(roster.links[peer].number, f"{peer} was removed from the cluster"))
 
     # Membership requests and leadership transfer -------------------------------------------------------------------
 
@@ -815,18 +820,20 @@ class Engine:
     # The first start ---------------------------------------------------------------------------------------------
 
     def _first_start(self) -> None:
-        if self._roster.membership is None and self._roster.found():
-            self._founded()
+        """The founders are recorded here, or were heard of from one who has: by a message, or by a link's hello."""
+        self._roster.found()
+        if self._founded or self._roster.founding is None:
+            return
+        self._founded = True
+        # Our own configuration may have changed since the founders met; the core has to count by their record.
+        self._follow_voters()
+        self._elections.founded(self._now)
 
     def _receive_founding(self, founding: bytes) -> None:
         try:
-            if self._roster.receive_founding(founding):
-                self._founded()
+            self._roster.receive_founding(founding)
         except ValueError as error:
             raise PeerFault(str(error)) from error
-
-    def _founded(self) -> None:
-        self._elections.founded(self._now)
 
     # The end -----------------------------------------------------------------------------------------------------
 

@@ -161,15 +161,15 @@ class Roster:
     def _is_forming(self) -> bool:
         return self.membership is None and self.founding is None and self._log.is_blank
 
-    def found(self) -> bool:
-        """One step towards the founding members; True when they have just been recorded.
+    def found(self) -> None:
+        """One step towards the founding members.
 
         Each blank manager declares whom it sees, and whom it was told to expect. When all initial members are linked,
         blank, and declare the same as we do, that view is recorded (durable before any vote, as votes wait for the
         log).
         """
         if not self._is_forming:
-            return False
+            return
         view = {self.node_id: self._log.incarnation}
         for peer, link in self.links.items():
             if peer in self.configured and link.hello.blank and link.hello.cluster_id is None:
@@ -181,10 +181,9 @@ class Roster:
         if view.keys() != self.configured.keys() or not all(
             self._agrees(self.links[peer]) for peer in view if peer != self.node_id
         ):
-            return False
+            return
         members = {id_: Member(id_, self.configured[id_], inc, voter=True) for id_, inc in view.items()}
         self._record(Founding(members))
-        return True
 
     def _declare_to(self, peer: str) -> None:
         message = {"type": "founding_view", "view": self._declared, "configured": self.configured}
@@ -204,19 +203,17 @@ class Roster:
         ours, theirs = (", ".join(f"{i}={a}" for i, a in sorted(m.items())) for m in (self.configured, configured))
         return f"{peer} was started with other initial members ({theirs}) than {self.node_id} ({ours}): none is formed"
 
-    def receive_founding(self, founding: bytes) -> bool:
-        """A founding member has recorded the view that we are part of; True when we recorded it too."""
-        return self._adopt_founding(founding)
+    def receive_founding(self, founding: bytes) -> None:
+        """A founding member has recorded the view that we are part of. Raises ValueError for what is none."""
+        self._adopt_founding(founding)
 
-    def _adopt_founding(self, data: bytes) -> bool:
+    def _adopt_founding(self, data: bytes) -> None:
         if not data or not self._is_forming:
-            return False
+            return
         founding = Founding.decode(data)
         me = founding.members.get(self.node_id)
-        if me is None or me.incarnation != self._log.incarnation:
-            return False
-        self._record(founding)
-        return True
+        if me is not None and me.incarnation == self._log.incarnation:
+            self._record(founding)
 
     def _record(self, founding: Founding) -> None:
         self.founding = founding
