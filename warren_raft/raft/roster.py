@@ -98,12 +98,12 @@ class Roster:
         link = self.links.get(peer)
         if link is None:
             return False
-        if self.membership is None and self.founding is None:
-            return link.hello.cluster_id is not None  # we join: only its log reaches us, and we vote for nobody
         member = self.members.get(peer)
         if member is not None and member.incarnation == link.hello.incarnation:
             return True
-        return self.membership is not None and link.hello.membership_index > self.membership.index
+        # It knows a later list than we do, and refused us if that does not name us: also when we join, or were away
+        # since we met the founders.
+        return link.hello.membership_index > (0 if self.membership is None else self.membership.index)
 
     def connected(self, peer: str) -> bool:
         return peer == self.node_id or self.counts(peer)
