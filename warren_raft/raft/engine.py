@@ -717,6 +717,9 @@ class Engine:
             self._machine.apply(index, term, ())
             return
         self._machine.apply_membership(index, term, membership.cluster_id, membership.encode())
+        for member in self._roster.members.values():
+            if membership.incarnation(member.id) != member.incarnation:
+                self._guard.forget(member.id)
         self._roster.membership = membership
         self._follow_membership()
 

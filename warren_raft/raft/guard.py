@@ -374,6 +374,12 @@ class Guard:
         if self._last_answered is not None and self._last_answered[0] == peer:
             self._last_answered = None
 
+    def forget(self, peer: str) -> None:
+        """A member left. What its data directory acknowledged says nothing of the next one under the same id."""
+        self._progress.pop(peer, None)
+        self._braked.pop(peer, None)
+        self.needs_snapshot.discard(peer)
+
     def synced(self) -> None:
         """Our own disk has caught up: count what waited for it."""
         log = self._log

@@ -21,6 +21,15 @@ REMOVED_KEPT: Final = 1000
 """Removed incarnations remembered, so that a removed manager hears that it was removed; the oldest are forgotten."""
 MEMBERS_MAX: Final = 64
 """Sanity bound of the list; Raft clusters have three or five voters."""
+FOUNDING_BYTES: Final = 32 * 1024
+"""A founding record travels in a hello (64 KiB at most) and is the log's note (as much)."""
+TEXT_CHARACTERS: Final = 256
+"""Of an id, an address or an incarnation."""
+INDEX_MAX: Final = 1 << 62
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= TEXT_CHARACTERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,10 @@ class Membership:
     @property
     def voters(self) -> frozenset[str]:
         return frozenset(member.id for member in self.members.values() if member.voter)
+
+    def incarnation(self, member_id: str) -> str | None:
+        member = self.members.get(member_id)
+        return None if member is None else member.incarnation
 
     def encode(self) -> bytes:
         members = [[m.id, m.address, m.incarnation, m.voter] for _, m in sorted(self.members.items())]
@@ -120,9 +133,12 @@ class Founding:
     def decode(cls, data: bytes) -> Founding:
         """Raises ValueError: a peer may have sent it."""
         try:
-            members = [Member(str(id_), str(address), str(inc), voter=True) for id_, address, inc in cbor2.loads(data)]
+            members = [Member(id_, address, inc, voter=True) for id_, address, inc in cbor2.loads(data)]
         except (cbor2.CBORError, TypeError, ValueError) as error:
             raise ValueError(f"not a founding record: {error}") from error
+        named = all(_is_text(text) for m in members for text in (m.id, m.address, m.incarnation))
+        if not named or not 1 <= len(members) <= MEMBERS_MAX or len(data) > FOUNDING_BYTES:
+            raise ValueError("not a founding record: too long, or names that are none")
         return cls({member.id: member for member in members})
 
 
@@ -157,16 +173,18 @@ class Hello:
             hello = cls(**{name: message[name] for name in cls.__slots__})
         except KeyError as error:
             raise ValueError(f"hello without {error}") from error
-        texts = (hello.node_id, hello.address, hello.incarnation)
         sound = (
-            all(isinstance(text, str) and 0 < len(text) <= 256 for text in texts)
+            all(_is_text(text) for text in (hello.node_id, hello.address, hello.incarnation))
             and isinstance(hello.blank, bool)
-            and (hello.cluster_id is None or isinstance(hello.cluster_id, str))
-            and isinstance(hello.membership_index, int)
+            and (hello.cluster_id is None or _is_text(hello.cluster_id))
+            and type(hello.membership_index) is int
+            and 0 <= hello.membership_index <= INDEX_MAX
             and isinstance(hello.founding, bytes)
         )
         if not sound:
             raise ValueError("hello with a field of another type")
+        if hello.founding:
+            Founding.decode(hello.founding)
         return hello
 
 
