@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from warren_raft.config import check_address, check_node_id
+from warren_raft.errors import InvalidEntity, RefusedForSafety
 from warren_raft.raft.core import Core
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.log import Log
@@ -73,11 +75,19 @@ class Changes:
                     return Change(PROMOTE, id=member.id, incarnation=member.incarnation)
         return None
 
-    def request(self, verb: str, member_id: str, address: str) -> Answer:
+    def request(self, verb: str, member_id: str, address: str, applied_index: int) -> Answer:
         """What an operator wants. Called again until it answers DONE or REFUSED."""
         roster = self._roster
         if roster.membership is None:
             return Answer(WAIT, "the cluster is not formed yet")
+        if applied_index < self._proposed_at:
+            return Answer(WAIT, "a membership change is under way")
+        try:
+            check_node_id(member_id)
+            if verb in (ADD, UPDATE):
+                check_address(address)
+        except (InvalidEntity, RefusedForSafety) as error:
+            return Answer(REFUSED, error.reason if isinstance(error, InvalidEntity) else str(error))
         member = roster.members.get(member_id)
         if verb == ADD:
             return self._add(member, member_id, address)
@@ -114,7 +124,7 @@ class Changes:
         holder = next((m.id for m in self._roster.members.values() if m.address == address), None)
         if holder is not None:
             return Answer(REFUSED, f"{address} is the address of {holder}")
-        return self._want(Change(UPDATE, id=member_id, address=address))
+        return self._want(Change(UPDATE, id=member_id, address=address, incarnation=member.incarnation))
 
     def _remove(self, member: Member | None, member_id: str) -> Answer:
         if member is None:
@@ -127,7 +137,7 @@ class Changes:
             return Answer(
                 REFUSED, f"removing {member_id} would lose the quorum: {alive} of {len(rest)} others are connected"
             )
-        return self._want(Change(REMOVE, id=member_id))
+        return self._want(Change(REMOVE, id=member_id, incarnation=member.incarnation))
 
     def _want(self, change: Change) -> Answer:
         if self._wanted not in (None, change):

@@ -777,7 +777,8 @@ class Engine:
             answer = self._request_transfer(None)
             answer = Answer("wait", "leadership moves first") if answer.state != REFUSED else answer
         else:
-            answer = self._changes.request(message["verb"], message["id"], message["address"])
+            applied = self._machine.applied_index
+            answer = self._changes.request(message["verb"], message["id"], message["address"], applied)
         return {"type": "change_answer", "number": message["number"], "state": answer.state, "text": answer.text}
 
     def _change_asked(self, peer: str, message: Message) -> None:

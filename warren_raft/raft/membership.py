@@ -102,9 +102,11 @@ def apply_change(current: Membership | None, change: Change, index: int) -> Memb
     members = dict(current.members)
     removed = current.removed
     member = members.get(change.id)
+    if member is not None and member.incarnation != change.incarnation:
+        return current  # meant for the directory that this one replaces
     if change.verb == ADD and member is None and len(members) < MEMBERS_MAX:
         members[change.id] = Member(change.id, change.address, change.incarnation, voter=False)
-    elif change.verb == PROMOTE and member is not None and member.incarnation == change.incarnation:
+    elif change.verb == PROMOTE and member is not None:
         members[change.id] = replace(member, voter=True)
     elif change.verb == UPDATE and member is not None:
         members[change.id] = replace(member, address=change.address)
