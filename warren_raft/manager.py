@@ -24,7 +24,7 @@ from warren_raft.config import Config, check_address, check_node_id, split_addre
 from warren_raft.errors import Closed, Corrupted, RefusedForSafety, Unavailable, WarrenError
 from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
 from warren_raft.fsm.machine import StateMachine
-from warren_raft.raft.changes import REFUSED, Answer
+from warren_raft.raft.changes import DONE, REFUSED, Answer
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.engine import ChangeWanted, Engine, Settings, TransferWanted
 from warren_raft.raft.files import Files, OsFiles
@@ -381,14 +381,18 @@ class ReplicatedStore(Store):
             leader = self._engine.leader
             return leader == id if id is not None else leader not in (None, before)
 
-        self._ask_until(moved, lambda answer: TransferWanted(id, answer), deadline)
+        self._ask_until(lambda _answer: moved(), lambda answer: TransferWanted(id, answer), deadline)
         return self._engine.leader or self.wait_leader(max(0.0, deadline - time.monotonic()))
 
     def _deadline(self, timeout: float | None) -> float:
         return time.monotonic() + (self.config.write_timeout_seconds if timeout is None else timeout)
 
     def _change_members(self, verb: str, member_id: str, address: str, timeout: float | None) -> None:
-        def is_so() -> bool:
+        def is_so(answer: Answer | None) -> bool:
+            # What shows here may be older than an earlier change that the leader has made already (a removal
+            # before this addition): it counts only once the leader says so too.
+            if answer is None or answer.state != DONE:
+                return False
             member = self._engine.members.get(member_id)
             if verb == REMOVE:
                 return member is None
@@ -400,19 +404,21 @@ class ReplicatedStore(Store):
 
     def _ask_until(
         self,
-        is_so: Callable[[], bool],
+        is_so: Callable[[Answer | None], bool],
         question: Callable[[Callable[[Answer], None]], ChangeWanted | TransferWanted],
         deadline: float,
     ) -> None:
-        """Ask the leader again and again until it has agreed and the change shows here. Asking again is harmless."""
+        """Ask the leader again and again until it is so. To ask for a change again is harmless; to ask for a transfer
+        that has happened would start another one, so it is looked at before each question."""
         said = "there is no leader"
-        while True:
+        answer: Answer | None = None
+        while not is_so(answer):
             answer = self._ask(question, deadline)
             if answer is not None:
                 if answer.state == REFUSED:
                     raise RefusedForSafety(answer.text)
                 said = answer.text or said
-            if is_so():
+            if is_so(answer):
                 return
             left = deadline - time.monotonic()
             if left <= 0:
