@@ -521,7 +521,9 @@ class Engine:
             self._receive_founding(message["founding"])
             return
         if not self._roster.counts(peer):
+            # It said who it is when the link came up, and may have become a member since: a new link says so.
             self._guard.stats["message of a non-member dropped"] += 1
+            self._effects.append(CloseLink(self._roster.links[peer].number, f"{peer} is no member by its hello"))
             return
         match kind:
             case "append_entries":
