@@ -553,9 +553,13 @@ def test_a_reader_stays_in_its_generation_and_the_next_one_is_in_the_new(state: 
     assert open_files(state.path) == []
 
 
-def test_a_generation_that_was_not_published_is_removed_at_the_next_first_open(state: StateDirectory) -> None:
+def test_a_generation_that_was_never_published_is_removed_at_the_next_open(state: StateDirectory) -> None:
+    """What a manager that died while it installed a snapshot leaves behind."""
     Database.create(state, sync=False).abandon()
     assert state.current() is None
+    Database.open(state, sync=False).close()
+    Database.create(state, sync=False).abandon()
+    assert state.is_unsynced(2)
     with Database.open(state, sync=False) as database:
         assert database.generation == 1
         assert files_in(state.path) == {"1.mdb", "1.mdb-lock", "1.mdb.unsynced", "current"}

@@ -163,9 +163,9 @@ class Database:
         state = directory if isinstance(directory, StateDirectory) else StateDirectory(directory)
         state.create()
         generation = state.current()
+        state.remove_stale()
         if generation is not None:
             return cls.open_generation(state, generation, sync=sync, clock=clock)
-        state.remove_stale()
         database = cls.create(state, sync=sync, clock=clock)
         database.publish()
         return database
