@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from warren_raft import errors
-from warren_raft.admin import ManagerFailed, error_from_json, error_to_json, socket_address
+from warren_raft.admin import MAX_REQUEST_BYTES, ManagerFailed, error_from_json, error_to_json, socket_address
 from warren_raft.admin.client import CHUNK_BYTES, CHUNK_RECORDS, AdminClient, NotRunning, _chunks
-from warren_raft.admin.server import AdminServer
+from warren_raft.admin.server import MAX_CALLS, AdminServer
 from warren_raft.entities import Node, TLSCertificate
 from warren_raft.entity_json import to_json
 
@@ -351,18 +351,32 @@ def test_an_error_of_a_newer_manager_is_still_told() -> None:
 # ------------------------------------------------------------------------------------ slow and broken ends
 
 
-def test_a_call_that_blocks_does_not_keep_others_waiting(client: AdminClient, manager: FakeManager) -> None:
+def test_however_many_writes_wait_for_a_quorum_the_status_can_be_looked_at(
+    client: AdminClient, manager: FakeManager
+) -> None:
+    """When nothing moves, `status` is what an operator asks first."""
     manager.gate = threading.Event()
-    writer = threading.Thread(target=client.put, args=("node", {"id": "n1"}))
-    writer.start()
+    writers = [
+        threading.Thread(target=client.put, args=("node", {"id": f"n{number}"})) for number in range(2 * MAX_CALLS)
+    ]
+    for writer in writers:
+        writer.start()
     try:
+        assert manager.entered.wait(30)
         for _ in range(5):
             assert client.status()["node_id"] == "m1"
-        assert manager.entered.wait(30)
-        assert writer.is_alive()
+        assert all(writer.is_alive() for writer in writers)
     finally:
         manager.gate.set()
-        writer.join()
+        for writer in writers:
+            writer.join()
+    assert len(manager.batches) == 2 * MAX_CALLS, "those beyond the bound waited their turn"
+
+
+def test_a_request_beyond_all_bounds_is_refused(client: AdminClient, manager: FakeManager) -> None:
+    with pytest.raises(errors.InvalidEntity, match="Too Large"):
+        client.put("secret", {"id": "s", "data": "A" * MAX_REQUEST_BYTES})
+    assert manager.batches == []
 
 
 def test_a_manager_that_closes_under_a_write_leaves_the_outcome_open(manager: FakeManager, tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_CALLS: Final = 32  # calls that block at the same time; further ones wait their turn
+MAX_CALLS: Final = 32  # calls that wait for the cluster at the same time; further ones wait their turn
+MAX_QUICK_CALLS: Final = 4  # and those that do not: whoever looks why nothing moves must not queue behind it
 MAX_BATCH_ITEMS: Final = 10_000  # a batch is one entry of the log and one transaction
 MAX_TIMEOUT_SECONDS: Final = 3600.0  # a caller who asks for longer holds one of MAX_CALLS threads for ever
 SOCKET_BACKLOG: Final = 128
@@ -120,8 +121,8 @@ class AdminServer:
 
     async def _serve(self) -> None:
         self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
-        pool = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="warren-admin-call")
-        runner = web.AppRunner(_application(self._manager, pool), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        calls = _Calls(self._manager)
+        runner = web.AppRunner(_application(calls), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         try:
             listener = _listen(self._directory)
@@ -133,8 +134,7 @@ class AdminServer:
             self._started.set_result(None)
             await self._stopped.wait()
         finally:
-            # Calls that block are not waited for: they end with the store, at their deadline at the latest.
-            pool.shutdown(wait=False, cancel_futures=True)
+            calls.shutdown()
             await runner.cleanup()  # closes the listener, too
             _remove_socket(self._directory)
 
@@ -162,17 +162,36 @@ def _remove_socket(directory: str) -> None:
 # ----------------------------------------------------------------------------------------------- HTTP
 
 
-def _application(manager: Manager, pool: ThreadPoolExecutor) -> web.Application:
-    async def answer(request: web.Request) -> web.Response:
-        call = OPERATIONS.get(request.match_info["operation"])
+class _Calls:
+    """The threads that calls of the manager block in: a few for looking, more for what waits for the cluster."""
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+        self._quick = ThreadPoolExecutor(MAX_QUICK_CALLS, thread_name_prefix="warren-admin-look")
+        self._waiting = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="warren-admin-call")
+
+    async def run(self, operation_name: str, body: bytes) -> object:
+        call = OPERATIONS.get(operation_name)
         if call is None:
-            return _refusal(InvalidEntity("request", "there is no such operation"))
+            raise InvalidEntity("request", "there is no such operation")
+        arguments = Arguments.parse(body)
+        pool = self._quick if operation_name in QUICK_OPERATIONS else self._waiting
+        return await asyncio.get_running_loop().run_in_executor(pool, call, self._manager, arguments)
+
+    def shutdown(self) -> None:
+        """Calls that block are not waited for: they end with the store, at their deadline at the latest."""
+        self._quick.shutdown(wait=False, cancel_futures=True)
+        self._waiting.shutdown(wait=False, cancel_futures=True)
+
+
+def _application(calls: _Calls) -> web.Application:
+    async def answer(request: web.Request) -> web.Response:
         try:
-            arguments = Arguments.parse(await request.read())
-            loop = asyncio.get_running_loop()
-            return web.json_response({"result": await loop.run_in_executor(pool, call, manager, arguments)})
+            return web.json_response({"result": await calls.run(request.match_info["operation"], await request.read())})
         except WarrenError as error:
             return _refusal(error)
+        except web.HTTPException as error:  # a body beyond client_max_size
+            return _refusal(InvalidEntity("request", error.reason))
         except Exception as error:
             log.exception("the admin call %s failed", request.path)
             return _refusal(error)
@@ -332,3 +351,5 @@ OPERATIONS: Final[Mapping[str, Callable[[Manager, Arguments], object]]] = {
     "transfer_leadership": _transfer_leadership,
 }
 """POST /v1/NAME with the arguments as a JSON object; answers {"result": …} or {"error": …, "message": …, "data": …}."""
+QUICK_OPERATIONS: Final = {"status", "members"}
+"""Those that answer from memory and the local database, whatever the cluster is doing."""
