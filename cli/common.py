@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     from warren_raft.admin.client import AdminClient
@@ -141,6 +142,12 @@ class KindType(click.ParamType):  # type: ignore[type-arg]  # generic for type c
             names = " ".join(kind.name for kind in KINDS if kind is not CA or self._with_ca)
             self.fail(f"there is no kind {value!r} here; kinds are: {names}", param, ctx)
         return kind
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from warren_raft.store.tables import CA, KINDS
+
+        names = [kind.name for kind in KINDS if kind is not CA or self._with_ca]
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 class IdType(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only

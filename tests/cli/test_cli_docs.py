@@ -5,7 +5,10 @@ An operator at three in the morning reads the help, not the code.
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +81,26 @@ def test_a_command_and_each_of_its_options_are_in_the_reference(path: str) -> No
         assert f"`{option}" in text + group or f"`-f`, `{option}" in text, f"{option} of {path} is not in docs/cli.md"
     if not isinstance(ALL[path], click.Group):
         assert f"warren-raft {path}" in text
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [(" st", ["status"]), (" leader ", ["transfer"]), (" get c", ["container", "certificate", "ca"])],
+)
+def test_a_shell_completes_commands_and_kinds(typed: str, offered: list[str]) -> None:
+    words = {
+        "COMP_WORDS": "warren-raft" + typed,
+        "COMP_CWORD": str(typed.count(" ")),
+        "_WARREN_RAFT_COMPLETE": "bash_complete",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", "from warren_raft_cli.main import main; main()"],
+        env=os.environ | words,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [f"plain,{name}" for name in offered]
 
 
 def test_the_reference_names_no_command_that_is_not_there() -> None:
