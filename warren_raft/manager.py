@@ -546,7 +546,7 @@ class ReplicatedStore(Store):
             if self.config.switch_interval_seconds is not None:
                 _switch_interval.release()
             self._database = None
-            self._opened.close(ready=self._engine.is_ready and self.failure is None)
+            self._opened.close(failed=self.failure is not None)
 
     def _hand_over(self) -> None:
         """So that no caller has to wait for an election."""
@@ -589,7 +589,11 @@ class _Opened:
         except BaseException:
             self._lock.release()
             raise
-        self.machine = StateMachine(self.database)
+        try:
+            self.machine = StateMachine(self.database)
+        except BaseException:
+            self._release()
+            raise
         self._check_agreement()
 
     def _open_database(self) -> Database:
@@ -656,17 +660,26 @@ class _Opened:
                 replicated,
             )
 
-    def close(self, *, ready: bool) -> None:
-        """Sync the state and let its marker go; then the next start trusts it wherever it happens."""
+    def close(self, *, failed: bool) -> None:
+        """Sync the state and let its marker go; then the next start trusts it wherever it happens.
+
+        Who closes cleanly was not killed by the state, whether or not there was a quorum to get ready with.
+        """
         try:
             self.database.close()
-            if ready:
+            if not failed:
                 self.state.note_ready()
         finally:
             self.log.close()
             self._lock.release()
 
     def abandon(self) -> None:
+        """Give up what was opened, for a reason other than the state: a port in use, a log that was replaced. Such a
+        start must not count against the state; to rebuild it would destroy the only evidence that the log is short."""
+        self.state.note_ready()
+        self._release()
+
+    def _release(self) -> None:
         self.database.abandon()
         self.log.close()
         self._lock.release()
