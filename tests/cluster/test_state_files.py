@@ -1,0 +1,172 @@
+"""The promise: the log is what counts. A state that is gone, or may have lost pages, is rebuilt from it, and other
+processes read the state beside the manager, whatever becomes of its files."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import warren_raft as wr
+from tests.cluster.harness import Cluster
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def state_of(cluster: Cluster, id_: str) -> Path:
+    return cluster.data_dir(id_) / "state"
+
+
+def generation(cluster: Cluster, id_: str) -> int:
+    return int((state_of(cluster, id_) / "current").read_text())
+
+
+def load(cluster: Cluster, count: int, *ids: str) -> None:
+    cluster.start_load(*ids)
+    cluster.wait_acknowledged(count)
+    cluster.stop_load(*ids)
+
+
+def forge_marker(cluster: Cluster, id_: str) -> None:
+    """As if the machine had been started anew since: the marker of unsynced commits names another boot."""
+    marker = state_of(cluster, id_) / f"{generation(cluster, id_)}.mdb.unsynced"
+    text = marker.read_text()
+    assert text.startswith("boot ")
+    marker.write_text(text.replace("boot ", "boot 0", 1))
+
+
+def test_a_state_that_may_have_lost_pages_is_rebuilt_from_the_log(cluster: Cluster) -> None:
+    """Killed, and its marker names another boot: nobody may read the file, not even the manager. It is set aside, and
+    the log makes the same state again, to the digest."""
+    load(cluster, 200)
+    victim = cluster.wait_leader()
+    index, digest = cluster.wait_converged()
+    before = generation(cluster, victim)
+    cluster.kill(victim)
+    forge_marker(cluster, victim)
+    with pytest.raises(wr.Corrupted, match="rebuild"), wr.ReadOnlyStore(cluster.data_dir(victim)):
+        pass
+    cluster.start(victim)
+    assert generation(cluster, victim) > before
+    assert list(state_of(cluster, victim).glob("*.aside-untrusted"))
+    cluster.check()
+    assert cluster.wait_converged()[0] > index
+    load(cluster, 50)
+    cluster.check()
+    assert digest != cluster.wait_converged()[1]
+
+
+def test_all_states_lost_at_once_come_back_from_the_logs(cluster: Cluster) -> None:
+    """A power cut of all three machines: every state is untrusted or gone, and the three logs make it again."""
+    load(cluster, 200)
+    cluster.wait_converged()
+    cluster.kill("m1", "m2", "m3")
+    forge_marker(cluster, "m1")
+    shutil.rmtree(state_of(cluster, "m2"))
+    (state_of(cluster, "m3") / "current").write_text("not a number\n")
+    cluster.start("m1", "m2", "m3")
+    cluster.check()
+
+
+def test_without_a_quorum_a_rebuilt_state_is_what_was_committed(cluster: Cluster) -> None:
+    """The manager that lost its state is alone: it may serve what it knows to be committed, and no more than that."""
+    load(cluster, 100)
+    cluster.wait_converged()
+    cluster.stop("m1", "m2", "m3")
+    shutil.rmtree(state_of(cluster, "m2"))
+    cluster.start("m2", ready=False)
+    status = cluster.status("m2")
+    assert not status["has_quorum"]
+    assert status["applied_index"] <= status["commit_index"]
+    cluster.start("m1", "m3")
+    cluster.check()
+
+
+def test_a_log_that_ends_below_the_state_is_refused(cluster: Cluster) -> None:
+    """The log was put back from an older copy and the state was not: to vote and acknowledge on what is left could lose
+    what others count on. It is refused at each start: the third must not take the state for what fails, rebuild it
+    from the old log, and so destroy the evidence."""
+    victim = cluster.followers()[0]
+    load(cluster, 30)
+    cluster.wait_converged()
+    cluster.stop(victim)
+    shutil.copytree(cluster.data_dir(victim) / "log", cluster.directory / "old-log")
+    cluster.start(victim)
+    load(cluster, 30)
+    cluster.wait_converged()
+    cluster.stop(victim)
+    shutil.rmtree(cluster.data_dir(victim) / "log")
+    shutil.copytree(cluster.directory / "old-log", cluster.data_dir(victim) / "log")
+    for _ in range(4):
+        refused = cluster.launch_refused(victim)
+        assert refused.kind == "Corrupted", refused
+        assert "below the applied index" in refused.text
+        assert "\n" not in refused.text
+
+
+def test_a_directory_has_one_manager_at_a_time(cluster: Cluster) -> None:
+    """A second manager process on the directory of a running one is told so, and disturbs nothing."""
+    running = cluster.processes.pop("m1")
+    try:
+        refused = cluster.launch_refused("m1")
+    finally:
+        cluster.processes["m1"] = running
+    assert refused.kind == "InUse", refused
+    assert str(cluster.data_dir("m1")) in refused.text
+    load(cluster, 30)
+    cluster.check()
+
+
+def test_a_port_that_is_taken_is_said_and_harms_nothing(cluster: Cluster) -> None:
+    """Three starts in a row with a port that another manager has: each says so; then the right port finds all as it
+    was, on the same generation: such a start says nothing against the state."""
+    load(cluster, 30)
+    before = generation(cluster, "m1")
+    cluster.stop("m1")
+    address = cluster.addresses["m1"]
+    cluster.addresses["m1"] = cluster.addresses["m2"]
+    for _ in range(3):
+        refused = cluster.launch_refused("m1", members={"m1": cluster.addresses["m2"]})
+        assert refused.kind == "InUse", refused
+        assert cluster.addresses["m2"] in refused.text
+    cluster.addresses["m1"] = address
+    cluster.start("m1")
+    assert generation(cluster, "m1") == before
+    cluster.check()
+
+
+def test_starts_without_a_quorum_do_not_cost_the_state(cluster: Cluster) -> None:
+    """An operator starts one of three managers, again and again, and stops it: it never got ready, because the others
+    are down. That is no reason to distrust its state: local reads must not go back."""
+    load(cluster, 50)
+    index, _ = cluster.wait_converged()
+    before = generation(cluster, "m1")
+    cluster.stop("m1", "m2", "m3")
+    for _ in range(4):
+        cluster.start("m1", ready=False)
+        assert cluster.status("m1")["applied_index"] >= index
+        cluster.stop("m1")
+    assert generation(cluster, "m1") == before
+
+
+def test_another_process_reads_while_the_manager_writes_and_follows_it(cluster: Cluster) -> None:
+    """ReadOnlyStore in this process, on the leader's directory: it sees what the manager acknowledged as soon as it is
+    acknowledged, goes on reading while the manager is down, and follows the rebuilt generation when it is back."""
+    leader = cluster.wait_leader()
+    with wr.ReadOnlyStore(cluster.data_dir(leader)) as reader:
+        cluster.start_load()
+        for number in range(30):
+            revision = cluster.call(leader, "put", key=f"seen-{number}", value=f"value {number}")
+            seen = reader.get_container(f"seen-{number}")
+            assert (seen.image, seen.revision) == (f"value {number}", revision)
+        cluster.stop_load()
+        cluster.kill(leader)
+        assert reader.get_container("seen-29").image == "value 29"
+        assert len(reader.list_containers()) > 30
+        forge_marker(cluster, leader)
+        cluster.start(leader)
+        cluster.wait_converged()
+        revision = cluster.call(leader, "put", key="seen-29", value="in the new generation")
+        assert reader.get_container("seen-29").revision == revision
+        assert [c.id for c in reader.list_containers()] == [c[0] for c in cluster.call(leader, "dump")["containers"]]
