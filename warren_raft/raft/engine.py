@@ -17,10 +17,10 @@ from typing import Any, Final, Protocol
 
 from warren_raft.errors import Closed, InvariantViolation, RefusedForSafety, StorageFull, Unavailable, WarrenError
 from warren_raft.raft import entries
-from warren_raft.raft.changes import DONE, REFUSED, Answer, Changes
+from warren_raft.raft.changes import DONE, REFUSED, WAIT, Answer, Changes
 from warren_raft.raft.core import Core, Message
 from warren_raft.raft.elections import Elections, Standing
-from warren_raft.raft.guard import Guard, Outgoing, PeerFault
+from warren_raft.raft.guard import INDEX_MAX, Guard, Outgoing, PeerFault
 from warren_raft.raft.log import Batch, Log
 from warren_raft.raft.membership import REMOVE, REMOVED, Change, Hello, Member, Membership, apply_change
 from warren_raft.raft.roster import Roster
@@ -49,6 +49,8 @@ TRANSFER_SECONDS: Final = 1.0
 """A leadership transfer that has not happened by then is called off, and writes go on here."""
 ALARM_CHARACTERS: Final = 500
 """Of what a peer can put into a line for the operator."""
+TEXT_CHARACTERS: Final = 4096
+"""Of a text in a message: an id, an address, a sentence for an operator."""
 LONG_AGO: Final = -1e9
 
 
@@ -552,7 +554,7 @@ class Engine:
             case "change_answer":
                 self._change_answered(message)
             case _:
-                self._guard.stats[f"unknown message {kind!r} dropped"] += 1
+                self._guard.stats["unknown message dropped"] += 1  # a later version's
 
     # Elections ---------------------------------------------------------------------------------------------------
 
@@ -854,25 +856,40 @@ class Engine:
         self._submitter.fail_all(lambda proposal: _closed(proposal, "the store is closed"))
 
 
-_FIELDS: Final[Mapping[str, Mapping[str, type]]] = {
-    "founding_view": {"view": dict, "configured": dict},
-    "founding": {"founding": bytes},
-    "submit": {"commands": list},
-    "pre_vote": {"round": int, "term": int, "last_log_index": int, "last_log_term": int},
-    "pre_vote_reply": {"round": int, "granted": bool, "term": int},
-    "timeout_now": {"term": int},
-    "change": {"number": int, "verb": str, "id": str, "address": str},
-    "change_answer": {"number": int, "state": str, "text": str},
+def _is_index(value: Any) -> bool:
+    """A term, an index, a round: what the log and a frame can hold."""
+    return type(value) is int and 0 <= value <= INDEX_MAX
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str and len(value) <= TEXT_CHARACTERS
+
+
+def _is_texts(value: Any) -> bool:
+    return type(value) is dict and all(type(part) is str for item in value.items() for part in item)
+
+
+def _is_commands(value: Any) -> bool:
+    return type(value) is list and all(type(command) is bytes for command in value)
+
+
+_FIELDS: Final[Mapping[str, Mapping[str, Callable[[Any], bool]]]] = {
+    "founding_view": {"view": _is_texts, "configured": _is_texts},
+    "founding": {"founding": lambda value: type(value) is bytes},
+    "submit": {"commands": _is_commands},
+    "pre_vote": dict.fromkeys(("round", "term", "last_log_index", "last_log_term"), _is_index),
+    "pre_vote_reply": {"round": _is_index, "granted": lambda value: type(value) is bool, "term": _is_index},
+    "timeout_now": {"term": _is_index},
+    "change": {"number": _is_index, "verb": _is_text, "id": _is_text, "address": _is_text},
+    "change_answer": {"number": _is_index, "state": (DONE, WAIT, REFUSED).__contains__, "text": _is_text},
 }
 """What this file reads of a message; guard.py checks the core's own messages. An unknown type is dropped, see below."""
 
 
 def _check_fields(message: Message) -> None:
-    for name, kind in _FIELDS.get(message["type"], {}).items():
-        if type(message.get(name)) is not kind:
-            raise PeerFault(f"{message['type']} with {name} of another type")
-    if message["type"] == "submit" and not all(type(command) is bytes for command in message["commands"]):
-        raise PeerFault("submit with a command that is not bytes")
+    for name, is_sound in _FIELDS.get(message["type"], {}).items():
+        if not is_sound(message.get(name)):
+            raise PeerFault(f"{message['type']} with {name} = {message.get(name)!r}"[:ALARM_CHARACTERS])
 
 
 def _removed(node_id: str) -> RefusedForSafety:

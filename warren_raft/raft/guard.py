@@ -16,6 +16,7 @@ from typing import Any, Final
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft.core import CANDIDATE, Core, Entry, Message
 from warren_raft.raft.log import Log
+from warren_raft.raft.log_contents import BASE_INDEX
 
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """Entries on their way to one follower without an answer. Beyond it nothing new is sent to that follower: without a
@@ -302,6 +303,8 @@ class Guard:
             return
         progress = self._progress_of(peer)
         next_index = _integer(message, "next_node_idx")
+        if next_index <= BASE_INDEX and (message.get("success") or message.get("reset")):
+            raise PeerFault(f"{peer} speaks of index {next_index - 1}, which no log lacks")
         self.core.deliver(peer, {"type": "next_node_idx", "next_node_idx": 0, "reset": False, "success": False})
         if message.get("success"):
             self._acknowledged(peer, progress, next_index - 1)

@@ -653,7 +653,7 @@ CHANGES = st.builds(
 @given(st.lists(CHANGES, max_size=12))
 @settings(max_examples=200, deadline=None)
 def test_any_sequence_of_changes_moves_at_most_one_voter_at_a_time(changes: list[Change]) -> None:
-    """Raft thesis 4.3: then any two consecutive majorities overlap. And a list is never empty, and survives encoding."""
+    """Raft thesis 4.3: then any two consecutive majorities overlap. A list is never empty, and survives encoding."""
     membership: Membership | None = None
     for index, change in enumerate(changes, start=2):
         after = apply_change(membership, change, index)
@@ -704,7 +704,7 @@ HELLO = Hello(
 )
 def test_a_hello_with_a_field_that_cannot_be_is_malformed(change: dict[str, object]) -> None:
     """What a peer says never stops a manager, least of all before it was let in."""
-    with pytest.raises(ValueError, match="hello|founding"):
+    with pytest.raises(ValueError, match=r"hello|founding"):
         Hello.from_message({**HELLO.to_message(), **change})
 
 
