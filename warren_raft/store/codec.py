@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import MISSING, make_dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from operator import attrgetter
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast
 
@@ -24,7 +24,6 @@ KeysOf: TypeAlias = Callable[[list[Any]], tuple[bytes, ...]]
 
 _Convert: TypeAlias = Callable[..., Any]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_ZERO: Final = timedelta(0)
 _SECONDS_A_DAY: Final = 86_400
 _MICROSECONDS_A_SECOND: Final = 1_000_000
 
@@ -41,16 +40,17 @@ def _microseconds(duration: timedelta) -> int:
     return seconds * _MICROSECONDS_A_SECOND + duration.microseconds
 
 
+@lru_cache(maxsize=1024)  # few different ones are in use, and to look one up takes a fifth of making one
 def _duration(microseconds: int) -> timedelta:
-    return timedelta(0, 0, microseconds) if microseconds else _ZERO
+    return timedelta(0, 0, microseconds)
 
 
 def _time_to_microseconds(time: datetime | None) -> int | None:
     return None if time is None else _microseconds(time - _EPOCH)
 
 
-def _time(microseconds: int | None) -> datetime | None:
-    return None if microseconds is None else _EPOCH + timedelta(0, 0, microseconds)
+def _time(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(0, 0, microseconds)
 
 
 def _sorted_map(mapping: FrozenMap) -> dict[str, str]:
@@ -88,21 +88,26 @@ def _encoder_of_sequence(item: _Convert | None) -> _Convert | None:
     return None if item is None else lambda values: [item(value) for value in values]
 
 
+class _Members(dict[str, str]):
+    """From the text of each member of an enumeration to the member; other text is what a newer manager knows."""
+
+    def __missing__(self, text: str) -> str:
+        return text
+
+
 def _decoder_of(form: Form) -> _Convert | None:
+    """What makes a field's value of CBOR's value; None where it is the same. It is not asked about null."""
     if form.kind is FormKind.SEQUENCE and form.item is not None:
         return _decoder_of_sequence(_decoder_of(form.item))
     if form.kind is FormKind.STRUCT:
-        return _optional(_struct_decoder(form.cls))
+        return _struct_decoder(form.cls)
     if form.kind is FormKind.CHOICE:
-        members = {str(member): member for member in form.cls}
-        return lambda text: members.get(text, text)  # a newer manager may know more members
+        return _Members({str(member): member for member in form.cls}).__getitem__
     return _PLAIN_DECODERS.get(form.kind)
 
 
 def _decoder_of_sequence(item: _Convert | None) -> _Convert:
-    if item is None:
-        return lambda values: tuple(values) if values else ()
-    return lambda values: tuple([item(value) for value in values]) if values else ()
+    return tuple if item is None else lambda values: tuple([item(value) for value in values])
 
 
 def _optional(convert: _Convert) -> _Convert:
@@ -143,7 +148,9 @@ def _struct_decoder(cls: Any) -> _Convert:
         if type(array) is not list or len(array) != width:
             array = fit(array)
         for position, convert in conversions:
-            array[position] = convert(array[position])
+            value = array[position]
+            if value is not None:
+                array[position] = convert(value)
         instance = draft(*array, *revision)
         instance.__class__ = cls
         return instance
