@@ -36,7 +36,7 @@ from warren_raft.raft.engine import (
     TransferWanted,
     WriteLog,
 )
-from warren_raft.raft.log import Batch, Log
+from warren_raft.raft.log import Batch, Entry, Log
 from warren_raft.raft.submit import Proposal
 from warren_raft.raft.transport import Refusal
 
@@ -58,14 +58,24 @@ class Outcome:
 
 
 class Sent(NamedTuple):
-    """A message that left an engine, with where the sender's log and its disk were at that moment."""
+    """A message that left an engine."""
 
     sender: str
     receiver: str
     message: Message
-    position: int
-    synced_position: int
     now: float
+
+
+class Durable(NamedTuple):
+    """What a manager's log would say after a power cut."""
+
+    term: int
+    vote: str | None
+    entries: tuple[Entry, ...]
+
+
+def said_by(log: Log) -> Durable:
+    return Durable(log.current_term, log.voted_for, tuple(log.entries))
 
 
 class ListMachine:
@@ -122,10 +132,9 @@ class Node:
     disk_error: OSError | None = None
     """What the next writes of the log end with, instead of being written."""
     syncs: int = 0
-
-    @property
-    def is_candidate_or_leader(self) -> bool:
-        return self.engine.role != "follower"
+    taken: Durable = Durable(0, None, ())
+    durable: Durable = Durable(0, None, ())
+    """What the batch being written leads to, and what the last one that was written led to."""
 
 
 class Cluster:
@@ -164,6 +173,8 @@ class Cluster:
         """(who refuses, whom, why)."""
         self.stopped: dict[str, WarrenError] = {}
         """Managers whose engine failed; the product's driver would have closed them."""
+        self.on_send: Callable[[Node, str, Message], None] = lambda _node, _peer, _message: None
+        """Called for each message that leaves an engine, at that moment."""
         self.acknowledged: dict[str, Any] = {}
         self.failed: dict[str, Exception] = {}
         self._link_number = 0
@@ -193,7 +204,7 @@ class Cluster:
         settings = Settings(node_id=id_, address=self.addresses[id_], members=configured)
         engine = Engine(settings, log=log, machine=machine, random=Random(self.random.random()), now=self.now)
         self.stopped.pop(id_, None)
-        self.nodes[id_] = Node(id_, engine, log, machine)
+        self.nodes[id_] = Node(id_, engine, log, machine, durable=said_by(log))
         return self.nodes[id_]
 
     def crash(self, id_: str) -> None:
@@ -286,6 +297,7 @@ class Cluster:
         elif isinstance(effect, WriteLog):
             assert not node.batches, "two log batches in flight"
             node.batches.append(effect.batch)
+            node.taken = said_by(node.log)
             node.write_at = None if node.disk_seconds is None else self.now + node.disk_seconds
         elif isinstance(effect, Dial):
             node.dialed = dict(effect.peers)
@@ -297,8 +309,8 @@ class Cluster:
     def _send(self, node: Node, effect: Send) -> None:
         peer = next((to for (frm, to), n in self.links.items() if frm == node.id and n == effect.link), None)
         if peer is not None:
-            log = node.log
-            self.sent.append(Sent(node.id, peer, effect.message, log.position, log.synced_position, self.now))
+            self.on_send(node, peer, effect.message)
+            self.sent.append(Sent(node.id, peer, effect.message, self.now))
             self.wire[node.id, peer].append((self.links[peer, node.id], cbor2.dumps(effect.message)))
 
     def complete_sync(self, id_: str) -> None:
@@ -307,6 +319,7 @@ class Cluster:
         batch = node.batches.popleft()
         if node.disk_error is None:
             batch.write()
+            node.durable = node.taken
             node.syncs += 1
         node.events.append(Synced(batch, node.disk_error))
 

@@ -194,6 +194,8 @@ class _Journal:
     def __init__(self, log: Log, commit_index: int) -> None:
         self._log = log
         self._commit_index = commit_index
+        self.term_position = 0
+        """Log.position of the record of the present term and vote; 0: it was durable at the start."""
 
     def add(self, command: bytes, index: int, term: int) -> None:
         self._log.append(command, index, term)
@@ -224,6 +226,7 @@ class _Journal:
 
     def setCurrentTerm(self, term: int, voted_for: str | None) -> None:  # noqa: N802
         self._log.set_term(term, voted_for)
+        self.term_position = self._log.position
 
     def getCurrentTerm(self) -> int:  # noqa: N802
         return self._log.current_term
@@ -280,7 +283,7 @@ class Core:
 
         self._node_class = Member
         self._nodes: dict[str, Any] = {}
-        commit_index = max(applied_index, log.commit_index)
+        self._journal = _Journal(log, max(applied_index, log.commit_index))
         conf = module.SyncObjConf(
             autoTick=False,
             appendEntriesUseBatch=False,
@@ -292,7 +295,7 @@ class Core:
             leaderFallbackTimeout=check_quorum_seconds,
             commandsWaitLeader=True,
             commandsQueueSize=0,
-            journalFile=_Journal(log, commit_index),
+            journalFile=self._journal,
         )
         others = [self._node(voter) for voter in sorted(voters) if voter != node_id]
         self._links: Any = None
@@ -319,6 +322,11 @@ class Core:
     @property
     def term(self) -> int:
         return int(self._core._SyncObj__raftCurrentTerm)
+
+    @property
+    def term_position(self) -> int:
+        """What Log.synced_position has to reach before anybody may hear that we are in this term."""
+        return self._journal.term_position
 
     @property
     def state(self) -> int:

@@ -148,7 +148,9 @@ class Guard:
                 self.outbox[position].message = message
                 return
         self._append_in_outbox[peer] = len(self.outbox)
-        self.outbox.append(Outgoing(peer, message, 0))
+        # Its own entries need not be durable yet, but its term must be: a single voter leads before its vote for itself
+        # is synced, and would after a crash lead the same term again with other entries at the same indexes.
+        self.outbox.append(Outgoing(peer, message, self.core.term_position))
 
     def _brake(self, peer: str, first_unsent: int) -> None:
         self.core.disconnected(peer)
