@@ -413,13 +413,27 @@ async def test_managers_that_all_dial_each_other_settle_on_one_link_each(stage: 
 
 
 async def both_ends_agree(nodes: list[Node]) -> None:
-    """A message sent on every link, and an answer to it, arrive: so both ends mean the same connection."""
+    """Each end of each pair hears, on the link it holds, the number of the link that the other end holds."""
+    by_id = {node.node_id: node for node in nodes}
+    heard: set[tuple[str, int, str, int]] = set()
+
+    def listen(me: str) -> Callable[[str, int, Message], None]:
+        return lambda peer_id, link, message: heard.add((me, link, peer_id, message["link"]))
+
     for node in nodes:
-        node.events = [event for event in node.events if event[0] != "message"]
-        for peer_id in list(node.current):
-            node.send(peer_id, {"type": "probe"})
-    expected = len(nodes) - 1
-    await until(lambda: all(len(node.messages()) >= expected for node in nodes), "the probes")
+        node.on_message = listen(node.node_id)
+
+    def agreed() -> bool:
+        for node in nodes:
+            for link in node.current.values():
+                node.transport.send(link, {"type": "probe", "link": link})
+        return all(
+            (me, link, peer_id, by_id[peer_id].current.get(me)) in heard
+            for me, node in by_id.items()
+            for peer_id, link in node.current.items()
+        )
+
+    await until(agreed, "both ends to mean the same connection")
 
 
 async def crossed(stage: Stage, ours: str, theirs: str, timing: Timing) -> tuple[Node, Stranger, Stranger]:

@@ -25,12 +25,7 @@ from warren_raft.raft.wire import BadFrame, FrameReader, Message, encode
 APPEND: Message = {"type": "append", "term": 3, "entries": [[7, 3, b"command"]], "commit": 6, "hint": None}
 
 values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.text()
-    | st.binary()
-    | st.floats(allow_nan=False),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary() | st.floats(allow_nan=False),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=8,
 )
@@ -78,9 +73,7 @@ def test_the_layout_of_a_frame_is_pinned() -> None:
 
 
 def test_the_largest_allowed_message_passes_and_one_byte_more_does_not() -> None:
-    overhead = (
-        len(encode({"type": "x", "data": b""})) - 8 + 4
-    )  # a long byte string has four more bytes of length
+    overhead = len(encode({"type": "x", "data": b""})) - 8 + 4  # a long byte string has four more bytes of length
     data = bytes(wire.MAX_FRAME_BYTES - overhead)
     (message,) = read_all(FrameReader(), encode({"type": "x", "data": data}))
     assert len(message["data"]) == len(data)

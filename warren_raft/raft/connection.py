@@ -22,6 +22,7 @@ from warren_raft.errors import InvariantViolation
 from warren_raft.raft.addresses import format_address
 from warren_raft.raft.wire import (
     HANDSHAKE_FRAME_BYTES,
+    KIB,
     MAX_FRAME_BYTES,
     MIB,
     BadFrame,
@@ -33,6 +34,10 @@ from warren_raft.raft.wire import (
 MAX_BUFFERED_BYTES = 64 * MIB
 """Unsent bytes of one link beyond which it is dropped: four of the largest frames. A peer that is paused
 reads nothing, and must not take this process's memory before the silence is noticed."""
+
+RECEIVE_BYTES = 256 * KIB
+"""Most that is taken from the kernel at once. In one buffer for the connection's life: asyncio's plain protocols get
+a new one each time, whose fresh pages cost more than everything else about a message of 30 KB."""
 
 MAX_REFUSAL_CHARACTERS = 500
 """What a stranger can put into a line of our log."""
@@ -120,7 +125,7 @@ class Owner(Protocol):
         """Something was queued: `flush` wants to be called in this turn of the loop."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """A connection from its first byte to its last. All methods run in the loop's thread."""
 
     def __init__(self, owner: Owner, expected_id: str | None, now: Callable[[], float]) -> None:
@@ -137,6 +142,7 @@ class Connection(asyncio.Protocol):
         self._now = now
         self._state = _State.GREETING
         self._transport: asyncio.Transport | None = None
+        self._incoming = memoryview(bytearray(RECEIVE_BYTES))
         self._reader = FrameReader(HANDSHAKE_FRAME_BYTES)
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
@@ -169,11 +175,14 @@ class Connection(asyncio.Protocol):
         elif self.dialled:
             self._write(self._owner.greeting())
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._incoming
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self.end is not None:
             return
         self._heard_at = self._now()
-        self._reader.feed(data)
+        self._reader.feed(self._incoming[:nbytes])
         while (message := self._next_message()) is not None:
             self._receive(message)
 

@@ -220,7 +220,7 @@ class Transport:
         assert connection.peer_id is not None
         older = self._current.get(connection.peer_id)
         if older is not None and self._keeps(older, connection):
-            connection.close(LinkEnd.CLOSED, "another link to the same peer came first")
+            connection.close(LinkEnd.SUPERSEDED, "another link to the same peer came first")
             return
         if older is not None:
             older.close(LinkEnd.SUPERSEDED, "a newer link took its place")
@@ -435,8 +435,8 @@ class Transport:
 
     def _say_failed(self, connection: Connection) -> None:
         """A handshake came to nothing. Which port a stranger used makes no new story."""
-        if connection.end is LinkEnd.GOODBYE:
-            return  # refused: has its own line; or abandoned for another link, which has one
+        if self._closing or connection.end in (LinkEnd.GOODBYE, LinkEnd.SUPERSEDED):
+            return  # refused, or given up for another link: that has a line of its own
         who = connection.peer_id or connection.host
         self._say(who, logging.WARNING, f"no link with {who}: {connection.why}")
 

@@ -74,12 +74,12 @@ class FrameReader:
 
     def __init__(self, limit_bytes: int = MAX_FRAME_BYTES) -> None:
         self.limit_bytes = limit_bytes
-        self._chunk: bytes | bytearray = b""  # where frames are read from: the last chunk, or _held
+        self._chunk: bytes | bytearray | memoryview = b""  # where frames are read from: the last chunk, or _held
         self._held = bytearray()  # the beginning of a frame that came in pieces, and what came after it
         self._at = 0  # how far _chunk is read
 
-    def feed(self, chunk: bytes) -> None:
-        """Take the next bytes of the stream. The rest of the previous chunk must have been read."""
+    def feed(self, chunk: bytes | memoryview) -> None:
+        """Take the next bytes of the stream. They are the reader's until `read` has returned None."""
         if self._held:
             self._held += chunk
             self._chunk = self._held
