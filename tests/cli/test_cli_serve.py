@@ -167,6 +167,11 @@ def test_a_removal_that_would_lose_the_quorum_is_refused(three: Three) -> None:
     leader = three.leader()
     down, other = (node_id for node_id in three.processes if node_id != leader)
     three.processes.pop(down).end()
+
+    def noticed() -> bool:
+        return {m["id"]: m["connected"] for m in three.status(leader)["members"]}[down] is False
+
+    wait_until(noticed, "the leader to notice that one is down")
     ran = three.run(leader, "members", "remove", other)
     assert ran.code == 4, ran
     assert three.status(leader)["has_quorum"]

@@ -155,15 +155,15 @@ def test_an_unknown_manager_is_told_with_those_there_are(script: Script) -> None
 # ---------------------------------------------------------------------------------- the demonstration
 
 
-def demo_processes() -> set[int]:
-    """The processes of this user that are managers of a demonstration."""
+def managers_under(directory: Path) -> set[int]:
+    """The processes that are managers of directories under this one."""
     found = set()
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             command = Path(f"/proc/{name}/cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if b"serve" in command and b"warren-raft-demo-" in command:
+        if b"\0serve\0" in command and b"--data-dir=" + os.fsencode(directory) in command:
             found.add(int(name))
     return found
 
@@ -182,16 +182,16 @@ def test_the_demonstration_ends_well_says_what_it_showed_and_leaves_nothing(tmp_
 def test_a_demonstration_that_is_stopped_stops_its_managers(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPTS / "local_cluster.py"), "demo"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    before = demo_processes()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as demo:
         assert demo.stdout is not None
         for line in demo.stdout:
             if "writers" in line:
                 break
+        assert len(managers_under(tmp_path)) == 3
         demo.send_signal(signal.SIGTERM)
         demo.communicate(timeout=60)
     assert demo.returncode == 128 + signal.SIGTERM
-    assert demo_processes() <= before
+    assert managers_under(tmp_path) == set()
 
 
 def test_a_lost_write_makes_the_demonstration_fail(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
