@@ -28,8 +28,16 @@ class Contents:
         self.base_term = start.last_term
         self.current_term = start.current_term
         self.voted_for = start.voted_for
-        self.commit_index = start.commit_index
+        self.commit_index = self._at_least_base(start.commit_index)
         self.note = start.note
+
+    def _at_least_base(self, commit_index: int) -> int:
+        """What compaction dropped was committed, even where that was written before it was known."""
+        return max(self.base_index, commit_index)
+
+    def is_at(self, state: State) -> bool:
+        """True if this is what a segment's header says."""
+        return self.state() == state._replace(commit_index=self._at_least_base(state.commit_index))
 
     def state(self) -> State:
         """Everything but the entries."""
@@ -72,7 +80,7 @@ class Contents:
         try:
             for kind, first, second, content in batch.records(data):
                 self._replay_record(kind, first, second, content)
-            self.set_commit(batch.commit_index)
+            self.set_commit(self._at_least_base(batch.commit_index))
         except (InvariantViolation, UnicodeDecodeError) as error:
             raise form.Damaged(f"batch {batch.number} contradicts the log: {error}") from error
 

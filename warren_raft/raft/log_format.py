@@ -299,7 +299,9 @@ def _read_trailer(data: bytes, offset: int, salt: int) -> _Trailer | None:
     end = batch_span(start, body_length)[1]
     pages = -(-offset // PAGE) - start // PAGE
     checked = offset + _TRAILER.size + pages * _LENGTH.size
-    if end > len(data) or _LENGTH.unpack_from(data, checked)[0] != crc32(data[offset:checked], salt):
+    if end > len(data) or not data.startswith(_TRAILER_MARK, checked + _LENGTH.size):
+        return None
+    if _LENGTH.unpack_from(data, checked)[0] != crc32(data[offset:checked], salt):
         return None
     sums = struct.unpack_from(f"<{pages}I", data, offset + _TRAILER.size)
     return _Trailer(number, start, body_length, sums, offset, end)

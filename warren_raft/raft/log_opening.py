@@ -83,7 +83,6 @@ class Opening:
             names = self._files.list_directory(self._directory)
         except FileNotFoundError:
             self._files.make_directory(self._directory)
-            self._files.sync_directory(posixpath.dirname(self._directory) or ".")
             return []
         for name in names:
             if name.endswith(TEMPORARY_SUFFIX):
@@ -91,6 +90,8 @@ class Opening:
         return sorted(int(match[1]) for match in map(_SEGMENT_NAME.fullmatch, names) if match)
 
     def _create(self, incarnation: str) -> Recovered:
+        """The first segment; the directory's own name is durable before it, whoever made it and died since."""
+        self._files.sync_directory(posixpath.dirname(self._directory) or ".")
         header = SegmentHeader(1, self._start_bytes, 1, 0, 1, self._node_id, incarnation, BLANK)
         return Recovered(self._node_id, incarnation, Contents(BLANK), self._begin(header), 1, 1, 0)
 
@@ -247,7 +248,7 @@ def _read_header(path: str, file: File, number: int) -> _Found:
 
 def _check_start(segment: _Found, contents: Contents, next_batch: int) -> None:
     """A header repeats the state that the segments before it lead to."""
-    if segment.header.state != contents.state() or segment.header.first_batch != next_batch:
+    if not contents.is_at(segment.header.state) or segment.header.first_batch != next_batch:
         raise _corrupted(segment.path, "its header contradicts the segments before it")
 
 
