@@ -1,0 +1,551 @@
+"""The log at every byte and at every file operation: what damage, power cuts, kills and full disks leave of it.
+
+The promise: never a wrong entry, never a lost synced one. Damage is told from what a crash leaves: it is Corrupted,
+or it does no harm. What a crash leaves opens, with everything that was synced. The few kinds of damage that look
+exactly like a crash are named in docs/log-format.md, and here: a tail of the newest segment turned to zeros.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.log_recorder import DIRECTORY, Recorder, Snapshot, open_log, snapshot
+from tests.memory_files import PAGE, Crashed, MemoryFiles, keep_all, keep_none, keep_some
+from warren_raft.errors import Corrupted
+from warren_raft.raft.log_contents import BASE_COMMAND
+from warren_raft.raft.log_format import SECTOR
+
+CORRUPTED = "corrupted"
+SIZES = {"segment_bytes": 16384, "start_segment_bytes": 12288}
+
+
+def small_log() -> Recorder:
+    """Three segments: one filled, a prepared one rolled into, one begun by a restart; every kind of record,
+    batches that share pages and batches that span them, the last one over two pages."""
+    record = Recorder(MemoryFiles("/data"), **SIZES)
+    record.open()
+    record.log.set_term(1, "a")
+    record.sync()
+    record.append(30, 60, term=1)
+    record.sync()
+    record.prepare()
+    record.log.set_note(b"members")
+    record.append(2500)
+    record.sync()
+    record.log.set_commit(3)
+    record.append(5000, 1, 1)
+    record.sync()
+    record.log.truncate_from(6)
+    record.log.set_term(4, None)
+    record.append(10, term=4)
+    record.sync()
+    record.files.power_cut()
+    record.open()
+    record.log.set_commit(5)
+    record.append(40, 50)
+    record.sync()
+    record.log.truncate_from(7)
+    record.sync()
+    record.append(700, 1200, term=4)
+    record.log.set_term(4, "b")
+    record.sync()
+    assert len(record.files.paths()) == 3
+    assert record.places[-1].start // PAGE < record.places[-1].end // PAGE
+    return record
+
+
+def outcome(files: MemoryFiles) -> Snapshot | str:
+    """What an open of this disk says."""
+    try:
+        return snapshot(open_log(files, **SIZES))
+    except Corrupted:
+        return CORRUPTED
+
+
+def damaged(files: MemoryFiles, path: str, change: Callable[[bytearray], None]) -> Snapshot | str:
+    """What an open says after `change` to the content of one file."""
+    files = files.clone()
+    content = bytearray(files.content(path))
+    change(content)
+    files.set_content(path, bytes(content))
+    return outcome(files)
+
+
+def flipped(offset: int, bit: int) -> Callable[[bytearray], None]:
+    def change(content: bytearray) -> None:
+        content[offset] ^= 1 << bit
+
+    return change
+
+
+def zeroed(begin: int, end: int) -> Callable[[bytearray], None]:
+    def change(content: bytearray) -> None:
+        content[begin:end] = bytes(len(content[begin:end]))
+
+    return change
+
+
+# -- damage at every byte
+
+
+def test_one_flipped_bit_anywhere_is_found_or_does_no_harm() -> None:
+    """A disk that lies in one bit: the whole content or Corrupted, for every byte of every segment. In the last
+    batch too: what is there of it is neither as written nor as before, and its trailer says so."""
+    record = small_log()
+    full = record.states[-1]
+    seen: Counter[bool] = Counter()
+    for path in record.files.paths():
+        for offset in range(len(record.files.content(path))):
+            result = damaged(record.files, path, flipped(offset, offset % 8))
+            assert result in (full, CORRUPTED), (path, offset)
+            seen[result == CORRUPTED] += 1
+    assert min(seen.values()) > 1000
+
+
+def test_every_bit_of_the_last_head_and_trailer_counts() -> None:
+    """The last batch is the one whose damage could pass for a torn write: no bit of it may be lost silently."""
+    record = small_log()
+    path, start, end = record.places[-1]
+    sectors = (*range(start, start + SECTOR), *range(end - SECTOR, end))
+    for offset, bit in itertools.product(sectors, range(8)):
+        assert damaged(record.files, path, flipped(offset, bit)) == CORRUPTED, (offset, bit)
+
+
+def test_a_tail_turned_to_zeros_is_the_prefix_before_it() -> None:
+    """What a kill in the middle of a write leaves: the newest segment is as written up to a byte, then as it was
+    before. The batches wholly before that byte are there, exactly; this is also the damage that no log can tell."""
+    record = small_log()
+    path = record.files.paths()[-1]
+    content = record.files.content(path)
+    header = Counter(place.path for place in record.places)[path]
+    states = record.states[-header - 1 :]
+    ends = [len(content[: place.end].rstrip(b"\0")) for place in record.places if place.path == path]
+    for cut in range(PAGE, len(content)):
+        expected = states[sum(end <= cut for end in ends)]
+        assert damaged(record.files, path, zeroed(cut, len(content))) == expected, cut
+    for cut in range(PAGE):
+        in_header = CORRUPTED if any(content[cut:PAGE]) else states[0]
+        assert damaged(record.files, path, zeroed(cut, len(content))) == in_header, cut
+
+
+def test_a_sealed_segment_misses_nothing() -> None:
+    """The next segment knows where it ended: zeros from any byte on are damage, as soon as they change anything."""
+    record = small_log()
+    full = record.states[-1]
+    for path in record.files.paths()[:-1]:
+        content = record.files.content(path)
+        end = max(place.end for place in record.places if place.path == path)
+        for cut in (*range(end), *range(end, len(content), 64)):
+            expected = CORRUPTED if any(content[cut:end]) else full
+            assert damaged(record.files, path, zeroed(cut, len(content))) == expected, (path, cut)
+
+
+def test_a_file_cut_short_is_damage() -> None:
+    """Segments have their length before they have their name, so no crash shortens one: a cut at any byte is
+    known, where in a growing file it would pass for a torn write."""
+    record = small_log()
+    for path in record.files.paths():
+        used = max(place.end for place in record.places if place.path == path)
+        is_newest = path == record.files.paths()[-1]
+        size = len(record.files.content(path))
+        for cut in (*range(used), *range(used, size, 64), size - 1):
+
+            def shorten(content: bytearray, cut: int = cut) -> None:
+                del content[cut:]
+
+            expected = CORRUPTED if is_newest or cut < used else record.states[-1]
+            assert damaged(record.files, path, shorten) == expected, (path, cut)
+
+
+@pytest.mark.parametrize("unit", [SECTOR, PAGE])
+def test_a_page_or_sector_turned_to_zeros_costs_the_tail_at_most(unit: int) -> None:
+    """A write that the disk acknowledged and lost. In the newest segment it looks like a torn one, if nothing
+    valid follows; anywhere else it is damage."""
+    record = small_log()
+    newest = record.files.paths()[-1]
+    for path in record.files.paths():
+        for begin in range(0, len(record.files.content(path)), unit):
+            result = damaged(record.files, path, zeroed(begin, begin + unit))
+            if result in (CORRUPTED, record.states[-1]):
+                continue
+            assert path == newest
+            assert result in record.states
+            lost = record.places[record.states.index(result) + 1]
+            assert lost.start < begin + unit, "lost a batch before the zeros"
+            assert not any(record.files.content(path)[begin + unit : record.places[-1].end]) or (
+                lost == record.places[-1]
+            ), "lost a batch although something follows"
+
+
+def test_random_damage_never_gives_a_wrong_entry() -> None:
+    """Anything at all written over anything: Corrupted, or a state that the log once was in."""
+    record = small_log()
+    blank = (BASE_COMMAND, 1, 0)
+    source = random.Random(7)
+    paths = record.files.paths()
+    for _ in range(3000):
+        path = source.choice(paths)
+        size = len(record.files.content(path))
+        begin = source.randrange(size)
+        length = min(source.choice([1, 2, 8, 512, 4096]), size - begin)
+        fill = source.choice([bytes(length), source.randbytes(length), b"\xff" * length])
+
+        def overwrite(content: bytearray, begin: int = begin, fill: bytes = fill) -> None:
+            content[begin : begin + len(fill)] = fill
+
+        result = damaged(record.files, path, overwrite)
+        assert result == CORRUPTED or result in record.states[4:], (path, begin, fill[:4])
+        assert isinstance(result, str) or result.entries[0] == blank
+
+
+def test_a_stretch_copied_from_elsewhere_in_the_log_is_damage() -> None:
+    """A misdirected write puts sound bytes at the wrong place: checksums hold the segment and the offset."""
+    record = small_log()
+    source = random.Random(8)
+    paths = record.files.paths()
+    for _ in range(2000):
+        path, other = source.choice(paths), source.choice(paths)
+        unit = source.choice([SECTOR, PAGE])
+        content = record.files.content(other)
+        begin = source.randrange(0, len(content), unit)
+        data = content[begin : begin + unit]
+        target = source.randrange(0, len(record.files.content(path)), unit)
+
+        def misdirect(content: bytearray, target: int = target, data: bytes = data) -> None:
+            content[target : target + len(data)] = data[: len(content) - target]
+
+        result = damaged(record.files, path, misdirect)
+        if result == record.states[-1] or result == CORRUPTED:
+            continue
+        assert path == paths[-1]
+        assert not any(data[: len(data)]) or result in record.states[-4:]
+
+
+# -- a batch that was not synced
+
+
+def unsynced(before: list[int], sizes: list[int], segment_bytes: int = 65536) -> tuple[Recorder, str]:
+    """A log with batches of the sizes `before`, and one more written but not synced when the machine stopped."""
+    record = Recorder(MemoryFiles("/data"), segment_bytes=segment_bytes, start_segment_bytes=segment_bytes)
+    record.open()
+    for size in before:
+        record.append(size, term=1)
+        record.sync()
+    record.append(*sizes, term=1)
+    record.take()
+    assert record.batch is not None
+    record.files.crash(record.files.operations + 2)
+    with pytest.raises(Crashed):
+        record.batch.write()
+    return record, record.files.paths()[0]
+
+
+def subsets(pages: list[int], source: random.Random, limit: int) -> Iterator[set[int]]:
+    """Every subset if they are few, else a random choice of them; the full one and the empty one always."""
+    if 2 ** len(pages) <= limit:
+        for size in range(len(pages) + 1):
+            yield from map(set, itertools.combinations(pages, size))
+        return
+    yield set()
+    yield set(pages)
+    for index in range(limit):
+        if index % 3 == 0:  # all but one or two: the trailer mostly survives
+            yield set(pages) - set(source.sample(pages, source.choice([1, 2])))
+        else:
+            yield {page for page in pages if source.random() < source.choice([0.1, 0.5, 0.9])}
+
+
+@pytest.mark.parametrize(
+    ("before", "sizes"),
+    [
+        ([], [1]),
+        ([1, 2, 3], [1]),
+        ([1], [400]),
+        ([1, 1], [3000]),
+        ([10], [9000]),
+        ([3000], [3000, 10, 3000]),
+        ([100] * 3, [20_000]),
+        ([], [30_000, 1]),
+        ([1], [12_000]),
+    ],
+)
+def test_no_subset_of_lost_pages_is_taken_for_damage(before: list[int], sizes: list[int]) -> None:
+    """A power cut keeps any of the pages that were not synced, in any order: never Corrupted, never a part of the
+    batch, never less than what was synced before."""
+    record, path = unsynced(before, sizes)
+    pages = sorted(record.files.unsynced_pages(path))
+    seen = set()
+    for kept in subsets(pages, random.Random(str((before, sizes))), 300):
+        files = record.files.clone()
+        files.power_cut(lambda _, page, kept=kept: page in kept)  # type: ignore[misc]
+        found = snapshot(open_log(files))
+        assert found == (record.taken if kept == set(pages) else record.durable), (pages, kept)
+        seen.add(len(found.entries))
+    assert len(seen) == 2
+
+
+def test_no_subset_of_lost_pages_of_a_batch_with_a_long_trailer_is_taken_for_damage() -> None:
+    """A batch of 120 pages and more has a trailer of several sectors, which can lie in two pages: half of it
+    may be lost while the body is whole."""
+    split = False
+    for before in range(1, 8):
+        record, path = unsynced([1] * before, [600_000 + 700 * before], 1 << 20)
+        pages = sorted(record.files.unsynced_pages(path))
+        end = len(record.files.content(path).rstrip(b"\0"))
+        split = split or end // PAGE != (end - 640) // PAGE
+        for kept in [*subsets(pages, random.Random(before), 10), set(pages[:-1]), set(pages) - {pages[-2]}]:
+            files = record.files.clone()
+            files.power_cut(lambda _, page, kept=kept: page in kept)  # type: ignore[misc]
+            found = snapshot(open_log(files))
+            assert found == (record.taken if kept == set(pages) else record.durable)
+    assert split
+
+
+@pytest.mark.parametrize(("before", "sizes"), [([], [1]), ([1, 600], [1500]), ([700], [3300])])
+def test_a_kill_in_the_middle_of_a_write_leaves_the_prefix(before: list[int], sizes: list[int]) -> None:
+    """Any number of bytes may have been taken when the process or the machine stopped; and then pages be lost."""
+    record, path = unsynced(before, sizes)
+    source = random.Random(11)
+    content = record.files.content(path)
+    end = len(content.rstrip(b"\0"))
+    start = record.places[-1].end if record.places else PAGE
+    for cut in range(start, end + 1):
+        files = record.files.clone()
+        files.open(path).write(cut, bytes(end - cut))
+        files.kill()
+        assert outcome(files.clone()) == (record.taken if cut == end else record.durable), cut
+        files.power_cut(keep_some(source))
+        assert outcome(files) in ((record.taken, record.durable) if cut == end else (record.durable,)), cut
+
+
+def test_damage_does_not_hide_behind_a_torn_batch() -> None:
+    """A synced batch goes bad and the next one is torn: whatever page of the torn one is there proves that the
+    damaged one had been synced, even where neither head nor trailer of the torn one survived."""
+    record, path = unsynced([1, 5000], [30_000])
+    _, start, end = record.places[-1]
+    pages = sorted(record.files.unsynced_pages(path))
+    for kept in subsets(pages, random.Random(5), 100):
+        files = record.files.clone()
+        files.power_cut(lambda _, page, kept=kept: page in kept)  # type: ignore[misc]
+        later = any(files.content(path)[end:])
+        for change in (flipped(start + 9, 0), flipped(start + 3000, 1), flipped(end - 510, 2), zeroed(8192, 8704)):
+            assert damaged(files, path, change) == CORRUPTED, kept
+        proof = {pages[0], pages[-1]} & kept  # the head or the trailer of the torn one
+        expected = CORRUPTED if proof else record.states[0]
+        assert damaged(files, path, zeroed(start, end)) == expected, kept
+        for part in (zeroed(start, 8192), zeroed(end - SECTOR, end)):
+            assert damaged(files, path, part) == (CORRUPTED if later else record.states[0]), kept
+
+
+def test_pages_torn_inside_are_never_read_as_written() -> None:
+    """A drive that tears within 4 KiB is beyond the model: it may be called damage, never give a wrong state."""
+    record, path = unsynced([1, 2], [9000])
+    content = record.files.content(path)
+    start, end = record.places[-1].end, len(content.rstrip(b"\0"))
+    source = random.Random(12)
+    seen: Counter[bool] = Counter()
+    for _ in range(500):
+        kept = bytearray(content)
+        for sector in range(start, end, SECTOR):
+            if source.random() < 0.3:
+                kept[sector : sector + SECTOR] = bytes(SECTOR)
+        files = record.files.clone()
+        files.set_content(path, bytes(kept))
+        result = outcome(files)
+        assert result in (CORRUPTED, record.durable)
+        seen[result == CORRUPTED] += 1
+    assert seen[False] > 100
+
+
+def test_what_a_failed_sync_left_in_the_page_cache_is_made_durable_or_lost_for_good() -> None:
+    """After EIO from fdatasync Linux may call pages clean that are not on the disk. The next process reads them
+    from the cache, counts them, acknowledges them; a power cut must not take them back."""
+    record = Recorder(MemoryFiles("/data"))
+    record.open()
+    record.append(3000, 3000, term=1)
+    record.take()
+    assert record.batch is not None
+    record.files.fail(record.files.operations + 2, errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        record.batch.write()
+    assert not record.files.unsynced_pages(record.files.paths()[0])
+    record.files.kill()
+    assert record.open().synced_index == 3
+    record.files.power_cut()
+    assert record.open().last_index == 3
+
+
+def test_a_torn_remnant_is_never_looked_at_again() -> None:
+    """The first open after a power cut seals the log before the torn batch; when the same number is used again for
+    another batch, and even if the remnant would become whole, it stays behind the seal."""
+    record, path = unsynced([1], [9000])
+    whole = record.files.content(path)
+    files = record.files
+    files.power_cut(lambda _, page: page != 2)
+    record.open()
+    record.append(5, term=2)
+    record.sync()
+    before = snapshot(record.log)
+    files.power_cut()
+    assert snapshot(open_log(files.clone())) == before
+    files.set_content(path, whole)
+    assert snapshot(open_log(files)) == before
+
+
+# -- faults at every file operation
+
+
+def scenario(record: Recorder) -> None:
+    """Everything the log does to files: first creation, batches, preparation, rolls of both kinds, a batch larger than
+    a segment, a restart after a clean stop, one after a kill with a batch in flight, and one that writes nothing."""
+    record.open()
+    record.log.set_term(1, "a")
+    record.append(200, term=1)
+    record.sync()
+    record.prepare()
+    record.append(5000)
+    record.sync()
+    record.append(6000, 100)
+    record.log.set_note(b"members")
+    record.sync()
+    record.log.set_commit(4)
+    record.append(9000)
+    record.sync()
+    record.log.close()
+    record.files.kill()
+    record.open()
+    record.log.truncate_from(6)
+    record.append(40_000, term=2)
+    record.sync()
+    record.append(100)
+    record.take()
+    record.write()
+    record.files.kill()
+    record.open()
+    record.append(1)
+    record.sync()
+    record.files.kill()
+    record.open()
+    record.files.kill()
+    record.open()
+    record.log.set_term(9, None)
+    record.sync()
+
+
+def run(plan: Callable[[MemoryFiles], None]) -> Recorder:
+    """The scenario with a fault planned; ends where the process would."""
+    record = Recorder(MemoryFiles("/data"), **SIZES)
+    plan(record.files)
+    try:
+        scenario(record)
+    except Crashed:
+        pass
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+    record.files.clear_faults()
+    return record
+
+
+def operations() -> int:
+    return run(lambda _: None).files.operations
+
+
+STOPS: dict[str, Callable[[MemoryFiles, random.Random], None]] = {
+    "the process dies": lambda files, _: files.kill(),
+    "power cut, nothing unsynced survives": lambda files, _: files.power_cut(keep_none),
+    "power cut, everything survives": lambda files, _: files.power_cut(
+        keep_all, name_changes=files.unsynced_name_changes
+    ),
+    "power cut, some survives": lambda files, source: files.power_cut(
+        keep_some(source), name_changes=source.randint(0, files.unsynced_name_changes)
+    ),
+}
+
+
+def check_comes_back(record: Recorder, where: object) -> Snapshot:
+    """The log opens with all that was durable, stays what it was opened as, and can be relied on from there."""
+    allowed = (record.durable, record.taken)
+    found = snapshot(record.open())
+    if allowed == (None, None):
+        assert found.entries == ((BASE_COMMAND, 1, 0),), where
+        assert record.log.is_blank, where
+    else:
+        assert found in allowed, where
+    again = Recorder(record.files.clone(), **SIZES)
+    again.files.power_cut()
+    assert snapshot(again.open()) == found, where
+    record.append(7, term=record.log.current_term + 1)
+    record.sync()
+    record.files.power_cut()
+    assert snapshot(record.open()) == record.durable, where
+    assert len(record.log.entries) == len(found.entries) + 1, where
+    return found
+
+
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("done", [0.0, 0.97, 1.0])
+def test_a_crash_at_any_file_operation_loses_nothing(stop: str, done: float) -> None:
+    """Before, within and after each operation: the directory opens again, with all that was synced; during the
+    very first creation it is blank."""
+    for number in range(1, operations() + 1):
+        record = run(lambda files, number=number: files.crash(number, done=done))  # type: ignore[misc]
+        STOPS[stop](record.files, random.Random(number))
+        check_comes_back(record, (number, done, stop))
+
+
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("done", [0.0, 0.5])
+def test_an_io_error_at_any_file_operation_loses_nothing(stop: str, done: float) -> None:
+    """EIO stops the manager; what it had called durable is there for the next one, whatever the cache believed."""
+    for number in range(1, operations() + 1):
+        record = run(lambda files, number=number: files.fail(number, errno.EIO, done=done))  # type: ignore[misc]
+        STOPS[stop](record.files, random.Random(number))
+        check_comes_back(record, (number, done, stop))
+
+
+@pytest.mark.parametrize("done", [0.0, 0.5])
+def test_a_full_disk_at_any_file_operation_is_got_over(done: float) -> None:
+    """ENOSPC at the Nth operation, tried again once: the whole scenario ends as if nothing had been."""
+    expected = run(lambda _: None).durable
+    for number in range(1, operations() + 1):
+        record = run(lambda files, number=number: files.fail(number, errno.ENOSPC, done=done))  # type: ignore[misc]
+        assert record.durable == expected, number
+        record.files.power_cut()
+        assert check_comes_back(record, number) == expected
+
+
+def test_a_crash_while_coming_back_from_a_crash_loses_nothing() -> None:
+    """The second fault during the recovery from the first, at each operation of it."""
+    source = random.Random(3)
+    total = operations()
+    for first in range(1, total + 1, 3):
+        base = run(lambda files, first=first: files.crash(first, done=0.97))  # type: ignore[misc]
+        STOPS[source.choice(list(STOPS))](base.files, source)
+        for second in itertools.count(1):
+            record = Recorder(base.files.clone(), **SIZES)
+            record.durable, record.taken = base.durable, base.taken
+            record.files.crash(second, done=source.choice([0.0, 0.5, 1.0]))
+            try:
+                record.open()
+                break
+            except Crashed:
+                record.durable, record.taken = base.durable, base.taken
+            STOPS[source.choice(list(STOPS))](record.files, source)
+            check_comes_back(record, (first, second))
+
+
+def test_a_crash_leaves_no_unfinished_segment_behind_for_long() -> None:
+    """Whatever was under way: after the next open only segments are there, each of them needed."""
+    for number in range(1, operations() + 1):
+        record = run(lambda files, number=number: files.crash(number, done=0.97))  # type: ignore[misc]
+        record.files.kill()
+        record.open()
+        assert all(path.endswith(".log") for path in record.files.paths()), number
+        assert all(path.startswith(DIRECTORY) for path in record.files.paths())
