@@ -27,7 +27,7 @@ from tests.memory_files import MemoryFiles, keep_all, keep_some
 from warren_raft.errors import Corrupted, InvariantViolation, RefusedForSafety
 from warren_raft.raft import log_format as form
 from warren_raft.raft.files import File, OsFiles
-from warren_raft.raft.log import Log
+from warren_raft.raft.log import PREPARATION_PAUSE_BATCHES, Log
 from warren_raft.raft.log_contents import BLANK
 from warren_raft.raft.log_format import SegmentHeader, State
 
@@ -257,7 +257,7 @@ def test_a_blank_log_prepares_nothing() -> None:
 
 
 def test_a_full_disk_during_preparation_is_no_loss() -> None:
-    """The space is given back, the next attempt is a new one, and a roll makes its own small segment."""
+    """The space is given back, rolls make small segments of their own, and the disk is not filled again at once."""
     record = recorder()
     record.append(9000, term=1)
     record.sync()
@@ -267,10 +267,18 @@ def test_a_full_disk_during_preparation_is_no_loss() -> None:
     with pytest.raises(OSError, match="No space"):
         preparation()
     assert record.files.paths() == [f"{DIRECTORY}/{1:016d}.log"]
-    assert record.log.preparation() is not None
+    assert record.log.preparation() is None
     record.append(9000)
     record.sync()
     assert record.log.synced_index == 3
+    record.files.limit_bytes = None
+    for _ in range(PREPARATION_PAUSE_BATCHES - 1):
+        assert record.log.preparation() is None
+        record.append(1)
+        record.sync()
+    preparation = record.log.preparation()
+    assert preparation is not None
+    preparation()
 
 
 def test_a_batch_that_found_the_disk_full_is_written_again() -> None:

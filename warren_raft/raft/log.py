@@ -20,6 +20,7 @@ from .log_segments import TEMPORARY_SUFFIX, Preparation, Roll, Segment
 
 SEGMENT_BYTES = 16 * 1024 * 1024  # prepared ahead: large enough that a roll is rare
 START_SEGMENT_BYTES = 1024 * 1024  # made while somebody waits: milliseconds to write
+PREPARATION_PAUSE_BATCHES = 1000  # after a failed preparation: a nearly full disk is not filled again for each batch
 
 __all__ = ["SEGMENT_BYTES", "START_SEGMENT_BYTES", "Batch", "Entry", "Log"]
 
@@ -89,6 +90,7 @@ class Log:
         self._in_flight: Batch | None = None
         self._preparation: Preparation | None = None
         self._preparations = 0
+        self._prepare_from_batch = 2  # a blank log may stay blank: a learner that is never added, a test
         self._position = 0
         self._synced_position = 0
         self._synced_index = self.last_index
@@ -276,13 +278,14 @@ class Log:
     def preparation(self) -> Callable[[], None] | None:
         """What fills the next segment with zeros, for a worker thread; None if there is no need.
 
-        Ask after each batch: it is cheap. Call what it returns: until that has ended, there is no other. After
-        an OSError from it ask again, but not at once.
+        Ask after each batch: it is cheap. Call what it returns: until that has ended, there is no other. When
+        it raised OSError, there is none for the next PREPARATION_PAUSE_BATCHES, and rolls help themselves.
         """
         current = self._preparation
-        if current is not None and (current.running or current.file is not None):
-            return None
-        if self._next_batch == 1:  # a blank log may stay blank: a learner that is never added, a test
+        if current is not None and current.file is None and not current.running:
+            self._preparation = current = None
+            self._prepare_from_batch = self._next_batch + PREPARATION_PAUSE_BATCHES
+        if current is not None or self._next_batch < self._prepare_from_batch:
             return None
         self._preparations += 1
         path = posixpath.join(self._directory, f"prepared-{self._preparations}{TEMPORARY_SUFFIX}")
