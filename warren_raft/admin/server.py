@@ -140,13 +140,18 @@ class AdminServer:
 
 
 def _listen(directory: str) -> socket.socket:
-    """A listening socket under the directory's name for it, mode 0600 from its first moment."""
+    """A listening socket under the directory's name for it, mode 0600. It gets that name once it listens, so
+    that whoever sees it can call; what had the name is replaced."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_socket(directory)
         os.fchmod(listener.fileno(), stat.S_IRUSR | stat.S_IWUSR)  # before bind: the name inherits it
         with socket_address(directory) as address:
-            listener.bind(address)
+            new = address + ".new"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new)
+            listener.bind(new)
+            listener.listen(SOCKET_BACKLOG)
+            os.rename(new, address)
         listener.setblocking(False)
     except BaseException:
         listener.close()
