@@ -40,6 +40,8 @@ class Standing:
     voters: frozenset[str]
     may_campaign: bool
     """A voter under its own incarnation, every membership change at or below commit applied, disk in order."""
+    is_durable: bool
+    """All that was written to the log is synced: our own last term and vote, too."""
     is_leader: bool
 
 
@@ -68,6 +70,11 @@ class Elections:
     @property
     def deadline(self) -> float:
         return self._deadline
+
+    @property
+    def leader(self) -> str | None:
+        """Whom we heard lead, until the link to it broke or its time was up. Never ourselves."""
+        return self._leader
 
     @property
     def leader_contact(self) -> float:
@@ -117,8 +124,12 @@ class Elections:
         """Ask for pre-votes when it is time. True: campaign now (only where we alone are the quorum)."""
         if standing.is_leader or now < self._deadline:
             return False
-        self._deadline = now + self._draw() * RETRY_FRACTION
         self._leader = None
+        if not standing.is_durable:
+            # Our last candidacy, or our vote, has not left yet: to campaign again would take it back before anybody
+            # could answer. Where a sync takes as long as our patience nobody was ever elected.
+            return False
+        self._deadline = now + self._draw() * RETRY_FRACTION
         if not standing.may_campaign:
             return False
         self._round += 1
@@ -135,8 +146,12 @@ class Elections:
             self._send(peer, request)
         return self._won(standing)
 
-    def answer_pre_vote(self, peer: str, message: Message, now: float, standing: Standing) -> None:
-        """Would we vote for it? Says so and changes nothing: it may ask for ever without harm."""
+    def answer_pre_vote(self, message: Message, now: float, standing: Standing) -> Message:
+        """Would we vote for it? Changes nothing: it may ask for ever without harm.
+
+        The answer is to leave when our log is synced: who cannot make a vote durable now must not promise one, and a
+        candidate whose vote waits for our disk must not be made to begin anew.
+        """
         log_is_new_enough = (message["last_log_term"], message["last_log_index"]) >= (
             standing.last_term,
             standing.last_index,
@@ -148,8 +163,7 @@ class Elections:
         )
         if granted:
             self._deadline = max(self._deadline, now + GRANTED_SECONDS)
-        reply = {"type": "pre_vote_reply", "round": message["round"], "granted": granted, "term": standing.term}
-        self._send(peer, reply)
+        return {"type": "pre_vote_reply", "round": message["round"], "granted": granted, "term": standing.term}
 
     def receive_pre_vote_reply(self, peer: str, message: Message, standing: Standing) -> bool:
         """True: a quorum would vote for us, campaign now."""

@@ -268,7 +268,10 @@ class Engine:
 
     @property
     def leader(self) -> str | None:
-        return self._core.leader
+        """Who leads the present term, as far as it is heard: the core remembers a leader that died until another one
+        is elected, and whoever waits for a leader, or for a quorum, must not be told that one."""
+        leader = self._core.leader
+        return leader if leader in (self._node_id, self._elections.leader) else None
 
     @property
     def term(self) -> int:
@@ -295,14 +298,14 @@ class Engine:
         if self._core.is_leader:
             voters = self._roster.voters
             return sum(self._roster.connected(voter) for voter in voters) * 2 > len(voters)
-        return self._core.leader is not None and self.leader_contact_age(self._now) < 2 * (
+        return self.leader is not None and self.leader_contact_age(self._now) < 2 * (
             self._settings.election_timeout_seconds
         )
 
     @property
     def view(self) -> tuple[object, ...]:
         """What somebody may wait for; compared after each step."""
-        return self._core.leader, self._core.term, self._leads_for_sure, self.is_ready, self._roster.membership
+        return self.leader, self._core.term, self._leads_for_sure, self.is_ready, self._roster.membership
 
     def leader_contact_age(self, now: float) -> float:
         """Seconds since the leader was last heard; 0 on the leader itself; infinite before the first time."""
@@ -538,7 +541,8 @@ class Engine:
                 self._submitter.refused(peer, self._now)
             case "pre_vote":
                 if self._roster.may_vote:
-                    self._elections.answer_pre_vote(peer, message, self._now, self._standing())
+                    reply = self._elections.answer_pre_vote(message, self._now, self._standing())
+                    self._guard.outbox.append(Outgoing(peer, reply, self._log.position))
             case "pre_vote_reply":
                 self._pre_vote_reply(peer, message)
             case "request_vote":
@@ -566,6 +570,7 @@ class Engine:
             last_term=self._log.last_term,
             voters=self._roster.voters,
             may_campaign=self._roster.is_voter and applied_all and not self.disk_full,
+            is_durable=self._log.synced_position >= self._log.position,
             is_leader=self._core.is_leader,
         )
 
@@ -575,7 +580,7 @@ class Engine:
             self._ready_index = commit_index
 
     def _pre_vote_reply(self, peer: str, message: Message) -> None:
-        if message["term"] > self._core.term and self._core.leader is None:
+        if message["term"] > self._core.term and self.leader is None:
             self._core.observe_term(message["term"])
         if self._elections.receive_pre_vote_reply(peer, message, self._standing()):
             self._campaign()
