@@ -37,6 +37,7 @@ class ManagerProcess:
         self._journals = Path(settings["journals"])
         self._loads: list[Load] = []
         self._leadership: list[tuple[bool, int]] = []
+        self._stop_watching = threading.Event()
         self.disk = Disk()
         self.store = wr.ReplicatedStore(wr.Config(**settings["config"]), files=self.disk)
         self.store.on_leadership(lambda leads, term: self._leadership.append((leads, term)))
@@ -103,6 +104,28 @@ class ManagerProcess:
         found = self.store.get_container(key)
         return [found.image, found.revision]
 
+    def put_and_read_back(self, key: str, value: str) -> dict[str, Any]:
+        """Write, then read at once on this manager: by id, and by an index that is the key's own."""
+        revision = self.store.create_container(wr.Container(id=key, image=value, service_id=f"service-of-{key}"))
+        indexed = self.store.list_containers_by_service(f"service-of-{key}")
+        by_service = [entity for found in indexed for entity in (found.image, found.revision)]
+        return {"revision": revision, "by_id": self.get(key), "by_service": by_service}
+
+    def watch_revisions(self) -> dict[str, Any]:
+        """Read the state's revision over and over until `stop_watching`."""
+        reads, last, seen, went_back = 0, 0, set(), []
+        while not self._stop_watching.wait(0.001):
+            with self.store.read() as view:
+                revision = view.revision
+            if revision < last:
+                went_back.append([last, revision])
+            reads, last = reads + 1, revision
+            seen.add(revision)
+        return {"reads": reads, "went_back": went_back, "revisions": len(seen)}
+
+    def stop_watching(self) -> None:
+        self._stop_watching.set()
+
     def barrier_and_get(self, key: str) -> list[Any]:
         self.store.barrier(timeout=30)
         return self.get(key)
@@ -128,6 +151,9 @@ class ManagerProcess:
 
     def delay_next_sync(self, seconds: float) -> None:
         self.disk.delay_next_sync(seconds)
+
+    def release_disk(self) -> None:
+        self.disk.release()
 
     def disk_counts(self) -> dict[str, int]:
         return self.disk.counts()

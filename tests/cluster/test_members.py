@@ -31,7 +31,7 @@ def launch_new(cluster: Cluster, id_: str) -> None:
 
 
 def test_a_fourth_member_starts_empty_and_gets_everything(cluster: Cluster) -> None:
-    """It is added through a follower, under load; it holds what was written before it came, counts, and takes writes."""
+    """It is added through a follower, under load; it holds what was written before, counts, and takes writes."""
     cluster.start_load(threads=2)
     cluster.wait_acknowledged(200)
     launch_new(cluster, "m4")
@@ -78,7 +78,7 @@ def test_a_removed_follower_stops_and_the_others_go_on(cluster: Cluster) -> None
     cluster.stop_load(leader, stays)
     cluster.check(leader, stays)
     assert member_ids(cluster, leader) == sorted([leader, stays])
-    with pytest.raises(ManagerError, match="Closed.*was removed"):
+    with pytest.raises(ManagerError, match=r"Closed.*was removed"):
         cluster.call(gone, "put", key="from a removed one", value="x")
 
 
@@ -99,7 +99,7 @@ def test_a_removed_leader_hands_over_first(cluster: Cluster) -> None:
 
 
 def test_a_removed_member_hears_so_when_it_starts_again(cluster: Cluster) -> None:
-    """It was down when it was removed, so nothing told it; at its next start it must not take part, nor wait for ever."""
+    """It was down when it was removed, so nothing told it; at its next start it must not take part."""
     leader, (gone, stays) = cluster.wait_leader(), cluster.followers()
     cluster.allowed_in_logs += ["was removed from the cluster"]
     cluster.kill(gone)
@@ -136,7 +136,7 @@ def test_a_removal_that_would_lose_the_quorum_is_refused(cluster: Cluster) -> No
         lambda: not next(m for m in cluster.status(leader)["members"] if m["id"] == dead)["connected"],
         f"{leader} to notice",
     )
-    with pytest.raises(ManagerError, match="RefusedForSafety.*would lose the quorum"):
+    with pytest.raises(ManagerError, match=r"RefusedForSafety.*would lose the quorum"):
         cluster.call(leader, "remove_member", id=alive, timeout=CHANGE_SECONDS)
     assert len(member_ids(cluster, leader)) == 3
 

@@ -1,0 +1,79 @@
+"""The promise: a call ends by its deadline and says whether the write may have happened; no other call waits for ever."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.cluster.harness import Cluster, ManagerError
+
+pytestmark = pytest.mark.timeout(120)
+
+TIMEOUT_SECONDS = 1.5
+SLACK_SECONDS = 2.0  # on a busy machine
+
+
+def refused(cluster: Cluster, id_: str, key: str) -> ManagerError:
+    """A write that must end with Unavailable, in time."""
+    begin = time.monotonic()
+    with pytest.raises(ManagerError, match="Unavailable") as raised:
+        cluster.call(id_, "put", key=key, value="x", timeout=TIMEOUT_SECONDS)
+    assert TIMEOUT_SECONDS - 0.1 <= time.monotonic() - begin < TIMEOUT_SECONDS + SLACK_SECONDS
+    return raised.value
+
+
+def test_without_a_quorum_writes_end_by_their_deadline_and_work_again_later(cluster: Cluster) -> None:
+    """The leader loses both followers: a write that its log has may still happen, one that found no leader any more did
+    not; reads go on; and with one follower back, writes work without anything else being done."""
+    leader, followers = cluster.wait_leader(), cluster.followers()
+    cluster.call(leader, "put", key="before", value="x")
+    cluster.kill(*followers)
+    assert refused(cluster, leader, "in the log").data["maybe_applied"] is True
+    cluster.wait(lambda: cluster.status(leader)["leader"] is None, "the leader to step down")
+    assert not cluster.status(leader)["has_quorum"]
+    assert refused(cluster, leader, "nowhere").data["maybe_applied"] is False
+    assert cluster.call(leader, "get", key="before")[0] == "x"
+    with pytest.raises(ManagerError, match="Unavailable"):
+        cluster.call(leader, "barrier", timeout=0.5)
+    cluster.start(followers[0])
+    cluster.call(followers[0], "put", key="after", value="x", timeout=20.0)
+    cluster.start(followers[1])
+    cluster.wait_converged()
+    for id_ in cluster.alive:
+        keys = [container[0] for container in cluster.call(id_, "dump")["containers"]]
+        assert set(keys) - {"in the log"} == {"before", "after"}, keys
+
+
+def test_a_write_waits_for_a_leader_within_its_deadline(cluster: Cluster) -> None:
+    """A write that begins while there is no leader is kept, and done as soon as there is one."""
+    leader, (first, second) = cluster.wait_leader(), cluster.followers()
+    cluster.kill(leader, second)
+    cluster.wait(lambda: cluster.status(first)["leader"] is None, "the leader to be missed")
+    waiting = cluster.ask(first, "put", key="patient", value="x", timeout=40.0)
+    cluster.start(second)
+    assert waiting.result(40) > 0
+    assert cluster.call(first, "get", key="patient")[0] == "x"
+
+
+def test_writes_that_nobody_answers_are_told_so_truthfully(cluster: Cluster) -> None:
+    """Writers with a short deadline while the quorum comes and goes: whatever each was told (done, perhaps, not done)
+    is true in the end, and a write that was given up is not done later than the one its writer did next."""
+    leader, (first, second) = cluster.wait_leader(), cluster.followers()
+    cluster.start_load(threads=3, timeout=0.4)
+    cluster.wait_acknowledged(100)
+    for _ in range(2):
+        cluster.pause(first)
+        cluster.pause(second)
+        given_up = sum(write.outcome == "unknown" for write in cluster.history.read().writes)
+        cluster.wait(
+            lambda given_up=given_up: sum(w.outcome == "unknown" for w in cluster.history.read().writes) > given_up + 5,
+            "writers to give up",
+        )
+        cluster.resume(first)
+        cluster.resume(second)
+        cluster.wait_acknowledged(100, leader)
+    cluster.stop_load()
+    history = cluster.check()
+    outcomes = {write.outcome for write in history.writes}
+    assert {"ok", "unknown"} <= outcomes, outcomes

@@ -1,0 +1,72 @@
+"""The promise: a caller reads its own writes where it wrote them, and after a barrier what anybody was acknowledged
+anywhere; without one it reads the past, never backwards."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.cluster.harness import Cluster
+
+pytestmark = pytest.mark.timeout(120)
+
+ROUNDS = 60
+
+
+def test_a_barrier_shows_what_was_acknowledged_elsewhere(cluster: Cluster) -> None:
+    """One register, written through one manager and read, after a barrier, on another, over and over, while others
+    write too and leadership moves: each read sees the write before it, or it is not linearizable."""
+    cluster.start_load(threads=1)
+    draw = random.Random(7)
+    for number in range(ROUNDS):
+        writer, reader = draw.sample(["m1", "m2", "m3"], 2)
+        if number in (ROUNDS // 3, 2 * ROUNDS // 3):
+            moving = cluster.ask(cluster.wait_leader(), "transfer_leadership")
+        revision = cluster.call(writer, "put", key="register", value=str(number), timeout=30.0)
+        assert cluster.call(reader, "barrier_and_get", key="register") == [str(number), revision]
+        if number in (ROUNDS // 3, 2 * ROUNDS // 3):
+            moving.result(30)
+    cluster.stop_load()
+    cluster.wait_converged()
+
+
+def test_barriers_of_all_managers_agree_with_real_time(cluster: Cluster) -> None:
+    """A barrier's revision is at least every revision acknowledged before it began, on whichever manager."""
+    cluster.start_load(threads=2)
+    highest = 0
+    for number in range(ROUNDS):
+        id_ = ("m1", "m2", "m3")[number % 3]
+        revision = cluster.call(id_, "barrier", timeout=30.0)
+        assert revision >= highest, f"{id_} is at {revision} after {highest} was known"
+        highest = max(revision, cluster.call(("m2", "m3", "m1")[number % 3], "put", key="x", value=str(number)))
+    cluster.stop_load()
+    cluster.wait_converged()
+
+
+def test_every_manager_takes_writes_and_reads_them_back(cluster: Cluster) -> None:
+    """Through leader and followers alike: the entity, by id and by its indexes, at the revision that was returned."""
+    for id_ in ("m1", "m2", "m3"):
+        for number in range(20):
+            key = f"{id_}-{number}"
+            seen = cluster.call(id_, "put_and_read_back", key=key, value=f"of {key}")
+            assert seen["by_id"] == seen["by_service"] == [f"of {key}", seen["revision"]]
+    cluster.wait_converged()
+
+
+def test_reads_of_one_manager_never_go_back(cluster: Cluster) -> None:
+    """Local reads may be stale, on a follower and across changes of leader; but what was read once stays read."""
+    cluster.start_load(threads=1)
+    watching = {id_: cluster.ask(id_, "watch_revisions") for id_ in cluster.alive}
+    for _ in range(2):
+        cluster.wait_acknowledged(60)
+        cluster.call(cluster.wait_leader(), "transfer_leadership")
+    cluster.wait_acknowledged(60)
+    cluster.call_all("stop_watching")
+    for id_, future in watching.items():
+        seen = future.result(30)
+        assert seen["reads"] > 10, id_
+        assert seen["went_back"] == [], id_
+        assert seen["revisions"] > 10, id_
+    cluster.stop_load()
+    cluster.wait_converged()

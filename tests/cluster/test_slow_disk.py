@@ -1,0 +1,60 @@
+"""The promise: a disk that takes two seconds for one sync costs time, and neither an election nor a write."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cluster.harness import Cluster
+
+pytestmark = pytest.mark.timeout(120)
+
+SYNC_SECONDS = 2.0  # twice the election timeout, and above the time in which a leader checks its quorum
+
+
+@pytest.mark.parametrize("whose", ["leader", "follower"])
+def test_a_slow_sync_costs_no_election(cluster: Cluster, whose: str) -> None:
+    """Load runs on all managers; one sync of one log takes two seconds. Heartbeats and signs of life do not wait for
+    it: the same leader leads in the same term, before, while and after."""
+    leader = cluster.wait_leader()
+    slow = leader if whose == "leader" else cluster.followers()[0]
+    cluster.start_load(threads=2)
+    cluster.wait_acknowledged(100)
+    before = cluster.status(leader)
+    cluster.call(slow, "delay_next_sync", seconds=SYNC_SECONDS)
+    cluster.wait(lambda: cluster.call(slow, "disk_counts")["delays_begun"] == 1, "the slow sync to begin")
+    if whose == "follower":
+        for id_ in cluster.alive:
+            if id_ != slow:  # the two others are a quorum
+                cluster.wait_acknowledged(50, id_)
+        assert cluster.call(slow, "disk_counts")["delays_ended"] == 0, "the others waited for the slow one"
+    cluster.wait(lambda: cluster.call(slow, "disk_counts")["delays_ended"] == 1, "the slow sync to end")
+    for id_ in cluster.alive:
+        cluster.wait_acknowledged(50, id_)
+    cluster.stop_load()
+    for id_, status in cluster.statuses().items():
+        assert (status["leader"], status["term"]) == (leader, before["term"]), id_
+    assert cluster.call(leader, "leadership") == [[True, before["term"]]]
+    history = cluster.check()
+    assert {write.outcome for write in history.writes} <= {"ok", "conflict"}
+
+
+def test_a_follower_whose_disk_hangs_does_not_acknowledge(cluster: Cluster) -> None:
+    """Its sync does not return: it must not count. With the other follower dead there is no quorum, although it hears
+    every entry; and as soon as its disk answers, what waited is done."""
+    leader, (slow, dead) = cluster.wait_leader(), cluster.followers()
+    cluster.wait_converged()
+    cluster.call(slow, "delay_next_sync", seconds=60.0)
+    waiting = cluster.ask(leader, "put", key="before", value="x", timeout=30.0)
+    cluster.wait(lambda: cluster.call(slow, "disk_counts")["delays_begun"] == 1, "the sync to hang")
+    assert waiting.result(20) > 0  # leader and the other follower
+    cluster.kill(dead)
+    waiting = cluster.ask(leader, "put", key="must wait", value="x", timeout=30.0)
+    cluster.wait(lambda: cluster.status(leader)["pending_writes"] == 1, "the write to wait")
+    before = cluster.status(leader)
+    cluster.wait(lambda: cluster.status(slow)["log_entries"] == before["log_entries"], f"{slow} to hear of it")
+    assert not waiting.done(), "acknowledged with one disk of three"
+    cluster.call(slow, "release_disk")
+    assert waiting.result(20) > 0
+    cluster.start(dead)
+    cluster.wait_converged()
+    assert cluster.status(leader)["term"] == before["term"]
