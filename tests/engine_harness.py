@@ -74,6 +74,9 @@ class Durable(NamedTuple):
     entries: tuple[Entry, ...]
 
 
+BLANK = Durable(0, None, ())
+
+
 def said_by(log: Log) -> Durable:
     return Durable(log.current_term, log.voted_for, tuple(log.entries))
 
@@ -132,8 +135,8 @@ class Node:
     disk_error: OSError | None = None
     """What the next writes of the log end with, instead of being written."""
     syncs: int = 0
-    taken: Durable = Durable(0, None, ())
-    durable: Durable = Durable(0, None, ())
+    taken: Durable = BLANK
+    durable: Durable = BLANK
     """What the batch being written leads to, and what the last one that was written led to."""
 
 

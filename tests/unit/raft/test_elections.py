@@ -345,19 +345,21 @@ def test_a_vote_waits_for_the_disk_and_so_does_the_request_for_it() -> None:
     """Raft 5.1: currentTerm and votedFor are durable before anybody is told."""
     cluster = Cluster()
     leader = cluster.wait_ready()
-    slow, other = cluster.followers()
-    for id_ in (slow, other):
+    cluster.run(0.5)
+    for id_ in cluster.followers():
         cluster.nodes[id_].disk_seconds = None
     cluster.crash(leader.id)
     before = len(cluster.sent)
-    cluster.run(TIMEOUT_SECONDS)
+    cluster.run_until(lambda: any(node.engine.role == "candidate" for node in cluster.nodes.values()))
+    candidate = next(node for node in cluster.nodes.values() if node.engine.role == "candidate")
+    voter = next(node for node in cluster.nodes.values() if node is not candidate)
+    cluster.run(5 * STEP_SECONDS)
     assert asked(cluster, "pre_vote", before)
     assert asked(cluster, "request_vote", before) == []
-    candidate = cluster.nodes[slow if cluster.nodes[slow].engine.role == "candidate" else other]
-    voter = cluster.nodes[other if candidate.id == slow else slow]
     cluster.complete_sync(candidate.id)
     cluster.run(5 * STEP_SECONDS)
     assert asked(cluster, "request_vote", before) == [candidate.id]
+    assert voter.log.voted_for == candidate.id
     assert asked(cluster, "response_vote", before) == []
     cluster.complete_sync(voter.id)
     cluster.run(5 * STEP_SECONDS)

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from tests.engine_harness import STEP_SECONDS, Cluster
 from warren_raft.errors import RefusedForSafety
-from warren_raft.raft.changes import DONE, REFUSED, WAIT
+from warren_raft.raft import core, guard
+from warren_raft.raft.changes import CAUGHT_UP_ENTRIES, DONE, REFUSED, WAIT
+from warren_raft.raft.engine import LinkUp, Received
 from warren_raft.raft.membership import (
     ADD,
     FORM,
@@ -305,24 +307,71 @@ def test_a_learner_counts_in_no_quorum() -> None:
     assert "no quorum with a learner" in cluster.failed
 
 
-def test_a_learner_is_promoted_only_when_it_has_caught_up() -> None:
+def test_a_learner_is_promoted_only_when_it_has_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until then it is fed; a promotion before would take a vote away from those who could use it."""
+    monkeypatch.setattr(core, "MESSAGE_BYTES", 200)
+    monkeypatch.setattr(guard, "WINDOW_BYTES", 400)
     cluster = Cluster()
     leader = cluster.wait_ready()
-    cluster.write("m1", *(f"w{number}" for number in range(20)))
     for number in range(150):
         cluster.submit(leader.id, f"x{number}")
         cluster.run(STEP_SECONDS * 3)
-    cluster.start("m4", address=JOINER)
+    cluster.run_until(lambda: len(cluster.acknowledged) == 150)
+    assert leader.log.last_index > 80 + CAUGHT_UP_ENTRIES
+    learner = cluster.start("m4", address=JOINER)
     cluster.run_until(lambda: "m4" in leader.engine._roster.links)
     cluster.ask(leader.id, ADD, "m4", JOINER)
-    cluster.hold((leader.id, "m4"))
-    cluster.run(0.5)
-    assert leader.log.last_index > 100
-    assert cluster.members(leader.id)["m4"] is False
-    cluster.heal()
-    cluster.run_until(lambda: cluster.members(leader.id)["m4"])
+    cluster.run_until(lambda: cluster.members(leader.id).get("m4") is False)
+    before = leader.log.last_index
+    held = []
+    while leader.log.last_index == before:
+        held.append(learner.log.last_index)
+        cluster.turn()
+    assert held[0] < 80
+    assert before - held[-1] <= CAUGHT_UP_ENTRIES
+    cluster.run_until(lambda: cluster.members("m4").get("m4"))
     cluster.check_writes()
+
+
+def test_a_guest_answers_no_vote_request() -> None:
+    """A blank directory votes for nobody, whoever asks: it may stand where a member's disk was."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    guest = cluster.start("m4", address=JOINER)
+    cluster.run_until(lambda: "m4" in leader.engine._roster.links)
+    before = len(cluster.sent)
+    for kind in ("pre_vote", "request_vote"):
+        message = {"type": kind, "round": 1, "term": 50, "last_log_index": 99, "last_log_term": 49, "transfer": True}
+        leader.engine._send_to("m4", message)
+    cluster.run(1)
+    assert [sent.message for sent in cluster.sent[before:] if sent.sender == "m4"] == []
+    assert guest.log.is_blank
+
+
+def test_a_directory_that_is_no_member_counts_for_nobody_though_its_link_is_up() -> None:
+    """Its link came up while it was one, or will be: the list decides, each time (hole 7, wiped disks)."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    other, silent = cluster.followers()
+    cluster.hold((other, leader.id), (silent, leader.id))
+    cluster.submit(leader.id, "w")
+    cluster.run(0.1)
+    hello = {**cluster.nodes[other].engine.hello(), "incarnation": "another", "membership_index": 0}
+    cluster.disconnect(other, leader.id)
+    cluster.part(other, leader.id)
+    cluster.links[leader.id, other] = 999
+    leader.events.append(LinkUp(other, 999, hello))
+    answer = {
+        "next_node_idx": leader.log.last_index + 1,
+        "success": True,
+        "reset": False,
+        "re": [leader.engine.term, 99],
+    }
+    leader.events.append(Received(other, 999, {"type": "next_node_idx", **answer}))
+    cluster.step(leader.id)
+    assert "w" not in cluster.acknowledged
+    assert leader.engine.guard_stats["message of a non-member dropped"] == 1
+    assert (leader.id, other) not in cluster.links
 
 
 @pytest.mark.parametrize(
