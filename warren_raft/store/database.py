@@ -227,7 +227,7 @@ class Database:
         for _ in range(_GENERATION_RACES_MAX):
             generation = _readable_generation(state)
             try:
-                state.require_trusted(generation)
+                state.require_trusted(generation, reading=True)
                 return cls._open_for_reading(state, generation, clock)
             except FileNotFoundError:
                 continue  # replaced by a new generation just now

@@ -121,6 +121,14 @@ def mount_of(directory: str) -> tuple[int, str]:
     return int(match[1]), ""
 
 
+def mount_namespace() -> str:
+    """What distinguishes the mount namespace of this process; within one, a mount has one id."""
+    try:
+        return os.readlink("/proc/self/ns/mnt")
+    except OSError:
+        return "unknown"
+
+
 def _read_proc(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
@@ -281,28 +289,38 @@ class StateDirectory:
     def _marker_of(self, generation: int) -> str:
         return self.file_of(generation) + ".unsynced"
 
-    def _page_cache_identity(self, generation: int) -> bytes:
-        """What must be the same for unsynced pages of this file to be still in the page cache."""
+    def _page_cache_identity(self, generation: int) -> tuple[bytes, bytes, bytes]:
+        """What must be the same for unsynced pages to be still in the page cache: file, mount; and the namespace."""
         status = os.stat(self.file_of(generation))
-        mount_id = mount_of(self.path)[0]
-        text = f"boot {self._boot_id()}\ndevice {status.st_dev}\ninode {status.st_ino}\nmount {mount_id}\n"
-        return text.encode()
+        return (
+            f"boot {self._boot_id()}\ndevice {status.st_dev}\ninode {status.st_ino}\n".encode(),
+            b"mount %d\n" % mount_of(self.path)[0],
+            f"namespace {mount_namespace()}\n".encode(),
+        )
 
     def is_unsynced(self, generation: int) -> bool:
         """Whether the generation has a marker, that is, was not closed cleanly (or is open now)."""
         return os.path.exists(self._marker_of(generation))
 
-    def require_trusted(self, generation: int) -> None:
+    def require_trusted(self, generation: int, *, reading: bool = False) -> None:
         """Raises StateUntrusted where the file is missing, or was not synced before the page cache was lost.
 
         No marker: it was closed cleanly, or every commit was synced. A marker of this boot and this very file
         on this very mount: the page cache has what the disk may lack. Any other marker: pages may be lost.
+
+        `reading`: beside a manager, which may run in a mount namespace of its own (a container, a systemd unit
+        with a private /tmp), where the same mount has another id. It is compared within a namespace only. A
+        manager itself is strict: for it, doubt costs the time of a rebuild.
         """
         path = self.file_of(generation)
         if not os.path.exists(path):
             raise StateUntrusted(path, "the current database is missing", generation)
         marker = _read_small_file(self._marker_of(generation))
-        if marker is not None and marker != self._page_cache_identity(generation):
+        if marker is None:
+            return
+        file, mount, namespace = self._page_cache_identity(generation)
+        is_elsewhere = reading and not marker.endswith(namespace)
+        if not marker.startswith(file if is_elsewhere else file + mount):
             self._refuse(generation)
 
     def _refuse(self, generation: int) -> NoReturn:
@@ -311,7 +329,7 @@ class StateDirectory:
 
     def mark_unsynced(self, generation: int) -> None:
         """Make the marker durable. Before the first commit that is not synced, never after."""
-        replace_file(self._marker_of(generation), self._page_cache_identity(generation))
+        replace_file(self._marker_of(generation), b"".join(self._page_cache_identity(generation)))
 
     def clear_mark(self, generation: int) -> None:
         """Take the marker away: every commit has been synced."""
