@@ -44,7 +44,7 @@ from warren_raft.store.command import (
     UnknownCommandVersion,
 )
 from warren_raft.store.database import Database
-from warren_raft.store.tables import CA, CA_ID, CONTAINER, KINDS, NODE, SERVICE
+from warren_raft.store.tables import CA, CA_ID, CONTAINER, KINDS, NETWORK, NODE, SECRET, SERVICE
 from warren_raft.store.transactions import WriteTransaction
 
 
@@ -354,6 +354,8 @@ def test_the_digest_depends_on_every_record_and_not_on_how_it_came_about(tmp_pat
         digest_of("other value", command(a, put(Node(id="b", hostname="x")))),
         digest_of("other kind", command(a, put(Volume(id="b", name="b")))),
         digest_of("other revision", command(a), command(b)),
+        digest_of("one kind", command(Operation(PUT, NETWORK.number, "x", b"\x81\x61x"))),
+        digest_of("same bytes in another", command(Operation(PUT, SECRET.number, "x", b"\x81\x61x"))),
         digest_of("with CA", command(a, b, put(b"CA"))),
         digest_of("with a session", command(a, b), command(Operation(OPEN_SESSION), session=5)),
     ]
