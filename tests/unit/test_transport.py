@@ -128,10 +128,13 @@ class Stranger:
             elif message["type"] != "ping":
                 return message
 
-    async def hear_the_end(self) -> None:
+    async def hear_the_end(self) -> list[str]:
+        """The types of all that is still said."""
+        heard = []
         with contextlib.suppress(EOFError, ConnectionError):
             while True:
-                await self.hear()
+                heard.append((await self.hear())["type"])
+        return heard
 
     async def shake_hands(self, node_id: str) -> None:
         """As the dialler."""
@@ -387,7 +390,12 @@ async def test_a_newer_link_supersedes_and_nothing_of_the_older_is_delivered_aft
 @scenario
 async def test_frames_after_the_one_that_closed_the_link_are_not_delivered(stage: Stage) -> None:
     a, b = await stage.pair()
-    b.on_message = lambda peer_id, link, message: b.transport.close_link(link, "enough")
+
+    def enough(peer_id: str, link: int, message: Message) -> None:
+        b.transport.close_link(link, "enough")
+        assert not b.told("down"), "the engine is not called back from within its own close_link"
+
+    b.on_message = enough
     for n in range(5):
         a.send("m2", {"type": "count", "n": n})
     a.transport.set_peers({})  # or it would dial again
@@ -434,6 +442,42 @@ async def both_ends_agree(nodes: list[Node]) -> None:
         )
 
     await until(agreed, "both ends to mean the same connection")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_after_any_trouble_every_pair_has_one_link_that_both_mean(seed: int) -> None:
+    """Links closed at random, peers renamed and removed, managers restarted, in the middle of handshakes too. What
+    holds at each step is checked by `Node`."""
+    chance = random.Random(seed)
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        nodes = {node_id: await stage.node(node_id) for node_id in ("m1", "m2", "m3")}
+        addresses = {node_id: node.address for node_id, node in nodes.items()}
+        for _ in range(60):
+            node_id, node = chance.choice(list(nodes.items()))
+            match chance.randrange(6):
+                case 0:
+                    node.transport.set_peers({})
+                case 1:
+                    swapped = dict(zip(addresses, chance.sample(list(addresses.values()), 3), strict=True))
+                    node.transport.set_peers(swapped)
+                case 2 | 3:
+                    for link in list(node.current.values()):
+                        node.transport.close_link(link, "trouble")
+                case 4:
+                    await node.transport.close()
+                    nodes[node_id] = await stage.node(node_id, port=int(addresses[node_id].rpartition(":")[2]))
+                case 5:
+                    node.transport.set_peers(addresses)
+            for _ in range(chance.randrange(12)):
+                await asyncio.sleep(0)
+        for node in nodes.values():
+            node.transport.set_peers(addresses)
+        await until(lambda: all(len(node.current) == 2 for node in nodes.values()), "all links")
+        await both_ends_agree(list(nodes.values()))
+
+    scene()
 
 
 async def crossed(stage: Stage, ours: str, theirs: str, timing: Timing) -> tuple[Node, Stranger, Stranger]:
@@ -511,7 +555,7 @@ HOSTILE: dict[str, bytes] = {
     "a browser": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     "noise": random.Random(5).randbytes(5000),
     "a huge length": struct.pack(">II", 2**31, 0) + b"x" * 100,
-    "a frame over the handshake's limit": encode({"type": "hello", "pad": bytes(HANDSHAKE_FRAME_BYTES)}),
+    "a frame over the handshake's limit": encode({**hello("m9"), "pad": bytes(HANDSHAKE_FRAME_BYTES)}),
     "a flipped bit": encode(hello("m9"))[:-1] + b"\x00",
     "a pickle": struct.pack(">II", 4, 0) + pickle.dumps({"type": "hello"}),
     "a message before the handshake": encode({"type": "append", "term": 10**6}),
@@ -529,7 +573,8 @@ def test_bytes_that_are_not_ours_cost_that_connection_only(what: str) -> None:
         a, b = await stage.pair()
         stranger = await stage.dial(b)
         stranger.writer.write(HOSTILE[what])
-        await stranger.hear_the_end()
+        heard = await stranger.hear_the_end()
+        assert heard == (["hello", "welcome", "bye"] if HOSTILE[what].startswith(encode(hello("m9"))) else ["bye"])
         assert not b.messages()
         await is_unharmed(a, b)
 
@@ -591,7 +636,7 @@ async def test_a_frame_cut_off_by_the_end_of_the_connection_is_not_delivered(sta
 
 @scenario
 async def test_a_flood_of_silent_strangers_does_not_keep_a_peer_out(stage: Stage) -> None:
-    slow = replace(FAST, handshake_seconds=PATIENCE_SECONDS)
+    slow = replace(FAST, handshake_seconds=1000)
     a, b = await stage.node("m1", slow), await stage.node("m2", slow)
     silent = [await stage.dial(b) for _ in range(transport_module.MAX_UNFINISHED_INCOMING + 20)]
     a.transport.set_peers({"m2": b.address})
@@ -617,10 +662,47 @@ async def test_a_peer_that_does_not_read_costs_bounded_memory_and_its_link(stage
         most = max(most, a.transport.buffered_bytes(link))
         a.transport.flush()
     assert 32 * 2**20 < most <= connection_module.MAX_BUFFERED_BYTES
+    assert not a.told("down"), "the engine is not called back from within its own send"
     await until(lambda: a.told("down"))
     assert a.told("down") == [("m2", LinkEnd.CLOSED)]
     assert a.transport.buffered_bytes(link) == 0
     a.transport.send(link, frame)  # silently nothing
+
+
+@scenario
+async def test_a_closed_link_whose_last_bytes_nobody_reads_is_not_kept_for_ever(stage: Stage) -> None:
+    a = await stage.node("m1", replace(FAST, link_timeout_seconds=PATIENCE_SECONDS))
+    stranger = await stage.dial(a)
+    await stranger.shake_hands("m2")
+    await until(lambda: a.current)
+    a.send("m2", {"type": "bulk", "data": bytes(15 * 2**20)})
+    a.transport.close_link(a.current["m2"], "enough")
+    assert a.transport._connections
+    await until(lambda: not a.transport._connections)
+
+
+@scenario
+async def test_a_callback_that_fails_costs_its_link_and_is_heard_of(stage: Stage) -> None:
+    """A broken invariant in the engine has to reach whoever stops the manager."""
+    a, b = await stage.pair()
+    stranger = await stage.dial(b)
+    await stranger.shake_hands("m9")
+    await until(lambda: "m9" in b.current)
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+
+    def fail(peer_id: str, link: int, message: Message) -> None:
+        if peer_id == "m9":
+            raise InvariantViolation("two leaders in one term")
+
+    b.on_message = fail
+    stranger.say({"type": "word"})
+    await until(lambda: complaints)
+    assert isinstance(complaints[0]["exception"], InvariantViolation)
+    await until(lambda: b.told("down"))
+    assert b.told("down") == [("m9", LinkEnd.CLOSED)]
+    b.events = [event for event in b.events if event[0] != "down"]
+    await is_unharmed(a, b)
 
 
 @scenario
@@ -952,6 +1034,43 @@ async def test_localhost_and_ipv6_are_addresses_too(stage: Stage) -> None:
         await until(lambda: not a.current)
 
 
+@pytest.mark.parametrize("missing_first", [True, False])
+def test_a_host_of_which_one_address_is_not_on_this_machine_is_listened_at(
+    missing_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`localhost` is ::1 as well, also in a container without IPv6."""
+    port = free_port()
+    here = (socket.AF_INET, socket.SOCK_STREAM, 6, "", (HOST, port))
+    missing = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", port))
+    found = [missing, here] if missing_first else [here, missing]
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a = Node("m1")
+        a.transport._listen = ("some-name", port)
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
+            await a.transport.start()
+            twin = Node("m2")
+            twin.transport._listen = ("some-name", port)
+            with pytest.raises(InUse, match=f"some-name:{port} port is in use"):
+                await twin.transport.start()
+        stranger = await stage.dial(a)
+        await stranger.shake_hands("m9")
+        await until(lambda: a.current)
+        await a.transport.close()
+
+    scene()
+
+
+@scenario
+async def test_a_name_that_cannot_be_a_host_fails_its_dial_and_nothing_else(stage: Stage) -> None:
+    a, b = await stage.pair()
+    a.transport.set_peers({"m2": b.address, "m3": "x" * 64 + ":7946"})
+    await until(lambda: {("m3",)} <= {said[:1] for said in a.transport._said}, "a line about m3")
+    await is_unharmed(a, b)
+
+
 @scenario
 async def test_running_out_of_descriptors_does_not_close_the_door(stage: Stage) -> None:
     """PySyncObj unbound its listener for ever at the first EMFILE."""
@@ -1000,6 +1119,7 @@ def test_the_log_tells_changes_and_not_retries(caplog: pytest.LogCaptureFixture)
     async def scene(stage: Stage) -> None:
         a, b = await stage.node("m1"), await stage.node("m2")
         port = free_port()
+        b_address = b.address
         a.judge = lambda hello: Refusal("a", "m1 does not like it")
         b.judge = lambda hello: Refusal("b", "m2 does not like it")
         a.transport.set_peers({"m2": b.address, "m3": f"{HOST}:{port}"})
@@ -1016,9 +1136,13 @@ def test_the_log_tells_changes_and_not_retries(caplog: pytest.LogCaptureFixture)
         assert set(caplog.messages) == expected
         assert len(caplog.messages) == len(expected)
         a.judge = b.judge = lambda hello: None
+        b.transport.set_peers({})
         await linked(a, b)
         await b.transport.close()
         await until(lambda: "m1: link to m2 is down: the peer said goodbye" in caplog.messages)
+        c = await stage.node("m2", port=int(b_address.rpartition(":")[2]))
+        await linked(a, c)
+        assert caplog.messages.count(f"m1: link to m2 at {b_address} is up, dialled by us") == 2
 
     with caplog.at_level(logging.INFO, logger="warren_raft.transport"):
         scene()

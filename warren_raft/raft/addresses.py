@@ -27,12 +27,15 @@ def format_address(address: tuple[str, int] | tuple[Any, ...] | None) -> str:
 
 
 async def resolve(host: str, port: int) -> list[tuple[str, int]]:
-    """Every address a host has, with the port. Raises `OSError` when it has none."""
+    """Every address a host has, with the port. Raises `OSError` when it has none, or cannot be a host."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except UnicodeError as error:  # "a..b", or 64 characters without a dot: IDNA's way to say so
+            raise OSError(f"{host} is not a host name") from error
         return [(str(address[0]), port) for *_, address in found]
     return [(host, port)]
 

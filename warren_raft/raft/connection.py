@@ -35,9 +35,10 @@ MAX_BUFFERED_BYTES = 64 * MIB
 """Unsent bytes of one link beyond which it is dropped: four of the largest frames. A peer that is paused
 reads nothing, and must not take this process's memory before the silence is noticed."""
 
+HANDSHAKE_RECEIVE_BYTES = 4 * KIB
 RECEIVE_BYTES = 256 * KIB
-"""Most that is taken from the kernel at once. In one buffer for the connection's life: asyncio's plain protocols get
-a new one each time, whose fresh pages cost more than everything else about a message of 30 KB."""
+"""Most that is taken from the kernel at once, from a stranger and from a peer. One buffer serves for a connection's
+life: asyncio's plain protocols get a new one each time, whose fresh pages cost more than all else about 30 KB."""
 
 MAX_REFUSAL_CHARACTERS = 500
 """What a stranger can put into a line of our log."""
@@ -142,7 +143,7 @@ class Connection(asyncio.BufferedProtocol):
         self._now = now
         self._state = _State.GREETING
         self._transport: asyncio.Transport | None = None
-        self._incoming = memoryview(bytearray(RECEIVE_BYTES))
+        self._incoming = memoryview(bytearray(HANDSHAKE_RECEIVE_BYTES))
         self._reader = FrameReader(HANDSHAKE_FRAME_BYTES)
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
@@ -187,9 +188,14 @@ class Connection(asyncio.BufferedProtocol):
             self._receive(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        gave_up = isinstance(exc, OSError) and exc.errno in _KERNEL_GAVE_UP
-        why = "the peer closed it" if exc is None else f"the peer closed it ({exc})"
-        self._set_end(LinkEnd.TIMEOUT if gave_up else LinkEnd.PEER_CLOSED, str(exc) if gave_up else why)
+        if exc is None:
+            self._set_end(LinkEnd.PEER_CLOSED, "the peer closed it")
+        elif not isinstance(exc, OSError):
+            self._set_end(LinkEnd.CLOSED, f"a failure of our own: {exc!r}")
+        elif exc.errno in _KERNEL_GAVE_UP:
+            self._set_end(LinkEnd.TIMEOUT, str(exc))
+        else:
+            self._set_end(LinkEnd.PEER_CLOSED, f"the peer closed it ({exc})")
         self._owner.gone(self)
 
     # What the transport calls.
@@ -200,6 +206,7 @@ class Connection(asyncio.BufferedProtocol):
         self.up_at = self._now()
         self._state = _State.UP
         self._reader.limit_bytes = MAX_FRAME_BYTES
+        self._incoming = memoryview(bytearray(RECEIVE_BYTES))  # the reader may still be busy with the other one
         if self.dialled:
             self._write(_WELCOME)
 
