@@ -830,6 +830,19 @@ def test_errors_of_lmdb_are_told_apart_by_what_is_to_be_done(
     assert type(lmdb_errors.translated(error, str(tmp_path / "x.mdb"))) is meaning
 
 
+def test_a_limit_of_address_space_is_named(tmp_path: Path) -> None:
+    script = """
+        import resource, sys
+        from warren_raft.store.database import Database, StorageFailed
+        resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+        try:
+            Database.open(sys.argv[1], sync=False)
+        except StorageFailed as error:
+            print(error)
+    """
+    assert "64 GiB of address space cannot be reserved" in run(script, tmp_path)
+
+
 def test_used_bytes_go_down_again_where_the_file_does_not(database: Database) -> None:
     put_all(database, *((NODE, Node(id=f"n{number}", address="x" * 500)) for number in range(1000)))
     with database.read() as reader:

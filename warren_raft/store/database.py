@@ -553,6 +553,9 @@ def _open_environment(path: str, *, sync: bool = True, read_only: bool = False, 
             lib_version=0,  # the file format; else the environment variable LMDB_DEFAULT_LIB_VERSION decides
         )
     except lmdb.Error as error:
+        if code_of(error) == errno.ENOMEM:
+            reason = f"{MAP_SIZE_BYTES >> 30} GiB of address space cannot be reserved: is there a limit (ulimit -v)?"
+            raise StorageFailed(path, reason, errno.ENOMEM) from error
         if code_of(error) != errno.ENOENT:
             raise translated(error, path) from error
         if os.path.exists(path):  # LMDB says the same of an empty file
