@@ -1,12 +1,14 @@
 """Hypothesis strategies for every kind of entity, read off the dataclasses: a new field needs nothing here.
 
 `entities(Service)` and `any_entity()` give valid, normalised entities. `almost_entities(Service)` strews in
-values of wrong types, unknown members of enumerations, lists for tuples and the like, at every depth.
+values of wrong types, unknown members of enumerations, lists for tuples and the like, at every depth;
+`strange_entities(Service)` has each such value in each place, one at a time.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
@@ -43,26 +45,17 @@ _PLAIN: dict[FormKind, st.SearchStrategy[Any]] = {
     FormKind.MAP: st.dictionaries(TEXTS, TEXTS, max_size=3).map(FrozenMap),
 }
 
-STRANGE = st.sampled_from(
-    [
-        *(None, True, 0, 7, 2**63, 2**2000, 0.5, math.nan, math.inf, object(), Container(id="c")),
-        *("", "text", "manager", NodeRole.MANAGER, "\ud800", "x" * 512, "é" * 256, b"bytes", bytearray(b"x")),
-        *(
-            [],
-            ["a"],
-            ("b",),
-            [1],
-            {},
-            {"a": "b"},
-            {1: "b"},
-            FrozenMap({"a": "\udfff"}),
-            FrozenMap({"a": "b"}),
-        ),
-        *(timedelta.max, timedelta(1), date(2025, 1, 1), datetime(2025, 1, 1), GO_ZERO_TIME),  # noqa: DTZ001
-        *(datetime(2025, 1, 1, tzinfo=zone) for zone in (UTC, timezone(timedelta(hours=-4)))),
-    ]
-)
+STRANGE_VALUES: list[Any] = [
+    *(None, True, 0, 7, 2**63, 2**2000, 0.5, math.nan, math.inf, object(), Container(id="c")),
+    *("", "text", "manager", NodeRole.MANAGER, "\ud800", "x" * 512, "é" * 256, b"bytes", bytearray(b"x")),
+    *([], ["a"], ("b",), [1], {}, {"a": "b"}, {1: "b"}, FrozenMap({"a": "\udfff"}), FrozenMap({"a": "b"})),
+    *(timedelta.max, timedelta(1), date(2025, 1, 1), datetime(2025, 1, 1), GO_ZERO_TIME),  # noqa: DTZ001
+    *(datetime(2025, 1, 1, tzinfo=zone) for zone in (UTC, timezone(timedelta(hours=-4)))),
+    datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5))),  # no time of UTC
+]
 """Values that are wrong in most fields, and right in a few."""
+
+STRANGE = st.sampled_from(STRANGE_VALUES)
 
 
 def _values(form: Form, strange: bool) -> st.SearchStrategy[Any]:
@@ -105,6 +98,22 @@ def entities(cls: Any) -> st.SearchStrategy[Any]:
 def almost_entities(cls: Any) -> st.SearchStrategy[Any]:
     """Entities of a class, some of whose values cannot be stored, or not as they are."""
     return _structs(cls, strange=True)
+
+
+def strange_entities(cls: Any) -> Iterator[Any]:
+    """Each of STRANGE_VALUES in each place of an entity (or structure) that is otherwise as good as empty."""
+    for field in fields_of(cls):
+        for value in _strange_values(field.form):
+            yield cls(**({"id": "x"} if fields_of(cls)[0].required else {}) | {field.name: value})
+
+
+def _strange_values(form: Form) -> Iterator[Any]:
+    yield from STRANGE_VALUES
+    if form.kind is FormKind.STRUCT:
+        yield from strange_entities(form.cls)
+    if form.kind is FormKind.SEQUENCE:
+        for value in _strange_values(form.item):
+            yield (value,)
 
 
 def any_entity() -> st.SearchStrategy[Entity]:

@@ -1,21 +1,22 @@
-"""Entity <-> CBOR, by converters built once from the forms of an entity's fields.
+"""Records and entity bytes: how an entity is read from them, by converters built once from the forms of its fields.
 
-An entity is the array of its fields in order of declaration, without `revision`; a record is [revision, entity].
+An entity is the array of its fields in order of declaration, without `revision` (encoding.py makes it); a record is
+[revision, entity]. Both are CBOR.
 Invariant: fields are only appended, so a shorter array is an older entity and a longer one a newer; both are read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, make_dataclass
+from dataclasses import make_dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
-from operator import attrgetter
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast
 
 from cbor2 import CBORDecodeError, dumps, loads
 
 from warren_raft.forms import EMPTY_MAP, EntityField, Form, FormKind, FrozenMap, fields_of
+from warren_raft.store.encoding import encoder_of, struct_encoder
 from warren_raft.store.tables import ID_MAX_BYTES, Index, Kind
 
 E = TypeVar("E")
@@ -24,8 +25,6 @@ KeysOf: TypeAlias = Callable[[list[Any]], tuple[bytes, ...]]
 
 _Convert: TypeAlias = Callable[..., Any]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_SECONDS_A_DAY: Final = 86_400
-_MICROSECONDS_A_SECOND: Final = 1_000_000
 
 
 class MalformedRecord(ValueError):
@@ -35,26 +34,13 @@ class MalformedRecord(ValueError):
 # ------------------------------------------------------------------------------- values that CBOR does not have
 
 
-def _microseconds(duration: timedelta) -> int:
-    seconds = duration.days * _SECONDS_A_DAY + duration.seconds
-    return seconds * _MICROSECONDS_A_SECOND + duration.microseconds
-
-
 @lru_cache(maxsize=1024)  # few different ones are in use, and to look one up takes a fifth of making one
 def _duration(microseconds: int) -> timedelta:
     return timedelta(0, 0, microseconds)
 
 
-def _time_to_microseconds(time: datetime | None) -> int | None:
-    return None if time is None else _microseconds(time - _EPOCH)
-
-
 def _time(microseconds: int) -> datetime:
     return _EPOCH + timedelta(0, 0, microseconds)
-
-
-def _sorted_map(mapping: FrozenMap) -> dict[str, str]:
-    return dict(sorted(mapping.items())) if mapping else mapping
 
 
 def _frozen_map(mapping: dict[str, str]) -> FrozenMap:
@@ -63,29 +49,11 @@ def _frozen_map(mapping: dict[str, str]) -> FrozenMap:
 
 # ------------------------------------------------------------------------------- forms to converters
 
-_PLAIN_ENCODERS: Final[dict[FormKind, _Convert]] = {
-    FormKind.TIME: _time_to_microseconds,
-    FormKind.DURATION: _microseconds,
-    FormKind.MAP: _sorted_map,
-}
 _PLAIN_DECODERS: Final[dict[FormKind, _Convert]] = {
     FormKind.TIME: _time,
     FormKind.DURATION: _duration,
     FormKind.MAP: _frozen_map,
 }
-
-
-def _encoder_of(form: Form) -> _Convert | None:
-    """What makes CBOR's value of a field's value; None where it is the same. (CBOR takes StrEnum and tuple.)"""
-    if form.kind is FormKind.SEQUENCE and form.item is not None:
-        return _encoder_of_sequence(_encoder_of(form.item))
-    if form.kind is FormKind.STRUCT:
-        return _optional(_struct_encoder(form.cls))
-    return _PLAIN_ENCODERS.get(form.kind)
-
-
-def _encoder_of_sequence(item: _Convert | None) -> _Convert | None:
-    return None if item is None else lambda values: [item(value) for value in values]
 
 
 class _Members(dict[str, str]):
@@ -114,35 +82,17 @@ def _optional(convert: _Convert) -> _Convert:
     return lambda value: None if value is None else convert(value)
 
 
-def _conversions(
-    fields: tuple[EntityField, ...], converter_of: Callable[[Form], _Convert | None]
-) -> tuple[tuple[int, _Convert], ...]:
+def _conversions(fields: tuple[EntityField, ...]) -> tuple[tuple[int, _Convert], ...]:
     """(position, converter) of the fields that need one."""
-    found = ((position, converter_of(field.form)) for position, field in enumerate(fields))
+    found = ((position, _decoder_of(field.form)) for position, field in enumerate(fields))
     return tuple((position, convert) for position, convert in found if convert is not None)
-
-
-@cache  # bounded: one entry a class of entities.py
-def _struct_encoder(cls: Any) -> _Convert:
-    """From an instance to the list that is its CBOR array."""
-    fields = fields_of(cls)
-    conversions = _conversions(fields, _encoder_of)
-    take_all = attrgetter(*(field.name for field in fields))  # every class has two fields or more: a tuple
-
-    def encode_struct(instance: Any) -> list[Any]:
-        values = list(take_all(instance))
-        for position, convert in conversions:
-            values[position] = convert(values[position])
-        return values
-
-    return encode_struct
 
 
 @cache  # bounded: one entry a class of entities.py
 def _struct_decoder(cls: Any) -> _Convert:
     """From a CBOR array (a list, which is used up) to an instance; an entity's revision is the second argument."""
     fields = fields_of(cls)
-    width, conversions, fit, draft = len(fields), _conversions(fields, _decoder_of), _fitter(fields), _draft_of(cls)
+    width, conversions, fit, draft = len(fields), _conversions(fields), _fitter(fields), _draft_of(cls)
 
     def decode_struct(array: Any, *revision: int) -> Any:
         if type(array) is not list or len(array) != width:
@@ -175,7 +125,7 @@ def _fitter(fields: tuple[EntityField, ...]) -> Callable[[Any], list[Any]]:
     """Cut what a newer manager appended; add the defaults of what an older one did not know."""
     width = len(fields)
     required = sum(field.required for field in fields)  # they come first
-    defaults = [None if field.default is MISSING else _encoded(field.form, field.default) for field in fields]
+    defaults = [None if field.required else loads(encoder_of(field.form)(field.default)) for field in fields]
 
     def fit(array: Any) -> list[Any]:
         if type(array) is not list or len(array) < required:
@@ -185,23 +135,19 @@ def _fitter(fields: tuple[EntityField, ...]) -> Callable[[Any], list[Any]]:
     return fit
 
 
-def _encoded(form: Form, value: Any) -> Any:
-    convert = _encoder_of(form)
-    return value if convert is None else convert(value)
-
-
 # ------------------------------------------------------------------------------- entities and records
 
 
 def encode(kind: Kind[E], entity: E) -> bytes:
-    """The entity bytes: the CBOR array of all fields but `revision`. `entity` has passed `validate`.
+    """The entity bytes: the CBOR array of all fields but `revision`. The same entity gives the same bytes.
 
-    The same entity gives the same bytes. (Nothing depends on another release doing so too: it is encoded once.)
+    Raises one of NOT_PLAIN for what `validate` would refuse or convert. (Lists, dicts and subclasses of str need no
+    conversion here, an id excepted.)
     """
     if kind.entity is None:
         return dumps([entity])
     cls: Any = kind.entity
-    return dumps(_struct_encoder(cls)(entity))
+    return struct_encoder(cls)(entity)
 
 
 def decode(kind: Kind[E], record: bytes | memoryview) -> E:

@@ -24,6 +24,7 @@ from warren_raft.entities import (
 from warren_raft.errors import Closed, InvalidEntity
 from warren_raft.store import codec
 from warren_raft.store.command import DELETE, MAX_BATCH_BYTES, PUT, Operation, encoded_size_bytes
+from warren_raft.store.encoding import NOT_PLAIN
 from warren_raft.store.tables import (
     CA,
     CA_ID,
@@ -58,8 +59,13 @@ def put_operation(kind: Kind[E], entity: E, if_revision: int | None) -> Operatio
     if type(entity) is not kind.entity:
         reason = f"must be a {kind.entity.__name__}, not {type(entity).__name__}"
         raise InvalidEntity(kind.name, reason)
-    valid: Any = validate(cast("Any", entity))
-    return _put(kind, valid.id, codec.encode(kind, valid), if_revision)
+    valid: Any = entity
+    try:
+        data = codec.encode(kind, valid)
+    except NOT_PLAIN:
+        valid = validate(valid)  # converts it, or says what is wrong with it
+        data = codec.encode(kind, valid)
+    return _put(kind, valid.id, data, if_revision)
 
 
 def _ca_operation(data: object, if_revision: int | None) -> Operation:

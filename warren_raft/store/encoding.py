@@ -1,0 +1,256 @@
+"""Entity bytes: the CBOR array of an entity's fields, checked and written in one pass by one function a class.
+
+Each function is compiled once from the table of fields, as dataclasses compile `__init__`: it is on the way of every
+write, and walking the table there takes half as long again. What is wrong with a value is not told here (`validate`).
+Invariant: the bytes are those cbor2 writes of the normalised entity; what `validate` refuses is never encoded.
+"""
+
+from __future__ import annotations
+
+import linecache
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from struct import Struct
+from typing import Any, Final, TypeAlias, cast
+
+from warren_raft.forms import (
+    GO_ZERO_TIME,
+    INTEGER_MAX,
+    INTEGER_MIN,
+    KEY_MAX_BYTES,
+    Form,
+    FormKind,
+    FrozenMap,
+    fields_of,
+)
+
+Encode: TypeAlias = Callable[[Any], bytes]
+
+NOT_PLAIN: Final = (TypeError, ValueError, LookupError)
+"""What an encoder raises for a value that cannot be stored, or only after `validate` has converted it."""
+
+# ------------------------------------------------------------------------------- CBOR (RFC 8949, 3)
+
+_UNSIGNED: Final = 0x00
+_NEGATIVE: Final = 0x20
+_BYTES: Final = 0x40
+_TEXT: Final = 0x60
+_ARRAY: Final = 0x80
+_MAP: Final = 0xA0
+_FALSE: Final = b"\xf4"
+_TRUE: Final = b"\xf5"
+_NULL: Final = b"\xf6"
+_ZERO: Final = b"\x00"
+_EMPTY_ARRAY: Final = b"\x80"
+_EMPTY_MAP: Final = b"\xa0"
+
+_FLOAT: Final = Struct(">Bd").pack
+_FLOAT_64: Final = 0xFB
+_HEAD_8: Final = Struct(">BB").pack
+_HEAD_16: Final = Struct(">BH").pack
+_HEAD_32: Final = Struct(">BI").pack
+_HEAD_64: Final = Struct(">BQ").pack
+_UINT32_MAX: Final = 0xFFFF_FFFF
+
+
+def _head(major: int, number: int) -> bytes:
+    """An item's type and its number (a value, or a length), in the fewest bytes."""
+    if number < 24:
+        return bytes((major | number,))
+    if number <= 0xFF:
+        return _HEAD_8(major | 24, number)
+    if number <= 0xFFFF:
+        return _HEAD_16(major | 25, number)
+    if number <= _UINT32_MAX:
+        return _HEAD_32(major | 26, number)
+    return _HEAD_64(major | 27, number)
+
+
+class _Heads(dict[int, bytes]):
+    """The heads of one type. Those of small numbers are at hand, the others are made."""
+
+    def __init__(self, major: int) -> None:
+        self._major = major
+        super().__init__((number, _head(major, number)) for number in range(256))
+
+    def __missing__(self, number: int) -> bytes:
+        return _head(self._major, number)
+
+
+_TEXT_HEADS: Final = _Heads(_TEXT)
+_ARRAY_HEADS: Final = _Heads(_ARRAY)
+_UNSIGNED_HEADS: Final = _Heads(_UNSIGNED)
+
+# ------------------------------------------------------------------------------- values
+
+_utf8: Final = str.encode
+"""TypeError for what is no str, UnicodeEncodeError for a lone surrogate. A subclass gives the text that it is."""
+
+
+def _text(value: Any) -> bytes:
+    data = _utf8(value)
+    return _TEXT_HEADS[len(data)] + data
+
+
+def _key(value: Any) -> bytes:
+    """Text that is indexed."""
+    data = _utf8(value)
+    if len(data) > KEY_MAX_BYTES:
+        raise ValueError
+    return _TEXT_HEADS[len(data)] + data
+
+
+def _id(value: Any) -> bytes:
+    """No subclass of str here: the id goes its own way beside the bytes, as it is."""
+    if type(value) is not str or not value:
+        raise TypeError
+    return _key(value)
+
+
+def _integer(value: Any) -> bytes:
+    if type(value) is not int:
+        raise TypeError
+    if not INTEGER_MIN <= value <= INTEGER_MAX:
+        raise ValueError
+    return _UNSIGNED_HEADS[value] if value >= 0 else _head(_NEGATIVE, -1 - value)
+
+
+def _number(value: Any) -> bytes:
+    if type(value) is not float or not math.isfinite(value):
+        raise TypeError
+    return _FLOAT(_FLOAT_64, value)
+
+
+def _flag(value: Any) -> bytes:
+    if value is False:
+        return _FALSE
+    if value is True:
+        return _TRUE
+    raise TypeError
+
+
+def _bytes(value: Any) -> bytes:
+    if type(value) is not bytes:
+        raise TypeError
+    return _head(_BYTES, len(value)) + value
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_GO_ZERO: Final = (GO_ZERO_TIME - _EPOCH) // timedelta(microseconds=1)
+
+
+def _time(value: Any) -> bytes:
+    """Microseconds since 1970; null where it is not set."""
+    if value is None:
+        return _NULL
+    if type(value) is not datetime or value.tzinfo is not UTC:
+        raise TypeError
+    since = value - _EPOCH
+    microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    if microseconds > _UINT32_MAX:  # nearly every time: more than an hour and a quarter after
+        return _HEAD_64(_UNSIGNED | 27, microseconds)
+    return _NULL if microseconds == _GO_ZERO else _integer(microseconds)
+
+
+def _duration(value: Any) -> bytes:
+    """Microseconds."""
+    if type(value) is not timedelta:
+        raise TypeError
+    if not value:
+        return _ZERO
+    return _integer((value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds)
+
+
+def _map(value: Any) -> bytes:
+    """In the order of its keys, so that equal maps have equal bytes."""
+    if type(value) is not FrozenMap and type(value) is not dict:
+        raise TypeError
+    if not value:
+        return _EMPTY_MAP
+    items = sorted(value.items())
+    return _head(_MAP, len(items)) + b"".join([_text(key) + _text(text) for key, text in items])
+
+
+def _choice_encoder(enum: Any) -> Encode:
+    known = {"": _text(""), **{str(member): _text(member) for member in enum}}
+
+    def choice(value: Any) -> bytes:
+        if type(value) is not str and type(value) is not enum:
+            raise TypeError
+        return known[value]
+
+    return choice
+
+
+def _sequence_encoder(item: Encode) -> Encode:
+    def sequence(value: Any) -> bytes:
+        if type(value) is not tuple:
+            if type(value) is not list:
+                raise TypeError
+            value = tuple(value)  # another thread cannot make it longer than its head says
+        if not value:
+            return _EMPTY_ARRAY
+        parts = [_ARRAY_HEADS[len(value)]]
+        for one in value:
+            parts.append(item(one))
+        return b"".join(parts)
+
+    return sequence
+
+
+def _optional(encode: Encode) -> Encode:
+    return lambda value: _NULL if value is None else encode(value)
+
+
+_PLAIN: Final[dict[FormKind, Encode]] = {
+    FormKind.TEXT: _text,
+    FormKind.INTEGER: _integer,
+    FormKind.NUMBER: _number,
+    FormKind.FLAG: _flag,
+    FormKind.BYTES: _bytes,
+    FormKind.TIME: _time,
+    FormKind.DURATION: _duration,
+    FormKind.MAP: _map,
+}
+
+
+def encoder_of(form: Form, *, indexed: bool = False) -> Encode:
+    """What makes the bytes of a value of a form."""
+    if form.kind is FormKind.SEQUENCE:
+        return _sequence_encoder(_key if indexed else encoder_of(form.item))
+    if form.kind is FormKind.CHOICE:
+        return _choice_encoder(form.cls)
+    if form.kind is FormKind.STRUCT:
+        return _optional(struct_encoder(form.cls)) if form.optional else struct_encoder(form.cls)
+    return _key if indexed else _PLAIN[form.kind]
+
+
+# ------------------------------------------------------------------------------- structures
+
+_SOURCE: Final = """\
+def encode(self):
+    if type(self) is not cls:
+        raise TypeError
+    return join((
+        {head!r},
+{items}
+    ))
+"""
+_ITEM: Final = "        encode_{name}(self.{name}),"
+
+
+@cache  # bounded: one entry a class of entities.py
+def struct_encoder(cls: Any) -> Encode:
+    """The function that makes the bytes of an instance of `cls`; tracebacks show its source."""
+    fields = fields_of(cls)
+    items = "\n".join(_ITEM.format(name=field.name) for field in fields)
+    source = _SOURCE.format(head=_head(_ARRAY, len(fields)), items=items)
+    filename = f"<encoder of {cls.__module__}.{cls.__qualname__}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    names: dict[str, Any] = {"cls": cls, "join": b"".join}
+    for field in fields:
+        names[f"encode_{field.name}"] = _id if field.required else encoder_of(field.form, indexed=field.indexed)
+    exec(compile(source, filename, "exec"), names)  # noqa: S102 - of the names of our own fields, nothing else
+    return cast("Encode", names["encode"])
