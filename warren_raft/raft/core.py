@@ -434,6 +434,8 @@ class Core:
 
     def learner_connected(self, peer_id: str) -> None:
         """A learner is what PySyncObj calls a read-only node: it gets the log and counts in nothing."""
+        if self._node(peer_id) in self._core._SyncObj__readonlyNodes:
+            return  # connecting twice would forget how far it is
         self._links._onReadonlyNodeConnected(self._node(peer_id))
         # Otherwise a reply of a learner that came while we lead fails on a missing key (upstream #121).
         self._core._SyncObj__lastResponseTime.setdefault(self._node(peer_id), 0.0)
