@@ -35,14 +35,19 @@ def encode_change(change: Change) -> bytes:
 def decode(entry: bytes) -> list[bytes] | Change:
     """The commands of an entry (none for a leader's first entry), or its membership change.
 
-    Raises InvariantViolation for a kind of entry that this version does not know.
+    Raises InvariantViolation for a kind of entry that this version does not know, or one that does not decode.
     """
     if entry == NO_OP:
         return []
     kind = entry[:2]
-    if kind == _COMMANDS:
-        commands: list[bytes] = cbor2.loads(entry[2:])
-        return commands
-    if kind == _CHANGE:
-        return Change.decode(entry[2:])
+    try:
+        if kind == _COMMANDS:
+            commands = cbor2.loads(entry[2:])
+            if type(commands) is list:
+                return commands
+            raise ValueError("commands that are no list")
+        if kind == _CHANGE:
+            return Change.decode(entry[2:])
+    except (cbor2.CBORError, TypeError, ValueError) as error:
+        raise InvariantViolation(f"a log entry that does not decode: {error}") from error
     raise InvariantViolation(f"a log entry of unknown kind {kind!r}: written by a newer version?")
