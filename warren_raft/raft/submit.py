@@ -8,12 +8,15 @@ Invariant: a proposal ends exactly once, with the result that was applied or wit
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from warren_raft.errors import Unavailable
+
+logger = logging.getLogger("warren_raft.submit")
 
 Message = dict[str, Any]
 Key = tuple[int, int]
@@ -178,7 +181,7 @@ class Submitter:
             proposal = pending.pop((outcome.session, outcome.sequence), None)
             if proposal is not None:
                 proposal.outcome = outcome
-                proposal.done(proposal)
+                _end(proposal)
 
     def expire(self, now: float) -> None:
         late = [key for key, proposal in self._pending.items() if proposal.deadline <= now]
@@ -186,11 +189,19 @@ class Submitter:
             proposal = self._pending.pop(key)
             reason = "no quorum, or no leader, until the deadline"
             proposal.error = Unavailable(reason, maybe_applied=proposal.sent)
-            proposal.done(proposal)
+            _end(proposal)
 
     def fail_all(self, error: Callable[[Proposal], Exception]) -> None:
         pending, self._pending = self._pending, {}
         self._waiting.clear()
         for proposal in pending.values():
             proposal.error = error(proposal)
-            proposal.done(proposal)
+            _end(proposal)
+
+
+def _end(proposal: Proposal) -> None:
+    """Tell whoever waits. Its own error is its own: stock applies a command twice when its callback raises (hole 5)."""
+    try:
+        proposal.done(proposal)
+    except Exception:
+        logger.exception("the callback of write %d of session %d failed", proposal.sequence, proposal.session)

@@ -1,0 +1,339 @@
+"""A write from any manager ends exactly once: with the result that was applied, or with an error that tells what is known.
+
+Stories on real engines with lost requests, lost leaders and lost answers; the way of a proposal is PySyncObj's hole 10.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+
+import cbor2
+import pytest
+
+from tests.engine_harness import STEP_SECONDS, Cluster, Outcome
+from warren_raft.errors import Closed, InvariantViolation, Unavailable
+from warren_raft.raft import entries, submit
+from warren_raft.raft.engine import APPLY_ENTRIES, Submitted
+from warren_raft.raft.membership import REMOVE, Change
+from warren_raft.raft.submit import Proposal, Route, Submitter
+
+# Any manager takes writes --------------------------------------------------------------------------------------------
+
+
+def test_a_write_through_any_manager_is_applied_on_all_and_answered_where_it_came_from() -> None:
+    cluster = Cluster()
+    cluster.wait_ready()
+    for id_ in cluster.nodes:
+        cluster.write(id_, f"through {id_}")
+    cluster.check_writes()
+    assert sorted(cluster.acknowledged) == ["through m1", "through m2", "through m3"]
+
+
+def test_writes_of_one_manager_keep_their_order() -> None:
+    """Also over a change of leadership, in which all that is unanswered is sent again."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    origin = cluster.followers()[0]
+    for number in range(40):
+        cluster.submit(origin, f"{number:02}")
+        cluster.run(STEP_SECONDS)
+        if number == 20:
+            cluster.crash(leader.id)
+    cluster.run_until(lambda: len(cluster.acknowledged) == 40)
+    assert cluster.machines[origin].applied == [f"{number:02}" for number in range(40)]
+
+
+def test_many_writes_become_few_entries() -> None:
+    """Group commit: what waits becomes one entry, whichever manager it came through."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    before = leader.log.last_index
+    for number in range(900):
+        cluster.submit(sorted(cluster.nodes)[number % 3], f"w{number}")
+    cluster.run_until(lambda: len(cluster.acknowledged) == 900)
+    assert leader.log.last_index - before <= 6
+    cluster.check_writes()
+
+
+def test_a_write_before_there_is_a_leader_waits_for_one() -> None:
+    cluster = Cluster()
+    for id_ in cluster.nodes:
+        cluster.submit(id_, f"through {id_}")
+    cluster.run_until(lambda: len(cluster.acknowledged) == 3)
+    cluster.check_writes()
+
+
+# What may be lost ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turns", range(1, 8))
+def test_a_link_that_breaks_at_any_moment_costs_no_write_and_doubles_none(turns: int) -> None:
+    """Request lost, or answer lost, with a connection to the same leader: stock's caller waits for ever (hole 10)."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    origin = cluster.followers()[0]
+    cluster.submit(origin, "w")
+    for _ in range(turns):
+        cluster.turn()
+    cluster.disconnect(origin, leader.id)
+    cluster.run_until(lambda: "w" in cluster.acknowledged, seconds=1)
+    cluster.check_writes()
+
+
+@pytest.mark.parametrize("turns", range(1, 8))
+def test_a_leader_that_dies_at_any_moment_costs_no_write_and_doubles_none(turns: int) -> None:
+    """Committed or not, known or not: it is sent again to the next leader, and applied once by its request id."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    origin = cluster.followers()[0]
+    cluster.submit(origin, "w")
+    for _ in range(turns):
+        cluster.turn()
+    cluster.crash(leader.id)
+    cluster.run_until(lambda: "w" in cluster.acknowledged)
+    cluster.start(leader.id)
+    cluster.check_writes()
+
+
+def test_a_leader_that_is_deposed_keeps_its_own_writes_and_passes_them_on() -> None:
+    cluster = Cluster()
+    old = cluster.wait_ready()
+    cluster.isolate(old.id)
+    for number in range(5):
+        cluster.submit(old.id, f"w{number}", seconds=60)
+        cluster.run(0.1)
+    cluster.run(3)
+    assert not cluster.acknowledged
+    cluster.heal()
+    cluster.run_until(lambda: len(cluster.acknowledged) == 5)
+    cluster.check_writes()
+
+
+def test_a_manager_that_took_another_for_the_leader_is_told_and_asks_again() -> None:
+    """The answer is a refusal; nothing of it is queued there, and the writes stay where they came from."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    one, two = cluster.followers()
+    cluster.nodes[one].engine._submitter.set_route(Route(two, leader.engine.term, 1))
+    cluster.nodes[two].engine._submitter.receive(one, [b"x"], is_leader=False)
+    assert not cluster.nodes[two].engine._submitter.queue
+    cluster.write(one, "w")
+    cluster.check_writes()
+
+
+def test_an_overloaded_leader_refuses_and_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its queue is bounded in bytes; the sender keeps its writes, and they arrive in the end, once."""
+    monkeypatch.setattr(submit, "QUEUE_BYTES", 200)
+    monkeypatch.setattr(submit, "SUBMIT_BYTES", 100)
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    origin = cluster.followers()[0]
+    leader.disk_seconds = 0.3
+    for number in range(100):
+        cluster.submit(origin, f"w{number}", seconds=60)
+    cluster.run_until(lambda: len(cluster.acknowledged) == 100)
+    assert "submit_refused" in [sent.message["type"] for sent in cluster.sent]
+    cluster.check_writes()
+
+
+# Deadlines -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_write_that_never_left_is_known_not_to_be_applied() -> None:
+    cluster = Cluster(start=False)
+    cluster.start("m1")
+    cluster.submit("m1", "w", seconds=1)
+    cluster.run(1.2)
+    error = cluster.failed["w"]
+    assert isinstance(error, Unavailable)
+    assert error.maybe_applied is False
+
+
+def test_a_write_that_left_may_have_been_applied() -> None:
+    """And here it was: the error must not say otherwise."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    origin = cluster.followers()[0]
+    cluster.hold((leader.id, origin))
+    cluster.submit(origin, "w", seconds=0.5)
+    cluster.run(0.7)
+    error = cluster.failed["w"]
+    assert isinstance(error, Unavailable)
+    assert error.maybe_applied is True
+    cluster.heal()
+    cluster.check_writes()
+    assert leader.machine.applied == ["w"]
+
+
+def test_without_a_quorum_a_write_fails_at_its_deadline_and_not_before() -> None:
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    cluster.isolate(leader.id)
+    cluster.submit(leader.id, "w", seconds=2)
+    cluster.run(1.9)
+    assert "w" not in cluster.failed
+    cluster.run(0.2)
+    assert "w" in cluster.failed
+
+
+def test_closing_ends_every_write_that_waits() -> None:
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    cluster.isolate(leader.id)
+    cluster.submit(leader.id, "in its log")
+    cluster.run(0.1)
+    leader.engine.close()
+    error = cluster.failed["in its log"]
+    assert isinstance(error, Unavailable)
+    assert error.maybe_applied
+    alone = Cluster(start=False)
+    node = alone.start("m1")
+    alone.submit("m1", "never sent")
+    alone.run(0.1)
+    node.engine.close()
+    assert isinstance(alone.failed["never sent"], Closed)
+
+
+# Callers and state machines that misbehave ---------------------------------------------------------------------------
+
+
+def test_a_callback_that_raises_is_logged_and_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """Stock applies its command a second time, on that manager only (hole 5b)."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+
+    def bug(_proposal: Proposal) -> None:
+        raise RuntimeError("a bug of the caller's")
+
+    with caplog.at_level(logging.ERROR):
+        cluster.submit(leader.id, "raises", done=bug)
+        cluster.submit(leader.id, "waits behind it")
+        cluster.run_until(lambda: "waits behind it" in cluster.acknowledged)
+    assert "a bug of the caller's" in caplog.text
+    cluster.check_writes()
+    assert leader.machine.applied == ["raises", "waits behind it"]
+    cluster.isolate(leader.id)
+    cluster.submit(leader.id, "times out", seconds=0.2, done=bug)
+    cluster.submit(leader.id, "is closed", done=bug)
+    cluster.run(1)
+    leader.engine.close()
+    assert leader.engine.failure is None
+
+
+def test_apply_takes_turns_so_that_a_long_catch_up_costs_no_heartbeat() -> None:
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    follower = cluster.nodes[cluster.followers()[0]]
+    cluster.isolate(follower.id)
+    for number in range(3 * APPLY_ENTRIES):
+        cluster.submit(leader.id, f"w{number}")
+        cluster.run(3 * STEP_SECONDS)
+    cluster.run_until(lambda: len(cluster.acknowledged) == 3 * APPLY_ENTRIES)
+    cluster.heal()
+    largest, before = 0, follower.machine.applied_index
+    while not cluster.converged():
+        cluster.turn()
+        largest = max(largest, follower.machine.applied_index - before)
+        before = follower.machine.applied_index
+    assert APPLY_ENTRIES <= largest <= 2 * APPLY_ENTRIES
+
+
+def test_an_entry_of_a_later_version_stops_the_manager_and_is_not_skipped() -> None:
+    """The others may have understood it."""
+    with pytest.raises(InvariantViolation, match="unknown kind"):
+        entries.decode(b"\x00\x09?")
+    for damaged in (b"\x00\x01\xff", b"\x00\x01\xa0", b"\x00\x02\x80", b"\x00\x02\xff", b"\x00\x02\x86\x01\x02"):
+        with pytest.raises(InvariantViolation, match="does not decode"):
+            entries.decode(damaged)
+    assert entries.decode(b"\x01") == []
+    assert entries.decode(entries.encode_commands([b"a", b""])) == [b"a", b""]
+    change = Change(REMOVE, id="m1", incarnation="i")
+    assert entries.decode(entries.encode_change(change)) == change
+
+
+# The submitter alone -------------------------------------------------------------------------------------------------
+
+
+class Recorded:
+    """A submitter, with what it sent and how its proposals ended."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, list[bytes]]] = []
+        self.ended: list[Proposal] = []
+        self.submitter = Submitter(lambda peer, message: self.sent.append((peer, message.get("commands", []))))
+
+    def propose(self, *sequences: int, size: int = 10, deadline: float = 10.0) -> list[Proposal]:
+        made = [Proposal(1, n, bytes([n]) * size, deadline, self.ended.append) for n in sequences]
+        self.submitter.submit(made)
+        return made
+
+
+def test_a_route_that_stays_the_same_sends_nothing_twice() -> None:
+    it = Recorded()
+    it.propose(1, 2)
+    for _ in range(3):
+        it.submitter.set_route(Route("m2", 1, 7))
+        it.submitter.flush(0.0)
+    assert it.sent == [("m2", [b"\x01" * 10, b"\x02" * 10])]
+
+
+@pytest.mark.parametrize("route", [Route("m2", 1, 8), Route("m2", 2, 7), Route("m3", 1, 7)])
+def test_another_link_term_or_leader_gets_everything_unanswered_again(route: Route) -> None:
+    it = Recorded()
+    it.propose(1, 2, 3)
+    it.submitter.set_route(Route("m2", 1, 7))
+    it.submitter.flush(0.0)
+    it.submitter.applied([Outcome(1, 2, None)])
+    it.submitter.set_route(route)
+    it.submitter.flush(0.0)
+    assert it.sent[1:] == [(route.leader, [b"\x01" * 10, b"\x03" * 10])]
+
+
+def test_a_message_holds_a_bounded_number_of_bytes_unless_one_command_alone_is_larger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(submit, "SUBMIT_BYTES", 25)
+    it = Recorded()
+    it.propose(1, 2, 3)
+    it.propose(4, size=100)
+    it.submitter.set_route(Route("m2", 1, 7))
+    it.submitter.flush(0.0)
+    assert [[len(command) for command in commands] for _, commands in it.sent] == [[10, 10], [10], [100]]
+
+
+def test_an_outcome_of_somebody_elses_write_is_passed_over() -> None:
+    it = Recorded()
+    it.submitter.applied([Outcome(9, 9, None)])
+    assert it.ended == []
+
+
+def test_a_late_outcome_ends_nothing_a_second_time() -> None:
+    it = Recorded()
+    it.propose(1, deadline=1.0)
+    it.submitter.expire(1.0)
+    it.submitter.applied([Outcome(1, 1, None)])
+    assert [proposal.error is not None for proposal in it.ended] == [True]
+
+
+def test_a_leaders_queue_is_dropped_with_its_leadership() -> None:
+    """Those who sent it send it again to the next leader; kept, it would be proposed in a later term out of order."""
+    it = Recorded()
+    it.submitter.set_route(Route("m1", 1, 0))
+    it.submitter.receive("m2", [b"x"], is_leader=True)
+    it.submitter.set_route(None)
+    assert not it.submitter.queue
+    commands, _ = it.submitter.take(commands_max=10, bytes_max=100)
+    assert commands == []
+
+
+def test_a_submitted_event_is_taken_even_when_the_disk_has_no_room() -> None:
+    cluster = Cluster(["m1"])
+    node = cluster.wait_ready()
+    node.disk_error = OSError(errno.ENOSPC, "No space left on device")
+    data = cbor2.dumps([7, 1, "w"])
+    ended: list[Proposal] = []
+    node.events.append(Submitted([Proposal(7, 1, data, cluster.now + 1, ended.append)]))
+    cluster.run(1.5)
+    assert isinstance(ended[0].error, Unavailable)
+    assert ended[0].error.maybe_applied
