@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, Final, TypeVar, cast
 
 from warren_raft.errors import InvalidEntity
-from warren_raft.forms import EMPTY_MAP, Refused, is_normal, normalised
+from warren_raft.forms import EMPTY_MAP, Refused, normalised
 from warren_raft.forms import FrozenMap as FrozenMap
 
 NO_DURATION: Final = timedelta(0)
@@ -457,8 +457,6 @@ def validate(entity: EntityT) -> EntityT:
     does not fit. Thread-safe.
     """
     kind = kind_name(type(entity))
-    if is_normal(entity):
-        return entity
     try:
         return cast(EntityT, normalised(entity))
     except Refused as refused:

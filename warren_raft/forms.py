@@ -4,26 +4,21 @@ No entity is named here (they are in entities.py), none encoded: each format wal
 Invariant: what `normalised` returns is deeply immutable, of exact types, and can be encoded by every format.
 """
 
-# ruff: noqa: SIM110  (the loops here are on the way of every write; `all(...)` takes twice their time)
-
 from __future__ import annotations
 
 import dataclasses
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum, StrEnum
 from functools import cache
-from operator import attrgetter
+from operator import is_
 from typing import Any, Final, NoReturn
 
 KEY_MAX_BYTES: Final = 511
 """Longest id and longest indexed value, in bytes of UTF-8: LMDB's longest key."""
-
-_UTF8_MAX_BYTES: Final = 4
-"""The most bytes of UTF-8 that one character takes."""
 
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**63 - 1
@@ -159,186 +154,27 @@ def fields_of(cls: Any) -> tuple[EntityField, ...]:
     return _read_fields(cls)
 
 
-# ---- Is it normal already?
+# ---- What is not as it is stored is converted, or refused.
 #
-# Nearly everything that is written has exact types and good values already. So first a cheap question for a
-# whole entity, asked form by form (all its texts, all its integers, ...); only a "no" leads to the slow walk
-# below, field by field, that either converts or says what is wrong and where. A test holds the two together.
-
-_AllNormal = Callable[[Iterable[Any]], bool]
+# This is not on the way of a write: store/encoding.py takes what is plain already, and asks here for the rest.
 
 
 def _encodes(text: str) -> bool:
     """Whether text has a UTF-8 form; text with a lone surrogate has none."""
     try:
-        text.encode()
+        str.encode(text)  # whatever a subclass makes of `encode`
     except UnicodeEncodeError:
         return False
     return True
 
 
-def _texts_normal(values: Iterable[Any]) -> bool:
-    for value in values:
-        if type(value) is not str or not (value.isascii() or _encodes(value)):
-            return False
-    return True
-
-
-def _integers_normal(values: Iterable[Any]) -> bool:
-    for value in values:
-        if type(value) is not int or not INTEGER_MIN <= value <= INTEGER_MAX:
-            return False
-    return True
-
-
-def _numbers_normal(values: Iterable[Any]) -> bool:
-    for value in values:
-        if type(value) is not float or not math.isfinite(value):
-            return False
-    return True
-
-
-def _exactly(cls: type) -> _AllNormal:
-    def normal(values: Iterable[Any]) -> bool:
-        for value in values:
-            if type(value) is not cls:
-                return False
-        return True
-
-    return normal
-
-
-def _times_normal(values: Iterable[Any]) -> bool:
-    for value in values:
-        if value is None:
-            continue
-        if type(value) is not datetime or value.tzinfo is not UTC or value == GO_ZERO_TIME:
-            return False
-    return True
-
-
-def _durations_normal(values: Iterable[Any]) -> bool:
-    for value in values:
-        if type(value) is not timedelta or not DURATION_MIN <= value <= DURATION_MAX:
-            return False
-    return True
-
-
-def _maps_normal(values: Iterable[Any]) -> bool:
-    for value in values:
-        if type(value) is not FrozenMap or not (_texts_normal(value) and _texts_normal(value.values())):
-            return False
-    return True
-
-
-def _choices_normal(form: Form) -> _AllNormal:
-    enum, known = form.cls, _known_choices(form.cls)
-
-    def normal(values: Iterable[Any]) -> bool:
-        for value in values:
-            if (type(value) is not str and type(value) is not enum) or value not in known:
-                return False
-        return True
-
-    return normal
-
-
-def _sequences_normal(form: Form) -> _AllNormal:
-    items_normal = _all_normal(form.item)
-
-    def normal(values: Iterable[Any]) -> bool:
-        for value in values:
-            if type(value) is not tuple or not (not value or items_normal(value)):
-                return False
-        return True
-
-    return normal
-
-
-def _structs_normal(form: Form) -> _AllNormal:
-    cls, optional, groups = form.cls, form.optional, _groups(form.cls)
-
-    def normal(values: Iterable[Any]) -> bool:
-        for value in values:
-            if value is None and optional:
-                continue
-            if type(value) is not cls:
-                return False
-            for take, all_normal in groups:
-                if not all_normal(take(value)):
-                    return False
-        return True
-
-    return normal
-
-
-_SIMPLE_NORMAL: Final[dict[FormKind, _AllNormal]] = {
-    FormKind.TEXT: _texts_normal,
-    FormKind.INTEGER: _integers_normal,
-    FormKind.NUMBER: _numbers_normal,
-    FormKind.FLAG: _exactly(bool),
-    FormKind.BYTES: _exactly(bytes),
-    FormKind.TIME: _times_normal,
-    FormKind.DURATION: _durations_normal,
-    FormKind.MAP: _maps_normal,
-}
-_DETAILED_NORMAL: Final[dict[FormKind, Callable[[Form], _AllNormal]]] = {
-    FormKind.CHOICE: _choices_normal,
-    FormKind.SEQUENCE: _sequences_normal,
-    FormKind.STRUCT: _structs_normal,
-}
-
-
-@cache  # bounded: one entry a form of this module
-def _all_normal(form: Form) -> _AllNormal:
-    return _SIMPLE_NORMAL.get(form.kind) or _DETAILED_NORMAL[form.kind](form)
-
-
-def _take(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
-    """Like attrgetter, but a tuple for a single name too."""
-    if len(names) > 1:
-        return attrgetter(*names)
-    get = attrgetter(names[0])
-    return lambda entity: (get(entity),)
-
-
-def _groups(cls: type) -> tuple[tuple[Callable[[Any], tuple[Any, ...]], _AllNormal], ...]:
-    """For each form that occurs in a class: how to take all such fields, and what to ask of them."""
-    names: dict[Form, list[str]] = {}
-    for f in fields_of(cls):
-        names.setdefault(f.form, []).append(f.name)
-    return tuple((_take(group), _all_normal(form)) for form, group in names.items())
-
-
-@cache  # bounded: one entry an entity class
-def _checks(cls: Any) -> tuple[_AllNormal, tuple[tuple[Callable[[Any], Any], bool], ...]]:
-    """What to ask of a whole entity, and how to take its indexed fields (and whether it is a sequence)."""
-    keys = tuple((attrgetter(f.name), f.form.kind is FormKind.SEQUENCE) for f in fields_of(cls) if f.indexed)
-    return _all_normal(Form(FormKind.STRUCT, cls)), keys
-
-
 def _key_fits(text: str) -> bool:
-    return len(text) * _UTF8_MAX_BYTES <= KEY_MAX_BYTES or len(text.encode()) <= KEY_MAX_BYTES
-
-
-def is_normal(entity: Any) -> bool:
-    """Whether `normalised` would return an equal entity of the very same types. Asked of every write."""
-    all_normal, keys = _checks(entity.__class__)
-    if not all_normal((entity,)) or not entity.id:
-        return False
-    for take, several in keys:
-        value = take(entity)
-        if not (all(map(_key_fits, value)) if several else _key_fits(value)):
-            return False
-    return True
+    return len(text.encode()) <= KEY_MAX_BYTES
 
 
 @cache  # bounded: one entry an enumeration
 def _known_choices(enum: type[StrEnum]) -> frozenset[str]:
     return frozenset({"", *enum})
-
-
-# ---- Convert it, or say what is wrong.
 
 
 class Refused(Exception):
@@ -406,8 +242,10 @@ def _to_time(value: Any, _form: Form, path: str) -> datetime | None:
         utc = value.astimezone(UTC)
     except OverflowError:
         raise Refused(path, "is outside the years 1 to 9999 in UTC") from None
-    exact = datetime(*utc.timetuple()[:6], utc.microsecond, tzinfo=UTC)
-    return None if exact == GO_ZERO_TIME else exact
+    if utc == GO_ZERO_TIME:
+        return None
+    is_normal = type(value) is datetime and value.tzinfo is UTC
+    return value if is_normal else datetime(*utc.timetuple()[:6], utc.microsecond, tzinfo=UTC)
 
 
 def _to_duration(value: Any, _form: Form, path: str) -> timedelta:
@@ -428,8 +266,10 @@ def _to_choice(value: Any, form: Form, path: str) -> str:
 def _to_map(value: Any, form: Form, path: str) -> FrozenMap:
     if not isinstance(value, Mapping):
         raise wrong_type(path, value, "a mapping of text to text")
-    pairs = ((_to_text(k, form, path), _to_text(v, form, path)) for k, v in value.items())
-    return FrozenMap(pairs)
+    items = [(_to_text(k, form, path), _to_text(v, form, path)) for k, v in value.items()]
+    if type(value) is FrozenMap and all(type(k) is type(v) is str for k, v in value.items()):
+        return value
+    return FrozenMap(items)
 
 
 def _to_sequence(value: Any, form: Form, path: str) -> tuple[Any, ...]:
@@ -437,7 +277,8 @@ def _to_sequence(value: Any, form: Form, path: str) -> tuple[Any, ...]:
         raise wrong_type(path, value, "a sequence (tuple or list)")
     item = form.item
     convert = _CONVERT[item.kind]
-    return tuple(convert(one, item, f"{path}[{number}]") for number, one in enumerate(value))
+    items = tuple(convert(one, item, f"{path}[{number}]") for number, one in enumerate(value))
+    return value if type(value) is tuple and all(map(is_, value, items)) else items
 
 
 def _to_struct(value: Any, form: Form, path: str) -> Any:
@@ -445,7 +286,7 @@ def _to_struct(value: Any, form: Form, path: str) -> Any:
         return None
     if type(value) is not form.cls:
         raise wrong_type(path, value, form.cls.__name__ + (" or None" if form.optional else ""))
-    return form.cls(**_converted_fields(value, form.cls, path + "."))
+    return _with_fields_converted(value, path + ".")
 
 
 _CONVERT: Final[dict[FormKind, Callable[[Any, Form, str], Any]]] = {
@@ -463,8 +304,15 @@ _CONVERT: Final[dict[FormKind, Callable[[Any, Form, str], Any]]] = {
 }
 
 
-def _converted_fields(entity: Any, cls: type, prefix: str) -> dict[str, Any]:
-    return {f.name: _CONVERT[f.form.kind](getattr(entity, f.name), f.form, prefix + f.name) for f in fields_of(cls)}
+def _with_fields_converted(instance: Any, prefix: str) -> Any:
+    """The same instance where nothing had to be converted. An entity's revision stays."""
+    changed: dict[str, Any] = {}
+    for f in fields_of(type(instance)):
+        value = getattr(instance, f.name)
+        converted = _CONVERT[f.form.kind](value, f.form, prefix + f.name)
+        if converted is not value:
+            changed[f.name] = converted
+    return dataclasses.replace(instance, **changed) if changed else instance
 
 
 def _check_keys(entity: Any) -> None:
@@ -485,8 +333,7 @@ def _check_key(text: str, path: str) -> None:
 
 
 def normalised(entity: Any) -> Any:
-    """A copy of an entity in which every value has its normal form, `revision` as it was. Raises Refused."""
-    cls: Any = type(entity)
-    normal = cls(**_converted_fields(entity, cls, ""), revision=entity.revision)
+    """An entity in which every value has its normal form: the same one if it is so already. Raises Refused."""
+    normal = _with_fields_converted(entity, "")
     _check_keys(normal)
     return normal
