@@ -1,7 +1,7 @@
-"""ReplicatedStore: one manager of a cluster. Ties the store, the state machine, consensus and the admin socket together.
+"""ReplicatedStore: one manager of a cluster. Ties store, state machine, consensus and the admin socket together.
 
-Lives here: opening a data directory in the right order, turning a write into a replicated command, and closing cleanly.
-Not here: what a command does (fsm/), how it is agreed upon (raft/), reading (store/).
+Lives here: turning a write into a replicated command, waiting for its result, members and leadership, closing cleanly.
+Not here: opening a data directory (opening.py), what a command does (fsm/), how it is agreed upon (raft/).
 Invariant: a write that returned is committed by a majority and applied to this manager's database.
 """
 
@@ -13,27 +13,22 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from random import SystemRandom
-from typing import Any, Final, Literal, overload
-from uuid import uuid4
+from typing import Any, ClassVar, Final, Literal, overload
 
 from warren_raft.config import Config, check_address, check_node_id, split_address
-from warren_raft.errors import Closed, Corrupted, RefusedForSafety, Unavailable, WarrenError
+from warren_raft.errors import Closed, InvariantViolation, RefusedForSafety, Unavailable, WarrenError
 from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
-from warren_raft.fsm.machine import StateMachine
+from warren_raft.opening import OpenedDirectory
 from warren_raft.raft.changes import DONE, REFUSED, Answer
 from warren_raft.raft.driver import Driver
-from warren_raft.raft.engine import ChangeWanted, Engine, Settings, TransferWanted
+from warren_raft.raft.engine import ChangeWanted, Engine, TransferWanted
 from warren_raft.raft.files import Files, OsFiles
-from warren_raft.raft.log import Log
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE
 from warren_raft.raft.submit import Proposal
 from warren_raft.store.command import Command, Operation, Verb, encode
-from warren_raft.store.database import Database
-from warren_raft.store.generations import FAILED_STARTS_MAX, DirectoryLock, StateDirectory, StateUntrusted
 from warren_raft.store.interface import Store
 from warren_raft.store.tables import KINDS
 
@@ -47,8 +42,6 @@ HAND_OVER_SECONDS: Final = 2.0
 """A closing leader waits at most so long for another to take over."""
 SESSION_WINDOW: Final = 16_384
 """Requests of this process between the oldest unanswered and the newest: what the session must remember."""
-REBUILD_FIRST_INDEX: Final = 1
-"""A log with this base reaches back to the start, so the state can be rebuilt from it alone."""
 
 
 class _SwitchInterval:
@@ -138,7 +131,7 @@ class ReplicatedStore(Store):
     (raft/files.py says what it must promise). None: the operating system's.
     """
 
-    _open_stores: weakref.WeakSet[ReplicatedStore] = weakref.WeakSet()
+    _open_stores: ClassVar[weakref.WeakSet[ReplicatedStore]] = weakref.WeakSet()
 
     def __init__(self, config: Config, *, files: Files | None = None) -> None:
         super().__init__()
@@ -154,7 +147,7 @@ class ReplicatedStore(Store):
         self._session_lock = threading.Lock()
         self._stop_housekeeping = threading.Event()
         self._leadership_callbacks: list[Callable[[bool, int], object]] = []
-        self._opened = _Opened(config, OsFiles() if files is None else files)
+        self._opened = OpenedDirectory(config, files=OsFiles() if files is None else files, random=SystemRandom())
         try:
             self._start()
         except BaseException:
@@ -204,10 +197,13 @@ class ReplicatedStore(Store):
     # Waiting for the cluster -------------------------------------------------------------------------------------
 
     def _wait_for(self, condition: Callable[[], bool], timeout: float | None, what: str) -> None:
+        self._check_may_wait()
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
-            while not condition():
+            while True:
                 self._check_alive()
+                if condition():
+                    return
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     raise Unavailable(f"{what} within {timeout:g} s", maybe_applied=False)
@@ -232,22 +228,22 @@ class ReplicatedStore(Store):
 
     @property
     def is_ready(self) -> bool:
-        return self._engine.is_ready
+        return self._engine.is_ready and self._is_alive
 
     @property
     def is_leader(self) -> bool:
         """Whether this manager leads and its local state holds every acknowledged write. It may be deposed already."""
-        return self._engine.is_leader
+        return self._engine.is_leader and self._is_alive
 
     @property
     def leader(self) -> str | None:
-        """The id of the leader as far as this manager knows."""
-        return self._engine.leader
+        """The id of the leader as far as this manager knows; None when it has heard of none for a while."""
+        return self._engine.leader if self._is_alive else None
 
     def on_leadership(self, callback: Callable[[bool, int], object]) -> None:
         """Call `callback(is_leader, term)` at each change from now on, in order, in one thread of its own.
 
-        It may write to the store. What it raises is logged.
+        It may write to the store, and close it. What it raises is logged.
         """
         self._leadership_callbacks.append(callback)
 
@@ -255,6 +251,17 @@ class ReplicatedStore(Store):
         return self._engine.leader_contact_age(time.monotonic())
 
     # Writing -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_alive(self) -> bool:
+        return not self._closed and self.failure is None
+
+    def _check_may_wait(self) -> None:
+        """Callbacks of a future run in the raft thread; there a call that waits would stop this manager's heart."""
+        if self._driver.is_current_thread:
+            raise InvariantViolation(
+                "a call that waits, in the callback of a future: use batch(wait=False) there, or another thread"
+            )
 
     def _check_alive(self) -> None:
         if self._closed:
@@ -271,6 +278,8 @@ class ReplicatedStore(Store):
     def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
         deadline = time.monotonic() + (self.config.write_timeout_seconds if timeout is None else timeout)
         self._check_alive()
+        if wait or not self._session:
+            self._check_may_wait()
         session = self._session or self._open_session(deadline)
         sequence, lowest = self._requests.begin(deadline)
         data = encode(Command(session, sequence, lowest, operations))
@@ -287,8 +296,10 @@ class ReplicatedStore(Store):
         waiter = _Waiter()
         proposal.done = waiter.wake
         self._driver.submit(proposal)
-        answered = waiter.wait(proposal.deadline + GRACE_SECONDS - time.monotonic())
-        self._requests.end(proposal.sequence)
+        try:
+            answered = waiter.wait(proposal.deadline + GRACE_SECONDS - time.monotonic())
+        finally:  # also when Ctrl-C ends the waiting: else the window of requests would never move on
+            self._requests.end(proposal.sequence)
         if not answered:
             raise Unavailable("the raft thread does not answer", maybe_applied=True)
         return self._result_of(proposal)
@@ -304,15 +315,18 @@ class ReplicatedStore(Store):
         if proposal.error is not None:
             raise proposal.error
         result: Result = proposal.outcome
-        if result.error is not None and result.error[0] == UNKNOWN_SESSION:
-            with self._session_lock:
-                if self._session == proposal.session:
-                    self._session = 0  # evicted: the next write opens another
+        evicted = result.error is not None and result.error[0] == UNKNOWN_SESSION
+        if evicted and self._session == proposal.session:
+            # The next write opens another. No lock: this may be the raft thread, which whoever is opening a session
+            # waits for with the lock held.
+            self._session = 0
         return raise_for(result)
 
     def _open_session(self, deadline: float) -> int:
         """Exactly-once needs a session of this process in the replicated state (Raft thesis 6.3)."""
-        with self._session_lock:
+        if not self._session_lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise Unavailable("no quorum, or no leader, until the deadline", maybe_applied=False)
+        try:
             if self._session == 0:
                 session = SystemRandom().randrange(1, 1 << 63)
                 sequence, lowest = self._requests.begin(deadline)
@@ -321,6 +335,8 @@ class ReplicatedStore(Store):
                 self._submit_and_wait(Proposal(session, sequence, data, deadline, _ignore))
                 self._session = session
             return self._session
+        finally:
+            self._session_lock.release()
 
     def barrier(self, timeout: float | None = None) -> int:
         """An empty command: when it returns, every local read is linearizable with what was acknowledged before.
@@ -398,9 +414,7 @@ class ReplicatedStore(Store):
                 return member is None
             return member is not None and member.address == address and (member.voter or verb == UPDATE)
 
-        self._ask_until(
-            is_so, lambda answer: ChangeWanted(verb, member_id, address, answer), self._deadline(timeout)
-        )
+        self._ask_until(is_so, lambda answer: ChangeWanted(verb, member_id, address, answer), self._deadline(timeout))
 
     def _ask_until(
         self,
@@ -432,16 +446,19 @@ class ReplicatedStore(Store):
         question: Callable[[Callable[[Answer], None]], ChangeWanted | TransferWanted],
         deadline: float,
     ) -> Answer | None:
+        self._check_may_wait()
         self._check_alive()
         answers: list[Answer] = []
-        waiter = threading.Event()
 
         def answered(answer: Answer) -> None:
             answers.append(answer)
-            waiter.set()
+            self._on_change()
 
         self._driver.post(question(answered))
-        waiter.wait(max(0.0, deadline - time.monotonic()))
+        with self._changed:
+            while not answers and (left := deadline - time.monotonic()) > 0:
+                self._check_alive()  # a question is not answered any more once the raft thread has ended
+                self._changed.wait(left)
         return answers[0] if answers else None
 
     # Status ------------------------------------------------------------------------------------------------------
@@ -491,9 +508,9 @@ class ReplicatedStore(Store):
         known = False
         while True:
             with self._changed:
-                while self._engine.is_leader == known and not self._closed and self.failure is None:
+                while self.is_leader == known and self._is_alive:
                     self._changed.wait()
-                now, term = self._engine.is_leader, self._engine.term
+                now, term = self.is_leader, self._engine.term
                 if now == known:
                     return
             known = now
@@ -507,13 +524,14 @@ class ReplicatedStore(Store):
         """Checkpoints of the state, stale reader slots, views that were left open."""
         synced_index = -1
         noted = False
+        next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds
         while not self._stop_housekeeping.wait(min(1.0, self.config.checkpoint_interval_seconds)):
             if not noted and self._engine.is_ready:
                 self._opened.state.note_ready()
                 noted = True
-            if time.monotonic() < self._opened.next_checkpoint:
+            if time.monotonic() < next_checkpoint:
                 continue
-            self._opened.next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds
+            next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds
             try:
                 self._opened.database.reader_check()
                 self._opened.database.end_old_reads()
@@ -530,7 +548,13 @@ class ReplicatedStore(Store):
     # The end -----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Hand leadership over, end what waits (Closed), sync the state. Idempotent; reads raise Closed afterwards."""
+        """Hand leadership over, end what waits (Closed), sync the state. Idempotent; reads raise Closed afterwards.
+
+        In the callback of a future it only begins that, in another thread.
+        """
+        if self._driver.is_current_thread:
+            threading.Thread(target=self.close, name="warren-raft-closing").start()
+            return
         with self._closing:
             if self._closed:
                 return
@@ -542,7 +566,8 @@ class ReplicatedStore(Store):
             self._stop_housekeeping.set()
             self._housekeeper.join()
             self._driver.stop()
-            self._notifier.join(GRACE_SECONDS)
+            if self._notifier is not threading.current_thread():
+                self._notifier.join(GRACE_SECONDS)
             if self.config.switch_interval_seconds is not None:
                 _switch_interval.release()
             self._database = None
@@ -563,126 +588,6 @@ class ReplicatedStore(Store):
 
 
 os.register_at_fork(after_in_child=ReplicatedStore._close_all_in_child)
-
-
-class _Opened:
-    """A data directory opened in order: the lock, the log, then the state, which the log may have to rebuild."""
-
-    def __init__(self, config: Config, files: Files) -> None:
-        self.config = config
-        self.next_checkpoint = time.monotonic() + config.checkpoint_interval_seconds
-        self._lock = DirectoryLock(config.directory)
-        try:
-            self.state = StateDirectory(config.directory)
-            self.state.create()
-            self.log = Log.open(
-                str(Path(config.directory) / "log"),
-                files=files,
-                node_id=config.node_id,
-                new_incarnation=lambda: uuid4().hex,
-            )
-            try:
-                self.database = self._open_database()
-            except BaseException:
-                self.log.close()
-                raise
-        except BaseException:
-            self._lock.release()
-            raise
-        try:
-            self.machine = StateMachine(self.database)
-        except BaseException:
-            self._release()
-            raise
-        self._check_agreement()
-
-    def _open_database(self) -> Database:
-        failed_starts = self.state.note_start()
-        try:
-            if failed_starts >= FAILED_STARTS_MAX and self._log_reaches_start:
-                current = self.state.current()
-                if current is not None:
-                    return self._rebuild(current, "failed-starts")
-            return Database.open(self.state, sync=False)
-        except StateUntrusted as error:
-            logger.warning("%s: %s", self.config.node_id, error)
-            if not self._log_reaches_start:
-                raise
-            return self._rebuild(error.generation, "untrusted")
-
-    @property
-    def _log_reaches_start(self) -> bool:
-        return self.log.base_index == REBUILD_FIRST_INDEX
-
-    def _rebuild(self, generation: int | None, why: str) -> Database:
-        """An empty generation; the log that reaches back to the start fills it."""
-        if generation is not None:
-            aside = self.state.set_aside(generation, why)
-            logger.warning("%s: the state is rebuilt from the log; the old file is %s", self.config.node_id, aside)
-        database = Database.create(self.state, sync=False)
-        database.publish()
-        return database
-
-    def _check_agreement(self) -> None:
-        """A log that ends below the applied index was cut or replaced; it must not vote on what is left."""
-        if self.machine.applied_index > self.log.last_index:
-            detail = f"ends at index {self.log.last_index}, below the applied index {self.machine.applied_index}"
-            self.abandon()
-            raise Corrupted(
-                str(Path(self.config.directory) / "log"),
-                detail,
-                remedy="this manager cannot vote on what is left: remove it from the cluster, empty its data "
-                "directory, start it and add it again",
-            )
-
-    def make_engine(self, now: float) -> Engine:
-        config = self.config
-        settings = Settings(
-            node_id=config.node_id,
-            address=config.listen,
-            members=config.members,
-            heartbeat_seconds=config.heartbeat_interval_seconds,
-            election_timeout_seconds=config.election_timeout_seconds,
-        )
-        engine = Engine(settings, log=self.log, machine=self.machine, random=SystemRandom(), now=now)
-        self._compare_members(engine)
-        return engine
-
-    def _compare_members(self, engine: Engine) -> None:
-        if engine.membership is None:
-            return
-        replicated: Mapping[str, str] = {member.id: member.address for member in engine.membership.members.values()}
-        if replicated != dict(self.config.members):
-            logger.warning(
-                "%s: the configured members %s differ from the cluster's %s, which count",
-                self.config.node_id,
-                dict(self.config.members),
-                replicated,
-            )
-
-    def close(self, *, failed: bool) -> None:
-        """Sync the state and let its marker go; then the next start trusts it wherever it happens.
-
-        Who closes cleanly was not killed by the state, whether or not there was a quorum to get ready with.
-        """
-        try:
-            self.database.close()
-            if not failed:
-                self.state.note_ready()
-        finally:
-            self.log.close()
-            self._lock.release()
-
-    def abandon(self) -> None:
-        """Give up what was opened, for a reason other than the state: a port in use, a log that was replaced. Such a
-        start must not count against the state; to rebuild it would destroy the only evidence that the log is short."""
-        self.state.note_ready()
-        self._release()
-
-    def _release(self) -> None:
-        self.database.abandon()
-        self.log.close()
-        self._lock.release()
 
 
 def _ignore(_proposal: Proposal) -> None:

@@ -84,6 +84,11 @@ class Driver:
     def engine(self) -> Engine:
         return self._engine
 
+    @property
+    def is_current_thread(self) -> bool:
+        """Whether the caller is the raft thread itself, which must not wait for itself."""
+        return threading.current_thread() is self._thread
+
     def start(self) -> None:
         """Returns when the port is bound; raises InUse when it is not ours to bind."""
         self._thread.start()
@@ -249,6 +254,13 @@ class Driver:
                 batch.write()
             except OSError as problem:
                 error = problem
+            except Exception as problem:
+                # A bug, and the end: whoever waits for this batch would wait for ever.
+                logger.exception("%s: the log's batch %d was not written", self._node_id, batch.number)
+                self._loop.call_soon_threadsafe(
+                    self._fail, InvariantViolation(f"the log's batch was not written: {problem!r}")
+                )
+                continue
             self._loop.call_soon_threadsafe(self._take, Synced(batch, error))
 
     def _prepare(self) -> None:

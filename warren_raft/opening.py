@@ -1,0 +1,164 @@
+"""Opening a manager's data directory in the right order: its lock, its log, then the state, which the log may rebuild.
+
+Not here: threads, links and callers (manager.py), file formats (raft/log.py, store/generations.py). Invariant: a
+manager whose log ends below its applied state, or whose state lost pages, never gets as far as an engine with them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from warren_raft.config import Config
+from warren_raft.errors import Corrupted
+from warren_raft.fsm.machine import StateMachine
+from warren_raft.raft.engine import Engine, Settings
+from warren_raft.raft.files import Files
+from warren_raft.raft.log import Log
+from warren_raft.store.database import Database
+from warren_raft.store.generations import (
+    FAILED_STARTS_MAX,
+    DirectoryLock,
+    StateDirectory,
+    StateUntrusted,
+    read_boot_id,
+)
+
+logger = logging.getLogger("warren_raft.opening")
+
+REBUILD_FIRST_INDEX: Final = 1
+"""A log with this base reaches back to the start, so the state can be rebuilt from it alone."""
+
+
+class OpenedDirectory:
+    """A data directory of this process: `log`, `database` and `machine`, until close(), abandon() or the end.
+
+    Opening raises InUse, RefusedForSafety (another node's directory, a network file system), Corrupted (with how to
+    rejoin). Files, boot id and randomness are passed in, so that a simulation opens directories as a manager does.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        files: Files,
+        random: Random,
+        boot_id: Callable[[], str] = read_boot_id,
+    ) -> None:
+        self.config = config
+        self._random = random
+        self._lock = DirectoryLock(config.directory)
+        try:
+            self.state = StateDirectory(config.directory, boot_id=boot_id)
+            self.state.create()
+            self.log = Log.open(
+                str(Path(config.directory) / "log"),
+                files=files,
+                node_id=config.node_id,
+                new_incarnation=lambda: f"{random.getrandbits(128):032x}",
+            )
+            try:
+                self.database = self._open_database()
+            except BaseException:
+                self.log.close()
+                raise
+        except BaseException:
+            self._lock.release()
+            raise
+        try:
+            self.machine = StateMachine(self.database)
+        except BaseException:
+            self._release()
+            raise
+        self._check_agreement()
+
+    def _open_database(self) -> Database:
+        failed_starts = self.state.note_start()
+        try:
+            if failed_starts >= FAILED_STARTS_MAX and self._log_reaches_start:
+                current = self.state.current()
+                if current is not None:
+                    return self._rebuild(current, "failed-starts")
+            return Database.open(self.state, sync=False)
+        except StateUntrusted as error:
+            logger.warning("%s: %s", self.config.node_id, error)
+            if not self._log_reaches_start:
+                raise
+            return self._rebuild(error.generation, "untrusted")
+
+    @property
+    def _log_reaches_start(self) -> bool:
+        return self.log.base_index == REBUILD_FIRST_INDEX
+
+    def _rebuild(self, generation: int | None, why: str) -> Database:
+        """An empty generation; the log that reaches back to the start fills it."""
+        if generation is not None:
+            aside = self.state.set_aside(generation, why)
+            logger.warning("%s: the state is rebuilt from the log; the old file is %s", self.config.node_id, aside)
+        database = Database.create(self.state, sync=False)
+        database.publish()
+        return database
+
+    def _check_agreement(self) -> None:
+        """A log that ends below the applied index was cut or replaced; it must not vote on what is left."""
+        if self.machine.applied_index > self.log.last_index:
+            detail = f"ends at index {self.log.last_index}, below the applied index {self.machine.applied_index}"
+            self.abandon()
+            raise Corrupted(
+                str(Path(self.config.directory) / "log"),
+                detail,
+                remedy="this manager cannot vote on what is left: remove it from the cluster, empty its data "
+                "directory, start it and add it again",
+            )
+
+    def make_engine(self, now: float) -> Engine:
+        config = self.config
+        settings = Settings(
+            node_id=config.node_id,
+            address=config.listen,
+            members=config.members,
+            heartbeat_seconds=config.heartbeat_interval_seconds,
+            election_timeout_seconds=config.election_timeout_seconds,
+        )
+        engine = Engine(settings, log=self.log, machine=self.machine, random=self._random, now=now)
+        self._compare_members(engine)
+        return engine
+
+    def _compare_members(self, engine: Engine) -> None:
+        if engine.membership is None:
+            return
+        replicated: Mapping[str, str] = {member.id: member.address for member in engine.membership.members.values()}
+        if replicated != dict(self.config.members):
+            logger.warning(
+                "%s: the configured members %s differ from the cluster's %s, which count",
+                self.config.node_id,
+                dict(self.config.members),
+                replicated,
+            )
+
+    def close(self, *, failed: bool) -> None:
+        """Sync the state and let its marker go; then the next start trusts it wherever it happens.
+
+        Who closes cleanly was not killed by the state, whether or not there was a quorum to get ready with.
+        """
+        try:
+            self.database.close()
+            if not failed:
+                self.state.note_ready()
+        finally:
+            self.log.close()
+            self._lock.release()
+
+    def abandon(self) -> None:
+        """Give up what was opened, for a reason other than the state: a port in use, a log that was replaced. Such a
+        start must not count against the state; to rebuild it would destroy the only evidence that the log is short."""
+        self.state.note_ready()
+        self._release()
+
+    def _release(self) -> None:
+        self.database.abandon()
+        self.log.close()
+        self._lock.release()
