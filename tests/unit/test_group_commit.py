@@ -133,7 +133,7 @@ def test_at_the_deadline_a_request_that_still_waits_was_certainly_not_applied(
     assert first.result(DEADLINE) == 1
     disk.slow = False
     assert commits.run(b"next", DEADLINE) == 4
-    assert [b"late"] not in disk.groups
+    assert [data for group in disk.groups for data in group] == [b"1", b"next"]
 
 
 def test_at_the_deadline_a_request_whose_commit_runs_may_be_applied(
@@ -217,6 +217,54 @@ def test_an_interrupted_leader_leaves_no_one_behind(disk: Disk, commits: GroupCo
     disk.raises = None
     disk.release.release()
     assert second.result(DEADLINE) == 2
+
+
+class Interrupted(BaseException):
+    """Stands for a KeyboardInterrupt at a chosen place."""
+
+
+def test_an_interrupted_caller_takes_its_request_along(
+    disk: Disk, commits: GroupCommit, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_request: object) -> bool:
+        raise Interrupted
+
+    first = pool.submit(commits.run, b"1", DEADLINE)
+    disk.wait_started()
+    with monkeypatch.context() as patch:
+        patch.setattr(group_commit._Request, "wait", interrupted)
+        with pytest.raises(Interrupted):
+            commits.run(b"given up", DEADLINE)
+    disk.slow = False
+    disk.release.release()
+    assert first.result(DEADLINE) == 1
+    assert commits.run(b"22", DEADLINE) == 2
+    assert [data for group in disk.groups for data in group] == [b"1", b"22"]
+
+
+def test_a_caller_interrupted_just_when_it_is_to_lead_lets_the_next_one(
+    disk: Disk, commits: GroupCommit, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = group_commit._Request.wait
+
+    def interrupted(request: group_commit._Request) -> bool:
+        woken = real(request)
+        if request.data == b"given up":
+            raise Interrupted
+        return woken
+
+    monkeypatch.setattr(group_commit._Request, "wait", interrupted)
+    first = pool.submit(commits.run, b"1", DEADLINE)
+    disk.wait_started()
+    second = pool.submit(commits.run, b"given up", DEADLINE)
+    wait_until(lambda: queued(commits) == 1)
+    third = pool.submit(commits.run, b"333", DEADLINE)
+    wait_until(lambda: queued(commits) == 2)
+    disk.slow = False
+    disk.release.release()
+    with pytest.raises(Interrupted):
+        second.result(DEADLINE)
+    assert (first.result(DEADLINE), third.result(DEADLINE)) == (1, 3)
 
 
 def test_a_full_queue_holds_callers_back_until_their_deadline(
