@@ -240,6 +240,7 @@ class Engine:
         self._ready_index: int | None = None
         self.is_ready = False
         self.disk_full = False
+        self._stopped = False
         self.failure: WarrenError | None = None
         """Set when this manager must stop: an invariant broke, or it was removed."""
         self.alarms: deque[str] = deque(maxlen=20)
@@ -259,19 +260,20 @@ class Engine:
 
     @property
     def role(self) -> str:
-        return ("follower", "candidate", "leader")[self._core.state]
+        return "follower" if self._stopped else ("follower", "candidate", "leader")[self._core.state]
 
     @property
     def is_leader(self) -> bool:
         """Leads, and has applied an entry of its own term: its local state holds every acknowledged write."""
-        return self._leads_for_sure
+        return self._leads_for_sure and not self._stopped
 
     @property
     def leader(self) -> str | None:
         """Who leads the present term, as far as it is heard: the core remembers a leader that died until another one
         is elected, and whoever waits for a leader, or for a quorum, must not be told that one."""
         leader = self._core.leader
-        return leader if leader in (self._node_id, self._elections.leader) else None
+        is_heard = leader in (self._node_id, self._elections.leader) and not self._stopped
+        return leader if is_heard else None
 
     @property
     def term(self) -> int:
@@ -295,6 +297,8 @@ class Engine:
     @property
     def has_quorum(self) -> bool:
         """Whether this manager can expect a write to commit: it leads, or hears a leader."""
+        if self._stopped:
+            return False
         if self._core.is_leader:
             voters = self._roster.voters
             return sum(self._roster.connected(voter) for voter in voters) * 2 > len(voters)
@@ -854,10 +858,12 @@ class Engine:
         if self.failure is None:
             self.failure = error
             logger.critical("%s stops: %s", self._node_id, error)
+            self._stopped = True
             self._submitter.fail_all(lambda proposal: _closed(proposal, str(error)))
 
     def close(self) -> None:
-        """Every write still waiting ends now."""
+        """Every write still waiting ends now, and nobody is told any more that this manager leads or follows."""
+        self._stopped = True
         self._submitter.fail_all(lambda proposal: _closed(proposal, "the store is closed"))
 
 
