@@ -6,6 +6,7 @@ A wiped directory under a known id is the dangerous one: it would acknowledge an
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 
 import pytest
 
@@ -179,7 +180,9 @@ def test_a_wiped_directory_is_refused_until_it_is_removed_and_added(cluster: Clu
     assert cluster.call(wiped, "dump") == cluster.call(leader, "dump")
 
 
-def test_the_directory_of_another_member_or_cluster_is_refused(make_cluster: object, cluster: Cluster) -> None:
+def test_the_directory_of_another_member_or_cluster_is_refused(
+    make_cluster: Callable[..., Cluster], cluster: Cluster
+) -> None:
     """A swapped directory: m1's data under m2's name, and a whole cluster's data beside another cluster's member."""
     cluster.stop("m1", "m2", "m3")
     data = cluster.data_dir("m1")
@@ -188,7 +191,7 @@ def test_the_directory_of_another_member_or_cluster_is_refused(make_cluster: obj
     assert "m1" in refused.text
     assert "m2" in refused.text
 
-    other = make_cluster()  # type: ignore[operator]
+    other = make_cluster()
     other.stop("m3")
     shutil.rmtree(other.data_dir("m3"))
     shutil.copytree(cluster.data_dir("m3"), other.data_dir("m3"))

@@ -1,8 +1,9 @@
-"""The promise: a call ends by its deadline and says whether the write may have happened; no other call waits for ever."""
+"""The promise: a call ends by its deadline and says whether the write may have happened; no call waits for ever."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -43,6 +44,18 @@ def test_without_a_quorum_writes_end_by_their_deadline_and_work_again_later(clus
     for id_ in cluster.alive:
         keys = [container[0] for container in cluster.call(id_, "dump")["containers"]]
         assert set(keys) - {"in the log"} == {"before", "after"}, keys
+
+
+def test_the_first_writes_of_a_process_keep_their_deadlines_too(make_cluster: Callable[..., Cluster]) -> None:
+    """Before its first write a manager opens a session, a write of its own. With no quorum that waits as long as its
+    caller would; another caller with less patience must not have to wait for it."""
+    cluster = make_cluster(start=False)
+    cluster.start("m1", ready=False)
+    patient = cluster.ask("m1", "put", key="patient", value="x", timeout=40.0)
+    assert refused(cluster, "m1", "hasty").data["maybe_applied"] is False
+    assert not patient.done()
+    cluster.start("m2", "m3")
+    assert patient.result(40) > 0
 
 
 def test_a_write_waits_for_a_leader_within_its_deadline(cluster: Cluster) -> None:
