@@ -14,6 +14,7 @@ from warren_raft.errors import InvariantViolation
 from warren_raft.forms import KEY_MAX_BYTES
 from warren_raft.store.command import (
     CLOSE_SESSION,
+    COMMAND_OVERHEAD_BYTES,
     DELETE,
     OPEN_SESSION,
     PUT,
@@ -23,7 +24,7 @@ from warren_raft.store.command import (
     UnknownCommandVersion,
     decode,
     encode,
-    encoded_size_bytes,
+    operation_size_bytes,
 )
 
 numbers = st.integers(0, 2**64 - 1)
@@ -49,7 +50,7 @@ EXAMPLE = Command(2**62 + 7, 12, 10, (Operation(PUT, 3, "c-1", b"\x81\x63c-1"), 
 def test_what_is_read_is_what_was_written(command: Command) -> None:
     data = encode(command)
     assert decode(data) == command
-    assert len(data) == encoded_size_bytes(command.operations)
+    assert len(data) == COMMAND_OVERHEAD_BYTES + sum(map(operation_size_bytes, command.operations))
 
 
 @given(commands())

@@ -101,7 +101,8 @@ _BYTES_32: Final = 0x5A
 _ARRAY_32: Final = 0x9A
 _ARRAY_TYPE: Final = 4  # the three high bits of a head
 _NEWER_VERSIONS: Final = range(SUPPORTED_VERSIONS.stop, 24)  # CBOR writes an integer below 24 as one byte
-_COMMAND_OVERHEAD_BYTES: Final = _HEADER.size + _COUNT.size
+COMMAND_OVERHEAD_BYTES: Final = _HEADER.size + _COUNT.size
+"""The size of an encoded command without operations."""
 _STEP_OVERHEAD_BYTES: Final = _STEP.size + _ENTITY.size
 
 
@@ -124,11 +125,10 @@ def encode_operations(operations: Sequence[Operation]) -> bytes:
     return b"".join(parts)
 
 
-def encoded_size_bytes(operations: Sequence[Operation]) -> int:
-    """The length of `encode` of a command with these operations, to compare with MAX_BATCH_BYTES."""
-    return _COMMAND_OVERHEAD_BYTES + sum(
-        _STEP_OVERHEAD_BYTES + len(operation.id.encode()) + len(operation.entity or b"") for operation in operations
-    )
+def operation_size_bytes(operation: Operation) -> int:
+    """How much an operation adds to its command, encoded. To compare with MAX_BATCH_BYTES."""
+    entity = operation.entity
+    return _STEP_OVERHEAD_BYTES + len(operation.id.encode()) + (0 if entity is None else len(entity))
 
 
 def decode(data: bytes) -> Command:

@@ -23,7 +23,14 @@ from warren_raft.entities import (
 )
 from warren_raft.errors import Closed, InvalidEntity
 from warren_raft.store import codec
-from warren_raft.store.command import DELETE, MAX_BATCH_BYTES, PUT, Operation, encoded_size_bytes
+from warren_raft.store.command import (
+    COMMAND_OVERHEAD_BYTES,
+    DELETE,
+    MAX_BATCH_BYTES,
+    PUT,
+    Operation,
+    operation_size_bytes,
+)
 from warren_raft.store.encoding import NOT_PLAIN
 from warren_raft.store.tables import (
     CA,
@@ -283,7 +290,7 @@ class Batch:
         self._wait = wait
         self._timeout = timeout
         self._operations: list[Operation] = []
-        self._size_bytes = encoded_size_bytes(())
+        self._size_bytes = COMMAND_OVERHEAD_BYTES
         self._state = "new"
         self._revision: int | None = None
         self._future: Future[int] | None = None
@@ -334,7 +341,7 @@ class Batch:
     def _add(self, operation: Operation) -> None:
         if self._state != "open":
             raise Closed("a batch takes writes within its with block only")
-        size_bytes = self._size_bytes + encoded_size_bytes((operation,)) - encoded_size_bytes(())
+        size_bytes = self._size_bytes + operation_size_bytes(operation)
         if size_bytes > MAX_BATCH_BYTES:
             raise InvalidEntity("batch", f"takes more than {MAX_BATCH_BYTES} bytes encoded")
         self._size_bytes = size_bytes
