@@ -1,4 +1,4 @@
-"""A write from any manager ends exactly once: with the result that was applied, or with an error that tells what is known.
+"""A write from any manager ends exactly once: with what was applied, or with an error that tells what is known.
 
 Stories on real engines with lost requests, lost leaders and lost answers; the way of a proposal is PySyncObj's hole 10.
 """
