@@ -494,7 +494,8 @@ def test_another_user_of_the_library_works_beside_us() -> None:
     class Counter(pysyncobj.SyncObj):  # type: ignore[misc]
         def __init__(self) -> None:
             conf = pysyncobj.SyncObjConf(autoTick=False, raftMinTimeout=0.4, raftMaxTimeout=0.5)
-            super().__init__(None, [], conf, nodeClass=pysyncobj.node.Node, transportClass=Quiet)
+            node = pysyncobj.node.Node("alone")
+            super().__init__(node, [], conf, nodeClass=pysyncobj.node.Node, transportClass=Quiet)
             self.total = 0
 
         @pysyncobj.replicated  # type: ignore[untyped-decorator]
