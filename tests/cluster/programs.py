@@ -183,7 +183,7 @@ def one_directory_twice(directory: Path) -> None:
 
 def close_ends_every_call(directory: Path) -> None:
     """Threads in every kind of call, and close(), of all managers at once and each twice: every call ends, soon, with
-    its result or with Closed or Unavailable; no thread of ours is left."""
+    its result or with Closed or Unavailable (a hand-over may be refused: nobody is left); no thread of ours is."""
     import warren_raft as wr
 
     ended: list[tuple[str, BaseException | None]] = []
@@ -194,7 +194,7 @@ def close_ends_every_call(directory: Path) -> None:
         try:
             while True:
                 call()
-        except (wr.Closed, wr.Unavailable) as error:
+        except (wr.Closed, wr.Unavailable, wr.RefusedForSafety) as error:
             end = error
         finally:
             ended.append((name, end))
