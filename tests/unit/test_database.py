@@ -801,7 +801,7 @@ def test_a_full_disk_changes_nothing_and_clears_by_itself(tmp_path: Path) -> Non
                 assert reader.count(NODE) == 1
             del reader, transaction
     finally:
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", "--lazy", disk], check=True)  # also where a failure keeps files open
 
 
 def lmdb_error(kind: type[lmdb.Error], code: int) -> lmdb.Error:
