@@ -8,4 +8,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 ensure_venv test
 cd -- "$project_root"
-exec "$venv/bin/python" -m pytest "$@"
+# A directory of its own: pytest's default is shared by all runs of a user, and each tidies up behind the others.
+scratch=$(mktemp -d --tmpdir warren-raft-tests-XXXXXX)
+trap 'rm -rf -- "$scratch"' EXIT
+"$venv/bin/python" -m pytest --basetemp="$scratch/pytest" "$@"
