@@ -331,3 +331,41 @@ def test_a_value_longer_than_a_key_is_not_indexed() -> None:
 
 def test_an_index_of_a_field_that_an_older_entity_lacks_has_nothing_of_it() -> None:
     assert codec.index_values(CONTAINER, ["c", "s"]) == {"container.service": ("s",), "container.node": ()}
+
+
+# ---- What an update leaves alone is told by the bytes.
+
+ITEMS = st.sampled_from(["", "a", "b", "ab", "é", "x" * 23, "x" * 24, ["a"], 5, None])
+
+
+@given(st.lists(ITEMS, min_size=1, max_size=30), st.lists(ITEMS, max_size=4), st.sampled_from([0, 23, 24, 2**40]))
+def test_a_record_that_begins_with_items_has_them(array: list[Any], items: list[Any], revision: int) -> None:
+    """Were this wrong, an index would keep a key that its entity no longer has."""
+    record = codec.make_record(revision, cbor2.dumps(array))
+    texts_only = all(type(item) is str for item in items)
+    assert codec.begins_with(record, items) is (texts_only and array[: len(items)] == items)
+
+
+@pytest.mark.parametrize(
+    "entity", ["81187f", "9f6161ff", "98016161", "816161", "8178016161", "d9d9f7816161", "00", "f6"]
+)
+def test_a_form_that_we_do_not_write_is_not_mistaken(entity: str) -> None:
+    """Longer heads than needed, tags, arrays without a length, no array at all: the answer is yes only if it is so."""
+    record = codec.make_record(1, bytes.fromhex(entity))
+    found = codec.entity_array_of(record)
+    for items in (["a"], ["\x7f"], ["b"], ["a", "b"]):
+        assert not codec.begins_with(record, items) or found[: len(items)] == items
+
+
+def test_the_indexed_width_reaches_the_last_field_that_is_indexed() -> None:
+    assert {kind.name: codec.indexed_width(kind) for kind in KINDS} == {
+        "node": 0,
+        "service": 2,
+        "container": 4,
+        "secret": 2,
+        "volume": 2,
+        "network": 0,
+        "ingress": 2,
+        "certificate": 3,
+        "ca": 0,
+    }

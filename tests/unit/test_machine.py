@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import cbor2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -238,6 +239,21 @@ def test_of_several_writes_to_one_entity_in_a_batch_the_last_one_stays(machine: 
     one(machine, put(Service(id="s", name="d")), delete(SERVICE, "s"))
     assert stored(machine, SERVICE, "s") is None
     assert machine.revision == 2
+    assert_sound(machine)
+
+
+# ---------------------------------------------------------------------------------------- indexes
+
+
+@pytest.mark.parametrize("fields", [["c", "s"], ["c", "s", "web", ""], ["c", "s", "web", "m"], ["c", "t", "web", "n"]])
+def test_an_update_leaves_in_an_index_what_the_new_entity_has(machine: StateMachine, fields: list[str]) -> None:
+    """Also an entity of an older manager that ends before the field. Most updates change no index, and are quick."""
+    one(machine, put(Container(id="c", service_id="s", service_name="web", node_id="n", image="before")))
+    one(machine, Operation(PUT, CONTAINER.number, "c", cbor2.dumps(fields)))
+    assert stored(machine, CONTAINER, "c").image == ""
+    assert_sound(machine)
+    one(machine, put(Container(id="c", service_id="s", service_name="web", node_id="n", image="after")))
+    assert stored(machine, CONTAINER, "c").image == "after"
     assert_sound(machine)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast
 from cbor2 import CBORDecodeError, dumps, loads
 
 from warren_raft.forms import EMPTY_MAP, EntityField, Form, FormKind, FrozenMap, fields_of
-from warren_raft.store.encoding import encoder_of, struct_encoder
+from warren_raft.store.encoding import NOT_PLAIN, encoder_of, struct_encoder, text
 from warren_raft.store.tables import ID_MAX_BYTES, Index, Kind
 
 E = TypeVar("E")
@@ -191,6 +191,9 @@ def make_record(revision: int, entity: bytes) -> bytes:
 # How many bytes follow the head of a CBOR unsigned integer (RFC 8949, 3.1).
 _INTEGER_BYTES: Final = {0x18: 1, 0x19: 2, 0x1A: 4, 0x1B: 8}
 
+_ARRAY_HEAD_BYTES: Final = {**dict.fromkeys(range(0x80, 0x98), 1), 0x98: 2}
+"""The size of the head of an array of up to 255 items, by its first byte."""
+
 
 def record_revision(record: bytes | memoryview) -> int:
     """The revision of a record, from its first bytes alone. Raises MalformedRecord."""
@@ -236,6 +239,26 @@ def index_keys(kind: Kind[Any]) -> tuple[tuple[Index, KeysOf], ...]:
         return ()
     names = [field.name for field in fields_of(kind.entity)]
     return tuple((index, _keys_of(index, names.index(index.field))) for index in kind.indexes)
+
+
+@cache  # bounded: one entry a kind
+def indexed_width(kind: Kind[Any]) -> int:
+    """How many items of an entity's array there are up to the last one that is indexed; 0 where none is."""
+    names = [field.name for field in fields_of(kind.entity)] if kind.indexes else []
+    return max((names.index(index.field) + 1 for index in kind.indexes), default=0)
+
+
+def begins_with(record: bytes, items: list[Any]) -> bool:
+    """Whether the array in a record, one that can be decoded, begins with these items, which are texts.
+
+    This is for speed, so it says no as well where it would take longer to tell: for what is not text, and for a
+    record that is not written in the form that encoding.py gives it.
+    """
+    start = 2 + _INTEGER_BYTES.get(record[1], 0)
+    try:
+        return record.startswith(b"".join(map(text, items)), start + _ARRAY_HEAD_BYTES[record[start]])
+    except NOT_PLAIN:
+        return False
 
 
 def _keys_of(index: Index, position: int) -> KeysOf:

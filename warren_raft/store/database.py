@@ -308,7 +308,7 @@ class Database:
         self.tables = [_NO_TABLE] * (max(BY_NUMBER) + 1)
         for kind in KINDS:
             indexes = tuple((self.index_handles[i.name], keys_of) for i, keys_of in codec.index_keys(kind))
-            self.tables[kind.number] = Table(handle_of(kind.bucket), indexes)
+            self.tables[kind.number] = Table(handle_of(kind.bucket), indexes, codec.indexed_width(kind))
         tables = [self.tables[kind.number].handle for kind in KINDS]
         self.all_handles = (*self.space_handles.values(), *self.index_handles.values(), *tables)
 

@@ -89,7 +89,8 @@ _utf8: Final = str.encode
 """TypeError for what is no str, UnicodeEncodeError for a lone surrogate. A subclass gives the text that it is."""
 
 
-def _text(value: Any) -> bytes:
+def text(value: Any) -> bytes:
+    """The bytes of a text."""
     data = _utf8(value)
     return _TEXT_HEADS[len(data)] + data
 
@@ -163,18 +164,18 @@ def _duration(value: Any) -> bytes:
     return _integer((value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds)
 
 
-def _map(value: Any) -> bytes:
+def _map(mapping: Any) -> bytes:
     """In the order of its keys, so that equal maps have equal bytes."""
-    if type(value) is not FrozenMap and type(value) is not dict:
+    if type(mapping) is not FrozenMap and type(mapping) is not dict:
         raise TypeError
-    if not value:
+    if not mapping:
         return _EMPTY_MAP
-    items = sorted(value.items())
-    return _head(_MAP, len(items)) + b"".join([_text(key) + _text(text) for key, text in items])
+    items = sorted(mapping.items())
+    return _head(_MAP, len(items)) + b"".join([text(key) + text(value) for key, value in items])
 
 
 def _choice_encoder(enum: Any) -> Encode:
-    known = {"": _text(""), **{str(member): _text(member) for member in enum}}
+    known = {"": text(""), **{str(member): text(member) for member in enum}}
 
     def choice(value: Any) -> bytes:
         if type(value) is not str and type(value) is not enum:
@@ -205,7 +206,7 @@ def _optional(encode: Encode) -> Encode:
 
 
 _PLAIN: Final[dict[FormKind, Encode]] = {
-    FormKind.TEXT: _text,
+    FormKind.TEXT: text,
     FormKind.INTEGER: _integer,
     FormKind.NUMBER: _number,
     FormKind.FLAG: _flag,

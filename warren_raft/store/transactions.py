@@ -64,13 +64,17 @@ EXPIRED: Final[Any] = Ended(
 
 
 class Table:
-    """The sub-databases of one kind: its records, and each index with how to take its keys from a record."""
+    """The sub-databases of one kind: its records, and each index with how to take its keys from a record.
 
-    __slots__ = ("handle", "indexes")
+    `indexed_width`: see codec.py.
+    """
 
-    def __init__(self, handle: Handle, indexes: tuple[tuple[Handle, codec.KeysOf], ...]) -> None:
+    __slots__ = ("handle", "indexed_width", "indexes")
+
+    def __init__(self, handle: Handle, indexes: tuple[tuple[Handle, codec.KeysOf], ...], indexed_width: int) -> None:
         self.handle = handle
         self.indexes = indexes
+        self.indexed_width = indexed_width
 
 
 def key_of(id: str) -> bytes:  # noqa: A002
@@ -266,14 +270,15 @@ class WriteTransaction(Transaction):
     ) -> bytes | None:
         """Store a record and update the kind's indexes. Returns the record that was there before.
 
-        `entity_array`: what `record` holds, where the caller has decoded it already. A record that cannot be
-        decoded is stored and indexed nowhere. Raises InvalidEntity for an id that cannot be a key.
+        `entity_array`: what `record` holds, from a caller that has decoded it, as it did the one stored before.
+        Else a record that cannot be decoded is stored and indexed nowhere.
+        Raises InvalidEntity for an id that cannot be a key.
         """
         key = key_of(id)
         table = self.database.tables[kind.number]
         previous = self._txn.get(key, None, table.handle)
         self._txn.put(key, record, True, True, False, table.handle)
-        if table.indexes:
+        if table.indexes and not (entity_array and previous and _same_keys(table, previous, entity_array)):
             self._reindex(table, key, previous, entity_array or codec.entity_array_of(record))
         return previous
 
@@ -310,3 +315,9 @@ class WriteTransaction(Transaction):
     def store_integer(self, key: bytes, value: int) -> None:
         """Set an integer of `meta`: 0 to 2^64-1."""
         self.store("meta", key, value.to_bytes(8, "big"))
+
+
+def _same_keys(table: Table, previous: bytes, entity_array: list[Any]) -> bool:
+    """Whether an entity certainly has the keys of the previous one. So nearly every update; decoding takes 3 µs."""
+    width = table.indexed_width
+    return len(entity_array) >= width and codec.begins_with(previous, entity_array[:width])
