@@ -152,11 +152,13 @@ class Cluster:
         *,
         seed: int = 1,
         make_machine: Callable[[], ListMachine] = ListMachine,
+        election_timeout_seconds: float = 1.0,
         start: bool = True,
     ) -> None:
         self.random = Random(seed)
         self.now = 1000.0
         self.make_machine = make_machine
+        self.election_timeout_seconds = election_timeout_seconds
         self.nodes: dict[str, Node] = {}
         self.machines: dict[str, ListMachine] = {}
         self.disks: dict[str, MemoryFiles] = {}
@@ -204,7 +206,12 @@ class Cluster:
         )
         machine = self.machines.setdefault(id_, self.make_machine())
         machine.limit = lambda: log.synced_index
-        settings = Settings(node_id=id_, address=self.addresses[id_], members=configured)
+        settings = Settings(
+            node_id=id_,
+            address=self.addresses[id_],
+            members=configured,
+            election_timeout_seconds=self.election_timeout_seconds,
+        )
         engine = Engine(settings, log=log, machine=machine, random=Random(self.random.random()), now=self.now)
         self.stopped.pop(id_, None)
         self.nodes[id_] = Node(id_, engine, log, machine, durable=said_by(log))
