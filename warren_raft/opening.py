@@ -71,7 +71,7 @@ class OpenedDirectory:
         try:
             self.machine = StateMachine(self.database)
         except BaseException:
-            self._release()
+            self.release()
             raise
         self._check_agreement()
 
@@ -156,9 +156,10 @@ class OpenedDirectory:
         """Give up what was opened, for a reason other than the state: a port in use, a log that was replaced. Such a
         start must not count against the state; to rebuild it would destroy the only evidence that the log is short."""
         self.state.note_ready()
-        self._release()
+        self.release()
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """What the end of the process would give back, and nothing more: no sync, the marker stays."""
         self.database.abandon()
         self.log.close()
         self._lock.release()

@@ -1,0 +1,17 @@
+"""Checks: no manager stops by itself but for what it was made to: EIO of its log, its removal, or damage that was injected.
+Not: whether it stopped soon enough.
+"""
+
+from __future__ import annotations
+
+from tests.simulation.world import Failure, Process
+from warren_raft.errors import RefusedForSafety, WarrenError
+
+
+class UnexpectedFailures:
+    def failed(self, process: Process, error: WarrenError) -> None:
+        expected = "the log cannot be written" in str(error) or (
+            isinstance(error, RefusedForSafety) and "removed from the cluster" in str(error)
+        )
+        if not expected:
+            raise Failure(f"{process.id} stopped: {error!r}")

@@ -1,0 +1,29 @@
+"""Checks: on one data directory term, known commit index and applied index never go back within a process, and what a
+local read shows (the revision) never goes back within a process. Not: across a rebuild of the state after lost pages.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.simulation.world import Failure, Process
+
+
+class Monotonic:
+    def __init__(self) -> None:
+        self._last: dict[int, tuple[int, int, int, int]] = {}
+        self._read: dict[int, int] = {}
+
+    def stepped(self, process: Process) -> None:
+        machine, log = process.opened.machine, process.opened.log
+        now = (process.engine.term, log.commit_index, machine.applied_index, machine.revision)
+        before = self._last.get(id(process), now)
+        for name, a, b in zip(("term", "commit index", "applied index", "revision"), before, now, strict=True):
+            if b < a:
+                raise Failure(f"{process.id}: {name} went back from {a} to {b}")
+        self._last[id(process)] = now
+
+    def local_read(self, process: Process, revision: int, _key: str, _found: tuple[int, Any]) -> None:
+        if revision < self._read.get(id(process), 0):
+            raise Failure(f"{process.id}: a local read saw revision {revision} after {self._read[id(process)]}")
+        self._read[id(process)] = revision

@@ -1,0 +1,29 @@
+"""Checks: the same applied index has the same digest and revision on every manager, ever; at the end every digest equals
+the one recomputed from the records, and every secondary index equals a rebuild. Not: that the state is what callers meant.
+"""
+
+from __future__ import annotations
+
+from tests.simulation.workload import Workload
+from tests.simulation.world import Failure, Process, World
+from warren_raft.fsm.machine import recompute_digest
+
+
+class States:
+    def __init__(self) -> None:
+        self.digests: dict[int, tuple[bytes, int]] = {}
+
+    def stepped(self, process: Process) -> None:
+        committed = process.opened.machine.committed
+        found = (committed.digest, committed.revision)
+        if self.digests.setdefault(committed.applied_index, found) != found:
+            raise Failure(f"{process.id}: another digest or revision at applied index {committed.applied_index}")
+
+    def finish(self, world: World, _workload: Workload) -> None:
+        for process in world.running():
+            with process.opened.database.read() as view:
+                if recompute_digest(view) != process.opened.machine.digest:
+                    raise Failure(f"{process.id}: the digest is not that of the records")
+                problems = view.verify_indexes()
+            if problems:
+                raise Failure(f"{process.id}: {problems[0]}")

@@ -1,0 +1,240 @@
+"""What goes wrong in the safety phase, and how it all is healed for the liveness phase.
+
+Faults stay within what the promise covers: a crash loses unsynced pages, a wiped directory comes back blank and at most a
+minority's is wiped at a time. Not here: what must hold nevertheless (checkers). Invariant: after heal() nothing fails any
+more, and a majority of the members runs.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from tests.simulation.world import Process, World
+from warren_raft.raft.changes import DONE, REFUSED, Answer
+from warren_raft.raft.engine import ChangeWanted, TransferWanted
+from warren_raft.raft.membership import ADD, REMOVE, UPDATE
+
+ASK_AGAIN_SECONDS = 0.2
+JOINER = "m9"
+
+
+class Nemesis:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.random = world.random
+        self.until = world.now + world.options.safety_seconds
+        self.quiet = False
+        self.changing = False
+        options = world.options
+        world.every(options.break_rate, self._if_loud(world.network.break_random), self.until)
+        world.every(options.partition_rate, self._if_loud(self._partition), self.until)
+        world.every(options.crash_rate, self._if_loud(self._crash), self.until)
+        world.every(options.pause_rate, self._if_loud(self._pause), self.until)
+        world.every(options.disk_full_rate, self._if_loud(self._fill_disk), self.until)
+        world.every(options.member_rate, self._if_loud(self._change_members), self.until)
+        world.every(options.transfer_rate, self._if_loud(self._transfer), self.until)
+
+    def _if_loud(self, what: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None if self.quiet else what()
+
+    def _some(self) -> Process | None:
+        running = list(self.world.running())
+        return self.random.choice(running) if running else None
+
+    def _count(self, fault: str, note: str = "") -> None:
+        self.world.faults[fault] += 1
+        self.world.note(f"fault: {fault} {note}".rstrip())
+
+    # Network -----------------------------------------------------------------------------------------------------
+
+    def _partition(self) -> None:
+        ids = sorted(self.world.directories)
+        shape = self.random.choice(["halves", "one", "one way", "pair"])
+        if shape == "halves":
+            side = {id_ for id_ in ids if self.random.random() < 0.5}
+            directions = {(a, b) for a in ids for b in ids if (a in side) != (b in side)}
+        elif shape == "pair" and len(ids) > 1:
+            a, b = self.random.sample(ids, 2)
+            directions = {(a, b), (b, a)}
+        else:
+            alone = self.random.choice(ids)
+            directions = {(alone, other) for other in ids if other != alone}
+            if shape == "one" or self.random.random() < 0.3:
+                directions |= {(b, a) for a, b in directions}
+            elif self.random.random() < 0.5:
+                directions = {(b, a) for a, b in directions}
+        self._count(f"partition: {shape}", f"{sorted(directions)}")
+        self.world.network.block(directions)
+        seconds = self.random.uniform(0.1, self.world.options.partition_max)
+        self.world.after(seconds, lambda: self.world.network.unblock(directions))
+
+    # Processes ---------------------------------------------------------------------------------------------------
+
+    def _crash(self) -> None:
+        if self.random.random() < self.world.options.all_crash:
+            self._count("all managers crashed at once")
+            for process in list(self.world.running()):
+                self._crash_one(process, wipe=False)
+            return
+        process = self._some()
+        if process is not None:
+            wipe = self.random.random() < self.world.options.wipe and self._may_wipe(process.id)
+            self._crash_one(process, wipe=wipe)
+
+    def _crash_one(self, process: Process, *, wipe: bool) -> None:
+        files = process.directory.files
+        if self.random.random() < self.world.options.disk_error:
+            files.fail(files.operations + self.random.randrange(1, 6), errno.EIO, done=self.random.random())
+            self._count("EIO planned", process.id)
+            return
+        if process.batch is not None and self.random.random() < 0.7:
+            self._crash_in_write(process)
+        power_cut = self.random.random() < self.world.options.power_cut
+        self._count("power cut" if power_cut else "kill -9", process.id)
+        self.world.end(process, power_cut=power_cut)
+        files.clear_faults()
+        if wipe:
+            self._wipe(process.id)
+        self.world.after(self.random.uniform(0.0, self.world.options.down_max), lambda: self.world.restart(process.id))
+
+    def _crash_in_write(self, process: Process) -> None:
+        """The log batch was under way: some of its operations happened."""
+        files = process.directory.files
+        files.crash(files.operations + self.random.randrange(1, 4), done=self.random.random())
+        batch = process.batch
+        assert batch is not None
+        try:
+            batch.write()
+        except BaseException as problem:
+            if type(problem).__name__ not in ("Crashed", "OSError"):
+                raise
+        self.world.faults["crash in the middle of a log write"] += 1
+
+    def _pause(self) -> None:
+        process = self._some()
+        if process is not None:
+            process.paused_until = self.world.now + self.random.uniform(0.05, self.world.options.pause_max)
+            self._count("pause", process.id)
+
+    def _fill_disk(self) -> None:
+        process = self._some()
+        if process is None:
+            return
+        files = process.directory.files
+        files.limit_bytes = files.used_bytes + self.random.randrange(0, 4096)
+        self._count("disk full", process.id)
+
+        def room() -> None:
+            files.limit_bytes = None
+
+        self.world.after(self.random.uniform(0.1, 3.0), room)
+
+    # Members -----------------------------------------------------------------------------------------------------
+
+    def _may_wipe(self, id_: str) -> bool:
+        """One at a time, of three or more, and none while another change runs: more is not survivable."""
+        return not self.changing and self.world.options.managers >= 3 and self._members_settled()
+
+    def _members_settled(self) -> bool:
+        leader = self.world.leader
+        return leader is not None and all(member.voter for member in leader.engine.members.values())
+
+    def _wipe(self, id_: str) -> None:
+        self._count("directory wiped", id_)
+        self.world.directories[id_].wipe()
+        address = self.world.directories[id_].address
+        self._run([(REMOVE, id_, ""), (ADD, id_, address)])
+
+    def _change_members(self) -> None:
+        if self.changing or self.world.options.managers < 3 or not self._members_settled():
+            return
+        if JOINER not in self.world.directories:
+            self._add_joiner()
+        elif self.random.random() < 0.5:
+            self._remove_joiner()
+        else:
+            self._move(self.random.choice(sorted(self.world.directories)))
+
+    def _add_joiner(self) -> None:
+        from tests.simulation.world import Directory
+
+        address = f"127.0.0.1:{7100 + self.random.randrange(800)}"
+        self.world.directories[JOINER] = Directory(self.world, JOINER, address, self.world.root)
+        self.world.removed.discard(JOINER)
+        self.world.restart(JOINER)
+        self._count("member added", JOINER)
+        self._run([(ADD, JOINER, address)])
+
+    def _remove_joiner(self) -> None:
+        self._count("member removed", JOINER)
+
+        def gone() -> None:
+            self.world.removed.add(JOINER)
+            process = self.world.processes.get(JOINER)
+            if process is not None:
+                self.world.end(process, power_cut=False)
+            self.world.directories.pop(JOINER).remove()
+
+        self._run([(REMOVE, JOINER, "")], gone)
+
+    def _move(self, id_: str) -> None:
+        """A member gets another address: it is told to the cluster, then the manager restarts there."""
+        address = f"127.0.0.1:{8000 + self.random.randrange(1000)}"
+        self._count("address changed", id_)
+
+        def moved() -> None:
+            self.world.directories[id_].address = address
+            process = self.world.processes.get(id_)
+            if process is not None:
+                self.world.end(process, power_cut=False)
+            self.world.after(0.05, lambda: self.world.restart(id_))
+
+        self._run([(UPDATE, id_, address)], moved)
+
+    def _run(self, steps: list[tuple[str, str, str]], then: Callable[[], None] = lambda: None) -> None:
+        """Ask any manager again and again until each step is done; one sequence at a time."""
+        self.changing = True
+
+        def ask() -> None:
+            if not steps:
+                self.changing = False
+                then()
+                return
+            process = self._some()
+            if process is not None:
+                verb, id_, address = steps[0]
+                process.take(ChangeWanted(verb, id_, address, answered))
+            self.world.after(ASK_AGAIN_SECONDS, ask)
+
+        def answered(answer: Answer) -> None:
+            if answer.state == DONE and steps:
+                self.world.note(f"member change done: {steps[0]}")
+                steps.pop(0)
+            elif answer.state == REFUSED and steps:
+                self.world.faults["member change refused"] += 1
+
+        ask()
+
+    def _transfer(self) -> None:
+        process = self._some()
+        if process is not None:
+            self._count("leadership transfer asked for")
+            process.take(TransferWanted(None, lambda _answer: None))
+
+    # The end of it -----------------------------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        """Nothing fails any more. A manager that stopped by itself for its disk is started again."""
+        self.quiet = True
+        self.world.network.unblock(set(self.world.network.blocked))
+        for id_, directory in sorted(self.world.directories.items()):
+            directory.files.clear_faults()
+            directory.files.limit_bytes = None
+            process = self.world.processes.get(id_)
+            if process is not None:
+                process.paused_until = min(process.paused_until, self.world.now)
+            else:
+                self.world.restart(id_)
+
+

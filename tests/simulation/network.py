@@ -1,0 +1,186 @@
+"""Links between simulated managers: connections with delay, loss by breaking, partitions in one or both directions.
+
+A connection is in order and loses nothing while it lives, as TCP; what was on its way when it broke is lost, or arrives
+late under the old number. Not here: which managers dial (the engine says). Invariant: of two links between a pair only
+the newer is up at either end, and its down-event precedes the next up-event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import cbor2
+
+from warren_raft.raft.engine import LinkDown, LinkUp, Received, Refused
+from warren_raft.raft.membership import Hello
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+LINK_TIMEOUT_SECONDS = 5.0
+"""A connection on which nothing arrives for so long is given up, as by the product's transport."""
+
+
+@dataclass
+class Connection:
+    """Between `a` and `b`; `numbers[x]` is what x calls it, `up` who has not been told of its end."""
+
+    a: str
+    b: str
+    numbers: dict[str, int]
+    up: set[str] = field(default_factory=set)
+    broken: bool = False
+    last_delivery: dict[str, float] = field(default_factory=dict)
+    held: dict[str, list[tuple[float, bytes]]] = field(default_factory=dict)
+    """By receiver: messages that a partition keeps back."""
+
+
+class Network:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.blocked: set[tuple[str, str]] = set()
+        """(from, to): nothing arrives."""
+        self._current: dict[frozenset[str], Connection] = {}
+        self._by_number: dict[tuple[str, int], Connection] = {}
+        self._number = 0
+        self.messages = 0
+
+    # Connecting --------------------------------------------------------------------------------------------------
+
+    def dial(self, caller: str, peer: str, address: str) -> None:
+        pair = frozenset((caller, peer))
+        world = self.world
+        if len(pair) < 2 or self._linked(pair, caller):
+            return
+        callee = world.processes.get(peer)
+        if callee is None or callee.directory.address != address or callee.paused_until > world.now:
+            return
+        if (caller, peer) in self.blocked or (peer, caller) in self.blocked:
+            return
+        world.after(self._latency(), lambda: self._handshake(caller, peer))
+
+    def _linked(self, pair: frozenset[str], caller: str) -> bool:
+        current = self._current.get(pair)
+        return current is not None and caller in current.up
+
+    def _handshake(self, a: str, b: str) -> None:
+        one, two = self.world.processes.get(a), self.world.processes.get(b)
+        if one is None or two is None or self._linked(frozenset((a, b)), a):
+            return
+        hellos = one.engine.hello(), two.engine.hello()
+        for judging, hello, judged in ((two, hellos[0], one), (one, hellos[1], two)):
+            refusal = judging.engine.judge(hello)
+            if refusal is not None:
+                judged.take(Refused(judging.id, refusal))
+                return
+        older = self._current.get(frozenset((a, b)))
+        if older is not None:
+            self._break(older, at_once=True)
+        self._number += 2
+        connection = Connection(a, b, {a: self._number, b: self._number + 1}, {a, b})
+        self._current[frozenset((a, b))] = connection
+        for process, peer, hello in ((one, b, hellos[1]), (two, a, hellos[0])):
+            Hello.from_message(hello)
+            self._by_number[process.id, connection.numbers[process.id]] = connection
+            process.take(LinkUp(peer, connection.numbers[process.id], hello))
+
+    # Messages ----------------------------------------------------------------------------------------------------
+
+    def send(self, sender: str, number: int, message: dict[str, Any]) -> None:
+        connection = self._by_number.get((sender, number))
+        if connection is None or connection.broken:
+            return
+        self.messages += 1
+        receiver = connection.b if sender == connection.a else connection.a
+        data = cbor2.dumps(message)
+        arrival = max(connection.last_delivery.get(receiver, 0.0), self.world.now + self._latency())
+        connection.last_delivery[receiver] = arrival
+        self.world.at(arrival, lambda: self._arrive(connection, sender, receiver, data))
+
+    def _arrive(self, connection: Connection, sender: str, receiver: str, data: bytes) -> None:
+        if connection.broken:
+            if self.world.options.late_messages and self.world.random.random() < 0.5:
+                self.world.faults["message of a broken connection arrived late"] += 1
+                self._deliver(connection, sender, receiver, data)
+            return
+        if (sender, receiver) in self.blocked or receiver in connection.held:
+            connection.held.setdefault(receiver, []).append((self.world.now, data))
+            return
+        self._deliver(connection, sender, receiver, data)
+
+    def _deliver(self, connection: Connection, sender: str, receiver: str, data: bytes) -> None:
+        process = self.world.processes.get(receiver)
+        if process is not None:
+            process.take(Received(sender, connection.numbers[receiver], cbor2.loads(data)))
+
+    def _latency(self) -> float:
+        options, random = self.world.options, self.world.random
+        seconds = random.uniform(options.latency_min, options.latency_max)
+        if random.random() < options.slow_link:
+            self.world.faults["slow message"] += 1
+            seconds *= random.uniform(1, 20)
+        return seconds
+
+    # Breaking ----------------------------------------------------------------------------------------------------
+
+    def close(self, closer: str, number: int) -> None:
+        connection = self._by_number.get((closer, number))
+        if connection is not None:
+            self._break(connection, at_once=True)
+
+    def break_random(self) -> None:
+        alive = [c for _, c in sorted(self._current.items(), key=lambda item: sorted(item[0])) if not c.broken]
+        if alive:
+            self.world.faults["connection broken"] += 1
+            self._break(self.world.random.choice(alive), at_once=False)
+
+    def process_died(self, id_: str) -> None:
+        for pair, connection in sorted(self._current.items(), key=lambda item: sorted(item[0])):
+            if id_ in pair and not connection.broken:
+                self._break(connection, at_once=False)
+
+    def _break(self, connection: Connection, *, at_once: bool) -> None:
+        connection.broken = True
+        for end in sorted(connection.up):
+            delay = 0.0 if at_once else self.world.random.uniform(0.0, 0.05)
+            if delay == 0.0:
+                self._report_down(connection, end)
+            else:
+                self.world.after(delay, lambda end=end: self._report_down(connection, end))  # type: ignore[misc]
+
+    def _report_down(self, connection: Connection, end: str) -> None:
+        if end not in connection.up:
+            return
+        connection.up.discard(end)
+        number = connection.numbers[end]
+        process = self.world.processes.get(end)
+        if process is not None and self._by_number.pop((end, number), None) is not None:
+            peer = connection.b if end == connection.a else connection.a
+            process.take(LinkDown(peer, number))
+
+    # Partitions --------------------------------------------------------------------------------------------------
+
+    def block(self, directions: set[tuple[str, str]]) -> None:
+        self.blocked |= directions
+        for pair, connection in sorted(self._current.items(), key=lambda item: sorted(item[0])):
+            if any(set(direction) == pair for direction in directions) and not connection.broken:
+                self.world.after(LINK_TIMEOUT_SECONDS, lambda c=connection: self._give_up(c))  # type: ignore[misc]
+
+    def _give_up(self, connection: Connection) -> None:
+        directions = {(connection.a, connection.b), (connection.b, connection.a)}
+        if not connection.broken and directions & self.blocked:
+            self._break(connection, at_once=False)
+
+    def unblock(self, directions: set[tuple[str, str]]) -> None:
+        self.blocked -= directions
+        for connection in list(self._current.values()):
+            for sender, receiver in ((connection.a, connection.b), (connection.b, connection.a)):
+                if (sender, receiver) not in self.blocked and not connection.broken:
+                    for _, data in connection.held.pop(receiver, []):
+                        self._deliver(connection, sender, receiver, data)
+
+    def peers_of(self, id_: str) -> list[str]:
+        return sorted(
+            next(iter(pair - {id_})) for pair, c in self._current.items() if id_ in pair and id_ in c.up
+        )

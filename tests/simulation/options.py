@@ -1,0 +1,98 @@
+"""What one seed means: every option of a run, drawn from it and printed with it.
+
+Not here: what the options do (world.py, network.py, nemesis.py, workload.py). Invariant: the same seed and overrides give
+the same options on every machine, so a failing seed can be run again exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from random import Random
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Times in simulated seconds, rates per simulated second, probabilities 0 to 1."""
+
+    seed: int
+    managers: int
+    safety_seconds: float
+    """How long faults are injected."""
+    latency_min: float
+    latency_max: float
+    slow_link: float
+    """Probability that a message takes up to 20 times longer."""
+    sync_min: float
+    sync_max: float
+    slow_sync: float
+    """Probability that a log sync takes up to 2 s."""
+    late_messages: bool
+    """Whether what was on a broken connection may still arrive, under its old number."""
+    break_rate: float
+    partition_rate: float
+    partition_max: float
+    crash_rate: float
+    power_cut: float
+    """Probability that a crash takes the page cache with it."""
+    keep_pages: float
+    """Probability that an unsynced page survives a power cut."""
+    all_crash: float
+    """Probability that a crash takes all managers at once."""
+    pause_rate: float
+    pause_max: float
+    down_max: float
+    disk_full_rate: float
+    disk_error: float
+    """Probability that a crash is one by EIO at a random file operation."""
+    member_rate: float
+    wipe: float
+    """Probability that a crashed manager comes back with an empty directory, and is removed and added again."""
+    transfer_rate: float
+    call_rate: float
+    """Calls per manager."""
+    keys: int
+    write_timeout: float
+
+    def describe(self) -> str:
+        return " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in asdict(self).items())
+
+
+def draw(seed: int) -> Options:
+    """Calm, rough and terrible runs alike: each kind of fault is absent in a good part of the seeds."""
+    random = Random(f"options {seed}")
+
+    def sometimes(probability: float, low: float, high: float) -> float:
+        return random.uniform(low, high) if random.random() < probability else 0.0
+
+    latency = random.choice([0.0005, 0.002, 0.01, 0.05])
+    sync = random.choice([0.0002, 0.001, 0.01])
+    return Options(
+        seed=seed,
+        managers=random.choice([3, 3, 3, 5, 1]),
+        safety_seconds=random.uniform(5.0, 20.0),
+        latency_min=latency * 0.2,
+        latency_max=latency * random.choice([1.0, 5.0]),
+        slow_link=sometimes(0.3, 0.0, 0.1),
+        sync_min=sync * 0.5,
+        sync_max=sync * random.choice([1.0, 10.0]),
+        slow_sync=sometimes(0.3, 0.0, 0.05),
+        late_messages=random.random() < 0.5,
+        break_rate=sometimes(0.6, 0.05, 1.0),
+        partition_rate=sometimes(0.6, 0.05, 0.5),
+        partition_max=random.uniform(0.5, 8.0),
+        crash_rate=sometimes(0.7, 0.05, 0.5),
+        power_cut=random.choice([0.0, 0.5, 1.0]),
+        keep_pages=random.choice([0.0, 0.5, 0.9]),
+        all_crash=sometimes(0.5, 0.0, 0.3),
+        pause_rate=sometimes(0.4, 0.05, 0.3),
+        pause_max=random.uniform(0.1, 4.0),
+        down_max=random.uniform(0.1, 5.0),
+        disk_full_rate=sometimes(0.2, 0.02, 0.2),
+        disk_error=sometimes(0.2, 0.0, 0.3),
+        member_rate=sometimes(0.4, 0.05, 0.3),
+        wipe=sometimes(0.3, 0.0, 0.3),
+        transfer_rate=sometimes(0.4, 0.05, 0.5),
+        call_rate=random.choice([5.0, 20.0, 60.0]),
+        keys=random.choice([1, 3, 8]),
+        write_timeout=random.choice([0.5, 2.0, 5.0]),
+    )

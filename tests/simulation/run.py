@@ -1,0 +1,85 @@
+"""One run: a safety phase with faults, then a liveness phase where everything is healed and must converge.
+
+Not here: the command line (__main__.py). Invariant: a run depends on its options alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tests.simulation.checkers import ALL
+from tests.simulation.nemesis import Nemesis
+from tests.simulation.options import Options
+from tests.simulation.workload import Workload
+from tests.simulation.world import Failure, World
+
+LIVENESS_SECONDS = 60.0
+"""Within so long after the last fault every manager must have converged. Elections take two seconds at most, a dead link is
+given up after five, and the slowest simulated disk takes two seconds a sync."""
+
+
+@dataclass
+class Result:
+    seed: int
+    failure: str | None = None
+    trace: list[str] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+    acknowledged: int = 0
+    unanswered: int = 0
+    simulated_seconds: float = 0.0
+    real_seconds: float = 0.0
+
+
+def run(options: Options) -> Result:
+    result = Result(options.seed)
+    begin = time.perf_counter()
+    world = World(options)
+    checkers = [checker() for checker in ALL]
+    world.observers.extend(checkers)
+    for process in world.running():
+        world.tell("started", process)
+    workload = Workload(world)
+    nemesis = Nemesis(world)
+    try:
+        world.run_until(nemesis.until)
+        world.note("healing")
+        nemesis.heal()
+        _converge(world, workload)
+        world.tell("finish", world, workload)
+    except Failure as failure:
+        result.failure = str(failure)
+        world.note(f"FAILURE: {failure}\n{world.describe()}")
+    finally:
+        result.trace = world.trace
+        result.faults = world.faults
+        result.acknowledged = workload.acknowledged
+        result.unanswered = workload.unanswered
+        result.simulated_seconds = world.now - 100.0
+        result.real_seconds = time.perf_counter() - begin
+        world.close()
+    return result
+
+
+def _converge(world: World, workload: Workload) -> None:
+    """Callers go on for a while, so that a write after the last fault is seen to work; then all is quiet."""
+    before = workload.acknowledged
+    deadline = world.now + LIVENESS_SECONDS
+    if not world.run_until(deadline, lambda: workload.acknowledged > before + 3):
+        raise Failure(f"no write is acknowledged within {LIVENESS_SECONDS:g} s after the last fault\n{world.describe()}")
+    workload.ended = True
+    if not world.run_until(deadline, lambda: _converged(world)):
+        raise Failure(f"not converged within {LIVENESS_SECONDS:g} s after the last fault\n{world.describe()}")
+
+
+def _converged(world: World) -> bool:
+    leader = world.leader
+    if leader is None:
+        return False
+    last = leader.opened.log.last_index
+    return all(
+        process.opened.machine.applied_index == last == process.opened.log.last_index
+        for process in world.running()
+        if process.id in leader.engine.members
+    )

@@ -1,0 +1,237 @@
+"""Callers on every manager: puts, conditions, deletes, batches, barriers with reads, plain local reads, retries.
+
+Each simulated manager has one session as a real one has, and issues real commands; what threads do in manager.py (waiting,
+waking) is the only part that is not here. Invariant: a value is written at most once, so who reads it knows whose it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.simulation.history import Call
+from tests.simulation.world import Process, World
+from warren_raft.entities import Service
+from warren_raft.fsm.answers import CONFLICT, UNKNOWN_SESSION, Result
+from warren_raft.raft.engine import Submitted
+from warren_raft.raft.submit import Proposal
+from warren_raft.store import codec
+from warren_raft.store.command import Command, Operation, Verb, encode
+from warren_raft.store.tables import SERVICE
+
+
+class Client:
+    """The callers of one process. Its session ends with the process."""
+
+    def __init__(self, workload: Workload, process: Process) -> None:
+        self.workload = workload
+        self.world = workload.world
+        self.process = process
+        self.random = self.world.random
+        self.session = 0
+        self.opening = False
+        self.next_sequence = 1
+        self.waiting: dict[int, Call | None] = {}
+        self.seen: dict[str, int] = {}
+        self.last_read_revision = 0
+        self.name = f"{process.id}@{self.world.now:.3f}"
+        self._again()
+
+    def _again(self) -> None:
+        self.world.after(self.random.expovariate(self.world.options.call_rate), self._turn)
+
+    def _turn(self) -> None:
+        if not self.process.alive or self.workload.ended:
+            return
+        if self.process.paused_until <= self.world.now:
+            if self.session:
+                self._call()
+            elif not self.opening and self.process.engine.membership is not None:
+                self._open_session()
+        self._again()
+
+    def _open_session(self) -> None:
+        self.opening = True
+        session = self.random.getrandbits(62) + 1
+
+        def opened(result: Result | None) -> None:
+            self.opening = False
+            if result is not None and result.error is None:
+                self.session = session
+
+        self._submit(session, (Operation(Verb.OPEN_SESSION),), None, opened)
+
+    # Calls -------------------------------------------------------------------------------------------------------
+
+    def _call(self) -> None:
+        key = f"key-{self.random.randrange(self.world.options.keys)}"
+        kind = self.random.choices(
+            ["put", "cas", "delete", "batch", "read", "look"], [30, 25, 8, 7, 20, 10]
+        )[0]
+        getattr(self, f"_{kind}")(key)
+
+    def _put(self, key: str) -> None:
+        value = self.workload.fresh_value()
+        self._change("put", key, value, (self._put_operation(key, value),))
+
+    def _cas(self, key: str) -> None:
+        value = self.workload.fresh_value()
+        expected = self.seen.get(key, 0)
+        operation = self._put_operation(key, value)._replace(if_revision=expected)
+        self._change("cas", key, (expected, value), (operation,))
+
+    def _delete(self, key: str) -> None:
+        self._change("delete", key, None, (Operation(Verb.DELETE, SERVICE.number, key),))
+
+    def _batch(self, key: str) -> None:
+        """Two keys in one command: a call on each, with one answer."""
+        other = f"key-{self.random.randrange(self.world.options.keys)}"
+        if other == key:
+            return self._put(key)
+        values = [self.workload.fresh_value(), self.workload.fresh_value()]
+        operations = tuple(self._put_operation(k, v) for k, v in zip((key, other), values, strict=True))
+        calls = [self._begin("put", k, v) for k, v in zip((key, other), values, strict=True)]
+
+        def done(result: Result | None) -> None:
+            for call in calls:
+                self._end(call, result)
+
+        self._submit(self.session, operations, calls[0], done)
+        calls[1].request = calls[0].request
+        return None
+
+    def _read(self, key: str) -> None:
+        """A barrier, then a local read: linearizable."""
+        call = self._begin("read", key, None)
+
+        def done(result: Result | None) -> None:
+            if result is not None and result.error is None and self.process.alive:
+                call.result = self._local(key)
+                call.returned = self.world.now
+
+        self._submit(self.session, (), call, done)
+
+    def _look(self, key: str) -> None:
+        """A plain local read: as old as this manager is, but never older than the last one here."""
+        revision = self.process.opened.machine.revision
+        self.workload.looked(self.process, revision, key, self._local(key))
+
+    def _local(self, key: str) -> tuple[int, Any]:
+        with self.process.opened.database.read() as view:
+            record = view.get(SERVICE, key)
+        if record is None:
+            return 0, None
+        service = codec.decode(SERVICE, record)
+        self.seen[key] = service.revision
+        return service.revision, service.image
+
+    @staticmethod
+    def _put_operation(key: str, value: str) -> Operation:
+        entity = codec.encode(SERVICE, Service(id=key, image=value, name=f"name-{hash_free(value)}"))
+        return Operation(Verb.PUT, SERVICE.number, key, entity)
+
+    def _change(self, kind: str, key: str, argument: Any, operations: tuple[Operation, ...]) -> None:
+        call = self._begin(kind, key, argument)
+        self._submit(self.session, operations, call, lambda result: self._end(call, result))
+
+    def _begin(self, kind: str, key: str, argument: Any) -> Call:
+        call = Call(self.name, kind, key, argument, self.world.now)
+        self.workload.calls.append(call)
+        return call
+
+    def _end(self, call: Call, result: Result | None) -> None:
+        if result is None:
+            return
+        if result.error is None:
+            call.result = result.revision
+            self.seen[call.key] = result.revision if call.kind != "delete" else 0
+        elif result.error[0] == CONFLICT:
+            call.result = ("conflict", result.error[4])
+            self.seen[call.key] = int(result.error[4])
+        else:
+            return
+        call.returned = self.world.now
+        self.workload.acknowledged += 1
+
+    # The way there -----------------------------------------------------------------------------------------------
+
+    def _submit(
+        self,
+        session: int,
+        operations: tuple[Operation, ...],
+        call: Call | None,
+        done: Callable[[Result | None], None],
+    ) -> None:
+        sequence = self.next_sequence
+        self.next_sequence += 1
+        self.waiting[sequence] = call
+        lowest = next(iter(self.waiting))
+        data = encode(Command(session, sequence, lowest, operations))
+        if call is not None:
+            call.request = (session, sequence)
+
+        def ended(proposal: Proposal) -> None:
+            self.waiting.pop(sequence, None)
+            self.workload.answered(proposal)
+            if proposal.error is not None:
+                self._not_answered(call, proposal.error)
+                done(None)
+                return
+            result: Result = proposal.outcome
+            if result.error is not None and result.error[0] == UNKNOWN_SESSION and self.session == session:
+                self.session = 0
+            done(result)
+
+        deadline = self.world.now + self.world.options.write_timeout
+        self.process.take(Submitted([Proposal(session, sequence, data, deadline, ended)]))
+
+    def _not_answered(self, call: Call | None, error: Exception) -> None:
+        if call is not None and not getattr(error, "maybe_applied", False):
+            call.result = "never"
+            self.workload.never.add(id(call))
+        self.workload.unanswered += 1
+
+
+def hash_free(value: str) -> str:
+    """A few values share a name, so that the index by name has something to do."""
+    return str(sum(value.encode()) % 5)
+
+
+class Workload:
+    """All callers of a run and what they were told."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.calls: list[Call] = []
+        self.never: set[int] = set()
+        self.clients: dict[str, Client] = {}
+        self.acknowledged = 0
+        self.unanswered = 0
+        self.ended = False
+        self._values = 0
+        self._answered: set[tuple[int, int]] = set()
+        world.observers.append(self)
+        for process in world.running():
+            self.started(process)
+
+    def fresh_value(self) -> str:
+        self._values += 1
+        return f"v{self._values}"
+
+    def started(self, process: Process) -> None:
+        self.clients[process.id] = Client(self, process)
+
+    def answered(self, proposal: Proposal) -> None:
+        key = (proposal.session, proposal.sequence)
+        if key in self._answered:
+            raise AssertionError(f"request {key} was answered twice")
+        self._answered.add(key)
+
+    def looked(self, process: Process, revision: int, key: str, found: tuple[int, Any]) -> None:
+        self.world.tell("local_read", process, revision, key, found)
+
+    def history(self) -> list[Call]:
+        """Every call that may have taken effect."""
+        return [call for call in self.calls if id(call) not in self.never]
+
+

@@ -1,0 +1,315 @@
+"""Time and the managers: a heap of events, and processes that live on directories.
+
+A directory (log in memory_files, state as a real LMDB file) outlives its processes. A process is what a manager is but for
+threads: the opened directory, the engine, and its links. Not here: who calls (workload.py), what breaks (nemesis.py), how
+messages travel (network.py). Invariant: nothing happens but in an event of the heap, in an order that the seed decides.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tests.memory_files import Crashed, MemoryFiles, keep_some
+from tests.simulation.network import Network
+from tests.simulation.options import Options
+from warren_raft.config import Config
+from warren_raft.errors import WarrenError
+from warren_raft.opening import OpenedDirectory
+from warren_raft.raft.engine import TICK_SECONDS, CloseLink, Dial, Effect, Engine, Event, Send, Synced, WriteLog
+from warren_raft.raft.log import Batch
+
+DIAL_SECONDS = 0.05
+NOTICE_STEP_SECONDS = 0.002
+
+
+class Failure(AssertionError):
+    """An invariant broke in a run."""
+
+
+class Process:
+    """A running manager."""
+
+    def __init__(self, world: World, directory: Directory, opened: OpenedDirectory) -> None:
+        self.world = world
+        self.directory = directory
+        self.id = directory.id
+        self.opened = opened
+        self.engine: Engine = opened.make_engine(world.now)
+        self.events: list[Event] = []
+        self.dialed: dict[str, str] = {}
+        self.batch: Batch | None = None
+        self.paused_until = 0.0
+        self.alive = True
+        self._step_due = False
+        self._tick()
+        world.after(DIAL_SECONDS * world.random.random(), self._dial)
+
+    # Steps -------------------------------------------------------------------------------------------------------
+
+    def take(self, event: Event) -> None:
+        if self.alive:
+            self.events.append(event)
+            self.schedule(0.0)
+
+    def schedule(self, delay: float) -> None:
+        if not self._step_due:
+            self._step_due = True
+            self.world.after(delay, self._step)
+
+    def _tick(self) -> None:
+        if self.alive:
+            self.schedule(0.0)
+            self.world.after(TICK_SECONDS, self._tick)
+
+    def _step(self) -> None:
+        if not self.alive:
+            return
+        if self.paused_until > self.world.now:
+            self.world.at(self.paused_until, self._step)
+            return
+        self._step_due = False
+        events, self.events = self.events, []
+        try:
+            for effect in self.engine.step(self.world.now, events):
+                self._perform(effect)
+            more = self.engine.apply()
+        except Crashed:
+            self.world.end(self, power_cut=False)
+            return
+        self.world.stepped(self)
+        if self.engine.failure is not None:
+            self.world.stopped_by_itself(self, self.engine.failure)
+        elif more:
+            self.schedule(0.0)
+        elif self.engine.holds_notices:
+            self.schedule(NOTICE_STEP_SECONDS)
+
+    def _perform(self, effect: Effect) -> None:
+        if isinstance(effect, Send):
+            self.world.network.send(self.id, effect.link, effect.message)
+        elif isinstance(effect, WriteLog):
+            if self.batch is not None and self.batch is not effect.batch:
+                raise Failure(f"{self.id} writes two log batches at once")
+            self.batch = effect.batch
+            self.world.after(self.world.sync_seconds(), lambda: self._write(effect.batch))
+        elif isinstance(effect, Dial):
+            self.dialed = dict(effect.peers)
+        elif isinstance(effect, CloseLink):
+            self.world.network.close(self.id, effect.link)
+
+    def _write(self, batch: Batch) -> None:
+        if not self.alive or self.batch is not batch:
+            return
+        error: OSError | None = None
+        try:
+            batch.write()
+        except OSError as problem:
+            error = problem
+            self.world.faults[f"log write failed with errno {problem.errno}"] += 1
+        except Crashed:
+            self.world.end(self, power_cut=False)
+            return
+        if error is None:
+            self.batch = None
+        self.take(Synced(batch, error))
+
+    def _dial(self) -> None:
+        if self.alive:
+            if self.paused_until <= self.world.now:
+                for peer, address in sorted(self.dialed.items()):
+                    self.world.network.dial(self.id, peer, address)
+            self.world.after(DIAL_SECONDS * (0.5 + self.world.random.random()), self._dial)
+
+
+class Directory:
+    """What a manager has on disk, whether or not it runs."""
+
+    def __init__(self, world: World, id_: str, address: str, root: Path) -> None:
+        self.world = world
+        self.id = id_
+        self.address = address
+        self.path = root / id_
+        self.boot = 0
+        self.files = self._empty_files()
+        self.generation = 0
+        """How often it was wiped."""
+
+    def _empty_files(self) -> MemoryFiles:
+        parents = [str(parent) for parent in [self.path, *self.path.parents]]
+        return MemoryFiles(*parents)
+
+    def wipe(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.files = self._empty_files()
+        self.generation += 1
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def lose_page_cache(self, random: Random, keep_pages: float) -> None:
+        """The machine went down: unsynced log pages are lost at random, and the state file is not what it was."""
+        self.files.power_cut(keep_some(random, keep_pages), name_changes=random.randrange(0, 4))
+        self.boot += 1
+        state = self.path / "state"
+        for name in sorted(os.listdir(state)) if state.exists() else []:
+            if name.endswith(".mdb") and (state / f"{name}.unsynced").exists():
+                with open(state / name, "r+b") as file:
+                    file.seek(4096 * random.randrange(2, 8))
+                    file.write(random.randbytes(4096))
+
+
+class World:
+    """One run. `processes[id]` is a running manager; `directories[id]` what there is on disk."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.random = Random(f"world {options.seed}")
+        self.now = 100.0
+        self.faults: Counter[str] = Counter()
+        self.trace: list[str] = []
+        self.network = Network(self)
+        self.processes: dict[str, Process] = {}
+        self.directories: dict[str, Directory] = {}
+        self.observers: list[Any] = []
+        """Checkers and workload: see each for what it is told."""
+        self.removed: set[str] = set()
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        base = "/dev/shm" if os.path.isdir("/dev/shm") else None
+        self.root = Path(tempfile.mkdtemp(prefix="warren-raft-simulation-", dir=base))
+        self.initial = {f"m{n}": f"127.0.0.1:{7000 + n}" for n in range(1, options.managers + 1)}
+        for id_, address in self.initial.items():
+            self.directories[id_] = Directory(self, id_, address, self.root)
+            self.start(id_)
+
+    # Time --------------------------------------------------------------------------------------------------------
+
+    def at(self, when: float, what: Callable[[], None]) -> None:
+        heapq.heappush(self._heap, (when, next(self._order), what))
+
+    def after(self, delay: float, what: Callable[[], None]) -> None:
+        self.at(self.now + delay, what)
+
+    def run_until(self, end: float, condition: Callable[[], bool] | None = None) -> bool:
+        """Run events until `end`, or until `condition` holds; whether it does."""
+        while self._heap and self._heap[0][0] <= end:
+            self.now, _, what = heapq.heappop(self._heap)
+            what()
+            if condition is not None and condition():
+                return True
+        self.now = max(self.now, end)
+        return condition is not None and condition()
+
+    def every(self, rate: float, what: Callable[[], None], until: float) -> None:
+        """Poisson events of `rate` per second until the time `until`."""
+        if rate <= 0:
+            return
+
+        def again() -> None:
+            if self.now < until:
+                what()
+                self.after(self.random.expovariate(rate), again)
+
+        self.after(self.random.expovariate(rate), again)
+
+    def note(self, text: str) -> None:
+        self.trace.append(f"{self.now - 100:9.4f}  {text}")
+
+    def tell(self, what: str, *arguments: Any) -> None:
+        for observer in self.observers:
+            method = getattr(observer, what, None)
+            if method is not None:
+                method(*arguments)
+
+    # Managers ----------------------------------------------------------------------------------------------------
+
+    def sync_seconds(self) -> float:
+        options, random = self.options, self.random
+        if random.random() < options.slow_sync:
+            self.faults["slow sync"] += 1
+            return random.uniform(0.1, 2.0)
+        return random.uniform(options.sync_min, options.sync_max)
+
+    def start(self, id_: str, members: dict[str, str] | None = None) -> Process | None:
+        directory = self.directories[id_]
+        configured = dict(self.initial if members is None else members)
+        configured[id_] = directory.address
+        config = Config(
+            node_id=id_, data_dir=directory.path, listen=directory.address, members=configured, admin=False
+        )
+        seed = self.random.getrandbits(64)
+        try:
+            opened = OpenedDirectory(
+                config, files=directory.files, random=Random(seed), boot_id=lambda: f"boot {directory.boot}"
+            )
+        except Crashed:
+            directory.files.kill()
+            self.note(f"{id_} died while it opened its directory")
+            self.after(0.1, lambda: self.restart(id_))
+            return None
+        process = Process(self, directory, opened)
+        self.processes[id_] = process
+        self.note(f"{id_} starts: log to {opened.log.last_index}, applied {opened.machine.applied_index}")
+        self.tell("started", process)
+        return process
+
+    def restart(self, id_: str) -> None:
+        if id_ not in self.processes and id_ not in self.removed:
+            self.start(id_, self._members_for(id_))
+
+    def _members_for(self, id_: str) -> dict[str, str]:
+        return self.initial if id_ in self.initial else {**self.initial, id_: self.directories[id_].address}
+
+    def end(self, process: Process, *, power_cut: bool) -> None:
+        """kill -9, or the machine itself: nothing in memory survives."""
+        self.tell("ending", process)
+        process.alive = False
+        self.processes.pop(process.id, None)
+        process.engine.close()
+        process.opened.release()
+        self.network.process_died(process.id)
+        if power_cut:
+            process.directory.lose_page_cache(self.random, self.options.keep_pages)
+        else:
+            process.directory.files.kill()
+
+    def stopped_by_itself(self, process: Process, failure: WarrenError) -> None:
+        self.note(f"{process.id} stops by itself: {failure}")
+        self.tell("failed", process, failure)
+        self.end(process, power_cut=False)
+
+    def stepped(self, process: Process) -> None:
+        self.tell("stepped", process)
+
+    # Views -------------------------------------------------------------------------------------------------------
+
+    def running(self) -> Iterable[Process]:
+        return [process for _, process in sorted(self.processes.items())]
+
+    @property
+    def leader(self) -> Process | None:
+        leaders = [process for process in self.running() if process.engine.is_leader]
+        return max(leaders, key=lambda process: process.engine.term, default=None)
+
+    def describe(self) -> str:
+        return "\n".join(
+            f"  {p.id}: {p.engine.role} term {p.engine.term} log {p.opened.log.last_index} synced "
+            f"{p.opened.log.synced_index} commit {p.engine.commit_index} applied {p.opened.machine.applied_index} "
+            f"links {self.network.peers_of(p.id)} members {sorted(p.engine.members)} alarms {list(p.engine.alarms)[-3:]}"
+            for p in self.running()
+        )
+
+    def close(self) -> None:
+        for process in list(self.running()):
+            process.alive = False
+            process.opened.release()
+        shutil.rmtree(self.root, ignore_errors=True)
