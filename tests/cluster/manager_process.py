@@ -186,8 +186,9 @@ def main() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     faulthandler.register(signal.SIGUSR1)  # the harness asks for it when it gives up waiting
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(threadName)s %(name)s %(levelname)s %(message)s")
-    ending = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    # Blocked in every thread and waited for: a handler would run in the main thread only, and under strace the signal
+    # can go to another one, which leaves the main thread asleep.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     lock = threading.Lock()
 
     def say(answer: dict[str, Any]) -> None:
@@ -206,10 +207,10 @@ def main() -> None:
     def listen() -> None:
         for line in sys.stdin:
             threading.Thread(target=answer, args=(manager, json.loads(line), say), daemon=True).start()
-        ending.set()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     threading.Thread(target=listen, daemon=True).start()
-    ending.wait()
+    signal.sigwait({signal.SIGTERM})
     manager.end()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -101,13 +100,10 @@ def test_the_system_calls_of_a_manager_under_load(make_cluster: Callable[..., Cl
     assert 0 < during["log"] <= batches, (during, batches)
     assert during["state"] == 0, f"the state was synced between checkpoints: {during}"
     assert set(during) <= {"log", "prepared", "state's directory"}, during
-    assert during["prepared"] <= 3, during
     assert during["state's directory"] <= 1, during
     print(f"{writes} writes, {batches} batches of the log; synced: {dict(during)}")
 
     # A clean close syncs the state, and the trace shows it: what was not seen above would have been.
-    process.signal(signal.SIGTERM)
-    assert process.wait() == 0
-    del cluster.processes["m1"]
+    cluster.stop("m1")
     closed = traced(trace)
     assert closed["state"] + closed["msync"] > before["state"] + before["msync"], closed
