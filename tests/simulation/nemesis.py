@@ -203,15 +203,15 @@ class Nemesis:
                 return
             process = self._some()
             if process is not None:
-                verb, id_, address = steps[0]
-                process.take(ChangeWanted(verb, id_, address, answered))
+                step = steps[0]
+                process.take(ChangeWanted(*step, lambda answer: answered(step, answer)))
             self.world.after(ASK_AGAIN_SECONDS, ask)
 
-        def answered(answer: Answer) -> None:
-            if answer.state == DONE and steps:
-                self.world.note(f"member change done: {steps[0]}")
+        def answered(step: tuple[str, str, str], answer: Answer) -> None:
+            if answer.state == DONE and steps and steps[0] == step:
+                self.world.note(f"member change done: {step}")
                 steps.pop(0)
-            elif answer.state == REFUSED and steps:
+            elif answer.state == REFUSED:
                 self.world.faults["member change refused"] += 1
 
         ask()
@@ -236,5 +236,3 @@ class Nemesis:
                 process.paused_until = min(process.paused_until, self.world.now)
             else:
                 self.world.restart(id_)
-
-

@@ -181,6 +181,4 @@ class Network:
                         self._deliver(connection, sender, receiver, data)
 
     def peers_of(self, id_: str) -> list[str]:
-        return sorted(
-            next(iter(pair - {id_})) for pair, c in self._current.items() if id_ in pair and id_ in c.up
-        )
+        return sorted(next(iter(pair - {id_})) for pair, c in self._current.items() if id_ in pair and id_ in c.up)

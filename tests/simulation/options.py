@@ -54,7 +54,10 @@ class Options:
     write_timeout: float
 
     def describe(self) -> str:
-        return " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in asdict(self).items())
+        return " ".join(
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in asdict(self).items()
+        )
 
 
 def draw(seed: int) -> Options:

@@ -67,7 +67,9 @@ def _converge(world: World, workload: Workload) -> None:
     before = workload.acknowledged
     deadline = world.now + LIVENESS_SECONDS
     if not world.run_until(deadline, lambda: workload.acknowledged > before + 3):
-        raise Failure(f"no write is acknowledged within {LIVENESS_SECONDS:g} s after the last fault\n{world.describe()}")
+        raise Failure(
+            f"no write is acknowledged within {LIVENESS_SECONDS:g} s after the last fault\n{world.describe()}"
+        )
     workload.ended = True
     if not world.run_until(deadline, lambda: _converged(world)):
         raise Failure(f"not converged within {LIVENESS_SECONDS:g} s after the last fault\n{world.describe()}")
@@ -79,7 +81,5 @@ def _converged(world: World) -> bool:
         return False
     last = leader.opened.log.last_index
     return all(
-        process.opened.machine.applied_index == last == process.opened.log.last_index
-        for process in world.running()
-        if process.id in leader.engine.members
+        process.opened.machine.applied_index == last == process.opened.log.last_index for process in world.members()
     )

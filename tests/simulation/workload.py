@@ -65,9 +65,7 @@ class Client:
 
     def _call(self) -> None:
         key = f"key-{self.random.randrange(self.world.options.keys)}"
-        kind = self.random.choices(
-            ["put", "cas", "delete", "batch", "read", "look"], [30, 25, 8, 7, 20, 10]
-        )[0]
+        kind = self.random.choices(["put", "cas", "delete", "batch", "read", "look"], [30, 25, 8, 7, 20, 10])[0]
         getattr(self, f"_{kind}")(key)
 
     def _put(self, key: str) -> None:
@@ -233,5 +231,3 @@ class Workload:
     def history(self) -> list[Call]:
         """Every call that may have taken effect."""
         return [call for call in self.calls if id(call) not in self.never]
-
-

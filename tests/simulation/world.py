@@ -243,9 +243,7 @@ class World:
         directory = self.directories[id_]
         configured = dict(self.initial if members is None else members)
         configured[id_] = directory.address
-        config = Config(
-            node_id=id_, data_dir=directory.path, listen=directory.address, members=configured, admin=False
-        )
+        config = Config(node_id=id_, data_dir=directory.path, listen=directory.address, members=configured, admin=False)
         seed = self.random.getrandbits(64)
         try:
             opened = OpenedDirectory(
@@ -299,6 +297,11 @@ class World:
     def leader(self) -> Process | None:
         leaders = [process for process in self.running() if process.engine.is_leader]
         return max(leaders, key=lambda process: process.engine.term, default=None)
+
+    def members(self) -> list[Process]:
+        """Running processes that the leader counts among the members; all running ones where nobody leads."""
+        leader = self.leader
+        return [p for p in self.running() if leader is None or p.id in leader.engine.members]
 
     def describe(self) -> str:
         return "\n".join(

@@ -23,7 +23,7 @@ class AcknowledgedWrites:
                 changes[call.key].append(call)
                 if call.kind != "delete":
                     self._unique(revisions, call)
-        for process in world.running():
+        for process in world.members():
             for key, calls in changes.items():
                 with process.opened.database.read() as view:
                     record = view.get(SERVICE, key)
@@ -47,7 +47,8 @@ class AcknowledgedWrites:
                 raise Failure(f"{id_}: {key} at revision {found.revision} has {found.image}, not {_value(last)}")
             return
         deleted_later = any(
-            call.kind == "delete" and (call.result is None or not isinstance(call.result, int) or call.result > last.result)
+            call.kind == "delete"
+            and (call.result is None or not isinstance(call.result, int) or call.result > last.result)
             for call in workload.calls
             if call.key == key
         )

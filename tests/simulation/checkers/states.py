@@ -20,7 +20,7 @@ class States:
             raise Failure(f"{process.id}: another digest or revision at applied index {committed.applied_index}")
 
     def finish(self, world: World, _workload: Workload) -> None:
-        for process in world.running():
+        for process in world.members():
             with process.opened.database.read() as view:
                 if recompute_digest(view) != process.opened.machine.digest:
                     raise Failure(f"{process.id}: the digest is not that of the records")
