@@ -83,11 +83,13 @@ class OpenedDirectory:
                 if current is not None:
                     return self._rebuild(current, "failed-starts")
             return Database.open(self.state, sync=False)
-        except StateUntrusted as error:
+        except Corrupted as error:
             logger.warning("%s: %s", self.config.node_id, error)
             if not self._log_reaches_start:
                 raise
-            return self._rebuild(error.generation, "untrusted")
+            if isinstance(error, StateUntrusted):
+                return self._rebuild(error.generation, "untrusted")
+            return self._rebuild(self.state.current(), "damaged")
 
     @property
     def _log_reaches_start(self) -> bool:
