@@ -6,6 +6,7 @@ Not here: the command line (__main__.py). Invariant: a run depends on its option
 from __future__ import annotations
 
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -48,9 +49,9 @@ def run(options: Options) -> Result:
         nemesis.heal()
         _converge(world, workload)
         world.tell("finish", world, workload)
-    except Failure as failure:
-        result.failure = str(failure)
-        world.note(f"FAILURE: {failure}\n{world.describe()}")
+    except Exception as failure:  # noqa: BLE001 - whatever it is, it is this seed's failure, and is printed with it
+        result.failure = str(failure) if isinstance(failure, Failure) else traceback.format_exc()
+        world.note(f"FAILURE: {result.failure}\n{world.describe()}")
     finally:
         result.trace = world.trace
         result.faults = world.faults

@@ -249,10 +249,11 @@ class World:
             opened = OpenedDirectory(
                 config, files=directory.files, random=Random(seed), boot_id=lambda: f"boot {directory.boot}"
             )
-        except Crashed:
+        except (Crashed, OSError) as problem:
             directory.files.kill()
-            self.note(f"{id_} died while it opened its directory")
-            self.after(0.1, lambda: self.restart(id_))
+            self.faults[f"start failed: {type(problem).__name__}"] += 1
+            self.note(f"{id_} did not open its directory: {problem!r}")
+            self.after(0.5, lambda: self.restart(id_))
             return None
         process = Process(self, directory, opened)
         self.processes[id_] = process
