@@ -24,6 +24,8 @@ from warren_raft.store.command import (
     UnknownCommandVersion,
     decode,
     encode,
+    encode_operations,
+    encoded_operations,
     operation_size_bytes,
 )
 
@@ -50,6 +52,7 @@ EXAMPLE = Command(2**62 + 7, 12, 10, (Operation(PUT, 3, "c-1", b"\x81\x63c-1"), 
 def test_what_is_read_is_what_was_written(command: Command) -> None:
     data = encode(command)
     assert decode(data) == command
+    assert encoded_operations(data) == encode_operations(command.operations)
     assert len(data) == COMMAND_OVERHEAD_BYTES + sum(map(operation_size_bytes, command.operations))
 
 

@@ -24,10 +24,14 @@ def framed(name: str) -> bytes:
     return len(data).to_bytes(1, "big") + data
 
 
-def hash_of(frame: bytes, key: bytes, record: bytes) -> int:
-    """The summand of one record. Name and key carry their lengths, so that no two records are hashed alike."""
-    data = b"%b%b%b%b" % (frame, len(key).to_bytes(2, "big"), key, record)
-    return int.from_bytes(blake2b(data, digest_size=SIZE_BYTES).digest(), "big")
+def keyed(frame: bytes, key: bytes) -> bytes:
+    """What begins the hash of the record of `key`. Name and key carry their lengths: no two records begin alike."""
+    return frame + len(key).to_bytes(2, "big") + key
+
+
+def hash_of(start: bytes, record: bytes) -> int:
+    """The summand of one record; `start` is what `keyed` made."""
+    return int.from_bytes(blake2b(start + record, digest_size=SIZE_BYTES).digest(), "big")
 
 
 def to_bytes(total: int) -> bytes:
@@ -38,4 +42,4 @@ def to_bytes(total: int) -> bytes:
 def recompute(transaction: ReadTransaction | WriteTransaction) -> bytes:
     """The digest of what is there, from every record of it: about 2 µs a record. For verification."""
     items = transaction.digest_items()
-    return to_bytes(sum(hash_of(framed(name), key, record) for name, key, record in items))
+    return to_bytes(sum(hash_of(keyed(framed(name), key), record) for name, key, record in items))

@@ -26,6 +26,8 @@ from warren_raft.store.command import (
     MalformedCommand,
     Operation,
     decode,
+    encode_operations,
+    encoded_operations,
 )
 from warren_raft.store.tables import CA_ID, KINDS, Kind
 from warren_raft.store.transactions import (
@@ -130,19 +132,19 @@ class Entry:
             command = decode(data)
         except MalformedCommand as error:
             return Result(NO_SESSION, 0, self._revision, (MALFORMED, str(error)))
-        revision, error_ = self._answer(command)
+        revision, error_ = self._answer(command, data)
         return Result(command.session, command.sequence, revision, error_)
 
-    def _answer(self, command: Command) -> Answer:
+    def _answer(self, command: Command, data: bytes) -> Answer:
         operations = command.operations
         verb = operations[0].verb if operations else PUT
         if verb in (OPEN_SESSION, CLOSE_SESSION):
             return self._revision, self._open_or_close(command, verb)
         if command.session == NO_SESSION:
-            return self._carry_out(operations)
+            return self._carry_out(operations, data)
         answer = self._sessions.recall(command, self._index, self._revision)
         if answer is None:
-            answer = self._carry_out(operations)
+            answer = self._carry_out(operations, data)
             self._sessions.remember(command, *answer)
         return answer
 
@@ -155,9 +157,10 @@ class Entry:
 
     # ---- changes
 
-    def _carry_out(self, operations: Sequence[Operation]) -> Answer:
+    def _carry_out(self, operations: Sequence[Operation], data: bytes) -> Answer:
         """Everything that could stand against it first: from then on nothing can fail but the disk."""
         steps: list[_Step] = []
+        conditional = False
         for operation in operations:
             target = _TARGETS.get(operation.kind_number)
             if target is None:
@@ -169,13 +172,15 @@ class Entry:
                 if not step[1]:
                     return self._revision, (MALFORMED, BAD_ENTITY)
             steps.append(step)
-        conflict = self._conflict(operations)
+            conditional = conditional or operation.if_revision is not None
+        conflict = self._conflict(operations) if conditional else None
         if conflict is not None:
             return self._revision, conflict
         changed = [o for o, step in zip(operations, steps, strict=True) if self._execute(o, *step)]
         if changed:
             self._revision += 1
-            self._history.append(self._transaction, self._revision, changed)
+            body = encoded_operations(data) if len(changed) == len(operations) else encode_operations(changed)
+            self._history.append(self._transaction, self._revision, body)
         return self._revision, None
 
     def _conflict(self, operations: Sequence[Operation]) -> Error | None:
@@ -204,15 +209,15 @@ class Entry:
                 return False
         else:
             before = self._transaction.put(kind, operation.id, record, array)
-        self._count(frame, operation.id.encode(), before, record)
+        self._count(digest.keyed(frame, operation.id.encode()), before, record)
         return True
 
-    def _count(self, frame: bytes, key: bytes, before: bytes | None, after: bytes | None) -> None:
-        """Keep the digest: out with what was there, in with what is there now."""
+    def _count(self, start: bytes, before: bytes | None, after: bytes | None) -> None:
+        """Keep the digest: out with what was there, in with what is there now. `start`: see digest.keyed."""
         if before is not None:
-            self._digest_total -= digest.hash_of(frame, key, before)
+            self._digest_total -= digest.hash_of(start, before)
         if after is not None:
-            self._digest_total += digest.hash_of(frame, key, after)
+            self._digest_total += digest.hash_of(start, after)
 
     # ---- everything else that is in the digest
 
@@ -232,7 +237,7 @@ class Entry:
             self._transaction.erase(space, key)
         else:
             self._transaction.store(space, key, after)
-        self._count(_SPACE_FRAMES[space], key, before, after)
+        self._count(digest.keyed(_SPACE_FRAMES[space], key), before, after)
 
 
 def _entity_array(kind: Kind[Any], id: str, record: bytes) -> list[Any]:  # noqa: A002

@@ -6,13 +6,13 @@ Invariant: what is kept is every change above some revision, without a gap; a re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from warren_raft.errors import WatchLost
 from warren_raft.store import command as commands
-from warren_raft.store.command import PUT, Operation
+from warren_raft.store.command import PUT
 from warren_raft.store.tables import BY_NUMBER, Kind
 from warren_raft.store.transactions import HISTORY, ReadTransaction, WriteTransaction
 
@@ -91,9 +91,8 @@ class History:
             self._dropped = _total_of(record) - _size_of(record)
             break
 
-    def append(self, transaction: WriteTransaction, revision: int, operations: Sequence[Operation]) -> None:
-        """Keep the operations that `revision` consists of."""
-        body = commands.encode_operations(operations)
+    def append(self, transaction: WriteTransaction, revision: int, body: bytes) -> None:
+        """Keep the operations that `revision` consists of, in the form that `encode_operations` gives them."""
         self._total += _TOTAL_SIZE + len(body) + RECORD_OVERHEAD_BYTES
         self._count += 1
         transaction.store(HISTORY, _key(revision), self._total.to_bytes(_TOTAL_SIZE, "big") + body)

@@ -125,6 +125,11 @@ def encode_operations(operations: Sequence[Operation]) -> bytes:
     return b"".join(parts)
 
 
+def encoded_operations(data: bytes) -> bytes:
+    """The part of a command, one that `decode` has read, that `encode_operations` made."""
+    return data[_HEADER.size :]
+
+
 def operation_size_bytes(operation: Operation) -> int:
     """How much an operation adds to its command, encoded. To compare with MAX_BATCH_BYTES."""
     entity = operation.entity
