@@ -153,8 +153,8 @@ class Stage:
     def __init__(self) -> None:
         self.stack = contextlib.AsyncExitStack()
 
-    async def node(self, node_id: str, timing: Timing = FAST, port: int = 0) -> Node:
-        node = Node(node_id, timing, port)
+    async def node(self, node_id: str, timing: Timing = FAST, port: int | None = None) -> Node:
+        node = Node(node_id, timing, port or free_port())
         await node.transport.start()
         self.stack.push_async_callback(node.transport.close)
         return node
@@ -208,10 +208,12 @@ def scenario(scene: Callable[[Stage], Awaitable[None]]) -> Callable[[], None]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Below those that the kernel gives to whoever dials, so that a manager that is started again finds it free."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 # A link exists when both accepted.
@@ -937,6 +939,7 @@ async def test_a_peer_removed_in_the_middle_of_its_handshake_gets_no_link(stage:
     a.transport.set_peers({"m2": address})
     stranger = await arrived.get()
     a.transport.set_peers({})
+    assert all(connection.end for connection in a.transport._connections), "from this moment on"
     stranger.say(hello("m2"), {"type": "welcome"})
     await stranger.hear_the_end()
     assert not a.events

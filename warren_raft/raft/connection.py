@@ -155,6 +155,11 @@ class Connection(asyncio.BufferedProtocol):
         return self.expected_id is not None
 
     @property
+    def connected(self) -> bool:
+        """Whether there has been a socket, so that `gone` is told."""
+        return self._transport is not None
+
+    @property
     def in_handshake(self) -> bool:
         """Whether it is neither up nor over."""
         return self._state in (_State.GREETING, _State.AGREEING)

@@ -11,6 +11,7 @@ are already applied.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -99,7 +100,7 @@ class Transport:
         self._ssl = ssl
         self._listeners: list[socket.socket] = []
         self._dialers: dict[str, _Dialer] = {}
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, None] = {}  # the oldest first, whatever the clock's resolution
         self._no_connections = asyncio.Event()
         self._no_connections.set()
         self._current: dict[str, Connection] = {}
@@ -250,7 +251,7 @@ class Transport:
 
     def gone(self, connection: Connection) -> None:
         """A connection's socket is closed, or was never open."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         if not self._connections:
             self._no_connections.set()
 
@@ -276,7 +277,8 @@ class Transport:
         try:
             await self._loop.create_connection(lambda: connection, host, port, ssl=self._ssl)
         except BaseException:
-            self.gone(connection)
+            connection.close(LinkEnd.CLOSED, "the dial was given up", abort=True)
+            self.gone(connection)  # uvloop does not say so of a connection whose making was cancelled
             raise
         return connection
 
@@ -343,12 +345,14 @@ class Transport:
             self._on_link_down(who, connection.link, connection.end)
 
     def _hang_up_on(self, peer_id: str, *, dialled_only: bool) -> None:
-        connection = self._current.get(peer_id)
-        if connection is not None and (connection.dialled or not dialled_only):
-            connection.close(LinkEnd.CLOSED, "the list of peers changed")
+        """At once, so that a handshake under way cannot come to a link between the decision and its effect."""
+        for connection in list(self._connections):
+            incoming = connection is self._current.get(peer_id) and not dialled_only
+            if incoming or connection.expected_id == peer_id:
+                connection.close(LinkEnd.CLOSED, "the list of peers changed")
 
     def _register(self, connection: Connection) -> None:
-        self._connections.add(connection)
+        self._connections[connection] = None
         self._no_connections.clear()
 
     # Incoming connections.
@@ -385,8 +389,7 @@ class Transport:
     def _make_room(self) -> None:
         unfinished = [c for c in self._connections if c.in_handshake and not c.dialled]
         if len(unfinished) >= MAX_UNFINISHED_INCOMING:
-            oldest = min(unfinished, key=lambda c: c.began_at)
-            oldest.close(LinkEnd.CLOSED, "too many connections without a handshake", abort=True)
+            unfinished[0].close(LinkEnd.CLOSED, "too many connections without a handshake", abort=True)
 
     # Time.
 
@@ -407,15 +410,12 @@ class Transport:
 
     async def _close_connections(self) -> None:
         """All of them, with a bounded time for the last bytes to go out."""
-        for connection in list(self._connections):
-            connection.close(LinkEnd.CLOSED, "we are closing")
-        try:
-            async with asyncio.timeout(self.timing.handshake_seconds):
-                await self._no_connections.wait()
-        except TimeoutError:
+        for abort in (False, True):
             for connection in list(self._connections):
-                connection.close(LinkEnd.CLOSED, "we are closing", abort=True)
-            await self._no_connections.wait()
+                connection.close(LinkEnd.CLOSED, "we are closing", abort=abort)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.timing.handshake_seconds):
+                    await self._no_connections.wait()
 
     # The log: a line where something changed, none for each retry.
 
@@ -437,6 +437,8 @@ class Transport:
         """A handshake came to nothing. Which port a stranger used makes no new story."""
         if self._closing or connection.end in (LinkEnd.GOODBYE, LinkEnd.SUPERSEDED):
             return  # refused, or given up for another link: that has a line of its own
+        if not connection.connected:
+            return  # so has a dial that failed
         who = connection.peer_id or connection.host
         self._say(who, logging.WARNING, f"no link with {who}: {connection.why}")
 
@@ -459,7 +461,7 @@ class _Dialer:
         self._task = transport.spawn(self._run())
 
     def stop(self) -> None:
-        """Dial no more. A link that came of it stays."""
+        """Dial no more. What came of the last dial is the transport's."""
         self._task.cancel()
 
     async def _run(self) -> None:
@@ -484,12 +486,7 @@ class _Dialer:
         except OSError as error:  # TimeoutError is one
             self._transport.dial_failed(self._peer_id, self.place, error)
             return False
-        try:
-            await connection.over.wait()
-        except asyncio.CancelledError:
-            if connection.in_handshake:
-                connection.close(LinkEnd.CLOSED, "it is not to be dialled any more")
-            raise
+        await connection.over.wait()
         return connection.lived_seconds() >= self._transport.timing.retry_last_seconds
 
     async def _connect(self) -> Connection:
