@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -359,6 +360,26 @@ async def test_what_a_refusing_peer_says_cannot_forge_lines_of_our_log(stage: St
     assert (who, code) == ("m2", "5")
     assert text.startswith("no?2024")
     assert len(text) == 500
+
+
+def test_no_peer_can_write_more_than_a_line_into_our_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A refusal quotes the hello, a bad frame its content; both are what a stranger chose to send."""
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a = await stage.node("m1")
+        a.judge = lambda hello: Refusal("stranger", f"no member is called {hello['cluster']}")
+        quoted, bad = await stage.dial(a), await stage.dial(a)
+        quoted.say(hello("m2", cluster="x\n" * 9000))
+        assert len((await quoted.hear())["text"]) == 500
+        twice = b"\xa2" + 2 * (b"\x79\x75\x30" + b"y" * 30_000 + b"\x00")  # a map with the same long key twice
+        bad.writer.write(struct.pack(">II", len(twice), zlib.crc32(twice)) + twice)
+        await bad.hear_the_end()
+        assert len(caplog.messages) == 2
+        assert all(len(message) < 600 and message.isprintable() for message in caplog.messages)
+
+    with caplog.at_level(logging.INFO, logger="warren_raft.transport"):
+        scene()
 
 
 # One link a peer, and the newest counts.

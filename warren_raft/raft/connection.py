@@ -40,8 +40,8 @@ RECEIVE_BYTES = 256 * KIB
 """Most that is taken from the kernel at once, from a stranger and from a peer. One buffer serves for a connection's
 life: asyncio's plain protocols get a new one each time, whose fresh pages cost more than all else about 30 KB."""
 
-MAX_REFUSAL_CHARACTERS = 500
-"""What a stranger can put into a line of our log."""
+MAX_QUOTED_CHARACTERS = 500
+"""What a peer or a stranger can put into a line of our log."""
 
 RESERVED_TYPES = frozenset({"hello", "welcome", "refused", "ping", "bye"})
 """Message types of the links themselves, which the engine can neither send nor receive."""
@@ -244,8 +244,7 @@ class Connection(asyncio.BufferedProtocol):
         return written + self._unsent_bytes
 
     def close(self, end: LinkEnd, why: str, *, abort: bool = False) -> None:
-        """End it now; the goodbye and what was sent before go out if the peer still reads. `abort`: nothing
-        does."""
+        """End it now. The goodbye, and what was sent before, go out if the peer still reads; with `abort` nothing."""
         if self.end is None and self._transport is not None and not abort:
             self.flush()
             self._transport.write(_BYE)
@@ -273,7 +272,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             return self._reader.read()
         except BadFrame as error:
-            self.close(LinkEnd.CLOSED, str(error))
+            self.close(LinkEnd.CLOSED, printable(str(error)))
             return None
 
     def _receive(self, message: Message) -> None:
@@ -294,8 +293,9 @@ class Connection(asyncio.BufferedProtocol):
             self.peer_id = printable(hello["node_id"])
         refusal = self._owner.judge(self)
         if refusal is not None:
-            self._write(encode({"type": "refused", "code": refusal.code, "text": refusal.text}))
-            self._hang_up(LinkEnd.CLOSED, f"we refuse it: {refusal.text}")
+            text = printable(refusal.text)  # it may quote the hello
+            self._write(encode({"type": "refused", "code": refusal.code, "text": text}))
+            self._hang_up(LinkEnd.CLOSED, f"we refuse it: {text}")
             return
         self._state = _State.AGREEING
         if not self.dialled:
@@ -371,7 +371,7 @@ _KERNEL_GAVE_UP = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNRE
 def printable(said: object) -> str:
     """What a peer said, fit for one line of a log."""
     text = said if isinstance(said, str) else repr(said)
-    return "".join(c if c.isprintable() else "?" for c in text[:MAX_REFUSAL_CHARACTERS])
+    return "".join(c if c.isprintable() else "?" for c in text[:MAX_QUOTED_CHARACTERS])
 
 
 def check_sendable(message: Message) -> None:
