@@ -154,6 +154,20 @@ def test_answers_that_nobody_waits_for_are_dropped(machine: StateMachine) -> Non
     assert session.lowest == 8
 
 
+def test_refusals_are_dropped_like_answers_and_a_restart_changes_no_byte(machine: StateMachine) -> None:
+    for sequence in range(1, 7):
+        say(machine, sequence, put(Node(id="n"), None if sequence % 2 else 77), lowest=1)
+    session = session_records(machine)[S]
+    assert (list(session.answers.values()), list(session.refusals)) == ([1, 2, 3], [2, 4, 6])
+    assert session.encode() == session.record
+    say(machine, 7, node("a"), lowest=4)
+    session = session_records(machine)[S]
+    assert (list(session.answers), list(session.refusals)) == ([5, 7], [4, 6])
+    say(machine, 2**64 - 1, put(Node(id="n"), 77), lowest=2**64 - 1)
+    session = session_records(machine)[S]
+    assert (session.answers, list(session.refusals)) == ({}, [2**64 - 1])
+
+
 def test_a_command_below_what_its_sender_waits_for_is_stale(machine: StateMachine) -> None:
     """It was given up; carried out now, it would surprise whoever wrote since."""
     say(machine, 5, node("a"), lowest=5)
@@ -212,7 +226,8 @@ def test_opening_again_changes_nothing_that_was_answered(machine: StateMachine) 
 def test_a_closed_session_is_not_opened_by_a_late_copy_of_its_first_command(machine: StateMachine) -> None:
     """The copies of both its opening and its first write arrive after it was closed: the write is not done again."""
     say(machine, 1, node("a"))
-    assert close_session(machine, S, 2).error is None
+    say(machine, 2, put(Node(id="n"), 77))
+    assert close_session(machine, S, 3).error is None
     assert open_session(machine, S).error == (UNKNOWN_SESSION,)
     assert say(machine, 1, node("a")).error == (UNKNOWN_SESSION,)
     assert machine.revision == 1
@@ -220,7 +235,7 @@ def test_a_closed_session_is_not_opened_by_a_late_copy_of_its_first_command(mach
     machine = StateMachine(machine.database)
     assert open_session(machine, S).error == (UNKNOWN_SESSION,)
     session = session_records(machine)[S]
-    assert (session.is_closed, session.answers) == (True, {})
+    assert (session.is_closed, session.answers, session.refusals) == (True, {}, {})
 
 
 def test_closing_what_was_never_opened_is_answered(machine: StateMachine) -> None:

@@ -6,9 +6,9 @@ Invariant: a command that was answered, and may still be sent again, finds its a
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable
-from itertools import chain
-from typing import Final
+from typing import Final, TypeVar
 
 import cbor2
 
@@ -21,7 +21,11 @@ happen while a command is still on its way, and a thousand records are read in m
 
 MAX_OUTSTANDING: Final = 16_384
 """How far a sequence may be above the lowest that its sender waits for, and so how many answers a session keeps.
-Above the default queue (10,000), and small enough (0.2 MB) for a record that each entry writes anew."""
+Above the default queue (10,000), and small enough (0.3 MB) for a record that each entry writes anew."""
+
+_NUMBER_BYTES: Final = 8
+
+T = TypeVar("T")
 
 Answer = tuple[int, Error | None]
 """(revision, error)"""
@@ -33,32 +37,42 @@ StoreRecord = Callable[[bytes, bytes | None, bytes | None], None]
 class Session:
     """One sender: which of its commands were answered, and how.
 
-    `answers` holds, by sequence and in the order of the log, the revision, or (revision, *error).
+    By sequence, in the order of the log: `answers` has the revisions of the commands that were carried out,
+    `refusals` what the others were answered.
     """
 
-    __slots__ = ("answers", "is_closed", "lowest", "record", "used_index")
+    __slots__ = ("answers", "is_closed", "lowest", "record", "refusals", "used_index")
 
     def __init__(self, used_index: int, lowest: int, is_closed: bool = False) -> None:
         self.used_index = used_index
         self.lowest = lowest
         self.is_closed = is_closed
-        self.answers: dict[int, int | tuple[int | str, ...]] = {}
+        self.answers: dict[int, int] = {}
+        self.refusals: dict[int, Answer] = {}
         self.record: bytes | None = None  # as it is stored; None: not yet
 
     @classmethod
     def decode(cls, record: bytes) -> Session:
         """The session in a record of the database."""
-        used_index, lowest, is_closed, flat = cbor2.loads(record)
+        used_index, lowest, is_closed, packed, refusals = cbor2.loads(record)
         session = cls(used_index, lowest, is_closed)
-        answers = zip(flat[::2], flat[1::2], strict=True)
-        session.answers = {seq: answer if type(answer) is int else tuple(answer) for seq, answer in answers}
+        count = len(packed) // (2 * _NUMBER_BYTES)
+        numbers = struct.unpack(f">{2 * count}Q", packed)
+        session.answers = dict(zip(numbers[:count], numbers[count:], strict=True))
+        session.refusals = {sequence: (revision, tuple(error)) for sequence, revision, *error in refusals}
         session.record = record
         return session
 
     def encode(self) -> bytes:
-        """CBOR: [index of last use, lowest, closed, [sequence, answer, sequence, answer, ...]]."""
-        flat = list(chain.from_iterable(self.answers.items()))
-        return cbor2.dumps([self.used_index, self.lowest, self.is_closed, flat])
+        """CBOR: [index of last use, lowest, closed, answers, [[sequence, revision, *error], ...]].
+
+        The answers are packed, because there are hundreds in each entry: all sequences, then all their revisions,
+        8 bytes each.
+        """
+        form = f">{len(self.answers)}Q"
+        packed = struct.pack(form, *self.answers) + struct.pack(form, *self.answers.values())
+        refusals = [[sequence, revision, *(error or ())] for sequence, (revision, error) in self.refusals.items()]
+        return cbor2.dumps([self.used_index, self.lowest, self.is_closed, packed, refusals])
 
     def raise_lowest(self, lowest: int) -> None:
         """Its sender waits for nothing below `lowest` any more. O(1) for each answer ever dropped."""
@@ -66,11 +80,9 @@ class Session:
         if lowest <= before:
             return
         self.lowest = lowest
-        if lowest - before > len(self.answers):
-            self.answers = {seq: answer for seq, answer in self.answers.items() if seq >= lowest}
-        else:
-            for sequence in range(before, lowest):
-                self.answers.pop(sequence, None)
+        self.answers = _without(self.answers, before, lowest)
+        if self.refusals:
+            self.refusals = _without(self.refusals, before, lowest)
 
 
 class Sessions:
@@ -105,6 +117,7 @@ class Sessions:
         self._use(command, session, index)
         session.is_closed = True
         session.answers.clear()
+        session.refusals.clear()
         return None
 
     def recall(self, command: Command, index: int, revision: int) -> Answer | None:
@@ -119,17 +132,22 @@ class Sessions:
         sequence = command.sequence
         if sequence < session.lowest:
             return revision, (STALE,)
-        answer = session.answers.get(sequence)
-        if answer is not None:
-            return (answer, None) if isinstance(answer, int) else (int(answer[0]), answer[1:])
+        done_at = session.answers.get(sequence)
+        if done_at is not None:
+            return done_at, None
+        if sequence in session.refusals:
+            return session.refusals[sequence]
         if sequence - session.lowest >= MAX_OUTSTANDING:
             return revision, (TOO_MANY_OUTSTANDING,)
         return None
 
     def remember(self, command: Command, revision: int, error: Error | None) -> None:
         """Note the answer of a command that `recall` let through."""
-        answer = revision if error is None else (revision, *error)
-        self._sessions[command.session].answers[command.sequence] = answer
+        session = self._sessions[command.session]
+        if error is None:
+            session.answers[command.sequence] = revision
+        else:
+            session.refusals[command.sequence] = revision, error
 
     def store_changes(self, store: StoreRecord) -> None:
         """Hand over each record that this entry changed: once an entry, at its end."""
@@ -153,6 +171,15 @@ class Sessions:
         """Forget the one least recently used; of several, the one with the smallest number."""
         number = min(self._sessions, key=lambda number: (self._sessions[number].used_index, number))
         self._evicted.setdefault(number, self._sessions.pop(number).record)
+
+
+def _without(answers: dict[int, T], first: int, stop: int) -> dict[int, T]:
+    """Without those from `first` up to, not including, `stop`: O(1) for each answer ever dropped, however far apart."""
+    if stop - first > len(answers):
+        return {sequence: answer for sequence, answer in answers.items() if sequence >= stop}
+    for sequence in range(first, stop):
+        answers.pop(sequence, None)
+    return answers
 
 
 def _key(session: int) -> bytes:
