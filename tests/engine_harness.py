@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import cbor2
 
 from tests.memory_files import MemoryFiles
-from warren_raft.errors import WarrenError
+from warren_raft.errors import StorageFull, WarrenError
 from warren_raft.raft.changes import DONE, REFUSED, Answer
 from warren_raft.raft.engine import (
     ChangeWanted,
@@ -116,6 +116,17 @@ class ListMachine:
     def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes) -> None:
         self._advance(index, term)
         self.membership = membership
+
+
+class Full(ListMachine):
+    """Its disk has no room left while `full` says so."""
+
+    full = False
+
+    def _advance(self, index: int, term: int) -> None:
+        if self.full:
+            raise StorageFull("no room")
+        super()._advance(index, term)
 
 
 @dataclass

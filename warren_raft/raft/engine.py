@@ -237,6 +237,7 @@ class Engine:
         self._leads_for_sure = False
         self._transfer_until = LONG_AGO
         self._transfer_target: str | None = None
+        self._transfer_tried: str | None = None
         self._ready_index: int | None = None
         self.is_ready = False
         self.disk_full = False
@@ -619,6 +620,7 @@ class Engine:
         leads = self._core.is_leader
         if leads != self._was_leader:
             self._was_leader = leads
+            self._transfer_tried = None
             self._changes.reset()
             self._transfer_until = LONG_AGO
             self._origins.clear()
@@ -818,13 +820,19 @@ class Engine:
         if not connected or (target is not None and target not in connected):
             return Answer(REFUSED, f"{target or 'no other voting member'} is {'not ' if target else ''}connected")
         if self._transfer_until <= self._now:
-            best = max(connected, key=lambda voter: (self._guard.match_index(voter), voter))
-            self._transfer_target = target or best
+            best = max(connected, key=lambda id_: (id_ != self._transfer_tried, self._guard.match_index(id_), id_))
+            self._transfer_target = self._transfer_tried = target or best
             self._transfer_until = self._now + TRANSFER_SECONDS
         return Answer("wait", f"leadership moves to {self._transfer_target}")
 
     def _transfer(self) -> None:
-        """No new entries while a transfer runs; when the target has everything, it is told to campaign at once."""
+        """No new entries while a transfer runs; when the target has everything, it is told to campaign at once.
+
+        A leader without room for its log or its state can commit nothing, so it offers leadership of its own accord.
+        """
+        has_room = not self.disk_full and self._apply_again_at == LONG_AGO
+        if self._core.is_leader and not has_room and self._transfer_until <= self._now:
+            self._request_transfer(None)
         target = self._transfer_target
         if target is None or not self._core.is_leader:
             return

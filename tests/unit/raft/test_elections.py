@@ -9,8 +9,7 @@ from collections import Counter
 
 import pytest
 
-from tests.engine_harness import STEP_SECONDS, Cluster, ListMachine
-from warren_raft.errors import StorageFull
+from tests.engine_harness import STEP_SECONDS, Cluster, Full
 from warren_raft.raft.changes import DONE, REFUSED, WAIT
 
 TIMEOUT_SECONDS = 1.0
@@ -367,17 +366,6 @@ def test_a_vote_waits_for_the_disk_and_so_does_the_request_for_it() -> None:
     cluster.complete_sync(voter.id)
     cluster.run(5 * STEP_SECONDS)
     assert asked(cluster, "response_vote", before) == [voter.id]
-
-
-class Full(ListMachine):
-    """Its disk has no room left while `full` says so."""
-
-    full = False
-
-    def _advance(self, index: int, term: int) -> None:
-        if self.full:
-            raise StorageFull("no room")
-        super()._advance(index, term)
 
 
 def test_nobody_campaigns_who_has_not_applied_what_it_knows_to_be_committed() -> None:

@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from tests.engine_harness import STEP_SECONDS, Cluster, Message, Node
+from tests.engine_harness import STEP_SECONDS, Cluster, Full, Message, Node
 from warren_raft.raft import changes
 from warren_raft.raft.changes import WAIT
 from warren_raft.raft.membership import ADD
@@ -313,6 +313,72 @@ def test_a_manager_without_room_for_its_log_acknowledges_nothing_and_resumes_by_
     cluster.write(full.id, "after")
     cluster.check_writes()
     assert not full.engine.disk_full
+
+
+def test_a_leader_without_room_for_its_log_hands_leadership_to_one_that_has() -> None:
+    """It can commit nothing, since its own copy counts; the others can. (Pins a bug: it led on, and nobody could write
+    until somebody made room on that one machine.)"""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    origin, _ = cluster.followers()
+    leader.disk_error = OSError(28, "No space left on device")
+    cluster.submit(origin, "w", seconds=10)
+    cluster.run_until(lambda: "w" in cluster.acknowledged, seconds=3)
+    assert cluster.wait_leader() is not leader
+    cluster.run(5)
+    assert leader.engine.disk_full
+    assert not leader.engine.is_leader
+    leader.disk_error = None
+    cluster.check_writes()
+
+
+def test_a_leader_whose_state_has_no_room_hands_leadership_over_too() -> None:
+    """It takes no new entries while it cannot apply the last ones."""
+    cluster = Cluster(make_machine=Full)
+    leader = cluster.wait_ready()
+    origin, _ = cluster.followers()
+    assert isinstance(leader.machine, Full)
+    leader.machine.full = True
+    for number in range(5):
+        cluster.submit(origin, f"w{number}", seconds=10)
+        cluster.run(0.1)
+    cluster.run_until(lambda: len(cluster.acknowledged) == 5, seconds=4)
+    assert cluster.wait_leader() is not leader
+    leader.machine.full = False
+    cluster.check_writes()
+
+
+def test_a_leader_without_room_tries_each_of_the_others() -> None:
+    """The first it offers leadership to cannot take it either, for the same reason, and does not say so."""
+    cluster = Cluster(make_machine=Full)
+    leader = cluster.wait_ready()
+    origin, best = cluster.followers()
+    for id_ in (leader.id, best):
+        machine = cluster.machines[id_]
+        assert isinstance(machine, Full)
+        machine.full = True
+    for number in range(5):
+        cluster.submit(origin, f"w{number}", seconds=20)
+        cluster.run(0.1)
+    cluster.run_until(lambda: len(cluster.acknowledged) == 5, seconds=6)
+    assert cluster.wait_leader().id == origin
+
+
+def test_managers_that_are_all_without_room_do_not_pass_leadership_round() -> None:
+    """Nobody who cannot write or apply campaigns; the leader stays, and acknowledges nothing, until there is room."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    for node in cluster.nodes.values():
+        node.disk_error = OSError(28, "No space left on device")
+    cluster.submit("m1", "w", seconds=60)
+    cluster.run(10)
+    assert len(cluster.leaders) == 1
+    assert "w" not in cluster.acknowledged
+    for node in cluster.nodes.values():
+        node.disk_error = None
+    cluster.run_until(lambda: "w" in cluster.acknowledged, seconds=5)
+    assert leader.engine.role == "leader" or cluster.leader is not None
+    cluster.check_writes()
 
 
 def test_an_input_output_error_of_the_log_stops_the_manager() -> None:
