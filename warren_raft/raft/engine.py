@@ -44,6 +44,8 @@ ALIVE_AFTER_SECONDS: Final = 0.05
 """A reply that has waited so long for our disk is preceded by a sign of life that claims nothing."""
 RETRY_SECONDS: Final = 1.0
 """What a full disk refused (the log's batch, or applying) is tried again so often."""
+HUNG_DISK_SECONDS: Final = 5.0
+"""A leader whose disk has not returned for so long offers leadership to others; shorter is a hiccup and costs nothing."""
 EXPIRE_SECONDS: Final = 0.05
 TRANSFER_SECONDS: Final = 1.0
 """A leadership transfer that has not happened by then is called off, and writes go on here."""
@@ -225,6 +227,7 @@ class Engine:
         self._effects: list[Effect] = []
         self._gated: deque[tuple[Outgoing, float]] = deque()
         self._batch: Batch | None = None
+        self._batch_since = now
         self._retry_sync_at = LONG_AGO
         self._apply_again_at = LONG_AGO
         self._notices: dict[str, tuple[Message, float]] = {}
@@ -448,6 +451,7 @@ class Engine:
         if self._batch is None:
             self._batch = self._log.take_batch()
             if self._batch is not None:
+                self._batch_since = self._now
                 self._effects.append(WriteLog(self._batch))
         elif self.disk_full and self._now >= self._retry_sync_at:
             self._retry_sync_at = float("inf")
@@ -828,10 +832,11 @@ class Engine:
     def _transfer(self) -> None:
         """No new entries while a transfer runs; when the target has everything, it is told to campaign at once.
 
-        A leader without room for its log or its state can commit nothing, so it offers leadership of its own accord.
+        A leader that cannot write its log or its state can commit nothing, so it offers leadership of its own accord.
         """
-        has_room = not self.disk_full and self._apply_again_at == LONG_AGO
-        if self._core.is_leader and not has_room and self._transfer_until <= self._now:
+        hangs = self._batch is not None and self._now - self._batch_since > HUNG_DISK_SECONDS
+        is_stuck = hangs or self.disk_full or self._apply_again_at > LONG_AGO
+        if self._core.is_leader and is_stuck and self._transfer_until <= self._now:
             self._request_transfer(None)
         target = self._transfer_target
         if target is None or not self._core.is_leader:
