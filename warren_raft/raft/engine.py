@@ -45,7 +45,7 @@ ALIVE_AFTER_SECONDS: Final = 0.05
 RETRY_SECONDS: Final = 1.0
 """What a full disk refused (the log's batch, or applying) is tried again so often."""
 HUNG_DISK_SECONDS: Final = 5.0
-"""A leader whose disk has not returned for so long offers leadership to others; shorter is a hiccup and costs nothing."""
+"""A leader whose disk has not returned for so long offers leadership to others. Shorter is a hiccup."""
 EXPIRE_SECONDS: Final = 0.05
 TRANSFER_SECONDS: Final = 1.0
 """A leadership transfer that has not happened by then is called off, and writes go on here."""
