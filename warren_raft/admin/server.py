@@ -33,6 +33,7 @@ from warren_raft.errors import (
     Unavailable,
     WarrenError,
 )
+from warren_raft.forking import let_go_in_child
 from warren_raft.forms import Refused
 from warren_raft.store.tables import BY_NAME, CA, Kind
 
@@ -95,6 +96,12 @@ class AdminServer:
         self._started: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped: asyncio.Event | None = None
+        self._listener: socket.socket | None = None
+        let_go_in_child(self)
+
+    def descriptors(self) -> list[int]:
+        """The listener's, for a child to let go: callers of a dead manager must not be kept waiting by its children."""
+        return [] if self._listener is None else [self._listener.fileno()]
 
     def start(self) -> None:
         """Returns when the socket takes calls. Raises OSError where that is not possible."""
@@ -125,7 +132,7 @@ class AdminServer:
         runner = web.AppRunner(_application(calls), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         try:
-            listener = _listen(self._directory)
+            listener = self._listener = _listen(self._directory)
             try:
                 await web.SockSite(runner, listener, backlog=SOCKET_BACKLOG).start()
             except BaseException:

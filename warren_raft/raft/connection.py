@@ -150,6 +150,12 @@ class Connection(asyncio.BufferedProtocol):
         self.began_at = self._heard_at = self._sent_at = self._ended_at = now()
 
     @property
+    def descriptor(self) -> int:
+        """The socket's; -1 before it is open and after."""
+        connected = None if self._transport is None else self._transport.get_extra_info("socket")
+        return -1 if connected is None else int(connected.fileno())
+
+    @property
     def dialled(self) -> bool:
         """Whether we dialled it."""
         return self.expected_id is not None

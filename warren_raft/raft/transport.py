@@ -26,6 +26,7 @@ from typing import Any
 from warren_raft.config import check_node_id
 from warren_raft.config import split_address as parse_address
 from warren_raft.errors import InvalidEntity, InvariantViolation
+from warren_raft.forking import let_go_in_child
 from warren_raft.raft.addresses import bind, format_address, resolve
 from warren_raft.raft.connection import (
     MAX_BUFFERED_BYTES,
@@ -114,8 +115,13 @@ class Transport:
         self._watcher: asyncio.Task[None] | None = None
         self._said: dict[tuple[str, str], None] = {}
         self._closing = False
+        let_go_in_child(self)
 
     # Public.
+
+    def descriptors(self) -> list[int]:
+        """Every socket's, for a child to let go."""
+        return [listener.fileno() for listener in self._listeners] + [c.descriptor for c in self._connections]
 
     @property
     def listening(self) -> tuple[str, int]:
