@@ -158,6 +158,17 @@ class ManagerProcess:
     def disk_counts(self) -> dict[str, int]:
         return self.disk.counts()
 
+    def fork_child(self) -> int:
+        """A child that does nothing for a minute, as a worker of the embedding program might; its process id."""
+        child = os.fork()
+        if child == 0:
+            os.close(0)
+            os.close(1)
+            signal.alarm(60)
+            while True:
+                signal.pause()
+        return child
+
     def close(self) -> float:
         """Close the store and let the process go on; how long that took."""
         begin = time.monotonic()
