@@ -74,9 +74,7 @@ class Config:
         if type(self.admin) is not bool:
             raise _wrong("admin", f"must be true or false, not {self.admin!r}")
         if type(self.queue_limit) is not int or not 1 <= self.queue_limit <= MAX_QUEUE_LIMIT:
-            raise _wrong(
-                "queue_limit", f"must be a whole number from 1 to {MAX_QUEUE_LIMIT}, not {self.queue_limit!r}"
-            )
+            raise _wrong("queue_limit", f"must be a whole number from 1 to {MAX_QUEUE_LIMIT}, not {self.queue_limit!r}")
 
     @property
     def directory(self) -> Path:

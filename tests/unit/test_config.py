@@ -103,9 +103,7 @@ def test_the_switch_interval_may_be_left_alone() -> None:
     assert Config(**settings(switch_interval_seconds=None)).switch_interval_seconds is None
 
 
-@pytest.mark.parametrize(
-    "host", ["0.0.0.0", "192.0.2.1", "example.com", "[::]", "[2001:db8::1]", "127.1", "128.0.0.1"]
-)
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.com", "[::]", "[2001:db8::1]", "127.1", "128.0.0.1"])
 def test_a_host_beyond_loopback_is_refused_while_links_are_not_encrypted(host: str) -> None:
     address = f"{host}:7946"
     with pytest.raises(RefusedForSafety):
