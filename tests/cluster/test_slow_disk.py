@@ -11,23 +11,32 @@ pytestmark = pytest.mark.timeout(120)
 SYNC_SECONDS = 2.0  # twice the election timeout, and above the time in which a leader checks its quorum
 
 
-@pytest.mark.parametrize("whose", ["leader", "follower"])
+def wait_delays(cluster: Cluster, ids: list[str], which: str) -> None:
+    """Until the slow sync of each has begun, or ended."""
+
+    def all_have() -> bool:
+        return all(counts[which] == 1 for counts in cluster.call_all("disk_counts", *ids).values())
+
+    cluster.wait(all_have, f"{which} on {ids}")
+
+
+@pytest.mark.parametrize("whose", ["leader", "follower", "both followers", "all"])
 def test_a_slow_sync_costs_no_election(cluster: Cluster, whose: str) -> None:
-    """Load runs on all managers; one sync of one log takes two seconds. Heartbeats and signs of life do not wait for
+    """Load runs on all managers; one sync of some logs takes two seconds. Heartbeats and signs of life do not wait for
     it: the same leader leads in the same term, before, while and after."""
-    leader = cluster.wait_leader()
-    slow = leader if whose == "leader" else cluster.followers()[0]
+    leader, followers = cluster.wait_leader(), cluster.followers()
+    slow = {"leader": [leader], "follower": followers[:1], "both followers": followers, "all": [leader, *followers]}
     cluster.start_load(threads=2)
     cluster.wait_acknowledged(100)
     before = cluster.status(leader)
-    cluster.call(slow, "delay_next_sync", seconds=SYNC_SECONDS)
-    cluster.wait(lambda: cluster.call(slow, "disk_counts")["delays_begun"] == 1, "the slow sync to begin")
+    cluster.call_all("delay_next_sync", *slow[whose], seconds=SYNC_SECONDS)
+    wait_delays(cluster, slow[whose], "delays_begun")
     if whose == "follower":
         for id_ in cluster.alive:
-            if id_ != slow:  # the two others are a quorum
+            if id_ not in slow[whose]:  # the two others are a quorum
                 cluster.wait_acknowledged(50, id_)
-        assert cluster.call(slow, "disk_counts")["delays_ended"] == 0, "the others waited for the slow one"
-    cluster.wait(lambda: cluster.call(slow, "disk_counts")["delays_ended"] == 1, "the slow sync to end")
+        assert cluster.call(followers[0], "disk_counts")["delays_ended"] == 0, "the others waited for the slow one"
+    wait_delays(cluster, slow[whose], "delays_ended")
     for id_ in cluster.alive:
         cluster.wait_acknowledged(50, id_)
     cluster.stop_load()
