@@ -2,8 +2,8 @@
 
 A child gets a copy of each, and may outlive its parent: the port would stay bound, and a dead manager's links open, so
 that nobody noticed its death. Not here: what closes the stores (manager.py, database.py) and lets the lock go
-(generations.py) in a child. Invariant: in a child none of these numbers leads to the parent's socket any more; each leads
-to /dev/null, so that whatever closes it later closes nothing else.
+(generations.py) in a child. Invariant: in a child none of these numbers leads to the parent's socket any more, but to
+/dev/null, so that whatever closes it later closes nothing else.
 """
 
 from __future__ import annotations
