@@ -249,6 +249,19 @@ def close_ends_every_call(directory: Path) -> None:
     assert not left, left
 
 
+def close_hands_over(directory: Path) -> None:
+    """When close() of the leader has returned, another one leads already: nobody waited for an election."""
+    with opened(directory) as stores:
+        leader = leader_of(stores)
+        for store in stores.values():
+            store.create_container(container("x"))
+        same_state(stores)
+        stores[leader].close()
+        others = {id_: store for id_, store in stores.items() if id_ != leader}
+        leading = [id_ for id_, store in others.items() if store.leader == id_]
+        assert len(leading) == 1, {id_: store.leader for id_, store in others.items()}
+
+
 def close_from_a_callback(directory: Path) -> None:
     """A caller may close the store where it learns that it leads, or does not lead any more; and each callback is told
     of both."""
@@ -367,6 +380,7 @@ PROGRAMS: dict[str, Callable[[Path], None]] = {
         beside_pysyncobj,
         one_directory_twice,
         close_ends_every_call,
+        close_hands_over,
         close_from_a_callback,
         wait_in_a_future,
         fork,
