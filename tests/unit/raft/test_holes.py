@@ -8,12 +8,14 @@ the rule that closes the hole.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.engine_harness import Cluster, ListMachine, Outcome
-from tests.stock_pysyncobj import SUCCESS, StockCluster, StockNode, make_machine_class, make_newer_machine_class
+from tests.stock_pysyncobj import SUCCESS, StockCluster, StockNode, make_newer_machine_class
 from tests.unit.raft.worlds import OurWorld, StockWorld, World, acknowledges, is_reset
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft import core, engine, entries
@@ -804,7 +806,30 @@ def test_11b_a_deposed_leader_with_a_long_tail_never_comes_back(world: MakeWorld
         assert not [text for text in w.applied("m1") if text.startswith("stale") and text not in w.acknowledged]
 
 
-def test_the_worlds_are_two() -> None:
-    """A machine class of stock's own module; nothing of ours is in it."""
-    cluster = StockCluster()
-    assert make_machine_class(cluster.module).__mro__[1] is cluster.module.SyncObj
+# The page ------------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "pysyncobj-holes.md").read_text()
+HERE = Path(__file__).read_text()
+
+
+@pytest.mark.parametrize(
+    "hole", ["2a", "2b", "2c", "3", "5a", "5b", "5c", "6a", "6b", "6c", "7a", "7b", "7c", "10", "11b"]
+)
+def test_each_hole_has_its_story_on_the_page_and_its_tests_here(hole: str) -> None:
+    assert re.search(rf"^(## |\*\*){hole}\b", PAGE, re.MULTILINE), "no story"
+    tests = re.findall(rf"^def test_{hole}_(\w+?)_", HERE, re.MULTILINE)
+    both = re.search(rf"^def test_{hole}_\w+\(\s*world: MakeWorld", HERE, re.MULTILINE)
+    assert both or {"stock", "ours"} <= set(tests)
+
+
+def test_the_page_names_what_there_is() -> None:
+    """Each test module, source file and private name it points to."""
+    for module in set(re.findall(r"`(test_\w+)`", PAGE)):
+        assert list((ROOT / "tests" / "unit").rglob(f"{module}.py")), module
+    sources = {path.name: path.read_text() for path in (ROOT / "warren_raft" / "raft").glob("*.py")}
+    for name in set(re.findall(r"`(?:raft/)?(\w+\.py)`", PAGE)):
+        assert name in sources, name
+    everything = "\n".join(sources.values())
+    for name in set(re.findall(r"`(_?[A-Za-z_]+)`", PAGE)) - {"accept", "hasQuorum", "timeout_now", "warren_raft"}:
+        assert name.startswith("test_") or name in everything, name
