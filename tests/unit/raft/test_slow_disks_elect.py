@@ -1,7 +1,7 @@
 """A disk slower than our patience elects a leader all the same.
 
-Found with syncs of 0.6 s on both survivors of three: each campaigned again before its last candidacy, or the other's vote
-for it, had reached the disk, so every vote came to a candidate of a later term, for ever.
+Found with syncs of 0.6 s on both survivors of three: each campaigned again before its last candidacy, or the vote
+for it of the other, had reached the disk, so every vote came to a candidate of a later term, for ever.
 """
 
 from __future__ import annotations
