@@ -761,3 +761,19 @@ def test_a_hello_travels_unchanged() -> None:
     founding = Founding({"m1": Member("m1", "a:1", "i", voter=True)})
     for hello in (HELLO, replace(HELLO, founding=founding.encode(), cluster_id="c", membership_index=9)):
         assert Hello.from_message(hello.to_message()) == hello
+
+
+def test_a_directory_of_another_cluster_stops_with_a_clear_line() -> None:
+    """A manager was moved with its old disk: its neighbours are of another cluster, and waiting would help nobody."""
+    other = Cluster(seed=2)
+    other.wait_ready()
+    cluster = Cluster(seed=1)
+    cluster.wait_ready()
+    cluster.crash("m3")
+    cluster.disks["m3"], cluster.machines["m3"] = other.disks["m3"], other.machines["m3"]
+    other.crash("m3")
+    cluster.start("m3")
+    cluster.run_until(lambda: "m3" in cluster.stopped)
+    assert "belongs to cluster" in str(cluster.stopped["m3"])
+    assert cluster.wait_leader().id in ("m1", "m2")
+    assert {"m1", "m2"} <= cluster.nodes.keys(), "one stranger stops nobody"
