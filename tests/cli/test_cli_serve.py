@@ -190,13 +190,12 @@ def test_a_directory_of_another_cluster_does_not_join(
         assert process.process.wait(EXIT_SECONDS) == 0
     before = three.status("m1")["digest"]
     stray = start_manager(tmp_path / "other" / "m3", "m3", three.members)
-    stray.wait_socket()
-    wait_until(lambda: "m3 belongs to cluster" in stray.log.read_text(), "the stray manager to say what is wrong")
-    status = warren("status", "--data-dir", stray.data_dir, "-o", "json").json
-    assert (status["ready"], status["leader"], status["has_quorum"]) == (False, None, False)
+    assert stray.process.wait(EXIT_SECONDS) == 4
+    last = stray.log.read_text().splitlines()[-1]
+    assert "the data directory of m3 belongs to cluster" in last
+    assert "to another" in last
     assert three.status("m1")["digest"] == before
     assert three.leader() in ("m1", "m2")
-    assert stray.stop() == 0
 
 
 def test_what_is_written_on_one_is_read_on_all(three: Three, warren: Command, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from warren_raft.raft.core import Core, Message
 from warren_raft.raft.elections import Elections, Standing
 from warren_raft.raft.guard import INDEX_MAX, Guard, Outgoing, PeerFault
 from warren_raft.raft.log import Batch, Log
-from warren_raft.raft.membership import REMOVE, REMOVED, Change, Hello, Member, Membership, apply_change
+from warren_raft.raft.membership import OTHER_CLUSTER, REMOVE, REMOVED, Change, Hello, Member, Membership, apply_change
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.submit import Outcome, Proposal, Route, Submitter
 from warren_raft.raft.transport import Refusal
@@ -234,6 +234,7 @@ class Engine:
         self._origins: deque[tuple[int, frozenset[str]]] = deque()
         self._alive_sent_at = LONG_AGO
         self._expire_at = LONG_AGO
+        self._foreign: set[str] = set()
         self._dialed: dict[str, str] | None = None
         self._founded = self._roster.founding is not None
         self._was_leader = False
@@ -336,7 +337,10 @@ class Engine:
         return self._roster.hello().to_message()
 
     def judge(self, hello: Mapping[str, Any]) -> Refusal | None:
-        return self._roster.judge(hello)
+        refusal = self._roster.judge(hello)
+        if refusal is not None:
+            self._note_foreign(str(hello.get("node_id")), refusal)
+        return refusal
 
     # One step ----------------------------------------------------------------------------------------------------
 
@@ -384,6 +388,7 @@ class Engine:
         self._propose()
         self._transfer()
         self._check_ready()
+        self._check_foreign()
         if self._now >= self._expire_at:
             self._expire_at = self._now + EXPIRE_SECONDS
             self._submitter.expire(self._now)
@@ -499,6 +504,25 @@ class Engine:
         self._alarm(f"{peer} refuses this manager: {refusal.text}")
         if refusal.code == REMOVED:
             raise _removed(self._node_id)
+        self._note_foreign(peer, refusal)
+
+    def _note_foreign(self, peer: str, refusal: Refusal) -> None:
+        if refusal.code == OTHER_CLUSTER:
+            self._foreign.add(peer)
+
+    def _check_foreign(self) -> None:
+        """A manager that was started on the directory of another cluster would wait for ever for one that is gone.
+
+        It stops where so many members have turned out to be of another cluster that the others are no majority; one
+        that has been ready since its start never does.
+        """
+        voters = self._roster.voters
+        foreign = self._foreign & voters - self._roster.links.keys()
+        if foreign and not self.is_ready and (len(voters) - len(foreign)) * 2 <= len(voters):
+            raise RefusedForSafety(
+                f"the data directory of {self._node_id} belongs to cluster {self._roster.cluster_id}, and "
+                f"{', '.join(sorted(foreign))} to another; start it among its own members, or on an empty directory"
+            )
 
     def _drop(self, peer: str, reason: str) -> None:
         link = self._roster.links.get(peer)
