@@ -143,7 +143,16 @@ class Driver:
         finally:
             self._loop.close()
 
+    def _background_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback or task of the loop failed. A network's error costs a link; anything else is a bug of ours, and a
+        manager whose dialling had quietly died would be worse than one that stops."""
+        error = context.get("exception")
+        loop.default_exception_handler(context)
+        if isinstance(error, Exception) and not isinstance(error, OSError):
+            self._fail(InvariantViolation(f"a background task of the raft thread failed: {error!r}"))
+
     async def _main(self) -> None:
+        self._loop.set_exception_handler(self._background_failed)
         self._transport = Transport(
             listen=self._listen,
             node_id=self._node_id,
