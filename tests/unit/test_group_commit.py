@@ -58,7 +58,10 @@ def commits(disk: Disk) -> Iterator[GroupCommit]:
     yield commits
     disk.slow = False
     disk.release.release(100)
-    commits.close()
+    closing = threading.Thread(target=commits.close, daemon=True)  # a bug must not hang the whole run
+    closing.start()
+    closing.join(DEADLINE)
+    assert not closing.is_alive()
 
 
 @pytest.fixture

@@ -395,6 +395,7 @@ def in_child(action: Callable[[], None]) -> None:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # pytest-timeout has a handler of its own
         signal.alarm(int(DEADLINE))  # a child that waits for a lock of its parent ends here
         try:
             action()
