@@ -36,14 +36,14 @@ def test_a_dead_leader_is_replaced_within_the_first_round_nearly_always(ids: tup
     candidates at the same moment would split the vote, so who granted a pre-vote or a vote holds back. (Pins a bug: a
     manager that had just voted asked for votes itself, and one failover in five took three terms.)"""
     needed = Counter[int]()
-    for seed in range(60):
+    for seed in range(40):
         cluster = Cluster(ids, seed=seed)
         leader = cluster.wait_ready()
         cluster.crash(leader.id)
         since = cluster.now
         needed[cluster.wait_leader().engine.term - leader.engine.term] += 1
         assert cluster.now - since < 2 * TIMEOUT_SECONDS
-    assert needed[1] >= 56, needed
+    assert needed[1] >= 37, needed
     assert max(needed) <= 2, needed
 
 

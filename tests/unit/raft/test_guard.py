@@ -282,7 +282,7 @@ def messages(draw: st.DrawFn) -> Message:
 
 
 @pytest.mark.parametrize("role", ["leader", "follower", "candidate"])
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_no_message_raises_or_reaches_below_commit(role: str, data: st.DataObject) -> None:
     """Whatever arrives: no exception, no stop, commit never goes back, nothing at or below it ever changes, nothing is
@@ -304,7 +304,7 @@ def test_no_message_raises_or_reaches_below_commit(role: str, data: st.DataObjec
 
 
 @pytest.mark.parametrize("role", ["leader", "follower"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_peer_that_sends_malformed_messages_changes_nothing(role: str, data: st.DataObject) -> None:
     """Each field of each kind in turn is of another type: the link goes, everything else stays."""
