@@ -136,7 +136,7 @@ def test_random_runs_keep_the_seam_and_every_acknowledged_write(block: int) -> N
     before it is durable, no second leader in a term, no second batch in flight, nothing applied beyond the synced log
     (the harness); and after it every acknowledged write is there exactly once on every manager, in the same order."""
     counts = Counter[str]()
-    for seed in range(block * 30, block * 30 + 30):
+    for seed in range(block * 25, block * 25 + 25):
         cluster, seam = run_randomly(seed)
         cluster.check_writes()
         counts += seam.counts
