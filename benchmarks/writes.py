@@ -145,6 +145,7 @@ class Manager:
                 self.store.update_container(containers[turn % CONTAINERS])
                 own.append(time.perf_counter() - begin)
                 turn += 7
+
         workers = [threading.Thread(target=caller, args=(number,)) for number in range(threads)]
         for worker in workers:
             worker.start()
@@ -191,7 +192,7 @@ def sample(number: int) -> Any:
         env=("MODE=prod", "URL=postgres://db:5432/app"),
         ports=(wr.PortMapping(name="http", container_port=80, host_port=8080, protocol="tcp", publish_mode="ingress"),),
         mounts=(wr.VolumeMount(source="vol-1", target="/var/lib/data", read_only=False),),
-        health_check=wr.HealthCheck(type="http", endpoint="http://localhost/", interval=timedelta(seconds=10), retries=3),
+        health_check=wr.HealthCheck(type="http", endpoint="http://localhost/", interval=timedelta(seconds=10)),
         health_status=wr.HealthStatus(healthy=True, message="HTTP 200", checked_at=moment, consecutive_successes=9),
         restart_policy=wr.RestartPolicy(condition="always", delay=timedelta(seconds=5)),
         resources=wr.ResourceRequirements(cpu_limit=0.5, memory_limit=1 << 29),
@@ -295,9 +296,8 @@ def table(figures: dict[str, Any]) -> str:
     ]
     for name, row in figures.items():
         if isinstance(row, dict):
-            lines.append(
-                f"{name:<18}{row['writes_per_second']:>10}{row['p50_ms']:>10}{row['p99_ms']:>10}{mark(name, figures):>24}"
-            )
+            numbers = f"{row['writes_per_second']:>10}{row['p50_ms']:>10}{row['p99_ms']:>10}"
+            lines.append(f"{name:<18}{numbers}{mark(name, figures):>24}")
     lines.append(f"same applied index and digest on all three: {figures['same_state_on_all']}")
     return "\n".join(lines)
 
