@@ -79,21 +79,23 @@ class LocalStore(Store):
 
     def _commit(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
         """Apply the requests of a group as one entry: one transaction, one sync."""
-        try:
-            self._room.note_written(sum(map(len, requests)))
-            return self._applied(requests)
-        except StorageFull as error:
+        self._room.note_written(sum(map(len, requests)))
+        outcomes = self._tried(requests)
+        if len(requests) > 1 and isinstance(outcomes[0], StorageFull):
             # What is too large for the disk must not fail those beside it, deletes least of all.
-            return [error] if len(requests) == 1 else [self._applied_alone(request) for request in requests]
-        except (StorageFailed, Corrupted, InvariantViolation) as error:
-            self._failure = error  # the file cannot be relied on, or this program cannot: no further write
-            raise
+            outcomes = [self._tried([request])[0] for request in requests]
+        return outcomes
 
-    def _applied_alone(self, request: bytes) -> Outcome:
+    def _tried(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
+        if self._failure is not None:
+            return [self._failure] * len(requests)
         try:
-            return self._applied([request])[0]
-        except StorageFull as error:
-            return error
+            return self._applied(requests)
+        except (StorageFull, StorageFailed, Corrupted, InvariantViolation) as error:
+            _drop_tracebacks(error)
+            if not isinstance(error, StorageFull):
+                self._failure = error  # the file cannot be relied on, or this program cannot: no further write
+            return [error] * len(requests)
 
     def _applied(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
         machine = self._machine
@@ -118,6 +120,14 @@ def _refuse_replica(machine: StateMachine, path: str) -> None:
     """A manager's state must change by its log only: a write of ours would make it differ from all others."""
     if machine.cluster_id is not None or machine.applied_term != 0:
         raise RefusedForSafety(f"{path} is a manager's directory: open it with ReplicatedStore, or ReadOnlyStore")
+
+
+def _drop_tracebacks(error: BaseException) -> None:
+    """They hold the transaction, and that the files: the directory could not be opened again while one is kept."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
 
 
 def _outcome(result: Result) -> Outcome:

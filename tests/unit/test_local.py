@@ -372,6 +372,14 @@ def test_an_error_that_is_kept_does_not_keep_the_files_open(path: Path) -> None:
             kept.append(conflict.value)
 
 
+def test_neither_does_an_error_of_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "MAP_SIZE_BYTES", 1024 * 1024)
+    for _ in range(2):
+        with LocalStore(path) as store, pytest.raises(StorageFull) as raised:
+            store.save_ca(b"x" * 1_000_000)
+        assert raised.value.__cause__ is not None
+
+
 def test_close_waits_for_the_write_under_way(
     store: LocalStore, path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -542,3 +550,36 @@ def test_a_broken_disk_ends_all_writing_and_no_reading(store: LocalStore, monkey
         with pytest.raises(StorageFailed):
             store.delete_node("n")
     assert store.get_node("n").id == "n"
+
+
+def test_a_disk_that_breaks_when_it_is_nearly_full_ends_writing_too(
+    store: LocalStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit of three has no room; of the three alone, one is done, one breaks the disk, one is not tried."""
+    held = Held(store, monkeypatch)
+    first = pool.submit(store.create_node, Node(id="first"))
+    held.wait_started()
+    others = []
+    for number in range(3):
+        others.append(pool.submit(store.create_node, Node(id=f"n-{number}")))
+        wait_until(lambda count=number + 1: waiting(store) == count)  # type: ignore[misc]
+    errors: Iterator[Exception | None]
+    errors = iter([None, StorageFull("full"), None, StorageFailed("state", "input/output error", 5)])
+    real = held._apply
+
+    def apply_or_raise(index: int, term: int, commands: Sequence[bytes]) -> list[Result]:
+        error = next(errors)
+        if error is not None:
+            raise error
+        return real(index, term, commands)
+
+    held._apply = apply_or_raise
+    held.go(10)
+    assert first.result(DEADLINE) == 1
+    assert others[0].result(DEADLINE) == 2
+    for other in others[1:]:
+        with pytest.raises(StorageFailed):
+            other.result(DEADLINE)
+    assert [node.id for node in store.list_nodes()] == ["first", "n-0"]
+    with pytest.raises(StorageFailed):
+        store.delete_node("first")
