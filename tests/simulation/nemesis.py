@@ -1,8 +1,8 @@
 """What goes wrong in the safety phase, and how it all is healed for the liveness phase.
 
-Faults stay within what the promise covers: a crash loses unsynced pages, a wiped directory comes back blank and at most a
-minority's is wiped at a time. Not here: what must hold nevertheless (checkers). Invariant: after heal() nothing fails any
-more, and a majority of the members runs.
+Faults stay within what the promise covers: a crash loses unsynced pages, a wiped directory comes back blank and at
+most a minority's is wiped at a time. Not here: what must hold nevertheless (checkers). Invariant: after heal() nothing
+fails any more, and a majority of the members runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from tests.simulation.world import Process, World
+from tests.memory_files import MemoryFiles
+from tests.simulation.world import Directory, Process, World
 from warren_raft.raft.changes import DONE, REFUSED, Answer
 from warren_raft.raft.engine import ChangeWanted, TransferWanted
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE
@@ -33,6 +34,7 @@ class Nemesis:
         world.every(options.pause_rate, self._if_loud(self._pause), self.until)
         world.every(options.disk_full_rate, self._if_loud(self._fill_disk), self.until)
         world.every(options.member_rate, self._if_loud(self._change_members), self.until)
+        world.every(options.swap_rate, self._if_loud(self._swap), self.until)
         world.every(options.transfer_rate, self._if_loud(self._transfer), self.until)
 
     def _if_loud(self, what: Callable[[], None]) -> Callable[[], None]:
@@ -96,6 +98,8 @@ class Nemesis:
         files.clear_faults()
         if wipe:
             self._wipe(process.id)
+        elif self.random.random() < self.world.options.damage:
+            self._damage(process.directory)
         self.world.after(self.random.uniform(0.0, self.world.options.down_max), lambda: self.world.restart(process.id))
 
     def _crash_in_write(self, process: Process) -> None:
@@ -110,6 +114,49 @@ class Nemesis:
             if type(problem).__name__ not in ("Crashed", "OSError"):
                 raise
         self.world.faults["crash in the middle of a log write"] += 1
+
+    def _damage(self, directory: Directory) -> None:
+        """One bit of the log of a manager that is down, before its last batch (from there on it would look like a write
+        that was torn). It has to start with what it had, or not at all; then the disk is read well again."""
+        if directory.last_batch is None or directory.damaged is not None:
+            return
+        last_path, last_offset = directory.last_batch
+        files = directory.files
+        paths = [path for path in files.paths() if "/log/" in path and path <= last_path]
+        if last_path not in paths:
+            return
+        path = self.random.choice(paths)
+        end = last_offset if path == last_path else len(files.content(path))
+        offset, bit = self.random.randrange(end), 1 << self.random.randrange(8)
+        _flip(files, path, offset, bit)
+        directory.damaged = (path, offset, bit)
+        self._count("bit flipped in a log", f"{path}:{offset}")
+        self.world.after(self.random.uniform(0.5, 5.0), lambda: self._repair(directory))
+
+    def _repair(self, directory: Directory) -> None:
+        if directory.damaged is None or self.world.processes.get(directory.id) is not None:
+            directory.damaged = None
+            return
+        path, offset, bit = directory.damaged
+        if path in directory.files.paths():
+            _flip(directory.files, path, offset, bit)
+        directory.damaged = None
+        self.world.restart(directory.id)
+
+    def _swap(self) -> None:
+        """A manager is started on another's directory by mistake: it refuses, and touches nothing."""
+        running = list(self.world.running())
+        if len(running) < 2:
+            return
+        first, second = self.random.sample(running, 2)
+        for process in (first, second):
+            self.world.end(process, power_cut=False)
+        self._count("directories swapped", f"{first.id} {second.id}")
+        self.world.expect_refusal(first.id, second.directory)
+        for process in (first, second):
+            self.world.after(
+                self.random.uniform(0.0, self.world.options.down_max), lambda p=process: self.world.restart(p.id)
+            )
 
     def _pause(self) -> None:
         process = self._some()
@@ -157,8 +204,6 @@ class Nemesis:
             self._move(self.random.choice(sorted(self.world.directories)))
 
     def _add_joiner(self) -> None:
-        from tests.simulation.world import Directory
-
         address = f"127.0.0.1:{7100 + self.random.randrange(800)}"
         self.world.directories[JOINER] = Directory(self.world, JOINER, address, self.world.root)
         self.world.removed.discard(JOINER)
@@ -226,13 +271,20 @@ class Nemesis:
 
     def heal(self) -> None:
         """Nothing fails any more. A manager that stopped by itself for its disk is started again."""
-        self.quiet = True
+        self.quiet = self.world.is_calm = True
         self.world.network.unblock(set(self.world.network.blocked))
         for id_, directory in sorted(self.world.directories.items()):
             directory.files.clear_faults()
             directory.files.limit_bytes = None
+            self._repair(directory)
             process = self.world.processes.get(id_)
             if process is not None:
                 process.paused_until = min(process.paused_until, self.world.now)
             else:
                 self.world.restart(id_)
+
+
+def _flip(files: MemoryFiles, path: str, offset: int, bit: int) -> None:
+    data = bytearray(files.content(path))
+    data[offset] ^= bit
+    files.set_content(path, bytes(data))

@@ -16,7 +16,7 @@ from warren_raft.raft.engine import LinkDown, LinkUp, Received, Refused
 from warren_raft.raft.membership import Hello
 
 if TYPE_CHECKING:
-    from tests.simulation.world import World
+    from tests.simulation.world import Process, World
 
 LINK_TIMEOUT_SECONDS = 5.0
 """A connection on which nothing arrives for so long is given up, as by the product's transport."""
@@ -44,7 +44,7 @@ class Network:
         self._current: dict[frozenset[str], Connection] = {}
         self._by_number: dict[tuple[str, int], Connection] = {}
         self._number = 0
-        self.messages = 0
+        self._slow: dict[tuple[str, str], float] = {}
 
     # Connecting --------------------------------------------------------------------------------------------------
 
@@ -58,7 +58,7 @@ class Network:
             return
         if (caller, peer) in self.blocked or (peer, caller) in self.blocked:
             return
-        world.after(self._latency(), lambda: self._handshake(caller, peer))
+        world.after(self._latency(caller, peer), lambda: self._handshake(caller, peer))
 
     def _linked(self, pair: frozenset[str], caller: str) -> bool:
         current = self._current.get(pair)
@@ -87,14 +87,15 @@ class Network:
 
     # Messages ----------------------------------------------------------------------------------------------------
 
-    def send(self, sender: str, number: int, message: dict[str, Any]) -> None:
+    def send(self, process: Process, number: int, message: dict[str, Any]) -> None:
+        sender = process.id
         connection = self._by_number.get((sender, number))
         if connection is None or connection.broken:
             return
-        self.messages += 1
         receiver = connection.b if sender == connection.a else connection.a
+        self.world.tell("sent", process, receiver, message)
         data = cbor2.dumps(message)
-        arrival = max(connection.last_delivery.get(receiver, 0.0), self.world.now + self._latency())
+        arrival = max(connection.last_delivery.get(receiver, 0.0), self.world.now + self._latency(sender, receiver))
         connection.last_delivery[receiver] = arrival
         self.world.at(arrival, lambda: self._arrive(connection, sender, receiver, data))
 
@@ -112,15 +113,30 @@ class Network:
     def _deliver(self, connection: Connection, sender: str, receiver: str, data: bytes) -> None:
         process = self.world.processes.get(receiver)
         if process is not None:
-            process.take(Received(sender, connection.numbers[receiver], cbor2.loads(data)))
+            message = cbor2.loads(data)
+            self.world.tell("delivered", process, sender, message)
+            process.take(Received(sender, connection.numbers[receiver], message))
 
-    def _latency(self) -> float:
+    def _latency(self, sender: str, receiver: str) -> float:
         options, random = self.world.options, self.world.random
-        seconds = random.uniform(options.latency_min, options.latency_max)
+        if self.world.is_calm:
+            return options.latency_min
+        seconds = random.uniform(options.latency_min, options.latency_max) * self._slowness(sender, receiver)
         if random.random() < options.slow_link:
             self.world.faults["slow message"] += 1
             seconds *= random.uniform(1, 20)
         return seconds
+
+    def _slowness(self, sender: str, receiver: str) -> float:
+        """Some directions are slow for the whole run."""
+        factor = self._slow.get((sender, receiver))
+        if factor is None:
+            random = self.world.random
+            is_slow = random.random() < self.world.options.slow_direction
+            factor = self._slow[sender, receiver] = random.uniform(2.0, 20.0) if is_slow else 1.0
+            if is_slow:
+                self.world.faults["slow direction"] += 1
+        return factor
 
     # Breaking ----------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What one seed means: every option of a run, drawn from it and printed with it.
 
-Not here: what the options do (world.py, network.py, nemesis.py, workload.py). Invariant: the same seed and overrides give
-the same options on every machine, so a failing seed can be run again exactly.
+Not here: what the options do (world.py, network.py, nemesis.py, workload.py). Invariant: the same seed and overrides
+give the same options on every machine, so a failing seed can be run again exactly.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ class Options:
     latency_max: float
     slow_link: float
     """Probability that a message takes up to 20 times longer."""
+    slow_direction: float
+    """Probability that a direction between two managers is up to 20 times slower for the whole run."""
+    tick_seconds: float
+    """How often a manager steps when nothing happens."""
+    clock_drift: float
+    """How much faster or slower a manager's clock runs, at most."""
     sync_min: float
     sync_max: float
     slow_sync: float
@@ -45,6 +51,10 @@ class Options:
     disk_error: float
     """Probability that a crash is one by EIO at a random file operation."""
     member_rate: float
+    damage: float
+    """Probability that a bit of a crashed manager's log is flipped."""
+    swap_rate: float
+    """Two managers are stopped and one is started on the other's directory."""
     wipe: float
     """Probability that a crashed manager comes back with an empty directory, and is removed and added again."""
     transfer_rate: float
@@ -72,10 +82,13 @@ def draw(seed: int) -> Options:
     return Options(
         seed=seed,
         managers=random.choice([3, 3, 3, 5, 1]),
-        safety_seconds=random.uniform(5.0, 20.0),
+        safety_seconds=random.uniform(2.0, 10.0),
         latency_min=latency * 0.2,
         latency_max=latency * random.choice([1.0, 5.0]),
         slow_link=sometimes(0.3, 0.0, 0.1),
+        slow_direction=sometimes(0.3, 0.0, 0.4),
+        tick_seconds=random.choice([0.02, 0.02, 0.05]),
+        clock_drift=random.choice([0.0, 0.001, 0.1]),
         sync_min=sync * 0.5,
         sync_max=sync * random.choice([1.0, 10.0]),
         slow_sync=sometimes(0.3, 0.0, 0.05),
@@ -93,9 +106,11 @@ def draw(seed: int) -> Options:
         disk_full_rate=sometimes(0.2, 0.02, 0.2),
         disk_error=sometimes(0.2, 0.0, 0.3),
         member_rate=sometimes(0.4, 0.05, 0.3),
+        damage=sometimes(0.25, 0.0, 0.5),
+        swap_rate=sometimes(0.15, 0.05, 0.2),
         wipe=sometimes(0.3, 0.0, 0.3),
         transfer_rate=sometimes(0.4, 0.05, 0.5),
-        call_rate=random.choice([5.0, 20.0, 60.0]),
+        call_rate=random.choice([3.0, 10.0, 30.0]),
         keys=random.choice([1, 3, 8]),
         write_timeout=random.choice([0.5, 2.0, 5.0]),
     )

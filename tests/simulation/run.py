@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tests.simulation.checkers import ALL
@@ -17,33 +18,37 @@ from tests.simulation.workload import Workload
 from tests.simulation.world import Failure, World
 
 LIVENESS_SECONDS = 60.0
-"""Within so long after the last fault every manager must have converged. Elections take two seconds at most, a dead link is
-given up after five, and the slowest simulated disk takes two seconds a sync."""
+"""Within so long after the last fault every manager must have converged. Elections take two seconds at most, a dead link
+is given up after five, and the slowest simulated disk takes two seconds a sync."""
+
+QUIET_SECONDS = 2.5
+"""Longer than the longest election timeout (2 s): by then a manager that does not hear its leader has said so."""
 
 
 @dataclass
 class Result:
     seed: int
     failure: str | None = None
+    found_by: str = ""
+    """The checker that raised, or where else it came from."""
     trace: list[str] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
+    checked: Counter[str] = field(default_factory=Counter)
     acknowledged: int = 0
     unanswered: int = 0
     simulated_seconds: float = 0.0
     real_seconds: float = 0.0
 
 
-def run(options: Options) -> Result:
+def run(options: Options, checkers: Sequence[Callable[[], object]] = ALL) -> Result:
     result = Result(options.seed)
     begin = time.perf_counter()
     world = World(options)
-    checkers = [checker() for checker in ALL]
-    world.observers.extend(checkers)
-    for process in world.running():
-        world.tell("started", process)
     workload = Workload(world)
-    nemesis = Nemesis(world)
     try:
+        world.observers.extend(checker() for checker in checkers)
+        world.start_all()
+        nemesis = Nemesis(world)
         world.run_until(nemesis.until)
         world.note("healing")
         nemesis.heal()
@@ -51,16 +56,28 @@ def run(options: Options) -> Result:
         world.tell("finish", world, workload)
     except Exception as failure:  # noqa: BLE001 - whatever it is, it is this seed's failure, and is printed with it
         result.failure = str(failure) if isinstance(failure, Failure) else traceback.format_exc()
+        result.found_by = _raiser(failure)
         world.note(f"FAILURE: {result.failure}\n{world.describe()}")
     finally:
         result.trace = world.trace
         result.faults = world.faults
+        result.checked = world.checked
         result.acknowledged = workload.acknowledged
         result.unanswered = workload.unanswered
         result.simulated_seconds = world.now - 100.0
         result.real_seconds = time.perf_counter() - begin
         world.close()
     return result
+
+
+def _raiser(failure: Exception) -> str:
+    """The innermost class of the traceback that is a checker, else the innermost function."""
+    name = ""
+    for frame, _ in traceback.walk_tb(failure.__traceback__):
+        name = frame.f_code.co_name
+        if "checkers" in frame.f_code.co_filename and "self" in frame.f_locals:
+            return type(frame.f_locals["self"]).__name__
+    return {"_converge": "liveness"}.get(name, name)
 
 
 def _converge(world: World, workload: Workload) -> None:
@@ -74,6 +91,9 @@ def _converge(world: World, workload: Workload) -> None:
     workload.ended = True
     if not world.run_until(deadline, lambda: _converged(world)):
         raise Failure(f"not converged within {LIVENESS_SECONDS:g} s after the last fault\n{world.describe()}")
+    world.tell("quiet_begins", world)
+    world.run_until(world.now + QUIET_SECONDS)
+    world.tell("quiet_ends", world)
 
 
 def _converged(world: World) -> bool:

@@ -1,7 +1,8 @@
 """Callers on every manager: puts, conditions, deletes, batches, barriers with reads, plain local reads, retries.
 
-Each simulated manager has one session as a real one has, and issues real commands; what threads do in manager.py (waiting,
-waking) is the only part that is not here. Invariant: a value is written at most once, so who reads it knows whose it is.
+Each simulated manager has one session as a real one has, and issues real commands; what threads do in manager.py
+(waiting, waking) is the only part that is not here. Invariant: a value is written at most once, so who reads it knows
+whose it is.
 """
 
 from __future__ import annotations
@@ -18,6 +19,14 @@ from warren_raft.raft.submit import Proposal
 from warren_raft.store import codec
 from warren_raft.store.command import Command, Operation, Verb, encode
 from warren_raft.store.tables import SERVICE
+
+CALM_TIMEOUT_SECONDS = 10.0
+"""In the liveness phase nobody gives up early."""
+
+
+def value_of(call: Call) -> str:
+    """What a put or a conditional put writes."""
+    return str(call.argument[1] if call.kind == "cas" else call.argument)
 
 
 class Client:
@@ -180,7 +189,8 @@ class Client:
                 self.session = 0
             done(result)
 
-        deadline = self.world.now + self.world.options.write_timeout
+        seconds = CALM_TIMEOUT_SECONDS if self.world.is_calm else self.world.options.write_timeout
+        deadline = self.process.clock + seconds
         self.process.take(Submitted([Proposal(session, sequence, data, deadline, ended)]))
 
     def _not_answered(self, call: Call | None, error: Exception) -> None:
@@ -209,8 +219,6 @@ class Workload:
         self._values = 0
         self._answered: set[tuple[int, int]] = set()
         world.observers.append(self)
-        for process in world.running():
-            self.started(process)
 
     def fresh_value(self) -> str:
         self._values += 1

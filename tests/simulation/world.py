@@ -1,8 +1,9 @@
 """Time and the managers: a heap of events, and processes that live on directories.
 
-A directory (log in memory_files, state as a real LMDB file) outlives its processes. A process is what a manager is but for
-threads: the opened directory, the engine, and its links. Not here: who calls (workload.py), what breaks (nemesis.py), how
-messages travel (network.py). Invariant: nothing happens but in an event of the heap, in an order that the seed decides.
+A directory (log in memory_files, state as a real LMDB file) outlives its processes. A process is what a manager is but
+for threads: the opened directory, the engine, and its links. Not here: who calls (workload.py), what breaks
+(nemesis.py), how messages travel (network.py). Invariant: nothing happens but in an event of the heap, in an order
+that the seed decides.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from tests.memory_files import Crashed, MemoryFiles, keep_some
 from tests.simulation.network import Network
 from tests.simulation.options import Options
 from warren_raft.config import Config
-from warren_raft.errors import WarrenError
+from warren_raft.errors import Corrupted, RefusedForSafety, WarrenError
 from warren_raft.opening import OpenedDirectory
-from warren_raft.raft.engine import TICK_SECONDS, CloseLink, Dial, Effect, Engine, Event, Send, Synced, WriteLog
+from warren_raft.raft.engine import CloseLink, Dial, Effect, Engine, Event, Send, Synced, WriteLog
 from warren_raft.raft.log import Batch
 
 DIAL_SECONDS = 0.05
@@ -42,8 +43,14 @@ class Process:
         self.world = world
         self.directory = directory
         self.id = directory.id
+        self.number = world.next_number()
+        """Never used again, so observers may keep what they know of a process by it."""
         self.opened = opened
-        self.engine: Engine = opened.make_engine(world.now)
+        self._started_at = world.now
+        self._clock_rate = world.clock_rate()
+        self.engine: Engine = opened.make_engine(self.clock)
+        self.stamp: tuple[object, ...] = ()
+        self.was_ready = False
         self.events: list[Event] = []
         self.dialed: dict[str, str] = {}
         self.batch: Batch | None = None
@@ -52,6 +59,11 @@ class Process:
         self._step_due = False
         self._tick()
         world.after(DIAL_SECONDS * world.random.random(), self._dial)
+
+    @property
+    def clock(self) -> float:
+        """Its monotonic clock: nobody else's, a little too fast or too slow, and it jumps over a pause."""
+        return self._started_at + (self.world.now - self._started_at) * self._clock_rate
 
     # Steps -------------------------------------------------------------------------------------------------------
 
@@ -68,7 +80,7 @@ class Process:
     def _tick(self) -> None:
         if self.alive:
             self.schedule(0.0)
-            self.world.after(TICK_SECONDS, self._tick)
+            self.world.after(self.world.options.tick_seconds, self._tick)
 
     def _step(self) -> None:
         if not self.alive:
@@ -79,7 +91,7 @@ class Process:
         self._step_due = False
         events, self.events = self.events, []
         try:
-            for effect in self.engine.step(self.world.now, events):
+            for effect in self.engine.step(self.clock, events):
                 self._perform(effect)
             more = self.engine.apply()
         except Crashed:
@@ -95,11 +107,12 @@ class Process:
 
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Send):
-            self.world.network.send(self.id, effect.link, effect.message)
+            self.world.network.send(self, effect.link, effect.message)
         elif isinstance(effect, WriteLog):
             if self.batch is not None and self.batch is not effect.batch:
                 raise Failure(f"{self.id} writes two log batches at once")
             self.batch = effect.batch
+            self.world.tell("took", self, effect.batch)
             self.world.after(self.world.sync_seconds(), lambda: self._write(effect.batch))
         elif isinstance(effect, Dial):
             self.dialed = dict(effect.peers)
@@ -120,6 +133,8 @@ class Process:
             return
         if error is None:
             self.batch = None
+            self.directory.last_batch = effect_range(batch)
+            self.world.tell("wrote", self, batch)
         self.take(Synced(batch, error))
 
     def _dial(self) -> None:
@@ -128,6 +143,13 @@ class Process:
                 for peer, address in sorted(self.dialed.items()):
                     self.world.network.dial(self.id, peer, address)
             self.world.after(DIAL_SECONDS * (0.5 + self.world.random.random()), self._dial)
+
+
+def effect_range(batch: Batch) -> tuple[str, int]:
+    """Where the newest batch of a log begins: (path, offset). Damage from there on may look like a torn write."""
+    assert batch.written is not None
+    segment, _ = batch.written
+    return segment.file._inode.path, segment.end  # type: ignore[attr-defined]
 
 
 class Directory:
@@ -140,8 +162,10 @@ class Directory:
         self.path = root / id_
         self.boot = 0
         self.files = self._empty_files()
-        self.generation = 0
-        """How often it was wiped."""
+        self.last_batch: tuple[str, int] | None = None
+        """Where the newest log batch begins: (path, offset)."""
+        self.damaged: tuple[str, int, int] | None = None
+        """(path, offset, bit) that was flipped."""
 
     def _empty_files(self) -> MemoryFiles:
         parents = [str(parent) for parent in [self.path, *self.path.parents]]
@@ -150,7 +174,7 @@ class Directory:
     def wipe(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
         self.files = self._empty_files()
-        self.generation += 1
+        self.last_batch = self.damaged = None
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -175,6 +199,10 @@ class World:
         self.random = Random(f"world {options.seed}")
         self.now = 100.0
         self.faults: Counter[str] = Counter()
+        self.checked: Counter[str] = Counter()
+        """What checkers did, to be added up over the runs."""
+        self.is_calm = False
+        """The liveness phase: nothing is slow any more."""
         self.trace: list[str] = []
         self.network = Network(self)
         self.processes: dict[str, Process] = {}
@@ -184,11 +212,18 @@ class World:
         self.removed: set[str] = set()
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
+        self._numbers = itertools.count(1)
+        self._told: dict[str, list[Callable[..., None]]] = {}
+        self._told_count = 0
         base = "/dev/shm" if os.path.isdir("/dev/shm") else None
         self.root = Path(tempfile.mkdtemp(prefix="warren-raft-simulation-", dir=base))
         self.initial = {f"m{n}": f"127.0.0.1:{7000 + n}" for n in range(1, options.managers + 1)}
         for id_, address in self.initial.items():
             self.directories[id_] = Directory(self, id_, address, self.root)
+
+    def start_all(self) -> None:
+        """The initial managers, once observers are there."""
+        for id_ in self.initial:
             self.start(id_)
 
     # Time --------------------------------------------------------------------------------------------------------
@@ -225,16 +260,27 @@ class World:
         self.trace.append(f"{self.now - 100:9.4f}  {text}")
 
     def tell(self, what: str, *arguments: Any) -> None:
-        for observer in self.observers:
-            method = getattr(observer, what, None)
-            if method is not None:
-                method(*arguments)
+        if len(self.observers) != self._told_count:
+            self._told.clear()
+            self._told_count = len(self.observers)
+        methods = self._told.get(what)
+        if methods is None:
+            found = (getattr(observer, what, None) for observer in self.observers)
+            methods = self._told[what] = [method for method in found if method is not None]
+        for method in methods:
+            method(*arguments)
 
     # Managers ----------------------------------------------------------------------------------------------------
 
+    def next_number(self) -> int:
+        return next(self._numbers)
+
+    def clock_rate(self) -> float:
+        return 1.0 + self.options.clock_drift * self.random.uniform(-1.0, 1.0)
+
     def sync_seconds(self) -> float:
         options, random = self.options, self.random
-        if random.random() < options.slow_sync:
+        if not self.is_calm and random.random() < options.slow_sync:
             self.faults["slow sync"] += 1
             return random.uniform(0.1, 2.0)
         return random.uniform(options.sync_min, options.sync_max)
@@ -255,14 +301,45 @@ class World:
             self.note(f"{id_} did not open its directory: {problem!r}")
             self.after(0.5, lambda: self.restart(id_))
             return None
-        process = Process(self, directory, opened)
+        except (Corrupted, RefusedForSafety) as error:
+            self._did_not_open(directory, error)
+            return None
+        try:
+            process = Process(self, directory, opened)
+        except WarrenError as error:
+            opened.release()
+            if "was removed from the cluster" not in str(error):
+                raise Failure(f"{id_} does not start: {error!r}") from error
+            self.note(f"{id_} does not start: {error}")
+            return None
         self.processes[id_] = process
         self.note(f"{id_} starts: log to {opened.log.last_index}, applied {opened.machine.applied_index}")
         self.tell("started", process)
         return process
 
+    def _did_not_open(self, directory: Directory, error: WarrenError) -> None:
+        """Damage that was injected is found; anything else that keeps a manager out is a bug."""
+        if directory.damaged is None:
+            raise Failure(f"{directory.id} does not open its directory: {error!r}") from error
+        self.faults["damaged log refused"] += 1
+        self.note(f"{directory.id} does not start: {error}")
+
+    def expect_refusal(self, id_: str, directory: Directory) -> None:
+        """Start a manager on another one's directory."""
+        directory.files.clear_faults()
+        members = {id_: directory.address}
+        config = Config(node_id=id_, data_dir=directory.path, listen=directory.address, members=members, admin=False)
+        try:
+            opened = OpenedDirectory(
+                config, files=directory.files, random=Random(1), boot_id=lambda: f"boot {directory.boot}"
+            )
+        except RefusedForSafety:
+            return
+        opened.release()
+        raise Failure(f"{id_} opened the directory of {directory.id}")
+
     def restart(self, id_: str) -> None:
-        if id_ not in self.processes and id_ not in self.removed:
+        if id_ not in self.processes and id_ not in self.removed and id_ in self.directories:
             self.start(id_, self._members_for(id_))
 
     def _members_for(self, id_: str) -> dict[str, str]:
@@ -287,7 +364,15 @@ class World:
         self.end(process, power_cut=False)
 
     def stepped(self, process: Process) -> None:
-        self.tell("stepped", process)
+        engine, log = process.engine, process.opened.log
+        committed = process.opened.machine.committed
+        stamp = (engine.term, engine.role, engine.commit_index, log.commit_index, log.last_index, log.synced_index)
+        if (*stamp, committed) != process.stamp:
+            process.stamp = (*stamp, committed)
+            self.tell("stepped", process)
+        if engine.is_ready and not process.was_ready:
+            process.was_ready = True
+            process.opened.state.note_ready()
 
     # Views -------------------------------------------------------------------------------------------------------
 
@@ -308,7 +393,8 @@ class World:
         return "\n".join(
             f"  {p.id}: {p.engine.role} term {p.engine.term} log {p.opened.log.last_index} synced "
             f"{p.opened.log.synced_index} commit {p.engine.commit_index} applied {p.opened.machine.applied_index} "
-            f"links {self.network.peers_of(p.id)} members {sorted(p.engine.members)} alarms {list(p.engine.alarms)[-3:]}"
+            f"links {self.network.peers_of(p.id)} members {sorted(p.engine.members)} "
+            f"alarms {list(p.engine.alarms)[-3:]}"
             for p in self.running()
         )
 

@@ -1,6 +1,6 @@
-"""Checks: every acknowledged change is in the committed log exactly once as applied (its request id is answered with the
-revision that the caller saw), and the last acknowledged change of each key, by revision, is not older than what is there
-in the end. Not: real time order (linearizability.py).
+"""Checks: every acknowledged change is in the committed log exactly once as applied (its request id is answered with
+the revision that the caller saw), and the last acknowledged change of each key, by revision, is not older than what
+is there in the end. Not: real time order (linearizability.py).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections import defaultdict
 from tests.simulation.history import NEVER, Call
 from tests.simulation.workload import Workload
 from tests.simulation.world import Failure, World
-from warren_raft.store.tables import SERVICE
 from warren_raft.store import codec
+from warren_raft.store.tables import SERVICE
 
 
 class AcknowledgedWrites:

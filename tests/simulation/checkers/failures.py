@@ -1,5 +1,5 @@
-"""Checks: no manager stops by itself but for what it was made to: EIO of its log, its removal, or damage that was injected.
-Not: whether it stopped soon enough.
+"""Checks: no manager stops by itself but for what it was made to: EIO of its log, its removal, or damage that was
+injected. Not: whether it stopped soon enough.
 """
 
 from __future__ import annotations

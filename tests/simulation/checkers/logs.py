@@ -16,18 +16,18 @@ class CommittedLogs:
         self._looked: dict[int, int] = {}
 
     def started(self, process: Process) -> None:
-        self._looked[id(process)] = process.opened.log.base_index
+        self._looked[process.number] = process.opened.log.base_index
 
     def stepped(self, process: Process) -> None:
         log = process.opened.log
         applied = process.opened.machine.applied_index
         if applied > log.synced_index:
             raise Failure(f"{process.id} applied {applied} with a log synced to {log.synced_index}")
-        first = self._looked.get(id(process), log.base_index)
+        first = self._looked.get(process.number, log.base_index)
         last = max(process.engine.commit_index, log.commit_index)
         for index in range(first + 1, min(last, log.last_index) + 1):
             command, _, term = log.entries[index - log.base_index]
             entry = (term, zlib.crc32(command))
             if self.committed.setdefault(index, entry) != entry:
                 raise Failure(f"{process.id} has another committed entry at index {index} than somebody had before")
-        self._looked[id(process)] = max(first, last)
+        self._looked[process.number] = max(first, last)

@@ -17,13 +17,13 @@ class Monotonic:
     def stepped(self, process: Process) -> None:
         machine, log = process.opened.machine, process.opened.log
         now = (process.engine.term, log.commit_index, machine.applied_index, machine.revision)
-        before = self._last.get(id(process), now)
+        before = self._last.get(process.number, now)
         for name, a, b in zip(("term", "commit index", "applied index", "revision"), before, now, strict=True):
             if b < a:
                 raise Failure(f"{process.id}: {name} went back from {a} to {b}")
-        self._last[id(process)] = now
+        self._last[process.number] = now
 
     def local_read(self, process: Process, revision: int, _key: str, _found: tuple[int, Any]) -> None:
-        if revision < self._read.get(id(process), 0):
-            raise Failure(f"{process.id}: a local read saw revision {revision} after {self._read[id(process)]}")
-        self._read[id(process)] = revision
+        if revision < self._read.get(process.number, 0):
+            raise Failure(f"{process.id}: a local read saw revision {revision} after {self._read[process.number]}")
+        self._read[process.number] = revision

@@ -1,5 +1,6 @@
-"""Checks: the same applied index has the same digest and revision on every manager, ever; at the end every digest equals
-the one recomputed from the records, and every secondary index equals a rebuild. Not: that the state is what callers meant.
+"""Checks: the same applied index has the same digest and revision on every manager, ever; at the end every digest
+equals the one recomputed from the records, and every secondary index equals a rebuild. Not: that the state is what
+callers meant.
 """
 
 from __future__ import annotations

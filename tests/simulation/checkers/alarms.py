@@ -1,0 +1,14 @@
+"""Checks: correct managers never find each other's messages impossible (a link dropped for a PeerFault). Not: refusals
+of hellos, disks that are full, and other alarms that faults rightly cause.
+"""
+
+from __future__ import annotations
+
+from tests.simulation.world import Failure, Process
+
+
+class NoAccusations:
+    def stepped(self, process: Process) -> None:
+        for alarm in process.engine.alarms:
+            if "sent what cannot be" in alarm:
+                raise Failure(f"{process.id}: {alarm}")

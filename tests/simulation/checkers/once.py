@@ -1,0 +1,36 @@
+"""Checks: each request took effect at most once, and where it was answered exactly once, at the revision that the
+caller was told: by the history of changes that each manager keeps. Not: their order in real time (revisions.py).
+"""
+
+from __future__ import annotations
+
+from tests.simulation.history import NEVER
+from tests.simulation.workload import Workload, value_of
+from tests.simulation.world import Failure, World
+from warren_raft.fsm import history
+from warren_raft.store import codec
+from warren_raft.store.tables import SERVICE
+
+
+class ExactlyOnce:
+    def finish(self, world: World, workload: Workload) -> None:
+        expected = {
+            value_of(call): call.result
+            for call in workload.calls
+            if call.kind in ("put", "cas") and call.returned < NEVER and isinstance(call.result, int)
+        }
+        for process in world.members():
+            found: dict[str, int] = {}
+            with process.opened.database.read() as transaction:
+                for change in history.since(transaction, 0):
+                    if change.entity is None:
+                        continue
+                    value = codec.decode(SERVICE, codec.make_record(change.revision, change.entity)).image
+                    if value in found:
+                        raise Failure(f"{process.id}: {value} took effect at {found[value]} and at {change.revision}")
+                    found[value] = change.revision
+            for value, revision in expected.items():
+                if found.get(value) != revision:
+                    raise Failure(
+                        f"{process.id}: {value} took effect at {found.get(value)}, its caller was told {revision}"
+                    )

@@ -1,0 +1,117 @@
+"""Checks each message as it leaves: nothing speaks for what is not on disk (an acknowledged entry, a term, a vote),
+nobody asks for votes without a quorum's pre-votes or its leader's word, and a directory that is no member's neither
+votes nor acknowledges. Not: whether what is said is useful.
+
+A term and a vote count as on disk once the log batch that holds them was written; entries once the log says so, which
+CommittedLogs and Restarts prove.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.simulation.world import Failure, Process
+from warren_raft.raft import entries
+from warren_raft.raft.log import Batch
+from warren_raft.raft.membership import Change, Founding
+
+
+class Speech:
+    def __init__(self) -> None:
+        self._taken: dict[int, tuple[int, str | None]] = {}
+        self._durable: dict[int, tuple[int, str | None]] = {}
+        self._granted: dict[int, tuple[int, set[str]]] = {}
+        self._handed: dict[int, int] = {}
+        self._campaigns: dict[int, int] = {}
+        self._incarnations: set[str] = set()
+        self._founded = False
+        self._looked = 1
+
+    def started(self, process: Process) -> None:
+        log = process.opened.log
+        self._durable[process.number] = (log.current_term, log.voted_for)
+
+    def took(self, process: Process, _batch: Batch) -> None:
+        log = process.opened.log
+        self._taken[process.number] = (log.current_term, log.voted_for)
+
+    def wrote(self, process: Process, _batch: Batch) -> None:
+        self._durable[process.number] = self._taken[process.number]
+
+    def stepped(self, process: Process) -> None:
+        """Who belongs: the founders as first recorded, and whomever a committed change names."""
+        log = process.opened.log
+        if not self._founded and log.note:
+            self._founded = True
+            self._incarnations.update(m.incarnation for m in Founding.decode(log.note).members.values())
+        last = min(process.engine.commit_index, log.last_index)
+        while self._looked < last and log.base_index <= self._looked:
+            self._looked += 1
+            content = entries.decode(log.entries[self._looked - log.base_index][0])
+            if isinstance(content, Change):
+                self._incarnations.update({content.incarnation, *(m.incarnation for m in content.members)})
+
+    # Messages ----------------------------------------------------------------------------------------------------
+
+    def delivered(self, process: Process, peer: str, message: dict[str, Any]) -> None:
+        if message["type"] == "pre_vote_reply" and message["granted"]:
+            number, granted = self._granted.get(process.number, (0, set()))
+            if message["round"] > number:
+                self._granted[process.number] = (message["round"], {peer})
+            elif message["round"] == number:
+                granted.add(peer)
+        elif message["type"] == "timeout_now":
+            self._handed[process.number] = message["term"]
+
+    def sent(self, process: Process, peer: str, message: dict[str, Any]) -> None:
+        check = getattr(self, f"_{message['type']}", None)
+        if check is not None:
+            check(process, peer, message)
+
+    def _next_node_idx(self, process: Process, peer: str, message: dict[str, Any]) -> None:
+        index = message["next_node_idx"] - 1
+        if message["success"]:
+            self._belongs(process, "acknowledges entries")
+            # An answer to the leader of an earlier term may speak of what a later one has cut since.
+            log = process.opened.log
+            if index > log.synced_index and message["re"][0] == log.current_term:
+                raise Failure(f"{process.id} acknowledges {index} to {peer}, its log is synced to less")
+        if message["success"] or message["reset"]:
+            self._is_durable(process, message["re"][0], "an answer")
+
+    def _response_vote(self, process: Process, peer: str, message: dict[str, Any]) -> None:
+        self._belongs(process, "votes")
+        term, vote = self._durable[process.number]
+        if term < message["term"] or (term == message["term"] and vote != peer):
+            raise Failure(
+                f"{process.id} votes for {peer} in term {message['term']}; on its disk is a vote for {vote} in {term}"
+            )
+
+    def _append_entries(self, process: Process, _peer: str, message: dict[str, Any]) -> None:
+        self._is_durable(process, message["term"], "leading")
+
+    def _request_vote(self, process: Process, _peer: str, message: dict[str, Any]) -> None:
+        self._is_durable(process, message["term"], "a candidacy")
+        self._belongs(process, "asks for votes")
+        if self._campaigns.get(process.number) == message["term"]:
+            return
+        self._campaigns[process.number] = message["term"]
+        if self._handed.get(process.number, -1) == message["term"] - 1 and message["transfer"]:
+            return
+        voters = process.engine.membership.voters if process.engine.membership else set(process.engine.members)
+        number, granted = self._granted.get(process.number, (0, set()))
+        self._granted[process.number] = (number, set())
+        if len((granted & voters) | {process.id}) * 2 <= len(voters):
+            raise Failure(
+                f"{process.id} asks for votes in term {message['term']} with pre-votes of {sorted(granted)} only"
+            )
+
+    def _is_durable(self, process: Process, term: int, what: str) -> None:
+        if self._durable[process.number][0] < term:
+            raise Failure(
+                f"{process.id}: {what} in term {term}, on its disk is term {self._durable[process.number][0]}"
+            )
+
+    def _belongs(self, process: Process, what: str) -> None:
+        if process.opened.log.incarnation not in self._incarnations:
+            raise Failure(f"{process.id} {what}, and its data directory is no member's")
