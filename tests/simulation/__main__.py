@@ -1,4 +1,4 @@
-"""python -m tests.simulation --seeds 0:10000 --jobs 2 | --seed N"""
+"""python -m tests.simulation --seeds 0:10000 --jobs 2 | --seed N | --plant NAME|all --seeds 0:1000 [--black-box]"""
 
 from __future__ import annotations
 
@@ -7,66 +7,118 @@ import logging
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
+from tests.simulation.checkers import ALL, WHITE_BOX
 from tests.simulation.options import draw
+from tests.simulation.planted import PLANTED, planted
 from tests.simulation.run import Result, run
+
+CHUNK = 4
+"""Seeds handed to a worker at a time."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", help="FIRST:END, END not included")
+    parser.add_argument("--seeds", default="0:100", help="FIRST:END, END not included")
     parser.add_argument("--seed", type=int, help="run one seed again and print its trace")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument(
+        "--plant", choices=[*PLANTED, "all"], help="with this bug; ends at the first seed that finds it"
+    )
+    parser.add_argument("--black-box", action="store_true", help="without the checkers that look inside a manager")
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
+    one_seed = partial(one, plant=arguments.plant, black_box=arguments.black_box)
     if arguments.seed is not None:
-        return report_one(arguments.seed)
-    first, end = (int(part) for part in (arguments.seeds or "0:100").split(":"))
-    return report_many(range(first, end), arguments.jobs)
+        return report_one(one_seed(arguments.seed, keep_trace=True))
+    first, end = (int(part) for part in arguments.seeds.split(":"))
+    if arguments.plant is not None:
+        names = list(PLANTED) if arguments.plant == "all" else [arguments.plant]
+        return report_planted(names, range(first, end), arguments.jobs, arguments.black_box)
+    return report_many(results(one_seed, range(first, end), arguments.jobs), end - first)
 
 
-def one(seed: int) -> Result:
+def one(seed: int, *, plant: str | None = None, black_box: bool = False, keep_trace: bool = False) -> Result:
     logging.disable(logging.CRITICAL)
-    result = run(draw(seed))
-    if result.failure is None:
+    checkers = [checker for checker in ALL if not black_box or checker not in WHITE_BOX]
+    with planted(plant):
+        result = run(draw(seed), checkers)
+    if result.failure is None and not keep_trace:
         result.trace = []
     return result
 
 
-def report_one(seed: int) -> int:
-    options = draw(seed)
-    result = run(options)
+def results(one_seed: partial[Result], seeds: range, jobs: int) -> Iterator[Result]:
+    """In the order of the seeds. Closing the iterator gives up those that have not begun."""
+    if jobs == 1:
+        yield from map(one_seed, seeds)
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        try:
+            yield from pool.map(one_seed, seeds, chunksize=CHUNK)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def report_one(result: Result) -> int:
     print("\n".join(result.trace))
-    print(f"seed {seed}: {options.describe()}")
-    print(f"seed {seed}: {result.failure or 'clean'}; {result.acknowledged} acknowledged, faults {dict(result.faults)}")
+    print(f"seed {result.seed}: {draw(result.seed).describe()}")
+    print(f"seed {result.seed}: {result.failure or 'clean'}; {result.acknowledged} acknowledged")
+    print(f"faults {dict(sorted(result.faults.items()))}; found by {result.found_by or 'nobody'}")
     return 1 if result.failure else 0
 
 
-def report_many(seeds: range, jobs: int) -> int:
+def report_planted(names: list[str], seeds: range, jobs: int, black_box: bool) -> int:
+    """A table: which seed found which bug, which checker, after how many seconds of search."""
+    missed = 0
+    print(f"{'bug':32} {'seed':>6} {'seconds':>8}  found by", flush=True)
+    for name in names:
+        begin = time.monotonic()
+        search = results(partial(one, plant=name, black_box=black_box), seeds, jobs)
+        found = next((result for result in search if result.failure is not None), None)
+        search.close()  # type: ignore[attr-defined]
+        seconds = time.monotonic() - begin
+        if found is None:
+            missed += 1
+            print(f"{name:32} {'none':>6} {seconds:8.1f}", flush=True)
+        else:
+            line = (found.failure or "").strip().splitlines()
+            print(f"{name:32} {found.seed:6d} {seconds:8.1f}  {found.found_by}: {_shortened(line)}", flush=True)
+    return 1 if missed else 0
+
+
+def _shortened(lines: list[str]) -> str:
+    return (lines[-1] if lines[0].startswith("Traceback") else lines[0])[:160]
+
+
+def report_many(found: Iterator[Result], count: int) -> int:
     failed: list[Result] = []
     faults: Counter[str] = Counter()
+    checked: Counter[str] = Counter()
     acknowledged = done = 0
     simulated = 0.0
     begin = time.monotonic()
-    with ProcessPoolExecutor(jobs) as pool:
-        for result in pool.map(one, seeds, chunksize=4):
-            done += 1
-            faults.update(result.faults)
-            acknowledged += result.acknowledged
-            simulated += result.simulated_seconds
-            if result.failure is not None:
-                failed.append(result)
-                print(f"seed {result.seed} FAILED: {result.failure}", flush=True)
-            if done % 100 == 0:
-                print(f"{done} of {len(seeds)} seeds, {len(failed)} failed, {acknowledged} acknowledged", flush=True)
+    for result in found:
+        done += 1
+        faults.update(result.faults)
+        checked.update(result.checked)
+        acknowledged += result.acknowledged
+        simulated += result.simulated_seconds
+        if result.failure is not None:
+            failed.append(result)
+            print(f"seed {result.seed} FAILED, found by {result.found_by}: {result.failure}", flush=True)
+        if done % 100 == 0:
+            print(f"{done} of {count} seeds, {len(failed)} failed, {acknowledged} acknowledged", flush=True)
     seconds = time.monotonic() - begin
     print(
-        f"{done} seeds, {len(failed)} failed; {acknowledged} calls acknowledged; {done / seconds * 60:.0f} seeds a minute, "
-        f"{simulated / seconds:.0f} simulated seconds a second"
+        f"{done} seeds, {len(failed)} failed; {acknowledged} calls acknowledged; "
+        f"{done / seconds * 60:.0f} seeds a minute, {simulated / seconds:.0f} simulated seconds a second"
     )
-    for fault, count in sorted(faults.items()):
-        print(f"  {count:8d}  {fault}")
+    for what, number in [*sorted(faults.items()), *sorted(checked.items())]:
+        print(f"  {number:8d}  {what}")
     if failed:
         print(f"run one again: python -m tests.simulation --seed {failed[0].seed}")
     return 1 if failed else 0

@@ -1,0 +1,142 @@
+"""Bugs to be planted into the product for one run, to see that the simulator finds them: `--plant NAME`.
+
+Each is a table row: what to replace in the source of which function. Not in the product: the functions are compiled
+again with the other words, in this process, and put back afterwards. Invariant: a row whose words are not in the
+source any more raises, so no planted bug can turn into none.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from warren_raft.fsm.sessions import Sessions
+from warren_raft.raft import membership
+from warren_raft.raft.core import Core
+from warren_raft.raft.engine import Engine
+from warren_raft.raft.guard import Guard
+from warren_raft.raft.log_contents import Contents
+from warren_raft.raft.roster import Roster
+
+
+class Change(NamedTuple):
+    """In the source of `owner`.`name`, `old` becomes `new`."""
+
+    owner: Any
+    name: str
+    old: str
+    new: str
+
+
+_TRUNCATION = (
+    Change(Guard, "_append", "held = self._matching(entries)", "held = 0"),
+    Change(Guard, "_append", "if held == len(entries):", "if not entries and previous == log.last_index:"),
+    Change(Guard, "_append", "keep < log.last_index and keep < log.commit_index", "False"),
+)
+_UNCHECKED_TRUNCATION = Change(
+    Contents, "truncate_from", "index <= max(self.base_index, self.commit_index)", "index <= self.base_index"
+)
+_SECOND_VOTE = Change(
+    Guard,
+    "receive_vote_request",
+    "        request = {",
+    "        self.core._core._SyncObj__votedForNodeId = None\n        request = {",
+)
+
+PLANTED: dict[str, tuple[Change, ...]] = {
+    # Hole 1: PySyncObj flushes its journal, it does not sync it.
+    "no-sync-before-reply": (Change(Guard, "_emit_gated", "self._log.position", "0"),),
+    "apply-beyond-synced-log": (
+        Change(Engine, "_apply", "min(self._core.commit_index, log.synced_index)", "self._core.commit_index"),
+        Change(Guard, "_deliver_append", "min(commit, self._log.synced_index)", "commit"),
+        Change(Guard, "_acknowledged", "min(index, self._log.synced_index)", "index"),
+    ),
+    # Holes 2a to 2c: everything behind prevLogIdx goes, whether or not it is what the message brings.
+    "truncate-on-match": _TRUNCATION,
+    "truncate-on-match-unchecked": (*_TRUNCATION, _UNCHECKED_TRUNCATION),
+    # Hole 3: an answer to an earlier term counts in this one.
+    "no-term-on-replies": (
+        Change(Guard, "receive_reply", "not self.core.is_leader or term != self.core.term", "not self.core.is_leader"),
+    ),
+    # Hole 10: a command that was sent again is carried out again.
+    "apply-twice": (Change(Sessions, "recall", "if done_at is not None:", "if False:"),),
+    "vote-twice": (_SECOND_VOTE,),
+    "vote-twice-unchecked": (
+        _SECOND_VOTE,
+        Change(Contents, "set_term", "self.voted_for not in (None, voted_for)", "False"),
+    ),
+    "forget-the-vote": (Change(Contents, "_replay_record", "content.decode() if second else None", "None"),),
+    "forget-the-commit-index": (
+        Change(Contents, "replay", "self.set_commit(self._at_least_base(batch.commit_index))", "pass"),
+    ),
+    # Hole 7: a wiped disk votes in its predecessor's name.
+    "blank-manager-votes": (
+        Change(Roster, "may_vote", "self.membership is not None or self.founding is not None", "True"),
+        Change(Roster, "is_voter", " and me.incarnation == self._log.incarnation", ""),
+        Change(Roster, "counts", "member.incarnation == link.hello.incarnation", "True"),
+        Change(membership, "_judge_as_member", "return _unknown_directory(theirs.node_id)", "return None"),
+        Change(membership, "_judge_before_cluster", "return _unknown_directory(hello.node_id)", "pass"),
+    ),
+    # A timeout_now that is delivered and not ticked at once stays armed.
+    "armed-timeout-now": (
+        Change(
+            Core,
+            "campaign",
+            "        before = self.term\n        self.tick()\n        self._core._SyncObj__transferInProgress = False\n"
+            "        self._core._SyncObj__raftElectionDeadline = NEVER_SECONDS * NEVER_SECONDS\n"
+            "        return self.term == before + 1",
+            "        return True",
+        ),
+    ),
+}
+
+
+@contextmanager
+def planted(name: str | None) -> Iterator[None]:
+    """The product with this bug, until the end of the block. None: as it is."""
+    undo: list[tuple[Any, str, Any]] = []
+    try:
+        for change in PLANTED[name] if name is not None else ():
+            undo.append((change.owner, change.name, vars(change.owner)[change.name]))
+            setattr(change.owner, change.name, _rewritten(change))
+        yield
+    finally:
+        for owner, attribute, before in reversed(undo):
+            setattr(owner, attribute, before)
+
+
+def _rewritten(change: Change) -> Any:
+    found = vars(change.owner)[change.name]
+    source = _source(found)
+    if source.count(change.old) != 1:
+        raise ValueError(f"{change.name} has {change.old!r} {source.count(change.old)} times: plant it anew")
+    source = source.replace(change.old, change.new)
+    module = sys.modules[change.owner.__module__] if inspect.isclass(change.owner) else change.owner
+    body = source
+    if inspect.isclass(change.owner):
+        body = f"class {change.owner.__name__}:\n{source}"
+    names: dict[str, Any] = {}
+    exec(
+        compile(f"from __future__ import annotations\n{body}", f"<planted {change.name}>", "exec"), vars(module), names
+    )
+    made: Any = vars(names[change.owner.__name__])[change.name] if inspect.isclass(change.owner) else names[change.name]
+    _sources[id(made)] = source
+    _kept.append(made)
+    return made
+
+
+_sources: dict[int, str] = {}
+_kept: list[Any] = []
+
+
+def _source(found: Any) -> str:
+    """Of a function or property, indented by four as in its class; of one that was rewritten, the other words."""
+    if id(found) in _sources:
+        return _sources[id(found)]
+    function = found.fget if isinstance(found, property) else found
+    source = textwrap.dedent(inspect.getsource(function))
+    return textwrap.indent(source, "    ") if "." in function.__qualname__ else source
