@@ -7,10 +7,7 @@ Invariant: a command is carried out wholly or not at all, and once; what it says
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any, Final, NamedTuple
-
-from cbor2 import CBORDecodeError, CBORDecoder
 
 from warren_raft.fsm import digest
 from warren_raft.fsm.answers import BAD_ENTITY, BAD_KIND, BAD_SESSION, CONFLICT, MALFORMED, Error, Result
@@ -29,6 +26,7 @@ from warren_raft.store.command import (
     encode_operations,
     encoded_operations,
 )
+from warren_raft.store.leading import is_byte_string, is_entity_of
 from warren_raft.store.tables import CA_ID, KINDS, Kind
 from warren_raft.store.transactions import (
     APPLIED_INDEX,
@@ -55,10 +53,6 @@ class _Target(NamedTuple):
     frame: bytes
 
 
-_Step = tuple[bytes | None, list[Any]]
-"""The record that an operation stores, and the entity's array in it."""
-
-_DELETION: Final[_Step] = (None, [])
 _TARGETS: Final = {kind.number: _Target(kind, digest.framed(kind.bucket)) for kind in KINDS}
 _SPACE_FRAMES: Final[dict[Space, bytes]] = {space: digest.framed(space) for space in (META, SESSIONS)}
 
@@ -159,24 +153,23 @@ class Entry:
 
     def _carry_out(self, operations: Sequence[Operation], data: bytes) -> Answer:
         """Everything that could stand against it first: from then on nothing can fail but the disk."""
-        steps: list[_Step] = []
+        records: list[bytes | None] = []
         conditional = False
         for operation in operations:
             target = _TARGETS.get(operation.kind_number)
             if target is None:
                 return self._revision, (MALFORMED, BAD_KIND)
-            step = _DELETION
+            record = None
             if operation.entity is not None:
-                record = codec.make_record(self._revision + 1, operation.entity)
-                step = record, _entity_array(target.kind, operation.id, record)
-                if not step[1]:
+                if not _is_entity(target.kind, operation.id, operation.entity):
                     return self._revision, (MALFORMED, BAD_ENTITY)
-            steps.append(step)
+                record = codec.make_record(self._revision + 1, operation.entity)
+            records.append(record)
             conditional = conditional or operation.if_revision is not None
         conflict = self._conflict(operations) if conditional else None
         if conflict is not None:
             return self._revision, conflict
-        changed = [o for o, step in zip(operations, steps, strict=True) if self._execute(o, *step)]
+        changed = [o for o, record in zip(operations, records, strict=True) if self._execute(o, record)]
         if changed:
             self._revision += 1
             body = encoded_operations(data) if len(changed) == len(operations) else encode_operations(changed)
@@ -200,7 +193,7 @@ class Entry:
         record = self._transaction.get(_TARGETS[kind_number].kind, id)
         return 0 if record is None else codec.record_revision(record)
 
-    def _execute(self, operation: Operation, record: bytes | None, array: list[Any]) -> bool:
+    def _execute(self, operation: Operation, record: bytes | None) -> bool:
         """Store the record, or delete where there is none. Whether that changed anything."""
         kind, frame = _TARGETS[operation.kind_number]
         if record is None:
@@ -208,7 +201,7 @@ class Entry:
             if before is None:
                 return False
         else:
-            before = self._transaction.put(kind, operation.id, record, array)
+            before = self._transaction.put(kind, operation.id, record)
         self._count(digest.keyed(frame, operation.id.encode()), before, record)
         return True
 
@@ -240,18 +233,10 @@ class Entry:
         self._count(digest.keyed(_SPACE_FRAMES[space], key), before, after)
 
 
-def _entity_array(kind: Kind[Any], id: str, record: bytes) -> list[Any]:  # noqa: A002
-    """The array in a record that holds just that, to its last byte, of an entity of this id; else an empty list.
+def _is_entity(kind: Kind[Any], id: str, entity: bytes) -> bool:  # noqa: A002
+    """Whether the bytes are those of an entity of this id, as far as every manager judges alike.
 
-    What the fields hold was checked where the command was made. It is not looked at here: a newer release may
-    take what this one refuses, and both must come to the same result.
+    What is behind the id was checked where the command was made. It is not looked at here: a newer release may take
+    what this one refuses, a newer cbor2 may read what this one cannot, and all must come to the same result.
     """
-    stream = BytesIO(record)
-    try:
-        _, array = CBORDecoder(stream).decode()
-    except CBORDecodeError:
-        return []
-    if type(array) is not list or not array or stream.tell() != len(record):
-        return []
-    is_right = array[0] == id if kind.entity is not None else id == CA_ID and type(array[0]) is bytes
-    return array if is_right else []
+    return is_entity_of(id, entity) if kind.entity is not None else id == CA_ID and is_byte_string(entity)

@@ -16,7 +16,8 @@ from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast
 from cbor2 import CBORDecodeError, dumps, loads
 
 from warren_raft.forms import EMPTY_MAP, EntityField, Form, FormKind, FrozenMap, fields_of
-from warren_raft.store.encoding import NOT_PLAIN, encoder_of, struct_encoder, text
+from warren_raft.store.encoding import encoder_of, struct_encoder
+from warren_raft.store.leading import INTEGER_BYTES
 from warren_raft.store.tables import ID_MAX_BYTES, Index, Kind
 
 E = TypeVar("E")
@@ -188,13 +189,6 @@ def make_record(revision: int, entity: bytes) -> bytes:
     return b"\x82" + dumps(revision) + entity
 
 
-# How many bytes follow the head of a CBOR unsigned integer (RFC 8949, 3.1).
-_INTEGER_BYTES: Final = {0x18: 1, 0x19: 2, 0x1A: 4, 0x1B: 8}
-
-_ARRAY_HEAD_BYTES: Final = {**dict.fromkeys(range(0x80, 0x98), 1), 0x98: 2}
-"""The size of the head of an array of up to 255 items, by its first byte."""
-
-
 def record_revision(record: bytes | memoryview) -> int:
     """The revision of a record, from its first bytes alone. Raises MalformedRecord."""
     if len(record) < 2 or record[0] != 0x82:
@@ -202,7 +196,7 @@ def record_revision(record: bytes | memoryview) -> int:
     head = record[1]
     if head < 0x18:
         return head
-    size = _INTEGER_BYTES.get(head)
+    size = INTEGER_BYTES.get(head)
     if size is None or len(record) < 2 + size:
         _refuse_record()
     return int.from_bytes(record[2 : 2 + size], "big")
@@ -215,23 +209,14 @@ def _refuse_record() -> NoReturn:
 # ------------------------------------------------------------------------------- index keys
 
 
-def entity_array_of(record: bytes) -> list[Any]:
-    """The entity's array in a record, as CBOR has it; empty where the record cannot be decoded."""
-    try:
-        _, array = loads(record)
-    except (CBORDecodeError, TypeError, ValueError):
-        return []
-    return array if type(array) is list else []
-
-
 def index_values(kind: Kind[Any], entity_array: list[Any]) -> dict[str, tuple[str, ...]]:
-    """What each index of the kind has for an entity. Empty values are left out, each value comes once."""
+    """What each index of the kind has for an entity (its leading items are enough). Empty values are left out."""
     return {index.name: tuple(key.decode() for key in keys_of(entity_array)) for index, keys_of in index_keys(kind)}
 
 
 @cache  # bounded: one entry a kind
 def index_keys(kind: Kind[Any]) -> tuple[tuple[Index, KeysOf], ...]:
-    """Each index of the kind, with what takes its keys from an entity's array.
+    """Each index of the kind, with what takes its keys from the first `indexed_width` items of an entity's array.
 
     Never raises, whatever is in the array: what is no text of 1 to 511 bytes is not indexed.
     """
@@ -246,19 +231,6 @@ def indexed_width(kind: Kind[Any]) -> int:
     """How many items of an entity's array there are up to the last one that is indexed; 0 where none is."""
     names = [field.name for field in fields_of(kind.entity)] if kind.indexes else []
     return max((names.index(index.field) + 1 for index in kind.indexes), default=0)
-
-
-def begins_with(record: bytes, items: list[Any]) -> bool:
-    """Whether the array in a record, one that can be decoded, begins with these items, which are texts.
-
-    This is for speed, so it says no as well where it would take longer to tell: for what is not text, and for a
-    record that is not written in the form that encoding.py gives it.
-    """
-    start = 2 + _INTEGER_BYTES.get(record[1], 0)
-    try:
-        return record.startswith(b"".join(map(text, items)), start + _ARRAY_HEAD_BYTES[record[start]])
-    except NOT_PLAIN:
-        return False
 
 
 def _keys_of(index: Index, position: int) -> KeysOf:

@@ -30,6 +30,7 @@ from warren_raft.errors import (
 from warren_raft.store import codec
 from warren_raft.store.cache import DecodedCache
 from warren_raft.store.generations import StateDirectory, StateUntrusted
+from warren_raft.store.leading import leading_items
 from warren_raft.store.lmdb_errors import MAX_READERS, StorageFailed, code_of, translated
 from warren_raft.store.tables import BY_NUMBER, INDEXES, KINDS
 from warren_raft.store.transactions import (
@@ -317,7 +318,7 @@ class Database:
             for index, keys_of in codec.index_keys(kind):
                 if index.name in names:
                     for id_, record in txn.cursor(self.tables[kind.number].handle):
-                        for key in keys_of(codec.entity_array_of(record)):
+                        for key in keys_of(leading_items(record, codec.indexed_width(kind))):
                             txn.put(key, id_, db=self.index_handles[index.name])
 
     # ---- transactions

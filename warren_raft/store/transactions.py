@@ -15,6 +15,7 @@ import lmdb
 
 from warren_raft.errors import Closed, InvalidEntity
 from warren_raft.store import codec
+from warren_raft.store.leading import begin_alike, leading_items
 from warren_raft.store.tables import ID_MAX_BYTES, KINDS, Index, Kind
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ EXPIRED: Final[Any] = Ended(
 class Table:
     """The sub-databases of one kind: its records, and each index with how to take its keys from a record.
 
-    `indexed_width`: see codec.py.
+    `indexed_width`: how many items of an entity these keys are taken from.
     """
 
     __slots__ = ("handle", "indexed_width", "indexes")
@@ -171,7 +172,8 @@ class Transaction:
         ]
 
     def _index_problems(self, kind: Kind[Any], index: Index, keys_of: codec.KeysOf) -> list[str]:
-        wanted = {(key, id_) for id_, record in self.items(kind) for key in keys_of(codec.entity_array_of(record))}
+        width = codec.indexed_width(kind)
+        wanted = {(key, id_) for id_, record in self.items(kind) for key in keys_of(leading_items(record, width))}
         found = set(self._txn.cursor(self.database.index_handles[index.name]))
         missing = [f"index {index.name} lacks {key!r} -> {id_!r}" for key, id_ in sorted(wanted - found)]
         return missing + [f"index {index.name} has a false {k!r} -> {i!r}" for k, i in sorted(found - wanted)]
@@ -261,25 +263,17 @@ class WriteTransaction(Transaction):
         finally:
             self.database.end_write()
 
-    def put(
-        self,
-        kind: Kind[Any],
-        id: str,  # noqa: A002
-        record: bytes,
-        entity_array: list[Any] | None = None,
-    ) -> bytes | None:
+    def put(self, kind: Kind[Any], id: str, record: bytes) -> bytes | None:  # noqa: A002
         """Store a record and update the kind's indexes. Returns the record that was there before.
 
-        `entity_array`: what `record` holds, from a caller that has decoded it, as it did the one stored before.
-        Else a record that cannot be decoded is stored and indexed nowhere.
-        Raises InvalidEntity for an id that cannot be a key.
+        Of a record that cannot be read, nothing is indexed. Raises InvalidEntity for an id that cannot be a key.
         """
         key = key_of(id)
         table = self.database.tables[kind.number]
         previous = self._txn.get(key, None, table.handle)
         self._txn.put(key, record, True, True, False, table.handle)
-        if table.indexes and not (entity_array and previous and _same_keys(table, previous, entity_array)):
-            self._reindex(table, key, previous, entity_array or codec.entity_array_of(record))
+        if table.indexes and (previous is None or not begin_alike(record, previous, table.indexed_width)):
+            self._reindex(table, key, previous, record)
         return previous
 
     def delete(self, kind: Kind[Any], id: str) -> bytes | None:  # noqa: A002
@@ -288,11 +282,12 @@ class WriteTransaction(Transaction):
         table = self.database.tables[kind.number]
         previous = self._txn.pop(key, table.handle)
         if previous is not None and table.indexes:
-            self._reindex(table, key, previous, [])
+            self._reindex(table, key, previous, None)
         return previous
 
-    def _reindex(self, table: Table, key: bytes, before: bytes | None, new: list[Any]) -> None:
-        old = [] if before is None else codec.entity_array_of(before)
+    def _reindex(self, table: Table, key: bytes, before: bytes | None, after: bytes | None) -> None:
+        old = [] if before is None else leading_items(before, table.indexed_width)
+        new = [] if after is None else leading_items(after, table.indexed_width)
         for handle, keys_of in table.indexes:
             old_keys, new_keys = keys_of(old), keys_of(new)
             if old_keys == new_keys:
@@ -315,9 +310,3 @@ class WriteTransaction(Transaction):
     def store_integer(self, key: bytes, value: int) -> None:
         """Set an integer of `meta`: 0 to 2^64-1."""
         self.store("meta", key, value.to_bytes(8, "big"))
-
-
-def _same_keys(table: Table, previous: bytes, entity_array: list[Any]) -> bool:
-    """Whether an entity certainly has the keys of the previous one. So nearly every update; decoding takes 3 µs."""
-    width = table.indexed_width
-    return len(entity_array) >= width and codec.begins_with(previous, entity_array[:width])
