@@ -251,6 +251,22 @@ class Cluster:
         self.processes[id_].signal(signal.SIGCONT)
         self.processes[id_].is_paused = False
 
+    # Damage ------------------------------------------------------------------------------------------------------
+
+    def state_of(self, id_: str) -> Path:
+        return self.data_dir(id_) / "state"
+
+    def generation(self, id_: str) -> int:
+        """Which file of the state is the current one."""
+        return int((self.state_of(id_) / "current").read_text())
+
+    def forge_marker(self, id_: str) -> None:
+        """As if the machine had been started anew since: the marker of unsynced commits names another boot."""
+        marker = self.state_of(id_) / f"{self.generation(id_)}.mdb.unsynced"
+        text = marker.read_text()
+        assert text.startswith("boot "), text
+        marker.write_text(text.replace("boot ", "boot 0", 1))
+
     def destroy(self) -> None:
         """Everything goes: processes, then files."""
         for id_ in list(self.processes):

@@ -4,7 +4,6 @@ processes read the state beside the manager, whatever becomes of its files."""
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -14,26 +13,10 @@ from tests.cluster.harness import Cluster
 pytestmark = pytest.mark.timeout(120)
 
 
-def state_of(cluster: Cluster, id_: str) -> Path:
-    return cluster.data_dir(id_) / "state"
-
-
-def generation(cluster: Cluster, id_: str) -> int:
-    return int((state_of(cluster, id_) / "current").read_text())
-
-
 def load(cluster: Cluster, count: int, *ids: str) -> None:
     cluster.start_load(*ids)
     cluster.wait_acknowledged(count)
     cluster.stop_load(*ids)
-
-
-def forge_marker(cluster: Cluster, id_: str) -> None:
-    """As if the machine had been started anew since: the marker of unsynced commits names another boot."""
-    marker = state_of(cluster, id_) / f"{generation(cluster, id_)}.mdb.unsynced"
-    text = marker.read_text()
-    assert text.startswith("boot ")
-    marker.write_text(text.replace("boot ", "boot 0", 1))
 
 
 def test_a_state_that_may_have_lost_pages_is_rebuilt_from_the_log(cluster: Cluster) -> None:
@@ -42,14 +25,14 @@ def test_a_state_that_may_have_lost_pages_is_rebuilt_from_the_log(cluster: Clust
     load(cluster, 200)
     victim = cluster.wait_leader()
     index, digest = cluster.wait_converged()
-    before = generation(cluster, victim)
+    before = cluster.generation(victim)
     cluster.kill(victim)
-    forge_marker(cluster, victim)
+    cluster.forge_marker(victim)
     with pytest.raises(wr.Corrupted, match="rebuild"), wr.ReadOnlyStore(cluster.data_dir(victim)):
         pass
     cluster.start(victim)
-    assert generation(cluster, victim) > before
-    assert list(state_of(cluster, victim).glob("*.aside-untrusted"))
+    assert cluster.generation(victim) > before
+    assert list(cluster.state_of(victim).glob("*.aside-untrusted"))
     cluster.check()
     assert cluster.wait_converged()[0] > index
     load(cluster, 50)
@@ -62,9 +45,9 @@ def test_all_states_lost_at_once_come_back_from_the_logs(cluster: Cluster) -> No
     load(cluster, 200)
     cluster.wait_converged()
     cluster.kill("m1", "m2", "m3")
-    forge_marker(cluster, "m1")
-    shutil.rmtree(state_of(cluster, "m2"))
-    (state_of(cluster, "m3") / "current").write_text("not a number\n")
+    cluster.forge_marker("m1")
+    shutil.rmtree(cluster.state_of("m2"))
+    (cluster.state_of("m3") / "current").write_text("not a number\n")
     cluster.start("m1", "m2", "m3")
     cluster.check()
 
@@ -74,7 +57,7 @@ def test_without_a_quorum_a_rebuilt_state_is_what_was_committed(cluster: Cluster
     load(cluster, 100)
     cluster.wait_converged()
     cluster.stop("m1", "m2", "m3")
-    shutil.rmtree(state_of(cluster, "m2"))
+    shutil.rmtree(cluster.state_of("m2"))
     cluster.start("m2", ready=False)
     status = cluster.status("m2")
     assert not status["has_quorum"]
@@ -122,7 +105,7 @@ def test_a_port_that_is_taken_is_said_and_harms_nothing(cluster: Cluster) -> Non
     """Three starts in a row with a port that another manager has: each says so; then the right port finds all as it
     was, on the same generation: such a start says nothing against the state."""
     load(cluster, 30)
-    before = generation(cluster, "m1")
+    before = cluster.generation("m1")
     cluster.stop("m1")
     address = cluster.addresses["m1"]
     cluster.addresses["m1"] = cluster.addresses["m2"]
@@ -132,7 +115,7 @@ def test_a_port_that_is_taken_is_said_and_harms_nothing(cluster: Cluster) -> Non
         assert cluster.addresses["m2"] in refused.text
     cluster.addresses["m1"] = address
     cluster.start("m1")
-    assert generation(cluster, "m1") == before
+    assert cluster.generation("m1") == before
     cluster.check()
 
 
@@ -141,13 +124,13 @@ def test_starts_without_a_quorum_do_not_cost_the_state(cluster: Cluster) -> None
     are down. That is no reason to distrust its state: local reads must not go back."""
     load(cluster, 50)
     index, _ = cluster.wait_converged()
-    before = generation(cluster, "m1")
+    before = cluster.generation("m1")
     cluster.stop("m1", "m2", "m3")
     for _ in range(4):
         cluster.start("m1", ready=False)
         assert cluster.status("m1")["applied_index"] >= index
         cluster.stop("m1")
-    assert generation(cluster, "m1") == before
+    assert cluster.generation("m1") == before
 
 
 def test_another_process_reads_while_the_manager_writes_and_follows_it(cluster: Cluster) -> None:
@@ -164,7 +147,7 @@ def test_another_process_reads_while_the_manager_writes_and_follows_it(cluster: 
         cluster.kill(leader)
         assert reader.get_container("seen-29").image == "value 29"
         assert len(reader.list_containers()) > 30
-        forge_marker(cluster, leader)
+        cluster.forge_marker(leader)
         cluster.start(leader)
         cluster.wait_converged()
         revision = cluster.call(leader, "put", key="seen-29", value="in the new generation")
