@@ -199,7 +199,15 @@ class Engine:
         self._check_log_reaches_state()
         blob = machine.membership
         membership = Membership.decode(blob) if blob else None
-        self._roster = Roster(settings.node_id, settings.address, settings.members, log, membership, self._send_to)
+        self._roster = Roster(
+            settings.node_id,
+            settings.address,
+            settings.members,
+            log,
+            membership,
+            send=self._send_to,
+            send_when_synced=self._send_when_synced,
+        )
         self._check_not_removed()
         self._guard = Guard(log, heard_leader=self._heard_leader)
         self._core = Core(
@@ -440,6 +448,10 @@ class Engine:
         if link is not None:
             self._effects.append(Send(link.number, message))
 
+    def _send_when_synced(self, peer: str, message: Message) -> None:
+        """It leaves when everything that the log holds now is durable."""
+        self._guard.outbox.append(Outgoing(peer, message, self._log.position))
+
     def _send_alive(self) -> None:
         """A slow disk must not look like a dead manager (check-quorum), nor may it speak for what is not synced."""
         if not self._gated or self._now - self._gated[0][1] < ALIVE_AFTER_SECONDS:
@@ -575,7 +587,7 @@ class Engine:
             case "pre_vote":
                 if self._roster.may_vote:
                     reply = self._elections.answer_pre_vote(message, self._now, self._standing())
-                    self._guard.outbox.append(Outgoing(peer, reply, self._log.position))
+                    self._send_when_synced(peer, reply)
             case "pre_vote_reply":
                 self._pre_vote_reply(peer, message)
             case "request_vote":

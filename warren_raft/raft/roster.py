@@ -42,7 +42,9 @@ class Roster:
         configured: Mapping[str, str],
         log: Log,
         membership: Membership | None,
+        *,
         send: Callable[[str, Message], None],
+        send_when_synced: Callable[[str, Message], None],
     ) -> None:
         self.node_id = node_id
         self.address = address
@@ -53,6 +55,9 @@ class Roster:
         """Future members that the leader was asked to add: id -> address."""
         self._log = log
         self._send = send
+        self._send_when_synced = send_when_synced
+        self._founding_position = 0
+        """Log.position of the founders' record; 0: it was durable at the start."""
         self._declared: dict[str, str] | None = None
         self._unlinked_since: dict[str, float] = {}
         self.founding: Founding | None = Founding.decode(log.note) if log.note else None
@@ -118,8 +123,14 @@ class Roster:
             blank=self._log.is_blank,
             cluster_id=self.cluster_id,
             membership_index=0 if self.membership is None else self.membership.index,
-            founding=b"" if self.founding is None else self.founding.encode(),
+            founding=self._told_founding(),
         )
+
+    def _told_founding(self) -> bytes:
+        """Nobody hears of a record that a power cut would take back: we might agree to another view then."""
+        if self.founding is None or self._log.synced_position < self._founding_position:
+            return b""
+        return self.founding.encode()
 
     def judge(self, message: Mapping[str, Any]) -> Refusal | None:
         try:
@@ -133,6 +144,8 @@ class Roster:
         self._unlinked_since.pop(peer, None)
         if self._declared is not None and self._is_forming:
             self._declare_to(peer)
+        if self.membership is None:
+            self._tell_founding(peer)  # the hello may be older than the record
         self._adopt_founding(hello.founding)
 
     def link_down(self, peer: str, number: int) -> bool:
@@ -218,5 +231,10 @@ class Roster:
     def _record(self, founding: Founding) -> None:
         self.founding = founding
         self._log.set_note(founding.encode())
+        self._founding_position = self._log.position
         for peer in sorted(self.links):
-            self._send(peer, {"type": "founding", "founding": founding.encode()})
+            self._tell_founding(peer)
+
+    def _tell_founding(self, peer: str) -> None:
+        if self.founding is not None:
+            self._send_when_synced(peer, {"type": "founding", "founding": self.founding.encode()})

@@ -132,6 +132,26 @@ def test_a_crash_at_any_moment_of_the_formation_changes_no_founder(crashed: str)
         cluster.check_writes()
 
 
+def test_a_founding_record_is_told_to_nobody_before_it_is_durable() -> None:
+    """A power cut would take it back from the one and leave it with the other, and the first could agree to another
+    view then. Only m1 hears everybody here, and its disk hangs."""
+    cluster = Cluster()
+    cluster.hold(("m3", "m2"), ("m2", "m3"))
+    m1 = cluster.nodes["m1"]
+    m1.disk_seconds = None
+    cluster.run_until(lambda: m1.engine._roster.founding is not None)
+    cluster.run(1)
+    assert all(cluster.nodes[id_].log.is_blank for id_ in ("m2", "m3"))
+    cluster.disconnect("m1", "m2")
+    cluster.run(1)
+    assert cluster.nodes["m2"].log.is_blank, "nor does a new link's hello tell of it"
+    m1.disk_seconds = 0.0
+    cluster.complete_sync("m1")
+    cluster.run_until(lambda: not any(cluster.nodes[id_].log.is_blank for id_ in ("m2", "m3")), seconds=1)
+    cluster.heal()
+    cluster.wait_ready()
+
+
 def test_a_directory_wiped_before_anybody_recorded_it_is_just_another_blank_one() -> None:
     cluster = Cluster(start=False)
     cluster.start("m1")
