@@ -414,7 +414,15 @@ class ReplicatedStore(Store):
                 return member is None
             return member is not None and member.address == address and (member.voter or verb == UPDATE)
 
-        self._ask_until(is_so, lambda answer: ChangeWanted(verb, member_id, address, answer), self._deadline(timeout))
+        def question(answer: Callable[[Answer], None]) -> ChangeWanted:
+            return ChangeWanted(verb, member_id, address, answer)
+
+        try:
+            self._ask_until(is_so, question, self._deadline(timeout))
+        except Closed:
+            # Who removes itself has stopped by the time that it is done.
+            if not (verb == REMOVE and member_id == self.config.node_id and member_id not in self._engine.members):
+                raise
 
     def _ask_until(
         self,
