@@ -211,6 +211,11 @@ class Cluster:
         if ready:
             self.wait_ready(*ids)
 
+    def add_blank(self, id_: str) -> None:
+        """Start a further manager on an empty directory and an address of its own; it is nobody until it is added."""
+        self.addresses[id_] = f"127.0.0.1:{free_ports(1)[0]}"
+        self.start(id_, ready=False)
+
     def launch_refused(self, id_: str, **config: Any) -> ManagerError:
         """Start a manager that must not open; why it did not, in its own words."""
         process = self.launch(id_, **config)

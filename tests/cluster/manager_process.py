@@ -100,6 +100,27 @@ class ManagerProcess:
         """A container."""
         return self.store.create_container(wr.Container(id=key, image=value), **more)
 
+    def put_large(self, callers: int, rounds: int) -> int:
+        """Batches near the limit of 4 MiB, by several callers at once; how many were acknowledged."""
+        done: list[int] = []
+
+        def call(caller: int) -> None:
+            for number in range(rounds):
+                with self.store.batch(timeout=60) as batch:
+                    for part in range(3):
+                        blob = "x" * 1_000_000 + f"{self._name} {caller} {number} {part}"
+                        key = f"{self._name}-{caller}-{number}-{part}"
+                        batch.create_volume(wr.Volume(id=key, mount_path=blob))
+                    batch.save_ca(b"y" * 1_000_000)
+                done.append(batch.revision)
+
+        threads = [threading.Thread(target=call, args=(caller,)) for caller in range(callers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return len(set(done))
+
     def get(self, key: str) -> list[Any]:
         found = self.store.get_container(key)
         return [found.image, found.revision]

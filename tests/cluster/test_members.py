@@ -25,17 +25,11 @@ def add(cluster: Cluster, id_: str, *, through: str) -> None:
     cluster.call(through, "add_member", id=id_, address=cluster.addresses[id_], timeout=CHANGE_SECONDS)
 
 
-def launch_new(cluster: Cluster, id_: str) -> None:
-    """A further manager on an empty directory; it is nobody until it is added."""
-    cluster.addresses[id_] = f"127.0.0.1:{free_ports(1)[0]}"
-    cluster.start(id_, ready=False)
-
-
 def test_a_fourth_member_starts_empty_and_gets_everything(cluster: Cluster) -> None:
     """It is added through a follower, under load; it holds what was written before, counts, and takes writes."""
     cluster.start_load(threads=2)
     cluster.wait_acknowledged(200)
-    launch_new(cluster, "m4")
+    cluster.add_blank("m4")
     add(cluster, "m4", through=cluster.followers()[0])
     cluster.wait_ready("m4")
     cluster.start_load("m4")
@@ -53,7 +47,7 @@ def test_a_fourth_member_starts_empty_and_gets_everything(cluster: Cluster) -> N
 
 def test_a_new_member_counts_in_the_quorum(cluster: Cluster) -> None:
     """Of four, three are needed: with the fourth and two others nothing stops, with two alone everything does."""
-    launch_new(cluster, "m4")
+    cluster.add_blank("m4")
     add(cluster, "m4", through="m1")
     leader = cluster.wait_leader()
     first, second = [id_ for id_ in ("m1", "m2", "m3") if id_ != leader]

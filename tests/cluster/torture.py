@@ -1,7 +1,7 @@
 """Faults without end against a cluster of real processes under load: `python -m tests.cluster.torture --minutes 10`.
 
 Faults are drawn from a seed; what the machine makes of them is not repeatable. After every few of them the load stops,
-the managers must converge, and each must hold what its callers were told (checkers.py). The first failure ends it, with 1.
+the managers must converge, and each must hold what its callers were told (checkers.py). A failure ends it, with 1.
 Invariant: a fault is ended before the next check, so what is demanded then can be had.
 """
 
