@@ -79,10 +79,6 @@ def _decoder_of_sequence(item: _Convert | None) -> _Convert:
     return tuple if item is None else lambda values: tuple([item(value) for value in values])
 
 
-def _optional(convert: _Convert) -> _Convert:
-    return lambda value: None if value is None else convert(value)
-
-
 def _conversions(fields: tuple[EntityField, ...]) -> tuple[tuple[int, _Convert], ...]:
     """(position, converter) of the fields that need one."""
     found = ((position, _decoder_of(field.form)) for position, field in enumerate(fields))
