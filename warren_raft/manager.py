@@ -24,7 +24,7 @@ from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
 from warren_raft.opening import OpenedDirectory
 from warren_raft.raft.changes import DONE, REFUSED, Answer
 from warren_raft.raft.driver import Driver
-from warren_raft.raft.engine import ChangeWanted, Engine, TransferWanted
+from warren_raft.raft.engine import ChangeWanted, Engine, Removed, TransferWanted
 from warren_raft.raft.files import Files, OsFiles
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE
 from warren_raft.raft.submit import Proposal
@@ -421,7 +421,7 @@ class ReplicatedStore(Store):
             self._ask_until(is_so, question, self._deadline(timeout))
         except Closed:
             # Who removes itself has stopped by the time that it is done.
-            if not (verb == REMOVE and member_id == self.config.node_id and member_id not in self._engine.members):
+            if not (verb == REMOVE and member_id == self.config.node_id and isinstance(self.failure, Removed)):
                 raise
 
     def _ask_until(

@@ -56,6 +56,10 @@ TEXT_CHARACTERS: Final = 4096
 LONG_AGO: Final = -1e9
 
 
+class Removed(RefusedForSafety):
+    """This manager stopped because it is a member no longer."""
+
+
 class StateMachine(Protocol):
     """What consensus needs of the state: apply in order, and say how far it is."""
 
@@ -952,8 +956,8 @@ def _check_fields(message: Message) -> None:
             raise PeerFault(f"{message['type']} with {name} = {message.get(name)!r}"[:ALARM_CHARACTERS])
 
 
-def _removed(node_id: str) -> RefusedForSafety:
-    return RefusedForSafety(f"{node_id} was removed from the cluster and stops; its data directory is of no more use")
+def _removed(node_id: str) -> Removed:
+    return Removed(f"{node_id} was removed from the cluster and stops; its data directory is of no more use")
 
 
 def _closed(proposal: Proposal, reason: str) -> Exception:
