@@ -269,9 +269,26 @@ class Nemesis:
 
     # The end of it -----------------------------------------------------------------------------------------------
 
+    def _leave_a_minority_down(self) -> None:
+        """The rest has to do without it, for good. Only where it is known who the members are."""
+        if self.changing or self.random.random() > self.world.options.minority_stays_down:
+            return
+        if not self._members_settled():
+            return
+        leader = self.world.leader
+        assert leader is not None
+        voters = sorted(leader.engine.members)
+        for id_ in self.random.sample(voters, (len(voters) - 1) // 2):
+            self._count("left down in the liveness phase", id_)
+            self.world.removed.add(id_)
+            process = self.world.processes.get(id_)
+            if process is not None:
+                self.world.end(process, power_cut=False)
+
     def heal(self) -> None:
         """Nothing fails any more. A manager that stopped by itself for its disk is started again."""
         self.quiet = self.world.is_calm = True
+        self._leave_a_minority_down()
         self.world.network.unblock(set(self.world.network.blocked))
         for id_, directory in sorted(self.world.directories.items()):
             directory.files.clear_faults()

@@ -57,6 +57,8 @@ class Options:
     """Two managers are stopped and one is started on the other's directory."""
     wipe: float
     """Probability that a crashed manager comes back with an empty directory, and is removed and added again."""
+    minority_stays_down: float
+    """Probability that as many members as may fail are down for the whole liveness phase."""
     transfer_rate: float
     call_rate: float
     """Calls per manager."""
@@ -109,6 +111,7 @@ def draw(seed: int) -> Options:
         damage=sometimes(0.25, 0.0, 0.5),
         swap_rate=sometimes(0.15, 0.05, 0.2),
         wipe=sometimes(0.3, 0.0, 0.3),
+        minority_stays_down=random.choice([0.0, 0.0, 1.0]),
         transfer_rate=sometimes(0.4, 0.05, 0.5),
         call_rate=random.choice([3.0, 10.0, 30.0]),
         keys=random.choice([1, 3, 8]),

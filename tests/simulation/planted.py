@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.raft import membership
-from warren_raft.raft.core import Core
 from warren_raft.raft.engine import Engine
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.log_contents import Contents
@@ -81,16 +80,10 @@ PLANTED: dict[str, tuple[Change, ...]] = {
         Change(membership, "_judge_as_member", "return _unknown_directory(theirs.node_id)", "return None"),
         Change(membership, "_judge_before_cluster", "return _unknown_directory(hello.node_id)", "pass"),
     ),
-    # A timeout_now that is delivered and not ticked at once stays armed.
+    # Hole 6: a timeout_now in the core's hands stays armed until it ticks with a link, whatever happens in between, and
+    # the campaign is one that nobody was told is its leader's wish.
     "armed-timeout-now": (
-        Change(
-            Core,
-            "campaign",
-            "        before = self.term\n        self.tick()\n        self._core._SyncObj__transferInProgress = False\n"
-            "        self._core._SyncObj__raftElectionDeadline = NEVER_SECONDS * NEVER_SECONDS\n"
-            "        return self.term == before + 1",
-            "        return True",
-        ),
+        Change(Engine, "_timeout_now", "self._campaign(transfer=True)", "self._core.deliver(peer, message)"),
     ),
 }
 

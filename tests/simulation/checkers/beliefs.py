@@ -1,30 +1,45 @@
-"""Checks: what a leader counts as acknowledged is in the follower's synced log, with the same term, while both are in
-the leader's term. Not: followers that went on to a later term, whose log may have been cut since.
+"""Checks: what a leader counts as acknowledged was acknowledged to it in this term, and is in the follower's synced
+log, with the same term, while both are in the leader's term. Not: followers that went on to a later term, whose log
+may have been cut since.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from tests.simulation.world import Failure, Process
 
 
 class LeadersBeliefs:
+    def __init__(self) -> None:
+        self._acknowledged: dict[tuple[int, int, str], int] = {}
+        """(process, term, follower) -> the highest index that it was told of."""
+
+    def delivered(self, process: Process, peer: str, message: dict[str, Any]) -> None:
+        if message["type"] == "next_node_idx" and message["success"]:
+            key = (process.number, message["re"][0], peer)
+            self._acknowledged[key] = max(message["next_node_idx"] - 1, self._acknowledged.get(key, 0))
+
     def stepped(self, process: Process) -> None:
         engine = process.engine
         if engine.role != "leader":
             return
-        log = process.opened.log
         for peer in engine.members:
-            follower = process.world.processes.get(peer)
-            if follower is None or follower is process or follower.engine.term != engine.term:
-                continue
-            index = engine._guard.match_index(peer)
-            theirs = follower.opened.log
-            if index <= max(log.base_index, theirs.base_index):
-                continue
-            if (
-                index > theirs.synced_index
-                or theirs.entries[index - theirs.base_index][2] != log.entries[index - log.base_index][2]
-            ):
-                raise Failure(
-                    f"{process.id} counts index {index} of {peer}, whose log is synced to {theirs.synced_index}"
-                )
+            if peer != process.id:
+                self._check(process, peer, engine._guard.match_index(peer))
+
+    def _check(self, leader: Process, peer: str, index: int) -> None:
+        term = leader.engine.term
+        told = self._acknowledged.get((leader.number, term, peer), 0)
+        if index > told:
+            raise Failure(f"{leader.id} counts index {index} of {peer}, which acknowledged {told} in term {term}")
+        follower = leader.world.processes.get(peer)
+        if follower is None or follower.engine.term != term:
+            return
+        ours, theirs = leader.opened.log, follower.opened.log
+        if index <= max(ours.base_index, theirs.base_index):
+            return
+        if index > theirs.synced_index:
+            raise Failure(f"{leader.id} counts index {index} of {peer}, whose log is synced to {theirs.synced_index}")
+        if theirs.entries[index - theirs.base_index][2] != ours.entries[index - ours.base_index][2]:
+            raise Failure(f"{leader.id} counts index {index} of {peer}, which has another entry there")
