@@ -172,6 +172,19 @@ def test_an_unknown_kind_of_message_is_passed_over() -> None:
     assert state(node) == before
 
 
+@pytest.mark.parametrize("kind", ["apply_command", "apply_command_response"])
+def test_the_cores_own_forwarding_is_dropped_both_ways(kind: str) -> None:
+    """It loses callbacks and applies twice (hole 10); submit.py carries writes."""
+    cluster, node, peer = running("leader")
+    before = state(node)
+    message = {"type": kind, "command": b"\x00x", "request_id": 1, "log_idx": 2, "log_term": 1}
+    assert put(cluster, node, peer, message) == []
+    node.engine._guard.outgoing(peer, message)
+    assert kind not in [outgoing.message["type"] for outgoing in node.engine._guard.outbox]
+    cluster.run(0.5)
+    assert state(node) == before
+
+
 def test_a_term_from_a_pre_vote_reply_is_checked_before_it_is_believed() -> None:
     """(Pins a bug: a term beyond 64 bits was adopted, and the log's writer could not hold it.)"""
     cluster, node, peer = running()

@@ -369,14 +369,16 @@ def test_a_leader_without_room_tries_each_of_the_others() -> None:
     cluster = Cluster(make_machine=Full)
     leader = cluster.wait_ready()
     origin, best = cluster.followers()
-    for id_ in (leader.id, best):
+    for id_ in (best, leader.id):
         machine = cluster.machines[id_]
         assert isinstance(machine, Full)
         machine.full = True
+        cluster.write(origin, f"{id_} is full")
+        cluster.run(0.3)
     for number in range(5):
         cluster.submit(origin, f"w{number}", seconds=20)
         cluster.run(0.1)
-    cluster.run_until(lambda: len(cluster.acknowledged) == 5, seconds=6)
+    cluster.run_until(lambda: len(cluster.acknowledged) == 7, seconds=6)
     assert cluster.wait_leader().id == origin
 
 
