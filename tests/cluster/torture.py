@@ -8,14 +8,16 @@ Invariant: a fault is ended before the next check, so what is demanded then can 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
+import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
-from tests.cluster.harness import Cluster
+from tests.cluster.harness import Cluster, ManagerDied, ManagerError, free_ports
 
 FAULTS_A_ROUND: Final = 6
 WRITES_BETWEEN: Final = 40
@@ -42,6 +44,9 @@ class Torture:
             self.transfer,
             self.slow_sync,
             self.forge_marker,
+            self.wipe_follower,
+            self.move_follower,
+            self.kill_the_leader_of_a_change,
         ]
 
     def round(self) -> None:
@@ -129,6 +134,64 @@ class Torture:
         self.cluster.forge_marker(victim)
         self.restart(victim)
 
+    def wipe_follower(self) -> None:
+        """Its directory is lost; as the refusal says, it is removed and added again."""
+        follower = self.any_follower()
+        self.cluster.kill(follower)
+        shutil.rmtree(self.cluster.data_dir(follower))
+        self.cluster.start(follower, ready=False)
+        self.change("remove_member", id=follower)
+        self.change("add_member", id=follower, address=self.cluster.addresses[follower])
+        self.cluster.wait_ready(follower)
+        self.load(follower)
+
+    def move_follower(self) -> None:
+        follower = self.any_follower()
+        self.cluster.kill(follower)
+        address = self.cluster.addresses[follower] = f"127.0.0.1:{free_ports(1)[0]}"
+        self.change("update_member", id=follower, address=address)
+        self.restart(follower)
+
+    def kill_the_leader_of_a_change(self) -> None:
+        """A fourth member is being added, or removed, when the leader dies; whoever asked asks again."""
+        leader = self.leader()
+        self.cluster.add_blank("m4")
+        asked = self.cluster.ask(
+            self.any_of_three(), "add_member", id="m4", address=self.cluster.addresses["m4"], timeout=20.0
+        )
+        self.cluster.wait_acknowledged(self.draw.choice((1, 5, 20)))
+        self.kill_and_restart(leader)
+        with contextlib.suppress(ManagerError, ManagerDied):
+            asked.result(60)
+        self.change("add_member", id="m4", address=self.cluster.addresses["m4"])
+        self.load("m4")
+        self.cluster.wait_acknowledged(10, "m4")
+        asked = self.cluster.ask(self.any_of_three(), "remove_member", id="m4", timeout=20.0)
+        self.kill_and_restart(self.leader_of_three())
+        with contextlib.suppress(ManagerError, ManagerDied):
+            asked.result(60)
+        self.change("remove_member", id="m4")
+        self.cluster.kill("m4")
+        shutil.rmtree(self.cluster.data_dir("m4"))
+
+    def any_of_three(self) -> str:
+        return self.draw.choice([id_ for id_ in self.cluster.alive if id_ != "m4"])
+
+    def leader_of_three(self) -> str:
+        leader = self.leader()
+        return leader if leader != "m4" else self.any_of_three()
+
+    def change(self, command: str, **arguments: Any) -> None:
+        """As an operator would: again, when the leader is lost meanwhile; safe, since asking twice is harmless."""
+        for attempt in range(5):
+            try:
+                self.cluster.call(self.any_of_three(), command, timeout=20.0, **arguments)
+            except ManagerError as error:
+                if error.kind != "Unavailable" or attempt == 4:
+                    raise
+            else:
+                return
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -137,6 +200,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
     with Cluster() as cluster:
+        cluster.allowed_in_logs.append("m4 was removed from the cluster")
         torture = Torture(cluster, arguments.seed)
         end = time.monotonic() + arguments.minutes * 60
         while time.monotonic() < end:
