@@ -1,4 +1,6 @@
-"""python -m tests.simulation --seeds 0:10000 --jobs 2 | --seed N | --plant NAME|all --seeds 0:1000 [--black-box]"""
+"""python -m tests.simulation --seeds 0:10000 --jobs 2 | --seed N | --plant NAME|all --seeds 0:1000 [--black-box] |
+--engine stock
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from tests.simulation.checkers import ALL, WHITE_BOX
 from tests.simulation.options import draw
 from tests.simulation.planted import PLANTED, planted
 from tests.simulation.run import Result, run
+from tests.simulation.stock import run_stock
 
+ENGINES = ("warren", "stock", "stock-unsynced")
 CHUNK = 4
 """Seeds handed to a worker at a time."""
 
@@ -29,20 +33,30 @@ def main() -> int:
         "--plant", choices=[*PLANTED, "all"], help="with this bug; ends at the first seed that finds it"
     )
     parser.add_argument("--black-box", action="store_true", help="without the checkers that look inside a manager")
+    parser.add_argument("--engine", choices=ENGINES, default="warren", help="stock: PySyncObj as it is released")
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    one_seed = partial(one, plant=arguments.plant, black_box=arguments.black_box)
+    one_seed = partial(one, plant=arguments.plant, black_box=arguments.black_box, engine=arguments.engine)
     if arguments.seed is not None:
         return report_one(one_seed(arguments.seed, keep_trace=True))
     first, end = (int(part) for part in arguments.seeds.split(":"))
     if arguments.plant is not None:
         names = list(PLANTED) if arguments.plant == "all" else [arguments.plant]
         return report_planted(names, range(first, end), arguments.jobs, arguments.black_box)
-    return report_many(results(one_seed, range(first, end), arguments.jobs), end - first)
+    return report_many(results(one_seed, range(first, end), arguments.jobs), end - first, arguments.engine)
 
 
-def one(seed: int, *, plant: str | None = None, black_box: bool = False, keep_trace: bool = False) -> Result:
+def one(
+    seed: int,
+    *,
+    plant: str | None = None,
+    black_box: bool = False,
+    keep_trace: bool = False,
+    engine: str = "warren",
+) -> Result:
     logging.disable(logging.CRITICAL)
+    if engine != "warren":
+        return run_stock(seed, loses_unsynced=engine == "stock-unsynced")
     checkers = [checker for checker in ALL if not black_box or checker not in WHITE_BOX]
     with planted(plant):
         result = run(draw(seed), checkers)
@@ -94,7 +108,7 @@ def _shortened(lines: list[str]) -> str:
     return (lines[-1] if lines[0].startswith("Traceback") else lines[0])[:160]
 
 
-def report_many(found: Iterator[Result], count: int) -> int:
+def report_many(found: Iterator[Result], count: int, engine: str) -> int:
     failed: list[Result] = []
     faults: Counter[str] = Counter()
     checked: Counter[str] = Counter()
@@ -113,6 +127,9 @@ def report_many(found: Iterator[Result], count: int) -> int:
         if done % 100 == 0:
             print(f"{done} of {count} seeds, {len(failed)} failed, {acknowledged} acknowledged", flush=True)
     seconds = time.monotonic() - begin
+    for name, count_failed in Counter(result.found_by for result in failed).most_common():
+        first = next(result.seed for result in failed if result.found_by == name)
+        print(f"  {count_failed:8d}  failed by {name}, first at seed {first}")
     print(
         f"{done} seeds, {len(failed)} failed; {acknowledged} calls acknowledged; "
         f"{done / seconds * 60:.0f} seeds a minute, {simulated / seconds:.0f} simulated seconds a second"
@@ -120,7 +137,7 @@ def report_many(found: Iterator[Result], count: int) -> int:
     for what, number in [*sorted(faults.items()), *sorted(checked.items())]:
         print(f"  {number:8d}  {what}")
     if failed:
-        print(f"run one again: python -m tests.simulation --seed {failed[0].seed}")
+        print(f"run one again: python -m tests.simulation --engine {engine} --seed {failed[0].seed}")
     return 1 if failed else 0
 
 

@@ -35,6 +35,7 @@ class Nemesis:
         world.every(options.disk_full_rate, self._if_loud(self._fill_disk), self.until)
         world.every(options.member_rate, self._if_loud(self._change_members), self.until)
         world.every(options.swap_rate, self._if_loud(self._swap), self.until)
+        world.every(options.throw_rate, self._if_loud(self._throw), self.until)
         world.every(options.transfer_rate, self._if_loud(self._transfer), self.until)
 
     def _if_loud(self, what: Callable[[], None]) -> Callable[[], None]:
@@ -266,6 +267,25 @@ class Nemesis:
         if process is not None:
             self._count("leadership transfer asked for")
             process.take(TransferWanted(None, lambda _answer: None))
+
+    def _throw(self) -> None:
+        """Leadership goes to another and comes back, while what one follower answers the leader is on its way."""
+        leader = self.world.leader
+        others = sorted(set(leader.engine.members) - {leader.id}) if leader is not None else []
+        if leader is None or len(others) < 2:
+            return
+        follower, other = self.random.sample(others, 2)
+        direction = {(follower, leader.id)}
+        self._count("leadership thrown to and fro", f"{leader.id} {other}, {follower} is not heard")
+        self.world.network.block(direction)
+        leader.take(TransferWanted(other, lambda _answer: None))
+        self.world.after(self.random.uniform(0.1, 0.6), lambda: self._give_back(other, leader.id))
+        self.world.after(self.random.uniform(0.5, 4.0), lambda: self.world.network.unblock(direction))
+
+    def _give_back(self, holder: str, to: str) -> None:
+        process = self.world.processes.get(holder)
+        if process is not None:
+            process.take(TransferWanted(to, lambda _answer: None))
 
     # The end of it -----------------------------------------------------------------------------------------------
 

@@ -60,6 +60,8 @@ class Options:
     minority_stays_down: float
     """Probability that as many members as may fail are down for the whole liveness phase."""
     transfer_rate: float
+    throw_rate: float
+    """Two transfers in short order, there and back, with one follower's answers held back."""
     call_rate: float
     """Calls per manager."""
     keys: int
@@ -113,6 +115,7 @@ def draw(seed: int) -> Options:
         wipe=sometimes(0.3, 0.0, 0.3),
         minority_stays_down=random.choice([0.0, 0.0, 1.0]),
         transfer_rate=sometimes(0.4, 0.05, 0.5),
+        throw_rate=sometimes(0.2, 0.05, 0.4),
         call_rate=random.choice([3.0, 10.0, 30.0]),
         keys=random.choice([1, 3, 8]),
         write_timeout=random.choice([0.5, 2.0, 5.0]),
