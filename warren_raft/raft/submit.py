@@ -190,6 +190,9 @@ class Submitter:
             reason = "no quorum, or no leader, until the deadline"
             proposal.error = Unavailable(reason, maybe_applied=proposal.sent)
             _end(proposal)
+        if len(self._waiting) > 2 * len(self._pending):
+            # What ended while there was no leader would be kept until there is one.
+            self._waiting = deque(filter(self._is_pending, self._waiting))
 
     def fail_all(self, error: Callable[[Proposal], Exception]) -> None:
         pending, self._pending = self._pending, {}

@@ -337,3 +337,16 @@ def test_a_submitted_event_is_taken_even_when_the_disk_has_no_room() -> None:
     cluster.run(1.5)
     assert isinstance(ended[0].error, Unavailable)
     assert ended[0].error.maybe_applied
+
+
+def test_writes_that_ended_without_a_leader_are_not_kept_until_there_is_one() -> None:
+    """(Pins a bug: a manager without a quorum kept each write that ever timed out, hour after hour.)"""
+    it = Recorded()
+    it.propose(1, deadline=1000.0)
+    for number in range(100):
+        it.propose(2 + number, deadline=float(number))
+        it.submitter.expire(number)
+    assert len(it.submitter._waiting) <= 2
+    it.submitter.set_route(Route("m1", 1, 7))
+    it.submitter.flush(100.0)
+    assert it.sent == [("m1", [b"\x01" * 10])]
