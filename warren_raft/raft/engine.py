@@ -359,6 +359,10 @@ class Engine:
     def step(self, now: float, events: Iterable[Event] = ()) -> list[Effect]:
         """Take in what happened, decide, and return what is to be done. Never raises for what a peer or caller says."""
         self._now = max(self._now, now)
+        events = list(events)
+        for event in events:  # first: should anything else stop this manager, these writes end with the others
+            if isinstance(event, Submitted):
+                self._submitter.submit(event.proposals)
         try:
             for event in events:
                 self._handle(event)
@@ -374,8 +378,6 @@ class Engine:
                 self._receive(peer, number, message)
             case Synced(batch, error):
                 self._log_written(batch, error)
-            case Submitted(proposals):
-                self._submitter.submit(proposals)
             case LinkUp(peer, number, hello):
                 self._link_up(peer, number, Hello.from_message(hello))
             case LinkDown(peer, number):

@@ -14,9 +14,10 @@ import pytest
 from tests.engine_harness import STEP_SECONDS, Cluster, Outcome
 from warren_raft.errors import Closed, InvariantViolation, Unavailable
 from warren_raft.raft import entries, submit
-from warren_raft.raft.engine import APPLY_ENTRIES, Submitted
-from warren_raft.raft.membership import REMOVE, Change
+from warren_raft.raft.engine import APPLY_ENTRIES, Refused, Submitted
+from warren_raft.raft.membership import REMOVE, REMOVED, Change
 from warren_raft.raft.submit import Proposal, Route, Submitter
+from warren_raft.raft.transport import Refusal
 
 # Any manager takes writes --------------------------------------------------------------------------------------------
 
@@ -350,3 +351,15 @@ def test_writes_that_ended_without_a_leader_are_not_kept_until_there_is_one() ->
     it.submitter.set_route(Route("m1", 1, 7))
     it.submitter.flush(100.0)
     assert it.sent == [("m1", [b"\x01" * 10])]
+
+
+def test_a_write_that_comes_with_what_stops_the_manager_ends() -> None:
+    """(Pins a bug: it was never looked at, and a future that stood for it never ended.)"""
+    cluster = Cluster()
+    cluster.wait_ready()
+    origin = cluster.followers()[0]
+    cluster.nodes[origin].events.append(Refused("m9", Refusal(REMOVED, "removed")))
+    cluster.submit(origin, "w")
+    cluster.step(origin)
+    assert origin in cluster.stopped
+    assert isinstance(cluster.failed["w"], Closed)
