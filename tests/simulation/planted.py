@@ -10,8 +10,8 @@ from __future__ import annotations
 import inspect
 import sys
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 from warren_raft.fsm.sessions import Sessions
@@ -88,12 +88,17 @@ PLANTED: dict[str, tuple[Change, ...]] = {
 }
 
 
-@contextmanager
-def planted(name: str | None) -> Iterator[None]:
+def planted(name: str | None) -> AbstractContextManager[None]:
     """The product with this bug, until the end of the block. None: as it is."""
+    return changed(PLANTED[name] if name is not None else ())
+
+
+@contextmanager
+def changed(changes: Iterable[Change]) -> Iterator[None]:
+    """The product with these changes, until the end of the block."""
     undo: list[tuple[Any, str, Any]] = []
     try:
-        for change in PLANTED[name] if name is not None else ():
+        for change in changes:
             undo.append((change.owner, change.name, vars(change.owner)[change.name]))
             setattr(change.owner, change.name, _rewritten(change))
         yield

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.planted import Change, changed
 from tests.simulation.scenario import SCENARIOS, Scenario, ScenarioFailed, run_file
+from warren_raft.raft.elections import Elections
+from warren_raft.raft.engine import Engine
+from warren_raft.raft.guard import Guard
+from warren_raft.raft.roster import Roster
 
 
 @pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.txt")), ids=lambda path: path.stem)
@@ -23,3 +28,43 @@ def test_a_script_that_does_not_hold_fails_at_its_line() -> None:
 def test_a_word_that_is_no_command_fails() -> None:
     with pytest.raises(ScenarioFailed, match="unknown command expect"):
         Scenario().run("expect nothing")
+
+
+BROKEN: dict[str, tuple[Change, ...]] = {
+    "slow_disks_elect": (
+        Change(Elections, "tick", "if not standing.is_durable:", "if False:"),
+        Change(Engine, "_dispatch", "self._send_when_synced(peer, reply)", "self._send_to(peer, reply)"),
+    ),
+    "a_dead_leader_is_nobodys_leader": (
+        Change(Engine, "leader", "return leader if is_heard else None", "return leader"),
+    ),
+    "a_joiner_reads_how_its_predecessor_was_removed": (
+        Change(
+            Roster,
+            "was_removed",
+            "self._log.incarnation in self.membership.removed",
+            "self.node_id not in self.membership.members",
+        ),
+    ),
+    "a_successor_has_acknowledged_nothing": (Change(Guard, "forget", "self._progress.pop(peer, None)", "pass"),),
+    "different_lists_form_nothing": (
+        Change(Roster, "_agrees", "link.view == self._declared and link.configured == self.configured", "True"),
+    ),
+    "the_founders_count_whatever_is_configured": (
+        Change(
+            Roster,
+            "members",
+            "        if self.founding is not None:\n            return self.founding.members\n",
+            "",
+        ),
+    ),
+    "everybody_crashes_with_a_vote_on_the_way": (Change(Guard, "_emit_gated", "self._log.position", "0"),),
+}
+"""The product as it was, or would be, without the rule that the story tells of."""
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_scenario_fails_without_the_rule_that_it_tells_of(name: str) -> None:
+    """A script that holds whatever the product does pins nothing."""
+    with changed(BROKEN[name]), pytest.raises(ScenarioFailed):
+        run_file(SCENARIOS / f"{name}.txt")
