@@ -355,6 +355,11 @@ class Core:
     def match_index(self, peer_id: str) -> int:
         return int(self._core._SyncObj__raftMatchIndex.get(self._node(peer_id), 0))
 
+    def follows(self, peer_id: str) -> bool:
+        """Whether it counts what this member holds, as a leader does of voters and of learners with a link. An
+        acknowledgement of anybody else fails on a missing key."""
+        return self._node(peer_id) in self._core._SyncObj__raftMatchIndex
+
     def last_response(self, peer_id: str) -> float | None:
         """When a member last answered this leader, in the clock's seconds."""
         value = self._core._SyncObj__lastResponseTime.get(self._node(peer_id))

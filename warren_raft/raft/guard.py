@@ -303,6 +303,8 @@ class Guard:
             # Stock counts it for the present term: a match index for entries the follower never had (hole 3).
             self.stats["reply to another term dropped"] += 1
             return
+        if not self.core.follows(peer):
+            raise PeerFault(f"{peer} answers what nobody sent it")
         progress = self._progress_of(peer)
         next_index = _integer(message, "next_node_idx")
         if next_index <= BASE_INDEX and (message.get("success") or message.get("reset")):

@@ -394,6 +394,22 @@ def test_a_directory_that_is_no_member_counts_for_nobody_though_its_link_is_up()
     assert (leader.id, other) not in cluster.links
 
 
+def test_an_answer_of_who_is_not_in_the_list_drops_its_link_and_stops_nobody() -> None:
+    """Who says that it knows a later list is listened to. (Pins a bug: the core failed on a missing key, and with it
+    the manager.)"""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    hello = {**leader.engine.hello(), "node_id": "x", "incarnation": "another", "membership_index": 1_000_000}
+    assert leader.engine.judge(hello) is None
+    cluster.links[leader.id, "x"] = 999
+    leader.events.append(LinkUp("x", 999, hello))
+    answer = {"next_node_idx": 3, "success": True, "reset": False, "re": [leader.engine.term, 1]}
+    leader.events.append(Received("x", 999, {"type": "next_node_idx", **answer}))
+    cluster.step(leader.id)
+    assert (leader.id, "x") not in cluster.links
+    cluster.write(leader.id, "w")
+
+
 @pytest.mark.parametrize(
     ("address", "text"),
     [
