@@ -413,7 +413,7 @@ class Engine:
         waited_for = self._committed_origins()
         for outgoing in self._guard.take_outbox():
             if outgoing.gate > self._log.synced_position:
-                self._gated.append((outgoing, self._now))
+                self._hold(outgoing)
             elif outgoing.message.get("entries") != [] or outgoing.peer in waited_for:
                 self._notices.pop(outgoing.peer, None)
                 self._send_to(outgoing.peer, outgoing.message)
@@ -430,6 +430,18 @@ class Engine:
             self._effects.append(Dial(peers))
         effects, self._effects = self._effects, []
         return effects
+
+    def _hold(self, outgoing: Outgoing) -> None:
+        """It waits for the disk, in the place of what it repeats if there is such: a disk may be full for days, and
+        each heartbeat brings another answer."""
+        for position in range(len(self._gated) - 1, -1, -1):
+            earlier, since = self._gated[position]
+            if earlier.gate != outgoing.gate:
+                break
+            if _repeats(outgoing, earlier):
+                self._gated[position] = outgoing, since
+                return
+        self._gated.append((outgoing, self._now))
 
     def _committed_origins(self) -> set[str]:
         """The followers that sent commands of what has been committed since the last step."""
@@ -956,6 +968,12 @@ def _check_fields(message: Message) -> None:
     for name, is_sound in _FIELDS.get(message["type"], {}).items():
         if not is_sound(message.get(name)):
             raise PeerFault(f"{message['type']} with {name} = {message.get(name)!r}"[:ALARM_CHARACTERS])
+
+
+def _repeats(later: Outgoing, earlier: Outgoing) -> bool:
+    """Whether they say the same to the same peer, but for the numbers that tie them to a message or a round."""
+    numbers = {"re": 0, "round": 0, "seq": 0}
+    return later.peer == earlier.peer and later.message | numbers == earlier.message | numbers
 
 
 def _removed(node_id: str) -> Removed:

@@ -331,6 +331,22 @@ def test_a_manager_without_room_for_its_log_acknowledges_nothing_and_resumes_by_
     assert not full.engine.disk_full
 
 
+def test_answers_that_wait_for_room_do_not_pile_up() -> None:
+    """(Pins a bug: each heartbeat left another answer, ten a second for as long as the disk was full.)"""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    full = cluster.nodes[cluster.followers()[0]]
+    full.disk_error = OSError(28, "No space left on device")
+    cluster.write(leader.id, "w")
+    cluster.run(2)
+    waiting = len(full.engine._gated)
+    cluster.run(20)
+    assert len(full.engine._gated) == waiting
+    full.disk_error = None
+    cluster.check_writes()
+    assert not full.engine._gated
+
+
 def test_a_leader_without_room_for_its_log_hands_leadership_to_one_that_has() -> None:
     """It can commit nothing, since its own copy counts; the others can. (Pins a bug: it led on, and nobody could write
     until somebody made room on that one machine.)"""
