@@ -534,13 +534,13 @@ class ReplicatedStore(Store):
         noted = False
         next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds
         while not self._stop_housekeeping.wait(min(1.0, self.config.checkpoint_interval_seconds)):
-            if not noted and self._engine.is_ready:
-                self._opened.state.note_ready()
-                noted = True
-            if time.monotonic() < next_checkpoint:
-                continue
-            next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds
             try:
+                if not noted and self._engine.is_ready:
+                    self._opened.state.note_ready()
+                    noted = True
+                if time.monotonic() < next_checkpoint:
+                    continue
+                next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds
                 self._opened.database.reader_check()
                 self._opened.database.end_old_reads()
                 index = self._opened.machine.applied_index
@@ -552,6 +552,8 @@ class ReplicatedStore(Store):
                 self._on_failure(error)
                 self._driver.stop()
                 return
+            except Exception:  # too many open files, say; who gave up here would never look at the disk again
+                logger.exception("%s: housekeeping failed, and goes on", self.config.node_id)
 
     # The end -----------------------------------------------------------------------------------------------------
 
