@@ -24,7 +24,7 @@ from warren_raft.raft.guard import INDEX_MAX, Guard, Outgoing, PeerFault
 from warren_raft.raft.log import Batch, Log
 from warren_raft.raft.membership import OTHER_CLUSTER, REMOVE, REMOVED, Change, Hello, Member, Membership, apply_change
 from warren_raft.raft.roster import Roster
-from warren_raft.raft.submit import Outcome, Proposal, Route, Submitter
+from warren_raft.raft.submit import COMMAND_BYTES_MAX, Outcome, Proposal, Route, Submitter
 from warren_raft.raft.transport import Refusal
 
 logger = logging.getLogger("warren_raft.engine")
@@ -948,7 +948,7 @@ def _is_texts(value: Any) -> bool:
 
 
 def _is_commands(value: Any) -> bool:
-    return type(value) is list and all(type(command) is bytes for command in value)
+    return type(value) is list and all(type(part) is bytes and len(part) <= COMMAND_BYTES_MAX for part in value)
 
 
 _FIELDS: Final[Mapping[str, Mapping[str, Callable[[Any], bool]]]] = {

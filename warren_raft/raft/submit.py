@@ -23,6 +23,9 @@ Key = tuple[int, int]
 
 SUBMIT_BYTES: Final = 256 * 1024
 """Commands of one submit message together, unless the first alone is larger."""
+COMMAND_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Of one command. A frame has 64 KiB more, for what an entry and its message add: a longer one could be submitted, and
+then stop each manager that has to send the entry on."""
 QUEUE_BYTES: Final = 128 * 1024 * 1024
 """Commands of all managers waiting at the leader; beyond it the sender is told to come back."""
 REFUSED_WAIT_SECONDS: Final = 0.05

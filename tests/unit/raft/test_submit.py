@@ -13,8 +13,8 @@ import pytest
 
 from tests.engine_harness import STEP_SECONDS, Cluster, Outcome
 from warren_raft.errors import Closed, InvariantViolation, Unavailable
-from warren_raft.raft import entries, submit
-from warren_raft.raft.engine import APPLY_ENTRIES, Refused, Submitted
+from warren_raft.raft import entries, submit, wire
+from warren_raft.raft.engine import APPLY_ENTRIES, Received, Refused, Send, Submitted, WriteLog
 from warren_raft.raft.membership import REMOVE, REMOVED, Change
 from warren_raft.raft.submit import Proposal, Route, Submitter
 from warren_raft.raft.transport import Refusal
@@ -363,3 +363,22 @@ def test_a_write_that_comes_with_what_stops_the_manager_ends() -> None:
     cluster.step(origin)
     assert origin in cluster.stopped
     assert isinstance(cluster.failed["w"], Closed)
+
+
+def test_a_command_too_long_for_an_append_message_is_not_proposed() -> None:
+    """(Pins a bug: it fitted a submit message, and stopped each leader that had to send it on.)"""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    origin = cluster.followers()[0]
+    before = leader.log.last_index
+    for size in (submit.COMMAND_BYTES_MAX + 1, submit.COMMAND_BYTES_MAX):
+        message = {"type": "submit", "commands": [bytes(size)]}
+        wire.encode(message)  # it can be sent
+        leader.events.append(Received(origin, cluster.links[leader.id, origin], message))
+        refused = size > submit.COMMAND_BYTES_MAX
+        for effect in leader.engine.step(cluster.now, leader.events):
+            if isinstance(effect, Send):
+                wire.encode(effect.message)
+            assert not refused or not isinstance(effect, WriteLog)
+        leader.events.clear()
+        assert leader.log.last_index == before + (not refused)
