@@ -7,6 +7,7 @@ the one nearest to the command wins, the environment comes last.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -107,9 +108,19 @@ def database() -> ReadOnlyStore:
     return ReadOnlyStore(data_dir())
 
 
+class SecondsType(click.FloatRange):
+    """A time to wait: above 0, an hour at most, and a number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):  # passes every comparison of a range
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds
+
+
 timeout_option = click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True, max=3600),
+    type=SecondsType(min=0, min_open=True, max=3600),
     metavar="SECONDS",
     help="How long to wait for a quorum.  [default: the manager's write_timeout_seconds]",
 )
@@ -163,6 +174,21 @@ class IdType(click.ParamType):  # type: ignore[type-arg]  # generic for type che
         if not 1 <= size <= ID_MAX_BYTES:
             self.fail(f"an id has 1 to {ID_MAX_BYTES} bytes, not {size}", param, ctx)
         return str(value)
+
+
+class NodeIdType(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
+    """A manager's id."""
+
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from warren_raft.config import check_node_id
+        from warren_raft.errors import InvalidEntity
+
+        try:
+            return check_node_id(value)
+        except InvalidEntity as error:
+            self.fail(error.reason, param, ctx)
 
 
 class MemberType(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from .common import MemberType, WarrenGroup, manager, print_json, timeout_option, wants_json
+from .common import MemberType, NodeIdType, WarrenGroup, manager, print_json, timeout_option, wants_json
 from .status import print_members
 
 
@@ -61,7 +61,7 @@ def update(member: tuple[str, str], timeout: float | None) -> None:
 
 
 @members.command("remove")
-@click.argument("member_id", metavar="ID")
+@click.argument("member_id", type=NodeIdType(), metavar="ID")
 @timeout_option
 def remove(member_id: str, timeout: float | None) -> None:
     """Remove a manager. Refused when the cluster would lose its quorum.
@@ -83,7 +83,7 @@ def leader() -> None:
 
 
 @leader.command("transfer")
-@click.argument("member_id", metavar="[ID]", required=False)
+@click.argument("member_id", type=NodeIdType(), metavar="[ID]", required=False)
 @timeout_option
 def transfer(member_id: str | None, timeout: float | None) -> None:
     """Hand leadership to the manager ID, or to whichever is best prepared.
