@@ -109,6 +109,8 @@ def export(target: str) -> None:
     \b
     Example: warren-raft export state.jsonl --data-dir data/m1
     """
+    if target != "-" and (not target or os.path.isdir(target)):
+        raise click.UsageError(f"{target!r} is not the name of a file")
     with database() as store, store.read() as view:
         if target == "-":
             _write_records(view, sys.stdout.buffer)
@@ -142,19 +144,27 @@ def _records(view: View) -> Iterator[str]:
 
 @contextmanager
 def _whole_file(path: str) -> Iterator[BinaryIO]:
-    """A file to write that gets its name (mode 0600) once it is complete and on disk; else nothing is left."""
+    """A file to write that gets its name (mode 0600) once it is complete and on disk; else nothing is left.
+
+    An OSError names the file that was wanted, not the one that is written to.
+    """
     temporary = f"{path}.{secrets.token_hex(4)}.partial"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        _sync_directory(os.path.dirname(path) or ".")
+    except WarrenError:  # some are an OSError too
         raise
-    _sync_directory(os.path.dirname(path) or ".")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def _sync_directory(directory: str) -> None:

@@ -221,8 +221,11 @@ def test_an_export_is_for_its_owner_only_and_leaves_nothing_half_written(
     assert warren("export", target, "--data-dir", manager).text
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     assert os.listdir(tmp_path) == ["out.jsonl"]
-    assert warren("export", tmp_path / "none" / "out.jsonl", "--data-dir", manager).code == 1
-    assert warren("export", tmp_path, "--data-dir", manager).code != 0
+    nowhere = warren("export", tmp_path / "none" / "out.jsonl", "--data-dir", manager)
+    assert nowhere.code == 1
+    assert nowhere.err == f"warren-raft: {tmp_path / 'none' / 'out.jsonl'}: No such file or directory\n"
+    assert warren("export", tmp_path, "--data-dir", manager).code == 2
+    assert warren("export", "", "--data-dir", manager).code == 2
     assert os.listdir(tmp_path) == ["out.jsonl"]
 
 
