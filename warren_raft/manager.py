@@ -512,21 +512,32 @@ class ReplicatedStore(Store):
         self._on_change()
 
     def _notify(self) -> None:
-        """Tell the callbacks of each change of leadership."""
-        known = False
+        """Tell the callbacks of each change of leadership; one that was lost and won again meanwhile is two."""
+        led: int | None = None
         while True:
             with self._changed:
-                while self.is_leader == known and self._is_alive:
+                while self._leading_term == led and self._is_alive:
                     self._changed.wait()
-                now, term = self.is_leader, self._engine.term
-                if now == known:
-                    return
-            known = now
-            for callback in list(self._leadership_callbacks):
-                try:
-                    callback(now, term)
-                except Exception:
-                    logger.exception("a leadership callback failed")
+                now, term = self._leading_term, self._engine.term
+            if now == led:
+                return
+            if led is not None:
+                self._call_back(False, term)
+            if now is not None:
+                self._call_back(True, now)
+            led = now
+
+    @property
+    def _leading_term(self) -> int | None:
+        """The term that this manager leads in; None while it does not."""
+        return self._engine.term if self.is_leader else None
+
+    def _call_back(self, is_leader: bool, term: int) -> None:
+        for callback in list(self._leadership_callbacks):
+            try:
+                callback(is_leader, term)
+            except Exception:
+                logger.exception("a leadership callback failed")
 
     def _keep_house(self) -> None:
         """Checkpoints of the state, stale reader slots, views that were left open."""

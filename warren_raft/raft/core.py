@@ -40,6 +40,8 @@ NEVER_SECONDS: Final = 1e9
 MESSAGE_BYTES: Final = 512 * 1024
 """Entries of one append message together, unless the first alone is larger: small enough that a lagging follower's
 catch-up does not hold a heartbeat back for long, large enough to keep a disk busy."""
+_ENTRY_OVERHEAD_BYTES: Final = 32
+"""Index, term and their heads: so that a run of empty entries does not make a frame of too many items."""
 _UNREACHABLE_BYTES: Final = 1 << 40
 """The core cuts an entry into 'transmission' pieces at its own batch size (hole 11, r11d); no entry reaches this."""
 
@@ -170,7 +172,7 @@ class _LogTail(Sequence[Entry]):
         size = 0
         for position in range(self._start, len(self._entries)):
             entry = self._entries[position]
-            size += len(entry[0])
+            size += len(entry[0]) + _ENTRY_OVERHEAD_BYTES
             if size > MESSAGE_BYTES and position > self._start:
                 return
             yield entry

@@ -415,7 +415,8 @@ class Engine:
             if outgoing.gate > self._log.synced_position:
                 self._hold(outgoing)
             elif outgoing.message.get("entries") != [] or outgoing.peer in waited_for:
-                self._notices.pop(outgoing.peer, None)
+                if "entries" in outgoing.message:
+                    self._notices.pop(outgoing.peer, None)
                 self._send_to(outgoing.peer, outgoing.message)
             else:
                 _, since = self._notices.get(outgoing.peer, (None, self._now))
@@ -537,7 +538,7 @@ class Engine:
         self._note_foreign(peer, refusal)
 
     def _note_foreign(self, peer: str, refusal: Refusal) -> None:
-        if refusal.code == OTHER_CLUSTER:
+        if refusal.code == OTHER_CLUSTER and peer in self._roster.members:
             self._foreign.add(peer)
 
     def _check_foreign(self) -> None:
