@@ -38,10 +38,12 @@ BOLT_MAGIC_OFFSET: Final = 16
 @click.argument("source", type=click.File("rb"), metavar="FILE")
 @timeout_option
 def import_(source: BinaryIO, timeout: float | None) -> None:
-    """Store every record of FILE (- is stdin) through the running manager; existing entities are replaced.
+    """Store every record of a file.
 
-    FILE has one JSON object a line, as `export` writes it: {"bucket": …, "key": …, "value": …}. All of it is
-    checked before anything is stored. To import a file again is safe.
+    Goes through the running manager; existing entities are replaced.
+
+    FILE (- is stdin) has one JSON object a line, as `export` writes it: {"bucket": …, "key": …, "value": …}. All of
+    it is checked before anything is stored. To import a file again is safe.
 
     \b
     Example: warren-raft import state.jsonl --data-dir data/m1
@@ -101,10 +103,11 @@ def _lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
 @click.command("export", cls=WarrenCommand)
 @click.argument("target", type=click.Path(allow_dash=True), metavar="FILE")
 def export(target: str) -> None:
-    """Write every entity to FILE (- is stdout), one JSON object a line, in Warren's own form.
+    """Write every entity to a file.
 
-    What is written is the state at one moment. Reads the database directly, whether or not the manager runs.
-    FILE holds secrets: it is readable by its owner only, and it appears under its name when it is complete.
+    FILE (- is stdout) gets one JSON object a line, in Warren's own form. What is written is the state at one moment.
+    Reads the database directly, whether or not the manager runs. FILE holds secrets: it is readable by its owner
+    only, and it appears under its name when it is complete.
 
     \b
     Example: warren-raft export state.jsonl --data-dir data/m1

@@ -59,7 +59,7 @@ MAX_INPUT_BYTES: Final = 8 * 1024 * 1024  # an entity of 1 MiB in base64, spelt 
 
 @click.command("get", cls=WarrenCommand)
 @click.argument("kind", type=KindType(with_ca=True))
-@click.argument("entity_id", type=IdType(), metavar="ID", required=False)
+@click.argument("entity_id", type=IdType(), metavar="[ID]", required=False)
 def get(kind: Any, entity_id: str | None) -> None:
     """Print one entity. Reads the database directly, whether or not the manager runs.
 
@@ -180,9 +180,10 @@ def _parse(kind: Kind[Any], name: str, data: bytes) -> dict[str, Any]:
 @if_revision_option
 @timeout_option
 def delete(kind: Any, entity_id: str, if_revision: int | None, timeout: float | None) -> None:
-    """Delete one entity through the running manager; done as well when there is none.
+    """Delete one entity through the running manager.
 
-    Prints the revision of the deletion, or of the latest change when there was nothing to delete.
+    Done as well when there is none. Prints the revision of the deletion, or of the latest change when there was
+    nothing to delete.
 
     \b
     Example: warren-raft delete container con-17 --data-dir data/m1

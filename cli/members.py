@@ -22,7 +22,9 @@ def members() -> None:
 
 @members.command("list")
 def list_() -> None:
-    """Show every manager of the cluster and whether this one is connected to it.
+    """Show every manager of the cluster.
+
+    For each: its address, whether this one is connected to it, whether it votes and whether it leads.
 
     \b
     Example: warren-raft members list --data-dir data/m1 -o json
@@ -38,7 +40,9 @@ def list_() -> None:
 @click.argument("member", type=MemberType(), metavar="ID=HOST:PORT")
 @timeout_option
 def add(member: tuple[str, str], timeout: float | None) -> None:
-    """Add a manager. Start it afterwards with the cluster's members and itself as --member.
+    """Add a manager that runs on an empty directory.
+
+    Start it first, with the cluster's members and itself as --member. Done once it has caught up and votes.
 
     \b
     Example: warren-raft members add m4=127.0.0.1:7949 --data-dir data/m1
@@ -64,7 +68,9 @@ def update(member: tuple[str, str], timeout: float | None) -> None:
 @click.argument("member_id", type=NodeIdType(), metavar="ID")
 @timeout_option
 def remove(member_id: str, timeout: float | None) -> None:
-    """Remove a manager. Refused when the cluster would lose its quorum.
+    """Remove a manager; done as well when there is none of this ID.
+
+    Refused when the cluster would lose its quorum. A removed manager stops; its directory is of no more use.
 
     \b
     Example: warren-raft members remove m3 --data-dir data/m1
@@ -75,7 +81,7 @@ def remove(member_id: str, timeout: float | None) -> None:
 
 @click.group("leader", cls=WarrenGroup)
 def leader() -> None:
-    """Say who leads the cluster.
+    """Hand leadership over.
 
     \b
     Example: warren-raft leader transfer m2 --data-dir data/m1
@@ -86,7 +92,9 @@ def leader() -> None:
 @click.argument("member_id", type=NodeIdType(), metavar="[ID]", required=False)
 @timeout_option
 def transfer(member_id: str | None, timeout: float | None) -> None:
-    """Hand leadership to the manager ID, or to whichever is best prepared.
+    """Hand leadership to another manager.
+
+    That is the manager ID, or without an ID whichever is best prepared.
 
     \b
     Example: warren-raft leader transfer m2 --data-dir data/m1

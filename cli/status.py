@@ -14,7 +14,9 @@ from .common import WarrenCommand, cell, manager, one_line, print_json, print_ta
 
 @click.command("status", cls=WarrenCommand)
 def status() -> None:
-    """Show a running manager: its role, leader, indexes, digest, members and counts.
+    """Show a running manager and its cluster.
+
+    Its role, leader, indexes, digest, members and counts.
 
     \b
     Example: warren-raft status --data-dir data/m1 -o json
