@@ -25,16 +25,18 @@ def status() -> None:
     if wants_json():
         print_json(answer)
     else:
-        _print(answer)
+        print_status(answer)
 
 
-def _print(answer: dict[str, Any]) -> None:
-    """Simple values as lines, then counts on one line, then the members as a table."""
+def print_status(answer: dict[str, Any]) -> None:
+    """Simple values as lines, then counts on one line, each alarm on its own, the members as a table."""
     simple = {name: value for name, value in answer.items() if not isinstance(value, dict | list)}
     lines = simple | {name: value for name, value in answer.items() if isinstance(value, dict)}
     width = max(map(len, lines))
     for name, value in lines.items():
         click.echo(f"{name:<{width}}  {cell(value)}")
+    for alarm in answer.get("alarms") or ["-"]:
+        click.echo(f"{'alarm':<{width}}  {cell(alarm)}")
     members = answer.get("members") or []
     if members:
         click.echo()

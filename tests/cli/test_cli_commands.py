@@ -23,6 +23,7 @@ from cli_support import Command
 
 from warren_raft.migrate.records import same_record
 from warren_raft_cli.entities import COLUMNS
+from warren_raft_cli.status import print_status
 
 SAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sample-state.jsonl"
 START_SECONDS = 0.25  # of processor time, from exec to exit; a busy machine must not fail this
@@ -184,6 +185,15 @@ def test_status_has_the_documented_fields(warren: Command, manager: Path) -> Non
     table = warren("status", "--data-dir", manager).text
     assert "role" in table
     assert status["digest"] in table or "digest" in table
+
+
+def test_status_shows_each_alarm_on_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    print_status({"node_id": "m1", "alarms": ["m2 refuses\nthis manager", "the disk is full"], "members": []})
+    assert [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()] == [
+        ["node_id", "m1"],
+        ["alarm", "m2 refuses this manager"],
+        ["alarm", "the disk is full"],
+    ]
 
 
 def test_members_are_listed(warren: Command, manager: Path) -> None:
