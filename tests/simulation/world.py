@@ -12,11 +12,11 @@ import heapq
 import itertools
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
+from tempfile import mkdtemp as make_directory
 from typing import Any
 
 from tests.memory_files import Crashed, MemoryFiles, keep_some
@@ -216,7 +216,7 @@ class World:
         self._told: dict[str, list[Callable[..., None]]] = {}
         self._told_count = 0
         base = "/dev/shm" if os.path.isdir("/dev/shm") else None
-        self.root = Path(tempfile.mkdtemp(prefix="warren-raft-simulation-", dir=base))
+        self.root = Path(make_directory(prefix="warren-raft-simulation-", dir=base))
         self.initial = {f"m{n}": f"127.0.0.1:{7000 + n}" for n in range(1, options.managers + 1)}
         for id_, address in self.initial.items():
             self.directories[id_] = Directory(self, id_, address, self.root)
