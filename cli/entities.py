@@ -157,6 +157,8 @@ def put(kind: Any, source: BinaryIO, if_revision: int | None, timeout: float | N
     data = source.read(MAX_INPUT_BYTES + 1)
     if len(data) > MAX_INPUT_BYTES:
         raise InvalidEntity(kind.name, f"{source.name} holds more than an entity can")
+    if not data:  # of a CA too: what was to write into a pipe has failed
+        raise InvalidEntity(kind.name, f"{source.name} is empty")
     value = base64.b64encode(data).decode() if kind.entity is None else _parse(kind, source.name, data)
     print_revision(manager().put(kind.name, value, if_revision=if_revision, timeout=timeout))
 

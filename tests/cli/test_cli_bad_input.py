@@ -96,6 +96,13 @@ def test_an_unknown_id_is_exit_code_1(warren: Command, unchanged: Path, kind: st
 # ----------------------------------------------------------------------------------------- files for put
 
 
+@pytest.mark.parametrize("kind", ["node", "ca"])
+def test_an_empty_file_is_nothing_to_put(warren: Command, unchanged: Path, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "empty").touch()
+    ran = warren("put", kind, "-f", tmp_path / "empty", "--data-dir", unchanged)
+    assert (ran.code, ran.err) == (1, f"warren-raft: {kind}: {tmp_path / 'empty'} is empty\n")
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -108,7 +115,6 @@ def test_an_unknown_id_is_exit_code_1(warren: Command, unchanged: Path, kind: st
         (json.dumps({"id": TOO_LONG}), "511"),
         ('{"role": "worker"}', "id"),
         ('{"id": "n1", "ro', "is not JSON"),
-        ("", "is not JSON"),
         ("[1, 2]", "JSON object"),
         ("[" * 100_000, "is not JSON"),
         ('{"id": NaN}', "id"),
