@@ -7,6 +7,7 @@ manager whose log ends below its applied state, or whose state lost pages, never
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
@@ -18,7 +19,7 @@ from warren_raft.fsm.machine import StateMachine
 from warren_raft.raft.engine import Engine, Settings
 from warren_raft.raft.files import Files
 from warren_raft.raft.log import Log
-from warren_raft.store.database import Database
+from warren_raft.store.database import Database, require_owner
 from warren_raft.store.generations import (
     FAILED_STARTS_MAX,
     DirectoryLock,
@@ -50,12 +51,15 @@ class OpenedDirectory:
     ) -> None:
         self.config = config
         self._random = random
+        log_directory = str(Path(config.directory) / "log")
+        if os.geteuid() == 0 and os.path.isdir(log_directory):
+            require_owner(log_directory)  # what root writes there would keep the manager's user out at the next start
         self._lock = DirectoryLock(config.directory)
         try:
             self.state = StateDirectory(config.directory, boot_id=boot_id)
             self.state.create()
             self.log = Log.open(
-                str(Path(config.directory) / "log"),
+                log_directory,
                 files=files,
                 node_id=config.node_id,
                 new_incarnation=lambda: f"{random.getrandbits(128):032x}",

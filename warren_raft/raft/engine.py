@@ -54,6 +54,9 @@ ALARM_CHARACTERS: Final = 500
 TEXT_CHARACTERS: Final = 4096
 """Of a text in a message: an id, an address, a sentence for an operator."""
 LONG_AGO: Final = -1e9
+NO_QUORUM: Final = "no quorum, or no leader, until the deadline"
+NO_SPACE: Final = "no space left on this manager's disk until the deadline"
+"""Why a write that reached its deadline came to nothing, as far as its own manager can tell."""
 
 
 class Removed(RefusedForSafety):
@@ -405,7 +408,8 @@ class Engine:
         self._check_foreign()
         if self._now >= self._expire_at:
             self._expire_at = self._now + EXPIRE_SECONDS
-            self._submitter.expire(self._now)
+            full = self.disk_full or self._apply_again_at > LONG_AGO
+            self._submitter.expire(self._now, NO_SPACE if full else NO_QUORUM)
             self._expire_requests()
 
     def _collect(self) -> list[Effect]:

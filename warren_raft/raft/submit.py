@@ -186,11 +186,11 @@ class Submitter:
                 proposal.outcome = outcome
                 _end(proposal)
 
-    def expire(self, now: float) -> None:
+    def expire(self, now: float, reason: str) -> None:
+        """End what has reached its deadline; `reason` says why nothing became of it."""
         late = [key for key, proposal in self._pending.items() if proposal.deadline <= now]
         for key in late:
             proposal = self._pending.pop(key)
-            reason = "no quorum, or no leader, until the deadline"
             proposal.error = Unavailable(reason, maybe_applied=proposal.sent)
             _end(proposal)
         if len(self._waiting) > 2 * len(self._pending):

@@ -240,7 +240,7 @@ class Database:
     @classmethod
     def _open_for_reading(cls, state: StateDirectory, generation: int, clock: Callable[[], float]) -> Database:
         path = state.file_of(generation)
-        _require_owner(path)
+        require_owner(path)
         environment = _open_environment(path, read_only=True)
         return cls._checked_for_reading(environment, state, generation, clock)
 
@@ -580,7 +580,7 @@ def _readable_generation(state: StateDirectory) -> int:
     try:
         generation = state.current()
     except PermissionError:
-        _require_owner(state.data_dir)
+        require_owner(state.data_dir)
         raise
     if generation is None:
         raise RefusedForSafety(
@@ -589,7 +589,7 @@ def _readable_generation(state: StateDirectory) -> int:
     return generation
 
 
-def _require_owner(path: str) -> None:
+def require_owner(path: str) -> None:
     """LMDB makes its lock file as whoever opens: root's would keep the owner out of his own data."""
     try:
         owner = os.stat(path).st_uid

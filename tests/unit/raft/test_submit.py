@@ -312,7 +312,7 @@ def test_an_outcome_of_somebody_elses_write_is_passed_over() -> None:
 def test_a_late_outcome_ends_nothing_a_second_time() -> None:
     it = Recorded()
     it.propose(1, deadline=1.0)
-    it.submitter.expire(1.0)
+    it.submitter.expire(1.0, "no quorum")
     it.submitter.applied([Outcome(1, 1, None)])
     assert [proposal.error is not None for proposal in it.ended] == [True]
 
@@ -346,7 +346,7 @@ def test_writes_that_ended_without_a_leader_are_not_kept_until_there_is_one() ->
     it.propose(1, deadline=1000.0)
     for number in range(100):
         it.propose(2 + number, deadline=float(number))
-        it.submitter.expire(number)
+        it.submitter.expire(number, "no quorum")
     assert len(it.submitter._waiting) <= 2
     it.submitter.set_route(Route("m1", 1, 7))
     it.submitter.flush(100.0)
@@ -382,3 +382,16 @@ def test_a_command_too_long_for_an_append_message_is_not_proposed() -> None:
             assert not refused or not isinstance(effect, WriteLog)
         leader.events.clear()
         assert leader.log.last_index == before + (not refused)
+
+
+def test_a_write_that_a_full_disk_held_up_says_so() -> None:
+    """ "No quorum" sends an operator to the network while the disk of the very manager that was asked is full."""
+    cluster = Cluster(("m1",))
+    cluster.wait_ready()
+    node = cluster.nodes["m1"]
+    node.disk_error = OSError(errno.ENOSPC, "No space left on device")
+    cluster.submit("m1", "late", seconds=1.0)
+    cluster.run_until(lambda: "late" in cluster.failed)
+    assert "no space left" in str(cluster.failed["late"])
+    node.disk_error = None
+    cluster.write("m1", "in time")
