@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.cluster.harness import Cluster
+
+
+@pytest.fixture(scope="session", autouse=True)
+def terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM of the tests, as a CI that lost patience sends it, ends the clusters as Ctrl-C does."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGTERM, previous)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import random
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -199,6 +200,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the cluster ends, however this is ended
     with Cluster() as cluster:
         cluster.allowed_in_logs.append("m4 was removed from the cluster")
         torture = Torture(cluster, arguments.seed)
