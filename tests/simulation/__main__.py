@@ -54,12 +54,16 @@ def one(
     keep_trace: bool = False,
     engine: str = "warren",
 ) -> Result:
+    before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
-    if engine != "warren":
-        return run_stock(seed, loses_unsynced=engine == "stock-unsynced")
-    checkers = [checker for checker in ALL if not black_box or checker not in WHITE_BOX]
-    with planted(plant):
-        result = run(draw(seed), checkers)
+    try:
+        if engine != "warren":
+            return run_stock(seed, loses_unsynced=engine == "stock-unsynced")
+        checkers = [checker for checker in ALL if not black_box or checker not in WHITE_BOX]
+        with planted(plant):
+            result = run(draw(seed), checkers)
+    finally:
+        logging.disable(before)  # other tests of the process look at what is logged
     if result.failure is None and not keep_trace:
         result.trace = []
     return result

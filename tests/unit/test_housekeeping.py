@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from warren_raft.config import Config
+from warren_raft.entities import Node
 from warren_raft.manager import ReplicatedStore
+from warren_raft.store.database import Database
+from warren_raft.store.generations import StateDirectory
 
 
 def test_an_error_in_housekeeping_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,23 +24,25 @@ def test_an_error_in_housekeeping_does_not_end_it(tmp_path: Path, monkeypatch: p
     config = Config(
         data_dir=tmp_path, node_id="m1", listen=address, members={"m1": address}, checkpoint_interval_seconds=0.05
     )
-    checkpointed = threading.Event()
-    with ReplicatedStore(config) as store:
-        opened = store._opened
-        noted, checkpoint = opened.state.note_ready, opened.database.checkpoint
-        errors = [OSError(errno.EMFILE, "Too many open files")]
+    failed, checkpointed = threading.Event(), threading.Event()
+    noted, checkpoint = StateDirectory.note_ready, Database.checkpoint
+    errors = [OSError(errno.EMFILE, "Too many open files")]
 
-        def note_ready() -> None:
-            if errors:
-                raise errors.pop()
-            noted()
+    def note_ready(state: StateDirectory) -> None:
+        if errors:
+            failed.set()
+            raise errors.pop()
+        noted(state)
 
-        def observed() -> None:
-            checkpoint()
+    def observed(database: Database) -> None:
+        checkpoint(database)
+        if failed.is_set():
             checkpointed.set()
 
-        monkeypatch.setattr(opened.state, "note_ready", note_ready)
-        monkeypatch.setattr(opened.database, "checkpoint", observed)
+    monkeypatch.setattr(StateDirectory, "note_ready", note_ready)
+    monkeypatch.setattr(Database, "checkpoint", observed)
+    with ReplicatedStore(config) as store:
+        assert failed.wait(20)
+        store.create_node(Node(id="n1"))  # something to write back
         assert checkpointed.wait(20)
-        assert not errors
         assert store.failure is None

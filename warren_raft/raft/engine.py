@@ -285,7 +285,8 @@ class Engine:
     @property
     def is_leader(self) -> bool:
         """Leads, and has applied an entry of its own term: its local state holds every acknowledged write."""
-        return self._leads_for_sure and not self._stopped
+        # Asked of the core too: other threads look in the middle of a step, when a new leader has just been heard.
+        return self._leads_for_sure and self._core.is_leader and not self._stopped
 
     @property
     def leader(self) -> str | None:
