@@ -22,11 +22,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tests.cluster.checkers import State, check
 from tests.cluster.history import History
+from tests.cluster.network import Network
 
 T = TypeVar("T")
 
@@ -155,9 +157,11 @@ class Process:
 
 
 class Cluster:
-    """Managers by id. `config` goes into each manager's Config. For `with`."""
+    """Managers by id. `config` goes into each manager's Config. `network`: their links can be cut. For `with`."""
 
-    def __init__(self, ids: Sequence[str] = ("m1", "m2", "m3"), *, start: bool = True, **config: Any) -> None:
+    def __init__(
+        self, ids: Sequence[str] = ("m1", "m2", "m3"), *, start: bool = True, network: bool = False, **config: Any
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="warren-raft-cluster-"))
         self.journals = self.directory / "journals"
         self.journals.mkdir()
@@ -168,8 +172,11 @@ class Cluster:
         self.processes: dict[str, Process] = {}
         self.allowed_in_logs: list[str] = []
         """Lines of a log that hold one of these are expected by the test."""
+        self.kills = 0
+        """SIGKILLs of managers, by `kill`."""
         self._runs = 0
         self._ended: list[Process] = []
+        self._network = Network(self._id_at) if network else None
         try:
             if start:
                 self.start(*ids)
@@ -200,6 +207,8 @@ class Cluster:
         }
         name = f"{id_}-{self._runs}"
         child = {"config": settings, "journals": str(self.journals), "name": name}
+        if self._network is not None:
+            child["network"] = self._network.port
         self.processes[id_] = Process(child, self.log_of(id_), prefix)
         return self.processes[id_]
 
@@ -228,6 +237,7 @@ class Cluster:
         """SIGKILL, all of them before any is waited for."""
         for id_ in ids:
             self.processes[id_].signal(signal.SIGKILL)
+            self.kills += 1
         for id_ in ids:
             assert self._gone(id_) == -signal.SIGKILL
 
@@ -256,6 +266,44 @@ class Cluster:
         self.processes[id_].signal(signal.SIGCONT)
         self.processes[id_].is_paused = False
 
+    # The network -------------------------------------------------------------------------------------------------
+
+    @property
+    def network(self) -> Network:
+        assert self._network is not None, "this test wants Cluster(network=True)"
+        return self._network
+
+    def _id_at(self, address: str) -> str:
+        """Who listens there now; nobody has no faults."""
+        return next((id_ for id_, own in list(self.addresses.items()) if own == address), "nobody")
+
+    def cut(self, one: str, other: str) -> None:
+        """Nothing goes between these two."""
+        self.network.hold([(one, other), (other, one)])
+
+    def cut_one_way(self, sender: str, receiver: str) -> None:
+        """What `sender` sends does not arrive; it hears the other one as before."""
+        self.network.hold([(sender, receiver)])
+
+    def split(self, *sides: Sequence[str]) -> None:
+        """Each side by itself."""
+        of = {id_: number for number, side in enumerate(sides) for id_ in side}
+        self.network.hold([(one, other) for one, other in permutations(of, 2) if of[one] != of[other]])
+
+    def isolate(self, id_: str) -> None:
+        """One manager from all others."""
+        self.split([id_], [other for other in self.addresses if other != id_])
+
+    def slow_links(self, *ids: str, delay_seconds: float = 0.0, bytes_per_second: float = 0.0) -> None:
+        """Every link of these managers (default: of all), in both directions: later, or fewer bytes, or both."""
+        touched = set(ids or self.addresses)
+        ways = [pair for pair in permutations(self.addresses, 2) if touched & set(pair)]
+        self.network.slow(ways, delay_seconds=delay_seconds, bytes_per_second=bytes_per_second)
+
+    def heal(self) -> None:
+        """The network is whole and fast again; what was held arrives."""
+        self.network.heal()
+
     # Damage ------------------------------------------------------------------------------------------------------
 
     def state_of(self, id_: str) -> Path:
@@ -278,6 +326,9 @@ class Cluster:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.processes[id_].destroy()
             del self.processes[id_]
+        if self._network is not None:
+            self._network.close()
+            self._network = None
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self) -> Cluster:

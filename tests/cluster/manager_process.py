@@ -2,7 +2,8 @@
 
     python -m tests.cluster.manager_process SETTINGS
 
-SETTINGS is JSON: `config` (Config's fields), `journals` (a directory for load.py), `name` (unique among all runs).
+SETTINGS is JSON: `config` (Config's fields), `journals` (a directory for load.py), `name` (unique among all runs), and
+`network` (the port of network.py's proxy) where links can be cut.
 Each command runs in a thread of its own, so one that blocks holds up no other. End of stdin or SIGTERM: close cleanly.
 Invariant: this process does not outlive the one that started it.
 """
@@ -24,6 +25,7 @@ from typing import Any
 import warren_raft as wr
 from tests.cluster.disks import Disk
 from tests.cluster.load import Load
+from tests.cluster.network import dial_through
 
 LOAD_END_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1
@@ -229,8 +231,11 @@ def main() -> None:
             while line:
                 line = line[os.write(1, line) :]
 
+    settings = json.loads(sys.argv[1])
+    if "network" in settings:
+        dial_through(settings["network"], settings["config"]["node_id"])
     try:
-        manager = ManagerProcess(json.loads(sys.argv[1]))
+        manager = ManagerProcess(settings)
     except wr.WarrenError as error:
         say({"number": 0, "error": type(error).__name__, "text": str(error), "data": {}, "pid": os.getpid()})
         sys.exit(1)

@@ -1,0 +1,237 @@
+"""What lies between the managers of a Cluster: every link goes through here, and can be cut, held one way, or be slow.
+
+A manager process dials through `dial_through`, which says who dials whom; one thread then carries the bytes of each
+direction. Faults hold bytes back and never lose them, as TCP does; a dial waits until both directions are open.
+Invariant: what has no fault on it is passed on at once, with its end; a refused dial is refused to who dialled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+
+CHUNK_BYTES: Final = 65_536
+CHUNKS_HELD: Final = 64
+"""A direction in which nothing moves takes so much in before its sender feels it: 4 MiB, as a network's buffers do."""
+CONNECTED, REFUSED = b"+", b"-"
+CALL_SECONDS: Final = 20.0
+
+
+@dataclass(eq=False)
+class Way:
+    """One direction between two managers."""
+
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+    delay_seconds: float = 0.0
+    bytes_per_second: float = 0.0
+    """0: as fast as it goes."""
+    free_at: float = 0.0
+    """When the bytes before have left, where there is a speed."""
+    carried_bytes: int = 0
+
+    async def pass_on(self, arrived: float, size: int) -> None:
+        """Until a chunk that arrived at this time is through."""
+        now = asyncio.get_running_loop().time
+        while True:
+            await self.open.wait()
+            due = arrived + self.delay_seconds
+            if now() >= due:
+                break
+            await asyncio.sleep(due - now())
+        if self.bytes_per_second:
+            self.free_at = max(now(), self.free_at) + size / self.bytes_per_second
+            await asyncio.sleep(self.free_at - now())
+            await self.open.wait()
+        self.carried_bytes += size
+
+
+class Network:
+    """The ways between managers, by (from, to). `id_at` says who listens at an address. Methods are for any thread;
+    a fault is in force when its method returns."""
+
+    def __init__(self, id_at: Callable[[str], str]) -> None:
+        self._id_at = id_at
+        self._ways: dict[tuple[str, str], Way] = {}
+        self._dials: set[asyncio.Task[Any]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
+        self._thread.start()
+        self._server = self._run(asyncio.start_server(self._dialled, "127.0.0.1", 0))
+        self.port: int = self._server.sockets[0].getsockname()[1]
+
+    def close(self) -> None:
+        """Every connection ends, and the thread."""
+        self._run(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CALL_SECONDS)
+        self._loop.close()
+
+    def hold(self, ways: Iterable[tuple[str, str]]) -> None:
+        """Nothing gets through these any more, until `heal`."""
+
+        def do() -> None:
+            for pair in ways:
+                self._way(*pair).open.clear()
+
+        self._do(do)
+
+    def slow(self, ways: Iterable[tuple[str, str]], *, delay_seconds: float = 0, bytes_per_second: float = 0) -> None:
+        def do() -> None:
+            for pair in ways:
+                way = self._way(*pair)
+                way.delay_seconds, way.bytes_per_second = delay_seconds, bytes_per_second
+
+        self._do(do)
+
+    def heal(self) -> None:
+        """All ways are open and fast again; what was held arrives now."""
+
+        def do() -> None:
+            for way in self._ways.values():
+                way.delay_seconds = way.bytes_per_second = way.free_at = 0.0
+                way.open.set()
+
+        self._do(do)
+
+    def carried_bytes(self, sender: str, receiver: str) -> int:
+        """How much went this way so far."""
+        return self._do(lambda: self._way(sender, receiver).carried_bytes)
+
+    # In the thread.
+
+    def _do(self, action: Callable[[], T]) -> T:
+        async def run() -> T:
+            return action()
+
+        return self._run(run())
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_SECONDS)
+
+    async def _end(self) -> None:
+        self._server.close()
+        for dial in self._dials:
+            dial.cancel()
+        await asyncio.gather(*self._dials, return_exceptions=True)
+        await self._server.wait_closed()
+
+    def _way(self, sender: str, receiver: str) -> Way:
+        if (sender, receiver) not in self._ways:
+            way = self._ways[sender, receiver] = Way()
+            way.open.set()
+        return self._ways[sender, receiver]
+
+    async def _dialled(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        dial = asyncio.current_task()
+        assert dial is not None
+        self._dials.add(dial)
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                await self._serve(reader, writer)
+        finally:
+            self._dials.discard(dial)
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        dialler, address = (await reader.readuntil()).decode().split()
+        peer = self._id_at(address)
+        there, back = self._way(dialler, peer), self._way(peer, dialler)
+        if not await self._open_before_given_up(there, back, reader):
+            return
+        host, _, port = address.rpartition(":")
+        try:
+            peer_reader, peer_writer = await asyncio.open_connection(host, int(port))
+        except ConnectionRefusedError:
+            writer.write(REFUSED)
+            await writer.drain()
+            return
+        try:
+            writer.write(CONNECTED)
+            await _first_of(_carry(there, reader, peer_writer), _carry(back, peer_reader, writer))
+        finally:
+            peer_writer.transport.abort()
+
+    @staticmethod
+    async def _open_before_given_up(there: Way, back: Way, reader: asyncio.StreamReader) -> bool:
+        """False: whoever dialled has hung up before. It sends nothing before it is connected."""
+
+        async def opened() -> bool:
+            begin = asyncio.get_running_loop().time()
+            await there.pass_on(begin, 0)
+            await back.pass_on(asyncio.get_running_loop().time(), 0)
+            return True
+
+        async def given_up() -> bool:
+            await reader.read(1)
+            return False
+
+        return await _first_of(opened(), given_up())
+
+
+async def _first_of(*works: Coroutine[Any, Any, T]) -> T:
+    """What the first to end returned or raised; the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _carry(way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Bytes of one direction, and their end."""
+    held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(CHUNKS_HELD)
+    now = asyncio.get_running_loop().time
+
+    async def take_in() -> None:
+        chunk = b"-"
+        while chunk:
+            chunk = await reader.read(CHUNK_BYTES)
+            await held.put((now(), chunk))
+        await asyncio.Event().wait()  # the other half ends both
+
+    async def give_out() -> None:
+        while True:
+            arrived, chunk = await held.get()
+            await way.pass_on(arrived, len(chunk))
+            if not chunk:
+                break
+            writer.write(chunk)
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    await _first_of(take_in(), give_out())
+
+
+def dial_through(port: int, dialler: str) -> None:
+    """In a manager's process: every connection that its event loops make goes through the Network at this port."""
+    connect = asyncio.BaseEventLoop.create_connection
+
+    async def create_connection(
+        loop: asyncio.BaseEventLoop, factory: Any, host: Any = None, peer_port: Any = None, **more: Any
+    ) -> Any:
+        link = socket.socket()
+        try:
+            link.setblocking(False)
+            await loop.sock_connect(link, ("127.0.0.1", port))
+            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await loop.sock_sendall(link, f"{dialler} {host}:{peer_port}\n".encode())
+            verdict = await loop.sock_recv(link, 1)
+            if verdict != CONNECTED:
+                raise ConnectionRefusedError("refused") if verdict == REFUSED else ConnectionResetError("hung up")
+        except BaseException:
+            link.close()
+            raise
+        return await connect(loop, factory, sock=link, **more)
+
+    asyncio.BaseEventLoop.create_connection = create_connection  # type: ignore[method-assign,assignment]
