@@ -1,0 +1,230 @@
+"""A manager's own snapshots: DATA_DIR/snapshots, what is in it, and how files come and go there.
+
+When one is taken, and what it is used for, is decided elsewhere; the format is in file.py.
+Invariant: a file under a snapshot's name was verified before it got that name, and is on disk.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import re
+import stat
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TypeAlias
+
+from warren_raft.errors import RefusedForSafety, SnapshotInvalid
+from warren_raft.snapshots.file import Manifest, Path, read_manifest, write
+from warren_raft.snapshots.verification import verify_in_child
+from warren_raft.store.database import Database
+from warren_raft.store.generations import make_directory, sync_directory
+
+INCOMING: Final = ("incoming.part", "incoming.json")
+"""A snapshot that is being fetched, and what is known of it. They are the transfer's, which may go on after a start."""
+
+SET_ASIDE_KEPT: Final = 1
+"""Damaged snapshots kept for study: one tells what there is to tell, and each is as large as the state."""
+
+_TAKING: Final = "taking.part"
+_NAME: Final = re.compile(r"(\d{16,20})-(\d{1,20})\.mdb\Z")
+_SET_ASIDE: Final = ".aside-damaged"
+
+Verify: TypeAlias = Callable[[str], Manifest]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A file whose last page is sound. Whether all of it is, `verify` tells."""
+
+    path: str
+    manifest: Manifest
+
+    @property
+    def index(self) -> int:
+        """The last entry of the log that is in it."""
+        return self.manifest.index
+
+    @property
+    def term(self) -> int:
+        """The term of that entry."""
+        return self.manifest.term
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damaged:
+    """A file that has the name of a snapshot and is none; `detail` says why."""
+
+    path: str
+    detail: str
+
+
+class SnapshotDirectory:
+    """DATA_DIR/snapshots (mode 0700), of the one process that holds the directory's lock.
+
+    <index, 16 digits>-<term>.mdb      a snapshot; they sort by age
+    <...>.mdb.aside-damaged            one that was found damaged
+    taking.part, incoming.part         one that is being taken, and one that is being fetched
+
+    Looking (`list`, `scan`) is for any thread at any time. Of those that change something (`create`, `take`,
+    `adopt`, `set_aside`, `prune`), one thread at a time.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self.path: Final = os.path.join(os.path.abspath(os.fspath(data_dir)), "snapshots")
+
+    def create(self) -> None:
+        """Make the directory if it is missing; remove what a process left behind that died while it took one."""
+        make_directory(self.path)
+        for name in os.listdir(self.path):
+            if name.endswith(".part") and name not in INCOMING:
+                os.unlink(os.path.join(self.path, name))
+
+    @property
+    def incoming(self) -> str:
+        """The path of the file that a fetch in progress writes to."""
+        return os.path.join(self.path, INCOMING[0])
+
+    # ---- looking
+
+    def list(self) -> builtins.list[Snapshot]:
+        """The snapshots whose last page is sound, the newest first. Raises RefusedForSafety: one of a newer format."""
+        return self.scan()[0]
+
+    def scan(self) -> tuple[builtins.list[Snapshot], builtins.list[Damaged]]:
+        """The same, and the files with a snapshot's name that are none."""
+        snapshots, damaged = [], []
+        for name in self._names():
+            path = os.path.join(self.path, name)
+            try:
+                snapshots.append(_snapshot_at(path))
+            except SnapshotInvalid as error:
+                damaged.append(Damaged(path=path, detail=error.detail))
+            except FileNotFoundError:
+                continue  # pruned meanwhile
+        snapshots.sort(key=lambda snapshot: (snapshot.index, snapshot.term), reverse=True)
+        return snapshots, damaged
+
+    def _names(self) -> builtins.list[str]:
+        try:
+            return sorted(name for name in os.listdir(self.path) if _NAME.match(name))
+        except FileNotFoundError:
+            return []
+
+    # ---- changing
+
+    def take(
+        self,
+        database: Database,
+        *,
+        created_at: datetime,
+        node_id: str,
+        quorum: bool,
+        verify: Verify = lambda path: verify_in_child(path, records=False),
+    ) -> Snapshot:
+        """Take a snapshot of what `database` holds now, verify it, and only then give it its name.
+
+        Of a state that there is a sound snapshot of already, that one is returned.
+
+        Raises SnapshotInvalid (the copy is not sound: is the state?), StorageFull, OSError, what `verify` raises.
+        Nothing is left then.
+        """
+        part = os.path.join(self.path, _TAKING)
+        with suppress(FileNotFoundError):
+            os.unlink(part)
+        manifest = write(database, part, created_at=created_at, node_id=node_id, quorum=quorum)
+        try:
+            existing = self._sound(manifest, verify)
+            if existing is not None:
+                os.unlink(part)
+                return existing
+            verify(part)
+            return self._give_name(part, manifest)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(part)
+            raise
+
+    def _sound(self, manifest: Manifest, verify: Verify) -> Snapshot | None:
+        """The snapshot of the same entry, if there is one. A damaged one is set aside."""
+        path = self._path_of(manifest)
+        try:
+            snapshot = _snapshot_at(path)
+            if snapshot.manifest.digest != manifest.digest:
+                raise SnapshotInvalid(path, f"has the digest {snapshot.manifest.digest}, not {manifest.digest}")
+            verify(path)
+        except FileNotFoundError:
+            return None
+        except SnapshotInvalid as error:
+            self.set_aside(Damaged(path=path, detail=error.detail))
+            return None
+        return snapshot
+
+    def adopt(self, part_path: Path) -> Snapshot:
+        """Give a file of this directory, received and verified, its name. Replaces one of the same name.
+
+        Raises SnapshotInvalid, RefusedForSafety (a file elsewhere), OSError.
+        """
+        part = os.path.abspath(os.fspath(part_path))
+        if os.path.dirname(part) != self.path:
+            raise RefusedForSafety(f"{part} is not in {self.path}: copy it there first")
+        manifest = read_manifest(part)
+        os.chmod(part, 0o600)
+        _sync_file(part)
+        return self._give_name(part, manifest)
+
+    def _give_name(self, part: str, manifest: Manifest) -> Snapshot:
+        path = self._path_of(manifest)
+        os.rename(part, path)
+        sync_directory(self.path)
+        return Snapshot(path=path, manifest=manifest)
+
+    def _path_of(self, manifest: Manifest) -> str:
+        return os.path.join(self.path, name_of(manifest))
+
+    def set_aside(self, snapshot: Snapshot | Damaged) -> str:
+        """Take its name from a damaged snapshot; only the newest so treated is kept. Returns the new path."""
+        target = snapshot.path + _SET_ASIDE
+        os.rename(snapshot.path, target)
+        old = [name for name in os.listdir(self.path) if name.endswith(_SET_ASIDE)]
+        old.remove(os.path.basename(target))
+        for name in sorted(old, reverse=True)[SET_ASIDE_KEPT - 1 :]:
+            os.unlink(os.path.join(self.path, name))
+        sync_directory(self.path)
+        return target
+
+    def prune(self, keep: int = 2, pinned: Collection[str] = frozenset()) -> builtins.list[str]:
+        """Remove all but the newest `keep` (1 at least) and those of the paths `pinned`. Returns what was removed.
+
+        Damaged ones do not count, and stay: `set_aside` is for them.
+        """
+        removed = [s.path for s in self.list()[max(1, keep) :] if s.path not in pinned]
+        for path in removed:
+            os.unlink(path)
+        if removed:
+            sync_directory(self.path)
+        return removed
+
+
+def name_of(manifest: Manifest) -> str:
+    """The name of a snapshot in the directory."""
+    return f"{manifest.index:016d}-{manifest.term}.mdb"
+
+
+def _snapshot_at(path: str) -> Snapshot:
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise SnapshotInvalid(path, "is not a file")
+    manifest = read_manifest(path)
+    if name_of(manifest) != os.path.basename(path):
+        raise SnapshotInvalid(path, f"is the snapshot {name_of(manifest)} under a wrong name")
+    return Snapshot(path=path, manifest=manifest)
+
+
+def _sync_file(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

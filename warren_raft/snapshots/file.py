@@ -1,0 +1,338 @@
+"""A snapshot file: a compact copy of the database, then one page that says what it is and carries its hash.
+
+Writing it, reading that page, and getting the database out of it again; the full proof is in verification.py.
+Invariant: one file, one rename; every flipped bit and every cut in it is found, and no snapshot is ever written to.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, TypeAlias
+
+from warren_raft.errors import InvariantViolation, RefusedForSafety, SnapshotInvalid, StorageFull
+from warren_raft.fsm.entry import Committed, read_committed
+from warren_raft.store.database import Database, ReadTransaction, StorageFailed
+from warren_raft.store.tables import KINDS
+
+Path: TypeAlias = str | os.PathLike[str]
+Progress: TypeAlias = Callable[[float], object]
+"""Called with the share that is done, 0 to 1, never falling."""
+
+FORMAT: Final = 1
+"""The version of the trailer, and of what the database before it means. A newer one is refused."""
+
+TRAILER_BYTES: Final = 4096
+"""One page behind the database's last one, which LMDB and its verifier do not look at.
+
+    0     16  MAGIC
+    16    4   format version, big-endian
+    20    4   length of the manifest, big-endian
+    24    n   the manifest: JSON in UTF-8
+    ...       zeros
+    4064  32  SHA-256 of the 4064 bytes before
+
+Magic, version and hash stay where they are in every future version."""
+
+MAGIC: Final = b"warren-snapshot\n"
+MANIFEST_MAX_BYTES: Final = TRAILER_BYTES - 24 - 32
+CHUNK_BYTES: Final = 1024 * 1024  # a read: enough for hashlib to let other threads run, little memory
+_FICLONE: Final = 0x4004_9409  # ioctl of linux/fs.h: share the blocks of another file, copy on write
+_NO_COPY_RANGE: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a snapshot says of itself."""
+
+    cluster_id: str | None
+    index: int
+    """The last entry of the log that is in it, and its term."""
+    term: int
+    revision: int
+    digest: str
+    """Of the whole state, 64 hexadecimal digits."""
+    counts: Mapping[str, int]
+    """How many entities there are: by the plural of each kind."""
+    size_bytes: int
+    """Of the database, without the trailer."""
+    sha256: str
+    """Of these bytes, 64 hexadecimal digits."""
+    created_at: datetime
+    node_id: str
+    """Whose state it is."""
+    quorum: bool
+    """Whether that manager had a quorum then; else the cluster may have been further by then."""
+    format: int = FORMAT
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON takes it; `created_at` in RFC 3339."""
+        return asdict(self) | {"counts": dict(self.counts), "created_at": self.created_at.isoformat()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Manifest:
+        """What `to_json` wrote. Raises ValueError for anything else; unknown names are skipped."""
+        try:
+            created_at = datetime.fromisoformat(values["created_at"])
+            found = {name: values[name] for name in cls.__dataclass_fields__} | {"created_at": created_at}
+            manifest = cls(**found)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"the manifest lacks {error}") from None
+        if not manifest._is_typed():
+            raise ValueError("the manifest has a value of a wrong type")
+        return manifest
+
+    def _is_typed(self) -> bool:
+        numbers = (self.index, self.term, self.revision, self.size_bytes, self.format)
+        return (
+            (self.cluster_id is None or type(self.cluster_id) is str)
+            and all(type(number) is int and number >= 0 for number in numbers)
+            and all(type(text) is str for text in (self.digest, self.sha256, self.node_id))
+            and type(self.counts) is dict
+            and all(type(k) is str and type(n) is int for k, n in self.counts.items())
+            and self.created_at.utcoffset() is not None
+            and type(self.quorum) is bool
+        )
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def write(database: Database, path: Path, *, created_at: datetime, node_id: str, quorum: bool) -> Manifest:
+    """Write what `database` holds now to a new file, mode 0600, and sync it. Writers go on meanwhile.
+
+    Callers name a `.part`, verify it, rename it and sync the directory. Where anything fails, nothing is left.
+
+    Raises FileExistsError (also for a link), StorageFull, OSError; Closed.
+    """
+    path = os.fspath(path)
+    with _no_space_as_storage_full(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                with database.read() as transaction:
+                    committed, counts = read_committed(transaction), counts_of(transaction)
+                    _copy_database(database, transaction, descriptor, path)
+                size = os.fstat(descriptor).st_size
+                sha256 = sha256_of(descriptor, size)
+                manifest = _manifest(committed, counts, size, sha256, created_at, node_id, quorum)
+                os.lseek(descriptor, 0, os.SEEK_END)
+                write_all(descriptor, make_trailer(manifest))
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            raise
+    return manifest
+
+
+def _copy_database(database: Database, transaction: ReadTransaction, descriptor: int, path: str) -> None:
+    """What fails here is the disk of the copy: the database itself is memory to LMDB."""
+    try:
+        database.copy_to(descriptor, transaction)
+    except StorageFull:
+        raise StorageFull(f"{path}: no space left for the snapshot") from None
+    except StorageFailed as error:
+        if error.code <= 0:
+            raise
+        raise OSError(error.code, os.strerror(error.code), path) from error
+
+
+def _manifest(
+    committed: Committed,
+    counts: dict[str, int],
+    size: int,
+    sha256: str,
+    created_at: datetime,
+    node_id: str,
+    quorum: bool,
+) -> Manifest:
+    return Manifest(
+        cluster_id=committed.cluster_id,
+        index=committed.applied_index,
+        term=committed.applied_term,
+        revision=committed.revision,
+        digest=committed.digest.hex(),
+        counts=counts,
+        size_bytes=size,
+        sha256=sha256,
+        created_at=created_at.astimezone(UTC),
+        node_id=node_id,
+        quorum=quorum,
+    )
+
+
+def counts_of(transaction: ReadTransaction) -> dict[str, int]:
+    """How many entities of each kind there are, by plural."""
+    return {kind.plural: transaction.count(kind) for kind in KINDS if kind.entity is not None}
+
+
+def sha256_of(descriptor: int, size: int, progress: Progress | None = None) -> str:
+    """The SHA-256 of the first `size` bytes, in hexadecimal; a shorter file has another. Other threads go on."""
+    digest, buffer, position = hashlib.sha256(), bytearray(CHUNK_BYTES), 0
+    view = memoryview(buffer)
+    while position < size:
+        count = os.preadv(descriptor, [view[: size - position]], position)
+        if count == 0:
+            break
+        digest.update(view[:count])
+        position += count
+        if progress is not None:
+            progress(position / size)
+    return digest.hexdigest()
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """A nearly full disk takes a part first, and says so at the rest."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+@contextmanager
+def _no_space_as_storage_full(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(f"{path}: no space left for the snapshot") from error
+        raise
+
+
+# ---------------------------------------------------------------------------------------------- the trailer
+
+
+def make_trailer(manifest: Manifest) -> bytes:
+    """The last page of a snapshot."""
+    body = json.dumps(manifest.to_json(), sort_keys=True, separators=(",", ":")).encode()
+    if len(body) > MANIFEST_MAX_BYTES:
+        raise InvariantViolation(f"a manifest of {len(body)} bytes")
+    page = MAGIC + manifest.format.to_bytes(4, "big") + len(body).to_bytes(4, "big") + body
+    page = page.ljust(TRAILER_BYTES - 32, b"\0")
+    return page + hashlib.sha256(page).digest()
+
+
+def read_manifest(path: Path) -> Manifest:
+    """What a snapshot says of itself, from its last page alone: the database before it is not looked at.
+
+    Raises SnapshotInvalid (no snapshot, cut, or this page is damaged), RefusedForSafety (a newer format), OSError.
+    """
+    with opened(path) as descriptor:
+        return manifest_in(descriptor, os.fspath(path))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A regular file for reading, as a descriptor. Anything else is SnapshotInvalid; a pipe is not waited for."""
+    path = os.fspath(path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise SnapshotInvalid(path, "is not a file")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def manifest_in(descriptor: int, path: str) -> Manifest:
+    """The same of an open file; `path` is for errors."""
+    size = os.fstat(descriptor).st_size
+    page = os.pread(descriptor, TRAILER_BYTES, size - TRAILER_BYTES) if size >= TRAILER_BYTES else b""
+    manifest = _parse_trailer(page, path)
+    if manifest.size_bytes + TRAILER_BYTES != size:
+        detail = f"has {size} bytes and not the {manifest.size_bytes + TRAILER_BYTES} that its last page tells"
+        raise SnapshotInvalid(path, detail)
+    return manifest
+
+
+def _parse_trailer(page: bytes, path: str) -> Manifest:
+    if not page.startswith(MAGIC):
+        raise SnapshotInvalid(path, "is not a snapshot, or its end is missing")
+    if hashlib.sha256(page[:-32]).digest() != page[-32:]:
+        raise SnapshotInvalid(path, "is damaged: its last page does not fit the hash in it")
+    version = int.from_bytes(page[16:20], "big")
+    if version > FORMAT:
+        raise RefusedForSafety(
+            f"{path} is a snapshot of format {version}, and this program reads up to {FORMAT}: use a newer release"
+        )
+    length = int.from_bytes(page[20:24], "big")
+    try:
+        values = json.loads(page[24 : 24 + length])
+        return Manifest.from_json(values)
+    except (ValueError, RecursionError) as error:
+        raise SnapshotInvalid(path, f"its last page cannot be read: {error}") from None
+
+
+# ---------------------------------------------------------------------------------------------- getting it out
+
+
+def extract(path: Path, target: Path) -> Manifest:
+    """Copy the database of a verified snapshot to a new file, mode 0600, and sync it. The snapshot stays as it is.
+
+    Never a link: LMDB would write into the snapshot. Where the file system can, the blocks are shared until
+    either is written to, which takes no time and no space. Where anything fails, nothing is left.
+
+    Raises SnapshotInvalid (see `read_manifest`), FileExistsError, StorageFull, OSError.
+    """
+    path, target = os.fspath(path), os.fspath(target)
+    with opened(path) as source, _no_space_as_storage_full(target):
+        manifest = manifest_in(source, path)
+        copy = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                if not _share_blocks(source, copy, manifest.size_bytes):
+                    _copy_bytes(source, copy, manifest.size_bytes, path)
+                os.fsync(copy)
+            finally:
+                os.close(copy)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(target)
+            raise
+    return manifest
+
+
+def _share_blocks(source: int, copy: int, size: int) -> bool:
+    try:
+        fcntl.ioctl(copy, _FICLONE, source)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        return False  # this file system cannot, or not between these two
+    os.ftruncate(copy, size)
+    return True
+
+
+def _copy_bytes(source: int, copy: int, size: int, path: str) -> None:
+    position, in_kernel = 0, True
+    while position < size:
+        wanted = min(size - position, 64 * CHUNK_BYTES if in_kernel else CHUNK_BYTES)
+        try:
+            count = _copy_some(source, copy, position, wanted, in_kernel)
+        except OSError as error:
+            if not in_kernel or error.errno not in _NO_COPY_RANGE:
+                raise
+            in_kernel = False
+            continue
+        if count == 0:
+            raise SnapshotInvalid(path, "became shorter while it was copied")
+        position += count
+
+
+def _copy_some(source: int, copy: int, position: int, wanted: int, in_kernel: bool) -> int:
+    if in_kernel:
+        return os.copy_file_range(source, copy, wanted, position, position)
+    data = os.pread(source, wanted, position)
+    os.lseek(copy, position, os.SEEK_SET)
+    write_all(copy, data)
+    return len(data)
