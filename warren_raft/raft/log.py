@@ -1,7 +1,8 @@
 """The durable log: entries, truncations, term and vote, the membership layer's note; synced in batches.
 
-Lives here: changes, batches, and what is durable. Not here: what changes are lawful (log_contents.py), opening
-(log_opening.py), segments (log_segments.py), bytes (log_format.py), when to sync (the driver).
+Lives here: changes, and what is durable. Not here: what changes are lawful (log_contents.py), the write (log_batch.py),
+opening (log_opening.py), which segments are needed (log_compaction.py), their making (log_segments.py), bytes
+(log_format.py), when to sync (the driver).
 Invariant: what synced_position covers is there after any crash; nothing else is claimed.
 """
 
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from ..errors import InvariantViolation
 from . import log_format as form
 from .files import Files
+from .log_batch import Batch
+from .log_compaction import Removals
 from .log_contents import BASE_INDEX, Entry
 from .log_format import SegmentHeader, State
 from .log_opening import Opening, Recovered
@@ -25,40 +28,8 @@ PREPARATION_PAUSE_BATCHES = 1000  # after a failed preparation: a nearly full di
 __all__ = ["SEGMENT_BYTES", "START_SEGMENT_BYTES", "Batch", "Entry", "Log"]
 
 
-class Batch:
-    """Everything that was pending at one moment; durable after write()."""
-
-    def __init__(self, number: int, parts: list[bytes], state: State, position: int, target: Segment | Roll) -> None:
-        self.number = number
-        self.position = position
-        self.durable_index = state.last_index  # a later truncation lowers it, in the log's thread
-        self.written: tuple[Segment, int] | None = None  # where it lies and where it ends, once durable
-        self._commit_index = state.commit_index
-        self._parts = parts
-        self._target = target
-
-    def write(self) -> None:
-        """One write and one fdatasync, and before them a new segment if the old one is full. One thread.
-
-        OSError passes through. After ENOSPC it may be called again, with the same result; after EIO nobody
-        knows what the disk holds: close the log and stop.
-        """
-        if isinstance(self._target, Roll):
-            self._target = self._target.run()
-        segment = self._target
-        image = form.encode_batch(self.number, self._commit_index, self._parts, segment.end, segment.salt)
-        segment.file.write(segment.end, image)
-        segment.file.sync()
-        self.written = (segment, segment.end + len(image))
-
-    def close(self) -> None:
-        """Give back what it holds of a segment that the log does not know yet."""
-        target = self._target
-        (target if isinstance(target, Roll) else target.file).close()
-
-
 class Log:
-    """A manager's log. Everything but Batch.write and the preparation belongs to one thread.
+    """A manager's log. Everything but Batch.write, the preparation and the removal belongs to one thread.
 
     `entries[0]` is the base: the empty entry that every log starts with, or what compaction left of the
     ones before. The list is the log's own and stays the same object: read it, do not change it.
@@ -80,8 +51,11 @@ class Log:
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._start_segment_bytes = start_segment_bytes
-        self._sealed_bytes = recovered.sealed_bytes
-        self._oldest_segment = recovered.oldest_segment
+        self._chain = recovered.chain
+        self._removals = Removals(files, directory)
+        self._dropped_index = 0  # told by drop_prefix in this process: what the next header may leave out
+        self._roll_is_due = False
+        self._pending_truncation: int | None = None  # the lowest one
         self._active = recovered.active
         self._taken = recovered.contents.state()
         self._next_batch = recovered.next_batch
@@ -120,6 +94,35 @@ class Log:
             return name
 
         recovered = Opening(files, directory, node_id, start_segment_bytes).run(incarnation)
+        return cls(files, directory, recovered, segment_bytes, start_segment_bytes)
+
+    @classmethod
+    def create_at(
+        cls,
+        directory: str,
+        *,
+        files: Files,
+        node_id: str,
+        incarnation: str,
+        index: int,
+        term: int = 0,
+        note: bytes = b"",
+        segment_bytes: int = SEGMENT_BYTES,
+        start_segment_bytes: int = START_SEGMENT_BYTES,
+    ) -> Log:
+        """A new log, durable, that begins behind the entry (index, term): committed, in a snapshot, not here.
+
+        RefusedForSafety if the directory holds a log, whatever is in it. A crash leaves no log, or this one.
+        OSError: call it again. The caller holds the directory, as for open().
+        """
+        directory = posixpath.normpath(directory)
+        form.encode_name(node_id)
+        form.encode_name(incarnation)
+        _check_note(note)
+        if index < BASE_INDEX or term < 0:
+            raise InvariantViolation(f"no log begins behind index {index} of term {term}")
+        start = State(index, term, term, None, index, note)
+        recovered = Opening(files, directory, node_id, start_segment_bytes).create(incarnation, start)
         return cls(files, directory, recovered, segment_bytes, start_segment_bytes)
 
     # -- what it holds
@@ -167,8 +170,16 @@ class Log:
     @property
     def is_blank(self) -> bool:
         """True while nothing was ever written: no term, no entry, no note."""
-        holds = self._contents
-        return holds.current_term == 0 and self.last_index == BASE_INDEX and not holds.note
+        return self.has_only_base and self.base_term == 0 and not self.note
+
+    @property
+    def has_only_base(self) -> bool:
+        """True while no term was ever entered and nothing follows the base; there may be a note."""
+        return self.current_term == 0 and self.last_index == self.base_index
+
+    def holds(self, index: int, term: int) -> bool:
+        """True if the entry at `index`, the base included, is in memory and of this term."""
+        return self._contents.holds(index, term)
 
     @property
     def entry_count(self) -> int:
@@ -177,8 +188,11 @@ class Log:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of headers and batches in all segments; the zeros still to be used are not counted."""
-        return self._sealed_bytes + self._active.end
+        """Bytes of headers and batches in the segments that are needed. Any thread may ask.
+
+        The zeros still to be used are not counted, nor is what removal() has not removed yet.
+        """
+        return self._chain.sealed_bytes + self._active.end
 
     # -- changes
 
@@ -199,6 +213,7 @@ class Log:
         if index > last_index:
             return
         self._synced_index = min(self._synced_index, index - 1)
+        self._pending_truncation = min(index, self._pending_truncation or index)
         if self._in_flight is not None:
             self._in_flight.durable_index = min(self._in_flight.durable_index, index - 1)
         self._record(form.TRUNCATE, index, 0, b"")
@@ -220,11 +235,29 @@ class Log:
 
     def set_note(self, note: bytes) -> None:
         """Keep the membership layer's blob, at most MAX_NOTE_BYTES; the latest wins."""
-        if len(note) > form.MAX_NOTE_BYTES:
-            raise InvariantViolation(f"a note of {len(note)} bytes; at most {form.MAX_NOTE_BYTES} are kept")
+        _check_note(note)
         if note != self.note:
             self._contents.note = note
             self._record(form.NOTE, 0, 0, note)
+
+    def drop_prefix(self, index: int) -> None:
+        """Forget the entries up to `index`: a verified snapshot covers them. Nothing if the base is there or beyond.
+
+        In memory at once: entries[0] stands for the one at `index` then. On the disk whole segments go, once the
+        header of a later one does without them and removal() has run; so a batch begins a new segment if that lets
+        one go. An open may find some entries again. InvariantViolation above the commit or the synced index.
+        """
+        if index <= self.base_index:
+            return
+        if index > min(self.commit_index, self._synced_index):
+            raise InvariantViolation(
+                f"cannot drop up to {index}: committed {self.commit_index}, synced {self._synced_index}"
+            )
+        self._contents.drop_prefix(index)
+        self._dropped_index = index
+        is_all_dropped = self._taken.last_index <= index and self._active.end >= self._start_segment_bytes
+        if is_all_dropped or self._chain.has_gain(index):
+            self._roll_is_due = True
 
     def _record(self, kind: int, first: int, second: int, data: bytes) -> None:
         head = form.record_head(kind, first, second, data)
@@ -254,20 +287,49 @@ class Log:
         if not self._pending or self._in_flight is not None:
             return None
         before, self._taken = self._taken, self._contents.state()
-        target = self._target(before)
-        batch = Batch(self._next_batch, self._pending, self._taken, self._position, target)
-        self._pending, self._pending_bytes = [], 0
+        target, instead = self._target(before)
+        batch = Batch(self._next_batch, self._pending, self._taken, self._position, target, instead)
         self._next_batch += 1
-        self._in_flight = batch
-        return batch
+        return self._send(batch)
+
+    def reset_batch(self, index: int, term: int) -> Batch:
+        """Replace the log by an installed snapshot that ends at (index, term), as a batch to write and complete.
+
+        Changes memory at once: entries is the base alone, commit_index is `index`; the note stays, and so do term
+        and vote, unless `term` is higher and entered without a vote. What was pending is part of it or superseded
+        by it, and durable with it. It is a change like others: what speaks for it waits for its position; until
+        then synced_index stays below `index`. A crash leaves the old log or the new one, whole. InvariantViolation
+        at or below the commit index, if the log holds(index, term), or while a batch is not completed.
+        """
+        if self._in_flight is not None:
+            raise InvariantViolation("cannot reset the log while a batch is on its way")
+        self._contents.reset(index, term)
+        self._position += 1
+        self._synced_index = min(self._synced_index, index - 1)
+        self._taken = self._contents.state()
+        self._dropped_index = index
+        self._pending_truncation = None
+        target = self._roll(self._taken, self._active.number + 1, 0)
+        return self._send(Batch(self._next_batch, [], self._taken, self._position, target))
+
+    def reset(self, index: int, term: int) -> None:
+        """reset_batch, written, completed, and the older segments removed. After an OSError close the log."""
+        batch = self.reset_batch(index, term)
+        batch.write()
+        self.complete(batch)
+        removal = self.removal()
+        if removal is not None:
+            removal()
 
     def complete(self, batch: Batch) -> None:
         """Count `batch` as durable, once its write() has returned."""
         if batch is not self._in_flight or batch.written is None:
             raise InvariantViolation(f"batch {batch.number} is not in flight, or not written")
         segment, end = batch.written
-        if segment is not self._active:
-            self._sealed_bytes += self._active.end
+        if segment is self._active:
+            self._chain.withdraw()
+        else:
+            self._removals.add(self._chain.begin(self._active.end))
             self._active.file.close()
             self._active = segment
         segment.end = end
@@ -292,32 +354,60 @@ class Log:
         self._preparation = Preparation(self._files, path, self._segment_bytes)
         return self._preparation
 
+    def removal(self) -> Callable[[], None] | None:
+        """What unlinks the segments that are needed no more, for a worker thread; None if there are none.
+
+        Ask after each completed batch: it is cheap. Call what it returns: until that has ended, there is no other.
+        When it raised OSError, there is none for the next REMOVAL_PAUSE_BATCHES. What is left the next open removes.
+        """
+        return self._removals.next(self._next_batch)
+
     def close(self) -> None:
-        """Give the descriptors back; what is pending is dropped. No write() or preparation may be running."""
+        """Give the descriptors back; what is pending is dropped. No write(), preparation or removal may be running."""
         self._active.file.close()
         if self._in_flight is not None:
             self._in_flight.close()
         if self._preparation is not None and self._preparation.file is not None:
             self._preparation.file.close()
 
-    def _target(self, before: State) -> Segment | Roll:
-        """Where the pending batch goes: the active segment, or a new one that begins with the state `before`."""
+    def _send(self, batch: Batch) -> Batch:
+        self._pending, self._pending_bytes = [], 0
+        self._pending_truncation = None
+        self._in_flight = batch
+        return batch
+
+    def _target(self, before: State) -> tuple[Segment | Roll, Segment | None]:
+        """Where the pending batch goes: the active segment, or a new one that begins with the state `before`.
+
+        And where else it may go: a new segment that is only made for compaction is no reason to wait for room.
+        """
         body_length = form.HEAD_BYTES + self._pending_bytes
-        if form.batch_span(self._active.end, body_length)[1] <= self._active.capacity:
-            return self._active
+        has_room = form.batch_span(self._active.end, body_length)[1] <= self._active.capacity
+        if has_room and not self._roll_is_due:
+            return self._active, None
+        oldest = self._chain.oldest_for(self._dropped_index)
+        truncates_before = self._pending_truncation is not None and self._pending_truncation <= before.last_index
+        if before.last_index <= self._dropped_index and not truncates_before:
+            oldest = self._active.number + 1
+        return self._roll(before, oldest, body_length), self._active if has_room else None
+
+    def _roll(self, start: State, oldest_segment: int, body_length: int) -> Roll:
+        """A new segment that begins with `start` and has room for a batch."""
+        self._roll_is_due = False
         header = SegmentHeader(
             number=self._active.number + 1,
             capacity=self._start_segment_bytes,
-            oldest_segment=self._oldest_segment,
+            oldest_segment=oldest_segment,
             previous_end=self._active.end,
             first_batch=self._next_batch,
             node_id=self.node_id,
             incarnation=self.incarnation,
-            state=before,
+            state=start,
         ).with_room(body_length)
         prepared = self._take_prepared(header.capacity)
         if prepared is not None:
             header = header.with_capacity(prepared.capacity)
+        self._chain.announce(header, self._pending_truncation)
         return Roll(self._files, self._directory, header, prepared)
 
     def _take_prepared(self, needed: int) -> Preparation | None:
@@ -327,3 +417,8 @@ class Log:
             return None
         self._preparation = None
         return prepared
+
+
+def _check_note(note: bytes) -> None:
+    if len(note) > form.MAX_NOTE_BYTES:
+        raise InvariantViolation(f"a note of {len(note)} bytes; at most {form.MAX_NOTE_BYTES} are kept")

@@ -6,6 +6,8 @@ Invariant: indexes have no gap, terms never go back, nothing committed is droppe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..errors import InvariantViolation
 from . import log_format as form
 from .log_format import State
@@ -22,7 +24,8 @@ Entry = tuple[bytes, int, int]  # command, index, term: the core's own order
 class Contents:
     """The log from a base on. Every change is checked: InvariantViolation where it contradicts the log."""
 
-    def __init__(self, start: State) -> None:
+    def __init__(self, start: State, on_truncation: Callable[[int], None]) -> None:
+        self._on_truncation = on_truncation
         self.entries: list[Entry] = [(BASE_COMMAND, start.last_index, start.last_term)]
         self.base_index = start.last_index
         self.base_term = start.last_term
@@ -57,7 +60,9 @@ class Contents:
             raise InvariantViolation(
                 f"cannot truncate from {index}: committed up to {self.commit_index}, base {self.base_index}"
             )
-        del self.entries[index - self.base_index :]
+        if index <= self.entries[-1][1]:
+            del self.entries[index - self.base_index :]
+            self._on_truncation(index)
 
     def set_term(self, term: int, voted_for: str | None) -> None:
         if term < self.current_term:
@@ -74,6 +79,33 @@ class Contents:
                 f"commit index {index} is below {self.commit_index} or beyond the last entry, {last_index}"
             )
         self.commit_index = index
+
+    def holds(self, index: int, term: int) -> bool:
+        """True if the entry at `index`, the base included, is there and of this term."""
+        position = index - self.base_index
+        return 0 <= position < len(self.entries) and self.entries[position][2] == term
+
+    def drop_prefix(self, index: int) -> None:
+        """Make the entry at `index` the base. In one step: others may count the list meanwhile."""
+        position = index - self.base_index
+        term = self.entries[position][2]
+        self.entries[: position + 1] = [(BASE_COMMAND, index, term)]
+        self.base_index, self.base_term = index, term
+
+    def reset(self, index: int, term: int) -> None:
+        """Begin again behind a snapshot that ends at (index, term); term, vote and note stay, as far as they can.
+
+        InvariantViolation if that takes back what is committed, or drops entries that follow the snapshot.
+        """
+        if index <= self.commit_index:
+            raise InvariantViolation(f"cannot reset to {index}: committed up to {self.commit_index}")
+        if self.holds(index, term):
+            raise InvariantViolation(f"cannot reset to {index} of term {term}: the log holds that entry")
+        self.entries[:] = [(BASE_COMMAND, index, term)]
+        self.base_index, self.base_term = index, term
+        self.commit_index = index
+        if term > self.current_term:
+            self.current_term, self.voted_for = term, None
 
     def replay(self, batch: form.BatchView, data: bytes) -> None:
         """Take over one batch read from a segment's bytes. Damaged if it contradicts what came before."""

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from ..errors import Corrupted, RefusedForSafety
 from . import log_format as form
 from .files import File, Files
+from .log_compaction import Chain
 from .log_contents import BLANK, Contents
-from .log_format import BatchView, SegmentHeader
+from .log_format import BatchView, SegmentHeader, State
 from .log_segments import TEMPORARY_SUFFIX, Roll, Segment, segment_path
 
 REMEDY = (
@@ -36,9 +37,8 @@ class Recovered:
     incarnation: str
     contents: Contents
     active: Segment
-    oldest_segment: int
+    chain: Chain
     next_batch: int
-    sealed_bytes: int
 
 
 @dataclass(slots=True)
@@ -71,11 +71,18 @@ class Opening:
         self._directory = directory
         self._node_id = node_id
         self._start_bytes = start_segment_bytes
+        self._chain = Chain()
 
     def run(self, new_incarnation: Callable[[], str]) -> Recovered:
         """Read what is there, or begin a blank log. Raises Corrupted, RefusedForSafety, OSError."""
         numbers = self._segment_numbers()
-        return self._reopen(numbers) if numbers else self._create(new_incarnation())
+        return self._reopen(numbers) if numbers else self._create(new_incarnation(), BLANK)
+
+    def create(self, incarnation: str, start: State) -> Recovered:
+        """Begin a log at `start`. RefusedForSafety if there is one already."""
+        if self._segment_numbers():
+            raise RefusedForSafety(f"{self._directory} holds a log already: a new one needs a directory of its own")
+        return self._create(incarnation, start)
 
     def _segment_numbers(self) -> list[int]:
         """The segments there are, in order. Makes the directory if needed and removes unfinished segments."""
@@ -89,11 +96,12 @@ class Opening:
                 self._files.unlink(posixpath.join(self._directory, name))
         return sorted(int(match[1]) for match in map(_SEGMENT_NAME.fullmatch, names) if match)
 
-    def _create(self, incarnation: str) -> Recovered:
+    def _create(self, incarnation: str, start: State) -> Recovered:
         """The first segment; the directory's own name is durable before it, whoever made it and died since."""
         self._files.sync_directory(posixpath.dirname(self._directory) or ".")
-        header = SegmentHeader(1, self._start_bytes, 1, 0, 1, self._node_id, incarnation, BLANK)
-        return Recovered(self._node_id, incarnation, Contents(BLANK), self._begin(header), 1, 1, 0)
+        header = SegmentHeader(1, self._start_bytes, 1, 0, 1, self._node_id, incarnation, start)
+        contents = Contents(start, self._chain.truncated)
+        return Recovered(self._node_id, incarnation, contents, self._begin(header), self._chain, 1)
 
     def _reopen(self, numbers: list[int]) -> Recovered:
         found: list[_Found] = []
@@ -105,7 +113,7 @@ class Opening:
                 segment.file.close()
 
     def _recover(self, numbers: list[int], found: list[_Found]) -> Recovered:
-        contents = Contents(found[0].header.state)
+        contents = Contents(found[0].header.state, self._chain.truncated)
         next_batch = found[0].header.first_batch
         for segment, successor in itertools.pairwise(found):
             self._read_sealed(segment, successor.header, contents, next_batch)
@@ -124,9 +132,8 @@ class Opening:
             header.incarnation,
             contents,
             active,
-            header.oldest_segment,
+            self._chain,
             tail.next_batch,
-            sum(segment.end for segment in found),
         )
 
     # -- finding
@@ -160,7 +167,7 @@ class Opening:
 
     def _read_sealed(self, segment: _Found, successor: SegmentHeader, contents: Contents, next_batch: int) -> None:
         """Read a segment whose end the next one knows: every byte up to there must be sound."""
-        _check_start(segment, contents, next_batch)
+        self._start(segment, contents, next_batch)
         data = segment.file.read(0, successor.previous_end)
         next_batch, _ = _replay_batches(segment, data, contents, next_batch)
         if segment.end != successor.previous_end or next_batch != successor.first_batch:
@@ -168,7 +175,7 @@ class Opening:
 
     def _read_newest(self, segment: _Found, contents: Contents, next_batch: int) -> _Tail:
         """Read the segment that a crash may have left torn: sound batches, then nothing, or a torn one."""
-        _check_start(segment, contents, next_batch)
+        self._start(segment, contents, next_batch)
         capacity = segment.header.capacity
         data = segment.file.read(0, capacity)
         if len(data) < capacity:
@@ -180,6 +187,11 @@ class Opening:
         if last is None:
             return _Tail(next_batch, 0, b"", form.is_zero(data, segment.end))
         return _Tail(next_batch, last.start, data[last.start : last.end], False)
+
+    def _start(self, segment: _Found, contents: Contents, next_batch: int) -> None:
+        _check_start(segment, contents, next_batch)
+        self._chain.announce(segment.header)
+        self._chain.begin(segment.header.previous_end)
 
     # -- making durable, and going on
 
@@ -215,10 +227,13 @@ class Opening:
     def _begin(self, header: SegmentHeader) -> Segment:
         roll = Roll(self._files, self._directory, header.with_room(0))
         try:
-            return roll.run()
+            segment = roll.run()
         except BaseException:
             roll.close()
             raise
+        self._chain.announce(header)
+        self._chain.begin(header.previous_end)
+        return segment
 
     def _tidy(self, numbers: list[int], sealed: list[_Found]) -> None:
         """Give back what no reader needs: unused ends of sealed segments, and segments before the oldest."""

@@ -81,6 +81,11 @@ class Roll:
         self._files.sync_directory(self._directory)
         return Segment(self._file, self._header.number, self._header.capacity, form.header_salt(header), len(header))
 
+    @property
+    def is_filled(self) -> bool:
+        """False while nothing of it is on the disk: until then it can be given up as if it had never been begun."""
+        return self._file is not None
+
     def close(self) -> None:
         """Give up: what is on the disk is tidied up by the next open."""
         if self._file is not None:

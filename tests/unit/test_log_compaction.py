@@ -1,0 +1,533 @@
+"""Compaction, reset and creation of the log: what goes, what stays, and when.
+
+The promise: in memory it is done at once; on the disk whole segments go, none before a durable header does without it,
+and what an open finds is what was there, with a base that may lie lower. Faults are in test_log_sweep.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from pathlib import Path
+
+import pytest
+
+from tests.log_recorder import DIRECTORY, Recorder, command, snapshot
+from tests.memory_files import Crashed, MemoryFiles
+from warren_raft.errors import InvariantViolation, RefusedForSafety
+from warren_raft.raft import log_format as form
+from warren_raft.raft.files import OsFiles
+from warren_raft.raft.log import Log
+from warren_raft.raft.log_compaction import REMOVAL_PAUSE_BATCHES
+
+FIRST, SECOND, THIRD = (f"{DIRECTORY}/{number:016d}.log" for number in (1, 2, 3))
+
+
+def recorder(*sizes: int) -> Recorder:
+    """A log with one batch for each size, all of it committed, in term 1."""
+    record = Recorder(MemoryFiles("/data"))
+    record.open()
+    record.log.set_term(1, "a")
+    for size in sizes:
+        record.append(size, term=1)
+        record.sync()
+    record.log.set_commit(record.log.last_index)
+    return record
+
+
+def remove(log: Log) -> None:
+    removal = log.removal()
+    if removal is not None:
+        removal()
+
+
+# -- drop_prefix
+
+
+def test_in_memory_the_prefix_is_gone_at_once_and_the_list_is_the_same() -> None:
+    """The core and the guard hold the list: its first entry stands for all that went, with index and term."""
+    record = recorder(10, 10, 10)
+    entries = record.log.entries
+    record.log.set_term(5, None)
+    record.append(1, term=5)
+    record.log.drop_prefix(3)
+    assert record.log.entries is entries
+    assert entries == [(b"\x01", 3, 1), (command(4, 10), 4, 1), (command(5, 1), 5, 5)]
+    assert (record.log.base_index, record.log.base_term, record.log.entry_count) == (3, 1, 2)
+    assert (record.log.current_term, record.log.last_index, record.log.commit_index) == (5, 5, 4)
+    assert not record.log.holds(2, 1)
+    assert record.log.holds(3, 1)
+    assert not record.log.holds(3, 2)
+    assert not record.log.holds(6, 5)
+    record.log.drop_prefix(4)
+    record.append(1, term=5)
+    assert [entry[1:] for entry in entries] == [(4, 1), (5, 5), (6, 5)]
+
+
+def test_only_what_is_committed_and_synced_is_dropped() -> None:
+    """A snapshot of anything else would be a snapshot of what may never have been."""
+    record = recorder(10, 10)
+    record.append(10)
+    with pytest.raises(InvariantViolation, match="cannot drop up to 4: committed 3"):
+        record.log.drop_prefix(4)
+    record.log.set_commit(4)
+    with pytest.raises(InvariantViolation, match="synced 3"):
+        record.log.drop_prefix(4)
+    record.sync()
+    position = record.log.position
+    record.log.drop_prefix(4)
+    for index in (4, 3, 1):
+        record.log.drop_prefix(index)
+    assert record.log.entries == [(b"\x01", 4, 1)]
+    assert (record.log.position, record.log.take_batch()) == (position, None)
+
+
+def test_segments_go_only_after_a_durable_header_does_without_them() -> None:
+    """Unlinked a moment too early, a crash would leave a log without its beginning."""
+    record = recorder(9000, 9000, 9000)
+    assert record.files.paths() == [FIRST, SECOND, THIRD]
+    record.log.drop_prefix(3)
+    assert record.log.removal() is None
+    record.append(1)
+    record.take()
+    record.write()
+    assert record.log.removal() is None
+    record.finish()
+    removal = record.log.removal()
+    assert removal is not None
+    assert len(record.files.paths()) == 4, "the batch began a segment, which let two go"
+    assert record.log.removal() is None
+    removal()
+    assert record.files.paths() == [THIRD, f"{DIRECTORY}/{4:016d}.log"]
+    assert record.log.removal() is None
+    before = snapshot(record.log)
+    record.files.power_cut()
+    assert snapshot(record.open()) == before
+
+
+def test_no_segment_is_begun_without_a_batch_or_a_gain() -> None:
+    """Neither a sync nor a megabyte of zeros for a compaction that frees nothing."""
+    record = recorder(9000, 1)
+    record.log.drop_prefix(3)
+    assert record.log.take_batch() is None
+    record.append(1)
+    record.sync()
+    assert record.files.paths() == [FIRST]
+
+
+def test_one_compaction_begins_one_segment() -> None:
+    """Terms and notes, written while there is no new entry, do not begin one each."""
+    record = recorder(9000, 9000, 9000)
+    record.log.drop_prefix(4)
+    for term in range(2, 8):
+        record.log.set_term(term, None)
+        record.sync()
+        remove(record.log)
+    assert record.files.paths() == [f"{DIRECTORY}/{4:016d}.log"]
+
+
+def test_the_size_shrinks_by_what_went() -> None:
+    """The status tells it, and the next compaction is decided by it; an open tells the same."""
+    record = recorder(9000, 9000, 9000)
+    before = record.log.size_bytes
+    record.log.drop_prefix(2)
+    record.append(1)
+    record.sync()
+    in_second_and_third = before - 4096 - 512 - 9216 - 512
+    assert record.log.size_bytes < before
+    assert record.log.size_bytes == pytest.approx(in_second_and_third + 4096 + 1024, abs=512)
+    remove(record.log)
+    size = record.log.size_bytes
+    record.files.kill()
+    record.open()
+    assert record.log.size_bytes == size + 4096
+
+
+def test_after_an_open_some_dropped_entries_may_be_there_again() -> None:
+    """Reading begins at a segment, not in the middle of one; the base told is the one that was read."""
+    record = recorder(9000, 10, 9000, 10, 10, 9000)
+    record.log.drop_prefix(5)
+    record.append(10)
+    record.sync()
+    remove(record.log)
+    assert record.log.base_index == 5
+    kept = record.log.entries[1:]
+    record.files.power_cut()
+    record.open()
+    assert record.log.base_index == 3
+    assert record.log.entries[-len(kept) :] == kept
+    record.log.set_commit(7)
+    record.log.drop_prefix(6)
+    assert record.log.base_index == 6
+
+
+def test_a_segment_whose_start_was_truncated_later_begins_nothing() -> None:
+    """Its header names an entry that the log took back: read from there, the log would have a wrong base. The
+    truncation may stand in its own first batch, in a later one, or in a later segment."""
+    for truncated_in in ("first batch", "later batch", "later segment"):
+        record = recorder(9000, 1)
+        record.append(10, term=1)
+        record.sync()
+        assert record.log.last_index == 4
+        if truncated_in == "first batch":
+            record.log.truncate_from(4)
+            record.append(9000, term=2)
+            record.sync()
+        else:
+            record.append(9000, term=1)
+            record.sync()
+            assert record.log.last_index == 5
+            if truncated_in == "later segment":
+                record.append(9000, term=1)
+                record.sync()
+            record.log.truncate_from(4)
+            record.append(5, 5, term=2)
+            record.sync()
+        record.log.set_commit(record.log.last_index)
+        record.log.drop_prefix(4)
+        assert record.log.entries[0] == (b"\x01", 4, 2)
+        record.append(1, term=2)
+        record.sync()
+        remove(record.log)
+        rest = record.log.entries[1:]
+        record.files.power_cut()
+        record.open()
+        assert record.log.holds(4, 2), truncated_in
+        assert record.log.entries[-len(rest) :] == rest, truncated_in
+
+
+def test_what_an_open_learns_of_truncations_counts_as_well() -> None:
+    """The same, when a restart lies between the truncation and the compaction."""
+    record = recorder(9000, 1)
+    record.append(10, term=1)
+    record.sync()
+    record.append(9000, term=1)
+    record.sync()
+    record.log.truncate_from(4)
+    record.append(5, 5, term=2)
+    record.sync()
+    record.files.power_cut()
+    record.open()
+    record.log.set_commit(5)
+    record.log.drop_prefix(4)
+    record.append(1, term=2)
+    record.sync()
+    remove(record.log)
+    assert record.files.paths()[0] == FIRST
+    record.files.power_cut()
+    assert record.open().holds(4, 2)
+
+
+def test_a_full_disk_does_not_stop_writes_for_the_sake_of_compaction() -> None:
+    """The new segment would only free room; while there is none for it, the old one has room for the batch."""
+    record = recorder(9000, 9000, 1)
+    record.log.drop_prefix(3)
+    record.files.limit_bytes = record.files.used_bytes + 1000
+    record.append(1)
+    batch = record.take()
+    assert batch is not None
+    batch.write()
+    record.log.complete(batch)
+    assert record.log.synced_index == 5
+    assert record.log.removal() is None
+    before = snapshot(record.log)
+    copy = Recorder(record.files.clone())
+    copy.files.limit_bytes = None
+    copy.files.power_cut()
+    assert copy.open().entries[-2:] == list(before.entries[-2:])
+    record.files.limit_bytes = None
+    record.log.set_commit(5)
+    record.log.drop_prefix(4)
+    record.append(1)
+    record.sync()
+    remove(record.log)
+    assert FIRST not in record.files.paths()
+
+
+def test_a_removal_that_fails_is_tried_again_later() -> None:
+    """A directory that cannot be changed costs room, not the manager; and not an error for each batch."""
+    record = recorder(9000, 9000, 9000)
+    record.log.drop_prefix(4)
+    record.append(1)
+    record.sync()
+    removal = record.log.removal()
+    assert removal is not None
+    record.files.fail(record.files.operations + 2, errno.EACCES)
+    with pytest.raises(OSError, match="denied"):
+        removal()
+    assert record.files.paths()[:2] == [SECOND, THIRD]
+    for _ in range(REMOVAL_PAUSE_BATCHES):
+        assert record.log.removal() is None
+        record.append(1)
+        record.sync()
+    removal = record.log.removal()
+    assert removal is not None
+    record.files.unlink(SECOND)
+    removal()
+    assert SECOND not in record.files.paths()
+    assert THIRD not in record.files.paths()
+
+
+def test_files_and_bytes_stay_bounded_over_thousands_of_batches() -> None:
+    """The reason for all of this: a manager that runs for ever writes into a directory that does not grow."""
+    record = Recorder(MemoryFiles("/data"))
+    record.open()
+    most_files = most_bytes = most_size = 0
+    for number in range(4000):
+        record.append(100, term=1)
+        record.sync()
+        record.log.set_commit(record.log.last_index)
+        record.prepare()
+        if number % 50 == 49:
+            record.log.drop_prefix(record.log.last_index - 10)
+        remove(record.log)
+        if number % 1000 == 999:
+            record.files.kill()
+            record.open()
+        most_files = max(most_files, len(record.files.paths()))
+        most_bytes = max(most_bytes, record.files.used_bytes)
+        most_size = max(most_size, record.log.size_bytes)
+    assert most_files <= 8
+    assert most_bytes <= 8 * 32768
+    assert most_size <= 4 * 32768
+    assert record.log.last_index == 4001
+
+
+# -- reset
+
+
+def test_a_reset_is_a_new_log_behind_the_snapshot() -> None:
+    """Entries are what the snapshot holds; term and vote are promises to others, and stay."""
+    record = recorder(10, 9000, 9000)
+    record.log.set_note(b"members")
+    record.log.set_term(7, "b")
+    entries = record.log.entries
+    record.log.reset(100, 6)
+    assert record.log.entries is entries
+    assert entries == [(b"\x01", 100, 6)]
+    assert (record.log.base_index, record.log.base_term, record.log.last_index, record.log.last_term) == (
+        100,
+        6,
+        100,
+        6,
+    )
+    assert (record.log.current_term, record.log.voted_for, record.log.note) == (7, "b", b"members")
+    assert (record.log.commit_index, record.log.synced_index) == (100, 100)
+    assert record.log.synced_position == record.log.position
+    assert len(record.files.paths()) == 1
+    assert record.log.size_bytes == 4096
+    before = snapshot(record.log)
+    record.files.power_cut()
+    assert snapshot(record.open()) == before
+    record.append(10, term=7)
+    record.sync()
+    record.files.power_cut()
+    assert record.open().entries == [(b"\x01", 100, 6), (command(101, 10), 101, 7)]
+
+
+def test_a_snapshot_of_a_later_term_enters_it_without_a_vote() -> None:
+    """The vote was for the earlier term; in the new one none was given."""
+    record = recorder(10)
+    record.log.reset(50, 4)
+    record.files.power_cut()
+    assert (record.open().current_term, record.log.voted_for, record.log.last_term) == (4, None, 4)
+
+
+def test_a_reset_speaks_for_nothing_before_it_is_durable() -> None:
+    """Memory is the new log at once, its position is not synced; and a crash leaves the old log, whole."""
+    record = recorder(10, 10)
+    record.append(10)
+    record.log.set_term(2, "b")
+    durable = record.durable
+    batch = record.log.reset_batch(90, 2)
+    assert record.log.last_index == 90
+    assert record.log.synced_position < record.log.position
+    assert record.log.synced_index < 90
+    assert record.log.take_batch() is None
+    with pytest.raises(InvariantViolation, match="on its way"):
+        record.log.reset_batch(91, 2)
+    copy = Recorder(record.files.clone())
+    assert snapshot(copy.open()) == durable
+    record.append(20, term=2)
+    batch.write()
+    assert record.log.synced_index < 90
+    record.log.complete(batch)
+    assert (record.log.synced_position, record.log.synced_index) == (record.log.position - 1, 90)
+    record.sync()
+    record.files.power_cut()
+    record.open()
+    assert record.log.entries == [(b"\x01", 90, 2), (command(91, 20), 91, 2)]
+    assert (record.log.current_term, record.log.voted_for) == (2, "b")
+
+
+def test_a_term_and_a_note_that_were_pending_are_durable_with_the_reset() -> None:
+    """A vote that waits for its sync leaves with that of the reset: it must be in there."""
+    record = recorder(10)
+    record.log.set_term(9, "c")
+    record.log.set_note(b"later")
+    position = record.log.position
+    record.log.reset(40, 3)
+    assert record.log.synced_position > position
+    record.files.power_cut()
+    record.open()
+    assert (record.log.current_term, record.log.voted_for, record.log.note) == (9, "c", b"later")
+
+
+def test_truncations_that_a_reset_supersedes_do_not_count_against_it() -> None:
+    """Its segment begins with the snapshot: whatever was taken back before, reading can begin there."""
+    record = recorder(10)
+    record.append(10, 10)
+    record.sync()
+    record.log.truncate_from(3)
+    record.log.reset(40, 3)
+    record.append(9000, 9000, term=3)
+    record.sync()
+    record.append(9000)
+    record.sync()
+    record.log.set_commit(43)
+    record.log.drop_prefix(42)
+    record.append(1)
+    record.sync()
+    remove(record.log)
+    rest = record.log.entries[1:]
+    record.files.power_cut()
+    assert record.open().entries[-len(rest) :] == rest
+
+
+@pytest.mark.parametrize(("index", "term"), [(3, 1), (4, 1), (3, 9), (2, 1), (5, 1)])
+def test_a_reset_that_takes_back_is_refused(index: int, term: int) -> None:
+    """What is committed stays, and a log that holds the snapshot's end holds more than the snapshot."""
+    record = recorder(10, 10, 10)
+    record.append(10)
+    record.sync()
+    assert (record.log.commit_index, record.log.last_index) == (4, 5)
+    before, position = snapshot(record.log), record.log.position
+    with pytest.raises(InvariantViolation, match="cannot reset"):
+        record.log.reset(index, term)
+    assert (snapshot(record.log), record.log.position) == (before, position)
+    record.log.reset(5, 2)
+    assert record.log.entries == [(b"\x01", 5, 2)]
+
+
+def test_a_reset_is_written_again_when_the_disk_was_full() -> None:
+    """There is no other place for it: it waits for room like any batch."""
+    record = recorder(10)
+    record.files.limit_bytes = record.files.used_bytes + 1000
+    batch = record.log.reset_batch(70, 2)
+    with pytest.raises(OSError, match="No space"):
+        batch.write()
+    record.files.limit_bytes = None
+    batch.write()
+    record.log.complete(batch)
+    record.files.power_cut()
+    assert record.open().entries == [(b"\x01", 70, 2)]
+
+
+# -- creation
+
+
+def create(files: MemoryFiles, **values: object) -> Log:
+    arguments = {"node_id": "a", "incarnation": "restored", "index": 2, "start_segment_bytes": 16384, **values}
+    return Log.create_at(DIRECTORY, files=files, **arguments)  # type: ignore[arg-type]
+
+
+def test_a_log_can_begin_behind_a_restored_state() -> None:
+    """The restored cluster's managers start from a state file and an origin, not from nothing."""
+    record = Recorder(MemoryFiles("/data"))
+    log = create(record.files, note=b"origin")
+    assert (log.base_index, log.base_term, log.last_index, log.commit_index) == (2, 0, 2, 2)
+    assert (log.current_term, log.voted_for, log.note, log.incarnation) == (0, None, b"origin", "restored")
+    assert (log.is_blank, log.has_only_base) == (False, True)
+    before = snapshot(log)
+    record.files.power_cut()
+    assert snapshot(record.open()) == before
+    record.append(10, term=1)
+    record.sync()
+    assert not record.log.has_only_base
+    record.files.power_cut()
+    assert record.open().entries == [(b"\x01", 2, 0), (command(3, 10), 3, 1)]
+
+
+def test_a_log_created_without_a_note_or_a_term_is_blank() -> None:
+    """What may take part in a first election is for the membership layer to say; this says what is written."""
+    assert create(MemoryFiles("/data")).is_blank
+    later = create(MemoryFiles("/data"), index=9, term=4)
+    assert (later.is_blank, later.has_only_base, later.current_term, later.base_term) == (False, False, 4, 4)
+
+
+def test_nothing_is_created_over_a_log() -> None:
+    """Neither a used nor a blank one: somebody may already count with its incarnation."""
+    record = recorder(10)
+    before = snapshot(record.log)
+    with pytest.raises(RefusedForSafety, match="holds a log already"):
+        create(record.files)
+    record.files.kill()
+    assert snapshot(record.open()).entries == before.entries
+
+
+@pytest.mark.parametrize("values", [{"index": 0}, {"term": -1}, {"note": bytes(form.MAX_NOTE_BYTES + 1)}])
+def test_a_log_with_an_impossible_start_is_not_created(values: dict[str, object]) -> None:
+    """Index 1 is where every log starts, and a header has room for so much."""
+    with pytest.raises(InvariantViolation):
+        create(MemoryFiles("/data"), **values)
+
+
+@pytest.mark.parametrize("stop", ["kill", "power_cut"])
+def test_a_crash_during_creation_leaves_no_log_or_a_whole_one(stop: str) -> None:
+    """Tried again, it is created, or it is there."""
+    for operation in range(1, 12):
+        files = MemoryFiles("/data")
+        files.crash(operation, done=0.97)
+        with contextlib.suppress(Crashed):
+            create(files, note=b"origin")
+        files.clear_faults()
+        getattr(files, stop)()
+        record = Recorder(files)
+        try:
+            create(files, note=b"origin")
+        except RefusedForSafety:
+            files.kill()
+        files.kill()
+        assert (record.open().base_index, record.log.note) == (2, b"origin"), operation
+
+
+# -- on a real disk
+
+
+def test_on_a_real_disk_compaction_frees_room_and_keeps_descriptors(tmp_path: Path) -> None:
+    """Files go, descriptors do not stay, and what was kept is there at the next open."""
+
+    def open_real() -> Log:
+        return Log.open(
+            str(tmp_path / "log"),
+            files=OsFiles(),
+            node_id="a",
+            new_incarnation=lambda: "first",
+            segment_bytes=32768,
+            start_segment_bytes=16384,
+        )
+
+    def sync(log: Log) -> None:
+        batch = log.take_batch()
+        assert batch is not None
+        batch.write()
+        log.complete(batch)
+        for work in (log.preparation(), log.removal()):
+            if work is not None:
+                work()
+
+    log = open_real()
+    for index in range(2, 202):
+        log.append(command(index, 900), index, 1)
+        sync(log)
+        log.set_commit(index)
+        if index % 20 == 0:
+            log.drop_prefix(index - 3)
+    assert len(list((tmp_path / "log").glob("*.log"))) <= 4
+    log.reset(1000, 5)
+    assert len(list((tmp_path / "log").glob("*.log"))) == 1
+    before = snapshot(log)
+    log.close()
+    again = open_real()
+    assert snapshot(again) == before
+    again.close()
