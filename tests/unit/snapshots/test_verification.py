@@ -1,0 +1,325 @@
+"""The promise: `verify` finds what the hash cannot, too: a state that was wrong before it was copied, or one made up.
+
+Each test damages one thing and lets everything that is checked before it fit. The child says what `verify` says.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lmdb.verify
+import pytest
+
+from tests.snapshot_support import change, database_in, rehash, small_state, snapshot_of
+from warren_raft.errors import Closed, RefusedForSafety, SnapshotInvalid
+from warren_raft.snapshots import verification
+from warren_raft.snapshots.file import make_trailer, read_manifest
+from warren_raft.snapshots.verification import VerificationFailed, verify, verify_in_child
+from warren_raft.store import codec
+from warren_raft.store.database import FORMAT_VERSION, HISTORY, META, SESSIONS, Database, WriteTransaction
+from warren_raft.store.tables import CA, CONTAINER, SERVICE, SERVICE_BY_NAME
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with small_state(tmp_path / "data") as opened:
+        yield opened
+
+
+@pytest.fixture
+def path(database: Database, tmp_path: Path) -> Path:
+    snapshot_of(database, tmp_path / "s.mdb")
+    return tmp_path / "s.mdb"
+
+
+def problem_of(database: Database, tmp_path: Path, *, records: bool = True) -> str:
+    """What is found wrong with a snapshot of this state."""
+    path = tmp_path / "wrong.mdb"
+    snapshot_of(database, path)
+    with pytest.raises(SnapshotInvalid) as caught:
+        verify(path, records=records)
+    assert caught.value.path == str(path)
+    return caught.value.detail
+
+
+# ---- structure, and what LMDB is let near
+
+
+def test_the_page_behind_the_database_does_not_trouble_lmdb_or_its_verifier(path: Path) -> None:
+    assert lmdb.verify.verify(str(path)) == []
+    assert verify(path) == verify(path, records=False) == read_manifest(path)
+
+
+def test_a_structure_that_is_not_sound_is_found_before_lmdb_opens_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hash is made to fit: what is left then is to look at the structure."""
+
+    def must_not(*_arguments: object, **_named: object) -> Any:
+        raise AssertionError("LMDB was let at it")
+
+    monkeypatch.setattr(Database, "open_file", must_not)
+    good = database_in(path)
+    for position in (0, 16, 4096, 3 * 4096 + 12, 5 * 4096, 8 * 4096 + 12):
+        data = good.copy()
+        data[position : position + 4] = b"\xff\xff\xff\xff"
+        rehash(path, bytes(data))
+        with pytest.raises(SnapshotInvalid, match="not a sound database"):
+            verify(path, records=False)
+
+
+def test_a_file_whose_hash_is_wrong_is_not_looked_at_any_further(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+    monkeypatch.setattr(lmdb.verify, "verify", looked.append)
+    monkeypatch.setattr(Database, "open_file", looked.append)
+    data = bytearray(path.read_bytes())
+    data[5000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SnapshotInvalid, match="hash"):
+        verify(path)
+    assert not looked
+
+
+def test_another_lmdb_database_is_not_one_of_ours(path: Path, tmp_path: Path) -> None:
+    with lmdb.open(str(tmp_path / "other.mdb"), subdir=False, lib_version=0) as other, other.begin(write=True) as txn:
+        txn.put(b"key", b"value")
+    rehash(path, (tmp_path / "other.mdb").read_bytes())
+    with pytest.raises(SnapshotInvalid, match="not a database of this program"):
+        verify(path)
+
+
+def test_a_newer_database_is_refused_and_not_called_damaged(database: Database, tmp_path: Path) -> None:
+    change(database, lambda transaction: transaction.store(META, FORMAT_VERSION, (2).to_bytes(8, "big")))
+    snapshot_of(database, tmp_path / "s.mdb")
+    with pytest.raises(RefusedForSafety, match="newer release"):
+        verify(tmp_path / "s.mdb")
+    with pytest.raises(RefusedForSafety, match="newer release"):
+        verify_in_child(tmp_path / "s.mdb", records=False)
+
+
+# ---- the manifest and the digest
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cluster_id", "another"), ("cluster_id", None), ("index", 4), ("term", 9), ("revision", 1),
+        ("digest", "00" * 32), ("counts", {}),
+    ],
+)  # fmt: skip
+def test_a_last_page_that_tells_something_else_is_found(path: Path, name: str, value: object) -> None:
+    rehash(path, bytes(database_in(path)), **{name: value})
+    with pytest.raises(SnapshotInvalid, match="its last page tells another"):
+        verify(path, records=False)
+
+
+@pytest.mark.parametrize("records", [False, True])
+def test_records_that_do_not_fit_the_digest_are_found(database: Database, tmp_path: Path, records: bool) -> None:
+    change(database, lambda transaction: transaction.delete(CONTAINER, "c-0007"))
+    assert "digest" in problem_of(database, tmp_path, records=records)
+
+
+# ---- the records
+
+
+def store_record(kind: Any, id: str, record: bytes) -> Callable[[WriteTransaction], object]:  # noqa: A002
+    return lambda transaction: transaction.put(kind, id, record)
+
+
+@pytest.mark.parametrize(
+    ("do", "said"),
+    [
+        (store_record(CONTAINER, "c-0007", b"\x82\x01\xff"), "container 'c-0007' cannot be read"),
+        (store_record(CONTAINER, "c-0007", b""), "container 'c-0007' cannot be read"),
+        (store_record(CA, "ca", codec.make_record(1, b"\x81\x01")), "ca 'ca' cannot be read"),
+        (store_record(CA, "cb", codec.make_record(1, b"\x81\x41a")), "ca 'cb' is stored under another id"),
+        (store_record(SERVICE, "s-9", codec.make_record(1, b"\x82bs1aa")), "service 's-9' is stored under another id"),
+        (store_record(SERVICE, "s1", codec.make_record(999, b"\x82bs1aa")), "service 's1' has revision 999"),
+        (store_record(SERVICE, "s1", codec.make_record(0, b"\x82bs1aa")), "service 's1' has revision 0"),
+        (lambda transaction: transaction.store(SESSIONS, b"8bytes..", b"\xff"), "its sessions cannot be read"),
+        (lambda transaction: transaction.store(SESSIONS, b"8bytes..", b"\x85\0\0\0\x41a\x80"), "its sessions"),
+        (lambda transaction: transaction.store(HISTORY, b"\0" * 7 + b"\5", b"nonsense"), "its history cannot be read"),
+    ],
+)
+def test_what_cannot_be_used_is_found_although_all_hashes_fit(
+    database: Database, tmp_path: Path, do: Callable[[WriteTransaction], object], said: str
+) -> None:
+    change(database, do, new_digest=True)
+    assert said in problem_of(database, tmp_path)
+    verify(tmp_path / "wrong.mdb", records=False)
+
+
+def test_a_history_that_is_ahead_of_the_state_is_found(database: Database, tmp_path: Path) -> None:
+    def append(transaction: WriteTransaction) -> None:
+        last = next(record for _, record in transaction.scan(HISTORY, reverse=True))
+        transaction.store(HISTORY, (900).to_bytes(8, "big"), last)
+
+    change(database, append)
+    assert "revision 900" in problem_of(database, tmp_path)
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_an_index_that_does_not_fit_its_records_is_found(database: Database, tmp_path: Path, missing: bool) -> None:
+    def spoil(transaction: WriteTransaction) -> None:
+        handle = database.index_handles[SERVICE_BY_NAME.name]
+        if missing:
+            transaction._txn.delete(b"web", b"s-1", handle)
+        else:
+            transaction._txn.put(b"web", b"s-2", db=handle)
+
+    change(database, spoil)
+    said = "lacks b'web' -> b's-1'" if missing else "has a false b'web' -> b's-2'"
+    assert said in problem_of(database, tmp_path)
+
+
+# ---- the caller's side
+
+
+def test_progress_goes_from_nothing_to_all_and_never_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "_REPORT_EVERY", 10)
+    shares: list[float] = []
+    verify(path, progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert 0.0 <= shares[0] < 0.1
+    assert len(set(shares)) > 6
+
+
+def test_a_file_that_was_found_wrong_is_not_kept_open(database: Database, tmp_path: Path) -> None:
+    """Who keeps the error must be able to look again: LMDB opens a file once in a process."""
+    change(database, lambda transaction: transaction.delete(CONTAINER, "c-0007"))
+    snapshot_of(database, tmp_path / "s.mdb")
+    errors = []
+    for _ in range(3):
+        with pytest.raises(SnapshotInvalid, match="digest") as caught:
+            verify(tmp_path / "s.mdb")
+        errors.append(caught.value)
+
+
+def test_nothing_is_left_beside_the_file_and_nothing_is_written_to_it(path: Path, tmp_path: Path) -> None:
+    before, names = path.read_bytes(), sorted(os.listdir(tmp_path))
+    path.chmod(0o400)
+    verify(path)
+    assert path.read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == names
+
+
+# ---- in a child
+
+
+def test_the_child_says_what_is_said_here(path: Path) -> None:
+    assert verify_in_child(path, records=True) == read_manifest(path)
+    assert verify_in_child(path, records=False, low_priority=False) == read_manifest(path)
+    data = bytearray(path.read_bytes())
+    data[6000] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(SnapshotInvalid) as here:
+        verify(path)
+    with pytest.raises(SnapshotInvalid) as there:
+        verify_in_child(path, records=False)
+    assert (there.value.path, there.value.detail) == (here.value.path, here.value.detail)
+
+
+def test_the_child_looks_at_the_records_when_it_is_asked_to(database: Database, tmp_path: Path) -> None:
+    change(database, store_record(CONTAINER, "c-0007", b"\x82\x01\xff"), new_digest=True)
+    snapshot_of(database, tmp_path / "s.mdb")
+    verify_in_child(tmp_path / "s.mdb", records=False)
+    with pytest.raises(SnapshotInvalid, match="c-0007"):
+        verify_in_child(tmp_path / "s.mdb", records=True)
+
+
+def test_errors_that_are_no_damage_arrive_as_they_are(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        verify_in_child(tmp_path / "missing", records=False)
+    assert caught.value.filename == str(tmp_path / "missing")
+    path.write_bytes(bytes(database_in(path)) + make_trailer(replace(read_manifest(path), format=2)))
+    with pytest.raises(RefusedForSafety, match="format 2"):
+        verify_in_child(path, records=False)
+
+
+class SetAtTheSecondLook:
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def is_set(self) -> bool:
+        self.looks += 1
+        return self.looks > 1
+
+
+def test_a_cancelled_verification_ends_its_child(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    children: list[subprocess.Popen[bytes]] = []
+
+    class Watched(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            children.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Watched)
+    monkeypatch.setattr(verification, "_BEGIN", "import sys, threading; threading.Event().wait()")
+    with pytest.raises(Closed):
+        verify_in_child(path, records=True, cancel=SetAtTheSecondLook())
+    assert [child.returncode for child in children] == [-signal.SIGKILL]
+
+
+def test_a_cancel_that_is_not_set_changes_nothing(path: Path) -> None:
+    assert verify_in_child(path, records=False, cancel=threading.Event()) == read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("program", "error", "said"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", SnapshotInvalid, "SIGSEGV"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", VerificationFailed, "-9"),
+        ("raise MemoryError('no memory')", VerificationFailed, "no memory"),
+        ("print('hello')", VerificationFailed, "hello"),
+        ("print('{}')", VerificationFailed, "{}"),
+        ("pass", VerificationFailed, "none"),
+    ],
+)
+def test_a_child_without_a_result_proves_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch, program: str, error: type[Exception], said: str
+) -> None:
+    monkeypatch.setattr(verification, "_BEGIN", program)
+    with pytest.raises(error, match=said):
+        verify_in_child(path, records=False)
+
+
+def test_the_child_does_not_outlive_its_parent() -> None:
+    """The child holds a pipe open for as long as it lives; its parent is killed while it waits for its own end."""
+    child = (
+        "import os, sys, threading; from warren_raft.snapshots.verify_child import _die_with; "
+        "_die_with(os.getppid()); print('ready', flush=True); threading.Event().wait()"
+    )
+    parent = f"import subprocess, sys, threading; subprocess.Popen([sys.executable, '-c', {child!r}]).wait()"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.kill()
+        assert process.stdout.read() == b""  # the end of the pipe: nobody holds it any more
+
+
+def test_a_child_whose_parent_went_before_ends_at_once(path: Path) -> None:
+    program = (
+        "import sys, json; from warren_raft.snapshots.verify_child import main; "
+        f"main([{str(path)!r}, json.dumps({{'records': False, 'nice': 0, 'parent': 1}})])"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 1
+
+
+def test_the_child_gives_way(path: Path) -> None:
+    program = (
+        "import os, sys, json; from warren_raft.snapshots.verify_child import main; "
+        f"main([{str(path)!r}, json.dumps({{'records': False, 'nice': 10, 'parent': os.getppid()}})]); "
+        "print(os.nice(0), file=sys.stderr)"
+    )
+    before = os.nice(0)
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert int(ran.stderr) == min(19, before + 10)
