@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "export": ("data", "export"),
     "members": ("members", "members"),
     "leader": ("members", "leader"),
+    "snapshot": ("snapshots", "snapshot"),
 }
 
 DONE: Final = 0

@@ -10,7 +10,8 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Final, Literal, Self, overload
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, Self, overload
 
 from warren_raft.errors import Closed, Corrupted, InvariantViolation, RefusedForSafety, StorageFull, WarrenError
 from warren_raft.fsm.answers import Result, raise_for
@@ -101,6 +102,17 @@ class LocalStore(Store):
         machine = self._machine
         machine.settle()
         return [_outcome(result) for result in machine.apply(machine.applied_index + 1, 0, requests)]
+
+    def snapshot(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Save all that is stored now as one file (mode 0600), verified and on disk. Returns its manifest.
+
+        Others read and write meanwhile. Raises RefusedForSafety (there is a file of that name), StorageFull, OSError,
+        SnapshotInvalid (the state is damaged). Nothing is left then.
+        """
+        from warren_raft.snapshots.saving import save
+
+        database = self._attached()
+        return save(database, path, created_at=datetime.now(UTC), node_id="", quorum=True).to_json()
 
     def close(self) -> None:
         """Wait for the writes under way, then close the files. Idempotent; afterwards every call raises Closed."""

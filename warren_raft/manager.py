@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from random import SystemRandom
 from typing import Any, ClassVar, Final, Literal, overload
 
@@ -28,7 +29,9 @@ from warren_raft.raft.engine import ChangeWanted, Engine, Removed, TransferWante
 from warren_raft.raft.files import Files, OsFiles
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE
 from warren_raft.raft.submit import Proposal
+from warren_raft.snapshots.saving import save, take_nameless
 from warren_raft.store.command import Command, Operation, Verb, encode
+from warren_raft.store.generations import make_directory
 from warren_raft.store.interface import Store
 from warren_raft.store.tables import KINDS
 
@@ -468,6 +471,32 @@ class ReplicatedStore(Store):
                 self._check_alive()  # a question is not answered any more once the raft thread has ended
                 self._changed.wait(left)
         return answers[0] if answers else None
+
+    # Snapshots ---------------------------------------------------------------------------------------------------
+
+    def snapshot(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Save this manager's state as one file (mode 0600), verified and on disk. Returns its manifest.
+
+        Needs no quorum; `quorum` of the result says whether there was one. On the leader, after `barrier()`, it has
+        every acknowledged write. Reads and writes go on meanwhile. Raises RefusedForSafety (there is a file of that
+        name), StorageFull, OSError, SnapshotInvalid (the state is damaged), Closed. Nothing is left then.
+        """
+        self._check_may_wait()
+        quorum = self._engine.has_quorum and self._is_alive
+        return save(
+            self._attached(),
+            path,
+            created_at=datetime.now(UTC),
+            node_id=self.config.node_id,
+            quorum=quorum,
+            cancel=self._stop_housekeeping,
+        ).to_json()
+
+    def nameless_snapshot(self) -> int:
+        """The same for the admin socket: a descriptor of a file without a name, which the caller closes."""
+        directory = str(self.config.directory / "snapshots")
+        make_directory(directory)
+        return take_nameless(directory, self.snapshot)
 
     # Status ------------------------------------------------------------------------------------------------------
 

@@ -51,10 +51,13 @@ def section(path: str) -> str:
 
 def test_the_commands_are_those_of_the_contract() -> None:
     assert set(COMMANDS) == {
-        "serve", "status", "get", "list", "put", "delete", "import", "export", "members", "leader",
+        "serve", "status", "get", "list", "put", "delete", "import", "export", "members", "leader", "snapshot",
     }  # fmt: skip
     groups = {path for path in ALL if " " in path}
-    assert groups == {"members list", "members add", "members update", "members remove", "leader transfer"}
+    assert groups == {
+        "members list", "members add", "members update", "members remove", "leader transfer",
+        "snapshot save", "snapshot inspect", "snapshot verify",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", ALL)

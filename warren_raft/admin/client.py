@@ -13,6 +13,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from warren_raft.admin import ManagerFailed, error_from_json, socket_address
@@ -26,6 +27,10 @@ DEFAULT_ANSWER_SECONDS: Final = 60.0
 CHUNK_RECORDS: Final = 200
 CHUNK_BYTES: Final = 1024 * 1024
 CHUNKS_IN_FLIGHT: Final = 4
+
+# A snapshot is taken and verified before its first byte comes: minutes for a state of gigabytes on a busy machine.
+SNAPSHOT_SECONDS: Final = 1800.0
+SNAPSHOT_CHUNK_BYTES: Final = 256 * 1024
 
 T = TypeVar("T")
 Item = tuple[str, object]
@@ -43,6 +48,21 @@ class NotRunning(WarrenError):
         return (
             f"no manager is running on {self.directory}; start it with: warren-raft serve --data-dir {self.directory} …"
         )
+
+
+class SnapshotCut(Unavailable):
+    """Not all of a snapshot came."""
+
+    def __str__(self) -> str:
+        return f"{self.reason}; no snapshot was saved"
+
+
+def _unanswered(reason: str) -> Unavailable:
+    return Unavailable(reason, maybe_applied=True)
+
+
+def _cut(reason: str) -> Unavailable:
+    return SnapshotCut(reason, maybe_applied=False)
 
 
 class AdminClient:
@@ -110,6 +130,33 @@ class AdminClient:
         """Hands leadership to this member, or to the best prepared one. Returns the id of the new leader."""
         return _expect(str, self.call("transfer_leadership", {"id": id}, timeout=timeout))
 
+    @contextmanager
+    def snapshot(self) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """A snapshot of the manager's state, verified there, as it comes: (its size, its bytes).
+
+        Raises SnapshotCut, also from the iteration, where the manager goes away before all of it came.
+        """
+        connection = _Connection(self.directory, SNAPSHOT_SECONDS)
+        try:
+            with self._told(_cut):
+                response = self._post(connection, "snapshot", b"{}")
+                if response.headers.get_content_type() == "application/json":
+                    raise error_from_json(json.loads(response.read()))
+                size = int(response.headers["Content-Length"])
+            yield size, self._body(response, size)
+        finally:
+            connection.close()
+
+    def _body(self, response: http.client.HTTPResponse, size: int) -> Iterator[bytes]:
+        left = size
+        while left:
+            with self._told(_cut):
+                chunk = response.read(min(left, SNAPSHOT_CHUNK_BYTES))
+                if not chunk:
+                    raise ConnectionResetError
+            left -= len(chunk)
+            yield chunk
+
     def call(self, operation: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> Any:
         """One operation of the table in server.py. `timeout`, in seconds, is the manager's deadline."""
         body = json.dumps({**(arguments or {}), "timeout_seconds": timeout}).encode()
@@ -121,20 +168,31 @@ class AdminClient:
             connection.close()
 
     def _exchange(self, connection: _Connection, operation: str, body: bytes) -> Any:
+        with self._told(_unanswered):
+            answer = json.loads(self._post(connection, operation, body).read())
+        if "error" in answer:
+            raise error_from_json(answer)
+        return answer["result"]
+
+    def _post(self, connection: _Connection, operation: str, body: bytes) -> http.client.HTTPResponse:
         try:
             connection.connect()
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             raise NotRunning(self.directory) from None
+        connection.request("POST", f"/v1/{operation}", body, {"Content-Type": "application/json"})
+        return connection.getresponse()
+
+    @contextmanager
+    def _told(self, error: Callable[[str], Unavailable]) -> Iterator[None]:
+        """What a connection can do, as the error that it amounts to."""
         try:
-            connection.request("POST", f"/v1/{operation}", body, {"Content-Type": "application/json"})
-            answer = json.loads(connection.getresponse().read())
+            yield
+        except WarrenError:  # one is a TimeoutError too
+            raise
         except TimeoutError:
-            raise Unavailable(f"the manager on {self.directory} did not answer", maybe_applied=True) from None
-        except (OSError, http.client.HTTPException, ValueError):
-            raise Unavailable(f"the manager on {self.directory} went away", maybe_applied=True) from None
-        if "error" in answer:
-            raise error_from_json(answer)
-        return answer["result"]
+            raise error(f"the manager on {self.directory} did not answer") from None
+        except (OSError, http.client.HTTPException, ValueError, TypeError):
+            raise error(f"the manager on {self.directory} went away") from None
 
 
 class _Connection(http.client.HTTPConnection):

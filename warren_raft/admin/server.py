@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from aiohttp import web
 
 from warren_raft.admin import MAX_REQUEST_BYTES, SOCKET_NAME, error_to_json, operation, socket_address
+from warren_raft.admin.sending import Senders, send_file
 from warren_raft.entity_json import from_json, read_base64
 from warren_raft.errors import (
     Closed,
@@ -80,6 +81,7 @@ class Manager(Protocol):
     def remove_member(self, id: str, *, timeout: float | None = None) -> object: ...  # noqa: A002
     def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> str: ...  # noqa: A002
     def batch(self, *, timeout: float | None = None) -> contextlib.AbstractContextManager[Batch]: ...
+    def nameless_snapshot(self) -> int: ...
 
 
 class AdminServer:
@@ -190,6 +192,10 @@ class _Calls:
         pool = self._quick if operation_name in QUICK_OPERATIONS else self._waiting
         return await asyncio.get_running_loop().run_in_executor(pool, call, self._manager, arguments)
 
+    async def snapshot(self) -> int:
+        """A snapshot, as a descriptor."""
+        return await asyncio.get_running_loop().run_in_executor(self._waiting, self._manager.nameless_snapshot)
+
     def shutdown(self) -> None:
         """Calls that block are not waited for: they end with the store, at their deadline at the latest."""
         self._quick.shutdown(wait=False, cancel_futures=True)
@@ -208,7 +214,21 @@ def _application(calls: _Calls) -> web.Application:
             log.exception("the admin call %s failed", request.path)
             return _refusal(error)
 
+    async def snapshot(request: web.Request) -> web.StreamResponse:
+        try:
+            with senders:
+                descriptor = await calls.snapshot()
+                try:
+                    return await send_file(request, descriptor)
+                finally:
+                    os.close(descriptor)
+        except (WarrenError, OSError) as error:  # before the first byte; later the connection ends
+            log.warning("a snapshot could not be sent: %s", error)
+            return _refusal(error)
+
+    senders = Senders()
     application = web.Application(client_max_size=MAX_REQUEST_BYTES)
+    application.router.add_post("/v1/snapshot", snapshot)
     application.router.add_post("/v1/{operation}", answer)
     return application
 

@@ -75,7 +75,8 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON takes it; `created_at` in RFC 3339."""
-        return asdict(self) | {"counts": dict(self.counts), "created_at": self.created_at.isoformat()}
+        created_at = self.created_at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return asdict(self) | {"counts": dict(self.counts), "created_at": created_at}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Manifest:

@@ -1,0 +1,112 @@
+"""A snapshot for somebody outside: a file at a path of the caller's, verified, that is whole or not there.
+
+A manager's own snapshots are in directory.py. Invariant: a file under the name that was asked for is verified and on
+disk, and no file that was there before is replaced.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Final
+
+from warren_raft.errors import RefusedForSafety, SnapshotInvalid
+from warren_raft.snapshots.file import Manifest, Path, manifest_in, opened, sha256_of, write
+from warren_raft.snapshots.verification import Cancel, verify_in_child
+from warren_raft.store.database import Database
+from warren_raft.store.generations import sync_directory
+
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES})
+
+
+def save(
+    database: Database,
+    path: Path,
+    *,
+    created_at: datetime,
+    node_id: str,
+    quorum: bool,
+    cancel: Cancel | None = None,
+) -> Manifest:
+    """Write a snapshot to `path` (mode 0600), verify every record of it in a child, and only then give it that name.
+
+    Raises RefusedForSafety (there is a file of that name), StorageFull, OSError, SnapshotInvalid (the state itself is
+    not sound), VerificationFailed, Closed (`cancel` was set). Nothing is left then.
+    """
+    with new_file(path) as part:
+        manifest = write(database, part, created_at=created_at, node_id=node_id, quorum=quorum)
+        verify_in_child(part, records=True, cancel=cancel)
+    return manifest
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[str]:
+    """The name of a file to make, `PATH.<random>.part`, which gets the name `path` when the block ends well.
+
+    Else it is removed. Errors name `path`.
+    """
+    path = os.path.abspath(os.fspath(path))
+    _require_free(path)
+    part = f"{path}.{secrets.token_hex(4)}.part"
+    try:
+        try:
+            yield part
+            _give_name(part, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(part)
+        sync_directory(os.path.dirname(path))
+    except OSError as error:
+        if error.filename == part:
+            raise OSError(error.errno, error.strerror, path) from error
+        raise
+
+
+def _require_free(path: str) -> None:
+    if os.path.lexists(path):
+        raise RefusedForSafety(f"{path} is there already: name another file, or remove it first")
+
+
+def _give_name(part: str, path: str) -> None:
+    """A link, because a rename would replace what somebody else has put there meanwhile."""
+    try:
+        os.link(part, path, follow_symlinks=False)
+    except FileExistsError:
+        _require_free(path)
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _require_free(path)
+        os.rename(part, path)
+
+
+def require_hash(path: Path) -> Manifest:
+    """The manifest of a file that came over a connection, if every byte of it came. Raises SnapshotInvalid."""
+    path = os.fspath(path)
+    with opened(path) as descriptor:
+        manifest = manifest_in(descriptor, path)
+        if sha256_of(descriptor, manifest.size_bytes) != manifest.sha256:
+            raise SnapshotInvalid(path, "does not fit its hash: it was changed on its way")
+    return manifest
+
+
+Take = Callable[[str], object]
+"""Saves a snapshot at a path, as the `snapshot` of a store does."""
+
+
+def take_nameless(directory: str, take: Take) -> int:
+    """A snapshot without a name, as a descriptor: its space is given back with that, however this process ends.
+
+    While it is made it is DIRECTORY/sending-<random>.part; `SnapshotDirectory.create` removes one that was left.
+    """
+    path = os.path.join(directory, f"sending-{secrets.token_hex(8)}.part")
+    take(path)
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    finally:
+        os.unlink(path)
