@@ -2,8 +2,9 @@
 
 Checked: nothing acknowledged is missing, altered or undone; nothing is there that nobody wrote, nor what a caller was
 told had not happened; no write is carried out twice (counters); batches are whole; the order of revisions agrees with
-real time; nobody read less than was acknowledged to it. Each check gets everything it needs and raises AssertionError.
-Not checked: reads by others than the writer (test_reads.py), the time a write takes, what is in log and snapshot files.
+real time; nobody read less than was acknowledged to it; what callers were told of each shared record is linearizable,
+by the simulation's checker. Each check gets everything it needs and raises AssertionError.
+Not checked: the time a write takes, what is in log and snapshot files.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from itertools import pairwise
 from typing import Any
 
 from tests.cluster.history import History, Write
-from tests.cluster.load import NOTHING, OK, UNKNOWN
+from tests.cluster.load import CONFLICT, NOTHING, OK, READ, UNKNOWN
+from tests.simulation.checkers.linearizability import Verdict, check_key
+from tests.simulation.history import Call
 
 SHOWN = 5
 
@@ -112,7 +115,7 @@ def check_nothing_else(history: History, state: State) -> None:
         if write.operation == "pair":
             for side in "ab":
                 meant[f"{write.key}-{side}"].add(write.value)
-        elif write.operation in ("create", "register"):
+        elif write.operation in ("create", "register", "slot put", "slot cas"):
             meant[write.key].add(write.value)
     strange = [f"{key} = {found[0]!r}" for key, found in state.containers.items() if found[0] not in meant[key]]
     _require_none(strange, "records that nobody wrote", state)
@@ -152,9 +155,11 @@ def _check_counter(key: str, writes: list[Write], state: State) -> None:
 
 
 def check_revisions(history: History, state: State) -> None:
-    """A revision a command, none twice; what was acknowledged before another write began has a smaller one."""
+    """A revision a command, none twice; what was acknowledged before another write began has a smaller one. Only the
+    delete of what is not there changes nothing, and is told the latest revision."""
     done = sorted((write for write in history.writes if write.is_ok), key=lambda write: write.answer)
-    equal = [f"{a} and {b}" for a, b in pairwise(done) if a.answer == b.answer]
+    changes = [write for write in done if write.operation != "slot delete"]
+    equal = [f"{a} and {b}" for a, b in pairwise(changes) if a.answer == b.answer]
     _require_none(equal, "pairs of writes have the same revision")
     assert not done or done[-1].answer <= state.revision, f"{state.manager} is at {state.revision} after {done[-1]}"
     by_end = sorted(done, key=lambda write: write.ended)
@@ -163,6 +168,51 @@ def check_revisions(history: History, state: State) -> None:
         while by_end[position].ended < write.begun:
             highest = max(highest, by_end[position].answer)
             position += 1
-        if write.answer <= highest:
+        if write.answer < highest or (write.answer == highest and write.operation != "slot delete"):
             reordered.append(f"{write} began after revision {highest} was acknowledged")
     _require_none(reordered, "writes are out of order")
+
+
+KINDS = {
+    "register": "put",
+    "slot put": "put",
+    "slot cas": "cas",
+    "increment": "cas",
+    "slot delete": "delete",
+    "read": "read",
+}
+"""Operations on records that are written more than once, as the linearizability checker calls them."""
+
+
+def check_linearizability(history: History) -> Counter[str]:
+    """How many records' histories were found to be what; none may be violated."""
+    calls: defaultdict[str, list[Call]] = defaultdict(list)
+    for write in history.writes:
+        # What is known not to have happened is in no history; a read of its value has no writer.
+        if write.operation in KINDS and write.outcome != NOTHING:
+            calls[write.key].append(_as_call(write))
+    found: Counter[str] = Counter()
+    violations = []
+    for key, of_key in calls.items():
+        verdict, reason = check_key(of_key)
+        found[verdict.value] += 1
+        if verdict is Verdict.VIOLATED:
+            violations.append(f"{key}: {reason}")
+    _require_none(violations, "records whose history is not linearizable")
+    return found
+
+
+def _as_call(write: Write) -> Call:
+    argument, result = write.value, None
+    if write.operation == "increment":
+        token, _, expected = write.detail
+        argument = (expected, token)
+    elif write.operation == "slot cas":
+        argument = (write.detail, write.value)
+    if write.outcome == OK:
+        result = write.answer
+    elif write.outcome == READ:
+        result = tuple(write.answer)
+    elif write.outcome == CONFLICT:
+        result = ("conflict", write.answer)
+    return Call(write.writer, KINDS[write.operation], write.key, argument, write.begun, write.ended, result)

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -26,7 +27,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from tests.cluster.checkers import State, check
+from tests.cluster.checkers import State, check, check_linearizability
 from tests.cluster.history import History
 from tests.cluster.network import Network
 
@@ -174,6 +175,8 @@ class Cluster:
         """Lines of a log that hold one of these are expected by the test."""
         self.kills = 0
         """SIGKILLs of managers, by `kill`."""
+        self.verdicts: Counter[str] = Counter()
+        """Of the records' histories, at the last `check`: how many are linearizable, or not decided."""
         self._runs = 0
         self._ended: list[Process] = []
         self._network = Network(self._id_at) if network else None
@@ -463,6 +466,7 @@ class Cluster:
         self.history.read()
         for id_, dump in self.call_all("dump", *ids).items():
             check(self.history, State.of(id_, dump))
+        self.verdicts = check_linearizability(self.history)
         return self.history
 
     # Saying what is wrong ----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ whole. Invariant: a write without an answer, because its process was killed, is 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,7 +19,7 @@ from tests.cluster.load import OK, UNKNOWN
 
 @dataclass
 class Write:
-    """One write. Times are those of the machine's monotonic clock, the same in every process."""
+    """One write, or read. Times are those of the machine's monotonic clock, the same in every process."""
 
     writer: str
     operation: str
@@ -28,7 +29,7 @@ class Write:
     begun: float
     outcome: str = UNKNOWN
     answer: Any = None
-    """The revision where the outcome is OK."""
+    """The revision where the outcome is OK; [revision, value] where it is READ."""
     ended: float = float("inf")
 
     @property
@@ -55,6 +56,7 @@ class History:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._files: dict[str, _File] = {}
+        self._acknowledged: Counter[str] = Counter()
         self.remarks: list[str] = []
         self.ended: dict[str, str] = {}
         """Writer -> why it ended."""
@@ -80,6 +82,7 @@ class History:
             write = file.writes[-1]
             write.outcome, write.answer = rest
             write.ended = moment
+            self._acknowledged[write.manager] += write.is_ok
         elif kind == "remark":
             self.remarks.append(f"{writer}: {rest[0]}")
         elif kind == "end":
@@ -94,7 +97,7 @@ class History:
 
     def acknowledged(self, *managers: str) -> int:
         """How many writes were acknowledged, through these managers only where some are named."""
-        return sum(write.is_ok for write in self.writes if not managers or write.manager in managers)
+        return sum(self._acknowledged[manager] for manager in managers or self._acknowledged)
 
     def longest_pause(self, begin: float, end: float, *managers: str) -> float:
         """The longest time between `begin` and `end` in which nothing was acknowledged, in seconds."""

@@ -1,4 +1,5 @@
-"""Writers inside a manager process that put down what they intend before each write, and what they were told after it.
+"""Writers inside a manager process, who read too: they put down what they intend before each call, and what they were
+told after it.
 
 A line a fact, one write(2) each, in one file a writer: what is there survives kill -9 of the process, so there is no
 acknowledgement that a caller could have seen and the file has not. Reading and judging them: history.py, checkers.py.
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,11 +21,15 @@ import warren_raft as wr
 
 COUNTERS: Final = 3
 """Few, so that writers of different managers meet in them."""
+SLOTS: Final = 2
+SLOT_SECONDS: Final = 5.0
+"""Records that everybody puts, replaces under a condition, deletes and reads. Others after so long: whether a record's
+history is linearizable is a search, and the shorter each history, the surer it ends."""
 TIMEOUT_SECONDS: Final = 20.0
 """For a write: longer than any election on a busy machine. Tests that want to see the deadline pass another one."""
 
-OK, CONFLICT, UNKNOWN, NOTHING = "ok", "conflict", "unknown", "nothing"
-"""What a writer was told: done; the condition did not hold; it may have been done; it was not done."""
+OK, CONFLICT, UNKNOWN, NOTHING, READ = "ok", "conflict", "unknown", "nothing", "read"
+"""What a writer was told: done; the condition did not hold; it may have been done; it was not done; what is there."""
 
 
 class Journal:
@@ -61,6 +67,7 @@ class Writer:
         self._journal = journal
         self._name = name
         self._timeout = timeout
+        self._draw = random.Random(name)
         self._turn = 0
         self._created: list[str] = []
 
@@ -154,6 +161,48 @@ class Writer:
         self._journal.intend("increment", key, after.replicas, [token, before.image, before.revision])
         self._attempt(lambda: self._store.update_service(after, if_revision=before.revision, timeout=self._timeout))
 
+    def _slot(self) -> None:
+        """A record that everybody writes, in each of the ways there are."""
+        key, value = self._slot_key(), f"value-{self._name}-{self._turn}"
+        container = wr.Container(id=key, image=value)
+        way = self._draw.choice(("put", "cas", "cas", "delete"))
+        if way == "put":
+            self._journal.intend("slot put", key, value)
+            self._attempt(lambda: self._store.update_container(container, timeout=self._timeout))
+        elif way == "cas":
+            before = self._revision_and_image(key)[0]
+            self._journal.intend("slot cas", key, value, before)
+            self._attempt(lambda: self._store.update_container(container, if_revision=before, timeout=self._timeout))
+        else:
+            self._journal.intend("slot delete", key, None)
+            self._attempt(lambda: self._store.delete_container(key, timeout=self._timeout))
+
+    def _read(self) -> None:
+        """A linearizable read, of a record that everybody writes."""
+        is_counter = self._draw.random() < 0.3
+        key = f"counter-{self._turn % COUNTERS}" if is_counter else self._slot_key()
+        self._journal.intend("read", key, None)
+        try:
+            self._store.barrier(self._timeout)
+        except wr.Unavailable as error:
+            self._journal.told(NOTHING, error.reason)
+            return
+        except wr.Closed as error:
+            self._journal.told(NOTHING, str(error))
+            raise
+        self._journal.told(READ, self._revision_and_image(key, is_counter=is_counter))
+
+    def _slot_key(self) -> str:
+        return f"slot-{int(time.monotonic() / SLOT_SECONDS)}-{self._draw.randrange(SLOTS)}"
+
+    def _revision_and_image(self, key: str, *, is_counter: bool = False) -> tuple[int, str | None]:
+        """As it is here and now; (0, None) where there is nothing."""
+        try:
+            found = self._store.get_service(key) if is_counter else self._store.get_container(key)
+        except wr.NotFound:
+            return 0, None
+        return found.revision, found.image
+
     def _expect_own(self, key: str, value: str, revision: int) -> None:
         """A caller reads its own writes on the manager it wrote through."""
         try:
@@ -170,10 +219,14 @@ WORK: Final[Sequence[Callable[[Writer], None]]] = (
     Writer._create,
     Writer._increment,
     Writer._register,
+    Writer._slot,
     Writer._create,
+    Writer._read,
     Writer._pair,
     Writer._increment,
+    Writer._slot,
     Writer._register,
+    Writer._read,
     Writer._erase,
 )
 

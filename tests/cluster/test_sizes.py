@@ -37,7 +37,7 @@ def test_more_callers_than_the_queue_takes(make_cluster: Callable[..., Cluster])
         cluster.wait_acknowledged(150, id_)
     cluster.stop_load()
     history = cluster.check()
-    assert {write.outcome for write in history.writes} <= {"ok", "conflict"}
+    assert {write.outcome for write in history.writes} <= {"ok", "conflict", "read"}
 
 
 def test_a_long_absence_is_made_up_for_while_others_write(cluster: Cluster) -> None:

@@ -1,4 +1,4 @@
-"""Faults without end against a cluster of real processes under load: `python -m tests.cluster.torture --minutes 10`.
+"""Faults without end against a cluster of real processes under load: `scripts/torture.sh --minutes 10`.
 
 Faults are drawn from a seed; what the machine makes of them is not repeatable. After every few of them the load stops,
 the managers must converge, and each must hold what its callers were told (checkers.py). A failure ends it, with 1.
@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import random
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from tests.cluster.harness import Cluster, ManagerDied, ManagerError, free_ports
@@ -24,15 +28,56 @@ FAULTS_A_ROUND: Final = 6
 WRITES_BETWEEN: Final = 40
 TIMEOUTS_SECONDS: Final = (0.3, 2.0, 20.0)
 """Of the writers: some give up early, so that what is told to them is tested too."""
+ROUNDS_A_CLUSTER: Final = 8
+"""Then a new one: each check judges everything from the cluster's beginning, so long histories cost more and more."""
+MINUTES: Final = 1.0
+HOLD_SECONDS: Final = (0.2, 1.0, 2.5, 6.0)
+"""How long a fault lasts that has no end of its own: less or more than an election takes."""
+
+
+@dataclass
+class Tally:
+    """What was done and found, of all clusters of a run."""
+
+    began: float = field(default_factory=time.monotonic)
+    clusters: int = 0
+    kills: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    verdicts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    def add(self, cluster: Cluster) -> None:
+        """A cluster that is at its end, each of its checks passed."""
+        self.clusters += 1
+        self.outcomes.update(write.outcome for write in cluster.history.writes)
+        self.verdicts.update(cluster.verdicts)
+
+    def __str__(self) -> str:
+        """Lost or doubled ones are in no tally: the first ends the run."""
+        lines = [
+            f"elapsed: {self.elapsed:.0f} s, {self.clusters} clusters",
+            f"kills: {self.kills}",
+            f"faults: {self.faults.total()}",
+            *(f"    {name}: {count}" for name, count in sorted(self.faults.items())),
+            f"writes acknowledged: {self.outcomes['ok']}, lost: 0, doubled: 0",
+            f"    conflicts: {self.outcomes['conflict']}, not done: {self.outcomes['nothing']}, "
+            f"unknown: {self.outcomes['unknown']}, reads: {self.outcomes['read']}",
+            f"histories linearizable: {self.verdicts['linearizable']}, not decided: {self.verdicts['not decided']}",
+        ]
+        return "\n".join(lines)
 
 
 class Torture:
     """One cluster, and whatever happens to it."""
 
-    def __init__(self, cluster: Cluster, seed: int) -> None:
+    def __init__(self, cluster: Cluster, draw: random.Random, tally: Tally, only: str = "") -> None:
         self.cluster = cluster
-        self.draw = random.Random(seed)
-        self.done: Counter[str] = Counter()
+        self.draw = draw
+        self.tally = tally
         self.faults: list[Callable[[], None]] = [
             self.kill_leader,
             self.kill_follower,
@@ -48,17 +93,40 @@ class Torture:
             self.wipe_follower,
             self.move_follower,
             self.kill_the_leader_of_a_change,
+            self.cut_leader_off,
+            self.cut_follower_off,
+            self.cut_all_off,
+            self.cut_link,
+            self.cut_link_one_way,
+            self.cut_leader_off_again_and_again,
+            self.cut_leader_off_and_kill,
+            self.deaf_leader,
+            self.mute_leader,
+            self.slow_links,
+            self.thin_link,
         ]
+        self.faults = [fault for fault in self.faults if only in fault.__name__]
+        if not self.faults:
+            raise ValueError(f"there is no fault with {only!r} in its name")
+        self._deck = self._shuffled()
 
-    def round(self) -> None:
-        """Some faults under load, then the check."""
+    def _shuffled(self) -> Iterator[Callable[[], None]]:
+        """Each fault once in an order of chance, and again."""
+        while True:
+            yield from self.draw.sample(self.faults, len(self.faults))
+
+    def round(self, is_enough: Callable[[], bool]) -> None:
+        """Some faults under load, fewer when it is enough, then the check."""
         cluster = self.cluster
         self.load(*cluster.alive)
-        for _ in range(FAULTS_A_ROUND):
-            fault = self.draw.choice(self.faults)
-            self.done[fault.__name__] += 1
+        for fault in itertools.islice(self._deck, FAULTS_A_ROUND):
+            self.tally.faults[fault.__name__] += 1
             cluster.wait_acknowledged(WRITES_BETWEEN)
+            before = cluster.kills
             fault()
+            self.tally.kills += cluster.kills - before
+            if is_enough():
+                break
         cluster.wait_acknowledged(WRITES_BETWEEN)
         cluster.stop_load()
         cluster.check()
@@ -104,13 +172,15 @@ class Torture:
         self.restart(leader)
 
     def pause(self, *ids: str) -> None:
-        """For less or more than an election takes."""
         for id_ in ids:
             self.cluster.pause(id_)
-        end = time.monotonic() + self.draw.choice((0.2, 1.0, 2.5, 6.0))
-        self.cluster.wait(lambda: time.monotonic() >= end, "the end of a pause")
+        self.hold()
         for id_ in ids:
             self.cluster.resume(id_)
+
+    def hold(self) -> None:
+        end = time.monotonic() + self.draw.choice(HOLD_SECONDS)
+        self.cluster.wait(lambda: time.monotonic() >= end, "the end of a fault")
 
     def pause_leader(self) -> None:
         self.pause(self.leader())
@@ -175,18 +245,105 @@ class Torture:
         self.cluster.kill("m4")
         shutil.rmtree(self.cluster.data_dir("m4"))
 
-    def any_of_three(self) -> str:
-        return self.draw.choice([id_ for id_ in self.cluster.alive if id_ != "m4"])
+    # The network: what is not cut goes on, and must
+
+    def others(self, id_: str) -> list[str]:
+        return [other for other in self.cluster.alive if other != id_]
+
+    def cut_off(self, id_: str) -> None:
+        self.cluster.isolate(id_)
+        self.cluster.wait_acknowledged(WRITES_BETWEEN, *self.others(id_))
+
+    def cut_leader_off(self) -> None:
+        self.cut_off(self.leader())
+        self.hold()
+        self.cluster.heal()
+
+    def cut_follower_off(self) -> None:
+        self.cut_off(self.any_follower())
+        self.hold()
+        self.cluster.heal()
+
+    def cut_all_off(self) -> None:
+        self.cluster.split(*([id_] for id_ in self.cluster.alive))
+        self.hold()
+        self.cluster.heal()
+
+    def cut_link(self) -> None:
+        self.cluster.cut(*self.draw.sample(self.cluster.alive, 2))
+        self.cluster.wait_acknowledged(WRITES_BETWEEN)
+        self.hold()
+        self.cluster.heal()
+
+    def cut_link_one_way(self) -> None:
+        self.cluster.cut_one_way(*self.draw.sample(self.cluster.alive, 2))
+        self.cluster.wait_acknowledged(WRITES_BETWEEN)
+        self.hold()
+        self.cluster.heal()
+
+    def cut_leader_off_again_and_again(self) -> None:
+        """What was held arrives each time, and each time is older than what came about meanwhile."""
+        for _ in range(4):
+            self.cut_off(self.leader())
+            self.cluster.heal()
+
+    def cut_leader_off_and_kill(self) -> None:
+        """The majority goes on without the old leader and loses one of its own: what it acknowledged is on the other
+        one only, with whom the old leader, whose log is another one, must come to terms."""
+        leader = self.leader()
+        others = self.others(leader)
+        self.cluster.isolate(leader)
+        self.cluster.wait_acknowledged(WRITES_BETWEEN, *others)
+        victim = self.draw.choice(others)
+        self.cluster.kill(victim)
+        self.cluster.heal()
+        self.cluster.wait_acknowledged(WRITES_BETWEEN)
+        self.restart(victim)
+
+    def deaf_leader(self) -> None:
+        """It is heard and hears nobody, so it must see for itself that it leads nobody."""
+        leader = self.leader()
+        for other in self.others(leader):
+            self.cluster.cut_one_way(other, leader)
+        self.cluster.wait_acknowledged(WRITES_BETWEEN, *self.others(leader))
+        self.cluster.heal()
+
+    def mute_leader(self) -> None:
+        leader = self.leader()
+        for other in self.others(leader):
+            self.cluster.cut_one_way(leader, other)
+        self.cluster.wait_acknowledged(WRITES_BETWEEN, *self.others(leader))
+        self.cluster.heal()
+
+    def slow_links(self) -> None:
+        whose = self.draw.sample(self.cluster.alive, self.draw.randint(1, 3))
+        self.cluster.slow_links(*whose, delay_seconds=self.draw.uniform(0.02, 0.2))
+        self.hold()
+        self.cluster.heal()
+
+    def thin_link(self) -> None:
+        self.cluster.slow_links(
+            self.draw.choice(self.cluster.alive), bytes_per_second=self.draw.choice((2e3, 2e4, 2e5))
+        )
+        self.hold()
+        self.cluster.heal()
+
+    # Members
+
+    def any_of_three(self, *, but: str = "") -> str:
+        return self.draw.choice([id_ for id_ in self.cluster.alive if id_ not in ("m4", but)])
 
     def leader_of_three(self) -> str:
         leader = self.leader()
         return leader if leader != "m4" else self.any_of_three()
 
     def change(self, command: str, **arguments: Any) -> None:
-        """As an operator would: again, when the leader is lost meanwhile; safe, since asking twice is harmless."""
+        """As an operator would: not through the manager that it is about, which may know nobody; and again, when the
+        leader is lost meanwhile, since asking twice is harmless."""
         for attempt in range(5):
             try:
-                self.cluster.call(self.any_of_three(), command, timeout=20.0, **arguments)
+                asked = self.any_of_three(but=arguments["id"])
+                self.cluster.call(asked, command, timeout=20.0, **arguments)
             except ManagerError as error:
                 if error.kind != "Unavailable" or attempt == 4:
                     raise
@@ -194,22 +351,57 @@ class Torture:
                 return
 
 
+def run(seed: int, *, minutes: float | None = None, kills: int | None = None, only: str = "") -> Tally:
+    """Until the time is over or the kills are done, whichever comes first; `only` faults with this in their name.
+    AssertionError: something was not as promised; what the managers left is kept, and a line says where."""
+    draw, tally = random.Random(seed), Tally()
+    seconds = float("inf") if minutes is None else minutes * 60
+    wanted = float("inf") if kills is None else kills
+
+    def is_enough() -> bool:
+        return tally.elapsed >= seconds or tally.kills >= wanted
+
+    while not is_enough():
+        with Cluster(network=True) as cluster, kept_if_it_fails(cluster, seed):
+            cluster.allowed_in_logs.append("m4 was removed from the cluster")
+            torture = Torture(cluster, draw, tally, only)
+            for _ in range(ROUNDS_A_CLUSTER):
+                if not is_enough():
+                    torture.round(is_enough)
+                    print(
+                        f"{tally.elapsed:.0f} s: {tally.faults.total()} faults, {tally.kills} kills, "
+                        f"{cluster.history.acknowledged()} acknowledged by this cluster, all there",
+                        flush=True,
+                    )
+            tally.add(cluster)
+    return tally
+
+
+@contextlib.contextmanager
+def kept_if_it_fails(cluster: Cluster, seed: int) -> Iterator[None]:
+    """Data, logs and journals of a cluster that broke a promise."""
+    try:
+        yield
+    except Exception:
+        kept = Path(tempfile.mkdtemp(prefix="warren-raft-torture-")) / "cluster"
+        for process in cluster.processes.values():
+            process.signal(signal.SIGSTOP)  # so that files do not change while they are copied
+        shutil.copytree(cluster.directory, kept, ignore=shutil.ignore_patterns("*.sock"))
+        print(f"FAILED with seed {seed}; what the managers left is in {kept}", flush=True)
+        raise
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser = argparse.ArgumentParser(prog="torture.sh", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--minutes", type=float, help=f"end after so long (default: {MINUTES:g} without --kills)")
+    parser.add_argument("--kills", type=int, help="end after so many SIGKILLs of managers")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32), help="of the faults")
+    parser.add_argument("--only", default="", help="faults with this in their name, such as kill, cut or pause")
     arguments = parser.parse_args()
+    minutes = MINUTES if arguments.minutes is None and arguments.kills is None else arguments.minutes
     print(f"seed {arguments.seed}", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the cluster ends, however this is ended
-    with Cluster() as cluster:
-        cluster.allowed_in_logs.append("m4 was removed from the cluster")
-        torture = Torture(cluster, arguments.seed)
-        end = time.monotonic() + arguments.minutes * 60
-        while time.monotonic() < end:
-            torture.round()
-            outcomes = Counter(write.outcome for write in cluster.history.writes)
-            print(f"{sum(torture.done.values())} faults, {dict(outcomes)}, 0 lost", flush=True)
-    print(f"faults: {dict(torture.done)}")
+    print(run(arguments.seed, minutes=minutes, kills=arguments.kills, only=arguments.only))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,54 @@
+"""The promise: whatever is done to managers, disks and network, in whichever order, no acknowledged write is lost or
+doubled, and what callers were told of shared records is linearizable.
+
+This is a minute of scripts/torture.sh, which goes on for as long as one likes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import torture
+from tests.cluster.checkers import check_linearizability
+from tests.cluster.history import History
+
+
+@pytest.mark.timeout(300)
+def test_a_minute_of_torture() -> None:
+    tally = torture.run(seed=20, minutes=1)
+    print(tally)
+    assert tally.kills >= 5, tally
+    assert tally.faults.total() >= 2 * torture.FAULTS_A_ROUND, tally
+    assert tally.outcomes["ok"] >= 1_000, tally
+    assert tally.verdicts["linearizable"] >= 10, tally
+    assert tally.verdicts["not decided"] <= tally.verdicts.total() // 10, tally
+
+
+def journal(directory: Path, name: str, *calls: tuple[str, object, object, str, object]) -> None:
+    """One writer's file; each call: operation, value, detail, outcome, answer. All on one key, one after the other."""
+    lines = []
+    for number, (operation, value, detail, outcome, answer) in enumerate(calls, 1):
+        begin = 10.0 * number
+        lines.append([number, begin, "intent", operation, "slot-1-0", value, detail])
+        lines.append([number, begin + 1, "told", outcome, answer])
+    (directory / f"{name}.journal").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_stale_read_is_found(tmp_path: Path) -> None:
+    """The check must be able to fail: a read after a barrier that does not see what was acknowledged before it."""
+    writes = [("slot put", "a", None, "ok", 1), ("slot cas", "b", 1, "ok", 2)]
+    journal(tmp_path, "m1-1-0-0", *writes, ("read", None, None, "read", [2, "b"]))
+    assert check_linearizability(History(tmp_path).read()) == {"linearizable": 1}
+    journal(tmp_path, "m1-1-0-0", *writes, ("read", None, None, "read", [1, "a"]))
+    with pytest.raises(AssertionError, match="not linearizable"):
+        check_linearizability(History(tmp_path).read())
+
+
+def test_a_condition_that_did_not_hold_is_found(tmp_path: Path) -> None:
+    writes = [("slot put", "a", None, "ok", 1), ("slot put", "b", None, "ok", 2), ("slot cas", "c", 1, "ok", 3)]
+    journal(tmp_path, "m1-1-0-0", *writes)
+    with pytest.raises(AssertionError, match="not linearizable"):
+        check_linearizability(History(tmp_path).read())
