@@ -1,7 +1,8 @@
 """A log under test with its memory of what it must come back with: the state after every batch it ever took.
 
 Used by the unit tests and the byte sweeps. It checks nothing itself; the promise it lets others check is: after
-any crash the log is at `durable`, or at `taken` if a batch was on its way, and at nothing else.
+any crash the log is at `durable`, or at `taken` if a batch was on its way, and at nothing else; `above` says
+the same of a log that was compacted, where an open may find more than memory held.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 from tests.memory_files import MemoryFiles
 from warren_raft.raft.log import Batch, Entry, Log
+from warren_raft.raft.log_contents import BASE_COMMAND
 
 DIRECTORY = "/data/log"
 
@@ -64,6 +66,15 @@ class Recorder:
         self.taken: Snapshot | None = None
         self.batch: Batch | None = None
         self.log: Log
+        self.dropped = 0
+        """What drop_prefix or a completed reset was last told: up to here an open may find entries, or not."""
+        self.past: dict[int, Entry] = {1: (BASE_COMMAND, 1, 0)}
+        """The entry at each index that a batch ever took; the latest, which up to `dropped` is the final one."""
+
+    def inherit(self, other: Recorder) -> None:
+        """Go on with the memory of another process, whose disk this is."""
+        self.durable, self.taken = other.durable, other.taken
+        self.dropped, self.past = other.dropped, dict(other.past)
 
     def open(self) -> Log:
         """Open the log, again if the disk was full."""
@@ -76,6 +87,8 @@ class Recorder:
             self.log = open_log(self.files, **sizes)
         self.batch = None
         self.durable = self.taken = snapshot(self.log)
+        if self.log.base_index > self.dropped:  # a reset that was on its way
+            self.past[self.log.base_index] = self.log.entries[0]
         return self.log
 
     def take(self) -> Batch | None:
@@ -84,7 +97,32 @@ class Recorder:
         if batch is not None:
             self.batch = batch
             self.taken = snapshot(self.log)
+            self.past.update({entry[1]: entry for entry in self.log.entries[1:]})
         return batch
+
+    def take_reset(self, index: int, term: int) -> Batch:
+        """Replace the log, as a batch."""
+        self.batch = self.log.reset_batch(index, term)
+        self.taken = snapshot(self.log)
+        return self.batch
+
+    def drop(self, index: int) -> None:
+        """Compact the log."""
+        self.log.drop_prefix(index)
+        self.dropped = max(self.dropped, index)
+
+    def above(self, state: Snapshot) -> Snapshot:
+        """`state` as it is above the compaction point; what it has below must be what was written."""
+        base = state.entries[0][1]
+        at = min(self.dropped, state.entries[-1][1])
+        if base >= at:
+            return state
+        term = state.entries[at - base][2]
+        assert state.entries[0][2] == self.past[base][2], "a wrong base"
+        below = [self.past[index] for index in range(base + 1, at + 1)]
+        assert list(state.entries[1 : at - base + 1]) == below, "a wrong entry below the compaction point"
+        kept = ((BASE_COMMAND, at, term), *state.entries[at - base + 1 :])
+        return state._replace(entries=kept, commit_index=max(at, state.commit_index))
 
     def write(self) -> None:
         """Write the batch taken, again if the disk was full."""
@@ -106,6 +144,20 @@ class Recorder:
         self.durable = self.taken
         self._remember(batch)
 
+    def finish_reset(self) -> None:
+        """Write the reset taken and complete it."""
+        batch = self.batch
+        assert batch is not None
+        self.write()
+        self.log.complete(batch)
+        self.batch = None
+        self.durable = self.taken
+        assert self.durable is not None
+        self.dropped = self.log.base_index
+        self.past[self.dropped] = self.durable.entries[0]
+        self.places.clear()
+        self.states = [self.durable]
+
     def sync(self) -> None:
         """Make everything pending durable."""
         if self.take() is not None:
@@ -117,6 +169,16 @@ class Recorder:
         if preparation is not None:
             try:
                 preparation()
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+
+    def remove(self) -> None:
+        """Remove the segments that are needed no more; one that cannot be removed is nobody's loss."""
+        removal = self.log.removal()
+        if removal is not None:
+            try:
+                removal()
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import random
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from tests.log_recorder import DIRECTORY, Recorder, command, snapshot
-from tests.memory_files import Crashed, MemoryFiles
+from tests.log_recorder import DIRECTORY, Recorder, command, open_log, snapshot
+from tests.memory_files import Crashed, MemoryFiles, keep_some
 from warren_raft.errors import InvariantViolation, RefusedForSafety
 from warren_raft.raft import log_format as form
 from warren_raft.raft.files import OsFiles
-from warren_raft.raft.log import Log
+from warren_raft.raft.log import Batch, Log
 from warren_raft.raft.log_compaction import REMOVAL_PAUSE_BATCHES
 
 FIRST, SECOND, THIRD = (f"{DIRECTORY}/{number:016d}.log" for number in (1, 2, 3))
@@ -489,6 +492,183 @@ def test_a_crash_during_creation_leaves_no_log_or_a_whole_one(stop: str) -> None
             files.kill()
         files.kill()
         assert (record.open().base_index, record.log.note) == (2, b"origin"), operation
+
+
+# -- against a plain list
+
+
+@dataclass
+class Model:
+    """What the log must say, with every entry kept for ever. `base`: what is dropped in memory."""
+
+    commands: dict[int, bytes] = field(default_factory=lambda: {1: b"\x01"})
+    terms: dict[int, int] = field(default_factory=lambda: {1: 0})
+    base: int = 1
+    last: int = 1
+    term: int = 0
+    vote: str | None = None
+    commit: int = 1
+    note: bytes = b""
+
+    def copy(self) -> Model:
+        return replace(self, commands=dict(self.commands), terms=dict(self.terms))
+
+    def entries(self, base: int) -> list[tuple[bytes, int, int]]:
+        rest = [(self.commands[index], index, self.terms[index]) for index in range(base + 1, self.last + 1)]
+        return [(b"\x01", base, self.terms[base]), *rest]
+
+    def matches(self, log: Log, base: int) -> bool:
+        """Everything but the base is as here, with a base there."""
+        return (
+            base in self.terms
+            and log.entries == self.entries(base)
+            and (log.base_index, log.base_term) == (base, self.terms[base])
+            and (log.current_term, log.voted_for, log.note) == (self.term, self.vote, self.note)
+            and log.commit_index == max(base, self.commit)
+        )
+
+
+class Walk:
+    """One random life of a log, and of the model beside it."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.files = MemoryFiles("/data")
+        self.log = open_log(self.files, start_segment_bytes=8192)
+        self.model = Model()
+        self.durable = self.taken = self.model.copy()
+        self.batch: Batch | None = None
+        self.dropped = 1
+        self.seen: Counter[str] = Counter()
+
+    def step(self) -> None:
+        steps = {
+            self.append: 8,
+            self.truncate: 2,
+            self.enter_term: 1,
+            self.keep_note: 1,
+            self.commit: 6,
+            self.drop: 2,
+            self.reset: 0.6,
+            self.take: 6,
+            self.finish: 8,
+            self.help: 4,
+            self.stop: 1,
+        }
+        self.random.choices(list(steps), list(steps.values()))[0]()
+        assert self.model.matches(self.log, self.model.base)
+
+    def append(self) -> None:
+        for _ in range(self.random.randint(1, 4)):
+            model, size = self.model, self.random.choice([0, 10, 500, 3000, 9000])
+            model.last += 1
+            model.commands[model.last] = self.random.randbytes(size)
+            model.terms[model.last] = max(model.term, model.terms[model.last - 1])
+            self.log.append(model.commands[model.last], model.last, model.terms[model.last])
+
+    def truncate(self) -> None:
+        model = self.model
+        if model.last > model.commit:
+            index = self.random.randint(model.commit + 1, model.last)
+            model.last = index - 1
+            self.log.truncate_from(index)
+
+    def enter_term(self) -> None:
+        self.model.term += 1
+        self.model.vote = self.random.choice([None, "a", "b"])
+        self.log.set_term(self.model.term, self.model.vote)
+
+    def keep_note(self) -> None:
+        self.model.note = self.random.randbytes(self.random.choice([3, 5000]))
+        self.log.set_note(self.model.note)
+
+    def commit(self) -> None:
+        self.model.commit = self.random.randint(self.model.commit, self.model.last)
+        self.log.set_commit(self.model.commit)
+
+    def drop(self) -> None:
+        highest = min(self.log.commit_index, self.log.synced_index)
+        if highest > self.model.base:
+            self.model.base = self.dropped = self.random.choice(
+                [highest, self.random.randint(self.model.base, highest)]
+            )
+            self.log.drop_prefix(self.model.base)
+
+    def reset(self) -> None:
+        model = self.model
+        index, term = model.commit + self.random.randint(1, 30), model.term + self.random.randint(-1, 1)
+        if self.batch is not None or self.log.holds(index, term) or term < model.terms[model.base]:
+            return
+        self.seen["reset"] += 1
+        self.model = Model({}, {index: term}, index, index, model.term, model.vote, index, model.note)
+        if term > model.term:
+            self.model.term, self.model.vote = term, None
+        self.batch = self.log.reset_batch(index, term)
+        self.taken = self.model.copy()
+
+    def take(self) -> None:
+        if self.batch is None:
+            self.batch = self.log.take_batch()
+            if self.batch is not None:
+                self.taken = self.model.copy()
+
+    def finish(self) -> None:
+        if self.batch is not None:
+            chance = self.random.random()
+            if chance < 0.2:
+                self.files.fail(self.files.operations + self.random.randint(1, 4), errno.ENOSPC, done=chance * 4)
+            with contextlib.suppress(OSError):
+                self.batch.write()
+            self.files.clear_faults()
+            if self.batch.written is None:
+                self.batch.write()
+            self.log.complete(self.batch)
+            self.batch, self.durable = None, self.taken
+
+    def help(self) -> None:
+        for work in (self.log.preparation(), self.log.removal()):
+            if work is not None:
+                self.seen["removal" if work is not self.log._preparation else "preparation"] += 1
+                work()
+
+    def stop(self) -> None:
+        self.seen["stop"] += 1
+        allowed = [self.durable]
+        if self.batch is not None:
+            allowed = [self.durable, self.taken] if self.batch.written is None else [self.taken]
+            if self.random.random() < 0.7 and self.batch.written is None:
+                self.files.crash(self.files.operations + self.random.randint(1, 6), done=self.random.random())
+                with contextlib.suppress(Crashed):
+                    self.batch.write()
+                self.files.clear_faults()
+        if self.random.random() < 0.5:
+            self.files.kill()
+        else:
+            names = self.random.randint(0, self.files.unsynced_name_changes)
+            self.files.power_cut(keep_some(self.random), name_changes=names)
+        self.log = open_log(self.files, start_segment_bytes=8192)
+        base = self.log.base_index
+        found = [model for model in allowed if model.matches(self.log, base)]
+        assert found, "neither what was durable nor what was on its way"
+        assert base <= max(self.dropped, *(model.base for model in found)), "more was dropped than was told"
+        self.seen["lower base"] += base < found[-1].base
+        self.model = found[-1].copy()
+        self.model.base, self.model.commit = base, max(base, self.model.commit)
+        self.durable = self.taken = self.model.copy()
+        self.batch = None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_history_is_the_same_as_on_a_plain_list(seed: int) -> None:
+    """Random appends, truncations, terms, compactions, resets, full disks, crashes and restarts: memory says at each
+    moment what a list would; each open finds the durable state or the one on its way, from a base that was dropped."""
+    seen: Counter[str] = Counter()
+    for number in range(100):
+        walk = Walk(seed * 1000 + number)
+        for _ in range(200):
+            walk.step()
+        seen += walk.seen
+    assert min(seen[name] for name in ("removal", "reset", "stop", "lower base")) > 40, seen
 
 
 # -- on a real disk

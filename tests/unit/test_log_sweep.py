@@ -60,21 +60,68 @@ def small_log() -> Recorder:
     return record
 
 
-def outcome(files: MemoryFiles) -> Snapshot | str:
-    """What an open of this disk says."""
+def compacted_log() -> Recorder:
+    """The same after a compaction: the first segment is needed no more but still there, as after a crash before it was
+    removed; the second was named the oldest by the fourth, and holds entries below the compaction point."""
+    record = small_log()
+    record.log.set_commit(record.log.last_index)
+    record.drop(5)
+    record.append(300, term=4)
+    record.sync()
+    record.append(90, term=5)
+    record.sync()
+    assert record.log.removal() is not None
+    assert len(record.files.paths()) == 4
+    return record
+
+
+def reset_log() -> Recorder:
+    """A log that a snapshot replaced, with a vote that was pending, and what was written since; the segments before
+    are needed no more and still there."""
+    record = small_log()
+    record.log.set_term(6, "c")
+    record.take_reset(90, 5)
+    record.finish_reset()
+    record.append(40, 1500, term=6)
+    record.sync()
+    record.append(10, term=6)
+    record.sync()
+    assert len(record.files.paths()) == 4
+    return record
+
+
+LOGS = {"small": small_log, "compacted": compacted_log, "reset": reset_log}
+every_log = pytest.mark.parametrize("kind", LOGS)
+
+
+def needed(record: Recorder) -> list[str]:
+    """The segments that an open reads."""
+    copy = record.files.clone()
+    open_log(copy, **SIZES)
+    return [path for path in record.files.paths() if path in copy.paths()]
+
+
+def outcome(files: MemoryFiles, record: Recorder | None = None) -> Snapshot | str:
+    """What an open of this disk says; above the compaction point of `record`."""
     try:
-        return snapshot(open_log(files, **SIZES))
+        found = snapshot(open_log(files, **SIZES))
     except Corrupted:
         return CORRUPTED
+    return record.above(found) if record is not None else found
 
 
-def damaged(files: MemoryFiles, path: str, change: Callable[[bytearray], None]) -> Snapshot | str:
-    """What an open says after `change` to the content of one file."""
-    files = files.clone()
+def damaged(record: Recorder, path: str, change: Callable[[bytearray], None]) -> Snapshot | str:
+    """What an open says after `change` to the content of one file of the log."""
+    files = record.files.clone()
     content = bytearray(files.content(path))
     change(content)
     files.set_content(path, bytes(content))
-    return outcome(files)
+    return outcome(files, record)
+
+
+def states(record: Recorder) -> list[Snapshot]:
+    """The state after each batch, above the compaction point."""
+    return [record.above(state) for state in record.states]
 
 
 def flipped(offset: int, bit: int) -> Callable[[bytearray], None]:
@@ -94,99 +141,112 @@ def zeroed(begin: int, end: int) -> Callable[[bytearray], None]:
 # -- damage at every byte
 
 
-def test_one_flipped_bit_anywhere_is_found_or_does_no_harm() -> None:
+@every_log
+def test_one_flipped_bit_anywhere_is_found_or_does_no_harm(kind: str) -> None:
     """A disk that lies in one bit: the whole content or Corrupted, for every byte of every segment. In the last
-    batch too: what is there of it is neither as written nor as before, and its trailer says so."""
-    record = small_log()
-    full = record.states[-1]
+    batch too: what is there of it is neither as written nor as before, and its trailer says so. A segment that
+    compaction or a reset left behind is not looked at."""
+    record = LOGS[kind]()
+    full = states(record)[-1]
     seen: Counter[bool] = Counter()
+    wanted = needed(record)
     for path in record.files.paths():
-        for offset in range(len(record.files.content(path))):
-            result = damaged(record.files, path, flipped(offset, offset % 8))
-            assert result in (full, CORRUPTED), (path, offset)
+        step = 1 if path in wanted else PAGE // 16
+        for offset in range(0, len(record.files.content(path)), step):
+            result = damaged(record, path, flipped(offset, offset % 8))
+            assert result in (full, CORRUPTED) if path in wanted else result == full, (path, offset)
             seen[result == CORRUPTED] += 1
     assert min(seen.values()) > 1000
 
 
-def test_every_bit_of_the_last_head_and_trailer_counts() -> None:
+@every_log
+def test_every_bit_of_the_last_head_and_trailer_counts(kind: str) -> None:
     """The last batch is the one whose damage could pass for a torn write: no bit of it may be lost silently."""
-    record = small_log()
+    record = LOGS[kind]()
     path, start, end = record.places[-1]
     sectors = (*range(start, start + SECTOR), *range(end - SECTOR, end))
     for offset, bit in itertools.product(sectors, range(8)):
-        assert damaged(record.files, path, flipped(offset, bit)) == CORRUPTED, (offset, bit)
+        assert damaged(record, path, flipped(offset, bit)) == CORRUPTED, (offset, bit)
 
 
-def test_a_tail_turned_to_zeros_is_the_prefix_before_it() -> None:
+@every_log
+def test_a_tail_turned_to_zeros_is_the_prefix_before_it(kind: str) -> None:
     """What a kill in the middle of a write leaves: the newest segment is as written up to a byte, then as it was
     before. The batches wholly before that byte are there, exactly; this is also the damage that no log can tell."""
-    record = small_log()
+    record = LOGS[kind]()
     path = record.files.paths()[-1]
     content = record.files.content(path)
-    header = Counter(place.path for place in record.places)[path]
-    states = record.states[-header - 1 :]
+    in_newest = Counter(place.path for place in record.places)[path]
+    expected_states = states(record)[-in_newest - 1 :]
     ends = [len(content[: place.end].rstrip(b"\0")) for place in record.places if place.path == path]
     for cut in range(PAGE, len(content)):
-        expected = states[sum(end <= cut for end in ends)]
-        assert damaged(record.files, path, zeroed(cut, len(content))) == expected, cut
+        expected = expected_states[sum(end <= cut for end in ends)]
+        assert damaged(record, path, zeroed(cut, len(content))) == expected, cut
     for cut in range(PAGE):
-        in_header = CORRUPTED if any(content[cut:PAGE]) else states[0]
-        assert damaged(record.files, path, zeroed(cut, len(content))) == in_header, cut
+        in_header = CORRUPTED if any(content[cut:PAGE]) else expected_states[0]
+        assert damaged(record, path, zeroed(cut, len(content))) == in_header, cut
 
 
-def test_a_sealed_segment_misses_nothing() -> None:
+@every_log
+def test_a_sealed_segment_misses_nothing(kind: str) -> None:
     """The next segment knows where it ended: zeros from any byte on are damage, as soon as they change anything."""
-    record = small_log()
-    full = record.states[-1]
-    for path in record.files.paths()[:-1]:
+    record = LOGS[kind]()
+    full = states(record)[-1]
+    for path in needed(record)[:-1]:
         content = record.files.content(path)
-        end = max(place.end for place in record.places if place.path == path)
+        end = max((place.end for place in record.places if place.path == path), default=PAGE)
         for cut in (*range(end), *range(end, len(content), 64)):
             expected = CORRUPTED if any(content[cut:end]) else full
-            assert damaged(record.files, path, zeroed(cut, len(content))) == expected, (path, cut)
+            assert damaged(record, path, zeroed(cut, len(content))) == expected, (path, cut)
 
 
-def test_a_file_cut_short_is_damage() -> None:
+@every_log
+def test_a_file_cut_short_is_damage(kind: str) -> None:
     """Segments have their length before they have their name, so no crash shortens one: a cut at any byte is
     known, where in a growing file it would pass for a torn write."""
-    record = small_log()
+    record = LOGS[kind]()
+    full, wanted = states(record)[-1], needed(record)
     for path in record.files.paths():
-        used = max(place.end for place in record.places if place.path == path)
-        is_newest = path == record.files.paths()[-1]
+        used = max((place.end for place in record.places if place.path == path), default=PAGE)
         size = len(record.files.content(path))
-        for cut in (*range(used), *range(used, size, 64), size - 1):
+        cuts = range(0, size, PAGE // 16) if path not in wanted else (*range(used), *range(used, size, 64), size - 1)
+        for cut in cuts:
 
             def shorten(content: bytearray, cut: int = cut) -> None:
                 del content[cut:]
 
-            expected = CORRUPTED if is_newest or cut < used else record.states[-1]
-            assert damaged(record.files, path, shorten) == expected, (path, cut)
+            is_damage = path == wanted[-1] or (path in wanted and cut < used)
+            assert damaged(record, path, shorten) == (CORRUPTED if is_damage else full), (path, cut)
 
 
+@every_log
 @pytest.mark.parametrize("unit", [SECTOR, PAGE])
-def test_a_page_or_sector_turned_to_zeros_costs_the_tail_at_most(unit: int) -> None:
+def test_a_page_or_sector_turned_to_zeros_costs_the_tail_at_most(unit: int, kind: str) -> None:
     """A write that the disk acknowledged and lost. In the newest segment it looks like a torn one, if nothing
     valid follows; anywhere else it is damage."""
-    record = small_log()
+    record = LOGS[kind]()
+    known = states(record)
     newest = record.files.paths()[-1]
     for path in record.files.paths():
         for begin in range(0, len(record.files.content(path)), unit):
-            result = damaged(record.files, path, zeroed(begin, begin + unit))
-            if result in (CORRUPTED, record.states[-1]):
+            result = damaged(record, path, zeroed(begin, begin + unit))
+            if result in (CORRUPTED, known[-1]):
                 continue
             assert path == newest
-            assert result in record.states
-            lost = record.places[record.states.index(result) + 1]
+            assert result in known
+            lost = record.places[known.index(result) + 1 - len(known)]
             assert lost.start < begin + unit, "lost a batch before the zeros"
             assert not any(record.files.content(path)[begin + unit : record.places[-1].end]) or (
                 lost == record.places[-1]
             ), "lost a batch although something follows"
 
 
-def test_random_damage_never_gives_a_wrong_entry() -> None:
+@every_log
+def test_random_damage_never_gives_a_wrong_entry(kind: str) -> None:
     """Anything at all written over anything: Corrupted, or a state that the log once was in."""
-    record = small_log()
-    blank = (BASE_COMMAND, 1, 0)
+    record = LOGS[kind]()
+    known = states(record)
+    newest = Counter(place.path for place in record.places)[record.files.paths()[-1]]
     source = random.Random(7)
     paths = record.files.paths()
     for _ in range(3000):
@@ -199,14 +259,15 @@ def test_random_damage_never_gives_a_wrong_entry() -> None:
         def overwrite(content: bytearray, begin: int = begin, fill: bytes = fill) -> None:
             content[begin : begin + len(fill)] = fill
 
-        result = damaged(record.files, path, overwrite)
-        assert result == CORRUPTED or result in record.states[4:], (path, begin, fill[:4])
-        assert isinstance(result, str) or result.entries[0] == blank
+        result = damaged(record, path, overwrite)
+        assert result == CORRUPTED or result in known[-newest - 1 :], (path, begin, fill[:4])
 
 
-def test_a_stretch_copied_from_elsewhere_in_the_log_is_damage() -> None:
+@every_log
+def test_a_stretch_copied_from_elsewhere_in_the_log_is_damage(kind: str) -> None:
     """A misdirected write puts sound bytes at the wrong place: checksums hold the segment and the offset."""
-    record = small_log()
+    record = LOGS[kind]()
+    known = states(record)
     source = random.Random(8)
     paths = record.files.paths()
     for _ in range(2000):
@@ -220,11 +281,11 @@ def test_a_stretch_copied_from_elsewhere_in_the_log_is_damage() -> None:
         def misdirect(content: bytearray, target: int = target, data: bytes = data) -> None:
             content[target : target + len(data)] = data[: len(content) - target]
 
-        result = damaged(record.files, path, misdirect)
-        if result == record.states[-1] or result == CORRUPTED:
+        result = damaged(record, path, misdirect)
+        if result == known[-1] or result == CORRUPTED:
             continue
         assert path == paths[-1]
-        assert not any(data[: len(data)]) or result in record.states[-4:]
+        assert not any(data[: len(data)]) or result in known[-4:]
 
 
 # -- a batch that was not synced
@@ -333,14 +394,15 @@ def test_damage_does_not_hide_behind_a_torn_batch() -> None:
     for kept in subsets(pages, random.Random(5), 100):
         files = record.files.clone()
         files.power_cut(lambda _, page, kept=kept: page in kept)  # type: ignore[misc]
+        torn = Recorder(files)
         later = any(files.content(path)[end:])
         for change in (flipped(start + 9, 0), flipped(start + 3000, 1), flipped(end - 510, 2), zeroed(8192, 8704)):
-            assert damaged(files, path, change) == CORRUPTED, kept
+            assert damaged(torn, path, change) == CORRUPTED, kept
         proof = {pages[0], pages[-1]} & kept  # the head or the trailer of the torn one
         expected = CORRUPTED if proof else record.states[0]
-        assert damaged(files, path, zeroed(start, end)) == expected, kept
+        assert damaged(torn, path, zeroed(start, end)) == expected, kept
         for part in (zeroed(start, 8192), zeroed(end - SECTOR, end)):
-            assert damaged(files, path, part) == (CORRUPTED if later else record.states[0]), kept
+            assert damaged(torn, path, part) == (CORRUPTED if later else record.states[0]), kept
 
 
 def test_pages_torn_inside_are_never_read_as_written() -> None:
@@ -438,12 +500,71 @@ def scenario(record: Recorder) -> None:
     record.sync()
 
 
-def run(plan: Callable[[MemoryFiles], None]) -> Recorder:
+def compaction(record: Recorder) -> None:
+    """What compaction and reset do to files: segments made for its sake, prepared and not, with a removal and without
+    one; restarts between each of its steps; a reset with changes pending, one over a log just compacted."""
+    record.open()
+    record.log.set_term(1, "a")
+    for size in (6000, 5000, 100, 4000):
+        record.append(size, term=1)
+        record.sync()
+    record.log.set_commit(4)
+    record.drop(4)
+    record.append(50)
+    record.sync()
+    record.remove()
+    record.prepare()
+    record.log.truncate_from(6)
+    record.append(10, 10, term=2)
+    record.sync()
+    record.log.set_commit(7)
+    record.drop(7)
+    record.log.set_term(3, "b")
+    record.sync()
+    record.files.kill()
+    record.open()
+    record.append(9000, 10, term=3)
+    record.sync()
+    record.log.set_commit(record.log.last_index)
+    record.drop(8)
+    record.append(30)
+    record.take()
+    record.write()
+    record.files.kill()
+    record.open()
+    record.append(10)
+    record.log.set_term(6, "c")
+    record.take_reset(90, 5)
+    record.append(20, term=6)
+    record.finish_reset()
+    record.remove()
+    record.sync()
+    record.log.set_commit(91)
+    record.drop(91)
+    record.log.set_note(b"members")
+    record.take_reset(95, 8)
+    record.finish_reset()
+    record.append(20, 7000, term=8)
+    record.sync()
+    record.files.kill()
+    record.open()
+    record.log.set_commit(97)
+    record.drop(97)
+    record.append(1)
+    record.sync()
+    record.remove()
+
+
+SCENARIOS = {"growth": scenario, "compaction": compaction}
+every_scenario = pytest.mark.parametrize("story", SCENARIOS)
+
+
+def run(story: str, plan: Callable[[MemoryFiles], None]) -> Recorder:
     """The scenario with a fault planned; ends where the process would."""
     record = Recorder(MemoryFiles("/data"), **SIZES)
     plan(record.files)
     try:
-        scenario(record)
+        SCENARIOS[story](record)
     except Crashed:
         pass
     except OSError as error:
@@ -453,8 +574,8 @@ def run(plan: Callable[[MemoryFiles], None]) -> Recorder:
     return record
 
 
-def operations() -> int:
-    return run(lambda _: None).files.operations
+def operations(story: str) -> int:
+    return run(story, lambda _: None).files.operations
 
 
 STOPS: dict[str, Callable[[MemoryFiles, random.Random], None]] = {
@@ -471,13 +592,13 @@ STOPS: dict[str, Callable[[MemoryFiles, random.Random], None]] = {
 
 def check_comes_back(record: Recorder, where: object) -> Snapshot:
     """The log opens with all that was durable, stays what it was opened as, and can be relied on from there."""
-    allowed = (record.durable, record.taken)
+    allowed = [record.above(state) for state in (record.durable, record.taken) if state is not None]
     found = snapshot(record.open())
-    if allowed == (None, None):
+    if not allowed:
         assert found.entries == ((BASE_COMMAND, 1, 0),), where
         assert record.log.is_blank, where
     else:
-        assert found in allowed, where
+        assert record.above(found) in allowed, where
     again = Recorder(record.files.clone(), **SIZES)
     again.files.power_cut()
     assert snapshot(again.open()) == found, where
@@ -489,62 +610,70 @@ def check_comes_back(record: Recorder, where: object) -> Snapshot:
     return found
 
 
+@every_scenario
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize("done", [0.0, 0.97, 1.0])
-def test_a_crash_at_any_file_operation_loses_nothing(stop: str, done: float) -> None:
+def test_a_crash_at_any_file_operation_loses_nothing(stop: str, done: float, story: str) -> None:
     """Before, within and after each operation: the directory opens again, with all that was synced; during the
     very first creation it is blank."""
-    for number in range(1, operations() + 1):
-        record = run(lambda files, number=number: files.crash(number, done=done))  # type: ignore[misc]
+    for number in range(1, operations(story) + 1):
+        record = run(story, lambda files, number=number: files.crash(number, done=done))  # type: ignore[misc]
         STOPS[stop](record.files, random.Random(number))
         check_comes_back(record, (number, done, stop))
 
 
+@every_scenario
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize("done", [0.0, 0.5])
-def test_an_io_error_at_any_file_operation_loses_nothing(stop: str, done: float) -> None:
+def test_an_io_error_at_any_file_operation_loses_nothing(stop: str, done: float, story: str) -> None:
     """EIO stops the manager; what it had called durable is there for the next one, whatever the cache believed."""
-    for number in range(1, operations() + 1):
-        record = run(lambda files, number=number: files.fail(number, errno.EIO, done=done))  # type: ignore[misc]
+    for number in range(1, operations(story) + 1):
+        record = run(story, lambda files, number=number: files.fail(number, errno.EIO, done=done))  # type: ignore[misc]
         STOPS[stop](record.files, random.Random(number))
         check_comes_back(record, (number, done, stop))
 
 
+@every_scenario
 @pytest.mark.parametrize("done", [0.0, 0.5])
-def test_a_full_disk_at_any_file_operation_is_got_over(done: float) -> None:
+def test_a_full_disk_at_any_file_operation_is_got_over(done: float, story: str) -> None:
     """ENOSPC at the Nth operation, tried again once: the whole scenario ends as if nothing had been."""
-    expected = run(lambda _: None).durable
-    for number in range(1, operations() + 1):
-        record = run(lambda files, number=number: files.fail(number, errno.ENOSPC, done=done))  # type: ignore[misc]
-        assert record.durable == expected, number
+    whole = run(story, lambda _: None)
+    assert whole.durable is not None
+    expected = whole.above(whole.durable)
+    for number in range(1, operations(story) + 1):
+        record = run(story, lambda files, number=number: files.fail(number, errno.ENOSPC, done=done))  # type: ignore[misc]
+        assert record.durable is not None
+        assert record.above(record.durable) == expected, number
         record.files.power_cut()
-        assert check_comes_back(record, number) == expected
+        assert record.above(check_comes_back(record, number)) == expected
 
 
-def test_a_crash_while_coming_back_from_a_crash_loses_nothing() -> None:
+@every_scenario
+def test_a_crash_while_coming_back_from_a_crash_loses_nothing(story: str) -> None:
     """The second fault during the recovery from the first, at each operation of it."""
     source = random.Random(3)
-    total = operations()
+    total = operations(story)
     for first in range(1, total + 1, 3):
-        base = run(lambda files, first=first: files.crash(first, done=0.97))  # type: ignore[misc]
+        base = run(story, lambda files, first=first: files.crash(first, done=0.97))  # type: ignore[misc]
         STOPS[source.choice(list(STOPS))](base.files, source)
         for second in itertools.count(1):
             record = Recorder(base.files.clone(), **SIZES)
-            record.durable, record.taken = base.durable, base.taken
+            record.inherit(base)
             record.files.crash(second, done=source.choice([0.0, 0.5, 1.0]))
             try:
                 record.open()
                 break
             except Crashed:
-                record.durable, record.taken = base.durable, base.taken
+                record.inherit(base)
             STOPS[source.choice(list(STOPS))](record.files, source)
             check_comes_back(record, (first, second))
 
 
-def test_a_crash_leaves_no_unfinished_segment_behind_for_long() -> None:
+@every_scenario
+def test_a_crash_leaves_no_unfinished_segment_behind_for_long(story: str) -> None:
     """Whatever was under way: after the next open only segments are there, each of them needed."""
-    for number in range(1, operations() + 1):
-        record = run(lambda files, number=number: files.crash(number, done=0.97))  # type: ignore[misc]
+    for number in range(1, operations(story) + 1):
+        record = run(story, lambda files, number=number: files.crash(number, done=0.97))  # type: ignore[misc]
         record.files.kill()
         record.open()
         assert all(path.endswith(".log") for path in record.files.paths()), number
