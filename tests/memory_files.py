@@ -182,6 +182,7 @@ class MemoryFiles:
         self.life = 0
         self.limit_bytes = limit_bytes
         self.history: list[tuple[str, str]] | None = None
+        self.on_fault: Callable[[str, Fault], None] | None = None  # told of each that happens: (operation, fault)
         self._dead = False
         self._faults: dict[int, Fault] = {}
         self._names: dict[str, _Inode] = {}
@@ -315,7 +316,10 @@ class MemoryFiles:
         self.operations += 1
         if self.history is not None:
             self.history.append((name, path))
-        return self._faults.pop(self.operations, None) if self._faults else None
+        fault = self._faults.pop(self.operations, None) if self._faults else None
+        if fault is not None and self.on_fault is not None:
+            self.on_fault(name, fault)
+        return fault
 
     def end(self, fault: Fault | None, path: str) -> None:
         if fault is None:

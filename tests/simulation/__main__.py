@@ -138,6 +138,7 @@ def report_many(found: Iterator[Result], count: int, engine: str) -> int:
         f"{done} seeds, {len(failed)} failed; {acknowledged} calls acknowledged; "
         f"{done / seconds * 60:.0f} seeds a minute, {simulated / seconds:.0f} simulated seconds a second"
     )
+    print(f"injected: {sum(faults.values())} faults of {len(faults)} kinds; then what was seen and checked")
     for what, number in [*sorted(faults.items()), *sorted(checked.items())]:
         print(f"  {number:8d}  {what}")
     if failed:

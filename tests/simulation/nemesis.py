@@ -18,6 +18,10 @@ from warren_raft.raft.membership import ADD, REMOVE, UPDATE
 
 ASK_AGAIN_SECONDS = 0.2
 JOINER = "m9"
+LEAP_MIN_SECONDS, LEAP_MAX_SECONDS = 0.1, 3600.0
+"""A hiccup of the host, and a virtual machine that was paused over lunch."""
+FAR_OPERATION = 40
+"""A log batch is two file operations, so a planned fault comes within some twenty batches."""
 
 
 class Nemesis:
@@ -32,6 +36,8 @@ class Nemesis:
         world.every(options.partition_rate, self._if_loud(self._partition), self.until)
         world.every(options.crash_rate, self._if_loud(self._crash), self.until)
         world.every(options.pause_rate, self._if_loud(self._pause), self.until)
+        world.every(options.leap_rate, self._if_loud(self._leap), self.until)
+        world.every(options.file_fault_rate, self._if_loud(self._fail_a_file_operation), self.until)
         world.every(options.disk_full_rate, self._if_loud(self._fill_disk), self.until)
         world.every(options.member_rate, self._if_loud(self._change_members), self.until)
         world.every(options.swap_rate, self._if_loud(self._swap), self.until)
@@ -53,13 +59,13 @@ class Nemesis:
 
     def _partition(self) -> None:
         ids = sorted(self.world.directories)
-        shape = self.random.choice(["halves", "one", "one way", "pair"])
+        shape = self.random.choice(["halves", "one", "one way", "pair", "pair one way"])
         if shape == "halves":
             side = {id_ for id_ in ids if self.random.random() < 0.5}
             directions = {(a, b) for a in ids for b in ids if (a in side) != (b in side)}
-        elif shape == "pair" and len(ids) > 1:
+        elif shape.startswith("pair") and len(ids) > 1:
             a, b = self.random.sample(ids, 2)
-            directions = {(a, b), (b, a)}
+            directions = {(a, b), (b, a)} if shape == "pair" else {(a, b)}
         else:
             alone = self.random.choice(ids)
             directions = {(alone, other) for other in ids if other != alone}
@@ -89,7 +95,7 @@ class Nemesis:
         files = process.directory.files
         if self.random.random() < self.world.options.disk_error:
             files.fail(files.operations + self.random.randrange(1, 6), errno.EIO, done=self.random.random())
-            self._count("EIO planned", process.id)
+            self.world.note(f"{process.id}: EIO is near")
             return
         if process.batch is not None and self.random.random() < 0.7:
             self._crash_in_write(process)
@@ -164,6 +170,24 @@ class Nemesis:
         if process is not None:
             process.paused_until = self.world.now + self.random.uniform(0.05, self.world.options.pause_max)
             self._count("pause", process.id)
+
+    def _leap(self) -> None:
+        process = self._some()
+        if process is not None:
+            seconds = LEAP_MIN_SECONDS * (LEAP_MAX_SECONDS / LEAP_MIN_SECONDS) ** self.random.random()
+            self._count("clock leapt forward", f"{process.id} {seconds:.1f} s")
+            process.leap(seconds)
+
+    def _fail_a_file_operation(self) -> None:
+        """The Nth from now: of a write, a sync, or of what a manager reads and makes when it opens its log."""
+        process = self._some()
+        if process is None:
+            return
+        error = self.random.choice([errno.ENOSPC, errno.EIO])
+        count = self.random.randrange(1, FAR_OPERATION)
+        files = process.directory.files
+        files.fail(files.operations + count, error, done=self.random.choice([0.0, 1.0, self.random.random()]))
+        self.world.note(f"{process.id}: {errno.errorcode[error]} at file operation {count} from now")
 
     def _fill_disk(self) -> None:
         process = self._some()
@@ -258,7 +282,7 @@ class Nemesis:
                 self.world.note(f"member change done: {step}")
                 steps.pop(0)
             elif answer.state == REFUSED:
-                self.world.faults["member change refused"] += 1
+                self.world.checked["seen: member change refused"] += 1
 
         ask()
 

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 LINK_TIMEOUT_SECONDS = 5.0
 """A connection on which nothing arrives for so long is given up, as by the product's transport."""
 
+REPLAY_MAX_SECONDS = 0.5
+"""How long after a reconnect a message of the old connection comes again, at most."""
+
+KEPT_MAX = 20
+"""Messages of one connection that are kept to come again."""
+
 
 @dataclass
 class Connection:
@@ -34,6 +40,8 @@ class Connection:
     last_delivery: dict[str, float] = field(default_factory=dict)
     held: dict[str, list[tuple[float, bytes]]] = field(default_factory=dict)
     """By receiver: messages that a partition keeps back."""
+    kept: list[tuple[str, str, bytes]] = field(default_factory=list)
+    """(sender, receiver, message): arrived, and will do so again when this connection has been replaced."""
 
 
 class Network:
@@ -84,6 +92,21 @@ class Network:
             Hello.from_message(hello)
             self._by_number[process.id, connection.numbers[process.id]] = connection
             process.take(LinkUp(peer, connection.numbers[process.id], hello))
+        if older is not None:
+            self._replay(older)
+
+    def _replay(self, older: Connection) -> None:
+        """What somebody kept of the last connection comes once more, under its old number, beside the new one."""
+        for sender, receiver, data in older.kept:
+            self.world.after(
+                self.world.random.uniform(0.0, REPLAY_MAX_SECONDS),
+                lambda s=sender, r=receiver, d=data: self._deliver_again(older, s, r, d),  # type: ignore[misc]
+            )
+        older.kept.clear()
+
+    def _deliver_again(self, connection: Connection, sender: str, receiver: str, data: bytes) -> None:
+        self.world.faults["message replayed after a reconnect"] += 1
+        self._deliver(connection, sender, receiver, data)
 
     # Messages ----------------------------------------------------------------------------------------------------
 
@@ -108,6 +131,8 @@ class Network:
         if (sender, receiver) in self.blocked or receiver in connection.held:
             connection.held.setdefault(receiver, []).append((self.world.now, data))
             return
+        if self.world.random.random() < self.world.options.replay:
+            connection.kept = [*connection.kept[1 - KEPT_MAX :], (sender, receiver, data)]
         self._deliver(connection, sender, receiver, data)
 
     def _deliver(self, connection: Connection, sender: str, receiver: str, data: bytes) -> None:
@@ -150,6 +175,12 @@ class Network:
         if alive:
             self.world.faults["connection broken"] += 1
             self._break(self.world.random.choice(alive), at_once=False)
+
+    def overslept(self, id_: str) -> None:
+        """Its transport finds that nothing came for too long, unless something has come meanwhile."""
+        for pair, connection in sorted(self._current.items(), key=lambda item: sorted(item[0])):
+            if id_ in pair and not connection.broken and self.world.random.random() < 0.5:
+                self._break(connection, at_once=False)
 
     def process_died(self, id_: str) -> None:
         for pair, connection in sorted(self._current.items(), key=lambda item: sorted(item[0])):

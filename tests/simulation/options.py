@@ -66,6 +66,12 @@ class Options:
     """Calls per manager."""
     keys: int
     write_timeout: float
+    leap_rate: float
+    """A manager's clock leaps forward by 0.1 s to an hour."""
+    file_fault_rate: float
+    """One of the next file operations of a manager's log fails, for want of room or for a bad disk."""
+    replay: float
+    """Probability that a message that arrived does so again when its connection has been replaced."""
 
     def describe(self) -> str:
         return " ".join(
@@ -119,4 +125,7 @@ def draw(seed: int) -> Options:
         call_rate=random.choice([3.0, 10.0, 30.0]),
         keys=random.choice([1, 3, 8]),
         write_timeout=random.choice([0.5, 2.0, 5.0]),
+        leap_rate=sometimes(0.3, 0.05, 0.3),
+        file_fault_rate=sometimes(0.3, 0.05, 0.5),
+        replay=sometimes(0.4, 0.0, 0.2),
     )

@@ -37,7 +37,16 @@ UNSYNCED_SECONDS = 5.0
 def stock_options(seed: int) -> Options:
     """The same options, less the faults that the library knows nothing of."""
     return replace(
-        draw(seed), member_rate=0, wipe=0, damage=0, swap_rate=0, disk_full_rate=0, disk_error=0, transfer_rate=0
+        draw(seed),
+        member_rate=0,
+        wipe=0,
+        damage=0,
+        swap_rate=0,
+        disk_full_rate=0,
+        disk_error=0,
+        file_fault_rate=0,
+        replay=0,
+        transfer_rate=0,
     )
 
 

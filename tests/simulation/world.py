@@ -14,13 +14,14 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
+from errno import errorcode
 from pathlib import Path
 from random import Random
 from tempfile import mkdtemp as make_directory
 from typing import Any
 
-from tests.memory_files import Crashed, MemoryFiles, keep_some
-from tests.simulation.network import Network
+from tests.memory_files import Crashed, Fault, MemoryFiles, keep_some
+from tests.simulation.network import LINK_TIMEOUT_SECONDS, Network
 from tests.simulation.options import Options
 from warren_raft.config import Config
 from warren_raft.errors import Corrupted, RefusedForSafety, WarrenError
@@ -48,6 +49,7 @@ class Process:
         self.opened = opened
         self._started_at = world.now
         self._clock_rate = world.clock_rate()
+        self._leapt = 0.0
         self.engine: Engine = opened.make_engine(self.clock)
         self.stamp: tuple[object, ...] = ()
         self.was_ready = False
@@ -63,7 +65,13 @@ class Process:
     @property
     def clock(self) -> float:
         """Its monotonic clock: nobody else's, a little too fast or too slow, and it jumps over a pause."""
-        return self._started_at + (self.world.now - self._started_at) * self._clock_rate
+        return self._started_at + (self.world.now - self._started_at) * self._clock_rate + self._leapt
+
+    def leap(self, seconds: float) -> None:
+        """Its machine slept: its clock goes on, everybody else's was not there."""
+        self._leapt += seconds
+        if seconds >= LINK_TIMEOUT_SECONDS:
+            self.world.network.overslept(self.id)
 
     # Steps -------------------------------------------------------------------------------------------------------
 
@@ -127,7 +135,7 @@ class Process:
             batch.write()
         except OSError as problem:
             error = problem
-            self.world.faults[f"log write failed with errno {problem.errno}"] += 1
+            self.world.checked[f"seen: log write failed with {errorcode[problem.errno or 0]}"] += 1
         except Crashed:
             self.world.end(self, power_cut=False)
             return
@@ -169,7 +177,13 @@ class Directory:
 
     def _empty_files(self) -> MemoryFiles:
         parents = [str(parent) for parent in [self.path, *self.path.parents]]
-        return MemoryFiles(*parents)
+        files = MemoryFiles(*parents)
+        files.on_fault = self._count_fault
+        return files
+
+    def _count_fault(self, operation: str, fault: Fault) -> None:
+        if fault.error is not None:
+            self.world.faults[f"{errorcode[fault.error]} at a {operation} of the log"] += 1
 
     def wipe(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -200,7 +214,7 @@ class World:
         self.now = 100.0
         self.faults: Counter[str] = Counter()
         self.checked: Counter[str] = Counter()
-        """What checkers did, to be added up over the runs."""
+        """What checkers did, and what was seen to happen, to be added up over the runs."""
         self.is_calm = False
         """The liveness phase: nothing is slow any more."""
         self.trace: list[str] = []
@@ -297,7 +311,7 @@ class World:
             )
         except (Crashed, OSError) as problem:
             directory.files.kill()
-            self.faults[f"start failed: {type(problem).__name__}"] += 1
+            self.checked[f"seen: start failed with {type(problem).__name__}"] += 1
             self.note(f"{id_} did not open its directory: {problem!r}")
             self.after(0.5, lambda: self.restart(id_))
             return None
@@ -321,7 +335,7 @@ class World:
         """Damage that was injected is found; anything else that keeps a manager out is a bug."""
         if directory.damaged is None:
             raise Failure(f"{directory.id} does not open its directory: {error!r}") from error
-        self.faults["damaged log refused"] += 1
+        self.checked["seen: damaged log refused"] += 1
         self.note(f"{directory.id} does not start: {error}")
 
     def expect_refusal(self, id_: str, directory: Directory) -> None:
@@ -362,8 +376,11 @@ class World:
         self.note(f"{process.id} stops by itself: {failure}")
         self.tell("failed", process, failure)
         self.end(process, power_cut=False)
+        self.checked["seen: manager stopped by itself"] += 1
+        self.after(self.random.uniform(0.1, 0.1 + self.options.down_max), lambda: self.restart(process.id))
 
     def stepped(self, process: Process) -> None:
+        self.tell("step_ended", process)
         engine, log = process.engine, process.opened.log
         committed = process.opened.machine.committed
         stamp = (engine.term, engine.role, engine.commit_index, log.commit_index, log.last_index, log.synced_index)

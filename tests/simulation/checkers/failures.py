@@ -1,5 +1,5 @@
-"""Checks: no manager stops by itself but for what it was made to: EIO of its log, its removal, or damage that was
-injected. Not: whether it stopped soon enough.
+"""Checks: no manager stops by itself but for what it was made to: EIO of its log (not for want of room), its
+removal, or damage that was injected. Not: whether it stopped soon enough.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from warren_raft.errors import RefusedForSafety, WarrenError
 
 class UnexpectedFailures:
     def failed(self, process: Process, error: WarrenError) -> None:
-        expected = "the log cannot be written" in str(error) or (
+        expected = "the log cannot be written: [Errno 5]" in str(error) or (
             isinstance(error, RefusedForSafety) and "removed from the cluster" in str(error)
         )
         if not expected:
