@@ -14,12 +14,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
+from tests.memory_files import MemoryFile
+from tests.simulation.workload import Client
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.raft import membership
+from warren_raft.raft.core import Core
 from warren_raft.raft.engine import Engine
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.log_contents import Contents
 from warren_raft.raft.roster import Roster
+from warren_raft.raft.submit import Submitter
 
 
 class Change(NamedTuple):
@@ -63,6 +67,8 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     ),
     # Hole 10: a command that was sent again is carried out again.
     "apply-twice": (Change(Sessions, "recall", "if done_at is not None:", "if False:"),),
+    # A caller whose time is up is told that nothing became of its write, which may be on its way.
+    "late-is-taken-for-never": (Change(Submitter, "expire", "maybe_applied=proposal.sent", "maybe_applied=False"),),
     "vote-twice": (_SECOND_VOTE,),
     "vote-twice-unchecked": (
         _SECOND_VOTE,
@@ -80,12 +86,53 @@ PLANTED: dict[str, tuple[Change, ...]] = {
         Change(membership, "_judge_as_member", "return _unknown_directory(theirs.node_id)", "return None"),
         Change(membership, "_judge_before_cluster", "return _unknown_directory(hello.node_id)", "pass"),
     ),
-    # Hole 6: a timeout_now in the core's hands stays armed until it ticks with a link, whatever happens in between, and
-    # the campaign is one that nobody was told is its leader's wish.
+    # Hole 2c: what was on a connection that is gone is taken for what is on the present one.
+    "hears-dead-links": (Change(Engine, "_receive", "link is None or link.number != number", "link is None"),),
+    # Whoever does not look at what fdatasync says; planted below the log.
+    "deaf-to-failed-syncs": (
+        Change(MemoryFile, "sync", "end(fault,", "end(None if fault and fault.error == errno.EIO else fault,"),
+    ),
+    "full-disk-stops": (Change(Engine, "_log_written", "(errno.ENOSPC, errno.EDQUOT)", "()"),),
+    "full-disk-for-ever": (
+        Change(Engine, "_log_written", "self._retry_sync_at = self._now + RETRY_SECONDS", "self._retry_sync_at = 1e18"),
+    ),
+    # What the product does not do: a leader answers a barrier by itself, as long as its own clock says that nobody else
+    # can have been elected since a quorum last answered.
+    "reads-by-lease": (
+        Change(
+            Client,
+            "_read",
+            "        self._submit(",
+            "        from tests.simulation.planted import holds_lease\n"
+            "        if holds_lease(self.process.engine):\n"
+            "            return done(Result(0, 0, 0, None))\n"
+            "        self._submit(",
+        ),
+    ),
+    # Hole 6: a timeout_now in the core's hands stays armed until it ticks with a link, whatever happens in between. As
+    # it was: told to campaign in a step in which the last link broke, it deposes the leader that it has met again.
     "armed-timeout-now": (
+        Change(Core, "campaign", "        self.tick()\n", ""),
+        Change(Core, "campaign", "        self._core._SyncObj__transferInProgress = False\n", ""),
+        Change(
+            Core,
+            "campaign",
+            "        self._core._SyncObj__raftElectionDeadline = NEVER_SECONDS * NEVER_SECONDS\n",
+            "",
+        ),
+    ),
+    # And one that nobody was told is its leader's wish.
+    "armed-without-a-word": (
         Change(Engine, "_timeout_now", "self._campaign(transfer=True)", "self._core.deliver(peer, message)"),
     ),
 }
+
+
+def holds_lease(engine: Engine) -> bool:
+    """Whether a quorum has answered this leader, by its clock, for less than an election takes: of "reads-by-lease"."""
+    others = [engine._core.last_response(voter) or 0.0 for voter in engine._core.voters - {engine._node_id}]
+    heard = sorted(others, reverse=True)[: len(engine._core.voters) // 2]
+    return engine.is_leader and all(engine._now - at < engine._settings.election_timeout_seconds for at in heard)
 
 
 def planted(name: str | None) -> AbstractContextManager[None]:

@@ -1,15 +1,16 @@
 """What must hold in every run, one module a promise; each says at its top what it checks and what it does not.
 
-A checker is an observer of the world: it may have `started(process)`, `stepped(process)`, `took(process, batch)` and
-`wrote(process, batch)` of the log, `sent(process, peer, message)`, `delivered(process, peer, message)`,
-`ending(process)`, `failed(process, error)`, `local_read(process, revision, key, found)`, `quiet_begins(world)` and
-`quiet_ends(world)`, and `finish(world, workload)` at the end. It raises Failure.
+A checker is an observer of the world: it may have `started(process)`, `step_ended(process)`, `stepped(process)` where
+the step changed something, `took(process, batch)` and `wrote(process, batch)` of the log, `sent(process, peer,
+message)`, `delivered(process, peer, message)`, `ending(process)`, `failed(process, error)`, `local_read(process, revision, key,
+found)`, `quiet_begins(world)` and `quiet_ends(world)`, and `finish(world, workload)` at the end. It raises Failure.
 """
 
 from tests.simulation.checkers.acknowledged import AcknowledgedWrites
 from tests.simulation.checkers.alarms import NoAccusations
 from tests.simulation.checkers.beliefs import LeadersBeliefs
 from tests.simulation.checkers.calm import Calm
+from tests.simulation.checkers.campaigns import PromptCampaigns
 from tests.simulation.checkers.failures import UnexpectedFailures
 from tests.simulation.checkers.linearizability import Linearizability
 from tests.simulation.checkers.logs import CommittedLogs
@@ -26,6 +27,7 @@ ALL = (
     CommittedLogs,
     Monotonic,
     Speech,
+    PromptCampaigns,
     LeadersBeliefs,
     Restarts,
     NoAccusations,
@@ -37,7 +39,7 @@ ALL = (
     Calm,
     UnexpectedFailures,
 )
-WHITE_BOX = (CommittedLogs, Monotonic, Speech, LeadersBeliefs, Restarts, NoAccusations)
+WHITE_BOX = (CommittedLogs, Monotonic, Speech, PromptCampaigns, LeadersBeliefs, Restarts, NoAccusations)
 """Those that look inside a manager while it runs, instead of at what it does and what its callers are told."""
 
 __all__ = ["ALL", "WHITE_BOX"]
