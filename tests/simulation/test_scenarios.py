@@ -58,6 +58,12 @@ BROKEN: dict[str, tuple[Change, ...]] = {
             "",
         ),
     ),
+    "a_partial_partition_costs_no_leader": (
+        Change(
+            Elections, "answer_pre_vote", "and not self.leader_is_alive(now, is_leader=standing.is_leader)", "and True"
+        ),
+        Change(Elections, "leader_is_alive", "return is_leader or (", "return is_leader or (False and "),
+    ),
     "everybody_crashes_with_a_vote_on_the_way": (Change(Guard, "_emit_gated", "self._log.position", "0"),),
 }
 """The product as it was, or would be, without the rule that the story tells of."""
