@@ -7,12 +7,15 @@ connection ends early, it takes no name on the manager's disk, and a receiver th
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from typing import Final
 
 from aiohttp import web
 
 from warren_raft.errors import InUse
+
+log = logging.getLogger(__name__)
 
 SNAPSHOT_TYPE: Final = "application/vnd.warren-raft.snapshot"
 CHUNK_BYTES: Final = 256 * 1024
@@ -36,15 +39,26 @@ class Senders:
 
 
 async def send_file(request: web.Request, descriptor: int) -> web.StreamResponse:
-    """Send what the descriptor has, all of it."""
+    """Send what the descriptor has, all of it; where that fails, the connection ends, which tells the receiver."""
     size = os.fstat(descriptor).st_size
     response = web.StreamResponse(headers={"Content-Type": SNAPSHOT_TYPE, "Content-Length": str(size)})
     await response.prepare(request)
+    try:
+        await _send(response, descriptor, size)
+    except OSError as error:  # a TimeoutError too
+        log.warning("a snapshot was sent in part only: %s: %s", type(error).__name__, error)
+        if request.transport is not None:
+            request.transport.abort()
+    return response
+
+
+async def _send(response: web.StreamResponse, descriptor: int, size: int) -> None:
     position = 0
     while position < size:
         chunk = os.pread(descriptor, CHUNK_BYTES, position)
+        if not chunk:
+            raise OSError(f"the file has {position} bytes and not {size}")
         async with asyncio.timeout(STALL_SECONDS):
             await response.write(chunk)
         position += len(chunk)
     await response.write_eof()
-    return response

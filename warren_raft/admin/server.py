@@ -222,8 +222,8 @@ def _application(calls: _Calls) -> web.Application:
                     return await send_file(request, descriptor)
                 finally:
                     os.close(descriptor)
-        except (WarrenError, OSError) as error:  # before the first byte; later the connection ends
-            log.warning("a snapshot could not be sent: %s", error)
+        except (WarrenError, OSError) as error:
+            log.warning("a snapshot could not be taken: %s", error)
             return _refusal(error)
 
     senders = Senders()
