@@ -40,7 +40,7 @@ RARER_FAULTS_WITHIN = 100
 CONDITIONS: dict[str, dict[str, float]] = {
     "truncate-on-match": {"managers": 3, "latency_max": 0.2, "throw_rate": 0.5, "call_rate": 30.0},
     "truncate-on-match-unchecked": {"managers": 3, "latency_max": 0.2, "throw_rate": 0.5, "call_rate": 30.0},
-    "no-term-on-replies": {"managers": 3, "throw_rate": 1.0, "partition_rate": 0.0, "crash_rate": 0.0},
+    "no-term-on-replies": {"managers": 3, "throw_rate": 2.0, "partition_rate": 0.0, "crash_rate": 0.0},
     "apply-twice": {"managers": 3, "break_rate": 1.0, "call_rate": 30.0, "safety_seconds": 4.0},
     "blank-manager-votes": {"managers": 3, "crash_rate": 0.5, "wipe": 0.5, "down_max": 0.2},
     "late-is-taken-for-never": {"leap_rate": 1.0, "call_rate": 30.0, "keys": 3, "crash_rate": 0.0},

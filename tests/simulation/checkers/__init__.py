@@ -2,8 +2,9 @@
 
 A checker is an observer of the world: it may have `started(process)`, `step_ended(process)`, `stepped(process)` where
 the step changed something, `took(process, batch)` and `wrote(process, batch)` of the log, `sent(process, peer,
-message)`, `delivered(process, peer, message)`, `ending(process)`, `failed(process, error)`, `local_read(process, revision, key,
-found)`, `quiet_begins(world)` and `quiet_ends(world)`, and `finish(world, workload)` at the end. It raises Failure.
+message)`, `delivered(process, peer, message)`, `ending(process)`, `failed(process, error)`, `local_read(process,
+revision, key, found)`, `quiet_begins(world)` and `quiet_ends(world)`, and `finish(world, workload)` at the end. It
+raises Failure.
 """
 
 from tests.simulation.checkers.acknowledged import AcknowledgedWrites
