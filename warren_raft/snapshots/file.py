@@ -64,9 +64,9 @@ class Manifest:
     """How many entities there are: by the plural of each kind."""
     size_bytes: int
     """Of the database, without the trailer."""
-    sha256: str
-    """Of these bytes, 64 hexadecimal digits."""
     created_at: datetime
+    sha256: str
+    """Of the database, 64 hexadecimal digits."""
     node_id: str
     """Whose state it is."""
     quorum: bool

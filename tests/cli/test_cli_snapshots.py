@@ -1,0 +1,231 @@
+"""The promise: `snapshot save` makes one verified file or none; `inspect` and `verify` say what a file is, and no file,
+however wrong, gets more than one line and its exit code.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_support import Command, StartManager, free_addresses
+
+from warren_raft.admin import client as client_module
+from warren_raft_cli import snapshots as snapshots_module
+
+NOBODY = 65534
+KEYS = ["cluster_id", "index", "term", "revision", "digest", "counts", "size_bytes", "created_at"]  # the contract's
+
+
+@pytest.fixture
+def saved(warren: Command, manager: Path, tmp_path: Path) -> Path:
+    """A snapshot of the running manager."""
+    assert warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", manager).text
+    return tmp_path / "s.mdb"
+
+
+def test_what_is_saved_is_what_the_manager_has(warren: Command, manager: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.mdb"
+    told = warren("snapshot", "save", path, "--data-dir", manager, "-o", "json").json
+    status = warren("status", "--data-dir", manager, "-o", "json").json
+    names = ("cluster_id", "revision", "digest", "counts", "node_id")
+    assert {name: told[name] for name in names} == {name: status[name] for name in names}
+    assert told["index"] == status["applied_index"]
+    assert told["quorum"] is True
+    assert os.listdir(tmp_path) == ["s.mdb"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [name for name in os.listdir(manager / "snapshots") if "sending" in name] == []
+    assert warren("snapshot", "inspect", path, "-o", "json").json == told
+    assert warren("snapshot", "verify", path, "-o", "json").json == told
+
+
+def test_the_contracts_names_come_first(warren: Command, saved: Path) -> None:
+    told = warren("snapshot", "inspect", saved, "-o", "json").json
+    assert list(told)[: len(KEYS)] == KEYS
+    assert told["created_at"].endswith("Z")
+    assert told["size_bytes"] == saved.stat().st_size - 4096
+
+
+def test_tables_are_for_people(warren: Command, saved: Path) -> None:
+    lines = dict(line.split(maxsplit=1) for line in warren("snapshot", "inspect", saved).text.splitlines())
+    assert set(KEYS) <= set(lines)
+    assert lines["quorum"] == "yes"
+    assert "is sound" in warren("snapshot", "verify", saved).text
+
+
+def test_without_a_quorum_it_is_saved_and_labelled(
+    warren: Command, start_manager: StartManager, tmp_path: Path
+) -> None:
+    a, b, c = free_addresses(3)
+    start_manager(tmp_path / "m1", "m1", {"m1": a, "m2": b, "m3": c}).wait_socket()
+    ran = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", tmp_path / "m1", "-o", "json")
+    assert ran.json["quorum"] is False
+    assert ran.err == (
+        f"warren-raft: m1 had no quorum: the cluster may have stored more than {tmp_path / 's.mdb'} holds\n"
+    )
+    assert warren("snapshot", "inspect", tmp_path / "s.mdb", "-o", "json").json["quorum"] is False
+
+
+# ------------------------------------------------------------------------------------------ files that are none
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_a_missing_file_is_exit_code_1(warren: Command, tmp_path: Path, command: str) -> None:
+    ran = warren("snapshot", command, tmp_path / "none")
+    assert (ran.code, ran.err) == (1, f"warren-raft: {tmp_path / 'none'}: No such file or directory\n")
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+@pytest.mark.parametrize("what", ["directory", "empty", "text", "database", "cut", "cut inside", "longer", "pipe"])
+def test_what_is_no_snapshot_is_exit_code_3(
+    warren: Command, saved: Path, tmp_path: Path, command: str, what: str
+) -> None:
+    path, data = tmp_path / "wrong", saved.read_bytes()
+    if what == "directory":
+        path.mkdir()
+    elif what == "pipe":
+        os.mkfifo(path)
+    else:
+        contents = {
+            "empty": b"",
+            "text": b"warren\n" * 2000,
+            "database": data[:-4096],
+            "cut": data[:-1],
+            "cut inside": data[:5000],
+            "longer": data + b"\n",
+        }
+        path.write_bytes(contents[what])
+    ran = warren("snapshot", command, path)
+    assert ran.code == 3
+    assert ran.err.startswith(f"warren-raft: {path}: ")
+
+
+def test_one_flipped_bit_is_exit_code_3(warren: Command, saved: Path) -> None:
+    data = bytearray(saved.read_bytes())
+    data[len(data) // 2] ^= 8
+    saved.write_bytes(data)
+    assert warren("snapshot", "inspect", saved).text  # looks at the last page only
+    ran = warren("snapshot", "verify", saved)
+    assert (ran.code, ran.err) == (
+        3,
+        f"warren-raft: {saved}: is damaged: its bytes do not fit the hash in its last page\n",
+    )
+
+
+def test_a_file_that_may_not_be_read_is_exit_code_1(saved: Path, tmp_path: Path) -> None:
+    """As another user where this one is root, who may read everything."""
+    user = NOBODY if os.geteuid() == 0 else None
+    (tmp_path / "good.mdb").write_bytes(saved.read_bytes())
+    if user is None:
+        saved.chmod(0)
+    descriptor = os.open(tmp_path, os.O_PATH)  # the way to it is closed to others, too
+    try:
+        program = (
+            "import os, sys; from warren_raft_cli.main import run; "
+            f"run(['snapshot', 'verify', '/proc/self/fd/{descriptor}/good.mdb']); "  # loads what it needs
+            + (f"os.setgroups([]); os.setgid({user}); os.setuid({user}); " if user else "")
+            + f"sys.exit(run(['snapshot', 'verify', '/proc/self/fd/{descriptor}/s.mdb']))"
+        )
+        command = [sys.executable, "-c", program]
+        ran = subprocess.run(command, pass_fds=[descriptor], capture_output=True, text=True)
+    finally:
+        os.close(descriptor)
+    assert ran.returncode == 1
+    assert "Permission denied" in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------------------ saving that fails
+
+
+def nothing_left(directory: Path) -> bool:
+    return not [name for name in os.listdir(directory) if "s.mdb" in name]
+
+
+@pytest.mark.parametrize("what", ["file", "directory"])
+def test_what_is_there_is_not_replaced_and_the_manager_not_even_asked(
+    warren: Command, tmp_path: Path, what: str
+) -> None:
+    path = tmp_path / "s.mdb"
+    if what == "file":
+        path.write_text("precious")
+    else:
+        path.mkdir()
+    ran = warren("snapshot", "save", path, "--data-dir", tmp_path / "no manager here")
+    assert ran.code == 4
+    assert "there already" in ran.err
+    assert os.listdir(tmp_path) == ["s.mdb"]
+
+
+def test_a_directory_that_is_not_there_is_exit_code_1(warren: Command, manager: Path, tmp_path: Path) -> None:
+    path = tmp_path / "none" / "s.mdb"
+    ran = warren("snapshot", "save", path, "--data-dir", manager)
+    assert (ran.code, ran.err) == (1, f"warren-raft: {path}: No such file or directory\n")
+
+
+def test_without_a_manager_it_is_exit_code_1(warren: Command, tmp_path: Path) -> None:
+    ran = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", tmp_path)
+    assert ran.code == 1
+    assert "no manager is running" in ran.err
+    assert nothing_left(tmp_path)
+
+
+def test_a_full_disk_is_exit_code_7_and_leaves_nothing(
+    warren: Command, manager: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(snapshots_module, "_write_all", full)
+    ran = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", manager)
+    assert (ran.code, ran.err) == (7, f"warren-raft: {tmp_path / 's.mdb'}: no space left for the snapshot\n")
+    assert nothing_left(tmp_path)
+
+
+def test_bytes_that_change_on_their_way_are_exit_code_3(
+    warren: Command, manager: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_all = snapshots_module._write_all
+
+    def spoiling(descriptor: int, data: bytes) -> None:
+        write_all(descriptor, bytes([data[0] ^ 1]) + data[1:])
+
+    monkeypatch.setattr(snapshots_module, "_write_all", spoiling)
+    ran = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", manager)
+    assert ran.code == 3
+    assert nothing_left(tmp_path)
+
+
+def test_a_manager_that_is_killed_meanwhile_is_exit_code_6_and_leaves_nothing(
+    warren: Command, start_manager: StartManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed when the first piece has come: more than sockets hold is still to be sent then."""
+    process = start_manager(tmp_path / "m1", "m1", {"m1": free_addresses(1)[0]})
+    process.wait_ready()
+    lines = tmp_path / "secrets.jsonl"
+    with open(lines, "w") as file:
+        for number in range(6):
+            value = {"ID": f"x{number}", "Name": f"x{number}", "Data": base64.b64encode(os.urandom(900_000)).decode()}
+            file.write(json.dumps({"bucket": "secrets", "key": f"x{number}", "value": value}) + "\n")
+    assert warren("import", lines, "--data-dir", tmp_path / "m1").text
+    body = client_module.AdminClient._body
+
+    def killed_after_one(self: client_module.AdminClient, response: object, size: int) -> Iterator[bytes]:
+        chunks = body(self, response, size)  # type: ignore[arg-type]
+        yield next(chunks)
+        process.process.kill()
+        process.process.wait()
+        yield from chunks
+
+    monkeypatch.setattr(client_module.AdminClient, "_body", killed_after_one)
+    ran = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", tmp_path / "m1")
+    assert ran.code == 6
+    assert ran.err == f"warren-raft: the manager on {tmp_path / 'm1'} went away; no snapshot was saved\n"
+    assert nothing_left(tmp_path)
