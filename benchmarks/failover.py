@@ -1,0 +1,357 @@
+"""What the loss of a leader costs the callers on the other managers, and that a busy machine loses none by itself.
+
+    python benchmarks/failover.py [--kills 50] [--closes 10] [--quiet-minutes 10 [--burn leader|follower|all]]
+
+Three manager processes on one machine, callers on each. A kill is SIGKILL of the leader; its time ends when each of
+the two survivors has acknowledged a write that began after it. A close is ReplicatedStore.close or SIGTERM. Of what is
+set to 0 nothing is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from writes import free_ports, sample
+
+FAILOVER_P50_MARK, FAILOVER_MAX_MARK = 0.5, 1.0
+CLOSE_MARK = 0.1
+"""Seconds. For the quiet run the mark is no election at all."""
+CALM_SECONDS = 1.0
+"""Of undisturbed load before each fault: who was restarted has caught up, and nothing of the last fault is left."""
+AROUND_SECONDS = 0.3
+"""A pause is looked for from so long before a close until so long after it."""
+WAIT_SECONDS = 60.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50, help="SIGKILLs of the leader")
+    parser.add_argument("--closes", type=int, default=10, help="clean closes of the leader, and as many SIGTERMs")
+    parser.add_argument("--quiet-minutes", type=float, default=0.0, help="of full load without a fault")
+    parser.add_argument(
+        "--burn", choices=("leader", "follower", "all"), default="leader", help="who computes meanwhile"
+    )
+    parser.add_argument("--callers", type=int, default=2, help="on each manager while leaders are lost")
+    parser.add_argument("--quiet-callers", type=int, default=32, help="on each manager in the quiet run")
+    parser.add_argument("--directory", help="where the data go: put it on the disk that is to be measured")
+    parser.add_argument("--json", action="store_true", help="one JSON object, each single figure too")
+    parser.add_argument("--manager", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.manager:
+        Manager(json.loads(arguments.manager)).run()
+        return
+    directory = Path(tempfile.mkdtemp(prefix="warren-raft-bench-", dir=arguments.directory))
+    try:
+        figures = measure(directory, arguments)
+    finally:
+        shutil.rmtree(directory)
+    print(json.dumps(figures, indent=2) if arguments.json else table(figures))
+
+
+# A manager's process -------------------------------------------------------------------------------------------------
+
+
+class Manager:
+    """Reads a command a line, answers with a line of JSON. SIGTERM closes the store and ends it."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        import warren_raft as wr
+
+        logging.getLogger("warren_raft").addHandler(logging.NullHandler())  # links break here, that is no news
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        self.store = wr.ReplicatedStore(wr.Config(**settings))
+        self.closed = wr.Closed
+        self.unavailable = wr.Unavailable
+        self.acknowledged: list[float] = []
+        self.unanswered = 0
+        self.callers: list[threading.Thread] = []
+        self.stop = threading.Event()
+        self.numbers = itertools.count()
+
+    def run(self) -> None:
+        try:
+            print(json.dumps("started"), flush=True)
+            for line in sys.stdin:
+                command = json.loads(line)
+                print(json.dumps(getattr(self, command[0])(*command[1:])), flush=True)
+        finally:
+            self.stop.set()
+            self.store.close()
+
+    def ready(self) -> bool:
+        self.store.wait_ready(WAIT_SECONDS)
+        return True
+
+    def state(self) -> dict[str, Any]:
+        return {**self.store.status(), "leads": self.store.is_leader}
+
+    def load(self, callers: int) -> None:
+        for _ in range(callers):
+            self.callers.append(threading.Thread(target=self._call, daemon=True))
+            self.callers[-1].start()
+
+    def _call(self) -> None:
+        container = sample(next(self.numbers))
+        while not self.stop.is_set():
+            try:
+                self.store.update_container(container)
+            except self.closed:
+                return
+            except self.unavailable:
+                self.unanswered += 1
+                continue
+            self.acknowledged.append(time.monotonic())
+
+    def burn(self) -> None:
+        def compute() -> None:
+            number = 0
+            while not self.stop.is_set():
+                number = (number * 31 + 7) % 1_000_003
+
+        threading.Thread(target=compute, daemon=True).start()
+
+    def write_once(self) -> float:
+        """When a write that begins now is acknowledged."""
+        self.store.update_container(sample(1_000_000 + next(self.numbers)))
+        return time.monotonic()
+
+    def counts(self) -> list[int]:
+        return [len(self.acknowledged), self.unanswered]
+
+    def longest_pause(self, begin: float, end: float) -> float:
+        """Between two acknowledged writes of any of its callers."""
+        times = sorted(moment for moment in [*self.acknowledged] if begin < moment < end)
+        return max(after - before for before, after in pairwise([begin, *times, end]))
+
+    def close(self) -> None:
+        self.store.close()
+
+
+class Process:
+    """The other end of a Manager."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        arguments = [sys.executable, __file__, "--manager", json.dumps(settings)]
+        self.popen = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def read(self) -> Any:
+        assert self.popen.stdout is not None
+        return json.loads(self.popen.stdout.readline())
+
+    def begin(self, *command: Any) -> None:
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(json.dumps(command) + "\n")
+        self.popen.stdin.flush()
+
+    def call(self, *command: Any) -> Any:
+        self.begin(*command)
+        return self.read()
+
+    def end(self) -> None:
+        """However far it is: stdin's end closes it cleanly, where it has not ended by itself."""
+        for pipe in (self.popen.stdin, self.popen.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):
+                pipe.close()
+        self.popen.wait(WAIT_SECONDS)
+
+
+class Cluster:
+    """Three managers, callers on each."""
+
+    def __init__(self, directory: Path, callers: int) -> None:
+        self.directory = directory
+        self.callers = callers
+        self.addresses = {f"m{n}": f"127.0.0.1:{port}" for n, port in enumerate(free_ports(3), 1)}
+        self.managers: dict[str, Process] = {}
+        self.start(*self.addresses)
+
+    def start(self, *ids: str) -> None:
+        for id_ in ids:
+            settings = {"node_id": id_, "data_dir": str(self.directory / id_), "listen": self.addresses[id_]}
+            self.managers[id_] = Process({**settings, "members": self.addresses, "admin": False})
+        for id_ in ids:
+            self.managers[id_].read()
+        for id_ in ids:
+            self.managers[id_].call("ready")
+            self.managers[id_].call("load", self.callers)
+
+    def leader(self) -> str:
+        """Whom all follow, when they have for a while and all are level."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        since, before = time.monotonic(), ""
+        while time.monotonic() < deadline:
+            states = {id_: manager.call("state") for id_, manager in self.managers.items()}
+            leaders = {state["leader"] for state in states.values()}
+            id_ = leaders.pop() or ""
+            if leaders or not id_ or id_ != before or not states[id_]["leads"]:
+                since, before = time.monotonic(), id_
+            elif time.monotonic() - since >= CALM_SECONDS:
+                return id_
+            time.sleep(0.02)
+        raise TimeoutError("no leader that all follow")
+
+    def others(self, id_: str) -> list[Process]:
+        return [manager for other, manager in self.managers.items() if other != id_]
+
+    def term(self) -> int:
+        return max(manager.call("state")["term"] for manager in self.managers.values())
+
+    def end(self) -> None:
+        for manager in self.managers.values():
+            manager.end()
+
+
+@contextlib.contextmanager
+def cluster(directory: Path, callers: int) -> Iterator[Cluster]:
+    opened = Cluster(Path(tempfile.mkdtemp(dir=directory)), callers)
+    try:
+        yield opened
+    finally:
+        opened.end()
+
+
+# The figures ---------------------------------------------------------------------------------------------------------
+
+
+def measure(directory: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    if arguments.kills or arguments.closes:
+        with cluster(directory, arguments.callers) as managers:
+            if arguments.kills:
+                figures["kill"] = [kill(managers) for _ in range(arguments.kills)]
+            if arguments.closes:
+                figures["undisturbed"] = [undisturbed(managers) for _ in range(arguments.closes)]
+                figures["close"] = [close(managers, "close") for _ in range(arguments.closes)]
+                figures["SIGTERM"] = [close(managers, "SIGTERM") for _ in range(arguments.closes)]
+    if arguments.quiet_minutes:
+        with cluster(directory, arguments.quiet_callers) as managers:
+            figures["quiet"] = quiet(managers, arguments.quiet_minutes * 60, arguments.burn)
+    return figures
+
+
+def kill(managers: Cluster) -> dict[str, Any]:
+    """Seconds until both survivors have acknowledged a write that began after the kill; and the elections it took."""
+    leader = managers.leader()
+    term = managers.term()
+    survivors = managers.others(leader)
+    lost = managers.managers.pop(leader)
+    begin = time.monotonic()
+    os.kill(lost.popen.pid, signal.SIGKILL)
+    for survivor in survivors:
+        survivor.begin("write_once")
+    seconds = [survivor.read() - begin for survivor in survivors]
+    lost.end()
+    terms = managers.term() - term
+    managers.start(leader)
+    return {"seconds": round(max(seconds), 4), "first": round(min(seconds), 4), "terms": terms}
+
+
+def close(managers: Cluster, how: str) -> dict[str, Any]:
+    """The longest pause of the callers on either of the others, while the leader goes."""
+    leader = managers.leader()
+    term = managers.term()
+    going = managers.managers.pop(leader)
+    others = list(managers.managers.values())
+    begin = time.monotonic()
+    if how == "close":
+        going.call("close")
+    else:
+        going.popen.send_signal(signal.SIGTERM)
+        going.popen.wait(WAIT_SECONDS)
+    seconds = time.monotonic() - begin
+    time.sleep(2 * AROUND_SECONDS)
+    pauses = [other.call("longest_pause", begin - AROUND_SECONDS, begin + seconds + AROUND_SECONDS) for other in others]
+    going.end()
+    terms = managers.term() - term
+    managers.start(leader)
+    return {"pause": round(max(pauses), 4), "took": round(seconds, 4), "terms": terms}
+
+
+def undisturbed(managers: Cluster) -> dict[str, Any]:
+    """The same when nothing happens: what of a pause is the machine's."""
+    others = managers.others(managers.leader())
+    begin = time.monotonic()
+    time.sleep(4 * AROUND_SECONDS)
+    pauses = [other.call("longest_pause", begin, begin + 2 * AROUND_SECONDS) for other in others]
+    return {"pause": round(max(pauses), 4)}
+
+
+def quiet(managers: Cluster, seconds: float, burn: str) -> dict[str, Any]:
+    """How many elections there were where nothing called for one."""
+    leader = managers.leader()
+    busy = {"leader": [leader], "follower": [id_ for id_ in managers.managers if id_ != leader][:1]}
+    for id_ in busy.get(burn, managers.managers):
+        managers.managers[id_].call("burn")
+    term, begin = managers.term(), time.monotonic()
+    before = sum(manager.call("counts")[0] for manager in managers.managers.values())
+    time.sleep(seconds)
+    counts = [manager.call("counts") for manager in managers.managers.values()]
+    ended = time.monotonic()
+    return {
+        "minutes": round((ended - begin) / 60, 2),
+        "burn": burn,
+        "elections": managers.term() - term,
+        "writes_per_second": round((sum(done for done, _ in counts) - before) / (ended - begin)),
+        "unanswered": sum(unanswered for _, unanswered in counts),
+        "longest_pause": round(max(m.call("longest_pause", begin, ended) for m in managers.managers.values()), 4),
+    }
+
+
+def quantile(values: list[float], part: float) -> float:
+    """The smallest value that this part of all does not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, -int(-part * len(ordered) // 1) - 1)]
+
+
+def verdict(is_met: bool, mark: str) -> str:
+    return f"{mark}: {'met' if is_met else 'MISSED'}"
+
+
+def table(figures: dict[str, Any]) -> str:
+    lines = [f"{'':<32}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}  mark"] if set(figures) - {"quiet"} else []
+    names = {"kill": "SIGKILL of the leader", "undisturbed": "nothing: longest pause"}
+    for name in ("kill", "undisturbed", "close", "SIGTERM"):
+        if name not in figures:
+            continue
+        values = [row["seconds" if name == "kill" else "pause"] for row in figures[name]]
+        p50, p99, highest = quantile(values, 0.5), quantile(values, 0.99), max(values)
+        mark = ""
+        if name == "kill":
+            is_met = p50 <= FAILOVER_P50_MARK and highest <= FAILOVER_MAX_MARK
+            mark = verdict(is_met, f"p50 <= {FAILOVER_P50_MARK * 1e3:.0f}, max <= {FAILOVER_MAX_MARK * 1e3:.0f}")
+        elif name != "undisturbed":
+            mark = verdict(highest <= CLOSE_MARK, f"max <= {CLOSE_MARK * 1e3:.0f}")
+        what = f"{names.get(name, f'{name} of the leader: pause')} ({len(values)})"
+        lines.append(f"{what:<32}{p50 * 1e3:>9.1f}{p99 * 1e3:>9.1f}{highest * 1e3:>9.1f}  {mark}")
+        terms = [row["terms"] for row in figures[name] if "terms" in row]
+        if terms:
+            lines.append(f"    terms it took: {', '.join(f'{terms.count(n)} x {n}' for n in sorted(set(terms)))}")
+    if "quiet" in figures:
+        row = figures["quiet"]
+        lines.append(
+            f"{row['minutes']:g} minutes of load, a thread computing in {row['burn']}: {row['elections']} elections "
+            f"({verdict(row['elections'] == 0, '0')}), {row['writes_per_second']} writes/s, {row['unanswered']} "
+            f"unanswered, longest pause {row['longest_pause'] * 1e3:.0f} ms"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
