@@ -129,6 +129,68 @@ def test_one_compaction_begins_one_segment() -> None:
     assert record.files.paths() == [f"{DIRECTORY}/{4:016d}.log"]
 
 
+def test_a_compaction_while_a_segment_is_being_made_begins_no_other() -> None:
+    """What is on its way frees all that the second one could."""
+    record = recorder(9000, 9000, 10, 10)
+    record.log.drop_prefix(3)
+    record.append(1)
+    record.take()
+    record.log.drop_prefix(4)
+    record.finish()
+    for _ in range(3):
+        record.append(1)
+        record.sync()
+        remove(record.log)
+    assert record.files.paths() == [SECOND, THIRD]
+
+
+def test_a_large_segment_goes_when_all_of_it_is_dropped() -> None:
+    """Nothing sealed is to be won, but the segment itself: it is left for a new one when that is worth a new one."""
+    record = recorder(9000)
+    record.prepare()
+    record.append(9000)
+    record.sync()
+    record.log.set_commit(3)
+    record.log.drop_prefix(2)
+    record.append(9000)
+    record.sync()
+    record.log.set_commit(4)
+    remove(record.log)
+    record.log.drop_prefix(4)
+    record.append(1)
+    record.sync()
+    remove(record.log)
+    assert len(record.files.paths()) == 1
+    assert record.log.size_bytes == 4096 + 1024
+    before = snapshot(record.log)
+    record.files.power_cut()
+    assert snapshot(record.open()) == before
+
+
+def test_a_truncation_while_a_segment_is_being_made_counts_for_it() -> None:
+    """The header is on its way and names an entry that the next batch takes back."""
+    record = recorder(9000)
+    record.append(10, term=1)
+    record.sync()
+    record.append(9000)
+    record.take()
+    record.log.truncate_from(3)
+    record.append(20, 20, term=2)
+    record.finish()
+    record.sync()
+    assert record.files.paths() == [FIRST, SECOND]
+    record.log.set_commit(4)
+    record.log.drop_prefix(3)
+    record.append(1, term=2)
+    record.sync()
+    remove(record.log)
+    rest = record.log.entries[1:]
+    record.files.power_cut()
+    record.open()
+    assert record.log.holds(3, 2)
+    assert record.log.entries[-len(rest) :] == rest
+
+
 def test_the_size_shrinks_by_what_went() -> None:
     """The status tells it, and the next compaction is decided by it; an open tells the same."""
     record = recorder(9000, 9000, 9000)
@@ -223,7 +285,7 @@ def test_what_an_open_learns_of_truncations_counts_as_well() -> None:
 
 def test_a_full_disk_does_not_stop_writes_for_the_sake_of_compaction() -> None:
     """The new segment would only free room; while there is none for it, the old one has room for the batch."""
-    record = recorder(9000, 9000, 1)
+    record = recorder(9000, 7000, 1)
     record.log.drop_prefix(3)
     record.files.limit_bytes = record.files.used_bytes + 1000
     record.append(1)

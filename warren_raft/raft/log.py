@@ -386,8 +386,7 @@ class Log:
         if has_room and not self._roll_is_due:
             return self._active, None
         oldest = self._chain.oldest_for(self._dropped_index)
-        truncates_before = self._pending_truncation is not None and self._pending_truncation <= before.last_index
-        if before.last_index <= self._dropped_index and not truncates_before:
+        if before.last_index <= self._dropped_index:  # no truncation reaches what is dropped: the new one is enough
             oldest = self._active.number + 1
         return self._roll(before, oldest, body_length), self._active if has_room else None
 
