@@ -11,6 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -115,6 +116,24 @@ class SecondsType(click.FloatRange):
         seconds = float(super().convert(value, param, ctx))
         if math.isnan(seconds):  # passes every comparison of a range
             self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds
+
+
+class DurationType(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
+    """A time with its unit, 1 s to 365 d, converted to seconds."""
+
+    name = "time"
+    _UNITS: Final = MappingProxyType({"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0})
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        number, unit = value[:-1], value[-1:]
+        if unit not in self._UNITS or not (number.isascii() and number.isdigit() and len(number) <= 9):
+            self.fail(f"{value!r} is not a time like 90s, 15m, 1h or 1d", param, ctx)
+        seconds = int(number) * self._UNITS[unit]
+        if not 1 <= seconds <= 365 * 86_400:
+            self.fail(f"{value!r} is not from 1s to 365d", param, ctx)
         return seconds
 
 

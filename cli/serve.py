@@ -22,7 +22,7 @@ import click
 from warren_raft.config import Config
 from warren_raft.errors import Closed, InvalidEntity, Unavailable
 
-from .common import MemberType, WarrenCommand, named_data_dir
+from .common import DurationType, MemberType, WarrenCommand, named_data_dir
 
 if TYPE_CHECKING:
     from warren_raft.manager import ReplicatedStore
@@ -45,6 +45,15 @@ STILL_WAITING_SECONDS: Final = 10.0  # how often a manager without a leader says
     help="A manager of the cluster, this one included; once for each. Used on an empty directory only.",
 )
 @click.option(
+    "--backup-dir",
+    metavar="DIR",
+    help="While this manager leads, save a verified snapshot there by the clock, unless nothing has changed.",
+)
+@click.option("--backup-every", type=DurationType(), metavar="TIME", help="As 90s, 15m, 1h or 1d.  [default: 1h]")
+@click.option(
+    "--backup-keep", type=click.IntRange(min=1), metavar="N", help="Keep the newest N of them.  [default: 24]"
+)
+@click.option(
     "--config",
     "config_file",
     type=click.Path(exists=True, dir_okay=False),
@@ -62,6 +71,9 @@ def serve(
     node_id: str | None,
     listen: str | None,
     members: tuple[tuple[str, str], ...],
+    backup_dir: str | None,
+    backup_every: float | None,
+    backup_keep: int | None,
     config_file: str | None,
     log_level: str,
 ) -> None:
@@ -74,7 +86,16 @@ def serve(
     Example: warren-raft serve --node-id m1 --listen 127.0.0.1:7946 --data-dir data/m1 \\
                  --member m1=127.0.0.1:7946 --member m2=127.0.0.1:7947 --member m3=127.0.0.1:7948
     """
-    config = _config(config_file, node_id=node_id, listen=listen, members=_mapping(members), data_dir=named_data_dir())
+    config = _config(
+        config_file,
+        node_id=node_id,
+        listen=listen,
+        members=_mapping(members),
+        data_dir=named_data_dir(),
+        backup_dir=backup_dir,
+        backup_every_seconds=backup_every,
+        backup_keep=backup_keep,
+    )
     _log_to_stderr(log_level)
     from warren_raft.manager import ReplicatedStore
 

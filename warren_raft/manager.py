@@ -29,6 +29,7 @@ from warren_raft.raft.engine import ChangeWanted, Engine, Removed, TransferWante
 from warren_raft.raft.files import Files, OsFiles
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE
 from warren_raft.raft.submit import Proposal
+from warren_raft.snapshots.backups import Backups, Position
 from warren_raft.snapshots.saving import save, take_nameless
 from warren_raft.store.command import Command, Operation, Verb, encode
 from warren_raft.store.generations import make_directory
@@ -149,6 +150,7 @@ class ReplicatedStore(Store):
         self._session = 0
         self._session_lock = threading.Lock()
         self._stop_housekeeping = threading.Event()
+        self._backups: Backups | None = None
         self._leadership_callbacks: list[Callable[[bool, int], object]] = []
         self._opened = OpenedDirectory(config, files=OsFiles() if files is None else files, random=SystemRandom())
         try:
@@ -182,6 +184,7 @@ class ReplicatedStore(Store):
                 _switch_interval.release()
             raise
         self._housekeeper.start()
+        self._backups = self._start_backups()
         self._notifier.start()
 
     def _start_admin(self) -> Any:
@@ -192,6 +195,22 @@ class ReplicatedStore(Store):
         server = AdminServer(self, self.config.directory)
         server.start()
         return server
+
+    def _start_backups(self) -> Backups | None:
+        config = self.config
+        if config.backup_dir is None:
+            return None
+        backups = Backups(
+            config.backup_dir,
+            every_seconds=config.backup_every_seconds,
+            keep=config.backup_keep,
+            position=self._backup_position,
+            take=self.snapshot,
+        )
+        stop = (self._stop_housekeeping,)
+        self._backup_thread = threading.Thread(target=backups.run, args=stop, name="warren-raft-backups", daemon=True)
+        self._backup_thread.start()
+        return backups
 
     @property
     def _engine(self) -> Engine:
@@ -498,6 +517,12 @@ class ReplicatedStore(Store):
         make_directory(directory)
         return take_nameless(directory, self.snapshot)
 
+    def _backup_position(self) -> Position | None:
+        if not self.is_leader:
+            return None
+        committed = self._opened.machine.committed
+        return Position(committed.cluster_id, committed.revision, committed.digest.hex())
+
     # Status ------------------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
@@ -525,9 +550,12 @@ class ReplicatedStore(Store):
             "snapshot": None,
             "pending_writes": engine.pending_count,
             "oldest_read_age_seconds": database.oldest_read_age_seconds(),
-            "alarms": list(engine.alarms),
+            "alarms": [*engine.alarms, *self._backup_alarms()],
             "failure": None if self.failure is None else str(self.failure),
         }
+
+    def _backup_alarms(self) -> list[str]:
+        return [] if self._backups is None or self._backups.alarm is None else [self._backups.alarm]
 
     # Threads of this object --------------------------------------------------------------------------------------
 
@@ -615,6 +643,8 @@ class ReplicatedStore(Store):
                 self._admin.stop()
             self._stop_housekeeping.set()
             self._housekeeper.join()
+            if self._backups is not None:
+                self._backup_thread.join()
             self._driver.stop()
             if self._notifier is not threading.current_thread():
                 self._notifier.join(GRACE_SECONDS)

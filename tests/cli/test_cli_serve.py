@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from cli_support import EXIT_SECONDS, READY_SECONDS, Command, ManagerProcess, StartManager, free_addresses
 
+from warren_raft_cli.common import DurationType
 from warren_raft_cli.serve import KeyValueFormatter
 
 LOG_LINE = re.compile(r'time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z level=\w+ logger=[\w.]+ message=".*"')
@@ -220,3 +221,30 @@ def test_a_long_data_directory_works(tmp_path: Path, start_manager: StartManager
     process.wait_ready()
     assert warren("status", "--data-dir", data_dir).text
     assert os.stat(data_dir / "admin.sock").st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), ("1h", 3600), ("1d", 86_400), ("365d", 31_536_000)]
+)
+def test_a_time_has_its_unit(text: str, seconds: float) -> None:
+    assert DurationType()(text) == seconds
+
+
+def test_backups_are_saved_by_the_clock_and_one_that_fails_is_an_alarm(
+    tmp_path: Path, start_manager: StartManager, warren: Command
+) -> None:
+    backups, data_dir = tmp_path / "mnt" / "backups", tmp_path / "m1"
+    options = ("--backup-dir", str(backups), "--backup-every", "1s", "--backup-keep", "2")
+    process = start_manager(data_dir, "m1", {"m1": free_addresses(1)[0]}, *options)
+    process.wait_ready()
+
+    def alarms() -> Any:
+        return warren("status", "--data-dir", data_dir, "-o", "json").json["alarms"]
+
+    alarm = wait_until(alarms, "an alarm: there is nothing mounted")
+    assert str(backups) in alarm[0]
+    backups.parent.mkdir()
+    saved = wait_until(lambda: [*backups.glob("*.mdb")] if backups.exists() else [], "a backup")
+    assert warren("snapshot", "verify", saved[0]).code == 0
+    wait_until(lambda: not alarms(), "the end of the alarm")
+    assert process.stop() == 0

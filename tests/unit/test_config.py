@@ -30,6 +30,7 @@ def test_the_documented_example_is_valid_and_has_the_documented_defaults() -> No
     assert config.switch_interval_seconds == 0.0005
     assert config.admin is True
     assert config.directory == Path("data/m1")
+    assert (config.backup_dir, config.backup_every_seconds, config.backup_keep) == (None, 3600.0, 24)
 
 
 def test_a_config_cannot_be_changed_from_within_or_from_outside() -> None:
@@ -89,6 +90,14 @@ def test_a_config_can_be_sent_to_a_spawned_process_copied_and_altered() -> None:
         ({"admin": "yes"}, "admin"),
         ({"queue_limit": 0}, "queue_limit"),
         ({"queue_limit": 10.5}, "queue_limit"),
+        ({"backup_dir": ""}, "backup_dir"),
+        ({"backup_dir": "a\0b"}, "backup_dir"),
+        ({"backup_dir": 1}, "backup_dir"),
+        ({"backup_every_seconds": 0}, "backup_every_seconds"),
+        ({"backup_every_seconds": "1h"}, "backup_every_seconds"),
+        ({"backup_keep": 0}, "backup_keep"),
+        ({"backup_keep": 2.5}, "backup_keep"),
+        ({"backup_keep": 100_001}, "backup_keep"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(changes: dict[str, Any], field: str) -> None:

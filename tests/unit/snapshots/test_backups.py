@@ -1,0 +1,259 @@
+"""The promise: with a directory for them, there is a backup no older than one interval, unless nothing has changed;
+the newest few stay, nothing else is touched, and a failure is told and tried again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.snapshot_support import add_node, small_state
+from warren_raft.errors import Closed, StorageFull
+from warren_raft.fsm.machine import StateMachine
+from warren_raft.snapshots.backups import LEFTOVER_SECONDS, POLL_SECONDS, RETRY_SECONDS, Backups, Position
+from warren_raft.snapshots.file import read_manifest, write
+from warren_raft.snapshots.verification import verify
+from warren_raft.store.database import Database
+
+HOUR = 3600.0
+
+
+class World:
+    """A manager with a clock of the test's own."""
+
+    def __init__(self, database: Database, directory: Path) -> None:
+        self.database = database
+        self.directory = directory
+        self.now = datetime(2026, 11, 22, 15, tzinfo=UTC)
+        self.leads = True
+        self.failure: BaseException | None = None
+        self.taken = 0
+
+    def position(self) -> Position | None:
+        machine = StateMachine(self.database)
+        return Position(machine.cluster_id, machine.revision, machine.digest.hex()) if self.leads else None
+
+    def take(self, path: str) -> Mapping[str, Any]:
+        self.taken += 1
+        if self.failure is not None:
+            raise self.failure
+        manifest = write(self.database, path, created_at=self.now, node_id="n1", quorum=True)
+        return manifest.to_json()
+
+    def backups(self, keep: int = 3) -> Backups:
+        return Backups(
+            self.directory,
+            every_seconds=HOUR,
+            keep=keep,
+            position=self.position,
+            take=self.take,
+            now=lambda: self.now,
+        )
+
+    def change(self) -> None:
+        add_node(self.database, f"node-{StateMachine(self.database).applied_index}")
+
+    def names(self) -> list[str]:
+        return sorted(os.listdir(self.directory))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with small_state(tmp_path / "data", containers=3) as database:
+        yield World(database, tmp_path / "backups")
+
+
+def test_the_first_look_makes_one_named_by_time_and_index(world: World) -> None:
+    index = StateMachine(world.database).applied_index
+    assert world.backups().look() == HOUR
+    (name,) = world.names()
+    assert name == f"warren-20261122T150000Z-{index:016}.mdb"
+    assert verify(world.directory / name).created_at == world.now
+    assert (world.directory / name).stat().st_mode & 0o777 == 0o600
+    assert world.directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_next_one_is_due_an_interval_after_the_last_whoever_made_that(world: World) -> None:
+    world.backups().look()
+    world.change()
+    world.now += timedelta(minutes=20)
+    after_a_restart = world.backups()
+    assert after_a_restart.look() == 40 * 60
+    world.now += timedelta(minutes=39, seconds=59)
+    assert after_a_restart.look() == 1
+    assert world.taken == 1
+    world.now += timedelta(seconds=1)
+    assert after_a_restart.look() == HOUR
+    assert world.taken == 2
+
+
+def test_of_a_state_that_did_not_change_one_is_enough(world: World) -> None:
+    backups = world.backups()
+    backups.look()
+    world.now += timedelta(hours=5)
+    assert backups.look() == HOUR
+    assert world.taken == 1
+    world.change()
+    backups.look()
+    assert world.taken == 2
+
+
+def test_a_clock_that_was_set_back_does_not_end_the_backups(world: World) -> None:
+    backups = world.backups()
+    backups.look()
+    world.change()
+    world.now -= timedelta(days=365)
+    assert backups.look() == HOUR
+    assert world.taken == 2
+
+
+def test_only_the_leader_saves(world: World) -> None:
+    backups = world.backups()
+    world.leads = False
+    assert backups.look() == POLL_SECONDS
+    assert not world.directory.exists()
+    world.leads = True
+    backups.look()
+    assert len(world.names()) == 1
+
+
+def make(world: World, count: int, keep: int) -> list[str]:
+    """Names, the oldest first."""
+    backups = world.backups(keep)
+    made = []
+    for _ in range(count):
+        world.change()
+        world.now += timedelta(hours=1)
+        backups.look()
+        made.append(max(world.names()))
+    return made
+
+
+def test_the_newest_stay(world: World) -> None:
+    made = make(world, 5, keep=3)
+    assert world.names() == made[2:]
+    assert len({read_manifest(world.directory / name).index for name in made[2:]}) == 3
+
+
+def test_nothing_else_is_ever_removed(world: World, tmp_path: Path) -> None:
+    (first,) = make(world, 1, keep=1)
+    content = (world.directory / first).read_bytes()
+    others = {
+        "notes.txt": b"notes",
+        "backup.mdb": content,  # saved by hand
+        "warren-monthly.mdb": content,
+        "warren-20200101T000000Z-0000000000000001.mdb.old": content,
+        "warren-20200101T000000Z-0000000000000002.mdb": content[:-1],  # damaged: for somebody to look at
+    }
+    for name, data in others.items():
+        (world.directory / name).write_bytes(data)
+    another_cluster = "warren-20200101T000000Z-0000000000000001.mdb"
+    with small_state(tmp_path / "another") as database:
+        with database.write() as transaction:
+            transaction.store("meta", b"cluster_id", b"another cluster")
+        write(database, world.directory / another_cluster, created_at=world.now, node_id="n1", quorum=True)
+    make(world, 1, keep=1)
+    assert first not in world.names()
+    last = f"warren-20261122T170000Z-{StateMachine(world.database).applied_index:016}.mdb"
+    assert set(world.names()) == {*others, another_cluster, last}
+
+
+def test_another_clusters_backup_does_not_count_as_ours(world: World, tmp_path: Path) -> None:
+    world.backups().look()
+    with world.database.write() as transaction:
+        transaction.store("meta", b"cluster_id", b"another cluster")
+    world.backups().look()
+    assert world.taken == 2
+
+
+# ---- failures
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [StorageFull("no space left"), OSError(errno.EIO, "Input/output error"), ZeroDivisionError("a mistake of ours")],
+)
+def test_a_failure_is_told_and_tried_again(world: World, failure: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    backups = world.backups()
+    world.failure = failure
+    assert backups.look() == RETRY_SECONDS
+    assert backups.alarm is not None
+    assert str(world.directory) in backups.alarm
+    assert "2026-11-22T15:00:00Z" in backups.alarm
+    assert str(failure) in backups.alarm
+    assert str(failure) in caplog.text
+    world.failure = None
+    assert backups.look() == HOUR
+    assert backups.alarm is None
+    assert len(world.names()) == 1
+
+
+def test_before_the_new_one_is_there_no_old_one_goes(world: World) -> None:
+    made = make(world, 3, keep=3)
+    world.failure = StorageFull("no space left")
+    make(world, 3, keep=1)
+    assert world.names() == made
+
+
+def test_a_disk_that_is_not_mounted_is_told_and_not_written_to_elsewhere(world: World, tmp_path: Path) -> None:
+    world.directory = tmp_path / "mnt" / "backups"
+    backups = world.backups()
+    backups.look()
+    assert backups.alarm is not None
+    assert "No such file or directory" in backups.alarm
+    assert not (tmp_path / "mnt").exists()
+
+
+def test_who_does_not_lead_any_more_has_no_alarm(world: World) -> None:
+    backups = world.backups()
+    world.failure = StorageFull("no space left")
+    backups.look()
+    world.leads = False
+    backups.look()
+    assert backups.alarm is None
+
+
+def test_a_manager_that_closes_is_no_failure(world: World) -> None:
+    backups = world.backups()
+    world.failure = Closed()
+    assert backups.look() == POLL_SECONDS
+    assert backups.alarm is None
+
+
+def test_what_a_dead_manager_left_is_removed_when_it_is_certainly_dead(world: World) -> None:
+    make(world, 1, keep=3)
+    old, young = "warren-20200101T000000Z.part", "warren-20261122T150000Z.part.0123abcd.part"
+    for name in (old, young, "other.part"):
+        (world.directory / name).touch()
+        os.utime(world.directory / name, times=(0, world.now.timestamp() - (10 if name == young else 10 * 86_400)))
+    make(world, 1, keep=3)
+    assert old not in world.names()
+    assert {young, "other.part"} <= set(world.names())
+    world.now += timedelta(seconds=LEFTOVER_SECONDS)
+    make(world, 1, keep=3)
+    assert young not in world.names()
+
+
+def test_the_thread_ends_when_it_is_told_to(world: World) -> None:
+    stop = threading.Event()
+    backups = world.backups()
+    looked: list[int] = []
+
+    def look() -> float:
+        looked.append(1)
+        stop.set()
+        return 1e6
+
+    backups.look = look  # type: ignore[method-assign]
+    thread = threading.Thread(target=backups.run, args=(stop,))
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert looked == [1]

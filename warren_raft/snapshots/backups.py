@@ -1,0 +1,151 @@
+"""Backups by the clock: the leader saves a snapshot to a directory of the operator's, and keeps the newest few there.
+
+What is due is told by the directory itself, so that neither a restart nor a new leader changes the rhythm.
+Invariant: only whole files of this cluster, with a name this module gave, are ever removed, and only after a new one
+is there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+from warren_raft.errors import Closed, RefusedForSafety, WarrenError
+from warren_raft.snapshots.file import Manifest, Path, read_manifest
+from warren_raft.store.generations import sync_directory
+
+logger = logging.getLogger("warren_raft.backups")
+
+POLL_SECONDS: Final = 1.0  # how soon a new leader takes over
+RETRY_SECONDS: Final = 60.0  # after a failure, which may be a disk that is full for a moment
+LEFTOVER_SECONDS: Final = 86_400.0  # a part that nobody has written to for a day is a dead manager's
+
+_STAMP: Final = "%Y%m%dT%H%M%SZ"
+_NAME: Final = re.compile(r"warren-\d{8}T\d{6}Z-\d{16,20}\.mdb\Z")
+_PART: Final = re.compile(r"warren-\d{8}T\d{6}Z\.part(\.[0-9a-f]{8}\.part)?\Z")
+
+
+class Position(NamedTuple):
+    """Where the state is: two equal ones need one backup."""
+
+    cluster_id: str | None
+    revision: int
+    digest: str
+
+
+class Backups:
+    """`run` is a thread's; `alarm` is for any thread.
+
+    `position` tells where the state is, None where this manager does not lead. `take` saves a verified snapshot at a
+    path and returns its manifest. `now` is the time in UTC.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        every_seconds: float,
+        keep: int,
+        position: Callable[[], Position | None],
+        take: Callable[[str], Mapping[str, Any]],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.directory: Final = os.path.abspath(os.fspath(directory))
+        self.alarm: str | None = None
+        """What went wrong at the last attempt; None once one went well, or another manager leads."""
+        self._every = every_seconds
+        self._keep = keep
+        self._position = position
+        self._take = take
+        self._now = now
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set, which also ends a backup under way if `take` heeds it."""
+        delay = min(POLL_SECONDS, self._every)
+        while not stop.wait(delay):
+            delay = self.look()
+
+    def look(self) -> float:
+        """Do what is due. Returns after how many seconds to look again. Never raises: it tells and tries again."""
+        position = self._position()
+        if position is None:
+            self.alarm = None
+            return POLL_SECONDS
+        try:
+            delay = self._do_due(position)
+            self.alarm = None
+        except Closed:
+            return POLL_SECONDS
+        except (WarrenError, OSError) as error:
+            self._failed(error)
+        except Exception as error:  # a mistake of ours must be seen, and must not be the end of all backups
+            logger.exception("a backup failed")
+            self._failed(error)
+        else:
+            return delay
+        return min(self._every, RETRY_SECONDS)
+
+    def _failed(self, error: Exception) -> None:
+        logger.error("the backup to %s failed: %s", self.directory, error)
+        self.alarm = f"the backup to {self.directory} failed at {self._now():%Y-%m-%dT%H:%M:%SZ}: {error}"
+
+    def _do_due(self, position: Position) -> float:
+        with suppress(FileExistsError):
+            os.mkdir(self.directory, 0o700)  # not its parents: one may be a disk that is not mounted
+        now, backups = self._now(), self._backups(position.cluster_id)
+        if backups:
+            newest = backups[0][1]
+            age = (now - newest.created_at).total_seconds()
+            if 0 <= age < self._every:
+                return self._every - age
+            if Position(newest.cluster_id, newest.revision, newest.digest) == position:
+                return self._every
+        self._remove_leftovers(now)
+        self._prune(self._back_up(now))
+        return self._every
+
+    def _backups(self, cluster_id: str | None) -> list[tuple[str, Manifest]]:
+        """Those of this cluster, the newest first."""
+        found = []
+        for name in sorted(os.listdir(self.directory), reverse=True):
+            if _NAME.match(name):
+                path = os.path.join(self.directory, name)
+                try:
+                    manifest = read_manifest(path)
+                except (WarrenError, OSError) as error:
+                    logger.warning("not counted as a backup: %s", error)
+                    continue
+                if manifest.cluster_id == cluster_id:
+                    found.append((path, manifest))
+        return found
+
+    def _back_up(self, now: datetime) -> str | None:
+        """Returns the id of the cluster that the backup is of."""
+        stamp = now.astimezone(UTC).strftime(_STAMP)
+        part = os.path.join(self.directory, f"warren-{stamp}.part")
+        manifest = self._take(part)
+        path = os.path.join(self.directory, f"warren-{stamp}-{manifest['index']:016d}.mdb")
+        if os.path.lexists(path):
+            raise RefusedForSafety(f"{path} is there already, and {part} was to get its name")
+        os.rename(part, path)
+        sync_directory(self.directory)
+        logger.info("saved a backup: %s", path)
+        cluster_id: str | None = manifest["cluster_id"]
+        return cluster_id
+
+    def _prune(self, cluster_id: str | None) -> None:
+        for path, _ in self._backups(cluster_id)[self._keep :]:
+            os.unlink(path)
+            logger.info("removed an old backup: %s", path)
+
+    def _remove_leftovers(self, now: datetime) -> None:
+        for name in os.listdir(self.directory):
+            path = os.path.join(self.directory, name)
+            if _PART.match(name) and now.timestamp() - os.lstat(path).st_mtime > LEFTOVER_SECONDS:
+                os.unlink(path)
