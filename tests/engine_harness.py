@@ -8,13 +8,14 @@ nothing applied beyond the synced log, no exception out of a step. Not here: ran
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, NamedTuple
 
 import cbor2
 
+from tests.list_machine import ListMachine, ListSnapshots
 from tests.memory_files import MemoryFiles
 from warren_raft.errors import StorageFull, WarrenError
 from warren_raft.raft.changes import DONE, REFUSED, Answer
@@ -34,6 +35,8 @@ from warren_raft.raft.engine import (
     Submitted,
     Synced,
     TransferWanted,
+    Work,
+    Worked,
     WriteLog,
 )
 from warren_raft.raft.log import Batch, Entry, Log
@@ -48,13 +51,6 @@ SEGMENT_BYTES = 256 * 1024
 START_SEGMENT_BYTES = 32 * 1024
 ASK_AGAIN_SECONDS = 0.1
 """How often the product's manager repeats a membership question; here too."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    session: int
-    sequence: int
-    value: Any
 
 
 class Sent(NamedTuple):
@@ -81,43 +77,6 @@ def said_by(log: Log) -> Durable:
     return Durable(log.current_term, log.voted_for, tuple(log.entries))
 
 
-class ListMachine:
-    """Durable by decree: what was applied survives the engine. Each command is CBOR [session, sequence, text]."""
-
-    def __init__(self) -> None:
-        self.applied: list[str] = []
-        self.indexes: list[int] = []
-        self.applied_index = 1
-        self.applied_term = 0
-        self.membership: bytes | None = None
-        self.answered: set[tuple[int, int]] = set()
-        self.limit: Callable[[], int] = lambda: 1 << 60
-
-    def _advance(self, index: int, term: int) -> None:
-        assert index == self.applied_index + 1
-        assert index <= self.limit(), "applied beyond the synced log"
-        self.applied_index, self.applied_term = index, term
-        self.indexes.append(index)
-
-    def apply(self, index: int, term: int, commands: Sequence[bytes]) -> list[Outcome]:
-        self._advance(index, term)
-        return [self._apply_one(command) for command in commands]
-
-    def _apply_one(self, command: bytes) -> Outcome:
-        session, sequence, text = cbor2.loads(command)
-        if (session, sequence) not in self.answered:
-            self.answered.add((session, sequence))
-            self.applied.append(text)
-        return Outcome(session, sequence, len(self.applied))
-
-    def settle(self) -> None:
-        return None
-
-    def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes) -> None:
-        self._advance(index, term)
-        self.membership = membership
-
-
 class Full(ListMachine):
     """Its disk has no room left while `full` says so."""
 
@@ -136,7 +95,7 @@ class Node:
     id: str
     engine: Engine
     log: Log
-    machine: ListMachine
+    snapshots: ListSnapshots
     events: list[Event] = field(default_factory=list)
     batches: deque[Batch] = field(default_factory=deque)
     """Batches that wait for the disk; with `disk_seconds` None they stay until complete_sync()."""
@@ -149,12 +108,44 @@ class Node:
     taken: Durable = BLANK
     durable: Durable = BLANK
     """What the batch being written leads to, and what the last one that was written led to."""
+    work: deque[Work] = field(default_factory=deque)
+    works: bool = True
+    """Whether the workers get on with their jobs."""
+
+    @property
+    def machine(self) -> ListMachine:
+        """The state in use; another one after a snapshot was installed."""
+        return self.snapshots.machine
+
+
+class _Machines(MutableMapping[str, ListMachine]):
+    """The state of each manager, whether or not it runs."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def __getitem__(self, id_: str) -> ListMachine:
+        return self._cluster.states[id_].machine
+
+    def __setitem__(self, id_: str, machine: ListMachine) -> None:
+        """From its next start on."""
+        state = self._cluster.states.setdefault(id_, ListSnapshots(self._cluster.make_machine))
+        state.machine = state.published = machine
+
+    def __delitem__(self, id_: str) -> None:
+        del self._cluster.states[id_]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._cluster.states)
+
+    def __len__(self) -> int:
+        return len(self._cluster.states)
 
 
 class Cluster:
     """`nodes[id]` for each running manager; `run_until(condition)` moves the clock.
 
-    `machines` and `disks` outlive a crash, as a database file and a log directory do.
+    `states` (with `machines`, what is applied) and `disks` outlive a crash, as a database file and a log directory do.
     """
 
     def __init__(
@@ -164,14 +155,17 @@ class Cluster:
         seed: int = 1,
         make_machine: Callable[[], ListMachine] = ListMachine,
         election_timeout_seconds: float = 1.0,
+        snapshot_after_bytes: int = 1 << 40,
         start: bool = True,
     ) -> None:
         self.random = Random(seed)
         self.now = 1000.0
         self.make_machine = make_machine
         self.election_timeout_seconds = election_timeout_seconds
+        self.snapshot_after_bytes = snapshot_after_bytes
         self.nodes: dict[str, Node] = {}
-        self.machines: dict[str, ListMachine] = {}
+        self.states: dict[str, ListSnapshots] = {}
+        self.machines = _Machines(self)
         self.disks: dict[str, MemoryFiles] = {}
         self.addresses: dict[str, str] = {id_: f"127.0.0.1:{7000 + n}" for n, id_ in enumerate(ids)}
         self.initial: dict[str, str] = dict(self.addresses)
@@ -215,17 +209,25 @@ class Cluster:
             segment_bytes=SEGMENT_BYTES,
             start_segment_bytes=START_SEGMENT_BYTES,
         )
-        machine = self.machines.setdefault(id_, self.make_machine())
-        machine.limit = lambda: log.synced_index
+        snapshots = self.states.setdefault(id_, ListSnapshots(self.make_machine))
+        snapshots.open(log)
         settings = Settings(
             node_id=id_,
             address=self.addresses[id_],
             members=configured,
             election_timeout_seconds=self.election_timeout_seconds,
+            snapshot_after_bytes=self.snapshot_after_bytes,
         )
-        engine = Engine(settings, log=log, machine=machine, random=Random(self.random.random()), now=self.now)
+        engine = Engine(
+            settings,
+            log=log,
+            machine=snapshots.machine,
+            snapshots=snapshots,
+            random=Random(self.random.random()),
+            now=self.now,
+        )
         self.stopped.pop(id_, None)
-        self.nodes[id_] = Node(id_, engine, log, machine, durable=said_by(log))
+        self.nodes[id_] = Node(id_, engine, log, snapshots, durable=said_by(log))
         return self.nodes[id_]
 
     def crash(self, id_: str) -> None:
@@ -245,7 +247,7 @@ class Cluster:
     def wipe(self, id_: str) -> None:
         """The data directory of a manager that does not run is emptied."""
         del self.disks[id_]
-        self.machines.pop(id_, None)
+        self.states.pop(id_, None)
 
     # Links -------------------------------------------------------------------------------------------------------
 
@@ -320,6 +322,8 @@ class Cluster:
             node.batches.append(effect.batch)
             node.taken = said_by(node.log)
             node.write_at = None if node.disk_seconds is None else self.now + node.disk_seconds
+        elif isinstance(effect, Work):
+            node.work.append(effect)
         elif isinstance(effect, Dial):
             node.dialed = dict(effect.peers)
         elif isinstance(effect, CloseLink):
@@ -343,6 +347,15 @@ class Cluster:
             node.durable = node.taken
             node.syncs += 1
         node.events.append(Synced(batch, node.disk_error))
+
+    def do_work(self, id_: str) -> None:
+        """The next job of a manager's workers is done; it counts at its next step."""
+        node = self.nodes[id_]
+        work = node.work.popleft()
+        try:
+            node.events.append(Worked(work, work.job()))
+        except (WarrenError, OSError) as error:
+            node.events.append(Worked(work, None, error))
 
     def deliver(self, a: str, b: str, count: int | None = None) -> list[Message]:
         """Messages from a to b, in order; all of them unless `count` says otherwise. They count at b's next step."""
@@ -380,6 +393,8 @@ class Cluster:
             node = self.nodes[id_]
             if node.batches and node.write_at is not None and node.write_at <= self.now:
                 self.complete_sync(id_)
+            if node.work and node.works:
+                self.do_work(id_)
             self.step(id_)
             if id_ in self.nodes and node.events:
                 self.step(id_)

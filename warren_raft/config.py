@@ -58,6 +58,12 @@ class Config:
     checkpoint_interval_seconds: float = 30.0
     """How often the state database is synced to disk. The log is what makes writes durable; this bounds
     how much of it is replayed after a crash of the machine. Above 0."""
+    disk_reserve_bytes: int = 64 * 1024 * 1024
+    """A manager whose disk has less than this left is low on space: where it is a majority, creates and updates are
+    refused (StorageFull) and deletes go on. Room for the log of those, and for what is on its way. At least 0."""
+    snapshot_after_bytes: int = 32 * 1024 * 1024
+    """A snapshot of the state is taken, and the log cut, when the log has grown by so many bytes, or by the size of the
+    state if that is more. At least 0."""
     queue_limit: int = 10_000
     """How many writes may wait to be sent; further callers block until their deadline. 1 to 1,000,000."""
     backup_dir: str | os.PathLike[str] | None = None
@@ -81,6 +87,9 @@ class Config:
             raise _wrong("election_timeout_seconds", "must be at least twice heartbeat_interval_seconds")
         if type(self.admin) is not bool:
             raise _wrong("admin", f"must be true or false, not {self.admin!r}")
+        for name in ("disk_reserve_bytes", "snapshot_after_bytes"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 0:
+                raise _wrong(name, f"must be a whole number from 0 on, not {getattr(self, name)!r}")
         if type(self.queue_limit) is not int or not 1 <= self.queue_limit <= MAX_QUEUE_LIMIT:
             raise _wrong("queue_limit", f"must be a whole number from 1 to {MAX_QUEUE_LIMIT}, not {self.queue_limit!r}")
         self._check_backups()

@@ -22,12 +22,14 @@ from typing import Any, ClassVar, Final, Literal, overload
 from warren_raft.config import Config, check_address, check_node_id, split_address
 from warren_raft.errors import Closed, InvariantViolation, RefusedForSafety, Unavailable, WarrenError
 from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
+from warren_raft.fsm.machine import StateMachine
 from warren_raft.opening import OpenedDirectory
 from warren_raft.raft.changes import DONE, REFUSED, Answer
 from warren_raft.raft.driver import Driver
-from warren_raft.raft.engine import ChangeWanted, Engine, Removed, TransferWanted
+from warren_raft.raft.engine import Engine, Removed
 from warren_raft.raft.files import Files, OsFiles
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE
+from warren_raft.raft.requests import ChangeWanted, TransferWanted
 from warren_raft.raft.submit import Proposal
 from warren_raft.snapshots.backups import Backups, Position
 from warren_raft.snapshots.saving import save, take_nameless
@@ -153,6 +155,7 @@ class ReplicatedStore(Store):
         self._backups: Backups | None = None
         self._leadership_callbacks: list[Callable[[bool, int], object]] = []
         self._opened = OpenedDirectory(config, files=OsFiles() if files is None else files, random=SystemRandom())
+        self._opened.keeper.on_swap = self._swapped
         try:
             self._start()
         except BaseException:
@@ -547,12 +550,30 @@ class ReplicatedStore(Store):
             "db_size_bytes": database.file_size_bytes(),
             "log_entries": log.entry_count,
             "log_bytes": log.size_bytes,
-            "snapshot": None,
+            "snapshot": self._snapshot_status(),
+            "fetching": None if engine.fetching is None else dict(zip(("bytes", "of"), engine.fetching, strict=True)),
+            "full": engine.is_full,
+            "digests_compared": dict(engine.compared_digests),
             "pending_writes": engine.pending_count,
             "oldest_read_age_seconds": database.oldest_read_age_seconds(),
             "alarms": [*engine.alarms, *self._backup_alarms()],
             "failure": None if self.failure is None else str(self.failure),
         }
+
+    def _snapshot_status(self) -> dict[str, Any] | None:
+        newest = self._opened.keeper.newest
+        if newest is None:
+            return None
+        age = datetime.now(UTC) - newest.manifest.created_at
+        return {
+            "index": newest.index,
+            "size_bytes": newest.manifest.size_bytes,
+            "age_seconds": max(0.0, round(age.total_seconds(), 3)),
+        }
+
+    def _swapped(self, machine: StateMachine) -> None:
+        """In the raft thread: a snapshot was installed. Reads that have begun go on in the state that they began in."""
+        self._database = machine.database
 
     def _backup_alarms(self) -> list[str]:
         return [] if self._backups is None or self._backups.alarm is None else [self._backups.alarm]
@@ -606,6 +627,7 @@ class ReplicatedStore(Store):
                 if not noted and self._engine.is_ready:
                     self._opened.state.note_ready()
                     noted = True
+                self._opened.keeper.tidy()
                 if time.monotonic() < next_checkpoint:
                     continue
                 next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds
@@ -642,6 +664,7 @@ class ReplicatedStore(Store):
             if self._admin is not None:
                 self._admin.stop()
             self._stop_housekeeping.set()
+            self._opened.keeper.closing.set()
             self._housekeeper.join()
             if self._backups is not None:
                 self._backup_thread.join()

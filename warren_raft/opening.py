@@ -11,14 +11,14 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
-from typing import Final
 
 from warren_raft.config import Config
 from warren_raft.errors import Corrupted
-from warren_raft.fsm.machine import StateMachine
+from warren_raft.fsm.machine import FIRST_INDEX, StateMachine
 from warren_raft.raft.engine import Engine, Settings
 from warren_raft.raft.files import Files
 from warren_raft.raft.log import Log
+from warren_raft.snapshots.keeper import Keeper, Verify, verified_in_child
 from warren_raft.store.database import Database, require_owner
 from warren_raft.store.generations import (
     FAILED_STARTS_MAX,
@@ -29,9 +29,6 @@ from warren_raft.store.generations import (
 )
 
 logger = logging.getLogger("warren_raft.opening")
-
-REBUILD_FIRST_INDEX: Final = 1
-"""A log with this base reaches back to the start, so the state can be rebuilt from it alone."""
 
 
 class OpenedDirectory:
@@ -48,6 +45,7 @@ class OpenedDirectory:
         files: Files,
         random: Random,
         boot_id: Callable[[], str] = read_boot_id,
+        verify: Verify = verified_in_child,
     ) -> None:
         self.config = config
         self._random = random
@@ -65,48 +63,62 @@ class OpenedDirectory:
                 new_incarnation=lambda: f"{random.getrandbits(128):032x}",
             )
             try:
-                self.database = self._open_database()
+                self.keeper = Keeper(
+                    self.state, node_id=config.node_id, reserve_bytes=config.disk_reserve_bytes, verify=verify
+                )
+                self.keeper.open()
+                self.keeper.machine = self._open_state()
             except BaseException:
                 self.log.close()
                 raise
         except BaseException:
             self._lock.release()
             raise
-        try:
-            self.machine = StateMachine(self.database)
-        except BaseException:
-            self.release()
-            raise
         self._check_agreement()
 
-    def _open_database(self) -> Database:
+    @property
+    def machine(self) -> StateMachine:
+        """The state in use; another one once a snapshot was installed."""
+        return self.keeper.machine
+
+    @property
+    def database(self) -> Database:
+        return self.machine.database
+
+    def _open_state(self) -> StateMachine:
+        """The current state if it may be trusted and the log goes on from it, else one made of a snapshot."""
         failed_starts = self.state.note_start()
         try:
-            if failed_starts >= FAILED_STARTS_MAX and self._log_reaches_start:
-                current = self.state.current()
-                if current is not None:
-                    return self._rebuild(current, "failed-starts")
-            return Database.open(self.state, sync=False)
+            if failed_starts >= FAILED_STARTS_MAX and self._can_rebuild and self.state.current() is not None:
+                return self._rebuild(self.state.current(), "failed-starts")
+            machine = _opened(Database.open(self.state, sync=False))
         except Corrupted as error:
             logger.warning("%s: %s", self.config.node_id, error)
-            if not self._log_reaches_start:
-                raise
             if isinstance(error, StateUntrusted):
                 return self._rebuild(error.generation, "untrusted")
             return self._rebuild(self.state.current(), "damaged")
+        if machine.applied_index < self.log.base_index:
+            machine.database.abandon()  # a snapshot took the log's place, and this process died before the state's turn
+            return self._rebuild(machine.database.generation, "outdated")
+        return machine
 
     @property
-    def _log_reaches_start(self) -> bool:
-        return self.log.base_index == REBUILD_FIRST_INDEX
+    def _can_rebuild(self) -> bool:
+        holds = self.log.holds
+        return holds(FIRST_INDEX, 0) or any(holds(held.index, held.term) for held in self.keeper.held)
 
-    def _rebuild(self, generation: int | None, why: str) -> Database:
-        """An empty generation; the log that reaches back to the start fills it."""
+    def _rebuild(self, generation: int | None, why: str) -> StateMachine:
+        """From the newest good snapshot; the log behind it is replayed by the engine. The old file is kept for study
+        once there is another."""
+        machine = self.keeper.rebuild(self.log.holds)()
+        machine.database.publish()
+        logger.warning(
+            "%s: the state is rebuilt from index %d and the log behind it", self.config.node_id, machine.applied_index
+        )
         if generation is not None:
             aside = self.state.set_aside(generation, why)
-            logger.warning("%s: the state is rebuilt from the log; the old file is %s", self.config.node_id, aside)
-        database = Database.create(self.state, sync=False)
-        database.publish()
-        return database
+            logger.warning("%s: the old state is kept as %s", self.config.node_id, aside)
+        return machine
 
     def _check_agreement(self) -> None:
         """A log that ends below the applied index was cut or replaced; it must not vote on what is left."""
@@ -128,8 +140,11 @@ class OpenedDirectory:
             members=config.members,
             heartbeat_seconds=config.heartbeat_interval_seconds,
             election_timeout_seconds=config.election_timeout_seconds,
+            snapshot_after_bytes=config.snapshot_after_bytes,
         )
-        engine = Engine(settings, log=self.log, machine=self.machine, random=self._random, now=now)
+        engine = Engine(
+            settings, log=self.log, machine=self.machine, snapshots=self.keeper, random=self._random, now=now
+        )
         self._compare_members(engine)
         return engine
 
@@ -169,3 +184,11 @@ class OpenedDirectory:
         self.database.abandon()
         self.log.close()
         self._lock.release()
+
+
+def _opened(database: Database) -> StateMachine:
+    try:
+        return StateMachine(database)
+    except BaseException:
+        database.abandon()
+        raise

@@ -38,8 +38,7 @@ class Answer:
 class Changes:
     """Decides for the leader which change to propose next. Raft thread or simulator only."""
 
-    def __init__(self, node_id: str, core: Core, log: Log, guard: Guard, roster: Roster) -> None:
-        self._node_id = node_id
+    def __init__(self, core: Core, log: Log, guard: Guard, roster: Roster) -> None:
         self._core = core
         self._log = log
         self._guard = guard

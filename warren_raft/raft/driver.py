@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from random import Random
 from typing import Any, Final
@@ -32,6 +33,8 @@ from warren_raft.raft.engine import (
     Send,
     Submitted,
     Synced,
+    Work,
+    Worked,
     WriteLog,
 )
 from warren_raft.raft.log import Batch, Log
@@ -41,6 +44,8 @@ from warren_raft.raft.transport import Transport
 logger = logging.getLogger("warren_raft.driver")
 
 START_SECONDS: Final = 30.0
+WORKERS: Final = 4
+"""Threads for jobs on snapshots: a chunk for a follower does not wait until a snapshot is verified."""
 STOP_SECONDS: Final = 30.0
 """A worker that is inside fdatasync when we stop is waited for so long."""
 
@@ -73,7 +78,8 @@ class Driver:
         self._notice_due = False
         self._finished = False
         self._batches: SimpleQueue[Batch | None] = SimpleQueue()
-        self._preparing = False
+        self._preparing = self._removing = False
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix=f"warren-raft-worker {node_id}")
         self._started = threading.Event()
         self._start_error: BaseException | None = None
         self._stop_requested = asyncio.Event()
@@ -185,6 +191,7 @@ class Driver:
         self._batches.put(None)
         await self._loop.run_in_executor(None, self._sync_thread.join, STOP_SECONDS)
         await self._loop.shutdown_default_executor()
+        self._workers.shutdown(cancel_futures=True)
 
     def _tick(self) -> None:
         if not self._finished:
@@ -218,6 +225,8 @@ class Driver:
             logger.exception("%s: the raft thread failed", self._node_id)
             self._fail(InvariantViolation(f"the raft thread failed: {error!r}"))
             return
+        if any(isinstance(event, Synced) for event in events):
+            self._remove()
         seen = self._engine.view
         if seen != self._seen:
             self._seen = seen
@@ -249,6 +258,8 @@ class Driver:
             case WriteLog(batch):
                 self._batches.put(batch)
                 self._prepare()
+            case Work():
+                self._workers.submit(self._work, effect)
             case Dial(peers):
                 self._transport.set_peers(peers)
             case CloseLink(link, reason):
@@ -271,6 +282,33 @@ class Driver:
                 )
                 continue
             self._loop.call_soon_threadsafe(self._take, Synced(batch, error))
+
+    def _work(self, work: Work) -> None:
+        try:
+            done = Worked(work, work.job())
+        except Exception as problem:  # noqa: BLE001 - the engine tells a full disk from a bug
+            done = Worked(work, None, problem)
+        try:
+            self._loop.call_soon_threadsafe(self._take, done)
+        except RuntimeError:  # the loop is closed: nobody waits for it any more
+            logger.debug("%s: a job ended after its manager", self._node_id)
+
+    def _remove(self) -> None:
+        """Unlink the segments of the log that a snapshot stands for."""
+        if self._removing or self._finished:
+            return
+        work = self._log.removal()
+        if work is not None:
+            self._removing = True
+            self._loop.run_in_executor(None, work).add_done_callback(self._removed)
+
+    def _removed(self, future: asyncio.Future[Any]) -> None:
+        self._removing = False
+        error = future.exception()
+        if isinstance(error, OSError):
+            logger.warning("%s: old segments of the log were not removed: %s", self._node_id, error)
+        elif error is not None:
+            raise error
 
     def _prepare(self) -> None:
         """Fill the log's next segment ahead, so that a batch never waits for it."""

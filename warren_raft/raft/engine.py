@@ -13,16 +13,27 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
-from warren_raft.errors import Closed, InvariantViolation, RefusedForSafety, StorageFull, Unavailable, WarrenError
+from warren_raft.errors import (
+    Closed,
+    Corrupted,
+    InvariantViolation,
+    RefusedForSafety,
+    StorageFull,
+    Unavailable,
+    WarrenError,
+)
 from warren_raft.raft import entries
-from warren_raft.raft.changes import DONE, REFUSED, WAIT, Answer, Changes
+from warren_raft.raft.catchup import CHUNK_BYTES, TAKEN_AFTER_BYTES, Catchup, Job, Snapshots, Then
+from warren_raft.raft.changes import DONE, REFUSED, WAIT, Changes
 from warren_raft.raft.core import Core, Message
 from warren_raft.raft.elections import Elections, Standing
 from warren_raft.raft.guard import INDEX_MAX, Guard, Outgoing, PeerFault
+from warren_raft.raft.health import Health, are_digests
 from warren_raft.raft.log import Batch, Log
-from warren_raft.raft.membership import OTHER_CLUSTER, REMOVE, REMOVED, Change, Hello, Member, Membership, apply_change
+from warren_raft.raft.membership import OTHER_CLUSTER, REMOVED, Change, Hello, Member, Membership, apply_change
+from warren_raft.raft.requests import ChangeWanted, Requests, TransferWanted
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.submit import COMMAND_BYTES_MAX, Outcome, Proposal, Route, Submitter
 from warren_raft.raft.transport import Refusal
@@ -47,10 +58,12 @@ RETRY_SECONDS: Final = 1.0
 HUNG_DISK_SECONDS: Final = 5.0
 """A leader whose disk has not returned for so long offers leadership to others. Shorter is a hiccup."""
 EXPIRE_SECONDS: Final = 0.05
-TRANSFER_SECONDS: Final = 1.0
-"""A leadership transfer that has not happened by then is called off, and writes go on here."""
 ALARM_CHARACTERS: Final = 500
 """Of what a peer can put into a line for the operator."""
+SHA256_CHARACTERS: Final = 64
+REBUILDS_MAX: Final = 2
+"""Of a state that differs from the majority's, in one process: from our own snapshot, then from the leader's."""
+REJOIN: Final = "remove this manager from the cluster, empty its data directory, start it and add it again"
 TEXT_CHARACTERS: Final = 4096
 """Of a text in a message: an id, an address, a sentence for an operator."""
 LONG_AGO: Final = -1e9
@@ -72,6 +85,9 @@ class StateMachine(Protocol):
     def applied_term(self) -> int: ...
     @property
     def membership(self) -> bytes | None: ...
+    def digest_at(self, index: int) -> bytes | None:
+        """A digest of the state after an entry, the same on every manager; None where it is not known (any more)."""
+
     def apply(self, index: int, term: int, commands: Sequence[bytes]) -> Sequence[Outcome]: ...
     def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes) -> None: ...
     def settle(self) -> None:
@@ -86,6 +102,8 @@ class Settings:
     """Initial members, id -> address; used on an empty directory only."""
     heartbeat_seconds: float = 0.1
     election_timeout_seconds: float = 1.0
+    snapshot_after_bytes: int = TAKEN_AFTER_BYTES
+    """A snapshot is taken when the log since the last one is larger than this, and than the state."""
 
 
 # Events: what happened since the last step ---------------------------------------------------------------------------
@@ -125,24 +143,6 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
-class ChangeWanted:
-    """An operator's membership change; `answer` is called once per request, in the raft thread."""
-
-    verb: str
-    member_id: str
-    address: str
-    answer: Callable[[Answer], None]
-
-
-@dataclass(frozen=True, slots=True)
-class TransferWanted:
-    """Hand leadership to `target`, or to the most caught-up voter."""
-
-    target: str | None
-    answer: Callable[[Answer], None]
-
-
-@dataclass(frozen=True, slots=True)
 class Synced:
     """The batch of the last WriteLog is durable, or `error` says why not."""
 
@@ -150,7 +150,16 @@ class Synced:
     error: OSError | None = None
 
 
-Event = LinkUp | LinkDown | Received | Refused | Submitted | ChangeWanted | TransferWanted | Synced
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """A Work effect was carried out: what its job returned, or raised."""
+
+    work: Work
+    result: Any
+    error: Exception | None = None
+
+
+Event = LinkUp | LinkDown | Received | Refused | Submitted | ChangeWanted | TransferWanted | Synced | Worked
 
 
 # Effects: what the driver has to do, in this order -------------------------------------------------------------------
@@ -170,6 +179,14 @@ class WriteLog:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """Call job() in some worker thread, then step with Worked. `then` is the engine's own."""
+
+    job: Job
+    then: Then
+
+
+@dataclass(frozen=True, slots=True)
 class CloseLink:
     link: int
     reason: str
@@ -182,7 +199,7 @@ class Dial:
     peers: Mapping[str, str]
 
 
-Effect = Send | WriteLog | CloseLink | Dial
+Effect = Send | WriteLog | Work | CloseLink | Dial
 
 
 class Engine:
@@ -194,6 +211,7 @@ class Engine:
         *,
         log: Log,
         machine: StateMachine,
+        snapshots: Snapshots,
         random: Random,
         now: float,
     ) -> None:
@@ -201,33 +219,20 @@ class Engine:
         self._node_id = settings.node_id
         self._log = log
         self._machine = machine
+        self._snapshots = snapshots
         self._random = random
         self._now = now
         self._check_log_reaches_state()
-        blob = machine.membership
-        membership = Membership.decode(blob) if blob else None
         self._roster = Roster(
             settings.node_id,
             settings.address,
             settings.members,
             log,
-            membership,
+            _membership_of(machine),
             send=self._send_to,
             send_when_synced=self._send_when_synced,
         )
         self._check_not_removed()
-        self._guard = Guard(log, heard_leader=self._heard_leader)
-        self._core = Core(
-            node_id=settings.node_id,
-            voters=self._roster.voters,
-            log=log,
-            applied_index=machine.applied_index,
-            heartbeat_seconds=settings.heartbeat_seconds,
-            check_quorum_seconds=1.5 * settings.election_timeout_seconds,
-            clock=lambda: self._now,
-            send=self._guard.outgoing,
-        )
-        self._guard.core = self._core
         self._elections = Elections(
             settings.node_id,
             timeout_seconds=settings.election_timeout_seconds,
@@ -236,34 +241,81 @@ class Engine:
             send=self._send_to,
         )
         self._submitter = Submitter(self._send_to)
-        self._changes = Changes(settings.node_id, self._core, log, self._guard, self._roster)
-        self._change_requests: dict[int, tuple[ChangeWanted | TransferWanted, float]] = {}
-        self._request_number = 0
+        self._requests = Requests(
+            settings.node_id,
+            self._roster,
+            log,
+            answer_seconds=settings.election_timeout_seconds,
+            send=self._send_to,
+        )
+        self._health = Health(settings.node_id, self._roster, send=self._send_to, alarm=self._alarm)
+        self._catchup = Catchup(
+            log=log,
+            roster=self._roster,
+            snapshots=snapshots,
+            send=self._send_to,
+            work=self._start_work,
+            alarm=self._alarm,
+            install=self._install,
+            taken_after_bytes=settings.snapshot_after_bytes,
+        )
         self._effects: list[Effect] = []
-        self._gated: deque[tuple[Outgoing, float]] = deque()
         self._batch: Batch | None = None
         self._batch_since = now
         self._retry_sync_at = LONG_AGO
         self._apply_again_at = LONG_AGO
-        self._notices: dict[str, tuple[Message, float]] = {}
-        self._origins: deque[tuple[int, frozenset[str]]] = deque()
         self._alive_sent_at = LONG_AGO
         self._expire_at = LONG_AGO
         self._foreign: set[str] = set()
         self._dialed: dict[str, str] | None = None
         self._founded = self._roster.founding is not None
-        self._was_leader = False
-        self._leads_for_sure = False
-        self._transfer_until = LONG_AGO
-        self._transfer_target: str | None = None
-        self._transfer_tried: str | None = None
+        self._incoming: StateMachine | None = None
+        """A state that will take the place of the present one."""
+        self._swapping = False
+        """From where the log is reset, or the new state made the one that the next start opens, until it is in use."""
+        self._publish_again_at = float("inf")
+        self._rebuilds = 0
+        self._is_odd = False
+        """A majority holds another state than ours: this manager must not lead, and is given another state."""
         self._ready_index: int | None = None
         self.is_ready = False
         self.disk_full = False
+        self.low_space = False
+        """Set by whoever measures this manager's disk, from any thread: it has little room left."""
         self._stopped = False
         self.failure: WarrenError | None = None
         """Set when this manager must stop: an invariant broke, or it was removed."""
         self.alarms: deque[str] = deque(maxlen=20)
+        self._assemble()
+
+    def _assemble(self) -> None:
+        """The core and what stands around it, on the log and the state as they are now: at the start, and again when
+        another state has taken the place of ours."""
+        settings = self._settings
+        if self._log.commit_index < self._machine.applied_index <= self._log.last_index:
+            self._log.set_commit(self._machine.applied_index)  # it rides with the batches, and may have come too late
+        self._guard = Guard(self._log, heard_leader=self._heard_leader)
+        self._core = Core(
+            node_id=settings.node_id,
+            voters=self._roster.voters,
+            log=self._log,
+            applied_index=self._machine.applied_index,
+            heartbeat_seconds=settings.heartbeat_seconds,
+            check_quorum_seconds=1.5 * settings.election_timeout_seconds,
+            clock=lambda: self._now,
+            send=self._guard.outgoing,
+        )
+        self._guard.core = self._core
+        self._changes = Changes(self._core, self._log, self._guard, self._roster)
+        self._requests.attach(self._core, self._guard, self._changes)
+        self._gated: deque[tuple[Outgoing, float]] = deque()
+        self._notices: dict[str, tuple[Message, float]] = {}
+        self._origins: deque[tuple[int, frozenset[str]]] = deque()
+        self._was_leader = False
+        self._leads_for_sure = False
+        self._catchup.count_log(self._machine.applied_index)
+        for peer in sorted(self._roster.links):
+            self._connect(peer)
 
     def _check_log_reaches_state(self) -> None:
         if self._machine.applied_index > self._log.last_index:
@@ -344,6 +396,22 @@ class Engine:
         return self._guard.stats
 
     @property
+    def is_full(self) -> bool:
+        """Whether creates and updates are refused for want of space, by the word of the leader; deletes are not."""
+        return self._health.is_full(self.leader, low=self.low_space) or (self._core.is_leader and self.disk_full)
+
+    @property
+    def compared_digests(self) -> Mapping[str, int]:
+        """The newest index at which each peer's digest was ours; peers that were never compared are missing."""
+        return dict(self._health.compared)
+
+    @property
+    def fetching(self) -> tuple[int, int] | None:
+        """(bytes received, bytes in all) of a snapshot on its way to this manager."""
+        fetch = self._catchup.fetch
+        return None if fetch is None else (fetch.offset, fetch.size)
+
+    @property
     def pending_count(self) -> int:
         return self._submitter.pending_count
 
@@ -390,11 +458,17 @@ class Engine:
             case Refused(peer, refusal):
                 self._was_refused(peer, refusal)
             case ChangeWanted() | TransferWanted():
-                self._request_number += 1
-                self._change_requests[self._request_number] = (event, self._now)
-                self._ask_leader(self._request_number, event)
+                self._requests.ask(self._now, event, self._machine.applied_index)
+            case Worked(work, result, error):
+                if error is not None and not isinstance(error, WarrenError | OSError):
+                    raise InvariantViolation(f"a job failed: {error!r}") from error
+                work.then(result, error)
 
     def _decide(self) -> None:
+        self._tick_snapshots()
+        if self._swapping:
+            self._expire()
+            return
         self._first_start()
         standing = self._standing()
         if self._elections.tick(self._now, standing):
@@ -404,14 +478,23 @@ class Engine:
         self._follow_leadership()
         self._route()
         self._propose()
-        self._transfer()
+        self._requests.tick(self._now, must_go=self._must_not_lead)
         self._check_ready()
         self._check_foreign()
+        self._expire()
+
+    @property
+    def _must_not_lead(self) -> bool:
+        """A leader that cannot write its log or its state can commit nothing; one whose state is wrong misleads."""
+        hangs = self._batch is not None and self._now - self._batch_since > HUNG_DISK_SECONDS
+        return hangs or self.disk_full or self._apply_again_at > LONG_AGO or self._is_odd
+
+    def _expire(self) -> None:
         if self._now >= self._expire_at:
             self._expire_at = self._now + EXPIRE_SECONDS
             full = self.disk_full or self._apply_again_at > LONG_AGO
             self._submitter.expire(self._now, NO_SPACE if full else NO_QUORUM)
-            self._expire_requests()
+            self._requests.expire()
 
     def _collect(self) -> list[Effect]:
         """Everything that may leave now, then the next log batch, then whom to dial."""
@@ -510,6 +593,9 @@ class Engine:
         self.disk_full = False
         self._batch = None
         self._log.complete(batch)
+        if self._swapping and self._incoming is not None:
+            self._publish(self._incoming)  # the log begins where that state ends
+            return
         while self._gated and self._gated[0][0].gate <= self._log.synced_position:
             outgoing, _ = self._gated.popleft()
             self._send_to(outgoing.peer, outgoing.message)
@@ -519,6 +605,9 @@ class Engine:
 
     def _link_up(self, peer: str, number: int, hello: Hello) -> None:
         self._roster.link_up(peer, number, hello)
+        self._connect(peer)
+
+    def _connect(self, peer: str) -> None:
         if peer in self._core.voters:
             self._core.connected(peer)
         elif peer in self._roster.members:
@@ -534,6 +623,8 @@ class Engine:
         else:
             self._core.learner_disconnected(peer)
         self._guard.link_down(peer)
+        self._catchup.link_down(peer)
+        self._health.link_down(peer)
         self._elections.link_down(peer, self._now)
 
     def _was_refused(self, peer: str, refusal: Refusal) -> None:
@@ -599,6 +690,12 @@ class Engine:
             self._guard.stats["message of a non-member dropped"] += 1
             self._effects.append(CloseLink(self._roster.links[peer].number, f"{peer} is no member by its hello"))
             return
+        if kind == "health":
+            self._health.receive(peer, message)
+            return
+        if self._swapping:
+            self._guard.stats["message while the state is replaced dropped"] += 1
+            return
         match kind:
             case "append_entries":
                 self._guard.receive_append(peer, message)
@@ -623,9 +720,21 @@ class Engine:
             case "timeout_now":
                 self._timeout_now(peer, message)
             case "change":
-                self._change_asked(peer, message)
+                self._send_to(peer, self._requests.answer(message, self._machine.applied_index))
             case "change_answer":
-                self._change_answered(message)
+                self._requests.answered(message)
+            case "snapshot_offer":
+                if peer == self._core.leader:
+                    self._catchup.offered(peer, message)
+            case "snapshot_get":
+                self._catchup.asked(peer, message)
+            case "snapshot_chunk":
+                self._catchup.received(peer, message)
+            case "snapshot_gone":
+                self._catchup.gone(peer, message)
+            case "snapshot_wanted":
+                if self._core.is_leader:
+                    self._catchup.asked_for_snapshot(peer, self._guard)
             case _:
                 self._guard.stats["unknown message dropped"] += 1  # a later version's
 
@@ -638,7 +747,7 @@ class Engine:
             last_index=self._log.last_index,
             last_term=self._log.last_term,
             voters=self._roster.voters,
-            may_campaign=self._roster.is_voter and applied_all and not self.disk_full,
+            may_campaign=self._roster.is_voter and applied_all and not self.disk_full and not self._is_odd,
             is_durable=self._log.synced_position >= self._log.position,
             is_leader=self._core.is_leader,
         )
@@ -684,9 +793,8 @@ class Engine:
         leads = self._core.is_leader
         if leads != self._was_leader:
             self._was_leader = leads
-            self._transfer_tried = None
             self._changes.reset()
-            self._transfer_until = LONG_AGO
+            self._requests.leadership_changed()
             self._origins.clear()
             if leads:
                 self._elections.became_leader()
@@ -709,7 +817,7 @@ class Engine:
         self._submitter.flush(self._now)
 
     def _propose(self) -> None:
-        if not self._core.is_leader or self._transfer_until > self._now:
+        if not self._core.is_leader or self._requests.is_transferring:
             return
         if self._log.last_index - self._machine.applied_index >= ENTRIES_IN_FLIGHT:
             return
@@ -742,7 +850,7 @@ class Engine:
         """Apply what is committed and durable here, some entries at a time. True when there is more to do at once."""
         if self.failure is not None:
             return False
-        if self._now < self._apply_again_at:
+        if self._now < self._apply_again_at or self._swapping:
             return False
         try:
             if self._apply_again_at > LONG_AGO:
@@ -771,11 +879,14 @@ class Engine:
                 self._apply_change(index, term, content)
             else:
                 self._submitter.applied(machine.apply(index, term, content))
+            self._catchup.applied(len(command))
         if last > first:
             self._after_apply()
         can_propose = bool(self._submitter.queue) and self._core.is_leader
-        return last < limit or (
-            last > first and (can_propose or (self._core.is_leader and self._roster.membership is None))
+        return (
+            self._replay()
+            or last < limit
+            or (last > first and (can_propose or (self._core.is_leader and self._roster.membership is None)))
         )
 
     def _after_apply(self) -> None:
@@ -792,10 +903,9 @@ class Engine:
 
     def _apply_change(self, index: int, term: int, change: Change) -> None:
         membership = apply_change(self._roster.membership, change, index)
+        _apply_membership(self._machine, index, term, membership)
         if membership is None:
-            self._machine.apply(index, term, ())
             return
-        self._machine.apply_membership(index, term, membership.cluster_id, membership.encode())
         for member in self._roster.members.values():
             if membership.incarnation(member.id) != member.incarnation:
                 self._guard.forget(member.id)
@@ -826,86 +936,129 @@ class Engine:
             if peer in roster.links:
                 core.connected(peer)
 
-    # Membership requests and leadership transfer -------------------------------------------------------------------
+    # Another state in the place of ours ----------------------------------------------------------------------------
 
-    def _ask_leader(self, number: int, wanted: ChangeWanted | TransferWanted) -> None:
-        message = self._request_message(number, wanted)
-        leader = self._core.leader
-        if self._core.is_leader:
-            self._change_answered(self._answer_request(message))
-        elif leader is None or leader not in self._roster.links:
-            self._change_answered({"number": number, "state": "wait", "text": "there is no leader"})
-        else:
-            self._send_to(leader, message)
+    def _start_work(self, job: Job, then: Then) -> None:
+        self._effects.append(Work(job, then))
 
-    @staticmethod
-    def _request_message(number: int, wanted: ChangeWanted | TransferWanted) -> Message:
-        message: Message = {"type": "change", "number": number, "verb": "transfer", "id": "", "address": ""}
-        if isinstance(wanted, ChangeWanted):
-            message.update(verb=wanted.verb, id=wanted.member_id, address=wanted.address)
-        else:
-            message["id"] = wanted.target or ""
-        return message
+    def _tick_snapshots(self) -> None:
+        machine = self._machine
+        if not self._swapping:
+            odd = self._health.tick(self._now, machine, low=self.low_space, is_leader=self._core.is_leader)
+            if odd and not self._is_odd:
+                self._is_odd = True
+                self._rebuild()
+            self._catchup.tick(
+                self._now,
+                self._guard,
+                applied_index=machine.applied_index,
+                has_quorum=self.has_quorum,
+                is_leader=self._core.is_leader,
+            )
+        if self._incoming is not None:
+            if not self._swapping:
+                self._advance_installation(self._incoming)
+            elif self._now >= self._publish_again_at:
+                self._publish(self._incoming)
 
-    def _answer_request(self, message: Message) -> Message:
-        if not self._core.is_leader:
-            answer = Answer("wait", "the leader changed")
-        elif message["verb"] == "transfer":
-            answer = self._request_transfer(message["id"] or None)
-        elif message["verb"] == REMOVE and message["id"] == self._node_id and len(self._roster.voters) > 1:
-            answer = self._request_transfer(None)
-            answer = Answer("wait", "leadership moves first") if answer.state != REFUSED else answer
-        else:
-            applied = self._machine.applied_index
-            answer = self._changes.request(message["verb"], message["id"], message["address"], applied)
-        return {"type": "change_answer", "number": message["number"], "state": answer.state, "text": answer.text}
-
-    def _change_asked(self, peer: str, message: Message) -> None:
-        self._send_to(peer, self._answer_request(message))
-
-    def _change_answered(self, message: Message) -> None:
-        wanted = self._change_requests.pop(message["number"], None)
-        if wanted is not None:
-            wanted[0].answer(Answer(message["state"], message["text"]))
-
-    def _expire_requests(self) -> None:
-        """The leader's answer may be lost with its link: whoever asked is told to ask again."""
-        for number, (_, since) in list(self._change_requests.items()):
-            if self._now - since > self._settings.election_timeout_seconds:
-                self._change_answered({"number": number, "state": "wait", "text": "the leader does not answer"})
-
-    def _request_transfer(self, target: str | None) -> Answer:
-        voters = self._roster.voters - {self._node_id}
-        if target == self._node_id:
-            return Answer(DONE)
-        if target is not None and target not in voters:
-            return Answer(REFUSED, f"{target} is not a voting member")
-        connected = [voter for voter in voters if self._roster.counts(voter)]
-        if not connected or (target is not None and target not in connected):
-            return Answer(REFUSED, f"{target or 'no other voting member'} is {'not ' if target else ''}connected")
-        if self._transfer_until <= self._now:
-            best = max(connected, key=lambda id_: (id_ != self._transfer_tried, self._guard.match_index(id_), id_))
-            self._transfer_target = self._transfer_tried = target or best
-            self._transfer_until = self._now + TRANSFER_SECONDS
-        return Answer("wait", f"leadership moves to {self._transfer_target}")
-
-    def _transfer(self) -> None:
-        """No new entries while a transfer runs; when the target has everything, it is told to campaign at once.
-
-        A leader that cannot write its log or its state can commit nothing, so it offers leadership of its own accord.
-        """
-        hangs = self._batch is not None and self._now - self._batch_since > HUNG_DISK_SECONDS
-        is_stuck = hangs or self.disk_full or self._apply_again_at > LONG_AGO
-        if self._core.is_leader and is_stuck and self._transfer_until <= self._now:
-            self._request_transfer(None)
-        target = self._transfer_target
-        if target is None or not self._core.is_leader:
+    def _rebuild(self) -> None:
+        """Our state is not the majority's. First from our own snapshot and log; if that comes out wrong too, from the
+        leader's; a third time there is something in this manager that must be looked at."""
+        self._rebuilds += 1
+        if self._rebuilds > REBUILDS_MAX:
+            raise Corrupted(
+                "the state", f"of {self._node_id} differs from the majority's whenever it is rebuilt", remedy=REJOIN
+            )
+        if self._rebuilds == REBUILDS_MAX:
+            self._catchup.wanted = True
             return
-        if self._transfer_until <= self._now:
-            self._transfer_target = None
-        elif self._guard.match_index(target) == self._log.last_index:
-            self._transfer_target = None
-            self._send_to(target, {"type": "timeout_now", "term": self._core.term})
+
+        def rebuilt(machine: Any, error: Exception | None) -> None:
+            if error is None:
+                self._install(machine)
+            else:
+                self._alarm(f"the state cannot be rebuilt from this manager's own snapshots and log: {error}")
+                self._rebuilds = REBUILDS_MAX
+                self._catchup.wanted = True
+
+        self._start_work(self._snapshots.rebuild(self._log.holds), rebuilt)
+
+    def _install(self, machine: Any) -> None:
+        if self._incoming is not None:
+            self._snapshots.discard(machine)
+        else:
+            self._incoming = cast(StateMachine, machine)
+
+    def _log_holds(self, machine: StateMachine) -> bool:
+        """Whether our log goes on from there, so that nothing of it is to be dropped."""
+        return self._log.holds(machine.applied_index, machine.applied_term)
+
+    def _advance_installation(self, incoming: StateMachine) -> None:
+        """One state replaces another: replayed to where that is, or the log begun anew where it ends; then made the one
+        that the next start opens; then used. Dying between any two of these leaves what the next start can go on from.
+        """
+        if self._core.is_leader:
+            return  # it was told to hand leadership over
+        if self._log_holds(incoming):
+            # Not before the log up to there is durable: the next start would find a log that ends below its state.
+            if self._machine.applied_index <= incoming.applied_index <= self._log.synced_index:
+                self._publish(incoming)
+        elif incoming.applied_index <= self._machine.applied_index:
+            self._incoming = None  # we caught up by other means
+            self._catchup.not_installed()
+            self._snapshots.discard(incoming)
+        elif self._batch is None:
+            self._swapping = True
+            self._batch = self._log.reset_batch(incoming.applied_index, incoming.applied_term)
+            self._batch_since = self._now
+            self._effects.append(WriteLog(self._batch))
+
+    def _replay(self) -> bool:
+        """Bring a state that came from a snapshot to where the present one is: local readers never go back in time."""
+        incoming, machine, log = self._incoming, self._machine, self._log
+        if incoming is None or not self._log_holds(incoming) or incoming.applied_index >= machine.applied_index:
+            return False
+        last = min(machine.applied_index, incoming.applied_index + APPLY_ENTRIES)
+        membership = _membership_of(incoming)
+        for index in range(incoming.applied_index + 1, last + 1):
+            command, _, term = log.entries[index - log.base_index]
+            content = entries.decode(command)
+            if isinstance(content, Change):
+                membership = apply_change(membership, content, index)
+                _apply_membership(incoming, index, term, membership)
+            else:
+                incoming.apply(index, term, content)
+        return True
+
+    def _publish(self, incoming: StateMachine) -> None:
+        self._swapping = True
+
+        def published(_result: Any, error: Exception | None) -> None:
+            if error is None:
+                self._swap(incoming)
+            elif isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise InvariantViolation(f"the new state cannot be made durable: {error}") from error
+            else:
+                self._alarm(f"no space for the new state; this manager waits for it ({error})")
+                self._publish_again_at = self._now + RETRY_SECONDS
+
+        self._publish_again_at = float("inf")
+        self._start_work(self._snapshots.publish(incoming), published)
+
+    def _swap(self, incoming: StateMachine) -> None:
+        self._machine = incoming
+        self._incoming = None
+        why = "diverged" if self._is_odd else ""
+        self._swapping = self._is_odd = False
+        self._roster.membership = _membership_of(incoming)
+        self._check_not_removed()
+        self._elections.stepped_down(self._now)
+        self._submitter.set_route(None)
+        self._assemble()
+        self._snapshots.swap(incoming, why)
+        self._catchup.installed(incoming.applied_index)
+        self._health.state_changed()
+        self._check_ready()
 
     # The first start ---------------------------------------------------------------------------------------------
 
@@ -940,6 +1093,18 @@ class Engine:
         self._submitter.fail_all(lambda proposal: _closed(proposal, "the store is closed"))
 
 
+def _membership_of(machine: StateMachine) -> Membership | None:
+    blob = machine.membership
+    return Membership.decode(blob) if blob else None
+
+
+def _apply_membership(machine: StateMachine, index: int, term: int, membership: Membership | None) -> None:
+    if membership is None:
+        machine.apply(index, term, ())
+    else:
+        machine.apply_membership(index, term, membership.cluster_id, membership.encode())
+
+
 def _is_index(value: Any) -> bool:
     """A term, an index, a round: what the log and a frame can hold."""
     return type(value) is int and 0 <= value <= INDEX_MAX
@@ -957,14 +1122,32 @@ def _is_commands(value: Any) -> bool:
     return type(value) is list and all(type(part) is bytes and len(part) <= COMMAND_BYTES_MAX for part in value)
 
 
+def _is_sha256(value: Any) -> bool:
+    return type(value) is str and len(value) == SHA256_CHARACTERS
+
+
+def _is_bool(value: Any) -> bool:
+    return type(value) is bool
+
+
 _FIELDS: Final[Mapping[str, Mapping[str, Callable[[Any], bool]]]] = {
     "founding_view": {"view": _is_texts, "configured": _is_texts},
     "founding": {"founding": lambda value: type(value) is bytes},
     "submit": {"commands": _is_commands},
     "pre_vote": dict.fromkeys(("round", "term", "last_log_index", "last_log_term"), _is_index),
-    "pre_vote_reply": {"round": _is_index, "granted": lambda value: type(value) is bool, "term": _is_index},
+    "pre_vote_reply": {"round": _is_index, "granted": _is_bool, "term": _is_index},
     "timeout_now": {"term": _is_index},
     "change": {"number": _is_index, "verb": _is_text, "id": _is_text, "address": _is_text},
+    "health": {"digests": are_digests, "low": _is_bool, "full": _is_bool},
+    "snapshot_offer": {"sha256": _is_sha256, "index": _is_index, "size": _is_index},
+    "snapshot_get": {"sha256": _is_sha256, "offset": _is_index},
+    "snapshot_chunk": {
+        "sha256": _is_sha256,
+        "offset": _is_index,
+        "data": lambda value: type(value) is bytes and 0 < len(value) <= CHUNK_BYTES,
+        "check": lambda value: type(value) is bytes,
+    },
+    "snapshot_gone": {"sha256": _is_sha256},
     "change_answer": {"number": _is_index, "state": (DONE, WAIT, REFUSED).__contains__, "text": _is_text},
 }
 """What this file reads of a message; guard.py checks the core's own messages. An unknown type is dropped, see below."""

@@ -116,9 +116,12 @@ class Guard:
         if entries is None:
             # The follower is behind the start of our log. The core would repeat this message without end within one
             # tick (hole 4e), so it is told that the follower is gone until the tick is over.
-            self.needs_snapshot.add(peer)
-            self._brake(peer, self._log.base_index + 1)
+            self._behind(peer)
             return
+        if entries and peer in self.needs_snapshot:
+            # It cannot use them before it has the snapshot; until then it gets heartbeats, and answers them.
+            self._brake(peer, entries[0][1])
+            entries = []
         if entries and progress.unacknowledged_bytes >= WINDOW_BYTES:
             self._brake(peer, entries[0][1])
             return
@@ -155,6 +158,11 @@ class Guard:
     def _brake(self, peer: str, first_unsent: int) -> None:
         self.core.disconnected(peer)
         self._braked.setdefault(peer, first_unsent)
+
+    def _behind(self, peer: str) -> None:
+        """It lacks entries that our log has dropped; catchup.py offers it a snapshot that ends at our base or above."""
+        self.needs_snapshot.add(peer)
+        self._brake(peer, self._log.base_index + 1)
 
     def release_brakes(self) -> None:
         """After the tick: the braked followers are connected again, and are sent from where we stopped."""
@@ -320,6 +328,8 @@ class Guard:
             raise PeerFault(f"{peer} acknowledges index {index}, our log ends at {self._log.last_index}")
         window_was_full = progress.unacknowledged_bytes >= WINDOW_BYTES
         progress.acknowledge(index)
+        if index >= self._log.base_index:
+            self.needs_snapshot.discard(peer)
         counted = min(index, self._log.synced_index)
         self.core.deliver(
             peer, {"type": "next_node_idx", "next_node_idx": counted + 1, "reset": False, "success": True}
@@ -341,7 +351,12 @@ class Guard:
         if next_index > self._log.last_index + 1:
             raise PeerFault(f"{peer} asks for index {next_index}, our log ends at {self._log.last_index}")
         progress.forget_link(self._sequence + 1)
-        self.core.set_next_index(peer, max(next_index, self._log.base_index))
+        if next_index <= self._log.base_index:
+            self.needs_snapshot.add(peer)
+            self.core.set_next_index(peer, self._log.base_index + 1)
+            return
+        self.needs_snapshot.discard(peer)
+        self.core.set_next_index(peer, next_index)
         self.core.send_soon()
 
     # In: votes ---------------------------------------------------------------------------------------------------
@@ -409,6 +424,7 @@ class Guard:
         if self._progress_term != self.core.term:
             self._progress_term = self.core.term
             self._progress.clear()
+            self.needs_snapshot.clear()
         return self._progress
 
     def _progress_of(self, peer: str) -> _Progress:

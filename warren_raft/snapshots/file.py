@@ -115,7 +115,7 @@ def write(database: Database, path: Path, *, created_at: datetime, node_id: str,
     Raises FileExistsError (also for a link), StorageFull, OSError; Closed.
     """
     path = os.fspath(path)
-    with _no_space_as_storage_full(path):
+    with no_space_as_storage_full(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             try:
@@ -201,7 +201,8 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 @contextmanager
-def _no_space_as_storage_full(path: str) -> Iterator[None]:
+def no_space_as_storage_full(path: str) -> Iterator[None]:
+    """A full disk is StorageFull; other errors pass through."""
     try:
         yield
     except OSError as error:
@@ -286,7 +287,7 @@ def extract(path: Path, target: Path) -> Manifest:
     Raises SnapshotInvalid (see `read_manifest`), FileExistsError, StorageFull, OSError.
     """
     path, target = os.fspath(path), os.fspath(target)
-    with opened(path) as source, _no_space_as_storage_full(target):
+    with opened(path) as source, no_space_as_storage_full(target):
         manifest = manifest_in(source, path)
         copy = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:

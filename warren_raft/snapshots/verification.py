@@ -32,7 +32,6 @@ from warren_raft.snapshots.file import (
 )
 from warren_raft.store import codec
 from warren_raft.store.database import SESSIONS, Database, ReadTransaction, StorageFailed
-from warren_raft.store.lmdb_errors import code_of
 from warren_raft.store.tables import CA_ID, KINDS, Kind
 
 CANCEL_POLL_SECONDS: Final = 0.05
@@ -78,7 +77,7 @@ def verify(path: Path, *, records: bool = True, progress: Progress | None = None
         problem = _structure_problem(same_file)
         report(_WALKED)
         if problem is None:
-            problem = _content_problem(same_file, manifest, path, records, report)
+            problem = _content_problem(same_file, manifest, records, report)
         if problem is not None:
             raise SnapshotInvalid(path, problem)
         report(1.0)
@@ -101,7 +100,7 @@ class _Problem(Exception):
     """Something is wrong in the database. It stays within this module: its traceback holds the file open."""
 
 
-def _content_problem(file: str, manifest: Manifest, path: str, records: bool, report: Progress) -> str | None:
+def _content_problem(file: str, manifest: Manifest, records: bool, report: Progress) -> str | None:
     try:
         with Database.open_file(file) as database, database.read() as transaction:
             _check_manifest(transaction, manifest)
@@ -110,12 +109,9 @@ def _content_problem(file: str, manifest: Manifest, path: str, records: bool, re
                 _check_records(transaction, manifest, report)
     except _Problem as problem:
         return str(problem)
-    except Corrupted as error:
+    except (Corrupted, StorageFailed) as error:
         return error.detail
-    except (StorageFailed, lmdb.Error) as error:
-        code = error.code if isinstance(error, StorageFailed) else code_of(error)
-        if code > 0:  # an errno: of memory, or of the disk, and no word about the file
-            raise OSError(code, os.strerror(code), path) from None
+    except lmdb.Error as error:
         return f"cannot be read: {error}"
     return None
 
@@ -216,8 +212,7 @@ def verify_in_child(
     """
     path = os.path.abspath(os.fspath(path))
     options = {"records": records, "nice": NICE if low_priority else 0, "parent": os.getpid()}
-    places = json.dumps([str(place) for place in sys.path])
-    command = [sys.executable, "-I", "-c", _BEGIN, places, path, json.dumps(options)]
+    command = [sys.executable, "-I", "-c", _BEGIN, json.dumps(sys.path), path, json.dumps(options)]
     with subprocess.Popen(  # noqa: S603  # ourselves
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:

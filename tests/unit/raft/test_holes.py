@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine_harness import Cluster, ListMachine, Outcome
+from tests.engine_harness import Cluster
+from tests.list_machine import ListMachine, Outcome
 from tests.stock_pysyncobj import SUCCESS, StockCluster, StockNode, make_newer_machine_class
 from tests.unit.raft.worlds import OurWorld, StockWorld, World, acknowledges, is_reset
 from warren_raft.errors import InvariantViolation

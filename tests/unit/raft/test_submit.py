@@ -11,7 +11,8 @@ import logging
 import cbor2
 import pytest
 
-from tests.engine_harness import STEP_SECONDS, Cluster, Outcome
+from tests.engine_harness import STEP_SECONDS, Cluster
+from tests.list_machine import Outcome
 from warren_raft.errors import Closed, InvariantViolation, Unavailable
 from warren_raft.raft import entries, submit, wire
 from warren_raft.raft.engine import APPLY_ENTRIES, Received, Refused, Send, Submitted, WriteLog

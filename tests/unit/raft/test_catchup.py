@@ -1,0 +1,208 @@
+"""A manager that lacks what the log has dropped gets a snapshot, and nobody else waits for that.
+
+Engines in one thread with a list as their state (tests/engine_harness.py). Not here: files and LMDB (tests/unit/
+test_keeper.py), random faults (tests/simulation).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.engine_harness import Cluster, Node
+from warren_raft.raft import catchup
+from warren_raft.raft.membership import ADD
+
+SMALL = 2_000
+
+
+def compacting(**options: int) -> Cluster:
+    """Managers that take a snapshot after each few writes."""
+    cluster = Cluster(snapshot_after_bytes=SMALL, **options)
+    cluster.wait_ready()
+    return cluster
+
+
+def write_until_cut(cluster: Cluster, through: str, *ids: str) -> None:
+    """Writes until each of these has dropped what it had in its log at the beginning."""
+    ends = {id_: cluster.nodes[id_].log.last_index for id_ in ids}
+    for number in range(200):
+        cluster.write(through, f"{number} to cut the log {cluster.now} {'x' * 200}")
+        if all(cluster.nodes[id_].log.base_index > ends[id_] for id_ in ids):
+            return
+    pytest.fail(f"never cut: {cluster.describe()}")
+
+
+def lagging(cluster: Cluster) -> tuple[Node, str]:
+    """A leader that has dropped what a follower that was away lacks; the follower is not back yet."""
+    leader = cluster.wait_leader()
+    away = cluster.followers()[0]
+    cluster.crash(away)
+    write_until_cut(cluster, leader.id, *(id_ for id_ in cluster.nodes))
+    return leader, away
+
+
+def test_a_follower_that_was_away_for_too_long_gets_a_snapshot() -> None:
+    cluster = compacting()
+    _, away = lagging(cluster)
+    cluster.start(away)
+    cluster.run_until(lambda: cluster.states[away].installed)
+    cluster.check_writes()
+    assert cluster.nodes[away].log.base_index > 1
+
+
+def test_it_answers_every_heartbeat_while_it_fetches_and_writes_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catchup, "CHUNK_BYTES", 512)
+    cluster = compacting()
+    leader, away = lagging(cluster)
+    node = cluster.start(away)
+    cluster.run_until(lambda: node.engine.fetching)
+    node.works = False
+    before, term = len(cluster.sent), leader.engine.term
+    cluster.write(leader.id, *(f"meanwhile {number}" for number in range(20)))
+    cluster.run(5)
+    said = [s for s in cluster.sent[before:] if s.sender == away and s.message["type"] == "next_node_idx"]
+    heard = [s for s in cluster.sent[before:] if s.receiver == away and s.message["type"] == "append_entries"]
+    assert len(heard) > 30, "the leader's heartbeats come every tenth of a second"
+    assert len(said) >= len(heard) - 1
+    assert not any(s.message["entries"] for s in heard), "it was sent entries that it cannot use"
+    assert leader.engine.term == term
+    node.works = True
+    cluster.run_until(lambda: cluster.states[away].installed)
+    cluster.check_writes()
+
+
+def test_a_fetch_goes_on_where_a_broken_link_ended_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catchup, "CHUNK_BYTES", 512)
+    cluster = compacting()
+    leader, away = lagging(cluster)
+    node = cluster.start(away)
+    cluster.run_until(lambda: node.engine.fetching and node.engine.fetching[0] >= 1024)
+    node.works = False
+    cluster.disconnect(leader.id, away)
+    cluster.run(2)
+    have = cluster.states[away].incoming[1]
+    before = len(cluster.sent)
+    node.works = True
+    cluster.run_until(lambda: cluster.states[away].installed)
+    asked = [s.message["offset"] for s in cluster.sent[before:] if s.message["type"] == "snapshot_get"]
+    assert asked[0] >= have - 512 > 0
+    cluster.check_writes()
+
+
+def test_a_fetch_goes_on_after_a_restart_of_the_fetching_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catchup, "CHUNK_BYTES", 512)
+    cluster = compacting()
+    _, away = lagging(cluster)
+    node = cluster.start(away)
+    cluster.run_until(lambda: node.engine.fetching and node.engine.fetching[0] >= 1024)
+    cluster.restart(away)
+    before = len(cluster.sent)
+    cluster.run_until(lambda: cluster.states[away].installed)
+    assert min(s.message["offset"] for s in cluster.sent[before:] if s.message["type"] == "snapshot_get") >= 1024
+    cluster.check_writes()
+
+
+def test_a_snapshot_that_arrived_damaged_is_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = compacting()
+    _, away = lagging(cluster)
+    node = cluster.start(away)
+    state = cluster.states[away]
+    cluster.run_until(lambda: node.engine.fetching)
+    node.works = False
+    cluster.run(1)
+    node.works = True
+    cluster.do_work(away)  # the last chunk is there; one bit of what was written rots
+    state.received = bytes([state.received[0] ^ 1]) + state.received[1:]
+    cluster.run_until(lambda: state.installed, seconds=60)
+    assert any("is not installed" in alarm for alarm in node.engine.alarms)
+    cluster.check_writes()
+
+
+def test_a_manager_that_is_added_late_gets_a_snapshot_and_then_votes() -> None:
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    write_until_cut(cluster, leader.id, *cluster.nodes)
+    cluster.start("m4", address="127.0.0.1:7100")
+    cluster.change(leader.id, ADD, "m4", "127.0.0.1:7100")
+    assert cluster.states["m4"].installed
+    assert cluster.members("m4")["m4"], "it counts as a voter only now"
+    cluster.check_writes()
+
+
+def test_the_log_is_not_cut_beyond_the_older_of_two_snapshots() -> None:
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    for number in range(100):
+        cluster.write(leader.id, f"{number} {'x' * 200}")
+        for node in cluster.nodes.values():
+            held = node.snapshots.held
+            oldest = min((each.index for each in held), default=1)
+            assert node.log.base_index <= (oldest if len(held) > 1 else 1)
+    assert all(node.log.base_index > 1 for node in cluster.nodes.values())
+
+
+def test_a_crash_between_the_logs_reset_and_the_new_state_loses_nothing() -> None:
+    """The log begins where the snapshot ends; the state that the next start finds is older than that."""
+    cluster = compacting()
+    _, away = lagging(cluster)
+    node = cluster.start(away)
+    before = node.log.base_index
+    cluster.run_until(lambda: node.log.base_index > before and node.log.synced_index == node.log.base_index)
+    assert not cluster.states[away].installed
+    cluster.restart(away)
+    cluster.check_writes()
+
+
+def test_the_odd_one_out_rebuilds_its_state() -> None:
+    """One manager's state changed on its disk; the digests that managers tell each other show which."""
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    cluster.write(leader.id, "a", "b")
+    odd = cluster.followers()[0]
+    cluster.run_until(cluster.converged)
+    good = list(cluster.machines[odd].applied)
+    cluster.machines[odd].applied[0] = "rotten"
+    cluster.write(leader.id, "c")
+    cluster.run_until(lambda: cluster.states[odd].installed)
+    assert cluster.machines[odd].applied[: len(good)] == good
+    assert any("minority" in alarm for alarm in cluster.nodes[odd].engine.alarms)
+    cluster.check_writes()
+
+
+def test_a_leader_that_is_the_odd_one_out_gives_up_leadership_first() -> None:
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    cluster.write(leader.id, "a", "b")
+    leader.machine.applied[0] = "rotten"
+    cluster.write(leader.id, "c")
+    cluster.run_until(lambda: cluster.states[leader.id].installed)
+    assert cluster.wait_leader().id != leader.id
+    cluster.check_writes()
+
+
+def test_who_is_rotten_in_its_snapshots_too_gets_the_leaders_state() -> None:
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    odd = cluster.followers()[0]
+    for number in range(40):
+        cluster.write(leader.id, f"{number} {'x' * 200}")
+    state = cluster.states[odd]
+    state.machine.applied[0] = "rotten"
+    for number in range(40, 100):
+        cluster.write(leader.id, f"{number} {'x' * 200}")
+    cluster.run_until(lambda: state.machine.applied and state.machine.applied[0] != "rotten", seconds=60)
+    cluster.check_writes()
+
+
+def test_two_managers_that_disagree_raise_an_alarm_and_judge_nobody() -> None:
+    """A comparison that no majority decides is no verdict."""
+    cluster = Cluster(["m1", "m2"])
+    leader = cluster.wait_ready()
+    cluster.write(leader.id, "a")
+    other = cluster.followers()[0]
+    cluster.run_until(cluster.converged)
+    cluster.machines[other].applied[0] = "rotten"
+    cluster.write(leader.id, "b")
+    cluster.run(5)
+    assert not cluster.states[other].installed
+    assert all(any("not known" in alarm for alarm in node.engine.alarms) for node in cluster.nodes.values())

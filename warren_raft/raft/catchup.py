@@ -1,0 +1,394 @@
+"""Snapshots as consensus sees them: when to take one, how far the log is cut, who is sent one and who fetches.
+
+Decides; the files, their checks and the state are the `Snapshots` that it is given (snapshots/keeper.py), whose slow
+work runs in a worker. Not here: putting a fetched state in the place of the present one (installation.py).
+Invariant: the log keeps reaching back to every verified snapshot that is held, as long as only one or two are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final, Protocol
+
+from warren_raft.errors import SnapshotInvalid
+from warren_raft.raft.guard import Guard, PeerFault
+from warren_raft.raft.log import Log
+from warren_raft.raft.roster import Roster
+
+Message = dict[str, Any]
+
+CHUNK_BYTES: Final = 256 * 1024
+"""A chunk shares its link with heartbeats and entries; a link of 10 MB/s is busy with it for 25 ms. Whole pages."""
+OFFER_SECONDS: Final = 1.0
+"""A leader repeats its offer so often, until the follower has caught up."""
+ASK_AGAIN_SECONDS: Final = 3.0
+"""A chunk that was asked for and has not come by then is asked for again: the holder may have been restarted."""
+GIVE_UP_SECONDS: Final = 10.0
+"""A holder that has sent nothing for so long may be replaced by another. What was fetched stays, see `incoming`."""
+PINNED_SECONDS: Final = 60.0
+"""A snapshot is kept for a follower that last asked for a chunk so long ago."""
+RETRY_SECONDS: Final = 10.0
+"""After a snapshot could not be taken, or a fetched one was refused or found no room."""
+STATE_SIZE_SECONDS: Final = 1.0
+TAKEN_AFTER_BYTES: Final = 32 * 1024 * 1024
+"""A snapshot is not worth its writing before the log has grown by so much, or by the state's size if that is more."""
+CHECK_BYTES: Final = 16
+SNAPSHOTS_KEPT: Final = 2
+
+
+class Snapshot(Protocol):
+    """One verified snapshot file. `sha256` names it; `file_bytes` is what is sent."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def term(self) -> int: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def file_bytes(self) -> int: ...
+
+
+class Machine(Protocol):
+    """A state machine that was opened from a snapshot."""
+
+    @property
+    def applied_index(self) -> int: ...
+    @property
+    def applied_term(self) -> int: ...
+
+
+Job = Callable[[], Any]
+Then = Callable[[Any, Exception | None], None]
+
+
+class Snapshots(Protocol):
+    """What there is of snapshots on this manager. The jobs are for a worker thread, the rest for the raft thread.
+
+    Jobs raise OSError, StorageFull, SnapshotInvalid, Corrupted; a job of one kind runs once at a time.
+    """
+
+    @property
+    def held(self) -> Sequence[Snapshot]:
+        """Verified snapshots, the newest first; changes only by `took` and `fetched`."""
+
+    @property
+    def incoming(self) -> tuple[str, int]:
+        """(sha256, bytes) of the file that is being fetched, or was when this manager last ran."""
+
+    def state_bytes(self) -> int:
+        """What a snapshot taken now would have, about."""
+
+    def take(self, *, quorum: bool) -> Job:
+        """Writes and verifies one, and returns it."""
+
+    def took(self, snapshot: Any, pinned: set[str]) -> None:
+        """Hold what `take` returned, or what was fetched; of the others keep the newest and those that are pinned."""
+
+    def read(self, sha256: str, offset: int, size: int) -> Job: ...
+
+    def receive(self, sha256: str, offset: int, data: bytes, size: int) -> Job:
+        """Writes a chunk of the file of `size` bytes that is being fetched; offset 0 begins it anew."""
+
+    def open_incoming(self, sha256: str, cluster_id: str | None) -> Job:
+        """Verifies the fetched file in full, and returns (the snapshot, a state machine on a copy of it)."""
+
+    def rebuild(self, log_holds: Callable[[int, int], bool]) -> Job:
+        """A state machine on a copy of the newest good snapshot that ends at an (index, term) the log holds, or on
+        nothing if the log reaches back to its start; Corrupted where there is neither."""
+
+    def publish(self, machine: Any) -> Job:
+        """Makes the state of `machine` the one that the next start opens."""
+
+    def swap(self, machine: Any, why: str) -> None:
+        """Readers see it from now on. `why`: a word under which the old one is kept for study; "": it was old."""
+
+    def discard(self, machine: Any) -> None:
+        """It is not wanted after all."""
+
+    def drop_incoming(self) -> None:
+        """Forget what was fetched."""
+
+
+@dataclass(slots=True)
+class _Fetch:
+    """One snapshot on its way to us."""
+
+    peer: str
+    sha256: str
+    index: int
+    size: int
+    offset: int
+    asked_at: float
+    heard_at: float
+    busy: bool = False
+    """A chunk is being written, or the whole is being verified."""
+
+
+class Catchup:
+    """Raft thread or simulator only."""
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        roster: Roster,
+        snapshots: Snapshots,
+        send: Callable[[str, Message], None],
+        work: Callable[[Job, Then], None],
+        alarm: Callable[[str], None],
+        install: Callable[[Any], None],
+        taken_after_bytes: int = TAKEN_AFTER_BYTES,
+    ) -> None:
+        self.snapshots = snapshots
+        self._log = log
+        self._roster = roster
+        self._send = send
+        self._work = work
+        self._alarm = alarm
+        self._install = install
+        self._taken_after_bytes = taken_after_bytes
+        self._now = -1e9
+        self._applied_index = 0
+        self._bytes = 0
+        """Of commands that were applied since the newest snapshot."""
+        self._taking = False
+        self._not_before = -1e9
+        self._state_size = (0, -1e9)
+        self._offered: dict[str, float] = {}
+        self._pins: dict[str, tuple[str, float]] = {}
+        self._reading: set[str] = set()
+        self._refused: dict[str, float] = {}
+        self._received: Any = None
+        """The snapshot of the state that is being installed; held once the log goes on from it."""
+        self.fetch: _Fetch | None = None
+        self.wanted = False
+        """This manager's state is wrong: whatever the leader has is to be fetched."""
+
+    def count_log(self, applied_index: int) -> None:
+        """At the start: what the log holds beyond the newest snapshot."""
+        newest = self.snapshots.held[0].index if self.snapshots.held else 0
+        base = self._log.base_index
+        first, last = max(newest, base) + 1, min(applied_index, self._log.last_index)
+        self._bytes = sum(len(self._log.entries[index - base][0]) for index in range(first, last + 1))
+
+    def applied(self, command_bytes: int) -> None:
+        self._bytes += command_bytes
+
+    # One step ----------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float, guard: Guard, *, applied_index: int, has_quorum: bool, is_leader: bool) -> None:
+        self._now = now
+        self._applied_index = applied_index
+        if self._is_due(guard, is_leader=is_leader):
+            self._take(has_quorum=has_quorum)
+        if is_leader:
+            for peer in sorted(guard.needs_snapshot):
+                self._offer(peer)
+        self._look_after_fetch()
+
+    # Taking ------------------------------------------------------------------------------------------------------
+
+    def _is_due(self, guard: Guard, *, is_leader: bool) -> bool:
+        if self._taking or self._now < self._not_before:
+            return False
+        if is_leader and guard.needs_snapshot and self._sendable() is None:
+            return True
+        if self._bytes <= self._taken_after_bytes:
+            return False
+        size, since = self._state_size
+        if self._now - since >= STATE_SIZE_SECONDS:
+            size = self.snapshots.state_bytes()
+            self._state_size = size, self._now
+        return self._bytes > size
+
+    def _take(self, *, has_quorum: bool) -> None:
+        counted = self._bytes
+        self._taking = True
+
+        def taken(snapshot: Any, error: Exception | None) -> None:
+            self._taking = False
+            if error is not None:
+                self._not_before = self._now + RETRY_SECONDS
+                self._alarm(f"no snapshot could be taken: {error}")
+                return
+            self._bytes -= counted
+            self._hold(snapshot)
+
+        self._work(self.snapshots.take(quorum=has_quorum), taken)
+
+    def _hold(self, snapshot: Any) -> None:
+        pinned = {sha256 for sha256, since in self._pins.values() if self._now - since < PINNED_SECONDS}
+        self.snapshots.took(snapshot, pinned)
+        held = self.snapshots.held
+        if len(held) >= SNAPSHOTS_KEPT:
+            # To the oldest: should the newer one turn out damaged, the state is rebuilt from that.
+            self._log.drop_prefix(min(self._applied_index, *(each.index for each in held)))
+
+    # Sending -----------------------------------------------------------------------------------------------------
+
+    def _sendable(self) -> Snapshot | None:
+        """The newest one, if our log goes on from there."""
+        held = self.snapshots.held
+        return held[0] if held and held[0].index >= self._log.base_index else None
+
+    def _offer(self, peer: str) -> None:
+        snapshot = self._sendable()
+        if snapshot is None or not self._roster.counts(peer):
+            return
+        if self._now - self._offered.get(peer, -1e9) < OFFER_SECONDS:
+            return
+        self._offered[peer] = self._now
+        pinned, since = self._pins.get(peer, ("", -1e9))
+        if self._now - since < GIVE_UP_SECONDS and any(each.sha256 == pinned for each in self.snapshots.held):
+            snapshot = next(each for each in self.snapshots.held if each.sha256 == pinned)  # it is fetching that one
+        self._send(
+            peer,
+            {
+                "type": "snapshot_offer",
+                "sha256": snapshot.sha256,
+                "index": snapshot.index,
+                "size": snapshot.file_bytes,
+            },
+        )
+
+    def asked(self, peer: str, message: Message) -> None:
+        """A follower wants the next chunk. It asks for one at a time, so whoever is slow slows only itself down."""
+        sha256, offset = message["sha256"], message["offset"]
+        snapshot = next((each for each in self.snapshots.held if each.sha256 == sha256), None)
+        if snapshot is None or offset >= snapshot.file_bytes:
+            self._send(peer, {"type": "snapshot_gone", "sha256": sha256})
+            return
+        self._pins[peer] = (sha256, self._now)
+        if peer in self._reading:
+            return
+        self._reading.add(peer)
+
+        def read(data: Any, error: Exception | None) -> None:
+            self._reading.discard(peer)
+            if error is not None:
+                self._alarm(f"a snapshot cannot be read for {peer}: {error}")
+                self._send(peer, {"type": "snapshot_gone", "sha256": sha256})
+                return
+            chunk = {"type": "snapshot_chunk", "sha256": sha256, "offset": offset, "data": data, "check": check(data)}
+            self._send(peer, chunk)
+
+        self._work(self.snapshots.read(sha256, offset, CHUNK_BYTES), read)
+
+    def asked_for_snapshot(self, peer: str, guard: Guard) -> None:
+        """A follower found its own state wrong."""
+        guard.needs_snapshot.add(peer)
+
+    def link_down(self, peer: str) -> None:
+        self._offered.pop(peer, None)
+        self._reading.discard(peer)
+
+    # Fetching ----------------------------------------------------------------------------------------------------
+
+    def offered(self, peer: str, message: Message) -> None:
+        """The leader's word that our log ends before its own begins."""
+        sha256, index = message["sha256"], message["index"]
+        if index <= self._applied_index and not self.wanted:
+            return
+        if self._now < self._refused.get(sha256, -1e9) + RETRY_SECONDS:
+            return
+        fetch = self.fetch
+        if fetch is not None and (fetch.sha256 == sha256 or fetch.busy or self._now - fetch.heard_at < GIVE_UP_SECONDS):
+            return
+        known, have = self.snapshots.incoming
+        offset = have - have % CHUNK_BYTES if known == sha256 else 0
+        size = message["size"]
+        self.fetch = _Fetch(peer, sha256, index, size, min(offset, size), self._now, self._now)
+        if self.fetch.offset == self.fetch.size:
+            self._open(self.fetch)
+        else:
+            self._ask(self.fetch)
+
+    def _ask(self, fetch: _Fetch) -> None:
+        fetch.asked_at = self._now
+        self._send(fetch.peer, {"type": "snapshot_get", "sha256": fetch.sha256, "offset": fetch.offset})
+
+    def received(self, peer: str, message: Message) -> None:
+        """A chunk. Raises PeerFault for one that cannot be."""
+        fetch = self.fetch
+        if fetch is None or fetch.busy or (peer, message["sha256"]) != (fetch.peer, fetch.sha256):
+            return
+        offset, data = message["offset"], message["data"]
+        if offset != fetch.offset:
+            return  # the answer to a question that was asked twice
+        if message["check"] != check(data):
+            raise PeerFault(f"a snapshot's chunk at {offset} that was damaged on its way")
+        if len(data) != min(CHUNK_BYTES, fetch.size - offset):
+            raise PeerFault(f"a snapshot's chunk of {len(data)} bytes at {offset}")
+        fetch.busy = True
+        fetch.heard_at = self._now
+
+        def written(_result: Any, error: Exception | None) -> None:
+            fetch.busy = False
+            if self.fetch is not fetch:
+                return
+            if error is not None:
+                self._give_up(fetch, f"a snapshot cannot be received: {error}")
+                return
+            fetch.offset += len(data)
+            if fetch.offset == fetch.size:
+                self._open(fetch)
+            else:
+                self._ask(fetch)
+
+        self._work(self.snapshots.receive(fetch.sha256, offset, data, fetch.size), written)
+
+    def gone(self, peer: str, message: Message) -> None:
+        """The holder has it no more; the next offer is of another one."""
+        if self.fetch is not None and (self.fetch.peer, self.fetch.sha256) == (peer, message["sha256"]):
+            self.fetch = None
+
+    def _open(self, fetch: _Fetch) -> None:
+        fetch.busy = True
+
+        def opened(result: Any, error: Exception | None) -> None:
+            fetch.busy = False
+            if error is not None:
+                if isinstance(error, SnapshotInvalid):
+                    self.snapshots.drop_incoming()
+                self._give_up(fetch, f"the snapshot of {fetch.peer} is not installed: {error}")
+                return
+            self.fetch = None
+            snapshot, machine = result
+            self._received = snapshot
+            self._install(machine)
+
+        self._work(self.snapshots.open_incoming(fetch.sha256, self._roster.cluster_id), opened)
+
+    def installed(self, applied_index: int) -> None:
+        """The state in use is another one now."""
+        self.wanted = False
+        self._applied_index = applied_index
+        received, self._received = self._received, None
+        if received is not None:
+            self._hold(received)
+        self.count_log(applied_index)
+
+    def not_installed(self) -> None:
+        self._received = None
+
+    def _give_up(self, fetch: _Fetch, reason: str) -> None:
+        self._refused = {fetch.sha256: self._now}
+        self.fetch = None
+        self._alarm(reason)
+
+    def _look_after_fetch(self) -> None:
+        fetch = self.fetch
+        if fetch is None or fetch.busy or self._now - fetch.asked_at < ASK_AGAIN_SECONDS:
+            return
+        if self._now - fetch.heard_at >= GIVE_UP_SECONDS and not self._roster.counts(fetch.peer):
+            self.fetch = None  # what there is of it stays, should it be offered again
+        else:
+            self._ask(fetch)
+
+
+def check(data: bytes) -> bytes:
+    """What goes with a chunk: the whole is proved by its SHA-256, this tells early, and where."""
+    return blake2b(data, digest_size=CHECK_BYTES).digest()

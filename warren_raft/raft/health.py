@@ -1,0 +1,149 @@
+"""What managers tell each other of themselves once a second: digests of their states, and whether their disks are full.
+
+Here: who disagrees with the majority, and whether a majority has room for more. Not here: what becomes of a manager
+whose state is wrong (engine.py), measuring a disk (manager.py). Pure, but for what it sends. Invariant: a comparison
+that could not be made counts neither as agreement nor as disagreement.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from warren_raft.raft.roster import Roster
+
+Message = dict[str, Any]
+
+TELL_SECONDS: Final = 1.0
+SAMPLE_EVERY: Final = 64
+"""Digests are told for the newest applied index and for multiples of this: managers that are never at the same index at
+the same moment have these in common."""
+SAMPLES_TOLD: Final = 4
+CLAIMS_KEPT: Final = 64
+"""Of one peer; the oldest go first. A peer that is further ahead than this is compared when we have caught up."""
+DIGEST_BYTES: Final = 32
+
+
+class Digests(Protocol):
+    @property
+    def applied_index(self) -> int: ...
+    def digest_at(self, index: int) -> bytes | None:
+        """The digest after an entry; None where it is not known (any more)."""
+
+
+class Health:
+    """Raft thread or simulator only."""
+
+    def __init__(
+        self, node_id: str, roster: Roster, *, send: Callable[[str, Message], None], alarm: Callable[[str], None]
+    ) -> None:
+        self._node_id = node_id
+        self._roster = roster
+        self._send = send
+        self._alarm = alarm
+        self._told_at = -1e9
+        self._claims: dict[str, dict[int, bytes]] = {}
+        self._low: dict[str, bool] = {}
+        self._full: dict[str, bool] = {}
+        self._disagrees: set[str] = set()
+        self.compared: dict[str, int] = {}
+        """The newest index at which each peer's digest was ours. What is not in here was never compared."""
+
+    def tick(self, now: float, machine: Digests, *, low: bool, is_leader: bool) -> bool:
+        """Tell, and compare. Whether a majority of the voters agrees on another state than ours."""
+        if now - self._told_at < TELL_SECONDS or self._roster.membership is None:
+            return False
+        self._told_at = now
+        message = {
+            "type": "health",
+            "digests": self._samples(machine),
+            "low": low,
+            "full": is_leader and self.lacks_room(low=low),
+        }
+        for peer in sorted(self._roster.links):
+            if self._roster.counts(peer):
+                self._send(peer, message)
+        return self._compare(machine)
+
+    @staticmethod
+    def _samples(machine: Digests) -> dict[int, bytes]:
+        newest = machine.applied_index
+        first = newest - newest % SAMPLE_EVERY
+        indexes = {newest, *range(first, max(0, first - SAMPLE_EVERY * (SAMPLES_TOLD - 1)), -SAMPLE_EVERY)}
+        found = {index: machine.digest_at(index) for index in sorted(indexes)}
+        return {index: digest for index, digest in found.items() if digest is not None}
+
+    def receive(self, peer: str, message: Message) -> None:
+        claims = self._claims.setdefault(peer, {})
+        claims.update(message["digests"])
+        for index in sorted(claims)[:-CLAIMS_KEPT]:
+            del claims[index]
+        self._low[peer] = message["low"]
+        self._full[peer] = message["full"]
+
+    def link_down(self, peer: str) -> None:
+        """What it says later, it says of a state that may be another one."""
+        for known in (self._claims, self._low, self._full):
+            known.pop(peer, None)
+
+    def state_changed(self) -> None:
+        """Our own state was replaced: whether others agree is to be found out anew."""
+        self.compared.clear()
+        self._disagrees.clear()
+
+    # Digests -----------------------------------------------------------------------------------------------------
+
+    def _compare(self, machine: Digests) -> bool:
+        odd = False
+        for index in sorted({index for claims in self._claims.values() for index in claims}):
+            mine = machine.digest_at(index)
+            if mine is None:
+                continue
+            claims = {peer: claims[index] for peer, claims in self._claims.items() if index in claims}
+            for peer, theirs in claims.items():
+                if theirs == mine:
+                    self.compared[peer] = max(index, self.compared.get(peer, 0))
+            odd |= self._judge(index, mine, {peer for peer, theirs in claims.items() if theirs != mine}, claims)
+        return odd
+
+    def _judge(self, index: int, mine: bytes, differing: set[str], claims: dict[str, bytes]) -> bool:
+        if not differing:
+            return False
+        voters = self._roster.voters
+        votes = Counter(digest for peer, digest in {**claims, self._node_id: mine}.items() if peer in voters)
+        majority = next((digest for digest, count in votes.items() if count * 2 > len(voters)), None)
+        for peer in sorted(differing - self._disagrees):
+            self._disagrees.add(peer)
+            if majority is None:
+                verdict = "it is not known yet who is right"
+            elif claims[peer] == majority:
+                verdict = f"{self._node_id} is in the minority"
+            else:
+                verdict = f"{peer} is in the minority"
+            self._alarm(f"{peer} and {self._node_id} hold different states at index {index}; {verdict}")
+        return majority is not None and majority != mine
+
+    # Room --------------------------------------------------------------------------------------------------------
+
+    def lacks_room(self, *, low: bool) -> bool:
+        """At the leader: whether so many voters are low on space that the others are no majority."""
+        voters = self._roster.voters
+        with_room = sum(not (low if id_ == self._node_id else self._low.get(id_, False)) for id_ in voters)
+        return with_room * 2 <= len(voters)
+
+    def is_full(self, leader: str | None, *, low: bool) -> bool:
+        """Whether creates and updates are refused, by the word of the leader."""
+        if leader == self._node_id:
+            return self.lacks_room(low=low)
+        return leader is not None and self._full.get(leader, False)
+
+
+def are_digests(value: Any) -> bool:
+    """Whether a peer sent digests: index -> 32 bytes, few."""
+    return (
+        type(value) is dict
+        and len(value) <= 2 * SAMPLES_TOLD
+        and all(type(index) is int and 0 <= index <= 1 << 62 for index in value)
+        and all(type(digest) is bytes and len(digest) == DIGEST_BYTES for digest in value.values())
+    )

@@ -1,0 +1,162 @@
+"""What operators ask of the cluster: membership changes and leadership transfers, from any manager to the leader.
+
+A question goes to the leader and its answer comes back; whoever asked repeats it until it is done. Not here: what a
+change does (membership.py), and whether it may be made (changes.py). Invariant: every question is answered once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from warren_raft.raft.changes import DONE, REFUSED, Answer, Changes
+from warren_raft.raft.core import Core
+from warren_raft.raft.guard import Guard
+from warren_raft.raft.log import Log
+from warren_raft.raft.membership import REMOVE
+from warren_raft.raft.roster import Roster
+
+Message = dict[str, Any]
+
+TRANSFER_SECONDS: Final = 1.0
+"""A leadership transfer that has not happened by then is called off, and writes go on here."""
+LONG_AGO: Final = -1e9
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeWanted:
+    """An operator's membership change; `answer` is called once per request, in the raft thread."""
+
+    verb: str
+    member_id: str
+    address: str
+    answer: Callable[[Answer], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TransferWanted:
+    """Hand leadership to `target`, or to the most caught-up voter."""
+
+    target: str | None
+    answer: Callable[[Answer], None]
+
+
+Wanted = ChangeWanted | TransferWanted
+
+
+class Requests:
+    """Raft thread or simulator only. Core, guard and changes are renewed with the state, see `attach`."""
+
+    def __init__(
+        self, node_id: str, roster: Roster, log: Log, *, answer_seconds: float, send: Callable[[str, Message], None]
+    ) -> None:
+        self._node_id = node_id
+        self._roster = roster
+        self._log = log
+        self._answer_seconds = answer_seconds
+        self._send = send
+        self._core: Core
+        self._guard: Guard
+        self._changes: Changes
+        self._now = LONG_AGO
+        self._number = 0
+        self._asked: dict[int, tuple[Wanted, float]] = {}
+        self._transfer_until = LONG_AGO
+        self._transfer_target: str | None = None
+        self._transfer_tried: str | None = None
+
+    def attach(self, core: Core, guard: Guard, changes: Changes) -> None:
+        self._core, self._guard, self._changes = core, guard, changes
+
+    def leadership_changed(self) -> None:
+        self._transfer_tried = None
+        self._transfer_until = LONG_AGO
+
+    @property
+    def is_transferring(self) -> bool:
+        """No new entries while a transfer runs, so that the target can have everything."""
+        return self._transfer_until > self._now
+
+    # Questions and answers ---------------------------------------------------------------------------------------
+
+    def ask(self, now: float, wanted: Wanted, applied_index: int) -> None:
+        """Take an operator's question to the leader."""
+        self._now = now
+        self._number += 1
+        self._asked[self._number] = (wanted, now)
+        message = _message(self._number, wanted)
+        leader = self._core.leader
+        if self._core.is_leader:
+            self.answered(self.answer(message, applied_index))
+        elif leader is None or leader not in self._roster.links:
+            self.answered({"number": self._number, "state": "wait", "text": "there is no leader"})
+        else:
+            self._send(leader, message)
+
+    def answer(self, message: Message, applied_index: int) -> Message:
+        """The leader's answer to a question."""
+        if not self._core.is_leader:
+            answer = Answer("wait", "the leader changed")
+        elif message["verb"] == "transfer":
+            answer = self.transfer_to(message["id"] or None)
+        elif message["verb"] == REMOVE and message["id"] == self._node_id and len(self._roster.voters) > 1:
+            answer = self.transfer_to(None)
+            answer = Answer("wait", "leadership moves first") if answer.state != REFUSED else answer
+        else:
+            answer = self._changes.request(message["verb"], message["id"], message["address"], applied_index)
+        return {"type": "change_answer", "number": message["number"], "state": answer.state, "text": answer.text}
+
+    def answered(self, message: Message) -> None:
+        asked = self._asked.pop(message["number"], None)
+        if asked is not None:
+            asked[0].answer(Answer(message["state"], message["text"]))
+
+    def expire(self) -> None:
+        """The leader's answer may be lost with its link: whoever asked is told to ask again."""
+        for number, (_, since) in list(self._asked.items()):
+            if self._now - since > self._answer_seconds:
+                self.answered({"number": number, "state": "wait", "text": "the leader does not answer"})
+
+    # Transfers ---------------------------------------------------------------------------------------------------
+
+    def transfer_to(self, target: str | None) -> Answer:
+        """Begin a transfer to `target`, or to the most caught-up voter that was not tried last."""
+        voters = self._roster.voters - {self._node_id}
+        if target == self._node_id:
+            return Answer(DONE)
+        if target is not None and target not in voters:
+            return Answer(REFUSED, f"{target} is not a voting member")
+        connected = [voter for voter in voters if self._roster.counts(voter)]
+        if not connected or (target is not None and target not in connected):
+            return Answer(REFUSED, f"{target or 'no other voting member'} is {'not ' if target else ''}connected")
+        if self._transfer_until <= self._now:
+            best = max(connected, key=lambda id_: (id_ != self._transfer_tried, self._guard.match_index(id_), id_))
+            self._transfer_target = self._transfer_tried = target or best
+            self._transfer_until = self._now + TRANSFER_SECONDS
+        return Answer("wait", f"leadership moves to {self._transfer_target}")
+
+    def tick(self, now: float, *, must_go: bool) -> None:
+        """When the target of a transfer has everything, it is told to campaign at once. `must_go`: this leader can
+        commit nothing, or must not, so it offers leadership of its own accord."""
+        self._now = now
+        if not self._core.is_leader:
+            return
+        if must_go and self._transfer_until <= now:
+            self.transfer_to(None)
+        target = self._transfer_target
+        if target is None:
+            return
+        if self._transfer_until <= now:
+            self._transfer_target = None
+        elif self._guard.match_index(target) == self._log.last_index:
+            self._transfer_target = None
+            self._send(target, {"type": "timeout_now", "term": self._core.term})
+
+
+def _message(number: int, wanted: Wanted) -> Message:
+    if isinstance(wanted, ChangeWanted):
+        verb, id_, address = wanted.verb, wanted.member_id, wanted.address
+    else:
+        verb, id_, address = "transfer", wanted.target or "", ""
+    return {"type": "change", "number": number, "verb": verb, "id": id_, "address": address}

@@ -1,0 +1,320 @@
+"""What a running manager does with snapshots: takes, sends and fetches them, and opens a state from one.
+
+The decisions are consensus's (raft/catchup.py), which knows this as its `Snapshots`; names are directory.py's matter.
+Invariant: no snapshot is sent, or made into a state, whose bytes were not proved in this process's life, and a state
+that came from one is published only when its file is on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, TypeAlias
+
+from warren_raft.errors import Corrupted, SnapshotInvalid, StorageFull
+from warren_raft.fsm.entry import FIRST_INDEX
+from warren_raft.fsm.machine import StateMachine
+from warren_raft.snapshots.directory import INCOMING, Damaged, Snapshot, SnapshotDirectory
+from warren_raft.snapshots.file import TRAILER_BYTES, Manifest, extract, no_space_as_storage_full, write_all
+from warren_raft.snapshots.verification import Cancel, verify_in_child
+from warren_raft.store.database import Database
+from warren_raft.store.generations import StateDirectory, replace_file
+
+logger = logging.getLogger("warren_raft.snapshots")
+
+KEPT: Final = 2
+REJOIN: Final = (
+    "none of its snapshots can be used: remove this manager from the cluster, empty its data directory, start it "
+    "and add it again"
+)
+
+Verify: TypeAlias = Callable[[str, bool, Cancel], Manifest]
+"""(path, whether also every record, what ends it early) -> the manifest; raises SnapshotInvalid, Closed."""
+
+
+def verified_in_child(path: str, records: bool, cancel: Cancel) -> Manifest:
+    """In this process it would stall the raft thread by tens of milliseconds at a time."""
+    return verify_in_child(path, records=records, cancel=cancel)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A verified snapshot on this manager's disk."""
+
+    snapshot: Snapshot
+
+    @property
+    def index(self) -> int:
+        return self.snapshot.index
+
+    @property
+    def term(self) -> int:
+        return self.snapshot.term
+
+    @property
+    def sha256(self) -> str:
+        """Of the database in it; what else is in the file proves itself."""
+        return self.snapshot.manifest.sha256
+
+    @property
+    def file_bytes(self) -> int:
+        return self.snapshot.manifest.size_bytes + TRAILER_BYTES
+
+
+class Keeper:
+    """The snapshots of one open data directory. Jobs (what `take`, `read` ... return) run in any worker thread."""
+
+    def __init__(
+        self,
+        state: StateDirectory,
+        *,
+        node_id: str,
+        reserve_bytes: int,
+        verify: Verify = verified_in_child,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._state = state
+        self._directory = SnapshotDirectory(state.data_dir)
+        self._node_id = node_id
+        self._reserve_bytes = reserve_bytes
+        self._verify = verify
+        self._clock = clock
+        self._held: list[Held] = []
+        self._proved: set[str] = set()
+        """Paths whose hash was checked since this manager started."""
+        self._damaged: set[str] = set()
+        self._files = threading.Lock()  # names in the two directories change one at a time
+        self._retired: list[tuple[int, str]] = []
+        self._dropped: list[str] = []
+        self._incoming = ("", 0)
+        self.closing: Final = threading.Event()
+        """Set to end the jobs that run."""
+        self.machine: StateMachine
+        """The state in use; set by whoever opens the directory."""
+        self.on_swap: Callable[[StateMachine], None] = lambda _machine: None
+        """Called in the raft thread when another state takes the place of `machine`."""
+
+    def open(self) -> None:
+        """Look at what is there. Before anything else; the caller holds the directory's lock."""
+        self._directory.create()
+        self._held = [Held(snapshot) for snapshot in self._directory.list()]
+        self._incoming = self._read_incoming()
+
+    # What there is -----------------------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> list[Held]:
+        """The newest first."""
+        return [held for held in self._held if held.snapshot.path not in self._damaged]
+
+    @property
+    def newest(self) -> Snapshot | None:
+        """For those who show it."""
+        held = self.held
+        return held[0].snapshot if held else None
+
+    @property
+    def incoming(self) -> tuple[str, int]:
+        """(sha256, bytes) of the file that is being fetched, or was when this manager last ran; ("", 0): none."""
+        return self._incoming
+
+    def state_bytes(self) -> int:
+        """What a snapshot taken now would have."""
+        with self.machine.database.read() as transaction:
+            return transaction.used_bytes()
+
+    # Taking ------------------------------------------------------------------------------------------------------
+
+    def take(self, *, quorum: bool) -> Callable[[], Held]:
+        database = self.machine.database
+
+        def job() -> Held:
+            self._require_room(database.file_size_bytes())
+            with self._files:
+                snapshot = self._directory.take(
+                    database,
+                    created_at=self._clock(),
+                    node_id=self._node_id,
+                    quorum=quorum,
+                    verify=lambda path: self._verify(path, False, self.closing),
+                )
+            self._proved.add(snapshot.path)
+            return Held(snapshot)
+
+        return job
+
+    def took(self, snapshot: Held, pinned: set[str]) -> None:
+        """Hold it; of the others keep the newest, and those whose sha256 is pinned."""
+        held = sorted([snapshot, *(each for each in self.held if each != snapshot)], key=_age)
+        self._held = held[:KEPT] + [each for each in held[KEPT:] if each.sha256 in pinned]
+        self._dropped += [each.snapshot.path for each in held[KEPT:] if each not in self._held]
+
+    def _require_room(self, wanted_bytes: int) -> None:
+        """Not to the last byte: the log shares this disk, and a snapshot can wait."""
+        status = os.statvfs(self._state.data_dir)
+        free = status.f_bavail * status.f_frsize
+        if free < wanted_bytes + self._reserve_bytes:
+            raise StorageFull(
+                f"{self._state.data_dir} has {free} bytes left: {wanted_bytes} are needed, "
+                f"and {self._reserve_bytes} stay free"
+            )
+
+    # Sending -----------------------------------------------------------------------------------------------------
+
+    def read(self, sha256: str, offset: int, size: int) -> Callable[[], bytes]:
+        path = next(each.snapshot.path for each in self.held if each.sha256 == sha256)
+
+        def job() -> bytes:
+            self._prove(path)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                return os.pread(descriptor, size, offset)
+            finally:
+                os.close(descriptor)
+
+        return job
+
+    def _prove(self, path: str) -> None:
+        """Once in this process's life: it may have rotted since it was taken."""
+        if path in self._proved:
+            return
+        try:
+            self._verify(path, False, self.closing)
+        except SnapshotInvalid as error:
+            self._set_aside(path, error)
+            raise
+        self._proved.add(path)
+
+    def _set_aside(self, path: str, error: SnapshotInvalid) -> None:
+        self._damaged.add(path)
+        with self._files, suppress(FileNotFoundError):
+            aside = self._directory.set_aside(Damaged(path=path, detail=error.detail))
+            logger.warning("%s: a damaged snapshot is set aside as %s: %s", self._node_id, aside, error.detail)
+
+    # Fetching ----------------------------------------------------------------------------------------------------
+
+    def receive(self, sha256: str, offset: int, data: bytes, size: int) -> Callable[[], None]:
+        def job() -> None:
+            with no_space_as_storage_full(self._directory.incoming):
+                if offset == 0:
+                    self._require_room(2 * size)  # itself, and the state that is made of it
+                    self._begin_incoming(sha256)
+                descriptor = os.open(self._directory.incoming, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    os.lseek(descriptor, offset, os.SEEK_SET)
+                    write_all(descriptor, data)
+                    os.ftruncate(descriptor, offset + len(data))
+                finally:
+                    os.close(descriptor)
+            self._incoming = (sha256, offset + len(data))
+
+        return job
+
+    def _begin_incoming(self, sha256: str) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(self._directory.incoming, flags, 0o600))
+        replace_file(self._incoming_note, json.dumps({"sha256": sha256}).encode())
+
+    @property
+    def _incoming_note(self) -> str:
+        return os.path.join(self._directory.path, INCOMING[1])
+
+    def _read_incoming(self) -> tuple[str, int]:
+        """What is left of a fetch that was broken off. What it holds is proved when it is complete."""
+        try:
+            with open(self._incoming_note, encoding="utf-8") as file:
+                sha256 = json.load(file)["sha256"]
+            return str(sha256), os.path.getsize(self._directory.incoming)
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return "", 0
+
+    def drop_incoming(self) -> None:
+        """It was no sound snapshot; the next fetch begins anew."""
+        self._incoming = ("", 0)
+
+    def open_incoming(self, sha256: str, cluster_id: str | None) -> Callable[[], tuple[Held, StateMachine]]:
+        """Proved in full, records and indexes too, before LMDB opens it for writing."""
+        path = self._directory.incoming
+
+        def job() -> tuple[Held, StateMachine]:
+            manifest = self._verify(path, True, self.closing)
+            if manifest.sha256 != sha256:
+                raise SnapshotInvalid(path, f"has the hash {manifest.sha256}, {sha256} was offered")
+            if cluster_id is not None and manifest.cluster_id != cluster_id:
+                raise SnapshotInvalid(path, f"is of cluster {manifest.cluster_id}, this manager of {cluster_id}")
+            with self._files:
+                snapshot = self._directory.adopt(path)
+            self._incoming = ("", 0)
+            self._damaged.discard(snapshot.path)
+            self._proved.add(snapshot.path)
+            return Held(snapshot), self._open_copy(snapshot.path)
+
+        return job
+
+    # A state from a snapshot ---------------------------------------------------------------------------------------
+
+    def rebuild(self, log_holds: Callable[[int, int], bool]) -> Callable[[], StateMachine]:
+        """From the newest good snapshot that the log goes on from: `log_holds(index, term)`; from nothing where the log
+        reaches back to its start. Corrupted where there is neither."""
+        candidates = [held.snapshot.path for held in self.held if log_holds(held.index, held.term)]
+        from_nothing = log_holds(FIRST_INDEX, 0)
+
+        def job() -> StateMachine:
+            for path in candidates:
+                try:
+                    self._prove(path)
+                except SnapshotInvalid:
+                    continue  # it was set aside, with a line in the log
+                except FileNotFoundError:
+                    continue  # a newer one took its place meanwhile
+                return self._open_copy(path)
+            if from_nothing:
+                return StateMachine(Database.create(self._state, sync=False))
+            raise Corrupted(self._state.path, "cannot be rebuilt", remedy=REJOIN)
+
+        return job
+
+    def _open_copy(self, path: str) -> StateMachine:
+        with self._files:
+            generation = self._state.next_generation()
+            extract(path, self._state.file_of(generation))
+        return StateMachine(Database.open_generation(self._state, generation, sync=False))
+
+    def publish(self, machine: StateMachine) -> Callable[[], None]:
+        return machine.database.publish
+
+    def swap(self, machine: StateMachine, why: str) -> None:
+        """Readers see it from now on; reads that have begun go on in the old one. `why`: the old one is kept for study
+        under this word; "": it was merely old."""
+        self._retired.append((self.machine.database.generation, why))
+        self.machine = machine
+        self.on_swap(machine)
+
+    def discard(self, machine: StateMachine) -> None:
+        machine.database.abandon()
+        self._retired.append((machine.database.generation, ""))
+
+    def tidy(self) -> None:
+        """Remove the files of states and snapshots that are not used any more. For a timer, one thread."""
+        while self._dropped:
+            with suppress(FileNotFoundError):
+                os.unlink(self._dropped[0])
+            del self._dropped[0]
+        while self._retired:
+            generation, why = self._retired[0]
+            if why:
+                aside = self._state.set_aside(generation, why)
+                logger.warning("%s: the replaced state is kept as %s", self._node_id, aside)
+            else:
+                self._state.remove(generation)
+            del self._retired[0]
+
+
+def _age(held: Held) -> tuple[int, int]:
+    return -held.index, -held.term
