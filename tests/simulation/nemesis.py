@@ -107,6 +107,8 @@ class Nemesis:
             self._wipe(process.id)
         elif self.random.random() < self.world.options.damage:
             self._damage(process.directory)
+        elif self.random.random() < self.world.options.rot and process.directory.rot(self.random):
+            self._count("snapshot damaged", process.id)
         self.world.after(self.random.uniform(0.0, self.world.options.down_max), lambda: self.world.restart(process.id))
 
     def _crash_in_write(self, process: Process) -> None:

@@ -72,6 +72,12 @@ class Options:
     """One of the next file operations of a manager's log fails, for want of room or for a bad disk."""
     replay: float
     """Probability that a message that arrived does so again when its connection has been replaced."""
+    snapshot_after_bytes: int
+    """How much the log grows before a snapshot is taken and the log is cut."""
+    job_seconds: float
+    """How long a job on snapshots takes, at most."""
+    rot: float
+    """Probability that a crashed manager's newest snapshot, or what it has fetched, is damaged."""
 
     def describe(self) -> str:
         return " ".join(
@@ -128,4 +134,7 @@ def draw(seed: int) -> Options:
         leap_rate=sometimes(0.3, 0.05, 0.3),
         file_fault_rate=sometimes(0.3, 0.05, 0.5),
         replay=sometimes(0.4, 0.0, 0.2),
+        snapshot_after_bytes=random.choice([500, 2_000, 8_000, 1 << 40]),
+        job_seconds=random.choice([0.0, 0.02, 0.5]),
+        rot=sometimes(0.2, 0.0, 0.5),
     )

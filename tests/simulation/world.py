@@ -25,9 +25,12 @@ from tests.simulation.network import LINK_TIMEOUT_SECONDS, Network
 from tests.simulation.options import Options
 from warren_raft.config import Config
 from warren_raft.errors import Corrupted, RefusedForSafety, WarrenError
+from warren_raft.fsm.machine import StateMachine
 from warren_raft.opening import OpenedDirectory
-from warren_raft.raft.engine import CloseLink, Dial, Effect, Engine, Event, Send, Synced, WriteLog
+from warren_raft.raft.engine import CloseLink, Dial, Effect, Engine, Event, Send, Synced, Work, Worked, WriteLog
 from warren_raft.raft.log import Batch
+from warren_raft.snapshots.keeper import Held
+from warren_raft.snapshots.verification import verify
 
 DIAL_SECONDS = 0.05
 NOTICE_STEP_SECONDS = 0.002
@@ -47,6 +50,7 @@ class Process:
         self.number = world.next_number()
         """Never used again, so observers may keep what they know of a process by it."""
         self.opened = opened
+        opened.keeper.on_swap = self._swapped
         self._started_at = world.now
         self._clock_rate = world.clock_rate()
         self._leapt = 0.0
@@ -122,10 +126,44 @@ class Process:
             self.batch = effect.batch
             self.world.tell("took", self, effect.batch)
             self.world.after(self.world.sync_seconds(), lambda: self._write(effect.batch))
+        elif isinstance(effect, Work):
+            self.world.after(self.world.random.uniform(0.0, self.world.job_seconds), lambda: self._work(effect))
         elif isinstance(effect, Dial):
             self.dialed = dict(effect.peers)
         elif isinstance(effect, CloseLink):
             self.world.network.close(self.id, effect.link)
+
+    def _work(self, work: Work) -> None:
+        """A job on snapshots, as a worker thread does it. It dies with its process, before it or after it."""
+        if not self.alive:
+            return
+        try:
+            result = work.job()
+            if isinstance(result, Held):
+                self.world.faults["snapshot taken"] += 1
+            done = Worked(work, result)
+        except (WarrenError, OSError) as problem:
+            done = Worked(work, None, problem)
+            self.world.faults[f"job on snapshots failed: {type(problem).__name__}"] += 1
+        self.take(done)
+
+    def _swapped(self, machine: StateMachine) -> None:
+        self.world.faults["state replaced by a snapshot"] += 1
+        self.world.note(f"{self.id} goes on from a snapshot at index {machine.applied_index}")
+        self.world.after(0.1, lambda: self.opened.keeper.tidy() if self.alive else None)
+
+    def _remove_segments(self) -> None:
+        """As a worker thread does it, some time after a batch."""
+        removal = self.opened.log.removal() if self.alive else None
+        if removal is None:
+            return
+        try:
+            removal()
+            self.world.faults["log segments removed"] += 1
+        except OSError:
+            self.world.faults["log segments not removed"] += 1
+        except Crashed:
+            self.world.end(self, power_cut=False)
 
     def _write(self, batch: Batch) -> None:
         if not self.alive or self.batch is not batch:
@@ -143,6 +181,7 @@ class Process:
             self.batch = None
             self.directory.last_batch = effect_range(batch)
             self.world.tell("wrote", self, batch)
+            self.world.after(0.05, self._remove_segments)
         self.take(Synced(batch, error))
 
     def _dial(self) -> None:
@@ -200,9 +239,35 @@ class Directory:
         state = self.path / "state"
         for name in sorted(os.listdir(state)) if state.exists() else []:
             if name.endswith(".mdb") and (state / f"{name}.unsynced").exists():
-                with open(state / name, "r+b") as file:
-                    file.seek(4096 * random.randrange(2, 8))
-                    file.write(random.randbytes(4096))
+                _scribble(state / name, random)
+        incoming = self.path / "snapshots" / "incoming.part"
+        if incoming.exists():
+            _scribble(incoming, random)
+
+    def rot(self, random: Random) -> bool:
+        """Some byte of a snapshot, or of one that is being fetched, is another one than it was."""
+        directory = self.path / "snapshots"
+        names = sorted(os.listdir(directory)) if directory.exists() else []
+        found = [name for name in names if name.endswith(".mdb") or name == "incoming.part"]
+        if not found:
+            return False
+        path = directory / random.choice(found)
+        size = path.stat().st_size
+        if size == 0:
+            return False
+        with open(path, "r+b") as file:
+            file.seek(random.randrange(size))
+            byte = file.read(1)[0]
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ (1 << random.randrange(8))]))
+        return True
+
+
+def _scribble(path: Path, random: Random) -> None:
+    """A page of it was lost, and is what was there before."""
+    with open(path, "r+b") as file:
+        file.seek(4096 * random.randrange(2, 8))
+        file.write(random.randbytes(4096))
 
 
 class World:
@@ -303,12 +368,10 @@ class World:
         directory = self.directories[id_]
         configured = dict(self.initial if members is None else members)
         configured[id_] = directory.address
-        config = Config(node_id=id_, data_dir=directory.path, listen=directory.address, members=configured, admin=False)
+        config = self._config(directory, configured)
         seed = self.random.getrandbits(64)
         try:
-            opened = OpenedDirectory(
-                config, files=directory.files, random=Random(seed), boot_id=lambda: f"boot {directory.boot}"
-            )
+            opened = self._open(directory, config, seed)
         except (Crashed, OSError) as problem:
             directory.files.kill()
             self.checked[f"seen: start failed with {type(problem).__name__}"] += 1
@@ -331,6 +394,32 @@ class World:
         self.tell("started", process)
         return process
 
+    def _config(self, directory: Directory, members: dict[str, str], id_: str | None = None) -> Config:
+        return Config(
+            node_id=id_ or directory.id,
+            data_dir=directory.path,
+            listen=directory.address,
+            members=members,
+            admin=False,
+            disk_reserve_bytes=0,
+            snapshot_after_bytes=self.options.snapshot_after_bytes,
+        )
+
+    def _open(self, directory: Directory, config: Config, seed: int) -> OpenedDirectory:
+        opened = OpenedDirectory(
+            config,
+            files=directory.files,
+            random=Random(seed),
+            boot_id=lambda: f"boot {directory.boot}",
+            verify=lambda path, records, _cancel: verify(path, records=records),
+        )
+        opened.keeper.state_bytes = lambda: 0  # type: ignore[method-assign]  # even an empty LMDB file outweighs these logs
+        return opened
+
+    @property
+    def job_seconds(self) -> float:
+        return 0.01 if self.is_calm else self.options.job_seconds
+
     def _did_not_open(self, directory: Directory, error: WarrenError) -> None:
         """Damage that was injected is found; anything else that keeps a manager out is a bug."""
         if directory.damaged is None:
@@ -342,11 +431,9 @@ class World:
         """Start a manager on another one's directory."""
         directory.files.clear_faults()
         members = {id_: directory.address}
-        config = Config(node_id=id_, data_dir=directory.path, listen=directory.address, members=members, admin=False)
+        config = self._config(directory, members, id_)
         try:
-            opened = OpenedDirectory(
-                config, files=directory.files, random=Random(1), boot_id=lambda: f"boot {directory.boot}"
-            )
+            opened = self._open(directory, config, 1)
         except RefusedForSafety:
             return
         opened.release()

@@ -23,7 +23,7 @@ class CommittedLogs:
         applied = process.opened.machine.applied_index
         if applied > log.synced_index:
             raise Failure(f"{process.id} applied {applied} with a log synced to {log.synced_index}")
-        first = self._looked.get(process.number, log.base_index)
+        first = max(self._looked.get(process.number, 0), log.base_index)
         last = max(process.engine.commit_index, log.commit_index)
         for index in range(first + 1, min(last, log.last_index) + 1):
             command, _, term = log.entries[index - log.base_index]
