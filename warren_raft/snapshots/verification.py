@@ -32,6 +32,7 @@ from warren_raft.snapshots.file import (
 )
 from warren_raft.store import codec
 from warren_raft.store.database import SESSIONS, Database, ReadTransaction, StorageFailed
+from warren_raft.store.lmdb_errors import code_of
 from warren_raft.store.tables import CA_ID, KINDS, Kind
 
 CANCEL_POLL_SECONDS: Final = 0.05
@@ -77,7 +78,7 @@ def verify(path: Path, *, records: bool = True, progress: Progress | None = None
         problem = _structure_problem(same_file)
         report(_WALKED)
         if problem is None:
-            problem = _content_problem(same_file, manifest, records, report)
+            problem = _content_problem(same_file, manifest, path, records, report)
         if problem is not None:
             raise SnapshotInvalid(path, problem)
         report(1.0)
@@ -100,7 +101,7 @@ class _Problem(Exception):
     """Something is wrong in the database. It stays within this module: its traceback holds the file open."""
 
 
-def _content_problem(file: str, manifest: Manifest, records: bool, report: Progress) -> str | None:
+def _content_problem(file: str, manifest: Manifest, path: str, records: bool, report: Progress) -> str | None:
     try:
         with Database.open_file(file) as database, database.read() as transaction:
             _check_manifest(transaction, manifest)
@@ -109,9 +110,12 @@ def _content_problem(file: str, manifest: Manifest, records: bool, report: Progr
                 _check_records(transaction, manifest, report)
     except _Problem as problem:
         return str(problem)
-    except (Corrupted, StorageFailed) as error:
+    except Corrupted as error:
         return error.detail
-    except lmdb.Error as error:
+    except (StorageFailed, lmdb.Error) as error:
+        code = error.code if isinstance(error, StorageFailed) else code_of(error)
+        if code > 0:  # an errno: of memory, or of the disk, and no word about the file
+            raise OSError(code, os.strerror(code), path) from None
         return f"cannot be read: {error}"
     return None
 
@@ -212,7 +216,8 @@ def verify_in_child(
     """
     path = os.path.abspath(os.fspath(path))
     options = {"records": records, "nice": NICE if low_priority else 0, "parent": os.getpid()}
-    command = [sys.executable, "-I", "-c", _BEGIN, json.dumps(sys.path), path, json.dumps(options)]
+    places = json.dumps([str(place) for place in sys.path])
+    command = [sys.executable, "-I", "-c", _BEGIN, places, path, json.dumps(options)]
     with subprocess.Popen(  # noqa: S603  # ourselves
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:

@@ -5,6 +5,7 @@ Each test damages one thing and lets everything that is checked before it fit. T
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -103,6 +104,21 @@ def test_a_newer_database_is_refused_and_not_called_damaged(database: Database, 
         verify(tmp_path / "s.mdb")
     with pytest.raises(RefusedForSafety, match="newer release"):
         verify_in_child(tmp_path / "s.mdb", records=False)
+
+
+@pytest.mark.parametrize("error", [lmdb.DiskError("read: Input/output error"), lmdb.Error("no memory")])
+def test_a_machine_that_cannot_read_it_is_no_damage(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: lmdb.Error
+) -> None:
+    """Else a sound snapshot would be set aside because memory was short."""
+    error.code = errno.ENOMEM  # type: ignore[attr-defined]
+
+    def fail(*_arguments: object, **_named: object) -> Any:
+        raise error
+
+    monkeypatch.setattr(Database, "open_file", fail)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        verify(path)
 
 
 # ---- the manifest and the digest

@@ -1,0 +1,172 @@
+"""Snapshots of a realistic state: taking, proving and unpacking one, beside what the disk can do.
+
+    python benchmarks/snapshots.py [--containers 100000] [--directory DIR] [--json]
+
+100,000 containers, every field set. Each figure is the median of five. Exits with 1 where one misses its mark; on a
+busy machine, compare the disk's and the processor's own figures beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from writes import sample, sync_seconds
+
+from warren_raft.fsm.machine import StateMachine
+from warren_raft.migrate.records import format_line
+from warren_raft.snapshots.file import extract, write
+from warren_raft.snapshots.verification import verify, verify_in_child
+from warren_raft.store.command import NO_SESSION, Command, encode
+from warren_raft.store.database import Database
+from warren_raft.store.tables import CONTAINER
+from warren_raft.store.writing import put_operation
+
+ROUNDS = 5
+COMMANDS_AN_ENTRY = 1_000
+
+MARKS = {
+    "write_seconds": 0.25,
+    "verify_seconds": 5.0,
+    "rss_anon_growth_mib": 32.0,
+}
+"""First marks of a 2-core machine: at most so much."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--containers", type=int, default=100_000)
+    parser.add_argument("--directory", help="where the data go: put it on the disk that is to be measured")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    arguments = parser.parse_args()
+    directory = Path(tempfile.mkdtemp(prefix="warren-raft-bench-", dir=arguments.directory))
+    try:
+        figures = measure(directory, arguments.containers)
+    finally:
+        shutil.rmtree(directory)
+    print(json.dumps(figures, indent=2) if arguments.json else table(figures))
+    if any(figures[name] > mark for name, mark in MARKS.items()):
+        sys.exit(1)
+
+
+# The state -----------------------------------------------------------------------------------------------------------
+
+
+def fill(database: Database, count: int) -> int:
+    """Store so many containers as a cluster would, with their history. Returns their size in JSON, estimated."""
+    machine = StateMachine(database)
+    machine.apply_membership(machine.applied_index + 1, 1, "benchmark", b"members")
+    for start in range(0, count, COMMANDS_AN_ENTRY):
+        operations = [put_operation(CONTAINER, sample(n), None) for n in range(start, start + COMMANDS_AN_ENTRY)]
+        commands = [encode(Command(NO_SESSION, 0, 0, (operation,))) for operation in operations]
+        machine.apply(machine.applied_index + 1, 1, commands)
+    database.checkpoint()
+    return count * len(format_line(CONTAINER.name, sample(0)))
+
+
+# The figures ---------------------------------------------------------------------------------------------------------
+
+
+def measure(directory: Path, count: int) -> dict[str, Any]:
+    figures: dict[str, Any] = {"fdatasync_p50_ms": [sync_ms(directory)]}
+    path, copy = directory / "snapshot.mdb", directory / "copy.mdb"
+    with Database.open(directory / "data", sync=False) as database:
+        json_bytes = fill(database, count)
+        gc.collect()
+
+        def take() -> None:
+            write(database, path, created_at=datetime.now(UTC), node_id="m1", quorum=True)
+
+        take()  # warm: the mapping, the page cache
+        figures["containers"], figures["json_mb"] = count, round(json_bytes / 1e6, 1)
+        figures["file_mb"] = round(path.stat().st_size / 1e6, 1)
+        figures["disk_write_and_fsync_seconds"] = median(lambda: plain_write(path, copy), copy)
+        figures["write_seconds"] = median(take, path)
+        path.unlink()
+        figures["rss_anon_growth_mib"] = round(growth_of(take) / 2**20, 1)
+    figures["verify_quick_seconds"] = median(lambda: verify(path, records=False))
+    begin = time.process_time()
+    figures["verify_seconds"] = median(lambda: verify(path))
+    figures["verify_processor_seconds"] = round((time.process_time() - begin) / ROUNDS, 3)
+    figures["verify_in_child_seconds"] = median(lambda: verify_in_child(path, records=True))
+    figures["extract_seconds"] = median(lambda: extract(path, copy), copy)
+    figures["fdatasync_p50_ms"].append(sync_ms(directory))
+    return figures
+
+
+def sync_ms(directory: Path) -> float:
+    return round(statistics.median(sync_seconds(directory, "sync")) * 1e3, 3)
+
+
+def median(call: Callable[[], object], made: Path | None = None) -> float:
+    """Of ROUNDS calls, in seconds; the file that a call makes is removed before each."""
+    times = []
+    for _ in range(ROUNDS):
+        if made is not None:
+            made.unlink(missing_ok=True)
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return round(statistics.median(times), 3)
+
+
+def plain_write(path: Path, copy: Path) -> None:
+    """What the disk can do: the same bytes, written and synced, nothing else."""
+    with open(path, "rb") as source, open(copy, "wb") as target:
+        os.sendfile(target.fileno(), source.fileno(), 0, path.stat().st_size)
+        os.fsync(target.fileno())
+
+
+def growth_of(call: Callable[[], object]) -> int:
+    """By how many bytes the memory of this process grew at most while it was called."""
+    gc.collect()
+    before, peak, done = rss_anon(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.001):
+            peak = max(peak, rss_anon())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        call()
+    finally:
+        done.set()
+        watcher.join()
+    return max(0, peak - before)
+
+
+def rss_anon() -> int:
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+
+
+def table(figures: dict[str, Any]) -> str:
+    lines = [
+        f"fdatasync p50 before/after: {figures['fdatasync_p50_ms']} ms",
+        f"{figures['containers']} containers, {figures['json_mb']} MB in JSON, a snapshot of {figures['file_mb']} MB",
+    ]
+    for name, value in figures.items():
+        if name.endswith(("_seconds", "_mib")):
+            mark = MARKS.get(name)
+            said = "" if mark is None else f"<= {mark}: {'met' if value <= mark else 'MISSED'}"
+            lines.append(f"{name.replace('_', ' '):<32}{value:>10}{said:>20}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

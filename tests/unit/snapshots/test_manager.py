@@ -1,0 +1,130 @@
+"""The promise: a manager saves what it has applied, while it goes on; one that closes does not wait for that."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warren_raft import manager as manager_module
+from warren_raft.config import Config
+from warren_raft.entities import Node
+from warren_raft.errors import Closed, InvariantViolation, RefusedForSafety
+from warren_raft.manager import ReplicatedStore
+from warren_raft.snapshots.file import Manifest, read_manifest
+from warren_raft.snapshots.verification import verify
+
+
+def config(directory: Path, **more: Any) -> Config:
+    with socket.create_server(("127.0.0.1", 0)) as link:
+        address = f"127.0.0.1:{link.getsockname()[1]}"
+    return Config(node_id="m1", data_dir=directory / "m1", listen=address, members={"m1": address}, **more)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ReplicatedStore]:
+    with ReplicatedStore(config(tmp_path, admin=False)) as opened:
+        opened.wait_ready(30)
+        opened.create_node(Node(id="n1"))
+        yield opened
+
+
+def test_it_saves_what_it_has_applied(store: ReplicatedStore, tmp_path: Path) -> None:
+    told = store.snapshot(tmp_path / "s.mdb")
+    status = store.status()
+    assert told == verify(tmp_path / "s.mdb").to_json()
+    assert (told["index"], told["digest"]) == (status["applied_index"], status["digest"])
+    assert (told["cluster_id"], told["node_id"], told["quorum"]) == (status["cluster_id"], "m1", True)
+    with pytest.raises(RefusedForSafety, match="there already"):
+        store.snapshot(tmp_path / "s.mdb")
+
+
+def test_writes_go_on_while_it_is_verified(
+    store: ReplicatedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(path: str, **_named: object) -> Manifest:
+        store.create_node(Node(id="meanwhile"))
+        return read_manifest(path)
+
+    monkeypatch.setattr("warren_raft.snapshots.saving.verify_in_child", meanwhile)
+    assert store.snapshot(tmp_path / "s.mdb")["counts"]["nodes"] == 1
+    assert store.get_node("meanwhile")
+
+
+def test_closing_ends_one_that_is_under_way(
+    store: ReplicatedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child is one that would never end: only `close` can end the wait for it."""
+    monkeypatch.setattr("warren_raft.snapshots.verification._BEGIN", "import threading; threading.Event().wait()")
+    began, caught = threading.Event(), []
+    popen = manager_module.save.__globals__["verify_in_child"]
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        began.set()
+        return popen(*arguments, **named)
+
+    monkeypatch.setattr("warren_raft.snapshots.saving.verify_in_child", noted)
+
+    def save() -> None:
+        try:
+            store.snapshot(tmp_path / "s.mdb")
+        except Closed as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=save)
+    thread.start()
+    assert began.wait(30)
+    store.close()
+    thread.join(30)
+    assert len(caught) == 1
+    assert [name for name in os.listdir(tmp_path) if "s.mdb" in name] == []
+    with pytest.raises(Closed):
+        store.snapshot(tmp_path / "s.mdb")
+
+
+def test_not_in_the_callback_of_a_future(store: ReplicatedStore, tmp_path: Path) -> None:
+    """That is the raft thread, which must not wait for a child."""
+    caught: list[BaseException] = []
+
+    def callback(_future: object) -> None:
+        try:
+            store.snapshot(tmp_path / "s.mdb")
+        except InvariantViolation as error:
+            caught.append(error)
+
+    for number in range(200):  # a future that is done already calls back in this thread, which may wait
+        with store.batch(wait=False) as batch:
+            batch.create_node(Node(id=f"n{number}"))
+        batch.future.add_done_callback(callback)
+        batch.future.result(30)
+        store.barrier()
+        if caught:
+            break
+        (tmp_path / "s.mdb").unlink()
+    assert caught
+    assert not (tmp_path / "s.mdb").exists()
+
+
+def test_a_nameless_one_takes_no_name_in_the_managers_directory(store: ReplicatedStore, tmp_path: Path) -> None:
+    with open(store.nameless_snapshot(), "rb") as file:
+        assert os.listdir(tmp_path / "m1" / "snapshots") == []
+        (tmp_path / "s.mdb").write_bytes(file.read())
+    assert verify(tmp_path / "s.mdb").node_id == "m1"
+
+
+def test_backups_end_with_their_manager(tmp_path: Path) -> None:
+    settings = config(tmp_path, admin=False, backup_dir=tmp_path / "backups", backup_every_seconds=0.05)
+    with ReplicatedStore(settings) as store:
+        store.wait_ready(30)
+        assert "warren-raft-backups" in {thread.name for thread in threading.enumerate()}
+    assert "warren-raft-backups" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_without_a_directory_there_is_no_thread_for_backups(store: ReplicatedStore) -> None:
+    assert store.status()["alarms"] == []
+    assert "warren-raft-backups" not in {thread.name for thread in threading.enumerate()}
