@@ -98,7 +98,7 @@ def _first(problems: Sequence[str]) -> str:
 
 
 class _Problem(Exception):
-    """Something is wrong in the database. It stays within this module: its traceback holds the file open."""
+    """Something is wrong in the database. It does not leave this module."""
 
 
 def _content_problem(file: str, manifest: Manifest, path: str, records: bool, report: Progress) -> str | None:
