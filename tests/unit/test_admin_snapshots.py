@@ -53,9 +53,16 @@ def fetched(client: AdminClient) -> bytes:
 
 def test_all_of_it_comes(client: AdminClient, manager: SnapshotManager) -> None:
     assert fetched(client) == manager.file.read_bytes()
+
+
+def test_no_descriptor_is_left_behind(manager: SnapshotManager, tmp_path: Path) -> None:
+    (tmp_path / "m1").mkdir()
+    with running(manager, tmp_path / "m1") as client:
+        fetched(client)  # what is loaded once is loaded now
     before = set(os.listdir("/proc/self/fd"))
-    for _ in range(3):
-        fetched(client)
+    with running(manager, tmp_path / "m1") as client:
+        for _ in range(5):
+            fetched(client)
     assert set(os.listdir("/proc/self/fd")) == before
 
 
