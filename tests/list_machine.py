@@ -187,5 +187,8 @@ class ListSnapshots:
     def discard(self, machine: ListMachine) -> None:
         return None
 
+    def drop_held(self) -> None:
+        self.held = []
+
     def drop_incoming(self) -> None:
         self.incoming, self.received = ("", 0), b""

@@ -155,6 +155,11 @@ class Keeper:
         self._held = held[:KEPT] + [each for each in held[KEPT:] if each.sha256 in pinned]
         self._dropped += [each.snapshot.path for each in held[KEPT:] if each not in self._held]
 
+    def drop_held(self) -> None:
+        """They were taken of a state that turned out wrong."""
+        self._dropped += [held.snapshot.path for held in self._held]
+        self._held = []
+
     def _require_room(self, wanted_bytes: int) -> None:
         """Not to the last byte: the log shares this disk, and a snapshot can wait."""
         status = os.statvfs(self._state.data_dir)
