@@ -126,7 +126,7 @@ class ListSnapshots:
         machine.limit = lambda: log.synced_index
 
     def state_bytes(self) -> int:
-        return len(self.machine.dump())
+        return self.held[0].file_bytes if self.held else 0
 
     def take(self, *, quorum: bool) -> Callable[[], Held]:
         machine = self.machine

@@ -33,9 +33,9 @@ PINNED_SECONDS: Final = 60.0
 """A snapshot is kept for a follower that last asked for a chunk so long ago."""
 RETRY_SECONDS: Final = 10.0
 """After a snapshot could not be taken, or a fetched one was refused or found no room."""
-STATE_SIZE_SECONDS: Final = 1.0
 TAKEN_AFTER_BYTES: Final = 32 * 1024 * 1024
-"""A snapshot is not worth its writing before the log has grown by so much, or by the state's size if that is more."""
+"""A snapshot is not worth its writing before the log has grown by so much, or by the size of the
+state in the last one if that is more."""
 STAGGER_STEPS: Final = 16
 """Managers apply the same, and would take their snapshots all at the same moment. By its id, each waits for up to half
 as much log again, so that a majority is not busy with it at once."""
@@ -84,7 +84,7 @@ class Snapshots(Protocol):
         """(sha256, bytes) of the file that is being fetched, or was when this manager last ran."""
 
     def state_bytes(self) -> int:
-        """What a snapshot taken now would have, about."""
+        """The size of the newest snapshot's state; 0 before the first."""
 
     def take(self, *, quorum: bool) -> Job:
         """Writes and verifies one, and returns it."""
@@ -165,7 +165,6 @@ class Catchup:
         """Of commands that were applied since the newest snapshot."""
         self._taking = False
         self._not_before = -1e9
-        self._state_size = (0, -1e9)
         self._offered: dict[str, float] = {}
         self._pins: dict[str, tuple[str, float]] = {}
         self._reading: set[str] = set()
@@ -218,11 +217,7 @@ class Catchup:
             return True  # a follower waits for one; or all of ours were damaged, and the log does not reach back
         if self._bytes <= self._stagger * self._taken_after_bytes:
             return False
-        size, since = self._state_size
-        if self._now - since >= STATE_SIZE_SECONDS:
-            size = self.snapshots.state_bytes()
-            self._state_size = size, self._now
-        return self._bytes > self._stagger * size
+        return self._bytes > self._stagger * self.snapshots.state_bytes()
 
     def _take(self, *, has_quorum: bool) -> None:
         counted = self._bytes

@@ -125,9 +125,10 @@ class Keeper:
         return self._incoming
 
     def state_bytes(self) -> int:
-        """What a snapshot taken now would have."""
-        with self.machine.database.read() as transaction:
-            return transaction.used_bytes()
+        """The state's size when the newest snapshot was taken; 0 before the first. Not its size now: a state that only
+        grows is never outweighed by the log that made it grow."""
+        newest = self.newest
+        return 0 if newest is None else newest.manifest.size_bytes
 
     # Taking ------------------------------------------------------------------------------------------------------
 
