@@ -112,6 +112,15 @@ class ListSnapshots:
         """The index of each state that was swapped in."""
         self.published: ListMachine = self.machine
 
+    @classmethod
+    def restored(cls, make_machine: Callable[[], ListMachine], applied: Sequence[str], index: int) -> ListSnapshots:
+        """What `snapshot restore` leaves: a state of a new cluster, and a snapshot of it."""
+        snapshots = cls(make_machine)
+        machine = snapshots.machine
+        machine.load(cbor2.dumps([index, 0, list(applied), [], None]))
+        snapshots.held = [Held(machine.dump(), index, 0)]
+        return snapshots
+
     def open(self, log: Log) -> None:
         """At a manager's start: the published state, or a rebuilt one where the log does not go on from that."""
         self.machine = self.published
@@ -126,7 +135,7 @@ class ListSnapshots:
         machine.limit = lambda: log.synced_index
 
     def state_bytes(self) -> int:
-        return len(self.machine.dump())
+        return self.held[0].file_bytes if self.held else 0
 
     def take(self, *, quorum: bool) -> Callable[[], Held]:
         machine = self.machine
@@ -186,6 +195,9 @@ class ListSnapshots:
 
     def discard(self, machine: ListMachine) -> None:
         return None
+
+    def drop_held(self) -> None:
+        self.held = []
 
     def drop_incoming(self) -> None:
         self.incoming, self.received = ("", 0), b""

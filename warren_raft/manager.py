@@ -256,6 +256,11 @@ class ReplicatedStore(Store):
         return self._engine.is_ready and self._is_alive
 
     @property
+    def waits(self) -> str:
+        """Before the cluster has formed: for whom this manager waits, as a sentence; else empty."""
+        return self._engine.waits
+
+    @property
     def is_leader(self) -> bool:
         """Whether this manager leads and its local state holds every acknowledged write. It may be deposed already."""
         return self._engine.is_leader and self._is_alive
@@ -556,7 +561,7 @@ class ReplicatedStore(Store):
             "digests_compared": dict(engine.compared_digests),
             "pending_writes": engine.pending_count,
             "oldest_read_age_seconds": database.oldest_read_age_seconds(),
-            "alarms": [*engine.alarms, *self._backup_alarms()],
+            "alarms": [*filter(None, (engine.waits,)), *engine.alarms, *self._backup_alarms()],
             "failure": None if self.failure is None else str(self.failure),
         }
 

@@ -32,7 +32,16 @@ from warren_raft.raft.elections import Elections, Standing
 from warren_raft.raft.guard import INDEX_MAX, Guard, Outgoing, PeerFault
 from warren_raft.raft.health import Health, are_digests
 from warren_raft.raft.log import Batch, Log
-from warren_raft.raft.membership import OTHER_CLUSTER, REMOVED, Change, Hello, Member, Membership, apply_change
+from warren_raft.raft.membership import (
+    OTHER_CLUSTER,
+    OTHER_ORIGIN,
+    REMOVED,
+    Change,
+    Hello,
+    Member,
+    Membership,
+    apply_change,
+)
 from warren_raft.raft.requests import ChangeWanted, Requests, TransferWanted
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.submit import COMMAND_BYTES_MAX, Outcome, Proposal, Route, Submitter
@@ -364,6 +373,11 @@ class Engine:
     def members(self) -> Mapping[str, Member]:
         return self._roster.members
 
+    @property
+    def waits(self) -> str:
+        """For whom the first start waits, for people; empty once the founders are recorded."""
+        return self._roster.waits
+
     def is_connected(self, peer: str) -> bool:
         return self._roster.connected(peer)
 
@@ -423,7 +437,10 @@ class Engine:
     def judge(self, hello: Mapping[str, Any]) -> Refusal | None:
         refusal = self._roster.judge(hello)
         if refusal is not None:
-            self._note_foreign(str(hello.get("node_id")), refusal)
+            peer = str(hello.get("node_id"))
+            self._note_foreign(peer, refusal)
+            if refusal.code in (OTHER_CLUSTER, OTHER_ORIGIN) and peer in self._roster.members:
+                self._alarm(f"{peer} is not let in: {refusal.text}"[:ALARM_CHARACTERS])
         return refusal
 
     # One step ----------------------------------------------------------------------------------------------------
@@ -634,7 +651,7 @@ class Engine:
         self._note_foreign(peer, refusal)
 
     def _note_foreign(self, peer: str, refusal: Refusal) -> None:
-        if refusal.code == OTHER_CLUSTER and peer in self._roster.members:
+        if refusal.code == OTHER_CLUSTER and peer in self._roster.members and self._roster.membership is not None:
             self._foreign.add(peer)
 
     def _check_foreign(self) -> None:
@@ -734,7 +751,7 @@ class Engine:
                 self._catchup.gone(peer, message)
             case "snapshot_wanted":
                 if self._core.is_leader:
-                    self._catchup.asked_for_snapshot(peer, self._guard)
+                    self._catchup.asked_for_snapshot(peer)
             case _:
                 self._guard.stats["unknown message dropped"] += 1  # a later version's
 
@@ -821,7 +838,9 @@ class Engine:
             return
         if self._log.last_index - self._machine.applied_index >= ENTRIES_IN_FLIGHT:
             return
-        cluster_id = f"{self._random.getrandbits(128):032x}" if self._roster.membership is None else ""
+        cluster_id = ""
+        if self._roster.membership is None:
+            cluster_id = self._roster.origin or f"{self._random.getrandbits(128):032x}"
         change = self._changes.next_change(self._machine.applied_index, self._machine.applied_term, cluster_id)
         if change is not None:
             self._append(entries.encode_change(change))
@@ -953,7 +972,7 @@ class Engine:
                 self._guard,
                 applied_index=machine.applied_index,
                 has_quorum=self.has_quorum,
-                is_leader=self._core.is_leader,
+                leader=None if self._core.is_leader else self.leader,
             )
         if self._incoming is not None:
             if not self._swapping:
