@@ -7,12 +7,13 @@ Invariant: the log keeps reaching back to every verified snapshot that is held, 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
-from warren_raft.errors import SnapshotInvalid
+from warren_raft.errors import SnapshotInvalid, StorageFull
 from warren_raft.raft.guard import Guard, PeerFault
 from warren_raft.raft.log import Log
 from warren_raft.raft.roster import Roster
@@ -31,11 +32,15 @@ PINNED_SECONDS: Final = 60.0
 """A snapshot is kept for a follower that last asked for a chunk so long ago."""
 RETRY_SECONDS: Final = 10.0
 """After a snapshot could not be taken, or a fetched one was refused or found no room."""
+FORGOTTEN_SECONDS: Final = 3 * RETRY_SECONDS
+"""A snapshot that found no room and was not tried again for so long is not wanted any more."""
 STATE_SIZE_SECONDS: Final = 1.0
 TAKEN_AFTER_BYTES: Final = 32 * 1024 * 1024
 """A snapshot is not worth its writing before the log has grown by so much, or by the state's size if that is more."""
 CHECK_BYTES: Final = 16
 SNAPSHOTS_KEPT: Final = 2
+OWN: Final = "snapshot"
+THEIRS: Final = "leader's snapshot"
 
 
 class Snapshot(Protocol):
@@ -139,6 +144,8 @@ class Catchup:
         send: Callable[[str, Message], None],
         work: Callable[[Job, Then], None],
         alarm: Callable[[str], None],
+        trouble: Callable[[str, str], None],
+        over: Callable[[str], None],
         install: Callable[[Any], None],
         taken_after_bytes: int = TAKEN_AFTER_BYTES,
     ) -> None:
@@ -148,6 +155,8 @@ class Catchup:
         self._send = send
         self._work = work
         self._alarm = alarm
+        self._trouble = trouble
+        self._over = over
         self._install = install
         self._taken_after_bytes = taken_after_bytes
         self._now = -1e9
@@ -212,8 +221,9 @@ class Catchup:
             self._taking = False
             if error is not None:
                 self._not_before = self._now + RETRY_SECONDS
-                self._alarm(f"no snapshot could be taken: {error}")
+                self._tell(OWN, f"no snapshot could be taken: {error}", error)
                 return
+            self._over(OWN)
             self._bytes -= counted
             self._hold(snapshot)
 
@@ -330,7 +340,7 @@ class Catchup:
             if self.fetch is not fetch:
                 return
             if error is not None:
-                self._give_up(fetch, f"a snapshot cannot be received: {error}")
+                self._give_up(fetch, f"a snapshot cannot be received: {error}", error)
                 return
             fetch.offset += len(data)
             if fetch.offset == fetch.size:
@@ -353,8 +363,9 @@ class Catchup:
             if error is not None:
                 if isinstance(error, SnapshotInvalid):
                     self.snapshots.drop_incoming()
-                self._give_up(fetch, f"the snapshot of {fetch.peer} is not installed: {error}")
+                self._give_up(fetch, f"the snapshot of {fetch.peer} is not installed: {error}", error)
                 return
+            self._over(THEIRS)
             self.fetch = None
             snapshot, machine = result
             self._received = snapshot
@@ -374,19 +385,35 @@ class Catchup:
     def not_installed(self) -> None:
         self._received = None
 
-    def _give_up(self, fetch: _Fetch, reason: str) -> None:
+    def _give_up(self, fetch: _Fetch, reason: str, error: Exception) -> None:
         self._refused = {fetch.sha256: self._now}
         self.fetch = None
-        self._alarm(reason)
+        self._tell(THEIRS, reason, error)
+
+    def _tell(self, what: str, text: str, error: Exception) -> None:
+        """A disk that is full may be so for days: one alarm, with the newest figures, until it has room."""
+        if is_no_space(error):
+            self._trouble(what, text)
+        else:
+            self._alarm(text)
 
     def _look_after_fetch(self) -> None:
         fetch = self.fetch
+        if self._refused and max(self._refused.values()) + FORGOTTEN_SECONDS < self._now:
+            self._refused = {}
+            self._over(THEIRS)  # it is offered no more: we caught up by other means
         if fetch is None or fetch.busy or self._now - fetch.asked_at < ASK_AGAIN_SECONDS:
             return
         if self._now - fetch.heard_at >= GIVE_UP_SECONDS and not self._roster.counts(fetch.peer):
             self.fetch = None  # what there is of it stays, should it be offered again
         else:
             self._ask(fetch)
+
+
+def is_no_space(error: Exception) -> bool:
+    """Whether it is over once somebody makes room."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, StorageFull) or (isinstance(error, OSError) and error.errno in full)
 
 
 def check(data: bytes) -> bytes:
