@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import cbor2
 
+from tests import frames
 from tests.list_machine import ListMachine, ListSnapshots
 from tests.memory_files import MemoryFiles
 from warren_raft.errors import StorageFull, WarrenError
@@ -336,7 +337,7 @@ class Cluster:
         if peer is not None:
             self.on_send(node, peer, effect.message)
             self.sent.append(Sent(node.id, peer, effect.message, self.now))
-            self.wire[node.id, peer].append((self.links[peer, node.id], cbor2.dumps(effect.message)))
+            self.wire[node.id, peer].append((self.links[peer, node.id], frames.encode(effect.message)))
 
     def complete_sync(self, id_: str) -> None:
         """The disk returns from the write that it was given."""
@@ -369,7 +370,7 @@ class Cluster:
         delivered = []
         for _ in range(len(queue) if count is None else count):
             number, data = queue.popleft()
-            message = cbor2.loads(data)
+            message = frames.decode(data)
             delivered.append(message)
             if b in self.nodes:
                 self.nodes[b].events.append(Received(a, number, message))
@@ -377,7 +378,7 @@ class Cluster:
 
     def on_wire(self, a: str, b: str) -> list[Message]:
         """What is on its way from a to b."""
-        return [cbor2.loads(data) for _, data in self.wire[a, b]]
+        return [frames.decode(data) for _, data in self.wire[a, b]]
 
     def turn(self) -> None:
         """One step of time for everybody: dial, deliver, sync, step."""

@@ -17,6 +17,7 @@ from warren_raft.errors import Closed, Corrupted, InvariantViolation, RefusedFor
 from warren_raft.fsm.answers import Result, raise_for
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.group_commit import GroupCommit, Outcome
+from warren_raft.snapshots.verification import prove_state
 from warren_raft.store.command import NO_SESSION, PUT, Command, Operation, encode
 from warren_raft.store.database import QUOTA_BYTES, Database, StorageFailed
 from warren_raft.store.generations import DirectoryLock, StateDirectory
@@ -45,7 +46,7 @@ class LocalStore(Store):
         self._write_timeout_seconds: Final = write_timeout_seconds
         self._lock: Final = DirectoryLock(path)
         try:
-            database = Database.open(path, sync=True)
+            database = Database.open(path, sync=True, prove=prove_state)
             try:
                 self._machine: Final = StateMachine(database)
                 _refuse_replica(self._machine, os.fspath(path))
@@ -122,8 +123,11 @@ class LocalStore(Store):
             return
         self._commits.close()
         self._database = None
+        has_readers = database.oldest_read_age_seconds() > 0
         try:
             database.close()
+            if not has_readers and database.state_directory is not None:
+                database.state_directory.seal(database.generation)
         finally:
             self._lock.release()
 

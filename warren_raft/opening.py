@@ -19,6 +19,7 @@ from warren_raft.raft.engine import Engine, Settings
 from warren_raft.raft.files import Files
 from warren_raft.raft.log import Log
 from warren_raft.snapshots.keeper import Keeper, Verify, verified_in_child
+from warren_raft.snapshots.verification import prove_state
 from warren_raft.store.database import Database, require_owner
 from warren_raft.store.generations import (
     FAILED_STARTS_MAX,
@@ -91,7 +92,7 @@ class OpenedDirectory:
         try:
             if failed_starts >= FAILED_STARTS_MAX and self._can_rebuild and self.state.current() is not None:
                 return self._rebuild(self.state.current(), "failed-starts")
-            machine = _opened(Database.open(self.state, sync=False))
+            machine = _opened(Database.open(self.state, sync=False, prove=prove_state))
         except Corrupted as error:
             logger.warning("%s: %s", self.config.node_id, error)
             if isinstance(error, StateUntrusted):
@@ -166,12 +167,26 @@ class OpenedDirectory:
         Who closes cleanly was not killed by the state, whether or not there was a quorum to get ready with.
         """
         try:
-            self.database.close()
+            self._close_database()
             if not failed:
                 self.state.note_ready()
         finally:
             self.log.close()
             self._lock.release()
+
+    def _close_database(self) -> None:
+        """With a seal, unless somebody still reads: then the next start has to look at every record."""
+        database = self.database
+        has_readers = database.oldest_read_age_seconds() > 0
+        database.close()
+        if has_readers:
+            return
+        try:
+            self.state.seal(database.generation)
+        except OSError as error:
+            logger.warning(
+                "%s: the closed state gets no seal, the next start takes longer: %s", self.config.node_id, error
+            )
 
     def abandon(self) -> None:
         """Give up what was opened, for a reason other than the state: a port in use, a log that was replaced. Such a

@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import cbor2
-
+from tests import frames
 from warren_raft.raft.engine import LinkDown, LinkUp, Received, Refused
 from warren_raft.raft.membership import Hello
 
@@ -117,7 +116,7 @@ class Network:
             return
         receiver = connection.b if sender == connection.a else connection.a
         self.world.tell("sent", process, receiver, message)
-        data = cbor2.dumps(message)
+        data = frames.encode(message)
         arrival = max(connection.last_delivery.get(receiver, 0.0), self.world.now + self._latency(sender, receiver))
         connection.last_delivery[receiver] = arrival
         self.world.at(arrival, lambda: self._arrive(connection, sender, receiver, data))
@@ -138,7 +137,7 @@ class Network:
     def _deliver(self, connection: Connection, sender: str, receiver: str, data: bytes) -> None:
         process = self.world.processes.get(receiver)
         if process is not None:
-            message = cbor2.loads(data)
+            message = frames.decode(data)
             self.world.tell("delivered", process, sender, message)
             process.take(Received(sender, connection.numbers[receiver], message))
 

@@ -7,6 +7,7 @@ Invariant: a command is carried out wholly or not at all, and once; what it says
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 from warren_raft.fsm import digest
@@ -35,6 +36,8 @@ from warren_raft.store.transactions import (
     DIGEST,
     MEMBERSHIP,
     META,
+    META_KEYS,
+    POSITION_CHECK,
     REVISION,
     SESSIONS,
     ReadTransaction,
@@ -81,6 +84,31 @@ def read_committed(transaction: ReadTransaction) -> Committed:
     )
 
 
+def store_position(transaction: WriteTransaction, position: Committed) -> None:
+    """Write where the state is, and a check of that: a bit that flips in it would make the log go on from elsewhere."""
+    transaction.store_integer(APPLIED_INDEX, position.applied_index)
+    transaction.store_integer(APPLIED_TERM, position.applied_term)
+    transaction.store_integer(REVISION, position.revision)
+    transaction.store(META, DIGEST, position.digest)
+    transaction.store(META, POSITION_CHECK, _check_of(position))
+
+
+def position_problem(transaction: ReadTransaction) -> str | None:
+    """What is wrong with `meta`; None where nothing is. The records prove themselves by the digest."""
+    unknown = transaction.meta_keys() - set(META_KEYS)
+    if unknown:
+        return f"has an unknown key {min(unknown)!r} in its meta data"
+    check = transaction.fetch(META, POSITION_CHECK)
+    if check is not None and check != _check_of(read_committed(transaction)):
+        return "its index, term, revision and digest do not fit their check"
+    return None
+
+
+def _check_of(position: Committed) -> bytes:
+    numbers = (position.applied_index, position.applied_term, position.revision)
+    return blake2b(b"%d %d %d " % numbers + position.digest, digest_size=8).digest()
+
+
 class Entry:
     """One entry under way, in a transaction that its maker commits after `finish`, or aborts."""
 
@@ -112,10 +140,7 @@ class Entry:
             revision=self._revision,
             digest=digest.to_bytes(self._digest_total),
         )
-        self._transaction.store_integer(APPLIED_INDEX, after.applied_index)
-        self._transaction.store_integer(APPLIED_TERM, after.applied_term)
-        self._transaction.store_integer(REVISION, after.revision)
-        self._transaction.store(META, DIGEST, after.digest)
+        store_position(self._transaction, after)
         return after
 
     # ---- commands

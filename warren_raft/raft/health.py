@@ -67,12 +67,13 @@ class Health:
         return self._compare(machine)
 
     @staticmethod
-    def _samples(machine: Digests) -> dict[int, bytes]:
+    def _samples(machine: Digests) -> list[tuple[int, bytes]]:
+        """Pairs, not a map: the keys of a message are texts (wire.py)."""
         newest = machine.applied_index
         first = newest - newest % SAMPLE_EVERY
         indexes = {newest, *range(first, max(0, first - SAMPLE_EVERY * (SAMPLES_TOLD - 1)), -SAMPLE_EVERY)}
-        found = {index: machine.digest_at(index) for index in sorted(indexes)}
-        return {index: digest for index, digest in found.items() if digest is not None}
+        found = [(index, machine.digest_at(index)) for index in sorted(indexes)]
+        return [(index, digest) for index, digest in found if digest is not None]
 
     def receive(self, peer: str, message: Message) -> None:
         claims = self._claims.setdefault(peer, {})
@@ -145,10 +146,13 @@ class Health:
 
 
 def are_digests(value: Any) -> bool:
-    """Whether a peer sent digests: index -> 32 bytes, few."""
-    return (
-        type(value) is dict
-        and len(value) <= 2 * SAMPLES_TOLD
-        and all(type(index) is int and 0 <= index <= 1 << 62 for index in value)
-        and all(type(digest) is bytes and len(digest) == DIGEST_BYTES for digest in value.values())
-    )
+    """Whether a peer sent digests: pairs of an index and 32 bytes, few."""
+    return type(value) is list and len(value) <= 2 * SAMPLES_TOLD and all(map(_is_sample, value))
+
+
+def _is_sample(value: Any) -> bool:
+    if type(value) is not list or len(value) != 2:
+        return False
+    index, digest = value
+    is_index = type(index) is int and 0 <= index <= 1 << 62
+    return is_index and type(digest) is bytes and len(digest) == DIGEST_BYTES

@@ -154,18 +154,23 @@ class Database:
         directory: str | os.PathLike[str] | StateDirectory,
         *,
         sync: bool,
+        prove: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> Database:
         """Open the current generation of a data directory; on a directory without one, make the first.
 
         `sync`: each commit is on disk when it returns. Without it, see `checkpoint` and `close`; after a crash
-        of the machine the next open raises StateUntrusted. The caller holds the directory's lock.
+        of the machine the next open raises StateUntrusted. `prove(path)` raises Corrupted for a damaged file; it is
+        called for one that was not closed, and so has no seal. The caller holds the directory's lock.
         """
         state = directory if isinstance(directory, StateDirectory) else StateDirectory(directory)
         state.create()
         generation = state.current()
         state.remove_stale()
         if generation is not None:
+            state.require_trusted(generation)
+            if not state.is_sealed(generation) and prove is not None:
+                prove(state.file_of(generation))
             return cls.open_generation(state, generation, sync=sync, clock=clock)
         database = cls.create(state, sync=sync, clock=clock)
         database.publish()
@@ -199,6 +204,7 @@ class Database:
         was_unsynced = state.is_unsynced(generation)
         if not sync and not was_unsynced:
             state.mark_unsynced(generation)
+        state.break_seal(generation)
         path = state.file_of(generation)
         os.chmod(path, 0o600)  # it may have been copied here under any umask
         environment = _open_environment(path, sync=sync)
@@ -229,6 +235,7 @@ class Database:
             generation = _readable_generation(state)
             try:
                 state.require_trusted(generation, reading=True)
+                state.is_sealed(generation)
                 return cls._open_for_reading(state, generation, clock)
             except FileNotFoundError:
                 continue  # replaced by a new generation just now

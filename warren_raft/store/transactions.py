@@ -40,7 +40,17 @@ CLUSTER_ID: Final = b"cluster_id"
 FORMAT_VERSION: Final = b"format"
 DIGEST: Final = b"digest"
 MEMBERSHIP: Final = b"membership"
-META_KEYS: Final = (APPLIED_INDEX, APPLIED_TERM, REVISION, CLUSTER_ID, FORMAT_VERSION, DIGEST, MEMBERSHIP)
+POSITION_CHECK: Final = b"check"
+META_KEYS: Final = (
+    APPLIED_INDEX,
+    APPLIED_TERM,
+    REVISION,
+    CLUSTER_ID,
+    FORMAT_VERSION,
+    DIGEST,
+    MEMBERSHIP,
+    POSITION_CHECK,
+)
 """All there is in `meta`. Integers are 8 bytes, big-endian."""
 DIGEST_META_KEYS: Final = (CLUSTER_ID, MEMBERSHIP)
 """Those that are the same for all managers at the same revision, and so in the digest."""
@@ -137,6 +147,10 @@ class Transaction:
     def size(self, space: Space) -> int:
         """How many entries meta, sessions or history has."""
         return self._txn.stat(self.database.space_handles[space])["entries"]
+
+    def meta_keys(self) -> set[bytes]:
+        """The keys that `meta` has."""
+        return {key for key, _ in self.scan("meta")}
 
     def integer(self, key: bytes, default: int = 0) -> int:
         """An integer of `meta`."""
