@@ -158,10 +158,17 @@ class Process:
 
 
 class Cluster:
-    """Managers by id. `config` goes into each manager's Config. `network`: their links can be cut. For `with`."""
+    """Managers by id. `config` goes into each manager's Config. `network`: their links can be cut. `history_bytes`:
+    the bound of the history, part of each state and snapshot, where 32 MiB are too much for a test. For `with`."""
 
     def __init__(
-        self, ids: Sequence[str] = ("m1", "m2", "m3"), *, start: bool = True, network: bool = False, **config: Any
+        self,
+        ids: Sequence[str] = ("m1", "m2", "m3"),
+        *,
+        start: bool = True,
+        network: bool = False,
+        history_bytes: int = 0,
+        **config: Any,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="warren-raft-cluster-"))
         self.journals = self.directory / "journals"
@@ -170,6 +177,7 @@ class Cluster:
         self.members = {id_: f"127.0.0.1:{port}" for id_, port in zip(ids, free_ports(len(ids)), strict=True)}
         self.addresses = dict(self.members)
         self.config = {"admin": False, **config}
+        self._history_bytes = history_bytes
         self.processes: dict[str, Process] = {}
         self.allowed_in_logs: list[str] = []
         """Lines of a log that hold one of these are expected by the test."""
@@ -210,6 +218,8 @@ class Cluster:
         }
         name = f"{id_}-{self._runs}"
         child = {"config": settings, "journals": str(self.journals), "name": name}
+        if self._history_bytes:
+            child["history_bytes"] = self._history_bytes
         if self._network is not None:
             child["network"] = self._network.port
         self.processes[id_] = Process(child, self.log_of(id_), prefix)

@@ -3,7 +3,7 @@
     python -m tests.cluster.manager_process SETTINGS
 
 SETTINGS is JSON: `config` (Config's fields), `journals` (a directory for load.py), `name` (unique among all runs), and
-`network` (the port of network.py's proxy) where links can be cut.
+`network` (the port of network.py's proxy) where links can be cut, `history_bytes` (a bound other than the product's).
 Each command runs in a thread of its own, so one that blocks holds up no other. End of stdin or SIGTERM: close cleanly.
 Invariant: this process does not outlive the one that started it.
 """
@@ -26,6 +26,7 @@ import warren_raft as wr
 from tests.cluster.disks import Disk
 from tests.cluster.load import Load
 from tests.cluster.network import dial_through
+from warren_raft.fsm import history
 
 LOAD_END_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1
@@ -122,6 +123,19 @@ class ManagerProcess:
         for thread in threads:
             thread.join()
         return len(set(done))
+
+    def delete(self, key: str) -> int:
+        return self.store.delete_container(key)
+
+    def overwrite(self, keys: int, writes: int, size: int) -> None:
+        """So many writes, one after the other, to the same few containers."""
+        for number in range(writes):
+            self.put(f"c{number % keys}", str(number) + "x" * size)
+
+    def readers(self) -> list[int]:
+        """The processes that have a slot in the database's table of readers."""
+        lines = self.store._opened.database._open_environment().readers().splitlines()[1:]
+        return [int(line.split()[0]) for line in lines]
 
     def get(self, key: str) -> list[Any]:
         found = self.store.get_container(key)
@@ -234,6 +248,8 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     if "network" in settings:
         dial_through(settings["network"], settings["config"]["node_id"])
+    if "history_bytes" in settings:
+        history.MAX_BYTES = settings["history_bytes"]  # type: ignore[misc]
     try:
         manager = ManagerProcess(settings)
     except wr.WarrenError as error:

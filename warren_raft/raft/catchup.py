@@ -163,7 +163,7 @@ class Catchup:
         self._applied_index = 0
         self._bytes = 0
         """Of commands that were applied since the newest snapshot."""
-        self._taking = False
+        self._taking = self._owed = False
         self._not_before = -1e9
         self._state_size = (0, -1e9)
         self._offered: dict[str, float] = {}
@@ -205,6 +205,8 @@ class Catchup:
             return False
         if is_leader and guard.needs_snapshot and self._sendable() is None:
             return True
+        if self._owed:
+            return True
         if self._bytes <= self._taken_after_bytes:
             return False
         size, since = self._state_size
@@ -219,6 +221,7 @@ class Catchup:
 
         def taken(snapshot: Any, error: Exception | None) -> None:
             self._taking = False
+            self._owed = error is not None  # due again even if the state has grown beyond the log meanwhile
             if error is not None:
                 self._not_before = self._now + RETRY_SECONDS
                 self._tell(OWN, f"no snapshot could be taken: {error}", error)
