@@ -126,7 +126,7 @@ class ListSnapshots:
         machine.limit = lambda: log.synced_index
 
     def state_bytes(self) -> int:
-        return len(self.machine.dump())
+        return self.held[0].file_bytes if self.held else 0
 
     def take(self, *, quorum: bool) -> Callable[[], Held]:
         machine = self.machine
@@ -186,6 +186,9 @@ class ListSnapshots:
 
     def discard(self, machine: ListMachine) -> None:
         return None
+
+    def drop_held(self) -> None:
+        self.held = []
 
     def drop_incoming(self) -> None:
         self.incoming, self.received = ("", 0), b""

@@ -541,7 +541,8 @@ class ReplicatedStore(Store):
         """The same for the admin socket: a descriptor of a file without a name, which the caller closes."""
         directory = str(self.config.directory / "snapshots")
         make_directory(directory)
-        self._opened.keeper.require_room(self._opened.keeper.state_bytes())
+        with self._attached().read() as transaction:
+            self._opened.keeper.require_room(transaction.used_bytes())
         return take_nameless(directory, self.snapshot)
 
     def _backup_position(self) -> Position | None:

@@ -76,6 +76,8 @@ class Options:
     """How much the log grows before a snapshot is taken and the log is cut."""
     job_seconds: float
     """How long a job on snapshots takes, at most."""
+    job_kill: float
+    """Probability that a manager dies at some file operation of a job on snapshots."""
     rot: float
     """Probability that a crashed manager's newest snapshot, or what it has fetched, is damaged."""
 
@@ -134,7 +136,8 @@ def draw(seed: int) -> Options:
         leap_rate=sometimes(0.3, 0.05, 0.3),
         file_fault_rate=sometimes(0.3, 0.05, 0.5),
         replay=sometimes(0.4, 0.0, 0.2),
-        snapshot_after_bytes=random.choice([500, 2_000, 8_000, 1 << 40]),
+        snapshot_after_bytes=random.choice([500, 4_000, 4_000, 16_000, 1 << 40, 1 << 40]),
         job_seconds=random.choice([0.0, 0.02, 0.5]),
         rot=sometimes(0.2, 0.0, 0.5),
+        job_kill=sometimes(0.3, 0.0, 0.2),
     )

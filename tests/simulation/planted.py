@@ -24,6 +24,7 @@ from warren_raft.raft.guard import Guard
 from warren_raft.raft.log_contents import Contents
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.submit import Submitter
+from warren_raft.snapshots.keeper import Keeper
 
 
 class Change(NamedTuple):
@@ -95,6 +96,20 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     "full-disk-stops": (Change(Engine, "_log_written", "(errno.ENOSPC, errno.EDQUOT)", "()"),),
     "full-disk-for-ever": (
         Change(Engine, "_log_written", "self._retry_sync_at = self._now + RETRY_SECONDS", "self._retry_sync_at = 1e18"),
+    ),
+    # As it was, for an hour: a power cut leaves a log that ends below its state.
+    "install-before-the-log-is-synced": (
+        Change(Engine, "_advance_installation", "<= self._log.synced_index", "<= self._log.last_index"),
+    ),
+    "rotten-snapshot-is-used": (
+        Change(Keeper, "_prove", "self._verify(path, False, self.closing)", "pass"),
+        Change(
+            Keeper,
+            "open_incoming",
+            "            manifest = self._verify(path, True, self.closing)",
+            "            from warren_raft.snapshots.file import read_manifest as looked_at\n"
+            "            manifest = looked_at(path)",
+        ),
     ),
     # What the product does not do: a leader answers a barrier by itself, as long as its own clock says that nobody else
     # can have been elected since a quorum last answered.

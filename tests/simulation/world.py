@@ -20,6 +20,7 @@ from random import Random
 from tempfile import mkdtemp as make_directory
 from typing import Any
 
+from tests.killed import Killed, killed_after
 from tests.memory_files import Crashed, Fault, MemoryFiles, keep_some
 from tests.simulation.network import LINK_TIMEOUT_SECONDS, Network
 from tests.simulation.options import Options
@@ -34,6 +35,8 @@ from warren_raft.snapshots.verification import verify
 
 DIAL_SECONDS = 0.05
 NOTICE_STEP_SECONDS = 0.002
+MOST_JOB_OPERATIONS = 30
+"""File operations of the longest job on snapshots, about."""
 
 
 class Failure(AssertionError):
@@ -138,14 +141,26 @@ class Process:
         if not self.alive:
             return
         try:
-            result = work.job()
+            result = self._carried_out(work)
             if isinstance(result, Held):
                 self.world.faults["snapshot taken"] += 1
             done = Worked(work, result)
         except (WarrenError, OSError) as problem:
             done = Worked(work, None, problem)
             self.world.faults[f"job on snapshots failed: {type(problem).__name__}"] += 1
+        except Killed:
+            self.world.faults["kill -9 in a job on snapshots"] += 1
+            self.world.end(self, power_cut=False)
+            down = self.world.random.uniform(0.0, self.world.options.down_max)
+            self.world.after(down, lambda: self.world.restart(self.id))
+            return
         self.take(done)
+
+    def _carried_out(self, work: Work) -> object:
+        if self.world.is_calm or self.world.random.random() >= self.world.options.job_kill:
+            return work.job()
+        with killed_after(self.world.random.randrange(MOST_JOB_OPERATIONS)):
+            return work.job()
 
     def _swapped(self, machine: StateMachine) -> None:
         self.world.faults["state replaced by a snapshot"] += 1

@@ -8,6 +8,7 @@ Invariant: the log keeps reaching back to every verified snapshot that is held, 
 from __future__ import annotations
 
 import errno
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -16,6 +17,7 @@ from typing import Any, Final, Protocol
 from warren_raft.errors import SnapshotInvalid, StorageFull
 from warren_raft.raft.guard import Guard, PeerFault
 from warren_raft.raft.log import Log
+from warren_raft.raft.log_contents import BASE_INDEX
 from warren_raft.raft.roster import Roster
 
 Message = dict[str, Any]
@@ -34,9 +36,12 @@ RETRY_SECONDS: Final = 10.0
 """After a snapshot could not be taken, or a fetched one was refused or found no room."""
 FORGOTTEN_SECONDS: Final = 3 * RETRY_SECONDS
 """A snapshot that found no room and was not tried again for so long is not wanted any more."""
-STATE_SIZE_SECONDS: Final = 1.0
 TAKEN_AFTER_BYTES: Final = 32 * 1024 * 1024
-"""A snapshot is not worth its writing before the log has grown by so much, or by the state's size if that is more."""
+"""A snapshot is not worth its writing before the log has grown by so much, or by the size of the
+state in the last one if that is more."""
+STAGGER_STEPS: Final = 16
+"""Managers apply the same, and would take their snapshots all at the same moment. By its id, each waits for up to half
+as much log again, so that a majority is not busy with it at once."""
 CHECK_BYTES: Final = 16
 SNAPSHOTS_KEPT: Final = 2
 OWN: Final = "snapshot"
@@ -84,7 +89,7 @@ class Snapshots(Protocol):
         """(sha256, bytes) of the file that is being fetched, or was when this manager last ran."""
 
     def state_bytes(self) -> int:
-        """What a snapshot taken now would have, about."""
+        """The size of the newest snapshot's state; 0 before the first."""
 
     def take(self, *, quorum: bool) -> Job:
         """Writes and verifies one, and returns it."""
@@ -112,6 +117,9 @@ class Snapshots(Protocol):
 
     def discard(self, machine: Any) -> None:
         """It is not wanted after all."""
+
+    def drop_held(self) -> None:
+        """What is held is not to be used any more."""
 
     def drop_incoming(self) -> None:
         """Forget what was fetched."""
@@ -158,6 +166,7 @@ class Catchup:
         self._trouble = trouble
         self._over = over
         self._install = install
+        self._stagger = 1 + zlib.crc32(log.node_id.encode()) % STAGGER_STEPS / (2 * STAGGER_STEPS)
         self._taken_after_bytes = taken_after_bytes
         self._now = -1e9
         self._applied_index = 0
@@ -165,11 +174,13 @@ class Catchup:
         """Of commands that were applied since the newest snapshot."""
         self._taking = self._owed = False
         self._not_before = -1e9
-        self._state_size = (0, -1e9)
         self._offered: dict[str, float] = {}
         self._pins: dict[str, tuple[str, float]] = {}
         self._reading: set[str] = set()
         self._refused: dict[str, float] = {}
+        self._wanted_by: set[str] = set()
+        """Followers whose own state is wrong, and which have not been offered a snapshot since they said so."""
+        self._wanted_at = -1e9
         self._received: Any = None
         """The snapshot of the state that is being installed; held once the log goes on from it."""
         self.fetch: _Fetch | None = None
@@ -188,32 +199,36 @@ class Catchup:
 
     # One step ----------------------------------------------------------------------------------------------------
 
-    def tick(self, now: float, guard: Guard, *, applied_index: int, has_quorum: bool, is_leader: bool) -> None:
+    def tick(self, now: float, guard: Guard, *, applied_index: int, has_quorum: bool, leader: str | None) -> None:
+        """`leader`: whom we follow; None while we lead, or know of nobody."""
         self._now = now
         self._applied_index = applied_index
-        if self._is_due(guard, is_leader=is_leader):
+        if guard.core.is_leader:
+            needed_by = guard.needs_snapshot | self._wanted_by
+        else:
+            needed_by = set()
+            self._wanted_by.clear()
+        if self._is_due(is_needed=bool(needed_by)):
             self._take(has_quorum=has_quorum)
-        if is_leader:
-            for peer in sorted(guard.needs_snapshot):
-                self._offer(peer)
+        for peer in sorted(needed_by):
+            self._offer(peer)
         self._look_after_fetch()
+        if self.wanted and self.fetch is None and leader is not None and now - self._wanted_at >= RETRY_SECONDS:
+            self._wanted_at = now
+            self._send(leader, {"type": "snapshot_wanted"})
 
     # Taking ------------------------------------------------------------------------------------------------------
 
-    def _is_due(self, guard: Guard, *, is_leader: bool) -> bool:
+    def _is_due(self, *, is_needed: bool) -> bool:
         if self._taking or self._now < self._not_before:
             return False
-        if is_leader and guard.needs_snapshot and self._sendable() is None:
-            return True
         if self._owed:
             return True
-        if self._bytes <= self._taken_after_bytes:
+        if self._sendable() is None and (is_needed or self._log.base_index > BASE_INDEX):
+            return True  # a follower waits for one; or all of ours were damaged, and the log does not reach back
+        if self._bytes <= self._stagger * self._taken_after_bytes:
             return False
-        size, since = self._state_size
-        if self._now - since >= STATE_SIZE_SECONDS:
-            size = self.snapshots.state_bytes()
-            self._state_size = size, self._now
-        return self._bytes > size
+        return self._bytes > self._stagger * self.snapshots.state_bytes()
 
     def _take(self, *, has_quorum: bool) -> None:
         counted = self._bytes
@@ -254,6 +269,7 @@ class Catchup:
         if self._now - self._offered.get(peer, -1e9) < OFFER_SECONDS:
             return
         self._offered[peer] = self._now
+        self._wanted_by.discard(peer)
         pinned, since = self._pins.get(peer, ("", -1e9))
         if self._now - since < GIVE_UP_SECONDS and any(each.sha256 == pinned for each in self.snapshots.held):
             snapshot = next(each for each in self.snapshots.held if each.sha256 == pinned)  # it is fetching that one
@@ -290,9 +306,9 @@ class Catchup:
 
         self._work(self.snapshots.read(sha256, offset, CHUNK_BYTES), read)
 
-    def asked_for_snapshot(self, peer: str, guard: Guard) -> None:
-        """A follower found its own state wrong."""
-        guard.needs_snapshot.add(peer)
+    def asked_for_snapshot(self, peer: str) -> None:
+        """A follower found its own state wrong, and could not mend it by itself."""
+        self._wanted_by.add(peer)
 
     def link_down(self, peer: str) -> None:
         self._offered.pop(peer, None)
@@ -378,10 +394,12 @@ class Catchup:
 
     def installed(self, applied_index: int) -> None:
         """The state in use is another one now."""
-        self.wanted = False
         self._applied_index = applied_index
         received, self._received = self._received, None
         if received is not None:
+            if self.wanted:
+                self.snapshots.drop_held()  # they were taken of the state that was wrong
+            self.wanted = False
             self._hold(received)
         self.count_log(applied_index)
 

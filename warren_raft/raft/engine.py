@@ -771,7 +771,7 @@ class Engine:
                 self._catchup.gone(peer, message)
             case "snapshot_wanted":
                 if self._core.is_leader:
-                    self._catchup.asked_for_snapshot(peer, self._guard)
+                    self._catchup.asked_for_snapshot(peer)
             case _:
                 self._guard.stats["unknown message dropped"] += 1  # a later version's
 
@@ -991,7 +991,7 @@ class Engine:
                 self._guard,
                 applied_index=machine.applied_index,
                 has_quorum=self.has_quorum,
-                is_leader=self._core.is_leader,
+                leader=None if self._core.is_leader else self.leader,
             )
         if self._incoming is not None:
             if not self._swapping:

@@ -125,9 +125,10 @@ class Keeper:
         return self._incoming
 
     def state_bytes(self) -> int:
-        """What a snapshot taken now would have."""
-        with self.machine.database.read() as transaction:
-            return transaction.used_bytes()
+        """The state's size when the newest snapshot was taken; 0 before the first. Not its size now: a state that only
+        grows is never outweighed by the log that made it grow."""
+        newest = self.newest
+        return 0 if newest is None else newest.manifest.size_bytes
 
     # Taking ------------------------------------------------------------------------------------------------------
 
@@ -156,6 +157,11 @@ class Keeper:
         held = sorted([snapshot, *(each for each in self.held if each != snapshot)], key=_age)
         self._held = held[:KEPT] + [each for each in held[KEPT:] if each.sha256 in pinned]
         self._dropped += [each.snapshot.path for each in held[KEPT:] if each not in self._held]
+
+    def drop_held(self) -> None:
+        """They were taken of a state that turned out wrong."""
+        self._dropped += [held.snapshot.path for held in self._held]
+        self._held = []
 
     def require_room(self, wanted_bytes: int) -> None:
         """Not to the last byte: the log shares this disk, and a snapshot can wait. Raises StorageFull."""

@@ -56,9 +56,7 @@ class Speech:
     def delivered(self, process: Process, peer: str, message: dict[str, Any]) -> None:
         if message["type"] == "pre_vote_reply" and message["granted"]:
             number, granted = self._granted.get(process.number, (0, set()))
-            if message["round"] > number:
-                self._granted[process.number] = (message["round"], {peer})
-            elif message["round"] == number:
+            if message["round"] == number:
                 granted.add(peer)
         elif message["type"] == "timeout_now":
             self._handed[process.number] = message["term"]
@@ -89,6 +87,11 @@ class Speech:
 
     def _append_entries(self, process: Process, _peer: str, message: dict[str, Any]) -> None:
         self._is_durable(process, message["term"], "leading")
+
+    def _pre_vote(self, process: Process, _peer: str, message: dict[str, Any]) -> None:
+        """Answers to earlier rounds, of an earlier process too, may still arrive; they promise nothing for this one."""
+        if self._granted.get(process.number, (0, set()))[0] != message["round"]:
+            self._granted[process.number] = (message["round"], set())
 
     def _request_vote(self, process: Process, _peer: str, message: dict[str, Any]) -> None:
         self._is_durable(process, message["term"], "a candidacy")

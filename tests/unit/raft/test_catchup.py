@@ -6,9 +6,12 @@ test_keeper.py), random faults (tests/simulation).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.engine_harness import Cluster, Node
+from tests.list_machine import Held, ListMachine
 from warren_raft.raft import catchup
 from warren_raft.raft.membership import ADD
 
@@ -132,7 +135,7 @@ def test_a_manager_that_is_added_late_gets_a_snapshot_and_then_votes() -> None:
 def test_the_log_is_not_cut_beyond_the_older_of_two_snapshots() -> None:
     cluster = compacting()
     leader = cluster.wait_leader()
-    for number in range(100):
+    for number in range(200):
         cluster.write(leader.id, f"{number} {'x' * 200}")
         for node in cluster.nodes.values():
             held = node.snapshots.held
@@ -180,6 +183,14 @@ def test_a_leader_that_is_the_odd_one_out_gives_up_leadership_first() -> None:
     cluster.check_writes()
 
 
+def rotten(held: Held) -> Held:
+    """As it is when it was taken of a state that was wrong already."""
+    machine = ListMachine()
+    machine.load(held.data)
+    machine.applied[0] = "rotten"
+    return replace(held, data=machine.dump())
+
+
 def test_who_is_rotten_in_its_snapshots_too_gets_the_leaders_state() -> None:
     cluster = compacting()
     leader = cluster.wait_leader()
@@ -187,11 +198,14 @@ def test_who_is_rotten_in_its_snapshots_too_gets_the_leaders_state() -> None:
     for number in range(40):
         cluster.write(leader.id, f"{number} {'x' * 200}")
     state = cluster.states[odd]
+    cluster.run_until(cluster.converged)
     state.machine.applied[0] = "rotten"
-    for number in range(40, 100):
-        cluster.write(leader.id, f"{number} {'x' * 200}")
+    state.held = [rotten(held) for held in state.held]
+    cluster.write(leader.id, "one more")
     cluster.run_until(lambda: state.machine.applied and state.machine.applied[0] != "rotten", seconds=60)
     cluster.check_writes()
+    assert any(s.message["type"] == "snapshot_wanted" for s in cluster.sent)
+    assert not any(b"rotten" in held.data for held in state.held)
 
 
 def test_two_managers_that_disagree_raise_an_alarm_and_judge_nobody() -> None:

@@ -1,0 +1,60 @@
+"""The death of a process at its Nth file operation, within a test's process.
+
+From the fatal call on every call of the `os` functions that change something raises Killed, so that no clean-up of the
+code under test does what a dead process could not. Not here: power cuts (tests/memory_files.py does that for the log).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+OPERATIONS = (
+    "open",
+    "write",
+    "pwrite",
+    "ftruncate",
+    "truncate",
+    "fsync",
+    "fdatasync",
+    "rename",
+    "replace",
+    "link",
+    "unlink",
+    "mkdir",
+    "chmod",
+    "copy_file_range",
+)
+
+
+class Killed(BaseException):
+    """The process is dead."""
+
+
+class Countdown:
+    """`left` operations are still carried out; `died` once there was one too many."""
+
+    def __init__(self, operations: int) -> None:
+        self.left = operations
+        self.died = False
+
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def operation(*arguments: Any, **options: Any) -> Any:
+            if self.left <= 0:
+                self.died = True
+                raise Killed
+            self.left -= 1
+            return function(*arguments, **options)
+
+        return operation
+
+
+@contextmanager
+def killed_after(operations: int) -> Iterator[Countdown]:
+    """The process dies at the file operation after so many. `with killed_after(3) as countdown`."""
+    countdown = Countdown(operations)
+    with mock.patch.multiple(os, **{name: countdown.wrap(getattr(os, name)) for name in OPERATIONS}):
+        yield countdown

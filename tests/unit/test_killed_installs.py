@@ -1,0 +1,224 @@
+"""A manager that dies at any file operation of taking, fetching or installing a snapshot, or of rebuilding its state,
+starts again with what it had before or with what it was about to have; nothing in between, and nothing is lost.
+
+Files and LMDB are real, one process, no threads. Not here: power cuts and races, which the simulation draws.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.fsm_harness import Contents, command, contents, put
+from tests.killed import Killed, killed_after
+from warren_raft.config import Config
+from warren_raft.entities import Container
+from warren_raft.fsm.machine import StateMachine
+from warren_raft.opening import OpenedDirectory
+from warren_raft.raft import entries
+from warren_raft.raft.catchup import CHUNK_BYTES
+from warren_raft.raft.files import OsFiles
+from warren_raft.raft.log import Log
+from warren_raft.snapshots.verification import verify
+
+OLD, NEW, TERM = 10, 25, 1
+Step = Callable[[OpenedDirectory], None]
+
+
+def opened(directory: Path) -> OpenedDirectory:
+    config = Config(
+        node_id="m1",
+        data_dir=directory,
+        listen="127.0.0.1:7",
+        members={"m1": "127.0.0.1:7"},
+        admin=False,
+        disk_reserve_bytes=0,
+    )
+    return OpenedDirectory(
+        config,
+        files=OsFiles(),
+        random=Random(1),
+        verify=lambda path, records, _cancel: verify(path, records=records),
+    )
+
+
+def entry(index: int) -> bytes:
+    return command(put(Container(id=f"c{index}", service_id="s", image="x" * 500)))
+
+
+def write(log: Log) -> None:
+    batch = log.take_batch()
+    assert batch is not None
+    batch.write()
+    log.complete(batch)
+
+
+def extend(directory: OpenedDirectory, last: int) -> None:
+    """The log and the state, up to an index."""
+    log, machine = directory.log, directory.machine
+    if log.current_term < TERM:
+        log.set_term(TERM, None)
+    for index in range(log.last_index + 1, last + 1):
+        log.append(entries.encode_commands([entry(index)]), index, TERM)
+    log.set_commit(last)
+    write(log)
+    replay(machine, log)
+
+
+def replay(machine: StateMachine, log: Log) -> None:
+    """What the engine does with what is committed."""
+    for index in range(machine.applied_index + 1, log.commit_index + 1):
+        data, _, term = log.entries[index - log.base_index]
+        machine.apply(index, term, entries.decode(data))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, str]:
+    """A snapshot of another manager, at NEW: the file, and its sha256."""
+    directory = opened(tmp_path_factory.mktemp("sender"))
+    extend(directory, NEW)
+    held = directory.keeper.take(quorum=True)()
+    data = Path(held.snapshot.path).read_bytes()
+    directory.release()
+    return data, held.sha256
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Contents]:
+    """What a state holds at an index."""
+    directory = opened(tmp_path_factory.mktemp("expected"))
+    found = {}
+    for index in range(2, NEW + 6):
+        extend(directory, index)
+        found[index] = contents(directory.database)
+    directory.release()
+    return found
+
+
+def sweep(original: Path, scratch: Path, step: Step, check: Callable[[OpenedDirectory], None]) -> int:
+    """`step` on a copy of a directory, killed at each of its file operations in turn; `check` after the next start."""
+    for operations in range(10_000):
+        shutil.copytree(original, scratch)
+        directory = opened(scratch)
+        died = True
+        with killed_after(operations) as countdown:
+            try:
+                step(directory)
+                died = countdown.died
+            except Killed:
+                pass
+        directory.release()
+        again = opened(scratch)
+        try:
+            check(again)
+        finally:
+            again.release()
+        shutil.rmtree(scratch)
+        if not died:
+            return operations
+    raise AssertionError("it never comes to an end")
+
+
+def test_a_manager_that_dies_while_it_takes_a_snapshot(
+    tmp_path: Path, expected: dict[int, Contents], sent: tuple[bytes, str]
+) -> None:
+    directory = opened(tmp_path / "original")
+    extend(directory, OLD)
+    directory.close(failed=False)
+
+    def take(directory: OpenedDirectory) -> None:
+        keeper = directory.keeper
+        keeper.took(keeper.take(quorum=True)(), set())
+        extend(directory, OLD + 5)
+        keeper.took(keeper.take(quorum=True)(), set())
+        directory.log.drop_prefix(OLD)
+        extend(directory, OLD + 6)
+        keeper.tidy()
+
+    def check(directory: OpenedDirectory) -> None:
+        replay(directory.machine, directory.log)
+        applied = directory.machine.applied_index
+        assert OLD <= applied <= OLD + 6
+        assert contents(directory.database) == expected[applied]
+        assert not [name for name in os.listdir(tmp_path / "m1" / "snapshots") if name == "taking.part"]
+        for held in directory.keeper.held:
+            verify(held.snapshot.path)
+
+    assert sweep(tmp_path / "original", tmp_path / "m1", take, check) > 20
+
+
+def install(directory: OpenedDirectory, sent: tuple[bytes, str]) -> None:
+    """As catchup.py and engine.py do it, one after the other."""
+    data, sha256 = sent
+    keeper, log = directory.keeper, directory.log
+    for offset in range(0, len(data), CHUNK_BYTES):
+        keeper.receive(sha256, offset, data[offset : offset + CHUNK_BYTES], len(data))()
+    held, machine = keeper.open_incoming(sha256, None)()
+    if not log.holds(machine.applied_index, machine.applied_term):
+        batch = log.reset_batch(machine.applied_index, machine.applied_term)
+        batch.write()
+        log.complete(batch)
+    keeper.publish(machine)()
+    keeper.swap(machine, "")
+    keeper.took(held, set())
+    keeper.tidy()
+    removal = log.removal()
+    if removal is not None:
+        removal()
+
+
+def test_a_manager_that_dies_while_a_snapshot_is_installed(
+    tmp_path: Path, expected: dict[int, Contents], sent: tuple[bytes, str]
+) -> None:
+    directory = opened(tmp_path / "original")
+    extend(directory, OLD)
+    directory.close(failed=False)
+
+    def check(directory: OpenedDirectory) -> None:
+        applied = directory.machine.applied_index
+        assert applied in (OLD, NEW)
+        assert contents(directory.database) == expected[applied]
+        assert directory.log.base_index <= applied <= directory.log.last_index
+        install(directory, sent) if applied == OLD else None
+        extend(directory, NEW + 5)
+        assert contents(directory.database) == expected[NEW + 5]
+
+    assert sweep(tmp_path / "original", tmp_path / "m1", lambda each: install(each, sent), check) > 40
+
+
+def test_a_manager_that_dies_while_its_state_is_rebuilt(tmp_path: Path, expected: dict[int, Contents]) -> None:
+    """Its log was cut, so it needs its snapshot; it dies at each operation of the start that rebuilds."""
+    original = tmp_path / "original"
+    directory = opened(original)
+    extend(directory, OLD)
+    for index in (OLD, OLD + 4):
+        extend(directory, index) if index > OLD else None
+        directory.keeper.took(directory.keeper.take(quorum=True)(), set())
+    directory.log.drop_prefix(OLD)
+    extend(directory, OLD + 6)
+    directory.close(failed=False)
+    path = next((original / "state").glob("*.mdb"))
+    path.write_bytes(path.read_bytes()[:8192] + bytes(4096) + path.read_bytes()[12288:])
+    for operations in range(10_000):
+        shutil.copytree(original, tmp_path / "m1")
+        with killed_after(operations) as countdown:
+            first = None
+            try:
+                first = opened(tmp_path / "m1")
+            except Killed:
+                assert countdown.died
+        if first is not None:
+            first.release()
+        second = opened(tmp_path / "m1")
+        replay(second.machine, second.log)
+        assert contents(second.database) == expected[OLD + 6]
+        second.release()
+        shutil.rmtree(tmp_path / "m1")
+        if not countdown.died:
+            assert operations > 10
+            return
