@@ -55,6 +55,9 @@ ASK_AGAIN_SECONDS: Final = 0.1
 """Between two questions to the leader about the same membership change, unless something changed before."""
 HAND_OVER_SECONDS: Final = 2.0
 """A closing leader waits at most so long for another to take over."""
+NOTE_READY_SECONDS: Final = 0.05
+"""Whether this manager got ready is looked at so often until it did: who is killed soon after has not failed to start,
+and to be taken for that twice costs the state."""
 SESSION_WINDOW: Final = 16_384
 """Requests of this process between the oldest unanswered and the newest: what the session must remember."""
 
@@ -267,6 +270,11 @@ class ReplicatedStore(Store):
     @property
     def is_ready(self) -> bool:
         return self._engine.is_ready and self._is_alive
+
+    @property
+    def waits(self) -> str:
+        """Before the cluster has formed: for whom this manager waits, as a sentence; else empty."""
+        return self._engine.waits
 
     @property
     def is_leader(self) -> bool:
@@ -581,7 +589,7 @@ class ReplicatedStore(Store):
             "digests_compared": dict(engine.compared_digests),
             "pending_writes": engine.pending_count,
             "oldest_read_age_seconds": database.oldest_read_age_seconds(),
-            "alarms": [*engine.alarms, *self._space.alarms, *self._backup_alarms()],
+            "alarms": [*filter(None, (engine.waits,)), *engine.alarms, *self._space.alarms, *self._backup_alarms()],
             "failure": None if self.failure is None else str(self.failure),
         }
 
@@ -647,7 +655,8 @@ class ReplicatedStore(Store):
         synced_index = -1
         noted = False
         next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds
-        while not self._stop_housekeeping.wait(min(1.0, self.config.checkpoint_interval_seconds)):
+        pause = min(1.0, self.config.checkpoint_interval_seconds)
+        while not self._stop_housekeeping.wait(pause if noted else min(pause, NOTE_READY_SECONDS)):
             try:
                 if not noted and self._engine.is_ready:
                     self._opened.state.note_ready()

@@ -45,7 +45,7 @@ def test_files_and_memory_stay_bounded_under_endless_writes(make_cluster: Callab
     """60 MB through a state of 0.2 MB. In memory are about twice as many bytes of log as there are between two
     snapshots: back to the older of the two that are kept."""
     cluster = make_cluster(
-        ("m1",), snapshot_after_bytes=SNAPSHOT_AFTER, history_bytes=1, checkpoint_interval_seconds=0.2
+        ("m1",), snapshot_after_bytes=SNAPSHOT_AFTER, history_changes=1, checkpoint_interval_seconds=0.2
     )
     directory = cluster.data_dir("m1")
     most_files, most_bytes, most_entries, snapshots = 0, 0, 0, set()
@@ -68,7 +68,7 @@ def test_files_and_memory_stay_bounded_under_endless_writes(make_cluster: Callab
 
 def test_files_stay_bounded_over_starts_and_crashes(make_cluster: Callable[..., Cluster]) -> None:
     """A start tidies up what a kill left behind."""
-    cluster = make_cluster(("m1",), snapshot_after_bytes=SNAPSHOT_AFTER, history_bytes=1)
+    cluster = make_cluster(("m1",), snapshot_after_bytes=SNAPSHOT_AFTER, history_changes=1)
     counts = []
     for _ in range(6):
         cluster.call("m1", "overwrite", keys=10, writes=100, size=20_000)

@@ -167,7 +167,7 @@ def test_a_leader_whose_disk_is_full_to_the_last_byte_is_no_end_to_writes(on_sma
 
 
 def test_a_snapshot_waits_for_room_and_is_taken_then(on_small_disks: Make) -> None:
-    cluster, disks = on_small_disks(("m1",), snapshot_after_bytes=2 * MIB, history_bytes=1)
+    cluster, disks = on_small_disks(("m1",), snapshot_after_bytes=2 * MIB, history_changes=1)
     keys = [f"c{number}" for number in range(8)]
     for key in keys:
         cluster.call("m1", "put", key=key, value="x" * 200_000)
@@ -191,7 +191,7 @@ def test_a_snapshot_waits_for_room_and_is_taken_then(on_small_disks: Make) -> No
 def test_a_snapshot_from_the_leader_waits_for_room_and_is_installed_then(on_small_disks: Make, reserve: int) -> None:
     """Without a reserve it meets the full disk in the middle."""
     cluster, disks = on_small_disks(
-        small=("m3",), snapshot_after_bytes=2 * MIB, disk_reserve_bytes=reserve, history_bytes=1
+        small=("m3",), snapshot_after_bytes=2 * MIB, disk_reserve_bytes=reserve, history_changes=1
     )
     cluster.stop("m3")
     leader = cluster.wait_leader()

@@ -39,7 +39,16 @@ from warren_raft.raft.elections import Elections, Standing
 from warren_raft.raft.guard import INDEX_MAX, Guard, Outgoing, PeerFault
 from warren_raft.raft.health import Health, are_digests
 from warren_raft.raft.log import Batch, Log
-from warren_raft.raft.membership import OTHER_CLUSTER, REMOVED, Change, Hello, Member, Membership, apply_change
+from warren_raft.raft.membership import (
+    OTHER_CLUSTER,
+    OTHER_ORIGIN,
+    REMOVED,
+    Change,
+    Hello,
+    Member,
+    Membership,
+    apply_change,
+)
 from warren_raft.raft.requests import ChangeWanted, Requests, TransferWanted
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.submit import COMMAND_BYTES_MAX, Outcome, Proposal, Route, Submitter
@@ -378,6 +387,11 @@ class Engine:
     def members(self) -> Mapping[str, Member]:
         return self._roster.members
 
+    @property
+    def waits(self) -> str:
+        """For whom the first start waits, for people; empty once the founders are recorded."""
+        return self._roster.waits
+
     def is_connected(self, peer: str) -> bool:
         return self._roster.connected(peer)
 
@@ -447,7 +461,10 @@ class Engine:
     def judge(self, hello: Mapping[str, Any]) -> Refusal | None:
         refusal = self._roster.judge(hello)
         if refusal is not None:
-            self._note_foreign(str(hello.get("node_id")), refusal)
+            peer = str(hello.get("node_id"))
+            self._note_foreign(peer, refusal)
+            if refusal.code in (OTHER_CLUSTER, OTHER_ORIGIN) and peer in self._roster.members:
+                self._alarm(f"{peer} is not let in: {refusal.text}"[:ALARM_CHARACTERS])
         return refusal
 
     # One step ----------------------------------------------------------------------------------------------------
@@ -661,7 +678,7 @@ class Engine:
         self._note_foreign(peer, refusal)
 
     def _note_foreign(self, peer: str, refusal: Refusal) -> None:
-        if refusal.code == OTHER_CLUSTER and peer in self._roster.members:
+        if refusal.code == OTHER_CLUSTER and peer in self._roster.members and self._roster.membership is not None:
             self._foreign.add(peer)
 
     def _check_foreign(self) -> None:
@@ -858,7 +875,9 @@ class Engine:
             return
         if self._log.last_index - self._machine.applied_index >= ENTRIES_IN_FLIGHT:
             return
-        cluster_id = f"{self._random.getrandbits(128):032x}" if self._roster.membership is None else ""
+        cluster_id = ""
+        if self._roster.membership is None:
+            cluster_id = self._roster.origin or f"{self._random.getrandbits(128):032x}"
         change = self._changes.next_change(self._machine.applied_index, self._machine.applied_term, cluster_id)
         if change is not None:
             self._append(entries.encode_change(change))

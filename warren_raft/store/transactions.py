@@ -330,6 +330,10 @@ class WriteTransaction(Transaction):
         """Remove a value of meta, sessions or history. Returns whether it was there."""
         return self._txn.delete(key, b"", self.database.space_handles[space])
 
+    def clear(self, space: Space) -> None:
+        """Remove everything of sessions or history."""
+        self._txn.drop(self.database.space_handles[space], delete=False)
+
     def store_integer(self, key: bytes, value: int) -> None:
         """Set an integer of `meta`: 0 to 2^64-1."""
         self.store("meta", key, value.to_bytes(8, "big"))
