@@ -46,6 +46,9 @@ ASK_AGAIN_SECONDS: Final = 0.1
 """Between two questions to the leader about the same membership change, unless something changed before."""
 HAND_OVER_SECONDS: Final = 2.0
 """A closing leader waits at most so long for another to take over."""
+NOTE_READY_SECONDS: Final = 0.05
+"""Whether this manager got ready is looked at so often until it did: who is killed soon after has not failed to start,
+and to be taken for that twice costs the state."""
 SESSION_WINDOW: Final = 16_384
 """Requests of this process between the oldest unanswered and the newest: what the session must remember."""
 
@@ -627,7 +630,8 @@ class ReplicatedStore(Store):
         synced_index = -1
         noted = False
         next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds
-        while not self._stop_housekeeping.wait(min(1.0, self.config.checkpoint_interval_seconds)):
+        pause = min(1.0, self.config.checkpoint_interval_seconds)
+        while not self._stop_housekeeping.wait(pause if noted else min(pause, NOTE_READY_SECONDS)):
             try:
                 if not noted and self._engine.is_ready:
                     self._opened.state.note_ready()
