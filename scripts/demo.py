@@ -1,4 +1,4 @@
-"""The demonstration: three managers, writers on all of them, the leader killed under load, nothing lost.
+"""The demonstration: three managers, the leader killed under load, nothing lost; then a second cluster of a snapshot.
 
 Runs on free ports in a directory of its own, so that no other cluster is disturbed.
 Invariant: it ends with exit code 0 only if everything it prints as shown was checked in this run.
