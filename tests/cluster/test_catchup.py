@@ -221,7 +221,8 @@ def test_the_odd_one_out_says_so_and_rebuilds_itself(compacting: Cluster) -> Non
         return any(f"{follower} is in the minority" in alarm for alarm in alarms)
 
     cluster.wait(told, "the alarm")
-    cluster.wait(lambda: cluster.generation(follower) > before, "another state")
+    cluster.wait(lambda: len({status["digest"] for status in cluster.statuses().values()}) == 1, "the same state")
+    assert cluster.generation(follower) > before
     cluster.wait_converged()
     cluster.start_load()
     cluster.wait_acknowledged(50)
