@@ -257,6 +257,7 @@ class Engine:
             work=self._start_work,
             alarm=self._alarm,
             install=self._install,
+            has_quorum=lambda: self.has_quorum,
             taken_after_bytes=settings.snapshot_after_bytes,
         )
         self._effects: list[Effect] = []
@@ -952,7 +953,6 @@ class Engine:
                 self._now,
                 self._guard,
                 applied_index=machine.applied_index,
-                has_quorum=self.has_quorum,
                 leader=None if self._core.is_leader else self.leader,
             )
         if self._incoming is not None:
