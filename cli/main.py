@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "members": ("members", "members"),
     "leader": ("members", "leader"),
     "snapshot": ("snapshots", "snapshot"),
+    "recover": ("recovery", "recover"),
 }
 
 DONE: Final = 0

@@ -138,7 +138,7 @@ def _wait_ready(store: ReplicatedStore, stop: threading.Event) -> bool:
             store.wait_ready(timeout=POLL_SECONDS)
         except Unavailable:
             if time.monotonic() >= say_after:
-                log.warning("still waiting for a leader and its log")
+                log.warning("%s", store.waits or "still waiting for a leader and its log")
                 say_after += STILL_WAITING_SECONDS
         except Closed:
             return False

@@ -1,29 +1,28 @@
-"""`warren-raft snapshot …`: save the state of a manager as one file, look into such a file, prove it.
+"""`warren-raft snapshot …`: save the state of a manager as one file, look into it, prove it, begin anew with it.
 
-The format and the proof are in warren_raft/snapshots. Invariant: a file under the name it was asked for is whole, its
-owner's alone and on disk; nothing that was there is replaced.
+The format and the proof are in warren_raft/snapshots, what is refused in warren_raft/restoring.py. Invariant: a file
+under the name it was asked for is whole, its owner's alone and on disk; nothing that was there is replaced.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import WarrenGroup, cell, manager, print_json, wants_json
+from .common import MemberType, NodeIdType, WarrenGroup, cell, data_dir, manager, print_json, wants_json
 from .data import progress
+from .recovery import print_restored, shares
 
 if TYPE_CHECKING:
     from warren_raft.snapshots.file import Manifest
 
-STEPS: Final = 1_000  # of the bar that shows a verification
-
 
 @click.group("snapshot", cls=WarrenGroup)
 def snapshot() -> None:
-    """Save, inspect and verify snapshots.
+    """Save, inspect, verify and restore snapshots.
 
     A snapshot is one file with all that a manager has stored, secrets included, and the hash to prove it.
 
@@ -118,15 +117,7 @@ def verify(file: str) -> None:
     """
     from warren_raft.snapshots.verification import verify as prove
 
-    with progress("verifying", STEPS) as advance:
-        shown = 0
-
-        def report(share: float) -> None:
-            nonlocal shown
-            steps = int(share * STEPS)
-            advance(steps - shown)
-            shown = steps
-
+    with shares("verifying") as report:
         manifest = prove(file, progress=report)
     if wants_json():
         print_json(manifest_json(manifest))
@@ -136,6 +127,70 @@ def verify(file: str) -> None:
             f"{file} is sound: index {manifest.index}, revision {manifest.revision}, {entities} entities, "
             f"digest {manifest.digest}"
         )
+
+
+# ---------------------------------------------------------------------------------------------- restore
+
+
+@snapshot.command("restore")
+@click.argument("file", type=click.Path(), metavar="FILE")
+@click.option("--node-id", required=True, type=NodeIdType(), metavar="ID", help="Which of the members DIR is for.")
+@click.option(
+    "--member",
+    "members",
+    type=MemberType(),
+    metavar="ID=HOST:PORT",
+    multiple=True,
+    required=True,
+    help="A manager of the new cluster, this one included; once for each, the same on each of them.",
+)
+@click.option("--cluster-id", metavar="ID", help="Only if FILE is a snapshot of this cluster.")
+@click.option("--move-aside", is_flag=True, help="Move what DIR holds to DIR/aside-TIME.")
+@click.option("--allow-rollback", is_flag=True, help="Although what DIR holds is newer than FILE, or cannot be read.")
+def restore(
+    file: str,
+    node_id: str,
+    members: tuple[tuple[str, str], ...],
+    cluster_id: str | None,
+    move_aside: bool,
+    allow_rollback: bool,
+) -> None:
+    """Make DIR (--data-dir) the directory of a manager of a new cluster that begins with what FILE holds.
+
+    With all managers stopped, run it for each member with the same FILE and the same members, then start them: they
+    form a new cluster with an id of its own when all of them have met. The entities are those of FILE; revisions go on
+    a thousand million further, so that no watcher takes a new change for an old one. DIR must hold no manager's data;
+    whatever is refused, and whenever this is killed, it stays as it was. docs/recovery.md goes through it step by step.
+
+    \b
+    Example: warren-raft snapshot restore warren.snapshot --data-dir data/m1 --node-id m1 \\
+                 --member m1=127.0.0.1:7946 --member m2=127.0.0.1:7947 --member m3=127.0.0.1:7948
+    """
+    from warren_raft.errors import InvalidEntity
+    from warren_raft.restoring import restore as carry_out
+
+    addresses: dict[str, str] = {}
+    for member, address in members:
+        if addresses.setdefault(member, address) != address:
+            raise click.UsageError(f"--member: {member} is at {addresses[member]} and at {address}")
+    with shares("restoring") as report:
+        try:
+            restored = carry_out(
+                file,
+                data_dir(),
+                node_id=node_id,
+                members=addresses,
+                cluster_id=cluster_id,
+                move_aside=move_aside,
+                allow_rollback=allow_rollback,
+                progress=report,
+            )
+        except InvalidEntity as error:
+            raise click.UsageError(str(error)) from None
+    print_restored(restored)
+    others = [member for member in restored.members if member != node_id]
+    if others and not wants_json():
+        click.echo(f"Nothing forms before {', '.join(others)} are restored from the same file with the same members.")
 
 
 def manifest_json(manifest: Manifest) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from warren_raft.raft.engine import (
     WriteLog,
 )
 from warren_raft.raft.log import Batch, Entry, Log
+from warren_raft.raft.membership import Origin
 from warren_raft.raft.submit import Proposal
 from warren_raft.raft.transport import Refusal
 
@@ -50,6 +51,7 @@ STEP_SECONDS = 0.01
 LOG_DIRECTORY = "/log"
 SEGMENT_BYTES = 256 * 1024
 START_SEGMENT_BYTES = 32 * 1024
+RESTORED_INDEX = 2
 ASK_AGAIN_SECONDS = 0.1
 """How often the product's manager repeats a membership question; here too."""
 
@@ -244,6 +246,28 @@ class Cluster:
     def restart(self, id_: str) -> Node:
         self.crash(id_)
         return self.start(id_)
+
+    def restore(
+        self,
+        id_: str,
+        applied: Sequence[str],
+        *,
+        cluster_id: str = "restored",
+        members: Mapping[str, str] | None = None,
+    ) -> None:
+        """The directory of a manager that does not run becomes one of a new cluster, as `snapshot restore` does."""
+        self.disks[id_] = MemoryFiles()
+        self.states[id_] = ListSnapshots.restored(self.make_machine, applied, RESTORED_INDEX)
+        Log.create_at(
+            LOG_DIRECTORY,
+            files=self.disks[id_],
+            node_id=id_,
+            incarnation=f"{self.random.getrandbits(64):016x}",
+            index=RESTORED_INDEX,
+            note=Origin(cluster_id, dict(self.initial if members is None else members)).encode(),
+            segment_bytes=SEGMENT_BYTES,
+            start_segment_bytes=START_SEGMENT_BYTES,
+        ).close()
 
     def wipe(self, id_: str) -> None:
         """The data directory of a manager that does not run is emptied."""

@@ -112,6 +112,15 @@ class ListSnapshots:
         """The index of each state that was swapped in."""
         self.published: ListMachine = self.machine
 
+    @classmethod
+    def restored(cls, make_machine: Callable[[], ListMachine], applied: Sequence[str], index: int) -> ListSnapshots:
+        """What `snapshot restore` leaves: a state of a new cluster, and a snapshot of it."""
+        snapshots = cls(make_machine)
+        machine = snapshots.machine
+        machine.load(cbor2.dumps([index, 0, list(applied), [], None]))
+        snapshots.held = [Held(machine.dump(), index, 0)]
+        return snapshots
+
     def open(self, log: Log) -> None:
         """At a manager's start: the published state, or a rebuilt one where the log does not go on from that."""
         self.machine = self.published

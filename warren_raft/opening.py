@@ -18,6 +18,7 @@ from warren_raft.fsm.machine import FIRST_INDEX, StateMachine
 from warren_raft.raft.engine import Engine, Settings
 from warren_raft.raft.files import Files
 from warren_raft.raft.log import Log
+from warren_raft.snapshots import staging
 from warren_raft.snapshots.keeper import Keeper, Verify, verified_in_child
 from warren_raft.snapshots.verification import prove_state
 from warren_raft.store.database import Database, require_owner
@@ -55,6 +56,7 @@ class OpenedDirectory:
             require_owner(log_directory)  # what root writes there would keep the manager's user out at the next start
         self._lock = DirectoryLock(config.directory)
         try:
+            staging.finish(config.directory)
             self.state = StateDirectory(config.directory, boot_id=boot_id)
             self.state.create()
             self.log = Log.open(
@@ -150,9 +152,7 @@ class OpenedDirectory:
         return engine
 
     def _compare_members(self, engine: Engine) -> None:
-        if engine.membership is None:
-            return
-        replicated: Mapping[str, str] = {member.id: member.address for member in engine.membership.members.values()}
+        replicated: Mapping[str, str] = {member.id: member.address for member in engine.members.values()}
         if replicated != dict(self.config.members):
             logger.warning(
                 "%s: the configured members %s differ from the cluster's %s, which count",

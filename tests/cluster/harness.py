@@ -41,6 +41,10 @@ CALL_SECONDS: Final = 40.0
 PORTS: Final = range(10_000, 32_000)
 """Below what Linux gives to outgoing connections, so that a port stays free while its manager is down."""
 LOG_SHOWN: Final = 25
+SNAPSHOT_AFTER_BYTES: Final = 24 * 1024
+"""Some hundred writes of a test's load: a second or two."""
+HISTORY_CHANGES: Final = 500
+"""Kept where `compaction` is on: else most of a test's state is history."""
 FORBIDDEN_IN_LOGS: Final = ("Traceback (most recent call last)", "Task was destroyed", "was never awaited", "CRITICAL")
 
 
@@ -158,10 +162,19 @@ class Process:
 
 
 class Cluster:
-    """Managers by id. `config` goes into each manager's Config. `network`: their links can be cut. For `with`."""
+    """Managers by id. `config` goes into each manager's Config. `network`: their links can be cut. `compaction`: a
+    snapshot is taken, and the log cut, after SNAPSHOT_AFTER_BYTES of commands. `history_changes`: so many are kept, on
+    every manager. For `with`."""
 
     def __init__(
-        self, ids: Sequence[str] = ("m1", "m2", "m3"), *, start: bool = True, network: bool = False, **config: Any
+        self,
+        ids: Sequence[str] = ("m1", "m2", "m3"),
+        *,
+        start: bool = True,
+        network: bool = False,
+        compaction: bool = False,
+        history_changes: int | None = None,
+        **config: Any,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="warren-raft-cluster-"))
         self.journals = self.directory / "journals"
@@ -169,7 +182,10 @@ class Cluster:
         self.history = History(self.journals)
         self.members = {id_: f"127.0.0.1:{port}" for id_, port in zip(ids, free_ports(len(ids)), strict=True)}
         self.addresses = dict(self.members)
-        self.config = {"admin": False, **config}
+        small = {"snapshot_after_bytes": SNAPSHOT_AFTER_BYTES} if compaction else {}
+        self.config = {"admin": False, **small, **config}
+        self._compaction = compaction
+        self._history_changes = HISTORY_CHANGES if compaction and history_changes is None else history_changes
         self.processes: dict[str, Process] = {}
         self.allowed_in_logs: list[str] = []
         """Lines of a log that hold one of these are expected by the test."""
@@ -210,6 +226,8 @@ class Cluster:
         }
         name = f"{id_}-{self._runs}"
         child = {"config": settings, "journals": str(self.journals), "name": name}
+        child["compaction"] = self._compaction
+        child["history_changes"] = self._history_changes
         if self._network is not None:
             child["network"] = self._network.port
         self.processes[id_] = Process(child, self.log_of(id_), prefix)
@@ -233,8 +251,12 @@ class Cluster:
         process = self.launch(id_, **config)
         error = process.opened.exception(WAIT_SECONDS)
         assert isinstance(error, ManagerError), f"{id_} opened, or died: {error!r}"
-        assert self._gone(id_) == 1
+        self.refused(id_)
         return error
+
+    def refused(self, id_: str) -> None:
+        """A manager that was launched and did not open: its end."""
+        assert self._gone(id_) == 1
 
     def kill(self, *ids: str) -> None:
         """SIGKILL, all of them before any is waited for."""
@@ -316,12 +338,50 @@ class Cluster:
         """Which file of the state is the current one."""
         return int((self.state_of(id_) / "current").read_text())
 
+    def is_unsynced(self, id_: str) -> bool:
+        """Whether there is a marker to be forged."""
+        return (self.state_of(id_) / f"{self.generation(id_)}.mdb.unsynced").exists()
+
     def forge_marker(self, id_: str) -> None:
         """As if the machine had been started anew since: the marker of unsynced commits names another boot."""
         marker = self.state_of(id_) / f"{self.generation(id_)}.mdb.unsynced"
         text = marker.read_text()
         assert text.startswith("boot "), text
         marker.write_text(text.replace("boot ", "boot 0", 1))
+
+    def snapshots_of(self, id_: str) -> list[Path]:
+        """The files of a manager's snapshots, the newest first."""
+        return sorted((self.data_dir(id_) / "snapshots").glob("*-*.mdb"), reverse=True)
+
+    @staticmethod
+    def flip_bit(path: Path, draw: random.Random) -> None:
+        """As a disk does that rots; not among the zeros that end a file which is made ahead."""
+        with open(path, "r+b") as file:
+            position = draw.randrange(max(1, len(file.read().rstrip(b"\0"))))
+            file.seek(position)
+            byte = file.read(1)[0]
+            file.seek(position)
+            file.write(bytes([byte ^ 1 << draw.randrange(8)]))
+
+    # Snapshots ---------------------------------------------------------------------------------------------------
+
+    def log_base(self, id_: str) -> int:
+        return self.call(id_, "log_base")
+
+    def wait_cut(self, index: int, *ids: str) -> None:
+        """Until the logs of these managers (default: all that run) begin behind `index`; there must be load."""
+        waited_for = ids or self.alive
+        self.wait(lambda: all(self.log_base(id_) > index for id_ in waited_for), f"logs that begin behind {index}")
+
+    def leave_behind(self, id_: str) -> int:
+        """Kill a manager, and wait until no other one has the log any more that it needs; its last index, or later."""
+        index = self.status(id_)["commit_index"]
+        self.kill(id_)
+        self.wait_cut(index)
+        return index
+
+    def is_fetching(self, id_: str) -> bool:
+        return self.status(id_)["fetching"] is not None
 
     def destroy(self) -> None:
         """Everything goes: processes, then files."""

@@ -3,7 +3,8 @@
     python -m tests.cluster.manager_process SETTINGS
 
 SETTINGS is JSON: `config` (Config's fields), `journals` (a directory for load.py), `name` (unique among all runs), and
-`network` (the port of network.py's proxy) where links can be cut.
+`network` (the port of network.py's proxy) where links can be cut; `compaction` where snapshots are to be many;
+`history_changes` for how many are kept, the same on every manager of a cluster.
 Each command runs in a thread of its own, so one that blocks holds up no other. End of stdin or SIGTERM: close cleanly.
 Invariant: this process does not outlive the one that started it.
 """
@@ -23,11 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import warren_raft as wr
+from tests.cluster.churn import Churn
 from tests.cluster.disks import Disk
 from tests.cluster.load import Load
 from tests.cluster.network import dial_through
 
+GIVE_UP_SECONDS, ASK_AGAIN_SECONDS = 2.0, 0.6
+"""With `compaction`, for a holder of a snapshot that died: tests kill many."""
 LOAD_END_SECONDS = 30.0
+SMALL_CHUNK_BYTES = 8 * 1024
+"""With `compaction`: a state of some hundred KiB is fetched in as many steps as one of some ten MiB otherwise."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -58,6 +64,10 @@ class ManagerProcess:
     def log_batches(self) -> int:
         """How many batches its log has taken so far; a peek behind the public face."""
         return self.store._opened.log._next_batch - 1
+
+    def log_base(self) -> int:
+        """The index that its log was cut to: everything up to there is in its snapshots only."""
+        return self.store._opened.log.base_index
 
     def guard_stats(self) -> dict[str, int]:
         return dict(self.store._engine.guard_stats)
@@ -98,6 +108,22 @@ class ManagerProcess:
         ended = [load.stop(LOAD_END_SECONDS) for load in self._loads]
         return all(ended)
 
+    def start_churn(self, threads: int, records: int) -> None:
+        """Writers on a bounded set of records; see churn.py."""
+        self._churn = Churn(self.store, threads, records)
+
+    def churned(self) -> list[float]:
+        """[writes, p99 in seconds] since the last time it was asked."""
+        return self._churn.taken()
+
+    def stop_churn(self) -> None:
+        self._churn.stop(LOAD_END_SECONDS)
+
+    def reader_slots(self) -> int:
+        """Slots of the state's reader table that are in use, by any process."""
+        readers = self.store._database._environment.readers()
+        return 0 if "no active readers" in readers else len(readers.splitlines()) - 1
+
     def put(self, key: str, value: str, **more: Any) -> int:
         """A container."""
         return self.store.create_container(wr.Container(id=key, image=value), **more)
@@ -122,6 +148,19 @@ class ManagerProcess:
         for thread in threads:
             thread.join()
         return len(set(done))
+
+    def delete(self, key: str) -> int:
+        return self.store.delete_container(key)
+
+    def overwrite(self, keys: int, writes: int, size: int) -> None:
+        """So many writes, one after the other, to the same few containers."""
+        for number in range(writes):
+            self.put(f"c{number % keys}", str(number) + "x" * size)
+
+    def readers(self) -> list[int]:
+        """The processes that have a slot in the database's table of readers."""
+        lines = self.store._opened.database._open_environment().readers().splitlines()[1:]
+        return [int(line.split()[0]) for line in lines]
 
     def get(self, key: str) -> list[Any]:
         found = self.store.get_container(key)
@@ -205,6 +244,24 @@ class ManagerProcess:
         self.stop_load()
 
 
+def compact_often() -> None:
+    """Whatever the state's size, a snapshot is taken when the log has grown by Config.snapshot_after_bytes: a test's
+    states are mostly history, and grow as fast as its log. And what is sent, is sent in small pieces."""
+    from warren_raft.raft import catchup
+    from warren_raft.snapshots.keeper import Keeper
+
+    Keeper.state_bytes = lambda _self: 0  # type: ignore[method-assign]
+    catchup.CHUNK_BYTES = SMALL_CHUNK_BYTES  # type: ignore[misc]
+    catchup.GIVE_UP_SECONDS = GIVE_UP_SECONDS  # type: ignore[misc]
+    catchup.ASK_AGAIN_SECONDS = ASK_AGAIN_SECONDS  # type: ignore[misc]
+
+
+def shorten_history(changes: int) -> None:
+    from warren_raft.fsm import history
+
+    history.MAX_CHANGES = changes  # type: ignore[misc]
+
+
 def answer(manager: ManagerProcess, request: dict[str, Any], say: Any) -> None:
     number = request["number"]
     try:
@@ -234,6 +291,10 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     if "network" in settings:
         dial_through(settings["network"], settings["config"]["node_id"])
+    if settings.get("compaction"):
+        compact_often()
+    if settings.get("history_changes") is not None:
+        shorten_history(settings["history_changes"])
     try:
         manager = ManagerProcess(settings)
     except wr.WarrenError as error:

@@ -4,6 +4,7 @@ processes read the state beside the manager, whatever becomes of its files."""
 from __future__ import annotations
 
 import shutil
+import time
 
 import pytest
 
@@ -130,6 +131,18 @@ def test_starts_without_a_quorum_do_not_cost_the_state(cluster: Cluster) -> None
         cluster.start("m1", ready=False)
         assert cluster.status("m1")["applied_index"] >= index
         cluster.stop("m1")
+    assert cluster.generation("m1") == before
+
+
+def test_kills_soon_after_a_start_do_not_cost_the_state(cluster: Cluster) -> None:
+    """kill -9 as soon as it is noted that the manager got ready, which is at once: none of these starts has failed."""
+    before = cluster.generation("m1")
+    for _ in range(3):
+        begin = time.monotonic()
+        cluster.wait(lambda: not (cluster.state_of("m1") / "starts").exists(), "the start to be noted", 5.0)
+        assert time.monotonic() - begin < 0.6, "the housekeeping of a second is too late for that"
+        cluster.kill("m1")
+        cluster.start("m1")
     assert cluster.generation("m1") == before
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tests.cluster.harness import Cluster, ManagerDied, ManagerError, free_ports
+from tests.cluster.harness import WAIT_SECONDS, Cluster, ManagerDied, ManagerError, free_ports
 
 FAULTS_A_ROUND: Final = 6
 WRITES_BETWEEN: Final = 40
@@ -34,6 +34,9 @@ MINUTES: Final = 1.0
 HOLD_SECONDS: Final = (0.2, 1.0, 2.5, 6.0)
 """How long a fault lasts that has no end of its own: less or more than an election takes."""
 
+REJOIN: Final = ("remove this manager from the cluster, empty its data directory", "run `members remove ID` on another")
+"""What a manager says that cannot go on with what its disk has left."""
+
 
 @dataclass
 class Tally:
@@ -42,6 +45,8 @@ class Tally:
     began: float = field(default_factory=time.monotonic)
     clusters: int = 0
     kills: int = 0
+    refused: int = 0
+    """Managers whose damaged files kept them from starting, and that joined anew."""
     faults: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[str] = field(default_factory=Counter)
@@ -60,7 +65,7 @@ class Tally:
         """Lost or doubled ones are in no tally: the first ends the run."""
         lines = [
             f"elapsed: {self.elapsed:.0f} s, {self.clusters} clusters",
-            f"kills: {self.kills}",
+            f"kills: {self.kills}, refused and joined anew: {self.refused}",
             f"faults: {self.faults.total()}",
             *(f"    {name}: {count}" for name, count in sorted(self.faults.items())),
             f"writes acknowledged: {self.outcomes['ok']}, lost: 0, doubled: 0",
@@ -104,6 +109,13 @@ class Torture:
             self.mute_leader,
             self.slow_links,
             self.thin_link,
+            self.away_until_the_log_is_cut,
+            self.kill_the_fetching_follower,
+            self.kill_the_sending_leader,
+            self.rotten_snapshot,
+            self.snapshots_deleted,
+            self.rotten_state,
+            self.rotten_log,
         ]
         self.faults = [fault for fault in self.faults if only in fault.__name__]
         if not self.faults:
@@ -209,12 +221,7 @@ class Torture:
         """Its directory is lost; as the refusal says, it is removed and added again."""
         follower = self.any_follower()
         self.cluster.kill(follower)
-        shutil.rmtree(self.cluster.data_dir(follower))
-        self.cluster.start(follower, ready=False)
-        self.change("remove_member", id=follower)
-        self.change("add_member", id=follower, address=self.cluster.addresses[follower])
-        self.cluster.wait_ready(follower)
-        self.load(follower)
+        self.rejoin(follower)
 
     def move_follower(self) -> None:
         follower = self.any_follower()
@@ -244,6 +251,106 @@ class Torture:
         self.change("remove_member", id="m4")
         self.cluster.kill("m4")
         shutil.rmtree(self.cluster.data_dir("m4"))
+
+    # Snapshots, and disks that rot
+
+    def left_behind(self) -> tuple[str, int]:
+        """A follower that is down, and whom nobody can give the log any more that it needs."""
+        follower = self.any_follower()
+        return follower, self.cluster.leave_behind(follower)
+
+    def fetching(self) -> str:
+        """A follower in the middle of a fetch, as a rule: it may be through already."""
+        follower, index = self.left_behind()
+        self.cluster.slow_links(follower, delay_seconds=self.draw.choice((0.0, 0.002, 0.005)))
+        self.cluster.start(follower, ready=False)
+        part = self.draw.choice((0.0, 0.5, 0.95))
+
+        def far_enough() -> bool:
+            status = self.cluster.status(follower)
+            fetching = status["fetching"]
+            is_there = status["applied_index"] > index
+            return is_there or (fetching is not None and fetching["bytes"] >= part * fetching["of"])
+
+        self.cluster.wait(far_enough, "the fetch")
+        return follower
+
+    def away_until_the_log_is_cut(self) -> None:
+        follower, _ = self.left_behind()
+        self.restart(follower)
+
+    def kill_the_fetching_follower(self) -> None:
+        follower = self.fetching()
+        self.cluster.kill(follower)
+        self.cluster.heal()
+        self.restart(follower)
+
+    def kill_the_sending_leader(self) -> None:
+        follower = self.fetching()
+        leader = self.leader()
+        self.cluster.kill(leader)
+        self.cluster.heal()
+        self.restart(leader)
+        self.cluster.wait_ready(follower)
+        self.load(follower)
+
+    def rotten_snapshot(self) -> None:
+        """A bit of the newest one. It is noticed when it is sent, or when a state is to be made of it."""
+        victim = self.draw.choice(self.cluster.alive)
+        self.cluster.kill(victim)
+        for snapshot in self.cluster.snapshots_of(victim)[:1]:
+            self.cluster.flip_bit(snapshot, self.draw)
+        if self.draw.random() < 0.5 and self.cluster.is_unsynced(victim):
+            self.cluster.forge_marker(victim)
+        self.restart_or_rejoin(victim)
+
+    def snapshots_deleted(self) -> None:
+        """All of one manager's. Where its state is gone too it can be made of nothing, unless the log is whole."""
+        victim = self.draw.choice(self.cluster.alive)
+        self.cluster.kill(victim)
+        for snapshot in self.cluster.snapshots_of(victim):
+            snapshot.unlink()
+        if self.draw.random() < 0.5 and self.cluster.is_unsynced(victim):
+            self.cluster.forge_marker(victim)
+        self.restart_or_rejoin(victim)
+
+    def rotten_state(self) -> None:
+        """Anywhere in the file of a manager that was stopped: the seal tells."""
+        victim = self.draw.choice(self.cluster.alive)
+        self.cluster.stop(victim)
+        self.cluster.flip_bit(self.cluster.state_of(victim) / f"{self.cluster.generation(victim)}.mdb", self.draw)
+        self.restart_or_rejoin(victim)
+
+    def rotten_log(self) -> None:
+        """It is refused, or it is where nothing is read any more; never a wrong entry."""
+        victim = self.draw.choice(self.cluster.alive)
+        self.cluster.kill(victim)
+        segments = sorted((self.cluster.data_dir(victim) / "log").iterdir())
+        self.cluster.flip_bit(self.draw.choice(segments), self.draw)
+        self.restart_or_rejoin(victim)
+
+    def restart_or_rejoin(self, victim: str) -> None:
+        """Whoever refuses to start says that it has to be removed, emptied and added again; so that is done."""
+        opened = self.cluster.launch(victim).opened.exception(WAIT_SECONDS)
+        if opened is None:
+            self.cluster.wait_ready(victim)
+            self.load(victim)
+            return
+        assert isinstance(opened, ManagerError), f"{victim} died: {opened!r}"
+        assert opened.kind == "Corrupted", opened
+        assert any(remedy in opened.text for remedy in REJOIN), opened
+        self.cluster.refused(victim)
+        self.tally.refused += 1
+        self.rejoin(victim)
+
+    def rejoin(self, id_: str) -> None:
+        """One that does not run: emptied, started, removed and added."""
+        shutil.rmtree(self.cluster.data_dir(id_))
+        self.cluster.start(id_, ready=False)
+        self.change("remove_member", id=id_)
+        self.change("add_member", id=id_, address=self.cluster.addresses[id_])
+        self.cluster.wait_ready(id_)
+        self.load(id_)
 
     # The network: what is not cut goes on, and must
 
@@ -362,7 +469,7 @@ def run(seed: int, *, minutes: float | None = None, kills: int | None = None, on
         return tally.elapsed >= seconds or tally.kills >= wanted
 
     while not is_enough():
-        with Cluster(network=True) as cluster, kept_if_it_fails(cluster, seed):
+        with Cluster(network=True, compaction=True) as cluster, kept_if_it_fails(cluster, seed):
             cluster.allowed_in_logs.append("m4 was removed from the cluster")
             torture = Torture(cluster, draw, tally, only)
             for _ in range(ROUNDS_A_CLUSTER):

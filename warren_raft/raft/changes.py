@@ -108,7 +108,7 @@ class Changes:
         if link is None:
             self._roster.guests_to_dial[member_id] = address
             return Answer(WAIT, f"{member_id} does not answer at {address}; start it first, on an empty data directory")
-        if not link.hello.blank:
+        if not link.hello.blank or link.hello.origin:
             return Answer(REFUSED, f"the data directory of {member_id} is not empty; start it on an empty one")
         if link.hello.address != address:
             return Answer(REFUSED, f"{member_id} says its address is {link.hello.address}, not {address}")

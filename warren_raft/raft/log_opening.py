@@ -246,6 +246,23 @@ class Opening:
                 self._files.unlink(segment_path(self._directory, number))
 
 
+def owner_of(files: Files, directory: str) -> str | None:
+    """The node id that the log in `directory` was made for; None where there is no log. Raises as an opening does."""
+    try:
+        names = files.list_directory(directory)
+    except FileNotFoundError:
+        return None
+    numbers = sorted(int(match[1]) for match in map(_SEGMENT_NAME.fullmatch, names) if match)
+    if not numbers:
+        return None
+    path = segment_path(directory, numbers[-1])
+    file = files.open(path)
+    try:
+        return _read_header(path, file, numbers[-1]).header.node_id
+    finally:
+        file.close()
+
+
 def _read_header(path: str, file: File, number: int) -> _Found:
     try:
         start = file.read(0, form.PAGE)

@@ -1,8 +1,9 @@
 """Who belongs to the cluster: members, incarnations, the cluster id, and who may talk to whom.
 
-Lives here: the replicated list and its one-at-a-time changes as pure functions, the founding record, and the judgement
-of a peer's hello. Not here: when a change is proposed (changes.py). Invariant: a data directory counts for a member
-only under the incarnation that was added, so a wiped disk never votes or acknowledges in its predecessor's name.
+Lives here: the replicated list and its one-at-a-time changes as pure functions, what a log's note says before there is
+one, and the judgement of a peer's hello. Not here: when a change is proposed (changes.py). Invariant: a data directory
+counts for a member only under the incarnation that was added, so a wiped disk never votes or acknowledges in its
+predecessor's name.
 """
 
 from __future__ import annotations
@@ -122,26 +123,57 @@ def apply_change(current: Membership | None, change: Change, index: int) -> Memb
 class Founding:
     """The initial members as this data directory met them, before there is a cluster id. Durable before the first vote.
 
-    It is recorded only when every initial member is linked, blank, and has declared the very same view, so two
-    directories can never hold different ones (the argument is in DESIGN.md beside this file).
+    It is recorded only when every initial member is linked, blank, of the same origin, and has declared the very same
+    view, so two directories can never hold different ones (the argument is in DESIGN.md beside this file).
     """
 
     members: Mapping[str, Member]
+    origin: str = ""
+    """The cluster id that restored directories were given; "": there is none before the first leader's."""
 
     def encode(self) -> bytes:
-        return cbor2.dumps([[m.id, m.address, m.incarnation] for _, m in sorted(self.members.items())])
+        rows = [[m.id, m.address, m.incarnation] for _, m in sorted(self.members.items())]
+        return cbor2.dumps({"cluster": self.origin, "founders": rows} if self.origin else rows)
 
     @classmethod
     def decode(cls, data: bytes) -> Founding:
         """Raises ValueError: a peer may have sent it."""
         try:
-            members = [Member(id_, address, inc, voter=True) for id_, address, inc in cbor2.loads(data)]
-        except (cbor2.CBORError, TypeError, ValueError) as error:
+            value = cbor2.loads(data)
+            origin, rows = (value["cluster"], value["founders"]) if type(value) is dict else ("", value)
+            members = [Member(id_, address, inc, voter=True) for id_, address, inc in rows]
+        except (cbor2.CBORError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a founding record: {error}") from error
         named = all(_is_text(text) for m in members for text in (m.id, m.address, m.incarnation))
+        named = named and (origin == "" or _is_text(origin))
         if not named or not 1 <= len(members) <= MEMBERS_MAX or len(data) > FOUNDING_BYTES:
             raise ValueError("not a founding record: too long, or names that are none")
-        return cls({member.id: member for member in members})
+        return cls({member.id: member for member in members}, origin)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a restored directory knows before it has met anybody: its cluster's id, and who the members are to be.
+
+    All that are restored from the same snapshot with the same members have the same; it is made with the directory.
+    """
+
+    cluster_id: str
+    members: Mapping[str, str]
+    """Initial members, id -> address; they count, whatever is configured."""
+
+    def encode(self) -> bytes:
+        return cbor2.dumps({"cluster": self.cluster_id, "initial": dict(sorted(self.members.items()))})
+
+
+def read_note(note: bytes) -> Origin | Founding | None:
+    """What the log's note says: a restored directory's origin, then the founders; None at first."""
+    if not note:
+        return None
+    value = cbor2.loads(note)
+    if type(value) is dict and "initial" in value:
+        return Origin(value["cluster"], value["initial"])
+    return Founding.decode(note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +188,8 @@ class Hello:
     membership_index: int
     founding: bytes
     """Founding.encode(), or empty."""
+    origin: str = ""
+    """The cluster id that this directory was restored with; "": it was not restored."""
 
     def to_message(self) -> dict[str, Any]:
         return {
@@ -166,6 +200,7 @@ class Hello:
             "cluster_id": self.cluster_id,
             "membership_index": self.membership_index,
             "founding": self.founding,
+            "origin": self.origin,
         }
 
     @classmethod
@@ -182,6 +217,7 @@ class Hello:
             and type(hello.membership_index) is int
             and 0 <= hello.membership_index <= INDEX_MAX
             and isinstance(hello.founding, bytes)
+            and (hello.origin == "" or _is_text(hello.origin))
         )
         if not sound:
             raise ValueError("hello with a field of another type")
@@ -193,6 +229,7 @@ class Hello:
 REMOVED: Final = "removed"
 UNKNOWN_DIRECTORY: Final = "unknown-directory"
 OTHER_CLUSTER: Final = "other-cluster"
+OTHER_ORIGIN: Final = "other-origin"
 NOT_LISTED: Final = "not-listed"
 MALFORMED: Final = "malformed"
 
@@ -201,16 +238,28 @@ def judge(
     mine: Hello, theirs: Hello, *, membership: Membership | None, configured: Mapping[str, str]
 ) -> Refusal | None:
     """Whether a link to `theirs` may come up, from what this manager knows. Pure. None: it may."""
-    if mine.cluster_id is not None and theirs.cluster_id is not None and mine.cluster_id != theirs.cluster_id:
-        return Refusal(
-            OTHER_CLUSTER,
-            f"{mine.node_id} belongs to cluster {mine.cluster_id}, {theirs.node_id} to cluster {theirs.cluster_id}",
-        )
+    if _are_of_two_clusters(mine, theirs):
+        return Refusal(OTHER_CLUSTER, f"{_belonging(mine)}, {_belonging(theirs)}")
     if membership is not None:
         return _judge_as_member(theirs, membership)
     if theirs.cluster_id is not None:
         return None  # it knows better; it refuses us if we are not who was added
     return _judge_before_cluster(mine, theirs, configured)
+
+
+def _are_of_two_clusters(mine: Hello, theirs: Hello) -> bool:
+    """Of two that were restored and have not formed, it is not certain that they are not meant to be one."""
+    clusters = [hello.cluster_id or hello.origin for hello in (mine, theirs)]
+    return all(clusters) and clusters[0] != clusters[1] and bool(mine.cluster_id or theirs.cluster_id)
+
+
+def _belonging(hello: Hello) -> str:
+    if hello.cluster_id is not None:
+        return f"{hello.node_id} belongs to cluster {hello.cluster_id}"
+    return (
+        f"{hello.node_id} was restored as cluster {hello.origin} (to make them one again, stop all managers, and "
+        "restore each of them from the same file with the same members)"
+    )
 
 
 def _judge_as_member(theirs: Hello, membership: Membership) -> Refusal | None:
@@ -223,7 +272,7 @@ def _judge_as_member(theirs: Hello, membership: Membership) -> Refusal | None:
         return None  # a later change that we have not applied yet
     if known is not None:
         return _unknown_directory(theirs.node_id)
-    if theirs.blank:
+    if theirs.blank and not theirs.origin:
         return None  # a guest: known to us so that `members add` can name its incarnation
     return Refusal(NOT_LISTED, f"{theirs.node_id} is not a member and its data directory is not empty")
 
@@ -241,7 +290,20 @@ def _judge_before_cluster(mine: Hello, theirs: Hello, configured: Mapping[str, s
         return None
     if theirs.node_id not in configured:
         return Refusal(NOT_LISTED, f"{theirs.node_id} is not in the list of initial members of {mine.node_id}")
+    if mine.origin != theirs.origin:
+        return Refusal(OTHER_ORIGIN, _different_origins(mine, theirs))
     return None
+
+
+def _different_origins(mine: Hello, theirs: Hello) -> str:
+    remedy = "restore each member from the same file with the same members"
+    for restored, other in ((mine, theirs), (theirs, mine)):
+        if not other.origin:
+            return f"{other.node_id} was not restored, and {restored.node_id} was: {remedy}, or none of them"
+    return (
+        f"{mine.node_id} and {theirs.node_id} were restored from different snapshots, or with different lists of "
+        f"members: {remedy}"
+    )
 
 
 def _unknown_directory(node_id: str) -> Refusal:

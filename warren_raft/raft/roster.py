@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from warren_raft.raft.log import Log
-from warren_raft.raft.membership import MALFORMED, Founding, Hello, Member, Membership, judge
+from warren_raft.raft.membership import MALFORMED, Founding, Hello, Member, Membership, Origin, judge, read_note
 from warren_raft.raft.transport import Refusal
 
 Message = dict[str, Any]
@@ -60,7 +60,16 @@ class Roster:
         """Log.position of the founders' record; 0: it was durable at the start."""
         self._declared: dict[str, str] | None = None
         self._unlinked_since: dict[str, float] = {}
-        self.founding: Founding | None = Founding.decode(log.note) if log.note else None
+        self.founding: Founding | None = None
+        self.origin = ""
+        """The cluster id that this directory was restored with."""
+        self.waits = ""
+        """For whom the first start waits, for people; any thread may read it."""
+        match read_note(log.note):
+            case Origin() as origin:
+                self.origin, self.configured = origin.cluster_id, dict(origin.members)
+            case Founding() as founding:
+                self.origin, self.founding = founding.origin, founding
 
     # Who ---------------------------------------------------------------------------------------------------------
 
@@ -120,11 +129,17 @@ class Roster:
             node_id=self.node_id,
             address=self.address,
             incarnation=self._log.incarnation,
-            blank=self._log.is_blank,
+            blank=self._is_blank,
             cluster_id=self.cluster_id,
             membership_index=0 if self.membership is None else self.membership.index,
             founding=self._told_founding(),
+            origin=self.origin,
         )
+
+    @property
+    def _is_blank(self) -> bool:
+        """Whether this directory has taken part in nothing yet: no term, no entry, no founders."""
+        return self._log.has_only_base and self._log.base_term == 0 and self.founding is None
 
     def _told_founding(self) -> bytes:
         """Nobody hears of a record that a power cut would take back: we might agree to another view then."""
@@ -172,7 +187,7 @@ class Roster:
 
     @property
     def _is_forming(self) -> bool:
-        return self.membership is None and self.founding is None and self._log.is_blank
+        return self.membership is None and self._is_blank
 
     def found(self) -> None:
         """One step towards the founding members.
@@ -182,21 +197,33 @@ class Roster:
         log).
         """
         if not self._is_forming:
+            self.waits = ""
             return
         view = {self.node_id: self._log.incarnation}
         for peer, link in self.links.items():
-            if peer in self.configured and link.hello.blank and link.hello.cluster_id is None:
+            hello = link.hello
+            if peer in self.configured and hello.blank and hello.cluster_id is None and hello.origin == self.origin:
                 view[peer] = link.hello.incarnation
         if view != self._declared:
             self._declared = view
             for peer in sorted(self.links):
                 self._declare_to(peer)
-        if view.keys() != self.configured.keys() or not all(
-            self._agrees(self.links[peer]) for peer in view if peer != self.node_id
-        ):
+        missing = sorted(self.configured.keys() - view.keys())
+        unsure = sorted(peer for peer in view if peer != self.node_id and not self._agrees(self.links[peer]))
+        self.waits = self._waiting_for(missing, unsure)
+        if missing or unsure or view.keys() != self.configured.keys():
             return
         members = {id_: Member(id_, self.configured[id_], inc, voter=True) for id_, inc in view.items()}
-        self._record(Founding(members))
+        self._record(Founding(members, self.origin))
+
+    def _waiting_for(self, missing: list[str], unsure: list[str]) -> str:
+        if not missing:
+            return f"the cluster is not formed yet: some have not met everybody ({', '.join(unsure)})" if unsure else ""
+        return f"the cluster is not formed yet: {self.node_id} waits for {', '.join(missing)}" + (
+            f", to be restored from the same file with the same members ({', '.join(sorted(self.configured))})"
+            if self.origin
+            else ""
+        )
 
     def _declare_to(self, peer: str) -> None:
         message = {"type": "founding_view", "view": self._declared, "configured": self.configured}
@@ -225,7 +252,7 @@ class Roster:
             return
         founding = Founding.decode(data)
         me = founding.members.get(self.node_id)
-        if me is not None and me.incarnation == self._log.incarnation:
+        if me is not None and me.incarnation == self._log.incarnation and founding.origin == self.origin:
             self._record(founding)
 
     def _record(self, founding: Founding) -> None:

@@ -1,0 +1,124 @@
+"""`warren-raft recover`: the quorum is lost for good, and one stopped survivor becomes a cluster of one.
+
+What is refused and done is in warren_raft/restoring.py; here are the question before it and what is printed after.
+Invariant: nothing is changed before the operator has read what may be missing and said yes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from .common import WarrenCommand, cell, data_dir, print_json, wants_json
+from .data import progress
+
+if TYPE_CHECKING:
+    from warren_raft.restoring import Recovery, Restored
+
+STEPS: Final = 1_000  # of a bar that shows shares
+
+
+@contextmanager
+def shares(label: str) -> Iterator[Callable[[float], None]]:
+    """A progress bar as of `progress`, told the share that is done."""
+    shown = 0
+    with progress(label, STEPS) as advance:
+
+        def report(share: float) -> None:
+            nonlocal shown
+            steps = int(share * STEPS)
+            advance(steps - shown)
+            shown = steps
+
+        yield report
+
+
+@click.command("recover", cls=WarrenCommand)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Although something answers at another member's address.")
+def recover(yes: bool, force: bool) -> None:
+    """Turn a stopped manager's data into a new cluster of one.
+
+    For when the quorum is lost for good. Everything that its log holds is taken over, also what is not known to be
+    acknowledged; what only the lost members held is gone. The cluster gets a new id, revisions go on a thousand million
+    further, and the old files stay in DIR/aside-TIME. Recover one survivor only, start it, and add the others on empty
+    directories with `members add`. If a snapshot is newer than the survivor, restore that instead.
+
+    \b
+    Example: warren-raft recover --data-dir data/m1
+    """
+    from warren_raft.restoring import Recovery
+
+    with Recovery(data_dir(), force=force) as recovery:
+        _confirm(recovery, yes)
+        with shares("recovering") as report:
+            restored = recovery.carry_out(report)
+    if wants_json():
+        extra = {"log_index": recovery.index, "log_term": recovery.term, "uncertain_entries": recovery.uncertain}
+        print_json(restored_json(restored) | extra | {"lost_members": sorted(recovery.others)})
+        return
+    print_restored(restored)
+    click.echo(
+        f"{_missing(recovery)}\nStart it as before, and add others on empty directories: members add ID=HOST:PORT."
+    )
+
+
+def _confirm(recovery: Recovery, yes: bool) -> None:
+    from warren_raft.errors import RefusedForSafety
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise RefusedForSafety(
+            f"{recovery.data_dir} would become a cluster of one, without {_names(recovery)}: add --yes if that is meant"
+        )
+    click.echo(f"{recovery.node_id}, of cluster {recovery.old_cluster_id}, has index {recovery.index}.", err=True)
+    click.echo(_missing(recovery), err=True)
+    if not click.confirm("Make it a new cluster of one?", err=True):
+        raise RefusedForSafety("nothing was changed")
+
+
+def _missing(recovery: Recovery) -> str:
+    taken = f"Everything up to index {recovery.index} of term {recovery.term} is taken over"
+    if recovery.uncertain:
+        taken += f", of that {recovery.uncertain} entries that are not known to have been acknowledged"
+    if not recovery.others:
+        return f"{taken}."
+    return f"{taken}. Writes that were acknowledged and that only {_names(recovery)} held may be missing."
+
+
+def _names(recovery: Recovery) -> str:
+    return ", ".join(sorted(recovery.others)) or "others"
+
+
+def restored_json(restored: Restored) -> dict[str, Any]:
+    """A directory that was made, as the commands print it."""
+    return {
+        "data_dir": restored.data_dir,
+        "node_id": restored.node_id,
+        "cluster_id": restored.cluster_id,
+        "members": dict(restored.members),
+        "index": restored.index,
+        "revision": restored.revision,
+        "digest": restored.digest,
+        "counts": dict(restored.counts),
+        "aside": restored.aside,
+        "from": restored.old.to_json(),
+    }
+
+
+def print_restored(restored: Restored) -> None:
+    """What a directory holds now."""
+    values = restored_json(restored)
+    if wants_json():
+        print_json(values)
+        return
+    old = restored.old
+    values["from"] = f"cluster {old.cluster_id}, index {old.index}, revision {old.revision}, node {old.node_id}"
+    width = max(map(len, values))
+    for name, value in values.items():
+        click.echo(f"{name:<{width}}  {cell(value)}")

@@ -1,0 +1,245 @@
+"""The promise: `snapshot restore` and `recover` make a cluster that works out of a file, or of the one that is left;
+with real managers, and what docs/recovery.md tells an operator to type does what it says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_support import Command, ManagerProcess, StartManager, free_addresses
+
+from tests.cluster.harness import wait_until
+from warren_raft.local import ReadOnlyStore
+
+RECOVERY = (Path(__file__).resolve().parents[2] / "docs" / "recovery.md").read_text(encoding="utf-8")
+IDS = ("m1", "m2", "m3")
+
+
+@pytest.fixture
+def members() -> dict[str, str]:
+    return dict(zip(IDS, free_addresses(3), strict=True))
+
+
+def start_all(
+    start_manager: StartManager, directory: Path, members: dict[str, str], ids: tuple[str, ...] = IDS
+) -> dict[str, ManagerProcess]:
+    directory.mkdir(exist_ok=True)
+    managers = {id_: start_manager(directory / id_, id_, members) for id_ in ids}
+    for manager in managers.values():
+        manager.wait_ready()
+    return managers
+
+
+def stop_all(managers: dict[str, ManagerProcess]) -> None:
+    for manager in managers.values():
+        assert manager.stop() == 0
+
+
+def put_node(warren: Command, directory: Path, id_: str) -> int:
+    path = directory.parent / f"{id_}.json"
+    path.write_text(json.dumps({"id": id_}))
+    return int(warren("put", "node", "-f", path, "--data-dir", directory, "-o", "json").json["revision"])
+
+
+def as_options(members: dict[str, str]) -> list[str]:
+    return [part for id_, address in members.items() for part in ("--member", f"{id_}={address}")]
+
+
+def level(warren: Command, directory: Path) -> list[dict[str, Any]]:
+    """The statuses of all managers once they are at one applied index."""
+    statuses: list[dict[str, Any]] = []
+
+    def is_level() -> bool:
+        statuses[:] = [warren("status", "--data-dir", directory / id_, "-o", "json").json for id_ in IDS]
+        return len({status["applied_index"] for status in statuses}) == 1
+
+    wait_until(is_level, "one applied index")
+    return statuses
+
+
+def test_a_cluster_is_restored_into_a_new_one_that_works(
+    warren: Command, start_manager: StartManager, members: dict[str, str], tmp_path: Path
+) -> None:
+    old = start_all(start_manager, tmp_path / "old", members)
+    revision = [put_node(warren, tmp_path / "old" / "m1", f"n{number}") for number in range(5)][-1]
+    told = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", tmp_path / "old" / "m1", "-o", "json").json
+    export = warren("export", "-", "--data-dir", tmp_path / "old" / "m1").text
+    stop_all(old)
+    made = []
+    for id_ in IDS:
+        restore = ("snapshot", "restore", tmp_path / "s.mdb", "--data-dir", tmp_path / "new" / id_, "--node-id", id_)
+        made.append(warren(*restore, *as_options(members), "-o", "json").json)
+    assert len({(each["cluster_id"], each["digest"]) for each in made}) == 1
+    assert made[0]["from"]["cluster_id"] == told["cluster_id"]
+    assert made[0]["revision"] == revision + 1_000_000_000
+
+    start_all(start_manager, tmp_path / "new", members)
+    statuses = level(warren, tmp_path / "new")
+    assert len({status["digest"] for status in statuses}) == 1
+    assert {status["cluster_id"] for status in statuses} == {made[0]["cluster_id"]}
+    for id_ in IDS:
+        assert warren("export", "-", "--data-dir", tmp_path / "new" / id_).text == export
+    assert put_node(warren, tmp_path / "new" / "m2", "after") == made[0]["revision"] + 1
+    statuses = level(warren, tmp_path / "new")
+    assert len({status["digest"] for status in statuses}) == 1
+    with ReadOnlyStore(tmp_path / "new" / "m3") as store:
+        assert store.get_node("after").revision == made[0]["revision"] + 1
+        assert len(store.list_nodes()) == 6
+
+
+def test_one_of_three_restored_alone_waits_and_says_for_whom(
+    warren: Command, start_manager: StartManager, members: dict[str, str], manager: Path, tmp_path: Path
+) -> None:
+    assert warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", manager).text
+    restore = ("snapshot", "restore", tmp_path / "s.mdb", "--data-dir", tmp_path / "m1", "--node-id", "m1")
+    text = warren(*restore, *as_options(members)).text
+    assert "Nothing forms before m2, m3 are restored from the same file with the same members." in text
+    alone = start_manager(tmp_path / "m1", "m1", members)
+    alone.wait_socket()
+
+    def says() -> bool:
+        alarms = warren("status", "--data-dir", tmp_path / "m1", "-o", "json").json["alarms"]
+        return any("m1 waits for m2, m3, to be restored from the same file" in alarm for alarm in alarms)
+
+    wait_until(says, "m1 to say for whom it waits")
+    assert alone.stop() == 0
+
+
+def test_what_is_refused_is_one_line_and_exit_code_4(
+    warren: Command, members: dict[str, str], manager: Path, tmp_path: Path
+) -> None:
+    assert warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", manager).text
+    file = tmp_path / "s.mdb"
+    options = as_options(members)
+    running = warren("snapshot", "restore", file, "--data-dir", manager, "--node-id", "m1", *options, "--move-aside")
+    assert (running.code, "stop it first" in running.err) == (4, True)
+    target = ("--data-dir", tmp_path / "m1")
+    assert warren("snapshot", "restore", file, *target, "--node-id", "m9", *options).code == 4
+    assert warren("snapshot", "restore", file, *target, "--node-id", "m1", *options, "--cluster-id", "x").code == 4
+    assert not (tmp_path / "m1").exists()
+    assert warren("snapshot", "restore", file, *target, "--node-id", "m1", *options).code == 0
+    again = warren("snapshot", "restore", file, *target, "--node-id", "m1", *options)
+    assert (again.code, "--move-aside" in again.err) == (4, True)
+    twice = [*options, "--member", "m1=127.0.0.1:1"]
+    assert warren("snapshot", "restore", file, "--data-dir", tmp_path / "b", "--node-id", "m1", *twice).code == 2
+    same = ["--member", "m1=127.0.0.1:1", "--member", "m2=127.0.0.1:1"]
+    assert warren("snapshot", "restore", file, "--data-dir", tmp_path / "b", "--node-id", "m1", *same).code == 2
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 8
+    file.write_bytes(data)
+    damaged = warren("snapshot", "restore", file, "--data-dir", tmp_path / "b", "--node-id", "m1", *options)
+    assert (damaged.code, "is damaged" in damaged.err) == (3, True)
+    assert not (tmp_path / "b").exists()
+
+
+def test_recover_asks_and_without_a_terminal_needs_a_yes(
+    warren: Command, start_manager: StartManager, tmp_path: Path
+) -> None:
+    alone = start_manager(tmp_path / "m1", "m1", {"m1": free_addresses(1)[0]})
+    alone.wait_ready()
+    assert warren("recover", "--data-dir", tmp_path / "m1", "--yes").code == 4
+    assert alone.stop() == 0
+    before = sorted(os.listdir(tmp_path / "m1"))
+    refused = warren("recover", "--data-dir", tmp_path / "m1")
+    assert (refused.code, "add --yes" in refused.err) == (4, True)
+    assert sorted(os.listdir(tmp_path / "m1")) == before
+    told = warren("recover", "--data-dir", tmp_path / "m1", "--yes", "-o", "json").json
+    assert told["lost_members"] == []
+    assert Path(told["aside"]).is_dir()
+    assert warren("recover", "--data-dir", tmp_path / "nowhere", "--yes").code == 4
+
+
+# What the operator's page says ---------------------------------------------------------------------------------------
+
+
+class Operator:
+    """Types what a section of docs/recovery.md says, with other ports and places; its comments are orders."""
+
+    def __init__(self, warren: Command, start_manager: StartManager, directory: Path, members: dict[str, str]) -> None:
+        self.warren, self.start_manager, self.directory, self.members = warren, start_manager, directory, members
+        self.managers = start_all(start_manager, directory, members)
+        self.started_anew: list[str] = []
+        self.told: list[str] = []
+
+    def follow(self, heading: str) -> None:
+        match = re.search(rf"^## {heading}\n.*?^```sh\n(.*?)^```", RECOVERY, re.MULTILINE | re.DOTALL)
+        assert match, heading
+        for line in match[1].replace("\\\n", " ").splitlines():
+            self.do(line)
+
+    def do(self, line: str) -> None:
+        for id_, port in zip(IDS, (7946, 7947, 7948), strict=True):
+            line = line.replace(f"127.0.0.1:{port}", self.members[id_])
+        words = [str(self.directory / w[5:]) if w.startswith("data/") else w for w in shlex.split(line)]
+        words = [str(self.directory / w) if w == "warren.snapshot" else w for w in words]
+        if line.startswith("# ") and line.endswith(" dead"):
+            for id_ in re.findall(r"m\d", line):
+                self.managers[id_].process.send_signal(signal.SIGKILL)
+                self.managers[id_].process.wait()
+        elif line.startswith("# stop"):
+            for id_ in re.findall(r"m\d", line) or IDS:
+                assert self.managers[id_].stop() == 0
+        elif words[0] == "mv":
+            os.rename(*words[1:])
+        elif words[1] == "serve":
+            id_ = words[words.index("--node-id") + 1]
+            assert words[words.index("--data-dir") + 1] == str(self.directory / id_)
+            self.managers[id_] = self.start_manager(self.directory / id_, id_, self.members)
+            self.managers[id_].wait_socket()
+            self.started_anew.append(id_)
+        else:
+            self.told.append(self.warren(*words[1:]).text)
+
+
+@pytest.fixture
+def operator(warren: Command, start_manager: StartManager, members: dict[str, str], tmp_path: Path) -> Operator:
+    operator = Operator(warren, start_manager, tmp_path / "data", members)
+    put_node(warren, tmp_path / "data" / "m2", "before")
+    return operator
+
+
+def works(operator: Operator, warren: Command, ids: tuple[str, ...]) -> None:
+    """Every manager named is ready, a write through the last is on all of them, and so is what was there before."""
+    for id_ in operator.started_anew:
+        operator.managers[id_].wait_ready()
+    put_node(warren, operator.directory / ids[-1], "after")
+    for id_ in ids:
+        path = operator.directory / id_
+
+        def holds(path: Path = path) -> bool:
+            with ReadOnlyStore(path) as store:
+                return {node.id for node in store.list_nodes()} == {"before", "after"}
+
+        wait_until(holds, f"both writes on {id_}")
+
+
+def test_following_the_page_a_dead_member_is_replaced(operator: Operator, warren: Command) -> None:
+    operator.follow("Replace a dead member")
+    works(operator, warren, IDS)
+    listed = warren("members", "list", "--data-dir", operator.directory / "m3", "-o", "json").json
+    assert [(member["id"], member["voter"]) for member in listed] == [(id_, True) for id_ in IDS]
+
+
+def test_following_the_page_a_survivor_becomes_a_cluster_again(operator: Operator, warren: Command) -> None:
+    old = warren("status", "--data-dir", operator.directory / "m1", "-o", "json").json
+    operator.follow("Recover from a lost quorum")
+    works(operator, warren, ("m1", "m2"))
+    status = warren("status", "--data-dir", operator.directory / "m2", "-o", "json").json
+    assert status["cluster_id"] != old["cluster_id"]
+    assert [member["id"] for member in status["members"]] == ["m1", "m2"]
+    assert "only m2, m3 held may be missing" in operator.told[0]
+    assert "configured members" in (operator.directory / "m1.log").read_text()
+
+
+def test_following_the_page_a_snapshot_is_restored(operator: Operator, warren: Command) -> None:
+    old = warren("status", "--data-dir", operator.directory / "m1", "-o", "json").json
+    operator.follow("Restore a snapshot")
+    works(operator, warren, IDS)
+    assert {status["cluster_id"] for status in level(warren, operator.directory)} != {old["cluster_id"]}

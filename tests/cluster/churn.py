@@ -1,0 +1,62 @@
+"""Load that leaves a cluster as large as it was: updates, deletes and creates on a bounded set of records, for a soak.
+
+No journal and no history of what was told, which would grow; load.py's writers are for judging. Invariant: at most
+`records` of them are there, and a writer ends only when it is told to, or with the store.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+import warren_raft as wr
+
+
+class Churn:
+    """Writers in threads of their own, from now on until `stop`."""
+
+    def __init__(self, store: wr.ReplicatedStore, threads: int, records: int) -> None:
+        self._store = store
+        self._records = records
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._times: list[float] = []
+        self._threads = [threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, number: int) -> None:
+        draw = random.Random(f"{self._store.config.node_id} {number}")
+        while not self._stop.is_set():
+            key = f"record-{draw.randrange(self._records):06d}"
+            begin = time.monotonic()
+            try:
+                if draw.random() < 0.2:
+                    self._store.delete_container(key)
+                else:
+                    self._store.update_container(self._container(key, draw))
+            except wr.Unavailable:
+                continue  # it shows in the writes per second
+            except wr.Closed:
+                return
+            with self._lock:
+                self._times.append(time.monotonic() - begin)
+
+    @staticmethod
+    def _container(key: str, draw: random.Random) -> Any:
+        container = wr.Container(id=key, image=f"image-{draw.random()}", service_id=f"service-{draw.randrange(50)}")
+        return replace(container, env=tuple(f"NAME_{n}={draw.random()}" for n in range(8)))
+
+    def taken(self) -> list[float]:
+        """[writes, p99 in seconds] since the last time."""
+        with self._lock:
+            times, self._times = sorted(self._times), []
+        return [len(times), times[int(len(times) * 0.99)] if times else 0.0]
+
+    def stop(self, timeout: float) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout)

@@ -1,0 +1,523 @@
+"""The promise: a restore makes a whole directory or changes nothing, every mistake is refused with one sentence, and
+all members that restore the same file with the same list come to the same state of the same cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.fsm_harness import apply, command, put
+from tests.snapshot_support import add_node, small_state, snapshot_of
+from warren_raft import restoring
+from warren_raft.config import Config
+from warren_raft.entities import Node
+from warren_raft.errors import InvalidEntity, RefusedForSafety, SnapshotInvalid, WatchLost
+from warren_raft.fsm import history
+from warren_raft.fsm.digest import recompute
+from warren_raft.fsm.machine import StateMachine
+from warren_raft.local import ReadOnlyStore
+from warren_raft.opening import OpenedDirectory
+from warren_raft.raft import entries
+from warren_raft.raft.files import OsFiles
+from warren_raft.raft.log import Log
+from warren_raft.raft.membership import FORM, Change, Member, Origin, apply_change, read_note
+from warren_raft.restoring import Recovery, Restored, restore
+from warren_raft.snapshots import staging
+from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP
+from warren_raft.snapshots.verification import verify
+from warren_raft.store.database import SESSIONS, Database
+from warren_raft.store.generations import DirectoryLock, StateDirectory
+
+MEMBERS = {"m1": "127.0.0.1:7001", "m2": "127.0.0.1:7002", "m3": "127.0.0.1:7003"}
+CLUSTER = "cluster-1"
+"""Of `small_state`."""
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Path:
+    """A snapshot of a small state of CLUSTER."""
+    with small_state(tmp_path / "old") as database:
+        snapshot_of(database, tmp_path / "s.mdb")
+    return tmp_path / "s.mdb"
+
+
+def snapshot_of_cluster(directory: Path, cluster_id: str, nodes: int = 0) -> Path:
+    """Of another cluster, or a later state."""
+    with small_state(directory / f"{cluster_id}-{nodes}") as database:
+        machine = StateMachine(database)
+        machine.apply_membership(machine.applied_index + 1, 1, cluster_id, b"the members")
+        for number in range(nodes):
+            add_node(database, f"later-{number}")
+        snapshot_of(database, directory / f"{cluster_id}-{nodes}.mdb")
+    return directory / f"{cluster_id}-{nodes}.mdb"
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    """Everything a manager would find, by path; not LMDB's lock files, which a reader may make."""
+    files = (p for name in staging.held(directory) for p in sorted((directory / name).rglob("*")))
+    return {str(p.relative_to(directory)): p.read_bytes() for p in files if p.is_file() and not p.match("*-lock")}
+
+
+def opened(directory: Path, node_id: str = "m1") -> OpenedDirectory:
+    config = Config(node_id=node_id, data_dir=directory, listen=MEMBERS[node_id], members=MEMBERS)
+    return OpenedDirectory(config, files=OsFiles(), random=Random(1))
+
+
+def refused(call: Callable[[], object]) -> str:
+    with pytest.raises(RefusedForSafety) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# What comes of it ----------------------------------------------------------------------------------------------------
+
+
+def test_two_members_come_to_the_same_state_of_the_same_new_cluster(snapshot: Path, tmp_path: Path) -> None:
+    one = restore(snapshot, tmp_path / "a", node_id="m1", members=MEMBERS)
+    reordered = dict(reversed(MEMBERS.items()))
+    two = restore(snapshot, tmp_path / "b", node_id="m2", members=reordered)
+    assert (one.cluster_id, one.digest, one.revision) == (two.cluster_id, two.digest, two.revision)
+    assert one.cluster_id != CLUSTER
+    assert len(one.cluster_id) == 32
+    incarnations = set()
+    for directory, node_id in ((tmp_path / "a", "m1"), (tmp_path / "b", "m2")):
+        directory_ = opened(directory, node_id)
+        incarnations.add(directory_.log.incarnation)
+        assert read_note(directory_.log.note) == Origin(one.cluster_id, MEMBERS)
+        assert (directory_.log.base_index, directory_.log.base_term) == (RESTORED_INDEX, 0)
+        assert directory_.log.has_only_base
+        directory_.close(failed=False)
+    assert len(incarnations) == 2
+
+
+def test_another_list_or_another_file_is_another_cluster(snapshot: Path, tmp_path: Path) -> None:
+    other = snapshot_of_cluster(tmp_path, CLUSTER, 1)
+    two = {id_: MEMBERS[id_] for id_ in ("m1", "m2")}
+    moved = MEMBERS | {"m3": "127.0.0.1:8003"}
+    made = [
+        restore(file, tmp_path / str(n), node_id="m1", members=members).cluster_id
+        for n, (file, members) in enumerate([(snapshot, MEMBERS), (snapshot, two), (snapshot, moved), (other, MEMBERS)])
+    ]
+    assert len(set(made)) == 4
+
+
+def test_only_entities_are_kept_and_revisions_go_on_far_ahead(snapshot: Path, tmp_path: Path) -> None:
+    with Database.open_read_only(tmp_path / "old") as old, old.read() as transaction:
+        old_revision = transaction.revision
+    restored = restore(snapshot, tmp_path / "a", node_id="m1", members=MEMBERS)
+    assert restored.revision == old_revision + REVISION_STEP
+    assert not list((tmp_path / "a" / "state").glob("*.unsynced"))
+    directory = opened(tmp_path / "a")
+    machine = directory.machine
+    assert machine.committed._replace(digest=b"") == (
+        RESTORED_INDEX,
+        0,
+        restored.revision,
+        b"",
+        None,
+        restored.cluster_id,
+    )
+    with directory.database.read() as transaction:
+        assert list(transaction.scan(SESSIONS)) == []
+        assert recompute(transaction) == machine.digest
+        for seen in (0, old_revision, old_revision + 100):
+            with pytest.raises(WatchLost) as lost:
+                history.since(transaction, seen)
+            assert lost.value.resume_from == restored.revision
+        assert list(history.since(transaction, restored.revision)) == []
+    apply(machine, command(put(Node(id="new"))))
+    assert machine.revision == restored.revision + 1
+    directory.close(failed=False)
+    with ReadOnlyStore(tmp_path / "old") as old_store, ReadOnlyStore(tmp_path / "a") as store:
+        assert store.list_containers() == old_store.list_containers()
+        assert store.get_node("new").revision == restored.revision + 1
+
+
+def test_its_own_snapshot_is_that_state_and_a_lost_state_is_rebuilt_from_it(snapshot: Path, tmp_path: Path) -> None:
+    restored = restore(snapshot, tmp_path / "a", node_id="m1", members=MEMBERS)
+    (file,) = (tmp_path / "a" / "snapshots").iterdir()
+    manifest = verify(file)
+    assert (manifest.index, manifest.term, manifest.digest) == (RESTORED_INDEX, 0, restored.digest)
+    for each in (tmp_path / "a" / "state").iterdir():
+        each.unlink()
+    directory = opened(tmp_path / "a")
+    assert directory.machine.digest.hex() == restored.digest
+    directory.close(failed=False)
+
+
+def test_the_file_stays_as_it_is_and_may_be_the_directorys_own(snapshot: Path, tmp_path: Path) -> None:
+    before = snapshot.read_bytes()
+    restore(snapshot, tmp_path / "a", node_id="m1", members=MEMBERS)
+    assert snapshot.read_bytes() == before
+    (own,) = (tmp_path / "a" / "snapshots").iterdir()
+    restored = restore(own, tmp_path / "a", node_id="m1", members=MEMBERS, move_aside=True)
+    assert restored.aside is not None
+    assert restored.revision == restored.old.revision + REVISION_STEP
+
+
+def test_what_is_not_ours_does_not_matter(snapshot: Path, tmp_path: Path) -> None:
+    (tmp_path / "a" / "lost+found").mkdir(parents=True)
+    restore(snapshot, tmp_path / "a", node_id="m1", members=MEMBERS)
+    assert (tmp_path / "a" / "lost+found").is_dir()
+    assert staging.held(tmp_path / "a") == list(staging.OURS)
+
+
+def test_progress_never_falls_and_ends_at_all_of_it(snapshot: Path, tmp_path: Path) -> None:
+    shares: list[float] = []
+    restore(snapshot, tmp_path / "a", node_id="m1", members=MEMBERS, progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+# Refusals ------------------------------------------------------------------------------------------------------------
+
+
+def held(directory: Path, snapshot: Path, **options: Any) -> Restored:
+    return restore(snapshot, directory, node_id="m1", members=MEMBERS, **options)
+
+
+def test_a_directory_that_holds_a_state_is_refused_with_both_compared(snapshot: Path, tmp_path: Path) -> None:
+    before = tree(tmp_path / "old")
+    text = refused(lambda: held(tmp_path / "old", snapshot))
+    assert "holds cluster cluster-1 at index 12, revision 48" in text
+    assert "has cluster cluster-1 at index 12, revision 48" in text
+    assert "--move-aside" in text
+    assert tree(tmp_path / "old") == before
+    moved = held(tmp_path / "old", snapshot, move_aside=True)
+    assert moved.aside is not None
+    assert tree(Path(moved.aside)) == before
+
+
+@pytest.mark.parametrize("name", staging.OURS)
+def test_any_one_of_our_own_names_is_enough(snapshot: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "a" / name).mkdir(parents=True)
+    assert "--move-aside" in refused(lambda: held(tmp_path / "a", snapshot))
+    assert os.listdir(tmp_path / "a" / name) == []
+
+
+def test_a_manager_that_runs_there_is_not_disturbed(snapshot: Path, tmp_path: Path) -> None:
+    lock = DirectoryLock(tmp_path / "old")
+    for options in ({}, {"move_aside": True, "allow_rollback": True, "cluster_id": CLUSTER}):
+        assert refused(lambda options=options: held(tmp_path / "old", snapshot, **options)).endswith(  # type: ignore[misc]
+            "stop it first"
+        )
+    assert refused(lambda: Recovery(tmp_path / "old")).endswith("stop it first")
+    lock.release()
+
+
+def test_a_node_that_is_not_a_member_is_refused(snapshot: Path, tmp_path: Path) -> None:
+    text = refused(lambda: restore(snapshot, tmp_path / "a", node_id="m9", members=MEMBERS))
+    assert text == "m9 is not among the members (m1, m2, m3): name it with them"
+    assert not (tmp_path / "a").exists()
+
+
+def test_members_that_share_an_address_are_refused(snapshot: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidEntity, match="share the address"):
+        restore(snapshot, tmp_path / "a", node_id="m1", members=MEMBERS | {"m2": MEMBERS["m1"]})
+
+
+def test_the_id_that_is_typed_must_be_the_files(snapshot: Path, tmp_path: Path) -> None:
+    text = refused(lambda: held(tmp_path / "a", snapshot, cluster_id="cluster-2"))
+    assert text.endswith("is a snapshot of cluster cluster-1, not of cluster-2")
+    assert not (tmp_path / "a").exists()
+    assert held(tmp_path / "a", snapshot, cluster_id=CLUSTER).old.cluster_id == CLUSTER
+
+
+def test_a_snapshot_of_another_cluster_needs_its_id_typed(snapshot: Path, tmp_path: Path) -> None:
+    other = snapshot_of_cluster(tmp_path, "cluster-2", 5)
+    text = refused(lambda: held(tmp_path / "old", other, move_aside=True, allow_rollback=True))
+    assert "holds cluster cluster-1" in text
+    assert "has cluster cluster-2" in text
+    assert text.endswith("if that is meant, add --cluster-id cluster-2")
+    assert held(tmp_path / "old", other, move_aside=True, cluster_id="cluster-2").aside
+
+
+def test_also_where_the_other_cluster_was_moved_aside(snapshot: Path, tmp_path: Path) -> None:
+    """Else a second try, after the first has moved everything aside, would go unasked."""
+    other = snapshot_of_cluster(tmp_path, "cluster-2", 5)
+    aside = tmp_path / "a" / "aside-20261122T120000Z"
+    aside.parent.mkdir()
+    os.rename(tmp_path / "old", aside)
+    assert "was cluster cluster-1 before" in refused(lambda: held(tmp_path / "a", other))
+    assert held(tmp_path / "a", snapshot).old.cluster_id == CLUSTER
+
+
+def test_an_older_snapshot_says_what_would_vanish_and_needs_a_word(snapshot: Path, tmp_path: Path) -> None:
+    with Database.open(tmp_path / "old", sync=True) as database:
+        for name in ("x", "y"):
+            add_node(database, name)
+    for options in ({}, {"move_aside": True}):
+        text = refused(lambda options=options: held(tmp_path / "old", snapshot, **options))  # type: ignore[misc]
+        assert "older by 2 changes that would vanish (3 nodes become 1)" in text
+    assert text.endswith("add --allow-rollback")
+    assert held(tmp_path / "old", snapshot, move_aside=True, allow_rollback=True).aside
+
+
+def test_what_cannot_be_read_is_not_moved_without_a_word(snapshot: Path, tmp_path: Path) -> None:
+    (tmp_path / "old" / "state" / "1.mdb").write_bytes(b"rubbish")
+    text = refused(lambda: held(tmp_path / "old", snapshot, move_aside=True))
+    assert "cannot be read" in text
+    assert text.endswith("add --allow-rollback")
+    assert held(tmp_path / "old", snapshot, move_aside=True, allow_rollback=True).aside
+
+
+def test_too_little_room_is_refused_before_anything_is_copied(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = os.statvfs(tmp_path)
+    full = os.statvfs_result([*status[:4], 1, *status[5:]])
+    monkeypatch.setattr(os, "statvfs", lambda _path: full)
+    assert "make room first" in refused(lambda: held(tmp_path / "a", snapshot))
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_damaged_file_is_found_and_leaves_nothing(snapshot: Path, tmp_path: Path) -> None:
+    data = bytearray(snapshot.read_bytes())
+    data[len(data) // 2] ^= 8
+    snapshot.write_bytes(data)
+    with pytest.raises(SnapshotInvalid):
+        held(tmp_path / "a", snapshot)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_file_that_changes_after_it_was_verified_is_found(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verify_then_spoil(path: str, **options: Any) -> Any:
+        manifest = verify(path, **options)
+        data = bytearray(snapshot.read_bytes())
+        data[5000] ^= 1
+        snapshot.write_bytes(data)
+        return manifest
+
+    monkeypatch.setattr(restoring, "verify", verify_then_spoil)
+    with pytest.raises(SnapshotInvalid, match="was changed while"):
+        held(tmp_path / "a", snapshot)
+    assert not (tmp_path / "a").exists()
+
+
+# Killed --------------------------------------------------------------------------------------------------------------
+
+OPERATIONS = (
+    *("open", "write", "pwrite", "rename", "link", "mkdir", "unlink", "rmdir", "chmod", "fsync", "fdatasync"),
+    *("ftruncate", "truncate", "copy_file_range"),
+)
+
+
+@pytest.fixture
+def no_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed process loses nothing that was not synced, and hundreds of these runs would wait for the disk."""
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda _descriptor: None)
+
+
+def killed_at(operation: int, call: Callable[[], object]) -> int:
+    """Calls it in a child that ends, as by SIGKILL, before its file operation of that number. Its exit code: 9 where
+    that happened, 0 where it came to its end."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    try:
+        count = 0
+
+        def counted(function: Callable[..., object]) -> Callable[..., object]:
+            def counting(*arguments: object, **options: object) -> object:
+                nonlocal count
+                count += 1
+                if count == operation:
+                    os._exit(9)
+                return function(*arguments, **options)
+
+            return counting
+
+        for name in OPERATIONS:
+            if hasattr(os, name):
+                setattr(os, name, counted(getattr(os, name)))
+        call()
+    except BaseException as error:  # noqa: BLE001  # the child must not go on with the tests
+        print(repr(error), file=sys.stderr)
+        os._exit(1)
+    os._exit(0)
+
+
+def every_kill(call: Callable[[Path], object], make: Callable[[int], Path], step: int = 1) -> Iterator[Path]:
+    """The directory as each kill (each `step`th) leaves it, until one comes to its end."""
+    for operation in range(1, 10_000, step):
+        directory = make(operation)
+        code = killed_at(operation, lambda directory=directory: call(directory))  # type: ignore[misc]
+        if code == 0:
+            return
+        assert code == 9, f"failed at operation {operation}"
+        yield directory
+    raise AssertionError("no end")
+
+
+@pytest.mark.usefixtures("no_syncs")
+def test_killed_at_any_file_operation_it_has_restored_all_or_nothing(snapshot: Path, tmp_path: Path) -> None:
+    wanted = held(tmp_path / "whole", snapshot)
+    before = done = 0
+    for directory in every_kill(lambda d: held(d, snapshot), lambda n: tmp_path / f"kill-{n}"):
+        if not (directory / "restore.ready").exists() and not (directory / "log").exists():
+            before += 1
+            assert staging.held(directory) == []
+            if before % 8:  # most of them need not be tried again
+                continue
+            assert held(directory, snapshot).digest == wanted.digest
+        else:
+            done += 1
+        machine = opened(directory)
+        assert machine.machine.digest.hex() == wanted.digest
+        assert machine.log.base_index == RESTORED_INDEX
+        machine.close(failed=False)
+        assert staging.held(directory) == list(staging.OURS)
+    assert done > 5, "some kills must have come after the point of no return"
+
+
+@pytest.mark.usefixtures("no_syncs")
+def test_killed_while_it_moves_aside_it_is_the_old_directory_or_the_new_one(snapshot: Path, tmp_path: Path) -> None:
+    import shutil
+
+    before = tree(tmp_path / "old")
+    wanted = held(tmp_path / "whole", snapshot)
+
+    def copy(number: int) -> Path:
+        return Path(shutil.copytree(tmp_path / "old", tmp_path / f"kill-{number}"))
+
+    for directory in every_kill(lambda d: held(d, snapshot, move_aside=True), copy):
+        if not (directory / "restore.ready").exists() and not staging.asides(directory):
+            assert tree(directory) == before
+            continue
+        machine = opened(directory)
+        assert machine.machine.digest.hex() == wanted.digest
+        machine.close(failed=False)
+        (aside,) = staging.asides(directory)
+        assert tree(Path(aside)) == before
+
+
+# Recover -------------------------------------------------------------------------------------------------------------
+
+
+def survivor(
+    directory: Path, *, uncertain: int = 2, address: str = MEMBERS["m1"], others: dict[str, str] | None = None
+) -> None:
+    """A stopped manager m1 of three: ten nodes are applied, some more entries are in its log."""
+    others = {"m2": MEMBERS["m2"], "m3": MEMBERS["m3"]} if others is None else others
+    directory.mkdir()
+    log = Log.open(str(directory / "log"), files=OsFiles(), node_id="m1", new_incarnation=lambda: "i1")
+    members = [Member("m1", address, "i1", voter=True)]
+    members += [Member(id_, at, f"i-{id_}", voter=True) for id_, at in others.items()]
+    form = Change(FORM, cluster_id=CLUSTER, members=tuple(members))
+    log.set_term(3, "m1")
+    log.append(entries.encode_change(form), 2, 3)
+    for number in range(10 + uncertain):
+        log.append(entries.encode_commands([command(put(Node(id=f"n{number}")))]), 3 + number, 3)
+    log.set_commit(12)
+    batch = log.take_batch()
+    assert batch is not None
+    batch.write()
+    log.complete(batch)
+    with Database.open(StateDirectory(directory), sync=False) as database:
+        machine = StateMachine(database)
+        membership = apply_change(None, form, 2)
+        assert membership is not None
+        machine.apply_membership(2, 3, CLUSTER, membership.encode())
+        for index in range(3, 9):  # behind what it knows to be committed: a crash lost the rest
+            machine.apply(index, 3, entries.decode(log.entries[index - 1][0]))  # type: ignore[arg-type]
+    log.close()
+
+
+def test_a_survivor_becomes_a_cluster_of_one_with_everything_its_log_held(tmp_path: Path) -> None:
+    survivor(tmp_path / "m1")
+    before = tree(tmp_path / "m1")
+    with Recovery(tmp_path / "m1") as recovery:
+        assert (recovery.node_id, recovery.address) == ("m1", MEMBERS["m1"])
+        assert (recovery.old_cluster_id, sorted(recovery.others)) == (CLUSTER, ["m2", "m3"])
+        assert (recovery.index, recovery.term, recovery.uncertain) == (14, 3, 2)
+        restored = recovery.carry_out()
+    assert restored.counts["nodes"] == 12
+    assert restored.revision == 12 + REVISION_STEP
+    assert restored.members == {"m1": MEMBERS["m1"]}
+    assert restored.aside is not None
+    assert tree(Path(restored.aside)).keys() >= before.keys()
+    with ReadOnlyStore(restored.aside) as old, ReadOnlyStore(tmp_path / "m1") as new:
+        assert len(old.list_nodes()) == 6, "what may not be committed is not in what was moved aside"
+        assert len(new.list_nodes()) == 12
+    directory = opened(tmp_path / "m1")
+    assert read_note(directory.log.note) == Origin(restored.cluster_id, {"m1": MEMBERS["m1"]})
+    assert directory.log.incarnation != "i1"
+    directory.close(failed=False)
+
+
+def test_two_recoveries_of_the_same_data_are_two_clusters(tmp_path: Path) -> None:
+    ids = set()
+    for name in ("a", "b"):
+        survivor(tmp_path / name)
+        with Recovery(tmp_path / name) as recovery:
+            ids.add(recovery.carry_out().cluster_id)
+    assert len(ids) == 2
+
+
+def test_nothing_is_changed_before_it_is_carried_out(tmp_path: Path) -> None:
+    survivor(tmp_path / "m1")
+    before = tree(tmp_path / "m1")
+    with Recovery(tmp_path / "m1"):
+        pass
+    after = tree(tmp_path / "m1")
+    assert after.keys() >= {name for name in before if not name.startswith("log")}
+    assert {n: d for n, d in after.items() if n.endswith(".mdb")} == {
+        n: d for n, d in before.items() if n.endswith(".mdb")
+    }
+    assert staging.asides(tmp_path / "m1") == []
+
+
+def test_while_another_member_answers_it_is_refused(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        survivor(tmp_path / "m1", others={"m2": address})
+        assert f"m2 ({address}) accepts connections: stop it" in refused(lambda: Recovery(tmp_path / "m1"))
+        with Recovery(tmp_path / "m1", force=True) as recovery:
+            assert recovery.carry_out().members == {"m1": MEMBERS["m1"]}
+
+
+def test_what_is_no_survivor_is_refused(tmp_path: Path, snapshot: Path) -> None:
+    assert "holds no manager's log" in refused(lambda: Recovery(tmp_path / "nowhere"))
+    assert not (tmp_path / "nowhere").exists()
+    assert "holds no manager's log" in refused(lambda: Recovery(tmp_path / "old"))
+    held(tmp_path / "a", snapshot)
+    assert "not been part of a cluster yet" in refused(lambda: Recovery(tmp_path / "a"))
+
+
+@pytest.mark.usefixtures("no_syncs")
+def test_a_recovery_that_is_killed_is_the_old_directory_or_the_new_one(tmp_path: Path) -> None:
+    import shutil
+
+    survivor(tmp_path / "m1", others={})
+
+    def copy(number: int) -> Path:
+        return Path(shutil.copytree(tmp_path / "m1", tmp_path / f"kill-{number}"))
+
+    def recover(directory: Path) -> None:
+        with Recovery(directory) as recovery:
+            recovery.carry_out()
+
+    seen = set()
+    for directory in every_kill(recover, copy, step=2):
+        machine = opened(directory)
+        seen.add(machine.log.base_index)
+        if machine.log.base_index == RESTORED_INDEX:
+            assert machine.machine.revision == 12 + REVISION_STEP
+        else:
+            assert machine.log.last_index == 14
+            assert machine.machine.applied_index == 8
+        machine.close(failed=False)
+    assert seen == {1, RESTORED_INDEX}

@@ -1,0 +1,374 @@
+"""`snapshot restore` and `recover`: a data directory that begins a new cluster with what an old one had stored.
+
+Lives here: what is refused, whose cluster it is, its log. Not here: the state (snapshots/install.py), and how a
+directory is replaced at once (snapshots/staging.py). Invariant: members that restore the same file with the same list
+agree on everything before they have met; nothing is overwritten, what was there is moved aside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from random import SystemRandom
+from typing import Final
+
+from warren_raft.config import Config, split_address
+from warren_raft.errors import InUse, RefusedForSafety, WarrenError
+from warren_raft.fsm.entry import read_committed
+from warren_raft.fsm.machine import StateMachine
+from warren_raft.opening import OpenedDirectory
+from warren_raft.raft import entries
+from warren_raft.raft.files import OsFiles
+from warren_raft.raft.log import Log
+from warren_raft.raft.log_opening import owner_of
+from warren_raft.raft.membership import Change, Membership, Origin, apply_change
+from warren_raft.snapshots import staging
+from warren_raft.snapshots.file import Manifest, Path, Progress, counts_of, read_manifest, write
+from warren_raft.snapshots.install import RESTORED_INDEX, install
+from warren_raft.snapshots.verification import verify
+from warren_raft.store.database import Database, require_owner
+from warren_raft.store.generations import DirectoryLock
+
+CLUSTER_ID_CHARACTERS: Final = 32
+PROBE_SECONDS: Final = 1.0
+"""How long another member may take to accept a connection before it counts as down."""
+_VERIFIED: Final = 0.75  # share of the whole, as measured
+_OLD: Final = "old.mdb"  # in the place where the new directory is made: the old state, while it is needed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """A directory that was made. It becomes a cluster when all `members` have been, and are started."""
+
+    data_dir: str
+    node_id: str
+    cluster_id: str
+    members: Mapping[str, str]
+    index: int
+    revision: int
+    digest: str
+    counts: Mapping[str, int]
+    aside: str | None
+    """Where the files are that were there before."""
+    old: Manifest
+    """What the state was made of."""
+
+
+# ---------------------------------------------------------------------------------------------- restore
+
+
+def restore(
+    file: Path,
+    data_dir: Path,
+    *,
+    node_id: str,
+    members: Mapping[str, str],
+    cluster_id: str | None = None,
+    move_aside: bool = False,
+    allow_rollback: bool = False,
+    progress: Progress | None = None,
+) -> Restored:
+    """Make DATA_DIR the directory of the member `node_id` of a new cluster that begins with what the snapshot holds.
+
+    `cluster_id`: whose snapshot it must be. `move_aside`: what DATA_DIR holds goes to DATA_DIR/aside-TIME, which needs
+    `cluster_id` if that is of another cluster, and `allow_rollback` if the snapshot is older, or it cannot be read.
+
+    Raises RefusedForSafety (see docs/recovery.md), SnapshotInvalid, InvalidEntity, StorageFull, OSError. Then, and
+    whenever the process dies, DATA_DIR holds what it did before.
+    """
+    file, data_dir = os.path.abspath(os.fspath(file)), os.path.abspath(os.fspath(data_dir))
+    report = progress or (lambda _share: None)
+    if node_id not in members:
+        raise RefusedForSafety(f"{node_id} is not among the members ({', '.join(sorted(members))}): name it with them")
+    Config(node_id=node_id, data_dir=data_dir, listen=members[node_id], members=members)  # its checks are wanted
+    manifest = read_manifest(file)
+    if cluster_id is not None and cluster_id != manifest.cluster_id:
+        raise RefusedForSafety(f"{file} is a snapshot of cluster {manifest.cluster_id}, not of {cluster_id}")
+    with _locked(data_dir):
+        staging.finish(data_dir)
+        _check_target(data_dir, file, manifest, typed=cluster_id is not None, aside=move_aside, rollback=allow_rollback)
+        with _part_of(data_dir) as part:
+            _check_room(data_dir, 2 * manifest.size_bytes, "twice the snapshot")
+            verify(file, progress=lambda share: report(share * _VERIFIED))
+            origin = Origin(_common_cluster_id(manifest, members), members)
+            made = _make(part, file, manifest, origin, node_id, lambda _machine: None)
+            staging.commit(data_dir, datetime.now(UTC))
+        aside = staging.finish(data_dir)
+    report(1.0)
+    return _restored(data_dir, node_id, origin, made, aside, manifest)
+
+
+def _common_cluster_id(manifest: Manifest, members: Mapping[str, str]) -> str:
+    """The same for all who restore the same with the same, and for nobody else."""
+    said = json.dumps([manifest.sha256, sorted(members.items())])
+    return hashlib.sha256(said.encode()).hexdigest()[:CLUSTER_ID_CHARACTERS]
+
+
+def _make(
+    part: str, file: str, manifest: Manifest, origin: Origin, node_id: str, first: Callable[[StateMachine], object]
+) -> Manifest:
+    """Everything of the new directory, durable, in `part`."""
+    made = install(
+        file,
+        part,
+        sha256=manifest.sha256,
+        cluster_id=origin.cluster_id,
+        node_id=node_id,
+        created_at=datetime.now(UTC),
+        quorum=manifest.quorum,
+        first=first,
+    )
+    log = Log.create_at(
+        os.path.join(part, "log"),
+        files=OsFiles(),
+        node_id=node_id,
+        incarnation=f"{SystemRandom().getrandbits(128):032x}",
+        index=RESTORED_INDEX,
+        note=origin.encode(),
+    )
+    log.close()
+    return made
+
+
+def _restored(
+    data_dir: str, node_id: str, origin: Origin, made: Manifest, aside: str | None, old: Manifest
+) -> Restored:
+    return Restored(
+        data_dir=data_dir,
+        node_id=node_id,
+        cluster_id=origin.cluster_id,
+        members=dict(sorted(origin.members.items())),
+        index=made.index,
+        revision=made.revision,
+        digest=made.digest,
+        counts=made.counts,
+        aside=aside,
+        old=old,
+    )
+
+
+@contextmanager
+def _locked(data_dir: str) -> Iterator[None]:
+    """The directory's lock. A directory that was made for it goes again where nothing came of it."""
+    existed = os.path.isdir(data_dir)
+    if existed:
+        require_owner(data_dir)
+    try:
+        lock = DirectoryLock(data_dir)
+    except InUse:
+        raise RefusedForSafety(f"a manager is running on {data_dir}: stop it first") from None
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            os.unlink(os.path.join(data_dir, "lock"))
+            with suppress(OSError):  # there is something in it
+                os.rmdir(data_dir)
+        raise
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _part_of(data_dir: str) -> Iterator[str]:
+    part = staging.begin(data_dir)
+    try:
+        yield part
+    except BaseException:
+        staging.discard(data_dir)
+        raise
+
+
+def _check_room(data_dir: str, needed: int, why: str) -> None:
+    """The state and a snapshot of it; where the file system shares blocks it takes less."""
+    status = os.statvfs(data_dir)
+    free = status.f_bavail * status.f_frsize
+    if free < needed:
+        raise RefusedForSafety(
+            f"the disk of {data_dir} has {_mb(free)} left, and {why}, {_mb(needed)}, is needed: make room first"
+        )
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+# ---------------------------------------------------------------------------------------------- what is there
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a directory holds; `unreadable` says why that is not known."""
+
+    cluster_id: str | None = None
+    index: int = 0
+    revision: int = 0
+    counts: Mapping[str, int] | None = None
+    unreadable: str = ""
+
+    def __str__(self) -> str:
+        if self.unreadable:
+            return f"what cannot be read ({self.unreadable})"
+        return f"cluster {self.cluster_id} at index {self.index}, revision {self.revision}"
+
+
+def _look(directory: str) -> _Held:
+    try:
+        with Database.open_read_only(directory) as database, database.read() as transaction:
+            found = read_committed(transaction)
+            return _Held(found.cluster_id, found.applied_index, found.revision, counts_of(transaction))
+    except (WarrenError, OSError) as error:
+        return _Held(unreadable=str(error))
+
+
+def _check_target(data_dir: str, file: str, manifest: Manifest, *, typed: bool, aside: bool, rollback: bool) -> None:
+    type_it = f"if that is meant, add --cluster-id {manifest.cluster_id}"
+    if not staging.held(data_dir):
+        others = {_look(each).cluster_id for each in staging.asides(data_dir)} - {None}
+        if others and manifest.cluster_id not in others and not typed:
+            raise RefusedForSafety(
+                f"{data_dir} was cluster {', '.join(sorted(map(str, others)))} before, and {file} is of cluster "
+                f"{manifest.cluster_id}: {type_it}"
+            )
+        return
+    held = _look(data_dir)
+    is_other = not held.unreadable and held.cluster_id != manifest.cluster_id
+    is_older = not held.unreadable and not is_other and manifest.revision < held.revision
+    compared = (
+        f"{data_dir} holds {held}, and {file} has cluster {manifest.cluster_id} at index {manifest.index}, revision "
+        f"{manifest.revision}" + (_vanishing(held, manifest) if is_older else "")
+    )
+    if not aside:
+        raise RefusedForSafety(f"{compared}: use an empty directory, or move what is there aside with --move-aside")
+    if is_other and not typed:
+        raise RefusedForSafety(f"{compared}, which is another cluster: {type_it}")
+    if (is_older or held.unreadable) and not rollback:
+        raise RefusedForSafety(f"{compared}: if that is meant, add --allow-rollback")
+
+
+def _vanishing(held: _Held, manifest: Manifest) -> str:
+    there = held.counts or {}
+    fewer = [f"{n} {k} become {manifest.counts.get(k, 0)}" for k, n in there.items() if n > manifest.counts.get(k, 0)]
+    changes = f", older by {held.revision - manifest.revision} changes that would vanish"
+    return changes + (f" ({', '.join(fewer)})" if fewer else "")
+
+
+# ---------------------------------------------------------------------------------------------- recover
+
+
+class Recovery:
+    """The directory of a stopped manager whose cluster lost its quorum for good; `carry_out` makes it a cluster of one.
+
+    For `with`: it holds the directory. Until `carry_out` nothing is changed but what a start of the manager would
+    (its state is rebuilt if it must be). Raises RefusedForSafety, Corrupted, OSError.
+    """
+
+    def __init__(self, data_dir: Path, *, force: bool = False) -> None:
+        """`force`: also where another member answers, which may then be a second cluster that goes its own way."""
+        self.data_dir: Final = os.path.abspath(os.fspath(data_dir))
+        if os.path.isdir(self.data_dir):
+            with _locked(self.data_dir):
+                staging.finish(self.data_dir)
+        node_id = owner_of(OsFiles(), os.path.join(self.data_dir, "log"))
+        if node_id is None:
+            raise RefusedForSafety(f"{self.data_dir} holds no manager's log: name the directory of a survivor")
+        self.node_id: Final = node_id
+        self._opened = _open(self.data_dir, node_id)
+        try:
+            self._look(force)
+        except BaseException:
+            self._opened.close(failed=False)
+            raise
+
+    def _look(self, force: bool) -> None:
+        opened = self._opened
+        log, machine = opened.log, opened.machine
+        self._entries = [(entries.decode(c), index, term) for c, index, term in log.entries[1:]]
+        self._entries = [each for each in self._entries if each[1] > machine.applied_index]
+        membership = Membership.decode(machine.membership) if machine.membership else None
+        for content, index, _ in self._entries:
+            if isinstance(content, Change):
+                membership = apply_change(membership, content, index)
+        if membership is None:
+            raise RefusedForSafety(f"{self.data_dir} has not been part of a cluster yet: there is nothing to recover")
+        if membership.incarnation(self.node_id) != log.incarnation:
+            raise RefusedForSafety(f"{self.node_id} is no member of its cluster: recover one that is")
+        self.old_cluster_id = membership.cluster_id
+        self.address = membership.members[self.node_id].address
+        self.others = {m.id: m.address for m in membership.members.values() if m.id != self.node_id}
+        """The other members, id -> address."""
+        self.index = log.last_index
+        self.term = log.last_term
+        """Of the last entry: up to there everything is taken over."""
+        self.uncertain = log.last_index - max(log.commit_index, machine.applied_index)
+        """Entries of it that are not known to have been acknowledged."""
+        answering = sorted(id_ for id_, address in self.others.items() if _answers(address))
+        if answering and not force:
+            raise RefusedForSafety(
+                f"{', '.join(f'{id_} ({self.others[id_]})' for id_ in answering)} accepts connections: stop it, or add "
+                "--force if that is no member of this cluster"
+            )
+
+    def carry_out(self, progress: Progress | None = None) -> Restored:
+        """Make the new directory, move the old files to DATA_DIR/aside-TIME. Once; raises SnapshotInvalid (the state is
+        damaged: restore a snapshot instead), StorageFull, OSError. Nothing has changed then."""
+        report = progress or (lambda _share: None)
+        origin = Origin(f"{SystemRandom().getrandbits(128):032x}", {self.node_id: self.address})
+        with _part_of(self.data_dir) as part:
+            old_path = os.path.join(part, _OLD)
+            database = self._opened.database
+            _check_room(self.data_dir, 3 * database.file_size_bytes(), "three times the state")
+            old = write(database, old_path, created_at=datetime.now(UTC), node_id=self.node_id, quorum=False)
+            verify(old_path, progress=lambda share: report(share * _VERIFIED))
+            made = _make(part, old_path, old, origin, self.node_id, self._replay)
+            os.unlink(old_path)
+            staging.commit(self.data_dir, datetime.now(UTC))
+        self._opened.close(failed=False)
+        with _locked(self.data_dir):
+            aside = staging.finish(self.data_dir)
+        report(1.0)
+        return _restored(self.data_dir, self.node_id, origin, made, aside, old)
+
+    def _replay(self, machine: StateMachine) -> None:
+        """On the copy: what an old directory says must stay what its manager knew."""
+        membership = Membership.decode(machine.membership) if machine.membership else None
+        for content, index, term in self._entries:
+            if not isinstance(content, Change):
+                machine.apply(index, term, content)
+                continue
+            membership = apply_change(membership, content, index)
+            if membership is None:
+                machine.apply(index, term, ())
+            else:
+                machine.apply_membership(index, term, membership.cluster_id, membership.encode())
+
+    def __enter__(self) -> Recovery:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if not self._opened.database.is_closed:
+            self._opened.close(failed=False)
+
+
+def _open(data_dir: str, node_id: str) -> OpenedDirectory:
+    """As its manager would; where it listens is of no matter."""
+    nowhere = "127.0.0.1:1"
+    config = Config(node_id=node_id, data_dir=data_dir, listen=nowhere, members={node_id: nowhere})
+    try:
+        return OpenedDirectory(config, files=OsFiles(), random=SystemRandom())
+    except InUse:
+        raise RefusedForSafety(f"a manager is running on {data_dir}: stop it first") from None
+
+
+def _answers(address: str) -> bool:
+    try:
+        with socket.create_connection(split_address(address), timeout=PROBE_SECONDS):
+            return True
+    except OSError:
+        return False

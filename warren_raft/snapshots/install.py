@@ -1,0 +1,92 @@
+"""The state of a new cluster out of the snapshot of an old one: its entities, and nothing else of it.
+
+The log and the place are not made here (restoring.py, staging.py). Invariant: the same snapshot and the same cluster id
+make the same records, thus the same digest, on every member; the file that it is made of stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+from warren_raft.errors import SnapshotInvalid
+from warren_raft.fsm.digest import recompute
+from warren_raft.fsm.machine import StateMachine
+from warren_raft.snapshots.directory import SnapshotDirectory
+from warren_raft.snapshots.file import Manifest, Path, extract, opened, sha256_of
+from warren_raft.snapshots.verification import verify
+from warren_raft.store.database import (
+    APPLIED_INDEX,
+    APPLIED_TERM,
+    CLUSTER_ID,
+    DIGEST,
+    HISTORY,
+    MEMBERSHIP,
+    META,
+    REVISION,
+    SESSIONS,
+    Database,
+)
+from warren_raft.store.generations import StateDirectory
+
+RESTORED_INDEX: Final = 2
+"""Where a restored log begins, in term 0: above 1, so that nobody takes it for one that reaches back to nothing."""
+
+REVISION_STEP: Final = 1_000_000_000
+"""By how much revisions go on (etcd's figure): no watcher and no cache of the old cluster takes a new one for its own,
+whatever was written after the snapshot."""
+
+
+def install(
+    path: Path,
+    data_dir: Path,
+    *,
+    sha256: str,
+    cluster_id: str,
+    node_id: str,
+    created_at: datetime,
+    quorum: bool,
+    first: Callable[[StateMachine], object] = lambda _machine: None,
+) -> Manifest:
+    """Make DATA_DIR/state and DATA_DIR/snapshots of a verified snapshot, all of it durable; returns the new manifest.
+
+    `sha256`: of the bytes that were verified. `first` may apply more of the old log before that ends.
+    Raises SnapshotInvalid (the file is another one than was verified), StorageFull, OSError; StorageFailed.
+    """
+    state = StateDirectory(data_dir)
+    state.create()
+    generation = state.next_generation()
+    target = state.file_of(generation)
+    size = extract(path, target).size_bytes
+    with opened(target) as descriptor:
+        if sha256_of(descriptor, size) != sha256:
+            raise SnapshotInvalid(os.fspath(path), "was changed while it was restored")
+    with Database.open_generation(state, generation, sync=False) as database:
+        first(StateMachine(database))
+        begin_anew(database, cluster_id)
+        database.publish()
+        snapshots = SnapshotDirectory(data_dir)
+        snapshots.create()
+        return snapshots.take(
+            database,
+            created_at=created_at,
+            node_id=node_id,
+            quorum=quorum,
+            verify=lambda part: verify(part, records=False),
+        ).manifest
+
+
+def begin_anew(database: Database, cluster_id: str) -> None:
+    """Keep the entities, with their revisions; the rest is the new cluster's: no members, no sessions, no history."""
+    with database.write() as transaction:
+        revision = transaction.revision + REVISION_STEP
+        transaction.clear(SESSIONS)
+        transaction.clear(HISTORY)
+        transaction.erase(META, MEMBERSHIP)
+        transaction.store(META, CLUSTER_ID, cluster_id.encode())
+        transaction.store_integer(APPLIED_INDEX, RESTORED_INDEX)
+        transaction.store_integer(APPLIED_TERM, 0)
+        transaction.store_integer(REVISION, revision)
+        transaction.store(META, DIGEST, recompute(transaction))
