@@ -155,6 +155,7 @@ class Catchup:
         trouble: Callable[[str, str], None],
         over: Callable[[str], None],
         install: Callable[[Any], None],
+        has_quorum: Callable[[], bool],
         taken_after_bytes: int = TAKEN_AFTER_BYTES,
     ) -> None:
         self.snapshots = snapshots
@@ -166,6 +167,7 @@ class Catchup:
         self._trouble = trouble
         self._over = over
         self._install = install
+        self._has_quorum = has_quorum
         self._stagger = 1 + zlib.crc32(log.node_id.encode()) % STAGGER_STEPS / (2 * STAGGER_STEPS)
         self._taken_after_bytes = taken_after_bytes
         self._now = -1e9
@@ -199,7 +201,7 @@ class Catchup:
 
     # One step ----------------------------------------------------------------------------------------------------
 
-    def tick(self, now: float, guard: Guard, *, applied_index: int, has_quorum: bool, leader: str | None) -> None:
+    def tick(self, now: float, guard: Guard, *, applied_index: int, leader: str | None) -> None:
         """`leader`: whom we follow; None while we lead, or know of nobody."""
         self._now = now
         self._applied_index = applied_index
@@ -209,7 +211,7 @@ class Catchup:
             needed_by = set()
             self._wanted_by.clear()
         if self._is_due(is_needed=bool(needed_by)):
-            self._take(has_quorum=has_quorum)
+            self._take()
         for peer in sorted(needed_by):
             self._offer(peer)
         self._look_after_fetch()
@@ -230,7 +232,7 @@ class Catchup:
             return False
         return self._bytes > self._stagger * self.snapshots.state_bytes()
 
-    def _take(self, *, has_quorum: bool) -> None:
+    def _take(self) -> None:
         counted = self._bytes
         self._taking = True
 
@@ -245,7 +247,7 @@ class Catchup:
             self._bytes -= counted
             self._hold(snapshot)
 
-        self._work(self.snapshots.take(quorum=has_quorum), taken)
+        self._work(self.snapshots.take(quorum=self._has_quorum()), taken)
 
     def _hold(self, snapshot: Any) -> None:
         pinned = {sha256 for sha256, since in self._pins.values() if self._now - since < PINNED_SECONDS}

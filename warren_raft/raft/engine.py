@@ -276,6 +276,7 @@ class Engine:
             trouble=self._trouble,
             over=self._over,
             install=self._install,
+            has_quorum=lambda: self.has_quorum,
             taken_after_bytes=settings.snapshot_after_bytes,
         )
         self._effects: list[Effect] = []
@@ -1009,7 +1010,6 @@ class Engine:
                 self._now,
                 self._guard,
                 applied_index=machine.applied_index,
-                has_quorum=self.has_quorum,
                 leader=None if self._core.is_leader else self.leader,
             )
         if self._incoming is not None:
