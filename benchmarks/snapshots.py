@@ -1,4 +1,4 @@
-"""Snapshots of a realistic state: taking, proving and unpacking one, beside what the disk can do.
+"""Snapshots of a realistic state: taking, proving, unpacking and restoring one, beside what the disk can do.
 
     python benchmarks/snapshots.py [--containers 100000] [--directory DIR] [--json]
 
@@ -13,7 +13,9 @@ import gc
 import json
 import os
 import shutil
+import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -28,6 +30,7 @@ from writes import sample, sync_seconds
 
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.migrate.records import format_line
+from warren_raft.restoring import restore
 from warren_raft.snapshots.file import extract, write
 from warren_raft.snapshots.verification import verify, verify_in_child
 from warren_raft.store.command import NO_SESSION, Command, encode
@@ -42,8 +45,20 @@ MARKS = {
     "write_seconds": 0.25,
     "verify_seconds": 5.0,
     "rss_anon_growth_mib": 32.0,
+    "restore_to_first_read_seconds": 2.0,
 }
 """First marks of a 2-core machine: at most so much."""
+
+FIRST_READ = """
+import sys
+from warren_raft import Config, ReplicatedStore
+directory, address = sys.argv[1:]
+with ReplicatedStore(Config(node_id="m1", data_dir=directory, listen=address, members={"m1": address})) as store:
+    store.wait_ready()
+    store.get_container(sys.stdin.readline().strip())
+    print("read", flush=True)
+    sys.stdin.readline()
+"""
 
 
 def main() -> None:
@@ -103,8 +118,46 @@ def measure(directory: Path, count: int) -> dict[str, Any]:
     figures["verify_processor_seconds"] = round((time.process_time() - begin) / ROUNDS, 3)
     figures["verify_in_child_seconds"] = median(lambda: verify_in_child(path, records=True))
     figures["extract_seconds"] = median(lambda: extract(path, copy), copy)
+    figures |= restored(path, directory / "restored")
     figures["fdatasync_p50_ms"].append(sync_ms(directory))
     return figures
+
+
+def restored(path: Path, directory: Path) -> dict[str, float]:
+    """`snapshot restore` but for the verification of the file, and a manager of its own from its start to a read."""
+    work, start = [], []
+    for _ in range(ROUNDS):
+        shutil.rmtree(directory, ignore_errors=True)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+        verified: list[float] = []
+
+        def report(share: float, verified: list[float] = verified) -> None:
+            if share < 1:
+                verified.append(time.perf_counter())
+
+        restore(path, directory, node_id="m1", members={"m1": address}, progress=report)
+        work.append(time.perf_counter() - verified[-1])
+        start.append(first_read_seconds(directory, address))
+    figures = {"restore_work_seconds": statistics.median(work), "start_to_first_read_seconds": statistics.median(start)}
+    figures["restore_to_first_read_seconds"] = sum(figures.values())
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def first_read_seconds(directory: Path, address: str) -> float:
+    begin = time.perf_counter()
+    command = [sys.executable, "-c", FIRST_READ, str(directory), address]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{sample(0).id}\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        seconds = time.perf_counter() - begin
+        process.communicate("\n")
+    if line != "read\n" or process.returncode != 0:
+        raise SystemExit("the restored manager did not read")
+    return seconds
 
 
 def sync_ms(directory: Path) -> float:

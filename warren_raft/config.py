@@ -20,6 +20,9 @@ from .forms import FrozenMap
 
 MAX_NODE_ID_LENGTH: Final = 64  # it is part of file names, log lines and every frame's handshake
 MAX_BACKUPS: Final = 100_000  # eleven years of one an hour; each is looked at before the next
+MAX_QUOTA_BYTES: Final = 32 * 1024**3
+"""Half of the address space of a database (store/database.py): the rest is room for deletes, which write too, and for
+pages that open views hold on to."""
 MAX_QUEUE_LIMIT: Final = 1_000_000  # a million waiting writes of 1 KiB are already 1 GiB of memory
 _NODE_ID = re.compile(r"[A-Za-z0-9._-]+\Z")
 _HOST_NAME = re.compile(r"[A-Za-z0-9.-]+\Z")
@@ -61,6 +64,9 @@ class Config:
     disk_reserve_bytes: int = 64 * 1024 * 1024
     """A manager whose disk has less than this left is low on space: where it is a majority, creates and updates are
     refused (StorageFull) and deletes go on. Room for the log of those, and for what is on its way. At least 0."""
+    quota_bytes: int = MAX_QUOTA_BYTES
+    """A manager whose database uses more than this is low on space too, with the same consequences. The history of
+    changes, which has its own bound (32 MiB), is not counted. 1 to 32 GiB."""
     snapshot_after_bytes: int = 32 * 1024 * 1024
     """A snapshot of the state is taken, and the log cut, when the log has grown by so many bytes, or by the size of the
     state if that is more. At least 0."""
@@ -90,6 +96,8 @@ class Config:
         for name in ("disk_reserve_bytes", "snapshot_after_bytes"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 0:
                 raise _wrong(name, f"must be a whole number from 0 on, not {getattr(self, name)!r}")
+        if type(self.quota_bytes) is not int or not 1 <= self.quota_bytes <= MAX_QUOTA_BYTES:
+            raise _wrong("quota_bytes", f"must be a whole number from 1 to {MAX_QUOTA_BYTES}, not {self.quota_bytes!r}")
         if type(self.queue_limit) is not int or not 1 <= self.queue_limit <= MAX_QUEUE_LIMIT:
             raise _wrong("queue_limit", f"must be a whole number from 1 to {MAX_QUEUE_LIMIT}, not {self.queue_limit!r}")
         self._check_backups()

@@ -170,7 +170,7 @@ class _Room:
         if self._is_over_quota or self._unmeasured_bytes >= MEASURE_EVERY_BYTES:
             self._unmeasured_bytes = 0
             with self._database.read() as transaction:
-                self._is_over_quota = transaction.used_bytes() > QUOTA_BYTES
+                self._is_over_quota = transaction.used_bytes(history=False) > QUOTA_BYTES
         if self._is_over_quota:
             raise StorageFull(f"{self._database.path} has reached its limit of {QUOTA_BYTES} bytes")
         status = os.statvfs(self._directory)

@@ -16,11 +16,19 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import UTC, datetime
+from functools import partial
 from random import SystemRandom
 from typing import Any, ClassVar, Final, Literal, overload
 
 from warren_raft.config import Config, check_address, check_node_id, split_address
-from warren_raft.errors import Closed, InvariantViolation, RefusedForSafety, Unavailable, WarrenError
+from warren_raft.errors import (
+    Closed,
+    InvariantViolation,
+    RefusedForSafety,
+    StorageFull,
+    Unavailable,
+    WarrenError,
+)
 from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.opening import OpenedDirectory
@@ -33,7 +41,8 @@ from warren_raft.raft.requests import ChangeWanted, TransferWanted
 from warren_raft.raft.submit import Proposal
 from warren_raft.snapshots.backups import Backups, Position
 from warren_raft.snapshots.saving import save, take_nameless
-from warren_raft.store.command import Command, Operation, Verb, encode
+from warren_raft.space import Space
+from warren_raft.store.command import PUT, Command, Operation, Verb, encode
 from warren_raft.store.generations import make_directory
 from warren_raft.store.interface import Store
 from warren_raft.store.tables import KINDS
@@ -156,6 +165,9 @@ class ReplicatedStore(Store):
         self._session_lock = threading.Lock()
         self._stop_housekeeping = threading.Event()
         self._backups: Backups | None = None
+        self._space = Space(
+            str(config.directory), reserve_bytes=config.disk_reserve_bytes, quota_bytes=config.quota_bytes
+        )
         self._leadership_callbacks: list[Callable[[bool, int], object]] = []
         self._opened = OpenedDirectory(config, files=OsFiles() if files is None else files, random=SystemRandom())
         self._opened.keeper.on_swap = self._swapped
@@ -177,6 +189,7 @@ class ReplicatedStore(Store):
             on_change=self._on_change,
             on_failure=self._on_failure,
         )
+        self._measure()
         self._housekeeper = threading.Thread(target=self._keep_house, name="warren-raft-housekeeping", daemon=True)
         self._notifier = threading.Thread(target=self._notify, name="warren-raft-leadership", daemon=True)
         if config.switch_interval_seconds is not None:
@@ -313,17 +326,27 @@ class ReplicatedStore(Store):
         self._check_alive()
         if wait or not self._session:
             self._check_may_wait()
+        needs_room = any(operation.verb == PUT for operation in operations)
+        if needs_room and self._engine.is_full:
+            raise StorageFull(self._why_full())
         session = self._session or self._open_session(deadline)
         sequence, lowest = self._requests.begin(deadline)
         data = encode(Command(session, sequence, lowest, operations))
         if wait:
-            return self._submit_and_wait(Proposal(session, sequence, data, deadline, _ignore))
+            return self._submit_and_wait(Proposal(session, sequence, data, deadline, _ignore, needs_room=needs_room))
         future: Future[int] = Future()
         future.set_running_or_notify_cancel()
-        self._driver.submit(
-            Proposal(session, sequence, data, deadline, lambda proposal: self._resolve(future, proposal))
-        )
+        done = partial(self._resolve, future)
+        self._driver.submit(Proposal(session, sequence, data, deadline, done, needs_room=needs_room))
         return future
+
+    def _why_full(self) -> str:
+        who = self._engine.low_members
+        own = self._space.alarms if self.config.node_id in who else ()
+        others = [id_ for id_ in who if not own or id_ != self.config.node_id]
+        told = [*own, *([f"low on space: {', '.join(others)}, see its status"] if others else [])]
+        detail = "; ".join(told) or f"{self._engine.leader} says so"
+        return f"too few managers have room for creates and updates, while reads and deletes go on: {detail}"
 
     def _submit_and_wait(self, proposal: Proposal) -> int:
         waiter = _Waiter()
@@ -526,6 +549,8 @@ class ReplicatedStore(Store):
         """The same for the admin socket: a descriptor of a file without a name, which the caller closes."""
         directory = str(self.config.directory / "snapshots")
         make_directory(directory)
+        with self._attached().read() as transaction:
+            self._opened.keeper.require_room(transaction.used_bytes())
         return take_nameless(directory, self.snapshot)
 
     def _backup_position(self) -> Position | None:
@@ -564,7 +589,7 @@ class ReplicatedStore(Store):
             "digests_compared": dict(engine.compared_digests),
             "pending_writes": engine.pending_count,
             "oldest_read_age_seconds": database.oldest_read_age_seconds(),
-            "alarms": [*filter(None, (engine.waits,)), *engine.alarms, *self._backup_alarms()],
+            "alarms": [*filter(None, (engine.waits,)), *engine.alarms, *self._space.alarms, *self._backup_alarms()],
             "failure": None if self.failure is None else str(self.failure),
         }
 
@@ -626,7 +651,7 @@ class ReplicatedStore(Store):
                 logger.exception("a leadership callback failed")
 
     def _keep_house(self) -> None:
-        """Checkpoints of the state, stale reader slots, views that were left open."""
+        """Measuring of space, checkpoints of the state, stale reader slots, views that were left open."""
         synced_index = -1
         noted = False
         next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds
@@ -637,6 +662,7 @@ class ReplicatedStore(Store):
                     self._opened.state.note_ready()
                     noted = True
                 self._opened.keeper.tidy()
+                self._measure()
                 if time.monotonic() < next_checkpoint:
                     continue
                 next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds
@@ -653,6 +679,10 @@ class ReplicatedStore(Store):
                 return
             except Exception:  # too many open files, say; who gave up here would never look at the disk again
                 logger.exception("%s: housekeeping failed, and goes on", self.config.node_id)
+
+    def _measure(self) -> None:
+        """Consensus tells the others. It is told nothing more often than it tells them, see raft/health.py."""
+        self._engine.low_space = self._space.look(self._opened.database)
 
     # The end -----------------------------------------------------------------------------------------------------
 

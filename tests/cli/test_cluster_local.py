@@ -176,6 +176,8 @@ def test_the_demonstration_ends_well_says_what_it_showed_and_leaves_nothing(tmp_
     assert "Killed the leader" in done.stdout
     assert done.stdout.count(", 0 missing") == 3
     assert "three equal digests at applied index" in done.stdout
+    assert "a second cluster, restored from a snapshot of the first, holds the same" in done.stdout
+    assert "its three managers have equal digests too" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -212,3 +214,23 @@ def test_a_lost_write_makes_the_demonstration_fail(script: Script, monkeypatch: 
     manager.client.put("container", entity | {"image": "another"})
     with pytest.raises(local_cluster.ClusterFailed, match="altered"):
         demo._check_acknowledged(manager, {"kept": revision})
+
+
+def test_a_restored_cluster_that_lacks_a_record_makes_the_demonstration_fail(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import demo
+    import local_cluster
+
+    script("up", "--port-base", str(free_port_base(1)), "--managers", "1")
+    found = local_cluster.LocalCluster.find(script.directory)
+    assert found is not None
+    empty = script.directory.parent / "empty"
+    other = local_cluster.LocalCluster.create(empty, {"m1": f"127.0.0.1:{free_port_base(1)}"})
+    try:
+        other.start()
+        with pytest.raises(local_cluster.ClusterFailed, match="other records"):
+            demo._check_same_records(found, other)
+    finally:
+        other.stop()

@@ -149,6 +149,19 @@ class ManagerProcess:
             thread.join()
         return len(set(done))
 
+    def delete(self, key: str) -> int:
+        return self.store.delete_container(key)
+
+    def overwrite(self, keys: int, writes: int, size: int) -> None:
+        """So many writes, one after the other, to the same few containers."""
+        for number in range(writes):
+            self.put(f"c{number % keys}", str(number) + "x" * size)
+
+    def readers(self) -> list[int]:
+        """The processes that have a slot in the database's table of readers."""
+        lines = self.store._opened.database._open_environment().readers().splitlines()[1:]
+        return [int(line.split()[0]) for line in lines]
+
     def get(self, key: str) -> list[Any]:
         found = self.store.get_container(key)
         return [found.image, found.revision]

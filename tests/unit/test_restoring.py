@@ -148,6 +148,8 @@ def test_its_own_snapshot_is_that_state_and_a_lost_state_is_rebuilt_from_it(snap
     (file,) = (tmp_path / "a" / "snapshots").iterdir()
     manifest = verify(file)
     assert (manifest.index, manifest.term, manifest.digest) == (RESTORED_INDEX, 0, restored.digest)
+    opened(tmp_path / "a").close(failed=False)
+    assert not [each for each in os.listdir(tmp_path / "a" / "state") if "aside" in each], "a start trusts it"
     for each in (tmp_path / "a" / "state").iterdir():
         each.unlink()
     directory = opened(tmp_path / "a")

@@ -7,13 +7,14 @@ Invariant: the log keeps reaching back to every verified snapshot that is held, 
 
 from __future__ import annotations
 
+import errno
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
-from warren_raft.errors import SnapshotInvalid
+from warren_raft.errors import SnapshotInvalid, StorageFull
 from warren_raft.raft.guard import Guard, PeerFault
 from warren_raft.raft.log import Log
 from warren_raft.raft.log_contents import BASE_INDEX
@@ -33,6 +34,8 @@ PINNED_SECONDS: Final = 60.0
 """A snapshot is kept for a follower that last asked for a chunk so long ago."""
 RETRY_SECONDS: Final = 10.0
 """After a snapshot could not be taken, or a fetched one was refused or found no room."""
+FORGOTTEN_SECONDS: Final = 3 * RETRY_SECONDS
+"""A snapshot that found no room and was not tried again for so long is not wanted any more."""
 TAKEN_AFTER_BYTES: Final = 32 * 1024 * 1024
 """A snapshot is not worth its writing before the log has grown by so much, or by the size of the
 state in the last one if that is more."""
@@ -41,6 +44,8 @@ STAGGER_STEPS: Final = 16
 as much log again, so that a majority is not busy with it at once."""
 CHECK_BYTES: Final = 16
 SNAPSHOTS_KEPT: Final = 2
+OWN: Final = "snapshot"
+THEIRS: Final = "leader's snapshot"
 
 
 class Snapshot(Protocol):
@@ -147,7 +152,10 @@ class Catchup:
         send: Callable[[str, Message], None],
         work: Callable[[Job, Then], None],
         alarm: Callable[[str], None],
+        trouble: Callable[[str, str], None],
+        over: Callable[[str], None],
         install: Callable[[Any], None],
+        has_quorum: Callable[[], bool],
         taken_after_bytes: int = TAKEN_AFTER_BYTES,
     ) -> None:
         self.snapshots = snapshots
@@ -156,14 +164,17 @@ class Catchup:
         self._send = send
         self._work = work
         self._alarm = alarm
+        self._trouble = trouble
+        self._over = over
         self._install = install
+        self._has_quorum = has_quorum
         self._stagger = 1 + zlib.crc32(log.node_id.encode()) % STAGGER_STEPS / (2 * STAGGER_STEPS)
         self._taken_after_bytes = taken_after_bytes
         self._now = -1e9
         self._applied_index = 0
         self._bytes = 0
         """Of commands that were applied since the newest snapshot."""
-        self._taking = False
+        self._taking = self._owed = False
         self._not_before = -1e9
         self._offered: dict[str, float] = {}
         self._pins: dict[str, tuple[str, float]] = {}
@@ -190,7 +201,7 @@ class Catchup:
 
     # One step ----------------------------------------------------------------------------------------------------
 
-    def tick(self, now: float, guard: Guard, *, applied_index: int, has_quorum: bool, leader: str | None) -> None:
+    def tick(self, now: float, guard: Guard, *, applied_index: int, leader: str | None) -> None:
         """`leader`: whom we follow; None while we lead, or know of nobody."""
         self._now = now
         self._applied_index = applied_index
@@ -200,7 +211,7 @@ class Catchup:
             needed_by = set()
             self._wanted_by.clear()
         if self._is_due(is_needed=bool(needed_by)):
-            self._take(has_quorum=has_quorum)
+            self._take()
         for peer in sorted(needed_by):
             self._offer(peer)
         self._look_after_fetch()
@@ -213,26 +224,30 @@ class Catchup:
     def _is_due(self, *, is_needed: bool) -> bool:
         if self._taking or self._now < self._not_before:
             return False
+        if self._owed:
+            return True
         if self._sendable() is None and (is_needed or self._log.base_index > BASE_INDEX):
             return True  # a follower waits for one; or all of ours were damaged, and the log does not reach back
         if self._bytes <= self._stagger * self._taken_after_bytes:
             return False
         return self._bytes > self._stagger * self.snapshots.state_bytes()
 
-    def _take(self, *, has_quorum: bool) -> None:
+    def _take(self) -> None:
         counted = self._bytes
         self._taking = True
 
         def taken(snapshot: Any, error: Exception | None) -> None:
             self._taking = False
+            self._owed = error is not None  # due again even if the state has grown beyond the log meanwhile
             if error is not None:
                 self._not_before = self._now + RETRY_SECONDS
-                self._alarm(f"no snapshot could be taken: {error}")
+                self._tell(OWN, f"no snapshot could be taken: {error}", error)
                 return
+            self._over(OWN)
             self._bytes -= counted
             self._hold(snapshot)
 
-        self._work(self.snapshots.take(quorum=has_quorum), taken)
+        self._work(self.snapshots.take(quorum=self._has_quorum()), taken)
 
     def _hold(self, snapshot: Any) -> None:
         pinned = {sha256 for sha256, since in self._pins.values() if self._now - since < PINNED_SECONDS}
@@ -346,7 +361,7 @@ class Catchup:
             if self.fetch is not fetch:
                 return
             if error is not None:
-                self._give_up(fetch, f"a snapshot cannot be received: {error}")
+                self._give_up(fetch, f"a snapshot cannot be received: {error}", error)
                 return
             fetch.offset += len(data)
             if fetch.offset == fetch.size:
@@ -369,8 +384,9 @@ class Catchup:
             if error is not None:
                 if isinstance(error, SnapshotInvalid):
                     self.snapshots.drop_incoming()
-                self._give_up(fetch, f"the snapshot of {fetch.peer} is not installed: {error}")
+                self._give_up(fetch, f"the snapshot of {fetch.peer} is not installed: {error}", error)
                 return
+            self._over(THEIRS)
             self.fetch = None
             snapshot, machine = result
             self._received = snapshot
@@ -392,19 +408,35 @@ class Catchup:
     def not_installed(self) -> None:
         self._received = None
 
-    def _give_up(self, fetch: _Fetch, reason: str) -> None:
+    def _give_up(self, fetch: _Fetch, reason: str, error: Exception) -> None:
         self._refused = {fetch.sha256: self._now}
         self.fetch = None
-        self._alarm(reason)
+        self._tell(THEIRS, reason, error)
+
+    def _tell(self, what: str, text: str, error: Exception) -> None:
+        """A disk that is full may be so for days: one alarm, with the newest figures, until it has room."""
+        if is_no_space(error):
+            self._trouble(what, text)
+        else:
+            self._alarm(text)
 
     def _look_after_fetch(self) -> None:
         fetch = self.fetch
+        if self._refused and max(self._refused.values()) + FORGOTTEN_SECONDS < self._now:
+            self._refused = {}
+            self._over(THEIRS)  # it is offered no more: we caught up by other means
         if fetch is None or fetch.busy or self._now - fetch.asked_at < ASK_AGAIN_SECONDS:
             return
         if self._now - fetch.heard_at >= GIVE_UP_SECONDS and not self._roster.counts(fetch.peer):
             self.fetch = None  # what there is of it stays, should it be offered again
         else:
             self._ask(fetch)
+
+
+def is_no_space(error: Exception) -> bool:
+    """Whether it is over once somebody makes room."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, StorageFull) or (isinstance(error, OSError) and error.errno in full)
 
 
 def check(data: bytes) -> bytes:

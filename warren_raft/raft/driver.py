@@ -312,8 +312,8 @@ class Driver:
 
     def _prepare(self) -> None:
         """Fill the log's next segment ahead, so that a batch never waits for it."""
-        if self._preparing or self._finished:
-            return
+        if self._preparing or self._finished or self._engine.lacks_space:
+            return  # where there is little room, a segment is made when it is needed, and a small one
         work = self._log.preparation()
         if work is not None:
             self._preparing = True

@@ -7,7 +7,6 @@ nothing is applied, before the sync that covers it.
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +24,15 @@ from warren_raft.errors import (
     WarrenError,
 )
 from warren_raft.raft import entries
-from warren_raft.raft.catchup import CHUNK_BYTES, TAKEN_AFTER_BYTES, Catchup, Job, Snapshots, Then
+from warren_raft.raft.catchup import (
+    CHUNK_BYTES,
+    TAKEN_AFTER_BYTES,
+    Catchup,
+    Job,
+    Snapshots,
+    Then,
+    is_no_space,
+)
 from warren_raft.raft.changes import DONE, REFUSED, WAIT, Changes
 from warren_raft.raft.core import Core, Message
 from warren_raft.raft.elections import Elections, Standing
@@ -78,6 +85,7 @@ TEXT_CHARACTERS: Final = 4096
 LONG_AGO: Final = -1e9
 NO_QUORUM: Final = "no quorum, or no leader, until the deadline"
 NO_SPACE: Final = "no space left on this manager's disk until the deadline"
+NO_ROOM: Final = "too many managers were low on space until the deadline"
 """Why a write that reached its deadline came to nothing, as far as its own manager can tell."""
 
 
@@ -265,7 +273,10 @@ class Engine:
             send=self._send_to,
             work=self._start_work,
             alarm=self._alarm,
+            trouble=self._trouble,
+            over=self._over,
             install=self._install,
+            has_quorum=lambda: self.has_quorum,
             taken_after_bytes=settings.snapshot_after_bytes,
         )
         self._effects: list[Effect] = []
@@ -294,7 +305,11 @@ class Engine:
         self._stopped = False
         self.failure: WarrenError | None = None
         """Set when this manager must stop: an invariant broke, or it was removed."""
-        self.alarms: deque[str] = deque(maxlen=20)
+        self.is_full = False
+        """Whether creates and updates are refused for want of space, by the word of the leader; deletes are not."""
+        self._alarms: deque[str] = deque(maxlen=20)
+        self._troubles: dict[str, str] = {}
+        """Alarms that end with what they tell of."""
         self._assemble()
 
     def _assemble(self) -> None:
@@ -410,9 +425,19 @@ class Engine:
         return self._guard.stats
 
     @property
-    def is_full(self) -> bool:
-        """Whether creates and updates are refused for want of space, by the word of the leader; deletes are not."""
-        return self._health.is_full(self.leader, low=self.low_space) or (self._core.is_leader and self.disk_full)
+    def alarms(self) -> list[str]:
+        """What an operator should know: the newest that happened, and what lasts."""
+        return [*self._alarms, *self._troubles.values()]
+
+    @property
+    def lacks_space(self) -> bool:
+        """Whether this manager is low on space, by measure or because its disk has just refused something."""
+        return self.low_space or self.disk_full or self._apply_again_at > LONG_AGO or "state" in self._troubles
+
+    @property
+    def low_members(self) -> list[str]:
+        """The managers that are low on space, as far as this one has heard."""
+        return self._health.low_members(low=self.lacks_space)
 
     @property
     def compared_digests(self) -> Mapping[str, int]:
@@ -509,8 +534,10 @@ class Engine:
     def _expire(self) -> None:
         if self._now >= self._expire_at:
             self._expire_at = self._now + EXPIRE_SECONDS
-            full = self.disk_full or self._apply_again_at > LONG_AGO
-            self._submitter.expire(self._now, NO_SPACE if full else NO_QUORUM)
+            self.is_full = self._health.is_full(self.leader, low=self.lacks_space)
+            own = self.disk_full or self._apply_again_at > LONG_AGO
+            reason = NO_SPACE if own else NO_ROOM if self.is_full else NO_QUORUM
+            self._submitter.expire(self._now, reason, full=own or self.is_full)
             self._requests.expire()
 
     def _collect(self) -> list[Effect]:
@@ -600,14 +627,15 @@ class Engine:
 
     def _log_written(self, batch: Batch, error: OSError | None) -> None:
         if error is not None:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_no_space(error):
                 raise InvariantViolation(f"the log cannot be written: {error}") from error
-            if not self.disk_full:
-                self._alarm(f"no space for the log; this manager acknowledges nothing until there is ({error})")
+            waits = "this manager acknowledges nothing until there is"
+            self._trouble("log", f"{self._log.directory}: no space for the log; {waits} ({error})")
             self.disk_full = True
             self._retry_sync_at = self._now + RETRY_SECONDS
             return
         self.disk_full = False
+        self._over("log")
         self._batch = None
         self._log.complete(batch)
         if self._swapping and self._incoming is not None:
@@ -675,9 +703,19 @@ class Engine:
             self._effects.append(CloseLink(link.number, reason))
 
     def _alarm(self, text: str) -> None:
-        if text not in self.alarms:
+        if text not in self._alarms:
             logger.warning("%s: %s", self._node_id, text)
-            self.alarms.append(text)
+            self._alarms.append(text)
+
+    def _trouble(self, what: str, text: str) -> None:
+        """An alarm that stays until `_over(what)`."""
+        if what not in self._troubles:
+            logger.warning("%s: %s", self._node_id, text)
+        self._troubles[what] = text
+
+    def _over(self, what: str) -> None:
+        if self._troubles.pop(what, None) is not None:
+            logger.warning("%s: there is space for the %s again", self._node_id, what)
 
     # Messages ----------------------------------------------------------------------------------------------------
 
@@ -876,9 +914,10 @@ class Engine:
                 self._machine.settle()
             more = self._apply()
             self._apply_again_at = LONG_AGO
+            self._over("state")
             return more
         except StorageFull as error:
-            self._alarm(f"no space for the state; this manager applies nothing until there is ({error})")
+            self._trouble("state", f"no space for the state; this manager applies nothing until there is ({error})")
             self._apply_again_at = self._now + RETRY_SECONDS
             return False
         except WarrenError as error:
@@ -963,7 +1002,7 @@ class Engine:
     def _tick_snapshots(self) -> None:
         machine = self._machine
         if not self._swapping:
-            odd = self._health.tick(self._now, machine, low=self.low_space, is_leader=self._core.is_leader)
+            odd = self._health.tick(self._now, machine, low=self.lacks_space, is_leader=self._core.is_leader)
             if odd and not self._is_odd:
                 self._is_odd = True
                 self._rebuild()
@@ -971,7 +1010,6 @@ class Engine:
                 self._now,
                 self._guard,
                 applied_index=machine.applied_index,
-                has_quorum=self.has_quorum,
                 leader=None if self._core.is_leader else self.leader,
             )
         if self._incoming is not None:
@@ -1054,12 +1092,13 @@ class Engine:
 
         def published(_result: Any, error: Exception | None) -> None:
             if error is None:
+                self._over("state")
                 self._swap(incoming)
-            elif isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise InvariantViolation(f"the new state cannot be made durable: {error}") from error
-            else:
-                self._alarm(f"no space for the new state; this manager waits for it ({error})")
+            elif is_no_space(error):
+                self._trouble("state", f"no space for the new state; this manager waits for it ({error})")
                 self._publish_again_at = self._now + RETRY_SECONDS
+            else:
+                raise InvariantViolation(f"the new state cannot be made durable: {error}") from error
 
         self._publish_again_at = float("inf")
         self._start_work(self._snapshots.publish(incoming), published)

@@ -134,10 +134,15 @@ class Health:
         return with_room * 2 <= len(voters)
 
     def is_full(self, leader: str | None, *, low: bool) -> bool:
-        """Whether creates and updates are refused, by the word of the leader."""
-        if leader == self._node_id:
+        """Whether creates and updates are refused, by the word of the leader; without one, as far as is known here."""
+        if leader is None or leader == self._node_id:
             return self.lacks_room(low=low)
-        return leader is not None and self._full.get(leader, False)
+        return self._full.get(leader, False)
+
+    def low_members(self, *, low: bool) -> list[str]:
+        """Who is low on space, as far as is known here. For any thread."""
+        known = {**self._low, self._node_id: low}
+        return sorted(id_ for id_, is_low in known.items() if is_low)
 
 
 def are_digests(value: Any) -> bool:

@@ -128,6 +128,11 @@ class Log:
     # -- what it holds
 
     @property
+    def directory(self) -> str:
+        """Where it lies."""
+        return self._directory
+
+    @property
     def base_index(self) -> int:
         """Index of entries[0]."""
         return self._contents.base_index

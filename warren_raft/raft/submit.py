@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from warren_raft.errors import Unavailable
+from warren_raft.errors import StorageFull, Unavailable
 
 logger = logging.getLogger("warren_raft.submit")
 
@@ -55,6 +55,8 @@ class Proposal:
     error: Exception | None = None
     sent: bool = False
     """Whether it may have reached a log: it left this process, or this process's own log has it."""
+    needs_room: bool = False
+    """Whether it creates or updates something: it fails with StorageFull where a full disk was in its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,9 @@ class Submitter:
         self._waiting: deque[Proposal] = deque()
         self._route: Route | None = None
         self._not_before = -1e9
-        self.queue: deque[tuple[str, bytes]] = deque()
+        self.queue: deque[tuple[str, bytes, Proposal | None]] = deque()
         """Commands that the leader has not proposed yet, in the order they came, each with the manager that sent it
-        ("" for our own callers')."""
+        ("" for our own callers', with the proposal)."""
         self._queue_bytes = 0
 
     @property
@@ -109,11 +111,10 @@ class Submitter:
         if route is None or not self._waiting or now < self._not_before:
             return
         if route.link == 0:
-            for proposal in self._waiting:
+            while self._waiting and self._queue_bytes <= QUEUE_BYTES:
+                proposal = self._waiting.popleft()
                 if self._is_pending(proposal):
-                    proposal.sent = True
-                    self._enqueue("", proposal.data)
-            self._waiting.clear()
+                    self._enqueue("", proposal.data, proposal)
             return
         while self._waiting:
             commands = self._next_message()
@@ -146,14 +147,14 @@ class Submitter:
         for command in commands:
             self._enqueue(peer, command)
 
-    def _enqueue(self, origin: str, command: bytes) -> None:
-        self.queue.append((origin, command))
+    def _enqueue(self, origin: str, command: bytes, proposal: Proposal | None = None) -> None:
+        self.queue.append((origin, command, proposal))
         self._queue_bytes += len(command)
 
     def take(self, *, commands_max: int, bytes_max: int) -> tuple[list[bytes], frozenset[str]]:
         """Everything that waits becomes one entry (group commit), within bounds; at least one command if any waits.
 
-        Also the other managers whose callers wait for it.
+        Also the other managers whose callers wait for it. What nobody waits for any more is passed over.
         """
         taken: list[bytes] = []
         origins: set[str] = set()
@@ -162,12 +163,16 @@ class Submitter:
         while queue and len(taken) < commands_max:
             if taken and size + len(queue[0][1]) > bytes_max:
                 break
-            origin, command = queue.popleft()
+            origin, command, proposal = queue.popleft()
+            self._queue_bytes -= len(command)
+            if proposal is None:
+                origins.add(origin)
+            elif self._is_pending(proposal):
+                proposal.sent = True
+            else:
+                continue
             taken.append(command)
             size += len(command)
-            if origin:
-                origins.add(origin)
-        self._queue_bytes -= size
         return taken, frozenset(origins)
 
     # Back at the origin ------------------------------------------------------------------------------------------
@@ -186,13 +191,18 @@ class Submitter:
                 proposal.outcome = outcome
                 _end(proposal)
 
-    def expire(self, now: float, reason: str) -> None:
-        """End what has reached its deadline; `reason` says why nothing became of it."""
+    def expire(self, now: float, reason: str, *, full: bool = False) -> None:
+        """End what has reached its deadline; `reason` says why nothing became of it. `full`: a full disk is why."""
         late = [key for key, proposal in self._pending.items() if proposal.deadline <= now]
         for key in late:
             proposal = self._pending.pop(key)
-            proposal.error = Unavailable(reason, maybe_applied=proposal.sent)
+            if full and proposal.needs_room and not proposal.sent:
+                proposal.error = StorageFull(reason)
+            else:
+                proposal.error = Unavailable(reason, maybe_applied=proposal.sent)
             _end(proposal)
+        if late:
+            self._drop_ended()
         if len(self._waiting) > 2 * len(self._pending):
             # What ended while there was no leader would be kept until there is one.
             self._waiting = deque(filter(self._is_pending, self._waiting))
@@ -203,6 +213,13 @@ class Submitter:
         for proposal in pending.values():
             proposal.error = error(proposal)
             _end(proposal)
+
+    def _drop_ended(self) -> None:
+        """A leader whose disk is full takes nothing from its queue, and callers come and give up."""
+        if len(self.queue) > 2 * len(self._pending):
+            kept = [item for item in self.queue if item[2] is None or self._is_pending(item[2])]
+            self.queue = deque(kept)
+            self._queue_bytes = sum(len(item[1]) for item in kept)
 
 
 def _end(proposal: Proposal) -> None:

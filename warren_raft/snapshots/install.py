@@ -13,19 +13,16 @@ from typing import Final
 
 from warren_raft.errors import SnapshotInvalid
 from warren_raft.fsm.digest import recompute
+from warren_raft.fsm.entry import Committed, store_position
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.snapshots.directory import SnapshotDirectory
 from warren_raft.snapshots.file import Manifest, Path, extract, opened, sha256_of
 from warren_raft.snapshots.verification import verify
 from warren_raft.store.database import (
-    APPLIED_INDEX,
-    APPLIED_TERM,
     CLUSTER_ID,
-    DIGEST,
     HISTORY,
     MEMBERSHIP,
     META,
-    REVISION,
     SESSIONS,
     Database,
 )
@@ -81,12 +78,16 @@ def install(
 def begin_anew(database: Database, cluster_id: str) -> None:
     """Keep the entities, with their revisions; the rest is the new cluster's: no members, no sessions, no history."""
     with database.write() as transaction:
-        revision = transaction.revision + REVISION_STEP
         transaction.clear(SESSIONS)
         transaction.clear(HISTORY)
         transaction.erase(META, MEMBERSHIP)
         transaction.store(META, CLUSTER_ID, cluster_id.encode())
-        transaction.store_integer(APPLIED_INDEX, RESTORED_INDEX)
-        transaction.store_integer(APPLIED_TERM, 0)
-        transaction.store_integer(REVISION, revision)
-        transaction.store(META, DIGEST, recompute(transaction))
+        position = Committed(
+            applied_index=RESTORED_INDEX,
+            applied_term=0,
+            revision=transaction.revision + REVISION_STEP,
+            digest=recompute(transaction),
+            membership=None,
+            cluster_id=cluster_id,
+        )
+        store_position(transaction, position)

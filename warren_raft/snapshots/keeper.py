@@ -136,7 +136,9 @@ class Keeper:
         database = self.machine.database
 
         def job() -> Held:
-            self._require_room(database.file_size_bytes())
+            with database.read() as transaction:
+                size = transaction.used_bytes()
+            self.require_room(size + TRAILER_BYTES)
             with self._files:
                 snapshot = self._directory.take(
                     database,
@@ -161,8 +163,8 @@ class Keeper:
         self._dropped += [held.snapshot.path for held in self._held]
         self._held = []
 
-    def _require_room(self, wanted_bytes: int) -> None:
-        """Not to the last byte: the log shares this disk, and a snapshot can wait."""
+    def require_room(self, wanted_bytes: int) -> None:
+        """Not to the last byte: the log shares this disk, and a snapshot can wait. Raises StorageFull."""
         status = os.statvfs(self._state.data_dir)
         free = status.f_bavail * status.f_frsize
         if free < wanted_bytes + self._reserve_bytes:
@@ -207,20 +209,33 @@ class Keeper:
 
     def receive(self, sha256: str, offset: int, data: bytes, size: int) -> Callable[[], None]:
         def job() -> None:
-            with no_space_as_storage_full(self._directory.incoming):
-                if offset == 0:
-                    self._require_room(2 * size)  # itself, and the state that is made of it
-                    self._begin_incoming(sha256)
-                descriptor = os.open(self._directory.incoming, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    os.lseek(descriptor, offset, os.SEEK_SET)
-                    write_all(descriptor, data)
-                    os.ftruncate(descriptor, offset + len(data))
-                finally:
-                    os.close(descriptor)
+            try:
+                with no_space_as_storage_full(self._directory.incoming):
+                    self.require_room(2 * size - offset)  # the rest of it, and the state that is made of it
+                    if offset == 0:
+                        self._begin_incoming(sha256)
+                    self._write_incoming(offset, data)
+            except StorageFull:
+                self._remove_incoming()  # the log needs the room more
+                raise
             self._incoming = (sha256, offset + len(data))
 
         return job
+
+    def _write_incoming(self, offset: int, data: bytes) -> None:
+        descriptor = os.open(self._directory.incoming, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            write_all(descriptor, data)
+            os.ftruncate(descriptor, offset + len(data))
+        finally:
+            os.close(descriptor)
+
+    def _remove_incoming(self) -> None:
+        self._incoming = ("", 0)
+        for path in (self._directory.incoming, self._incoming_note):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
     def _begin_incoming(self, sha256: str) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -254,12 +269,18 @@ class Keeper:
                 raise SnapshotInvalid(path, f"has the hash {manifest.sha256}, {sha256} was offered")
             if cluster_id is not None and manifest.cluster_id != cluster_id:
                 raise SnapshotInvalid(path, f"is of cluster {manifest.cluster_id}, this manager of {cluster_id}")
-            with self._files:
-                snapshot = self._directory.adopt(path)
+            # First the copy, which may find no room: then it is still the one that is being fetched.
+            machine = self._open_copy(path)
+            try:
+                with self._files:
+                    snapshot = self._directory.adopt(path)
+            except BaseException:
+                self._give_up(machine.database)
+                raise
             self._incoming = ("", 0)
             self._damaged.discard(snapshot.path)
             self._proved.add(snapshot.path)
-            return Held(snapshot), self._open_copy(snapshot.path)
+            return Held(snapshot), machine
 
         return job
 
@@ -290,7 +311,20 @@ class Keeper:
         with self._files:
             generation = self._state.next_generation()
             extract(path, self._state.file_of(generation))
-        return StateMachine(Database.open_generation(self._state, generation, sync=False))
+        try:
+            database = Database.open_generation(self._state, generation, sync=False)
+        except BaseException:
+            self._state.remove(generation)  # it is tried again, under another number
+            raise
+        try:
+            return StateMachine(database)
+        except BaseException:
+            self._give_up(database)
+            raise
+
+    def _give_up(self, database: Database) -> None:
+        database.abandon()
+        self._state.remove(database.generation)
 
     def publish(self, machine: StateMachine) -> Callable[[], None]:
         return machine.database.publish

@@ -89,11 +89,16 @@ def replace_file(path: str, data: bytes) -> None:
     """Make `path` hold `data`, mode 0600, atomically and durably: after a crash it is the old file or the new one."""
     temporary = f"{path}.tmp"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
-    os.rename(temporary, path)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        os.rename(temporary, path)
+    except OSError as error:  # a disk that is full, say
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise OSError(error.errno, error.strerror, path) from error
     sync_directory(os.path.dirname(path))
 
 

@@ -195,10 +195,16 @@ class Transaction:
             problems += [f"index {index.name} has a false {k!r} -> {i!r}" for k, i in sorted(found - entries)]
         return problems
 
-    def used_bytes(self) -> int:
-        """The size of the pages in use: what a compact copy of the database would have. O(1)."""
+    def used_bytes(self, *, history: bool = True) -> int:
+        """The size of the pages in use: what a compact copy of the database would have. O(1).
+
+        `history`: with that of the history, which has a bound of its own and does not shrink by deleting.
+        """
         txn, pages, page_size = self._txn, 0, 0
+        left_out = None if history else self.database.space_handles[HISTORY]
         for handle in self.database.all_handles:
+            if handle is left_out:
+                continue
             stat = txn.stat(handle)
             pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
             page_size = stat["psize"]

@@ -1,0 +1,56 @@
+"""Small file systems of their own for managers' data directories, so that a disk can really be full.
+
+A tmpfs a manager, which takes a superuser, or a user namespace. Invariant: nothing stays mounted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+MIB = 1024 * 1024
+
+
+class SmallDisk:
+    """One mounted file system; `fill` leaves so many bytes, `free` gives back what `fill` took."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._filler = path / "filler"
+
+    def left(self) -> int:
+        status = os.statvfs(self.path)
+        return status.f_bavail * status.f_frsize
+
+    def fill(self, left_bytes: int = 0) -> None:
+        """Take room until only so much is left."""
+        with open(self._filler, "ab") as filler:
+            while (left := self.left() - left_bytes) > 0:
+                try:
+                    filler.write(bytes(min(left, MIB)))
+                    filler.flush()
+                except OSError:
+                    if not left_bytes:
+                        return
+                    raise
+
+    def free(self) -> None:
+        self._filler.unlink()
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, size_bytes: int) -> Iterator[SmallDisk]:
+    """A file system of that size at `path`. Skips the test where this user may not mount."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=0700", "tmpfs", path]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("may not mount a file system")
+    try:
+        yield SmallDisk(path)
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)  # also where a failure keeps files open

@@ -1,0 +1,248 @@
+"""The promise: managers agree on whether there is room, who was short of it resumes by itself, and nothing that waits
+for room grows without bound.
+
+Engines in one thread (tests/engine_harness.py). Not here: measuring a disk (tests/unit/test_space.py), real full disks
+(tests/cluster/test_full_disk.py).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.engine_harness import Cluster
+from tests.list_machine import ListSnapshots
+from warren_raft.errors import StorageFull, Unavailable
+from warren_raft.raft import submit
+from warren_raft.raft.submit import Proposal, Route, Submitter
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def put(cluster: Cluster, id_: str, text: str, seconds: float) -> None:
+    """A write that needs room."""
+    proposal = cluster.submit(id_, text, seconds)
+    proposal.needs_room = True
+
+
+# Who is full ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_majority_low_on_space_is_known_to_everybody_and_one_alone_is_no_matter() -> None:
+    cluster = Cluster()
+    cluster.wait_ready()
+    engines = {id_: node.engine for id_, node in cluster.nodes.items()}
+    engines["m1"].low_space = True
+    cluster.run(3)
+    assert not any(engine.is_full for engine in engines.values())
+    engines["m2"].low_space = True
+    cluster.run(3)
+    assert all(engine.is_full for engine in engines.values())
+    assert {id_: engine.low_members for id_, engine in engines.items()} == {key: ["m1", "m2"] for key in engines}
+    engines["m1"].low_space = False
+    cluster.run(3)
+    assert not any(engine.is_full for engine in engines.values())
+
+
+def test_disks_that_refuse_count_as_low_and_where_nobody_can_lead_that_is_known_too() -> None:
+    """The measure may say otherwise (a quota of the file system's), or come too late."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    full = [leader.id, cluster.followers()[0]]
+    for id_ in full:
+        cluster.nodes[id_].disk_error = FULL
+    cluster.submit(leader.id, "w", seconds=60)
+    cluster.run(10)
+    assert all(node.engine.is_full for node in cluster.nodes.values())
+    assert cluster.nodes[full[1]].engine.low_members == sorted(full)
+    for id_ in full:
+        cluster.nodes[id_].disk_error = None
+    cluster.run_until(lambda: "w" in cluster.acknowledged)
+    cluster.run(3)
+    assert not any(node.engine.is_full for node in cluster.nodes.values())
+    cluster.check_writes()
+
+
+# Alarms --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_alarm_of_a_full_disk_is_one_and_ends_with_it() -> None:
+    cluster = Cluster(["m1"])
+    node = cluster.wait_ready()
+    node.disk_error = FULL
+    cluster.submit("m1", "w", seconds=60)
+    cluster.run(10)
+    assert len(node.engine.alarms) == 1
+    assert node.log.directory in node.engine.alarms[0]
+    node.disk_error = None
+    cluster.run_until(lambda: "w" in cluster.acknowledged)
+    assert node.engine.alarms == []
+
+
+def test_a_state_without_room_is_one_alarm_and_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(["m1"])
+    node = cluster.wait_ready()
+    figures = iter(range(1000))
+
+    def apply(*_: Any) -> Any:
+        raise StorageFull(f"{next(figures)} bytes are free")
+
+    monkeypatch.setattr(node.machine, "apply", apply)
+    cluster.submit("m1", "w", seconds=60)
+    cluster.run(10)
+    assert len(node.engine.alarms) == 1
+    assert node.engine.is_full
+    monkeypatch.undo()
+    cluster.run_until(lambda: "w" in cluster.acknowledged)
+    assert node.engine.alarms == []
+    cluster.run(0.1)
+    assert not node.engine.is_full
+
+
+def refusing(job: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every such job of a manager's snapshots finds no room, until [0] is set."""
+    refused = [0]
+    real: Callable[..., Any] = getattr(ListSnapshots, job)
+
+    def make(self: ListSnapshots, *arguments: Any, **named: Any) -> Callable[[], Any]:
+        def run() -> Any:
+            if refused[0] < 0:
+                return real(self, *arguments, **named)()
+            refused[0] += 1
+            raise StorageFull(f"{refused[0]} bytes are free")
+
+        return run
+
+    monkeypatch.setattr(ListSnapshots, job, make)
+    return refused
+
+
+def test_a_snapshot_without_room_is_tried_again_and_is_one_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(["m1"], snapshot_after_bytes=1000)
+    node = cluster.wait_ready()
+    refused = refusing("take", monkeypatch)
+    for number in range(20):
+        cluster.write("m1", f"{number}{'x' * 100}")
+    cluster.run(60)
+    assert refused[0] > 2
+    assert len(node.engine.alarms) == 1
+    monkeypatch.setattr(ListSnapshots, "state_bytes", lambda _: 1 << 60)  # it would not be begun now; it is still owed
+    refused[0] = -1
+    cluster.run_until(lambda: cluster.states["m1"].held)
+    assert node.engine.alarms == []
+    cluster.check_writes()
+
+
+@pytest.mark.parametrize("job", ["receive", "open_incoming", "publish"])
+def test_a_fetched_snapshot_without_room_is_tried_again_and_is_one_alarm(
+    job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(snapshot_after_bytes=2000)
+    leader = cluster.wait_ready()
+    away = cluster.followers()[0]
+    cluster.crash(away)
+    while leader.log.base_index < 10:
+        cluster.write(leader.id, f"{cluster.now} {'x' * 200}")
+    refused = refusing(job, monkeypatch)
+    node = cluster.start(away)
+    cluster.run(60)
+    assert refused[0] > 2
+    assert len(node.engine.alarms) == 1, node.engine.alarms
+    assert not cluster.states[away].installed
+    cluster.write(leader.id, "the others go on")
+    refused[0] = -1
+    cluster.run_until(lambda: cluster.states[away].installed)
+    cluster.check_writes()
+    assert node.engine.alarms == []
+
+
+# Writes that meet a full disk ----------------------------------------------------------------------------------------
+
+
+def test_a_create_that_was_never_proposed_ends_with_storage_full_and_others_with_unavailable() -> None:
+    cluster = Cluster(["m1"])
+    node = cluster.wait_ready()
+    node.disk_error = FULL
+    for number in range(5):  # what is in the log already, and fills what may be on its way
+        cluster.submit("m1", f"before {number}", seconds=60)
+        cluster.run(0.1)
+    assert node.engine.disk_full
+    put(cluster, "m1", "create", 1)
+    cluster.submit("m1", "delete", seconds=1)
+    cluster.run(2)
+    assert isinstance(cluster.failed["create"], StorageFull)
+    delete = cluster.failed["delete"]
+    assert isinstance(delete, Unavailable)
+    assert not delete.maybe_applied
+    node.disk_error = None
+    cluster.run_until(lambda: len(cluster.acknowledged) == 5)
+    cluster.check_writes()
+    assert sorted(node.machine.applied) == [f"before {number}" for number in range(5)]
+
+
+def test_a_create_in_the_log_may_have_been_applied_whatever_the_disk_says() -> None:
+    cluster = Cluster(["m1"])
+    node = cluster.wait_ready()
+    node.disk_error = FULL
+    put(cluster, "m1", "create", 1)
+    cluster.run(2)
+    error = cluster.failed["create"]
+    assert isinstance(error, Unavailable)
+    assert error.maybe_applied
+    node.disk_error = None
+    cluster.run_until(lambda: node.machine.applied == ["create"])
+
+
+# The leader's queue --------------------------------------------------------------------------------------------------
+
+
+def test_a_leaders_own_queue_keeps_nothing_that_nobody_waits_for() -> None:
+    """(Pins a bug: on a leader whose disk was full, each write that timed out stayed in its queue, and was applied in
+    the end, long after its caller had been told that it was not.)"""
+    cluster = Cluster(["m1"])
+    node = cluster.wait_ready()
+    node.disk_error = FULL
+    for number in range(500):
+        cluster.submit("m1", f"w{number}", seconds=0.2)
+        cluster.run(0.02)
+    assert len(node.engine._submitter.queue) < 50
+    cluster.run(1)
+    surely_not = {text for text, error in cluster.failed.items() if not getattr(error, "maybe_applied", True)}
+    assert len(surely_not) > 400
+    node.disk_error = None
+    cluster.write("m1", "after")
+    cluster.check_writes()
+    assert not surely_not & set(node.machine.applied)
+
+
+def test_a_leaders_own_queue_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit waits where it came from, in its order."""
+    monkeypatch.setattr(submit, "QUEUE_BYTES", 200)
+    submitter = Submitter(lambda *_: None)
+    made = [Proposal(1, n, bytes([n]) * 10, 60.0, lambda _: None) for n in range(100)]
+    submitter.submit(made)
+    submitter.set_route(Route("m1", 1, 0))
+    taken: list[bytes] = []
+    while len(taken) < len(made):
+        submitter.flush(0.0)
+        assert 0 < submitter._queue_bytes <= 210
+        taken += submitter.take(commands_max=7, bytes_max=1000)[0]
+    assert taken == [proposal.data for proposal in made]
+
+
+def test_what_has_ended_is_passed_over_and_is_not_said_to_be_sent() -> None:
+    ended: list[Proposal] = []
+    submitter = Submitter(lambda *_: None)
+    made = [Proposal(1, n, bytes([n]) * 10, float(n), ended.append) for n in (1, 2, 3)]
+    submitter.submit(made)
+    submitter.set_route(Route("m1", 1, 0))
+    submitter.flush(0.0)
+    submitter.expire(1.0, "late")
+    commands, _ = submitter.take(commands_max=1, bytes_max=100)
+    assert commands == [made[1].data]
+    assert [proposal.sent for proposal in made] == [False, True, False]
+    submitter.take(commands_max=9, bytes_max=100)
+    assert submitter._queue_bytes == 0

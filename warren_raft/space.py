@@ -1,0 +1,74 @@
+"""How much room a manager has: on the file system of its data directory, and in its database below the quota.
+
+Measured here, once a second by the manager's housekeeping. What follows from it is decided in raft/health.py, by all
+managers together. Invariant: what was low is low until there is clearly more again, so that it does not flicker.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final
+
+from warren_raft.store.database import Database
+
+DISK_AGAIN: Final = 1.25
+"""A disk has room again with so many times the reserve."""
+QUOTA_AGAIN: Final = 0.95
+"""A database has room again below so much of its quota."""
+
+MIB: Final = 1024 * 1024
+
+
+def free_bytes(directory: str) -> int:
+    """What anybody but root may still write to the file system of `directory`."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
+
+
+class Space:
+    """`look` is for one thread at a time, `is_low` and `alarms` for any."""
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        reserve_bytes: int,
+        quota_bytes: int,
+        free: Callable[[str], int] = free_bytes,
+    ) -> None:
+        self._directory = directory
+        self._reserve_bytes = reserve_bytes
+        self._quota_bytes = quota_bytes
+        self._free = free
+        self._is_disk_low = False
+        self._is_over_quota = False
+        self.is_low = False
+        self.alarms: tuple[str, ...] = ()
+        """What is short, with figures and what to do; empty while there is room."""
+
+    def look(self, database: Database) -> bool:
+        """Measure; whether there is little room. Raises OSError, Closed; what was known then stays."""
+        free = self._free(self._directory)
+        with database.read() as transaction:
+            used = transaction.used_bytes(history=False)
+        self._is_disk_low = free < self._reserve_bytes * (DISK_AGAIN if self._is_disk_low else 1)
+        self._is_over_quota = used > self._quota_bytes * (QUOTA_AGAIN if self._is_over_quota else 1)
+        alarms = []
+        if self._is_disk_low:
+            alarms.append(
+                f"the disk of {self._directory} is low on space: {_mib(free)} are free and "
+                f"{_mib(self._reserve_bytes)} are its reserve; free or add some"
+            )
+        if self._is_over_quota:
+            alarms.append(
+                f"the database in {self._directory} has reached its quota: {_mib(used)} of {_mib(self._quota_bytes)} "
+                "are used; delete entities, or raise quota_bytes"
+            )
+        self.alarms = tuple(alarms)
+        self.is_low = bool(alarms)
+        return self.is_low
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / MIB:.1f} MiB"
