@@ -29,8 +29,8 @@ from tests.cluster.disks import Disk
 from tests.cluster.load import Load
 from tests.cluster.network import dial_through
 
-GIVE_UP_SECONDS, ASK_AGAIN_SECONDS = 2.0, 0.6
-"""With `compaction`, for a holder of a snapshot that died: tests kill many."""
+GIVE_UP_SECONDS, ASK_AGAIN_SECONDS, PINNED_SECONDS = 2.0, 0.6, 4.0
+"""With `compaction`, for a holder of a snapshot that died; and how long what was sent holds up the cut of the log."""
 LOAD_END_SECONDS = 30.0
 SMALL_CHUNK_BYTES = 8 * 1024
 """With `compaction`: a state of some hundred KiB is fetched in as many steps as one of some ten MiB otherwise."""
@@ -254,6 +254,7 @@ def compact_often() -> None:
     catchup.CHUNK_BYTES = SMALL_CHUNK_BYTES  # type: ignore[misc]
     catchup.GIVE_UP_SECONDS = GIVE_UP_SECONDS  # type: ignore[misc]
     catchup.ASK_AGAIN_SECONDS = ASK_AGAIN_SECONDS  # type: ignore[misc]
+    catchup.PINNED_SECONDS = PINNED_SECONDS  # type: ignore[misc]
 
 
 def shorten_history(changes: int) -> None:
