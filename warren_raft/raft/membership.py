@@ -272,7 +272,7 @@ def _judge_as_member(theirs: Hello, membership: Membership) -> Refusal | None:
         return None  # a later change that we have not applied yet
     if known is not None:
         return _unknown_directory(theirs.node_id)
-    if theirs.blank and not theirs.origin:
+    if theirs.blank:
         return None  # a guest: known to us so that `members add` can name its incarnation
     return Refusal(NOT_LISTED, f"{theirs.node_id} is not a member and its data directory is not empty")
 
