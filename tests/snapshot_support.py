@@ -11,10 +11,11 @@ from pathlib import Path
 from tests.fsm_harness import apply, command, put, some_entities
 from warren_raft.entities import Container, Node
 from warren_raft.fsm.digest import recompute
+from warren_raft.fsm.entry import read_committed, store_position
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.snapshots.file import TRAILER_BYTES, Manifest, make_trailer, read_manifest, write
 from warren_raft.store.command import Operation, Verb
-from warren_raft.store.database import DIGEST, META, Database, WriteTransaction
+from warren_raft.store.database import Database, WriteTransaction
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -47,7 +48,7 @@ def change(database: Database, do: Callable[[WriteTransaction], object], *, new_
     with database.write() as transaction:
         do(transaction)
         if new_digest:
-            transaction.store(META, DIGEST, recompute(transaction))
+            store_position(transaction, read_committed(transaction)._replace(digest=recompute(transaction)))
 
 
 def rehash(path: Path, data: bytes, **changes: object) -> None:

@@ -66,13 +66,15 @@ def install(
         database.publish()
         snapshots = SnapshotDirectory(data_dir)
         snapshots.create()
-        return snapshots.take(
+        manifest = snapshots.take(
             database,
             created_at=created_at,
             node_id=node_id,
             quorum=quorum,
             verify=lambda part: verify(part, records=False),
         ).manifest
+    state.seal(generation)  # so that the first start need not look at every record again
+    return manifest
 
 
 def begin_anew(database: Database, cluster_id: str) -> None:

@@ -150,6 +150,9 @@ def _content_problem(file: str, manifest: Manifest, path: str, records: bool, re
 
 
 def _check_manifest(transaction: ReadTransaction, manifest: Manifest) -> None:
+    problem = position_problem(transaction)
+    if problem is not None:
+        raise _Problem(problem)
     found = read_committed(transaction)
     pairs: list[tuple[str, Any, Any]] = [
         ("cluster id", found.cluster_id, manifest.cluster_id),
