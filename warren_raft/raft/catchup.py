@@ -177,7 +177,8 @@ class Catchup:
         self._taking = self._owed = False
         self._not_before = -1e9
         self._offered: dict[str, float] = {}
-        self._pins: dict[str, tuple[str, float]] = {}
+        self._pins: dict[str, tuple[Snapshot, float]] = {}
+        """Follower -> what it is fetching, and when it last asked for a chunk."""
         self._reading: set[str] = set()
         self._refused: dict[str, float] = {}
         self._wanted_by: set[str] = set()
@@ -214,6 +215,9 @@ class Catchup:
             self._take()
         for peer in sorted(needed_by):
             self._offer(peer)
+        for peer, (snapshot, _) in list(self._pins.items()):
+            if guard.match_index(peer) >= snapshot.index:
+                del self._pins[peer]  # it has it; the log need not wait for it any more
         self._look_after_fetch()
         if self.wanted and self.fetch is None and leader is not None and now - self._wanted_at >= RETRY_SECONDS:
             self._wanted_at = now
@@ -250,7 +254,7 @@ class Catchup:
         self._work(self.snapshots.take(quorum=self._has_quorum()), taken)
 
     def _hold(self, snapshot: Any) -> None:
-        pinned = {sha256 for sha256, since in self._pins.values() if self._now - since < PINNED_SECONDS}
+        pinned = {each.sha256 for each, since in self._pins.values() if self._now - since < PINNED_SECONDS}
         self.snapshots.took(snapshot, pinned)
         held = self.snapshots.held
         if len(held) >= SNAPSHOTS_KEPT:
@@ -272,9 +276,9 @@ class Catchup:
             return
         self._offered[peer] = self._now
         self._wanted_by.discard(peer)
-        pinned, since = self._pins.get(peer, ("", -1e9))
-        if self._now - since < GIVE_UP_SECONDS and any(each.sha256 == pinned for each in self.snapshots.held):
-            snapshot = next(each for each in self.snapshots.held if each.sha256 == pinned)  # it is fetching that one
+        pinned, since = self._pins.get(peer, (snapshot, self._now))
+        if self._now - since < GIVE_UP_SECONDS and pinned in self.snapshots.held:
+            snapshot = pinned  # it is fetching that one
         self._send(
             peer,
             {
@@ -292,7 +296,7 @@ class Catchup:
         if snapshot is None or offset >= snapshot.file_bytes:
             self._send(peer, {"type": "snapshot_gone", "sha256": sha256})
             return
-        self._pins[peer] = (sha256, self._now)
+        self._pins[peer] = (snapshot, self._now)
         if peer in self._reading:
             return
         self._reading.add(peer)
@@ -315,6 +319,8 @@ class Catchup:
     def link_down(self, peer: str) -> None:
         self._offered.pop(peer, None)
         self._reading.discard(peer)
+        if self.fetch is not None and self.fetch.peer == peer and not self.fetch.busy:
+            self.fetch = None  # what there is of it stays, should it be offered again
 
     # Fetching ----------------------------------------------------------------------------------------------------
 
@@ -366,8 +372,10 @@ class Catchup:
             fetch.offset += len(data)
             if fetch.offset == fetch.size:
                 self._open(fetch)
-            else:
+            elif self._roster.counts(fetch.peer):
                 self._ask(fetch)
+            else:
+                self.fetch = None  # its link went meanwhile
 
         self._work(self.snapshots.receive(fetch.sha256, offset, data, fetch.size), written)
 
