@@ -912,6 +912,8 @@ class Engine:
         try:
             if self._apply_again_at > LONG_AGO:
                 self._machine.settle()
+                if self._incoming is not None:
+                    self._incoming.settle()
             more = self._apply()
             self._apply_again_at = LONG_AGO
             self._over("state")
