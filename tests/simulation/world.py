@@ -263,7 +263,10 @@ class Directory:
         """Some byte of a snapshot, or of one that is being fetched, is another one than it was."""
         directory = self.path / "snapshots"
         names = sorted(os.listdir(directory)) if directory.exists() else []
-        found = [name for name in names if name.endswith(".mdb") or name == "incoming.part"]
+        snapshots = [name for name in names if name.endswith(".mdb")]
+        if len(snapshots) < 2:
+            snapshots = []  # the only one: a manager that needs it has to be removed and added again
+        found = snapshots + [name for name in names if name == "incoming.part"]
         if not found:
             return False
         path = directory / random.choice(found)

@@ -67,6 +67,7 @@ class Roll:
         self._temporary = prepared.path if prepared else self._path + TEMPORARY_SUFFIX
         self._file = prepared.file if prepared else None
         self._named = False
+        self._has_tried = False
 
     def run(self) -> Segment:
         """The finished segment. Any thread; at most one at a time."""
@@ -76,10 +77,20 @@ class Roll:
         if not self._named:
             self._file.write(0, header)
             self._file.sync()
-            self._files.rename(self._temporary, self._path)
+            self._rename()
             self._named = True
         self._files.sync_directory(self._directory)
         return Segment(self._file, self._header.number, self._header.capacity, form.header_salt(header), len(header))
+
+    def _rename(self) -> None:
+        """An attempt that ended with an error may have happened nevertheless; then the next one finds nothing."""
+        try:
+            self._files.rename(self._temporary, self._path)
+        except FileNotFoundError:
+            if not self._has_tried:
+                raise
+        finally:
+            self._has_tried = True
 
     @property
     def is_filled(self) -> bool:
