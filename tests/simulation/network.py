@@ -121,6 +121,11 @@ class Network:
         connection.last_delivery[receiver] = arrival
         self.world.at(arrival, lambda: self._arrive(connection, sender, receiver, data))
 
+    @property
+    def latest_arrival(self) -> float:
+        """When the last message that is on its way arrives."""
+        return max((at for each in self._current.values() for at in each.last_delivery.values()), default=0.0)
+
     def _arrive(self, connection: Connection, sender: str, receiver: str, data: bytes) -> None:
         if connection.broken:
             if self.world.options.late_messages and self.world.random.random() < 0.5:

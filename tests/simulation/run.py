@@ -22,7 +22,8 @@ LIVENESS_SECONDS = 60.0
 link is given up after five, and the slowest simulated disk takes two seconds a sync."""
 
 SETTLE_SECONDS = 1.5
-"""A leadership transfer that was asked for in the safety phase, and whose message was kept back, has a second."""
+"""A leadership transfer that was asked for in the safety phase has a second, from when its message, which may have
+been slow, has arrived."""
 
 QUIET_SECONDS = 2.5
 """Longer than the longest election timeout (2 s): by then a manager that does not hear its leader has said so."""
@@ -97,7 +98,7 @@ def _converge(world: World, workload: Workload, nemesis: Nemesis) -> None:
             f"not converged within {LIVENESS_SECONDS:g} s after the last fault; "
             f"{'a member change is not done' if nemesis.changing else ''}\n{world.describe()}"
         )
-    world.run_until(world.now + SETTLE_SECONDS)
+    world.run_until(max(world.now, world.network.latest_arrival) + SETTLE_SECONDS)
     world.tell("quiet_begins", world)
     world.run_until(world.now + QUIET_SECONDS)
     world.tell("quiet_ends", world)
