@@ -379,7 +379,7 @@ class Cluster:
         work = node.work.popleft()
         try:
             node.events.append(Worked(work, work.job()))
-        except (WarrenError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - as the driver does
             node.events.append(Worked(work, None, error))
 
     def deliver(self, a: str, b: str, count: int | None = None) -> list[Message]:

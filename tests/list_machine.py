@@ -196,7 +196,10 @@ class ListSnapshots:
     def discard(self, machine: ListMachine) -> None:
         return None
 
-    def drop_held(self) -> None:
+    def drop(self, snapshot: Held) -> None:
+        self.held = [each for each in self.held if each != snapshot]
+
+    def drop_held(self, but: Held) -> None:
         self.held = []
 
     def drop_incoming(self) -> None:

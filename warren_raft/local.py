@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Self, overload
 
@@ -127,7 +128,8 @@ class LocalStore(Store):
         try:
             database.close()
             if not has_readers and database.state_directory is not None:
-                database.state_directory.seal(database.generation)
+                with suppress(OSError):  # no space: the next open then looks at every record instead
+                    database.state_directory.seal(database.generation)
         finally:
             self._lock.release()
 
@@ -198,6 +200,7 @@ class ReadOnlyStore(Reader):
         self._change = threading.Lock()
         self._pointer = _pointer_identity(self._state)
         self._database: Database | None = Database.open_read_only(self._state)
+        self._file = _file_identity(self._database)
 
     def _attached(self) -> Database:
         database = self._database
@@ -215,8 +218,11 @@ class ReadOnlyStore(Reader):
                 raise Closed
             before.begin().abort()  # raises Closed in a forked child, which must not open anything
             pointer = _pointer_identity(self._state)
-            if self._state.current() != before.generation:
+            generation = self._state.current()
+            # By the file too: in a directory that was restored or emptied, numbers begin anew.
+            if generation != before.generation or _identity(self._state.file_of(generation)) != self._file:
                 self._database = Database.open_read_only(self._state)
+                self._file = _file_identity(self._database)
                 before.close()
             self._pointer = pointer
             return self._database or before
@@ -232,6 +238,18 @@ class ReadOnlyStore(Reader):
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
+
+
+def _file_identity(database: Database) -> tuple[int, int] | None:
+    return _identity(database.path)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, PermissionError):  # opening will say what is wrong
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _pointer_identity(state: StateDirectory) -> tuple[int, int, int] | None:

@@ -179,7 +179,7 @@ class OpenedDirectory:
         database = self.database
         has_readers = database.oldest_read_age_seconds() > 0
         database.close()
-        if has_readers:
+        if has_readers or self.keeper.is_suspect:
             return
         try:
             self.state.seal(database.generation)

@@ -118,8 +118,11 @@ class Snapshots(Protocol):
     def discard(self, machine: Any) -> None:
         """It is not wanted after all."""
 
-    def drop_held(self) -> None:
-        """What is held is not to be used any more."""
+    def drop(self, snapshot: Any) -> None:
+        """What `take` returned is not wanted."""
+
+    def drop_held(self, but: Any) -> None:
+        """What is held is not to be used any more, except for what was fetched just now."""
 
     def drop_incoming(self) -> None:
         """Forget what was fetched."""
@@ -181,8 +184,13 @@ class Catchup:
         """Follower -> what it is fetching, and when it last asked for a chunk."""
         self._reading: set[str] = set()
         self._refused: dict[str, float] = {}
-        self._wanted_by: set[str] = set()
-        """Followers whose own state is wrong, and which have not been offered a snapshot since they said so."""
+        self._wanted_by: dict[str, int] = {}
+        """Followers whose own state is wrong, and which have not been offered a snapshot since they said so; each with
+        where its log begins, as what ends before is of no use to it."""
+        self._epoch = 0
+        """How often the state was replaced."""
+        self.state_is_wrong = False
+        """A snapshot of our own state did not prove itself. For the engine, which resets it."""
         self._wanted_at = -1e9
         self._received: Any = None
         """The snapshot of the state that is being installed; held once the log goes on from it."""
@@ -202,16 +210,17 @@ class Catchup:
 
     # One step ----------------------------------------------------------------------------------------------------
 
-    def tick(self, now: float, guard: Guard, *, applied_index: int, leader: str | None) -> None:
-        """`leader`: whom we follow; None while we lead, or know of nobody."""
+    def tick(self, now: float, guard: Guard, *, applied_index: int, leader: str | None, may_take: bool = True) -> None:
+        """`leader`: whom we follow; None while we lead, or know of nobody. `may_take`: False while our state is wrong,
+        or about to be replaced."""
         self._now = now
         self._applied_index = applied_index
         if guard.core.is_leader:
-            needed_by = guard.needs_snapshot | self._wanted_by
+            needed_by = guard.needs_snapshot | self._wanted_by.keys()
         else:
             needed_by = set()
             self._wanted_by.clear()
-        if self._is_due(is_needed=bool(needed_by)):
+        if may_take and self._is_due(is_needed=bool(needed_by)):
             self._take()
         for peer in sorted(needed_by):
             self._offer(peer)
@@ -219,9 +228,10 @@ class Catchup:
             if guard.match_index(peer) >= snapshot.index:
                 del self._pins[peer]  # it has it; the log need not wait for it any more
         self._look_after_fetch()
-        if self.wanted and self.fetch is None and leader is not None and now - self._wanted_at >= RETRY_SECONDS:
+        is_served = self.fetch is not None or self._received is not None
+        if self.wanted and not is_served and leader is not None and now - self._wanted_at >= RETRY_SECONDS:
             self._wanted_at = now
-            self._send(leader, {"type": "snapshot_wanted"})
+            self._send(leader, {"type": "snapshot_wanted", "index": self._log.base_index})
 
     # Taking ------------------------------------------------------------------------------------------------------
 
@@ -230,18 +240,28 @@ class Catchup:
             return False
         if self._owed:
             return True
-        if self._sendable() is None and (is_needed or self._log.base_index > BASE_INDEX):
+        newest = self._sendable()
+        if newest is None and (is_needed or self._log.base_index > BASE_INDEX):
             return True  # a follower waits for one; or all of ours were damaged, and the log does not reach back
+        lacking = [index for index in self._wanted_by.values() if index <= self._applied_index]
+        if newest is not None and any(newest.index < index for index in lacking):
+            return True  # what we have ends before the log of one who needs it
         if self._bytes <= self._stagger * self._taken_after_bytes:
             return False
         return self._bytes > self._stagger * self.snapshots.state_bytes()
 
     def _take(self) -> None:
-        counted = self._bytes
+        counted, epoch = self._bytes, self._epoch
         self._taking = True
 
         def taken(snapshot: Any, error: Exception | None) -> None:
             self._taking = False
+            if epoch != self._epoch:
+                if error is None:
+                    self.snapshots.drop(snapshot)  # of a state that was replaced meanwhile, and may have been wrong
+                return
+            if isinstance(error, SnapshotInvalid):
+                self.state_is_wrong = True  # a copy of it does not prove itself
             self._owed = error is not None  # due again even if the state has grown beyond the log meanwhile
             if error is not None:
                 self._not_before = self._now + RETRY_SECONDS
@@ -270,12 +290,12 @@ class Catchup:
 
     def _offer(self, peer: str) -> None:
         snapshot = self._sendable()
-        if snapshot is None or not self._roster.counts(peer):
+        if snapshot is None or not self._roster.counts(peer) or snapshot.index < self._wanted_by.get(peer, 0):
             return
         if self._now - self._offered.get(peer, -1e9) < OFFER_SECONDS:
             return
         self._offered[peer] = self._now
-        self._wanted_by.discard(peer)
+        self._wanted_by.pop(peer, None)
         pinned, since = self._pins.get(peer, (snapshot, self._now))
         if self._now - since < GIVE_UP_SECONDS and pinned in self.snapshots.held:
             snapshot = pinned  # it is fetching that one
@@ -312,9 +332,9 @@ class Catchup:
 
         self._work(self.snapshots.read(sha256, offset, CHUNK_BYTES), read)
 
-    def asked_for_snapshot(self, peer: str) -> None:
-        """A follower found its own state wrong, and could not mend it by itself."""
-        self._wanted_by.add(peer)
+    def asked_for_snapshot(self, peer: str, index: int) -> None:
+        """A follower found its own state wrong, and could not mend it by itself; its log begins at `index`."""
+        self._wanted_by[peer] = index
 
     def link_down(self, peer: str) -> None:
         self._offered.pop(peer, None)
@@ -327,7 +347,7 @@ class Catchup:
     def offered(self, peer: str, message: Message) -> None:
         """The leader's word that our log ends before its own begins."""
         sha256, index = message["sha256"], message["index"]
-        if index <= self._applied_index and not self.wanted:
+        if self._received is not None or (index <= self._applied_index and not self.wanted):
             return
         if self._now < self._refused.get(sha256, -1e9) + RETRY_SECONDS:
             return
@@ -404,11 +424,12 @@ class Catchup:
 
     def installed(self, applied_index: int) -> None:
         """The state in use is another one now."""
+        self._epoch += 1
         self._applied_index = applied_index
         received, self._received = self._received, None
         if received is not None:
             if self.wanted:
-                self.snapshots.drop_held()  # they were taken of the state that was wrong
+                self.snapshots.drop_held(received)  # they were taken of the state that was wrong
             self.wanted = False
             self._hold(received)
         self.count_log(applied_index)

@@ -293,6 +293,8 @@ class Engine:
         """A state that will take the place of the present one."""
         self._swapping = False
         """From where the log is reset, or the new state made the one that the next start opens, until it is in use."""
+        self._reset_batch: Batch | None = None
+        """The batch that begins the log anew for the incoming state, while it is written."""
         self._publish_again_at = float("inf")
         self._rebuilds = 0
         self._is_odd = False
@@ -503,7 +505,8 @@ class Engine:
                 self._requests.ask(self._now, event, self._machine.applied_index)
             case Worked(work, result, error):
                 if error is not None and not isinstance(error, WarrenError | OSError):
-                    raise InvariantViolation(f"a job failed: {error!r}") from error
+                    logger.error("%s: a job on snapshots failed", self._node_id, exc_info=error)
+                    error = WarrenError(f"it failed: {error!r}")
                 work.then(result, error)
 
     def _decide(self) -> None:
@@ -638,7 +641,8 @@ class Engine:
         self._over("log")
         self._batch = None
         self._log.complete(batch)
-        if self._swapping and self._incoming is not None:
+        if batch is self._reset_batch and self._incoming is not None:
+            self._reset_batch = None
             self._publish(self._incoming)  # the log begins where that state ends
             return
         while self._gated and self._gated[0][0].gate <= self._log.synced_position:
@@ -789,7 +793,7 @@ class Engine:
                 self._catchup.gone(peer, message)
             case "snapshot_wanted":
                 if self._core.is_leader:
-                    self._catchup.asked_for_snapshot(peer)
+                    self._catchup.asked_for_snapshot(peer, message["index"])
             case _:
                 self._guard.stats["unknown message dropped"] += 1  # a later version's
 
@@ -1005,20 +1009,26 @@ class Engine:
         machine = self._machine
         if not self._swapping:
             odd = self._health.tick(self._now, machine, low=self.lacks_space, is_leader=self._core.is_leader)
-            if odd and not self._is_odd:
-                self._is_odd = True
-                self._rebuild()
+            if odd or self._catchup.state_is_wrong:
+                self._state_is_wrong()
             self._catchup.tick(
                 self._now,
                 self._guard,
                 applied_index=machine.applied_index,
                 leader=None if self._core.is_leader else self.leader,
+                may_take=not self._is_odd and self._incoming is None,
             )
         if self._incoming is not None:
             if not self._swapping:
                 self._advance_installation(self._incoming)
             elif self._now >= self._publish_again_at:
                 self._publish(self._incoming)
+
+    def _state_is_wrong(self) -> None:
+        self._catchup.state_is_wrong = False
+        if not self._is_odd:
+            self._is_odd = True
+            self._rebuild()
 
     def _rebuild(self) -> None:
         """Our state is not the majority's. First from our own snapshot and log; if that comes out wrong too, from the
@@ -1064,11 +1074,13 @@ class Engine:
                 self._publish(incoming)
         elif incoming.applied_index <= self._machine.applied_index:
             self._incoming = None  # we caught up by other means
+            self._is_odd = self._is_odd and self._catchup.wanted  # else it is judged, and rebuilt, again
             self._catchup.not_installed()
             self._snapshots.discard(incoming)
         elif self._batch is None:
             self._swapping = True
             self._batch = self._log.reset_batch(incoming.applied_index, incoming.applied_term)
+            self._reset_batch = self._batch
             self._batch_since = self._now
             self._effects.append(WriteLog(self._batch))
 
@@ -1093,6 +1105,8 @@ class Engine:
         self._swapping = True
 
         def published(_result: Any, error: Exception | None) -> None:
+            if self._incoming is not incoming:
+                return
             if error is None:
                 self._over("state")
                 self._swap(incoming)
@@ -1150,6 +1164,9 @@ class Engine:
     def close(self) -> None:
         """Every write still waiting ends now, and nobody is told any more that this manager leads or follows."""
         self._stopped = True
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            self._snapshots.discard(incoming)
         self._submitter.fail_all(lambda proposal: _closed(proposal, "the store is closed"))
 
 
@@ -1208,6 +1225,7 @@ _FIELDS: Final[Mapping[str, Mapping[str, Callable[[Any], bool]]]] = {
         "check": lambda value: type(value) is bytes,
     },
     "snapshot_gone": {"sha256": _is_sha256},
+    "snapshot_wanted": {"index": _is_index},
     "change_answer": {"number": _is_index, "state": (DONE, WAIT, REFUSED).__contains__, "text": _is_text},
 }
 """What this file reads of a message; guard.py checks the core's own messages. An unknown type is dropped, see below."""

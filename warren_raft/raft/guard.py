@@ -123,8 +123,10 @@ class Guard:
             self._brake(peer, entries[0][1])
             entries = []
         if entries and progress.unacknowledged_bytes >= WINDOW_BYTES:
+            # A heartbeat nevertheless: its answer tells of entries that were dropped on the way, while that manager
+            # replaced its state, say, on a link that stayed up. Without one the window would stay full for ever.
             self._brake(peer, entries[0][1])
-            return
+            entries = []
         self._sequence += 1
         out = {
             "type": "append_entries",

@@ -7,17 +7,18 @@ that came from one is published only when its file is on disk.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
-from warren_raft.errors import Corrupted, SnapshotInvalid, StorageFull
+from warren_raft.errors import Corrupted, InvariantViolation, SnapshotInvalid, StorageFull
 from warren_raft.fsm.entry import FIRST_INDEX
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.snapshots.directory import INCOMING, Damaged, Snapshot, SnapshotDirectory
@@ -90,6 +91,9 @@ class Keeper:
         """Paths whose hash was checked since this manager started."""
         self._damaged: set[str] = set()
         self._files = threading.Lock()  # names in the two directories change one at a time
+        self._names = threading.Lock()  # guards _dropped, and that what is in it is not what a name stands for now
+        self.is_suspect = False
+        """A snapshot of the state in use did not prove itself: nobody may vouch for that state."""
         self._retired: list[tuple[int, str]] = []
         self._dropped: list[str] = []
         self._incoming = ("", 0)
@@ -139,29 +143,52 @@ class Keeper:
             with database.read() as transaction:
                 size = transaction.used_bytes()
             self.require_room(size + TRAILER_BYTES)
-            with self._files:
-                snapshot = self._directory.take(
-                    database,
-                    created_at=self._clock(),
-                    node_id=self._node_id,
-                    quorum=quorum,
-                    verify=lambda path: self._verify(path, False, self.closing),
-                )
-            self._proved.add(snapshot.path)
+            try:
+                with self._files:
+                    snapshot = self._directory.take(
+                        database,
+                        created_at=self._clock(),
+                        node_id=self._node_id,
+                        quorum=quorum,
+                        verify=lambda path: self._verify(path, False, self.closing),
+                    )
+            except SnapshotInvalid:
+                self.is_suspect = True
+                raise
+            self._reclaim(snapshot.path)
             return Held(snapshot)
 
         return job
 
     def took(self, snapshot: Held, pinned: set[str]) -> None:
         """Hold it; of the others keep the newest, and those whose sha256 is pinned."""
-        held = sorted([snapshot, *(each for each in self.held if each != snapshot)], key=_age)
+        others = [each for each in self.held if each.snapshot.path != snapshot.snapshot.path]
+        held = sorted([snapshot, *others], key=_age)
         self._held = held[:KEPT] + [each for each in held[KEPT:] if each.sha256 in pinned]
-        self._dropped += [each.snapshot.path for each in held[KEPT:] if each not in self._held]
+        self._drop(each for each in held[KEPT:] if each not in self._held)
 
-    def drop_held(self) -> None:
-        """They were taken of a state that turned out wrong."""
-        self._dropped += [held.snapshot.path for held in self._held]
+    def drop(self, snapshot: Held) -> None:
+        """It was taken, and is not wanted."""
+        self._held = [each for each in self._held if each.snapshot.path != snapshot.snapshot.path]
+        self._drop([snapshot])
+
+    def drop_held(self, but: Held) -> None:
+        """They were taken of a state that turned out wrong; `but` is what came instead."""
+        others = [each for each in self._held if each.snapshot.path != but.snapshot.path]
         self._held = []
+        self._drop(others)
+
+    def _drop(self, snapshots: Iterable[Held]) -> None:
+        with self._names:
+            self._dropped += [each.snapshot.path for each in snapshots]
+
+    def _reclaim(self, path: str) -> None:
+        """A proved file has this name now, whatever had it before. FileNotFoundError where `tidy` was faster."""
+        with self._names:
+            self._dropped = [each for each in self._dropped if each != path]
+            os.stat(path)
+        self._damaged.discard(path)
+        self._proved.add(path)
 
     def require_room(self, wanted_bytes: int) -> None:
         """Not to the last byte: the log shares this disk, and a snapshot can wait. Raises StorageFull."""
@@ -176,9 +203,11 @@ class Keeper:
     # Sending -----------------------------------------------------------------------------------------------------
 
     def read(self, sha256: str, offset: int, size: int) -> Callable[[], bytes]:
-        path = next(each.snapshot.path for each in self.held if each.sha256 == sha256)
+        path = next((each.snapshot.path for each in self.held if each.sha256 == sha256), None)
 
         def job() -> bytes:
+            if path is None:
+                raise FileNotFoundError(errno.ENOENT, "the snapshot was set aside meanwhile", sha256)
             self._prove(path)
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
@@ -196,6 +225,9 @@ class Keeper:
             self._verify(path, False, self.closing)
         except SnapshotInvalid as error:
             self._set_aside(path, error)
+            raise
+        except FileNotFoundError:
+            self._damaged.add(path)  # somebody removed it: it is held no more
             raise
         self._proved.add(path)
 
@@ -278,8 +310,7 @@ class Keeper:
                 self._give_up(machine.database)
                 raise
             self._incoming = ("", 0)
-            self._damaged.discard(snapshot.path)
-            self._proved.add(snapshot.path)
+            self._reclaim(snapshot.path)
             return Held(snapshot), machine
 
         return job
@@ -332,7 +363,10 @@ class Keeper:
     def swap(self, machine: StateMachine, why: str) -> None:
         """Readers see it from now on; reads that have begun go on in the old one. `why`: the old one is kept for study
         under this word; "": it was merely old."""
+        if machine is self.machine:
+            raise InvariantViolation("a state cannot take its own place")
         self._retired.append((self.machine.database.generation, why))
+        self.is_suspect = False
         self.machine = machine
         self.on_swap(machine)
 
@@ -342,10 +376,11 @@ class Keeper:
 
     def tidy(self) -> None:
         """Remove the files of states and snapshots that are not used any more. For a timer, one thread."""
-        while self._dropped:
-            with suppress(FileNotFoundError):
-                os.unlink(self._dropped[0])
-            del self._dropped[0]
+        with self._names:
+            while self._dropped:
+                with suppress(FileNotFoundError):
+                    os.unlink(self._dropped[0])
+                del self._dropped[0]
         while self._retired:
             generation, why = self._retired[0]
             if why:

@@ -16,6 +16,7 @@ import lmdb
 from warren_raft.errors import Closed, InvalidEntity
 from warren_raft.store import codec
 from warren_raft.store.leading import begin_alike, leading_items
+from warren_raft.store.lmdb_errors import translated
 from warren_raft.store.tables import ID_MAX_BYTES, KINDS, Index, Kind
 
 if TYPE_CHECKING:
@@ -233,7 +234,10 @@ class ReadTransaction(Transaction):
         self.started_seconds = 0.0
 
     def __enter__(self) -> ReadTransaction:
-        self._txn = self.database.begin()
+        try:
+            self._txn = self.database.begin()
+        except lmdb.Error as error:  # no reader slot is left, say
+            raise translated(error, self.database.path) from error
         self.started_seconds = self.database.clock()
         self.database.register(self)
         return self

@@ -12,7 +12,9 @@ import pytest
 
 from tests.engine_harness import Cluster, Node
 from tests.list_machine import Held, ListMachine
+from warren_raft.errors import SnapshotInvalid
 from warren_raft.raft import catchup
+from warren_raft.raft.engine import Worked
 from warren_raft.raft.membership import ADD
 
 SMALL = 2_000
@@ -206,6 +208,122 @@ def test_who_is_rotten_in_its_snapshots_too_gets_the_leaders_state() -> None:
     cluster.check_writes()
     assert any(s.message["type"] == "snapshot_wanted" for s in cluster.sent)
     assert not any(b"rotten" in held.data for held in state.held)
+
+
+def test_a_log_batch_that_ends_while_a_state_is_published_does_not_publish_it_again() -> None:
+    """Found by a reviewer: the state in use was retired as its own predecessor, and its file removed."""
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    cluster.write(leader.id, "a", "b")
+    cluster.run_until(cluster.converged)
+    odd = cluster.followers()[0]
+    node, state = cluster.nodes[odd], cluster.states[odd]
+    state.machine.applied[0] = "rotten"
+    cluster.write(leader.id, "c")
+    cluster.run_until(lambda: node.engine._incoming is not None)
+    node.works, node.disk_seconds = False, None
+    cluster.submit(leader.id, "while its disk is slow")
+    cluster.run_until(lambda: node.batches or node.engine._swapping)
+    cluster.run_until(lambda: node.engine._swapping)
+    while node.batches:
+        cluster.complete_sync(odd)
+        cluster.turn()
+    node.works, node.disk_seconds = True, 0.0
+    cluster.run_until(lambda: state.installed)
+    cluster.check_writes()
+    assert len(state.installed) == 1
+
+
+def test_a_long_publication_under_load_leaves_nobody_behind() -> None:
+    """Found by a reviewer: what was sent meanwhile was dropped on a link that stayed up, the leader's window for that
+    follower stayed full, and it was sent nothing any more, not even heartbeats."""
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    cluster.write(leader.id, "a", "b")
+    cluster.run_until(cluster.converged)
+    odd = cluster.followers()[0]
+    node, state = cluster.nodes[odd], cluster.states[odd]
+    state.machine.applied[0] = "rotten"
+    cluster.write(leader.id, "c")
+    cluster.run_until(lambda: node.engine._swapping)
+    node.works = False
+    links = dict(cluster.links)
+    for number in range(60):
+        cluster.write(leader.id, f"{number} {'x' * 100_000}")
+    node.works = True
+    cluster.run_until(lambda: node.log.last_index == leader.log.last_index, seconds=60)
+    assert {pair: cluster.links[pair] for pair in links} == links, "a new connection would have mended it"
+    cluster.check_writes()
+
+
+def test_a_state_whose_snapshot_does_not_prove_itself_is_rebuilt() -> None:
+    """The incremental digest agrees with everybody's while a record has rotted; the copy tells."""
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    cluster.write(leader.id, "a")
+    bad = cluster.followers()[0]
+    state = cluster.states[bad]
+
+    def rotten_copy() -> Held:
+        del state.take  # type: ignore[method-assign]
+        raise SnapshotInvalid("taking.part", "its records have another digest")
+
+    state.take = lambda *, quorum: rotten_copy  # type: ignore[method-assign,assignment]
+    for number in range(40):
+        cluster.write(leader.id, f"{number} {'x' * 200}")
+    cluster.run_until(lambda: state.installed)
+    cluster.check_writes()
+
+
+def test_a_snapshot_that_was_under_way_when_the_state_was_replaced_is_not_held() -> None:
+    """It may be of the state that was wrong."""
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    cluster.write(leader.id, "a", "b")
+    cluster.run_until(cluster.converged)
+    odd = cluster.followers()[0]
+    node, state = cluster.nodes[odd], cluster.states[odd]
+    node.engine._catchup._take()
+    cluster.step(odd)
+    taking = node.work.pop()
+    wrong = rotten(taking.job())
+    state.machine.applied[0] = "rotten"
+    cluster.write(leader.id, "c")
+    cluster.run_until(lambda: state.installed)
+    node.events.append(Worked(taking, wrong))
+    cluster.run(1)
+    assert wrong not in state.held
+    cluster.check_writes()
+
+
+def test_a_leader_whose_snapshot_is_too_old_for_who_needs_it_takes_another() -> None:
+    """Found by a reviewer: the same file was fetched for ever."""
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    for number in range(40):
+        cluster.write(leader.id, f"{number} {'x' * 200}")
+    cluster.run_until(cluster.converged)
+    newest = leader.snapshots.held[0].index
+    odd = cluster.followers()[0]
+    leader.engine._catchup.asked_for_snapshot(odd, newest + 1)
+    cluster.run_until(lambda: leader.snapshots.held[0].index > newest)
+
+
+def test_a_job_that_fails_in_no_way_that_was_foreseen_is_an_alarm() -> None:
+    """Too many readers, no more threads: a snapshot can wait, the manager goes on."""
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    state = cluster.states[leader.id]
+
+    def job() -> Held:
+        del state.take  # type: ignore[method-assign]
+        raise RuntimeError("can't start new thread")
+
+    state.take = lambda *, quorum: job  # type: ignore[method-assign,assignment]
+    for number in range(60):
+        cluster.write(leader.id, f"{number} {'x' * 200}")
+    assert leader.engine.failure is None
+    cluster.run_until(lambda: state.held, seconds=30)
 
 
 def test_two_managers_that_disagree_raise_an_alarm_and_judge_nobody() -> None:
