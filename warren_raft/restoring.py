@@ -19,7 +19,7 @@ from random import SystemRandom
 from typing import Final
 
 from warren_raft.config import Config, split_address
-from warren_raft.errors import InUse, RefusedForSafety, WarrenError
+from warren_raft.errors import Corrupted, InUse, RefusedForSafety, WarrenError
 from warren_raft.fsm.entry import read_committed
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.opening import OpenedDirectory
@@ -36,6 +36,8 @@ from warren_raft.store.database import Database, require_owner
 from warren_raft.store.generations import DirectoryLock
 
 CLUSTER_ID_CHARACTERS: Final = 32
+NO_CLUSTER: Final = "none"
+"""What is typed for a snapshot that has no cluster id: of a LocalStore."""
 PROBE_SECONDS: Final = 1.0
 """How long another member may take to accept a connection before it counts as down."""
 _VERIFIED: Final = 0.75  # share of the whole, as measured
@@ -88,10 +90,16 @@ def restore(
         raise RefusedForSafety(f"{node_id} is not among the members ({', '.join(sorted(members))}): name it with them")
     Config(node_id=node_id, data_dir=data_dir, listen=members[node_id], members=members)  # its checks are wanted
     manifest = read_manifest(file)
-    if cluster_id is not None and cluster_id != manifest.cluster_id:
+    if cluster_id is not None and cluster_id != (manifest.cluster_id or NO_CLUSTER):
         raise RefusedForSafety(f"{file} is a snapshot of cluster {manifest.cluster_id}, not of {cluster_id}")
     with _locked(data_dir):
         staging.finish(data_dir)
+        _check_owner(data_dir, node_id)
+        if cluster_id is None and _look(data_dir).cluster_id == _common_cluster_id(manifest, members):
+            raise RefusedForSafety(
+                f"{data_dir} was restored from this file with these members already: start its manager (to begin "
+                f"anew, add --cluster-id {manifest.cluster_id or NO_CLUSTER})"
+            )
         _check_target(data_dir, file, manifest, typed=cluster_id is not None, aside=move_aside, rollback=allow_rollback)
         with _part_of(data_dir) as part:
             _check_room(data_dir, 2 * manifest.size_bytes, "twice the snapshot")
@@ -227,8 +235,18 @@ def _look(directory: str) -> _Held:
         return _Held(unreadable=str(error))
 
 
+def _check_owner(data_dir: str, node_id: str) -> None:
+    """A slip in --node-id would move another member's data aside."""
+    try:
+        owner = owner_of(OsFiles(), os.path.join(data_dir, "log"))
+    except Corrupted:
+        return  # nobody can say whose it is
+    if owner not in (None, node_id):
+        raise RefusedForSafety(f"{data_dir} is the directory of {owner}, not of {node_id}: use one of its own")
+
+
 def _check_target(data_dir: str, file: str, manifest: Manifest, *, typed: bool, aside: bool, rollback: bool) -> None:
-    type_it = f"if that is meant, add --cluster-id {manifest.cluster_id}"
+    type_it = f"if that is meant, add --cluster-id {manifest.cluster_id or NO_CLUSTER}"
     if not staging.held(data_dir):
         others = {_look(each).cluster_id for each in staging.asides(data_dir)} - {None}
         if others and manifest.cluster_id not in others and not typed:
@@ -296,6 +314,12 @@ class Recovery:
             if isinstance(content, Change):
                 membership = apply_change(membership, content, index)
         if membership is None:
+            aside = [os.path.basename(each) for each in staging.asides(self.data_dir)]
+            if aside:
+                raise RefusedForSafety(
+                    f"{self.data_dir} was recovered or restored ({', '.join(aside)} has what was there before) and not "
+                    "started since: start its manager"
+                )
             raise RefusedForSafety(f"{self.data_dir} has not been part of a cluster yet: there is nothing to recover")
         if membership.incarnation(self.node_id) != log.incarnation:
             raise RefusedForSafety(f"{self.node_id} is no member of its cluster: recover one that is")

@@ -223,6 +223,31 @@ def test_a_node_that_is_not_a_member_is_refused(snapshot: Path, tmp_path: Path) 
     assert not (tmp_path / "a").exists()
 
 
+def test_the_directory_of_another_member_is_refused(snapshot: Path, tmp_path: Path) -> None:
+    """A slip in --node-id would move that member's data aside."""
+    held(tmp_path / "a", snapshot)
+    before = tree(tmp_path / "a")
+    text = refused(
+        lambda: restore(
+            snapshot,
+            tmp_path / "a",
+            node_id="m2",
+            members=MEMBERS,
+            move_aside=True,
+            allow_rollback=True,
+            cluster_id="cluster-1",
+        )
+    )
+    assert "is the directory of m1, not of m2" in text
+    assert tree(tmp_path / "a") == before
+
+
+def test_what_was_restored_already_is_told_so(snapshot: Path, tmp_path: Path) -> None:
+    held(tmp_path / "a", snapshot)
+    text = refused(lambda: held(tmp_path / "a", snapshot, move_aside=True))
+    assert "was restored from this file with these members already: start its manager" in text
+
+
 def test_members_that_share_an_address_are_refused(snapshot: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidEntity, match="share the address"):
         restore(snapshot, tmp_path / "a", node_id="m1", members=MEMBERS | {"m2": MEMBERS["m1"]})

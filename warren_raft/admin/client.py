@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from warren_raft.admin import ManagerFailed, error_from_json, socket_address
-from warren_raft.errors import Unavailable, WarrenError
+from warren_raft.errors import RefusedForSafety, Unavailable, WarrenError
 
 # The manager answers at its own deadline; the client waits this much longer before it gives up on it.
 ANSWER_MARGIN_SECONDS: Final = 5.0
@@ -179,6 +179,10 @@ class AdminClient:
             connection.connect()
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             raise NotRunning(self.directory) from None
+        except PermissionError:
+            raise RefusedForSafety(
+                f"the manager on {self.directory} cannot be reached by this user; run it as the owner of the data"
+            ) from None
         connection.request("POST", f"/v1/{operation}", body, {"Content-Type": "application/json"})
         return connection.getresponse()
 

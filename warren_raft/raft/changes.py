@@ -100,6 +100,10 @@ class Changes:
         if member is not None:
             if member.address != address:
                 return Answer(REFUSED, f"{member_id} is a member already, at {member.address}")
+            if not self._roster.connected(member_id):
+                # Done, if it was away a moment; or a new directory runs there, which the cluster does not know.
+                text = "is a member already, and not connected; if its directory was lost, run members remove first"
+                return Answer(WAIT, f"{member_id} {text}")
             return Answer(DONE) if member.voter else Answer(WAIT, f"{member_id} is catching up")
         holder = next((m.id for m in self._roster.members.values() if m.address == address), None)
         if holder is not None:

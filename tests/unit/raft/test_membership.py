@@ -353,6 +353,20 @@ def test_a_learner_is_promoted_only_when_it_has_caught_up(monkeypatch: pytest.Mo
     cluster.check_writes()
 
 
+def test_a_member_that_lost_its_directory_is_not_called_added() -> None:
+    """It is in the list, and what runs in its place is refused: `add` alone mends nothing, and must not say it did."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    lost = cluster.followers()[0]
+    cluster.crash(lost)
+    cluster.wipe(lost)
+    cluster.start(lost)
+    cluster.run(2)
+    answer = cluster.ask(leader.id, ADD, lost, cluster.addresses[lost])
+    assert answer.state == WAIT
+    assert "run members remove first" in answer.text
+
+
 def test_a_guest_answers_no_vote_request() -> None:
     """A blank directory votes for nobody, whoever asks: it may stand where a member's disk was."""
     cluster = Cluster()
