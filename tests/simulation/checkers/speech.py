@@ -19,6 +19,7 @@ from warren_raft.raft.membership import Change, Founding
 class Speech:
     def __init__(self) -> None:
         self._taken: dict[int, tuple[int, str | None]] = {}
+        self._batch: dict[int, int] = {}
         self._durable: dict[int, tuple[int, str | None]] = {}
         self._granted: dict[int, tuple[int, set[str]]] = {}
         self._handed: dict[int, int] = {}
@@ -31,7 +32,10 @@ class Speech:
         log = process.opened.log
         self._durable[process.number] = (log.current_term, log.voted_for)
 
-    def took(self, process: Process, _batch: Batch) -> None:
+    def took(self, process: Process, batch: Batch) -> None:
+        if self._batch.get(process.number) == batch.number:
+            return  # tried again, for want of room
+        self._batch[process.number] = batch.number
         log = process.opened.log
         self._taken[process.number] = (log.current_term, log.voted_for)
 
