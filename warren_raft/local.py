@@ -220,7 +220,8 @@ class ReadOnlyStore(Reader):
             pointer = _pointer_identity(self._state)
             generation = self._state.current()
             # By the file too: in a directory that was restored or emptied, numbers begin anew.
-            if generation != before.generation or _identity(self._state.file_of(generation)) != self._file:
+            is_another = generation != before.generation
+            if is_another or _identity(self._state.file_of(before.generation)) not in (None, self._file):
                 self._database = Database.open_read_only(self._state)
                 self._file = _file_identity(self._database)
                 before.close()

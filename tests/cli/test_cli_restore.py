@@ -126,6 +126,9 @@ def test_what_is_refused_is_one_line_and_exit_code_4(
     assert not (tmp_path / "m1").exists()
     assert warren("snapshot", "restore", file, *target, "--node-id", "m1", *options).code == 0
     again = warren("snapshot", "restore", file, *target, "--node-id", "m1", *options)
+    assert (again.code, "restored from this file with these members already" in again.err) == (4, True)
+    other = [*options, "--member", "m4=127.0.0.1:1"]
+    again = warren("snapshot", "restore", file, *target, "--node-id", "m1", *other)
     assert (again.code, "--move-aside" in again.err) == (4, True)
     twice = [*options, "--member", "m1=127.0.0.1:1"]
     assert warren("snapshot", "restore", file, "--data-dir", tmp_path / "b", "--node-id", "m1", *twice).code == 2
