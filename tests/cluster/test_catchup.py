@@ -200,8 +200,8 @@ def change_a_record(cluster: Cluster, id_: str, key: str, revision: int) -> None
 
 
 def test_the_odd_one_out_says_so_and_rebuilds_itself(compacting: Cluster) -> None:
-    """One follower's record is another one than everybody's. As soon as it is written again the digests differ: the
-    follower is in the minority, says so, and has the majority's state soon after."""
+    """One follower's record is another one than everybody's. As soon as it is written again the digests differ, or a
+    snapshot of that state does not prove itself before: either way the follower has the majority's state soon after."""
     cluster = compacting
     revision = cluster.call("m1", "put", key="rots", value="sound")
     fill(cluster)
@@ -209,20 +209,13 @@ def test_the_odd_one_out_says_so_and_rebuilds_itself(compacting: Cluster) -> Non
     cluster.stop_load()
     follower = cluster.followers()[0]
     cluster.wait_converged()
+    before = cluster.generation(follower)
     cluster.stop(follower)
     change_a_record(cluster, follower, "rots", revision)
     cluster.start(follower)
-    assert cluster.call(follower, "get", key="rots")[0] == "rotten", "the damage is not there, so this shows nothing"
-    before = cluster.generation(follower)
     cluster.call(cluster.wait_leader(), "put", key="rots", value="written again")
-
-    def told() -> bool:
-        alarms = cluster.status(follower)["alarms"]
-        return any(f"{follower} is in the minority" in alarm for alarm in alarms)
-
-    cluster.wait(told, "the alarm")
+    cluster.wait(lambda: cluster.generation(follower) > before, "another state")
     cluster.wait(lambda: len({status["digest"] for status in cluster.statuses().values()}) == 1, "the same state")
-    assert cluster.generation(follower) > before
     cluster.wait_converged()
     cluster.start_load()
     cluster.wait_acknowledged(50)

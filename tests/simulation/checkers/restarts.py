@@ -20,17 +20,17 @@ class _Held(NamedTuple):
 
 class Restarts:
     def __init__(self) -> None:
-        self._taken: dict[int, tuple[int, _Held]] = {}
-        """Process -> (number of the batch under way, what it leads to)."""
+        self._taken: dict[int, tuple[Batch, _Held]] = {}
+        """Process -> (the batch under way, what it leads to)."""
         self._durable: dict[str, _Held] = {}
         self._committed: dict[str, int] = {}
         self._applied: dict[str, int] = {}
 
     def took(self, process: Process, batch: Batch) -> None:
         log = process.opened.log
-        if self._taken.get(process.number, (0, None))[0] == batch.number:
+        if process.number in self._taken and self._taken[process.number][0] is batch:
             return  # tried again, for want of room; what it says is what it said, and the log has gone on meanwhile
-        self._taken[process.number] = batch.number, _Held(log.current_term, log.voted_for, log.commit_index)
+        self._taken[process.number] = batch, _Held(log.current_term, log.voted_for, log.commit_index)
 
     def wrote(self, process: Process, _batch: Batch) -> None:
         self._durable[process.opened.log.incarnation] = self._taken[process.number][1]

@@ -19,7 +19,7 @@ from warren_raft.raft.membership import Change, Founding
 class Speech:
     def __init__(self) -> None:
         self._taken: dict[int, tuple[int, str | None]] = {}
-        self._batch: dict[int, int] = {}
+        self._batch: dict[int, Batch] = {}
         self._durable: dict[int, tuple[int, str | None]] = {}
         self._granted: dict[int, tuple[int, set[str]]] = {}
         self._handed: dict[int, int] = {}
@@ -33,9 +33,9 @@ class Speech:
         self._durable[process.number] = (log.current_term, log.voted_for)
 
     def took(self, process: Process, batch: Batch) -> None:
-        if self._batch.get(process.number) == batch.number:
+        if self._batch.get(process.number) is batch:
             return  # tried again, for want of room
-        self._batch[process.number] = batch.number
+        self._batch[process.number] = batch
         log = process.opened.log
         self._taken[process.number] = (log.current_term, log.voted_for)
 
