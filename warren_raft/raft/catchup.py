@@ -1,7 +1,7 @@
 """Snapshots as consensus sees them: when to take one, how far the log is cut, who is sent one and who fetches.
 
 Decides; the files, their checks and the state are the `Snapshots` that it is given (snapshots/keeper.py), whose slow
-work runs in a worker. Not here: putting a fetched state in the place of the present one (installation.py).
+work runs in a worker. Not here: putting a fetched state in the place of the present one (engine.py).
 Invariant: the log keeps reaching back to every verified snapshot that is held, as long as only one or two are.
 """
 
@@ -61,15 +61,6 @@ class Snapshot(Protocol):
     def file_bytes(self) -> int: ...
 
 
-class Machine(Protocol):
-    """A state machine that was opened from a snapshot."""
-
-    @property
-    def applied_index(self) -> int: ...
-    @property
-    def applied_term(self) -> int: ...
-
-
 Job = Callable[[], Any]
 Then = Callable[[Any, Exception | None], None]
 
@@ -82,7 +73,7 @@ class Snapshots(Protocol):
 
     @property
     def held(self) -> Sequence[Snapshot]:
-        """Verified snapshots, the newest first; changes only by `took` and `fetched`."""
+        """Verified snapshots, the newest first. What is found damaged or missing disappears at any time."""
 
     @property
     def incoming(self) -> tuple[str, int]:
@@ -199,7 +190,7 @@ class Catchup:
         """This manager's state is wrong: whatever the leader has is to be fetched."""
 
     def count_log(self, applied_index: int) -> None:
-        """At the start: what the log holds beyond the newest snapshot."""
+        """At the start, and when the state was replaced: what the log holds beyond the newest snapshot."""
         newest = self.snapshots.held[0].index if self.snapshots.held else 0
         base = self._log.base_index
         first, last = max(newest, base) + 1, min(applied_index, self._log.last_index)

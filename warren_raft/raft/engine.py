@@ -313,6 +313,7 @@ class Engine:
         self._troubles: dict[str, str] = {}
         """Alarms that end with what they tell of."""
         self._assemble()
+        self._catchup.count_log(machine.applied_index)
 
     def _assemble(self) -> None:
         """The core and what stands around it, on the log and the state as they are now: at the start, and again when
@@ -339,7 +340,6 @@ class Engine:
         self._origins: deque[tuple[int, frozenset[str]]] = deque()
         self._was_leader = False
         self._leads_for_sure = False
-        self._catchup.count_log(self._machine.applied_index)
         for peer in sorted(self._roster.links):
             self._connect(peer)
 
