@@ -21,6 +21,8 @@ Message = dict[str, Any]
 
 TRANSFER_SECONDS: Final = 1.0
 """A leadership transfer that has not happened by then is called off, and writes go on here."""
+TELL_AGAIN_SECONDS: Final = 0.05
+"""The target of a transfer is told to campaign so often: who has not applied all that is committed cannot at once."""
 LONG_AGO: Final = -1e9
 
 
@@ -65,6 +67,7 @@ class Requests:
         self._transfer_until = LONG_AGO
         self._transfer_target: str | None = None
         self._transfer_tried: str | None = None
+        self._told_at = LONG_AGO
 
     def attach(self, core: Core, guard: Guard, changes: Changes) -> None:
         self._core, self._guard, self._changes = core, guard, changes
@@ -149,8 +152,8 @@ class Requests:
             return
         if self._transfer_until <= now:
             self._transfer_target = None
-        elif self._guard.match_index(target) == self._log.last_index:
-            self._transfer_target = None
+        elif self._guard.match_index(target) == self._log.last_index and now - self._told_at >= TELL_AGAIN_SECONDS:
+            self._told_at = now
             self._send(target, {"type": "timeout_now", "term": self._core.term})
 
 

@@ -389,3 +389,19 @@ def test_nobody_campaigns_who_has_not_applied_what_it_knows_to_be_committed() ->
         machine.full = False
     cluster.write(stuck[0], "after")
     cluster.check_writes()
+
+
+def test_a_transfer_whose_target_cannot_campaign_at_once_is_not_lost() -> None:
+    """Who has not applied all that is committed, or has no room, ignores the word of its leader. It was told once, and
+    writes stood still until the transfer was called off, a second later."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    target = cluster.nodes[cluster.followers()[0]]
+    target.engine.disk_full = True
+    begin = cluster.now
+    cluster.ask(leader.id, "transfer", target.id)
+    cluster.run(0.2)
+    assert leader.engine.role == "leader"
+    target.engine.disk_full = False
+    cluster.run_until(lambda: target.engine.role == "leader")
+    assert cluster.now - begin < 0.5
