@@ -22,6 +22,7 @@ CHUNKS_HELD: Final = 64
 """A direction in which nothing moves takes so much in before its sender feels it: 4 MiB, as a network's buffers do."""
 CONNECTED, REFUSED = b"+", b"-"
 CALL_SECONDS: Final = 20.0
+BACKLOG: Final = 100
 
 
 @dataclass(eq=False)
@@ -63,8 +64,10 @@ class Network:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
         self._thread.start()
-        self._server = self._run(asyncio.start_server(self._dialled, "127.0.0.1", 0))
-        self.port: int = self._server.sockets[0].getsockname()[1]
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+        self._listener.setblocking(False)
+        self.port: int = self._listener.getsockname()[1]
+        self._do(lambda: self._loop.add_reader(self._listener, self._accept))
 
     def close(self) -> None:
         """Every connection ends, and the thread."""
@@ -116,11 +119,11 @@ class Network:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_SECONDS)
 
     async def _end(self) -> None:
-        self._server.close()
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
         for dial in self._dials:
             dial.cancel()
         await asyncio.gather(*self._dials, return_exceptions=True)
-        await self._server.wait_closed()
 
     def _way(self, sender: str, receiver: str) -> Way:
         if (sender, receiver) not in self._ways:
@@ -128,15 +131,21 @@ class Network:
             way.open.set()
         return self._ways[sender, receiver]
 
-    async def _dialled(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        dial = asyncio.current_task()
-        assert dial is not None
-        self._dials.add(dial)
+    def _accept(self) -> None:
+        """Not asyncio.start_server: closed while a connection comes in, it forgets that one open."""
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+            link, _ = self._listener.accept()
+            dial = self._loop.create_task(self._dialled(link))
+            self._dials.add(dial)
+            dial.add_done_callback(self._dials.discard)
+            dial.add_done_callback(lambda _: link.close())
+
+    async def _dialled(self, link: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=link)
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 await self._serve(reader, writer)
         finally:
-            self._dials.discard(dial)
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
