@@ -20,28 +20,26 @@ from tests.list_machine import ListMachine, ListSnapshots
 from tests.memory_files import MemoryFiles
 from warren_raft.errors import StorageFull, WarrenError
 from warren_raft.raft.changes import DONE, REFUSED, Answer
-from warren_raft.raft.engine import (
-    ChangeWanted,
+from warren_raft.raft.engine import Engine, Settings
+from warren_raft.raft.events import (
     CloseLink,
     Dial,
     Effect,
-    Engine,
     Event,
     LinkDown,
     LinkUp,
     Received,
     Refused,
     Send,
-    Settings,
     Submitted,
     Synced,
-    TransferWanted,
     Work,
     Worked,
     WriteLog,
 )
 from warren_raft.raft.log import Batch, Entry, Log
 from warren_raft.raft.membership import Origin
+from warren_raft.raft.requests import ChangeWanted, TransferWanted
 from warren_raft.raft.submit import Proposal
 from warren_raft.raft.transport import Refusal
 

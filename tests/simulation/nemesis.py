@@ -13,8 +13,8 @@ from collections.abc import Callable
 from tests.memory_files import MemoryFiles
 from tests.simulation.world import Directory, Process, World
 from warren_raft.raft.changes import DONE, REFUSED, Answer
-from warren_raft.raft.engine import ChangeWanted, TransferWanted
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE
+from warren_raft.raft.requests import ChangeWanted, TransferWanted
 
 ASK_AGAIN_SECONDS = 0.2
 JOINER = "m9"

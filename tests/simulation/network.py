@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tests import frames
-from warren_raft.raft.engine import LinkDown, LinkUp, Received, Refused
+from warren_raft.raft.events import LinkDown, LinkUp, Received, Refused
 from warren_raft.raft.membership import Hello
 
 if TYPE_CHECKING:

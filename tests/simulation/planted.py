@@ -21,6 +21,7 @@ from warren_raft.raft import membership
 from warren_raft.raft.core import Core
 from warren_raft.raft.engine import Engine
 from warren_raft.raft.guard import Guard
+from warren_raft.raft.installation import Installation
 from warren_raft.raft.log_contents import Contents
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.submit import Submitter
@@ -99,7 +100,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     ),
     # As it was, for an hour: a power cut leaves a log that ends below its state.
     "install-before-the-log-is-synced": (
-        Change(Engine, "_advance_installation", "<= self._log.synced_index", "<= self._log.last_index"),
+        Change(Installation, "_advance", "<= self._log.synced_index", "<= self._log.last_index"),
     ),
     "rotten-snapshot-is-used": (
         Change(Keeper, "_prove", "self._verify(path, False, self.closing)", "pass"),

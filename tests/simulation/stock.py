@@ -22,7 +22,7 @@ from tests.simulation.options import Options, draw
 from tests.simulation.run import LIVENESS_SECONDS, Result
 from tests.simulation.world import Failure, Process, World
 from tests.stock_pysyncobj import REASONS, SUCCESS, StockJournal, StockNode, load_stock, make_machine_class
-from warren_raft.raft.engine import Dial, Effect, LinkDown, LinkUp, Received, Send
+from warren_raft.raft.events import Dial, Effect, LinkDown, LinkUp, Received, Send
 from warren_raft.raft.membership import Member
 
 ELECTION_SECONDS = (0.4, 1.4)

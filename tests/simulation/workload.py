@@ -14,7 +14,7 @@ from tests.simulation.history import Call
 from tests.simulation.world import Process, World
 from warren_raft.entities import Service
 from warren_raft.fsm.answers import CONFLICT, UNKNOWN_SESSION, Result
-from warren_raft.raft.engine import Submitted
+from warren_raft.raft.events import Submitted
 from warren_raft.raft.submit import Proposal
 from warren_raft.store import codec
 from warren_raft.store.command import Command, Operation, Verb, encode

@@ -28,7 +28,8 @@ from warren_raft.config import Config
 from warren_raft.errors import Corrupted, RefusedForSafety, WarrenError
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.opening import OpenedDirectory
-from warren_raft.raft.engine import CloseLink, Dial, Effect, Engine, Event, Send, Synced, Work, Worked, WriteLog
+from warren_raft.raft.engine import Engine
+from warren_raft.raft.events import CloseLink, Dial, Effect, Event, Send, Synced, Work, Worked, WriteLog
 from warren_raft.raft.log import Batch
 from warren_raft.snapshots.keeper import Held
 from warren_raft.snapshots.verification import verify

@@ -18,13 +18,11 @@ from random import Random
 from typing import Any, Final
 
 from warren_raft.errors import Closed, InvariantViolation, WarrenError
-from warren_raft.raft.engine import (
-    NOTICE_SECONDS,
-    TICK_SECONDS,
+from warren_raft.raft.engine import NOTICE_SECONDS, TICK_SECONDS, Engine
+from warren_raft.raft.events import (
     CloseLink,
     Dial,
     Effect,
-    Engine,
     Event,
     LinkDown,
     LinkUp,

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final
 
 from warren_raft.errors import (
     Closed,
-    Corrupted,
     InvariantViolation,
     RefusedForSafety,
     StorageFull,
@@ -25,7 +24,6 @@ from warren_raft.errors import (
 )
 from warren_raft.raft import entries
 from warren_raft.raft.catchup import (
-    CHUNK_BYTES,
     TAKEN_AFTER_BYTES,
     Catchup,
     Job,
@@ -33,11 +31,29 @@ from warren_raft.raft.catchup import (
     Then,
     is_no_space,
 )
-from warren_raft.raft.changes import DONE, REFUSED, WAIT, Changes
+from warren_raft.raft.changes import Changes
 from warren_raft.raft.core import Core, Message
 from warren_raft.raft.elections import Elections, Standing
-from warren_raft.raft.guard import INDEX_MAX, Guard, Outgoing, PeerFault
-from warren_raft.raft.health import Health, are_digests
+from warren_raft.raft.events import (
+    CloseLink,
+    Dial,
+    Effect,
+    Event,
+    LinkDown,
+    LinkUp,
+    Received,
+    Refused,
+    Send,
+    Submitted,
+    Synced,
+    Work,
+    Worked,
+    WriteLog,
+)
+from warren_raft.raft.fields import FAULT_CHARACTERS, check_fields
+from warren_raft.raft.guard import Guard, Outgoing, PeerFault
+from warren_raft.raft.health import Health
+from warren_raft.raft.installation import Installation
 from warren_raft.raft.log import Batch, Log
 from warren_raft.raft.membership import (
     OTHER_CLUSTER,
@@ -51,7 +67,8 @@ from warren_raft.raft.membership import (
 )
 from warren_raft.raft.requests import ChangeWanted, Requests, TransferWanted
 from warren_raft.raft.roster import Roster
-from warren_raft.raft.submit import COMMAND_BYTES_MAX, Outcome, Proposal, Route, Submitter
+from warren_raft.raft.state_machine import StateMachine, apply_membership, membership_of
+from warren_raft.raft.submit import Proposal, Route, Submitter
 from warren_raft.raft.transport import Refusal
 
 logger = logging.getLogger("warren_raft.engine")
@@ -74,14 +91,6 @@ RETRY_SECONDS: Final = 1.0
 HUNG_DISK_SECONDS: Final = 5.0
 """A leader whose disk has not returned for so long offers leadership to others. Shorter is a hiccup."""
 EXPIRE_SECONDS: Final = 0.05
-ALARM_CHARACTERS: Final = 500
-"""Of what a peer can put into a line for the operator."""
-SHA256_CHARACTERS: Final = 64
-REBUILDS_MAX: Final = 2
-"""Of a state that differs from the majority's, in one process: from our own snapshot, then from the leader's."""
-REJOIN: Final = "remove this manager from the cluster, empty its data directory, start it and add it again"
-TEXT_CHARACTERS: Final = 4096
-"""Of a text in a message: an id, an address, a sentence for an operator."""
 LONG_AGO: Final = -1e9
 NO_QUORUM: Final = "no quorum, or no leader, until the deadline"
 NO_SPACE: Final = "no space left on this manager's disk until the deadline"
@@ -91,24 +100,6 @@ NO_ROOM: Final = "too many managers were low on space until the deadline"
 
 class Removed(RefusedForSafety):
     """This manager stopped because it is a member no longer."""
-
-
-class StateMachine(Protocol):
-    """What consensus needs of the state: apply in order, and say how far it is."""
-
-    @property
-    def applied_index(self) -> int: ...
-    @property
-    def applied_term(self) -> int: ...
-    @property
-    def membership(self) -> bytes | None: ...
-    def digest_at(self, index: int) -> bytes | None:
-        """A digest of the state after an entry, the same on every manager; None where it is not known (any more)."""
-
-    def apply(self, index: int, term: int, commands: Sequence[bytes]) -> Sequence[Outcome]: ...
-    def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes) -> None: ...
-    def settle(self) -> None:
-        """After an apply that raised StorageFull: see what became of it, before applied_index is read again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,102 +112,6 @@ class Settings:
     election_timeout_seconds: float = 1.0
     snapshot_after_bytes: int = TAKEN_AFTER_BYTES
     """A snapshot is taken when the log since the last one is larger than this, and than the state."""
-
-
-# Events: what happened since the last step ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class LinkUp:
-    peer: str
-    link: int
-    hello: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class LinkDown:
-    peer: str
-    link: int
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    peer: str
-    link: int
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A peer refused our hello."""
-
-    peer: str
-    refusal: Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    proposals: Sequence[Proposal]
-
-
-@dataclass(frozen=True, slots=True)
-class Synced:
-    """The batch of the last WriteLog is durable, or `error` says why not."""
-
-    batch: Batch
-    error: OSError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Worked:
-    """A Work effect was carried out: what its job returned, or raised."""
-
-    work: Work
-    result: Any
-    error: Exception | None = None
-
-
-Event = LinkUp | LinkDown | Received | Refused | Submitted | ChangeWanted | TransferWanted | Synced | Worked
-
-
-# Effects: what the driver has to do, in this order -------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    link: int
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class WriteLog:
-    """Call batch.write() in a worker thread, then step with Synced(batch)."""
-
-    batch: Batch
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Call job() in some worker thread, then step with Worked. `then` is the engine's own."""
-
-    job: Job
-    then: Then
-
-
-@dataclass(frozen=True, slots=True)
-class CloseLink:
-    link: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Dial:
-    """Hold or seek a link to each of these; replaces the last one."""
-
-    peers: Mapping[str, str]
-
-
-Effect = Send | WriteLog | Work | CloseLink | Dial
 
 
 class Engine:
@@ -245,7 +140,7 @@ class Engine:
             settings.address,
             settings.members,
             log,
-            _membership_of(machine),
+            membership_of(machine),
             send=self._send_to,
             send_when_synced=self._send_when_synced,
         )
@@ -275,9 +170,21 @@ class Engine:
             alarm=self._alarm,
             trouble=self._trouble,
             over=self._over,
-            install=self._install,
+            install=lambda machine: self._installation.install(machine),
             has_quorum=lambda: self.has_quorum,
             taken_after_bytes=settings.snapshot_after_bytes,
+        )
+        self._installation = Installation(
+            settings.node_id,
+            log=log,
+            snapshots=snapshots,
+            catchup=self._catchup,
+            work=self._start_work,
+            write_log=self._write_log,
+            alarm=self._alarm,
+            trouble=self._trouble,
+            over=self._over,
+            swap=self._swap,
         )
         self._effects: list[Effect] = []
         self._batch: Batch | None = None
@@ -289,16 +196,6 @@ class Engine:
         self._foreign: set[str] = set()
         self._dialed: dict[str, str] | None = None
         self._founded = self._roster.founding is not None
-        self._incoming: StateMachine | None = None
-        """A state that will take the place of the present one."""
-        self._swapping = False
-        """From where the log is reset, or the new state made the one that the next start opens, until it is in use."""
-        self._reset_batch: Batch | None = None
-        """The batch that begins the log anew for the incoming state, while it is written."""
-        self._publish_again_at = float("inf")
-        self._rebuilds = 0
-        self._is_odd = False
-        """A majority holds another state than ours: this manager must not lead, and is given another state."""
         self._ready_index: int | None = None
         self.is_ready = False
         self.disk_full = False
@@ -467,7 +364,7 @@ class Engine:
             peer = str(hello.get("node_id"))
             self._note_foreign(peer, refusal)
             if refusal.code in (OTHER_CLUSTER, OTHER_ORIGIN) and peer in self._roster.members:
-                self._alarm(f"{peer} is not let in: {refusal.text}"[:ALARM_CHARACTERS])
+                self._alarm(f"{peer} is not let in: {refusal.text}"[:FAULT_CHARACTERS])
         return refusal
 
     # One step ----------------------------------------------------------------------------------------------------
@@ -511,7 +408,7 @@ class Engine:
 
     def _decide(self) -> None:
         self._tick_snapshots()
-        if self._swapping:
+        if self._installation.is_swapping:
             self._expire()
             return
         self._first_start()
@@ -532,7 +429,7 @@ class Engine:
     def _must_not_lead(self) -> bool:
         """A leader that cannot write its log or its state can commit nothing; one whose state is wrong misleads."""
         hangs = self._batch is not None and self._now - self._batch_since > HUNG_DISK_SECONDS
-        return hangs or self.disk_full or self._apply_again_at > LONG_AGO or self._is_odd
+        return hangs or self.disk_full or self._apply_again_at > LONG_AGO or self._installation.is_odd
 
     def _expire(self) -> None:
         if self._now >= self._expire_at:
@@ -620,13 +517,17 @@ class Engine:
 
     def _start_sync(self) -> None:
         if self._batch is None:
-            self._batch = self._log.take_batch()
-            if self._batch is not None:
-                self._batch_since = self._now
-                self._effects.append(WriteLog(self._batch))
+            batch = self._log.take_batch()
+            if batch is not None:
+                self._write_log(batch)
         elif self.disk_full and self._now >= self._retry_sync_at:
             self._retry_sync_at = float("inf")
             self._effects.append(WriteLog(self._batch))
+
+    def _write_log(self, batch: Batch) -> None:
+        self._batch = batch
+        self._batch_since = self._now
+        self._effects.append(WriteLog(batch))
 
     def _log_written(self, batch: Batch, error: OSError | None) -> None:
         if error is not None:
@@ -641,10 +542,8 @@ class Engine:
         self._over("log")
         self._batch = None
         self._log.complete(batch)
-        if batch is self._reset_batch and self._incoming is not None:
-            self._reset_batch = None
-            self._publish(self._incoming)  # the log begins where that state ends
-            return
+        if self._installation.log_written(batch):
+            return  # what waits for the log speaks for one that is gone
         while self._gated and self._gated[0][0].gate <= self._log.synced_position:
             outgoing, _ = self._gated.popleft()
             self._send_to(outgoing.peer, outgoing.message)
@@ -729,7 +628,7 @@ class Engine:
             self._guard.stats["message of a superseded connection dropped"] += 1
             return
         try:
-            _check_fields(message)
+            check_fields(message)
             self._dispatch(peer, message)
         except PeerFault as fault:
             self._drop(peer, f"{peer} sent what cannot be, its link is dropped: {fault}")
@@ -739,7 +638,7 @@ class Engine:
         if kind == "founding_view":
             complaint = self._roster.receive_view(peer, message["view"], message["configured"])
             if complaint is not None:
-                self._alarm(complaint[:ALARM_CHARACTERS])
+                self._alarm(complaint[:FAULT_CHARACTERS])
             return
         if kind == "founding":
             self._receive_founding(message["founding"])
@@ -752,7 +651,7 @@ class Engine:
         if kind == "health":
             self._health.receive(peer, message)
             return
-        if self._swapping:
+        if self._installation.is_swapping:
             self._guard.stats["message while the state is replaced dropped"] += 1
             return
         match kind:
@@ -806,7 +705,7 @@ class Engine:
             last_index=self._log.last_index,
             last_term=self._log.last_term,
             voters=self._roster.voters,
-            may_campaign=self._roster.is_voter and applied_all and not self.disk_full and not self._is_odd,
+            may_campaign=self._roster.is_voter and applied_all and not self.disk_full and not self._installation.is_odd,
             is_durable=self._log.synced_position >= self._log.position,
             is_leader=self._core.is_leader,
         )
@@ -911,13 +810,13 @@ class Engine:
         """Apply what is committed and durable here, some entries at a time. True when there is more to do at once."""
         if self.failure is not None:
             return False
-        if self._now < self._apply_again_at or self._swapping:
+        if self._now < self._apply_again_at or self._installation.is_swapping:
             return False
         try:
             if self._apply_again_at > LONG_AGO:
                 self._machine.settle()
-                if self._incoming is not None:
-                    self._incoming.settle()
+                if self._installation.incoming is not None:
+                    self._installation.incoming.settle()
             more = self._apply()
             self._apply_again_at = LONG_AGO
             self._over("state")
@@ -948,7 +847,7 @@ class Engine:
             self._after_apply()
         can_propose = bool(self._submitter.queue) and self._core.is_leader
         return (
-            self._replay()
+            self._installation.replay(machine.applied_index)
             or last < limit
             or (last > first and (can_propose or (self._core.is_leader and self._roster.membership is None)))
         )
@@ -967,7 +866,7 @@ class Engine:
 
     def _apply_change(self, index: int, term: int, change: Change) -> None:
         membership = apply_change(self._roster.membership, change, index)
-        _apply_membership(self._machine, index, term, membership)
+        apply_membership(self._machine, index, term, membership)
         if membership is None:
             return
         for member in self._roster.members.values():
@@ -1007,124 +906,28 @@ class Engine:
 
     def _tick_snapshots(self) -> None:
         machine = self._machine
-        if not self._swapping:
+        if not self._installation.is_swapping:
             odd = self._health.tick(self._now, machine, low=self.lacks_space, is_leader=self._core.is_leader)
             if odd or self._catchup.state_is_wrong:
-                self._state_is_wrong()
+                self._catchup.state_is_wrong = False
+                self._installation.state_is_wrong()
             self._catchup.tick(
                 self._now,
                 self._guard,
                 applied_index=machine.applied_index,
                 leader=None if self._core.is_leader else self.leader,
-                may_take=not self._is_odd and self._incoming is None,
+                may_take=not self._installation.is_odd and self._installation.incoming is None,
             )
-        if self._incoming is not None:
-            if not self._swapping:
-                self._advance_installation(self._incoming)
-            elif self._now >= self._publish_again_at:
-                self._publish(self._incoming)
+        self._installation.tick(
+            self._now,
+            machine.applied_index,
+            may_swap=not self._core.is_leader,  # a leader was told to hand leadership over
+            log_is_idle=self._batch is None,
+        )
 
-    def _state_is_wrong(self) -> None:
-        self._catchup.state_is_wrong = False
-        if not self._is_odd:
-            self._is_odd = True
-            self._rebuild()
-
-    def _rebuild(self) -> None:
-        """Our state is not the majority's. First from our own snapshot and log; if that comes out wrong too, from the
-        leader's; a third time there is something in this manager that must be looked at."""
-        self._rebuilds += 1
-        if self._rebuilds > REBUILDS_MAX:
-            raise Corrupted(
-                "the state", f"of {self._node_id} differs from the majority's whenever it is rebuilt", remedy=REJOIN
-            )
-        if self._rebuilds == REBUILDS_MAX:
-            self._catchup.wanted = True
-            return
-
-        def rebuilt(machine: Any, error: Exception | None) -> None:
-            if error is None:
-                self._install(machine)
-            else:
-                self._alarm(f"the state cannot be rebuilt from this manager's own snapshots and log: {error}")
-                self._rebuilds = REBUILDS_MAX
-                self._catchup.wanted = True
-
-        self._start_work(self._snapshots.rebuild(self._log.holds), rebuilt)
-
-    def _install(self, machine: Any) -> None:
-        if self._incoming is not None:
-            self._snapshots.discard(machine)
-        else:
-            self._incoming = cast(StateMachine, machine)
-
-    def _log_holds(self, machine: StateMachine) -> bool:
-        """Whether our log goes on from there, so that nothing of it is to be dropped."""
-        return self._log.holds(machine.applied_index, machine.applied_term)
-
-    def _advance_installation(self, incoming: StateMachine) -> None:
-        """One state replaces another: replayed to where that is, or the log begun anew where it ends; then made the one
-        that the next start opens; then used. Dying between any two of these leaves what the next start can go on from.
-        """
-        if self._core.is_leader:
-            return  # it was told to hand leadership over
-        if self._log_holds(incoming):
-            # Not before the log up to there is durable: the next start would find a log that ends below its state.
-            if self._machine.applied_index <= incoming.applied_index <= self._log.synced_index:
-                self._publish(incoming)
-        elif incoming.applied_index <= self._machine.applied_index:
-            self._incoming = None  # we caught up by other means
-            self._is_odd = self._is_odd and self._catchup.wanted  # else it is judged, and rebuilt, again
-            self._catchup.not_installed()
-            self._snapshots.discard(incoming)
-        elif self._batch is None:
-            self._swapping = True
-            self._batch = self._log.reset_batch(incoming.applied_index, incoming.applied_term)
-            self._reset_batch = self._batch
-            self._batch_since = self._now
-            self._effects.append(WriteLog(self._batch))
-
-    def _replay(self) -> bool:
-        """Bring a state that came from a snapshot to where the present one is: local readers never go back in time."""
-        incoming, machine, log = self._incoming, self._machine, self._log
-        if incoming is None or not self._log_holds(incoming) or incoming.applied_index >= machine.applied_index:
-            return False
-        last = min(machine.applied_index, incoming.applied_index + APPLY_ENTRIES)
-        membership = _membership_of(incoming)
-        for index in range(incoming.applied_index + 1, last + 1):
-            command, _, term = log.entries[index - log.base_index]
-            content = entries.decode(command)
-            if isinstance(content, Change):
-                membership = apply_change(membership, content, index)
-                _apply_membership(incoming, index, term, membership)
-            else:
-                incoming.apply(index, term, content)
-        return True
-
-    def _publish(self, incoming: StateMachine) -> None:
-        self._swapping = True
-
-        def published(_result: Any, error: Exception | None) -> None:
-            if self._incoming is not incoming:
-                return
-            if error is None:
-                self._over("state")
-                self._swap(incoming)
-            elif is_no_space(error):
-                self._trouble("state", f"no space for the new state; this manager waits for it ({error})")
-                self._publish_again_at = self._now + RETRY_SECONDS
-            else:
-                raise InvariantViolation(f"the new state cannot be made durable: {error}") from error
-
-        self._publish_again_at = float("inf")
-        self._start_work(self._snapshots.publish(incoming), published)
-
-    def _swap(self, incoming: StateMachine) -> None:
+    def _swap(self, incoming: StateMachine, why: str) -> None:
         self._machine = incoming
-        self._incoming = None
-        why = "diverged" if self._is_odd else ""
-        self._swapping = self._is_odd = False
-        self._roster.membership = _membership_of(incoming)
+        self._roster.membership = membership_of(incoming)
         self._check_not_removed()
         self._elections.stepped_down(self._now)
         self._submitter.set_route(None)
@@ -1164,77 +967,8 @@ class Engine:
     def close(self) -> None:
         """Every write still waiting ends now, and nobody is told any more that this manager leads or follows."""
         self._stopped = True
-        incoming, self._incoming = self._incoming, None
-        if incoming is not None:
-            self._snapshots.discard(incoming)
+        self._installation.abandon()
         self._submitter.fail_all(lambda proposal: _closed(proposal, "the store is closed"))
-
-
-def _membership_of(machine: StateMachine) -> Membership | None:
-    blob = machine.membership
-    return Membership.decode(blob) if blob else None
-
-
-def _apply_membership(machine: StateMachine, index: int, term: int, membership: Membership | None) -> None:
-    if membership is None:
-        machine.apply(index, term, ())
-    else:
-        machine.apply_membership(index, term, membership.cluster_id, membership.encode())
-
-
-def _is_index(value: Any) -> bool:
-    """A term, an index, a round: what the log and a frame can hold."""
-    return type(value) is int and 0 <= value <= INDEX_MAX
-
-
-def _is_text(value: Any) -> bool:
-    return type(value) is str and len(value) <= TEXT_CHARACTERS
-
-
-def _is_texts(value: Any) -> bool:
-    return type(value) is dict and all(type(part) is str for item in value.items() for part in item)
-
-
-def _is_commands(value: Any) -> bool:
-    return type(value) is list and all(type(part) is bytes and len(part) <= COMMAND_BYTES_MAX for part in value)
-
-
-def _is_sha256(value: Any) -> bool:
-    return type(value) is str and len(value) == SHA256_CHARACTERS
-
-
-def _is_bool(value: Any) -> bool:
-    return type(value) is bool
-
-
-_FIELDS: Final[Mapping[str, Mapping[str, Callable[[Any], bool]]]] = {
-    "founding_view": {"view": _is_texts, "configured": _is_texts},
-    "founding": {"founding": lambda value: type(value) is bytes},
-    "submit": {"commands": _is_commands},
-    "pre_vote": dict.fromkeys(("round", "term", "last_log_index", "last_log_term"), _is_index),
-    "pre_vote_reply": {"round": _is_index, "granted": _is_bool, "term": _is_index},
-    "timeout_now": {"term": _is_index},
-    "change": {"number": _is_index, "verb": _is_text, "id": _is_text, "address": _is_text},
-    "health": {"digests": are_digests, "low": _is_bool, "full": _is_bool},
-    "snapshot_offer": {"sha256": _is_sha256, "index": _is_index, "size": _is_index},
-    "snapshot_get": {"sha256": _is_sha256, "offset": _is_index},
-    "snapshot_chunk": {
-        "sha256": _is_sha256,
-        "offset": _is_index,
-        "data": lambda value: type(value) is bytes and 0 < len(value) <= CHUNK_BYTES,
-        "check": lambda value: type(value) is bytes,
-    },
-    "snapshot_gone": {"sha256": _is_sha256},
-    "snapshot_wanted": {"index": _is_index},
-    "change_answer": {"number": _is_index, "state": (DONE, WAIT, REFUSED).__contains__, "text": _is_text},
-}
-"""What this file reads of a message; guard.py checks the core's own messages. An unknown type is dropped, see below."""
-
-
-def _check_fields(message: Message) -> None:
-    for name, is_sound in _FIELDS.get(message["type"], {}).items():
-        if not is_sound(message.get(name)):
-            raise PeerFault(f"{message['type']} with {name} = {message.get(name)!r}"[:ALARM_CHARACTERS])
 
 
 def _repeats(later: Outgoing, earlier: Outgoing) -> bool:

@@ -14,7 +14,7 @@ from tests.engine_harness import Cluster, Node
 from tests.list_machine import Held, ListMachine
 from warren_raft.errors import SnapshotInvalid
 from warren_raft.raft import catchup
-from warren_raft.raft.engine import Worked
+from warren_raft.raft.events import Worked
 from warren_raft.raft.membership import ADD
 
 SMALL = 2_000
@@ -220,11 +220,11 @@ def test_a_log_batch_that_ends_while_a_state_is_published_does_not_publish_it_ag
     node, state = cluster.nodes[odd], cluster.states[odd]
     state.machine.applied[0] = "rotten"
     cluster.write(leader.id, "c")
-    cluster.run_until(lambda: node.engine._incoming is not None)
+    cluster.run_until(lambda: node.engine._installation.incoming is not None)
     node.works, node.disk_seconds = False, None
     cluster.submit(leader.id, "while its disk is slow")
-    cluster.run_until(lambda: node.batches or node.engine._swapping)
-    cluster.run_until(lambda: node.engine._swapping)
+    cluster.run_until(lambda: node.batches or node.engine._installation.is_swapping)
+    cluster.run_until(lambda: node.engine._installation.is_swapping)
     while node.batches:
         cluster.complete_sync(odd)
         cluster.turn()
@@ -245,7 +245,7 @@ def test_a_long_publication_under_load_leaves_nobody_behind() -> None:
     node, state = cluster.nodes[odd], cluster.states[odd]
     state.machine.applied[0] = "rotten"
     cluster.write(leader.id, "c")
-    cluster.run_until(lambda: node.engine._swapping)
+    cluster.run_until(lambda: node.engine._installation.is_swapping)
     node.works = False
     links = dict(cluster.links)
     for number in range(60):

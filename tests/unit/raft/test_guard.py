@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.engine_harness import Cluster, Message, Node
 from warren_raft.raft import guard
-from warren_raft.raft.engine import CloseLink, Received
+from warren_raft.raft.events import CloseLink, Received
 
 NO_OP = b"\x01"
 

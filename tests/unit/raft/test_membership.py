@@ -17,7 +17,7 @@ from tests.engine_harness import STEP_SECONDS, Cluster
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft import core, guard
 from warren_raft.raft.changes import CAUGHT_UP_ENTRIES, DONE, REFUSED, WAIT
-from warren_raft.raft.engine import LinkUp, Received
+from warren_raft.raft.events import LinkUp, Received
 from warren_raft.raft.membership import (
     ADD,
     FORM,

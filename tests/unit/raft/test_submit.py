@@ -15,7 +15,8 @@ from tests.engine_harness import STEP_SECONDS, Cluster
 from tests.list_machine import Outcome
 from warren_raft.errors import Closed, InvariantViolation, Unavailable
 from warren_raft.raft import entries, submit, wire
-from warren_raft.raft.engine import APPLY_ENTRIES, Received, Refused, Send, Submitted, WriteLog
+from warren_raft.raft.engine import APPLY_ENTRIES
+from warren_raft.raft.events import Received, Refused, Send, Submitted, WriteLog
 from warren_raft.raft.membership import REMOVE, REMOVED, Change
 from warren_raft.raft.submit import Proposal, Route, Submitter
 from warren_raft.raft.transport import Refusal

@@ -1,0 +1,109 @@
+"""What a step of the Engine takes in and what it asks for: events and effects. Plain data; driver.py carries out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from warren_raft.raft.catchup import Job, Then
+from warren_raft.raft.core import Message
+from warren_raft.raft.log import Batch
+from warren_raft.raft.requests import ChangeWanted, TransferWanted
+from warren_raft.raft.submit import Proposal
+from warren_raft.raft.transport import Refusal
+
+# Events: what happened since the last step ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    peer: str
+    link: int
+    hello: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    peer: str
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    peer: str
+    link: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A peer refused our hello."""
+
+    peer: str
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    proposals: Sequence[Proposal]
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """The batch of the last WriteLog is durable, or `error` says why not."""
+
+    batch: Batch
+    error: OSError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """A Work effect was carried out: what its job returned, or raised."""
+
+    work: Work
+    result: Any
+    error: Exception | None = None
+
+
+Event = LinkUp | LinkDown | Received | Refused | Submitted | ChangeWanted | TransferWanted | Synced | Worked
+
+
+# Effects: what the driver has to do, in this order -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    link: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class WriteLog:
+    """Call batch.write() in a worker thread, then step with Synced(batch)."""
+
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Call job() in some worker thread, then step with Worked. `then` is the engine's own."""
+
+    job: Job
+    then: Then
+
+
+@dataclass(frozen=True, slots=True)
+class CloseLink:
+    link: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Hold or seek a link to each of these; replaces the last one."""
+
+    peers: Mapping[str, str]
+
+
+Effect = Send | WriteLog | Work | CloseLink | Dial

@@ -1,0 +1,75 @@
+"""What a message between managers must hold, looked at before anything reads it: no peer is trusted to be sound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from warren_raft.raft.catchup import CHUNK_BYTES
+from warren_raft.raft.changes import DONE, REFUSED, WAIT
+from warren_raft.raft.core import Message
+from warren_raft.raft.guard import INDEX_MAX, PeerFault
+from warren_raft.raft.health import are_digests
+from warren_raft.raft.submit import COMMAND_BYTES_MAX
+
+FAULT_CHARACTERS: Final = 500
+"""Of what a peer can put into a line for the operator."""
+TEXT_CHARACTERS: Final = 4096
+"""Of a text in a message: an id, an address, a sentence for an operator."""
+SHA256_CHARACTERS: Final = 64
+
+
+def _is_index(value: Any) -> bool:
+    """A term, an index, a round: what the log and a frame can hold."""
+    return type(value) is int and 0 <= value <= INDEX_MAX
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str and len(value) <= TEXT_CHARACTERS
+
+
+def _is_texts(value: Any) -> bool:
+    return type(value) is dict and all(type(part) is str for item in value.items() for part in item)
+
+
+def _is_commands(value: Any) -> bool:
+    return type(value) is list and all(type(part) is bytes and len(part) <= COMMAND_BYTES_MAX for part in value)
+
+
+def _is_sha256(value: Any) -> bool:
+    return type(value) is str and len(value) == SHA256_CHARACTERS
+
+
+def _is_bool(value: Any) -> bool:
+    return type(value) is bool
+
+
+FIELDS: Final[Mapping[str, Mapping[str, Callable[[Any], bool]]]] = {
+    "founding_view": {"view": _is_texts, "configured": _is_texts},
+    "founding": {"founding": lambda value: type(value) is bytes},
+    "submit": {"commands": _is_commands},
+    "pre_vote": dict.fromkeys(("round", "term", "last_log_index", "last_log_term"), _is_index),
+    "pre_vote_reply": {"round": _is_index, "granted": _is_bool, "term": _is_index},
+    "timeout_now": {"term": _is_index},
+    "change": {"number": _is_index, "verb": _is_text, "id": _is_text, "address": _is_text},
+    "health": {"digests": are_digests, "low": _is_bool, "full": _is_bool},
+    "snapshot_offer": {"sha256": _is_sha256, "index": _is_index, "size": _is_index},
+    "snapshot_get": {"sha256": _is_sha256, "offset": _is_index},
+    "snapshot_chunk": {
+        "sha256": _is_sha256,
+        "offset": _is_index,
+        "data": lambda value: type(value) is bytes and 0 < len(value) <= CHUNK_BYTES,
+        "check": lambda value: type(value) is bytes,
+    },
+    "snapshot_gone": {"sha256": _is_sha256},
+    "snapshot_wanted": {"index": _is_index},
+    "change_answer": {"number": _is_index, "state": (DONE, WAIT, REFUSED).__contains__, "text": _is_text},
+}
+"""By type. guard.py checks the core's own messages; a type that nobody knows is dropped (engine.py)."""
+
+
+def check_fields(message: Message) -> None:
+    """Raises PeerFault for a message that no manager sends."""
+    for name, is_sound in FIELDS.get(message["type"], {}).items():
+        if not is_sound(message.get(name)):
+            raise PeerFault(f"{message['type']} with {name} = {message.get(name)!r}"[:FAULT_CHARACTERS])

@@ -1,0 +1,188 @@
+"""Another state in the place of ours: one that was fetched, or was rebuilt because ours turned out to be wrong.
+
+It is replayed to where ours is, or the log is begun anew where it ends; then it is made the one that the next start
+opens; then it is used. Not here: where it comes from (catchup.py), and the core that is built anew on it (engine.py).
+Invariant: dying between any two of these leaves what the next start can go on from; local readers never go back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from warren_raft.errors import Corrupted, InvariantViolation
+from warren_raft.raft import entries
+from warren_raft.raft.catchup import Catchup, Job, Snapshots, Then, is_no_space
+from warren_raft.raft.log import Batch, Log
+from warren_raft.raft.membership import Change, apply_change
+from warren_raft.raft.state_machine import StateMachine, apply_membership, membership_of
+
+REPLAYED_ENTRIES: Final = 64
+"""At one go; then links and timers get their turn."""
+RETRY_SECONDS: Final = 1.0
+"""A state that found no room is made durable again so often."""
+REBUILDS_MAX: Final = 2
+"""Of a state that differs from the majority's, in one process: from our own snapshot, then from the leader's."""
+REJOIN: Final = "remove this manager from the cluster, empty its data directory, start it and add it again"
+NEVER: Final = float("inf")
+
+
+class Installation:
+    """Raft thread or simulator only."""
+
+    def __init__(
+        self,
+        node_id: str,
+        *,
+        log: Log,
+        snapshots: Snapshots,
+        catchup: Catchup,
+        work: Callable[[Job, Then], None],
+        write_log: Callable[[Batch], None],
+        alarm: Callable[[str], None],
+        trouble: Callable[[str, str], None],
+        over: Callable[[str], None],
+        swap: Callable[[StateMachine, str], None],
+    ) -> None:
+        """`swap` makes a state the one in use; the other one is kept under a word, or not if that is empty."""
+        self._node_id = node_id
+        self._log = log
+        self._snapshots = snapshots
+        self._catchup = catchup
+        self._work = work
+        self._write_log = write_log
+        self._alarm = alarm
+        self._trouble = trouble
+        self._over = over
+        self._swap = swap
+        self._now = -1e9
+        self.incoming: StateMachine | None = None
+        """A state that will take the place of the present one."""
+        self.is_swapping = False
+        """From where the log is reset, or the new state made the one that the next start opens, until it is in use."""
+        self._reset_batch: Batch | None = None
+        """The batch that begins the log anew for the incoming state, while it is written."""
+        self._publish_again_at = NEVER
+        self._rebuilds = 0
+        self.is_odd = False
+        """A majority holds another state than ours: this manager must not lead, and is given another state."""
+
+    def tick(self, now: float, applied_index: int, *, may_swap: bool, log_is_idle: bool) -> None:
+        """One step further. `applied_index` is the present state's; `may_swap`: this manager does not lead."""
+        self._now = now
+        if self.incoming is None:
+            return
+        if self.is_swapping:
+            if now >= self._publish_again_at:
+                self._publish(self.incoming)
+        elif may_swap:
+            self._advance(self.incoming, applied_index, log_is_idle=log_is_idle)
+
+    def install(self, machine: Any) -> None:
+        """It is to take the place of the present state."""
+        if self.incoming is not None:
+            self._snapshots.discard(machine)
+        else:
+            self.incoming = cast(StateMachine, machine)
+
+    def abandon(self) -> None:
+        """Before the end of this process."""
+        incoming, self.incoming = self.incoming, None
+        if incoming is not None:
+            self._snapshots.discard(incoming)
+
+    # A state that is wrong -----------------------------------------------------------------------------------------
+
+    def state_is_wrong(self) -> None:
+        """Our state is not the majority's. First from our own snapshot and log; if that comes out wrong too, from the
+        leader's; a third time there is something in this manager that must be looked at: raises Corrupted."""
+        if self.is_odd:
+            return
+        self.is_odd = True
+        self._rebuilds += 1
+        if self._rebuilds > REBUILDS_MAX:
+            raise Corrupted(
+                "the state", f"of {self._node_id} differs from the majority's whenever it is rebuilt", remedy=REJOIN
+            )
+        if self._rebuilds == REBUILDS_MAX:
+            self._catchup.wanted = True
+        else:
+            self._work(self._snapshots.rebuild(self._log.holds), self._rebuilt)
+
+    def _rebuilt(self, machine: Any, error: Exception | None) -> None:
+        if error is None:
+            self.install(machine)
+        else:
+            self._alarm(f"the state cannot be rebuilt from this manager's own snapshots and log: {error}")
+            self._rebuilds = REBUILDS_MAX
+            self._catchup.wanted = True
+
+    # Step by step --------------------------------------------------------------------------------------------------
+
+    def _log_goes_on_from(self, machine: StateMachine) -> bool:
+        """So that nothing of it is to be dropped."""
+        return self._log.holds(machine.applied_index, machine.applied_term)
+
+    def _advance(self, incoming: StateMachine, applied_index: int, *, log_is_idle: bool) -> None:
+        if self._log_goes_on_from(incoming):
+            # Not before the log up to there is durable: the next start would find a log that ends below its state.
+            if applied_index <= incoming.applied_index <= self._log.synced_index:
+                self._publish(incoming)
+        elif incoming.applied_index <= applied_index:
+            self.incoming = None  # we caught up by other means
+            self.is_odd = self.is_odd and self._catchup.wanted  # else it is judged, and rebuilt, again
+            self._catchup.not_installed()
+            self._snapshots.discard(incoming)
+        elif log_is_idle:
+            self.is_swapping = True
+            self._reset_batch = self._log.reset_batch(incoming.applied_index, incoming.applied_term)
+            self._write_log(self._reset_batch)
+
+    def replay(self, applied_index: int) -> bool:
+        """Bring a state that came from a snapshot closer to where the present one is; True if it is not there yet."""
+        incoming, log = self.incoming, self._log
+        if incoming is None or not self._log_goes_on_from(incoming) or incoming.applied_index >= applied_index:
+            return False
+        last = min(applied_index, incoming.applied_index + REPLAYED_ENTRIES)
+        membership = membership_of(incoming)
+        for index in range(incoming.applied_index + 1, last + 1):
+            command, _, term = log.entries[index - log.base_index]
+            content = entries.decode(command)
+            if isinstance(content, Change):
+                membership = apply_change(membership, content, index)
+                apply_membership(incoming, index, term, membership)
+            else:
+                incoming.apply(index, term, content)
+        return True
+
+    def log_written(self, batch: Batch) -> bool:
+        """Whether it was the one that begins the log where the incoming state ends."""
+        if batch is not self._reset_batch or self.incoming is None:
+            return False
+        self._reset_batch = None
+        self._publish(self.incoming)
+        return True
+
+    def _publish(self, incoming: StateMachine) -> None:
+        self.is_swapping = True
+
+        def published(_result: Any, error: Exception | None) -> None:
+            if self.incoming is not incoming:
+                return
+            if error is None:
+                self._over("state")
+                self._use(incoming)
+            elif is_no_space(error):
+                self._trouble("state", f"no space for the new state; this manager waits for it ({error})")
+                self._publish_again_at = self._now + RETRY_SECONDS
+            else:
+                raise InvariantViolation(f"the new state cannot be made durable: {error}") from error
+
+        self._publish_again_at = NEVER
+        self._work(self._snapshots.publish(incoming), published)
+
+    def _use(self, incoming: StateMachine) -> None:
+        why = "diverged" if self.is_odd else ""
+        self.incoming = None
+        self.is_swapping = self.is_odd = False
+        self._swap(incoming, why)
