@@ -10,13 +10,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.simulation.__main__ import one
-from tests.simulation.options import draw
+from tests.simulation.options import HANDOVERS, draw
 from tests.simulation.planted import PLANTED, planted
 from tests.simulation.run import run
 from tests.simulation.world import World
@@ -37,7 +39,7 @@ RARER_FAULTS = {
 }
 RARER_FAULTS_WITHIN = 100
 """In so many seeds each of them is there."""
-CONDITIONS: dict[str, dict[str, float]] = {
+CONDITIONS: dict[str, Mapping[str, Any]] = {
     "truncate-on-match": {"managers": 3, "latency_max": 0.2, "throw_rate": 0.5, "call_rate": 30.0},
     "truncate-on-match-unchecked": {"managers": 3, "latency_max": 0.2, "throw_rate": 0.5, "call_rate": 30.0},
     "no-term-on-replies": {"managers": 3, "throw_rate": 2.0, "partition_rate": 0.0, "crash_rate": 0.0},
@@ -76,17 +78,7 @@ CONDITIONS: dict[str, dict[str, float]] = {
     },
     "full-disk-stops": {"file_fault_rate": 1.0},
     "full-disk-for-ever": {"file_fault_rate": 1.0},
-    "armed-timeout-now": {
-        "managers": 3,
-        "safety_seconds": 10.0,
-        "pause_rate": 3.0,
-        "pause_max": 0.6,
-        "break_rate": 12.0,
-        "throw_rate": 2.0,
-        "transfer_rate": 3.0,
-        "crash_rate": 0.0,
-        "call_rate": 3.0,
-    },
+    "armed-timeout-now": HANDOVERS,
 }
 """Options under which a rare bug shows soon: which seed finds it moves with every change of the product, and a test
 cannot search a thousand. `--plant all --seeds 0:1000` does, without them."""
