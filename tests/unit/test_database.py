@@ -857,6 +857,32 @@ def test_used_bytes_go_down_again_where_the_file_does_not(database: Database) ->
     assert database.file_size_bytes() >= size
 
 
+# ---- The seal.
+
+
+def test_a_file_that_somebody_still_reads_gets_no_seal(state: StateDirectory) -> None:
+    """Reads that have begun go on after the close; to read the file for its seal would drop LMDB's locks under them."""
+    with Database.open(state, sync=True) as database:
+        database.close_sealed()
+    assert state.is_sealed(database.generation)
+    with Database.open(state, sync=True) as database:
+        assert not state.is_sealed(database.generation), "it may be written to"
+        with database.read():
+            database.close_sealed()
+    assert not state.is_sealed(database.generation)
+
+
+def test_a_full_disk_costs_the_seal_only(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_generation: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Database.open(state, sync=True) as database:
+        monkeypatch.setattr(state, "seal", full)
+        database.close_sealed()
+    assert database.is_closed
+    assert not state.is_sealed(database.generation)
+
+
 # ---- Old reads.
 
 
