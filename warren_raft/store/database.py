@@ -475,11 +475,6 @@ class Database:
         """Whether `close` has been called, or this is a forked child."""
         return self._environment is None
 
-    @property
-    def state_directory(self) -> StateDirectory | None:
-        """The directory it is a generation of; None for `open_file`."""
-        return self._state
-
     def file_size_bytes(self) -> int:
         """The size of the file: it grows, and never shrinks. See `Transaction.used_bytes`."""
         return os.stat(self.path).st_size
