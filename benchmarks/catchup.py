@@ -47,7 +47,7 @@ MARKS = {
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--containers", type=int, default=100_000)
+    parser.add_argument("--containers", type=int, default=100_000, help="60,000 are too few for sending")
     parser.add_argument("--parts", default="taking,sending,restart", help="some of them, with commas")
     parser.add_argument("--manager", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
