@@ -10,24 +10,17 @@ without a cluster, is in snapshots.py.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import logging
-import os
-import shutil
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from writes import free_ports, sample, sync_seconds
+import common
+from common import WAIT_SECONDS, data_directory, options, peak_growth, quantile, sample, say, sync_ms, verdict
 
 ROUNDS = 5
 CALLERS = 32
@@ -35,7 +28,6 @@ BATCH = 200
 RESTART_COMMANDS = 10_000
 BEFORE_SECONDS = 4.0
 """Of undisturbed load, which each disturbance is compared with."""
-WAIT_SECONDS = 300.0
 CUT_AFTER_BYTES = 12 * 1024 * 1024
 """While a follower is away: so that two snapshots are taken, and the log is cut to the older one."""
 LEVEL_ENTRIES = 64
@@ -54,21 +46,16 @@ MARKS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--containers", type=int, default=100_000)
+    parser = options(__doc__)
+    parser.add_argument("--containers", type=int, default=100_000, help="60,000 are too few for sending")
     parser.add_argument("--parts", default="taking,sending,restart", help="some of them, with commas")
-    parser.add_argument("--directory", help="where the data go: put it on the disk that is to be measured")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--manager", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.manager:
         Manager(json.loads(arguments.manager)).run()
         return
-    directory = Path(tempfile.mkdtemp(prefix="warren-raft-bench-", dir=arguments.directory))
-    try:
-        figures = measure(directory, arguments.parts.split(","), arguments.containers)
-    finally:
-        shutil.rmtree(directory)
+    with data_directory(arguments.directory) as directory:
+        figures = measure(Path(directory), arguments.parts.split(","), arguments.containers)
     print(json.dumps(figures, indent=2) if arguments.json else table(figures))
     if any(figures.get(name, 0.0) > mark for name, mark in MARKS.items()):
         sys.exit(1)
@@ -77,83 +64,32 @@ def main() -> None:
 # A manager's process -------------------------------------------------------------------------------------------------
 
 
-class Manager:
-    """Reads a command a line, answers with a line of JSON. The first lines are sent unasked: the count of containers at
-    the first local read, and that it is ready."""
+class Manager(common.Manager):
+    """The first lines are sent unasked: the id of the first container at the first local read, and that it is ready."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        import warren_raft as wr
-
-        logging.getLogger("warren_raft").addHandler(logging.NullHandler())
         self.containers = settings.pop("containers")
-        self.store = wr.ReplicatedStore(wr.Config(**settings))
+        super().__init__(settings)
         with self.store.read() as view:
             found = next(iter(view.iter_containers()), None)
-        self._say("empty" if found is None else found.id)
-        self.unavailable = (wr.Unavailable, wr.Closed)
-        self.stop = threading.Event()
-        self.callers: list[threading.Thread] = []
-        self.times: list[tuple[float, float]] = []
-        """When a write was acknowledged, and how long it took."""
-
-    @staticmethod
-    def _say(what: Any) -> None:
-        print(json.dumps(what), flush=True)
+        say("empty" if found is None else found.id)
 
     def run(self) -> None:
-        self.store.wait_ready(WAIT_SECONDS)
-        self._say("ready")
-        for line in sys.stdin:
-            command = json.loads(line)
-            self._say(getattr(self, command[0])(*command[1:]))
-        self.stop.set()
-        self.store.close()
-
-    def state(self) -> dict[str, Any]:
-        status = self.store.status()
-        names = ("applied_index", "term", "log_entries", "digest", "fetching", "snapshot")
-        return {**{name: status[name] for name in names}, "leads": self.store.is_leader}
-
-    def fill(self, count: int, batch_size: int) -> None:
-        """So many containers, some to a command, a thousand commands on their way."""
-        waiting: list[Any] = []
-        for start in range(0, count, batch_size):
-            with self.store.batch(wait=False, timeout=WAIT_SECONDS) as batch:
-                for number in range(start, min(count, start + batch_size)):
-                    batch.update_container(sample(number))
-            waiting.append(batch.future)
-            if len(waiting) >= 1_000 // batch_size + 8:
-                waiting.pop(0).result()
-        for future in waiting:
-            future.result()
+        self.ready()
+        say("ready")
+        super().run()
 
     def load(self, callers: int) -> None:
         for number in range(callers):
-            self.callers.append(threading.Thread(target=self._call, args=(number,), daemon=True))
-            self.callers[-1].start()
+            self.start_caller([sample(n) for n in range(number, self.containers, max(1, self.containers // 64))])
 
-    def _call(self, number: int) -> None:
-        containers = [sample(n) for n in range(number, self.containers, max(1, self.containers // 64))]
-        turn = 0
-        while not self.stop.is_set():
-            turn += 1
-            begin = time.monotonic()
-            try:
-                self.store.update_container(containers[turn % len(containers)])
-            except self.unavailable:
-                continue
-            end = time.monotonic()
-            self.times.append((end, end - begin))
-
-    def between(self, begin: float, end: float) -> dict[str, float]:
-        """The writes that were acknowledged in this time."""
-        found = [(moment, took) for moment, took in [*self.times] if begin < moment < end]
-        took = sorted(seconds for _, seconds in found)
-        moments = [begin, *(moment for moment, _ in found), end]
+    def pace(self, begin: float, end: float) -> dict[str, float]:
+        """Of the writes that were acknowledged in this time."""
+        took = [seconds for _, seconds in self.between(begin, end)]
         return {
             "writes/s": round(len(took) / (end - begin)),
-            "p99 ms": round(took[int(len(took) * 0.99)] * 1e3, 2) if took else float("inf"),
-            "longest pause ms": round(max(b - a for a, b in pairwise(sorted(moments))) * 1e3, 1),
+            "p99 ms": round(quantile(took, 0.99) * 1e3, 2) if took else float("inf"),
+            "longest pause ms": round(self.longest_pause(begin, end) * 1e3, 1),
         }
 
     def take(self) -> float:
@@ -167,64 +103,12 @@ class Manager:
         self.store._opened.keeper.state_bytes = (lambda: 0) if often else (lambda: 1 << 60)
 
 
-class Process:
-    """The other end of a Manager."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        arguments = [sys.executable, __file__, "--manager", json.dumps(settings)]
-        self.begun = time.monotonic()
-        self.popen = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def read(self) -> Any:
-        assert self.popen.stdout is not None
-        return json.loads(self.popen.stdout.readline())
-
-    def begin(self, *command: Any) -> None:
-        assert self.popen.stdin is not None
-        self.popen.stdin.write(json.dumps(command) + "\n")
-        self.popen.stdin.flush()
-
-    def call(self, *command: Any) -> Any:
-        self.begin(*command)
-        return self.read()
-
-    def end(self) -> None:
-        """Stdin's end closes it cleanly, where it has not ended by itself."""
-        for pipe in (self.popen.stdin, self.popen.stdout):
-            assert pipe is not None
-            with contextlib.suppress(OSError):
-                pipe.close()
-        self.popen.wait(WAIT_SECONDS)
-
-    def kill(self) -> None:
-        self.popen.kill()
-        self.end()
-
-
-class Cluster:
-    """Three managers."""
-
+class Cluster(common.Cluster):
     def __init__(self, directory: Path, containers: int) -> None:
-        self.directory = Path(tempfile.mkdtemp(dir=directory))
-        self.containers = containers
-        self.addresses = {f"m{n}": f"127.0.0.1:{port}" for n, port in enumerate(free_ports(3), 1)}
-        self.managers: dict[str, Process] = {}
-        for id_ in self.addresses:
-            self.launch(id_)
+        super().__init__(__file__, directory, admin=False, snapshot_after_bytes=CUT_AFTER_BYTES, containers=containers)
         for manager in self.managers.values():
             assert [manager.read(), manager.read()] == ["empty", "ready"]
         self.call_all("cut_often", False)
-
-    def launch(self, id_: str) -> Process:
-        settings = {"node_id": id_, "data_dir": str(self.directory / id_), "listen": self.addresses[id_]}
-        more = {"members": self.addresses, "admin": False, "snapshot_after_bytes": CUT_AFTER_BYTES}
-        self.managers[id_] = Process({**settings, **more, "containers": self.containers})
-        return self.managers[id_]
-
-    def call_all(self, *command: Any) -> list[Any]:
-        for manager in self.managers.values():
-            manager.begin(*command)
-        return [manager.read() for manager in self.managers.values()]
 
     def leader_and_follower(self) -> tuple[str, str]:
         def found() -> str | None:
@@ -234,10 +118,6 @@ class Cluster:
         leader = wait_for(found)
         return leader, next(id_ for id_ in self.managers if id_ != leader)
 
-    def end(self) -> None:
-        for manager in self.managers.values():
-            manager.end()
-
 
 def wait_for(condition: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + WAIT_SECONDS
@@ -246,19 +126,6 @@ def wait_for(condition: Callable[[], Any]) -> Any:
             raise TimeoutError("a condition that does not come")
         time.sleep(0.02)
     return found
-
-
-@contextlib.contextmanager
-def cluster(directory: Path, containers: int) -> Iterator[Cluster]:
-    opened = Cluster(directory, containers)
-    try:
-        yield opened
-    except BaseException:
-        for manager in opened.managers.values():
-            manager.popen.kill()
-        raise
-    finally:
-        opened.end()
 
 
 # The figures ---------------------------------------------------------------------------------------------------------
@@ -272,14 +139,10 @@ def measure(directory: Path, parts: list[str], containers: int) -> dict[str, Any
     return figures
 
 
-def sync_ms(directory: Path) -> float:
-    return round(statistics.median(sync_seconds(directory, "sync")) * 1e3, 3)
-
-
 def taking(directory: Path, containers: int) -> dict[str, Any]:
     """Medians of ROUNDS: the leader's writes while it takes and verifies a snapshot; and while all three do at once,
     which has no mark: managers take theirs at different times (catchup.py, STAGGER_STEPS)."""
-    with cluster(directory, containers) as managers:
+    with Cluster(directory, containers) as managers:
         leader = managers.managers[managers.leader_and_follower()[0]]
         leader.call("fill", containers, BATCH)
         leader.call("load", CALLERS)
@@ -291,13 +154,13 @@ def taking(directory: Path, containers: int) -> dict[str, Any]:
             for _ in range(ROUNDS):
                 time.sleep(BEFORE_SECONDS)
                 begin = time.monotonic()
-                with peak_growth(leader.popen.pid) as grown:
+                with peak_growth(leader.popen.pid, every_seconds=0.005) as grown:
                     for taker in takers:
                         taker.begin("take")
                     seconds = [taker.read() for taker in takers]
                 growth.append(grown[0] / 2**20)
-                before = leader.call("between", begin - BEFORE_SECONDS, begin)
-                while_ = leader.call("between", begin, begin + max(seconds))
+                before = leader.call("pace", begin - BEFORE_SECONDS, begin)
+                while_ = leader.call("pace", begin, begin + max(seconds))
                 rounds.append((before, while_, max(seconds)))
             figures |= compared(f"taking on {where}", rounds)
         figures["taking: RssAnon growth MiB"] = round(statistics.median(growth), 1)
@@ -319,37 +182,15 @@ def compared(name: str, rounds: list[tuple[dict[str, float], dict[str, float], f
     }
 
 
-@contextlib.contextmanager
-def peak_growth(pid: int) -> Iterator[list[int]]:
-    """By how many bytes the anonymous memory of a process grew at most meanwhile; known at the end."""
-    before, done = rss_anon(pid), threading.Event()
-    grown = [0]
-
-    def watch() -> None:
-        while not done.wait(0.005):
-            grown[0] = max(grown[0], rss_anon(pid) - before)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield grown
-    finally:
-        done.set()
-        watcher.join()
-
-
-def rss_anon(pid: int) -> int:
-    with open(f"/proc/{pid}/status", encoding="ascii") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
-
-
 def sending(directory: Path, containers: int) -> dict[str, Any]:
     """One round, as it is minutes: a follower was away while all the containers came, and the log was cut."""
-    with cluster(directory, containers) as managers:
+    with Cluster(directory, containers) as managers:
         leader_id, away = managers.leader_and_follower()
         leader = managers.managers[leader_id]
         behind = managers.managers[away].call("state")["applied_index"]
-        managers.managers.pop(away).kill()
+        killed = managers.managers.pop(away)
+        killed.popen.kill()
+        killed.end()
         managers.call_all("cut_often", True)
         leader.call("fill", containers, BATCH)
 
@@ -374,8 +215,8 @@ def sending(directory: Path, containers: int) -> dict[str, Any]:
 
         wait_for(is_level)
         end = time.monotonic()
-        before = leader.call("between", begin - BEFORE_SECONDS, begin)
-        while_ = leader.call("between", begin, end)
+        before = leader.call("pace", begin - BEFORE_SECONDS, begin)
+        while_ = leader.call("pace", begin, end)
         return {
             **compared("sending", [(before, while_, end - begin)]),
             "sending: elections": leader.call("state")["term"] - term,
@@ -385,7 +226,7 @@ def sending(directory: Path, containers: int) -> dict[str, Any]:
 def restart(directory: Path, _containers: int) -> dict[str, Any]:
     """Medians of ROUNDS: from the start of a follower's process, the interpreter's own included."""
     figures: dict[str, Any] = {}
-    with cluster(directory, RESTART_COMMANDS) as managers:
+    with Cluster(directory, RESTART_COMMANDS) as managers:
         leader, follower = managers.leader_and_follower()
         managers.managers[leader].call("fill", RESTART_COMMANDS, 1)
         for how in ("a close", "kill -9"):
@@ -400,7 +241,7 @@ def restarted(managers: Cluster, id_: str, how: str) -> tuple[float, float]:
     wait_for(lambda: len({state["applied_index"] for state in managers.call_all("state")}) == 1)
     process = managers.managers.pop(id_)
     if how == "kill -9":
-        os.kill(process.popen.pid, signal.SIGKILL)
+        process.popen.kill()
     process.end()
     process = managers.launch(id_)
     assert process.read() == sample(0).id
@@ -428,7 +269,7 @@ def table(figures: dict[str, Any]) -> str:
     for name, value in figures.items():
         if ": " in name:
             mark = MARKS.get(name)
-            said = "" if mark is None else f"<= {mark}: {'met' if value <= mark else 'MISSED'}"
+            said = "" if mark is None else verdict(value <= mark, f"<= {mark}")
             lines.append(f"{name:<46}{value:>10}{said:>20}")
     return "\n".join(lines)
 

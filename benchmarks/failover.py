@@ -10,24 +10,17 @@ set to 0 nothing is measured.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
-import logging
-import os
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from writes import free_ports, sample
+import common
+from common import Process, data_directory, options, quantile, sample, say, verdict
 
 FAILOVER_P50_MARK, FAILOVER_MAX_MARK = 0.5, 1.0
 CLOSE_MARK = 0.1
@@ -36,11 +29,12 @@ CALM_SECONDS = 1.0
 """Of undisturbed load before each fault: who was restarted has caught up, and nothing of the last fault is left."""
 AROUND_SECONDS = 0.3
 """A pause is looked for from so long before a close until so long after it."""
-WAIT_SECONDS = 60.0
+LEADER_SECONDS = 60.0
+"""For a leader that all follow to come, or one that was told to go to be gone, unless something is wrong."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--kills", type=int, default=50, help="SIGKILLs of the leader")
     parser.add_argument("--closes", type=int, default=10, help="clean closes of the leader, and as many SIGTERMs")
     parser.add_argument("--quiet-minutes", type=float, default=0.0, help="of full load without a fault")
@@ -49,74 +43,31 @@ def main() -> None:
     )
     parser.add_argument("--callers", type=int, default=2, help="on each manager while leaders are lost")
     parser.add_argument("--quiet-callers", type=int, default=32, help="on each manager in the quiet run")
-    parser.add_argument("--directory", help="where the data go: put it on the disk that is to be measured")
-    parser.add_argument("--json", action="store_true", help="one JSON object, each single figure too")
     parser.add_argument("--manager", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.manager:
         Manager(json.loads(arguments.manager)).run()
         return
-    directory = Path(tempfile.mkdtemp(prefix="warren-raft-bench-", dir=arguments.directory))
-    try:
-        figures = measure(directory, arguments)
-    finally:
-        shutil.rmtree(directory)
+    with data_directory(arguments.directory) as directory:
+        figures = measure(Path(directory), arguments)
     print(json.dumps(figures, indent=2) if arguments.json else table(figures))
 
 
 # A manager's process -------------------------------------------------------------------------------------------------
 
 
-class Manager:
-    """Reads a command a line, answers with a line of JSON. SIGTERM closes the store and ends it."""
+class Manager(common.Manager):
+    """SIGTERM closes the store and ends it."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        import warren_raft as wr
-
-        logging.getLogger("warren_raft").addHandler(logging.NullHandler())  # links break here, that is no news
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        self.store = wr.ReplicatedStore(wr.Config(**settings))
-        self.closed = wr.Closed
-        self.unavailable = wr.Unavailable
-        self.acknowledged: list[float] = []
-        self.unanswered = 0
-        self.callers: list[threading.Thread] = []
-        self.stop = threading.Event()
-        self.numbers = itertools.count()
-
-    def run(self) -> None:
-        try:
-            print(json.dumps("started"), flush=True)
-            for line in sys.stdin:
-                command = json.loads(line)
-                print(json.dumps(getattr(self, command[0])(*command[1:])), flush=True)
-        finally:
-            self.stop.set()
-            self.store.close()
-
-    def ready(self) -> bool:
-        self.store.wait_ready(WAIT_SECONDS)
-        return True
-
-    def state(self) -> dict[str, Any]:
-        return {**self.store.status(), "leads": self.store.is_leader}
+        super().__init__(settings)
+        self.numbers = itertools.count(1_000_000)
+        say("started")
 
     def load(self, callers: int) -> None:
-        for _ in range(callers):
-            self.callers.append(threading.Thread(target=self._call, daemon=True))
-            self.callers[-1].start()
-
-    def _call(self) -> None:
-        container = sample(next(self.numbers))
-        while not self.stop.is_set():
-            try:
-                self.store.update_container(container)
-            except self.closed:
-                return
-            except self.unavailable:
-                self.unanswered += 1
-                continue
-            self.acknowledged.append(time.monotonic())
+        for number in range(callers):
+            self.start_caller([sample(number)])
 
     def burn(self) -> None:
         def compute() -> None:
@@ -128,73 +79,39 @@ class Manager:
 
     def write_once(self) -> float:
         """When a write that begins now is acknowledged."""
-        self.store.update_container(sample(1_000_000 + next(self.numbers)))
+        self.store.update_container(sample(next(self.numbers)))
         return time.monotonic()
 
     def counts(self) -> list[int]:
-        return [len(self.acknowledged), self.unanswered]
-
-    def longest_pause(self, begin: float, end: float) -> float:
-        """Between two acknowledged writes of any of its callers."""
-        times = sorted(moment for moment in [*self.acknowledged] if begin < moment < end)
-        return max(after - before for before, after in pairwise([begin, *times, end]))
+        return [len(self.times), self.unanswered]
 
     def close(self) -> None:
         self.store.close()
 
 
-class Process:
-    """The other end of a Manager."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        arguments = [sys.executable, __file__, "--manager", json.dumps(settings)]
-        self.popen = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def read(self) -> Any:
-        assert self.popen.stdout is not None
-        return json.loads(self.popen.stdout.readline())
-
-    def begin(self, *command: Any) -> None:
-        assert self.popen.stdin is not None
-        self.popen.stdin.write(json.dumps(command) + "\n")
-        self.popen.stdin.flush()
-
-    def call(self, *command: Any) -> Any:
-        self.begin(*command)
-        return self.read()
-
-    def end(self) -> None:
-        """However far it is: stdin's end closes it cleanly, where it has not ended by itself."""
-        for pipe in (self.popen.stdin, self.popen.stdout):
-            assert pipe is not None
-            with contextlib.suppress(OSError):
-                pipe.close()
-        self.popen.wait(WAIT_SECONDS)
-
-
-class Cluster:
+class Cluster(common.Cluster):
     """Three managers, callers on each."""
 
     def __init__(self, directory: Path, callers: int) -> None:
-        self.directory = directory
+        super().__init__(__file__, directory, admin=False)
         self.callers = callers
-        self.addresses = {f"m{n}": f"127.0.0.1:{port}" for n, port in enumerate(free_ports(3), 1)}
-        self.managers: dict[str, Process] = {}
-        self.start(*self.addresses)
+        self.load(*self.managers)
 
-    def start(self, *ids: str) -> None:
-        for id_ in ids:
-            settings = {"node_id": id_, "data_dir": str(self.directory / id_), "listen": self.addresses[id_]}
-            self.managers[id_] = Process({**settings, "members": self.addresses, "admin": False})
+    def load(self, *ids: str) -> None:
+        """Callers on those that were just launched, once they are ready."""
         for id_ in ids:
             self.managers[id_].read()
         for id_ in ids:
             self.managers[id_].call("ready")
             self.managers[id_].call("load", self.callers)
 
+    def restart(self, id_: str) -> None:
+        self.launch(id_)
+        self.load(id_)
+
     def leader(self) -> str:
         """Whom all follow, when they have for a while and all are level."""
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + LEADER_SECONDS
         since, before = time.monotonic(), ""
         while time.monotonic() < deadline:
             states = {id_: manager.call("state") for id_, manager in self.managers.items()}
@@ -213,19 +130,6 @@ class Cluster:
     def term(self) -> int:
         return max(manager.call("state")["term"] for manager in self.managers.values())
 
-    def end(self) -> None:
-        for manager in self.managers.values():
-            manager.end()
-
-
-@contextlib.contextmanager
-def cluster(directory: Path, callers: int) -> Iterator[Cluster]:
-    opened = Cluster(Path(tempfile.mkdtemp(dir=directory)), callers)
-    try:
-        yield opened
-    finally:
-        opened.end()
-
 
 # The figures ---------------------------------------------------------------------------------------------------------
 
@@ -233,7 +137,7 @@ def cluster(directory: Path, callers: int) -> Iterator[Cluster]:
 def measure(directory: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     if arguments.kills or arguments.closes:
-        with cluster(directory, arguments.callers) as managers:
+        with Cluster(directory, arguments.callers) as managers:
             if arguments.kills:
                 figures["kill"] = [kill(managers) for _ in range(arguments.kills)]
             if arguments.closes:
@@ -241,7 +145,7 @@ def measure(directory: Path, arguments: argparse.Namespace) -> dict[str, Any]:
                 figures["close"] = [close(managers, "close") for _ in range(arguments.closes)]
                 figures["SIGTERM"] = [close(managers, "SIGTERM") for _ in range(arguments.closes)]
     if arguments.quiet_minutes:
-        with cluster(directory, arguments.quiet_callers) as managers:
+        with Cluster(directory, arguments.quiet_callers) as managers:
             figures["quiet"] = quiet(managers, arguments.quiet_minutes * 60, arguments.burn)
     return figures
 
@@ -253,13 +157,13 @@ def kill(managers: Cluster) -> dict[str, Any]:
     survivors = managers.others(leader)
     lost = managers.managers.pop(leader)
     begin = time.monotonic()
-    os.kill(lost.popen.pid, signal.SIGKILL)
+    lost.popen.kill()
     for survivor in survivors:
         survivor.begin("write_once")
     seconds = [survivor.read() - begin for survivor in survivors]
     lost.end()
     terms = managers.term() - term
-    managers.start(leader)
+    managers.restart(leader)
     return {"seconds": round(max(seconds), 4), "first": round(min(seconds), 4), "terms": terms}
 
 
@@ -274,13 +178,13 @@ def close(managers: Cluster, how: str) -> dict[str, Any]:
         going.call("close")
     else:
         going.popen.send_signal(signal.SIGTERM)
-        going.popen.wait(WAIT_SECONDS)
+        going.popen.wait(LEADER_SECONDS)
     seconds = time.monotonic() - begin
     time.sleep(2 * AROUND_SECONDS)
     pauses = [other.call("longest_pause", begin - AROUND_SECONDS, begin + seconds + AROUND_SECONDS) for other in others]
     going.end()
     terms = managers.term() - term
-    managers.start(leader)
+    managers.restart(leader)
     return {"pause": round(max(pauses), 4), "took": round(seconds, 4), "terms": terms}
 
 
@@ -312,16 +216,6 @@ def quiet(managers: Cluster, seconds: float, burn: str) -> dict[str, Any]:
         "unanswered": sum(unanswered for _, unanswered in counts),
         "longest_pause": round(max(m.call("longest_pause", begin, ended) for m in managers.managers.values()), 4),
     }
-
-
-def quantile(values: list[float], part: float) -> float:
-    """The smallest value that this part of all does not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, -int(-part * len(ordered) // 1) - 1)]
-
-
-def verdict(is_met: bool, mark: str) -> str:
-    return f"{mark}: {'met' if is_met else 'MISSED'}"
 
 
 def table(figures: dict[str, Any]) -> str:

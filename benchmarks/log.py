@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Callable
+
+from common import data_directory, quantile
 
 from warren_raft.raft.files import OsFiles
 from warren_raft.raft.log import SEGMENT_BYTES, Log
@@ -27,14 +27,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2000, help="synced writes of each kind")
     parser.add_argument("--directory", help="where the files go: put it on the disk that is to be measured")
     arguments = parser.parse_args()
-    directory = tempfile.mkdtemp(dir=arguments.directory)
-    try:
+    with data_directory(arguments.directory) as directory:
         for size in (400, 30_000):
             measure_syncs(directory, arguments.rounds, size)
         for entries in (1, 10, 1000):
             measure_open(directory, entries)
-    finally:
-        shutil.rmtree(directory)
 
 
 def open_log(directory: str, name: str) -> Log:
@@ -63,9 +60,8 @@ def measure_syncs(directory: str, rounds: int, size: int) -> None:
             threading.Thread(target=preparation).start()
     print(f"{size} bytes, {rounds} rounds")
     for name, values in times.items():
-        values.sort()
-        p50, p99 = values[len(values) // 2], values[len(values) * 99 // 100]
-        print(f"  {name:36}p50 {p50 * 1e6:7.0f} µs   p99 {p99 * 1e6:7.0f} µs   least {values[0] * 1e6:5.0f} µs")
+        p50, p99, least = quantile(values, 0.5), quantile(values, 0.99), min(values)
+        print(f"  {name:36}p50 {p50 * 1e6:7.0f} µs   p99 {p99 * 1e6:7.0f} µs   least {least * 1e6:5.0f} µs")
     log.close()
 
 

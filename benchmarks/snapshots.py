@@ -8,25 +8,20 @@ busy machine, compare the disk's and the processor's own figures beside it.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from writes import sample, sync_seconds
+from common import data_directory, free_ports, options, peak_growth, sample, sync_ms, verdict
 
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.migrate.records import format_line
@@ -62,16 +57,11 @@ with ReplicatedStore(Config(node_id="m1", data_dir=directory, listen=address, me
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("--containers", type=int, default=100_000)
-    parser.add_argument("--directory", help="where the data go: put it on the disk that is to be measured")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args()
-    directory = Path(tempfile.mkdtemp(prefix="warren-raft-bench-", dir=arguments.directory))
-    try:
-        figures = measure(directory, arguments.containers)
-    finally:
-        shutil.rmtree(directory)
+    with data_directory(arguments.directory) as directory:
+        figures = measure(Path(directory), arguments.containers)
     print(json.dumps(figures, indent=2) if arguments.json else table(figures))
     if any(figures[name] > mark for name, mark in MARKS.items()):
         sys.exit(1)
@@ -128,8 +118,7 @@ def restored(path: Path, directory: Path) -> dict[str, float]:
     work, start = [], []
     for _ in range(ROUNDS):
         shutil.rmtree(directory, ignore_errors=True)
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            address = f"127.0.0.1:{server.getsockname()[1]}"
+        address = f"127.0.0.1:{free_ports(1)[0]}"
         verified: list[float] = []
 
         def report(share: float, verified: list[float] = verified) -> None:
@@ -160,10 +149,6 @@ def first_read_seconds(directory: Path, address: str) -> float:
     return seconds
 
 
-def sync_ms(directory: Path) -> float:
-    return round(statistics.median(sync_seconds(directory, "sync")) * 1e3, 3)
-
-
 def median(call: Callable[[], object], made: Path | None = None) -> float:
     """Of ROUNDS calls, in seconds; the file that a call makes is removed before each."""
     times = []
@@ -186,26 +171,9 @@ def plain_write(path: Path, copy: Path) -> None:
 def growth_of(call: Callable[[], object]) -> int:
     """By how many bytes the memory of this process grew at most while it was called."""
     gc.collect()
-    before, peak, done = rss_anon(), 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.001):
-            peak = max(peak, rss_anon())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with peak_growth(os.getpid(), every_seconds=0.001) as grown:
         call()
-    finally:
-        done.set()
-        watcher.join()
-    return max(0, peak - before)
-
-
-def rss_anon() -> int:
-    with open("/proc/self/status", encoding="ascii") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+    return grown[0]
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -216,7 +184,7 @@ def table(figures: dict[str, Any]) -> str:
     for name, value in figures.items():
         if name.endswith(("_seconds", "_mib")):
             mark = MARKS.get(name)
-            said = "" if mark is None else f"<= {mark}: {'met' if value <= mark else 'MISSED'}"
+            said = "" if mark is None else verdict(value <= mark, f"<= {mark}")
             lines.append(f"{name.replace('_', ' '):<32}{value:>10}{said:>20}")
     return "\n".join(lines)
 

@@ -158,6 +158,12 @@ class Recorder:
         self.places.clear()
         self.states = [self.durable]
 
+    def reset(self, index: int, term: int) -> None:
+        """Replace the log, all of it durable, and remove what that leaves behind."""
+        self.take_reset(index, term)
+        self.finish_reset()
+        self.remove()
+
     def sync(self) -> None:
         """Make everything pending durable."""
         if self.take() is not None:

@@ -10,7 +10,6 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Self, overload
 
@@ -124,12 +123,8 @@ class LocalStore(Store):
             return
         self._commits.close()
         self._database = None
-        has_readers = database.oldest_read_age_seconds() > 0
         try:
-            database.close()
-            if not has_readers and database.state_directory is not None:
-                with suppress(OSError):  # no space: the next open then looks at every record instead
-                    database.state_directory.seal(database.generation)
+            database.close_sealed()
         finally:
             self._lock.release()
 

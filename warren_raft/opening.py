@@ -175,18 +175,11 @@ class OpenedDirectory:
             self._lock.release()
 
     def _close_database(self) -> None:
-        """With a seal, unless somebody still reads: then the next start has to look at every record."""
-        database = self.database
-        has_readers = database.oldest_read_age_seconds() > 0
-        database.close()
-        if has_readers or self.keeper.is_suspect:
-            return
-        try:
-            self.state.seal(database.generation)
-        except OSError as error:
-            logger.warning(
-                "%s: the closed state gets no seal, the next start takes longer: %s", self.config.node_id, error
-            )
+        """With a seal, unless it is suspected: then the next start has to look at every record."""
+        if self.keeper.is_suspect:
+            self.database.close()
+        else:
+            self.database.close_sealed()
 
     def abandon(self) -> None:
         """Give up what was opened, for a reason other than the state: a port in use, a log that was replaced. Such a

@@ -62,8 +62,10 @@ from warren_raft.store.tables import (
     NODE,
     SERVICE,
     SERVICE_BY_NAME,
+    Index,
     Kind,
 )
+from warren_raft.store.transactions import Transaction
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be more than one user")
 
@@ -124,6 +126,12 @@ def state(tmp_path: Path, boot: Boot) -> StateDirectory:
 def database(state: StateDirectory) -> Iterator[Database]:
     with Database.open(state, sync=False) as opened:
         yield opened
+
+
+def ids_in(transaction: Transaction, index: Index, key: bytes) -> list[bytes]:
+    """The keys of the entities that the index has under `key`, in order."""
+    cursor = transaction._txn.cursor(transaction.database.index_handles[index.name])
+    return list(cursor.iternext_dup()) if cursor.set_key(key) else []
 
 
 # ---- Modes and places.
@@ -298,7 +306,7 @@ def test_a_forked_child_can_do_nothing_and_harms_nothing(tmp_path: Path) -> None
     assert output == ["child True", "exit 0", "parent True 2", "readers 1 3"]
 
 
-def test_a_reader_that_was_killed_leaves_no_slot_behind(database: Database) -> None:
+def test_a_reader_that_was_killed_leaves_no_slot_behind(state: StateDirectory, database: Database) -> None:
     script = """
         import os, signal, sys
         from warren_raft.store.database import Database
@@ -306,8 +314,6 @@ def test_a_reader_that_was_killed_leaves_no_slot_behind(database: Database) -> N
         transaction = Database.open_read_only(StateDirectory(sys.argv[1], boot_id=lambda: "first")).read().__enter__()
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    state = database.state_directory
-    assert state is not None
     process = subprocess.run([sys.executable, "-c", textwrap.dedent(script), state.data_dir], timeout=60, check=False)
     assert process.returncode == -signal.SIGKILL
     assert database.reader_check() == 1
@@ -652,14 +658,14 @@ def test_a_transaction_is_committed_whole_or_not_at_all(database: Database) -> N
     with pytest.raises(ZeroDivisionError):
         fail()
     with database.read() as reader:
-        assert (reader.get(SERVICE, "s"), reader.revision, reader.ids_in(SERVICE_BY_NAME, b"web")) == (None, 0, [])
+        assert (reader.get(SERVICE, "s"), reader.revision, ids_in(reader, SERVICE_BY_NAME, b"web")) == (None, 0, [])
     with database.write() as transaction:
         assert transaction.put(SERVICE, "s", record(SERVICE, Service(id="s", name="web"))) is None
         assert transaction.put(SERVICE, "s", record(SERVICE, Service(id="s", name="new"), 2)) == record(
             SERVICE, Service(id="s", name="web")
         )
-        assert transaction.ids_in(SERVICE_BY_NAME, b"web") == []
-        assert transaction.ids_in(SERVICE_BY_NAME, b"new") == [b"s"]  # it sees its own changes
+        assert ids_in(transaction, SERVICE_BY_NAME, b"web") == []
+        assert ids_in(transaction, SERVICE_BY_NAME, b"new") == [b"s"]  # it sees its own changes
     with pytest.raises(Closed):
         transaction.put(SERVICE, "s", b"")
 
@@ -857,6 +863,32 @@ def test_used_bytes_go_down_again_where_the_file_does_not(database: Database) ->
     assert database.file_size_bytes() >= size
 
 
+# ---- The seal.
+
+
+def test_a_file_that_somebody_still_reads_gets_no_seal(state: StateDirectory) -> None:
+    """Reads that have begun go on after the close; to read the file for its seal would drop LMDB's locks under them."""
+    with Database.open(state, sync=True) as database:
+        database.close_sealed()
+    assert state.is_sealed(database.generation)
+    with Database.open(state, sync=True) as database:
+        assert not state.is_sealed(database.generation), "it may be written to"
+        with database.read():
+            database.close_sealed()
+    assert not state.is_sealed(database.generation)
+
+
+def test_a_full_disk_costs_the_seal_only(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_generation: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Database.open(state, sync=True) as database:
+        monkeypatch.setattr(state, "seal", full)
+        database.close_sealed()
+    assert database.is_closed
+    assert not state.is_sealed(database.generation)
+
+
 # ---- Old reads.
 
 
@@ -902,8 +934,8 @@ def test_a_missing_index_is_built_at_open_and_read_only_waits_for_that(state: St
         Database.open_read_only(state)
     with Database.open(state, sync=True) as database, database.read() as reader:
         assert reader.verify_indexes() == []
-        assert reader.ids_in(CERTIFICATE_BY_HOST, b"a.example") == [b"t"]
-        assert reader.ids_in(CONTAINER_BY_SERVICE, b"s") == [b"c"]
+        assert ids_in(reader, CERTIFICATE_BY_HOST, b"a.example") == [b"t"]
+        assert ids_in(reader, CONTAINER_BY_SERVICE, b"s") == [b"c"]
 
 
 def test_a_wrong_index_is_found(database: Database) -> None:
@@ -928,7 +960,7 @@ def test_a_record_that_cannot_be_decoded_is_kept_and_indexed_nowhere(database: D
     with database.read() as reader:
         assert reader.get(SERVICE, "s") == b"\x82\x02noise"
         assert reader.verify_indexes() == []
-        assert reader.ids_in(SERVICE_BY_NAME, b"web") == []
+        assert ids_in(reader, SERVICE_BY_NAME, b"web") == []
 
 
 SOME_IDS = st.sampled_from(["a", "b", "c"])
@@ -981,9 +1013,9 @@ def test_whole_entities_leave_nothing_behind_when_they_are_deleted(data: st.Data
         transaction.put(kind, entity.id, record(kind, entity))
         assert transaction.verify_indexes() == []
         transaction.delete(kind, entity.id)
-        for index in kind.indexes:
-            keys = codec.index_values(kind, leading_items(record(kind, entity), 4))[index.name]
-            assert all(entity.id.encode() not in transaction.ids_in(index, key.encode()) for key in keys)
+        for index, keys_of in codec.index_keys(kind):
+            keys = keys_of(leading_items(record(kind, entity), 4))
+            assert all(entity.id.encode() not in ids_in(transaction, index, key) for key in keys)
 
 
 _shared: list[Database] = []

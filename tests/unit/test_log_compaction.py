@@ -148,7 +148,7 @@ def test_a_large_segment_goes_when_all_of_it_is_dropped() -> None:
     """Nothing sealed is to be won, but the segment itself: it is left for a new one when that is worth a new one."""
     record = recorder(10)
     record.prepare()
-    record.log.reset(50, 2)
+    record.reset(50, 2)
     record.append(9000, 9000, term=2)
     record.sync()
     record.log.set_commit(52)
@@ -365,7 +365,7 @@ def test_a_reset_is_a_new_log_behind_the_snapshot() -> None:
     record.log.set_note(b"members")
     record.log.set_term(7, "b")
     entries = record.log.entries
-    record.log.reset(100, 6)
+    record.reset(100, 6)
     assert record.log.entries is entries
     assert entries == [(b"\x01", 100, 6)]
     assert (record.log.base_index, record.log.base_term, record.log.last_index, record.log.last_term) == (
@@ -391,7 +391,7 @@ def test_a_reset_is_a_new_log_behind_the_snapshot() -> None:
 def test_a_snapshot_of_a_later_term_enters_it_without_a_vote() -> None:
     """The vote was for the earlier term; in the new one none was given."""
     record = recorder(10)
-    record.log.reset(50, 4)
+    record.reset(50, 4)
     record.files.power_cut()
     assert (record.open().current_term, record.log.voted_for, record.log.last_term) == (4, None, 4)
 
@@ -429,7 +429,7 @@ def test_a_term_and_a_note_that_were_pending_are_durable_with_the_reset() -> Non
     record.log.set_term(9, "c")
     record.log.set_note(b"later")
     position = record.log.position
-    record.log.reset(40, 3)
+    record.reset(40, 3)
     assert record.log.synced_position > position
     record.files.power_cut()
     record.open()
@@ -442,7 +442,7 @@ def test_truncations_that_a_reset_supersedes_do_not_count_against_it() -> None:
     record.append(10, 10)
     record.sync()
     record.log.truncate_from(3)
-    record.log.reset(40, 3)
+    record.reset(40, 3)
     record.append(9000, 9000, term=3)
     record.sync()
     record.append(9000)
@@ -466,9 +466,9 @@ def test_a_reset_that_takes_back_is_refused(index: int, term: int) -> None:
     assert (record.log.commit_index, record.log.last_index) == (4, 5)
     before, position = snapshot(record.log), record.log.position
     with pytest.raises(InvariantViolation, match="cannot reset"):
-        record.log.reset(index, term)
+        record.reset(index, term)
     assert (snapshot(record.log), record.log.position) == (before, position)
-    record.log.reset(5, 2)
+    record.reset(5, 2)
     assert record.log.entries == [(b"\x01", 5, 2)]
 
 
@@ -747,8 +747,7 @@ def test_on_a_real_disk_compaction_frees_room_and_keeps_descriptors(tmp_path: Pa
             start_segment_bytes=16384,
         )
 
-    def sync(log: Log) -> None:
-        batch = log.take_batch()
+    def finish(log: Log, batch: Batch | None) -> None:
         assert batch is not None
         batch.write()
         log.complete(batch)
@@ -759,12 +758,12 @@ def test_on_a_real_disk_compaction_frees_room_and_keeps_descriptors(tmp_path: Pa
     log = open_real()
     for index in range(2, 202):
         log.append(command(index, 900), index, 1)
-        sync(log)
+        finish(log, log.take_batch())
         log.set_commit(index)
         if index % 20 == 0:
             log.drop_prefix(index - 3)
     assert len(list((tmp_path / "log").glob("*.log"))) <= 4
-    log.reset(1000, 5)
+    finish(log, log.reset_batch(1000, 5))
     assert len(list((tmp_path / "log").glob("*.log"))) == 1
     before = snapshot(log)
     log.close()

@@ -286,13 +286,11 @@ def test_an_older_view_and_a_newer_read_do_not_mislead_each_other(database: Data
             assert [node.address for node in store.list_nodes()] == ["new"]
 
 
-def test_another_generation_begins_with_an_empty_cache(database: Database, store: DirectStore) -> None:
+def test_another_generation_begins_with_an_empty_cache(tmp_path: Path, database: Database, store: DirectStore) -> None:
     """After a restore the same id may have other content at the same revision."""
     put_all(database, (NODE, Node(id="n", address="old")))
     assert store.get_node("n").address == "old"
-    state = database.state_directory
-    assert state is not None
-    with store.read() as view, Database.create(state, sync=False) as other:
+    with store.read() as view, Database.create(StateDirectory(tmp_path / "data"), sync=False) as other:
         put_all(other, (NODE, Node(id="n", address="new")))
         other.publish()
         store.attach(other)
@@ -302,12 +300,10 @@ def test_another_generation_begins_with_an_empty_cache(database: Database, store
 
 
 def test_a_read_that_meets_the_change_of_generation_is_done_in_the_new_one(
-    database: Database, store: DirectStore, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database: Database, store: DirectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader has looked which database is attached, and it is replaced and closed before the reader begins."""
-    state = database.state_directory
-    assert state is not None
-    with Database.create(state, sync=False) as other:
+    with Database.create(StateDirectory(tmp_path / "data"), sync=False) as other:
         put_all(other, (NODE, Node(id="n")))
         looks: list[Database] = []
 

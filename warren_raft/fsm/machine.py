@@ -75,11 +75,6 @@ class StateMachine:
         """The name of the cluster; None before the first `apply_membership`."""
         return self._committed.cluster_id
 
-    @property
-    def recent_digests(self) -> tuple[tuple[int, bytes], ...]:
-        """(index, digest) of the last RECENT_DIGESTS entries that this object applied, the oldest first."""
-        return tuple(sorted(pair for pair in self._ring.copy() if pair is not None))
-
     def digest_at(self, index: int) -> bytes | None:
         """The digest after the entry `index`; None where it is not kept (any more): nothing can be said then."""
         pair = self._ring[index % RECENT_DIGESTS]

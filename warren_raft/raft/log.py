@@ -317,15 +317,6 @@ class Log:
         target = self._roll(self._taken, self._active.number + 1, 0)
         return self._send(Batch(self._next_batch, [], self._taken, self._position, target))
 
-    def reset(self, index: int, term: int) -> None:
-        """reset_batch, written, completed, and the older segments removed. After an OSError close the log."""
-        batch = self.reset_batch(index, term)
-        batch.write()
-        self.complete(batch)
-        removal = self.removal()
-        if removal is not None:
-            removal()
-
     def complete(self, batch: Batch) -> None:
         """Count `batch` as durable, once its write() has returned."""
         if batch is not self._in_flight or batch.written is None:

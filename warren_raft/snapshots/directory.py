@@ -10,7 +10,7 @@ import builtins
 import os
 import re
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -69,7 +69,7 @@ class SnapshotDirectory:
     taking.part, incoming.part         one that is being taken, and one that is being fetched
 
     Looking (`list`, `scan`) is for any thread at any time. Of those that change something (`create`, `take`,
-    `adopt`, `set_aside`, `prune`), one thread at a time.
+    `adopt`, `set_aside`), one thread at a time. Old ones go when nobody has them in use: keeper.py.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -103,7 +103,7 @@ class SnapshotDirectory:
             except SnapshotInvalid as error:
                 damaged.append(Damaged(path=path, detail=error.detail))
             except FileNotFoundError:
-                continue  # pruned meanwhile
+                continue  # removed meanwhile
         snapshots.sort(key=lambda snapshot: (snapshot.index, snapshot.term), reverse=True)
         return snapshots, damaged
 
@@ -194,18 +194,6 @@ class SnapshotDirectory:
             os.unlink(os.path.join(self.path, name))
         sync_directory(self.path)
         return target
-
-    def prune(self, keep: int = 2, pinned: Collection[str] = frozenset()) -> builtins.list[str]:
-        """Remove all but the newest `keep` (1 at least) and those of the paths `pinned`. Returns what was removed.
-
-        Damaged ones do not count, and stay: `set_aside` is for them.
-        """
-        removed = [s.path for s in self.list()[max(1, keep) :] if s.path not in pinned]
-        for path in removed:
-            os.unlink(path)
-        if removed:
-            sync_directory(self.path)
-        return removed
 
 
 def name_of(manifest: Manifest) -> str:

@@ -115,18 +115,26 @@ def write(database: Database, path: Path, *, created_at: datetime, node_id: str,
     Raises FileExistsError (also for a link), StorageFull, OSError; Closed.
     """
     path = os.fspath(path)
+    with _new_file(path) as descriptor:
+        with database.read() as transaction:
+            committed, counts = read_committed(transaction), counts_of(transaction)
+            _copy_database(database, transaction, descriptor, path)
+        size = os.fstat(descriptor).st_size
+        sha256 = sha256_of(descriptor, size)
+        manifest = _manifest(committed, counts, size, sha256, created_at, node_id, quorum)
+        os.lseek(descriptor, 0, os.SEEK_END)
+        write_all(descriptor, make_trailer(manifest))
+    return manifest
+
+
+@contextmanager
+def _new_file(path: str) -> Iterator[int]:
+    """The descriptor of a new file, mode 0600, which is synced when the block ends well, else removed."""
     with no_space_as_storage_full(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             try:
-                with database.read() as transaction:
-                    committed, counts = read_committed(transaction), counts_of(transaction)
-                    _copy_database(database, transaction, descriptor, path)
-                size = os.fstat(descriptor).st_size
-                sha256 = sha256_of(descriptor, size)
-                manifest = _manifest(committed, counts, size, sha256, created_at, node_id, quorum)
-                os.lseek(descriptor, 0, os.SEEK_END)
-                write_all(descriptor, make_trailer(manifest))
+                yield descriptor
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -134,7 +142,6 @@ def write(database: Database, path: Path, *, created_at: datetime, node_id: str,
             with suppress(FileNotFoundError):
                 os.unlink(path)
             raise
-    return manifest
 
 
 def _copy_database(database: Database, transaction: ReadTransaction, descriptor: int, path: str) -> None:
@@ -287,20 +294,11 @@ def extract(path: Path, target: Path) -> Manifest:
     Raises SnapshotInvalid (see `read_manifest`), FileExistsError, StorageFull, OSError.
     """
     path, target = os.fspath(path), os.fspath(target)
-    with opened(path) as source, no_space_as_storage_full(target):
+    with opened(path) as source:
         manifest = manifest_in(source, path)
-        copy = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                if not _share_blocks(source, copy, manifest.size_bytes):
-                    _copy_bytes(source, copy, manifest.size_bytes, path)
-                os.fsync(copy)
-            finally:
-                os.close(copy)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(target)
-            raise
+        with _new_file(target) as copy:
+            if not _share_blocks(source, copy, manifest.size_bytes):
+                _copy_bytes(source, copy, manifest.size_bytes, path)
     return manifest
 
 

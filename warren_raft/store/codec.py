@@ -205,11 +205,6 @@ def _refuse_record() -> NoReturn:
 # ------------------------------------------------------------------------------- index keys
 
 
-def index_values(kind: Kind[Any], entity_array: list[Any]) -> dict[str, tuple[str, ...]]:
-    """What each index of the kind has for an entity (its leading items are enough). Empty values are left out."""
-    return {index.name: tuple(key.decode() for key in keys_of(entity_array)) for index, keys_of in index_keys(kind)}
-
-
 @cache  # bounded: one entry a kind
 def index_keys(kind: Kind[Any]) -> tuple[tuple[Index, KeysOf], ...]:
     """Each index of the kind, with what takes its keys from the first `indexed_width` items of an entity's array.

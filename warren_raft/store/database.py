@@ -7,6 +7,7 @@ Invariant: an index and its records change in one transaction, and no environmen
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import pwd
 import threading
@@ -58,6 +59,8 @@ from warren_raft.store.transactions import (
 
 if TYPE_CHECKING:
     from warren_raft.store.transactions import Handle
+
+logger = logging.getLogger("warren_raft.store")
 
 __all__ = [
     "APPLIED_INDEX",
@@ -472,11 +475,6 @@ class Database:
         """Whether `close` has been called, or this is a forked child."""
         return self._environment is None
 
-    @property
-    def state_directory(self) -> StateDirectory | None:
-        """The directory it is a generation of; None for `open_file`."""
-        return self._state
-
     def file_size_bytes(self) -> int:
         """The size of the file: it grows, and never shrinks. See `Transaction.used_bytes`."""
         return os.stat(self.path).st_size
@@ -506,6 +504,19 @@ class Database:
         self._sync(environment)
         if self._unsynced and self._state is not None:
             self._state.clear_mark(self.generation)
+
+    def close_sealed(self) -> None:
+        """The same for whoever holds the directory; and seal the file, unless somebody still reads, or there is no room
+        for a seal: the next open then has to look at every record."""
+        has_readers = bool(self._open_reads())
+        self.close()
+        if has_readers or self._state is None:
+            return
+        try:
+            self._state.seal(self.generation)
+        except OSError as error:
+            path = self._state.file_of(self.generation)
+            logger.warning("%s gets no seal as it is closed, the next open takes longer: %s", path, error)
 
     def abandon(self) -> None:
         """Close without syncing, as a crash of the process would: the marker stays. For a generation on its way out."""

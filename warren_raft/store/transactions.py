@@ -17,7 +17,7 @@ from warren_raft.errors import Closed, InvalidEntity
 from warren_raft.store import codec
 from warren_raft.store.leading import begin_alike, leading_items
 from warren_raft.store.lmdb_errors import translated
-from warren_raft.store.tables import ID_MAX_BYTES, KINDS, Index, Kind
+from warren_raft.store.tables import ID_MAX_BYTES, KINDS, Kind
 
 if TYPE_CHECKING:
     from warren_raft.store.database import Database
@@ -122,13 +122,6 @@ class Transaction:
     def count(self, kind: Kind[Any]) -> int:
         """How many entities of a kind there are."""
         return self._txn.stat(self.database.tables[kind.number].handle)["entries"]
-
-    def ids_in(self, index: Index, key: bytes) -> list[bytes]:
-        """The keys of the entities that the index has under `key`, in order."""
-        if not 0 < len(key) <= ID_MAX_BYTES:
-            return []
-        cursor = self._txn.cursor(self.database.index_handles[index.name])
-        return list(cursor.iternext_dup()) if cursor.set_key(key) else []
 
     # ---- meta, sessions, history
 

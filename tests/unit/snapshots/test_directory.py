@@ -201,24 +201,3 @@ def test_the_newest_that_was_damaged_is_kept(directory: SnapshotDirectory, datab
     directory.set_aside(Damaged(path=newest.path, detail="is damaged"))
     assert names(directory) == [os.path.basename(middle.path), f"{os.path.basename(newest.path)}.aside-damaged"]
     assert directory.list() == [middle]
-
-
-def test_old_ones_go_and_those_in_use_stay(directory: SnapshotDirectory, database: Database) -> None:
-    made = several(directory, database, 5)
-    removed = directory.prune(keep=2, pinned={made[3].path})
-    assert removed == [made[2].path, made[4].path]
-    assert directory.list() == [made[0], made[1], made[3]]
-
-
-def test_the_last_one_is_never_removed(directory: SnapshotDirectory, database: Database) -> None:
-    made = several(directory, database, 2)
-    directory.prune(keep=0)
-    assert directory.list() == [made[0]]
-    assert directory.prune(keep=2) == []
-
-
-def test_damaged_ones_do_not_count(directory: SnapshotDirectory, database: Database) -> None:
-    made = several(directory, database, 4)
-    spoil(made[0].path, -1)
-    directory.prune(keep=2)
-    assert directory.list() == made[1:3]

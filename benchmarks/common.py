@@ -1,0 +1,278 @@
+"""What the benchmarks share: their options, a realistic container, managers in processes of their own with callers in
+them, and what to compare their figures with: the disk's fdatasync, a process's memory. What is measured, and what the
+figures have to be, is each benchmark's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import logging
+import math
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import warren_raft as wr
+
+WAIT_SECONDS = 300.0
+"""For whatever comes by itself, unless something is wrong."""
+MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+# Options and answers -------------------------------------------------------------------------------------------------
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    """Those that every benchmark with figures in JSON has; the caller adds its own."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--directory", help="where the data go: put it on the disk that is to be measured")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    return parser
+
+
+def data_directory(parent: str | None) -> tempfile.TemporaryDirectory[str]:
+    """For `with`: where a benchmark's data are while it runs."""
+    return tempfile.TemporaryDirectory(prefix="warren-raft-bench-", dir=parent)
+
+
+def quantile(values: Sequence[float], part: float) -> float:
+    """The smallest value that this part of all does not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(part * len(ordered)) - 1)]
+
+
+def verdict(is_met: bool, mark: str) -> str:
+    return f"{mark}: {'met' if is_met else 'MISSED'}"
+
+
+# The machine ---------------------------------------------------------------------------------------------------------
+
+
+def sync_ms(directory: Path) -> float:
+    """Median fdatasync of 700 bytes in a preallocated file: what one log batch of one write costs."""
+    path, count = directory / "sync", 300
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        os.pwrite(descriptor, bytes(1024 * count), 0)
+        os.fsync(descriptor)
+        times = []
+        for position in range(count):
+            os.pwrite(descriptor, b"x" * 700, 1024 * position)
+            begin = time.perf_counter()
+            os.fdatasync(descriptor)
+            times.append(time.perf_counter() - begin)
+        return round(statistics.median(times) * 1e3, 3)
+    finally:
+        os.close(descriptor)
+        path.unlink()
+
+
+@contextlib.contextmanager
+def peak_growth(pid: int, every_seconds: float) -> Iterator[list[int]]:
+    """By how many bytes the anonymous memory of a process grew at most meanwhile; known at the end."""
+    before, done = rss_anon(pid), threading.Event()
+    grown = [0]
+
+    def watch() -> None:
+        while not done.wait(every_seconds):
+            grown[0] = max(grown[0], rss_anon(pid) - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield grown
+    finally:
+        done.set()
+        watcher.join()
+
+
+def rss_anon(pid: int) -> int:
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+
+
+# What is written -----------------------------------------------------------------------------------------------------
+
+
+def sample(number: int) -> wr.Container:
+    """A container of realistic size, every structure there."""
+    return wr.Container(
+        id=f"container-{number:012d}",
+        service_id=f"service-{number % 100:08d}",
+        service_name=f"web-{number % 100}",
+        node_id=f"node-{number % 50:08d}",
+        container_id="8be2162e3ab2dddf86efa13ea13510061c5cabe89e756147c70f5230aae843ab2",
+        desired_state="running",
+        actual_state="running",
+        image="nginx:1.25-alpine",
+        env=("MODE=prod", "URL=postgres://db:5432/app"),
+        ports=(wr.PortMapping(name="http", container_port=80, host_port=8080, protocol="tcp", publish_mode="ingress"),),
+        mounts=(wr.VolumeMount(source="vol-1", target="/var/lib/data", read_only=False),),
+        health_check=wr.HealthCheck(type="http", endpoint="http://localhost/", interval=timedelta(seconds=10)),
+        health_status=wr.HealthStatus(healthy=True, message="HTTP 200", checked_at=MOMENT, consecutive_successes=9),
+        restart_policy=wr.RestartPolicy(condition="always", delay=timedelta(seconds=5)),
+        resources=wr.ResourceRequirements(cpu_limit=0.5, memory_limit=1 << 29),
+        stop_timeout=10,
+        created_at=MOMENT,
+        started_at=MOMENT + timedelta(seconds=1),
+    )
+
+
+# Managers ------------------------------------------------------------------------------------------------------------
+
+
+def say(what: Any) -> None:
+    """From a Manager to its Process: one `read` there."""
+    print(json.dumps(what), flush=True)
+
+
+class Manager:
+    """A manager in this process: reads a command a line, a method's name and its arguments, answers with a line of
+    JSON. A benchmark's own adds what it is to do."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        logging.getLogger("warren_raft").addHandler(logging.NullHandler())  # links break here, that is no news
+        self.store = wr.ReplicatedStore(wr.Config(**settings))
+        self.stop = threading.Event()
+        self.times: list[tuple[float, float]] = []
+        """When a caller's write was acknowledged, and how long it took."""
+        self.unanswered = 0
+
+    def run(self) -> None:
+        """Until stdin ends."""
+        try:
+            for line in sys.stdin:
+                name, *arguments = json.loads(line)
+                say(getattr(self, name)(*arguments))
+        finally:
+            self.stop.set()
+            self.store.close()
+
+    def ready(self) -> None:
+        self.store.wait_ready(WAIT_SECONDS)
+
+    def state(self) -> dict[str, Any]:
+        return {**self.store.status(), "leads": self.store.is_leader}
+
+    def fill(self, count: int, batch_size: int) -> None:
+        """So many containers, some to a command, a thousand commands on their way."""
+        waiting: list[Any] = []
+        for start in range(0, count, batch_size):
+            with self.store.batch(wait=False, timeout=WAIT_SECONDS) as batch:
+                for number in range(start, min(count, start + batch_size)):
+                    batch.update_container(sample(number))
+            waiting.append(batch.future)
+            if len(waiting) >= 1_000 // batch_size + 8:
+                waiting.pop(0).result()
+        for future in waiting:
+            future.result()
+
+    def start_caller(self, containers: list[wr.Container]) -> None:
+        """A thread that writes them in turn, one after the other, until the end."""
+        threading.Thread(target=self._call, args=(containers,), daemon=True).start()
+
+    def _call(self, containers: list[wr.Container]) -> None:
+        for container in itertools.cycle(containers):
+            if self.stop.is_set():
+                return
+            begin = time.monotonic()
+            try:
+                self.store.update_container(container)
+            except wr.Closed:
+                return
+            except wr.Unavailable:
+                self.unanswered += 1
+                continue
+            end = time.monotonic()
+            self.times.append((end, end - begin))
+
+    def between(self, begin: float, end: float) -> list[tuple[float, float]]:
+        """The times of the writes that were acknowledged after the one and before the other moment."""
+        return [(moment, took) for moment, took in [*self.times] if begin < moment < end]
+
+    def longest_pause(self, begin: float, end: float) -> float:
+        """Between two acknowledged writes of any of its callers."""
+        moments = sorted(moment for moment, _ in self.between(begin, end))
+        return max(after - before for before, after in itertools.pairwise([begin, *moments, end]))
+
+
+class Process:
+    """The other end of a Manager: `script --manager SETTINGS`."""
+
+    def __init__(self, script: str, settings: dict[str, Any]) -> None:
+        arguments = [sys.executable, script, "--manager", json.dumps(settings)]
+        self.begun = time.monotonic()
+        self.popen = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def read(self) -> Any:
+        assert self.popen.stdout is not None
+        return json.loads(self.popen.stdout.readline())
+
+    def begin(self, *command: Any) -> None:
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(json.dumps(command) + "\n")
+        self.popen.stdin.flush()
+
+    def call(self, *command: Any) -> Any:
+        self.begin(*command)
+        return self.read()
+
+    def end(self) -> None:
+        """However far it is: stdin's end closes it cleanly, where it has not ended by itself."""
+        for pipe in (self.popen.stdin, self.popen.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):
+                pipe.close()
+        self.popen.wait(WAIT_SECONDS)
+
+
+class Cluster:
+    """Three managers on this machine, in directories of their own: for `with`."""
+
+    def __init__(self, script: str, directory: Path, **settings: Any) -> None:
+        self.directory = Path(tempfile.mkdtemp(dir=directory))
+        self.addresses = {f"m{n}": f"127.0.0.1:{port}" for n, port in enumerate(free_ports(3), 1)}
+        self.managers: dict[str, Process] = {}
+        self._script, self._settings = script, settings
+        for id_ in self.addresses:
+            self.launch(id_)
+
+    def launch(self, id_: str) -> Process:
+        """Start its process; what that says at first is still to be read."""
+        settings = {"node_id": id_, "data_dir": str(self.directory / id_), "listen": self.addresses[id_]}
+        self.managers[id_] = Process(self._script, {**settings, "members": self.addresses, **self._settings})
+        return self.managers[id_]
+
+    def call_all(self, *command: Any) -> list[Any]:
+        for manager in self.managers.values():
+            manager.begin(*command)
+        return [manager.read() for manager in self.managers.values()]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        for manager in self.managers.values():
+            if failure is not None:
+                manager.popen.kill()
+            manager.end()
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        return [free.getsockname()[1] for free in sockets]
