@@ -20,7 +20,7 @@ from tests.snapshot_support import add_node, small_state, snapshot_of
 from warren_raft import restoring
 from warren_raft.config import Config
 from warren_raft.entities import Node
-from warren_raft.errors import InvalidEntity, RefusedForSafety, SnapshotInvalid, WatchLost
+from warren_raft.errors import InUse, InvalidEntity, RefusedForSafety, SnapshotInvalid, WatchLost
 from warren_raft.fsm import history
 from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.machine import StateMachine
@@ -407,6 +407,7 @@ def test_killed_at_any_file_operation_it_has_restored_all_or_nothing(snapshot: P
         assert machine.log.base_index == RESTORED_INDEX
         machine.close(failed=False)
         assert staging.held(directory) == list(staging.OURS)
+        assert not (directory / "restore.part").exists()
     assert done > 5, "some kills must have come after the point of no return"
 
 
@@ -429,6 +430,20 @@ def test_killed_while_it_moves_aside_it_is_the_old_directory_or_the_new_one(snap
         machine.close(failed=False)
         (aside,) = staging.asides(directory)
         assert tree(Path(aside)) == before
+
+
+def test_what_a_killed_restore_left_goes_when_the_manager_starts(tmp_path: Path) -> None:
+    """It is as large as the state; who decided against the restore would never have got that space back."""
+    survivor(tmp_path / "m1")
+    part = Path(staging.begin(tmp_path / "m1"))
+    (part / "state").write_bytes(b"half of a state")
+    lock = DirectoryLock(tmp_path / "m1")
+    with pytest.raises(InUse):
+        opened(tmp_path / "m1")
+    lock.release()
+    assert (part / "state").exists(), "a restore that runs now has the lock"
+    opened(tmp_path / "m1").close(failed=False)
+    assert not part.exists()
 
 
 # Recover -------------------------------------------------------------------------------------------------------------
