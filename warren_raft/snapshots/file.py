@@ -117,23 +117,31 @@ def write(database: Database, path: Path, *, created_at: datetime, node_id: str,
     path = os.fspath(path)
     with no_space_as_storage_full(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
         try:
-            try:
-                with database.read() as transaction:
-                    committed, counts = read_committed(transaction), counts_of(transaction)
-                    _copy_database(database, transaction, descriptor, path)
-                size = os.fstat(descriptor).st_size
-                sha256 = sha256_of(descriptor, size)
-                manifest = _manifest(committed, counts, size, sha256, created_at, node_id, quorum)
-                os.lseek(descriptor, 0, os.SEEK_END)
-                write_all(descriptor, make_trailer(manifest))
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-            raise
+            return write_into(descriptor, path, database, created_at=created_at, node_id=node_id, quorum=quorum)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        raise
+
+
+def write_into(
+    descriptor: int, path: str, database: Database, *, created_at: datetime, node_id: str, quorum: bool
+) -> Manifest:
+    """The same into an empty file that is open for reading and writing; `path` is for errors."""
+    with no_space_as_storage_full(path):
+        with database.read() as transaction:
+            committed, counts = read_committed(transaction), counts_of(transaction)
+            _copy_database(database, transaction, descriptor, path)
+        size = os.fstat(descriptor).st_size
+        sha256 = sha256_of(descriptor, size)
+        manifest = _manifest(committed, counts, size, sha256, created_at, node_id, quorum)
+        os.lseek(descriptor, 0, os.SEEK_END)
+        write_all(descriptor, make_trailer(manifest))
+        os.fsync(descriptor)
     return manifest
 
 
