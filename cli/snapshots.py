@@ -49,6 +49,8 @@ def save(target: str) -> None:
     """
     from warren_raft.snapshots.saving import new_file, require_hash
 
+    if target in ("", "-"):
+        raise click.UsageError(f"{target!r} is not the name of a file: a snapshot is not written to stdout")
     with new_file(target) as (part, descriptor):
         _receive(descriptor, target)
         manifest = require_hash(part)

@@ -80,6 +80,8 @@ def unchanged(warren: Command, manager: Path) -> Iterator[Path]:
         (("serve", "--backup-every", "366d"), "'366d' is not from 1s to 365d"),
         (("serve", "--backup-keep", "0"), "--backup-keep"),
         (("snapshot", "save"), "FILE"),
+        (("snapshot", "save", "-"), "'-' is not the name of a file: a snapshot is not written to stdout"),
+        (("snapshot", "save", ""), "'' is not the name of a file"),
         (("snapshot", "verify"), "FILE"),
         (("members", "add", "m2=nowhere"), "not an address"),
         (("members", "add", "m 2=127.0.0.1:1"), "not a node id"),
