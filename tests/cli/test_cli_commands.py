@@ -202,6 +202,13 @@ def test_members_are_listed(warren: Command, manager: Path) -> None:
     assert "127.0.0.1:" in warren("members", "list", "--data-dir", manager).text
 
 
+def test_who_is_no_member_is_not_said_to_be_removed(warren: Command, manager: Path) -> None:
+    """An operator who mistyped the id believed the dead member gone."""
+    remove = ("members", "remove", "m9", "--data-dir", manager)
+    assert warren(*remove).text == "m9 is not a member\n"
+    assert warren(*remove, "-o", "json").json == {"done": "m9 is not a member"}
+
+
 # --------------------------------------------------------------------------------------- import and export
 
 
