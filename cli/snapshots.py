@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from warren_raft.wording import counted
+
 from .common import MemberType, NodeIdType, WarrenGroup, cell, data_dir, manager, print_json, wants_json
 from .data import progress
 from .recovery import print_restored, shares
@@ -123,9 +125,9 @@ def verify(file: str) -> None:
     if wants_json():
         print_json(manifest_json(manifest))
     else:
-        entities = sum(manifest.counts.values())
+        entities = counted(sum(manifest.counts.values()), "entity", "entities")
         click.echo(
-            f"{file} is sound: index {manifest.index}, revision {manifest.revision}, {entities} entities, "
+            f"{file} is sound: index {manifest.index}, revision {manifest.revision}, {entities}, "
             f"digest {manifest.digest}"
         )
 
@@ -191,7 +193,8 @@ def restore(
     print_restored(restored)
     others = [member for member in restored.members if member != node_id]
     if others and not wants_json():
-        click.echo(f"Nothing forms before {', '.join(others)} are restored from the same file with the same members.")
+        are = "is" if len(others) == 1 else "are"
+        click.echo(f"Nothing forms before {', '.join(others)} {are} restored from the same file with the same members.")
 
 
 def manifest_json(manifest: Manifest) -> dict[str, Any]:

@@ -34,6 +34,8 @@ from warren_raft.snapshots.install import RESTORED_INDEX, install
 from warren_raft.snapshots.verification import verify
 from warren_raft.store.database import Database, require_owner
 from warren_raft.store.generations import DirectoryLock
+from warren_raft.store.tables import BY_NAME
+from warren_raft.wording import counted
 
 CLUSTER_ID_CHARACTERS: Final = 32
 NO_CLUSTER: Final = "none"
@@ -272,8 +274,12 @@ def _check_target(data_dir: str, file: str, manifest: Manifest, *, typed: bool, 
 
 def _vanishing(held: _Held, manifest: Manifest) -> str:
     there = held.counts or {}
-    fewer = [f"{n} {k} become {manifest.counts.get(k, 0)}" for k, n in there.items() if n > manifest.counts.get(k, 0)]
-    changes = f", older by {held.revision - manifest.revision} changes that would vanish"
+    fewer = [
+        f"{counted(n, BY_NAME[k].name, k)} {'becomes' if n == 1 else 'become'} {manifest.counts.get(k, 0)}"
+        for k, n in there.items()
+        if n > manifest.counts.get(k, 0)
+    ]
+    changes = f", older by {counted(held.revision - manifest.revision, 'change')} that would vanish"
     return changes + (f" ({', '.join(fewer)})" if fewer else "")
 
 
@@ -334,10 +340,12 @@ class Recovery:
         """Entries of it that are not known to have been acknowledged."""
         answering = sorted(id_ for id_, address in self.others.items() if _answers(address))
         if answering and not force:
-            raise RefusedForSafety(
-                f"{', '.join(f'{id_} ({self.others[id_]})' for id_ in answering)} accepts connections: stop it, or add "
-                "--force if that is no member of this cluster"
-            )
+            who = ", ".join(f"{id_} ({self.others[id_]})" for id_ in answering)
+            if len(answering) == 1:
+                do = "accepts connections: stop it, or add --force if that is no member of this cluster"
+            else:
+                do = "accept connections: stop them, or add --force if those are no members of this cluster"
+            raise RefusedForSafety(f"{who} {do}")
 
     def carry_out(self, progress: Progress | None = None) -> Restored:
         """Make the new directory, move the old files to DATA_DIR/aside-TIME. Once; raises SnapshotInvalid (the state is

@@ -250,7 +250,7 @@ def test_the_last_of_two_lines_of_one_entity_wins(warren: Command, manager: Path
     file = tmp_path / "twice.jsonl"
     line = '{{"bucket": "nodes", "key": "twice", "value": {{"ID": "twice", "Hostname": "{}"}}}}\n'
     file.write_text(line.format("first") + "\n" + line.format("last"))
-    assert warren("import", file, "--data-dir", manager).text == "imported 1 records\n"
+    assert warren("import", file, "--data-dir", manager).text == "imported 1 record\n"
     assert warren("get", "node", "twice", "--data-dir", manager, "-o", "json").json["hostname"] == "last"
 
 

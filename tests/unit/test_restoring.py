@@ -290,6 +290,12 @@ def test_an_older_snapshot_says_what_would_vanish_and_needs_a_word(snapshot: Pat
     assert held(tmp_path / "old", snapshot, move_aside=True, allow_rollback=True).aside
 
 
+def test_one_change_is_no_plural(snapshot: Path, tmp_path: Path) -> None:
+    with Database.open(tmp_path / "old", sync=True) as database:
+        add_node(database, "x")
+    assert "older by 1 change that would vanish (2 nodes become 1)" in refused(lambda: held(tmp_path / "old", snapshot))
+
+
 def test_what_cannot_be_read_is_not_moved_without_a_word(snapshot: Path, tmp_path: Path) -> None:
     (tmp_path / "old" / "state" / "1.mdb").write_bytes(b"rubbish")
     text = refused(lambda: held(tmp_path / "old", snapshot, move_aside=True))
@@ -529,6 +535,16 @@ def test_while_another_member_answers_it_is_refused(tmp_path: Path) -> None:
         assert f"m2 ({address}) accepts connections: stop it" in refused(lambda: Recovery(tmp_path / "m1"))
         with Recovery(tmp_path / "m1", force=True) as recovery:
             assert recovery.carry_out().members == {"m1": MEMBERS["m1"]}
+
+
+def test_several_that_answer_are_named_in_one_sentence(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as one, closing(socket.create_server(("127.0.0.1", 0))) as two:
+        others = {id_: f"127.0.0.1:{s.getsockname()[1]}" for id_, s in (("m2", one), ("m3", two))}
+        survivor(tmp_path / "m1", others=others)
+        assert refused(lambda: Recovery(tmp_path / "m1")) == (
+            f"m2 ({others['m2']}), m3 ({others['m3']}) accept connections: stop them, or add --force if those are no "
+            "members of this cluster"
+        )
 
 
 def test_what_is_no_survivor_is_refused(tmp_path: Path, snapshot: Path) -> None:
