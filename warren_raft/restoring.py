@@ -299,11 +299,12 @@ class Recovery:
         if os.path.isdir(self.data_dir):
             with _locked(self.data_dir):
                 staging.finish(self.data_dir)
-        node_id = owner_of(OsFiles(), os.path.join(self.data_dir, "log"))
-        if node_id is None:
-            raise RefusedForSafety(f"{self.data_dir} holds no manager's log: name the directory of a survivor")
-        self.node_id: Final = node_id
-        self._opened = _open(self.data_dir, node_id)
+        with _advice_without_a_cluster():
+            node_id = owner_of(OsFiles(), os.path.join(self.data_dir, "log"))
+            if node_id is None:
+                raise RefusedForSafety(f"{self.data_dir} holds no manager's log: name the directory of a survivor")
+            self.node_id: Final = node_id
+            self._opened = _open(self.data_dir, node_id)
         try:
             self._look(force)
         except BaseException:
@@ -396,6 +397,16 @@ def _open(data_dir: str, node_id: str) -> OpenedDirectory:
         return OpenedDirectory(config, files=OsFiles(), random=SystemRandom())
     except InUse:
         raise RefusedForSafety(f"a manager is running on {data_dir}: stop it first") from None
+
+
+@contextmanager
+def _advice_without_a_cluster() -> Iterator[None]:
+    """Who opens a damaged directory is told how to rejoin the cluster; here there is none left."""
+    try:
+        yield
+    except Corrupted as error:
+        remedy = "recover another survivor, or restore a snapshot: docs/recovery.md"
+        raise Corrupted(error.path, error.detail, remedy=remedy) from error
 
 
 def _answers(address: str) -> bool:

@@ -20,7 +20,7 @@ from tests.snapshot_support import add_node, small_state, snapshot_of
 from warren_raft import restoring
 from warren_raft.config import Config
 from warren_raft.entities import Node
-from warren_raft.errors import InUse, InvalidEntity, RefusedForSafety, SnapshotInvalid, WatchLost
+from warren_raft.errors import Corrupted, InUse, InvalidEntity, RefusedForSafety, SnapshotInvalid, WatchLost
 from warren_raft.fsm import history
 from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.machine import StateMachine
@@ -553,6 +553,31 @@ def test_what_is_no_survivor_is_refused(tmp_path: Path, snapshot: Path) -> None:
     assert "holds no manager's log" in refused(lambda: Recovery(tmp_path / "old"))
     held(tmp_path / "a", snapshot)
     assert "not been part of a cluster yet" in refused(lambda: Recovery(tmp_path / "a"))
+
+
+def spoil_header(directory: Path) -> None:
+    (newest,) = (directory / "log").glob("*.log")
+    newest.write_bytes(b"x" * 100 + newest.read_bytes()[100:])
+
+
+def spoil_batch(directory: Path) -> None:
+    (newest,) = (directory / "log").glob("*.log")
+    os.truncate(newest, newest.stat().st_size - 1)
+
+
+@pytest.mark.parametrize("spoil", [spoil_header, spoil_batch])
+def test_what_cannot_be_recovered_is_not_told_to_ask_a_cluster_that_is_gone(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    """A manager with a damaged log is to be removed and added again; here nobody is left who could do that."""
+    survivor(tmp_path / "m1")
+    spoil(tmp_path / "m1")
+    before = tree(tmp_path / "m1")
+    with pytest.raises(Corrupted) as caught:
+        Recovery(tmp_path / "m1")
+    assert str(caught.value).endswith("; recover another survivor, or restore a snapshot: docs/recovery.md")
+    assert "members" not in str(caught.value)
+    assert tree(tmp_path / "m1") == before
 
 
 @pytest.mark.usefixtures("no_syncs")
