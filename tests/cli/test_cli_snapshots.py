@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from cli_support import Command, StartManager, free_addresses
 
+from tests.cluster.harness import wait_until
 from warren_raft.admin import client as client_module
 from warren_raft_cli import snapshots as snapshots_module
 
@@ -63,14 +64,37 @@ def test_tables_are_for_people(warren: Command, saved: Path) -> None:
 def test_without_a_quorum_it_is_saved_and_labelled(
     warren: Command, start_manager: StartManager, tmp_path: Path
 ) -> None:
-    a, b, c = free_addresses(3)
-    start_manager(tmp_path / "m1", "m1", {"m1": a, "m2": b, "m3": c}).wait_socket()
+    members = dict(zip(("m1", "m2", "m3"), free_addresses(3), strict=True))
+    managers = {id_: start_manager(tmp_path / id_, id_, members) for id_ in members}
+    for process in managers.values():
+        process.wait_ready()
+    for id_ in ("m2", "m3"):
+        managers[id_].end()
+
+    def has_lost_it() -> bool:
+        return not warren("status", "--data-dir", tmp_path / "m1", "-o", "json").json["has_quorum"]
+
+    wait_until(has_lost_it, "m1 to notice that it is alone")
     ran = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", tmp_path / "m1", "-o", "json")
     assert ran.json["quorum"] is False
     assert ran.err == (
         f"warren-raft: m1 had no quorum: the cluster may have stored more than {tmp_path / 's.mdb'} holds\n"
     )
     assert warren("snapshot", "inspect", tmp_path / "s.mdb", "-o", "json").json["quorum"] is False
+
+
+def test_who_was_never_part_of_a_cluster_has_nothing_to_save(
+    warren: Command, start_manager: StartManager, tmp_path: Path
+) -> None:
+    """It was saved: an empty state of no cluster, which somebody would have kept for a backup."""
+    a, b, c = free_addresses(3)
+    start_manager(tmp_path / "m1", "m1", {"m1": a, "m2": b, "m3": c}).wait_socket()
+    ran = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", tmp_path / "m1")
+    assert (ran.code, ran.err) == (
+        4,
+        "warren-raft: m1 has not been part of a cluster yet: there is nothing to save; ask a manager that has\n",
+    )
+    assert nothing_left(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------ files that are none
