@@ -21,6 +21,7 @@ import pytest
 from cli_support import Command, StartManager, free_addresses
 
 GOOD_LINE = '{"bucket": "nodes", "key": "good", "value": {"ID": "good"}}'
+M1 = ("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m1=127.0.0.1:1")
 TOO_LONG = "x" * 600
 NOBODY = 65534
 
@@ -276,6 +277,8 @@ def refused(ran: subprocess.CompletedProcess[str]) -> str:
         ),
         (("--node-id", "m1", "--listen", "0.0.0.0:1", "--member", "m1=127.0.0.1:1"), 4, "beyond loopback"),
         (("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m1=192.0.2.1:1"), 4, "beyond loopback"),
+        ((*M1, "--backup-every", "1h"), 2, "--backup-every needs --backup-dir"),
+        ((*M1, "--backup-keep", "7"), 2, "backup_keep: needs backup_dir"),
         (("--config", "/no/such/file.toml"), 2, "/no/such/file.toml"),
     ],
 )
