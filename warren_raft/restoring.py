@@ -19,7 +19,7 @@ from random import SystemRandom
 from typing import Final
 
 from warren_raft.config import Config, split_address
-from warren_raft.errors import Corrupted, InUse, RefusedForSafety, WarrenError
+from warren_raft.errors import Corrupted, InUse, RefusedForSafety, StorageFull, WarrenError
 from warren_raft.fsm.entry import read_committed
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.opening import OpenedDirectory
@@ -200,7 +200,7 @@ def _check_room(data_dir: str, needed: int, why: str) -> None:
     status = os.statvfs(data_dir)
     free = status.f_bavail * status.f_frsize
     if free < needed:
-        raise RefusedForSafety(
+        raise StorageFull(
             f"the disk of {data_dir} has {_mb(free)} left, and {why}, {_mb(needed)}, is needed: make room first"
         )
 

@@ -20,7 +20,15 @@ from tests.snapshot_support import add_node, small_state, snapshot_of
 from warren_raft import restoring
 from warren_raft.config import Config
 from warren_raft.entities import Node
-from warren_raft.errors import Corrupted, InUse, InvalidEntity, RefusedForSafety, SnapshotInvalid, WatchLost
+from warren_raft.errors import (
+    Corrupted,
+    InUse,
+    InvalidEntity,
+    RefusedForSafety,
+    SnapshotInvalid,
+    StorageFull,
+    WatchLost,
+)
 from warren_raft.fsm import history
 from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.machine import StateMachine
@@ -310,7 +318,8 @@ def test_too_little_room_is_refused_before_anything_is_copied(
     status = os.statvfs(tmp_path)
     full = os.statvfs_result([*status[:4], 1, *status[5:]])
     monkeypatch.setattr(os, "statvfs", lambda _path: full)
-    assert "make room first" in refused(lambda: held(tmp_path / "a", snapshot))
+    with pytest.raises(StorageFull, match="make room first"):
+        held(tmp_path / "a", snapshot)
     assert not (tmp_path / "a").exists()
 
 
