@@ -245,6 +245,28 @@ def test_a_directory_that_never_had_a_manager_is_told_and_left_alone(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("status",),
+        ("get", "node", "n"),
+        ("export", "-"),
+        ("members", "list"),
+        ("snapshot", "save", "s.mdb"),
+        ("snapshot", "restore", "s.mdb", "--node-id", "m1", "--member", "m1=127.0.0.1:1"),
+        ("recover", "--yes"),
+        ("serve", *M1),
+    ],
+)
+def test_a_file_in_place_of_the_directory_is_named(warren: Command, tmp_path: Path, command: tuple[str, ...]) -> None:
+    """It was told that DIR/lock is no directory, or how to start a manager there."""
+    (tmp_path / "file").write_text("precious")
+    ran = warren(*command, "--data-dir", tmp_path / "file")
+    assert ran.code == 2
+    assert f"{tmp_path / 'file'} is a file, and --data-dir names a directory" in ran.err
+    assert (tmp_path / "file").read_text() == "precious"
+
+
 def serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Runs `serve` where it is expected to refuse; it must end by itself."""
     command = [sys.executable, "-m", "warren_raft_cli", "serve", *map(str, arguments)]
