@@ -121,7 +121,9 @@ def print_restored(restored: Restored) -> None:
         print_json(values)
         return
     old = restored.old
-    values["from"] = f"cluster {old.cluster_id}, index {old.index}, revision {old.revision}, node {old.node_id}"
+    values["from"] = (
+        f"cluster {old.cluster_id or 'none'}, index {old.index}, revision {old.revision}, node {old.node_id}"
+    )
     width = max(map(len, values))
     for name, value in values.items():
         click.echo(f"{name:<{width}}  {cell(value)}")

@@ -93,7 +93,9 @@ def restore(
     Config(node_id=node_id, data_dir=data_dir, listen=members[node_id], members=members)  # its checks are wanted
     manifest = read_manifest(file)
     if cluster_id is not None and cluster_id != (manifest.cluster_id or NO_CLUSTER):
-        raise RefusedForSafety(f"{file} is a snapshot of cluster {manifest.cluster_id}, not of {cluster_id}")
+        raise RefusedForSafety(
+            f"{file} is a snapshot of cluster {manifest.cluster_id or NO_CLUSTER}, not of {cluster_id}"
+        )
     with _locked(data_dir):
         staging.finish(data_dir)
         _check_owner(data_dir, node_id)
@@ -225,7 +227,7 @@ class _Held:
     def __str__(self) -> str:
         if self.unreadable:
             return f"what cannot be read ({self.unreadable})"
-        return f"cluster {self.cluster_id} at index {self.index}, revision {self.revision}"
+        return f"cluster {self.cluster_id or NO_CLUSTER} at index {self.index}, revision {self.revision}"
 
 
 def _look(directory: str) -> _Held:
@@ -248,20 +250,21 @@ def _check_owner(data_dir: str, node_id: str) -> None:
 
 
 def _check_target(data_dir: str, file: str, manifest: Manifest, *, typed: bool, aside: bool, rollback: bool) -> None:
-    type_it = f"if that is meant, add --cluster-id {manifest.cluster_id or NO_CLUSTER}"
+    cluster = manifest.cluster_id or NO_CLUSTER
+    type_it = f"if that is meant, add --cluster-id {cluster}"
     if not staging.held(data_dir):
         others = {_look(each).cluster_id for each in staging.asides(data_dir)} - {None}
         if others and manifest.cluster_id not in others and not typed:
             raise RefusedForSafety(
                 f"{data_dir} was cluster {', '.join(sorted(map(str, others)))} before, and {file} is of cluster "
-                f"{manifest.cluster_id}: {type_it}"
+                f"{cluster}: {type_it}"
             )
         return
     held = _look(data_dir)
     is_other = not held.unreadable and held.cluster_id != manifest.cluster_id
     is_older = not held.unreadable and not is_other and manifest.revision < held.revision
     compared = (
-        f"{data_dir} holds {held}, and {file} has cluster {manifest.cluster_id} at index {manifest.index}, revision "
+        f"{data_dir} holds {held}, and {file} has cluster {cluster} at index {manifest.index}, revision "
         f"{manifest.revision}" + (_vanishing(held, manifest) if is_older else "")
     )
     if not aside:

@@ -11,7 +11,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -100,16 +100,23 @@ def test_who_was_never_part_of_a_cluster_has_nothing_to_save(
 # ------------------------------------------------------------------------------------------ files that are none
 
 
-@pytest.mark.parametrize("command", ["inspect", "verify"])
-def test_a_missing_file_is_exit_code_1(warren: Command, tmp_path: Path, command: str) -> None:
-    ran = warren("snapshot", command, tmp_path / "none")
+@pytest.fixture(params=["inspect", "verify", "restore"])
+def reading(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], Sequence[str | Path]]:
+    """The arguments of a command that reads a snapshot."""
+    target = ("--data-dir", tmp_path / "new", "--node-id", "m1", "--member", "m1=127.0.0.1:1")
+    return lambda path: ("snapshot", request.param, path, *(target if request.param == "restore" else ()))
+
+
+def test_a_missing_file_is_exit_code_1(
+    warren: Command, tmp_path: Path, reading: Callable[[Path], Sequence[str | Path]]
+) -> None:
+    ran = warren(*reading(tmp_path / "none"))
     assert (ran.code, ran.err) == (1, f"warren-raft: {tmp_path / 'none'}: No such file or directory\n")
 
 
-@pytest.mark.parametrize("command", ["inspect", "verify"])
 @pytest.mark.parametrize("what", ["directory", "empty", "text", "database", "cut", "cut inside", "longer", "pipe"])
 def test_what_is_no_snapshot_is_exit_code_3(
-    warren: Command, saved: Path, tmp_path: Path, command: str, what: str
+    warren: Command, saved: Path, tmp_path: Path, reading: Callable[[Path], Sequence[str | Path]], what: str
 ) -> None:
     path, data = tmp_path / "wrong", saved.read_bytes()
     if what == "directory":
@@ -126,9 +133,10 @@ def test_what_is_no_snapshot_is_exit_code_3(
             "longer": data + b"\n",
         }
         path.write_bytes(contents[what])
-    ran = warren("snapshot", command, path)
+    ran = warren(*reading(path))
     assert ran.code == 3
     assert ran.err.startswith(f"warren-raft: {path}: ")
+    assert not (tmp_path / "new").exists()
 
 
 def test_one_flipped_bit_is_exit_code_3(warren: Command, saved: Path) -> None:

@@ -32,7 +32,7 @@ from warren_raft.errors import (
 from warren_raft.fsm import history
 from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.machine import StateMachine
-from warren_raft.local import ReadOnlyStore
+from warren_raft.local import LocalStore, ReadOnlyStore
 from warren_raft.opening import OpenedDirectory
 from warren_raft.raft import entries
 from warren_raft.raft.files import OsFiles
@@ -266,6 +266,18 @@ def test_the_id_that_is_typed_must_be_the_files(snapshot: Path, tmp_path: Path) 
     assert text.endswith("is a snapshot of cluster cluster-1, not of cluster-2")
     assert not (tmp_path / "a").exists()
     assert held(tmp_path / "a", snapshot, cluster_id=CLUSTER).old.cluster_id == CLUSTER
+
+
+def test_a_snapshot_of_no_cluster_is_told_by_the_word_that_is_typed_for_it(snapshot: Path, tmp_path: Path) -> None:
+    """`cluster None` is Python's word; what --cluster-id takes is `none`."""
+    with LocalStore(tmp_path / "local") as store:
+        store.create_node(Node(id="n1"))
+        store.snapshot(tmp_path / "local.mdb")
+    typed = refused(lambda: held(tmp_path / "a", tmp_path / "local.mdb", cluster_id=CLUSTER))
+    assert typed.endswith("is a snapshot of cluster none, not of cluster-1")
+    compared = refused(lambda: held(tmp_path / "old", tmp_path / "local.mdb"))
+    assert "has cluster none at index" in compared
+    assert "holds cluster none at index" in refused(lambda: held(tmp_path / "local", snapshot))
 
 
 def test_a_snapshot_of_another_cluster_needs_its_id_typed(snapshot: Path, tmp_path: Path) -> None:
