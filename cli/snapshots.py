@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -20,6 +20,8 @@ from .recovery import print_restored, shares
 
 if TYPE_CHECKING:
     from warren_raft.snapshots.file import Manifest
+
+FILE: Final = click.Path(readable=False)  # whoever opens it says what is wrong, with the exit code for that
 
 
 @click.group("snapshot", cls=WarrenGroup)
@@ -37,7 +39,7 @@ def snapshot() -> None:
 
 
 @snapshot.command("save")
-@click.argument("target", type=click.Path(), metavar="FILE")
+@click.argument("target", type=FILE, metavar="FILE")
 def save(target: str) -> None:
     """Save the state of a running manager.
 
@@ -93,7 +95,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 @snapshot.command("inspect")
-@click.argument("file", type=click.Path(), metavar="FILE")
+@click.argument("file", type=FILE, metavar="FILE")
 def inspect(file: str) -> None:
     """Show what a snapshot says of itself.
 
@@ -108,7 +110,7 @@ def inspect(file: str) -> None:
 
 
 @snapshot.command("verify")
-@click.argument("file", type=click.Path(), metavar="FILE")
+@click.argument("file", type=FILE, metavar="FILE")
 def verify(file: str) -> None:
     """Prove that a snapshot is whole.
 
@@ -136,7 +138,7 @@ def verify(file: str) -> None:
 
 
 @snapshot.command("restore")
-@click.argument("file", type=click.Path(), metavar="FILE")
+@click.argument("file", type=FILE, metavar="FILE")
 @click.option("--node-id", required=True, type=NodeIdType(), metavar="ID", help="Which of the members DIR is for.")
 @click.option(
     "--member",

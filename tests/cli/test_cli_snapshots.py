@@ -174,6 +174,17 @@ def test_a_file_that_may_not_be_read_is_exit_code_1(saved: Path, tmp_path: Path)
     assert ran.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["save", "inspect", "verify", "restore"])
+def test_an_unreadable_file_is_not_found_out_by_the_parser(
+    warren: Command, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """click looked first, and made of it the exit code of a typing error; a missing file is 1. Root may read all."""
+    monkeypatch.setattr(os, "access", lambda *_arguments, **_named: False)
+    target = ("--data-dir", tmp_path / "new", "--node-id", "m1", "--member", "m1=127.0.0.1:1")
+    ran = warren("snapshot", command, saved, *(target if command == "restore" else ()))
+    assert ran.code == (4 if command == "save" else 0), ran.err
+
+
 # ------------------------------------------------------------------------------------------ saving that fails
 
 
