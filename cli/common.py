@@ -78,8 +78,11 @@ class WarrenGroup(click.Group):
 
 
 def named_data_dir() -> str | None:
-    """The directory the caller named; None where there is none."""
-    return click.get_current_context().meta.get(_DATA_DIR) or os.environ.get(DATA_DIR_VARIABLE) or None
+    """The directory the caller named; None where there is none. Raises UsageError for what is no directory."""
+    directory = click.get_current_context().meta.get(_DATA_DIR) or os.environ.get(DATA_DIR_VARIABLE) or None
+    if directory is not None and os.path.exists(directory) and not os.path.isdir(directory):
+        raise click.UsageError(f"{directory} is a file, and --data-dir names a directory")
+    return directory
 
 
 def data_dir() -> str:

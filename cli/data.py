@@ -21,6 +21,7 @@ from warren_raft.errors import InvalidEntity, NotFound, WarrenError
 from warren_raft.migrate.records import format_line, parse_line
 from warren_raft.store.tables import BY_NAME, CA, KINDS
 from warren_raft.store.writing import put_operation
+from warren_raft.wording import counted
 
 from .common import WarrenCommand, database, manager, print_json, timeout_option, wants_json
 
@@ -66,7 +67,7 @@ def import_(source: BinaryIO, timeout: float | None) -> None:
     if wants_json():
         print_json({"imported": stored})
     else:
-        click.echo(f"imported {stored} records")
+        click.echo(f"imported {counted(stored, 'record')}")
 
 
 def _items(source: BinaryIO) -> dict[tuple[str, str], Item]:
@@ -123,7 +124,7 @@ def export(target: str) -> None:
     if wants_json():
         print_json({"exported": written})
     else:
-        click.echo(f"exported {written} records to {target}")
+        click.echo(f"exported {counted(written, 'record')} to {target}")
 
 
 def _write_records(view: View, file: BinaryIO) -> int:

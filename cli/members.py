@@ -68,15 +68,17 @@ def update(member: tuple[str, str], timeout: float | None) -> None:
 @click.argument("member_id", type=NodeIdType(), metavar="ID")
 @timeout_option
 def remove(member_id: str, timeout: float | None) -> None:
-    """Remove a manager; done as well when there is none of this ID.
+    """Remove a manager; done as well when ID is not a member, which is then said.
 
     Refused when the cluster would lose its quorum. A removed manager stops; its directory is of no more use.
 
     \b
     Example: warren-raft members remove m3 --data-dir data/m1
     """
-    manager().remove_member(member_id, timeout=timeout)
-    _say_done(f"removed {member_id}")
+    asked = manager()
+    was_member = any(member["id"] == member_id for member in asked.members())
+    asked.remove_member(member_id, timeout=timeout)  # in any case: the leader may know of one who was added just now
+    _say_done(f"removed {member_id}" if was_member else f"{member_id} is not a member")
 
 
 @click.group("leader", cls=WarrenGroup)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from warren_raft.wording import counted
+
 from .common import WarrenCommand, cell, data_dir, print_json, wants_json
 from .data import progress
 
@@ -85,7 +87,8 @@ def _confirm(recovery: Recovery, yes: bool) -> None:
 def _missing(recovery: Recovery) -> str:
     taken = f"Everything up to index {recovery.index} of term {recovery.term} is taken over"
     if recovery.uncertain:
-        taken += f", of that {recovery.uncertain} entries that are not known to have been acknowledged"
+        entries = counted(recovery.uncertain, "entry that is", "entries that are")
+        taken += f", of that {entries} not known to have been acknowledged"
     if not recovery.others:
         return f"{taken}."
     return f"{taken}. Writes that were acknowledged and that only {_names(recovery)} held may be missing."
@@ -118,7 +121,9 @@ def print_restored(restored: Restored) -> None:
         print_json(values)
         return
     old = restored.old
-    values["from"] = f"cluster {old.cluster_id}, index {old.index}, revision {old.revision}, node {old.node_id}"
+    values["from"] = (
+        f"cluster {old.cluster_id or 'none'}, index {old.index}, revision {old.revision}, node {old.node_id}"
+    )
     width = max(map(len, values))
     for name, value in values.items():
         click.echo(f"{name:<{width}}  {cell(value)}")

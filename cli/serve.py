@@ -96,6 +96,9 @@ def serve(
         backup_every_seconds=backup_every,
         backup_keep=backup_keep,
     )
+    for option, value in (("--backup-every", backup_every), ("--backup-keep", backup_keep)):
+        if value is not None and config.backup_dir is None:
+            raise click.UsageError(f"{option} needs --backup-dir: without one no backup is made")
     _log_to_stderr(log_level)
     from warren_raft.manager import ReplicatedStore
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+
+from warren_raft.wording import counted
 
 from .common import MemberType, NodeIdType, WarrenGroup, cell, data_dir, manager, print_json, wants_json
 from .data import progress
@@ -18,6 +20,8 @@ from .recovery import print_restored, shares
 
 if TYPE_CHECKING:
     from warren_raft.snapshots.file import Manifest
+
+FILE: Final = click.Path(readable=False)  # whoever opens it says what is wrong, with the exit code for that
 
 
 @click.group("snapshot", cls=WarrenGroup)
@@ -35,21 +39,24 @@ def snapshot() -> None:
 
 
 @snapshot.command("save")
-@click.argument("target", type=click.Path(), metavar="FILE")
+@click.argument("target", type=FILE, metavar="FILE")
 def save(target: str) -> None:
     """Save the state of a running manager.
 
     Works on any manager, and without a quorum; then the file says so. The manager verifies every record before it
     sends the file. FILE holds secrets: it is readable by its owner only, it appears under its name when it is
-    complete and on disk, and a file that is there already is never replaced.
+    complete and on disk, and a file that is there already is never replaced. What a save that was killed left beside
+    FILE goes with the next one to FILE.
 
     \b
     Example: warren-raft snapshot save warren.snapshot --data-dir data/m1
     """
     from warren_raft.snapshots.saving import new_file, require_hash
 
-    with new_file(target) as part:
-        _receive(part, target)
+    if target in ("", "-"):
+        raise click.UsageError(f"{target!r} is not the name of a file: a snapshot is not written to stdout")
+    with new_file(target) as (part, descriptor):
+        _receive(descriptor, target)
         manifest = require_hash(part)
     if not manifest.quorum:
         click.echo(
@@ -63,21 +70,19 @@ def save(target: str) -> None:
         click.echo(f"saved index {manifest.index}, revision {manifest.revision}, to {target} ({size:.1f} MB)")
 
 
-def _receive(part: str, target: str) -> None:
+def _receive(descriptor: int, target: str) -> None:
     from warren_raft.errors import StorageFull
 
-    with manager().snapshot() as (size, chunks):
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb", buffering=0) as file, progress("saving", size) as advance:
-            try:
-                for chunk in chunks:
-                    _write_all(file.fileno(), chunk)
-                    advance(len(chunk))
-                os.fsync(file.fileno())
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise StorageFull(f"{target}: no space left for the snapshot") from error
-                raise
+    with manager().snapshot() as (size, chunks), progress("saving", size) as advance:
+        try:
+            for chunk in chunks:
+                _write_all(descriptor, chunk)
+                advance(len(chunk))
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull(f"{target}: no space left for the snapshot") from error
+            raise
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -90,7 +95,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 @snapshot.command("inspect")
-@click.argument("file", type=click.Path(), metavar="FILE")
+@click.argument("file", type=FILE, metavar="FILE")
 def inspect(file: str) -> None:
     """Show what a snapshot says of itself.
 
@@ -105,7 +110,7 @@ def inspect(file: str) -> None:
 
 
 @snapshot.command("verify")
-@click.argument("file", type=click.Path(), metavar="FILE")
+@click.argument("file", type=FILE, metavar="FILE")
 def verify(file: str) -> None:
     """Prove that a snapshot is whole.
 
@@ -122,9 +127,9 @@ def verify(file: str) -> None:
     if wants_json():
         print_json(manifest_json(manifest))
     else:
-        entities = sum(manifest.counts.values())
+        entities = counted(sum(manifest.counts.values()), "entity", "entities")
         click.echo(
-            f"{file} is sound: index {manifest.index}, revision {manifest.revision}, {entities} entities, "
+            f"{file} is sound: index {manifest.index}, revision {manifest.revision}, {entities}, "
             f"digest {manifest.digest}"
         )
 
@@ -133,7 +138,7 @@ def verify(file: str) -> None:
 
 
 @snapshot.command("restore")
-@click.argument("file", type=click.Path(), metavar="FILE")
+@click.argument("file", type=FILE, metavar="FILE")
 @click.option("--node-id", required=True, type=NodeIdType(), metavar="ID", help="Which of the members DIR is for.")
 @click.option(
     "--member",
@@ -190,7 +195,8 @@ def restore(
     print_restored(restored)
     others = [member for member in restored.members if member != node_id]
     if others and not wants_json():
-        click.echo(f"Nothing forms before {', '.join(others)} are restored from the same file with the same members.")
+        are = "is" if len(others) == 1 else "are"
+        click.echo(f"Nothing forms before {', '.join(others)} {are} restored from the same file with the same members.")
 
 
 def manifest_json(manifest: Manifest) -> dict[str, Any]:

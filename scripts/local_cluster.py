@@ -329,7 +329,7 @@ def down(directory: Path) -> None:
     """Stop every manager; their data stay."""
     cluster = LocalCluster.find(directory)
     stopped = cluster.stop() if cluster is not None else 0
-    click.echo(f"stopped {stopped} managers")
+    click.echo(f"stopped {stopped} manager{'' if stopped == 1 else 's'}")
 
 
 @main.command()

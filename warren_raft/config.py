@@ -145,6 +145,9 @@ class Config:
         self._check_duration("backup_every_seconds")
         if type(self.backup_keep) is not int or not 1 <= self.backup_keep <= MAX_BACKUPS:
             raise _wrong("backup_keep", f"must be a whole number from 1 to {MAX_BACKUPS}, not {self.backup_keep!r}")
+        for name in ("backup_every_seconds", "backup_keep"):
+            if self.backup_dir is None and getattr(self, name) != getattr(Config, name):
+                raise _wrong(name, "needs backup_dir: without one no backup is made")
 
     def _check_directory(self, field: str, value: object) -> None:
         if not isinstance(value, str | os.PathLike) or not os.fspath(value):

@@ -344,7 +344,14 @@ class ReplicatedStore(Store):
         who = self._engine.low_members
         own = self._space.alarms if self.config.node_id in who else ()
         others = [id_ for id_ in who if not own or id_ != self.config.node_id]
-        told = [*own, *([f"low on space: {', '.join(others)}, see its status"] if others else [])]
+        told = [
+            *own,
+            *(
+                [f"low on space: {', '.join(others)}, see {'its' if len(others) == 1 else 'their'} status"]
+                if others
+                else []
+            ),
+        ]
         detail = "; ".join(told) or f"{self._engine.leader} says so"
         return f"too few managers have room for creates and updates, while reads and deletes go on: {detail}"
 
@@ -532,12 +539,19 @@ class ReplicatedStore(Store):
 
         Needs no quorum; `quorum` of the result says whether there was one. On the leader, after `barrier()`, it has
         every acknowledged write. Reads and writes go on meanwhile. Raises RefusedForSafety (there is a file of that
-        name), StorageFull, OSError, SnapshotInvalid (the state is damaged), Closed. Nothing is left then.
+        name, or this manager has not been part of a cluster yet), StorageFull, OSError, SnapshotInvalid (the state is
+        damaged), Closed. Nothing is left then.
         """
         self._check_may_wait()
+        database = self._attached()
+        if self._opened.machine.cluster_id is None:
+            raise RefusedForSafety(
+                f"{self.config.node_id} has not been part of a cluster yet: there is nothing to save; ask a manager "
+                "that has"
+            )
         quorum = self._engine.has_quorum and self._is_alive
         return save(
-            self._attached(),
+            database,
             path,
             created_at=datetime.now(UTC),
             node_id=self.config.node_id,
@@ -557,6 +571,8 @@ class ReplicatedStore(Store):
         if not self.is_leader:
             return None
         committed = self._opened.machine.committed
+        if committed.cluster_id is None:  # it leads, and the cluster forms with its first entries
+            return None
         return Position(committed.cluster_id, committed.revision, committed.digest.hex())
 
     # Status ------------------------------------------------------------------------------------------------------

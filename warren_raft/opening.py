@@ -57,6 +57,7 @@ class OpenedDirectory:
         self._lock = DirectoryLock(config.directory)
         try:
             staging.finish(config.directory)
+            staging.discard(config.directory)  # of a restore that was killed: one that runs has the lock
             self.state = StateDirectory(config.directory, boot_id=boot_id)
             self.state.create()
             self.log = Log.open(

@@ -34,6 +34,8 @@ from warren_raft.snapshots.install import RESTORED_INDEX, install
 from warren_raft.snapshots.verification import verify
 from warren_raft.store.database import Database, require_owner
 from warren_raft.store.generations import DirectoryLock
+from warren_raft.store.tables import BY_NAME
+from warren_raft.wording import counted
 
 CLUSTER_ID_CHARACTERS: Final = 32
 NO_CLUSTER: Final = "none"
@@ -91,7 +93,9 @@ def restore(
     Config(node_id=node_id, data_dir=data_dir, listen=members[node_id], members=members)  # its checks are wanted
     manifest = read_manifest(file)
     if cluster_id is not None and cluster_id != (manifest.cluster_id or NO_CLUSTER):
-        raise RefusedForSafety(f"{file} is a snapshot of cluster {manifest.cluster_id}, not of {cluster_id}")
+        raise RefusedForSafety(
+            f"{file} is a snapshot of cluster {manifest.cluster_id or NO_CLUSTER}, not of {cluster_id}"
+        )
     with _locked(data_dir):
         staging.finish(data_dir)
         _check_owner(data_dir, node_id)
@@ -223,7 +227,7 @@ class _Held:
     def __str__(self) -> str:
         if self.unreadable:
             return f"what cannot be read ({self.unreadable})"
-        return f"cluster {self.cluster_id} at index {self.index}, revision {self.revision}"
+        return f"cluster {self.cluster_id or NO_CLUSTER} at index {self.index}, revision {self.revision}"
 
 
 def _look(directory: str) -> _Held:
@@ -246,20 +250,21 @@ def _check_owner(data_dir: str, node_id: str) -> None:
 
 
 def _check_target(data_dir: str, file: str, manifest: Manifest, *, typed: bool, aside: bool, rollback: bool) -> None:
-    type_it = f"if that is meant, add --cluster-id {manifest.cluster_id or NO_CLUSTER}"
+    cluster = manifest.cluster_id or NO_CLUSTER
+    type_it = f"if that is meant, add --cluster-id {cluster}"
     if not staging.held(data_dir):
         others = {_look(each).cluster_id for each in staging.asides(data_dir)} - {None}
         if others and manifest.cluster_id not in others and not typed:
             raise RefusedForSafety(
                 f"{data_dir} was cluster {', '.join(sorted(map(str, others)))} before, and {file} is of cluster "
-                f"{manifest.cluster_id}: {type_it}"
+                f"{cluster}: {type_it}"
             )
         return
     held = _look(data_dir)
     is_other = not held.unreadable and held.cluster_id != manifest.cluster_id
     is_older = not held.unreadable and not is_other and manifest.revision < held.revision
     compared = (
-        f"{data_dir} holds {held}, and {file} has cluster {manifest.cluster_id} at index {manifest.index}, revision "
+        f"{data_dir} holds {held}, and {file} has cluster {cluster} at index {manifest.index}, revision "
         f"{manifest.revision}" + (_vanishing(held, manifest) if is_older else "")
     )
     if not aside:
@@ -272,8 +277,12 @@ def _check_target(data_dir: str, file: str, manifest: Manifest, *, typed: bool, 
 
 def _vanishing(held: _Held, manifest: Manifest) -> str:
     there = held.counts or {}
-    fewer = [f"{n} {k} become {manifest.counts.get(k, 0)}" for k, n in there.items() if n > manifest.counts.get(k, 0)]
-    changes = f", older by {held.revision - manifest.revision} changes that would vanish"
+    fewer = [
+        f"{counted(n, BY_NAME[k].name, k)} {'becomes' if n == 1 else 'become'} {manifest.counts.get(k, 0)}"
+        for k, n in there.items()
+        if n > manifest.counts.get(k, 0)
+    ]
+    changes = f", older by {counted(held.revision - manifest.revision, 'change')} that would vanish"
     return changes + (f" ({', '.join(fewer)})" if fewer else "")
 
 
@@ -293,11 +302,12 @@ class Recovery:
         if os.path.isdir(self.data_dir):
             with _locked(self.data_dir):
                 staging.finish(self.data_dir)
-        node_id = owner_of(OsFiles(), os.path.join(self.data_dir, "log"))
-        if node_id is None:
-            raise RefusedForSafety(f"{self.data_dir} holds no manager's log: name the directory of a survivor")
-        self.node_id: Final = node_id
-        self._opened = _open(self.data_dir, node_id)
+        with _advice_without_a_cluster():
+            node_id = owner_of(OsFiles(), os.path.join(self.data_dir, "log"))
+            if node_id is None:
+                raise RefusedForSafety(f"{self.data_dir} holds no manager's log: name the directory of a survivor")
+            self.node_id: Final = node_id
+            self._opened = _open(self.data_dir, node_id)
         try:
             self._look(force)
         except BaseException:
@@ -334,10 +344,12 @@ class Recovery:
         """Entries of it that are not known to have been acknowledged."""
         answering = sorted(id_ for id_, address in self.others.items() if _answers(address))
         if answering and not force:
-            raise RefusedForSafety(
-                f"{', '.join(f'{id_} ({self.others[id_]})' for id_ in answering)} accepts connections: stop it, or add "
-                "--force if that is no member of this cluster"
-            )
+            who = ", ".join(f"{id_} ({self.others[id_]})" for id_ in answering)
+            if len(answering) == 1:
+                do = "accepts connections: stop it, or add --force if that is no member of this cluster"
+            else:
+                do = "accept connections: stop them, or add --force if those are no members of this cluster"
+            raise RefusedForSafety(f"{who} {do}")
 
     def carry_out(self, progress: Progress | None = None) -> Restored:
         """Make the new directory, move the old files to DATA_DIR/aside-TIME. Once; raises SnapshotInvalid (the state is
@@ -388,6 +400,16 @@ def _open(data_dir: str, node_id: str) -> OpenedDirectory:
         return OpenedDirectory(config, files=OsFiles(), random=SystemRandom())
     except InUse:
         raise RefusedForSafety(f"a manager is running on {data_dir}: stop it first") from None
+
+
+@contextmanager
+def _advice_without_a_cluster() -> Iterator[None]:
+    """Who opens a damaged directory is told how to rejoin the cluster; here there is none left."""
+    try:
+        yield
+    except Corrupted as error:
+        remedy = "recover another survivor, or restore a snapshot: docs/recovery.md"
+        raise Corrupted(error.path, error.detail, remedy=remedy) from error
 
 
 def _answers(address: str) -> bool:

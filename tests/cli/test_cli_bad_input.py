@@ -21,6 +21,7 @@ import pytest
 from cli_support import Command, StartManager, free_addresses
 
 GOOD_LINE = '{"bucket": "nodes", "key": "good", "value": {"ID": "good"}}'
+M1 = ("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m1=127.0.0.1:1")
 TOO_LONG = "x" * 600
 NOBODY = 65534
 
@@ -80,6 +81,8 @@ def unchanged(warren: Command, manager: Path) -> Iterator[Path]:
         (("serve", "--backup-every", "366d"), "'366d' is not from 1s to 365d"),
         (("serve", "--backup-keep", "0"), "--backup-keep"),
         (("snapshot", "save"), "FILE"),
+        (("snapshot", "save", "-"), "'-' is not the name of a file: a snapshot is not written to stdout"),
+        (("snapshot", "save", ""), "'' is not the name of a file"),
         (("snapshot", "verify"), "FILE"),
         (("members", "add", "m2=nowhere"), "not an address"),
         (("members", "add", "m 2=127.0.0.1:1"), "not a node id"),
@@ -242,6 +245,28 @@ def test_a_directory_that_never_had_a_manager_is_told_and_left_alone(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("status",),
+        ("get", "node", "n"),
+        ("export", "-"),
+        ("members", "list"),
+        ("snapshot", "save", "s.mdb"),
+        ("snapshot", "restore", "s.mdb", "--node-id", "m1", "--member", "m1=127.0.0.1:1"),
+        ("recover", "--yes"),
+        ("serve", *M1),
+    ],
+)
+def test_a_file_in_place_of_the_directory_is_named(warren: Command, tmp_path: Path, command: tuple[str, ...]) -> None:
+    """It was told that DIR/lock is no directory, or how to start a manager there."""
+    (tmp_path / "file").write_text("precious")
+    ran = warren(*command, "--data-dir", tmp_path / "file")
+    assert ran.code == 2
+    assert f"{tmp_path / 'file'} is a file, and --data-dir names a directory" in ran.err
+    assert (tmp_path / "file").read_text() == "precious"
+
+
 def serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Runs `serve` where it is expected to refuse; it must end by itself."""
     command = [sys.executable, "-m", "warren_raft_cli", "serve", *map(str, arguments)]
@@ -274,6 +299,8 @@ def refused(ran: subprocess.CompletedProcess[str]) -> str:
         ),
         (("--node-id", "m1", "--listen", "0.0.0.0:1", "--member", "m1=127.0.0.1:1"), 4, "beyond loopback"),
         (("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m1=192.0.2.1:1"), 4, "beyond loopback"),
+        ((*M1, "--backup-every", "1h"), 2, "--backup-every needs --backup-dir"),
+        ((*M1, "--backup-keep", "7"), 2, "backup_keep: needs backup_dir"),
         (("--config", "/no/such/file.toml"), 2, "/no/such/file.toml"),
     ],
 )

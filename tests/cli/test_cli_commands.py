@@ -202,6 +202,13 @@ def test_members_are_listed(warren: Command, manager: Path) -> None:
     assert "127.0.0.1:" in warren("members", "list", "--data-dir", manager).text
 
 
+def test_who_is_no_member_is_not_said_to_be_removed(warren: Command, manager: Path) -> None:
+    """An operator who mistyped the id believed the dead member gone."""
+    remove = ("members", "remove", "m9", "--data-dir", manager)
+    assert warren(*remove).text == "m9 is not a member\n"
+    assert warren(*remove, "-o", "json").json == {"done": "m9 is not a member"}
+
+
 # --------------------------------------------------------------------------------------- import and export
 
 
@@ -243,7 +250,7 @@ def test_the_last_of_two_lines_of_one_entity_wins(warren: Command, manager: Path
     file = tmp_path / "twice.jsonl"
     line = '{{"bucket": "nodes", "key": "twice", "value": {{"ID": "twice", "Hostname": "{}"}}}}\n'
     file.write_text(line.format("first") + "\n" + line.format("last"))
-    assert warren("import", file, "--data-dir", manager).text == "imported 1 records\n"
+    assert warren("import", file, "--data-dir", manager).text == "imported 1 record\n"
     assert warren("get", "node", "twice", "--data-dir", manager, "-o", "json").json["hostname"] == "last"
 
 

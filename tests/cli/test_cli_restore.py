@@ -10,6 +10,7 @@ import re
 import shlex
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from cli_support import Command, ManagerProcess, StartManager, free_addresses
 
 from tests.cluster.harness import wait_until
 from warren_raft.local import ReadOnlyStore
+from warren_raft_cli.recovery import _missing
 
 RECOVERY = (Path(__file__).resolve().parents[2] / "docs" / "recovery.md").read_text(encoding="utf-8")
 IDS = ("m1", "m2", "m3")
@@ -159,6 +161,19 @@ def test_recover_asks_and_without_a_terminal_needs_a_yes(
     assert warren("recover", "--data-dir", tmp_path / "nowhere", "--yes").code == 4
 
 
+@pytest.mark.parametrize(
+    ("uncertain", "says"),
+    [
+        (0, "of term 3 is taken over."),
+        (1, "of that 1 entry that is not known to have been acknowledged."),
+        (2, "of that 2 entries that are not known to have been acknowledged."),
+    ],
+)
+def test_entries_that_may_not_count_are_counted_in_english(uncertain: int, says: str) -> None:
+    recovery: Any = SimpleNamespace(index=14, term=3, uncertain=uncertain, others={})
+    assert _missing(recovery).endswith(says)
+
+
 # What the operator's page says ---------------------------------------------------------------------------------------
 
 
@@ -233,10 +248,10 @@ def test_following_the_page_a_dead_member_is_replaced(operator: Operator, warren
 def test_following_the_page_a_survivor_becomes_a_cluster_again(operator: Operator, warren: Command) -> None:
     old = warren("status", "--data-dir", operator.directory / "m1", "-o", "json").json
     operator.follow("Recover from a lost quorum")
-    works(operator, warren, ("m1", "m2"))
-    status = warren("status", "--data-dir", operator.directory / "m2", "-o", "json").json
+    works(operator, warren, IDS)
+    status = warren("status", "--data-dir", operator.directory / "m3", "-o", "json").json
     assert status["cluster_id"] != old["cluster_id"]
-    assert [member["id"] for member in status["members"]] == ["m1", "m2"]
+    assert [(member["id"], member["voter"]) for member in status["members"]] == [(id_, True) for id_ in IDS]
     assert "only m2, m3 held may be missing" in operator.told[0]
     assert "configured members" in (operator.directory / "m1.log").read_text()
 

@@ -11,12 +11,13 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from cli_support import Command, StartManager, free_addresses
 
+from tests.cluster.harness import wait_until
 from warren_raft.admin import client as client_module
 from warren_raft_cli import snapshots as snapshots_module
 
@@ -63,8 +64,17 @@ def test_tables_are_for_people(warren: Command, saved: Path) -> None:
 def test_without_a_quorum_it_is_saved_and_labelled(
     warren: Command, start_manager: StartManager, tmp_path: Path
 ) -> None:
-    a, b, c = free_addresses(3)
-    start_manager(tmp_path / "m1", "m1", {"m1": a, "m2": b, "m3": c}).wait_socket()
+    members = dict(zip(("m1", "m2", "m3"), free_addresses(3), strict=True))
+    managers = {id_: start_manager(tmp_path / id_, id_, members) for id_ in members}
+    for process in managers.values():
+        process.wait_ready()
+    for id_ in ("m2", "m3"):
+        managers[id_].end()
+
+    def has_lost_it() -> bool:
+        return not warren("status", "--data-dir", tmp_path / "m1", "-o", "json").json["has_quorum"]
+
+    wait_until(has_lost_it, "m1 to notice that it is alone")
     ran = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", tmp_path / "m1", "-o", "json")
     assert ran.json["quorum"] is False
     assert ran.err == (
@@ -73,19 +83,40 @@ def test_without_a_quorum_it_is_saved_and_labelled(
     assert warren("snapshot", "inspect", tmp_path / "s.mdb", "-o", "json").json["quorum"] is False
 
 
+def test_who_was_never_part_of_a_cluster_has_nothing_to_save(
+    warren: Command, start_manager: StartManager, tmp_path: Path
+) -> None:
+    """It was saved: an empty state of no cluster, which somebody would have kept for a backup."""
+    a, b, c = free_addresses(3)
+    start_manager(tmp_path / "m1", "m1", {"m1": a, "m2": b, "m3": c}).wait_socket()
+    ran = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", tmp_path / "m1")
+    assert (ran.code, ran.err) == (
+        4,
+        "warren-raft: m1 has not been part of a cluster yet: there is nothing to save; ask a manager that has\n",
+    )
+    assert nothing_left(tmp_path)
+
+
 # ------------------------------------------------------------------------------------------ files that are none
 
 
-@pytest.mark.parametrize("command", ["inspect", "verify"])
-def test_a_missing_file_is_exit_code_1(warren: Command, tmp_path: Path, command: str) -> None:
-    ran = warren("snapshot", command, tmp_path / "none")
+@pytest.fixture(params=["inspect", "verify", "restore"])
+def reading(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], Sequence[str | Path]]:
+    """The arguments of a command that reads a snapshot."""
+    target = ("--data-dir", tmp_path / "new", "--node-id", "m1", "--member", "m1=127.0.0.1:1")
+    return lambda path: ("snapshot", request.param, path, *(target if request.param == "restore" else ()))
+
+
+def test_a_missing_file_is_exit_code_1(
+    warren: Command, tmp_path: Path, reading: Callable[[Path], Sequence[str | Path]]
+) -> None:
+    ran = warren(*reading(tmp_path / "none"))
     assert (ran.code, ran.err) == (1, f"warren-raft: {tmp_path / 'none'}: No such file or directory\n")
 
 
-@pytest.mark.parametrize("command", ["inspect", "verify"])
 @pytest.mark.parametrize("what", ["directory", "empty", "text", "database", "cut", "cut inside", "longer", "pipe"])
 def test_what_is_no_snapshot_is_exit_code_3(
-    warren: Command, saved: Path, tmp_path: Path, command: str, what: str
+    warren: Command, saved: Path, tmp_path: Path, reading: Callable[[Path], Sequence[str | Path]], what: str
 ) -> None:
     path, data = tmp_path / "wrong", saved.read_bytes()
     if what == "directory":
@@ -102,9 +133,10 @@ def test_what_is_no_snapshot_is_exit_code_3(
             "longer": data + b"\n",
         }
         path.write_bytes(contents[what])
-    ran = warren("snapshot", command, path)
+    ran = warren(*reading(path))
     assert ran.code == 3
     assert ran.err.startswith(f"warren-raft: {path}: ")
+    assert not (tmp_path / "new").exists()
 
 
 def test_one_flipped_bit_is_exit_code_3(warren: Command, saved: Path) -> None:
@@ -140,6 +172,17 @@ def test_a_file_that_may_not_be_read_is_exit_code_1(saved: Path, tmp_path: Path)
     assert ran.returncode == 1
     assert "Permission denied" in ran.stderr
     assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["save", "inspect", "verify", "restore"])
+def test_an_unreadable_file_is_not_found_out_by_the_parser(
+    warren: Command, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """click looked first, and made of it the exit code of a typing error; a missing file is 1. Root may read all."""
+    monkeypatch.setattr(os, "access", lambda *_arguments, **_named: False)
+    target = ("--data-dir", tmp_path / "new", "--node-id", "m1", "--member", "m1=127.0.0.1:1")
+    ran = warren("snapshot", command, saved, *(target if command == "restore" else ()))
+    assert ran.code == (4 if command == "save" else 0), ran.err
 
 
 # ------------------------------------------------------------------------------------------ saving that fails

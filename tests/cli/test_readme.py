@@ -62,3 +62,15 @@ def test_every_link_leads_somewhere() -> None:
     for document in [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
             assert target.startswith("https://") or (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_what_the_examples_leave_in_a_clone_is_not_taken_for_a_change() -> None:
+    """A newcomer types them where the README lies; `git add .` would then have committed a file full of secrets."""
+    ignored = (PROJECT / ".gitignore").read_text(encoding="utf-8").split()
+    shell = "".join(blocks("bash"))
+    left = set(re.findall(r"warren-raft (?:export|snapshot save) (\w\S*)", shell))
+    left |= {f"{path.split('/')[0]}/" for path in re.findall(r"--data-dir (\w\S*)", shell)}
+    python = "".join(blocks("python"))
+    left |= {f"{path.split('/')[0]}/" for path in re.findall(r'(?:LocalStore\(|data_dir=)"(\w[^"]*)"', python)}
+    assert left == {"backup.jsonl", "warren.snapshot", "data/", "state/"}
+    assert {f"/{path}" for path in left} <= set(ignored)

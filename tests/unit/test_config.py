@@ -98,6 +98,8 @@ def test_a_config_can_be_sent_to_a_spawned_process_copied_and_altered() -> None:
         ({"backup_keep": 0}, "backup_keep"),
         ({"backup_keep": 2.5}, "backup_keep"),
         ({"backup_keep": 100_001}, "backup_keep"),
+        ({"backup_keep": 7}, "backup_keep"),  # without a backup_dir: somebody believes that there are backups
+        ({"backup_every_seconds": 60}, "backup_every_seconds"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(changes: dict[str, Any], field: str) -> None:
@@ -106,6 +108,11 @@ def test_a_wrong_setting_is_refused_by_name(changes: dict[str, Any], field: str)
     assert isinstance(caught.value, ValueError)
     assert caught.value.field == field
     assert "\n" not in str(caught.value)
+
+
+def test_with_a_directory_for_them_backups_are_set_as_wanted() -> None:
+    config = Config(**settings(backup_dir="backups", backup_keep=7, backup_every_seconds=60))
+    assert (config.backup_keep, config.backup_every_seconds) == (7, 60)
 
 
 def test_the_switch_interval_may_be_left_alone() -> None:

@@ -20,11 +20,18 @@ from tests.snapshot_support import add_node, small_state, snapshot_of
 from warren_raft import restoring
 from warren_raft.config import Config
 from warren_raft.entities import Node
-from warren_raft.errors import InvalidEntity, RefusedForSafety, SnapshotInvalid, WatchLost
+from warren_raft.errors import (
+    Corrupted,
+    InUse,
+    InvalidEntity,
+    RefusedForSafety,
+    SnapshotInvalid,
+    WatchLost,
+)
 from warren_raft.fsm import history
 from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.machine import StateMachine
-from warren_raft.local import ReadOnlyStore
+from warren_raft.local import LocalStore, ReadOnlyStore
 from warren_raft.opening import OpenedDirectory
 from warren_raft.raft import entries
 from warren_raft.raft.files import OsFiles
@@ -260,6 +267,18 @@ def test_the_id_that_is_typed_must_be_the_files(snapshot: Path, tmp_path: Path) 
     assert held(tmp_path / "a", snapshot, cluster_id=CLUSTER).old.cluster_id == CLUSTER
 
 
+def test_a_snapshot_of_no_cluster_is_told_by_the_word_that_is_typed_for_it(snapshot: Path, tmp_path: Path) -> None:
+    """`cluster None` is Python's word; what --cluster-id takes is `none`."""
+    with LocalStore(tmp_path / "local") as store:
+        store.create_node(Node(id="n1"))
+        store.snapshot(tmp_path / "local.mdb")
+    typed = refused(lambda: held(tmp_path / "a", tmp_path / "local.mdb", cluster_id=CLUSTER))
+    assert typed.endswith("is a snapshot of cluster none, not of cluster-1")
+    compared = refused(lambda: held(tmp_path / "old", tmp_path / "local.mdb"))
+    assert "has cluster none at index" in compared
+    assert "holds cluster none at index" in refused(lambda: held(tmp_path / "local", snapshot))
+
+
 def test_a_snapshot_of_another_cluster_needs_its_id_typed(snapshot: Path, tmp_path: Path) -> None:
     other = snapshot_of_cluster(tmp_path, "cluster-2", 5)
     text = refused(lambda: held(tmp_path / "old", other, move_aside=True, allow_rollback=True))
@@ -288,6 +307,12 @@ def test_an_older_snapshot_says_what_would_vanish_and_needs_a_word(snapshot: Pat
         assert "older by 2 changes that would vanish (3 nodes become 1)" in text
     assert text.endswith("add --allow-rollback")
     assert held(tmp_path / "old", snapshot, move_aside=True, allow_rollback=True).aside
+
+
+def test_one_change_is_no_plural(snapshot: Path, tmp_path: Path) -> None:
+    with Database.open(tmp_path / "old", sync=True) as database:
+        add_node(database, "x")
+    assert "older by 1 change that would vanish (2 nodes become 1)" in refused(lambda: held(tmp_path / "old", snapshot))
 
 
 def test_what_cannot_be_read_is_not_moved_without_a_word(snapshot: Path, tmp_path: Path) -> None:
@@ -407,6 +432,7 @@ def test_killed_at_any_file_operation_it_has_restored_all_or_nothing(snapshot: P
         assert machine.log.base_index == RESTORED_INDEX
         machine.close(failed=False)
         assert staging.held(directory) == list(staging.OURS)
+        assert not (directory / "restore.part").exists()
     assert done > 5, "some kills must have come after the point of no return"
 
 
@@ -429,6 +455,20 @@ def test_killed_while_it_moves_aside_it_is_the_old_directory_or_the_new_one(snap
         machine.close(failed=False)
         (aside,) = staging.asides(directory)
         assert tree(Path(aside)) == before
+
+
+def test_what_a_killed_restore_left_goes_when_the_manager_starts(tmp_path: Path) -> None:
+    """It is as large as the state; who decided against the restore would never have got that space back."""
+    survivor(tmp_path / "m1")
+    part = Path(staging.begin(tmp_path / "m1"))
+    (part / "state").write_bytes(b"half of a state")
+    lock = DirectoryLock(tmp_path / "m1")
+    with pytest.raises(InUse):
+        opened(tmp_path / "m1")
+    lock.release()
+    assert (part / "state").exists(), "a restore that runs now has the lock"
+    opened(tmp_path / "m1").close(failed=False)
+    assert not part.exists()
 
 
 # Recover -------------------------------------------------------------------------------------------------------------
@@ -516,12 +556,47 @@ def test_while_another_member_answers_it_is_refused(tmp_path: Path) -> None:
             assert recovery.carry_out().members == {"m1": MEMBERS["m1"]}
 
 
+def test_several_that_answer_are_named_in_one_sentence(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as one, closing(socket.create_server(("127.0.0.1", 0))) as two:
+        others = {id_: f"127.0.0.1:{s.getsockname()[1]}" for id_, s in (("m2", one), ("m3", two))}
+        survivor(tmp_path / "m1", others=others)
+        assert refused(lambda: Recovery(tmp_path / "m1")) == (
+            f"m2 ({others['m2']}), m3 ({others['m3']}) accept connections: stop them, or add --force if those are no "
+            "members of this cluster"
+        )
+
+
 def test_what_is_no_survivor_is_refused(tmp_path: Path, snapshot: Path) -> None:
     assert "holds no manager's log" in refused(lambda: Recovery(tmp_path / "nowhere"))
     assert not (tmp_path / "nowhere").exists()
     assert "holds no manager's log" in refused(lambda: Recovery(tmp_path / "old"))
     held(tmp_path / "a", snapshot)
     assert "not been part of a cluster yet" in refused(lambda: Recovery(tmp_path / "a"))
+
+
+def spoil_header(directory: Path) -> None:
+    (newest,) = (directory / "log").glob("*.log")
+    newest.write_bytes(b"x" * 100 + newest.read_bytes()[100:])
+
+
+def spoil_batch(directory: Path) -> None:
+    (newest,) = (directory / "log").glob("*.log")
+    os.truncate(newest, newest.stat().st_size - 1)
+
+
+@pytest.mark.parametrize("spoil", [spoil_header, spoil_batch])
+def test_what_cannot_be_recovered_is_not_told_to_ask_a_cluster_that_is_gone(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    """A manager with a damaged log is to be removed and added again; here nobody is left who could do that."""
+    survivor(tmp_path / "m1")
+    spoil(tmp_path / "m1")
+    before = tree(tmp_path / "m1")
+    with pytest.raises(Corrupted) as caught:
+        Recovery(tmp_path / "m1")
+    assert str(caught.value).endswith("; recover another survivor, or restore a snapshot: docs/recovery.md")
+    assert "members" not in str(caught.value)
+    assert tree(tmp_path / "m1") == before
 
 
 @pytest.mark.usefixtures("no_syncs")

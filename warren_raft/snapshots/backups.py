@@ -7,9 +7,11 @@ is there.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
+import stat
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -58,15 +60,18 @@ class Backups:
     ) -> None:
         self.directory: Final = os.path.abspath(os.fspath(directory))
         self.alarm: str | None = None
-        """What went wrong at the last attempt; None once one went well, or another manager leads."""
+        """What went wrong at the last attempt, or what is wrong with the directory; None once one went well, or another
+        manager leads and this one could save there too."""
         self._every = every_seconds
         self._keep = keep
         self._position = position
         self._take = take
         self._now = now
+        self._checked_at: datetime | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set, which also ends a backup under way if `take` heeds it."""
+        self._check()
         delay = min(POLL_SECONDS, self._every)
         while not stop.wait(delay):
             delay = self.look()
@@ -75,8 +80,9 @@ class Backups:
         """Do what is due. Returns after how many seconds to look again. Never raises: it tells and tries again."""
         position = self._position()
         if position is None:
-            self.alarm = None
+            self._check()
             return POLL_SECONDS
+        self._checked_at = None
         try:
             delay = self._do_due(position)
             self.alarm = None
@@ -94,6 +100,21 @@ class Backups:
     def _failed(self, error: Exception) -> None:
         logger.error("the backup to %s failed: %s", self.directory, error)
         self.alarm = f"the backup to {self.directory} failed at {self._now():%Y-%m-%dT%H:%M:%SZ}: {error}"
+
+    def _check(self) -> None:
+        """Whether this manager could save a backup when it leads: once, and while it could not, now and then again."""
+        now = self._now()
+        if self._checked_at is not None:
+            age = (now - self._checked_at).total_seconds()
+            if self.alarm is None or 0 <= age < RETRY_SECONDS:
+                return
+        self._checked_at = now
+        try:
+            _require_writable(self.directory)
+            self.alarm = None
+        except OSError as error:
+            self.alarm = f"no backup can be saved to {self.directory}: {error}"
+            logger.error("%s", self.alarm)
 
     def _do_due(self, position: Position) -> float:
         with suppress(FileExistsError):
@@ -149,3 +170,12 @@ class Backups:
             path = os.path.join(self.directory, name)
             if _PART.match(name) and now.timestamp() - os.lstat(path).st_mtime > LEFTOVER_SECONDS:
                 os.unlink(path)
+
+
+def _require_writable(directory: str) -> None:
+    """A directory, or the place to make it in, that this user may write to. Raises OSError. Nothing is written."""
+    place = directory if os.path.lexists(directory) else os.path.dirname(directory)
+    if not stat.S_ISDIR(os.stat(place).st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), place)
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "This user cannot write to it", place)

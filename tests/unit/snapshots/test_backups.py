@@ -211,6 +211,47 @@ def test_a_disk_that_is_not_mounted_is_told_and_not_written_to_elsewhere(world: 
     assert not (tmp_path / "mnt").exists()
 
 
+@pytest.mark.parametrize("what", ["no parent", "a file", "not writable"])
+def test_who_does_not_lead_tells_too_that_no_backup_could_be_saved_there(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """Else the first to notice is the manager that takes over when the one with the backups is gone."""
+    world.leads = False
+    if what == "no parent":
+        world.directory = tmp_path / "mnt" / "backups"
+    elif what == "a file":
+        world.directory.touch()
+    else:
+        world.directory.mkdir()
+        monkeypatch.setattr(os, "access", lambda *_arguments: False)  # root may write everywhere
+    backups = world.backups()
+    assert backups.look() == POLL_SECONDS
+    assert backups.alarm is not None
+    assert backups.alarm.startswith(f"no backup can be saved to {world.directory}: ")
+    assert backups.alarm in caplog.text
+    monkeypatch.undo()
+    if what == "no parent":
+        world.directory.parent.mkdir()
+    elif what == "a file":
+        world.directory.unlink()
+    backups.look()
+    assert backups.alarm is not None, "a disk is not asked every second"
+    world.now += timedelta(seconds=RETRY_SECONDS)
+    backups.look()
+    assert backups.alarm is None
+    assert world.taken == 0
+
+
+def test_the_directory_is_looked_at_as_soon_as_the_manager_starts(world: World, tmp_path: Path) -> None:
+    world.directory = tmp_path / "mnt" / "backups"
+    world.leads = False
+    backups = world.backups()
+    ended = threading.Event()
+    ended.set()
+    backups.run(ended)
+    assert backups.alarm is not None
+
+
 def test_who_does_not_lead_any_more_has_no_alarm(world: World) -> None:
     backups = world.backups()
     world.failure = StorageFull("no space left")
