@@ -138,7 +138,7 @@ def write_into(
 
 @contextmanager
 def _new_file(path: str) -> Iterator[int]:
-    """The descriptor of a new file, mode 0600, which is removed unless the block ends well; whoever fills it syncs it."""
+    """The descriptor of a new file, mode 0600, removed unless the block ends well. Whoever fills it syncs it."""
     with no_space_as_storage_full(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
