@@ -9,6 +9,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from random import Random
 
+DISASTERS = 0.12
+"""Share of the seeds in which there is one. Drawn by itself, so the other seeds are what they would be without."""
+MISTAKES = 0.7
+"""Of the disasters."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -80,6 +85,10 @@ class Options:
     """Probability that a manager dies at some file operation of a job on snapshots."""
     rot: float
     """Probability that a crashed manager's newest snapshot, or what it has fetched, is damaged."""
+    disaster: float
+    """Probability that all is lost after the safety phase, and operators restore or recover (disaster.py)."""
+    mistake: float
+    """Probability that they make a mistake first."""
 
     def describe(self) -> str:
         return " ".join(
@@ -140,4 +149,6 @@ def draw(seed: int) -> Options:
         job_seconds=random.choice([0.0, 0.02, 0.5]),
         rot=sometimes(0.2, 0.0, 0.5),
         job_kill=sometimes(0.3, 0.0, 0.2),
+        disaster=float(Random(f"disaster {seed}").random() < DISASTERS),
+        mistake=MISTAKES,
     )
