@@ -287,24 +287,27 @@ class Disaster:
         world.initial = {id_: directory.address for id_, directory in sorted(world.directories.items())}
         ids = sorted(world.initial)
         snapshot = random.choice(snapshots)
-        done: dict[str, Made] = {}
-        if mistaken:
-            self._refusals(ids, snapshot)
-            others = [s for s in snapshots if s.manifest.sha256 != snapshot.manifest.sha256]
-            kinds: list[Callable[[], dict[str, Made]]] = [dict]
-            if len(ids) >= 3:
-                kinds += [
-                    partial(self._old_among_restored, ids, snapshot),
-                    partial(self._only_some_restored, ids, snapshot),
-                ]
-                if others:
-                    kinds.append(partial(self._from_two_snapshots, ids, snapshot, random.choice(others)))
-                if random.random() < 0.25:
-                    return self._old_beside_restored(ids, snapshot)
-            done = random.choice(kinds)()
-            self._stop_all()
-        killed = random.choice(ids) if mistaken and random.random() < KILLED else None
+        if not mistaken:
+            return self._restore_all(snapshot, ids, world.initial), []
+        self._refusals(ids, snapshot)
+        mistake = random.choice(self._mistakes(ids, snapshot, snapshots))
+        if mistake is None:
+            return self._old_beside_restored(ids, snapshot)
+        done = mistake()
+        self._stop_all()
+        killed = random.choice(ids) if random.random() < KILLED else None
         return self._restore_all(snapshot, ids, world.initial, killed=killed, done=done), []
+
+    def _mistakes(
+        self, ids: Sequence[str], snapshot: Snapshot, snapshots: Sequence[Snapshot]
+    ) -> list[Callable[[], dict[str, Made]] | None]:
+        """Those that can be made here; each returns what was done rightly. None: one that is made afterwards."""
+        if len(ids) < 3:
+            return [dict]
+        others = [each for each in snapshots if each.manifest.sha256 != snapshot.manifest.sha256]
+        two = [partial(self._from_two_snapshots, ids, snapshot, self.random.choice(others))] if others else []
+        old, some = partial(self._old_among_restored, ids, snapshot), partial(self._only_some_restored, ids, snapshot)
+        return [dict, old, some, *two, None]
 
     def _restore_all(
         self,
