@@ -489,8 +489,8 @@ class Disaster:
             try:
                 with self._tools(directory), Recovery(directory.path) as recovery:
                     found[id_] = (recovery.term, recovery.index)
-            except RefusedForSafety as refusal:
-                self.world.note(f"{id_} cannot be recovered: {refusal}")
+            except RefusedForSafety:
+                self.world.note(f"{id_} cannot be recovered")
         if not found:
             raise Failure("nobody can be recovered")
         return found

@@ -140,6 +140,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
             "manifest.cluster_id",
         ),
     ),
+    "any-cluster-is-let-in": (Change(membership, "_are_of_two_clusters", "all(clusters) and", "False and"),),
     # What a survivor does not know to be committed may have been acknowledged all the same.
     "recover-leaves-out-the-uncertain": (
         Change(
