@@ -8,7 +8,7 @@ fails any more, and a majority of the members runs.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tests.memory_files import MemoryFiles
 from tests.simulation.world import Directory, Process, World
@@ -25,10 +25,10 @@ FAR_OPERATION = 40
 
 
 class Nemesis:
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, seconds: float) -> None:
         self.world = world
         self.random = world.random
-        self.until = world.now + world.options.safety_seconds
+        self.until = world.now + seconds
         self.quiet = False
         self.changing = False
         options = world.options
@@ -146,11 +146,16 @@ class Nemesis:
         if directory.damaged is None or self.world.processes.get(directory.id) is not None:
             directory.damaged = None
             return
-        path, offset, bit = directory.damaged
-        if path in directory.files.paths():
-            _flip(directory.files, path, offset, bit)
-        directory.damaged = None
+        self.mend(directory)
         self.world.restart(directory.id)
+
+    def mend(self, directory: Directory) -> None:
+        """The bit is what it was; nobody runs there."""
+        if directory.damaged is not None:
+            path, offset, bit = directory.damaged
+            if path in directory.files.paths():
+                _flip(directory.files, path, offset, bit)
+            directory.damaged = None
 
     def _swap(self) -> None:
         """A manager is started on another's directory by mistake: it refuses, and touches nothing."""
@@ -229,6 +234,12 @@ class Nemesis:
             self._remove_joiner()
         else:
             self._move(self.random.choice(sorted(self.world.directories)))
+
+    def add(self, ids: Iterable[str]) -> None:
+        """Blank managers that are started, one after the other."""
+        steps = [(ADD, id_, self.world.directories[id_].address) for id_ in ids]
+        if steps:
+            self._run(steps)
 
     def _add_joiner(self) -> None:
         address = f"127.0.0.1:{7100 + self.random.randrange(800)}"

@@ -11,6 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from random import Random
 from typing import Any, Final
 
+DISASTERS = 0.12
+"""Share of the seeds in which there is one. Drawn by itself, so the other seeds are what they would be without."""
+MISTAKES = 0.7
+"""Of the disasters."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -82,6 +87,10 @@ class Options:
     """Probability that a manager dies at some file operation of a job on snapshots."""
     rot: float
     """Probability that a crashed manager's newest snapshot, or what it has fetched, is damaged."""
+    disaster: float
+    """Probability that all is lost after the safety phase, and operators restore or recover (disaster.py)."""
+    mistake: float
+    """Probability that they make a mistake first."""
 
     def describe(self) -> str:
         return " ".join(
@@ -158,5 +167,7 @@ def draw(seed: int) -> Options:
         job_seconds=random.choice([0.0, 0.02, 0.5]),
         rot=sometimes(0.2, 0.0, 0.5),
         job_kill=sometimes(0.3, 0.0, 0.2),
+        disaster=float(Random(f"disaster {seed}").random() < DISASTERS),
+        mistake=MISTAKES,
     )
     return replace(options, **HANDOVERS) if random.random() < HANDOVERS_SHARE else options

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from tests.memory_files import MemoryFile
 from tests.simulation.workload import Client
+from warren_raft import restoring
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.raft import membership
 from warren_raft.raft.core import Core
@@ -25,6 +26,7 @@ from warren_raft.raft.installation import Installation
 from warren_raft.raft.log_contents import Contents
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.submit import Submitter
+from warren_raft.restoring import Recovery
 from warren_raft.snapshots.keeper import Keeper
 
 
@@ -123,6 +125,30 @@ PLANTED: dict[str, tuple[Change, ...]] = {
             "        if holds_lease(self.process.engine):\n"
             "            return done(Result(0, 0, 0, None))\n"
             "        self._submit(",
+        ),
+    ),
+    # Restored from two snapshots, they would be one cluster with two states.
+    "origin-is-ignored": (
+        Change(membership, "_judge_before_cluster", "mine.origin != theirs.origin", "False"),
+        Change(Roster, "found", " and hello.origin == self.origin", ""),
+        Change(Roster, "_adopt_founding", " and founding.origin == self.origin", ""),
+    ),
+    "restored-as-the-old-cluster": (
+        Change(
+            restoring,
+            "_common_cluster_id",
+            "hashlib.sha256(said.encode()).hexdigest()[:CLUSTER_ID_CHARACTERS]",
+            "manifest.cluster_id",
+        ),
+    ),
+    "any-cluster-is-let-in": (Change(membership, "_are_of_two_clusters", "all(clusters) and", "False and"),),
+    # What a survivor does not know to be committed may have been acknowledged all the same.
+    "recover-leaves-out-the-uncertain": (
+        Change(
+            Recovery,
+            "_replay",
+            "in self._entries:",
+            "in self._entries[: len(self._entries) - self.uncertain]:",
         ),
     ),
     # Hole 6: a timeout_now in the core's hands stays armed until it ticks with a link, whatever happens in between. As

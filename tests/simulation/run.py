@@ -1,4 +1,5 @@
-"""One run: a safety phase with faults, then a liveness phase where everything is healed and must converge.
+"""One run: a safety phase with faults, then a liveness phase where everything is healed and must converge. In between,
+in some, all is lost and restored (disaster.py), with a safety phase of the new cluster.
 
 Not here: the command line (__main__.py). Invariant: a run depends on its options alone.
 """
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tests.simulation.checkers import ALL
+from tests.simulation.disaster import Disaster
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.options import Options
 from tests.simulation.workload import Workload
@@ -49,11 +51,17 @@ def run(options: Options, checkers: Sequence[Callable[[], object]] = ALL) -> Res
     begin = time.perf_counter()
     world = World(options)
     workload = Workload(world)
+    workloads = [workload]
     try:
         world.observers.extend(checker() for checker in checkers)
+        disaster = Disaster(world, workload, checkers) if options.disaster else None
         world.start_all()
-        nemesis = Nemesis(world)
+        nemesis = Nemesis(world, options.safety_seconds)
         world.run_until(nemesis.until)
+        if disaster is not None:
+            workload, nemesis = disaster.strike(nemesis)
+            workloads.append(workload)
+            world.run_until(nemesis.until)
         world.note("healing")
         nemesis.heal()
         _converge(world, workload, nemesis)
@@ -66,8 +74,8 @@ def run(options: Options, checkers: Sequence[Callable[[], object]] = ALL) -> Res
         result.trace = world.trace
         result.faults = world.faults
         result.checked = world.checked
-        result.acknowledged = workload.acknowledged
-        result.unanswered = workload.unanswered
+        result.acknowledged = sum(each.acknowledged for each in set(workloads))
+        result.unanswered = sum(each.unanswered for each in set(workloads))
         result.simulated_seconds = world.now - 100.0
         result.real_seconds = time.perf_counter() - begin
         world.close()

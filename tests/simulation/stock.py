@@ -47,6 +47,7 @@ def stock_options(seed: int) -> Options:
         file_fault_rate=0,
         replay=0,
         transfer_rate=0,
+        disaster=0,
     )
 
 
@@ -303,7 +304,7 @@ def run_stock(seed: int, *, loses_unsynced: bool = False) -> Result:
     try:
         world.observers.append(callers)
         world.start_all()
-        nemesis = Nemesis(world)
+        nemesis = Nemesis(world, options.safety_seconds)
         world.run_until(nemesis.until)
         nemesis.heal()
         before = len(callers.acknowledged)

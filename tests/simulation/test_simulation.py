@@ -39,6 +39,22 @@ RARER_FAULTS = {
 }
 RARER_FAULTS_WITHIN = 100
 """In so many seeds each of them is there."""
+WAYS = {
+    "restored",
+    "restore killed",
+    "restore refused: a manager runs",
+    "restore refused: not empty",
+    "old member among restored",
+    "old member beside restored",
+    "only some restored",
+    "restored from two snapshots",
+    "recovered",
+    "recover killed",
+    "old members among recovered",
+}
+DISASTERS_MAX = 80
+RESTORED_SEED = 1_000_013
+"""One that has a disaster."""
 CONDITIONS: dict[str, Mapping[str, Any]] = {
     "truncate-on-match": {"managers": 3, "latency_max": 0.2, "throw_rate": 0.5, "call_rate": 30.0},
     "truncate-on-match-unchecked": {"managers": 3, "latency_max": 0.2, "throw_rate": 0.5, "call_rate": 30.0},
@@ -76,6 +92,10 @@ CONDITIONS: dict[str, Mapping[str, Any]] = {
         "crash_rate": 1.0,
         "rot": 1.0,
     },
+    "origin-is-ignored": {"managers": 3, "disaster": 1.0, "mistake": 1.0},
+    "restored-as-the-old-cluster": {"managers": 3, "disaster": 1.0},
+    "any-cluster-is-let-in": {"managers": 3, "disaster": 1.0, "mistake": 1.0},
+    "recover-leaves-out-the-uncertain": {"managers": 3, "disaster": 1.0, "mistake": 0.0},
     "full-disk-stops": {"file_fault_rate": 1.0},
     "full-disk-for-ever": {"file_fault_rate": 1.0},
     "armed-timeout-now": HANDOVERS,
@@ -108,6 +128,21 @@ def test_nothing_is_lost_in_a_few_hundred_runs() -> None:
     assert checked["linearizability: keys not decided"] == 0
     assert {"power cut", "kill -9", "partition: one", "connection broken", "slow sync"} <= faults.keys()
     assert done < RARER_FAULTS_WITHIN or faults.keys() >= RARER_FAULTS, RARER_FAULTS - faults.keys()
+
+
+def test_snapshots_are_restored_and_survivors_recovered_rightly_and_by_mistake() -> None:
+    """A way that is never gone finds nothing: each is, within a few seeds of those that have a disaster."""
+    drawn = sum(draw(seed).disaster for seed in range(1000))
+    assert 80 < drawn < 160
+    assert draw(RESTORED_SEED).disaster
+    faults: Counter[str] = Counter()
+    for seed in range(DISASTERS_MAX):
+        result = run(replace(draw(seed), managers=3, disaster=1.0, mistake=1.0))
+        assert result.failure is None, f"seed {seed} with a disaster: {result.failure}"
+        faults.update(result.faults)
+        if faults.keys() >= WAYS:
+            break
+    assert faults.keys() >= WAYS, WAYS - faults.keys()
 
 
 @pytest.mark.parametrize("bug", [bug for bug in PLANTED if bug not in RARE])
@@ -144,7 +179,7 @@ def trace_of(seed: int, hash_seed: str) -> str:
 
 def test_a_seed_means_the_same_in_every_process() -> None:
     """Otherwise a failure could not be looked at again. Nothing may depend on the order of sets or the time of day."""
-    for seed in (1_000_003, 1_000_011):
+    for seed in (1_000_003, 1_000_011, RESTORED_SEED):
         assert trace_of(seed, "1") == trace_of(seed, "2")
 
 

@@ -7,7 +7,7 @@ whose it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tests.simulation.history import Call
@@ -22,6 +22,10 @@ from warren_raft.store.tables import SERVICE
 
 CALM_TIMEOUT_SECONDS = 10.0
 """In the liveness phase nobody gives up early."""
+
+
+VALUES_MAX = 1_000_000
+"""More than the callers of one cluster write."""
 
 
 def value_of(call: Call) -> str:
@@ -208,17 +212,26 @@ def hash_free(value: str) -> str:
 class Workload:
     """All callers of a run and what they were told."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, after: Workload | None = None) -> None:
+        """`after`: of the cluster before this one, whose values are not to be written again."""
         self.world = world
         self.calls: list[Call] = []
+        self.base_revision = 0
+        """Where the history of changes begins."""
         self.never: set[int] = set()
         self.clients: dict[str, Client] = {}
         self.acknowledged = 0
         self.unanswered = 0
         self.ended = False
-        self._values = 0
+        self._values: int = 0 if after is None else after._values + VALUES_MAX
         self._answered: set[tuple[int, int]] = set()
         world.observers.append(self)
+
+    def begin_with(self, found: Iterable[Service], revision: int) -> None:
+        """What is there at the beginning, as if somebody had just put it."""
+        self.base_revision = revision
+        now = self.world.now
+        self.calls += [Call("restored", "put", s.id, s.image, now, now, s.revision) for s in found]
 
     def fresh_value(self) -> str:
         self._values += 1

@@ -2,8 +2,8 @@
 
 A directory (log in memory_files, state as a real LMDB file) outlives its processes. A process is what a manager is but
 for threads: the opened directory, the engine, and its links. Not here: who calls (workload.py), what breaks
-(nemesis.py), how messages travel (network.py). Invariant: nothing happens but in an event of the heap, in an order
-that the seed decides.
+(nemesis.py), what is restored (disaster.py), how messages travel (network.py). Invariant: nothing happens but in an
+event of the heap, in an order that the seed decides.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import itertools
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from errno import errorcode
 from pathlib import Path
 from random import Random
@@ -44,12 +45,34 @@ class Failure(AssertionError):
     """An invariant broke in a run."""
 
 
+class Audience:
+    """The checkers and callers of one cluster's history. What is restored is another cluster, and has another one."""
+
+    def __init__(self) -> None:
+        self.observers: list[Any] = []
+        """See each for what it is told."""
+        self._told: dict[str, list[Callable[..., None]]] = {}
+        self._told_count = 0
+
+    def tell(self, what: str, *arguments: Any) -> None:
+        if len(self.observers) != self._told_count:
+            self._told.clear()
+            self._told_count = len(self.observers)
+        methods = self._told.get(what)
+        if methods is None:
+            found = (getattr(observer, what, None) for observer in self.observers)
+            methods = self._told[what] = [method for method in found if method is not None]
+        for method in methods:
+            method(*arguments)
+
+
 class Process:
     """A running manager."""
 
     def __init__(self, world: World, directory: Directory, opened: OpenedDirectory) -> None:
         self.world = world
         self.directory = directory
+        self.audience = directory.audience
         self.id = directory.id
         self.number = world.next_number()
         """Never used again, so observers may keep what they know of a process by it."""
@@ -223,6 +246,8 @@ class Directory:
         self.id = id_
         self.address = address
         self.path = root / id_
+        self.audience = world.audience
+        """Of the cluster that it belongs to, or is to."""
         self.boot = 0
         self.files = self._empty_files()
         self.last_batch: tuple[str, int] | None = None
@@ -230,8 +255,8 @@ class Directory:
         self.damaged: tuple[str, int, int] | None = None
         """(path, offset, bit) that was flipped."""
 
-    def _empty_files(self) -> MemoryFiles:
-        parents = [str(parent) for parent in [self.path, *self.path.parents]]
+    def _empty_files(self, *inside: Path) -> MemoryFiles:
+        parents = [str(parent) for parent in [self.path, *self.path.parents, *inside]]
         files = MemoryFiles(*parents)
         files.on_fault = self._count_fault
         return files
@@ -239,6 +264,27 @@ class Directory:
     def _count_fault(self, operation: str, fault: Fault) -> None:
         if fault.error is not None:
             self.world.faults[f"{errorcode[fault.error]} at a {operation} of the log"] += 1
+
+    @contextmanager
+    def laid_out(self) -> Iterator[None]:
+        """Nobody runs here: the log lies on the real disk, where the operators' tools look, until the end of it."""
+        log = self.path / "log"
+        inside = [path for path in self.files.paths() if os.path.dirname(path) == str(log)]
+        if inside:
+            log.mkdir()
+        for path in inside:
+            Path(path).write_bytes(self.files.content(path))
+        try:
+            yield
+        finally:
+            self._take_in(log)
+
+    def _take_in(self, log: Path) -> None:
+        self.files = self._empty_files(log) if log.exists() else self._empty_files()
+        for path in sorted(log.iterdir()) if log.exists() else []:
+            self.files.set_content(str(path), path.read_bytes())
+        shutil.rmtree(log, ignore_errors=True)
+        self.last_batch = self.damaged = None
 
     def wipe(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -299,20 +345,20 @@ class World:
         self.faults: Counter[str] = Counter()
         self.checked: Counter[str] = Counter()
         """What checkers did, and what was seen to happen, to be added up over the runs."""
+        self.two_clusters = False
+        """Members of an old cluster run beside those of a new one, by mistake."""
         self.is_calm = False
         """The liveness phase: nothing is slow any more."""
         self.trace: list[str] = []
         self.network = Network(self)
         self.processes: dict[str, Process] = {}
         self.directories: dict[str, Directory] = {}
-        self.observers: list[Any] = []
-        """Checkers and workload: see each for what it is told."""
+        self.audience = Audience()
+        """Checkers and workload of the cluster that there is, or that there is to be."""
         self.removed: set[str] = set()
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._numbers = itertools.count(1)
-        self._told: dict[str, list[Callable[..., None]]] = {}
-        self._told_count = 0
         base = "/dev/shm" if os.path.isdir("/dev/shm") else None
         self.root = Path(make_directory(prefix="warren-raft-simulation-", dir=base))
         self.initial = {f"m{n}": f"127.0.0.1:{7000 + n}" for n in range(1, options.managers + 1)}
@@ -357,16 +403,14 @@ class World:
     def note(self, text: str) -> None:
         self.trace.append(f"{self.now - 100:9.4f}  {text}")
 
-    def tell(self, what: str, *arguments: Any) -> None:
-        if len(self.observers) != self._told_count:
-            self._told.clear()
-            self._told_count = len(self.observers)
-        methods = self._told.get(what)
-        if methods is None:
-            found = (getattr(observer, what, None) for observer in self.observers)
-            methods = self._told[what] = [method for method in found if method is not None]
-        for method in methods:
-            method(*arguments)
+    def tell(self, what: str, about: Process | World, *arguments: Any) -> None:
+        """Whoever looks at that process, or at the cluster that there is."""
+        about.audience.tell(what, about, *arguments)
+
+    @property
+    def observers(self) -> list[Any]:
+        """Those of the cluster that there is."""
+        return self.audience.observers
 
     # Managers ----------------------------------------------------------------------------------------------------
 
@@ -385,7 +429,7 @@ class World:
 
     def start(self, id_: str, members: dict[str, str] | None = None) -> Process | None:
         directory = self.directories[id_]
-        configured = dict(self.initial if members is None else members)
+        configured = dict(self._members_for(id_) if members is None else members)
         configured[id_] = directory.address
         config = self._config(directory, configured)
         seed = self.random.getrandbits(64)
@@ -477,6 +521,18 @@ class World:
             process.directory.lose_page_cache(self.random, self.options.keep_pages)
         else:
             process.directory.files.kill()
+
+    def stop_all(self) -> None:
+        """The end of every process at once. What was still to come concerned them, their links and their faults."""
+        for process in list(self.running()):
+            power_cut = self.random.random() < self.options.power_cut
+            self.end(process, power_cut=power_cut)
+        self._heap.clear()
+        self.network = Network(self)
+        self.removed.clear()
+        for directory in self.directories.values():
+            directory.files.clear_faults()
+            directory.files.limit_bytes = None
 
     def stopped_by_itself(self, process: Process, failure: WarrenError) -> None:
         self.note(f"{process.id} stops by itself: {failure}")

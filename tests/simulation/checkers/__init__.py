@@ -4,7 +4,7 @@ A checker is an observer of the world: it may have `started(process)`, `step_end
 the step changed something, `took(process, batch)` and `wrote(process, batch)` of the log, `sent(process, peer,
 message)`, `delivered(process, peer, message)`, `ending(process)`, `failed(process, error)`, `local_read(process,
 revision, key, found)`, `quiet_begins(world)` and `quiet_ends(world)`, and `finish(world, workload)` at the end. It
-raises Failure.
+raises Failure. A cluster that was restored has checkers of its own, which are told `restored(cluster_id)` first.
 """
 
 from tests.simulation.checkers.acknowledged import AcknowledgedWrites
@@ -12,6 +12,7 @@ from tests.simulation.checkers.alarms import NoAccusations
 from tests.simulation.checkers.beliefs import LeadersBeliefs
 from tests.simulation.checkers.calm import Calm
 from tests.simulation.checkers.campaigns import PromptCampaigns
+from tests.simulation.checkers.clusters import OneCluster
 from tests.simulation.checkers.failures import UnexpectedFailures
 from tests.simulation.checkers.linearizability import Linearizability
 from tests.simulation.checkers.logs import CommittedLogs
@@ -24,6 +25,7 @@ from tests.simulation.checkers.states import States
 from tests.simulation.checkers.terms import OneLeaderATerm
 
 ALL = (
+    OneCluster,
     OneLeaderATerm,
     CommittedLogs,
     Monotonic,

@@ -6,12 +6,14 @@ is there in the end. Not: real time order (linearizability.py).
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 from tests.simulation.history import NEVER, Call
 from tests.simulation.workload import Workload
 from tests.simulation.world import Failure, World
 from warren_raft.store import codec
 from warren_raft.store.tables import SERVICE
+from warren_raft.store.transactions import key_of
 
 
 class AcknowledgedWrites:
@@ -35,6 +37,16 @@ class AcknowledgedWrites:
         other = revisions.setdefault(call.result, call)
         if other is not call and other.request != call.request:
             raise Failure(f"revision {call.result} was given to two changes, {other} and {call}")
+
+    @staticmethod
+    def survive_in(records: Mapping[bytes, bytes], id_: str, workload: Workload, to_revision: int) -> None:
+        """What the callers of `workload` were told up to that revision, in what was restored or recovered."""
+        changes: dict[str, list[Call]] = defaultdict(list)
+        for call in workload.calls:
+            if call.kind in ("put", "cas", "delete") and isinstance(call.result, int) and call.result <= to_revision:
+                changes[call.key].append(call)
+        for key, calls in changes.items():
+            AcknowledgedWrites._last_is_there(id_, key, records.get(key_of(key)), calls, workload)
 
     @staticmethod
     def _last_is_there(id_: str, key: str, record: bytes | None, calls: list[Call], workload: Workload) -> None:

@@ -1,5 +1,5 @@
 """Checks: no manager stops by itself but for what it was made to: EIO of its log (not for want of room), its
-removal, or damage that was injected. Not: whether it stopped soon enough.
+removal, damage that was injected, or a start among members of another cluster. Not: whether it stopped soon enough.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from warren_raft.errors import RefusedForSafety, WarrenError
 class UnexpectedFailures:
     def failed(self, process: Process, error: WarrenError) -> None:
         expected = "the log cannot be written: [Errno 5]" in str(error) or (
-            isinstance(error, RefusedForSafety) and "removed from the cluster" in str(error)
+            isinstance(error, RefusedForSafety)
+            and (
+                "removed from the cluster" in str(error)
+                or (process.world.two_clusters and "belongs to cluster" in str(error))
+            )
         )
         if not expected:
             raise Failure(f"{process.id} stopped: {error!r}")

@@ -1,5 +1,6 @@
 """Checks: each request took effect at most once, and where it was answered exactly once, at the revision that the
-caller was told: by the history of changes that each manager keeps. Not: their order in real time (revisions.py).
+caller was told, and nothing did that nobody asked for: by the history of changes that each manager keeps. Not: their
+order in real time (revisions.py).
 """
 
 from __future__ import annotations
@@ -18,16 +19,22 @@ class ExactlyOnce:
             value_of(call): call.result
             for call in workload.calls
             if call.kind in ("put", "cas") and call.returned < NEVER and isinstance(call.result, int)
+            if call.result > workload.base_revision
         }
+        asked = {value_of(call) for call in workload.calls if call.kind in ("put", "cas")}
         for process in world.members():
             found: dict[str, int] = {}
             with process.opened.database.read() as transaction:
-                for change in history.since(transaction, 0):
+                for change in history.since(transaction, workload.base_revision):
                     if change.entity is None:
                         continue
                     value = codec.decode(SERVICE, codec.make_record(change.revision, change.entity)).image
                     if value in found:
                         raise Failure(f"{process.id}: {value} took effect at {found[value]} and at {change.revision}")
+                    if value not in asked:
+                        raise Failure(
+                            f"{process.id}: {value} took effect at {change.revision}, and nobody asked for it"
+                        )
                     found[value] = change.revision
             for value, revision in expected.items():
                 if found.get(value) != revision:

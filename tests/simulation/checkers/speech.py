@@ -13,7 +13,7 @@ from typing import Any
 from tests.simulation.world import Failure, Process
 from warren_raft.raft import entries
 from warren_raft.raft.log import Batch
-from warren_raft.raft.membership import Change, Founding
+from warren_raft.raft.membership import Change, Founding, read_note
 
 
 class Speech:
@@ -26,7 +26,7 @@ class Speech:
         self._campaigns: dict[int, int] = {}
         self._incarnations: set[str] = set()
         self._founded = False
-        self._looked = 1
+        self._looked = 0
 
     def started(self, process: Process) -> None:
         log = process.opened.log
@@ -46,8 +46,12 @@ class Speech:
         """Who belongs: the founders as first recorded, and whomever a committed change names."""
         log = process.opened.log
         if not self._founded and log.note:
+            founding = read_note(log.note)
+            if not isinstance(founding, Founding):
+                return  # restored, and has not met the others yet
             self._founded = True
-            self._incarnations.update(m.incarnation for m in Founding.decode(log.note).members.values())
+            self._looked = log.base_index
+            self._incarnations.update(m.incarnation for m in founding.members.values())
         last = min(process.engine.commit_index, log.last_index)
         while self._looked < last and log.base_index <= self._looked:
             self._looked += 1
