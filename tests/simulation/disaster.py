@@ -505,7 +505,7 @@ class Disaster:
                 with Recovery(directory.path) as recovery:
                     answering = [id_ for id_, address in recovery.others.items() if self._answers(address)]
             except RefusedForSafety as refusal:
-                if "accepts connections" not in str(refusal):
+                if "connections: stop" not in str(refusal):
                     raise
                 self._count("recover refused: others answer", survivor)
             else:
