@@ -45,8 +45,7 @@ def save(target: str) -> None:
 
     Works on any manager, and without a quorum; then the file says so. The manager verifies every record before it
     sends the file. FILE holds secrets: it is readable by its owner only, it appears under its name when it is
-    complete and on disk, and a file that is there already is never replaced. What a save that was killed left beside
-    FILE goes with the next one to FILE.
+    complete and on disk, and a file that is there already is never replaced.
 
     \b
     Example: warren-raft snapshot save warren.snapshot --data-dir data/m1
@@ -55,8 +54,8 @@ def save(target: str) -> None:
 
     if target in ("", "-"):
         raise click.UsageError(f"{target!r} is not the name of a file: a snapshot is not written to stdout")
-    with new_file(target) as (part, descriptor):
-        _receive(descriptor, target)
+    with new_file(target) as part:
+        _receive(part, target)
         manifest = require_hash(part)
     if not manifest.quorum:
         click.echo(
@@ -70,19 +69,21 @@ def save(target: str) -> None:
         click.echo(f"saved index {manifest.index}, revision {manifest.revision}, to {target} ({size:.1f} MB)")
 
 
-def _receive(descriptor: int, target: str) -> None:
+def _receive(part: str, target: str) -> None:
     from warren_raft.errors import StorageFull
 
-    with manager().snapshot() as (size, chunks), progress("saving", size) as advance:
-        try:
-            for chunk in chunks:
-                _write_all(descriptor, chunk)
-                advance(len(chunk))
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StorageFull(f"{target}: no space left for the snapshot") from error
-            raise
+    with manager().snapshot() as (size, chunks):
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb", buffering=0) as file, progress("saving", size) as advance:
+            try:
+                for chunk in chunks:
+                    _write_all(file.fileno(), chunk)
+                    advance(len(chunk))
+                os.fsync(file.fileno())
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise StorageFull(f"{target}: no space left for the snapshot") from error
+                raise
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

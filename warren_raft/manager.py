@@ -722,7 +722,7 @@ class ReplicatedStore(Store):
             self._opened.keeper.closing.set()
             self._housekeeper.join()
             if self._backups is not None:
-                self._backup_thread.join()
+                self._backup_thread.join(GRACE_SECONDS)  # the backup directory's disk may hang
             self._driver.stop()
             if self._notifier is not threading.current_thread():
                 self._notifier.join(GRACE_SECONDS)

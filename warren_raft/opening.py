@@ -33,6 +33,14 @@ from warren_raft.store.generations import (
 logger = logging.getLogger("warren_raft.opening")
 
 
+def _discard_part(config: Config) -> None:
+    """Of a restore that was killed: one that runs has the lock. It takes room only, so nobody is kept from starting."""
+    try:
+        staging.discard(config.directory)
+    except OSError as error:
+        logger.warning("%s: what a killed restore left is not removed: %s", config.node_id, error)
+
+
 class OpenedDirectory:
     """A data directory of this process: `log`, `database` and `machine`, until close(), abandon() or the end.
 
@@ -57,7 +65,7 @@ class OpenedDirectory:
         self._lock = DirectoryLock(config.directory)
         try:
             staging.finish(config.directory)
-            staging.discard(config.directory)  # of a restore that was killed: one that runs has the lock
+            _discard_part(config)
             self.state = StateDirectory(config.directory, boot_id=boot_id)
             self.state.create()
             self.log = Log.open(

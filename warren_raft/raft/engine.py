@@ -179,6 +179,7 @@ class Engine:
             log=log,
             snapshots=snapshots,
             catchup=self._catchup,
+            clock=lambda: self._now,
             work=self._start_work,
             write_log=self._write_log,
             alarm=self._alarm,
@@ -919,7 +920,6 @@ class Engine:
                 may_take=not self._installation.is_odd and self._installation.incoming is None,
             )
         self._installation.tick(
-            self._now,
             machine.applied_index,
             may_swap=not self._core.is_leader,  # a leader was told to hand leadership over
             log_is_idle=self._batch is None,

@@ -37,6 +37,7 @@ class Installation:
         log: Log,
         snapshots: Snapshots,
         catchup: Catchup,
+        clock: Callable[[], float],
         work: Callable[[Job, Then], None],
         write_log: Callable[[Batch], None],
         alarm: Callable[[str], None],
@@ -49,13 +50,13 @@ class Installation:
         self._log = log
         self._snapshots = snapshots
         self._catchup = catchup
+        self._clock = clock
         self._work = work
         self._write_log = write_log
         self._alarm = alarm
         self._trouble = trouble
         self._over = over
         self._swap = swap
-        self._now = -1e9
         self.incoming: StateMachine | None = None
         """A state that will take the place of the present one."""
         self.is_swapping = False
@@ -67,13 +68,12 @@ class Installation:
         self.is_odd = False
         """A majority holds another state than ours: this manager must not lead, and is given another state."""
 
-    def tick(self, now: float, applied_index: int, *, may_swap: bool, log_is_idle: bool) -> None:
+    def tick(self, applied_index: int, *, may_swap: bool, log_is_idle: bool) -> None:
         """One step further. `applied_index` is the present state's; `may_swap`: this manager does not lead."""
-        self._now = now
         if self.incoming is None:
             return
         if self.is_swapping:
-            if now >= self._publish_again_at:
+            if self._clock() >= self._publish_again_at:
                 self._publish(self.incoming)
         elif may_swap:
             self._advance(self.incoming, applied_index, log_is_idle=log_is_idle)
@@ -174,7 +174,7 @@ class Installation:
                 self._use(incoming)
             elif is_no_space(error):
                 self._trouble("state", f"no space for the new state; this manager waits for it ({error})")
-                self._publish_again_at = self._now + RETRY_SECONDS
+                self._publish_again_at = self._clock() + RETRY_SECONDS
             else:
                 raise InvariantViolation(f"the new state cannot be made durable: {error}") from error
 

@@ -20,13 +20,13 @@ from typing import Any, Final, NamedTuple
 
 from warren_raft.errors import Closed, RefusedForSafety, WarrenError
 from warren_raft.snapshots.file import Manifest, Path, read_manifest
+from warren_raft.snapshots.saving import remove_leftovers
 from warren_raft.store.generations import sync_directory
 
 logger = logging.getLogger("warren_raft.backups")
 
 POLL_SECONDS: Final = 1.0  # how soon a new leader takes over
 RETRY_SECONDS: Final = 60.0  # after a failure, which may be a disk that is full for a moment
-LEFTOVER_SECONDS: Final = 86_400.0  # a part that nobody has written to for a day is a dead manager's
 
 _STAMP: Final = "%Y%m%dT%H%M%SZ"
 _NAME: Final = re.compile(r"warren-\d{8}T\d{6}Z-\d{16,20}\.mdb\Z")
@@ -127,7 +127,7 @@ class Backups:
                 return self._every - age
             if Position(newest.cluster_id, newest.revision, newest.digest) == position:
                 return self._every
-        self._remove_leftovers(now)
+        remove_leftovers(self.directory, _PART, now=now.timestamp())
         self._prune(self._back_up(now))
         return self._every
 
@@ -164,12 +164,6 @@ class Backups:
         for path, _ in self._backups(cluster_id)[self._keep :]:
             os.unlink(path)
             logger.info("removed an old backup: %s", path)
-
-    def _remove_leftovers(self, now: datetime) -> None:
-        for name in os.listdir(self.directory):
-            path = os.path.join(self.directory, name)
-            if _PART.match(name) and now.timestamp() - os.lstat(path).st_mtime > LEFTOVER_SECONDS:
-                os.unlink(path)
 
 
 def _require_writable(directory: str) -> None:

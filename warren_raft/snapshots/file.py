@@ -116,14 +116,6 @@ def write(database: Database, path: Path, *, created_at: datetime, node_id: str,
     """
     path = os.fspath(path)
     with _new_file(path) as descriptor:
-        return write_into(descriptor, path, database, created_at=created_at, node_id=node_id, quorum=quorum)
-
-
-def write_into(
-    descriptor: int, path: str, database: Database, *, created_at: datetime, node_id: str, quorum: bool
-) -> Manifest:
-    """The same into an empty file that is open for reading and writing; `path` is for errors."""
-    with no_space_as_storage_full(path):
         with database.read() as transaction:
             committed, counts = read_committed(transaction), counts_of(transaction)
             _copy_database(database, transaction, descriptor, path)
@@ -132,18 +124,18 @@ def write_into(
         manifest = _manifest(committed, counts, size, sha256, created_at, node_id, quorum)
         os.lseek(descriptor, 0, os.SEEK_END)
         write_all(descriptor, make_trailer(manifest))
-        os.fsync(descriptor)
     return manifest
 
 
 @contextmanager
 def _new_file(path: str) -> Iterator[int]:
-    """The descriptor of a new file, mode 0600, removed unless the block ends well. Whoever fills it syncs it."""
+    """The descriptor of a new file, mode 0600, which is synced when the block ends well, else removed."""
     with no_space_as_storage_full(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             try:
                 yield descriptor
+                os.fsync(descriptor)
             finally:
                 os.close(descriptor)
         except BaseException:
@@ -307,7 +299,6 @@ def extract(path: Path, target: Path) -> Manifest:
         with _new_file(target) as copy:
             if not _share_blocks(source, copy, manifest.size_bytes):
                 _copy_bytes(source, copy, manifest.size_bytes, path)
-            os.fsync(copy)
     return manifest
 
 
