@@ -6,24 +6,49 @@ import errno
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from warren_raft.config import Config
 from warren_raft.entities import Node
 from warren_raft.manager import ReplicatedStore
+from warren_raft.snapshots import backups
 from warren_raft.store.database import Database
 from warren_raft.store.generations import StateDirectory
 
 
-def test_an_error_in_housekeeping_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """(Pins a bug: one EMFILE while the start was noted, and the state was never written back again.)"""
+def alone(directory: Path, **options: Any) -> Config:
+    """Of a cluster of one."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-    config = Config(
-        data_dir=tmp_path, node_id="m1", listen=address, members={"m1": address}, checkpoint_interval_seconds=0.05
-    )
+    return Config(data_dir=directory, node_id="m1", listen=address, members={"m1": address}, **options)
+
+
+def test_a_backup_directory_that_hangs_does_not_keep_a_manager_from_closing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server is gone; the manager's own disk is not."""
+    hangs, server_is_back = threading.Event(), threading.Event()
+
+    def hang(_directory: str) -> None:
+        hangs.set()
+        server_is_back.wait(60)
+
+    monkeypatch.setattr(backups, "_require_writable", hang)
+    store = ReplicatedStore(alone(tmp_path / "m1", backup_dir=tmp_path / "backups"))
+    assert hangs.wait(20)
+    closing = threading.Thread(target=store.close)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
+    server_is_back.set()
+
+
+def test_an_error_in_housekeeping_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """(Pins a bug: one EMFILE while the start was noted, and the state was never written back again.)"""
+    config = alone(tmp_path, checkpoint_interval_seconds=0.05)
     failed, checkpointed = threading.Event(), threading.Event()
     noted, checkpoint = StateDirectory.note_ready, Database.checkpoint
     errors = [OSError(errno.EMFILE, "Too many open files")]

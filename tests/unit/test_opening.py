@@ -24,3 +24,11 @@ def test_root_does_not_write_into_another_users_directory(tmp_path: Path) -> Non
     with pytest.raises(wr.RefusedForSafety, match="sudo -u 'nobody'"):
         wr.ReplicatedStore(config(tmp_path))
     assert os.listdir(tmp_path) == ["log"]
+
+
+def test_what_cannot_be_removed_of_a_killed_restore_keeps_nobody_from_starting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "restore.part").touch()  # a file, where a directory was expected
+    wr.ReplicatedStore(config(tmp_path)).close()
+    assert "is not removed" in caplog.text
