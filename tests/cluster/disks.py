@@ -1,10 +1,11 @@
-"""A disk for a manager's log that counts what it is asked for, and takes long for one sync when told to.
+"""A disk for a manager's log that counts what it is asked for, and takes long for one sync, or is full, when told to.
 
-What is written where is the log's matter. Invariant: everything really happens, on the operating system's files.
+What is written where is the log's matter. Invariant: what succeeds really happens, on the operating system's files.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import Counter
@@ -25,8 +26,12 @@ class Disk(OsFiles):
         self._delays_begun = 0
         self._delays_ended = 0
         self._released = threading.Event()
+        self.is_full = False
+        """Whether nothing can be written."""
 
     def open(self, path: str, *, create: bool = False) -> DiskFile:
+        if create:
+            self.require_room(path)
         file = super().open(path, create=create)
         with self._lock:
             opened = self._open[path] = DiskFile(self, path, file)
@@ -43,6 +48,10 @@ class Disk(OsFiles):
         """The next sync of a log segment takes so much longer."""
         with self._lock:
             self._delays.append(seconds)
+
+    def require_room(self, path: str) -> None:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
     def release(self) -> None:
         """The delayed sync that runs, and every later one, goes on at once."""
@@ -79,6 +88,10 @@ class DiskFile(OsFile):
         self._disk = disk
         super().__init__(file._descriptor)
         file._descriptor = -1  # ours now
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._disk.require_room(self.path)
+        super().write(offset, data)
 
     def sync(self) -> None:
         self._disk.before_sync(self.path)

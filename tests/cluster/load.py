@@ -96,6 +96,9 @@ class Writer:
         except wr.Unavailable as error:
             self._journal.told(UNKNOWN if error.maybe_applied else NOTHING, error.reason)
             return None
+        except wr.StorageFull as error:
+            self._journal.told(NOTHING, str(error))
+            return None
         except wr.Closed as error:
             self._journal.told(NOTHING, str(error))
             raise

@@ -217,6 +217,18 @@ class ManagerProcess:
     def release_disk(self) -> None:
         self.disk.release()
 
+    def fill_disk(self) -> None:
+        """Nothing can be written to the log, until `make_room`."""
+        self.disk.is_full = True
+
+    def make_room(self) -> None:
+        self.disk.is_full = False
+
+    def snapshot(self, path: str) -> int:
+        """Its revision."""
+        revision: int = self.store.snapshot(path)["revision"]
+        return revision
+
     def disk_counts(self) -> dict[str, int]:
         return self.disk.counts()
 

@@ -1,7 +1,8 @@
 """Faults without end against a cluster of real processes under load: `scripts/torture.sh --minutes 10`.
 
 Faults are drawn from a seed; what the machine makes of them is not repeatable. After every few of them the load stops,
-the managers must converge, and each must hold what its callers were told (checkers.py). A failure ends it, with 1.
+the managers must converge, and each must hold what its callers were told (checkers.py). A cluster ends with the loss of
+all managers and a restore, as often as not by mistake first. A failure ends it, with 1.
 Invariant: a fault is ended before the next check, so what is demanded then can be had.
 """
 
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.cluster.harness import WAIT_SECONDS, Cluster, ManagerDied, ManagerError, free_ports
+from warren_raft.restoring import restore
 
 FAULTS_A_ROUND: Final = 6
 WRITES_BETWEEN: Final = 40
@@ -94,6 +96,7 @@ class Torture:
             self.pause_two,
             self.transfer,
             self.slow_sync,
+            self.full_disk,
             self.forge_marker,
             self.wipe_follower,
             self.move_follower,
@@ -210,6 +213,15 @@ class Torture:
     def slow_sync(self) -> None:
         for id_ in self.draw.sample(self.cluster.alive, self.draw.randint(1, 3)):
             self.cluster.call(id_, "delay_next_sync", seconds=self.draw.choice((0.1, 0.7, 2.0)))
+
+    def full_disk(self) -> None:
+        """Of one's log: the others go on, under another leader where it was the leader's."""
+        victim = self.draw.choice(self.cluster.alive)
+        self.cluster.call(victim, "fill_disk")
+        self.cluster.wait_acknowledged(WRITES_BETWEEN, *self.others(victim))
+        self.hold()
+        self.cluster.call(victim, "make_room")
+        self.cluster.wait(lambda: not self.says(victim, "no space for the log"), "the alarm of a full disk to end")
 
     def forge_marker(self) -> None:
         victim = self.draw.choice(self.cluster.alive)
@@ -352,6 +364,58 @@ class Torture:
         self.cluster.wait_ready(id_)
         self.load(id_)
 
+    # The end: all is lost
+
+    def disaster(self) -> None:
+        """What one manager saved is restored into all. Before, as often as not, into some of them only, and the others
+        started as they were: no member of the one cluster may take one of the other for its own."""
+        cluster, ids = self.cluster, list(self.cluster.members)
+        cluster.wait_converged()
+        before, old = cluster.call(ids[0], "dump"), cluster.status(ids[0])["cluster_id"]
+        file = cluster.directory / "saved"
+        revision = cluster.call(self.draw.choice(ids), "snapshot", path=str(file))
+        assert revision == before["revision"]
+        self.kill_for_good(*ids)
+        mistaken = self.draw.sample(ids, self.draw.choice((0, 0, 1, 2)))
+        self.restore(file, *mistaken)
+        if mistaken:
+            self.tally.faults["restored in part"] += 1
+            self.start_apart(mistaken, [id_ for id_ in ids if id_ not in mistaken])
+        self.restore(file, *(id_ for id_ in ids if id_ not in mistaken))
+        self.tally.faults["restored"] += 1
+        cluster.start(*ids)
+        for id_ in ids:
+            dump, status = cluster.call(id_, "dump"), cluster.status(id_)
+            assert status["cluster_id"] != old, f"{id_} is of the old cluster"
+            assert dump.pop("revision") > revision, f"{id_}: what is new cannot be told from what is old"
+            assert dump == {name: value for name, value in before.items() if name != "revision"}, id_
+        cluster.call(self.draw.choice(ids), "put", key="after the restore", value="x")
+        cluster.wait_converged()
+
+    def says(self, id_: str, text: str) -> bool:
+        return any(text in alarm for alarm in self.cluster.status(id_)["alarms"])
+
+    def kill_for_good(self, *ids: str) -> None:
+        self.cluster.kill(*ids)
+        self.tally.kills += len(ids)
+
+    def restore(self, file: Path, *ids: str) -> None:
+        members = {id_: self.cluster.addresses[id_] for id_ in self.cluster.members}
+        for id_ in ids:
+            restore(file, self.cluster.data_dir(id_), node_id=id_, members=members, move_aside=True)
+
+    def start_apart(self, restored: list[str], others: list[str]) -> None:
+        """Two of the old cluster are a majority of that; one that is left finds out and stops. The restored wait."""
+        self.cluster.start(*restored, *others, ready=False)
+        if len(others) == 2:
+            self.cluster.wait_ready(*others)
+        else:
+            self.cluster.wait(lambda: self.cluster.status(others[0])["failure"], "the old member to find out")
+        for id_ in restored:
+            self.cluster.wait(lambda id_=id_: self.says(id_, "to be restored from the same file"), f"{id_} to say so")
+            assert not self.cluster.status(id_)["ready"], f"{id_} is ready, and not all are restored"
+        self.kill_for_good(*restored, *others)
+
     # The network: what is not cut goes on, and must
 
     def others(self, id_: str) -> list[str]:
@@ -470,7 +534,7 @@ def run(seed: int, *, minutes: float | None = None, kills: int | None = None, on
 
     while not is_enough():
         with Cluster(network=True, compaction=True) as cluster, kept_if_it_fails(cluster, seed):
-            cluster.allowed_in_logs.append("m4 was removed from the cluster")
+            cluster.allowed_in_logs += ["m4 was removed from the cluster", "start it among its own members"]
             torture = Torture(cluster, draw, tally, only)
             for _ in range(ROUNDS_A_CLUSTER):
                 if not is_enough():
@@ -480,6 +544,7 @@ def run(seed: int, *, minutes: float | None = None, kills: int | None = None, on
                         f"{cluster.history.acknowledged()} acknowledged by this cluster, all there",
                         flush=True,
                     )
+            torture.disaster()
             tally.add(cluster)
     return tally
 
