@@ -105,6 +105,8 @@ class Disaster:
         if mistaken and self.random.random() < REFUSALS:
             self._while_they_run()
         is_settled = not nemesis.changing
+        for process in world.running():
+            process.directory.damaged = None  # where nothing is read; its log has gone on since
         self._stop_all()
         for directory in world.directories.values():
             nemesis.mend(directory)

@@ -67,7 +67,8 @@ class Speech:
             if message["round"] == number:
                 granted.add(peer)
         elif message["type"] == "timeout_now":
-            self._handed[process.number] = message["term"]
+            # The newest: an earlier leader's may arrive again on a later connection.
+            self._handed[process.number] = max(message["term"], self._handed.get(process.number, -1))
 
     def sent(self, process: Process, peer: str, message: dict[str, Any]) -> None:
         check = getattr(self, f"_{message['type']}", None)
