@@ -174,7 +174,14 @@ class LocalCluster:
             quorum = sum(m.pid is not None for m in self.managers.values()) * 2 > len(self.managers)
             for manager in started:
                 what = f"{manager.id} to be ready (log: {manager.log})"
-                wait_until(manager.is_ready if quorum else manager.answers, START_SECONDS, what)
+                is_up = manager.is_ready if quorum else manager.answers
+
+                def all_run(is_up: Callable[[], bool] = is_up) -> bool:
+                    for each in started:
+                        each.check_running()  # else one is waited for that waits for one that has ended
+                    return is_up()
+
+                wait_until(all_run, START_SECONDS, what)
         except BaseException:
             self.stop(started)
             raise

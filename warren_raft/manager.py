@@ -37,7 +37,7 @@ from warren_raft.raft.driver import Driver
 from warren_raft.raft.engine import Engine, Removed
 from warren_raft.raft.files import Files, OsFiles
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE
-from warren_raft.raft.requests import ChangeWanted, TransferWanted
+from warren_raft.raft.requests import NO_LEADER, ChangeWanted, TransferWanted
 from warren_raft.raft.submit import Proposal
 from warren_raft.snapshots.backups import Backups, Position
 from warren_raft.snapshots.saving import save, take_nameless
@@ -495,10 +495,12 @@ class ReplicatedStore(Store):
     ) -> None:
         """Ask the leader again and again until it is so. To ask for a change again is harmless; to ask for a transfer
         that has happened would start another one, so it is looked at before each question."""
-        said = "there is no leader"
+        said = NO_LEADER
+        was_asked = False
         answer: Answer | None = None
         while not is_so(answer):
             answer = self._ask(question, deadline)
+            was_asked = was_asked or answer is None or answer.text != NO_LEADER
             if answer is not None:
                 if answer.state == REFUSED:
                     raise RefusedForSafety(answer.text)
@@ -507,7 +509,7 @@ class ReplicatedStore(Store):
                 return
             left = deadline - time.monotonic()
             if left <= 0:
-                raise Unavailable(said, maybe_applied=True)
+                raise Unavailable(said, maybe_applied=was_asked)
             with self._changed:
                 self._check_alive()
                 self._changed.wait(min(left, ASK_AGAIN_SECONDS))

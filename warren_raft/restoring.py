@@ -30,7 +30,7 @@ from warren_raft.raft.log_opening import owner_of
 from warren_raft.raft.membership import Change, Membership, Origin, apply_change
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.file import Manifest, Path, Progress, counts_of, read_manifest, write
-from warren_raft.snapshots.install import RESTORED_INDEX, install
+from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP, install
 from warren_raft.snapshots.verification import verify
 from warren_raft.store.database import Database, require_owner
 from warren_raft.store.generations import DirectoryLock
@@ -40,6 +40,8 @@ from warren_raft.wording import counted
 CLUSTER_ID_CHARACTERS: Final = 32
 NO_CLUSTER: Final = "none"
 """What is typed for a snapshot that has no cluster id: of a LocalStore."""
+SHOWN: Final = 3
+"""Names in one sentence."""
 PROBE_SECONDS: Final = 1.0
 """How long another member may take to accept a connection before it counts as down."""
 _VERIFIED: Final = 0.75  # share of the whole, as measured
@@ -259,10 +261,17 @@ def _check_target(data_dir: str, file: str, manifest: Manifest, *, typed: bool, 
                 f"{data_dir} was cluster {', '.join(sorted(map(str, others)))} before, and {file} is of cluster "
                 f"{cluster}: {type_it}"
             )
+        strangers = staging.strangers(data_dir)
+        if strangers:
+            raise RefusedForSafety(
+                f"{data_dir} holds {', '.join(strangers[:SHOWN])}, and no manager's data: name an empty directory"
+            )
         return
     held = _look(data_dir)
     is_other = not held.unreadable and held.cluster_id != manifest.cluster_id
     is_older = not held.unreadable and not is_other and manifest.revision < held.revision
+    # Restored from this line before: what it has numbered since would be numbered again.
+    is_repeated = is_other and manifest.revision + REVISION_STEP <= held.revision
     compared = (
         f"{data_dir} holds {held}, and {file} has cluster {cluster} at index {manifest.index}, revision "
         f"{manifest.revision}" + (_vanishing(held, manifest) if is_older else "")
@@ -271,6 +280,11 @@ def _check_target(data_dir: str, file: str, manifest: Manifest, *, typed: bool, 
         raise RefusedForSafety(f"{compared}: use an empty directory, or move what is there aside with --move-aside")
     if is_other and not typed:
         raise RefusedForSafety(f"{compared}, which is another cluster: {type_it}")
+    if is_repeated and not rollback:
+        raise RefusedForSafety(
+            f"{compared}, and what is restored would go on at a revision below that: watchers and caches would take "
+            "old for new; if that is meant, add --allow-rollback"
+        )
     if (is_older or held.unreadable) and not rollback:
         raise RefusedForSafety(f"{compared}: if that is meant, add --allow-rollback")
 

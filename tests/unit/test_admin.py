@@ -20,10 +20,12 @@ import pytest
 
 from warren_raft import errors
 from warren_raft.admin import MAX_REQUEST_BYTES, ManagerFailed, error_from_json, error_to_json, socket_address
+from warren_raft.admin import client as client_module
 from warren_raft.admin.client import CHUNK_BYTES, CHUNK_RECORDS, AdminClient, NotRunning, _chunks
 from warren_raft.admin.server import MAX_CALLS, AdminServer
 from warren_raft.entities import Node, TLSCertificate
 from warren_raft.entity_json import to_json
+from warren_raft.errors import Unavailable
 
 
 class FakeBatch:
@@ -162,6 +164,20 @@ def test_a_directory_without_a_manager_is_named_with_the_command_that_starts_one
         with pytest.raises(NotRunning, match="warren-raft serve --data-dir") as caught:
             AdminClient(directory).status()
         assert str(directory) in str(caught.value)
+
+
+def test_a_manager_that_is_stopped_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`status` is what an operator asks first, also of a process that hangs."""
+    monkeypatch.setattr(client_module, "QUICK_ANSWER_SECONDS", 0.1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "admin.sock"))
+        listener.listen()
+        for ask in (AdminClient(tmp_path).status, AdminClient(tmp_path).members):
+            with pytest.raises(Unavailable) as caught:
+                ask()
+            assert str(caught.value) == f"the manager on {tmp_path} did not answer"
 
 
 def test_a_server_that_cannot_listen_says_why_and_leaves_no_thread(manager: FakeManager, tmp_path: Path) -> None:

@@ -5,25 +5,36 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from warren_raft.config import Config
 from warren_raft.entities import Node
+from warren_raft.errors import Unavailable
 from warren_raft.manager import ReplicatedStore
 from warren_raft.snapshots import backups
 from warren_raft.store.database import Database
 from warren_raft.store.generations import StateDirectory
 
 
-def alone(directory: Path, **options: Any) -> Config:
-    """Of a cluster of one."""
+def alone(directory: Path, others: Mapping[str, str] = MappingProxyType({}), **options: Any) -> Config:
+    """Of a cluster of one, or of one whose `others` are away."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-    return Config(data_dir=directory, node_id="m1", listen=address, members={"m1": address}, **options)
+    return Config(data_dir=directory, node_id="m1", listen=address, members={"m1": address, **others}, **options)
+
+
+def test_a_membership_change_that_nobody_was_asked_for_was_not_made(tmp_path: Path) -> None:
+    """Operators decide by that whether to look before they try again."""
+    config = alone(tmp_path, {"m2": "127.0.0.1:1"})
+    with ReplicatedStore(config) as store, pytest.raises(Unavailable) as caught:
+        store.remove_member("m2", timeout=0.2)
+    assert str(caught.value) == "there is no leader; it was not applied"
 
 
 def test_a_backup_directory_that_hangs_does_not_keep_a_manager_from_closing(

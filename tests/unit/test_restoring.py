@@ -174,11 +174,21 @@ def test_the_file_stays_as_it_is_and_may_be_the_directorys_own(snapshot: Path, t
     assert restored.revision == restored.old.revision + REVISION_STEP
 
 
-def test_what_is_not_ours_does_not_matter(snapshot: Path, tmp_path: Path) -> None:
+def test_what_file_systems_and_dead_managers_leave_does_not_matter(snapshot: Path, tmp_path: Path) -> None:
     (tmp_path / "a" / "lost+found").mkdir(parents=True)
-    restore(snapshot, tmp_path / "a", node_id="m1", members=MEMBERS)
-    assert (tmp_path / "a" / "lost+found").is_dir()
-    assert staging.held(tmp_path / "a") == list(staging.OURS)
+    for name in ("lock", "admin.sock"):
+        (tmp_path / "a" / name).touch()
+    assert held(tmp_path / "a", snapshot).aside is None
+    assert (tmp_path / "a" / "lost+found").exists()
+
+
+def test_a_directory_that_holds_something_else_is_refused(snapshot: Path, tmp_path: Path) -> None:
+    """A slip in --data-dir: a home directory, or /etc."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "notes").touch()
+    text = refused(lambda: held(tmp_path / "a", snapshot))
+    assert text == f"{tmp_path / 'a'} holds notes, and no manager's data: name an empty directory"
+    assert sorted(os.listdir(tmp_path / "a")) == ["lock", "notes"]
 
 
 def test_progress_never_falls_and_ends_at_all_of_it(snapshot: Path, tmp_path: Path) -> None:
@@ -307,6 +317,15 @@ def test_an_older_snapshot_says_what_would_vanish_and_needs_a_word(snapshot: Pat
         assert "older by 2 changes that would vanish (3 nodes become 1)" in text
     assert text.endswith("add --allow-rollback")
     assert held(tmp_path / "old", snapshot, move_aside=True, allow_rollback=True).aside
+
+
+def test_a_file_is_not_restored_over_what_came_of_it_without_a_word(snapshot: Path, tmp_path: Path) -> None:
+    """Its revisions were handed out since, and would be once more."""
+    held(tmp_path / "a", snapshot)
+    text = refused(lambda: held(tmp_path / "a", snapshot, move_aside=True, cluster_id=CLUSTER))
+    assert "watchers and caches would take old for new" in text
+    assert text.endswith("add --allow-rollback")
+    assert held(tmp_path / "a", snapshot, move_aside=True, cluster_id=CLUSTER, allow_rollback=True).aside
 
 
 def test_one_change_is_no_plural(snapshot: Path, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from warren_raft.store.tables import Kind
 
 SOCKET_NAME: Final = "admin.sock"
+QUICK_OPERATIONS: Final = {"status", "members"}
+"""Those that answer from memory and the local database, whatever the cluster is doing."""
 # Room for a write of the largest batch (4 MiB) with its bytes in base64 and its text escaped.
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 

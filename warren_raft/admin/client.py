@@ -16,13 +16,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from warren_raft.admin import ManagerFailed, error_from_json, socket_address
+from warren_raft.admin import QUICK_OPERATIONS, ManagerFailed, error_from_json, socket_address
 from warren_raft.errors import RefusedForSafety, Unavailable, WarrenError
 
 # The manager answers at its own deadline; the client waits this much longer before it gives up on it.
 ANSWER_MARGIN_SECONDS: Final = 5.0
 # Used where the call names no timeout: above any sensible `Config.write_timeout_seconds`.
 DEFAULT_ANSWER_SECONDS: Final = 60.0
+# For what needs nobody else: a manager that takes so long is stopped, or its machine is.
+QUICK_ANSWER_SECONDS: Final = 10.0
 # A chunk of an import is one atomic batch: below the batch limit of 4 MiB with room to spare.
 CHUNK_RECORDS: Final = 200
 CHUNK_BYTES: Final = 1024 * 1024
@@ -55,6 +57,17 @@ class SnapshotCut(Unavailable):
 
     def __str__(self) -> str:
         return f"{self.reason}; no snapshot was saved"
+
+
+class NotTold(Unavailable):
+    """A question that changes nothing had no answer."""
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def _untold(reason: str) -> Unavailable:
+    return NotTold(reason, maybe_applied=False)
 
 
 def _unanswered(reason: str) -> Unavailable:
@@ -161,14 +174,17 @@ class AdminClient:
         """One operation of the table in server.py. `timeout`, in seconds, is the manager's deadline."""
         body = json.dumps({**(arguments or {}), "timeout_seconds": timeout}).encode()
         patience = DEFAULT_ANSWER_SECONDS if timeout is None else timeout + ANSWER_MARGIN_SECONDS
-        connection = _Connection(self.directory, patience)
+        is_quick = operation in QUICK_OPERATIONS
+        connection = _Connection(self.directory, QUICK_ANSWER_SECONDS if is_quick else patience)
         try:
-            return self._exchange(connection, operation, body)
+            return self._exchange(connection, operation, body, _untold if is_quick else _unanswered)
         finally:
             connection.close()
 
-    def _exchange(self, connection: _Connection, operation: str, body: bytes) -> Any:
-        with self._told(_unanswered):
+    def _exchange(
+        self, connection: _Connection, operation: str, body: bytes, error: Callable[[str], Unavailable]
+    ) -> Any:
+        with self._told(error):
             answer = json.loads(self._post(connection, operation, body).read())
         if "error" in answer:
             raise error_from_json(answer)

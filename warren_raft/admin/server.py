@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from aiohttp import web
 
-from warren_raft.admin import MAX_REQUEST_BYTES, SOCKET_NAME, error_to_json, operation, socket_address
+from warren_raft.admin import MAX_REQUEST_BYTES, QUICK_OPERATIONS, SOCKET_NAME, error_to_json, operation, socket_address
 from warren_raft.admin.sending import Senders, send_file
 from warren_raft.entity_json import from_json, read_base64
 from warren_raft.errors import (
@@ -383,5 +383,3 @@ OPERATIONS: Final[Mapping[str, Callable[[Manager, Arguments], object]]] = {
     "transfer_leadership": _transfer_leadership,
 }
 """POST /v1/NAME with the arguments as a JSON object; answers {"result": …} or {"error": …, "message": …, "data": …}."""
-QUICK_OPERATIONS: Final = {"status", "members"}
-"""Those that answer from memory and the local database, whatever the cluster is doing."""

@@ -195,6 +195,7 @@ class Engine:
         self._alive_sent_at = LONG_AGO
         self._expire_at = LONG_AGO
         self._foreign: set[str] = set()
+        self._said_leader: str | None = None
         self._dialed: dict[str, str] | None = None
         self._founded = self._roster.founding is not None
         self._ready_index: int | None = None
@@ -762,6 +763,10 @@ class Engine:
                 self._submitter.clear_queue()
         if self._leads_for_sure and not leads:
             self._leads_for_sure = False
+        if self.leader != self._said_leader:
+            self._said_leader = self.leader
+            said = "no leader is known" if self.leader is None else f"{self.leader} leads in term {self.term}"
+            logger.info("%s: %s", self._node_id, said)
 
     # Writes ------------------------------------------------------------------------------------------------------
 

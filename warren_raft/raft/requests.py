@@ -24,6 +24,8 @@ TRANSFER_SECONDS: Final = 1.0
 TELL_AGAIN_SECONDS: Final = 0.05
 """The target of a transfer is told to campaign so often: who has not applied all that is committed cannot at once."""
 LONG_AGO: Final = -1e9
+NO_LEADER: Final = "there is no leader"
+"""The answer to a question that went nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class Requests:
         if self._core.is_leader:
             self.answered(self.answer(message, applied_index))
         elif leader is None or leader not in self._roster.links:
-            self.answered({"number": self._number, "state": "wait", "text": "there is no leader"})
+            self.answered({"number": self._number, "state": "wait", "text": NO_LEADER})
         else:
             self._send(leader, message)
 

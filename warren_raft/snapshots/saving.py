@@ -86,6 +86,8 @@ def remove_leftovers(directory: str, is_part: re.Pattern[str], *, now: float) ->
             with suppress(FileNotFoundError):
                 if now - part.stat(follow_symlinks=False).st_mtime > LEFTOVER_SECONDS:
                     os.unlink(part.path)
+    except (FileNotFoundError, NotADirectoryError):
+        return  # whoever makes the file says so
     except OSError as error:
         logger.warning("what a killed save left in %s is not removed: %s", directory, error)
 

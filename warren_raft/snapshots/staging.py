@@ -22,6 +22,7 @@ Path = str | os.PathLike[str]
 OURS: Final = ("log", "state", "snapshots")
 """What makes a directory a manager's. A lock, or the socket of one that is gone, does not."""
 
+_OTHERS: Final = ("lock", "admin.sock", "lost+found")
 _PART: Final = "restore.part"
 _READY: Final = "restore.ready"
 _ASIDE: Final = "aside"  # in either: where the old ones go
@@ -31,6 +32,16 @@ _ASIDE_NAME: Final = re.compile(r"aside-[0-9TZ-]+\Z")
 def held(directory: Path) -> list[str]:
     """Which of OURS the directory holds; whatever else is in it is not looked at."""
     return [name for name in OURS if os.path.lexists(os.path.join(directory, name))]
+
+
+def strangers(directory: Path) -> list[str]:
+    """What else the directory holds, and no manager or file system leaves there."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    known = {*OURS, *_OTHERS, _PART, _READY}
+    return sorted(name for name in names if name not in known and not _ASIDE_NAME.match(name))
 
 
 def asides(directory: Path) -> list[str]:

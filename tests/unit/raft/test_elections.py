@@ -5,6 +5,7 @@ Each test is a story with three or five real engines on a virtual clock; the tim
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 
 import pytest
@@ -45,6 +46,19 @@ def test_a_dead_leader_is_replaced_within_the_first_round_nearly_always(ids: tup
         assert cluster.now - since < 2 * TIMEOUT_SECONDS
     assert needed[1] >= 37, needed
     assert max(needed) <= 2, needed
+
+
+def test_each_change_of_leader_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """At night it is the first question: who led, and since when nobody did."""
+    caplog.set_level(logging.INFO, "warren_raft.engine")
+    cluster = Cluster(FIVE[:3])
+    leader = cluster.wait_ready()
+    others = [id_ for id_ in cluster.nodes if id_ != leader.id]
+    said = f"{leader.id} leads in term {leader.engine.term}"
+    cluster.run_until(lambda: all(f"{id_}: {said}" in caplog.messages for id_ in cluster.nodes))
+    for id_ in others:
+        cluster.crash(id_)
+    cluster.run_until(lambda: f"{leader.id}: no leader is known" in caplog.messages)
 
 
 @pytest.mark.parametrize("seed", range(5))
