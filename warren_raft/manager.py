@@ -496,10 +496,12 @@ class ReplicatedStore(Store):
         """Ask the leader again and again until it is so. To ask for a change again is harmless; to ask for a transfer
         that has happened would start another one, so it is looked at before each question."""
         said = NO_LEADER
-        was_asked = False
+        is_first, was_asked = True, False
         answer: Answer | None = None
         while not is_so(answer):
-            answer = self._ask(question, deadline)
+            if not is_first and time.monotonic() >= deadline:
+                raise Unavailable(said, maybe_applied=was_asked)
+            answer, is_first = self._ask(question, deadline), False
             was_asked = was_asked or answer is None or answer.text != NO_LEADER
             if answer is not None:
                 if answer.state == REFUSED:
@@ -507,12 +509,9 @@ class ReplicatedStore(Store):
                 said = answer.text or said
             if is_so(answer):
                 return
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise Unavailable(said, maybe_applied=was_asked)
             with self._changed:
                 self._check_alive()
-                self._changed.wait(min(left, ASK_AGAIN_SECONDS))
+                self._changed.wait(max(0.0, min(deadline - time.monotonic(), ASK_AGAIN_SECONDS)))
 
     def _ask(
         self,
