@@ -29,11 +29,10 @@ class SmallDisk:
 
     def fill(self, left_bytes: int = 0) -> None:
         """Take room until only so much is left."""
-        with open(self._filler, "ab") as filler:
+        with open(self._filler, "ab", buffering=0) as filler:  # what found no room must not be tried again by `close`
             while (left := self.left() - left_bytes) > 0:
                 try:
                     filler.write(bytes(min(left, MIB)))
-                    filler.flush()
                 except OSError:
                     if not left_bytes:
                         return
