@@ -23,7 +23,7 @@ from tests.simulation.run import LIVENESS_SECONDS, Result
 from tests.simulation.world import Failure, Process, World
 from tests.stock_pysyncobj import REASONS, SUCCESS, StockJournal, StockNode, load_stock, make_machine_class
 from warren_raft.raft.events import Dial, Effect, LinkDown, LinkUp, Received, Send
-from warren_raft.raft.membership import Member
+from warren_raft.raft.membership import Hello, Member
 
 ELECTION_SECONDS = (0.4, 1.4)
 """The library's defaults, as all its other settings here."""
@@ -116,15 +116,8 @@ class StockEngine:
         return int(self.machine.raftCurrentTerm)
 
     def hello(self) -> dict[str, Any]:
-        return {
-            "node_id": self._opened.id,
-            "address": self._opened.members[self._opened.id],
-            "incarnation": "stock",
-            "blank": False,
-            "cluster_id": None,
-            "membership_index": 0,
-            "founding": b"",
-        }
+        address = self._opened.members[self._opened.id]
+        return Hello(self._opened.id, address, "stock", False, None, 0, b"").to_message()
 
     def judge(self, _hello: object) -> None:
         return None

@@ -21,6 +21,7 @@ from tests.simulation.__main__ import one
 from tests.simulation.options import HANDOVERS, draw
 from tests.simulation.planted import PLANTED, planted
 from tests.simulation.run import run
+from tests.simulation.stock import run_stock
 from tests.simulation.world import World
 
 SEEDS = range(1_000_000, 1_000_200)
@@ -102,6 +103,7 @@ CONDITIONS: dict[str, Mapping[str, Any]] = {
 }
 """Options under which a rare bug shows soon: which seed finds it moves with every change of the product, and a test
 cannot search a thousand. `--plant all --seeds 0:1000` does, without them."""
+STOCK_SEEDS = 60
 SEARCH_MAX = 60
 RARE = ("reads-by-lease",)
 """No conditions are known that bring it out within so few seeds."""
@@ -158,6 +160,14 @@ def test_a_planted_bug_is_found(bug: str) -> None:
     print(f"{bug}: seed {found.seed}, {found.found_by}")
     without = run(options)
     assert without.failure is None, f"seed {found.seed} under the conditions of {bug}: {without.failure}"
+
+
+@pytest.mark.parametrize(("loses_unsynced", "what"), [(False, "acknowledged writes survive"), (True, "states agree")])
+def test_stock_pysyncobj_fails_here(loses_unsynced: bool, what: str) -> None:
+    """`--engine stock` and `stock-unsynced`: what is released, under the same faults, and what it costs."""
+    results = (run_stock(seed, loses_unsynced=loses_unsynced) for seed in range(STOCK_SEEDS))
+    found = next(result for result in results if result.failure is not None and result.found_by == what)
+    print(f"seed {found.seed}: {found.failure}")
 
 
 def test_a_planted_bug_is_gone_afterwards() -> None:

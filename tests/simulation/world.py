@@ -77,7 +77,6 @@ class Process:
         self.number = world.next_number()
         """Never used again, so observers may keep what they know of a process by it."""
         self.opened = opened
-        opened.keeper.on_swap = self._swapped
         self._started_at = world.now
         self._clock_rate = world.clock_rate()
         self._leapt = 0.0
@@ -186,7 +185,7 @@ class Process:
         with killed_after(self.world.random.randrange(MOST_JOB_OPERATIONS)):
             return work.job()
 
-    def _swapped(self, machine: StateMachine) -> None:
+    def swapped(self, machine: StateMachine) -> None:
         self.world.faults["state replaced by a snapshot"] += 1
         self.world.note(f"{self.id} goes on from a snapshot at index {machine.applied_index}")
         self.world.after(0.1, lambda: self.opened.keeper.tidy() if self.alive else None)
@@ -446,6 +445,7 @@ class World:
             return None
         try:
             process = Process(self, directory, opened)
+            opened.keeper.on_swap = process.swapped
         except WarrenError as error:
             opened.release()
             if "was removed from the cluster" not in str(error):
