@@ -344,14 +344,9 @@ class ReplicatedStore(Store):
         who = self._engine.low_members
         own = self._space.alarms if self.config.node_id in who else ()
         others = [id_ for id_ in who if not own or id_ != self.config.node_id]
-        told = [
-            *own,
-            *(
-                [f"low on space: {', '.join(others)}, see {'its' if len(others) == 1 else 'their'} status"]
-                if others
-                else []
-            ),
-        ]
+        told = [*own]
+        if others:
+            told.append(f"low on space: {', '.join(others)}, see {'its' if len(others) == 1 else 'their'} status")
         detail = "; ".join(told) or f"{self._engine.leader} says so"
         return f"too few managers have room for creates and updates, while reads and deletes go on: {detail}"
 

@@ -1,7 +1,7 @@
 """Snapshots as consensus sees them: when to take one, how far the log is cut, who is sent one and who fetches.
 
 Decides; the files, their checks and the state are the `Snapshots` that it is given (snapshots/keeper.py), whose slow
-work runs in a worker. Not here: putting a fetched state in the place of the present one (engine.py).
+work runs in a worker. Not here: putting a fetched state in the place of the present one (installation.py).
 Invariant: the log keeps reaching back to every verified snapshot that is held, as long as only one or two are.
 """
 

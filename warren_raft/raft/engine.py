@@ -1,8 +1,8 @@
 """Consensus as a stepper: (now, events) -> effects, then apply(). No thread, socket, file or clock of its own.
 
-Lives here: the order of things within a step. What is decided lives in guard.py, elections.py, roster.py, changes.py
-and submit.py. Driven by driver.py, and by a simulator in tests. Invariant: nothing that speaks for the log leaves, and
-nothing is applied, before the sync that covers it.
+Lives here: the order of things within a step. What is decided lives in guard.py, elections.py, roster.py, changes.py,
+requests.py, submit.py, health.py, catchup.py and installation.py. Driven by driver.py, and by a simulator in tests.
+Invariant: nothing that speaks for the log leaves, and nothing is applied, before the sync that covers it.
 """
 
 from __future__ import annotations
@@ -763,9 +763,10 @@ class Engine:
                 self._submitter.clear_queue()
         if self._leads_for_sure and not leads:
             self._leads_for_sure = False
-        if self.leader != self._said_leader:
-            self._said_leader = self.leader
-            said = "no leader is known" if self.leader is None else f"{self.leader} leads in term {self.term}"
+        leader = self.leader
+        if leader != self._said_leader:
+            self._said_leader = leader
+            said = "no leader is known" if leader is None else f"{leader} leads in term {self.term}"
             logger.info("%s: %s", self._node_id, said)
 
     # Writes ------------------------------------------------------------------------------------------------------
