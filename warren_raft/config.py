@@ -1,6 +1,6 @@
 """What one manager is told at its start: who it is, where its data are, whom it meets.
 
-Only checking and reading of settings lives here; nothing is opened, resolved or created.
+Only checking and reading of settings lives here; nothing is opened or created, and no address is resolved.
 Invariant: a Config that exists is valid, and it never changes.
 """
 
@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from .errors import InvalidEntity, RefusedForSafety
 from .forms import FrozenMap
+from .paths import absolute
 
 MAX_NODE_ID_LENGTH: Final = 64  # it is part of file names, log lines and every frame's handshake
 MAX_BACKUPS: Final = 100_000  # eleven years of one an hour; each is looked at before the next
@@ -40,7 +41,8 @@ class Config:
     node_id: str
     """This manager's id: 1 to 64 of A-Z a-z 0-9 . _ -, unique in the cluster."""
     data_dir: str | os.PathLike[str]
-    """The directory that holds this manager's log and state. Made (mode 0700) if it does not exist."""
+    """The directory that holds this manager's log and state. Made (mode 0700) if it does not exist. A relative name is
+    made absolute when the Config is made; a later `os.chdir` changes nothing."""
     listen: str
     """host:port that the other managers reach this one at. IPv6 as [::1]:7946."""
     members: Mapping[str, str]
@@ -74,7 +76,7 @@ class Config:
     """How many writes may wait to be sent; further callers block until their deadline. 1 to 1,000,000."""
     backup_dir: str | os.PathLike[str] | None = None
     """Where this manager saves backups while it leads: warren-TIME-INDEX.mdb, verified snapshots. None: nowhere.
-    Made (mode 0700) if it does not exist; its parent must."""
+    Made (mode 0700) if it does not exist; its parent must. A relative name is made absolute, like `data_dir`."""
     backup_every_seconds: float = 3600.0
     """The time between two backups. None is made while nothing changes. Above 0."""
     backup_keep: int = 24
@@ -82,7 +84,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_node_id(self.node_id, field="node_id")
-        self._check_directory("data_dir", self.data_dir)
+        self._fix_directory("data_dir", self.data_dir)
         check_address(self.listen, field="listen")
         object.__setattr__(self, "members", self._checked_members())
         for name in ("write_timeout", "heartbeat_interval", "election_timeout", "checkpoint_interval"):
@@ -141,7 +143,7 @@ class Config:
 
     def _check_backups(self) -> None:
         if self.backup_dir is not None:
-            self._check_directory("backup_dir", self.backup_dir)
+            self._fix_directory("backup_dir", self.backup_dir)
         self._check_duration("backup_every_seconds")
         if type(self.backup_keep) is not int or not 1 <= self.backup_keep <= MAX_BACKUPS:
             raise _wrong("backup_keep", f"must be a whole number from 1 to {MAX_BACKUPS}, not {self.backup_keep!r}")
@@ -149,11 +151,17 @@ class Config:
             if self.backup_dir is None and getattr(self, name) != getattr(Config, name):
                 raise _wrong(name, "needs backup_dir: without one no backup is made")
 
-    def _check_directory(self, field: str, value: object) -> None:
-        if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+    def _fix_directory(self, field: str, value: object) -> None:
+        """Make the name absolute: every part of a manager must mean the same directory, whatever chdir does later."""
+        name = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+        if not isinstance(name, str) or not name:
             raise _wrong(field, f"must be the name of a directory, not {value!r}")
-        if "\0" in os.fspath(value):
+        if "\0" in name:
             raise _wrong(field, "holds a zero byte")
+        try:
+            object.__setattr__(self, field, absolute(name))
+        except FileNotFoundError as error:
+            raise _wrong(field, f"{name!r}: {error.strerror}") from None
 
     def _check_duration(self, name: str) -> None:
         value = getattr(self, name)

@@ -17,6 +17,7 @@ from warren_raft.errors import Closed, Corrupted, InvariantViolation, RefusedFor
 from warren_raft.fsm.answers import Result, raise_for
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.group_commit import GroupCommit, Outcome
+from warren_raft.paths import absolute
 from warren_raft.snapshots.verification import prove_state
 from warren_raft.store.command import NO_SESSION, PUT, Command, Operation, encode
 from warren_raft.store.database import QUOTA_BYTES, Database, StorageFailed
@@ -44,12 +45,13 @@ class LocalStore(Store):
 
     def __init__(self, path: str | os.PathLike[str], *, write_timeout_seconds: float = 10.0) -> None:
         self._write_timeout_seconds: Final = write_timeout_seconds
+        path = absolute(path)
         self._lock: Final = DirectoryLock(path)
         try:
             database = Database.open(path, sync=True, prove=prove_state)
             try:
                 self._machine: Final = StateMachine(database)
-                _refuse_replica(self._machine, os.fspath(path))
+                _refuse_replica(self._machine, path)
             except BaseException:
                 database.close()
                 raise

@@ -35,7 +35,7 @@ from warren_raft.opening import OpenedDirectory
 from warren_raft.raft.changes import DONE, REFUSED, Answer
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.engine import Engine, Removed
-from warren_raft.raft.files import Files, OsFiles
+from warren_raft.raft.files import Files
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE
 from warren_raft.raft.requests import NO_LEADER, ChangeWanted, TransferWanted
 from warren_raft.raft.submit import Proposal
@@ -169,7 +169,7 @@ class ReplicatedStore(Store):
             str(config.directory), reserve_bytes=config.disk_reserve_bytes, quota_bytes=config.quota_bytes
         )
         self._leadership_callbacks: list[Callable[[bool, int], object]] = []
-        self._opened = OpenedDirectory(config, files=OsFiles() if files is None else files, random=SystemRandom())
+        self._opened = OpenedDirectory(config, files=files, random=SystemRandom())
         self._opened.keeper.on_swap = self._swapped
         try:
             self._start()

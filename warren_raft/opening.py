@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from contextlib import ExitStack, closing
 from random import Random
 
 from warren_raft.config import Config
 from warren_raft.errors import Corrupted
 from warren_raft.fsm.machine import FIRST_INDEX, StateMachine
 from warren_raft.raft.engine import Engine, Settings
-from warren_raft.raft.files import Files
+from warren_raft.raft.files import Files, HeldDirectory
 from warren_raft.raft.log import Log
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.keeper import Keeper, Verify, verified_in_child
@@ -27,6 +27,7 @@ from warren_raft.store.generations import (
     DirectoryLock,
     StateDirectory,
     StateUntrusted,
+    make_directory,
     read_boot_id,
 )
 
@@ -45,47 +46,46 @@ class OpenedDirectory:
     """A data directory of this process: `log`, `database` and `machine`, until close(), abandon() or the end.
 
     Opening raises InUse, RefusedForSafety (another node's directory, a network file system), Corrupted (with how to
-    rejoin). Files, boot id and randomness are passed in, so that a simulation opens directories as a manager does.
+    rejoin). Files, boot id and randomness are passed in, so that a simulation opens directories as a manager does;
+    without `files` the log's directory is held open (raft/files.py, HeldDirectory).
     """
 
     def __init__(
         self,
         config: Config,
         *,
-        files: Files,
+        files: Files | None,
         random: Random,
         boot_id: Callable[[], str] = read_boot_id,
         verify: Verify = verified_in_child,
     ) -> None:
         self.config = config
         self._random = random
-        log_directory = str(Path(config.directory) / "log")
+        log_directory = str(config.directory / "log")
         if os.geteuid() == 0 and os.path.isdir(log_directory):
             require_owner(log_directory)  # what root writes there would keep the manager's user out at the next start
-        self._lock = DirectoryLock(config.directory)
-        try:
+        with ExitStack() as held:
+            held.callback(DirectoryLock(config.directory).release)
             staging.finish(config.directory)
             _discard_part(config)
             self.state = StateDirectory(config.directory, boot_id=boot_id)
             self.state.create()
+            if files is None:
+                make_directory(log_directory)
+                files = held.enter_context(closing(HeldDirectory(log_directory)))
             self.log = Log.open(
                 log_directory,
                 files=files,
                 node_id=config.node_id,
                 new_incarnation=lambda: f"{random.getrandbits(128):032x}",
             )
-            try:
-                self.keeper = Keeper(
-                    self.state, node_id=config.node_id, reserve_bytes=config.disk_reserve_bytes, verify=verify
-                )
-                self.keeper.open()
-                self.keeper.machine = self._open_state()
-            except BaseException:
-                self.log.close()
-                raise
-        except BaseException:
-            self._lock.release()
-            raise
+            held.callback(self.log.close)
+            self.keeper = Keeper(
+                self.state, node_id=config.node_id, reserve_bytes=config.disk_reserve_bytes, verify=verify
+            )
+            self.keeper.open()
+            self.keeper.machine = self._open_state()
+            self._held = held.pop_all()  # what the end gives back: the log, its directory, and last the lock
         self._check_agreement()
 
     @property
@@ -138,7 +138,7 @@ class OpenedDirectory:
             detail = f"ends at index {self.log.last_index}, below the applied index {self.machine.applied_index}"
             self.abandon()
             raise Corrupted(
-                str(Path(self.config.directory) / "log"),
+                str(self.config.directory / "log"),
                 detail,
                 remedy="this manager cannot vote on what is left: remove it from the cluster, empty its data "
                 "directory, start it and add it again",
@@ -180,8 +180,7 @@ class OpenedDirectory:
             if not failed:
                 self.state.note_ready()
         finally:
-            self.log.close()
-            self._lock.release()
+            self._held.close()
 
     def _close_database(self) -> None:
         """With a seal, unless it is suspected: then the next start has to look at every record."""
@@ -199,8 +198,7 @@ class OpenedDirectory:
     def release(self) -> None:
         """What the end of the process would give back, and nothing more: no sync, the marker stays."""
         self.database.abandon()
-        self.log.close()
-        self._lock.release()
+        self._held.close()
 
 
 def _opened(database: Database) -> StateMachine:

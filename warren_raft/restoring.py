@@ -23,6 +23,7 @@ from warren_raft.errors import Corrupted, InUse, RefusedForSafety, WarrenError
 from warren_raft.fsm.entry import read_committed
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.opening import OpenedDirectory
+from warren_raft.paths import absolute
 from warren_raft.raft import entries
 from warren_raft.raft.files import OsFiles
 from warren_raft.raft.log import Log
@@ -88,7 +89,7 @@ def restore(
     Raises RefusedForSafety (see docs/recovery.md), SnapshotInvalid, InvalidEntity, StorageFull, OSError. Then, and
     whenever the process dies, DATA_DIR holds what it did before.
     """
-    file, data_dir = os.path.abspath(os.fspath(file)), os.path.abspath(os.fspath(data_dir))
+    file, data_dir = absolute(file), absolute(data_dir)
     report = progress or (lambda _share: None)
     if node_id not in members:
         raise RefusedForSafety(f"{node_id} is not among the members ({', '.join(sorted(members))}): name it with them")
@@ -312,7 +313,7 @@ class Recovery:
 
     def __init__(self, data_dir: Path, *, force: bool = False) -> None:
         """`force`: also where another member answers, which may then be a second cluster that goes its own way."""
-        self.data_dir: Final = os.path.abspath(os.fspath(data_dir))
+        self.data_dir: Final = absolute(data_dir)
         if os.path.isdir(self.data_dir):
             with _locked(self.data_dir):
                 staging.finish(self.data_dir)
@@ -411,7 +412,7 @@ def _open(data_dir: str, node_id: str) -> OpenedDirectory:
     nowhere = "127.0.0.1:1"
     config = Config(node_id=node_id, data_dir=data_dir, listen=nowhere, members={node_id: nowhere})
     try:
-        return OpenedDirectory(config, files=OsFiles(), random=SystemRandom())
+        return OpenedDirectory(config, files=None, random=SystemRandom())
     except InUse:
         raise RefusedForSafety(f"a manager is running on {data_dir}: stop it first") from None
 

@@ -29,7 +29,7 @@ def test_the_documented_example_is_valid_and_has_the_documented_defaults() -> No
     assert config.write_timeout_seconds == 10.0
     assert config.switch_interval_seconds == 0.0005
     assert config.admin is True
-    assert config.directory == Path("data/m1")
+    assert config.directory == Path.cwd() / "data/m1"
     assert (config.backup_dir, config.backup_every_seconds, config.backup_keep) == (None, 3600.0, 24)
 
 
@@ -63,6 +63,7 @@ def test_a_config_can_be_sent_to_a_spawned_process_copied_and_altered() -> None:
         ({"data_dir": ""}, "data_dir"),
         ({"data_dir": "a\0b"}, "data_dir"),
         ({"data_dir": None}, "data_dir"),
+        ({"data_dir": b"data"}, "data_dir"),
         ({"listen": "127.0.0.1"}, "listen"),
         ({"listen": ":7946"}, "listen"),
         ({"listen": "127.0.0.1:"}, "listen"),
@@ -169,7 +170,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_a_file_gives_the_settings_and_overrides_win(tmp_path: Path) -> None:
     config = Config.from_toml(written(tmp_path, FILE), data_dir="elsewhere", node_id=None)
-    assert (config.node_id, config.data_dir, config.write_timeout_seconds) == ("m1", "elsewhere", 3)
+    assert (config.node_id, config.data_dir, config.write_timeout_seconds) == ("m1", str(Path.cwd() / "elsewhere"), 3)
     assert config.members == {"m1": "127.0.0.1:7946", "m2": "127.0.0.1:7947"}
 
 

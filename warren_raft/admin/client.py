@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 from warren_raft.admin import QUICK_OPERATIONS, ManagerFailed, error_from_json, socket_address
 from warren_raft.errors import RefusedForSafety, Unavailable, WarrenError
+from warren_raft.paths import absolute
 
 # The manager answers at its own deadline; the client waits this much longer before it gives up on it.
 ANSWER_MARGIN_SECONDS: Final = 5.0
@@ -85,7 +86,7 @@ class AdminClient:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.directory = os.fspath(directory)
+        self.directory = absolute(directory)
 
     def status(self) -> dict[str, Any]:
         return _expect(dict, self.call("status"))

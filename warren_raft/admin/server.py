@@ -36,6 +36,7 @@ from warren_raft.errors import (
 )
 from warren_raft.forking import let_go_in_child
 from warren_raft.forms import Refused
+from warren_raft.paths import absolute
 from warren_raft.store.tables import BY_NAME, CA, Kind
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class AdminServer:
 
     def __init__(self, manager: Manager, directory: str | os.PathLike[str]) -> None:
         self._manager = manager
-        self._directory = os.fspath(directory)
+        self._directory = absolute(directory)
         self._thread = threading.Thread(target=self._run, name="warren-admin", daemon=True)
         self._started: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None

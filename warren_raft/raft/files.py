@@ -1,4 +1,4 @@
-"""What the log does to a disk, as a protocol passed in, and the one real implementation.
+"""What the log does to a disk, as a protocol passed in, and the real implementations.
 
 Lives here: the operations and their promises. Not here: what is written (log_format.py) and when (log.py).
 Invariant: nothing survives a power cut for sure before sync() (bytes) or sync_directory() (names) returned.
@@ -7,6 +7,9 @@ Invariant: nothing survives a power cut for sure before sync() (bytes) or sync_d
 from __future__ import annotations
 
 import os
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 FILE_MODE = 0o600
@@ -108,8 +111,7 @@ class OsFiles:
         os.mkdir(path, DIRECTORY_MODE)
 
     def open(self, path: str, *, create: bool = False) -> OsFile:
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-        return OsFile(os.open(path, flags | (os.O_CREAT | os.O_TRUNC if create else 0), FILE_MODE))
+        return OsFile(os.open(path, _flags(create=create), FILE_MODE))
 
     def rename(self, old: str, new: str) -> None:
         os.rename(old, new)
@@ -118,8 +120,73 @@ class OsFiles:
         os.unlink(path)
 
     def sync_directory(self, path: str) -> None:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = _open_directory(path)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class HeldDirectory(OsFiles):
+    """The real file system, with one directory (by its absolute path) that is opened once.
+
+    Its names are looked up in that very directory from then on, also when the path leads elsewhere later, because it
+    was moved, unmounted or replaced: nothing is ever written to, or removed from, the other directory. Other paths
+    are looked up as OsFiles does. `close` gives the directory back.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._descriptor = _open_directory(path)
+
+    def close(self) -> None:
+        """A second call does nothing."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def list_directory(self, path: str) -> list[str]:
+        return os.listdir(self._descriptor) if path == self._path else super().list_directory(path)
+
+    def open(self, path: str, *, create: bool = False) -> OsFile:
+        name, directory = self._at(path)
+        with _naming(path):
+            return OsFile(os.open(name, _flags(create=create), FILE_MODE, dir_fd=directory))
+
+    def rename(self, old: str, new: str) -> None:
+        (old_name, old_directory), (new_name, new_directory) = self._at(old), self._at(new)
+        with _naming(old):
+            os.rename(old_name, new_name, src_dir_fd=old_directory, dst_dir_fd=new_directory)
+
+    def unlink(self, path: str) -> None:
+        name, directory = self._at(path)
+        with _naming(path):
+            os.unlink(name, dir_fd=directory)
+
+    def sync_directory(self, path: str) -> None:
+        if path == self._path:
+            os.fsync(self._descriptor)
+        else:
+            super().sync_directory(path)
+
+    def _at(self, path: str) -> tuple[str, int | None]:
+        """`path` as a name, and the directory to look it up in."""
+        directory, name = posixpath.split(path)
+        return (name, self._descriptor) if directory == self._path else (path, None)
+
+
+def _flags(*, create: bool) -> int:
+    return os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT | os.O_TRUNC if create else 0)
+
+
+def _open_directory(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Errors name the whole path, not the last part of it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error

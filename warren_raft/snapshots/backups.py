@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from warren_raft.errors import Closed, RefusedForSafety, WarrenError
+from warren_raft.paths import absolute
 from warren_raft.snapshots.file import Manifest, Path, read_manifest
 from warren_raft.snapshots.saving import remove_leftovers
 from warren_raft.store.generations import sync_directory
@@ -58,7 +59,7 @@ class Backups:
         take: Callable[[str], Mapping[str, Any]],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.directory: Final = os.path.abspath(os.fspath(directory))
+        self.directory: Final = absolute(directory)
         self.alarm: str | None = None
         """What went wrong at the last attempt, or what is wrong with the directory; None once one went well, or another
         manager leads and this one could save there too."""

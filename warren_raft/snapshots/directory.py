@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid
+from warren_raft.paths import absolute
 from warren_raft.snapshots.file import Manifest, Path, read_manifest, write
 from warren_raft.snapshots.verification import verify_in_child
 from warren_raft.store.database import Database
@@ -73,7 +74,7 @@ class SnapshotDirectory:
     """
 
     def __init__(self, data_dir: Path) -> None:
-        self.path: Final = os.path.join(os.path.abspath(os.fspath(data_dir)), "snapshots")
+        self.path: Final = os.path.join(absolute(data_dir), "snapshots")
 
     def create(self) -> None:
         """Make the directory if it is missing; remove what a process left behind that died while it took one."""
@@ -167,7 +168,7 @@ class SnapshotDirectory:
 
         Raises SnapshotInvalid, RefusedForSafety (a file elsewhere), OSError.
         """
-        part = os.path.abspath(os.fspath(part_path))
+        part = absolute(part_path)
         if os.path.dirname(part) != self.path:
             raise RefusedForSafety(f"{part} is not in {self.path}: copy it there first")
         manifest = read_manifest(part)

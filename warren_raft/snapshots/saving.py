@@ -18,6 +18,7 @@ from datetime import datetime
 from typing import Final
 
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid
+from warren_raft.paths import absolute
 from warren_raft.snapshots.file import Manifest, Path, manifest_in, opened, sha256_of, write
 from warren_raft.snapshots.verification import Cancel, verify_in_child
 from warren_raft.store.database import Database
@@ -58,7 +59,7 @@ def new_file(path: Path) -> Iterator[str]:
     Else it is removed; where the process was killed, by the next one for the same path a day later. Errors name
     `path`.
     """
-    path = os.path.abspath(os.fspath(path))
+    path = absolute(path)
     _require_free(path)
     directory, name = os.path.split(path)
     remove_leftovers(directory, re.compile(rf"{re.escape(name)}\.[0-9a-f]{{8}}\.part"), now=time.time())

@@ -21,6 +21,7 @@ from warren_raft.fsm import history
 from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.entry import position_problem, read_committed
 from warren_raft.fsm.sessions import Sessions
+from warren_raft.paths import absolute
 from warren_raft.snapshots.file import (
     Manifest,
     Path,
@@ -246,7 +247,7 @@ def verify_in_child(
 
     Raises what `verify` raises; VerificationFailed where the child could not come to a result.
     """
-    path = os.path.abspath(os.fspath(path))
+    path = absolute(path)
     options = {"records": records, "nice": NICE if low_priority else 0, "parent": os.getpid()}
     places = json.dumps([str(place) for place in sys.path])
     command = [sys.executable, "-I", "-c", _BEGIN, places, path, json.dumps(options)]

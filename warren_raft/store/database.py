@@ -28,6 +28,7 @@ from warren_raft.errors import (
     StorageFull,
     WarrenError,
 )
+from warren_raft.paths import absolute
 from warren_raft.store import codec
 from warren_raft.store.cache import DecodedCache
 from warren_raft.store.generations import StateDirectory, StateUntrusted
@@ -257,7 +258,7 @@ class Database:
     @classmethod
     def open_file(cls, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.monotonic) -> Database:
         """Open a file that nobody writes, such as a snapshot, without leaving a lock file beside it."""
-        environment = _open_environment(os.path.abspath(os.fspath(path)), read_only=True, lock=False)
+        environment = _open_environment(absolute(path), read_only=True, lock=False)
         return cls._checked_for_reading(environment, None, 0, clock)
 
     @classmethod

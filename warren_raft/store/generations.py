@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import ClassVar, Final, NoReturn
 
 from warren_raft.errors import Corrupted, InUse, RefusedForSafety
+from warren_raft.paths import absolute
 
 SET_ASIDE_KEPT: Final = 2
 """Databases set aside for study are kept: enough to compare two, not enough to fill a disk."""
@@ -171,7 +172,7 @@ class DirectoryLock:
     _held: ClassVar[weakref.WeakSet[DirectoryLock]] = weakref.WeakSet()
 
     def __init__(self, data_dir: str | os.PathLike[str]) -> None:
-        directory = os.path.abspath(os.fspath(data_dir))
+        directory = absolute(data_dir)
         make_directory(directory)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(os.path.join(directory, "lock"), flags, 0o600)
@@ -217,7 +218,7 @@ class StateDirectory:
     """
 
     def __init__(self, data_dir: str | os.PathLike[str], *, boot_id: Callable[[], str] = read_boot_id) -> None:
-        self.data_dir: Final = os.path.abspath(os.fspath(data_dir))
+        self.data_dir: Final = absolute(data_dir)
         self.path: Final = os.path.join(self.data_dir, "state")
         self.pointer: Final = os.path.join(self.path, "current")
         self._starts: Final = os.path.join(self.path, "starts")
