@@ -6,6 +6,7 @@ Invariant: what LocalStore has answered is on disk; ReadOnlyStore changes nothin
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Self, overload
 
+from warren_raft import timeouts
 from warren_raft.errors import Closed, Corrupted, InvariantViolation, RefusedForSafety, StorageFull, WarrenError
 from warren_raft.fsm.answers import Result, raise_for
 from warren_raft.fsm.machine import StateMachine
@@ -44,7 +46,7 @@ class LocalStore(Store):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, write_timeout_seconds: float = 10.0) -> None:
-        self._write_timeout_seconds: Final = write_timeout_seconds
+        self._write_timeout_seconds: Final = timeouts.seconds(write_timeout_seconds, math.inf)
         path = absolute(path)
         self._lock: Final = DirectoryLock(path)
         try:
@@ -71,6 +73,7 @@ class LocalStore(Store):
     @overload
     def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]: ...
     def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
+        seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
         if self._attached().is_closed:  # only there: `close` detaches it first
             raise Closed("the store belongs to the parent process of a fork")
         if self._failure is not None:
@@ -78,7 +81,6 @@ class LocalStore(Store):
         if any(operation.verb == PUT for operation in operations):
             self._room.require()
         data = encode(Command(NO_SESSION, 0, 0, operations))
-        seconds = self._write_timeout_seconds if timeout is None else timeout
         return self._commits.run(data, seconds) if wait else self._commits.start(data, seconds)
 
     def _commit(self, requests: Sequence[bytes]) -> Sequence[Outcome]:

@@ -20,6 +20,7 @@ from functools import partial
 from random import SystemRandom
 from typing import Any, ClassVar, Final, Literal, overload
 
+from warren_raft import timeouts
 from warren_raft.config import Config, check_address, check_node_id, split_address
 from warren_raft.errors import (
     Closed,
@@ -101,7 +102,7 @@ class _Waiter:
         self._lock.release()
 
     def wait(self, seconds: float) -> bool:
-        return self._lock.acquire(timeout=max(0.0, seconds))
+        return self._lock.acquire(timeout=timeouts.wait_seconds(seconds))
 
 
 class _Requests:
@@ -118,7 +119,8 @@ class _Requests:
         """(sequence, lowest unanswered). Blocks while the queue is full; Unavailable at the deadline."""
         with self._condition:
             while self._next - self._lowest >= SESSION_WINDOW or self.waiting >= self._limit:
-                if not self._condition.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
+                left = timeouts.wait_seconds(deadline - time.monotonic())
+                if not self._condition.wait(left) and time.monotonic() >= deadline:
                     raise Unavailable("the queue of waiting writes is full", maybe_applied=False)
             sequence = self._next
             self._next += 1
@@ -239,16 +241,16 @@ class ReplicatedStore(Store):
 
     def _wait_for(self, condition: Callable[[], bool], timeout: float | None, what: str) -> None:
         self._check_may_wait()
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = timeouts.deadline(timeout)
         with self._changed:
             while True:
                 self._check_alive()
                 if condition():
                     return
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
+                left = deadline - time.monotonic()
+                if left <= 0:
                     raise Unavailable(f"{what} within {timeout:g} s", maybe_applied=False)
-                self._changed.wait(left)
+                self._changed.wait(timeouts.wait_seconds(left))
 
     def wait_ready(self, timeout: float | None = 30.0) -> None:
         """Until a leader is known and the log is applied up to its commit index at our start.
@@ -265,7 +267,7 @@ class ReplicatedStore(Store):
 
     def wait_failed(self, timeout: float | None = None) -> bool:
         """Until this manager stopped by itself (`failure` says why); False at the timeout."""
-        return self._failed.wait(timeout)
+        return self._failed.wait(timeouts.wait_seconds(timeouts.deadline(timeout) - time.monotonic()))
 
     @property
     def is_ready(self) -> bool:
@@ -322,7 +324,7 @@ class ReplicatedStore(Store):
         self, operations: tuple[Operation, ...], timeout: float | None, wait: Literal[False]
     ) -> Future[int]: ...
     def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
-        deadline = time.monotonic() + (self.config.write_timeout_seconds if timeout is None else timeout)
+        deadline = self._deadline(timeout)
         self._check_alive()
         if wait or not self._session:
             self._check_may_wait()
@@ -382,7 +384,7 @@ class ReplicatedStore(Store):
 
     def _open_session(self, deadline: float) -> int:
         """Exactly-once needs a session of this process in the replicated state (Raft thesis 6.3)."""
-        if not self._session_lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        if not self._session_lock.acquire(timeout=timeouts.wait_seconds(deadline - time.monotonic())):
             raise Unavailable("no quorum, or no leader, until the deadline", maybe_applied=False)
         try:
             if self._session == 0:
@@ -459,7 +461,7 @@ class ReplicatedStore(Store):
         return self._engine.leader or self.wait_leader(max(0.0, deadline - time.monotonic()))
 
     def _deadline(self, timeout: float | None) -> float:
-        return time.monotonic() + (self.config.write_timeout_seconds if timeout is None else timeout)
+        return timeouts.deadline(timeout, self.config.write_timeout_seconds)
 
     def _change_members(self, verb: str, member_id: str, address: str, timeout: float | None) -> None:
         def is_so(answer: Answer | None) -> bool:
@@ -525,7 +527,7 @@ class ReplicatedStore(Store):
         with self._changed:
             while not answers and (left := deadline - time.monotonic()) > 0:
                 self._check_alive()  # a question is not answered any more once the raft thread has ended
-                self._changed.wait(left)
+                self._changed.wait(timeouts.wait_seconds(left))
         return answers[0] if answers else None
 
     # Snapshots ---------------------------------------------------------------------------------------------------

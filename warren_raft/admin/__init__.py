@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from warren_raft import errors
+from warren_raft import errors, timeouts
 
 if TYPE_CHECKING:
     from warren_raft.store.tables import Kind
@@ -21,6 +21,8 @@ QUICK_OPERATIONS: Final = {"status", "members"}
 """Those that answer from memory and the local database, whatever the cluster is doing."""
 # Room for a write of the largest batch (4 MiB) with its bytes in base64 and its text escaped.
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
+MAX_TIMEOUT_SECONDS: Final = 3600.0
+"""A caller who waits for longer would hold one of the manager's few threads for calls, perhaps for ever."""
 
 # What each error needs to be made again at the other end; a class not named here has only its message.
 _ERROR_DATA: Mapping[str, tuple[str, ...]] = {
@@ -54,6 +56,14 @@ def socket_address(directory: str | os.PathLike[str]) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"
     finally:
         os.close(descriptor)
+
+
+def checked_timeout(timeout: float | None) -> float | None:
+    """The timeout of a call: seconds from 0 to MAX_TIMEOUT_SECONDS; None is the manager's own. Else InvalidEntity."""
+    seconds = timeouts.checked(timeout)
+    if seconds is not None and seconds > MAX_TIMEOUT_SECONDS:
+        raise errors.InvalidEntity("timeout", f"must be at most {MAX_TIMEOUT_SECONDS:.0f} seconds, not {timeout!r:.80}")
+    return seconds
 
 
 def error_to_json(error: BaseException) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from warren_raft.admin import QUICK_OPERATIONS, ManagerFailed, error_from_json, socket_address
+from warren_raft.admin import QUICK_OPERATIONS, ManagerFailed, checked_timeout, error_from_json, socket_address
 from warren_raft.errors import RefusedForSafety, Unavailable, WarrenError
 from warren_raft.paths import absolute
 
@@ -82,7 +82,8 @@ def _cut(reason: str) -> Unavailable:
 class AdminClient:
     """Calls to the manager that runs on `directory`. Holds no connection; may be used by many threads.
 
-    Every call raises what the manager raised, NotRunning, or Unavailable.
+    Every call raises what the manager raised, NotRunning, or Unavailable. `timeout`: seconds from 0 to an hour, else
+    InvalidEntity; None is the manager's default.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -173,6 +174,7 @@ class AdminClient:
 
     def call(self, operation: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> Any:
         """One operation of the table in server.py. `timeout`, in seconds, is the manager's deadline."""
+        timeout = checked_timeout(timeout)
         body = json.dumps({**(arguments or {}), "timeout_seconds": timeout}).encode()
         patience = DEFAULT_ANSWER_SECONDS if timeout is None else timeout + ANSWER_MARGIN_SECONDS
         is_quick = operation in QUICK_OPERATIONS

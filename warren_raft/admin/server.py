@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from aiohttp import web
 
-from warren_raft.admin import MAX_REQUEST_BYTES, QUICK_OPERATIONS, SOCKET_NAME, error_to_json, operation, socket_address
+from warren_raft.admin import (
+    MAX_REQUEST_BYTES,
+    QUICK_OPERATIONS,
+    SOCKET_NAME,
+    checked_timeout,
+    error_to_json,
+    operation,
+    socket_address,
+)
 from warren_raft.admin.sending import Senders, send_file
 from warren_raft.entity_json import from_json, read_base64
 from warren_raft.errors import (
@@ -47,7 +55,6 @@ log = logging.getLogger(__name__)
 MAX_CALLS: Final = 32  # calls that wait for the cluster at the same time; further ones wait their turn
 MAX_QUICK_CALLS: Final = 4  # and those that do not: whoever looks why nothing moves must not queue behind it
 MAX_BATCH_ITEMS: Final = 10_000  # a batch is one entry of the log and one transaction
-MAX_TIMEOUT_SECONDS: Final = 3600.0  # a caller who asks for longer holds one of MAX_CALLS threads for ever
 SOCKET_BACKLOG: Final = 128
 START_SECONDS: Final = 30.0
 SHUTDOWN_SECONDS: Final = 1.0  # for answers that are under way when the manager closes
@@ -272,13 +279,7 @@ class Arguments:
 
     @property
     def timeout(self) -> float | None:
-        seconds: Any = self._values.get("timeout_seconds")
-        if seconds is None:
-            return None
-        if type(seconds) not in (int, float) or not 0 < seconds <= MAX_TIMEOUT_SECONDS:
-            reason = f"must be a number of seconds up to {MAX_TIMEOUT_SECONDS:.0f}"
-            raise InvalidEntity("request", reason, field="timeout_seconds")
-        return float(seconds)
+        return checked_timeout(self._values.get("timeout_seconds"))
 
     def _exactly(self, name: str, kind: type[T]) -> T:
         value = self._values.get(name)

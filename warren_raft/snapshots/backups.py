@@ -18,6 +18,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
+from warren_raft import timeouts
 from warren_raft.errors import Closed, RefusedForSafety, WarrenError
 from warren_raft.paths import absolute
 from warren_raft.snapshots.file import Manifest, Path, read_manifest
@@ -74,7 +75,7 @@ class Backups:
         """Until `stop` is set, which also ends a backup under way if `take` heeds it."""
         self._check()
         delay = min(POLL_SECONDS, self._every)
-        while not stop.wait(delay):
+        while not stop.wait(timeouts.wait_seconds(delay)):
             delay = self.look()
 
     def look(self) -> float:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar, cast
 
+from warren_raft import timeouts
 from warren_raft.entities import (
     Container,
     Ingress,
@@ -119,10 +120,10 @@ class Writer(ABC):
     delete. `revision` of an entity that is passed in is not looked at.
 
     `if_revision=n`: only if the stored entity's revision is n (0: only if there is none).
-    `timeout`: seconds; None is the store's default.
+    `timeout`: seconds from 0 on; `math.inf` waits for ever; None is the store's default.
 
     Raises:
-        InvalidEntity: the entity, or its id, can never be stored. Nothing was sent.
+        InvalidEntity: the entity, or its id, can never be stored, or `timeout` is no such number. Nothing was sent.
         RevisionConflict: `if_revision` did not hold. Nothing was changed.
         Unavailable: not known to be done at the deadline; `.maybe_applied`.
         StorageFull: no room for creates and updates.
@@ -154,7 +155,7 @@ class Writer(ABC):
         It is sent at the end of the `with` block, which then waits for it. `wait=False` does not: `b.future` is
         a `concurrent.futures.Future` of the revision. See Batch.
         """
-        return Batch(self, wait=wait, timeout=timeout)
+        return Batch(self, wait=wait, timeout=timeouts.checked(timeout))
 
     # ---- nodes
 

@@ -1,0 +1,51 @@
+"""What `timeout` means, the same in every store and every method, and how long a thread can wait at most.
+
+Lives here: checking the argument, and the deadline that follows from it. Not here: what a method does at its deadline.
+Invariant: a wrong timeout is refused before anything is sent, and no wait overflows after a write was applied.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+
+from warren_raft.errors import InvalidEntity
+
+
+def checked(timeout: float | None) -> float | None:
+    """The timeout as a float: seconds from 0 on, `math.inf` for ever. None stays None, the method's own default.
+
+    Raises InvalidEntity (a ValueError) for anything else: below 0, NaN, True and False, text.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise _wrong(timeout)
+    try:
+        number = float(timeout)
+    except OverflowError:  # a whole number above 1.8e308
+        number = math.inf if timeout > 0 else -1.0
+    if not number >= 0:  # NaN compares false with everything
+        raise _wrong(timeout)
+    return number
+
+
+def seconds(timeout: float | None, default_seconds: float) -> float:
+    """The same, with the method's default for None."""
+    given = checked(timeout)
+    return default_seconds if given is None else given
+
+
+def deadline(timeout: float | None, default_seconds: float = math.inf) -> float:
+    """When a call with this timeout gives up, in the clock of `time.monotonic`. Raises InvalidEntity, see `checked`."""
+    return time.monotonic() + seconds(timeout, default_seconds)
+
+
+def wait_seconds(seconds: float) -> float:
+    """What a lock, an event or a condition takes as its timeout: not below 0, and not more than Python can wait."""
+    return min(max(seconds, 0.0), threading.TIMEOUT_MAX)
+
+
+def _wrong(timeout: object) -> InvalidEntity:
+    return InvalidEntity("timeout", f"must be a number of seconds from 0 on (math.inf: for ever), not {timeout!r:.80}")
