@@ -35,12 +35,19 @@ def print_status(answer: dict[str, Any]) -> None:
     width = max(map(len, lines))
     for name, value in lines.items():
         click.echo(f"{name:<{width}}  {cell(value)}")
-    for alarm in answer.get("alarms") or ["-"]:
-        click.echo(f"{'alarm':<{width}}  {cell(alarm)}")
+    for alarm in answer.get("alarms") or []:
+        click.echo(f"{'alarm':<{width}}  {_alarm_line(alarm)}")
+    if not answer.get("alarms"):
+        click.echo(f"{'alarm':<{width}}  -")
     members = answer.get("members") or []
     if members:
         click.echo()
         print_members(members)
+
+
+def _alarm_line(alarm: dict[str, Any]) -> str:
+    about = f" {alarm['subject']}" if alarm["subject"] else ""
+    return cell(f"{alarm['severity']} {alarm['name']}{about} since {alarm['since']}: {alarm['text']}")
 
 
 def print_members(members: list[dict[str, Any]]) -> None:

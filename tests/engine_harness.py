@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import cbor2
 from tests import frames
 from tests.list_machine import ListMachine, ListSnapshots
 from tests.memory_files import MemoryFiles
+from warren_raft.alarms import Alarms
 from warren_raft.errors import StorageFull, WarrenError
 from warren_raft.raft.changes import DONE, REFUSED, Answer
 from warren_raft.raft.engine import Engine, Settings
@@ -46,6 +48,8 @@ from warren_raft.raft.transport import Refusal
 Message = dict[str, Any]
 
 STEP_SECONDS = 0.01
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+"""The calendar's time at second 0."""
 LOG_DIRECTORY = "/log"
 SEGMENT_BYTES = 256 * 1024
 START_SEGMENT_BYTES = 32 * 1024
@@ -117,6 +121,14 @@ class Node:
     def machine(self) -> ListMachine:
         """The state in use; another one after a snapshot was installed."""
         return self.snapshots.machine
+
+    @property
+    def alarm_texts(self) -> list[str]:
+        return [alarm.text for alarm in self.engine.alarms.active]
+
+    @property
+    def alarm_names(self) -> list[str]:
+        return [alarm.name for alarm in self.engine.alarms.active]
 
 
 class _Machines(MutableMapping[str, ListMachine]):
@@ -224,6 +236,7 @@ class Cluster:
             log=log,
             machine=snapshots.machine,
             snapshots=snapshots,
+            alarms=Alarms(id_, utc_now=lambda: EPOCH + timedelta(seconds=self.now), monotonic=lambda: self.now),
             random=Random(self.random.random()),
             now=self.now,
         )
@@ -326,6 +339,7 @@ class Cluster:
         for effect in node.engine.step(self.now, events):
             self._perform(node, effect)
         node.engine.apply()
+        node.engine.alarms.tick()
         if node.engine.role == "leader":
             term = node.engine.term
             assert self.leaders.setdefault(term, id_) == id_, f"two leaders in term {term}"
@@ -540,7 +554,7 @@ class Cluster:
         lines = [
             f"{node.id}: {node.engine.role} term {node.engine.term} log {node.log.last_index} commit "
             f"{node.engine.commit_index} applied {node.machine.applied_index} links "
-            f"{sorted(to for frm, to in self.links if frm == node.id)} alarms {list(node.engine.alarms)}"
+            f"{sorted(to for frm, to in self.links if frm == node.id)} alarms {node.alarm_texts}"
             for node in self.nodes.values()
         ]
         return "; ".join([*lines, *(f"{id_} stopped: {failure}" for id_, failure in self.stopped.items())])

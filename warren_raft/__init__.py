@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .alarms import Alarm as Alarm
     from .config import Config as Config
     from .entities import AccessControl as AccessControl
     from .entities import Container as Container
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
 # Module -> the public names it holds. The imports above say the same to type checkers and editors;
 # tests/unit/test_package.py sees to it that the two agree and that nothing is missing.
 _MODULES: dict[str, tuple[str, ...]] = {
+    "alarms": ("Alarm",),
     "config": ("Config",),
     "entities": (
         "AccessControl",

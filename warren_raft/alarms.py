@@ -10,33 +10,55 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
+
+from warren_raft.log_lines import event
 
 logger = logging.getLogger("warren_raft.alarms")
 
 Severity = Literal["warning", "critical"]
+AlarmName = Literal[
+    "backup-failed",
+    "cluster-not-formed",
+    "disk-low",
+    "initial-members-differ",
+    "log-no-space",
+    "member-not-let-in",
+    "over-quota",
+    "peer-fault",
+    "refused-by-member",
+    "snapshot-not-installed",
+    "snapshot-not-taken",
+    "snapshot-unreadable",
+    "state-differs",
+    "state-no-space",
+    "state-wrong",
+]
+"""Every name there is. docs/alarms.md says of each what it means and what to do."""
 
 REMIND_SECONDS: Final = 300.0
 """An alarm that lasts is logged again at this interval, so that the newest log file always has it."""
 TEXT_CHARACTERS: Final = 500
 """A text is cut here: a part of it may come from a peer."""
-ALARMS_MAX: Final = 100
-"""Alarms at one moment; a bound against names that a peer makes up. The next one is logged but not kept."""
+SUBJECTS_MAX: Final = 70
+"""Alarms of one name at one moment: a few more than a cluster may have members. A bound against ids that a peer makes
+up; what is beyond it is not raised. The names are fixed, so no peer can keep another alarm out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
-    """One condition that needs an operator. `name` is a fixed word (docs list them all)."""
+    """One condition that needs an operator and lasts now. docs/alarms.md lists every name, and what to do."""
 
-    name: str
+    name: AlarmName
+    """A fixed word, for instance "log-no-space"."""
     subject: str
     """The thing the alarm is about, for instance a node id; empty when it is this manager itself."""
     severity: Severity
     text: str
-    """What happened, to which thing, and what to do or type next."""
+    """What happened, to which thing, and what to do or type next. One line."""
     since: datetime
     """When the condition began: aware, UTC."""
 
@@ -49,6 +71,13 @@ class Alarm:
             "text": self.text,
             "since": self.since.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         }
+
+
+@dataclass(slots=True)
+class _Raised:
+    alarm: Alarm
+    reminded_at: float
+    ends_at: float
 
 
 def _utc_now() -> datetime:
@@ -72,82 +101,103 @@ class Alarms:
         self._utc_now = utc_now
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._alarms: dict[tuple[str, str], Alarm] = {}
-        self._reminded_at: dict[tuple[str, str], float] = {}
+        self._raised: dict[tuple[AlarmName, str], _Raised] = {}
 
     @property
     def active(self) -> tuple[Alarm, ...]:
-        """The alarms whose condition lasts now, the oldest first."""
+        """The alarms whose condition lasts now, in the order in which they were raised."""
         with self._lock:
-            return tuple(self._alarms.values())
+            return tuple(raised.alarm for raised in self._raised.values())
 
-    def is_raised(self, name: str, subject: str = "") -> bool:
-        return (name, subject) in self._alarms
+    def is_raised(self, name: AlarmName, subject: str = "") -> bool:
+        """For people and tests. What a manager does must not depend on it: alarms are bounded in number."""
+        return (name, subject) in self._raised
 
-    def raise_alarm(self, name: str, text: str, *, subject: str = "", severity: Severity = "warning") -> None:
+    def raise_alarm(
+        self,
+        name: AlarmName,
+        text: str,
+        *,
+        subject: str = "",
+        severity: Severity = "warning",
+        ago_seconds: float = 0.0,
+        ends_after_seconds: float = float("inf"),
+    ) -> None:
         """Raise the alarm, or give the one that is raised already its newest text and severity.
 
-        Only the first call is logged.
+        Only the first call is logged. `ago_seconds`: the condition began so long before it was an alarm.
+        `ends_after_seconds`: for a condition that is noticed by events; it is over when there was none for so long.
         """
         key = (name, subject)
-        text = text[:TEXT_CHARACTERS]
+        text = " ".join(text[: 2 * TEXT_CHARACTERS].split())[:TEXT_CHARACTERS]
+        now = self._monotonic()
         with self._lock:
-            present = self._alarms.get(key)
-            if present is not None:
-                if present.text != text or present.severity != severity:
-                    self._alarms[key] = replace(present, text=text, severity=severity)
+            raised = self._raised.get(key)
+            if raised is not None:
+                raised.ends_at = now + ends_after_seconds
+                if raised.alarm.text != text or raised.alarm.severity != severity:
+                    raised.alarm = replace(raised.alarm, text=text, severity=severity)
                 return
-            alarm = Alarm(name=name, subject=subject, severity=severity, text=text, since=self._utc_now())
-            if len(self._alarms) < ALARMS_MAX:
-                self._alarms[key] = alarm
-                self._reminded_at[key] = self._monotonic()
-        self._log("raised", alarm)
+            if sum(each == name for each, _ in self._raised) >= SUBJECTS_MAX:
+                return
+            since = self._utc_now() - timedelta(seconds=max(0.0, ago_seconds))
+            alarm = Alarm(name=name, subject=subject, severity=severity, text=text, since=since)
+            self._raised[key] = _Raised(alarm, now, now + ends_after_seconds)
+        self._log("alarm raised", alarm)
 
-    def clear_alarm(self, name: str, subject: str = "") -> None:
+    def clear_alarm(self, name: AlarmName, subject: str = "") -> None:
         """The condition is over. Does nothing when the alarm is not raised."""
         key = (name, subject)
-        if key not in self._alarms:
+        if key not in self._raised:
             return
         with self._lock:
-            alarm = self._alarms.pop(key, None)
-            self._reminded_at.pop(key, None)
-        if alarm is not None:
-            lasted = (self._utc_now() - alarm.since).total_seconds()
-            logger.info(
-                "alarm cleared node=%s alarm=%s%s lasted_seconds=%.1f",
-                self._node_id,
-                name,
-                f" subject={subject}" if subject else "",
-                max(0.0, lasted),
+            raised = self._raised.pop(key, None)
+        if raised is not None:
+            lasted = max(0.0, (self._utc_now() - raised.alarm.since).total_seconds())
+            event(
+                logger,
+                logging.INFO,
+                "alarm cleared",
+                node=self._node_id,
+                alarm=name,
+                subject=subject or None,
+                lasted_seconds=round(lasted, 1),
             )
 
-    def clear_others(self, name: str, subjects: frozenset[str] | set[str]) -> None:
+    def clear_others(self, name: AlarmName, subjects: Collection[str] = ()) -> None:
         """Clear every alarm of that name whose subject is not among `subjects`."""
         for alarm in self.active:
             if alarm.name == name and alarm.subject not in subjects:
                 self.clear_alarm(name, alarm.subject)
 
-    def remind(self) -> None:
-        """Log every alarm that has lasted for another REMIND_SECONDS. Housekeeping calls it every second or so."""
-        now = self._monotonic()
-        due = []
-        with self._lock:
-            for key, alarm in self._alarms.items():
-                if now - self._reminded_at[key] >= REMIND_SECONDS:
-                    self._reminded_at[key] = now
-                    due.append(alarm)
-        for alarm in due:
-            self._log("lasts", alarm)
+    def tick(self) -> None:
+        """End what has ended by time, and log every alarm that has lasted for another REMIND_SECONDS.
 
-    def _log(self, event: str, alarm: Alarm) -> None:
-        logger.log(
-            logging.CRITICAL if alarm.severity == "critical" else logging.WARNING,
-            "alarm %s node=%s alarm=%s%s severity=%s since=%s: %s",
-            event,
-            self._node_id,
-            alarm.name,
-            f" subject={alarm.subject}" if alarm.subject else "",
-            alarm.severity,
-            alarm.since.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        A manager's housekeeping calls it every second or so.
+        """
+        now = self._monotonic()
+        ended, due = [], []
+        with self._lock:
+            for key, raised in self._raised.items():
+                if now >= raised.ends_at:
+                    ended.append(key)
+                elif now - raised.reminded_at >= REMIND_SECONDS:
+                    raised.reminded_at = now
+                    due.append(raised.alarm)
+        for name, subject in ended:
+            self.clear_alarm(name, subject)
+        for alarm in due:
+            self._log("alarm lasts", alarm)
+
+    def _log(self, what: str, alarm: Alarm) -> None:
+        event(
+            logger,
+            logging.ERROR if alarm.severity == "critical" else logging.WARNING,  # CRITICAL: this manager stops
+            what,
             alarm.text,
+            node=self._node_id,
+            alarm=alarm.name,
+            subject=alarm.subject or None,
+            severity=alarm.severity,
+            since=alarm.since.isoformat(timespec="seconds").replace("+00:00", "Z"),
         )

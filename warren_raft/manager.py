@@ -21,6 +21,7 @@ from random import SystemRandom
 from typing import Any, ClassVar, Final, Literal, overload
 
 from warren_raft import timeouts
+from warren_raft.alarms import Alarm, Alarms
 from warren_raft.config import Config, check_address, check_node_id, split_address
 from warren_raft.errors import (
     Closed,
@@ -167,11 +168,15 @@ class ReplicatedStore(Store):
         self._session_lock = threading.Lock()
         self._stop_housekeeping = threading.Event()
         self._backups: Backups | None = None
+        self._alarms = Alarms(config.node_id)
         self._space = Space(
-            str(config.directory), reserve_bytes=config.disk_reserve_bytes, quota_bytes=config.quota_bytes
+            str(config.directory),
+            reserve_bytes=config.disk_reserve_bytes,
+            quota_bytes=config.quota_bytes,
+            alarms=self._alarms,
         )
         self._leadership_callbacks: list[Callable[[bool, int], object]] = []
-        self._opened = OpenedDirectory(config, files=files, random=SystemRandom())
+        self._opened = OpenedDirectory(config, files=files, random=SystemRandom(), alarms=self._alarms)
         self._opened.keeper.on_swap = self._swapped
         try:
             self._start()
@@ -227,6 +232,7 @@ class ReplicatedStore(Store):
             keep=config.backup_keep,
             position=self._backup_position,
             take=self.snapshot,
+            alarms=self._alarms,
         )
         stop = (self._stop_housekeeping,)
         self._backup_thread = threading.Thread(target=backups.run, args=stop, name="warren-raft-backups", daemon=True)
@@ -344,7 +350,7 @@ class ReplicatedStore(Store):
 
     def _why_full(self) -> str:
         who = self._engine.low_members
-        own = self._space.alarms if self.config.node_id in who else ()
+        own = self._space.shortages if self.config.node_id in who else ()
         others = [id_ for id_ in who if not own or id_ != self.config.node_id]
         told = [*own]
         if others:
@@ -575,6 +581,12 @@ class ReplicatedStore(Store):
 
     # Status ------------------------------------------------------------------------------------------------------
 
+    @property
+    def alarms(self) -> tuple[Alarm, ...]:
+        """The conditions that need an operator and last now, in the order in which they were raised; docs/alarms.md
+        lists them all. For any thread; also after the end."""
+        return self._alarms.active
+
     def status(self) -> dict[str, Any]:
         """What an operator asks first; the keys are those of the command line's `status`."""
         engine, machine, log, database = self._engine, self._opened.machine, self._opened.log, self._attached()
@@ -603,7 +615,7 @@ class ReplicatedStore(Store):
             "digests_compared": dict(engine.compared_digests),
             "pending_writes": engine.pending_count,
             "oldest_read_age_seconds": database.oldest_read_age_seconds(),
-            "alarms": [*filter(None, (engine.waits,)), *engine.alarms, *self._space.alarms, *self._backup_alarms()],
+            "alarms": [alarm.to_json() for alarm in self.alarms],
             "failure": None if self.failure is None else str(self.failure),
         }
 
@@ -621,9 +633,6 @@ class ReplicatedStore(Store):
     def _swapped(self, machine: StateMachine) -> None:
         """In the raft thread: a snapshot was installed. Reads that have begun go on in the state that they began in."""
         self._database = machine.database
-
-    def _backup_alarms(self) -> list[str]:
-        return [] if self._backups is None or self._backups.alarm is None else [self._backups.alarm]
 
     # Threads of this object --------------------------------------------------------------------------------------
 
@@ -677,6 +686,7 @@ class ReplicatedStore(Store):
                     noted = True
                 self._opened.keeper.tidy()
                 self._measure()
+                self._alarms.tick()
                 if time.monotonic() < next_checkpoint:
                     continue
                 next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from random import Random
 
+from warren_raft.alarms import Alarms
 from warren_raft.config import Config
 from warren_raft.errors import Corrupted
 from warren_raft.fsm.machine import FIRST_INDEX, StateMachine
@@ -56,11 +57,13 @@ class OpenedDirectory:
         *,
         files: Files | None,
         random: Random,
+        alarms: Alarms | None = None,
         boot_id: Callable[[], str] = read_boot_id,
         verify: Verify = verified_in_child,
     ) -> None:
         self.config = config
         self._random = random
+        self._alarms = Alarms(config.node_id) if alarms is None else alarms
         log_directory = str(config.directory / "log")
         if os.geteuid() == 0 and os.path.isdir(log_directory):
             require_owner(log_directory)  # what root writes there would keep the manager's user out at the next start
@@ -155,7 +158,13 @@ class OpenedDirectory:
             snapshot_after_bytes=config.snapshot_after_bytes,
         )
         engine = Engine(
-            settings, log=self.log, machine=self.machine, snapshots=self.keeper, random=self._random, now=now
+            settings,
+            log=self.log,
+            machine=self.machine,
+            snapshots=self.keeper,
+            alarms=self._alarms,
+            random=self._random,
+            now=now,
         )
         self._compare_members(engine)
         return engine

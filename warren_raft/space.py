@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from warren_raft.alarms import AlarmName, Alarms
 from warren_raft.store.database import Database
 
 DISK_AGAIN: Final = 1.25
@@ -27,7 +28,7 @@ def free_bytes(directory: str) -> int:
 
 
 class Space:
-    """`look` is for one thread at a time, `is_low` and `alarms` for any."""
+    """`look` is for one thread at a time, `is_low` and `shortages` for any."""
 
     def __init__(
         self,
@@ -35,16 +36,18 @@ class Space:
         *,
         reserve_bytes: int,
         quota_bytes: int,
+        alarms: Alarms,
         free: Callable[[str], int] = free_bytes,
     ) -> None:
         self._directory = directory
         self._reserve_bytes = reserve_bytes
         self._quota_bytes = quota_bytes
+        self._alarms = alarms
         self._free = free
         self._is_disk_low = False
         self._is_over_quota = False
         self.is_low = False
-        self.alarms: tuple[str, ...] = ()
+        self.shortages: tuple[str, ...] = ()
         """What is short, with figures and what to do; empty while there is room."""
 
     def look(self, database: Database) -> bool:
@@ -54,19 +57,23 @@ class Space:
             used = transaction.used_bytes(history=False)
         self._is_disk_low = free < self._reserve_bytes * (DISK_AGAIN if self._is_disk_low else 1)
         self._is_over_quota = used > self._quota_bytes * (QUOTA_AGAIN if self._is_over_quota else 1)
-        alarms = []
-        if self._is_disk_low:
-            alarms.append(
-                f"the disk of {self._directory} is low on space: {_mib(free)} are free and "
-                f"{_mib(self._reserve_bytes)} are its reserve; free or add some"
-            )
-        if self._is_over_quota:
-            alarms.append(
-                f"the database in {self._directory} has reached its quota: {_mib(used)} of {_mib(self._quota_bytes)} "
-                "are used; delete entities, or raise quota_bytes"
-            )
-        self.alarms = tuple(alarms)
-        self.is_low = bool(alarms)
+        shortages: dict[AlarmName, str] = {
+            "disk-low": f"the disk of {self._directory} is low on space: {_mib(free)} are free and "
+            f"{_mib(self._reserve_bytes)} are its reserve; free or add some"
+            if self._is_disk_low
+            else "",
+            "over-quota": f"the database in {self._directory} has reached its quota: {_mib(used)} of "
+            f"{_mib(self._quota_bytes)} are used; delete entities, or raise quota_bytes"
+            if self._is_over_quota
+            else "",
+        }
+        for name, text in shortages.items():
+            if text:
+                self._alarms.raise_alarm(name, text)
+            else:
+                self._alarms.clear_alarm(name)
+        self.shortages = tuple(filter(None, shortages.values()))
+        self.is_low = bool(self.shortages)
         return self.is_low
 
 

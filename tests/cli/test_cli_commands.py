@@ -188,11 +188,14 @@ def test_status_has_the_documented_fields(warren: Command, manager: Path) -> Non
 
 
 def test_status_shows_each_alarm_on_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    print_status({"node_id": "m1", "alarms": ["m2 refuses\nthis manager", "the disk is full"], "members": []})
+    refused = {"name": "refused-by-member", "subject": "m2", "severity": "warning", "text": "m2 refuses\nthis manager"}
+    full = {"name": "log-no-space", "subject": "", "severity": "critical", "text": "the disk is full"}
+    alarms = [{**alarm, "since": "2026-11-01T00:00:00.000Z"} for alarm in (refused, full)]
+    print_status({"node_id": "m1", "alarms": alarms, "members": []})
     assert [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()] == [
         ["node_id", "m1"],
-        ["alarm", "m2 refuses this manager"],
-        ["alarm", "the disk is full"],
+        ["alarm", "warning refused-by-member m2 since 2026-11-01T00:00:00.000Z: m2 refuses this manager"],
+        ["alarm", "critical log-no-space since 2026-11-01T00:00:00.000Z: the disk is full"],
     ]
 
 

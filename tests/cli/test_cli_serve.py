@@ -242,7 +242,7 @@ def test_backups_are_saved_by_the_clock_and_one_that_fails_is_an_alarm(
         return warren("status", "--data-dir", data_dir, "-o", "json").json["alarms"]
 
     alarm = wait_until(alarms, "an alarm: there is nothing mounted")
-    assert str(backups) in alarm[0]
+    assert str(backups) in alarm[0]["text"]
     backups.parent.mkdir()
     saved = wait_until(lambda: [*backups.glob("*.mdb")] if backups.exists() else [], "a backup")
     assert warren("snapshot", "verify", saved[0]).code == 0

@@ -45,7 +45,13 @@ SNAPSHOT_AFTER_BYTES: Final = 24 * 1024
 """Some hundred writes of a test's load: a second or two."""
 HISTORY_CHANGES: Final = 500
 """Kept where `compaction` is on: else most of a test's state is history."""
-FORBIDDEN_IN_LOGS: Final = ("Traceback (most recent call last)", "Task was destroyed", "was never awaited", "CRITICAL")
+FORBIDDEN_IN_LOGS: Final = (
+    "Traceback (most recent call last)",
+    "Task was destroyed",
+    "was never awaited",
+    "CRITICAL",
+    "alarm=peer-fault",
+)
 
 
 class ManagerError(Exception):

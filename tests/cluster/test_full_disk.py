@@ -67,7 +67,7 @@ def wait_full(cluster: Cluster, *ids: str, full: bool = True) -> None:
 
 
 def alarms(cluster: Cluster, id_: str) -> str:
-    return "\n".join(cluster.status(id_)["alarms"])
+    return "\n".join(alarm["text"] for alarm in cluster.status(id_)["alarms"])
 
 
 def test_one_manager_whose_disk_fills_refuses_creates_and_goes_on_by_itself(on_small_disks: Make) -> None:

@@ -148,7 +148,7 @@ def test_a_wiped_directory_is_refused_until_it_is_removed_and_added(cluster: Clu
     cluster.start(wiped, ready=False)
 
     def told() -> str:
-        return next((alarm for alarm in cluster.status(wiped)["alarms"] if "refuses" in alarm), "")
+        return next((a["text"] for a in cluster.status(wiped)["alarms"] if a["name"] == "refused-by-member"), "")
 
     alarm = cluster.wait(told, f"{wiped} to be told")
     assert f"the data directory of {wiped} is not the one the cluster knows" in alarm

@@ -393,7 +393,7 @@ class Torture:
         cluster.wait_converged()
 
     def says(self, id_: str, text: str) -> bool:
-        return any(text in alarm for alarm in self.cluster.status(id_)["alarms"])
+        return any(text in alarm["text"] for alarm in self.cluster.status(id_)["alarms"])
 
     def kill_for_good(self, *ids: str) -> None:
         self.cluster.kill(*ids)

@@ -440,7 +440,8 @@ class Disaster:
 
     def _say(self, ids: Sequence[str], words: Sequence[str]) -> None:
         processes = [self.world.processes[id_] for id_ in ids if id_ in self.world.processes]
-        lines = [line for process in processes for line in process.engine.alarms] + self._said
+        alarms = [alarm for process in processes for alarm in process.engine.alarms.active]
+        lines = [alarm.text for alarm in alarms] + self._said
         if not any(each in line for line in lines for each in words):
             raise Failure(f"nobody says that they do not belong together: {lines}\n{self.world.describe()}")
 

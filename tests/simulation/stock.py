@@ -22,6 +22,7 @@ from tests.simulation.options import Options, draw
 from tests.simulation.run import LIVENESS_SECONDS, Result
 from tests.simulation.world import Failure, Process, World
 from tests.stock_pysyncobj import REASONS, SUCCESS, StockJournal, StockNode, load_stock, make_machine_class
+from warren_raft.alarms import Alarms
 from warren_raft.raft.events import Dial, Effect, LinkDown, LinkUp, Received, Send
 from warren_raft.raft.membership import Hello, Member
 
@@ -78,6 +79,7 @@ class StockEngine:
     def __init__(self, opened: StockDirectory, now: float) -> None:
         self._opened = opened
         self._clock = now
+        self.alarms = Alarms(opened.id)
         self.members = {id_: Member(id_, address, "stock", voter=True) for id_, address in opened.members.items()}
         self._links: dict[str, int] = {}
         self._effects: list[Effect] = [Dial({k: v for k, v in opened.members.items() if k != opened.id})]

@@ -15,6 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from errno import errorcode
 from pathlib import Path
 from random import Random
@@ -25,6 +26,7 @@ from tests.killed import Killed, killed_after
 from tests.memory_files import Crashed, Fault, MemoryFiles, keep_some
 from tests.simulation.network import LINK_TIMEOUT_SECONDS, Network
 from tests.simulation.options import Options
+from warren_raft.alarms import Alarms
 from warren_raft.config import Config
 from warren_raft.errors import Corrupted, RefusedForSafety, WarrenError
 from warren_raft.fsm.machine import StateMachine
@@ -35,6 +37,8 @@ from warren_raft.raft.log import Batch
 from warren_raft.snapshots.keeper import Held
 from warren_raft.snapshots.verification import verify
 
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+"""The calendar's time at second 0."""
 DIAL_SECONDS = 0.05
 NOTICE_STEP_SECONDS = 0.002
 MOST_JOB_OPERATIONS = 30
@@ -132,6 +136,7 @@ class Process:
             for effect in self.engine.step(self.clock, events):
                 self._perform(effect)
             more = self.engine.apply()
+            self.engine.alarms.tick()
         except Crashed:
             self.world.end(self, power_cut=False)
             return
@@ -473,6 +478,9 @@ class World:
             config,
             files=directory.files,
             random=Random(seed),
+            alarms=Alarms(
+                directory.id, utc_now=lambda: EPOCH + timedelta(seconds=self.now), monotonic=lambda: self.now
+            ),
             boot_id=lambda: f"boot {directory.boot}",
             verify=lambda path, records, _cancel: verify(path, records=records),
         )
@@ -573,7 +581,7 @@ class World:
             f"  {p.id}: {p.engine.role} term {p.engine.term} log {p.opened.log.last_index} synced "
             f"{p.opened.log.synced_index} commit {p.engine.commit_index} applied {p.opened.machine.applied_index} "
             f"links {self.network.peers_of(p.id)} members {sorted(p.engine.members)} "
-            f"alarms {list(p.engine.alarms)[-3:]}"
+            f"alarms {[alarm.text for alarm in p.engine.alarms.active[-3:]]}"
             for p in self.running()
         )
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from warren_raft.alarms import ALARMS_MAX, REMIND_SECONDS, TEXT_CHARACTERS, Alarms
+from warren_raft.alarms import REMIND_SECONDS, SUBJECTS_MAX, TEXT_CHARACTERS, AlarmName, Alarms, Severity
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -34,12 +37,12 @@ def alarms(clock: Clock) -> Alarms:
 
 
 def test_an_alarm_keeps_the_time_it_began_while_its_text_changes(alarms: Alarms, clock: Clock) -> None:
-    alarms.raise_alarm("member-away", "m2 has been away for 5 s", subject="m2")
+    alarms.raise_alarm("refused-by-member", "m2 has been away for 5 s", subject="m2")
     clock.seconds = 60
-    alarms.raise_alarm("member-away", "m2 has been away for 65 s", subject="m2", severity="critical")
+    alarms.raise_alarm("refused-by-member", "m2 has been away for 65 s", subject="m2", severity="critical")
     (alarm,) = alarms.active
     assert alarm.to_json() == {
-        "name": "member-away",
+        "name": "refused-by-member",
         "subject": "m2",
         "severity": "critical",
         "text": "m2 has been away for 65 s",
@@ -48,11 +51,11 @@ def test_an_alarm_keeps_the_time_it_began_while_its_text_changes(alarms: Alarms,
 
 
 def test_an_alarm_that_is_raised_again_after_it_was_cleared_has_a_new_beginning(alarms: Alarms, clock: Clock) -> None:
-    alarms.raise_alarm("no-quorum", "no quorum")
-    alarms.clear_alarm("no-quorum")
+    alarms.raise_alarm("log-no-space", "no quorum")
+    alarms.clear_alarm("log-no-space")
     assert alarms.active == ()
     clock.seconds = 9
-    alarms.raise_alarm("no-quorum", "no quorum")
+    alarms.raise_alarm("log-no-space", "no quorum")
     assert [alarm.since for alarm in alarms.active] == [START + timedelta(seconds=9)]
 
 
@@ -61,31 +64,97 @@ def test_the_log_has_one_line_for_raising_one_for_clearing_and_reminders_between
 ) -> None:
     caplog.set_level(logging.INFO, "warren_raft.alarms")
     for _ in range(3):
-        alarms.raise_alarm("no-quorum", "2 of 3 voters are away", severity="critical")
-        alarms.remind()
+        alarms.raise_alarm("log-no-space", "2 of 3 voters are away", severity="critical")
+        alarms.tick()
     clock.seconds = REMIND_SECONDS
-    alarms.remind()
-    alarms.remind()
-    alarms.clear_alarm("no-quorum")
-    alarms.clear_alarm("no-quorum")
+    alarms.tick()
+    alarms.tick()
+    alarms.clear_alarm("log-no-space")
+    alarms.clear_alarm("log-no-space")
     assert [record.getMessage() for record in caplog.records] == [
-        "alarm raised node=m1 alarm=no-quorum severity=critical since=2026-11-01T00:00:00Z: 2 of 3 voters are away",
-        "alarm lasts node=m1 alarm=no-quorum severity=critical since=2026-11-01T00:00:00Z: 2 of 3 voters are away",
-        "alarm cleared node=m1 alarm=no-quorum lasted_seconds=300.0",
+        "alarm raised node=m1 alarm=log-no-space severity=critical since=2026-11-01T00:00:00Z: 2 of 3 voters are away",
+        "alarm lasts node=m1 alarm=log-no-space severity=critical since=2026-11-01T00:00:00Z: 2 of 3 voters are away",
+        "alarm cleared node=m1 alarm=log-no-space lasted_seconds=300",
     ]
 
 
 def test_alarms_of_one_name_are_apart_by_subject(alarms: Alarms) -> None:
     for peer in ("m2", "m3", "m4"):
-        alarms.raise_alarm("member-away", f"{peer} is away", subject=peer)
-    alarms.clear_others("member-away", {"m3"})
+        alarms.raise_alarm("refused-by-member", f"{peer} is away", subject=peer)
+    alarms.clear_others("refused-by-member", {"m3"})
     assert [alarm.subject for alarm in alarms.active] == ["m3"]
-    assert alarms.is_raised("member-away", "m3")
-    assert not alarms.is_raised("member-away", "m2")
+    assert alarms.is_raised("refused-by-member", "m3")
+    assert not alarms.is_raised("refused-by-member", "m2")
 
 
 def test_names_that_a_peer_makes_up_and_long_texts_are_bounded(alarms: Alarms) -> None:
-    for number in range(ALARMS_MAX + 5):
-        alarms.raise_alarm("refused", "x" * 10_000, subject=f"peer-{number}")
-    assert len(alarms.active) == ALARMS_MAX
+    for number in range(SUBJECTS_MAX + 5):
+        alarms.raise_alarm("refused-by-member", "x" * 10_000, subject=f"peer-{number}")
+    assert len(alarms.active) == SUBJECTS_MAX
     assert {len(alarm.text) for alarm in alarms.active} == {TEXT_CHARACTERS}
+    alarms.raise_alarm("log-no-space", "no quorum")
+    assert alarms.is_raised("log-no-space"), "another alarm was kept out"
+
+
+def test_an_alarm_of_events_ends_when_there_was_none_for_so_long(alarms: Alarms, clock: Clock) -> None:
+    for clock.seconds in (0.0, 10.0):
+        alarms.raise_alarm("refused-by-member", "m4 refuses", subject="m4", ends_after_seconds=15)
+    clock.seconds = 24
+    alarms.tick()
+    assert alarms.is_raised("refused-by-member", "m4")
+    clock.seconds = 25
+    alarms.tick()
+    assert alarms.active == ()
+
+
+def test_an_alarm_that_waited_before_it_was_raised_began_when_its_condition_did(alarms: Alarms, clock: Clock) -> None:
+    clock.seconds = 60
+    alarms.raise_alarm("refused-by-member", "m2 has been away for 10 s", subject="m2", ago_seconds=10)
+    assert [alarm.since for alarm in alarms.active] == [START + timedelta(seconds=50)]
+
+
+def test_what_a_peer_puts_into_a_text_makes_no_second_line(alarms: Alarms, caplog: pytest.LogCaptureFixture) -> None:
+    alarms.raise_alarm("peer-fault", "m2 sent\nCRITICAL all is lost", subject="m2\nalarm")
+    assert alarms.active[0].text == "m2 sent CRITICAL all is lost"
+    assert "\n" not in caplog.messages[0]
+
+
+# The list for operators ----------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+
+
+def documented() -> dict[str, list[str]]:
+    """Name -> the other cells of its row in docs/alarms.md."""
+    text = (ROOT / "docs" / "alarms.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return {row[0].strip("`"): row[1:] for row in rows if row[0].startswith("`")}
+
+
+def test_every_alarm_is_in_the_list_with_its_severity_and_a_remedy() -> None:
+    assert list(documented()) == sorted(get_args(AlarmName))
+    for name, (severity, *told) in documented().items():
+        assert severity in get_args(Severity), name
+        assert len(told) == 2, name
+        assert all(cell.endswith(".") for cell in told), name
+
+
+def test_every_name_of_an_alarm_is_raised_somewhere() -> None:
+    """Types see to the other way round: a name that is in no list does not pass mypy."""
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "warren_raft").rglob("*.py"))
+    for name in get_args(AlarmName):
+        assert code.count(f'"{name}"') >= 2, f"{name} is in the list, and nothing raises it"
+
+
+def test_an_alarm_has_the_severity_that_the_list_says() -> None:
+    listed, seen = documented(), 0
+    for path in (ROOT / "warren_raft").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or getattr(node.func, "attr", "") != "raise_alarm":
+                continue
+            if isinstance(node.args[0], ast.Constant):
+                name = node.args[0].value
+                said = {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
+                assert listed[str(name)][0] == said.get("severity", "warning"), name
+                seen += 1
+    assert seen > 5

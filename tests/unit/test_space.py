@@ -14,6 +14,7 @@ import pytest
 import warren_raft as wr
 from warren_raft import config as config_module
 from warren_raft import space as space_module
+from warren_raft.alarms import Alarms
 from warren_raft.errors import InvalidEntity, StorageFull
 from warren_raft.space import Space
 from warren_raft.store.database import MAP_SIZE_BYTES, QUOTA_BYTES, Database
@@ -36,19 +37,19 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 def test_a_disk_is_low_below_its_reserve_and_has_room_clearly_above(tmp_path: Path) -> None:
     free = [100 * MIB]
-    space = Space(str(tmp_path), reserve_bytes=100 * MIB, quota_bytes=MIB, free=lambda _: free[0])
+    space = Space(str(tmp_path), reserve_bytes=100 * MIB, quota_bytes=MIB, alarms=Alarms("m1"), free=lambda _: free[0])
     with Database.open(tmp_path, sync=False) as database:
         said = []
         for free[0] in (100 * MIB, 100 * MIB - 1, 124 * MIB, 125 * MIB, 124 * MIB, 99 * MIB):
             said.append(space.look(database))
-            assert space.is_low == said[-1] == bool(space.alarms)
+            assert space.is_low == said[-1] == bool(space.shortages)
     assert said == [False, True, True, False, False, True]
-    assert str(tmp_path) in space.alarms[0]
-    assert "99.0 MiB" in space.alarms[0]
+    assert str(tmp_path) in space.shortages[0]
+    assert "99.0 MiB" in space.shortages[0]
 
 
 def test_a_reserve_of_nothing_is_never_touched(tmp_path: Path) -> None:
-    space = Space(str(tmp_path), reserve_bytes=0, quota_bytes=MIB, free=lambda _: 0)
+    space = Space(str(tmp_path), reserve_bytes=0, quota_bytes=MIB, alarms=Alarms("m1"), free=lambda _: 0)
     with Database.open(tmp_path, sync=False) as database:
         assert not space.look(database)
 
@@ -73,12 +74,12 @@ class Sized:
 
 
 def test_a_database_is_low_above_its_quota_and_has_room_clearly_below(tmp_path: Path) -> None:
-    space = Space(str(tmp_path), reserve_bytes=0, quota_bytes=100 * MIB)
+    space = Space(str(tmp_path), reserve_bytes=0, quota_bytes=100 * MIB, alarms=Alarms("m1"))
     database, said = Sized(), []
     for database.used in (100 * MIB, 100 * MIB + 1, 96 * MIB, 95 * MIB, 96 * MIB):
         said.append(space.look(cast(Database, database)))
-        assert space.is_low == said[-1] == bool(space.alarms)
-        assert all("has reached its quota" in alarm and str(tmp_path) in alarm for alarm in space.alarms)
+        assert space.is_low == said[-1] == bool(space.shortages)
+        assert all("has reached its quota" in alarm and str(tmp_path) in alarm for alarm in space.shortages)
     assert said == [False, True, True, False, False]
 
 
@@ -131,7 +132,7 @@ def test_without_room_creates_are_refused_at_once_and_deletes_are_not(
     assert before["alarms"] == []
     free[0] = 99 * MIB
     wait_until(lambda: store.status()["full"], "the manager to be full")
-    assert str(tmp_path) in store.status()["alarms"][0]
+    assert str(tmp_path) in store.alarms[0].text
     with pytest.raises(StorageFull, match=r"the disk of .* is low on space: 99\.0 MiB are free"):
         store.create_node(wr.Node(id="d"))
     with pytest.raises(StorageFull):
@@ -146,7 +147,7 @@ def test_without_room_creates_are_refused_at_once_and_deletes_are_not(
     assert [node.id for node in store.list_nodes()] == ["b", "c"]
     free[0] = 200 * MIB
     wait_until(lambda: not store.status()["full"], "the manager to have room")
-    assert store.status()["alarms"] == []
+    assert store.alarms == ()
     store.create_node(wr.Node(id="d"))
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
+from warren_raft.alarms import Alarms
 from warren_raft.errors import SnapshotInvalid, StorageFull
 from warren_raft.raft.guard import Guard, PeerFault
 from warren_raft.raft.log import Log
@@ -44,8 +45,6 @@ STAGGER_STEPS: Final = 16
 as much log again, so that a majority is not busy with it at once."""
 CHECK_BYTES: Final = 16
 SNAPSHOTS_KEPT: Final = 2
-OWN: Final = "snapshot"
-THEIRS: Final = "leader's snapshot"
 
 
 class Snapshot(Protocol):
@@ -145,9 +144,7 @@ class Catchup:
         snapshots: Snapshots,
         send: Callable[[str, Message], None],
         work: Callable[[Job, Then], None],
-        alarm: Callable[[str], None],
-        trouble: Callable[[str, str], None],
-        over: Callable[[str], None],
+        alarms: Alarms,
         install: Callable[[Any], None],
         has_quorum: Callable[[], bool],
         taken_after_bytes: int = TAKEN_AFTER_BYTES,
@@ -157,9 +154,7 @@ class Catchup:
         self._roster = roster
         self._send = send
         self._work = work
-        self._alarm = alarm
-        self._trouble = trouble
-        self._over = over
+        self._alarms = alarms
         self._install = install
         self._has_quorum = has_quorum
         self._stagger = 1 + zlib.crc32(log.node_id.encode()) % STAGGER_STEPS / (2 * STAGGER_STEPS)
@@ -256,9 +251,9 @@ class Catchup:
             self._owed = error is not None  # due again even if the state has grown beyond the log meanwhile
             if error is not None:
                 self._not_before = self._now + RETRY_SECONDS
-                self._tell(OWN, f"no snapshot could be taken: {error}", error)
+                self._alarms.raise_alarm("snapshot-not-taken", f"no snapshot could be taken: {error}")
                 return
-            self._over(OWN)
+            self._alarms.clear_alarm("snapshot-not-taken")
             self._bytes -= counted
             self._hold(snapshot)
 
@@ -315,9 +310,11 @@ class Catchup:
         def read(data: Any, error: Exception | None) -> None:
             self._reading.discard(peer)
             if error is not None:
-                self._alarm(f"a snapshot cannot be read for {peer}: {error}")
+                text = f"a snapshot cannot be read for {peer}: {error}"
+                self._alarms.raise_alarm("snapshot-unreadable", text, subject=peer, ends_after_seconds=PINNED_SECONDS)
                 self._send(peer, {"type": "snapshot_gone", "sha256": sha256})
                 return
+            self._alarms.clear_alarm("snapshot-unreadable", peer)
             chunk = {"type": "snapshot_chunk", "sha256": sha256, "offset": offset, "data": data, "check": check(data)}
             self._send(peer, chunk)
 
@@ -378,7 +375,7 @@ class Catchup:
             if self.fetch is not fetch:
                 return
             if error is not None:
-                self._give_up(fetch, f"a snapshot cannot be received: {error}", error)
+                self._give_up(fetch, f"a snapshot cannot be received: {error}")
                 return
             fetch.offset += len(data)
             if fetch.offset == fetch.size:
@@ -403,9 +400,9 @@ class Catchup:
             if error is not None:
                 if isinstance(error, SnapshotInvalid):
                     self.snapshots.drop_incoming()
-                self._give_up(fetch, f"the snapshot of {fetch.peer} is not installed: {error}", error)
+                self._give_up(fetch, f"the snapshot of {fetch.peer} is not installed: {error}")
                 return
-            self._over(THEIRS)
+            self._alarms.clear_alarm("snapshot-not-installed")
             self.fetch = None
             snapshot, machine = result
             self._received = snapshot
@@ -428,23 +425,17 @@ class Catchup:
     def not_installed(self) -> None:
         self._received = None
 
-    def _give_up(self, fetch: _Fetch, reason: str, error: Exception) -> None:
+    def _give_up(self, fetch: _Fetch, reason: str) -> None:
+        """For now. A disk that is full may be so for days: one alarm, with the newest figures, until it has room."""
         self._refused = {fetch.sha256: self._now}
         self.fetch = None
-        self._tell(THEIRS, reason, error)
-
-    def _tell(self, what: str, text: str, error: Exception) -> None:
-        """A disk that is full may be so for days: one alarm, with the newest figures, until it has room."""
-        if is_no_space(error):
-            self._trouble(what, text)
-        else:
-            self._alarm(text)
+        self._alarms.raise_alarm("snapshot-not-installed", reason)
 
     def _look_after_fetch(self) -> None:
         fetch = self.fetch
         if self._refused and max(self._refused.values()) + FORGOTTEN_SECONDS < self._now:
             self._refused = {}
-            self._over(THEIRS)  # it is offered no more: we caught up by other means
+            self._alarms.clear_alarm("snapshot-not-installed")  # it is offered no more: we caught up by other means
         if fetch is None or fetch.busy or self._now - fetch.asked_at < ASK_AGAIN_SECONDS:
             return
         if self._now - fetch.heard_at >= GIVE_UP_SECONDS and not self._roster.counts(fetch.peer):

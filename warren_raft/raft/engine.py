@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
+from warren_raft.alarms import AlarmName, Alarms
 from warren_raft.errors import (
     Closed,
     InvariantViolation,
@@ -50,7 +51,7 @@ from warren_raft.raft.events import (
     Worked,
     WriteLog,
 )
-from warren_raft.raft.fields import FAULT_CHARACTERS, check_fields
+from warren_raft.raft.fields import check_fields
 from warren_raft.raft.guard import Guard, Outgoing, PeerFault
 from warren_raft.raft.health import Health
 from warren_raft.raft.installation import Installation
@@ -70,6 +71,7 @@ from warren_raft.raft.roster import Roster
 from warren_raft.raft.state_machine import StateMachine, apply_membership, membership_of
 from warren_raft.raft.submit import Proposal, Route, Submitter
 from warren_raft.raft.transport import Refusal
+from warren_raft.raft.watch import Watch
 
 logger = logging.getLogger("warren_raft.engine")
 
@@ -88,6 +90,10 @@ ALIVE_AFTER_SECONDS: Final = 0.05
 """A reply that has waited so long for our disk is preceded by a sign of life that claims nothing."""
 RETRY_SECONDS: Final = 1.0
 """What a full disk refused (the log's batch, or applying) is tried again so often."""
+REFUSAL_SECONDS: Final = 15.0
+"""A peer that refuses is dialled again within seconds: a refusal that did not come again for so long is over."""
+FAULT_SECONDS: Final = 300.0
+"""A peer that sent an impossible message is under suspicion for so long."""
 HUNG_DISK_SECONDS: Final = 5.0
 """A leader whose disk has not returned for so long offers leadership to others. Shorter is a hiccup."""
 EXPIRE_SECONDS: Final = 0.05
@@ -124,10 +130,12 @@ class Engine:
         log: Log,
         machine: StateMachine,
         snapshots: Snapshots,
+        alarms: Alarms,
         random: Random,
         now: float,
     ) -> None:
         self._settings = settings
+        self.alarms: Final = alarms
         self._node_id = settings.node_id
         self._log = log
         self._machine = machine
@@ -160,16 +168,15 @@ class Engine:
             answer_seconds=settings.election_timeout_seconds,
             send=self._send_to,
         )
-        self._health = Health(settings.node_id, self._roster, send=self._send_to, alarm=self._alarm)
+        self._health = Health(settings.node_id, self._roster, send=self._send_to, alarms=alarms)
+        self._watch = Watch(alarms)
         self._catchup = Catchup(
             log=log,
             roster=self._roster,
             snapshots=snapshots,
             send=self._send_to,
             work=self._start_work,
-            alarm=self._alarm,
-            trouble=self._trouble,
-            over=self._over,
+            alarms=alarms,
             install=lambda machine: self._installation.install(machine),
             has_quorum=lambda: self.has_quorum,
             taken_after_bytes=settings.snapshot_after_bytes,
@@ -182,9 +189,7 @@ class Engine:
             clock=lambda: self._now,
             work=self._start_work,
             write_log=self._write_log,
-            alarm=self._alarm,
-            trouble=self._trouble,
-            over=self._over,
+            alarms=alarms,
             swap=self._swap,
         )
         self._effects: list[Effect] = []
@@ -208,9 +213,6 @@ class Engine:
         """Set when this manager must stop: an invariant broke, or it was removed."""
         self.is_full = False
         """Whether creates and updates are refused for want of space, by the word of the leader; deletes are not."""
-        self._alarms: deque[str] = deque(maxlen=20)
-        self._troubles: dict[str, str] = {}
-        """Alarms that end with what they tell of."""
         self._assemble()
         self._catchup.count_log(machine.applied_index)
 
@@ -326,14 +328,10 @@ class Engine:
         return self._guard.stats
 
     @property
-    def alarms(self) -> list[str]:
-        """What an operator should know: the newest that happened, and what lasts."""
-        return [*self._alarms, *self._troubles.values()]
-
-    @property
     def lacks_space(self) -> bool:
         """Whether this manager is low on space, by measure or because its disk has just refused something."""
-        return self.low_space or self.disk_full or self._apply_again_at > LONG_AGO or "state" in self._troubles
+        state_waits = self._apply_again_at > LONG_AGO or self._installation.waits_for_room
+        return self.low_space or self.disk_full or state_waits
 
     @property
     def low_members(self) -> list[str]:
@@ -366,7 +364,7 @@ class Engine:
             peer = str(hello.get("node_id"))
             self._note_foreign(peer, refusal)
             if refusal.code in (OTHER_CLUSTER, OTHER_ORIGIN) and peer in self._roster.members:
-                self._alarm(f"{peer} is not let in: {refusal.text}"[:FAULT_CHARACTERS])
+                self._note_refusal("member-not-let-in", peer, f"{peer} is not let in: {refusal.text}")
         return refusal
 
     # One step ----------------------------------------------------------------------------------------------------
@@ -425,6 +423,7 @@ class Engine:
         self._requests.tick(self._now, must_go=self._must_not_lead)
         self._check_ready()
         self._check_foreign()
+        self._watch.tick(self._now, waits=self.waits)
         self._expire()
 
     @property
@@ -536,12 +535,13 @@ class Engine:
             if not is_no_space(error):
                 raise InvariantViolation(f"the log cannot be written: {error}") from error
             waits = "this manager acknowledges nothing until there is"
-            self._trouble("log", f"{self._log.directory}: no space for the log; {waits} ({error})")
+            text = f"{self._log.directory}: no space for the log; {waits} ({error})"
+            self.alarms.raise_alarm("log-no-space", text, severity="critical")
             self.disk_full = True
             self._retry_sync_at = self._now + RETRY_SECONDS
             return
         self.disk_full = False
-        self._over("log")
+        self.alarms.clear_alarm("log-no-space")
         self._batch = None
         self._log.complete(batch)
         if self._installation.log_written(batch):
@@ -555,6 +555,8 @@ class Engine:
 
     def _link_up(self, peer: str, number: int, hello: Hello) -> None:
         self._roster.link_up(peer, number, hello)
+        self.alarms.clear_alarm("refused-by-member", peer)
+        self.alarms.clear_alarm("member-not-let-in", peer)
         self._connect(peer)
 
     def _connect(self, peer: str) -> None:
@@ -578,10 +580,13 @@ class Engine:
         self._elections.link_down(peer, self._now)
 
     def _was_refused(self, peer: str, refusal: Refusal) -> None:
-        self._alarm(f"{peer} refuses this manager: {refusal.text}")
+        self._note_refusal("refused-by-member", peer, f"{peer} refuses this manager: {refusal.text}")
         if refusal.code == REMOVED:
             raise _removed(self._node_id)
         self._note_foreign(peer, refusal)
+
+    def _note_refusal(self, name: AlarmName, peer: str, text: str) -> None:
+        self.alarms.raise_alarm(name, text, subject=peer, ends_after_seconds=REFUSAL_SECONDS)
 
     def _note_foreign(self, peer: str, refusal: Refusal) -> None:
         if refusal.code == OTHER_CLUSTER and peer in self._roster.members and self._roster.membership is not None:
@@ -604,23 +609,8 @@ class Engine:
     def _drop(self, peer: str, reason: str) -> None:
         link = self._roster.links.get(peer)
         if link is not None:
-            self._alarm(reason)
+            self.alarms.raise_alarm("peer-fault", reason, subject=peer, ends_after_seconds=FAULT_SECONDS)
             self._effects.append(CloseLink(link.number, reason))
-
-    def _alarm(self, text: str) -> None:
-        if text not in self._alarms:
-            logger.warning("%s: %s", self._node_id, text)
-            self._alarms.append(text)
-
-    def _trouble(self, what: str, text: str) -> None:
-        """An alarm that stays until `_over(what)`."""
-        if what not in self._troubles:
-            logger.warning("%s: %s", self._node_id, text)
-        self._troubles[what] = text
-
-    def _over(self, what: str) -> None:
-        if self._troubles.pop(what, None) is not None:
-            logger.warning("%s: there is space for the %s again", self._node_id, what)
 
     # Messages ----------------------------------------------------------------------------------------------------
 
@@ -639,8 +629,10 @@ class Engine:
         kind = message["type"]
         if kind == "founding_view":
             complaint = self._roster.receive_view(peer, message["view"], message["configured"])
-            if complaint is not None:
-                self._alarm(complaint[:FAULT_CHARACTERS])
+            if complaint is None:
+                self.alarms.clear_alarm("initial-members-differ", peer)
+            else:
+                self.alarms.raise_alarm("initial-members-differ", complaint, subject=peer)
             return
         if kind == "founding":
             self._receive_founding(message["founding"])
@@ -826,10 +818,12 @@ class Engine:
                     self._installation.incoming.settle()
             more = self._apply()
             self._apply_again_at = LONG_AGO
-            self._over("state")
+            if not self._installation.waits_for_room:
+                self.alarms.clear_alarm("state-no-space")
             return more
         except StorageFull as error:
-            self._trouble("state", f"no space for the state; this manager applies nothing until there is ({error})")
+            text = f"no space for the state; this manager applies nothing until there is ({error})"
+            self.alarms.raise_alarm("state-no-space", text, severity="critical")
             self._apply_again_at = self._now + RETRY_SECONDS
             return False
         except WarrenError as error:
@@ -951,6 +945,7 @@ class Engine:
         if self._founded or self._roster.founding is None:
             return
         self._founded = True
+        self.alarms.clear_others("initial-members-differ")
         # Our own configuration may have changed since the founders met; the core has to count by their record.
         self._follow_voters()
         self._elections.founded(self._now)

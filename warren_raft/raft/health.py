@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from warren_raft.alarms import Alarms
 from warren_raft.raft.roster import Roster
 
 Message = dict[str, Any]
@@ -35,18 +36,17 @@ class Digests(Protocol):
 class Health:
     """Raft thread or simulator only."""
 
-    def __init__(
-        self, node_id: str, roster: Roster, *, send: Callable[[str, Message], None], alarm: Callable[[str], None]
-    ) -> None:
+    def __init__(self, node_id: str, roster: Roster, *, send: Callable[[str, Message], None], alarms: Alarms) -> None:
         self._node_id = node_id
         self._roster = roster
         self._send = send
-        self._alarm = alarm
+        self._alarms = alarms
         self._told_at = -1e9
         self._claims: dict[str, dict[int, bytes]] = {}
         self._low: dict[str, bool] = {}
         self._full: dict[str, bool] = {}
-        self._disagrees: set[str] = set()
+        self._disagreed_at: dict[str, int] = {}
+        """The newest index at which each peer's digest was another than ours, while that is so."""
         self.compared: dict[str, int] = {}
         """The newest index at which each peer's digest was ours. What is not in here was never compared."""
 
@@ -91,7 +91,8 @@ class Health:
     def state_changed(self) -> None:
         """Our own state was replaced: whether others agree is to be found out anew."""
         self.compared.clear()
-        self._disagrees.clear()
+        self._disagreed_at.clear()
+        self._alarms.clear_others("state-differs")
 
     # Digests -----------------------------------------------------------------------------------------------------
 
@@ -104,9 +105,15 @@ class Health:
             claims = {peer: claims[index] for peer, claims in self._claims.items() if index in claims}
             for peer, theirs in claims.items():
                 if theirs == mine:
-                    self.compared[peer] = max(index, self.compared.get(peer, 0))
+                    self._agrees(peer, index)
             odd |= self._judge(index, mine, {peer for peer, theirs in claims.items() if theirs != mine}, claims)
         return odd
+
+    def _agrees(self, peer: str, index: int) -> None:
+        self.compared[peer] = max(index, self.compared.get(peer, 0))
+        if index >= self._disagreed_at.get(peer, index + 1):
+            del self._disagreed_at[peer]
+            self._alarms.clear_alarm("state-differs", peer)
 
     def _judge(self, index: int, mine: bytes, differing: set[str], claims: dict[str, bytes]) -> bool:
         if not differing:
@@ -114,15 +121,18 @@ class Health:
         voters = self._roster.voters
         votes = Counter(digest for peer, digest in {**claims, self._node_id: mine}.items() if peer in voters)
         majority = next((digest for digest, count in votes.items() if count * 2 > len(voters)), None)
-        for peer in sorted(differing - self._disagrees):
-            self._disagrees.add(peer)
+        for peer in sorted(differing):
+            if index < self._disagreed_at.get(peer, self.compared.get(peer, 0) + 1):
+                continue  # there is news of a later index
+            self._disagreed_at[peer] = index
             if majority is None:
                 verdict = "it is not known yet who is right"
             elif claims[peer] == majority:
                 verdict = f"{self._node_id} is in the minority"
             else:
                 verdict = f"{peer} is in the minority"
-            self._alarm(f"{peer} and {self._node_id} hold different states at index {index}; {verdict}")
+            text = f"{peer} and {self._node_id} hold different states at index {index}; {verdict}"
+            self._alarms.raise_alarm("state-differs", text, subject=peer, severity="critical")
         return majority is not None and majority != mine
 
     # Room --------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from warren_raft.alarms import Alarms
 from warren_raft.errors import Corrupted, InvariantViolation
 from warren_raft.raft import entries
 from warren_raft.raft.catchup import Catchup, Job, Snapshots, Then, is_no_space
@@ -40,9 +41,7 @@ class Installation:
         clock: Callable[[], float],
         work: Callable[[Job, Then], None],
         write_log: Callable[[Batch], None],
-        alarm: Callable[[str], None],
-        trouble: Callable[[str, str], None],
-        over: Callable[[str], None],
+        alarms: Alarms,
         swap: Callable[[StateMachine, str], None],
     ) -> None:
         """`swap` makes a state the one in use; the other one is kept under a word, or not if that is empty."""
@@ -53,9 +52,7 @@ class Installation:
         self._clock = clock
         self._work = work
         self._write_log = write_log
-        self._alarm = alarm
-        self._trouble = trouble
-        self._over = over
+        self._alarms = alarms
         self._swap = swap
         self.incoming: StateMachine | None = None
         """A state that will take the place of the present one."""
@@ -64,6 +61,8 @@ class Installation:
         self._reset_batch: Batch | None = None
         """The batch that begins the log anew for the incoming state, while it is written."""
         self._publish_again_at = NEVER
+        self.waits_for_room = False
+        """The disk has no room for the new state."""
         self._rebuilds = 0
         self.is_odd = False
         """A majority holds another state than ours: this manager must not lead, and is given another state."""
@@ -104,6 +103,11 @@ class Installation:
             raise Corrupted(
                 "the state", f"of {self._node_id} differs from the majority's whenever it is rebuilt", remedy=REJOIN
             )
+        self._alarms.raise_alarm(
+            "state-wrong",
+            f"the state of {self._node_id} is wrong; it does not lead, and rebuilds the state",
+            severity="critical",
+        )
         if self._rebuilds == REBUILDS_MAX:
             self._catchup.wanted = True
         else:
@@ -113,7 +117,8 @@ class Installation:
         if error is None:
             self.install(machine)
         else:
-            self._alarm(f"the state cannot be rebuilt from this manager's own snapshots and log: {error}")
+            text = f"the state is wrong, and can be rebuilt only from the leader's snapshot, not from our own: {error}"
+            self._alarms.raise_alarm("state-wrong", text, severity="critical")
             self._rebuilds = REBUILDS_MAX
             self._catchup.wanted = True
 
@@ -131,6 +136,8 @@ class Installation:
         elif incoming.applied_index <= applied_index:
             self.incoming = None  # we caught up by other means
             self.is_odd = self.is_odd and self._catchup.wanted  # else it is judged, and rebuilt, again
+            if not self.is_odd:
+                self._alarms.clear_alarm("state-wrong")
             self._catchup.not_installed()
             self._snapshots.discard(incoming)
         elif log_is_idle:
@@ -170,10 +177,13 @@ class Installation:
             if self.incoming is not incoming:
                 return
             if error is None:
-                self._over("state")
+                self.waits_for_room = False
+                self._alarms.clear_alarm("state-no-space")
                 self._use(incoming)
             elif is_no_space(error):
-                self._trouble("state", f"no space for the new state; this manager waits for it ({error})")
+                text = f"no space for the new state; this manager waits for it ({error})"
+                self._alarms.raise_alarm("state-no-space", text, severity="critical")
+                self.waits_for_room = True
                 self._publish_again_at = self._clock() + RETRY_SECONDS
             else:
                 raise InvariantViolation(f"the new state cannot be made durable: {error}") from error
@@ -185,4 +195,5 @@ class Installation:
         why = "diverged" if self.is_odd else ""
         self.incoming = None
         self.is_swapping = self.is_odd = False
+        self._alarms.clear_alarm("state-wrong")
         self._swap(incoming, why)

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from warren_raft import timeouts
+from warren_raft.alarms import Alarms
 from warren_raft.errors import Closed, RefusedForSafety, WarrenError
 from warren_raft.paths import absolute
 from warren_raft.snapshots.file import Manifest, Path, read_manifest
@@ -28,6 +29,7 @@ from warren_raft.store.generations import sync_directory
 logger = logging.getLogger("warren_raft.backups")
 
 POLL_SECONDS: Final = 1.0  # how soon a new leader takes over
+FAILED: Final = "backup-failed"
 RETRY_SECONDS: Final = 60.0  # after a failure, which may be a disk that is full for a moment
 
 _STAMP: Final = "%Y%m%dT%H%M%SZ"
@@ -44,7 +46,7 @@ class Position(NamedTuple):
 
 
 class Backups:
-    """`run` is a thread's; `alarm` is for any thread.
+    """`run` is a thread's. While the last attempt failed, or one would fail, there is the alarm "backup-failed".
 
     `position` tells where the state is, None where this manager does not lead. `take` saves a verified snapshot at a
     path and returns its manifest. `now` is the time in UTC.
@@ -58,12 +60,14 @@ class Backups:
         keep: int,
         position: Callable[[], Position | None],
         take: Callable[[str], Mapping[str, Any]],
+        alarms: Alarms,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.directory: Final = absolute(directory)
-        self.alarm: str | None = None
-        """What went wrong at the last attempt, or what is wrong with the directory; None once one went well, or another
-        manager leads and this one could save there too."""
+        self._alarms = alarms
+        self._fails = False
+        """The last attempt did, or this manager could not save there; until one went well, or another manager leads
+        and this one could save there too."""
         self._every = every_seconds
         self._keep = keep
         self._position = position
@@ -87,7 +91,7 @@ class Backups:
         self._checked_at = None
         try:
             delay = self._do_due(position)
-            self.alarm = None
+            self._works()
         except Closed:
             return POLL_SECONDS
         except (WarrenError, OSError) as error:
@@ -100,23 +104,29 @@ class Backups:
         return min(self._every, RETRY_SECONDS)
 
     def _failed(self, error: Exception) -> None:
-        logger.error("the backup to %s failed: %s", self.directory, error)
-        self.alarm = f"the backup to {self.directory} failed at {self._now():%Y-%m-%dT%H:%M:%SZ}: {error}"
+        self._alarm(f"the backup to {self.directory} failed at {self._now():%Y-%m-%dT%H:%M:%SZ}: {error}")
+
+    def _works(self) -> None:
+        self._fails = False
+        self._alarms.clear_alarm(FAILED, self.directory)
+
+    def _alarm(self, text: str) -> None:
+        self._fails = True
+        self._alarms.raise_alarm(FAILED, text, subject=self.directory)
 
     def _check(self) -> None:
         """Whether this manager could save a backup when it leads: once, and while it could not, now and then again."""
         now = self._now()
         if self._checked_at is not None:
             age = (now - self._checked_at).total_seconds()
-            if self.alarm is None or 0 <= age < RETRY_SECONDS:
+            if not self._fails or 0 <= age < RETRY_SECONDS:
                 return
         self._checked_at = now
         try:
             _require_writable(self.directory)
-            self.alarm = None
+            self._works()
         except OSError as error:
-            self.alarm = f"no backup can be saved to {self.directory}: {error}"
-            logger.error("%s", self.alarm)
+            self._alarm(f"no backup can be saved to {self.directory}: {error}")
 
     def _do_due(self, position: Position) -> float:
         with suppress(FileExistsError):

@@ -222,8 +222,8 @@ def test_different_initial_lists_form_nothing_and_say_so() -> None:
     cluster.start("m3")
     cluster.run(10)
     assert all(node.log.is_blank for node in cluster.nodes.values())
-    assert any("m2 was started with other initial members" in alarm for alarm in cluster.nodes["m1"].engine.alarms)
-    assert any("m1 was started with other initial members" in alarm for alarm in cluster.nodes["m2"].engine.alarms)
+    assert any("m2 was started with other initial members" in alarm for alarm in cluster.nodes["m1"].alarm_texts)
+    assert any("m1 was started with other initial members" in alarm for alarm in cluster.nodes["m2"].alarm_texts)
     cluster.crash("m2")
     cluster.start("m2")
     cluster.wait_ready()
@@ -238,7 +238,7 @@ def test_the_same_manager_under_two_addresses_is_a_different_list() -> None:
     cluster.start("m3")
     cluster.run(10)
     assert all(node.log.is_blank for node in cluster.nodes.values())
-    assert any("m2 was started with other initial members" in alarm for alarm in cluster.nodes["m1"].engine.alarms)
+    assert any("m2 was started with other initial members" in alarm for alarm in cluster.nodes["m1"].alarm_texts)
 
 
 def test_a_manager_restarted_with_a_shorter_list_follows_the_founders_it_belongs_to() -> None:
@@ -668,7 +668,7 @@ def test_a_wiped_member_is_refused_with_what_to_type_then_removed_and_added_agai
     assert leader.engine.is_leader
     cluster.write(victim, "from the new disk")
     cluster.check_writes()
-    assert all("cannot be" not in alarm for node in cluster.nodes.values() for alarm in node.engine.alarms)
+    assert all("cannot be" not in alarm for node in cluster.nodes.values() for alarm in node.alarm_texts)
 
 
 def test_a_wiped_disk_cannot_lose_what_was_acknowledged() -> None:

@@ -38,7 +38,7 @@ def is_formed(cluster: Cluster) -> bool:
 
 
 def alarms(cluster: Cluster, id_: str) -> str:
-    return "\n".join(cluster.nodes[id_].engine.alarms)
+    return "\n".join(cluster.nodes[id_].alarm_texts)
 
 
 # Forming -------------------------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def test_a_member_of_the_old_cluster_and_a_restored_one_refuse_each_other_in_one
     cluster.run(10)
     assert {refusal.code for _, _, refusal in cluster.refusals} == {OTHER_CLUSTER}
     for id_ in ("m1", "m2"):
-        lines = [line for line in cluster.nodes[id_].engine.alarms if "m1 was restored as cluster restored" in line]
+        lines = [line for line in cluster.nodes[id_].alarm_texts if "m1 was restored as cluster restored" in line]
         assert lines
         assert all("m2 belongs to cluster" in line or "m3 belongs to cluster" in line for line in lines)
     assert cluster.stopped == {}

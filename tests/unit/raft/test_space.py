@@ -75,11 +75,11 @@ def test_the_alarm_of_a_full_disk_is_one_and_ends_with_it() -> None:
     node.disk_error = FULL
     cluster.submit("m1", "w", seconds=60)
     cluster.run(10)
-    assert len(node.engine.alarms) == 1
-    assert node.log.directory in node.engine.alarms[0]
+    assert len(node.alarm_texts) == 1
+    assert node.log.directory in node.alarm_texts[0]
     node.disk_error = None
     cluster.run_until(lambda: "w" in cluster.acknowledged)
-    assert node.engine.alarms == []
+    assert node.alarm_texts == []
 
 
 def test_a_state_without_room_is_one_alarm_and_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,11 +93,11 @@ def test_a_state_without_room_is_one_alarm_and_ends_with_it(monkeypatch: pytest.
     monkeypatch.setattr(node.machine, "apply", apply)
     cluster.submit("m1", "w", seconds=60)
     cluster.run(10)
-    assert len(node.engine.alarms) == 1
+    assert len(node.alarm_texts) == 1
     assert node.engine.is_full
     monkeypatch.undo()
     cluster.run_until(lambda: "w" in cluster.acknowledged)
-    assert node.engine.alarms == []
+    assert node.alarm_texts == []
     cluster.run(0.1)
     assert not node.engine.is_full
 
@@ -128,11 +128,11 @@ def test_a_snapshot_without_room_is_tried_again_and_is_one_alarm(monkeypatch: py
         cluster.write("m1", f"{number}{'x' * 100}")
     cluster.run(60)
     assert refused[0] > 2
-    assert len(node.engine.alarms) == 1
+    assert len(node.alarm_texts) == 1
     monkeypatch.setattr(ListSnapshots, "state_bytes", lambda _: 1 << 60)  # it would not be begun now; it is still owed
     refused[0] = -1
     cluster.run_until(lambda: cluster.states["m1"].held)
-    assert node.engine.alarms == []
+    assert node.alarm_texts == []
     cluster.check_writes()
 
 
@@ -150,13 +150,13 @@ def test_a_fetched_snapshot_without_room_is_tried_again_and_is_one_alarm(
     node = cluster.start(away)
     cluster.run(60)
     assert refused[0] > 2
-    assert len(node.engine.alarms) == 1, node.engine.alarms
+    assert len(node.alarm_texts) == 1, node.alarm_texts
     assert not cluster.states[away].installed
     cluster.write(leader.id, "the others go on")
     refused[0] = -1
     cluster.run_until(lambda: cluster.states[away].installed)
     cluster.check_writes()
-    assert node.engine.alarms == []
+    assert node.alarm_texts == []
 
 
 # Writes that meet a full disk ----------------------------------------------------------------------------------------

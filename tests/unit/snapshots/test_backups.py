@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.snapshot_support import add_node, small_state
+from warren_raft.alarms import Alarms
 from warren_raft.errors import Closed, StorageFull
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.snapshots.backups import POLL_SECONDS, RETRY_SECONDS, Backups, Position
@@ -36,6 +37,7 @@ class World:
         self.leads = True
         self.failure: BaseException | None = None
         self.taken = 0
+        self.alarms = Alarms("n1")
 
     def position(self) -> Position | None:
         machine = StateMachine(self.database)
@@ -55,8 +57,16 @@ class World:
             keep=keep,
             position=self.position,
             take=self.take,
+            alarms=self.alarms,
             now=lambda: self.now,
         )
+
+    @property
+    def alarm(self) -> str | None:
+        """The text of the one that there is."""
+        texts = [alarm.text for alarm in self.alarms.active]
+        assert len(texts) <= 1
+        return texts[0] if texts else None
 
     def change(self) -> None:
         add_node(self.database, f"node-{StateMachine(self.database).applied_index}")
@@ -185,14 +195,14 @@ def test_a_failure_is_told_and_tried_again(world: World, failure: Exception, cap
     backups = world.backups()
     world.failure = failure
     assert backups.look() == RETRY_SECONDS
-    assert backups.alarm is not None
-    assert str(world.directory) in backups.alarm
-    assert "2026-11-22T15:00:00Z" in backups.alarm
-    assert str(failure) in backups.alarm
+    assert world.alarm is not None
+    assert str(world.directory) in world.alarm
+    assert "2026-11-22T15:00:00Z" in world.alarm
+    assert str(failure) in world.alarm
     assert str(failure) in caplog.text
     world.failure = None
     assert backups.look() == HOUR
-    assert backups.alarm is None
+    assert world.alarm is None
     assert len(world.names()) == 1
 
 
@@ -207,8 +217,8 @@ def test_a_disk_that_is_not_mounted_is_told_and_not_written_to_elsewhere(world: 
     world.directory = tmp_path / "mnt" / "backups"
     backups = world.backups()
     backups.look()
-    assert backups.alarm is not None
-    assert "No such file or directory" in backups.alarm
+    assert world.alarm is not None
+    assert "No such file or directory" in world.alarm
     assert not (tmp_path / "mnt").exists()
 
 
@@ -227,19 +237,19 @@ def test_who_does_not_lead_tells_too_that_no_backup_could_be_saved_there(
         monkeypatch.setattr(os, "access", lambda *_arguments: False)  # root may write everywhere
     backups = world.backups()
     assert backups.look() == POLL_SECONDS
-    assert backups.alarm is not None
-    assert backups.alarm.startswith(f"no backup can be saved to {world.directory}: ")
-    assert backups.alarm in caplog.text
+    assert world.alarm is not None
+    assert world.alarm.startswith(f"no backup can be saved to {world.directory}: ")
+    assert world.alarm in caplog.text
     monkeypatch.undo()
     if what == "no parent":
         world.directory.parent.mkdir()
     elif what == "a file":
         world.directory.unlink()
     backups.look()
-    assert backups.alarm is not None, "a disk is not asked every second"
+    assert world.alarm is not None, "a disk is not asked every second"
     world.now += timedelta(seconds=RETRY_SECONDS)
     backups.look()
-    assert backups.alarm is None
+    assert world.alarm is None
     assert world.taken == 0
 
 
@@ -250,7 +260,7 @@ def test_the_directory_is_looked_at_as_soon_as_the_manager_starts(world: World, 
     ended = threading.Event()
     ended.set()
     backups.run(ended)
-    assert backups.alarm is not None
+    assert world.alarm is not None
 
 
 def test_who_does_not_lead_any_more_has_no_alarm(world: World) -> None:
@@ -259,14 +269,14 @@ def test_who_does_not_lead_any_more_has_no_alarm(world: World) -> None:
     backups.look()
     world.leads = False
     backups.look()
-    assert backups.alarm is None
+    assert world.alarm is None
 
 
 def test_a_manager_that_closes_is_no_failure(world: World) -> None:
     backups = world.backups()
     world.failure = Closed()
     assert backups.look() == POLL_SECONDS
-    assert backups.alarm is None
+    assert world.alarm is None
 
 
 def test_what_a_dead_manager_left_is_removed_when_it_is_certainly_dead(world: World) -> None:
