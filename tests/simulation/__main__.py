@@ -116,6 +116,7 @@ def report_many(found: Iterator[Result], count: int, engine: str) -> int:
     failed: list[Result] = []
     faults: Counter[str] = Counter()
     checked: Counter[str] = Counter()
+    seeds_with: Counter[str] = Counter()
     acknowledged = done = 0
     simulated = 0.0
     begin = time.monotonic()
@@ -123,6 +124,7 @@ def report_many(found: Iterator[Result], count: int, engine: str) -> int:
         done += 1
         faults.update(result.faults)
         checked.update(result.checked)
+        seeds_with.update(result.faults.keys() | result.checked.keys())
         acknowledged += result.acknowledged
         simulated += result.simulated_seconds
         if result.failure is not None:
@@ -139,8 +141,9 @@ def report_many(found: Iterator[Result], count: int, engine: str) -> int:
         f"{done / seconds * 60:.0f} seeds a minute, {simulated / seconds:.0f} simulated seconds a second"
     )
     print(f"injected: {sum(faults.values())} faults of {len(faults)} kinds; then what was seen and checked")
+    print(f"  {'times':>8}  {'in seeds':>8}")
     for what, number in [*sorted(faults.items()), *sorted(checked.items())]:
-        print(f"  {number:8d}  {what}")
+        print(f"  {number:8d}  {seeds_with[what]:8d}  {what}")
     if failed:
         print(f"run one again: python -m tests.simulation --engine {engine} --seed {failed[0].seed}")
     return 1 if failed else 0
