@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from .common import MemberType, NodeIdType, WarrenGroup, manager, print_json, timeout_option, wants_json
+from .common import MemberType, NodeIdType, WarrenGroup, manager, one_line, print_json, timeout_option, wants_json
 from .status import print_members
 
 
@@ -57,11 +57,19 @@ def add(member: tuple[str, str], timeout: float | None) -> None:
 def update(member: tuple[str, str], timeout: float | None) -> None:
     """Tell the cluster that a manager has moved to another address.
 
+    Says so when that manager does not answer there: its address is changed all the same.
+
     \b
     Example: warren-raft members update m3=127.0.0.1:8948 --data-dir data/m1
     """
-    manager().update_member(*member, timeout=timeout)
-    _say_done(f"moved {member[0]} to {member[1]}")
+    member_id, address = member
+    warning = manager().update_member(member_id, address, timeout=timeout)
+    if wants_json():
+        print_json({"done": f"moved {member_id} to {address}", "warning": warning or None})
+        return
+    click.echo(f"moved {member_id} to {address}")
+    if warning:
+        click.echo(f"warren-raft: {one_line(warning)}", err=True)
 
 
 @members.command("remove")

@@ -104,7 +104,7 @@ class Node:
     events: list[Event] = field(default_factory=list)
     batches: deque[Batch] = field(default_factory=deque)
     """Batches that wait for the disk; with `disk_seconds` None they stay until complete_sync()."""
-    dialed: dict[str, str] = field(default_factory=dict)
+    dialed: dict[str, Sequence[str]] = field(default_factory=dict)
     write_at: float | None = None
     disk_seconds: float | None = 0.0
     disk_error: OSError | None = None
@@ -436,9 +436,9 @@ class Cluster:
             if id_ in self.nodes and node.events:
                 self.step(id_)
 
-    def _answers(self, caller: str, peer: str, address: str) -> bool:
+    def _answers(self, caller: str, peer: str, addresses: Sequence[str]) -> bool:
         reachable = frozenset((caller, peer)) not in self.cut
-        return reachable and peer in self.nodes and self.addresses[peer] == address
+        return reachable and peer in self.nodes and self.addresses[peer] in addresses
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds

@@ -21,6 +21,7 @@ logger = logging.getLogger("warren_raft.alarms")
 
 Severity = Literal["warning", "critical"]
 AlarmName = Literal[
+    "address-differs",
     "backup-failed",
     "cluster-not-formed",
     "disk-low",

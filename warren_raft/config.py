@@ -46,8 +46,9 @@ class Config:
     listen: str
     """host:port that the other managers reach this one at. IPv6 as [::1]:7946."""
     members: Mapping[str, str]
-    """Id to address of every initial member, this one included. Used on an empty directory only;
-    afterwards the replicated member list decides. To join a cluster: its members and this one."""
+    """Id to address of every initial member, this one included. They make the member list on an empty directory only;
+    afterwards the replicated list says who is a member, and these addresses are further places to look for them. To
+    join a cluster: its members and this one."""
     write_timeout_seconds: float = 10.0
     """How long a write waits for its result where the call names no timeout. Above 0."""
     switch_interval_seconds: float | None = 0.0005

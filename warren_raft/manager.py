@@ -55,6 +55,8 @@ GRACE_SECONDS: Final = 1.0
 """The raft thread ends a write at its deadline; a caller waits so much longer before it gives that thread up."""
 ASK_AGAIN_SECONDS: Final = 0.1
 """Between two questions to the leader about the same membership change, unless something changed before."""
+MOVED_SECONDS: Final = 2.0
+"""A member that was given another address has so long to answer there before it is said that it does not."""
 HAND_OVER_SECONDS: Final = 2.0
 """A closing leader waits at most so long for another to take over."""
 NOTE_READY_SECONDS: Final = 0.05
@@ -437,11 +439,15 @@ class ReplicatedStore(Store):
         check_address(address, field="address")
         self._change_members(ADD, id, address, timeout)
 
-    def update_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
-        """Give a member another address. Raises RefusedForSafety, Unavailable, InvalidEntity."""
+    def update_member(self, id: str, address: str, *, timeout: float | None = None) -> str:  # noqa: A002
+        """Give a member another address. Returns an empty string when its manager answers there, else a sentence that
+        says where it is and what to do: the address counts all the same, so that a manager that is down can be moved.
+
+        Raises RefusedForSafety, Unavailable, InvalidEntity.
+        """
         check_node_id(id, field="id")
         check_address(address, field="address")
-        self._change_members(UPDATE, id, address, timeout)
+        return self._change_members(UPDATE, id, address, timeout)
 
     def remove_member(self, id: str, *, timeout: float | None = None) -> None:  # noqa: A002
         """Remove a member; a leader hands leadership over first. Removing who is no member does nothing.
@@ -469,11 +475,20 @@ class ReplicatedStore(Store):
     def _deadline(self, timeout: float | None) -> float:
         return timeouts.deadline(timeout, self.config.write_timeout_seconds)
 
-    def _change_members(self, verb: str, member_id: str, address: str, timeout: float | None) -> None:
+    def _change_members(self, verb: str, member_id: str, address: str, timeout: float | None) -> str:
+        """What the leader has to say to a change that it made; mostly nothing."""
+        deadline = self._deadline(timeout)
+        said = ""
+        patient_until = time.monotonic() + min(MOVED_SECONDS, (deadline - time.monotonic()) / 2)
+
         def is_so(answer: Answer | None) -> bool:
+            nonlocal said
             # What shows here may be older than an earlier change that the leader has made already (a removal
             # before this addition): it counts only once the leader says so too.
             if answer is None or answer.state != DONE:
+                return False
+            said = answer.text
+            if said and time.monotonic() < patient_until:
                 return False
             member = self._engine.members.get(member_id)
             if verb == REMOVE:
@@ -484,11 +499,12 @@ class ReplicatedStore(Store):
             return ChangeWanted(verb, member_id, address, answer)
 
         try:
-            self._ask_until(is_so, question, self._deadline(timeout))
+            self._ask_until(is_so, question, deadline)
         except Closed:
             # Who removes itself has stopped by the time that it is done.
             if not (verb == REMOVE and member_id == self.config.node_id and isinstance(self.failure, Removed)):
                 raise
+        return said
 
     def _ask_until(
         self,

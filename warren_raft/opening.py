@@ -173,7 +173,8 @@ class OpenedDirectory:
         replicated: Mapping[str, str] = {member.id: member.address for member in engine.members.values()}
         if replicated != dict(self.config.members):
             logger.warning(
-                "%s: the configured members %s differ from the cluster's %s, which count",
+                "%s: the configured members %s differ from the cluster's %s, which count; "
+                "members are looked for at the configured addresses too",
                 self.config.node_id,
                 dict(self.config.members),
                 replicated,

@@ -182,6 +182,7 @@ class Operator:
 
     def __init__(self, warren: Command, start_manager: StartManager, directory: Path, members: dict[str, str]) -> None:
         self.warren, self.start_manager, self.directory, self.members = warren, start_manager, directory, members
+        self.new_addresses = dict(zip(IDS, free_addresses(3), strict=True))
         self.managers = start_all(start_manager, directory, members)
         self.started_anew: list[str] = []
         self.told: list[str] = []
@@ -193,8 +194,9 @@ class Operator:
             self.do(line)
 
     def do(self, line: str) -> None:
-        for id_, port in zip(IDS, (7946, 7947, 7948), strict=True):
+        for id_, port, new_port in zip(IDS, (7946, 7947, 7948), (8946, 8947, 8948), strict=True):
             line = line.replace(f"127.0.0.1:{port}", self.members[id_])
+            line = line.replace(f"127.0.0.1:{new_port}", self.new_addresses[id_])
         words = [str(self.directory / w[5:]) if w.startswith("data/") else w for w in shlex.split(line)]
         words = [str(self.directory / w) if w == "warren.snapshot" else w for w in words]
         if line.startswith("# ") and line.endswith(" dead"):
@@ -209,7 +211,10 @@ class Operator:
         elif words[1] == "serve":
             id_ = words[words.index("--node-id") + 1]
             assert words[words.index("--data-dir") + 1] == str(self.directory / id_)
-            self.managers[id_] = self.start_manager(self.directory / id_, id_, self.members)
+            pairs = [words[n + 1] for n, word in enumerate(words) if word == "--member"]
+            members = dict(pair.split("=") for pair in pairs)
+            assert words[words.index("--listen") + 1] == members[id_]
+            self.managers[id_] = self.start_manager(self.directory / id_, id_, members)
             self.managers[id_].wait_socket()
             self.started_anew.append(id_)
         else:
@@ -261,3 +266,48 @@ def test_following_the_page_a_snapshot_is_restored(operator: Operator, warren: C
     operator.follow("Restore a snapshot")
     works(operator, warren, IDS)
     assert {status["cluster_id"] for status in level(warren, operator.directory)} != {old["cluster_id"]}
+
+
+@pytest.mark.parametrize(("heading", "moved"), [("Move one manager", ("m3",)), ("Move every manager", IDS)])
+def test_following_the_page_managers_move(
+    operator: Operator, warren: Command, heading: str, moved: tuple[str, ...]
+) -> None:
+    """They looked for each other at the old addresses, and no command helped but one that makes a new cluster."""
+    operator.follow(heading)
+    works(operator, warren, IDS)
+    new = {id_: operator.new_addresses[id_] for id_ in moved}
+    assert [said for said in operator.told if said.startswith("moved")] == [
+        f"moved {id_} to {address}\n" for id_, address in new.items()
+    ]
+
+    def is_in_order(id_: str) -> bool:
+        status = warren("status", "--data-dir", operator.directory / id_, "-o", "json").json
+        listed = {member["id"]: member["address"] for member in status["members"]}
+        return listed == {**operator.members, **new} and not any("member list has" in str(a) for a in status["alarms"])
+
+    for id_ in IDS:
+        wait_until(lambda id_=id_: is_in_order(id_), f"the list of {id_} to be in order")  # type: ignore[misc]
+    restarted = operator.managers["m1"]
+    assert restarted.stop() == 0
+    again = operator.start_manager(operator.directory / "m1", "m1", {**operator.members, **new})
+    again.wait_ready()
+
+
+def test_an_address_where_the_member_is_not_is_named_as_wrong(
+    start_manager: StartManager, warren: Command, members: dict[str, str], tmp_path: Path
+) -> None:
+    managers = start_all(start_manager, tmp_path / "data", members)
+    (wrong,) = free_addresses(1)
+    m1 = ("--data-dir", tmp_path / "data" / "m1")
+    told = warren("members", "update", f"m3={wrong}", *m1)
+    assert told.text == f"moved m3 to {wrong}\n"
+    assert f"m3 says that its address is {members['m3']}" in told.err
+    assert f"type members update m3={members['m3']}" in told.err
+    assert warren("members", "update", f"m3={members['m3']}", *m1, "-o", "json").json["warning"] is None
+    assert managers["m3"].stop() == 0
+    answer = warren("members", "update", f"m3={wrong}", *m1, "-o", "json").json
+    assert answer["done"] == f"moved m3 to {wrong}"
+    assert answer["warning"].startswith(f"m3 does not answer at {wrong}: start m3 with --listen {wrong}")
+    managers["m3"] = start_manager(tmp_path / "data" / "m3", "m3", {**members, "m3": wrong})
+    managers["m3"].wait_ready()
+    assert warren("members", "update", f"m3={wrong}", *m1, "-o", "json").json["warning"] is None

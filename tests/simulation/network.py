@@ -7,6 +7,7 @@ the newer is up at either end, and its down-event precedes the next up-event.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -55,13 +56,13 @@ class Network:
 
     # Connecting --------------------------------------------------------------------------------------------------
 
-    def dial(self, caller: str, peer: str, address: str) -> None:
+    def dial(self, caller: str, peer: str, addresses: Sequence[str]) -> None:
         pair = frozenset((caller, peer))
         world = self.world
         if len(pair) < 2 or self._linked(pair, caller):
             return
         callee = world.processes.get(peer)
-        if callee is None or callee.directory.address != address or callee.paused_until > world.now:
+        if callee is None or callee.directory.address not in addresses or callee.paused_until > world.now:
             return
         if (caller, peer) in self.blocked or (peer, caller) in self.blocked:
             return

@@ -82,7 +82,7 @@ class StockEngine:
         self.alarms = Alarms(opened.id)
         self.members = {id_: Member(id_, address, "stock", voter=True) for id_, address in opened.members.items()}
         self._links: dict[str, int] = {}
-        self._effects: list[Effect] = [Dial({k: v for k, v in opened.members.items() if k != opened.id})]
+        self._effects: list[Effect] = [Dial({k: (v,) for k, v in opened.members.items() if k != opened.id})]
         self.errors: Counter[str] = Counter()
         module = load_stock(lambda: self._clock, Random(opened.seed))
         shortest, longest = ELECTION_SECONDS

@@ -13,7 +13,7 @@ import itertools
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from errno import errorcode
@@ -88,7 +88,7 @@ class Process:
         self.stamp: tuple[object, ...] = ()
         self.was_ready = False
         self.events: list[Event] = []
-        self.dialed: dict[str, str] = {}
+        self.dialed: dict[str, Sequence[str]] = {}
         self.batch: Batch | None = None
         self.paused_until = 0.0
         self.alive = True
@@ -230,8 +230,8 @@ class Process:
     def _dial(self) -> None:
         if self.alive:
             if self.paused_until <= self.world.now:
-                for peer, address in sorted(self.dialed.items()):
-                    self.world.network.dial(self.id, peer, address)
+                for peer, addresses in sorted(self.dialed.items()):
+                    self.world.network.dial(self.id, peer, addresses)
             self.world.after(DIAL_SECONDS * (0.5 + self.world.random.random()), self._dial)
 
 

@@ -86,8 +86,9 @@ class FakeManager:
     def add_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
         self.calls.append(("add", id, address, timeout))
 
-    def update_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
+    def update_member(self, id: str, address: str, *, timeout: float | None = None) -> str:  # noqa: A002
         self.calls.append(("update", id, address, timeout))
+        return f"{id} does not answer at {address}"
 
     def remove_member(self, id: str, *, timeout: float | None = None) -> None:  # noqa: A002
         self.calls.append(("remove", id, timeout))
@@ -303,7 +304,7 @@ def test_a_timeout_out_of_range_is_refused(client: AdminClient, manager: FakeMan
 def test_member_calls_arrive_with_their_arguments(client: AdminClient, manager: FakeManager) -> None:
     assert client.members()[0]["id"] == "m1"
     client.add_member("m4", "127.0.0.1:7949", timeout=3)
-    client.update_member("m4", "127.0.0.1:7950")
+    assert client.update_member("m4", "127.0.0.1:7950") == "m4 does not answer at 127.0.0.1:7950"
     client.remove_member("m4")
     assert client.transfer_leadership() == "m2"
     assert client.transfer_leadership("m3", timeout=1) == "m3"

@@ -135,8 +135,10 @@ class AdminClient:
     def add_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
         self.call("add_member", {"id": id, "address": address}, timeout=timeout)
 
-    def update_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
-        self.call("update_member", {"id": id, "address": address}, timeout=timeout)
+    def update_member(self, id: str, address: str, *, timeout: float | None = None) -> str:  # noqa: A002
+        """Returns an empty string when the member answers at the address, else a sentence about where it is."""
+        said = self.call("update_member", {"id": id, "address": address}, timeout=timeout)
+        return said if isinstance(said, str) else ""  # an earlier release answers nothing
 
     def remove_member(self, id: str, *, timeout: float | None = None) -> None:  # noqa: A002
         self.call("remove_member", {"id": id}, timeout=timeout)

@@ -85,7 +85,7 @@ class Manager(Protocol):
     def status(self) -> Mapping[str, Any]: ...
     def members(self) -> list[dict[str, Any]]: ...
     def add_member(self, id: str, address: str, *, timeout: float | None = None) -> object: ...  # noqa: A002
-    def update_member(self, id: str, address: str, *, timeout: float | None = None) -> object: ...  # noqa: A002
+    def update_member(self, id: str, address: str, *, timeout: float | None = None) -> str: ...  # noqa: A002
     def remove_member(self, id: str, *, timeout: float | None = None) -> object: ...  # noqa: A002
     def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> str: ...  # noqa: A002
     def batch(self, *, timeout: float | None = None) -> contextlib.AbstractContextManager[Batch]: ...
@@ -361,8 +361,8 @@ def _add_member(manager: Manager, arguments: Arguments) -> None:
     manager.add_member(arguments.text("id"), arguments.text("address"), timeout=arguments.timeout)
 
 
-def _update_member(manager: Manager, arguments: Arguments) -> None:
-    manager.update_member(arguments.text("id"), arguments.text("address"), timeout=arguments.timeout)
+def _update_member(manager: Manager, arguments: Arguments) -> str:
+    return manager.update_member(arguments.text("id"), arguments.text("address"), timeout=arguments.timeout)
 
 
 def _remove_member(manager: Manager, arguments: Arguments) -> None:

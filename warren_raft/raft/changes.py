@@ -29,7 +29,8 @@ DONE, WAIT, REFUSED = "done", "wait", "refused"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the leader says to a request: DONE, WAIT (`text`: for what; ask again), or REFUSED (`text`: why)."""
+    """What the leader says to a request: DONE (`text`: what is still wrong), WAIT (`text`: for what; ask again), or
+    REFUSED (`text`: why)."""
 
     state: str
     text: str = ""
@@ -123,11 +124,24 @@ class Changes:
         if member is None:
             return Answer(REFUSED, f"{member_id} is not a member")
         if member.address == address:
-            return Answer(DONE)
-        holder = next((m.id for m in self._roster.members.values() if m.address == address), None)
+            return Answer(DONE, self._not_there(member_id, address))
+        # Not by the list alone: two may have taken each other's address.
+        addresses = {m.id: m.address for m in self._roster.members.values()}
+        addresses |= self._roster.book.differing(self._roster.members.values())
+        holder = next((id_ for id_, its in addresses.items() if its == address and id_ != member_id), None)
         if holder is not None:
             return Answer(REFUSED, f"{address} is the address of {holder}")
         return self._want(Change(UPDATE, id=member_id, address=address, incarnation=member.incarnation))
+
+    def _not_there(self, member_id: str, address: str) -> str:
+        """What the operator has to know where the member does not answer at its new address; else empty."""
+        said = self._roster.said_address(member_id)
+        if said == address:
+            return ""
+        restart = f"start {member_id} with --listen {address}"
+        if said is None:
+            return f"{member_id} does not answer at {address}: {restart}, or correct the address with members update"
+        return f"{member_id} says that its address is {said}: {restart}, or type members update {member_id}={said}"
 
     def _remove(self, member: Member | None, member_id: str) -> Answer:
         if member is None:

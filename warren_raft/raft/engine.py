@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
@@ -70,7 +70,7 @@ from warren_raft.raft.requests import ChangeWanted, Requests, TransferWanted
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.state_machine import StateMachine, apply_membership, membership_of
 from warren_raft.raft.submit import Proposal, Route, Submitter
-from warren_raft.raft.transport import Refusal
+from warren_raft.raft.transport import WRONG_NODE, Refusal
 from warren_raft.raft.watch import Watch
 
 logger = logging.getLogger("warren_raft.engine")
@@ -118,6 +118,8 @@ class Settings:
     election_timeout_seconds: float = 1.0
     snapshot_after_bytes: int = TAKEN_AFTER_BYTES
     """A snapshot is taken when the log since the last one is larger than this, and than the state."""
+    hints: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Further addresses at which to dial members, by id: what was learnt before this start. `members` are hints too."""
 
 
 class Engine:
@@ -151,6 +153,7 @@ class Engine:
             membership_of(machine),
             send=self._send_to,
             send_when_synced=self._send_when_synced,
+            hints=settings.hints,
         )
         self._check_not_removed()
         self._elections = Elections(
@@ -201,7 +204,7 @@ class Engine:
         self._expire_at = LONG_AGO
         self._foreign: set[str] = set()
         self._said_leader: str | None = None
-        self._dialed: dict[str, str] | None = None
+        self._dialed: dict[str, tuple[str, ...]] | None = None
         self._founded = self._roster.founding is not None
         self._ready_index: int | None = None
         self.is_ready = False
@@ -412,6 +415,7 @@ class Engine:
             self._expire()
             return
         self._first_start()
+        self._follow_addresses()
         standing = self._standing()
         if self._elections.tick(self._now, standing):
             self._campaign()
@@ -580,7 +584,8 @@ class Engine:
         self._elections.link_down(peer, self._now)
 
     def _was_refused(self, peer: str, refusal: Refusal) -> None:
-        self._note_refusal("refused-by-member", peer, f"{peer} refuses this manager: {refusal.text}")
+        if refusal.code != WRONG_NODE:  # it looked for another manager here, and its own log says so
+            self._note_refusal("refused-by-member", peer, f"{peer} refuses this manager: {refusal.text}")
         if refusal.code == REMOVED:
             raise _removed(self._node_id)
         self._note_foreign(peer, refusal)
@@ -605,6 +610,15 @@ class Engine:
                 f"the data directory of {self._node_id} belongs to cluster {self._roster.cluster_id}, and "
                 f"{', '.join(sorted(foreign))} to another; start it among its own members, or on an empty directory"
             )
+
+    def _follow_addresses(self) -> None:
+        """A member that has moved is found by what it says; the operator has to bring the list up to date."""
+        differing = self._roster.tell_addresses()
+        if differing is None:
+            return
+        self.alarms.clear_others("address-differs", differing.keys())
+        for id_, address in differing.items():
+            self.alarms.raise_alarm("address-differs", self._roster.address_alarm(id_, address), subject=id_)
 
     def _drop(self, peer: str, reason: str) -> None:
         link = self._roster.links.get(peer)
@@ -644,6 +658,9 @@ class Engine:
             return
         if kind == "health":
             self._health.receive(peer, message)
+            return
+        if kind == "addresses":
+            self._roster.receive_addresses(message["said"])
             return
         if self._installation.is_swapping:
             self._guard.stats["message while the state is replaced dropped"] += 1

@@ -101,9 +101,9 @@ class CloseLink:
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """Hold or seek a link to each of these; replaces the last one."""
+    """Hold or seek a link to each of these, at one of its addresses in turn; replaces the last one."""
 
-    peers: Mapping[str, str]
+    peers: Mapping[str, Sequence[str]]
 
 
 Effect = Send | WriteLog | Work | CloseLink | Dial

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from warren_raft.raft.address_book import are_told
 from warren_raft.raft.catchup import CHUNK_BYTES
 from warren_raft.raft.changes import DONE, REFUSED, WAIT
 from warren_raft.raft.core import Message
@@ -52,6 +53,7 @@ FIELDS: Final[Mapping[str, Mapping[str, Callable[[Any], bool]]]] = {
     "pre_vote_reply": {"round": _is_index, "granted": _is_bool, "term": _is_index},
     "timeout_now": {"term": _is_index},
     "change": {"number": _is_index, "verb": _is_text, "id": _is_text, "address": _is_text},
+    "addresses": {"said": are_told},
     "health": {"digests": are_digests, "low": _is_bool, "full": _is_bool},
     "snapshot_offer": {"sha256": _is_sha256, "index": _is_index, "size": _is_index},
     "snapshot_get": {"sha256": _is_sha256, "offset": _is_index},

@@ -6,10 +6,11 @@ Invariant: nobody counts whose link was not opened under the incarnation that th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from warren_raft.raft.address_book import AddressBook, Said
 from warren_raft.raft.log import Log
 from warren_raft.raft.membership import MALFORMED, Founding, Hello, Member, Membership, Origin, judge, read_note
 from warren_raft.raft.transport import Refusal
@@ -45,12 +46,19 @@ class Roster:
         *,
         send: Callable[[str, Message], None],
         send_when_synced: Callable[[str, Message], None],
+        hints: Mapping[str, Sequence[str]],
     ) -> None:
         self.node_id = node_id
         self.address = address
         self.configured = dict(configured)
-        self.membership = membership
+        self._membership = membership
         self.links: dict[str, Link] = {}
+        given = {id_: (configured[id_],) if id_ in configured else () for id_ in {*configured, *hints}}
+        self.book = AddressBook(address, {id_: (*first, *hints.get(id_, ())) for id_, first in given.items()})
+        self._told_version = -1
+        """The version of the book that the links that are up were told."""
+        self._places: dict[str, tuple[str, ...]] = {}
+        self._places_version = -1
         self.guests_to_dial: dict[str, str] = {}
         """Future members that the leader was asked to add: id -> address."""
         self._log = log
@@ -70,8 +78,20 @@ class Roster:
                 self.origin, self.configured = origin.cluster_id, dict(origin.members)
             case Founding() as founding:
                 self.origin, self.founding = founding.origin, founding
+        self._hear_again()
 
     # Who ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def membership(self) -> Membership | None:
+        """The replicated list as it is applied; None before there is a cluster."""
+        return self._membership
+
+    @membership.setter
+    def membership(self, membership: Membership | None) -> None:
+        before = self.members
+        self._membership = membership
+        self._members_changed(before)
 
     @property
     def cluster_id(self) -> str | None:
@@ -157,6 +177,8 @@ class Roster:
     def link_up(self, peer: str, number: int, hello: Hello) -> None:
         self.links[peer] = Link(number, hello)
         self._unlinked_since.pop(peer, None)
+        self._hear(peer, hello.incarnation, hello.address)
+        self._told_version = -1
         if self._declared is not None and self._is_forming:
             self._declare_to(peer)
         if self.membership is None:
@@ -171,17 +193,79 @@ class Roster:
         del self.links[peer]
         return True
 
-    def peers_to_dial(self, now: float) -> dict[str, str]:
-        """Addresses that the transport should hold or seek a link to."""
-        wanted = dict(self.guests_to_dial)
+    def peers_to_dial(self, now: float) -> dict[str, tuple[str, ...]]:
+        """Whom the transport should hold or seek a link to: id -> addresses, in the order in which to try them."""
+        wanted: dict[str, tuple[str, ...]] = {id_: (address,) for id_, address in self.guests_to_dial.items()}
         for member in self.members.values():
             if member.id == self.node_id:
                 continue
             linked = member.id in self.links  # named on, or the transport would hang up on it
             since = now if linked else self._unlinked_since.setdefault(member.id, now)
             if linked or member.id > self.node_id or now - since >= DIAL_ANYWAY_SECONDS:
-                wanted[member.id] = member.address
+                wanted[member.id] = self._places_of(member)
         return wanted
+
+    # Addresses ---------------------------------------------------------------------------------------------------
+
+    def _places_of(self, member: Member) -> tuple[str, ...]:
+        """Asked in each step, so it is looked up once only."""
+        if self._places_version != self.book.version:
+            self._places_version = self.book.version
+            self._places.clear()
+        places = self._places.get(member.id)
+        if places is None:
+            places = self._places[member.id] = self.book.places(member)
+        return places
+
+    def _hear(self, id_: str, incarnation: str, address: str) -> None:
+        member = self.members.get(id_)
+        if member is not None:
+            self.book.heard(member, incarnation, address)
+
+    def _members_changed(self, before: Mapping[str, Member]) -> None:
+        """What was said by a manager that was no member before counts now."""
+        self.book.members_changed(before, self.members)
+        self._hear_again()
+
+    def _hear_again(self) -> None:
+        self._hear(self.node_id, self._log.incarnation, self.address)
+        for peer, link in self.links.items():
+            self._hear(peer, link.hello.incarnation, link.hello.address)
+
+    def said_address(self, id_: str) -> str | None:
+        """The address that a member says it has, over its present link; None where there is none."""
+        if id_ == self.node_id:
+            return self.address
+        link, member = self.links.get(id_), self.members.get(id_)
+        is_member = link is not None and member is not None and link.hello.incarnation == member.incarnation
+        return link.hello.address if link is not None and is_member else None
+
+    def tell_addresses(self) -> dict[str, str] | None:
+        """Tell each member which of the others have other addresses than the list says: two that have moved find each
+        other when the third, which knows both, dies. Returns who they are (id -> address), None if that is no news."""
+        if self._told_version == self.book.version:
+            return None
+        self._told_version = self.book.version
+        told = [row for row in self.book.to_tell(self.members) if row[0] != self.node_id]
+        if told:
+            for peer in sorted(self.links):
+                if self.counts(peer):
+                    self._send(peer, {"type": "addresses", "said": told})
+        return self.book.differing(self.members.values())
+
+    def address_alarm(self, id_: str, address: str) -> str:
+        """What the operator has to know of a member that says it has this address, and what to type."""
+        listed = self.members[id_].address
+        says = "listens on" if id_ == self.node_id else "says that its address is"
+        return (
+            f"{id_} {says} {address}, but the member list has {listed} for it; "
+            f"type: warren-raft members update {id_}={address}"
+        )
+
+    def receive_addresses(self, said: Sequence[tuple[str, str, str]]) -> None:
+        """A member tells where others are. Only whom to dial, and never who they are, is taken from it."""
+        entries = [(id_, Said(incarnation, address)) for id_, incarnation, address in said]
+        self.book.told(entries, self.members)
 
     # The first start ---------------------------------------------------------------------------------------------
 
@@ -256,7 +340,9 @@ class Roster:
             self._record(founding)
 
     def _record(self, founding: Founding) -> None:
+        before = self.members
         self.founding = founding
+        self._members_changed(before)
         self._log.set_note(founding.encode())
         self._founding_position = self._log.position
         for peer in sorted(self.links):

@@ -18,7 +18,7 @@ import os
 import socket
 import ssl as tls
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from random import Random
 from types import MappingProxyType
 from typing import Any
@@ -54,6 +54,12 @@ ACCEPT_RETRY_SECONDS = 1.0
 
 MAX_REMEMBERED_LINES = 256
 """Lines remembered so as not to be repeated. Strangers can cause some."""
+
+WRONG_NODE = "wrong_node"
+"""The code of a refusal by a manager that dialled one peer and found another: its address was out of date."""
+
+Place = tuple[str, int]
+"""Host and port."""
 
 _link_numbers = itertools.count(1)
 
@@ -153,21 +159,27 @@ class Transport:
         self._report_downs()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def set_peers(self, peers: Mapping[str, str]) -> None:
-        """Whom to dial from now on: node id -> "host:port". Our own id among them is ignored.
+    def set_peers(self, peers: Mapping[str, Sequence[str]]) -> None:
+        """Whom to dial from now on: node id -> its addresses ("host:port"), which are tried in turn, the one that last
+        served first. Our own id among them is ignored.
 
-        One that is no longer named, or has a new address, is hung up. Raises `ValueError` for a bad address.
+        One that is no longer named is hung up, and so is a dial to an address that is no longer named. A link stays:
+        it was made with that very manager, wherever it was found. Raises `ValueError` for a bad address, or for none.
         """
-        wanted = {peer_id: address for peer_id, address in peers.items() if peer_id != self.node_id}
-        places = {peer_id: parse_address(address) for peer_id, address in wanted.items()}
-        for peer_id, dialer in list(self._dialers.items()):
-            if places.get(peer_id) != dialer.place:
+        places = {id_: _places(addresses) for id_, addresses in peers.items() if id_ != self.node_id}
+        for peer_id in self._dialers.keys() - places.keys():
+            self._dialers.pop(peer_id).stop()
+            self._hang_up_on(peer_id)
+        for peer_id, wanted in places.items():
+            dialer = self._dialers.get(peer_id)
+            is_linked = peer_id in self._links
+            if dialer is not None and (is_linked or dialer.place in wanted):
+                dialer.set_places(wanted)
+                continue
+            if dialer is not None:
                 dialer.stop()
-                del self._dialers[peer_id]
-                self._hang_up_on(peer_id, dialled_only=peer_id in places)
-        for peer_id, place in places.items():
-            if peer_id not in self._dialers:
-                self._dialers[peer_id] = _Dialer(self, peer_id, place, busy=peer_id in self._links)
+                self._hang_up_on(peer_id)
+            self._dialers[peer_id] = _Dialer(self, peer_id, wanted, busy=is_linked)
 
     def send(self, link: int, message: Message | bytes) -> None:
         """Send a message, or one frame from `wire.encode` (for several links), in order; never blocks.
@@ -288,7 +300,7 @@ class Transport:
             raise
         return connection
 
-    def dial_failed(self, peer_id: str, place: tuple[str, int], error: OSError) -> None:
+    def dial_failed(self, peer_id: str, place: Place, error: OSError) -> None:
         """A dial got nowhere."""
         reason = os.strerror(error.errno) if error.errno else str(error) or "no answer"
         where = format_address(place)
@@ -309,7 +321,7 @@ class Transport:
             return Refusal("same_id", text)
         if connection.expected_id not in (None, claimed):
             text = f"the manager at {connection.address} is {claimed}, not {connection.expected_id}"
-            return Refusal("wrong_node", text)
+            return Refusal(WRONG_NODE, text)
         return None
 
     def _keeps(self, older: Connection, newer: Connection) -> bool:
@@ -350,11 +362,10 @@ class Transport:
                 self._say(who, logging.INFO, f"link to {who} is down: {connection.why}")
             self._on_link_down(who, connection.link, connection.end)
 
-    def _hang_up_on(self, peer_id: str, *, dialled_only: bool) -> None:
+    def _hang_up_on(self, peer_id: str) -> None:
         """At once, so that a handshake under way cannot come to a link between the decision and its effect."""
         for connection in list(self._connections):
-            incoming = connection is self._current.get(peer_id) and not dialled_only
-            if incoming or connection.expected_id == peer_id:
+            if connection is self._current.get(peer_id) or connection.expected_id == peer_id:
                 connection.close(LinkEnd.CLOSED, "the list of peers changed")
 
     def _register(self, connection: Connection) -> None:
@@ -455,55 +466,77 @@ class Transport:
 
 
 class _Dialer:
-    """Dials one peer whenever there is no link to it, with growing pauses."""
+    """Dials one peer whenever there is no link to it: its addresses in turn, with growing pauses between the rounds."""
 
-    def __init__(self, transport: Transport, peer_id: str, place: tuple[str, int], *, busy: bool) -> None:
-        self.place = place
+    def __init__(self, transport: Transport, peer_id: str, places: tuple[Place, ...], *, busy: bool) -> None:
+        self.places = places
+        """Where the peer may be. The one at `_next` is dialled next; the one that served stays there."""
+        self.place = places[0]
+        """The one that is being dialled, or was last."""
         self.needed = asyncio.Event()
         if not busy:
             self.needed.set()
         self._transport = transport
         self._peer_id = peer_id
+        self._next = 0
         self._task = transport.spawn(self._run())
+
+    def set_places(self, places: tuple[Place, ...]) -> None:
+        """From the next dial on, which begins with the first of them."""
+        if places != self.places:
+            self.places, self._next = places, 0
 
     def stop(self) -> None:
         """Dial no more. What came of the last dial is the transport's."""
         self._task.cancel()
 
     async def _run(self) -> None:
-        failures = 0
+        failures = rounds = 0
         while True:
             while not self.needed.is_set():  # a wait may end although it was cleared since
                 await self.needed.wait()
-            failures = 0 if await self._dial() else failures + 1
-            if failures:
-                await asyncio.sleep(self._transport.jitter(self._pause_seconds(failures)))
+            places, self.place = self.places, self.places[self._next]
+            if await self._dial(self.place):
+                failures = rounds = 0
+                continue
+            failures += 1
+            if places == self.places:
+                self._next = (self._next + 1) % len(places)
+            if failures >= len(self.places):
+                failures, rounds = 0, rounds + 1
+                await asyncio.sleep(self._transport.jitter(self._pause_seconds(rounds)))
 
-    def _pause_seconds(self, failures: int) -> float:
+    def _pause_seconds(self, rounds: int) -> float:
         timing = self._transport.timing
-        doublings = min(failures - 1, 30)  # beyond that the last pause is long reached
+        doublings = min(rounds - 1, 30)  # beyond that the last pause is long reached
         return min(timing.retry_first_seconds * 2.0**doublings, timing.retry_last_seconds)
 
-    async def _dial(self) -> bool:
+    async def _dial(self, place: Place) -> bool:
         """One dial and the life of what came of it. Whether that was worth calling a link."""
         try:
             async with asyncio.timeout(self._transport.timing.handshake_seconds):
-                connection = await self._connect()
+                connection = await self._connect(place)
         except OSError as error:  # TimeoutError is one
-            self._transport.dial_failed(self._peer_id, self.place, error)
+            self._transport.dial_failed(self._peer_id, place, error)
             return False
         await connection.over.wait()
         return connection.lived_seconds() >= self._transport.timing.retry_last_seconds
 
-    async def _connect(self) -> Connection:
+    async def _connect(self, place: Place) -> Connection:
         """Try each address of the host. It is a refusal only if all refuse."""
         errors: list[OSError] = []
-        for host, port in await resolve(*self.place):
+        for host, port in await resolve(*place):
             try:
                 return await self._transport.connect(self._peer_id, host, port)
             except OSError as error:
                 errors.append(error)
         raise next((e for e in errors if not isinstance(e, ConnectionRefusedError)), errors[0])
+
+
+def _places(addresses: Sequence[str]) -> tuple[Place, ...]:
+    if not addresses:
+        raise ValueError("a peer without an address")
+    return tuple(parse_address(address) for address in addresses)
 
 
 def _is_node_id(value: object) -> bool:

@@ -264,6 +264,14 @@ WELL_FORMED: dict[str, st.SearchStrategy[Message]] = {
         {"view": st.dictionaries(st.text(max_size=2), st.text(max_size=2)), "configured": st.just({"m1": "a:1"})}
     ),
     "submit_refused": st.just({}),
+    "addresses": st.fixed_dictionaries(
+        {
+            "said": st.lists(
+                st.lists(st.sampled_from(["m1", "m3", "m9", "", "127.0.0.1:7002", "nowhere"]), min_size=2, max_size=3),
+                max_size=3,
+            )
+        }
+    ),
     "change": st.fixed_dictionaries(
         {
             "number": SMALL,

@@ -305,7 +305,7 @@ def test_a_member_that_is_not_started_is_not_added() -> None:
     answer = cluster.ask(leader.id, ADD, "m4", JOINER)
     assert answer.state == WAIT
     assert answer.text == f"m4 does not answer at {JOINER}; start it first, on an empty data directory"
-    assert leader.dialed["m4"] == JOINER
+    assert leader.dialed["m4"] == (JOINER,)
     assert voters(cluster, leader.id) == ["m1", "m2", "m3"]
 
 
