@@ -831,6 +831,7 @@ class Engine:
         try:
             if self._apply_again_at > LONG_AGO:
                 self._machine.settle()
+                self._adopt_membership(membership_of(self._machine))  # the commit of a change may have come through
                 if self._installation.incoming is not None:
                     self._installation.incoming.settle()
             more = self._apply()
@@ -885,6 +886,10 @@ class Engine:
     def _apply_change(self, index: int, term: int, change: Change) -> None:
         membership = apply_change(self._roster.membership, change, index)
         apply_membership(self._machine, index, term, membership)
+        self._adopt_membership(membership)
+
+    def _adopt_membership(self, membership: Membership | None) -> None:
+        """The list that the state holds is the one in force."""
         if membership is None:
             return
         for member in self._roster.members.values():

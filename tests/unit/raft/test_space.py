@@ -102,6 +102,30 @@ def test_a_state_without_room_is_one_alarm_and_ends_with_it(monkeypatch: pytest.
     assert not node.engine.is_full
 
 
+def test_a_membership_change_that_came_through_although_the_disk_said_it_was_full_is_in_force(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its commit ends with StorageFull and is on disk all the same. A manager that went on with the list before it
+    would apply the next change to that, and hold another state than the others."""
+    cluster = Cluster()
+    leader = cluster.wait_ready().id
+    follower = cluster.nodes[cluster.followers()[0]]
+    real = follower.machine.apply_membership
+
+    def apply(*arguments: Any) -> None:
+        monkeypatch.undo()
+        real(*arguments)
+        raise StorageFull("no room")
+
+    monkeypatch.setattr(follower.machine, "apply_membership", apply)
+    cluster.start("m4", members={**cluster.initial, "m4": "127.0.0.1:7999"}, address="127.0.0.1:7999")
+    cluster.change(leader, "add", "m4", "127.0.0.1:7999")
+    cluster.write(leader, "w")
+    cluster.check_writes()
+    assert cluster.members(follower.id) == cluster.members(leader) == dict.fromkeys(["m1", "m2", "m3", "m4"], True)
+    assert follower.machine.membership == cluster.nodes[leader].machine.membership
+
+
 def refusing(job: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every such job of a manager's snapshots finds no room, until [0] is set."""
     refused = [0]
