@@ -12,13 +12,14 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from warren_raft.admin import QUICK_OPERATIONS, ManagerFailed, checked_timeout, error_from_json, socket_address
 from warren_raft.errors import RefusedForSafety, Unavailable, WarrenError
 from warren_raft.paths import absolute
+from warren_raft.workers import Workers
 
 # The manager answers at its own deadline; the client waits this much longer before it gives up on it.
 ANSWER_MARGIN_SECONDS: Final = 5.0
@@ -120,14 +121,17 @@ class AdminClient:
         `done(n)` is told, in the caller's thread, whenever n more are stored. Two items of one id
         must not be given: which of them wins would be open. On an error, batches may be stored already.
         """
-        with ThreadPoolExecutor(CHUNKS_IN_FLIGHT, thread_name_prefix="import") as pool:
-            waiting: deque[tuple[int, Future[int]]] = deque()
+        workers = Workers(CHUNKS_IN_FLIGHT, "import")
+        waiting: deque[tuple[int, Future[int]]] = deque()
+        try:
             for chunk in _chunks(items):
                 if len(waiting) == CHUNKS_IN_FLIGHT:
                     _finish(waiting, done)
-                waiting.append((len(chunk), pool.submit(self.put_batch, chunk, timeout=timeout)))
+                waiting.append((len(chunk), workers.submit(self.put_batch, chunk, timeout=timeout)))
             while waiting:
                 _finish(waiting, done)
+        finally:
+            workers.shutdown(wait=False, cancel_futures=True)
 
     def members(self) -> list[dict[str, Any]]:
         return _expect(list, self.call("members"))

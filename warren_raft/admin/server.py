@@ -15,7 +15,7 @@ import socket
 import stat
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from aiohttp import web
@@ -46,6 +46,7 @@ from warren_raft.forking import let_go_in_child
 from warren_raft.forms import Refused
 from warren_raft.paths import absolute
 from warren_raft.store.tables import BY_NAME, CA, Kind
+from warren_raft.workers import Workers
 
 if TYPE_CHECKING:
     from warren_raft.store.interface import Batch
@@ -189,8 +190,8 @@ class _Calls:
 
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
-        self._quick = ThreadPoolExecutor(MAX_QUICK_CALLS, thread_name_prefix="warren-admin-look")
-        self._waiting = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="warren-admin-call")
+        self._quick = Workers(MAX_QUICK_CALLS, "warren-admin-look").start()
+        self._waiting = Workers(MAX_CALLS, "warren-admin-call")
 
     async def run(self, operation_name: str, body: bytes) -> object:
         call = OPERATIONS.get(operation_name)

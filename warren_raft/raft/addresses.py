@@ -10,6 +10,8 @@ import asyncio
 import errno
 import ipaddress
 import socket
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 from warren_raft.errors import InUse
@@ -26,28 +28,32 @@ def format_address(address: tuple[str, int] | tuple[Any, ...] | None) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def resolve(host: str, port: int) -> list[tuple[str, int]]:
+async def resolve(host: str, port: int, resolvers: Executor) -> list[tuple[str, int]]:
     """Every address a host has, with the port. Raises `OSError` when it has none, or cannot be a host."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await _getaddrinfo(host, port, 0, resolvers)
         except UnicodeError as error:  # "a..b", or 64 characters without a dot: IDNA's way to say so
             raise OSError(f"{host} is not a host name") from error
         return [(str(address[0]), port) for *_, address in found]
     return [(host, port)]
 
 
-async def bind(host: str, port: int) -> list[socket.socket]:
+async def _getaddrinfo(host: str, port: int, flags: int, resolvers: Executor) -> list[tuple[Any, ...]]:
+    """Not `loop.getaddrinfo`: its threads end with the main thread, see workers.py."""
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM, flags=flags)
+    return await asyncio.get_running_loop().run_in_executor(resolvers, look_up)
+
+
+async def bind(host: str, port: int, resolvers: Executor) -> list[socket.socket]:
     """Non-blocking listening sockets, one for each address of the host.
 
     Raises `InUse` when somebody else holds the port, `OSError` when nobody can have it. `localhost` may
     stand for ::1 too on a machine without IPv6: one address that can be had is enough.
     """
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found = await _getaddrinfo(host, port, socket.AI_PASSIVE, resolvers)
     listeners: list[socket.socket] = []
     missing: OSError | None = None
     for family, *_, address in dict.fromkeys(found):

@@ -12,7 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from random import Random
 from typing import Any, Final
@@ -38,12 +37,15 @@ from warren_raft.raft.events import (
 from warren_raft.raft.log import Batch, Log
 from warren_raft.raft.submit import Proposal
 from warren_raft.raft.transport import Transport
+from warren_raft.workers import Workers
 
 logger = logging.getLogger("warren_raft.driver")
 
 START_SECONDS: Final = 30.0
 WORKERS: Final = 4
 """Threads for jobs on snapshots: a chunk for a follower does not wait until a snapshot is verified."""
+LOG_WORKERS: Final = 2
+"""Threads for the log's segments, one to prepare and one to remove: they wait for no snapshot."""
 STOP_SECONDS: Final = 30.0
 """A worker that is inside fdatasync when we stop is waited for so long."""
 
@@ -77,7 +79,9 @@ class Driver:
         self._finished = False
         self._batches: SimpleQueue[Batch | None] = SimpleQueue()
         self._preparing = self._removing = False
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix=f"warren-raft-worker {node_id}")
+        self._workers = Workers(WORKERS, f"warren-raft-worker {node_id}")
+        self._log_workers = Workers(LOG_WORKERS, f"warren-raft-log {node_id}")
+        self._sync_ended = asyncio.Event()
         self._started = threading.Event()
         self._start_error: BaseException | None = None
         self._stop_requested = asyncio.Event()
@@ -176,6 +180,8 @@ class Driver:
             self._started.set()
             return
         self._sync_thread.start()
+        self._workers.start()
+        self._log_workers.start()
         self._started.set()
         self._tick()
         await self._stop_requested.wait()
@@ -187,8 +193,12 @@ class Driver:
         self._end_submitted()
         await self._transport.close()
         self._batches.put(None)
-        await self._loop.run_in_executor(None, self._sync_thread.join, STOP_SECONDS)
-        await self._loop.shutdown_default_executor()
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._sync_ended.wait()
+        except TimeoutError:
+            logger.warning("%s: the log's disk has not returned for %g s", self._node_id, STOP_SECONDS)
+        self._log_workers.shutdown(cancel_futures=True)
         self._workers.shutdown(cancel_futures=True)
 
     def _tick(self) -> None:
@@ -275,21 +285,24 @@ class Driver:
             except Exception as problem:
                 # A bug, and the end: whoever waits for this batch would wait for ever.
                 logger.exception("%s: the log's batch %d was not written", self._node_id, batch.number)
-                self._loop.call_soon_threadsafe(
-                    self._fail, InvariantViolation(f"the log's batch was not written: {problem!r}")
-                )
+                self._tell(self._fail, InvariantViolation(f"the log's batch was not written: {problem!r}"))
                 continue
-            self._loop.call_soon_threadsafe(self._take, Synced(batch, error))
+            self._tell(self._take, Synced(batch, error))
+        self._tell(self._sync_ended.set)
+
+    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
+        """From a worker to the raft thread, which may have given it up and ended."""
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:  # the loop is closed: nobody waits for it any more
+            logger.debug("%s: a job ended after its manager", self._node_id)
 
     def _work(self, work: Work) -> None:
         try:
             done = Worked(work, work.job())
         except Exception as problem:  # noqa: BLE001 - the engine tells a full disk from a bug
             done = Worked(work, None, problem)
-        try:
-            self._loop.call_soon_threadsafe(self._take, done)
-        except RuntimeError:  # the loop is closed: nobody waits for it any more
-            logger.debug("%s: a job ended after its manager", self._node_id)
+        self._tell(self._take, done)
 
     def _remove(self) -> None:
         """Unlink the segments of the log that a snapshot stands for."""
@@ -298,7 +311,7 @@ class Driver:
         work = self._log.removal()
         if work is not None:
             self._removing = True
-            self._loop.run_in_executor(None, work).add_done_callback(self._removed)
+            self._loop.run_in_executor(self._log_workers, work).add_done_callback(self._removed)
 
     def _removed(self, future: asyncio.Future[Any]) -> None:
         self._removing = False
@@ -315,7 +328,7 @@ class Driver:
         work = self._log.preparation()
         if work is not None:
             self._preparing = True
-            future = self._loop.run_in_executor(None, work)
+            future = self._loop.run_in_executor(self._log_workers, work)
             future.add_done_callback(self._prepared)
 
     def _prepared(self, future: asyncio.Future[Any]) -> None:

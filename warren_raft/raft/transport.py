@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from random import Random
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from warren_raft.config import check_node_id
 from warren_raft.config import split_address as parse_address
@@ -38,6 +38,7 @@ from warren_raft.raft.connection import (
     check_sendable,
 )
 from warren_raft.raft.wire import HANDSHAKE_FRAME_BYTES, Message, encode
+from warren_raft.workers import Workers
 
 __all__ = ["MAX_BUFFERED_BYTES", "RESERVED_TYPES", "LinkEnd", "Refusal", "Timing", "Transport", "parse_address"]
 
@@ -51,6 +52,9 @@ a round trip, so a flood of silent strangers delays no manager."""
 
 ACCEPT_RETRY_SECONDS = 1.0
 """Pause after a failed accept: out of descriptors (EMFILE) the kernel reports the same for ever."""
+
+MAX_LOOK_UPS = 4
+"""Names that are looked up at the same time; one whose server does not answer holds a thread for half a minute."""
 
 MAX_REMEMBERED_LINES = 256
 """Lines remembered so as not to be repeated. Strangers can cause some."""
@@ -121,6 +125,7 @@ class Transport:
         self._watcher: asyncio.Task[None] | None = None
         self._said: dict[tuple[str, str], None] = {}
         self._closing = False
+        self.resolvers: Final = Workers(MAX_LOOK_UPS, f"warren-raft-resolver {node_id}")
         let_go_in_child(self)
 
     # Public.
@@ -138,7 +143,7 @@ class Transport:
     async def start(self) -> None:
         """Listen. Raises `InUse` when somebody else holds the port, `OSError` when nobody can have it."""
         self._loop = asyncio.get_running_loop()
-        self._listeners = await bind(*self._listen)
+        self._listeners = await bind(*self._listen, self.resolvers)
         for listener in self._listeners:
             self._loop.add_reader(listener, self._accept, listener)
         self._watcher = self.spawn(self._watch())
@@ -158,6 +163,7 @@ class Transport:
         await self._close_connections()
         self._report_downs()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.resolvers.shutdown(wait=False, cancel_futures=True)
 
     def set_peers(self, peers: Mapping[str, Sequence[str]]) -> None:
         """Whom to dial from now on: node id -> its addresses ("host:port"), which are tried in turn, the one that last
@@ -525,7 +531,7 @@ class _Dialer:
     async def _connect(self, place: Place) -> Connection:
         """Try each address of the host. It is a refusal only if all refuse."""
         errors: list[OSError] = []
-        for host, port in await resolve(*place):
+        for host, port in await resolve(*place, self._transport.resolvers):
             try:
                 return await self._transport.connect(self._peer_id, host, port)
             except OSError as error:

@@ -1,0 +1,101 @@
+"""The promise: a manager serves its process to the end: after the main thread has returned, and in `atexit`. It closes
+cleanly there, with nothing on stderr, and the next start finds a state that it need not rebuild or look through.
+
+Each program is a process of its own. `concurrent.futures` ends all of its pools when the main thread returns: the raft
+thread died of that, with a traceback.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.harness import PROJECT, free_ports
+from warren_raft.store.generations import StateDirectory
+
+pytestmark = pytest.mark.timeout(120)
+
+SECONDS = 90.0
+
+OPEN = """
+import atexit, logging, os, sys, threading, time
+import warren_raft as wr
+logging.basicConfig(level="WARNING")
+directory, address = sys.argv[1:]
+def opened():
+    members = {"m1": address}
+    config = wr.Config(
+        node_id="m1", data_dir=directory, listen=address, members=members, snapshot_after_bytes=2**20
+    )
+    store = wr.ReplicatedStore(config)
+    store.wait_ready(30)
+    return store
+def write(store, number):
+    store.create_secret(wr.Secret(id=f"s{number % 10}", name="x", data=os.urandom(60_000)))
+def write_until_closed(store):
+    number = 0
+    try:
+        while True:
+            write(store, number)
+            number += 1
+    except (wr.Closed, wr.Unavailable):
+        return
+store = opened()
+"""
+
+
+def run(program: str, directory: Path) -> str:
+    """What it printed. It must end well and say nothing on stderr."""
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    command = [sys.executable, "-X", "faulthandler", "-W", "error", "-c", OPEN + program, str(directory), address]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), f"{done.returncode}\n{done.stdout}\n{done.stderr[-6000:]}"
+    return done.stdout
+
+
+def assert_closed_cleanly(directory: Path) -> None:
+    state = StateDirectory(directory)
+    generation = state.current()
+    assert generation is not None
+    assert not state.is_unsynced(generation)
+    assert state.is_sealed(generation), "the next start has to look at every record"
+
+
+def test_a_manager_goes_on_after_the_main_thread_has_returned(tmp_path: Path) -> None:
+    """Enough is written to need new segments of the log, and a snapshot with its verification in a child."""
+    said = run(
+        """
+def work():
+    threading.main_thread().join()
+    for number in range(700):
+        write(store, number)
+    deadline = time.monotonic() + 60
+    while store.status()["snapshot"] is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    print(store.failure, store.status()["snapshot"] is not None)
+    store.close()
+threading.Thread(target=work).start()
+""",
+        tmp_path,
+    )
+    assert said == "None True\n"
+    assert_closed_cleanly(tmp_path)
+
+
+@pytest.mark.parametrize("threads", [0, 4])
+def test_close_in_atexit(tmp_path: Path, threads: int) -> None:
+    """The commonest way to embed: also while daemon threads of the program still write."""
+    run(
+        f"""
+atexit.register(store.close)
+write(store, 0)
+for _ in range({threads}):
+    threading.Thread(target=write_until_closed, args=(store,), daemon=True).start()
+time.sleep(0.5)
+""",
+        tmp_path,
+    )
+    assert_closed_cleanly(tmp_path)
