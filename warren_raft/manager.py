@@ -60,8 +60,8 @@ MOVED_SECONDS: Final = 2.0
 HAND_OVER_SECONDS: Final = 2.0
 """A closing leader waits at most so long for another to take over."""
 NOTE_READY_SECONDS: Final = 0.05
-"""Whether this manager got ready is looked at so often until it did: who is killed soon after has not failed to start,
-and to be taken for that twice costs the state."""
+"""Whether this manager got ready is looked at so often until it did. A manager that is killed soon after has not failed
+to start; to be taken for that twice costs the next start a proof of the whole state."""
 SESSION_WINDOW: Final = 16_384
 """Requests of this process between the oldest unanswered and the newest: what the session must remember."""
 
@@ -698,7 +698,7 @@ class ReplicatedStore(Store):
         while not self._stop_housekeeping.wait(pause if noted else min(pause, NOTE_READY_SECONDS)):
             try:
                 if not noted and self._engine.is_ready:
-                    self._opened.state.note_ready()
+                    self._opened.state.forget_starts()
                     noted = True
                 self._opened.keeper.tidy()
                 self._measure()

@@ -15,16 +15,16 @@ from random import Random
 from warren_raft.alarms import Alarms
 from warren_raft.config import Config
 from warren_raft.errors import Corrupted
-from warren_raft.fsm.machine import FIRST_INDEX, StateMachine
+from warren_raft.fsm.machine import StateMachine
 from warren_raft.raft.engine import Engine, Settings
 from warren_raft.raft.files import Files, HeldDirectory
 from warren_raft.raft.log import Log
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.keeper import Keeper, Verify, verified_in_child
-from warren_raft.snapshots.verification import prove_state
+from warren_raft.snapshots.verification import VerificationFailed, prove_state, prove_state_in_child
 from warren_raft.store.database import Database, require_owner
 from warren_raft.store.generations import (
-    FAILED_STARTS_MAX,
+    SUSPECT_AFTER_STARTS,
     DirectoryLock,
     StateDirectory,
     StateUntrusted,
@@ -60,8 +60,10 @@ class OpenedDirectory:
         alarms: Alarms | None = None,
         boot_id: Callable[[], str] = read_boot_id,
         verify: Verify = verified_in_child,
+        prove_apart: Callable[[str], None] = prove_state_in_child,
     ) -> None:
         self.config = config
+        self._prove_apart = prove_apart
         self._random = random
         self._alarms = Alarms(config.node_id) if alarms is None else alarms
         log_directory = str(config.directory / "log")
@@ -102,11 +104,23 @@ class OpenedDirectory:
 
     def _open_state(self) -> StateMachine:
         """The current state if it may be trusted and the log goes on from it, else one made of a snapshot."""
-        failed_starts = self.state.note_start()
+        unexplained_starts = self.state.note_start()
         try:
-            if failed_starts >= FAILED_STARTS_MAX and self._can_rebuild and self.state.current() is not None:
-                return self._rebuild(self.state.current(), "failed-starts")
-            machine = _opened(Database.open(self.state, sync=False, prove=prove_state))
+            return self._state_or_rebuilt(is_suspect=unexplained_starts >= SUSPECT_AFTER_STARTS)
+        except BaseException:
+            self._forget_starts()  # the error says why this start failed
+            raise
+
+    def _forget_starts(self) -> None:
+        try:
+            self.state.forget_starts()
+        except OSError as error:  # the next start proves the state once more than it must
+            logger.warning("%s: the count of starts is not reset: %s", self.config.node_id, error)
+
+    def _state_or_rebuilt(self, *, is_suspect: bool) -> StateMachine:
+        prove = self._prove_in_child if is_suspect else prove_state
+        try:
+            machine = _opened(Database.open(self.state, sync=False, prove=prove, is_suspect=is_suspect))
         except Corrupted as error:
             logger.warning("%s: %s", self.config.node_id, error)
             if isinstance(error, StateUntrusted):
@@ -117,10 +131,24 @@ class OpenedDirectory:
             return self._rebuild(machine.database.generation, "outdated")
         return machine
 
-    @property
-    def _can_rebuild(self) -> bool:
-        holds = self.log.holds
-        return holds(FIRST_INDEX, 0) or any(holds(held.index, held.term) for held in self.keeper.held)
+    def _prove_in_child(self, path: str) -> None:
+        """The starts before this one ended without an error. A kill, or too little memory, is no fault of the state; a
+        state that ends the process that reads it ends the child, and is rebuilt."""
+        logger.warning(
+            "%s: the last starts ended before the manager was ready, without an error: %s is proved in a child process",
+            self.config.node_id,
+            path,
+        )
+        try:
+            self._prove_apart(path)
+        except VerificationFailed as error:
+            logger.warning("%s: %s; the state is proved in this process instead", self.config.node_id, error)
+            prove_state(path)
+        logger.warning(
+            "%s: %s is sound; those starts ended for another reason: a kill, or a lack of memory",
+            self.config.node_id,
+            path,
+        )
 
     def _rebuild(self, generation: int | None, why: str) -> StateMachine:
         """From the newest good snapshot; the log behind it is replayed by the engine. The old file is kept for study
@@ -188,7 +216,7 @@ class OpenedDirectory:
         try:
             self._close_database()
             if not failed:
-                self.state.note_ready()
+                self.state.forget_starts()
         finally:
             self._held.close()
 
@@ -202,7 +230,7 @@ class OpenedDirectory:
     def abandon(self) -> None:
         """Give up what was opened, for a reason other than the state: a port in use, a log that was replaced. Such a
         start must not count against the state; to rebuild it would destroy the only evidence that the log is short."""
-        self.state.note_ready()
+        self._forget_starts()
         self.release()
 
     def release(self) -> None:

@@ -35,7 +35,7 @@ from warren_raft.raft.engine import Engine
 from warren_raft.raft.events import CloseLink, Dial, Effect, Event, Send, Synced, Work, Worked, WriteLog
 from warren_raft.raft.log import Batch
 from warren_raft.snapshots.keeper import Held
-from warren_raft.snapshots.verification import verify
+from warren_raft.snapshots.verification import prove_state, verify
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 """The calendar's time at second 0."""
@@ -483,6 +483,7 @@ class World:
             ),
             boot_id=lambda: f"boot {directory.boot}",
             verify=lambda path, records, _cancel: verify(path, records=records),
+            prove_apart=prove_state,
         )
         opened.keeper.state_bytes = lambda: 0  # type: ignore[method-assign]  # even an empty LMDB file outweighs these logs
         return opened
@@ -559,7 +560,7 @@ class World:
             self.tell("stepped", process)
         if engine.is_ready and not process.was_ready:
             process.was_ready = True
-            process.opened.state.note_ready()
+            process.opened.state.forget_starts()
 
     # Views -------------------------------------------------------------------------------------------------------
 

@@ -610,8 +610,8 @@ def test_two_generations_that_were_set_aside_are_kept_and_no_number_is_used_twic
 def test_starts_that_did_not_get_ready_are_counted_in_a_row(state: StateDirectory) -> None:
     state.create()
     assert [state.note_start() for _ in range(3)] == [0, 1, 2]
-    state.note_ready()
-    state.note_ready()
+    state.forget_starts()
+    state.forget_starts()
     assert state.note_start() == 0
     Path(state.path, "starts").write_bytes(b"garbage")
     assert state.note_start() == 0

@@ -61,10 +61,10 @@ def test_an_error_in_housekeeping_does_not_end_it(tmp_path: Path, monkeypatch: p
     """(Pins a bug: one EMFILE while the start was noted, and the state was never written back again.)"""
     config = alone(tmp_path, checkpoint_interval_seconds=0.05)
     failed, checkpointed = threading.Event(), threading.Event()
-    noted, checkpoint = StateDirectory.note_ready, Database.checkpoint
+    noted, checkpoint = StateDirectory.forget_starts, Database.checkpoint
     errors = [OSError(errno.EMFILE, "Too many open files")]
 
-    def note_ready(state: StateDirectory) -> None:
+    def forget_starts(state: StateDirectory) -> None:
         if errors:
             failed.set()
             raise errors.pop()
@@ -75,7 +75,7 @@ def test_an_error_in_housekeeping_does_not_end_it(tmp_path: Path, monkeypatch: p
         if failed.is_set():
             checkpointed.set()
 
-    monkeypatch.setattr(StateDirectory, "note_ready", note_ready)
+    monkeypatch.setattr(StateDirectory, "forget_starts", forget_starts)
     monkeypatch.setattr(Database, "checkpoint", observed)
     with ReplicatedStore(config) as store:
         assert failed.wait(20)

@@ -1,14 +1,30 @@
-"""The promise: opening a data directory leaves nothing behind that keeps its owner out of it."""
+"""The promise: opening a data directory leaves nothing behind that keeps its owner out of it, and throws no sound state
+away, however often it fails: only the state's own damage has it rebuilt.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
+import lmdb
 import pytest
 
 import warren_raft as wr
+from warren_raft.opening import OpenedDirectory
+from warren_raft.raft.files import OsFiles
+from warren_raft.snapshots import verification
+from warren_raft.snapshots.verification import prove_state_in_child
+from warren_raft.store import database as database_module
+from warren_raft.store.database import FORMAT, FORMAT_VERSION, META
+from warren_raft.store.generations import SUSPECT_AFTER_STARTS
 
 
 def config(directory: Path) -> wr.Config:
@@ -32,3 +48,206 @@ def test_what_cannot_be_removed_of_a_killed_restore_keeps_nobody_from_starting(
     (tmp_path / "restore.part").touch()  # a file, where a directory was expected
     wr.ReplicatedStore(config(tmp_path)).close()
     assert "is not removed" in caplog.text
+
+
+# ---- a sound state stays, however often a start fails
+
+STARTS = SUSPECT_AFTER_STARTS + 2
+"""One more than it once took until the state was thrown away."""
+
+
+def opened(directory: Path, prove_apart: Callable[[str], None] = prove_state_in_child) -> OpenedDirectory:
+    return OpenedDirectory(config(directory), files=OsFiles(), random=Random(1), prove_apart=prove_apart)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Of a manager that was stopped before anything was written."""
+    directory = tmp_path / "m1"
+    opened(directory).close(failed=False)
+    return directory
+
+
+def state_files(directory: Path) -> list[str]:
+    return sorted(name for name in os.listdir(directory / "state") if ".mdb" in name and not name.endswith("-lock"))
+
+
+def assert_kept(directory: Path) -> None:
+    """The state is the one that it was: not rebuilt, not set aside."""
+    assert [name for name in state_files(directory) if name.partition(".")[0] != "1" or "aside" in name] == []
+    again = opened(directory)
+    try:
+        assert again.database.generation == 1
+    finally:
+        again.release()
+
+
+def test_a_newer_format_is_refused_for_good(directory: Path) -> None:
+    """(Pins a bug: a supervisor starts an old release again and again; the third start threw the newer state away.)"""
+    started = opened(directory)
+    with started.database.write() as transaction:
+        transaction.store(META, FORMAT_VERSION, (FORMAT + 1).to_bytes(8, "big"))
+    started.close(failed=False)
+    del started
+    before = (directory / "state" / "1.mdb").read_bytes()
+    for _ in range(STARTS):
+        with pytest.raises(wr.RefusedForSafety, match="use a newer release"):
+            opened(directory)
+    assert (directory / "state" / "1.mdb").read_bytes() == before
+    assert not [name for name in state_files(directory) if "aside" in name]
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES, errno.EAGAIN, errno.EMFILE, errno.ENOSPC, errno.ENOMEM])
+def test_an_error_of_this_machine_is_no_fault_of_the_state(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    real = lmdb.open
+
+    def fails(path: str, **options: object) -> lmdb.Environment:
+        error = lmdb.Error(f"{path}: {os.strerror(code)}")
+        error.code = code  # type: ignore[attr-defined]
+        raise error
+
+    monkeypatch.setattr(database_module.lmdb, "open", fails)
+    for _ in range(STARTS):
+        with pytest.raises((wr.WarrenError, OSError)) as caught:
+            opened(directory)
+        assert not isinstance(caught.value, wr.Corrupted)
+    monkeypatch.setattr(database_module.lmdb, "open", real)
+    assert_kept(directory)
+
+
+def test_too_few_file_descriptors_never_cost_the_state(directory: Path) -> None:
+    """Whichever open it is that fails for want of one: the directory's, the log's, LMDB's, or the proof's."""
+    opened(directory).release()  # without a seal, so that it is proved at the next start
+    script = """
+        import os, resource, sys
+        from random import Random
+        sys.path[:0] = sys.argv[2:]
+        import warren_raft as wr
+        from warren_raft.opening import OpenedDirectory
+        from warren_raft.raft.files import OsFiles
+        from warren_raft.snapshots.verification import prove_state
+        config = wr.Config(
+            node_id="m1", data_dir=sys.argv[1], listen="127.0.0.1:7", members={"m1": "127.0.0.1:7"}, admin=False
+        )
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        failed = 0
+        for limit in range(len(os.listdir("/proc/self/fd")) - 1, 64):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            try:
+                opened = OpenedDirectory(config, files=OsFiles(), random=Random(1), prove_apart=prove_state)
+            except (wr.WarrenError, OSError) as error:
+                failed += 1
+                assert not isinstance(error, wr.Corrupted), (limit, error)
+            else:
+                opened.release()
+                del opened
+        print(failed)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), directory, *sys.path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > STARTS
+    assert_kept(directory)
+
+
+def test_managers_that_are_killed_before_they_are_ready_keep_their_state(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A supervisor with too little patience; the state is looked at in a child, and found sound."""
+    for _ in range(STARTS):
+        opened(directory).release()  # what the end of the process gives back
+    assert "is sound" in caplog.text
+    assert_kept(directory)
+
+
+def test_a_state_that_ends_whoever_reads_it_is_rebuilt(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its manager dies by a signal at each start, and cannot say of what: the child shows it."""
+    for _ in range(SUSPECT_AFTER_STARTS):
+        opened(directory).release()
+    monkeypatch.setattr(verification, "_BEGIN", "import os; os.write(1, b'begun\\n'); os.abort()")
+    started = opened(directory)
+    try:
+        assert started.database.generation == 2
+    finally:
+        started.release()
+    assert "1.mdb.aside-damaged" in state_files(directory)
+    assert "SIGABRT" in caplog.text
+
+
+def test_a_child_that_comes_to_no_result_condemns_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was killed for want of memory, say."""
+    monkeypatch.setattr(verification, "_BEGIN", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    for _ in range(STARTS):
+        opened(directory).release()
+    assert_kept(directory)
+
+
+def test_a_start_that_failed_with_an_error_does_not_count(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a full disk over night would cost the proof of the whole state in the morning."""
+
+    def must_not(_path: str) -> None:
+        raise AssertionError("the state is suspected")
+
+    def fails(*_arguments: object, **_named: object) -> None:
+        raise wr.StorageFull("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database_module.Database, "open", fails)
+        for _ in range(STARTS):
+            with pytest.raises(wr.StorageFull):
+                opened(directory)
+    opened(directory, prove_apart=must_not).close(failed=False)
+
+
+# ---- a lost pointer
+
+
+def test_a_local_store_whose_pointer_was_removed_keeps_what_it_holds(tmp_path: Path) -> None:
+    """(Pins a bug: it was taken for a new directory, and the database in it was removed.)"""
+    with wr.LocalStore(tmp_path) as store:
+        store.create_service(wr.Service(id="s"))
+    os.unlink(tmp_path / "state" / "current")
+    with wr.LocalStore(tmp_path) as store:
+        assert store.get_service("s").id == "s"
+
+
+def test_which_of_two_databases_was_current_is_not_guessed(tmp_path: Path) -> None:
+    with wr.LocalStore(tmp_path) as store:
+        store.create_service(wr.Service(id="s"))
+    os.unlink(tmp_path / "state" / "current")
+    (tmp_path / "state" / "2.mdb").write_bytes((tmp_path / "state" / "1.mdb").read_bytes())
+    with pytest.raises(wr.Corrupted, match="2 databases"):
+        wr.LocalStore(tmp_path)
+    assert (tmp_path / "state" / "1.mdb").exists()
+    assert (tmp_path / "state" / "2.mdb").exists()
+
+
+@pytest.mark.parametrize("left", [b"", bytes(8192)])
+def test_what_a_killed_first_start_left_keeps_nobody_out(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "1.mdb").write_bytes(left)
+    with wr.LocalStore(tmp_path) as store:
+        assert store.list_services() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+def test_a_state_that_may_not_be_looked_at_is_not_taken_for_one_that_is_gone(directory: Path) -> None:
+    """(Pins a bug: `os.path.exists` is False where a name may not be looked up; the state was rebuilt, or trusted.)"""
+    state = opened(directory)
+    state.release()
+    os.seteuid(12345)
+    try:
+        for look in (lambda: state.state.require_trusted(1), lambda: state.state.is_unsynced(1)):
+            with pytest.raises(PermissionError):
+                look()
+    finally:
+        os.seteuid(0)
+    assert_kept(directory)

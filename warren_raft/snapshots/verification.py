@@ -6,6 +6,7 @@ raft thread would stall. Invariant: LMDB opens no file whose hash and structure 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -33,7 +34,7 @@ from warren_raft.snapshots.file import (
 )
 from warren_raft.store import codec
 from warren_raft.store.database import SESSIONS, Database, ReadTransaction, StorageFailed
-from warren_raft.store.lmdb_errors import code_of
+from warren_raft.store.lmdb_errors import code_of, refuse_newer_data
 from warren_raft.store.tables import CA_ID, KINDS, Kind
 
 CANCEL_POLL_SECONDS: Final = 0.05
@@ -91,8 +92,12 @@ def prove_state(path: Path) -> None:
 
     For a state whose manager died: what it would have noted of the file at its end (`StateDirectory.seal`) is missing.
     100,000 containers (90 MB) take 1.2 s.
+
+    Raises RefusedForSafety for a newer format, and OSError or MemoryError where this machine could not look (too many
+    open files, no memory, no permission): nothing is known of the file then.
     """
     path = os.fspath(path)
+    refuse_newer_data(path)
     problem = _structure_problem(path)
     if problem is None:
         problem = _state_problem(path)
@@ -110,17 +115,30 @@ def _state_problem(path: str) -> str | None:
             if said != recomputed:
                 return f"its records have the digest {recomputed.hex()}, not {said.hex()}"
             differences = transaction.verify_indexes()
-    except lmdb.Error as error:
-        return f"cannot be read: {error}"
+    except (StorageFailed, lmdb.Error) as error:
+        return _problem_of(error, path)
     return _first(differences) if differences else None
 
 
 def _structure_problem(file: str) -> str | None:
     try:
         problems = lmdb.verify.verify(file)  # type: ignore[no-untyped-call]
-    except Exception as error:  # noqa: BLE001  # whatever hostile bytes can do to it, they are not sound
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno != errno.EIO:
+            raise  # of this machine, and no word about the file: too many open files, say
+        # Whatever hostile bytes can do to the verifier, they are not sound.
         problems = [str(error) if isinstance(error, lmdb.verify.VerifyError) else f"{type(error).__name__}: {error}"]
     return f"is not a sound database: {_first(problems)}" if problems else None
+
+
+def _problem_of(error: StorageFailed | lmdb.Error, path: str) -> str:
+    """What an error of LMDB tells of the file. Raises OSError for one that tells only of this machine."""
+    code = error.code if isinstance(error, StorageFailed) else code_of(error)
+    if code > 0:  # an errno: of memory, of descriptors, of locks
+        raise OSError(code, os.strerror(code), path) from None
+    return f"cannot be read: {error}"
 
 
 def _first(problems: Sequence[str]) -> str:
@@ -143,10 +161,7 @@ def _content_problem(file: str, manifest: Manifest, path: str, records: bool, re
     except Corrupted as error:
         return error.detail
     except (StorageFailed, lmdb.Error) as error:
-        code = error.code if isinstance(error, StorageFailed) else code_of(error)
-        if code > 0:  # an errno: of memory, or of the disk, and no word about the file
-            raise OSError(code, os.strerror(code), path) from None
-        return f"cannot be read: {error}"
+        return _problem_of(error, path)
     return None
 
 
@@ -210,6 +225,8 @@ def _record_problem(kind: Kind[Any], key: bytes, record: bytes, newest: int) -> 
 def _check_sessions(transaction: ReadTransaction) -> None:
     try:
         Sessions(transaction.scan(SESSIONS))
+    except (MemoryError, lmdb.Error):
+        raise
     except Exception as error:
         raise _Problem(f"its sessions cannot be read: {error}") from error
 
@@ -219,6 +236,8 @@ def _check_history(transaction: ReadTransaction, manifest: Manifest) -> None:
     try:
         for change in history.since(transaction, floor):
             newest = change.revision
+    except (MemoryError, lmdb.Error):
+        raise
     except Exception as error:
         raise _Problem(f"its history cannot be read after revision {newest}: {error}") from error
     if newest > manifest.revision:
@@ -226,6 +245,10 @@ def _check_history(transaction: ReadTransaction, manifest: Manifest) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- in a child
+
+BEGUN: Final = b"begun\n"
+"""What the child says before it looks at the file. A crash before that (no file descriptor for its own modules, say)
+says nothing about the file."""
 
 # The child imports what this process would, from where it would, and nothing that lies in the current directory.
 _BEGIN: Final = (
@@ -248,7 +271,28 @@ def verify_in_child(
     Raises what `verify` raises; VerificationFailed where the child could not come to a result.
     """
     path = absolute(path)
-    options = {"records": records, "nice": NICE if low_priority else 0, "parent": os.getpid()}
+    options = {"records": records, "nice": NICE if low_priority else 0}
+    answer = _answer_of_child(path, options, cancel, lambda detail: SnapshotInvalid(path, detail))
+    try:
+        return Manifest.from_json(answer)
+    except ValueError as error:
+        raise VerificationFailed(path, f"the process that verified it gave a wrong answer: {error}") from error
+
+
+def prove_state_in_child(path: Path, *, cancel: Cancel | None = None) -> None:
+    """`prove_state`, in a process of its own: a file that ends the process that reads it is Corrupted.
+
+    Raises what `prove_state` raises; VerificationFailed where the child could not come to a result.
+    """
+    path = absolute(path)
+    _answer_of_child(path, {"state": True, "nice": 0}, cancel, lambda detail: Corrupted(path, detail))
+
+
+def _answer_of_child(
+    path: str, options: dict[str, Any], cancel: Cancel | None, damaged: Callable[[str], WarrenError]
+) -> dict[str, Any]:
+    """What the child (verify_child.py) found. `damaged` makes the error of a file that ended it."""
+    options = options | {"parent": os.getpid()}
     places = json.dumps([str(place) for place in sys.path])
     command = [sys.executable, "-I", "-c", _BEGIN, places, path, json.dumps(options)]
     with subprocess.Popen(  # noqa: S603  # ourselves
@@ -259,9 +303,12 @@ def verify_in_child(
         except BaseException:
             child.kill()
             raise
-    if child.returncode != 0:
-        raise _unfinished(path, child.returncode, err)
-    return _result_of(path, out)
+    begun, answer = out.startswith(BEGUN), out.removeprefix(BEGUN)
+    if child.returncode == 0:
+        return _result_of(path, answer)
+    if begun and -child.returncode in _CRASHES:
+        raise damaged(f"ended the process that verified it with {signal.Signals(-child.returncode).name}")
+    raise _unfinished(path, child.returncode, err)
 
 
 def _output_of(child: subprocess.Popen[bytes], cancel: Cancel | None) -> tuple[bytes, bytes]:
@@ -274,19 +321,17 @@ def _output_of(child: subprocess.Popen[bytes], cancel: Cancel | None) -> tuple[b
             continue
 
 
-def _unfinished(path: str, code: int, err: bytes) -> WarrenError:
-    if -code in _CRASHES:
-        return SnapshotInvalid(path, f"ended the process that verified it with {signal.Signals(-code).name}")
+def _unfinished(path: str, code: int, err: bytes) -> VerificationFailed:
     lines = err.decode(errors="replace").strip().splitlines()
     said = f": {lines[-1]}" if lines else ""
     return VerificationFailed(path, f"the process that verified it ended with {code}{said}")
 
 
-def _result_of(path: str, out: bytes) -> Manifest:
+def _result_of(path: str, out: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(out)
-        if "manifest" in answer:
-            return Manifest.from_json(answer["manifest"])
+        if "sound" in answer:
+            return dict(answer["sound"])
         raise _ERRORS[answer["error"]](path, answer)
     except (ValueError, KeyError, TypeError) as error:
         raise VerificationFailed(path, f"an answer that is none: {out[:200]!r}") from error
@@ -294,6 +339,7 @@ def _result_of(path: str, out: bytes) -> Manifest:
 
 _ERRORS: Final[dict[str, Callable[[str, dict[str, Any]], Exception]]] = {
     "SnapshotInvalid": lambda path, answer: SnapshotInvalid(path, answer["detail"]),
+    "Corrupted": lambda path, answer: Corrupted(path, answer["detail"]),
     "RefusedForSafety": lambda _path, answer: RefusedForSafety(answer["detail"]),
     "OSError": lambda path, answer: OSError(answer["errno"], answer["detail"], path),
 }

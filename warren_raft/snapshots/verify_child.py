@@ -1,4 +1,4 @@
-"""The child's side of `verify_in_child`: verify one file, and answer with one JSON object on stdout.
+"""The child's side of `verify_in_child` and `prove_state_in_child`: one file, and one JSON object on stdout.
 
 Nothing is decided here. Invariant: the child does not outlive its parent; what it could not do is an exit code.
 """
@@ -13,19 +13,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from warren_raft.errors import RefusedForSafety, SnapshotInvalid
-from warren_raft.snapshots.verification import verify
+from warren_raft.errors import Corrupted, RefusedForSafety, SnapshotInvalid
+from warren_raft.snapshots.verification import BEGUN, prove_state, verify
 
 _PR_SET_PDEATHSIG: Final = 1  # prctl: the signal that this process gets when its parent's thread ends
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`arguments`: the path, and the options as JSON: records, nice, parent (its process id)."""
+    """`arguments`: the path, and the options as JSON: state or records, nice, parent (its process id)."""
     path, options = arguments[0], json.loads(arguments[1])
     _die_with(options["parent"])
     if options["nice"]:
         os.nice(options["nice"])
-    sys.stdout.write(json.dumps(_answer(path, options["records"])))
+    sys.stdout.write(BEGUN.decode())
+    sys.stdout.flush()
+    sys.stdout.write(json.dumps(_answer(path, options)))
 
 
 def _die_with(parent: int) -> None:
@@ -34,11 +36,14 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _answer(path: str, records: bool) -> dict[str, Any]:
+def _answer(path: str, options: dict[str, Any]) -> dict[str, Any]:
     try:
-        return {"manifest": verify(path, records=records).to_json()}
-    except SnapshotInvalid as error:
-        return {"error": "SnapshotInvalid", "detail": error.detail}
+        if "state" in options:
+            prove_state(path)
+            return {"sound": {}}
+        return {"sound": verify(path, records=options["records"]).to_json()}
+    except (SnapshotInvalid, Corrupted) as error:
+        return {"error": type(error).__name__, "detail": error.detail}
     except RefusedForSafety as error:
         return {"error": "RefusedForSafety", "detail": str(error)}
     except OSError as error:

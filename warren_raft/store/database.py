@@ -33,7 +33,7 @@ from warren_raft.store import codec
 from warren_raft.store.cache import DecodedCache
 from warren_raft.store.generations import StateDirectory, StateUntrusted
 from warren_raft.store.leading import leading_items
-from warren_raft.store.lmdb_errors import MAX_READERS, StorageFailed, code_of, translated
+from warren_raft.store.lmdb_errors import MAX_READERS, StorageFailed, code_of, refuse_newer_data, translated
 from warren_raft.store.tables import BY_NUMBER, INDEXES, KINDS
 from warren_raft.store.transactions import (
     APPLIED_INDEX,
@@ -159,26 +159,48 @@ class Database:
         *,
         sync: bool,
         prove: Callable[[str], None] | None = None,
+        is_suspect: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> Database:
         """Open the current generation of a data directory; on a directory without one, make the first.
 
         `sync`: each commit is on disk when it returns. Without it, see `checkpoint` and `close`; after a crash
         of the machine the next open raises StateUntrusted. `prove(path)` raises Corrupted for a damaged file; it is
-        called for one that was not closed, and so has no seal. The caller holds the directory's lock.
+        called for one that was not closed, and so has no seal, and for one that `is_suspect` even so. The caller holds
+        the directory's lock.
         """
         state = directory if isinstance(directory, StateDirectory) else StateDirectory(directory)
         state.create()
         generation = state.current()
+        if generation is None:
+            generation = cls._adopted(state, prove)
         state.remove_stale()
         if generation is not None:
             state.require_trusted(generation)
-            if not state.is_sealed(generation) and prove is not None:
+            is_sealed = state.is_sealed(generation)
+            if prove is not None and (is_suspect or not is_sealed):
                 prove(state.file_of(generation))
             return cls.open_generation(state, generation, sync=sync, clock=clock)
         database = cls.create(state, sync=sync, clock=clock)
         database.publish()
         return database
+
+    @classmethod
+    def _adopted(cls, state: StateDirectory, prove: Callable[[str], None] | None) -> int | None:
+        """The generation of a directory that has no pointer: its only one, once it is proved. None: there is none.
+
+        Whoever began such a directory anew would remove everything that is in it.
+        """
+        generation = state.only_generation()
+        if generation is None:
+            return None
+        state.require_trusted(generation)
+        path = state.file_of(generation)
+        if prove is not None:
+            prove(path)
+        state.publish(generation)
+        logger.warning("%s was missing: the only database there, %s, is used", state.pointer, path)
+        return generation
 
     @classmethod
     def create(cls, state: StateDirectory, *, sync: bool, clock: Callable[[], float] = time.monotonic) -> Database:
@@ -557,6 +579,7 @@ _NO_TABLE: Final[Any] = None  # kind numbers begin at 1
 
 
 def _open_environment(path: str, *, sync: bool = True, read_only: bool = False, lock: bool = True) -> lmdb.Environment:
+    refuse_newer_data(path)
     try:
         return lmdb.open(
             path,

@@ -22,8 +22,9 @@ from warren_raft.paths import absolute
 SET_ASIDE_KEPT: Final = 2
 """Databases set aside for study are kept: enough to compare two, not enough to fill a disk."""
 
-FAILED_STARTS_MAX: Final = 2
-"""After so many starts in a row that did not get ready, the state is rebuilt: it may be what kills the process."""
+SUSPECT_AFTER_STARTS: Final = 2
+"""After so many starts in a row that ended without a word, the state is proved in a child process before it is opened:
+it may be what kills the manager. It is rebuilt only if that proof fails."""
 
 NETWORK_FILESYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gfs2", "ocfs2", "coda"}
@@ -37,6 +38,7 @@ LOCAL_FUSE_FILESYSTEMS: Final = frozenset({"fuse.fuse-overlayfs"})
 
 _GENERATION = re.compile(r"(\d{1,18})\.mdb\Z")
 _SET_ASIDE = re.compile(r"(\d{1,18})\.mdb\.aside-[a-z-]+\Z")
+_EMPTY_BYTES: Final = 2 * os.sysconf("SC_PAGE_SIZE")  # LMDB's two header pages
 _POINTER_MAX_BYTES: Final = 32  # 18 digits and a newline; more is damage
 _REBUILD: Final = "nobody reads it; the manager rebuilds it from its newest snapshot and its log"
 
@@ -106,6 +108,18 @@ def replace_file(path: str, data: bytes) -> None:
 def _sha256_of_file(path: str) -> str:
     with open(path, "rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _exists(path: str) -> bool:
+    """Whether there is a file. Raises OSError where that is not known (permissions, a failing disk).
+
+    `os.path.exists` says False then, and a state that cannot be looked at would be taken for one that is gone.
+    """
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _read_small_file(path: str) -> bytes | None:
@@ -214,7 +228,7 @@ class StateDirectory:
     <n>.mdb.sealed     the hash that it had when it was closed; see `seal`
     <n>.mdb.aside-WHY  a generation set aside for study; never opened again
     current            the pointer: the number of the generation that is read
-    starts             how many starts in a row did not get ready
+    starts             how many starts in a row ended without a word
     """
 
     def __init__(self, data_dir: str | os.PathLike[str], *, boot_id: Callable[[], str] = read_boot_id) -> None:
@@ -244,6 +258,24 @@ class StateDirectory:
         if len(data) > _POINTER_MAX_BYTES or not re.fullmatch(rb"\d{1,18}\n", data):
             raise StateUntrusted(self.pointer, "the pointer to the current database is damaged", None)
         return int(data)
+
+    def only_generation(self) -> int | None:
+        """For a directory without a pointer: the one generation in it; None where there is none.
+
+        A file that nothing was ever committed to is what a first start left that was killed: it is removed. Raises
+        StateUntrusted where there are several: which of them was current is not known.
+        """
+        found = []
+        for name in os.listdir(self.path):
+            if match := _GENERATION.match(name):
+                generation = int(match[1])
+                if os.path.getsize(self.file_of(generation)) <= _EMPTY_BYTES:
+                    self.remove(generation)
+                else:
+                    found.append(generation)
+        if len(found) > 1:
+            raise StateUntrusted(self.pointer, f"is missing, and there are {len(found)} databases", None)
+        return found[0] if found else None
 
     def publish(self, generation: int) -> None:
         """Make `generation` the current one: readers see it at their next read."""
@@ -313,7 +345,7 @@ class StateDirectory:
 
     def is_unsynced(self, generation: int) -> bool:
         """Whether the generation has a marker, that is, was not closed cleanly (or is open now)."""
-        return os.path.exists(self._marker_of(generation))
+        return _exists(self._marker_of(generation))
 
     def require_trusted(self, generation: int, *, reading: bool = False) -> None:
         """Raises StateUntrusted where the file is missing, or was not synced before the page cache was lost.
@@ -326,7 +358,7 @@ class StateDirectory:
         manager itself is strict: for it, doubt costs the time of a rebuild.
         """
         path = self.file_of(generation)
-        if not os.path.exists(path):
+        if not _exists(path):
             raise StateUntrusted(path, "the current database is missing", generation)
         marker = _read_small_file(self._marker_of(generation))
         if marker is None:
@@ -384,17 +416,17 @@ class StateDirectory:
         """Let the marker match nothing: a write-back failed, so even this boot's page cache may be wrong."""
         replace_file(self._marker_of(generation), b"write-back failed\n")
 
-    # ---- starts that failed
+    # ---- starts that ended without a word
 
     def note_start(self) -> int:
-        """Count a start. Returns how many before it, in a row, did not get ready (see FAILED_STARTS_MAX)."""
+        """Count a start. Returns how many before it, in a row, ended without a word (see SUSPECT_AFTER_STARTS)."""
         data = _read_small_file(self._starts) or b"0"
         failed = int(data) if re.fullmatch(rb"\d{1,9}\n?", data) else 0
         replace_file(self._starts, b"%d\n" % (failed + 1))
         return failed
 
-    def note_ready(self) -> None:
-        """The start got ready: begin to count anew."""
+    def forget_starts(self) -> None:
+        """The start got ready, or failed with an error that says why: neither speaks against the state."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._starts)
             sync_directory(self.path)

@@ -1,21 +1,30 @@
-"""What errors of LMDB mean to this package.
+"""What errors of LMDB mean to this package, and which of its files this package can read at all.
 
 One function translates, for every module that calls LMDB. Nothing is decided about what to do then.
-Invariant: a full disk is told from a broken one, because the first clears by itself and the second must stop a manager.
+Invariant: a full disk is told from a broken one, because the first clears by itself and the second must stop a manager;
+and what says nothing of the data file (a newer format, a lock file, this process's limits) is never Corrupted.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import struct
 from typing import Final
 
 import lmdb
 
-from warren_raft.errors import Corrupted, InUse, StorageFull, WarrenError
+from warren_raft.errors import Corrupted, InUse, RefusedForSafety, StorageFull, WarrenError
 
 MAX_READERS: Final = 1024
 """Read transactions at the same time, over all processes. 64 bytes a slot in the lock file."""
+
+DATA_VERSION: Final = 1
+"""MDB_DATA_VERSION of LMDB 0.9: the one that this package writes."""
+
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_MAGIC: Final = 0xBEEFC0DE
+_HEADER_BYTES: Final = (16, 24)  # of a page in LMDB 0.9 and 1.0; the magic number comes behind it
 
 _FULL_PROBE_BYTES: Final = 64 * 1024**2  # more than any transaction writes
 
@@ -52,12 +61,39 @@ def translated(error: lmdb.Error, path: str) -> WarrenError:
         return StorageFull(f"{path}: no space left for the state")
     if isinstance(error, lmdb.ReadersFullError):
         return InUse(path, f"has {MAX_READERS} open read transactions, which is all there can be")
-    damaged = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
-    if isinstance(error, damaged):
+    of_a_header = (lmdb.InvalidError, lmdb.VersionMismatchError)
+    if isinstance(error, of_a_header) and _data_versions(path) == [DATA_VERSION] * 2:
+        # LMDB says the same of its lock file, which is made anew once nobody has it open.
+        return InUse(path, f"is open in a process of another release, which made {path}-lock: stop that process")
+    if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, *of_a_header)):
         return Corrupted(path, str(error))
     if code == 0 and "already open" in str(error):
         return InUse(path, "is already open in this process")
     return StorageFailed(path, str(error), code)
+
+
+def _data_versions(path: str) -> list[int | None]:
+    """The versions in the two header pages of an LMDB file; None for a page that is none. Raises OSError."""
+    found: list[int | None] = []
+    with open(path, "rb", buffering=0) as file:
+        for page in range(2):
+            head = os.pread(file.fileno(), 32, page * _PAGE_BYTES)
+            places = (place for place in _HEADER_BYTES if len(head) >= place + 8)
+            pairs = (struct.unpack_from("=II", head, place) for place in places)
+            found.append(next((version for magic, version in pairs if magic == _MAGIC), None))
+    return found
+
+
+def refuse_newer_data(path: str) -> None:
+    """Raises RefusedForSafety for a file in a format of LMDB that this program does not write; OSError.
+
+    Both header pages must tell that: one that is damaged is no reason to keep the file from being rebuilt.
+    """
+    first, second = _data_versions(path)
+    if first is not None and first == second and first != DATA_VERSION:
+        raise RefusedForSafety(
+            f"{path} is in LMDB's data format {first}, and this program reads up to {DATA_VERSION}: use a newer release"
+        )
 
 
 def _is_full(directory: str) -> bool:
