@@ -23,6 +23,7 @@ Severity = Literal["warning", "critical"]
 AlarmName = Literal[
     "address-differs",
     "backup-failed",
+    "backup-order",
     "cluster-not-formed",
     "disk-low",
     "initial-members-differ",

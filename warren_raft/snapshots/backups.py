@@ -1,8 +1,9 @@
 """Backups by the clock: the leader saves a snapshot to a directory of the operator's, and keeps the newest few there.
 
-What is due is told by the directory itself, so that neither a restart nor a new leader changes the rhythm.
+What is due is told by the directory itself, so that neither a restart nor a new leader changes the rhythm. Which of two
+is newer is told by the log index in them, never by a name or a clock: a clock may have been ahead when one was saved.
 Invariant: only whole files of this cluster, with a name this module gave, are ever removed, and only after a new one
-is there.
+is there, which stays.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ logger = logging.getLogger("warren_raft.backups")
 
 POLL_SECONDS: Final = 1.0  # how soon a new leader takes over
 FAILED: Final = "backup-failed"
+MISORDERED: Final = "backup-order"
 RETRY_SECONDS: Final = 60.0  # after a failure, which may be a disk that is full for a moment
 
 _STAMP: Final = "%Y%m%dT%H%M%SZ"
@@ -46,10 +48,11 @@ class Position(NamedTuple):
 
 
 class Backups:
-    """`run` is a thread's. While the last attempt failed, or one would fail, there is the alarm "backup-failed".
+    """`run` is a thread's. While the last attempt failed, or one would fail, there is the alarm "backup-failed"; while
+    the file that sorts last is not the newest backup, "backup-order".
 
     `position` tells where the state is, None where this manager does not lead. `take` saves a verified snapshot at a
-    path and returns its manifest. `now` is the time in UTC.
+    path and returns its manifest. `now` is the time in UTC. `alarms`: the manager's; None: a registry of its own.
     """
 
     def __init__(
@@ -60,11 +63,11 @@ class Backups:
         keep: int,
         position: Callable[[], Position | None],
         take: Callable[[str], Mapping[str, Any]],
-        alarms: Alarms,
+        alarms: Alarms | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.directory: Final = absolute(directory)
-        self._alarms = alarms
+        self._alarms = Alarms("") if alarms is None else alarms
         self._fails = False
         """The last attempt did, or this manager could not save there; until one went well, or another manager leads
         and this one could save there too."""
@@ -74,6 +77,11 @@ class Backups:
         self._take = take
         self._now = now
         self._checked_at: datetime | None = None
+
+    @property
+    def alarm(self) -> str | None:
+        """The text of the first alarm about this directory; None while all is well."""
+        return next((alarm.text for alarm in self._alarms.active if alarm.subject == self.directory), None)
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set, which also ends a backup under way if `take` heeds it."""
@@ -86,6 +94,7 @@ class Backups:
         """Do what is due. Returns after how many seconds to look again. Never raises: it tells and tries again."""
         position = self._position()
         if position is None:
+            self._alarms.clear_alarm(MISORDERED, self.directory)
             self._check()
             return POLL_SECONDS
         self._checked_at = None
@@ -132,21 +141,25 @@ class Backups:
         with suppress(FileExistsError):
             os.mkdir(self.directory, 0o700)  # not its parents: one may be a disk that is not mounted
         now, backups = self._now(), self._backups(position.cluster_id)
-        if backups:
-            newest = backups[0][1]
+        self._compare_names(backups)
+        # One that is ahead of this state is of a cluster that was set back since: nothing of the present one is in it.
+        of_this_state = [manifest for _, manifest in backups if manifest.revision <= position.revision]
+        if of_this_state:
+            newest = of_this_state[0]
             age = (now - newest.created_at).total_seconds()
             if 0 <= age < self._every:
                 return self._every - age
             if Position(newest.cluster_id, newest.revision, newest.digest) == position:
                 return self._every
         remove_leftovers(self.directory, _PART, now=now.timestamp())
-        self._prune(self._back_up(now))
+        saved, cluster_id = self._back_up(now)
+        self._compare_names(self._prune(self._backups(cluster_id), saved))
         return self._every
 
     def _backups(self, cluster_id: str | None) -> list[tuple[str, Manifest]]:
-        """Those of this cluster, the newest first."""
+        """Those of this cluster, the newest first: the one with the most of the log in it."""
         found = []
-        for name in sorted(os.listdir(self.directory), reverse=True):
+        for name in os.listdir(self.directory):
             if _NAME.match(name):
                 path = os.path.join(self.directory, name)
                 try:
@@ -156,10 +169,26 @@ class Backups:
                     continue
                 if manifest.cluster_id == cluster_id:
                     found.append((path, manifest))
-        return found
+        return sorted(found, key=_age)
 
-    def _back_up(self, now: datetime) -> str | None:
-        """Returns the id of the cluster that the backup is of."""
+    def _compare_names(self, backups: list[tuple[str, Manifest]]) -> None:
+        """Whoever restores takes the file that sorts last. While that is not the newest, there is an alarm."""
+        if not backups:
+            return
+        newest, manifest = backups[0]
+        last, last_manifest = max(backups, key=lambda backup: backup[0])
+        if last_manifest.index == manifest.index:
+            self._alarms.clear_alarm(MISORDERED, self.directory)
+            return
+        self._alarms.raise_alarm(
+            MISORDERED,
+            f"{last} sorts last, and ends at index {last_manifest.index}; the newest backup, {newest}, ends at index "
+            f"{manifest.index}: a clock was wrong when one of them was saved. Restore {newest}, and look at the clocks",
+            subject=self.directory,
+        )
+
+    def _back_up(self, now: datetime) -> tuple[str, str | None]:
+        """Returns the path of the new backup, and the id of the cluster that it is of."""
         stamp = now.astimezone(UTC).strftime(_STAMP)
         part = os.path.join(self.directory, f"warren-{stamp}.part")
         manifest = self._take(part)
@@ -169,13 +198,23 @@ class Backups:
         os.rename(part, path)
         sync_directory(self.directory)
         logger.info("saved a backup: %s", path)
-        cluster_id: str | None = manifest["cluster_id"]
-        return cluster_id
+        return path, manifest["cluster_id"]
 
-    def _prune(self, cluster_id: str | None) -> None:
-        for path, _ in self._backups(cluster_id)[self._keep :]:
-            os.unlink(path)
-            logger.info("removed an old backup: %s", path)
+    def _prune(self, backups: list[tuple[str, Manifest]], saved: str) -> list[tuple[str, Manifest]]:
+        """Remove all but the newest, and never the one that was just saved. Returns what is left."""
+        kept = []
+        for number, backup in enumerate(backups):
+            path = backup[0]
+            if number < self._keep or path == saved:
+                kept.append(backup)
+            else:
+                os.unlink(path)
+                logger.info("removed an old backup: %s", path)
+        return kept
+
+
+def _age(backup: tuple[str, Manifest]) -> tuple[int, float]:
+    return -backup[1].index, -backup[1].created_at.timestamp()
 
 
 def _require_writable(directory: str) -> None:

@@ -125,6 +125,66 @@ def test_a_clock_that_was_set_back_does_not_end_the_backups(world: World) -> Non
     assert world.taken == 2
 
 
+def index_in(world: World, name: str) -> int:
+    return read_manifest(world.directory / name).index
+
+
+def test_after_a_clock_that_was_ahead_new_backups_stay_and_the_old_ones_go(world: World) -> None:
+    """(Pins a bug: sorted by the times in their names, every later backup was removed as soon as it was saved.)"""
+    backups, right_time = world.backups(keep=3), world.now
+
+    def save() -> str:
+        before = set(world.names()) if world.directory.exists() else set()
+        world.change()
+        world.now += timedelta(hours=1)
+        assert backups.look() == HOUR
+        (name,) = set(world.names()) - before
+        return name
+
+    world.now += timedelta(days=365)
+    ahead = [save() for _ in range(3)]
+    assert world.alarm is None
+    world.now = right_time
+    right = [save()]
+    assert world.names() == sorted([*ahead[1:], *right])
+    assert world.alarm is not None
+    assert world.alarm.startswith(f"{world.directory / ahead[-1]} sorts last, and ends at index ")
+    assert f"Restore {world.directory / right[0]}," in world.alarm
+    right += [save(), save()]
+    assert world.names() == right
+    assert world.alarm is None
+    assert sorted(right, key=lambda name: index_in(world, name)) == right
+
+
+def test_the_backup_just_saved_stays_even_behind_newer_ones(world: World, tmp_path: Path) -> None:
+    """The machines of a cluster were set back to an old image; its backups were not."""
+    with small_state(tmp_path / "later", containers=3) as later:
+        for number in range(3):
+            add_node(later, f"later-{number}")
+            path = world.directory / f"warren-2026112{number}T000000Z-{StateMachine(later).applied_index:016}.mdb"
+            world.directory.mkdir(exist_ok=True)
+            write(later, path, created_at=world.now - timedelta(days=2 - number), node_id="n1", quorum=True)
+    before = set(world.names())
+    assert world.backups(keep=2).look() == HOUR
+    (saved,) = set(world.names()) - before
+    assert len(world.names()) == 3
+    assert world.alarm is not None
+    assert world.alarm.startswith(f"{world.directory / saved} sorts last")
+
+
+def test_only_the_leader_tells_of_the_order(world: World) -> None:
+    backups = world.backups()
+    world.now += timedelta(days=1)
+    backups.look()
+    world.change()
+    world.now -= timedelta(hours=2)
+    backups.look()
+    assert world.alarm is not None
+    world.leads = False
+    backups.look()
+    assert world.alarm is None
+
+
 def test_only_the_leader_saves(world: World) -> None:
     backups = world.backups()
     world.leads = False
