@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from random import SystemRandom
 from typing import Any, ClassVar, Final, Literal, overload
 
@@ -39,6 +40,7 @@ from warren_raft.raft.driver import Driver
 from warren_raft.raft.engine import Engine, Removed
 from warren_raft.raft.files import Files
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE
+from warren_raft.raft.reports import Report
 from warren_raft.raft.requests import NO_LEADER, ChangeWanted, TransferWanted
 from warren_raft.raft.submit import Proposal
 from warren_raft.snapshots.backups import Backups, Position
@@ -171,6 +173,7 @@ class ReplicatedStore(Store):
         self._stop_housekeeping = threading.Event()
         self._backups: Backups | None = None
         self._alarms = Alarms(config.node_id)
+        self._version = version("warren-raft")
         self._space = Space(
             str(config.directory),
             reserve_bytes=config.disk_reserve_bytes,
@@ -723,6 +726,9 @@ class ReplicatedStore(Store):
     def _measure(self) -> None:
         """Consensus tells the others. It is told nothing more often than it tells them, see raft/health.py."""
         self._engine.low_space = self._space.look(self._opened.database)
+        self._engine.measured = Report(
+            version=self._version, disk_free_bytes=self._space.free_bytes, database_bytes=self._space.used_bytes
+        )
 
     # The end -----------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ managers together. Invariant: what was low is low until there is clearly more ag
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from warren_raft.alarms import AlarmName, Alarms
@@ -49,6 +49,9 @@ class Space:
         self.is_low = False
         self.shortages: tuple[str, ...] = ()
         """What is short, with figures and what to do; empty while there is room."""
+        self.free_bytes: int | None = None
+        self.used_bytes: int | None = None
+        """At the last look: what the disk has left, and what the database uses without the history."""
 
     def look(self, database: Database) -> bool:
         """Measure; whether there is little room. Raises OSError, Closed; what was known then stays."""
@@ -57,24 +60,30 @@ class Space:
             used = transaction.used_bytes(history=False)
         self._is_disk_low = free < self._reserve_bytes * (DISK_AGAIN if self._is_disk_low else 1)
         self._is_over_quota = used > self._quota_bytes * (QUOTA_AGAIN if self._is_over_quota else 1)
-        shortages: dict[AlarmName, str] = {
-            "disk-low": f"the disk of {self._directory} is low on space: {_mib(free)} are free and "
-            f"{_mib(self._reserve_bytes)} are its reserve; free or add some"
-            if self._is_disk_low
-            else "",
-            "over-quota": f"the database in {self._directory} has reached its quota: {_mib(used)} of "
-            f"{_mib(self._quota_bytes)} are used; delete entities, or raise quota_bytes"
-            if self._is_over_quota
-            else "",
-        }
-        for name, text in shortages.items():
-            if text:
-                self._alarms.raise_alarm(name, text)
+        shortages: dict[AlarmName, str] = {}
+        if self._is_disk_low:
+            shortages["disk-low"] = (
+                f"the disk of {self._directory} is low on space: {_mib(free)} are free and "
+                f"{_mib(self._reserve_bytes)} are its reserve; free or add some"
+            )
+        if self._is_over_quota:
+            shortages["over-quota"] = (
+                f"the database in {self._directory} has reached its quota: {_mib(used)} of {_mib(self._quota_bytes)} "
+                "are used; delete entities, or raise quota_bytes"
+            )
+        self._tell(shortages)
+        self.free_bytes, self.used_bytes = free, used
+        self.shortages = tuple(shortages.values())
+        self.is_low = bool(shortages)
+        return self.is_low
+
+    def _tell(self, shortages: Mapping[AlarmName, str]) -> None:
+        names: tuple[AlarmName, ...] = ("disk-low", "over-quota")
+        for name in names:
+            if name in shortages:
+                self._alarms.raise_alarm(name, shortages[name])
             else:
                 self._alarms.clear_alarm(name)
-        self.shortages = tuple(filter(None, shortages.values()))
-        self.is_low = bool(self.shortages)
-        return self.is_low
 
 
 def _mib(size_bytes: int) -> str:

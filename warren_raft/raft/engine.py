@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Final
 
@@ -66,12 +66,13 @@ from warren_raft.raft.membership import (
     Membership,
     apply_change,
 )
+from warren_raft.raft.reports import Heard, Report
 from warren_raft.raft.requests import ChangeWanted, Requests, TransferWanted
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.state_machine import StateMachine, apply_membership, membership_of
 from warren_raft.raft.submit import Proposal, Route, Submitter
 from warren_raft.raft.transport import WRONG_NODE, Refusal
-from warren_raft.raft.watch import Watch
+from warren_raft.raft.watch import Situation, Watch
 
 logger = logging.getLogger("warren_raft.engine")
 
@@ -172,7 +173,7 @@ class Engine:
             send=self._send_to,
         )
         self._health = Health(settings.node_id, self._roster, send=self._send_to, alarms=alarms)
-        self._watch = Watch(alarms)
+        self._watch = Watch(settings.node_id, self._roster, alarms)
         self._catchup = Catchup(
             log=log,
             roster=self._roster,
@@ -211,6 +212,8 @@ class Engine:
         self.disk_full = False
         self.low_space = False
         """Set by whoever measures this manager's disk, from any thread: it has little room left."""
+        self.measured = Report()
+        """Its version and room, set by the same; told to the others."""
         self._stopped = False
         self.failure: WarrenError | None = None
         """Set when this manager must stop: an invariant broke, or it was removed."""
@@ -347,6 +350,15 @@ class Engine:
         return dict(self._health.compared)
 
     @property
+    def reports(self) -> Mapping[str, Heard]:
+        """What each of the other members last told of itself."""
+        return dict(self._health.reports)
+
+    def contact_age(self, member_id: str, now: float) -> float | None:
+        """Seconds since the member was last heard; None: not since this manager started."""
+        return self._roster.contact_age(member_id, now)
+
+    @property
     def fetching(self) -> tuple[int, int] | None:
         """(bytes received, bytes in all) of a snapshot on its way to this manager."""
         fetch = self._catchup.fetch
@@ -411,6 +423,7 @@ class Engine:
 
     def _decide(self) -> None:
         self._tick_snapshots()
+        self._look_around()
         if self._installation.is_swapping:
             self._expire()
             return
@@ -427,8 +440,19 @@ class Engine:
         self._requests.tick(self._now, must_go=self._must_not_lead)
         self._check_ready()
         self._check_foreign()
-        self._watch.tick(self._now, waits=self.waits)
         self._expire()
+
+    def _look_around(self) -> None:
+        if self._watch.is_due(self._now):
+            situation = Situation(
+                waits=self.waits,
+                has_quorum=self.has_quorum,
+                leader=self.leader,
+                applied_index=self._machine.applied_index,
+                fetching=self.fetching,
+                reports=self._health.reports,
+            )
+            self._watch.look(self._now, situation)
 
     @property
     def _must_not_lead(self) -> bool:
@@ -558,7 +582,7 @@ class Engine:
     # Links -------------------------------------------------------------------------------------------------------
 
     def _link_up(self, peer: str, number: int, hello: Hello) -> None:
-        self._roster.link_up(peer, number, hello)
+        self._roster.link_up(peer, number, hello, self._now)
         self.alarms.clear_alarm("refused-by-member", peer)
         self.alarms.clear_alarm("member-not-let-in", peer)
         self._connect(peer)
@@ -633,6 +657,7 @@ class Engine:
         if link is None or link.number != number:
             self._guard.stats["message of a superseded connection dropped"] += 1
             return
+        link.heard_at = self._now
         try:
             check_fields(message)
             self._dispatch(peer, message)
@@ -657,7 +682,7 @@ class Engine:
             self._effects.append(CloseLink(self._roster.links[peer].number, f"{peer} is no member by its hello"))
             return
         if kind == "health":
-            self._health.receive(peer, message)
+            self._health.receive(peer, message, self._now)
             return
         if kind == "addresses":
             self._roster.receive_addresses(message["said"])
@@ -930,8 +955,7 @@ class Engine:
     def _tick_snapshots(self) -> None:
         machine = self._machine
         if not self._installation.is_swapping:
-            odd = self._health.tick(self._now, machine, low=self.lacks_space, is_leader=self._core.is_leader)
-            if odd or self._catchup.state_is_wrong:
+            if self._compare_states() or self._catchup.state_is_wrong:
                 self._catchup.state_is_wrong = False
                 self._installation.state_is_wrong()
             self._catchup.tick(
@@ -946,6 +970,15 @@ class Engine:
             may_swap=not self._core.is_leader,  # a leader was told to hand leadership over
             log_is_idle=self._batch is None,
         )
+
+    def _compare_states(self) -> bool:
+        """With the other managers, now and then; whether ours is the odd one. They are told of this manager, too."""
+        if not self._health.is_due(self._now):
+            return False
+        alarms = tuple((alarm.name, alarm.subject, alarm.severity) for alarm in self.alarms.active)
+        applied_index = self._machine.applied_index
+        report = replace(self.measured, applied_index=applied_index, fetching=self.fetching, alarms=alarms)
+        return self._health.tick(self._now, self._machine, report, low=self.lacks_space, is_leader=self._core.is_leader)
 
     def _swap(self, incoming: StateMachine, why: str) -> None:
         self._machine = incoming

@@ -11,6 +11,7 @@ from warren_raft.raft.changes import DONE, REFUSED, WAIT
 from warren_raft.raft.core import Message
 from warren_raft.raft.guard import INDEX_MAX, PeerFault
 from warren_raft.raft.health import are_digests
+from warren_raft.raft.reports import is_report
 from warren_raft.raft.submit import COMMAND_BYTES_MAX
 
 FAULT_CHARACTERS: Final = 500
@@ -54,7 +55,7 @@ FIELDS: Final[Mapping[str, Mapping[str, Callable[[Any], bool]]]] = {
     "timeout_now": {"term": _is_index},
     "change": {"number": _is_index, "verb": _is_text, "id": _is_text, "address": _is_text},
     "addresses": {"said": are_told},
-    "health": {"digests": are_digests, "low": _is_bool, "full": _is_bool},
+    "health": {"digests": are_digests, "low": _is_bool, "full": _is_bool, "report": is_report},
     "snapshot_offer": {"sha256": _is_sha256, "index": _is_index, "size": _is_index},
     "snapshot_get": {"sha256": _is_sha256, "offset": _is_index},
     "snapshot_chunk": {

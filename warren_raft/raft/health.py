@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from warren_raft.alarms import Alarms
+from warren_raft.raft.reports import Heard, Report
 from warren_raft.raft.roster import Roster
 
 Message = dict[str, Any]
@@ -49,18 +50,24 @@ class Health:
         """The newest index at which each peer's digest was another than ours, while that is so."""
         self.compared: dict[str, int] = {}
         """The newest index at which each peer's digest was ours. What is not in here was never compared."""
+        self.reports: dict[str, Heard] = {}
+        """What each peer told last, also of one whose link is down."""
 
-    def tick(self, now: float, machine: Digests, *, low: bool, is_leader: bool) -> bool:
+    def is_due(self, now: float) -> bool:
+        """Whether it is time to tell the others."""
+        return now - self._told_at >= TELL_SECONDS and self._roster.membership is not None
+
+    def tick(self, now: float, machine: Digests, report: Report, *, low: bool, is_leader: bool) -> bool:
         """Tell, and compare. Whether a majority of the voters agrees on another state than ours."""
-        if now - self._told_at < TELL_SECONDS or self._roster.membership is None:
-            return False
         self._told_at = now
         message = {
             "type": "health",
             "digests": self._samples(machine),
             "low": low,
             "full": is_leader and self.lacks_room(low=low),
+            "report": report.to_message(),
         }
+        self._forget_removed()
         for peer in sorted(self._roster.links):
             if self._roster.counts(peer):
                 self._send(peer, message)
@@ -75,13 +82,22 @@ class Health:
         found = [(index, machine.digest_at(index)) for index in sorted(indexes)]
         return [(index, digest) for index, digest in found if digest is not None]
 
-    def receive(self, peer: str, message: Message) -> None:
+    def receive(self, peer: str, message: Message, now: float) -> None:
+        self.reports[peer] = Heard(Report.from_message(message["report"]), now)
         claims = self._claims.setdefault(peer, {})
         claims.update(message["digests"])
         for index in sorted(claims)[:-CLAIMS_KEPT]:
             del claims[index]
         self._low[peer] = message["low"]
         self._full[peer] = message["full"]
+
+    def _forget_removed(self) -> None:
+        members = self._roster.members
+        known: tuple[dict[str, Any], ...] = (self.reports, self._disagreed_at, self.compared)
+        for of_peers in known:
+            for peer in of_peers.keys() - members.keys():
+                del of_peers[peer]
+        self._alarms.clear_others("state-differs", self._disagreed_at)
 
     def link_down(self, peer: str) -> None:
         """What it says later, it says of a state that may be another one."""

@@ -29,6 +29,8 @@ class Link:
 
     number: int
     hello: Hello
+    heard_at: float = -1e9
+    """When a message of the peer last arrived, by this manager's clock."""
     view: Mapping[str, str] = field(default_factory=dict)
     configured: Mapping[str, str] = field(default_factory=dict)
 
@@ -68,6 +70,8 @@ class Roster:
         """Log.position of the founders' record; 0: it was durable at the start."""
         self._declared: dict[str, str] | None = None
         self._unlinked_since: dict[str, float] = {}
+        self._heard_at: dict[str, float] = {}
+        """When a peer without a link was last heard."""
         self.founding: Founding | None = None
         self.origin = ""
         """The cluster id that this directory was restored with."""
@@ -142,6 +146,12 @@ class Roster:
     def connected(self, peer: str) -> bool:
         return peer == self.node_id or self.counts(peer)
 
+    def contact_age(self, peer: str, now: float) -> float | None:
+        """Seconds since a message of the peer last arrived; None: none since this manager started. For any thread."""
+        link = self.links.get(peer)
+        heard_at = self._heard_at.get(peer) if link is None else link.heard_at
+        return 0.0 if peer == self.node_id else None if heard_at is None else max(0.0, now - heard_at)
+
     # Links -------------------------------------------------------------------------------------------------------
 
     def hello(self) -> Hello:
@@ -174,8 +184,9 @@ class Roster:
         except ValueError as error:
             return Refusal(MALFORMED, str(error))
 
-    def link_up(self, peer: str, number: int, hello: Hello) -> None:
-        self.links[peer] = Link(number, hello)
+    def link_up(self, peer: str, number: int, hello: Hello, now: float) -> None:
+        self.links[peer] = Link(number, hello, heard_at=now)
+        self._heard_at.pop(peer, None)
         self._unlinked_since.pop(peer, None)
         self._hear(peer, hello.incarnation, hello.address)
         self._told_version = -1
@@ -190,6 +201,8 @@ class Roster:
         link = self.links.get(peer)
         if link is None or link.number != number:
             return False
+        if peer in self.members:
+            self._heard_at[peer] = link.heard_at
         del self.links[peer]
         return True
 

@@ -1,4 +1,4 @@
-"""Conditions that become alarms only once they have lasted: a start in which the cluster does not form.
+"""Conditions that become alarms only once they have lasted: no quorum, a member away or behind, no cluster formed.
 
 Lives here: since when each has lasted, and its alarm. Not here: alarms of single events (engine.py and what it calls).
 Invariant: pure, time is passed in; a condition that ends before its time is up is never an alarm.
@@ -6,47 +6,159 @@ Invariant: pure, time is passed in; a condition that ends before its time is up 
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from warren_raft.alarms import AlarmName, Alarms, Severity
+from warren_raft.raft.membership import Member
+from warren_raft.raft.reports import Heard
+from warren_raft.raft.roster import Roster
 
 LOOK_SECONDS: Final = 0.5
 """Between two looks."""
 NOT_FORMED_SECONDS: Final = 3.0
 """Managers that are started together meet within this time."""
+NO_QUORUM_SECONDS: Final = 5.0
+"""An election takes one or two seconds, a restart as long."""
+AWAY_SECONDS: Final = 10.0
+"""A restart takes less."""
+BEHIND_SECONDS: Final = 10.0
+BEHIND_BY_SECONDS: Final = 2.0
+"""A member is behind when it lacks what another one had applied so long ago."""
+TEXT_IDS: Final = 5
+"""Ids named in a text; of more, their number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What this manager sees now."""
+
+    waits: str
+    """For whom the first start waits, a sentence; empty once the founders are recorded."""
+    has_quorum: bool
+    leader: str | None
+    applied_index: int
+    fetching: tuple[int, int] | None
+    reports: Mapping[str, Heard]
 
 
 class Watch:
     """Raft thread or simulator only."""
 
-    def __init__(self, alarms: Alarms) -> None:
+    def __init__(self, node_id: str, roster: Roster, alarms: Alarms) -> None:
+        self._node_id = node_id
+        self._roster = roster
         self._alarms = alarms
         self._since: dict[tuple[AlarmName, str], float] = {}
         """When each condition that holds now began: (alarm's name, subject) -> time."""
         self._looked_at = -1e9
+        self._newest: deque[tuple[float, int]] = deque()
+        """The newest index that any member had applied, at each look of the last seconds."""
 
-    def tick(self, now: float, *, waits: str) -> None:
-        """`waits`: for whom the first start waits, a sentence; empty once the founders are recorded."""
-        if now - self._looked_at < LOOK_SECONDS:
-            return
+    def is_due(self, now: float) -> bool:
+        return now - self._looked_at >= LOOK_SECONDS
+
+    def look(self, now: float, situation: Situation) -> None:
         self._looked_at = now
-        self._judge(now, "cluster-not-formed", bool(waits), waits, after_seconds=NOT_FORMED_SECONDS)
+        self._judge(now, "cluster-not-formed", situation.waits, after_seconds=NOT_FORMED_SECONDS)
+        if self._roster.membership is None:
+            return
+        self._judge(
+            now,
+            "no-quorum",
+            "" if situation.has_quorum else self._no_quorum(situation.leader),
+            after_seconds=NO_QUORUM_SECONDS,
+            severity="critical",
+        )
+        self._look_at_members(now, situation)
+
+    # Members -------------------------------------------------------------------------------------------------------
+
+    def _look_at_members(self, now: float, situation: Situation) -> None:
+        known = {peer: heard for peer, heard in situation.reports.items() if peer in self._roster.members}
+        newest = max([situation.applied_index, *(heard.report.applied_index for heard in known.values())])
+        self._newest.append((now, newest))
+        while len(self._newest) > 1 and self._newest[1][0] <= now - AWAY_SECONDS:
+            self._newest.popleft()
+        for member in self._roster.members.values():
+            if member.id == self._node_id:
+                behind = self._behind(member.id, now, situation.applied_index, situation.fetching)
+            else:
+                self._judge(now, "member-away", self._away(member, now), after_seconds=AWAY_SECONDS, subject=member.id)
+                heard = known.get(member.id) if self._roster.counts(member.id) else None
+                behind = "" if heard is None else self._peer_behind(member.id, heard)
+            self._judge(now, "member-behind", behind, after_seconds=BEHIND_SECONDS, subject=member.id)
+        for name in ("member-away", "member-behind"):
+            self._forget_others(name)
+
+    def _away(self, member: Member, now: float) -> str:
+        """Nothing while it refuses us or we refuse it: that has an alarm of its own."""
+        refusals: tuple[AlarmName, ...] = ("refused-by-member", "member-not-let-in")
+        if self._roster.counts(member.id) or any(self._alarms.is_raised(name, member.id) for name in refusals):
+            return ""
+        age = self._roster.contact_age(member.id, now)
+        heard = "it was not heard since this manager started" if age is None else f"it was last heard {age:.0f} s ago"
+        return (
+            f"{self._node_id} has no link with {member.id} at {member.address}, {heard}; start it, or look at the "
+            f"network between the two; if it is lost for good: warren-raft members remove {member.id}"
+        )
+
+    def _peer_behind(self, peer: str, heard: Heard) -> str:
+        return self._behind(peer, heard.at, heard.report.applied_index, heard.report.fetching)
+
+    def _behind(self, member_id: str, at: float, applied_index: int, fetching: tuple[int, int] | None) -> str:
+        """`applied_index` is what the member had applied at the time `at`."""
+        long_ago = [index for seen_at, index in self._newest if seen_at <= at - BEHIND_BY_SECONDS]
+        if not long_ago or applied_index >= long_ago[-1]:
+            return ""
+        text = f"{member_id} is behind: it has applied up to index {applied_index}, others up to {self._newest[-1][1]}"
+        if fetching is not None:
+            return f"{text}; it fetches a snapshot, {fetching[0]} of {fetching[1]} bytes"
+        return f"{text}; it catches up by itself; if it does not, look at its disk, its load and its own alarms"
+
+    def _no_quorum(self, leader: str | None) -> str:
+        roster = self._roster
+        away = sorted(id_ for id_ in roster.voters if not roster.connected(id_))
+        count = len(roster.voters)
+        seen = f"{count - len(away)} of {count} voting members are connected with {self._node_id}"
+        if (count - len(away)) * 2 > count:
+            who = "no leader is elected" if leader is None else f"{leader} was not heard for a while"
+            return f"no write can be acknowledged: {who}, although {seen}; look at the disks and alarms of all managers"
+        return (
+            f"no write can be acknowledged: {seen}; start {_ids(away)}; if they are lost for good, "
+            "see docs/recovery.md on warren-raft recover"
+        )
+
+    # Time ----------------------------------------------------------------------------------------------------------
 
     def _judge(
         self,
         now: float,
         name: AlarmName,
-        is_so: bool,
         text: str,
         *,
         after_seconds: float,
         subject: str = "",
         severity: Severity = "warning",
     ) -> None:
-        if not is_so:
+        """The condition is not so while `text` is empty."""
+        if not text:
             self._since.pop((name, subject), None)
             self._alarms.clear_alarm(name, subject)
             return
         lasted = now - self._since.setdefault((name, subject), now)
         if lasted >= after_seconds:
             self._alarms.raise_alarm(name, text, subject=subject, severity=severity, ago_seconds=lasted)
+
+    def _forget_others(self, name: AlarmName) -> None:
+        """Of ids that are members no more."""
+        members = self._roster.members
+        self._alarms.clear_others(name, members)
+        for known in [known for known in self._since if known[0] == name and known[1] not in members]:
+            del self._since[known]
+
+
+def _ids(ids: list[str]) -> str:
+    return ", ".join(ids) if len(ids) <= TEXT_IDS else f"the {len(ids)} others"

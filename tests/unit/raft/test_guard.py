@@ -264,6 +264,23 @@ WELL_FORMED: dict[str, st.SearchStrategy[Message]] = {
         {"view": st.dictionaries(st.text(max_size=2), st.text(max_size=2)), "configured": st.just({"m1": "a:1"})}
     ),
     "submit_refused": st.just({}),
+    "health": st.fixed_dictionaries(
+        {
+            "digests": st.just([[1, bytes(32)]]),
+            "low": st.booleans(),
+            "full": st.booleans(),
+            "report": st.fixed_dictionaries(
+                {
+                    "applied_index": SMALL,
+                    "version": st.text(max_size=8),
+                    "disk_free_bytes": st.none() | SMALL,
+                    "database_bytes": st.none() | SMALL,
+                    "fetching": st.none() | st.just([1, 2]),
+                    "alarms": st.just([["disk-low", "", "warning"]]),
+                }
+            ),
+        }
+    ),
     "addresses": st.fixed_dictionaries(
         {
             "said": st.lists(

@@ -1,0 +1,175 @@
+"""A lost quorum, a member that is away and one that is behind are alarms once they have lasted, and end with it."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+
+import pytest
+
+from tests.engine_harness import EPOCH, Cluster, Full, Node
+from tests.list_machine import ListMachine
+from warren_raft.alarms import Alarm
+from warren_raft.raft.watch import AWAY_SECONDS, BEHIND_SECONDS, NO_QUORUM_SECONDS
+
+
+def alarm(node: Node, name: str, subject: str = "") -> Alarm | None:
+    found = [each for each in node.engine.alarms.active if (each.name, each.subject) == (name, subject)]
+    return found[0] if found else None
+
+
+def clock(cluster: Cluster) -> datetime:
+    return EPOCH + timedelta(seconds=cluster.now)
+
+
+def raised(caplog: pytest.LogCaptureFixture, name: str) -> list[str]:
+    return [line for line in caplog.messages if line.startswith("alarm raised") and f"alarm={name} " in line]
+
+
+def started(make_machine: type[ListMachine] = ListMachine) -> tuple[Cluster, str, list[str]]:
+    cluster = Cluster(make_machine=make_machine)
+    leader = cluster.wait_ready().id
+    cluster.write(leader, "a")
+    cluster.run(2 * AWAY_SECONDS)
+    assert not any(node.alarm_texts for node in cluster.nodes.values()), "of a cluster that is well"
+    return cluster, leader, cluster.followers()
+
+
+# No quorum -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", ["leader", "follower"])
+def test_a_lost_quorum_is_one_alarm_since_it_was_lost(left: str, caplog: pytest.LogCaptureFixture) -> None:
+    cluster, leader, followers = started()
+    stays = leader if left == "leader" else followers[0]
+    lost = [id_ for id_ in ("m1", "m2", "m3") if id_ != stays]
+    lost_at = clock(cluster)
+    for id_ in lost:
+        cluster.crash(id_)
+    node = cluster.nodes[stays]
+    cluster.run_until(lambda: alarm(node, "no-quorum"))
+    cluster.run(2 * AWAY_SECONDS)
+    found = alarm(node, "no-quorum")
+    assert found is not None
+    assert found.severity == "critical"
+    assert timedelta() <= found.since - lost_at <= timedelta(seconds=NO_QUORUM_SECONDS)
+    assert f"1 of 3 voting members are connected with {stays}; start {lost[0]}, {lost[1]}" in found.text
+    assert len(raised(caplog, "no-quorum")) == 1
+    cluster.start(lost[0])
+    cluster.run_until(lambda: node.engine.leader)
+    cluster.run(1)
+    assert alarm(node, "no-quorum") is None
+    assert alarm(node, "member-away", lost[0]) is None
+    assert alarm(node, "member-away", lost[1]) is not None
+
+
+def test_a_change_of_leader_and_a_restart_are_no_alarm(caplog: pytest.LogCaptureFixture) -> None:
+    cluster, leader, _ = started()
+    caplog.set_level(logging.INFO)
+    cluster.crash(leader)
+    cluster.run_until(lambda: cluster.leader is not None)
+    cluster.start(leader)
+    cluster.run(2 * AWAY_SECONDS)
+    assert not any("alarm raised" in line for line in caplog.messages)
+
+
+def test_managers_that_are_connected_and_elect_nobody_say_so() -> None:
+    cluster, _, _ = started()
+    for node in cluster.nodes.values():
+        node.works = False
+        node.disk_seconds = None  # no vote becomes durable
+    node = cluster.nodes["m1"]
+    cluster.isolate("m1")
+    cluster.run(2 * NO_QUORUM_SECONDS)
+    cluster.heal()
+    cluster.run_until(lambda: "no leader is elected, although 3 of 3" in "".join(node.alarm_texts), seconds=60)
+
+
+# Away ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_member_that_is_away_is_an_alarm_of_every_other_one_until_it_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cluster, _, (away, _) = started()
+    gone_at = clock(cluster)
+    cluster.crash(away)
+    others = list(cluster.nodes.values())
+    cluster.run(AWAY_SECONDS - 2)
+    assert not any(node.alarm_texts for node in others)
+    cluster.run(4)
+    for node in others:
+        found = alarm(node, "member-away", away)
+        assert found is not None
+        assert found.since - gone_at <= timedelta(seconds=1)
+        assert f"no link with {away} at {cluster.addresses[away]}, it was last heard 1" in found.text
+        assert f"members remove {away}" in found.text
+    cluster.start(away)
+    cluster.run(2)
+    assert not any(node.alarm_texts for node in others)
+    assert len(raised(caplog, "member-away")) == len(others)
+
+
+def test_a_member_that_was_never_heard_since_the_start_is_away() -> None:
+    cluster, _, (one, two) = started()
+    cluster.crash(two)
+    node = cluster.restart(one)
+    found = cluster.run_until(lambda: alarm(node, "member-away", two))
+    assert "it was not heard since this manager started" in found.text
+
+
+def test_the_alarm_of_a_member_ends_when_it_is_removed() -> None:
+    cluster, leader, (away, _) = started()
+    cluster.crash(away)
+    node = cluster.nodes[leader]
+    cluster.run_until(lambda: alarm(node, "member-away", away))
+    cluster.change(leader, "remove", away)
+    cluster.run(2)
+    assert not any(node.alarm_texts for node in cluster.nodes.values())
+
+
+# Behind --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_member_that_applies_nothing_is_behind_for_itself_and_for_others() -> None:
+    cluster, leader, (slow, other) = started(Full)
+    machine = cluster.nodes[slow].machine
+    assert isinstance(machine, Full)
+    machine.full = True
+    behind_since = clock(cluster)
+    cluster.write(leader, "b", "c")
+    cluster.run(BEHIND_SECONDS - 2)
+    assert not any(alarm(node, "member-behind", slow) for node in cluster.nodes.values())
+    cluster.run(8)
+    for id_ in (leader, slow, other):
+        found = alarm(cluster.nodes[id_], "member-behind", slow)
+        assert found is not None, id_
+        assert found.since - behind_since <= timedelta(seconds=5)
+        assert f"{slow} is behind: it has applied up to index" in found.text
+    machine.full = False
+    cluster.run(5)
+    assert not any(node.alarm_texts for node in cluster.nodes.values())
+
+
+def test_a_member_that_follows_a_stream_of_writes_is_not_behind() -> None:
+    cluster, leader, _ = started()
+    for number in range(200):
+        cluster.write(leader, f"w{number}")
+        cluster.run(0.1)
+        assert not any(node.alarm_texts for node in cluster.nodes.values())
+
+
+# Refused -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_is_over_once_the_manager_was_added_again() -> None:
+    """It stayed for ever."""
+    cluster, leader, (wiped, _) = started()
+    cluster.crash(wiped)
+    cluster.wipe(wiped)
+    node = cluster.start(wiped)
+    cluster.run_until(lambda: alarm(node, "refused-by-member", leader))
+    cluster.change(leader, "remove", wiped)
+    cluster.change(leader, "add", wiped, cluster.addresses[wiped])
+    cluster.run(2)
+    assert not any(node.alarm_texts for node in cluster.nodes.values())

@@ -1,0 +1,86 @@
+"""What a manager tells the others of itself once a second, for people: how far it is, its room, version and alarms.
+
+Lives here: a report, its form in a message, and the last one of each member. Not here: digests and whether disks are
+full, which decide something (health.py). Invariant: nothing that this manager decides depends on a report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+ALARMS_TOLD: Final = 20
+"""Of one manager; a bound on what a report carries."""
+TEXT_CHARACTERS: Final = 256
+NUMBER_MAX: Final = 1 << 62
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Of one manager, at one moment. None: it did not say."""
+
+    applied_index: int = 0
+    version: str = ""
+    disk_free_bytes: int | None = None
+    database_bytes: int | None = None
+    """Used in its database, without the history."""
+    fetching: tuple[int, int] | None = None
+    """(bytes received, bytes in all) of a snapshot on its way to it."""
+    alarms: tuple[tuple[str, str, str], ...] = ()
+    """(name, subject, severity)."""
+
+    def to_message(self) -> dict[str, Any]:
+        return {
+            "applied_index": self.applied_index,
+            "version": self.version[:TEXT_CHARACTERS],
+            "disk_free_bytes": self.disk_free_bytes,
+            "database_bytes": self.database_bytes,
+            "fetching": self.fetching,
+            "alarms": [[text[:TEXT_CHARACTERS] for text in alarm] for alarm in self.alarms[:ALARMS_TOLD]],
+        }
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> Report:
+        """Of one that `is_report` accepted."""
+        fetching = message.get("fetching")
+        return cls(
+            applied_index=message["applied_index"],
+            version=message["version"],
+            disk_free_bytes=message.get("disk_free_bytes"),
+            database_bytes=message.get("database_bytes"),
+            fetching=None if fetching is None else (fetching[0], fetching[1]),
+            alarms=tuple((name, subject, severity) for name, subject, severity in message["alarms"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A member's last report, and when it came, by this manager's clock."""
+
+    report: Report
+    at: float
+
+
+def is_report(value: Any) -> bool:
+    """Whether a peer sent a report. A later version's may hold more."""
+    if type(value) is not dict:
+        return False
+    fetching, alarms = value.get("fetching"), value.get("alarms")
+    return (
+        _is_number(value.get("applied_index"))
+        and _is_text(value.get("version"))
+        and all(value.get(name) is None or _is_number(value[name]) for name in ("disk_free_bytes", "database_bytes"))
+        and (fetching is None or (type(fetching) is list and len(fetching) == 2 and all(map(_is_number, fetching))))
+        and type(alarms) is list
+        and len(alarms) <= ALARMS_TOLD
+        and all(type(alarm) is list and len(alarm) == 3 and all(map(_is_text, alarm)) for alarm in alarms)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= NUMBER_MAX
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str and len(value) <= TEXT_CHARACTERS
