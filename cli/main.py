@@ -23,6 +23,7 @@ from .common import WarrenGroup, one_line
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "serve": ("serve", "serve"),
     "status": ("status", "status"),
+    "describe": ("describe", "describe"),
     "get": ("entities", "get"),
     "list": ("entities", "list_"),
     "put": ("entities", "put"),

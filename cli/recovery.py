@@ -17,9 +17,10 @@ from warren_raft.wording import counted
 
 from .common import WarrenCommand, cell, data_dir, print_json, wants_json
 from .data import progress
+from .describe import print_description
 
 if TYPE_CHECKING:
-    from warren_raft.restoring import Recovery, Restored
+    from warren_raft.restoring import Preview, Recovery, Restored, Survivor
 
 STEPS: Final = 1_000  # of a bar that shows shares
 
@@ -42,31 +43,52 @@ def shares(label: str) -> Iterator[Callable[[float], None]]:
 @click.command("recover", cls=WarrenCommand)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Although something answers at another member's address.")
-def recover(yes: bool, force: bool) -> None:
+@click.option("--dry-run", is_flag=True, help="Say what it would take over, and change nothing.")
+def recover(yes: bool, force: bool, dry_run: bool) -> None:
     """Turn a stopped manager's data into a new cluster of one.
 
     For when the quorum is lost for good. Everything that its log holds is taken over, also what is not known to be
     acknowledged; what only the lost members held is gone. The cluster gets a new id, revisions go on a thousand million
     further, and the old files stay in DIR/aside-TIME. Recover one survivor only, start it, and add the others on empty
-    directories with `members add`. If a snapshot is newer than the survivor, restore that instead.
+    directories with `members add`. If a snapshot is newer than the survivor, restore that instead. With `--dry-run`
+    it says what there is and what it would refuse, so that survivors can be compared.
 
     \b
     Example: warren-raft recover --data-dir data/m1
     """
-    from warren_raft.restoring import Recovery
+    from warren_raft.restoring import Preview, Recovery
 
+    if dry_run:
+        _print_preview(Preview(data_dir(), force=force))
+        return
     with Recovery(data_dir(), force=force) as recovery:
         _confirm(recovery, yes)
         with shares("recovering") as report:
             restored = recovery.carry_out(report)
     if wants_json():
-        extra = {"log_index": recovery.index, "log_term": recovery.term, "uncertain_entries": recovery.uncertain}
-        print_json(restored_json(restored) | extra | {"lost_members": sorted(recovery.others)})
+        print_json(restored_json(restored) | _taken_over(recovery))
         return
     print_restored(restored)
     click.echo(
         f"{_missing(recovery)}\nStart it as before, and add others on empty directories: members add ID=HOST:PORT."
     )
+
+
+def _print_preview(preview: Preview) -> None:
+    if wants_json():
+        print_json(preview.description.to_json() | _taken_over(preview))
+        return
+    print_description(preview.description)
+    click.echo(f"\n{_missing(preview)}\nThis was a dry run: nothing was changed.")
+
+
+def _taken_over(survivor: Survivor) -> dict[str, Any]:
+    return {
+        "log_index": survivor.index,
+        "log_term": survivor.term,
+        "uncertain_entries": survivor.uncertain,
+        "lost_members": sorted(survivor.others),
+    }
 
 
 def _confirm(recovery: Recovery, yes: bool) -> None:
@@ -84,7 +106,7 @@ def _confirm(recovery: Recovery, yes: bool) -> None:
         raise RefusedForSafety("nothing was changed")
 
 
-def _missing(recovery: Recovery) -> str:
+def _missing(recovery: Survivor) -> str:
     taken = f"Everything up to index {recovery.index} of term {recovery.term} is taken over"
     if recovery.uncertain:
         entries = counted(recovery.uncertain, "entry that is", "entries that are")
@@ -94,7 +116,7 @@ def _missing(recovery: Recovery) -> str:
     return f"{taken}. Writes that were acknowledged and that only {_names(recovery)} held may be missing."
 
 
-def _names(recovery: Recovery) -> str:
+def _names(recovery: Survivor) -> str:
     return ", ".join(sorted(recovery.others)) or "others"
 
 

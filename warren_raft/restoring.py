@@ -19,6 +19,7 @@ from random import SystemRandom
 from typing import Final
 
 from warren_raft.config import Config, split_address
+from warren_raft.describing import describe
 from warren_raft.errors import Corrupted, InUse, RefusedForSafety, WarrenError
 from warren_raft.fsm.entry import read_committed
 from warren_raft.fsm.machine import StateMachine
@@ -46,6 +47,8 @@ SHOWN: Final = 3
 PROBE_SECONDS: Final = 1.0
 """How long another member may take to accept a connection before it counts as down."""
 _VERIFIED: Final = 0.75  # share of the whole, as measured
+_ROOM: Final = 3
+_ROOM_WHY: Final = "three times the state"  # the old one, its copy, and the new one while it is made
 _OLD: Final = "old.mdb"  # in the place where the new directory is made: the old state, while it is needed
 
 
@@ -177,7 +180,7 @@ def _locked(data_dir: str) -> Iterator[None]:
     try:
         lock = DirectoryLock(data_dir)
     except InUse:
-        raise RefusedForSafety(f"a manager is running on {data_dir}: stop it first") from None
+        raise _runs(data_dir) from None
     try:
         yield
     except BaseException:
@@ -304,7 +307,72 @@ def _vanishing(held: _Held, manifest: Manifest) -> str:
 # ---------------------------------------------------------------------------------------------- recover
 
 
-class Recovery:
+class Survivor:
+    """What a recovery of a stopped manager's directory goes by. Raises RefusedForSafety where there can be none."""
+
+    data_dir: str
+    node_id: str
+    old_cluster_id: str
+    address: str
+    others: Mapping[str, str]
+    """The other members, id -> address."""
+    index: int
+    term: int
+    """Of the last entry: up to there everything is taken over."""
+    uncertain: int
+    """Entries of it that are not known to have been acknowledged."""
+
+    def _take(self, membership: Membership | None, incarnation: str, last: tuple[int, int], certain: int) -> None:
+        """`membership`: after the last entry, whose index and term are `last`. `certain`: acknowledged up to there."""
+        if membership is None:
+            aside = [os.path.basename(each) for each in staging.asides(self.data_dir)]
+            if aside:
+                raise RefusedForSafety(
+                    f"{self.data_dir} was recovered or restored ({', '.join(aside)} has what was there before) and not "
+                    "started since: start its manager"
+                )
+            raise RefusedForSafety(f"{self.data_dir} has not been part of a cluster yet: there is nothing to recover")
+        if membership.incarnation(self.node_id) != incarnation:
+            raise RefusedForSafety(f"{self.node_id} is no member of its cluster: recover one that is")
+        self.old_cluster_id = membership.cluster_id
+        self.address = membership.members[self.node_id].address
+        self.others = {m.id: m.address for m in membership.members.values() if m.id != self.node_id}
+        self.index, self.term = last
+        self.uncertain = self.index - certain
+
+    def _refuse_if_others_answer(self) -> None:
+        answering = sorted(id_ for id_, address in self.others.items() if _answers(address))
+        if answering:
+            who = ", ".join(f"{id_} ({self.others[id_]})" for id_ in answering)
+            if len(answering) == 1:
+                do = "accepts connections: stop it, or add --force if that is no member of this cluster"
+            else:
+                do = "accept connections: stop them, or add --force if those are no members of this cluster"
+            raise RefusedForSafety(f"{who} {do}")
+
+
+class Preview(Survivor):
+    """What `Recovery` would find and refuse, read without changing anything. The state itself is not proved.
+
+    Raises as Recovery does, and StorageFull is not among it: too little room is RefusedForSafety here as there.
+    """
+
+    def __init__(self, data_dir: Path, *, force: bool = False) -> None:
+        try:
+            with _advice_without_a_cluster():
+                self.description: Final = describe(data_dir)
+        except InUse:
+            raise _runs(absolute(data_dir)) from None
+        found = self.description
+        self.data_dir, self.node_id = found.data_dir, found.node_id
+        membership = found.membership_at(found.index)
+        self._take(membership, found.incarnation, (found.index, found.term), found.commit_index)
+        if not force:
+            self._refuse_if_others_answer()
+        _check_room(self.data_dir, _ROOM * found.db_size_bytes, _ROOM_WHY)
+
+
+class Recovery(Survivor):
     """The directory of a stopped manager whose cluster lost its quorum for good; `carry_out` makes it a cluster of one.
 
     For `with`: it holds the directory. Until `carry_out` nothing is changed but what a start of the manager would
@@ -313,7 +381,7 @@ class Recovery:
 
     def __init__(self, data_dir: Path, *, force: bool = False) -> None:
         """`force`: also where another member answers, which may then be a second cluster that goes its own way."""
-        self.data_dir: Final = absolute(data_dir)
+        self.data_dir = absolute(data_dir)
         if os.path.isdir(self.data_dir):
             with _locked(self.data_dir):
                 staging.finish(self.data_dir)
@@ -321,7 +389,7 @@ class Recovery:
             node_id = owner_of(OsFiles(), os.path.join(self.data_dir, "log"))
             if node_id is None:
                 raise RefusedForSafety(f"{self.data_dir} holds no manager's log: name the directory of a survivor")
-            self.node_id: Final = node_id
+            self.node_id = node_id
             self._opened = _open(self.data_dir, node_id)
         try:
             self._look(force)
@@ -338,33 +406,10 @@ class Recovery:
         for content, index, _ in self._entries:
             if isinstance(content, Change):
                 membership = apply_change(membership, content, index)
-        if membership is None:
-            aside = [os.path.basename(each) for each in staging.asides(self.data_dir)]
-            if aside:
-                raise RefusedForSafety(
-                    f"{self.data_dir} was recovered or restored ({', '.join(aside)} has what was there before) and not "
-                    "started since: start its manager"
-                )
-            raise RefusedForSafety(f"{self.data_dir} has not been part of a cluster yet: there is nothing to recover")
-        if membership.incarnation(self.node_id) != log.incarnation:
-            raise RefusedForSafety(f"{self.node_id} is no member of its cluster: recover one that is")
-        self.old_cluster_id = membership.cluster_id
-        self.address = membership.members[self.node_id].address
-        self.others = {m.id: m.address for m in membership.members.values() if m.id != self.node_id}
-        """The other members, id -> address."""
-        self.index = log.last_index
-        self.term = log.last_term
-        """Of the last entry: up to there everything is taken over."""
-        self.uncertain = log.last_index - max(log.commit_index, machine.applied_index)
-        """Entries of it that are not known to have been acknowledged."""
-        answering = sorted(id_ for id_, address in self.others.items() if _answers(address))
-        if answering and not force:
-            who = ", ".join(f"{id_} ({self.others[id_]})" for id_ in answering)
-            if len(answering) == 1:
-                do = "accepts connections: stop it, or add --force if that is no member of this cluster"
-            else:
-                do = "accept connections: stop them, or add --force if those are no members of this cluster"
-            raise RefusedForSafety(f"{who} {do}")
+        last = log.last_index, log.last_term
+        self._take(membership, log.incarnation, last, max(log.commit_index, machine.applied_index))
+        if not force:
+            self._refuse_if_others_answer()
 
     def carry_out(self, progress: Progress | None = None) -> Restored:
         """Make the new directory, move the old files to DATA_DIR/aside-TIME. Once; raises SnapshotInvalid (the state is
@@ -374,7 +419,7 @@ class Recovery:
         with _part_of(self.data_dir) as part:
             old_path = os.path.join(part, _OLD)
             database = self._opened.database
-            _check_room(self.data_dir, 3 * database.file_size_bytes(), "three times the state")
+            _check_room(self.data_dir, _ROOM * database.file_size_bytes(), _ROOM_WHY)
             old = write(database, old_path, created_at=datetime.now(UTC), node_id=self.node_id, quorum=False)
             verify(old_path, progress=lambda share: report(share * _VERIFIED))
             made = _make(part, old_path, old, origin, self.node_id, self._replay)
@@ -414,7 +459,11 @@ def _open(data_dir: str, node_id: str) -> OpenedDirectory:
     try:
         return OpenedDirectory(config, files=None, random=SystemRandom())
     except InUse:
-        raise RefusedForSafety(f"a manager is running on {data_dir}: stop it first") from None
+        raise _runs(data_dir) from None
+
+
+def _runs(data_dir: str) -> RefusedForSafety:
+    return RefusedForSafety(f"a manager is running on {data_dir}: stop it first")
 
 
 @contextmanager

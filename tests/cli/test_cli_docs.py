@@ -51,8 +51,8 @@ def section(path: str) -> str:
 
 def test_the_commands_are_those_of_the_contract() -> None:
     assert set(COMMANDS) == {
-        "serve", "status", "get", "list", "put", "delete", "import", "export", "members", "leader", "snapshot",
-        "recover",
+        "serve", "status", "describe", "get", "list", "put", "delete", "import", "export", "members", "leader",
+        "snapshot", "recover",
     }  # fmt: skip
     groups = {path for path in ALL if " " in path}
     assert groups == {

@@ -174,6 +174,44 @@ def test_entries_that_may_not_count_are_counted_in_english(uncertain: int, says:
     assert _missing(recovery).endswith(says)
 
 
+def test_a_stopped_directory_is_described_and_a_recovery_tried_before_it_is_made(
+    start_manager: StartManager, warren: Command, members: dict[str, str], tmp_path: Path
+) -> None:
+    managers = start_all(start_manager, tmp_path, members)
+    revision = put_node(warren, tmp_path / "m1", "n1")
+    (status, *_) = level(warren, tmp_path)
+    running = warren("describe", tmp_path / "m1")
+    assert (running.code, "has a running manager: see warren-raft status" in running.err) == (5, True)
+    assert warren("recover", "--dry-run", "--data-dir", tmp_path / "m1").code == 4
+    assert managers["m1"].stop() == 0
+    others = warren("recover", "--dry-run", "--data-dir", tmp_path / "m1")
+    assert (others.code, "accept connections: stop them, or add --force" in others.err) == (4, True)
+    for id_ in ("m2", "m3"):
+        managers[id_].process.send_signal(signal.SIGKILL)
+        managers[id_].process.wait()
+    described = {id_: warren("describe", tmp_path / id_, "-o", "json").json for id_ in IDS}
+    for id_, said in described.items():
+        assert (said["node_id"], said["cluster_id"], said["standing"]) == (id_, status["cluster_id"], "voter")
+        assert {member["id"]: member["address"] for member in said["members"]} == members
+        assert said["index"] >= status["applied_index"]
+    assert (described["m1"]["revision"], described["m1"]["counts"]["nodes"]) == (revision, 1)
+    table = warren("describe", "--data-dir", tmp_path / "m1").text
+    assert f"cluster_id     {status['cluster_id']}\n" in table
+    tried = warren("recover", "--dry-run", "--data-dir", tmp_path / "m1", "-o", "json").json
+    assert {name: tried[name] for name in described["m1"]} == described["m1"]
+    assert tried["lost_members"] == ["m2", "m3"]
+    said = warren("recover", "--dry-run", "--data-dir", tmp_path / "m1").text
+    assert said.endswith(
+        f"Everything up to index {tried['log_index']} of term {tried['log_term']} is taken over. Writes that were "
+        "acknowledged and that only m2, m3 held may be missing.\nThis was a dry run: nothing was changed.\n"
+    )
+    made = warren("recover", "--yes", "--data-dir", tmp_path / "m1", "-o", "json").json
+    assert {name: made[name] for name in ("log_index", "log_term", "uncertain_entries", "lost_members")} == {
+        name: tried[name] for name in ("log_index", "log_term", "uncertain_entries", "lost_members")
+    }
+    assert warren("describe", tmp_path / "nowhere").code == 4
+
+
 # What the operator's page says ---------------------------------------------------------------------------------------
 
 

@@ -37,7 +37,7 @@ from warren_raft.raft import entries
 from warren_raft.raft.files import OsFiles
 from warren_raft.raft.log import Log
 from warren_raft.raft.membership import FORM, Change, Member, Origin, apply_change, read_note
-from warren_raft.restoring import Recovery, Restored, restore
+from warren_raft.restoring import Preview, Recovery, Restored, restore
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP
 from warren_raft.snapshots.verification import verify
@@ -72,6 +72,12 @@ def tree(directory: Path) -> dict[str, bytes]:
     """Everything a manager would find, by path; not LMDB's lock files, which a reader may make."""
     files = (p for name in staging.held(directory) for p in sorted((directory / name).rglob("*")))
     return {str(p.relative_to(directory)): p.read_bytes() for p in files if p.is_file() and not p.match("*-lock")}
+
+
+def everything(directory: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file of a directory, by path: its content and when it was changed."""
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(directory)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
 def opened(directory: Path, node_id: str = "m1") -> OpenedDirectory:
@@ -566,11 +572,17 @@ def test_nothing_is_changed_before_it_is_carried_out(tmp_path: Path) -> None:
     assert staging.asides(tmp_path / "m1") == []
 
 
-def test_while_another_member_answers_it_is_refused(tmp_path: Path) -> None:
+LOOKS = pytest.mark.parametrize("look", [Recovery, Preview])
+"""A dry run refuses what the recovery would, in the same words."""
+
+
+@LOOKS
+def test_while_another_member_answers_it_is_refused(tmp_path: Path, look: type[Recovery | Preview]) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         survivor(tmp_path / "m1", others={"m2": address})
-        assert f"m2 ({address}) accepts connections: stop it" in refused(lambda: Recovery(tmp_path / "m1"))
+        assert f"m2 ({address}) accepts connections: stop it" in refused(lambda: look(tmp_path / "m1"))
+        assert Preview(tmp_path / "m1", force=True).others == {"m2": address}
         with Recovery(tmp_path / "m1", force=True) as recovery:
             assert recovery.carry_out().members == {"m1": MEMBERS["m1"]}
 
@@ -585,12 +597,33 @@ def test_several_that_answer_are_named_in_one_sentence(tmp_path: Path) -> None:
         )
 
 
-def test_what_is_no_survivor_is_refused(tmp_path: Path, snapshot: Path) -> None:
-    assert "holds no manager's log" in refused(lambda: Recovery(tmp_path / "nowhere"))
+@LOOKS
+def test_what_is_no_survivor_is_refused(tmp_path: Path, snapshot: Path, look: type[Recovery | Preview]) -> None:
+    assert "holds no manager's log" in refused(lambda: look(tmp_path / "nowhere"))
     assert not (tmp_path / "nowhere").exists()
-    assert "holds no manager's log" in refused(lambda: Recovery(tmp_path / "old"))
+    assert "holds no manager's log" in refused(lambda: look(tmp_path / "old"))
     held(tmp_path / "a", snapshot)
-    assert "not been part of a cluster yet" in refused(lambda: Recovery(tmp_path / "a"))
+    assert "not been part of a cluster yet" in refused(lambda: look(tmp_path / "a"))
+    survivor(tmp_path / "m1")
+    lock = DirectoryLock(tmp_path / "m1")
+    assert refused(lambda: look(tmp_path / "m1")).endswith("stop it first")
+    lock.release()
+
+
+def test_a_dry_run_says_what_would_be_taken_over_and_changes_nothing(tmp_path: Path) -> None:
+    survivor(tmp_path / "m1")
+    before = everything(tmp_path / "m1")
+    found = Preview(tmp_path / "m1")
+    assert everything(tmp_path / "m1") == before
+    with Recovery(tmp_path / "m1") as recovery:
+        for name in ("node_id", "address", "old_cluster_id", "others", "index", "term", "uncertain"):
+            assert getattr(found, name) == getattr(recovery, name), name
+
+
+def test_a_dry_run_needs_the_room_that_the_recovery_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    survivor(tmp_path / "m1")
+    monkeypatch.setattr(restoring, "_ROOM", 1 << 60)
+    assert "three times the state" in refused(lambda: Preview(tmp_path / "m1"))
 
 
 def spoil_header(directory: Path) -> None:
@@ -603,16 +636,17 @@ def spoil_batch(directory: Path) -> None:
     os.truncate(newest, newest.stat().st_size - 1)
 
 
+@LOOKS
 @pytest.mark.parametrize("spoil", [spoil_header, spoil_batch])
 def test_what_cannot_be_recovered_is_not_told_to_ask_a_cluster_that_is_gone(
-    tmp_path: Path, spoil: Callable[[Path], None]
+    tmp_path: Path, spoil: Callable[[Path], None], look: type[Recovery | Preview]
 ) -> None:
     """A manager with a damaged log is to be removed and added again; here nobody is left who could do that."""
     survivor(tmp_path / "m1")
     spoil(tmp_path / "m1")
     before = tree(tmp_path / "m1")
     with pytest.raises(Corrupted) as caught:
-        Recovery(tmp_path / "m1")
+        look(tmp_path / "m1")
     assert str(caught.value).endswith("; recover another survivor, or restore a snapshot: docs/recovery.md")
     assert "members" not in str(caught.value)
     assert tree(tmp_path / "m1") == before

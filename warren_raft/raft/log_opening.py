@@ -41,6 +41,17 @@ class Recovered:
     next_batch: int
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a look found, whether or not all of it is durable."""
+
+    node_id: str
+    incarnation: str
+    contents: Contents
+    size_bytes: int
+    """Of headers and batches, as `Log.size_bytes`."""
+
+
 @dataclass(slots=True)
 class _Found:
     """A segment on the disk. `end`: where its last sound batch ends; known once it was read."""
@@ -84,6 +95,24 @@ class Opening:
             raise RefusedForSafety(f"{self._directory} holds a log already: a new one needs a directory of its own")
         return self._create(incarnation, start)
 
+    def look(self) -> Looked | None:
+        """Read what is there and change nothing; None where there is no log. Raises as `run`."""
+        try:
+            numbers = _numbers_in(self._files.list_directory(self._directory))
+        except FileNotFoundError:
+            return None
+        if not numbers:
+            return None
+        found: list[_Found] = []
+        try:
+            self._find_all(numbers, found)
+            contents, _ = self._read(found)
+            header = found[-1].header
+            return Looked(header.node_id, header.incarnation, contents, sum(segment.end for segment in found))
+        finally:
+            for segment in found:
+                segment.file.close()
+
     def _segment_numbers(self) -> list[int]:
         """The segments there are, in order. Makes the directory if needed and removes unfinished segments."""
         try:
@@ -94,7 +123,7 @@ class Opening:
         for name in names:
             if name.endswith(TEMPORARY_SUFFIX):
                 self._files.unlink(posixpath.join(self._directory, name))
-        return sorted(int(match[1]) for match in map(_SEGMENT_NAME.fullmatch, names) if match)
+        return _numbers_in(names)
 
     def _create(self, incarnation: str, start: State) -> Recovered:
         """The first segment; the directory's own name is durable before it, whoever made it and died since."""
@@ -113,13 +142,8 @@ class Opening:
                 segment.file.close()
 
     def _recover(self, numbers: list[int], found: list[_Found]) -> Recovered:
-        contents = Contents(found[0].header.state, self._chain.truncated)
-        next_batch = found[0].header.first_batch
-        for segment, successor in itertools.pairwise(found):
-            self._read_sealed(segment, successor.header, contents, next_batch)
-            next_batch = successor.header.first_batch
+        contents, tail = self._read(found)
         newest = found[-1]
-        tail = self._read_newest(newest, contents, next_batch)
         if tail.unused:
             active = self._adopt(found.pop())
         else:
@@ -164,6 +188,14 @@ class Opening:
             raise
 
     # -- reading
+
+    def _read(self, found: list[_Found]) -> tuple[Contents, _Tail]:
+        contents = Contents(found[0].header.state, self._chain.truncated)
+        next_batch = found[0].header.first_batch
+        for segment, successor in itertools.pairwise(found):
+            self._read_sealed(segment, successor.header, contents, next_batch)
+            next_batch = successor.header.first_batch
+        return contents, self._read_newest(found[-1], contents, next_batch)
 
     def _read_sealed(self, segment: _Found, successor: SegmentHeader, contents: Contents, next_batch: int) -> None:
         """Read a segment whose end the next one knows: every byte up to there must be sound."""
@@ -248,19 +280,37 @@ class Opening:
 
 def owner_of(files: Files, directory: str) -> str | None:
     """The node id that the log in `directory` was made for; None where there is no log. Raises as an opening does."""
+    header = newest_header(files, directory)
+    return None if header is None else header.node_id
+
+
+def newest_header(files: Files, directory: str) -> SegmentHeader | None:
+    """Whose log it is, and how it stood when its newest segment was begun; None where there is no log."""
     try:
-        names = files.list_directory(directory)
+        numbers = _numbers_in(files.list_directory(directory))
     except FileNotFoundError:
         return None
-    numbers = sorted(int(match[1]) for match in map(_SEGMENT_NAME.fullmatch, names) if match)
     if not numbers:
         return None
     path = segment_path(directory, numbers[-1])
     file = files.open(path)
     try:
-        return _read_header(path, file, numbers[-1]).header.node_id
+        return _read_header(path, file, numbers[-1]).header
     finally:
         file.close()
+
+
+def look(files: Files, directory: str) -> Looked | None:
+    """What the log in `directory` holds, whosever it is; None where there is no log. Nothing is changed.
+
+    The caller sees to it that no manager writes to it. Raises Corrupted, RefusedForSafety (a later format), OSError.
+    """
+    header = newest_header(files, directory)
+    return None if header is None else Opening(files, directory, header.node_id, 0).look()
+
+
+def _numbers_in(names: list[str]) -> list[int]:
+    return sorted(int(match[1]) for match in map(_SEGMENT_NAME.fullmatch, names) if match)
 
 
 def _read_header(path: str, file: File, number: int) -> _Found:

@@ -76,6 +76,11 @@ def commit(directory: Path, now: datetime) -> None:
     sync_directory(os.fspath(directory))
 
 
+def is_committed(directory: Path) -> bool:
+    """Whether there was a `commit` that `finish` has not carried through yet."""
+    return os.path.lexists(os.path.join(directory, _READY, _ASIDE))
+
+
 def _free_name(directory: Path, now: datetime) -> str:
     name = stamp = f"aside-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
     number = 1

@@ -1,0 +1,236 @@
+"""What the directory of a stopped manager holds: whose it is, of which cluster, how far, and with which members.
+
+Lives here: reading that. Not here: starting a manager on it (opening.py), making a new cluster of it (restoring.py).
+Invariant: nothing in the directory is changed and no file is made, so it may be read-only, or a copy for study.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from warren_raft.errors import Corrupted, InUse, RefusedForSafety, SnapshotInvalid
+from warren_raft.fsm.entry import Committed, read_committed
+from warren_raft.paths import absolute
+from warren_raft.raft import entries, log_opening
+from warren_raft.raft.files import OsFile, OsFiles
+from warren_raft.raft.log_contents import BASE_INDEX, Contents
+from warren_raft.raft.membership import Change, Founding, Member, Membership, Origin, apply_change, read_note
+from warren_raft.snapshots import staging
+from warren_raft.snapshots.directory import SnapshotDirectory
+from warren_raft.snapshots.file import counts_of
+from warren_raft.store.database import Database
+from warren_raft.store.generations import DirectoryLock, StateDirectory
+
+VOTER: Final = "voter"
+LEARNER: Final = "learner"
+REMOVED: Final = "removed"
+WAITING: Final = "waiting"
+"""What a directory is: a voting member, one that still catches up, none any more, or of no cluster yet."""
+
+
+Base = tuple[int, Membership | None]
+"""An index of the log, and the member list there."""
+
+
+class ReadOnlyFiles(OsFiles):
+    """Files that are opened for reading only."""
+
+    def open(self, path: str, *, create: bool = False) -> OsFile:
+        return OsFile(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """A stopped manager's directory. `index` and `term` are those of the last entry in its log."""
+
+    data_dir: str
+    node_id: str
+    incarnation: str
+    cluster_id: str | None
+    """None before the directory is part of a cluster."""
+    standing: str
+    """`voter`, `learner`, `removed`, or `waiting`: it is of no cluster yet."""
+    members: tuple[Member, ...]
+    """The member list as of the last entry that is known to be committed; before there is one, whom it is to be."""
+    index: int
+    term: int
+    commit_index: int
+    """Up to here entries are known to be committed; those behind it may be."""
+    log_bytes: int
+    state: Committed | None
+    """Where the state is; None where it cannot be read, and `state_problem` says why."""
+    state_problem: str | None
+    counts: Mapping[str, int]
+    db_size_bytes: int
+    snapshots: tuple[int, ...]
+    """The index of each snapshot, the newest first."""
+    aside: tuple[str, ...]
+    """Directories that a restore or recovery moved the old files to."""
+    contents: Contents = field(repr=False)
+    base: Base = field(repr=False)
+    """The entries behind it lead to every later member list."""
+
+    @property
+    def address(self) -> str | None:
+        """The manager's own address in the list."""
+        return next((member.address for member in self.members if member.id == self.node_id), None)
+
+    def membership_at(self, index: int) -> Membership | None:
+        """The member list after the entry at `index`."""
+        return _membership_at(index, self.base, self.contents)
+
+    def to_json(self) -> dict[str, Any]:
+        """The form of `warren-raft describe -o json`."""
+        state = self.state
+        return {
+            "data_dir": self.data_dir,
+            "node_id": self.node_id,
+            "cluster_id": self.cluster_id,
+            "standing": self.standing,
+            "index": self.index,
+            "term": self.term,
+            "commit_index": self.commit_index,
+            "applied_index": None if state is None else state.applied_index,
+            "revision": None if state is None else state.revision,
+            "digest": None if state is None else state.digest.hex(),
+            "state_problem": self.state_problem,
+            "members": [{"id": m.id, "address": m.address, "voter": m.voter} for m in self.members],
+            "counts": dict(self.counts),
+            "db_size_bytes": self.db_size_bytes,
+            "log_bytes": self.log_bytes,
+            "snapshots": list(self.snapshots),
+            "aside": list(self.aside),
+        }
+
+
+def describe(data_dir: str | os.PathLike[str]) -> Description:
+    """What the directory holds. Nothing is changed, and nothing is proved beyond what reading it shows.
+
+    Raises InUse (a manager runs on it), RefusedForSafety (there is no manager's log, a restore is not finished, files
+    of a later release), Corrupted (the log is damaged), OSError.
+    """
+    directory = absolute(data_dir)
+    _refuse_running(directory)
+    if staging.is_committed(directory):
+        raise RefusedForSafety(f"{directory} was restored and not started since: its next start finishes that")
+    looked = log_opening.look(ReadOnlyFiles(), os.path.join(directory, "log"))
+    if looked is None:
+        raise RefusedForSafety(f"{directory} holds no manager's log: name the directory of a manager")
+    contents = looked.contents
+    state = _read_state(directory, contents)
+    _refuse_running(directory)  # what was read while one began to run may not fit together
+    index, term = contents.entries[-1][1:]
+    commit_index = min(index, max(contents.commit_index, state.base[0]))
+    membership = _membership_at(commit_index, state.base, contents)
+    members = _initial_members(contents.note) if membership is None else membership.members
+    return Description(
+        data_dir=directory,
+        node_id=looked.node_id,
+        incarnation=looked.incarnation,
+        cluster_id=None if membership is None else membership.cluster_id,
+        standing=_standing(membership, looked.node_id, looked.incarnation),
+        members=tuple(member for _, member in sorted(members.items())),
+        index=index,
+        term=term,
+        commit_index=commit_index,
+        log_bytes=looked.size_bytes,
+        state=state.committed,
+        state_problem=state.problem,
+        counts=state.counts,
+        db_size_bytes=state.size_bytes,
+        snapshots=tuple(snapshot.index for snapshot in SnapshotDirectory(directory).list()),
+        aside=tuple(staging.asides(directory)),
+        contents=contents,
+        base=state.base,
+    )
+
+
+def _refuse_running(directory: str) -> None:
+    if DirectoryLock.is_held(directory):
+        raise InUse(directory, f"has a running manager: see warren-raft status --data-dir {directory}")
+
+
+def _membership_at(index: int, base: Base, contents: Contents) -> Membership | None:
+    applied_index, membership = base
+    for command, entry_index, _ in contents.entries[1:]:
+        if applied_index < entry_index <= index:
+            content = entries.decode(command)
+            if isinstance(content, Change):
+                membership = apply_change(membership, content, entry_index)
+    return membership
+
+
+def _standing(membership: Membership | None, node_id: str, incarnation: str) -> str:
+    if membership is None:
+        return WAITING
+    if membership.incarnation(node_id) != incarnation:
+        return REMOVED
+    return VOTER if membership.members[node_id].voter else LEARNER
+
+
+def _initial_members(note: bytes) -> Mapping[str, Member]:
+    """Of the founders' record, or of the list that a directory was restored with."""
+    match read_note(note):
+        case Founding() as founding:
+            return founding.members
+        case Origin() as origin:
+            return {id_: Member(id_, address, "", voter=True) for id_, address in origin.members.items()}
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """What could be read of the state, and from where the member list can be followed."""
+
+    committed: Committed | None = None
+    problem: str | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    size_bytes: int = 0
+    base: Base
+
+
+def _read_state(directory: str, contents: Contents) -> _State:
+    try:
+        path = _state_file(directory)
+        with closing(Database.open_file(path)) as database, database.read() as transaction:
+            committed, counts = read_committed(transaction), counts_of(transaction)
+    except Corrupted as error:
+        problem = f"{error.path}: {error.detail}; its manager rebuilds the state when it starts"
+        return _State(problem=problem, base=_base(directory, contents))
+    return _State(
+        committed=committed,
+        counts=counts,
+        size_bytes=os.path.getsize(path),
+        base=(committed.applied_index, _membership(committed)),
+    )
+
+
+def _state_file(directory: str) -> str:
+    """Raises Corrupted where there is none that may be trusted."""
+    state = StateDirectory(directory)
+    generation = state.current()
+    if generation is None:
+        raise Corrupted(state.path, "there is no state yet")
+    state.require_trusted(generation, reading=True)
+    state.is_sealed(generation)
+    return state.file_of(generation)
+
+
+def _membership(committed: Committed) -> Membership | None:
+    return Membership.decode(committed.membership) if committed.membership else None
+
+
+def _base(directory: str, contents: Contents) -> Base:
+    """Without a state: from the newest snapshot that the log goes on from, or from the log's beginning."""
+    for snapshot in SnapshotDirectory(directory).list():
+        if contents.holds(snapshot.index, snapshot.term):
+            try:
+                with closing(Database.open_file(snapshot.path)) as database, database.read() as transaction:
+                    return snapshot.index, _membership(read_committed(transaction))
+            except (Corrupted, SnapshotInvalid):
+                continue  # an older one serves
+    return BASE_INDEX, None
