@@ -307,10 +307,11 @@ class Engine:
 
     @property
     def has_quorum(self) -> bool:
-        """Whether this manager can expect a write to commit: it leads, or hears a leader."""
+        """Whether this manager can expect a write to commit: it leads, or hears a leader; while its state is replaced,
+        whether a majority is connected."""
         if self._stopped:
             return False
-        if self._core.is_leader:
+        if self._core.is_leader or self._installation.is_swapping:  # nobody is heard while the state is replaced
             voters = self._roster.voters
             return sum(self._roster.connected(voter) for voter in voters) * 2 > len(voters)
         return self.leader is not None and self.leader_contact_age(self._now) < 2 * (
