@@ -46,10 +46,10 @@ from warren_raft.raft.submit import Proposal
 from warren_raft.snapshots.backups import Backups, Position
 from warren_raft.snapshots.saving import save, take_nameless
 from warren_raft.space import Space
+from warren_raft.status import members_of, status_of
 from warren_raft.store.command import PUT, Command, Operation, Verb, encode
 from warren_raft.store.generations import make_directory
 from warren_raft.store.interface import Store
-from warren_raft.store.tables import KINDS
 
 logger = logging.getLogger("warren_raft.manager")
 
@@ -420,18 +420,7 @@ class ReplicatedStore(Store):
 
     def members(self) -> list[dict[str, Any]]:
         """Each member: id, address, connected (from here), voter, leader."""
-        engine = self._engine
-        leader = engine.leader
-        return [
-            {
-                "id": member.id,
-                "address": member.address,
-                "connected": engine.is_connected(member.id),
-                "voter": member.voter,
-                "leader": member.id == leader,
-            }
-            for _, member in sorted(engine.members.items())
-        ]
+        return members_of(self._engine)
 
     def add_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
         """Add a manager that runs on an empty directory; returns when it has caught up and votes.
@@ -608,46 +597,8 @@ class ReplicatedStore(Store):
 
     def status(self) -> dict[str, Any]:
         """What an operator asks first; the keys are those of the command line's `status`."""
-        engine, machine, log, database = self._engine, self._opened.machine, self._opened.log, self._attached()
-        with database.read() as view:
-            counts = {kind.plural: view.count(kind) for kind in KINDS if kind.entity is not None}
-        return {
-            "node_id": self.config.node_id,
-            "cluster_id": machine.cluster_id,
-            "role": engine.role,
-            "leader": engine.leader,
-            "term": engine.term,
-            "commit_index": engine.commit_index,
-            "applied_index": machine.applied_index,
-            "revision": machine.revision,
-            "digest": machine.digest.hex(),
-            "has_quorum": engine.has_quorum,
-            "ready": engine.is_ready,
-            "members": self.members(),
-            "counts": counts,
-            "db_size_bytes": database.file_size_bytes(),
-            "log_entries": log.entry_count,
-            "log_bytes": log.size_bytes,
-            "snapshot": self._snapshot_status(),
-            "fetching": None if engine.fetching is None else dict(zip(("bytes", "of"), engine.fetching, strict=True)),
-            "full": engine.is_full,
-            "digests_compared": dict(engine.compared_digests),
-            "pending_writes": engine.pending_count,
-            "oldest_read_age_seconds": database.oldest_read_age_seconds(),
-            "alarms": [alarm.to_json() for alarm in self.alarms],
-            "failure": None if self.failure is None else str(self.failure),
-        }
-
-    def _snapshot_status(self) -> dict[str, Any] | None:
-        newest = self._opened.keeper.newest
-        if newest is None:
-            return None
-        age = datetime.now(UTC) - newest.manifest.created_at
-        return {
-            "index": newest.index,
-            "size_bytes": newest.manifest.size_bytes,
-            "age_seconds": max(0.0, round(age.total_seconds(), 3)),
-        }
+        self._attached()
+        return status_of(self._opened, self._engine, alarms=self.alarms, failure=self.failure)
 
     def _swapped(self, machine: StateMachine) -> None:
         """In the raft thread: a snapshot was installed. Reads that have begun go on in the state that they began in."""

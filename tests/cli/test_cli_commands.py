@@ -191,8 +191,11 @@ def test_status_shows_each_alarm_on_a_line(capsys: pytest.CaptureFixture[str]) -
     refused = {"name": "refused-by-member", "subject": "m2", "severity": "warning", "text": "m2 refuses\nthis manager"}
     full = {"name": "log-no-space", "subject": "", "severity": "critical", "text": "the disk is full"}
     alarms = [{**alarm, "since": "2026-11-01T00:00:00.000Z"} for alarm in (refused, full)]
-    print_status({"node_id": "m1", "alarms": alarms, "members": []})
+    verdict = {"state": "degraded", "text": "m1 leads\nterm 4", "tolerates_failures": 0}
+    print_status({"verdict": verdict, "node_id": "m1", "alarms": alarms, "members": []})
     assert [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()] == [
+        ["degraded:", "m1 leads term 4"],
+        [],
         ["node_id", "m1"],
         ["alarm", "warning refused-by-member m2 since 2026-11-01T00:00:00.000Z: m2 refuses this manager"],
         ["alarm", "critical log-no-space since 2026-11-01T00:00:00.000Z: the disk is full"],

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Final
 
-from warren_raft.alarms import AlarmName, Alarms
+from warren_raft.alarms import Alarm, AlarmName, Alarms
 from warren_raft.errors import (
     Closed,
     InvariantViolation,
@@ -354,6 +354,11 @@ class Engine:
     def reports(self) -> Mapping[str, Heard]:
         """What each of the other members last told of itself."""
         return dict(self._health.reports)
+
+    def own_report(self, applied_index: int, alarms: Iterable[Alarm]) -> Report:
+        """What this manager tells the others of itself."""
+        told = tuple((alarm.name, alarm.subject, alarm.severity) for alarm in alarms)
+        return replace(self.measured, applied_index=applied_index, fetching=self.fetching, alarms=told)
 
     def contact_age(self, member_id: str, now: float) -> float | None:
         """Seconds since the member was last heard; None: not since this manager started."""
@@ -976,9 +981,7 @@ class Engine:
         """With the other managers, now and then; whether ours is the odd one. They are told of this manager, too."""
         if not self._health.is_due(self._now):
             return False
-        alarms = tuple((alarm.name, alarm.subject, alarm.severity) for alarm in self.alarms.active)
-        applied_index = self._machine.applied_index
-        report = replace(self.measured, applied_index=applied_index, fetching=self.fetching, alarms=alarms)
+        report = self.own_report(self._machine.applied_index, self.alarms.active)
         return self._health.tick(self._now, self._machine, report, low=self.lacks_space, is_leader=self._core.is_leader)
 
     def _swap(self, incoming: StateMachine, why: str) -> None:

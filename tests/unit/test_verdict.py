@@ -1,0 +1,119 @@
+"""The first line of a status says that all is well only where it is, else what is wrong, and how many more may fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from warren_raft.verdict import verdict_of
+
+
+def member(id_: str, **differing: Any) -> dict[str, Any]:
+    usual = {"id": id_, "connected": True, "voter": True, "leader": id_ == "m1", "alarms": []}
+    return usual | differing
+
+
+def alarm(name: str, subject: str = "") -> dict[str, str]:
+    return {"name": name, "subject": subject, "severity": "warning"}
+
+
+def status(*members: dict[str, Any], **differing: Any) -> dict[str, Any]:
+    usual: dict[str, Any] = {
+        "node_id": "m1",
+        "leader": "m1",
+        "term": 4,
+        "has_quorum": True,
+        "ready": True,
+        "full": False,
+        "waits": "",
+        "failure": None,
+        "alarms": [],
+        "members": list(members) or [member("m1"), member("m2"), member("m3")],
+    }
+    return usual | differing
+
+
+def line(given: dict[str, Any]) -> str:
+    verdict = verdict_of(given)
+    return f"{verdict['state']}: {verdict['text']}"
+
+
+AWAY = {"connected": False, "alarms": None}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (status(), "healthy: m1 leads term 4, 3 of 3 connected, tolerates 1 failure"),
+        (status(member("m1")), "healthy: m1 leads term 4, 1 of 1 connected, tolerates 0 failures"),
+        (status(*map(member, "abcde"), leader="a"), "healthy: a leads term 4, 5 of 5 connected, tolerates 2 failures"),
+        (
+            status(*map(member, ("m1", "m2", "m3")), member("m4", voter=False)),
+            "healthy: m1 leads term 4, 3 of 3 connected, tolerates 1 failure",
+        ),
+        (
+            status(member("m1"), member("m2"), member("m3", **AWAY)),
+            "degraded: m1 leads term 4, 2 of 3 connected, tolerates 0 failures; not connected: m3",
+        ),
+        (
+            status(member("m1"), member("m2"), member("m3", **AWAY), alarms=[alarm("member-away", "m3")]),
+            "degraded: m1 leads term 4, 2 of 3 connected, tolerates 0 failures; not connected: m3",
+        ),
+        (
+            status(member("m1"), member("m2", **AWAY), member("m3", **AWAY), has_quorum=False, leader=None),
+            "no quorum: no leader is known, 1 of 3 connected; not connected: m2, m3",
+        ),
+        (
+            status(has_quorum=False, leader=None, alarms=[alarm("no-quorum")]),
+            "no quorum: no leader is known, 3 of 3 connected",
+        ),
+        (
+            status(has_quorum=False, leader=None, waits="the cluster is not formed yet: m1 waits for m2"),
+            "no quorum: the cluster is not formed yet: m1 waits for m2",
+        ),
+        (
+            status(alarms=[alarm("backup-failed", "/mnt/backup")]),
+            "degraded: m1 leads term 4, 3 of 3 connected, tolerates 1 failure; backup-failed /mnt/backup",
+        ),
+        (
+            status(member("m1"), member("m2", alarms=[alarm("log-no-space")]), member("m3")),
+            "degraded: m1 leads term 4, 3 of 3 connected, tolerates 0 failures; log-no-space m2",
+        ),
+        (
+            status(member("m1"), member("m2", alarms=[alarm("peer-fault", "m3")]), member("m3")),
+            "degraded: m1 leads term 4, 3 of 3 connected, tolerates 1 failure; peer-fault m3 on m2",
+        ),
+        (
+            status(ready=False, leader="m2"),
+            "degraded: m2 leads term 4, 3 of 3 connected, tolerates 1 failure; m1 is not ready",
+        ),
+        (
+            status(full=True),
+            "degraded: m1 leads term 4, 3 of 3 connected, tolerates 1 failure; "
+            "creates and updates are refused for want of space",
+        ),
+        (
+            status(has_quorum=False, failure="the log cannot be written: Input/output error"),
+            "degraded: m1 stopped: the log cannot be written: Input/output error",
+        ),
+    ],
+)
+def test_the_line_says_how_it_is(given: dict[str, Any], said: str) -> None:
+    assert line(given) == said
+
+
+def test_an_alarm_that_several_members_have_is_said_once() -> None:
+    behind = alarm("member-behind", "m3")
+    given = status(member("m1", alarms=[behind]), member("m2", alarms=[behind]), member("m3"), alarms=[behind])
+    assert line(given).endswith("tolerates 0 failures; member-behind m3")
+
+
+def test_of_many_problems_some_are_named() -> None:
+    given = status(alarms=[alarm("backup-failed", f"/{number}") for number in range(9)])
+    assert line(given).endswith("; backup-failed /0; backup-failed /1; backup-failed /2; backup-failed /3; 5 more")
+
+
+def test_what_a_member_told_before_it_went_away_is_not_said() -> None:
+    gone = member("m3", connected=False, alarms=[alarm("disk-low")])
+    assert "disk-low" not in line(status(member("m1"), member("m2"), gone))

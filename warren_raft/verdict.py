@@ -1,0 +1,101 @@
+"""The one line that a status begins with: whether the cluster is well, as one manager sees it, or what is wrong.
+
+Pure: it is computed from a manager's status (status.py), and nothing else. Not here: what is an alarm (alarms.py).
+Invariant: "healthy" is said only where no alarm is raised here or reported by another member, every voting member is
+connected, and this manager is ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+State = Literal["healthy", "degraded", "no quorum"]
+
+SHOWN: Final = 4
+"""Problems named in the line; of more, their number."""
+CANNOT_ACKNOWLEDGE: Final = ("log-no-space", "member-behind")
+"""Alarms of a voting member that cannot be counted on for the next write, although it is connected."""
+
+
+def verdict_of(status: Mapping[str, Any]) -> dict[str, Any]:
+    """`state`, `text` and `tolerates_failures`: how many more voting members may fail while writes go on."""
+    state = _state(status)
+    tolerates = _tolerates(status) if status["has_quorum"] else 0
+    if status["failure"] is not None:
+        text = f"{status['node_id']} stopped: {status['failure']}"
+    elif status["waits"]:
+        text = status["waits"]
+    else:
+        text = "; ".join(filter(None, (_summary(status, tolerates), _problems(status))))
+    return {"state": state, "text": text, "tolerates_failures": tolerates}
+
+
+def _state(status: Mapping[str, Any]) -> State:
+    if status["failure"] is not None:
+        return "degraded"
+    if not status["has_quorum"]:
+        return "no quorum"
+    return "degraded" if _away(status) or _troubles(status) else "healthy"
+
+
+def _voters(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [member for member in status["members"] if member["voter"]]
+
+
+def _away(status: Mapping[str, Any]) -> list[str]:
+    return [member["id"] for member in status["members"] if not member["connected"]]
+
+
+def _tolerates(status: Mapping[str, Any]) -> int:
+    voters = _voters(status)
+    unfit = {subject or member for member, name, subject in _alarms(status) if name in CANNOT_ACKNOWLEDGE}
+    fit = sum(bool(member["connected"]) and member["id"] not in unfit for member in voters)
+    return max(0, fit - (len(voters) // 2 + 1))
+
+
+def _alarms(status: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(member that raised it, name, subject): this manager's own, then those that others reported."""
+    own = [(str(status["node_id"]), alarm["name"], alarm["subject"]) for alarm in status["alarms"]]
+    others = [
+        (str(member["id"]), alarm["name"], alarm["subject"])
+        for member in status["members"]
+        if member["id"] != status["node_id"] and member["connected"]
+        for alarm in member["alarms"] or []
+    ]
+    return own + others
+
+
+def _summary(status: Mapping[str, Any], tolerates: int) -> str:
+    voters = _voters(status)
+    leads = f"{status['leader']} leads term {status['term']}" if status["leader"] else "no leader is known"
+    connected = f"{sum(member['connected'] for member in voters)} of {len(voters)} connected"
+    if not status["has_quorum"]:
+        return f"{leads}, {connected}"
+    return f"{leads}, {connected}, tolerates {tolerates} failure{'' if tolerates == 1 else 's'}"
+
+
+def _problems(status: Mapping[str, Any]) -> str:
+    away = _away(status)
+    troubles = _troubles(status)
+    more = [f"{len(troubles) - SHOWN} more"] if len(troubles) > SHOWN else []
+    named = [f"not connected: {', '.join(away)}"] if away else []
+    return "; ".join(named + troubles[:SHOWN] + more)
+
+
+def _troubles(status: Mapping[str, Any]) -> list[str]:
+    """All but who is not connected."""
+    troubles = [] if status["ready"] else [f"{status['node_id']} is not ready"]
+    if status["full"]:
+        troubles.append("creates and updates are refused for want of space")
+    away = _away(status)
+    told: set[tuple[str, str]] = set()
+    for member, name, subject in _alarms(status):
+        about = subject or member
+        is_shown = (name, about) in told or (name == "member-away" and about in away) or name == "no-quorum"
+        told.add((name, about))
+        if not is_shown:
+            troubles.append(
+                f"{name} {about}" if member in (status["node_id"], about) else f"{name} {about} on {member}"
+            )
+    return troubles
