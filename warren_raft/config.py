@@ -6,11 +6,12 @@ Invariant: a Config that exists is valid, and it never changes.
 
 from __future__ import annotations
 
+import codecs
 import ipaddress
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -112,20 +113,26 @@ class Config:
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], **overrides: Any) -> Config:
-        """A Config from a TOML file: keys are the field names, `members` is a table of id = "host:port".
+        """A Config from a TOML file: keys are the field names, `members` is a table of id = "host:port". A directory
+        may begin with `~`, and ids with dots need no quotes.
 
         Overrides, given by field name, win over the file; an override of None is ignored.
-        Raises InvalidEntity for an unknown key or a wrong value, OSError for a file that cannot be read.
+        Raises InvalidEntity for an unknown key or a wrong value, RefusedForSafety for an address beyond loopback, both
+        naming the file and the key, and OSError for a file that cannot be read.
         """
-        import tomllib
-
-        with open(path, "rb") as file:
-            try:
-                settings: dict[str, Any] = tomllib.load(file)
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-                raise InvalidEntity("config", f"{os.fspath(path)} is not TOML: {error}") from None
+        settings = read_toml(path)
+        own = settings.keys() - {name for name, value in overrides.items() if value is not None}
         settings.update({name: value for name, value in overrides.items() if value is not None})
-        return cls.from_mapping(settings)
+        try:
+            return cls.from_mapping(settings)
+        except InvalidEntity as error:
+            if error.field is None or error.field.partition(".")[0] not in own:
+                raise
+            raise _wrong(error.field, f"{error.reason} (in {os.fspath(path)})") from None
+        except RefusedForSafety as error:
+            if str(error).partition(":")[0].partition(".")[0] not in own:
+                raise
+            raise RefusedForSafety(f"{error} (in {os.fspath(path)})") from None
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> Config:
@@ -185,6 +192,47 @@ class Config:
         if own != self.listen:
             raise _wrong("members", f"says that {self.node_id} is at {own}, but it listens on {self.listen}")
         return FrozenMap(self.members)
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings of a TOML file by field name, as `Config.from_mapping` takes them. Their values are not checked.
+
+    Raises InvalidEntity for what is not TOML, OSError for a file that cannot be read.
+    """
+    import tomllib
+
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        settings: dict[str, Any] = tomllib.loads(data.removeprefix(codecs.BOM_UTF8).decode())
+    except UnicodeDecodeError:
+        raise InvalidEntity("config", f"{os.fspath(path)} is not text in UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidEntity("config", f"{os.fspath(path)} is not TOML: {error}") from None
+    for name in ("data_dir", "backup_dir"):
+        if isinstance(settings.get(name), str):
+            settings[name] = os.path.expanduser(settings[name])
+    if isinstance(settings.get("members"), dict):
+        settings["members"] = _with_flat_ids(settings["members"], os.fspath(path))
+    return settings
+
+
+def _with_flat_ids(table: Mapping[str, Any], path: str) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    for id_, address in _flat(table):
+        if id_ in members:
+            raise _wrong(f"members.{id_}", f"is given twice (in {path})")
+        members[id_] = address
+    return members
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """An id may have dots, and a key with dots and without quotes is a table in a table."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def check_node_id(node_id: object, *, field: str = "node_id") -> str:

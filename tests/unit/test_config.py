@@ -191,3 +191,60 @@ def test_a_file_with_a_mistake_is_refused_with_the_key(tmp_path: Path, text: str
 def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Config.from_toml(tmp_path / "none.toml")
+
+
+def test_a_file_as_an_editor_on_windows_saves_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "manager.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + FILE.replace("\n", "\r\n").encode())
+    assert Config.from_toml(path).node_id == "m1"
+
+
+def test_a_home_directory_is_meant_by_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It made a directory of the name ~ where the manager happened to be started."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = FILE.replace('data_dir = "data/m1"', 'data_dir = "~/m1"\nbackup_dir = "~/backups"')
+    config = Config.from_toml(written(tmp_path, text))
+    assert (config.data_dir, config.backup_dir) == (str(tmp_path / "m1"), str(tmp_path / "backups"))
+
+
+def test_ids_with_dots_need_no_quotes(tmp_path: Path) -> None:
+    text = """
+node_id = "m.1"
+data_dir = "data"
+listen = "127.0.0.1:1"
+[members]
+m.1 = "127.0.0.1:1"
+"m.2" = "127.0.0.1:2"
+[members.eu.west]
+m3 = "127.0.0.1:3"
+"""
+    config = Config.from_toml(written(tmp_path, text))
+    assert config.members == {"m.1": "127.0.0.1:1", "m.2": "127.0.0.1:2", "eu.west.m3": "127.0.0.1:3"}
+    with pytest.raises(InvalidEntity, match=r"members\.m\.1: is given twice"):
+        Config.from_toml(written(tmp_path, text.replace('"m.2"', '"m.1"')))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('listen = "127.0.0.1:7946"', 'listen = "nowhere"', "config.listen: 'nowhere' is not an address"),
+        ('m2 = "127.0.0.1:7947"', "m2 = 7947", "config.members.m2: 7947 is not an address"),
+        ('m2 = "127.0.0.1:7947"', 'm2 = "10.0.0.1:7947"', "members.m2: 10.0.0.1 is beyond loopback"),
+        ('listen = "127.0.0.1:7946"', 'listne = "127.0.0.1:7946"', "config.listne: there is no such setting"),
+    ],
+)
+def test_an_error_names_the_file_and_the_key(tmp_path: Path, old: str, new: str, says: str) -> None:
+    assert old in FILE
+    path = written(tmp_path, FILE.replace(old, new))
+    with pytest.raises((InvalidEntity, RefusedForSafety)) as caught:
+        Config.from_toml(path)
+    assert str(caught.value).startswith(says)
+    assert str(caught.value).endswith(f"(in {path})")
+
+
+def test_an_error_of_an_override_is_not_the_file_s(tmp_path: Path) -> None:
+    path = written(tmp_path, FILE)
+    for listen in ("nowhere", "10.0.0.1:7946"):
+        with pytest.raises((InvalidEntity, RefusedForSafety)) as caught:
+            Config.from_toml(path, listen=listen)
+        assert str(path) not in str(caught.value)
