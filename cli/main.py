@@ -85,7 +85,7 @@ def cli() -> None:
 
     \b
     Run a manager:        warren-raft serve --node-id m1 --listen 127.0.0.1:7946 \\
-                              --member m1=127.0.0.1:7946 --data-dir data/m1
+                              --member m1=127.0.0.1:7946 --bootstrap --data-dir data/m1
     Look at it:           warren-raft status --data-dir data/m1
     Read what it holds:   warren-raft list services --data-dir data/m1
 

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from warren_raft.config import Config
-from warren_raft.errors import Closed, InvalidEntity, Unavailable
+from warren_raft.config import MISSING, Config, read_toml
+from warren_raft.errors import Closed, InvalidEntity, RefusedForSafety, Unavailable
 
 from .common import DurationType, MemberType, WarrenCommand, named_data_dir
 
@@ -42,7 +41,12 @@ STILL_WAITING_SECONDS: Final = 10.0  # how often a manager without a leader says
     type=MemberType(),
     metavar="ID=HOST:PORT",
     multiple=True,
-    help="A manager of the cluster, this one included; once for each. Used on an empty directory only.",
+    help="A manager of the cluster, this one included; once for each. Afterwards only further addresses of members.",
+)
+@click.option(
+    "--bootstrap",
+    is_flag=True,
+    help="Begin a cluster of one, where --member names this manager alone and its directory is empty.",
 )
 @click.option(
     "--backup-dir",
@@ -71,6 +75,7 @@ def serve(
     node_id: str | None,
     listen: str | None,
     members: tuple[tuple[str, str], ...],
+    bootstrap: bool,
     backup_dir: str | None,
     backup_every: float | None,
     backup_keep: int | None,
@@ -80,7 +85,8 @@ def serve(
     """Run one manager in the foreground.
 
     Prints one line `ready node_id=… listen=… leader=…` on stdout when it can serve, and waits for that as long
-    as it takes. SIGTERM or Ctrl-C hands leadership over and closes cleanly.
+    as it takes. SIGTERM or Ctrl-C hands leadership over and closes cleanly. A manager that ran before starts again
+    with --data-dir alone: its id, address and members are in its directory.
 
     \b
     Example: warren-raft serve --node-id m1 --listen 127.0.0.1:7946 --data-dir data/m1 \\
@@ -88,11 +94,12 @@ def serve(
     """
     config = _config(
         config_file,
+        bootstrap=bootstrap or None,
         node_id=node_id,
         listen=listen,
         members=_mapping(members),
         data_dir=named_data_dir(),
-        backup_dir=backup_dir,
+        backup_dir=None if backup_dir is None else os.path.expanduser(backup_dir),
         backup_every_seconds=backup_every,
         backup_keep=backup_keep,
     )
@@ -102,11 +109,11 @@ def serve(
     _log_to_stderr(log_level)
     from warren_raft.manager import ReplicatedStore
 
-    with _stop_signals() as stop, ReplicatedStore(config) as store:
-        if _wait_ready(store, stop):
+    with _Signals() as signals, ReplicatedStore(config) as store:
+        if _wait_ready(store, signals):
             status = store.status()
             print(f"ready node_id={config.node_id} listen={config.listen} leader={status['leader']}", flush=True)
-        while not stop.is_set() and not store.wait_failed(POLL_SECONDS):
+        while not signals.must_stop() and not store.wait_failed(POLL_SECONDS):
             pass
         failure = store.failure
         if failure is not None:
@@ -115,13 +122,44 @@ def serve(
 
 
 def _config(config_file: str | None, **settings: Any) -> Config:
-    """The settings of the file and of the options. Raises UsageError for what an operator has to correct."""
+    """The settings of the file, of the options, and last of the directory itself. Raises UsageError for what an
+    operator has to correct."""
+    given = {name: value for name, value in settings.items() if value is not None}
     try:
+        named = given if config_file is None else {**read_toml(config_file), **given}
+        given |= _from_directory(named)
+        if "bootstrap" not in named:
+            given["bootstrap"] = False
         if config_file is not None:
-            return Config.from_toml(config_file, **settings)
-        return Config.from_mapping({name: value for name, value in settings.items() if value is not None})
+            return Config.from_toml(config_file, **given)
+        return Config.from_mapping(given)
     except InvalidEntity as error:
-        raise click.UsageError(str(error)) from None
+        text = str(error)
+        if error.reason.startswith(MISSING) and "data_dir" in named:
+            text += f", and {named['data_dir']} holds no manager that has it"
+        raise click.UsageError(text) from None
+
+
+def _from_directory(named: Mapping[str, Any]) -> dict[str, Any]:
+    """What nobody named and the data directory knows, since a manager ran on it. A manager that gets another address by
+    --listen has that one among its members, too."""
+    if {"node_id", "listen", "members"} <= named.keys() or not isinstance(named.get("data_dir"), str):
+        return {}
+    from warren_raft.remembered import settings_of
+
+    held = settings_of(named["data_dir"])
+    if not held:
+        return {}
+    owner = held["node_id"]
+    if named.get("node_id", owner) != owner:
+        raise RefusedForSafety(
+            f"{named['data_dir']} is the directory of {owner}, not of {named['node_id']}: use one of its own"
+        )
+    if "members" in named and owner in named["members"]:
+        held["listen"] = named["members"][owner]
+    if "listen" in named and "members" in held:
+        held["members"][owner] = named["listen"]
+    return {name: value for name, value in held.items() if name not in named}
 
 
 def _mapping(members: tuple[tuple[str, str], ...]) -> dict[str, str] | None:
@@ -133,10 +171,10 @@ def _mapping(members: tuple[tuple[str, str], ...]) -> dict[str, str] | None:
     return mapping or None
 
 
-def _wait_ready(store: ReplicatedStore, stop: threading.Event) -> bool:
+def _wait_ready(store: ReplicatedStore, signals: _Signals) -> bool:
     """Waits until the manager can serve. False: it was told to stop, or it failed, before."""
     say_after = time.monotonic() + STILL_WAITING_SECONDS
-    while not stop.is_set() and store.failure is None:
+    while not signals.must_stop() and store.failure is None:
         try:
             store.wait_ready(timeout=POLL_SECONDS)
         except Unavailable:
@@ -150,21 +188,41 @@ def _wait_ready(store: ReplicatedStore, stop: threading.Event) -> bool:
     return False
 
 
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set. A second signal ends the process at once."""
-    stop = threading.Event()
+class _Signals:
+    """SIGTERM and SIGINT ask for a clean end, and a second one ends the process at once. SIGHUP asks for nothing.
 
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        stop.set()
+    The handlers run between any two steps of the main thread, so they take no lock and write nothing: the main thread
+    looks at what they left.
+    """
+
+    def __init__(self) -> None:
+        self._stop = False
+        self._hang_ups = self._seen_hang_ups = 0
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._on_stop)
+        self._previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._on_hang_up)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def must_stop(self) -> bool:
+        """Whether the process was asked to end. Says of a SIGHUP what it does."""
+        if self._seen_hang_ups != self._hang_ups:
+            self._seen_hang_ups = self._hang_ups
+            log.info("SIGHUP: there is nothing to read again, the manager goes on")
+        return self._stop
+
+    def _on_stop(self, number: int, _frame: FrameType | None) -> None:
+        self._stop = True
         signal.signal(number, signal.SIG_DFL)
 
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    def _on_hang_up(self, _number: int, _frame: FrameType | None) -> None:
+        self._hang_ups += 1
 
 
 class KeyValueFormatter(logging.Formatter):

@@ -68,6 +68,8 @@ class Manager:
         members = [f"--member={node_id}={address}" for node_id, address in self._members.items()]
         command = [sys.executable, "-m", "warren_raft_cli", "serve", f"--node-id={self.id}"]
         command += [f"--listen={self.address}", *members, f"--data-dir={self.data_dir}"]
+        if len(members) == 1:
+            command.append("--bootstrap")
         with open(self.log, "ab") as log:
             # A session of its own: Ctrl-C on the script must not reach managers that are to stay.
             self._child = subprocess.Popen(

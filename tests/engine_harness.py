@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import cbor2
@@ -208,7 +209,15 @@ class Cluster:
 
     # Managers ----------------------------------------------------------------------------------------------------
 
-    def start(self, id_: str, *, members: Mapping[str, str] | None = None, address: str | None = None) -> Node:
+    def start(
+        self,
+        id_: str,
+        *,
+        members: Mapping[str, str] | None = None,
+        address: str | None = None,
+        bootstrap: bool = True,
+        hints: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ) -> Node:
         """Start or restart a manager. `members`: its configured initial members, `initial` unless given."""
         if address is not None:
             self.addresses[id_] = address
@@ -230,6 +239,8 @@ class Cluster:
             members=configured,
             election_timeout_seconds=self.election_timeout_seconds,
             snapshot_after_bytes=self.snapshot_after_bytes,
+            bootstrap=bootstrap,
+            hints=hints,
         )
         engine = Engine(
             settings,

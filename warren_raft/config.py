@@ -25,6 +25,7 @@ MAX_BACKUPS: Final = 100_000  # eleven years of one an hour; each is looked at b
 MAX_QUOTA_BYTES: Final = 32 * 1024**3
 """Half of the address space of a database (store/database.py): the rest is room for deletes, which write too, and for
 pages that open views hold on to."""
+MISSING: Final = "is missing"
 MAX_QUEUE_LIMIT: Final = 1_000_000  # a million waiting writes of 1 KiB are already 1 GiB of memory
 _NODE_ID = re.compile(r"[A-Za-z0-9._-]+\Z")
 _HOST_NAME = re.compile(r"[A-Za-z0-9.-]+\Z")
@@ -55,6 +56,10 @@ class Config:
     switch_interval_seconds: float | None = 0.0005
     """`sys.setswitchinterval` while a store is open: at Python's own 5 ms a busy thread of the embedding
     process makes each write several times slower. None leaves it alone."""
+    bootstrap: bool = True
+    """Whether a manager whose `members` name itself alone begins a cluster of one on an empty directory. False: it
+    waits until it is added to a cluster. Set it to False where a program finds out the members: if it finds none, a
+    second cluster would begin. No matter with more members, and on a directory that is part of a cluster."""
     admin: bool = True
     """Answer the command line on admin.sock (mode 0600) in the data directory."""
     heartbeat_interval_seconds: float = 0.1
@@ -95,8 +100,9 @@ class Config:
             self._check_duration("switch_interval_seconds")
         if self.election_timeout_seconds < 2 * self.heartbeat_interval_seconds:
             raise _wrong("election_timeout_seconds", "must be at least twice heartbeat_interval_seconds")
-        if type(self.admin) is not bool:
-            raise _wrong("admin", f"must be true or false, not {self.admin!r}")
+        for name in ("admin", "bootstrap"):
+            if type(getattr(self, name)) is not bool:
+                raise _wrong(name, f"must be true or false, not {getattr(self, name)!r}")
         for name in ("disk_reserve_bytes", "snapshot_after_bytes"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 0:
                 raise _wrong(name, f"must be a whole number from 0 on, not {getattr(self, name)!r}")
@@ -126,6 +132,8 @@ class Config:
         try:
             return cls.from_mapping(settings)
         except InvalidEntity as error:
+            if error.reason == MISSING and error.field is not None:
+                raise _wrong(error.field, f"{MISSING} in {os.fspath(path)}") from None
             if error.field is None or error.field.partition(".")[0] not in own:
                 raise
             raise _wrong(error.field, f"{error.reason} (in {os.fspath(path)})") from None
@@ -146,7 +154,7 @@ class Config:
             raise _wrong(unknown[0], f"there is no such setting; known are {', '.join(sorted(known))}")
         for name in ("node_id", "data_dir", "listen", "members"):
             if name not in settings:
-                raise _wrong(name, "is missing")
+                raise _wrong(name, MISSING)
         return cls(**settings)
 
     def _check_backups(self) -> None:

@@ -208,6 +208,7 @@ class ReplicatedStore(Store):
             _switch_interval.acquire(config.switch_interval_seconds)
         try:
             self._driver.start()
+            self._remember()
             self._admin = self._start_admin()
         except BaseException:
             self._driver.stop()
@@ -260,7 +261,8 @@ class ReplicatedStore(Store):
                     return
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise Unavailable(f"{what} within {timeout:g} s", maybe_applied=False)
+                    waits = f": {self.waits}" if self.waits else ""
+                    raise Unavailable(f"{what} within {timeout:g} s{waits}", maybe_applied=False)
                 self._changed.wait(timeouts.wait_seconds(left))
 
     def wait_ready(self, timeout: float | None = 30.0) -> None:
@@ -656,6 +658,7 @@ class ReplicatedStore(Store):
                     noted = True
                 self._opened.keeper.tidy()
                 self._measure()
+                self._remember()
                 self._alarms.tick()
                 if time.monotonic() < next_checkpoint:
                     continue
@@ -673,6 +676,11 @@ class ReplicatedStore(Store):
                 return
             except Exception:  # too many open files, say; who gave up here would never look at the disk again
                 logger.exception("%s: housekeeping failed, and goes on", self.config.node_id)
+
+    def _remember(self) -> None:
+        """How this manager was started, and where the others are: for a start from its directory alone."""
+        memory = self._opened.memory
+        memory.keep(self._engine.addresses_to_keep(memory.said))
 
     def _measure(self) -> None:
         """Consensus tells the others. It is told nothing more often than it tells them, see raft/health.py."""
@@ -705,6 +713,7 @@ class ReplicatedStore(Store):
             if self._backups is not None:
                 self._backup_thread.join(GRACE_SECONDS)  # the backup directory's disk may hang
             self._driver.stop()
+            self._remember()
             if self._notifier is not threading.current_thread():
                 self._notifier.join(GRACE_SECONDS)
             if self.config.switch_interval_seconds is not None:

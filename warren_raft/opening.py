@@ -19,6 +19,7 @@ from warren_raft.fsm.machine import StateMachine
 from warren_raft.raft.engine import Engine, Settings
 from warren_raft.raft.files import Files, HeldDirectory
 from warren_raft.raft.log import Log
+from warren_raft.remembered import Memory
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.keeper import Keeper, Verify, verified_in_child
 from warren_raft.snapshots.verification import VerificationFailed, prove_state, prove_state_in_child
@@ -85,6 +86,7 @@ class OpenedDirectory:
                 new_incarnation=lambda: f"{random.getrandbits(128):032x}",
             )
             held.callback(self.log.close)
+            self.memory = Memory(config, self.log.incarnation)
             self.keeper = Keeper(
                 self.state, node_id=config.node_id, reserve_bytes=config.disk_reserve_bytes, verify=verify
             )
@@ -184,6 +186,8 @@ class OpenedDirectory:
             heartbeat_seconds=config.heartbeat_interval_seconds,
             election_timeout_seconds=config.election_timeout_seconds,
             snapshot_after_bytes=config.snapshot_after_bytes,
+            bootstrap=config.bootstrap,
+            hints={id_: (address,) for id_, address in self.memory.said.items()},
         )
         engine = Engine(
             settings,

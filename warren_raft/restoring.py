@@ -30,6 +30,7 @@ from warren_raft.raft.files import OsFiles
 from warren_raft.raft.log import Log
 from warren_raft.raft.log_opening import owner_of
 from warren_raft.raft.membership import Change, Membership, Origin, apply_change
+from warren_raft.remembered import said_in
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.file import Manifest, Path, Progress, counts_of, read_manifest, write
 from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP, install
@@ -315,7 +316,7 @@ class Survivor:
     old_cluster_id: str
     address: str
     others: Mapping[str, str]
-    """The other members, id -> address."""
+    """The other members, id -> address in the list."""
     index: int
     term: int
     """Of the last entry: up to there everything is taken over."""
@@ -339,11 +340,14 @@ class Survivor:
         self.others = {m.id: m.address for m in membership.members.values() if m.id != self.node_id}
         self.index, self.term = last
         self.uncertain = self.index - certain
+        self._said = said_in(self.data_dir, incarnation)
 
     def _refuse_if_others_answer(self) -> None:
-        answering = sorted(id_ for id_, address in self.others.items() if _answers(address))
+        """At their addresses in the list, and at those that they said they have."""
+        places = [*self.others.items(), *((id_, at) for id_, at in self._said.items() if id_ in self.others)]
+        answering = dict(sorted((id_, address) for id_, address in places if _answers(address)))
         if answering:
-            who = ", ".join(f"{id_} ({self.others[id_]})" for id_ in answering)
+            who = ", ".join(f"{id_} ({address})" for id_, address in answering.items())
             if len(answering) == 1:
                 do = "accepts connections: stop it, or add --force if that is no member of this cluster"
             else:

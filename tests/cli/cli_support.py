@@ -52,15 +52,18 @@ def free_addresses(count: int) -> list[str]:
 
 
 class ManagerProcess:
-    """`warren-raft serve` as a process of its own."""
+    """`warren-raft serve` as a process of its own. Without members, it is told its directory and `extra` only."""
 
     def __init__(self, data_dir: Path, node_id: str, members: dict[str, str], *extra: str) -> None:
         self.data_dir = data_dir
         self.log = data_dir.with_name(f"{data_dir.name}.log")
-        command = [sys.executable, "-m", "warren_raft_cli", "serve", "--node-id", node_id]
-        command += ["--listen", members[node_id], "--data-dir", str(data_dir), *extra]
+        command = [sys.executable, "-m", "warren_raft_cli", "serve", "--data-dir", str(data_dir), *extra]
+        if members:
+            command += ["--node-id", node_id, "--listen", members[node_id]]
         for member, address in members.items():
             command += ["--member", f"{member}={address}"]
+        if len(members) == 1:
+            command.append("--bootstrap")
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         assert self.process.stdout is not None

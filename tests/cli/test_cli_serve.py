@@ -4,6 +4,7 @@ stops by itself; three of them are a cluster whose members and leader the comman
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -54,12 +55,76 @@ def test_a_signal_ends_one_that_never_got_ready(tmp_path: Path, start_manager: S
     assert process.process.stdout.read() == b""
 
 
+def test_a_hang_up_does_not_end_it_and_is_a_line_in_the_log(tmp_path: Path, start_manager: StartManager) -> None:
+    """A closed terminal, or `systemctl reload`: it died, without handing over and without closing its files."""
+    address = free_addresses(1)[0]
+    process = start_manager(tmp_path / "m1", "m1", {"m1": address})
+    process.wait_ready()
+    process.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "SIGHUP" in process.log.read_text(), "a line about the signal")
+    assert process.process.poll() is None
+    assert process.stop() == 0
+
+
+def test_a_manager_that_ran_starts_from_its_directory_alone(
+    tmp_path: Path, start_manager: StartManager, warren: Command
+) -> None:
+    a, b = free_addresses(2)
+    first = start_manager(tmp_path / "m1", "m1", {"m1": a})
+    first.wait_ready()
+    cluster_id = warren("status", "--data-dir", tmp_path / "m1", "-o", "json").json["cluster_id"]
+    assert first.stop() == 0
+    again = start_manager(tmp_path / "m1", "", {})
+    assert again.wait_ready() == f"ready node_id=m1 listen={a} leader=m1"
+    assert again.stop() == 0
+    moved = start_manager(tmp_path / "m1", "", {}, "--listen", b)
+    assert moved.wait_ready() == f"ready node_id=m1 listen={b} leader=m1"
+    status = warren("status", "--data-dir", tmp_path / "m1", "-o", "json").json
+    assert status["cluster_id"] == cluster_id
+    (alarm,) = status["alarms"]
+    assert alarm["text"] == (
+        f"m1 listens on {b}, but the member list has {a} for it; type: warren-raft members update m1={b}"
+    )
+    assert warren("members", "update", f"m1={b}", "--data-dir", tmp_path / "m1", "-o", "json").json["warning"] is None
+    assert warren("status", "--data-dir", tmp_path / "m1", "-o", "json").json["alarms"] == []
+    assert moved.stop() == 0
+    assert start_manager(tmp_path / "m1", "", {}).wait_ready() == f"ready node_id=m1 listen={b} leader=m1"
+
+
+def test_an_empty_directory_alone_is_no_manager(tmp_path: Path, warren: Command) -> None:
+    ran = warren("serve", "--data-dir", tmp_path / "m1")
+    assert ran.code == 2
+    assert f"node_id: is missing, and {tmp_path / 'm1'} holds no manager that has it" in ran.err
+    assert not (tmp_path / "m1").exists()
+
+
+def test_the_directory_of_another_manager_is_refused_by_name(
+    tmp_path: Path, start_manager: StartManager, warren: Command
+) -> None:
+    process = start_manager(tmp_path / "m1", "m1", {"m1": free_addresses(1)[0]})
+    process.wait_ready()
+    assert process.stop() == 0
+    ran = warren("serve", "--data-dir", tmp_path / "m1", "--node-id", "m2")
+    assert ran.code == 4
+    assert f"{tmp_path / 'm1'} is the directory of m1, not of m2" in ran.err
+
+
+def test_a_directory_in_the_home_directory_is_meant_by_its_sign(
+    tmp_path: Path, warren: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shell leaves the sign in --data-dir=~/m1 as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert f"{tmp_path}/m1 holds no manager" in warren("serve", "--data-dir=~/m1").err
+    monkeypatch.setenv("WARREN_DATA_DIR", "~/m2")
+    assert f"{tmp_path}/m2 holds no manager" in warren("describe").err
+
+
 def test_settings_come_from_a_file_and_options_win(tmp_path: Path, warren: Command) -> None:
     first, second = free_addresses(2)
     file = tmp_path / "manager.toml"
     file.write_text(
         f'node_id = "filed"\ndata_dir = "{tmp_path / "filed"}"\nlisten = "{first}"\n'
-        f'election_timeout_seconds = 0.5\n[members]\nfiled = "{first}"\n'
+        f'bootstrap = true\nelection_timeout_seconds = 0.5\n[members]\nfiled = "{first}"\n'
     )
     options: list[list[str]] = [[], ["--node-id", "m9", "--listen", second, "--member", f"m9={second}"]]
     for extra, node_id in zip(options, ("filed", "m9"), strict=True):
@@ -162,6 +227,57 @@ def test_a_manager_is_added_catches_up_and_is_removed(three: Three, warren: Comm
     three.processes.pop("m4")
     ids = [member["id"] for member in warren("members", "list", "--data-dir", three.data_dir("m1"), "-o", "json").json]
     assert ids == ["m1", "m2", "m3"]
+
+
+def test_a_joiner_with_only_itself_in_its_list_waits_to_be_added(
+    three: Three, start_manager: StartManager, warren: Command, tmp_path: Path
+) -> None:
+    """It began a cluster of its own, and could not be added any more: its directory was not empty."""
+    address = free_addresses(1)[0]
+    only_itself = ("--node-id", "m4", "--listen", address, "--member", f"m4={address}")
+    fourth = start_manager(tmp_path / "m4", "", {}, *only_itself)
+    fourth.wait_socket()
+    alarms = wait_until(lambda: three.status("m4").get("alarms"), "an alarm")
+    assert f"members add m4={address}" in alarms[0]["text"]
+    assert "--bootstrap" in alarms[0]["text"]
+    assert three.status("m4")["cluster_id"] is None
+    assert fourth.stop() == 0
+    fourth = start_manager(tmp_path / "m4", "", {})
+    fourth.wait_socket()
+    assert three.run("m1", "members", "add", f"m4={address}").json
+    fourth.wait_ready()
+    assert three.status("m4")["cluster_id"] == three.status("m1")["cluster_id"]
+
+
+def test_two_that_moved_and_were_not_put_in_the_list_meet_after_a_restart_without_the_third(
+    three: Three, start_manager: StartManager, tmp_path: Path
+) -> None:
+    moved = dict(zip(("m1", "m2"), free_addresses(2), strict=True))
+    for id_, address in moved.items():
+        assert three.processes[id_].stop() == 0
+        three.processes[id_] = start_manager(tmp_path / id_, "", {}, "--listen", address)
+        three.processes[id_].wait_ready()
+
+    def have_met() -> bool:
+        members = {member["id"]: member["connected"] for member in three.status("m1")["members"]}
+        return members["m2"] is True
+
+    wait_until(have_met, "m1 and m2 to meet, by what m3 told them")
+    for id_, other in (("m1", "m2"), ("m2", "m1")):
+        file = tmp_path / id_ / "manager.json"
+        wait_until(
+            lambda file=file, other=other: json.loads(file.read_text())["said"].get(other) == moved[other],
+            f"{id_} to write down where {other} is",
+        )
+    for process in three.processes.values():
+        process.end()
+    three.processes.clear()
+    for id_ in moved:
+        three.processes[id_] = start_manager(tmp_path / id_, "", {})
+    for process in three.processes.values():
+        process.wait_ready()
+    for id_, address in moved.items():
+        assert three.run("m1", "members", "update", f"{id_}={address}").json["warning"] is None
 
 
 def test_a_removal_that_would_lose_the_quorum_is_refused(three: Three) -> None:

@@ -89,6 +89,7 @@ def test_a_config_can_be_sent_to_a_spawned_process_copied_and_altered() -> None:
         ({"election_timeout_seconds": 0.1}, "election_timeout_seconds"),
         ({"checkpoint_interval_seconds": True}, "checkpoint_interval_seconds"),
         ({"admin": "yes"}, "admin"),
+        ({"bootstrap": 1}, "bootstrap"),
         ({"queue_limit": 0}, "queue_limit"),
         ({"queue_limit": 10.5}, "queue_limit"),
         ({"backup_dir": ""}, "backup_dir"),
@@ -230,6 +231,7 @@ m3 = "127.0.0.1:3"
         ('listen = "127.0.0.1:7946"', 'listen = "nowhere"', "config.listen: 'nowhere' is not an address"),
         ('m2 = "127.0.0.1:7947"', "m2 = 7947", "config.members.m2: 7947 is not an address"),
         ('m2 = "127.0.0.1:7947"', 'm2 = "10.0.0.1:7947"', "members.m2: 10.0.0.1 is beyond loopback"),
+        ('listen = "127.0.0.1:7946"', "", "config.listen: is missing in "),
         ('listen = "127.0.0.1:7946"', 'listne = "127.0.0.1:7946"', "config.listne: there is no such setting"),
     ],
 )
@@ -239,7 +241,7 @@ def test_an_error_names_the_file_and_the_key(tmp_path: Path, old: str, new: str,
     with pytest.raises((InvalidEntity, RefusedForSafety)) as caught:
         Config.from_toml(path)
     assert str(caught.value).startswith(says)
-    assert str(caught.value).endswith(f"(in {path})")
+    assert str(caught.value).endswith((f"(in {path})", f"is missing in {path}"))
 
 
 def test_an_error_of_an_override_is_not_the_file_s(tmp_path: Path) -> None:

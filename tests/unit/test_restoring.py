@@ -37,6 +37,7 @@ from warren_raft.raft import entries
 from warren_raft.raft.files import OsFiles
 from warren_raft.raft.log import Log
 from warren_raft.raft.membership import FORM, Change, Member, Origin, apply_change, read_note
+from warren_raft.remembered import Remembered, write
 from warren_raft.restoring import Preview, Recovery, Restored, restore
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP
@@ -585,6 +586,18 @@ def test_while_another_member_answers_it_is_refused(tmp_path: Path, look: type[R
         assert Preview(tmp_path / "m1", force=True).others == {"m2": address}
         with Recovery(tmp_path / "m1", force=True) as recovery:
             assert recovery.carry_out().members == {"m1": MEMBERS["m1"]}
+
+
+@LOOKS
+def test_a_member_that_answers_where_it_said_it_is_counts_too(tmp_path: Path, look: type[Recovery | Preview]) -> None:
+    """It has moved, and the list was not told: a recovery beside it would be a second cluster."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        survivor(tmp_path / "m1")
+        said = {"m2": address, "m9": address}
+        kept = Remembered(node_id="m1", incarnation="i1", listen=MEMBERS["m1"], members=MEMBERS, said=said)
+        write(tmp_path / "m1", kept)
+        assert f"m2 ({address}) accepts connections: stop it" in refused(lambda: look(tmp_path / "m1"))
 
 
 def test_several_that_answer_are_named_in_one_sentence(tmp_path: Path) -> None:

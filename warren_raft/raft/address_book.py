@@ -76,13 +76,18 @@ class AddressBook:
     def places(self, member: Member) -> tuple[str, ...]:
         """The member's addresses, in the order in which they are tried: what it said last, what the list has, what
         others told, what was given at the start."""
-        said = self.said.get(member.id)
-        own = [said.address] if said is not None and said.incarnation == member.incarnation else []
-        told = [each.address for each in self._told.get(member.id, ()) if each.incarnation == member.incarnation]
-        places = dict.fromkeys([*own, member.address, *told, *self._given.get(member.id, ())])
+        said, told = self._said_by(member), self._told_of(member)
+        places = dict.fromkeys([*said, member.address, *told, *self._given.get(member.id, ())])
         if len(places) > 1:
             places.pop(self._own_address, None)  # it was the member's once, and we would meet ourselves there
         return tuple(places)[:PLACES_MAX]
+
+    def _said_by(self, member: Member) -> list[str]:
+        said = self.said.get(member.id)
+        return [said.address] if said is not None and said.incarnation == member.incarnation else []
+
+    def _told_of(self, member: Member) -> list[str]:
+        return [each.address for each in self._told.get(member.id, ()) if each.incarnation == member.incarnation]
 
     def differing(self, members: Iterable[Member]) -> dict[str, str]:
         """The members that said they have another address than the list has for them: id -> that address."""
@@ -92,6 +97,19 @@ class AddressBook:
             if said is not None and said.incarnation == member.incarnation and said.address != member.address:
                 found[member.id] = said.address
         return found
+
+    def to_keep(self, before: Mapping[str, str], members: Mapping[str, Member]) -> dict[str, str]:
+        """What is worth knowing at the next start: the address of each member that is not where the list has it.
+
+        `before`: what was kept so far; it holds for members that were not heard of since. For any thread.
+        """
+        kept = {}
+        for member in members.values():
+            known = [*self._said_by(member), *self._told_of(member), before.get(member.id, member.address)]
+            address = known[0]
+            if address not in (member.address, self._own_address):
+                kept[member.id] = address
+        return kept
 
     def to_tell(self, members: Mapping[str, Member]) -> list[tuple[str, str, str]]:
         """What other members need to hear: (id, incarnation, address) of each member that said another address."""

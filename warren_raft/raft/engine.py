@@ -119,6 +119,8 @@ class Settings:
     election_timeout_seconds: float = 1.0
     snapshot_after_bytes: int = TAKEN_AFTER_BYTES
     """A snapshot is taken when the log since the last one is larger than this, and than the state."""
+    bootstrap: bool = True
+    """Whether a list of members that names this manager alone makes a cluster of one."""
     hints: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Further addresses at which to dial members, by id: what was learnt before this start. `members` are hints too."""
 
@@ -155,6 +157,7 @@ class Engine:
             send=self._send_to,
             send_when_synced=self._send_when_synced,
             hints=settings.hints,
+            bootstrap=settings.bootstrap,
         )
         self._check_not_removed()
         self._elections = Elections(
@@ -296,6 +299,11 @@ class Engine:
     @property
     def members(self) -> Mapping[str, Member]:
         return self._roster.members
+
+    def addresses_to_keep(self, before: Mapping[str, str]) -> dict[str, str]:
+        """Addresses of members, by id, that the member list lacks and the next start has use for. `before`: what was
+        kept so far."""
+        return self._roster.book.to_keep(before, self._roster.members)
 
     @property
     def waits(self) -> str:

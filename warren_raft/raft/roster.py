@@ -49,6 +49,7 @@ class Roster:
         send: Callable[[str, Message], None],
         send_when_synced: Callable[[str, Message], None],
         hints: Mapping[str, Sequence[str]],
+        bootstrap: bool,
     ) -> None:
         self.node_id = node_id
         self.address = address
@@ -73,6 +74,7 @@ class Roster:
         self._heard_at: dict[str, float] = {}
         """When a peer without a link was last heard."""
         self.founding: Founding | None = None
+        self._bootstrap = bootstrap
         self.origin = ""
         """The cluster id that this directory was restored with."""
         self.waits = ""
@@ -295,6 +297,12 @@ class Roster:
         """
         if not self._is_forming:
             self.waits = ""
+            return
+        if self.configured.keys() == {self.node_id} and not (self._bootstrap or self.origin):
+            self.waits = (
+                f"{self.node_id} knows of no other member and begins no cluster: add it to one, by members add "
+                f"{self.node_id}={self.address} on a manager there, or start it with --bootstrap as a cluster of one"
+            )
             return
         view = {self.node_id: self._log.incarnation}
         for peer, link in self.links.items():

@@ -22,7 +22,7 @@ Path = str | os.PathLike[str]
 OURS: Final = ("log", "state", "snapshots")
 """What makes a directory a manager's. A lock, or the socket of one that is gone, does not."""
 
-_OTHERS: Final = ("lock", "admin.sock", "lost+found")
+_OTHERS: Final = ("lock", "admin.sock", "manager.json", "lost+found")
 _PART: Final = "restore.part"
 _READY: Final = "restore.ready"
 _ASIDE: Final = "aside"  # in either: where the old ones go

@@ -204,6 +204,24 @@ def test_two_managers_that_took_each_other_s_address_are_put_in_order() -> None:
     cluster.run_until(lambda: not any(alarms(cluster, id_) for id_ in cluster.nodes))
 
 
+def test_what_was_learnt_before_a_restart_is_of_use_after_it() -> None:
+    """Both that have moved are restarted when the third, which knew both, is gone for good."""
+    cluster = Cluster()
+    cluster.wait_ready()
+    move(cluster, "m1")
+    move(cluster, "m2")
+    cluster.run_until(lambda: ("m1", "m2") in cluster.links)
+    kept = {id_: cluster.nodes[id_].engine.addresses_to_keep({}) for id_ in ("m1", "m2")}
+    assert kept == {"m1": {"m2": cluster.addresses["m2"]}, "m2": {"m1": cluster.addresses["m1"]}}
+    for id_ in ("m1", "m2", "m3"):
+        cluster.crash(id_)
+    for id_ in ("m1", "m2"):
+        cluster.start(id_, hints={other: (address,) for other, address in kept[id_].items()})
+    cluster.write("m1", "two of three")
+    cluster.crash("m1")
+    assert cluster.nodes["m2"].engine.addresses_to_keep(kept["m2"]) == kept["m2"]
+
+
 # The book ------------------------------------------------------------------------------------------------------------
 
 M2 = Member("m2", "127.0.0.1:2", "directory", voter=True)
@@ -242,6 +260,19 @@ def test_however_much_is_told_a_few_addresses_of_each_member_are_kept() -> None:
     assert len(places) == PLACES_MAX
     assert places[: 1 + TOLD_MAX] == ("127.0.0.1:2", "127.0.0.1:1999", "127.0.0.1:1998", "127.0.0.1:1997")
     assert set(book._told) == {"m2"}
+
+
+def test_what_is_worth_keeping_is_where_members_are_and_the_list_does_not_have_them() -> None:
+    members = {"m1": Member("m1", "127.0.0.1:1", "own", voter=True), "m2": M2}
+    book = AddressBook("127.0.0.1:1", {})
+    assert book.to_keep({}, members) == {}
+    before = {"m2": "127.0.0.1:3", "m9": "127.0.0.1:9"}
+    assert book.to_keep(before, members) == {"m2": "127.0.0.1:3"}, "not heard of since, and m9 is no member any more"
+    assert book.to_keep({"m2": M2.address}, members) == {}, "the list has it by now"
+    book.told([("m2", Said("directory", "127.0.0.1:4"))], members)
+    assert book.to_keep(before, members) == {"m2": "127.0.0.1:4"}
+    book.heard(M2, "directory", M2.address)
+    assert book.to_keep(before, members) == {}, "it says itself that the list is right"
 
 
 @pytest.mark.parametrize(

@@ -281,6 +281,39 @@ def test_a_founder_that_was_away_ever_since_follows_a_leader_that_it_has_never_m
     cluster.check_writes()
 
 
+def test_a_manager_that_knows_of_no_other_founds_no_cluster_unless_it_is_told_to() -> None:
+    """A joiner whose list came out empty was a second cluster at once: it took writes, and could not be added."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    alone = cluster.start("m4", address=JOINER, members={"m4": JOINER}, bootstrap=False)
+    cluster.run(10)
+    assert alone.log.is_blank
+    assert alone.engine.waits == (
+        f"m4 knows of no other member and begins no cluster: add it to one, by members add m4={JOINER} on a manager "
+        "there, or start it with --bootstrap as a cluster of one"
+    )
+    assert alone.alarm_names == ["cluster-not-formed"]
+    assert cluster.change(leader.id, ADD, "m4", JOINER).state == DONE
+    cluster.run_until(lambda: alone.engine.is_ready and not alone.alarm_names)
+    cluster.write("m4", "w")
+
+
+def test_told_to_it_begins_a_cluster_of_one_and_goes_on_with_it() -> None:
+    cluster = Cluster(("m1",), start=False)
+    cluster.start("m1", bootstrap=True)
+    cluster.write("m1", "w")
+    cluster.crash("m1")
+    cluster.start("m1", bootstrap=False)
+    cluster.write("m1", "again")
+
+
+def test_a_restored_directory_of_one_member_needs_not_be_told() -> None:
+    cluster = Cluster(("m1",), start=False)
+    cluster.restore("m1", ["old"])
+    cluster.start("m1", bootstrap=False)
+    cluster.write("m1", "w")
+
+
 # Adding --------------------------------------------------------------------------------------------------------------
 
 

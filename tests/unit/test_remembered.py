@@ -1,0 +1,160 @@
+"""The promise: a manager that ran starts again from its directory alone, and what it keeps for that is never needed.
+
+The file is a help. One that is missing, damaged, old or of another log must not keep a manager from starting.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.snapshot_support import small_state, snapshot_of
+from tests.unit.test_restoring import MEMBERS, opened, survivor
+from warren_raft import remembered
+from warren_raft.config import Config
+from warren_raft.describing import describe
+from warren_raft.remembered import FILE_NAME, Memory, Remembered, read, said_in, settings_of, write
+from warren_raft.restoring import restore
+from warren_raft.snapshots import staging
+
+KEPT = Remembered(
+    node_id="m1",
+    incarnation="i1",
+    listen="127.0.0.1:8001",
+    members={**MEMBERS, "m1": "127.0.0.1:8001"},
+    said={"m2": "127.0.0.1:8002"},
+)
+
+
+def config(directory: Path) -> Config:
+    return Config(node_id="m1", data_dir=directory, listen=KEPT.listen, members=KEPT.members)
+
+
+def test_what_is_written_is_read_and_nobody_else_reads_it(tmp_path: Path) -> None:
+    assert read(tmp_path) is None
+    write(tmp_path, KEPT)
+    assert read(tmp_path) == KEPT
+    assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("{", ""),
+        ('"format": 1', '"format": 2'),
+        ('"format": 1', '"formal": 1'),
+        ("127.0.0.1:8002", "10.0.0.1:8002"),
+        ("127.0.0.1:8002", "nowhere"),
+        ('"i1"', "7"),
+        ('"node_id": "m1"', '"node_id": "m/1"'),
+        ('"said": {', '"said": [], "more": {'),
+    ],
+)
+def test_a_file_that_is_not_sound_is_ignored_with_a_line_in_the_log(
+    tmp_path: Path, old: str, new: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, KEPT)
+    path = tmp_path / FILE_NAME
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    assert read(tmp_path) is None
+    assert str(path) in caplog.text
+    assert Memory(config(tmp_path), "i1").said == {}
+
+
+def test_a_file_of_another_log_is_not_this_manager_s(tmp_path: Path) -> None:
+    """The directory was restored since: who was where in the old cluster is of no use in the new one."""
+    write(tmp_path, KEPT)
+    assert Memory(config(tmp_path), "i1").said == KEPT.said
+    assert Memory(config(tmp_path), "i2").said == {}
+    assert (said_in(tmp_path, "i1"), said_in(tmp_path, "i2")) == (KEPT.said, {})
+
+
+def test_it_is_written_when_something_is_new_and_only_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Remembered] = []
+    monkeypatch.setattr(remembered, "write", lambda directory, now: (written.append(now), write(directory, now)))
+    memory = Memory(config(tmp_path), "i1")
+    for said in ({}, {}, KEPT.said, KEPT.said):
+        memory.keep(said)
+    assert [now.said for now in written] == [{}, KEPT.said]
+    assert read(tmp_path) == KEPT
+    Memory(config(tmp_path), "i1").keep(KEPT.said)
+    assert len(written) == 2
+    Memory(config(tmp_path), "i2").keep({})
+    assert read(tmp_path) == replace(KEPT, incarnation="i2", said={})
+
+
+def test_a_disk_without_room_is_logged_once_and_written_to_when_there_is_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    memory = Memory(config(tmp_path), "i1")
+    with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
+        patched.setattr(remembered, "replace_file", full)
+        memory.keep({})
+        memory.keep({})
+    assert [record.getMessage() for record in caplog.records] == [
+        "file not written node=m1 path=manager.json: [Errno 28] No space left on device"
+    ]
+    memory.keep({})
+    assert read(tmp_path) is not None
+
+
+def test_a_directory_that_took_the_place_of_ours_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    memory = Memory(config(tmp_path / "data"), "i1")
+    memory.keep({})
+    os.rename(tmp_path / "data", tmp_path / "moved")
+    (tmp_path / "data").mkdir()
+    memory.keep(KEPT.said)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+# Starting from the directory alone ------------------------------------------------------------------------------------
+
+
+def test_a_manager_is_started_as_it_was_last(tmp_path: Path) -> None:
+    survivor(tmp_path / "m1")
+    write(tmp_path / "m1", KEPT)
+    assert settings_of(tmp_path / "m1") == {"node_id": "m1", "listen": KEPT.listen, "members": KEPT.members}
+
+
+def test_without_the_file_log_and_state_say_it(tmp_path: Path) -> None:
+    """As it is with a directory that an earlier release made, and with one that was recovered."""
+    survivor(tmp_path / "m1")
+    expected: dict[str, Any] = {"node_id": "m1", "listen": MEMBERS["m1"], "members": MEMBERS}
+    assert settings_of(tmp_path / "m1") == expected
+    write(tmp_path / "m1", replace(KEPT, incarnation="of the log before"))
+    assert settings_of(tmp_path / "m1") == expected
+
+
+def test_a_restored_directory_knows_whom_it_was_restored_with(tmp_path: Path) -> None:
+    with small_state(tmp_path / "old") as database:
+        snapshot_of(database, tmp_path / "s.mdb")
+    survivor(tmp_path / "m1")
+    write(tmp_path / "m1", KEPT)
+    options: dict[str, Any] = {"move_aside": True, "allow_rollback": True, "cluster_id": "cluster-1"}
+    moved = {**MEMBERS, "m1": "127.0.0.1:9001"}
+    restore(tmp_path / "s.mdb", tmp_path / "m1", node_id="m1", members=moved, **options)
+    assert settings_of(tmp_path / "m1") == {"node_id": "m1", "listen": "127.0.0.1:9001", "members": moved}
+
+
+def test_a_blank_directory_of_which_nothing_was_kept_knows_its_id(tmp_path: Path) -> None:
+    opened(tmp_path / "m1").close(failed=False)
+    assert settings_of(tmp_path / "m1") == {"node_id": "m1"}
+    assert describe(tmp_path / "m1").members == ()
+
+
+def test_what_is_no_manager_s_directory_knows_nothing(tmp_path: Path) -> None:
+    assert settings_of(tmp_path) == settings_of(tmp_path / "nowhere") == {}
+    write(tmp_path, KEPT)
+    assert settings_of(tmp_path) == {}
+    assert staging.strangers(tmp_path) == []

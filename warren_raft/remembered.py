@@ -1,0 +1,176 @@
+"""What a manager keeps in its directory of how it was started: DATA_DIR/manager.json, for a start from that alone.
+
+Lives here: that file, its reading and writing, and the settings of a start that names nothing but the directory. Not
+here: who is a member (the replicated list). Invariant: the file only helps to find things. Without it, or with one that
+is damaged or of another log, a manager starts as well, and who belongs to its cluster never depends on it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from warren_raft.config import Config, check_address, check_node_id
+from warren_raft.describing import ReadOnlyFiles, describe
+from warren_raft.errors import RefusedForSafety
+from warren_raft.log_lines import event
+from warren_raft.paths import absolute
+from warren_raft.raft.log_opening import newest_header
+from warren_raft.raft.membership import MEMBERS_MAX
+from warren_raft.store.generations import replace_file
+
+logger = logging.getLogger("warren_raft.remembered")
+
+FILE_NAME: Final = "manager.json"
+FORMAT: Final = 1
+FILE_BYTES_MAX: Final = 256 * 1024
+"""Of a file that is read: two addresses for each of the members that there may be are far less."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remembered:
+    """How a manager was started last, and what it has learnt of the others' addresses."""
+
+    node_id: str
+    incarnation: str
+    """Of the log that it belongs to: a directory that was restored since has another."""
+    listen: str
+    members: Mapping[str, str]
+    """Config.members, id -> address."""
+    said: Mapping[str, str]
+    """Addresses that members said they have, where the member list has others: id -> address."""
+
+
+def read(directory: str | os.PathLike[str]) -> Remembered | None:
+    """None where there is no such file, or one that is not sound, which is logged. Raises OSError."""
+    path = os.path.join(directory, FILE_NAME)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(FILE_BYTES_MAX)
+    except FileNotFoundError:
+        return None
+    try:
+        return _decoded(json.loads(data))
+    except (ValueError, KeyError, TypeError, RefusedForSafety) as error:
+        event(logger, logging.WARNING, "file ignored", error, path=path)
+        return None
+
+
+def _decoded(value: Any) -> Remembered:
+    if value["format"] != FORMAT:
+        raise ValueError(f"format {value['format']!r}, and not {FORMAT}")
+    if not isinstance(value["incarnation"], str):
+        raise TypeError("the incarnation is not a text")
+    return Remembered(
+        node_id=check_node_id(value["node_id"]),
+        incarnation=value["incarnation"],
+        listen=check_address(value["listen"]),
+        members=_addresses(value["members"]),
+        said=_addresses(value["said"]),
+    )
+
+
+def _addresses(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > MEMBERS_MAX:
+        raise TypeError(f"not a table of up to {MEMBERS_MAX} addresses")
+    return {check_node_id(id_): check_address(address) for id_, address in value.items()}
+
+
+def write(directory: str | os.PathLike[str], remembered: Remembered) -> None:
+    """Atomically and durably, mode 0600. Raises OSError; the old file is left then."""
+    value = {
+        "format": FORMAT,
+        "node_id": remembered.node_id,
+        "incarnation": remembered.incarnation,
+        "listen": remembered.listen,
+        "members": dict(remembered.members),
+        "said": dict(remembered.said),
+    }
+    replace_file(os.path.join(directory, FILE_NAME), json.dumps(value, indent=1).encode() + b"\n")
+
+
+class Memory:
+    """The file of one running manager. One thread at a time."""
+
+    def __init__(self, config: Config, incarnation: str) -> None:
+        self._config = config
+        self._incarnation = incarnation
+        self._kept = _read_or_nothing(config)
+        if self._kept is not None and self._kept.incarnation != incarnation:
+            self._kept = None
+        self._failure = ""
+        self._directory = _identity(config)
+
+    @property
+    def said(self) -> Mapping[str, str]:
+        """Where members said they are, as far as it was kept: id -> address."""
+        return {} if self._kept is None else self._kept.said
+
+    def keep(self, said: Mapping[str, str]) -> None:
+        """Write the file if it does not say so already. A disk that does not let it is logged once, and tried again
+        with the next call: the manager works without it."""
+        config = self._config
+        now = Remembered(
+            node_id=config.node_id,
+            incarnation=self._incarnation,
+            listen=config.listen,
+            members=dict(config.members),
+            said=dict(said),
+        )
+        if now == self._kept:
+            return
+        try:
+            if _identity(config) != self._directory:
+                return  # it was moved or unmounted: what has its name now is not ours to write to
+            write(config.directory, now)
+        except OSError as error:
+            if self._failure != str(error):
+                self._failure = str(error)
+                event(logger, logging.WARNING, "file not written", error, node=config.node_id, path=FILE_NAME)
+            return
+        self._kept, self._failure = now, ""
+
+
+def _identity(config: Config) -> tuple[int, int]:
+    status = os.stat(config.directory)
+    return status.st_dev, status.st_ino
+
+
+def _read_or_nothing(config: Config) -> Remembered | None:
+    try:
+        return read(config.directory)
+    except OSError as error:
+        event(logger, logging.WARNING, "file ignored", error, node=config.node_id, path=FILE_NAME)
+        return None
+
+
+def settings_of(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """`node_id`, `listen` and `members` of the manager whose directory it is, as far as they are known there; nothing
+    where it is no manager's.
+
+    As it was started last; without that, what its log and its state say. Raises InUse (it runs), RefusedForSafety,
+    Corrupted, OSError.
+    """
+    directory = absolute(directory)
+    header = newest_header(ReadOnlyFiles(), os.path.join(directory, "log"))
+    if header is None:
+        return {}
+    kept = read(directory)
+    if kept is not None and (kept.node_id, kept.incarnation) == (header.node_id, header.incarnation):
+        return {"node_id": kept.node_id, "listen": kept.listen, "members": dict(kept.members)}
+    found = describe(directory)
+    settings: dict[str, Any] = {"node_id": found.node_id}
+    if found.address is not None:
+        settings["listen"] = found.address
+        settings["members"] = {member.id: member.address for member in found.members}
+    return settings
+
+
+def said_in(directory: str | os.PathLike[str], incarnation: str) -> Mapping[str, str]:
+    """Where other members said they are, for who does not start the manager. Raises OSError."""
+    kept = read(directory)
+    return kept.said if kept is not None and kept.incarnation == incarnation else {}
