@@ -27,6 +27,7 @@ AlarmName = Literal[
     "cluster-not-formed",
     "disk-low",
     "initial-members-differ",
+    "lock-file-removed",
     "log-no-space",
     "member-away",
     "member-behind",

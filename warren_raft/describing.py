@@ -23,7 +23,8 @@ from warren_raft.snapshots import staging
 from warren_raft.snapshots.directory import SnapshotDirectory
 from warren_raft.snapshots.file import counts_of
 from warren_raft.store.database import Database
-from warren_raft.store.generations import DirectoryLock, StateDirectory
+from warren_raft.store.generations import StateDirectory
+from warren_raft.store.ownership import DirectoryLock
 
 VOTER: Final = "voter"
 LEARNER: Final = "learner"

@@ -6,16 +6,19 @@ Invariant: what LocalStore has answered is on disk; ReadOnlyStore changes nothin
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Self, overload
 
 from warren_raft import timeouts
-from warren_raft.errors import Closed, Corrupted, InvariantViolation, RefusedForSafety, StorageFull, WarrenError
+from warren_raft.errors import Closed, Corrupted, InUse, InvariantViolation, RefusedForSafety, StorageFull, WarrenError
 from warren_raft.fsm.answers import Result, raise_for
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.group_commit import GroupCommit, Outcome
@@ -23,14 +26,20 @@ from warren_raft.paths import absolute
 from warren_raft.snapshots.verification import prove_state
 from warren_raft.store.command import NO_SESSION, PUT, Command, Operation, encode
 from warren_raft.store.database import QUOTA_BYTES, Database, StorageFailed
-from warren_raft.store.generations import DirectoryLock, StateDirectory
+from warren_raft.store.generations import StateDirectory
 from warren_raft.store.interface import Reader, Store
+from warren_raft.store.ownership import LOCK_FILE_REMOVED, Anchors, DirectoryLock
+
+logger = logging.getLogger("warren_raft.local")
 
 FREE_BYTES_RESERVE: Final = 16 * 1024 * 1024
 """With less free on the disk, creates and updates are refused: deletes need room too, to be written."""
 
 MEASURE_EVERY_BYTES: Final = 64 * 1024 * 1024
 """How much is written between two looks at the size of the state (20 µs each), which has a limit of gigabytes."""
+
+LOOK_SECONDS: Final = 1.0
+"""How often a store that writes looks whether its directory is still in its place."""
 
 
 class LocalStore(Store):
@@ -48,18 +57,16 @@ class LocalStore(Store):
     def __init__(self, path: str | os.PathLike[str], *, write_timeout_seconds: float = 10.0) -> None:
         self._write_timeout_seconds: Final = timeouts.seconds(write_timeout_seconds, math.inf)
         path = absolute(path)
-        self._lock: Final = DirectoryLock(path)
-        try:
-            database = Database.open(path, sync=True, prove=prove_state)
-            try:
-                self._machine: Final = StateMachine(database)
-                _refuse_replica(self._machine, path)
-            except BaseException:
-                database.close()
-                raise
-        except BaseException:
-            self._lock.release()
-            raise
+        with ExitStack() as held:
+            self._lock: Final = DirectoryLock(path)
+            held.callback(self._lock.release)
+            self._anchors: Final = held.enter_context(closing(Anchors()))
+            database = Database.open(StateDirectory(path, anchors=self._anchors), sync=True, prove=prove_state)
+            held.callback(database.close)
+            self._machine: Final = StateMachine(database)
+            _refuse_replica(self._machine, path)
+            held.pop_all()
+        self._look_at = 0.0
         self._room: Final = _Room(database)
         self._failure: WarrenError | None = None
         self._commits: Final = GroupCommit(self._commit)
@@ -97,7 +104,7 @@ class LocalStore(Store):
             return [self._failure] * len(requests)
         try:
             return self._applied(requests)
-        except (StorageFull, StorageFailed, Corrupted, InvariantViolation) as error:
+        except (StorageFull, StorageFailed, Corrupted, InUse, InvariantViolation) as error:
             _drop_tracebacks(error)
             if not isinstance(error, StorageFull):
                 self._failure = error  # the file cannot be relied on, or this program cannot: no further write
@@ -105,8 +112,24 @@ class LocalStore(Store):
 
     def _applied(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
         machine = self._machine
+        self._look()
         machine.settle()
-        return [_outcome(result) for result in machine.apply(machine.applied_index + 1, 0, requests)]
+        results = machine.apply(machine.applied_index + 1, 0, requests)
+        machine.database.require_file()
+        return [_outcome(result) for result in results]
+
+    def _look(self) -> None:
+        """Whether this is still the directory that was opened, every LOOK_SECONDS. Raises Corrupted, InUse."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
+        self._anchors.require()
+        try:
+            if self._lock.restore_file():
+                logger.warning("%s: %s", self._lock.path, LOCK_FILE_REMOVED)
+        except OSError as error:  # the lock of the directory itself holds
+            logger.warning("%s: its lock file was removed and cannot be made again: %s", self._lock.path, error)
 
     def snapshot(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Save all that is stored now as one file (mode 0600), verified and on disk. Returns its manifest.
@@ -128,8 +151,13 @@ class LocalStore(Store):
         self._commits.close()
         self._database = None
         try:
+            self._anchors.require()
             database.close_sealed()
+        except Corrupted as error:
+            logger.critical("%s", error)
+            database.abandon()  # what is in its place now is not ours to change
         finally:
+            self._anchors.close()
             self._lock.release()
 
 
@@ -174,8 +202,7 @@ class _Room:
                 self._is_over_quota = transaction.used_bytes(history=False) > QUOTA_BYTES
         if self._is_over_quota:
             raise StorageFull(f"{self._database.path} has reached its limit of {QUOTA_BYTES} bytes")
-        status = os.statvfs(self._directory)
-        if status.f_bavail * status.f_frsize < FREE_BYTES_RESERVE:
+        if self._database.free_bytes() < FREE_BYTES_RESERVE:
             raise StorageFull(f"{self._directory}: less than {FREE_BYTES_RESERVE} bytes are free on this disk")
 
 

@@ -653,6 +653,7 @@ class ReplicatedStore(Store):
         pause = min(1.0, self.config.checkpoint_interval_seconds)
         while not self._stop_housekeeping.wait(pause if noted else min(pause, NOTE_READY_SECONDS)):
             try:
+                self._opened.look()
                 if not noted and self._engine.is_ready:
                     self._opened.state.forget_starts()
                     noted = True

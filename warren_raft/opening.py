@@ -11,11 +11,13 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from random import Random
+from typing import Final
 
 from warren_raft.alarms import Alarms
 from warren_raft.config import Config
 from warren_raft.errors import Corrupted
 from warren_raft.fsm.machine import StateMachine
+from warren_raft.paths import moved
 from warren_raft.raft.engine import Engine, Settings
 from warren_raft.raft.files import Files, HeldDirectory
 from warren_raft.raft.log import Log
@@ -26,14 +28,17 @@ from warren_raft.snapshots.verification import VerificationFailed, prove_state, 
 from warren_raft.store.database import Database, require_owner
 from warren_raft.store.generations import (
     SUSPECT_AFTER_STARTS,
-    DirectoryLock,
     StateDirectory,
     StateUntrusted,
     make_directory,
     read_boot_id,
 )
+from warren_raft.store.ownership import LOCK_FILE_REMOVED, Anchors, DirectoryLock
 
 logger = logging.getLogger("warren_raft.opening")
+
+LOCK_ALARM_SECONDS: Final = 3600.0
+"""A tidy-up that removed the lock file may come again: the alarm stays for so long after the last time."""
 
 
 def _discard_part(config: Config) -> None:
@@ -71,14 +76,17 @@ class OpenedDirectory:
         if os.geteuid() == 0 and os.path.isdir(log_directory):
             require_owner(log_directory)  # what root writes there would keep the manager's user out at the next start
         with ExitStack() as held:
-            held.callback(DirectoryLock(config.directory).release)
+            self._lock = DirectoryLock(config.directory)
+            held.callback(self._lock.release)
             staging.finish(config.directory)
             _discard_part(config)
-            self.state = StateDirectory(config.directory, boot_id=boot_id)
+            self._anchors = held.enter_context(closing(Anchors()))
+            self.state = StateDirectory(config.directory, boot_id=boot_id, anchors=self._anchors)
             self.state.create()
             if files is None:
                 make_directory(log_directory)
                 files = held.enter_context(closing(HeldDirectory(log_directory)))
+                self._anchors.hold(log_directory)
             self.log = Log.open(
                 log_directory,
                 files=files,
@@ -92,7 +100,7 @@ class OpenedDirectory:
             )
             self.keeper.open()
             self.keeper.machine = self._open_state()
-            self._held = held.pop_all()  # what the end gives back: the log, its directory, and last the lock
+            self._held = held.pop_all()  # what the end gives back: the log, directories, and last the lock
         self._check_agreement()
 
     @property
@@ -103,6 +111,23 @@ class OpenedDirectory:
     @property
     def database(self) -> Database:
         return self.machine.database
+
+    def look(self) -> None:
+        """Whether this is still the directory that was opened. For a timer, one thread.
+
+        Raises Corrupted where it, or a part of it, was removed, moved or replaced, and InUse where another process has
+        locked it: then this manager must stop, as what it writes is lost, or is another's. OSError.
+        """
+        self._anchors.require()
+        self._require_segments()
+        if self._lock.restore_file():
+            text = f"{self.config.directory}: {LOCK_FILE_REMOVED}"
+            self._alarms.raise_alarm("lock-file-removed", text, ends_after_seconds=LOCK_ALARM_SECONDS)
+
+    def _require_segments(self) -> None:
+        for path in self.log.segment_paths:
+            if not os.path.exists(path) and path in self.log.segment_paths:  # else the log removed it just now
+                raise moved(path)
 
     def _open_state(self) -> StateMachine:
         """The current state if it may be trusted and the log goes on from it, else one made of a snapshot."""
@@ -218,9 +243,14 @@ class OpenedDirectory:
         Who closes cleanly was not killed by the state, whether or not there was a quorum to get ready with.
         """
         try:
+            self._anchors.require()
             self._close_database()
             if not failed:
                 self.state.forget_starts()
+        except Corrupted as error:
+            if not failed:
+                logger.critical("%s: %s", self.config.node_id, error)
+            self.database.abandon()  # what is in its place now is not ours to change
         finally:
             self._held.close()
 

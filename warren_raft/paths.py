@@ -1,13 +1,15 @@
-"""The name of a directory, made absolute once, so that a later `os.chdir` of the program leads nobody elsewhere.
+"""Names of directories: made absolute once, and the error for one that leads elsewhere later.
 
-Lives here: that one step, for every part that keeps a name. Not here: opening anything.
-Invariant: the result means the directory that the name meant when it was given.
+Lives here: what every part that keeps a name has in common. Not here: opening, and noticing (store/ownership.py).
+Invariant: an absolute name means the directory that was meant when it was given, whatever `os.chdir` does later.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+
+from .errors import Corrupted
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
@@ -30,3 +32,13 @@ def _without_parents(name: str) -> str:
         return name
     end = len(parts) - parts[::-1].index("..")
     return os.path.join(os.path.realpath("/".join(parts[:end])), *parts[end:])
+
+
+def moved(path: str) -> Corrupted:
+    """The error that stops a store when a directory or a file is not any more where the store opened it."""
+    return Corrupted(
+        path,
+        "was removed or moved, or another one took its place, while a store worked in it",
+        remedy="the store stopped, because what it writes would be lost: put back what was there and open it again, "
+        "or see docs/recovery.md",
+    )

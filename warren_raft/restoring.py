@@ -36,7 +36,7 @@ from warren_raft.snapshots.file import Manifest, Path, Progress, counts_of, read
 from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP, install
 from warren_raft.snapshots.verification import verify
 from warren_raft.store.database import Database, require_owner
-from warren_raft.store.generations import DirectoryLock
+from warren_raft.store.ownership import DirectoryLock
 from warren_raft.store.tables import BY_NAME
 from warren_raft.wording import counted
 

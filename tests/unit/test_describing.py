@@ -23,7 +23,8 @@ from warren_raft.raft.log import Log
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE, Change
 from warren_raft.restoring import Recovery, restore
 from warren_raft.snapshots import staging
-from warren_raft.store.generations import DirectoryLock, StateDirectory
+from warren_raft.store.generations import StateDirectory
+from warren_raft.store.ownership import DirectoryLock
 
 
 def test_it_says_node_cluster_members_and_how_far(tmp_path: Path) -> None:

@@ -458,8 +458,9 @@ def test_a_child_that_lives_on_does_not_keep_the_directory(path: Path) -> None:
             assert again.create_node(Node(id="n")) == 1
         os.read(ready_reading, 1)
         second._database, database = None, second._database
-        lock, second._lock._descriptor = second._lock._descriptor, -1
-        os.close(lock)  # what remains of a process that was killed
+        for name in ("_file", "_directory"):  # what remains of a process that was killed
+            os.close(getattr(second._lock, name))
+            setattr(second._lock, name, -1)
         assert database is not None
         database.abandon()
         with LocalStore(path / "lost") as again:

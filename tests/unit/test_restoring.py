@@ -43,7 +43,8 @@ from warren_raft.snapshots import staging
 from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP
 from warren_raft.snapshots.verification import verify
 from warren_raft.store.database import SESSIONS, Database
-from warren_raft.store.generations import DirectoryLock, StateDirectory
+from warren_raft.store.generations import StateDirectory
+from warren_raft.store.ownership import DirectoryLock
 
 MEMBERS = {"m1": "127.0.0.1:7001", "m2": "127.0.0.1:7002", "m3": "127.0.0.1:7003"}
 CLUSTER = "cluster-1"

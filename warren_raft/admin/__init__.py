@@ -53,9 +53,14 @@ def socket_address(directory: str | os.PathLike[str]) -> Iterator[str]:
     DIR is called. Valid inside the `with` only. Raises FileNotFoundError, NotADirectoryError."""
     descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"
+        yield address_in(descriptor, SOCKET_NAME)
     finally:
         os.close(descriptor)
+
+
+def address_in(descriptor: int, name: str) -> str:
+    """The address of a socket in an open directory."""
+    return f"/proc/self/fd/{descriptor}/{name}"
 
 
 def checked_timeout(timeout: float | None) -> float | None:

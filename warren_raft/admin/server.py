@@ -24,10 +24,10 @@ from warren_raft.admin import (
     MAX_REQUEST_BYTES,
     QUICK_OPERATIONS,
     SOCKET_NAME,
+    address_in,
     checked_timeout,
     error_to_json,
     operation,
-    socket_address,
 )
 from warren_raft.admin.sending import Senders, send_file
 from warren_raft.entity_json import from_json, read_base64
@@ -58,6 +58,7 @@ MAX_QUICK_CALLS: Final = 4  # and those that do not: whoever looks why nothing m
 MAX_BATCH_ITEMS: Final = 10_000  # a batch is one entry of the log and one transaction
 SOCKET_BACKLOG: Final = 128
 START_SECONDS: Final = 30.0
+LOOK_SECONDS: Final = 1.0  # how often it is looked whether the socket still has its name
 SHUTDOWN_SECONDS: Final = 1.0  # for answers that are under way when the manager closes
 STOP_SECONDS: Final = 10.0
 
@@ -108,6 +109,7 @@ class AdminServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped: asyncio.Event | None = None
         self._listener: socket.socket | None = None
+        self._said = ""
         let_go_in_child(self)
 
     def descriptors(self) -> list[int]:
@@ -142,44 +144,94 @@ class AdminServer:
         calls = _Calls(self._manager)
         runner = web.AppRunner(_application(calls), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
+        place = _Place(self._directory)
         try:
-            listener = self._listener = _listen(self._directory)
-            try:
-                await web.SockSite(runner, listener, backlog=SOCKET_BACKLOG).start()
-            except BaseException:
-                listener.close()
-                raise
+            await self._listen(runner, place)
             self._started.set_result(None)
-            await self._stopped.wait()
+            while not await _is_set_within(self._stopped, LOOK_SECONDS):
+                if not place.has_socket:
+                    await self._listen_again(runner, place)
         finally:
             calls.shutdown()
             await runner.cleanup()  # closes the listener, too
-            _remove_socket(self._directory)
+            place.close()
+
+    async def _listen(self, runner: web.AppRunner, place: _Place) -> None:
+        listener = self._listener = place.listen()
+        try:
+            await web.SockSite(runner, listener, backlog=SOCKET_BACKLOG).start()
+        except BaseException:
+            listener.close()
+            raise
+
+    async def _listen_again(self, runner: web.AppRunner, place: _Place) -> None:
+        """Somebody removed the socket's name, a tidy-up perhaps: callers would be told that no manager runs."""
+        try:
+            for site in list(runner.sites):
+                await site.stop()
+            await self._listen(runner, place)
+        except OSError as error:
+            if str(error) != self._said:
+                log.warning("%s was removed from %s and cannot be made again: %s", SOCKET_NAME, self._directory, error)
+            self._said = str(error)
+        else:
+            self._said = ""
+            log.warning("%s was removed from %s and was made again", SOCKET_NAME, self._directory)
 
 
-def _listen(directory: str) -> socket.socket:
-    """A listening socket under the directory's name for it, mode 0600. It gets that name once it listens, so
-    that whoever sees it can call; what had the name is replaced."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        os.fchmod(listener.fileno(), stat.S_IRUSR | stat.S_IWUSR)  # before bind: the name inherits it
-        with socket_address(directory) as address:
-            new = address + ".new"
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
+
+
+class _Place:
+    """The directory of the socket, held open: another one that takes its place later, with another manager's socket,
+    is left alone."""
+
+    def __init__(self, directory: str) -> None:
+        self._descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._socket: os.stat_result | None = None
+
+    def listen(self) -> socket.socket:
+        """A listening socket under its name in the directory, mode 0600. It gets that name once it listens, so
+        that whoever sees it can call; what had the name is replaced."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            os.fchmod(listener.fileno(), stat.S_IRUSR | stat.S_IWUSR)  # before bind: the name inherits it
+            new = f"{SOCKET_NAME}.new"
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(new)
-            listener.bind(new)
+                os.unlink(new, dir_fd=self._descriptor)
+            listener.bind(address_in(self._descriptor, new))
             listener.listen(SOCKET_BACKLOG)
-            os.rename(new, address)
-        listener.setblocking(False)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
+            os.rename(new, SOCKET_NAME, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+            self._socket = self._named()
+            listener.setblocking(False)
+        except BaseException:
+            listener.close()
+            raise
+        return listener
 
+    @property
+    def has_socket(self) -> bool:
+        """Whether the name still leads to the socket of the last `listen`."""
+        named = self._named()
+        return named is not None and self._socket is not None and os.path.samestat(named, self._socket)
 
-def _remove_socket(directory: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(directory, SOCKET_NAME))
+    def _named(self) -> os.stat_result | None:
+        try:
+            return os.stat(SOCKET_NAME, dir_fd=self._descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def close(self) -> None:
+        """Remove the name, and give the directory back."""
+        try:
+            if self.has_socket:
+                os.unlink(SOCKET_NAME, dir_fd=self._descriptor)
+        finally:
+            os.close(self._descriptor)
 
 
 # ----------------------------------------------------------------------------------------------- HTTP

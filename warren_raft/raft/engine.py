@@ -7,6 +7,7 @@ Invariant: nothing that speaks for the log leaves, and nothing is applied, befor
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from warren_raft.errors import (
     Unavailable,
     WarrenError,
 )
+from warren_raft.paths import moved
 from warren_raft.raft import entries
 from warren_raft.raft.catchup import (
     TAKEN_AFTER_BYTES,
@@ -574,6 +576,8 @@ class Engine:
 
     def _log_written(self, batch: Batch, error: OSError | None) -> None:
         if error is not None:
+            if error.errno == errno.ESTALE:
+                raise moved(self._log.directory) from error
             if not is_no_space(error):
                 raise InvariantViolation(f"the log cannot be written: {error}") from error
             waits = "this manager acknowledges nothing until there is"

@@ -6,6 +6,7 @@ Invariant: nothing survives a power cut for sure before sync() (bytes) or sync_d
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 from collections.abc import Iterator
@@ -32,7 +33,8 @@ class File(Protocol):
         """fdatasync: the bytes and the size written so far survive a power cut once this has returned.
 
         After an error the kernel may call the pages clean although they are not on disk: only writing
-        the same bytes again and syncing again makes them durable.
+        the same bytes again and syncing again makes them durable. A file that has no name any more is an
+        error too: its bytes are lost with this process.
         """
 
     def size(self) -> int:
@@ -91,6 +93,8 @@ class OsFile:
 
     def sync(self) -> None:
         os.fdatasync(self._descriptor)
+        if os.fstat(self._descriptor).st_nlink == 0:
+            raise OSError(errno.ESTALE, "the file was removed while it was written to")
 
     def size(self) -> int:
         return os.fstat(self._descriptor).st_size

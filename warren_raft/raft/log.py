@@ -19,7 +19,7 @@ from .log_compaction import Removals
 from .log_contents import BASE_INDEX, Entry
 from .log_format import SegmentHeader, State
 from .log_opening import Opening, Recovered
-from .log_segments import TEMPORARY_SUFFIX, Preparation, Roll, Segment
+from .log_segments import TEMPORARY_SUFFIX, Preparation, Roll, Segment, segment_path
 
 SEGMENT_BYTES = 16 * 1024 * 1024  # prepared ahead: large enough that a roll is rare
 START_SEGMENT_BYTES = 1024 * 1024  # made while somebody waits: milliseconds to write
@@ -198,6 +198,11 @@ class Log:
         The zeros still to be used are not counted, nor is what removal() has not removed yet.
         """
         return self._chain.sealed_bytes + self._active.end
+
+    @property
+    def segment_paths(self) -> tuple[str, ...]:
+        """The files that the next open needs. Any thread may ask."""
+        return tuple(segment_path(self._directory, number) for number in self._chain.numbers)
 
     # -- changes
 

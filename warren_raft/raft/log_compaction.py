@@ -41,6 +41,11 @@ class Chain:
         self.sealed_bytes = 0
         """Headers and batches of all segments but the last."""
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of the segments. Any thread may ask."""
+        return tuple([segment.number for segment in self._segments])
+
     def announce(self, header: SegmentHeader, lowest_truncation: int | None = None) -> None:
         """A segment will be made; its first batch truncates to `lowest_truncation`."""
         start = header.state.last_index

@@ -6,6 +6,8 @@ Invariant: a segment that has a name is whole, or damaged; no crash leaves a par
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import posixpath
 from dataclasses import dataclass
 
@@ -66,11 +68,28 @@ class Roll:
         self._path = segment_path(directory, header.number)
         self._temporary = prepared.path if prepared else self._path + TEMPORARY_SUFFIX
         self._file = prepared.file if prepared else None
+        self._is_prepared = prepared is not None
         self._named = False
         self._has_tried = False
 
     def run(self) -> Segment:
         """The finished segment. Any thread; at most one at a time."""
+        is_untried = self._is_prepared and not self._has_tried
+        try:
+            return self._run()
+        except OSError as error:
+            if not is_untried or error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
+        self._forget_prepared()  # somebody removed it, a tidy-up of *.tmp perhaps; there are only zeros in it
+        return self._run()
+
+    def _forget_prepared(self) -> None:
+        self.close()
+        self._file = None
+        self._temporary = self._path + TEMPORARY_SUFFIX
+        self._is_prepared = self._has_tried = False
+
+    def _run(self) -> Segment:
         header = form.encode_header(self._header)
         if self._file is None:
             self._file = _zero_filled(self._files, self._temporary, self._header.capacity, sync_each=False)
@@ -113,6 +132,7 @@ def _zero_filled(files: Files, path: str, capacity: int, *, sync_each: bool) -> 
                 file.sync()
     except OSError:
         file.close()
-        files.unlink(path)
+        with contextlib.suppress(FileNotFoundError):
+            files.unlink(path)
         raise
     return file

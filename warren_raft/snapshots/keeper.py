@@ -107,6 +107,7 @@ class Keeper:
     def open(self) -> None:
         """Look at what is there. Before anything else; the caller holds the directory's lock."""
         self._directory.create()
+        self._state.hold(self._directory.path)
         self._held = [Held(snapshot) for snapshot in self._directory.list()]
         self._incoming = self._read_incoming()
 

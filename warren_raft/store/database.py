@@ -28,7 +28,7 @@ from warren_raft.errors import (
     StorageFull,
     WarrenError,
 )
-from warren_raft.paths import absolute
+from warren_raft.paths import absolute, moved
 from warren_raft.store import codec
 from warren_raft.store.cache import DecodedCache
 from warren_raft.store.generations import StateDirectory, StateUntrusted
@@ -128,6 +128,7 @@ class Database:
         generation: int,
         sync: bool,
         clock: Callable[[], float],
+        marker: int = -1,
     ) -> None:
         self.path: Final = environment.path()
         self.generation: Final = generation
@@ -136,9 +137,12 @@ class Database:
         self.begin: Callable[..., lmdb.Transaction[Any]] = environment.begin
         """`begin(handle, None, False, buffers)`: a raw read transaction, for `with`. Raises Closed after close."""
         self._environment: lmdb.Environment | None = environment
+        self._file: Final = _File(self.path)
         self._state = state
         self._read_only = environment.flags()["readonly"]
         self._unsynced = not sync and not self._read_only
+        self._marker = marker
+        """A descriptor of the marker of unsynced commits, whose lock tells readers that this process lives; or -1."""
         self._failed = False
         self._write_lock = threading.Lock()
         self._writer: WriteTransaction | None = None
@@ -177,6 +181,7 @@ class Database:
         state.remove_stale()
         if generation is not None:
             state.require_trusted(generation)
+            state.hold(state.pointer)
             is_sealed = state.is_sealed(generation)
             if prove is not None and (is_suspect or not is_sealed):
                 prove(state.file_of(generation))
@@ -228,19 +233,24 @@ class Database:
     ) -> Database:
         state.require_trusted(generation)
         was_unsynced = state.is_unsynced(generation)
-        if not sync and not was_unsynced:
-            state.mark_unsynced(generation)
-        state.break_seal(generation)
+        marker = -1 if sync else state.mark_unsynced(generation)
         path = state.file_of(generation)
-        os.chmod(path, 0o600)  # it may have been copied here under any umask
-        environment = _open_environment(path, sync=sync)
-        database = cls(environment, state=state, generation=generation, sync=sync, clock=clock)
-        with _closing_on_failure(environment, path):
-            environment.reader_check()
-            database._prepare(environment, is_new)
-            if sync and was_unsynced:
-                environment.sync(True)
-                state.clear_mark(generation)
+        try:
+            state.break_seal(generation)
+            os.chmod(path, 0o600)  # it may have been copied here under any umask
+            state.hold(path)
+            environment = _open_environment(path, sync=sync)
+            database = cls(environment, state=state, generation=generation, sync=sync, clock=clock, marker=marker)
+            with _closing_on_failure(environment, path):
+                environment.reader_check()
+                database._prepare(environment, is_new)
+                if sync and was_unsynced:
+                    environment.sync(True)
+                    state.clear_mark(generation)
+        except BaseException:
+            _close_descriptor(marker)
+            state.let_go(path)
+            raise
         cls._open_databases.add(database)
         return database
 
@@ -401,7 +411,7 @@ class Database:
         snapshot has more pages than that. By path, because a descriptor of ours, closed, drops LMDB's locks.
         """
         used = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-        if os.stat(self.path).st_size > used:
+        if os.path.samestat(os.stat(self.path), self._file.status()) and self._file.status().st_size > used:
             os.truncate(self.path, used)
 
     def end_write(self) -> None:
@@ -500,7 +510,18 @@ class Database:
 
     def file_size_bytes(self) -> int:
         """The size of the file: it grows, and never shrinks. See `Transaction.used_bytes`."""
-        return os.stat(self.path).st_size
+        self._open_environment()
+        return self._file.status().st_size
+
+    def free_bytes(self) -> int:
+        """What anybody but root may still write to the file system of the file."""
+        status = self._file.file_system()
+        return status.f_bavail * status.f_frsize
+
+    def require_file(self) -> None:
+        """Raises Corrupted where the file was removed: what was committed is lost then. One system call."""
+        if self._file.status().st_nlink == 0:
+            raise moved(self.path)
 
     def _open_environment(self) -> lmdb.Environment:
         environment = self._environment
@@ -522,11 +543,18 @@ class Database:
         with self._write_lock:
             environment, self._environment = self._environment, None
             self.begin = _refuse_closed
-        if environment is None or self._read_only:
-            return
-        self._sync(environment)
-        if self._unsynced and self._state is not None:
-            self._state.clear_mark(self.generation)
+        try:
+            if environment is not None and not self._read_only:
+                self._sync(environment)
+                if self._unsynced and self._state is not None:
+                    self._state.clear_mark(self.generation)
+        finally:
+            self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        marker, self._marker = self._marker, -1
+        _close_descriptor(marker)
+        self._file.close()
 
     def close_sealed(self) -> None:
         """The same for whoever holds the directory; and seal the file, unless somebody still reads, or there is no room
@@ -546,6 +574,7 @@ class Database:
         with self._write_lock:
             self._environment = None
             self.begin = _refuse_closed
+        self._close_descriptors()
 
     def __enter__(self) -> Database:
         return self
@@ -562,6 +591,7 @@ class Database:
             cls._inherited.append((database._environment, database.begin))
             database._environment = None
             database.begin = _refuse_forked
+            database._close_descriptors()
             database._writer_thread = 0
             database._write_lock, database._reads_lock = threading.Lock(), threading.Lock()  # held by nobody here
             transactions: list[Transaction] = [*database._reads]
@@ -571,6 +601,21 @@ class Database:
 
 
 os.register_at_fork(after_in_child=Database._close_all_in_child)
+
+
+class _File:
+    """The database's file, whatever its path leads to later. With O_PATH: to close it drops none of LMDB's locks."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor: Final = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        self.close: Final = weakref.finalize(self, os.close, self._descriptor)
+
+    def status(self) -> os.stat_result:
+        return os.stat(self._descriptor)
+
+    def file_system(self) -> os.statvfs_result:
+        return os.statvfs(self._descriptor)
+
 
 _NO_TABLE: Final[Any] = None  # kind numbers begin at 1
 
@@ -616,6 +661,11 @@ def _closing_on_failure(environment: lmdb.Environment, path: str) -> Iterator[No
     except BaseException:
         environment.close()
         raise
+
+
+def _close_descriptor(descriptor: int) -> None:
+    if descriptor >= 0:
+        os.close(descriptor)
 
 
 def _readable_generation(state: StateDirectory) -> int:

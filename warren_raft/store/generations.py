@@ -7,17 +7,21 @@ Invariant: a file that may have lost pages is never opened, and the pointer alwa
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import re
+import stat
 import uuid
-import weakref
 from collections.abc import Callable
-from typing import ClassVar, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from warren_raft.errors import Corrupted, InUse, RefusedForSafety
+from warren_raft.errors import Corrupted, RefusedForSafety
 from warren_raft.paths import absolute
+
+if TYPE_CHECKING:
+    from warren_raft.store.ownership import Anchors
 
 SET_ASIDE_KEPT: Final = 2
 """Databases set aside for study are kept: enough to compare two, not enough to fill a disk."""
@@ -39,7 +43,15 @@ LOCAL_FUSE_FILESYSTEMS: Final = frozenset({"fuse.fuse-overlayfs"})
 _GENERATION = re.compile(r"(\d{1,18})\.mdb\Z")
 _SET_ASIDE = re.compile(r"(\d{1,18})\.mdb\.aside-[a-z-]+\Z")
 _EMPTY_BYTES: Final = 2 * os.sysconf("SC_PAGE_SIZE")  # LMDB's two header pages
+_SMALL_BYTES: Final = 4096
 _POINTER_MAX_BYTES: Final = 32  # 18 digits and a newline; more is damage
+_HIDDEN: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM})
+"""What the system says of files that a sandbox hides. Other errors (too many open files) say nothing about them."""
+
+BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
+MEMORY_DIRECTORY: Final = "/dev/shm"  # noqa: S108  # the file in it is checked to be this user's
+_TOKEN_CHARACTERS: Final = 32
+
 _REBUILD: Final = "nobody reads it; the manager rebuilds it from its newest snapshot and its log"
 
 
@@ -56,12 +68,52 @@ class StateUntrusted(Corrupted):
 
 
 def read_boot_id() -> str:
-    """What distinguishes this run of the kernel from every other. Where there is none: a value that never recurs."""
+    """What distinguishes this run of the kernel from every other: its boot id, or where a sandbox hides that
+    (ProcSubset=pid in a systemd unit) a token in memory. Where there is neither: a value that never recurs, so that
+    no unsynced state is trusted after a crash.
+
+    Not the time of boot (/proc/stat, btime): it is made from the wall clock, so two boots of a machine without a
+    battery-backed clock may have the same one.
+    """
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        with open(BOOT_ID, encoding="ascii") as file:
             return file.read().strip()
-    except OSError:
-        return f"unknown-{uuid.uuid4()}"
+    except OSError as error:
+        if error.errno not in _HIDDEN:
+            raise
+    return _token_in_memory(MEMORY_DIRECTORY) or f"unknown-{uuid.uuid4()}"
+
+
+def _token_in_memory(directory: str) -> str | None:
+    """A random value in a file of this user on a tmpfs, made if it is missing: it is lost exactly when the page cache
+    is. None where there is no such place."""
+    path = os.path.join(directory, f"warren-raft-boot-{os.geteuid()}")
+    try:
+        if mount_of(directory)[1] != "tmpfs":
+            return None
+        with contextlib.suppress(FileExistsError):
+            _make_token(path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (*_HIDDEN, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ELOOP):
+            raise
+        return None
+    with open(descriptor, "rb") as file:
+        status, token = os.fstat(descriptor), file.read(_TOKEN_CHARACTERS + 1)
+    is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+    return f"token-{token.decode()}" if is_ours and re.fullmatch(rb"[0-9a-f]{32}", token) else None
+
+
+def _make_token(path: str) -> None:
+    """Raises FileExistsError. The file gets its name when it is whole."""
+    part = f"{path}.{uuid.uuid4().hex}"
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(uuid.uuid4().hex.encode())
+        os.link(part, path)
+    finally:
+        os.unlink(part)
 
 
 # ------------------------------------------------------------------------------- files and directories
@@ -90,19 +142,40 @@ def sync_directory(path: str) -> None:
 
 def replace_file(path: str, data: bytes) -> None:
     """Make `path` hold `data`, mode 0600, atomically and durably: after a crash it is the old file or the new one."""
+    os.close(_replace_file(path, data, locked=False))
+
+
+def _replace_file(path: str, data: bytes, *, locked: bool) -> int:
+    """The same. Returns a descriptor of the new file; `locked`: with an flock that it had before it had its name."""
     temporary = f"{path}.tmp"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
+        try:
+            if locked:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(data)
             os.fsync(descriptor)
-        os.rename(temporary, path)
-    except OSError as error:  # a disk that is full, say
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise OSError(error.errno, error.strerror, path) from error
-    sync_directory(os.path.dirname(path))
+            os.rename(temporary, path)
+        except OSError as error:  # a disk that is full, say
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise OSError(error.errno, error.strerror, path) from error
+        sync_directory(os.path.dirname(path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Whether somebody has an exclusive flock on an open file."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
 
 
 def _sha256_of_file(path: str) -> str:
@@ -125,7 +198,7 @@ def _exists(path: str) -> bool:
 def _read_small_file(path: str) -> bytes | None:
     try:
         with open(path, "rb") as file:
-            return file.read(4096)
+            return file.read(_SMALL_BYTES)
     except FileNotFoundError:
         return None
 
@@ -151,7 +224,9 @@ def mount_namespace() -> str:
     """What distinguishes the mount namespace of this process; within one, a mount has one id."""
     try:
         return os.readlink("/proc/self/ns/mnt")
-    except OSError:
+    except OSError as error:
+        if error.errno not in _HIDDEN:
+            raise
         return "unknown"
 
 
@@ -159,7 +234,9 @@ def _read_proc(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
-    except OSError:
+    except OSError as error:
+        if error.errno not in _HIDDEN:
+            raise
         return ""
 
 
@@ -173,63 +250,6 @@ def refuse_network_filesystem(directory: str, file_system: str) -> None:
             f"{directory} is on a network file system ({file_system}), where the database cannot be kept "
             "safely: use a directory on a local disk"
         )
-
-
-class DirectoryLock:
-    """The one owner of a data directory: an flock on DATA_DIR/lock, held until `release`.
-
-    It goes away with the process, however that ends. Raises InUse where another process, or another store of
-    this process, has it. A forked child has no part in it: an flock lasts until the last copy of its descriptor
-    is closed, and a child that lives on would keep its parent's directory locked.
-    """
-
-    _held: ClassVar[weakref.WeakSet[DirectoryLock]] = weakref.WeakSet()
-
-    def __init__(self, data_dir: str | os.PathLike[str]) -> None:
-        directory = absolute(data_dir)
-        make_directory(directory)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(os.path.join(directory, "lock"), flags, 0o600)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.release()
-            if isinstance(error, BlockingIOError):
-                raise InUse(directory, "is in use by another store or process") from None
-            raise
-        DirectoryLock._held.add(self)
-
-    def release(self) -> None:
-        """Give the directory up. Calling it again does nothing."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # for all copies: a child may just have been forked
-            os.close(descriptor)
-
-    @classmethod
-    def is_held(cls, data_dir: str | os.PathLike[str]) -> bool:
-        """Whether somebody has the directory at this moment. Makes no file."""
-        try:
-            descriptor = os.open(os.path.join(data_dir, "lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
-
-    @classmethod
-    def _forget_in_child(cls) -> None:
-        for lock in list(cls._held):
-            descriptor, lock._descriptor = lock._descriptor, -1
-            if descriptor >= 0:
-                os.close(descriptor)
-
-
-os.register_at_fork(after_in_child=DirectoryLock._forget_in_child)
 
 
 # ------------------------------------------------------------------------------- generations
@@ -246,18 +266,59 @@ class StateDirectory:
     starts             how many starts in a row ended without a word
     """
 
-    def __init__(self, data_dir: str | os.PathLike[str], *, boot_id: Callable[[], str] = read_boot_id) -> None:
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str],
+        *,
+        boot_id: Callable[[], str] = read_boot_id,
+        anchors: Anchors | None = None,
+    ) -> None:
+        """`anchors`: of the owner of the directory. The files that must stay in their places are held there, and
+        nothing is changed once one of them is not: what is there then may be somebody else's."""
         self.data_dir: Final = absolute(data_dir)
         self.path: Final = os.path.join(self.data_dir, "state")
         self.pointer: Final = os.path.join(self.path, "current")
         self._starts: Final = os.path.join(self.path, "starts")
         self._boot_id: Final = boot_id
+        self._anchors: Final = anchors
 
     def create(self) -> None:
         """Make the directory if it is missing. Raises RefusedForSafety on a network file system."""
         make_directory(self.data_dir)
         make_directory(self.path)
         refuse_network_filesystem(self.path, mount_of(self.path)[1])
+        self.hold(self.data_dir, self.path)
+
+    # ---- what must stay in its place
+
+    def hold(self, *paths: str) -> None:
+        """From now on these paths must lead to what they lead to now. Nothing where there are no anchors."""
+        if self._anchors is not None:
+            for path in paths:
+                self._anchors.hold(path)
+
+    def let_go(self, *paths: str) -> None:
+        """Before they are removed or replaced."""
+        if self._anchors is not None:
+            for path in paths:
+                self._anchors.let_go(path)
+
+    def require_in_place(self) -> None:
+        """Raises Corrupted where the directory, or a file in use, was removed, moved or replaced."""
+        if self._anchors is not None:
+            self._anchors.require()
+
+    def _replace(self, path: str, data: bytes, *, locked: bool = False) -> int:
+        """Replace a file that is held; a descriptor of the new one."""
+        self.require_in_place()
+        self.let_go(path)
+        descriptor = _replace_file(path, data, locked=locked)
+        try:
+            self.hold(path)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def file_of(self, generation: int) -> str:
         """The path of a generation's database file."""
@@ -294,7 +355,7 @@ class StateDirectory:
 
     def publish(self, generation: int) -> None:
         """Make `generation` the current one: readers see it at their next read."""
-        replace_file(self.pointer, b"%d\n" % generation)
+        os.close(self._replace(self.pointer, b"%d\n" % generation))
 
     def next_generation(self) -> int:
         """A number above every one in use. Numbers are not used twice, so that a stale name never fits."""
@@ -318,6 +379,8 @@ class StateDirectory:
 
     def remove(self, generation: int) -> None:
         """Remove a generation's files, as far as they exist."""
+        self.require_in_place()
+        self.let_go(self.file_of(generation), self._marker_of(generation))
         for suffix in ("", "-lock", ".unsynced", ".sealed"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.file_of(generation) + suffix)
@@ -328,7 +391,9 @@ class StateDirectory:
 
         Returns the new path, None where the file is gone. The caller has closed the database.
         """
+        self.require_in_place()
         source = self.file_of(generation)
+        self.let_go(source)
         target = f"{source}.aside-{why}"
         try:
             os.rename(source, target)
@@ -368,15 +433,20 @@ class StateDirectory:
         No marker: it was closed cleanly, or every commit was synced. A marker of this boot and this very file
         on this very mount: the page cache has what the disk may lack. Any other marker: pages may be lost.
 
-        `reading`: beside a manager, which may run in a mount namespace of its own (a container, a systemd unit
-        with a private /tmp), where the same mount has another id. It is compared within a namespace only. A
-        manager itself is strict: for it, doubt costs the time of a rebuild.
+        `reading`: beside a manager. While that runs its marker is locked, and nothing is compared: no lock outlives
+        its boot. It may run in a mount namespace of its own (a container, a systemd unit with a private /tmp), where
+        the same mount has another id, so that is compared within a namespace only. A manager itself is strict: for
+        it, doubt costs the time of a rebuild.
         """
         path = self.file_of(generation)
         if not _exists(path):
             raise StateUntrusted(path, "the current database is missing", generation)
-        marker = _read_small_file(self._marker_of(generation))
-        if marker is None:
+        try:
+            with open(self._marker_of(generation), "rb") as opened:
+                if reading and _is_locked(opened.fileno()):
+                    return
+                marker = opened.read(_SMALL_BYTES)
+        except FileNotFoundError:
             return
         file, mount, namespace = self._page_cache_identity(generation)
         is_elsewhere = reading and not marker.endswith(namespace)
@@ -387,12 +457,18 @@ class StateDirectory:
         path = self.file_of(generation)
         raise StateUntrusted(path, "was not synced before the machine, or the disk, went away", generation)
 
-    def mark_unsynced(self, generation: int) -> None:
-        """Make the marker durable. Before the first commit that is not synced, never after."""
-        replace_file(self._marker_of(generation), b"".join(self._page_cache_identity(generation)))
+    def mark_unsynced(self, generation: int) -> int:
+        """Make the marker durable. Before the first commit that is not synced, never after.
+
+        Returns a descriptor of it, which holds its lock: to be closed when the database is, in forked children too.
+        """
+        identity = b"".join(self._page_cache_identity(generation))
+        return self._replace(self._marker_of(generation), identity, locked=True)
 
     def clear_mark(self, generation: int) -> None:
         """Take the marker away: every commit has been synced."""
+        self.require_in_place()
+        self.let_go(self._marker_of(generation))
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._marker_of(generation))
             sync_directory(self.path)
@@ -406,10 +482,12 @@ class StateDirectory:
         """Note what the file holds, now that nobody writes to it: LMDB 0.9 has no page checksums, and a disk may change
         a bit while no manager looks. Not while an environment of this process has the file open: closing another
         descriptor of it would drop LMDB's locks."""
+        self.require_in_place()
         replace_file(self._seal_of(generation), f"{_sha256_of_file(self.file_of(generation))}\n".encode())
 
     def break_seal(self, generation: int) -> None:
         """Before anything is written to the file, durably."""
+        self.require_in_place()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._seal_of(generation))
             sync_directory(self.path)
@@ -429,12 +507,13 @@ class StateDirectory:
 
     def condemn(self, generation: int) -> None:
         """Let the marker match nothing: a write-back failed, so even this boot's page cache may be wrong."""
-        replace_file(self._marker_of(generation), b"write-back failed\n")
+        os.close(self._replace(self._marker_of(generation), b"write-back failed\n"))
 
     # ---- starts that ended without a word
 
     def note_start(self) -> int:
         """Count a start. Returns how many before it, in a row, ended without a word (see SUSPECT_AFTER_STARTS)."""
+        self.require_in_place()
         data = _read_small_file(self._starts) or b"0"
         failed = int(data) if re.fullmatch(rb"\d{1,9}\n?", data) else 0
         replace_file(self._starts, b"%d\n" % (failed + 1))
@@ -442,6 +521,7 @@ class StateDirectory:
 
     def forget_starts(self) -> None:
         """The start got ready, or failed with an error that says why: neither speaks against the state."""
+        self.require_in_place()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._starts)
             sync_directory(self.path)

@@ -1,0 +1,200 @@
+"""Who owns a data directory, and whether it is still the one that was opened.
+
+Lives here: the lock that keeps a second process out, and the watch over the directories and files that must stay in
+their places. Not here: what is in them (generations.py, raft/log.py). Invariant: of all processes that open a data
+directory one at most owns it, also when somebody removes the lock file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+import weakref
+from typing import ClassVar, Final
+
+from warren_raft.errors import InUse
+from warren_raft.paths import absolute, moved
+from warren_raft.store.generations import make_directory
+
+LOCK_NAME: Final = "lock"
+_LOCK_RACES_MAX: Final = 10  # a lock file that is removed between its open and its lock
+_FILE_LOCK_SECONDS: Final = 0.1
+"""A lock file that is locked is tried for so long: who asks `is_held` has it for an instant."""
+_DIRECTORY_LOCK_SECONDS: Final = 1.0
+"""A directory that is locked although its lock file is free is tried for so long: systemd-tmpfiles locks each directory
+for a moment while it looks for old files in it."""
+_LOCK_PAUSE_SECONDS: Final = 0.02
+
+LOCK_FILE_REMOVED: Final = (
+    "the file lock was removed from this directory, by a tidy-up perhaps, and was made again: keep tidy-ups out of it, "
+    "they may remove the data next"
+)
+
+
+def _lock(descriptor: int, seconds: float) -> bool:
+    """Lock an open file or directory exclusively, within so long; whether that was possible. Raises OSError."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOCK_PAUSE_SECONDS)
+        else:
+            return True
+
+
+def _is_locked(path: str) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:  # or a file system that does not lock directories
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(descriptor)
+    return False
+
+
+class DirectoryLock:
+    """The one owner of a data directory: an flock on DATA_DIR/lock and one on DATA_DIR itself, until `release`.
+
+    They go away with the process, however that ends. The one on the directory holds when a tidy-up removes the file;
+    the file is what releases before this one looked at. Raises InUse where another process, or another store of this
+    process, has either. A forked child has no part in it: an flock lasts until the last copy of its descriptor
+    is closed, and a child that lives on would keep its parent's directory locked.
+    """
+
+    _held: ClassVar[weakref.WeakSet[DirectoryLock]] = weakref.WeakSet()
+
+    def __init__(self, data_dir: str | os.PathLike[str]) -> None:
+        self.path: Final = absolute(data_dir)
+        make_directory(self.path)
+        self._file = -1
+        self._directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._file = self._locked_file()
+            self._lock_directory()
+        except BaseException:
+            self.release()
+            raise
+        DirectoryLock._held.add(self)
+
+    def _locked_file(self) -> int:
+        """The file that has the lock's name, locked."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        for _ in range(_LOCK_RACES_MAX):
+            descriptor = os.open(LOCK_NAME, flags, 0o600, dir_fd=self._directory)
+            try:
+                if not _lock(descriptor, _FILE_LOCK_SECONDS):
+                    raise InUse(self.path, "is in use by another store or process")
+                if self._has_name(descriptor):
+                    return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # it was removed after it was opened: its lock keeps nobody out
+        raise InUse(self.path, f"has a lock file that is removed as soon as it is made ({LOCK_NAME})")
+
+    def _has_name(self, descriptor: int) -> bool:
+        try:
+            named = os.stat(LOCK_NAME, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(descriptor))
+
+    def _lock_directory(self) -> None:
+        try:
+            is_ours = _lock(self._directory, _DIRECTORY_LOCK_SECONDS)
+        except OSError:
+            return  # a file system that locks files only, as network file systems do
+        if not is_ours:
+            raise InUse(
+                self.path,
+                "is locked by another process, although its lock file is not (somebody removed it, perhaps): "
+                f"`fuser -v {self.path}` shows that process",
+            )
+
+    @classmethod
+    def is_held(cls, data_dir: str | os.PathLike[str]) -> bool:
+        """Whether somebody has the directory at this moment. Makes no file."""
+        return any(_is_locked(path) for path in (os.path.join(data_dir, LOCK_NAME), os.fspath(data_dir)))
+
+    def restore_file(self) -> bool:
+        """Make and lock DATA_DIR/lock again where somebody removed or replaced it; whether that was so.
+
+        Raises InUse where another process has locked the new one, that is, a store of an older release, which now works
+        in this directory too; OSError. One thread at a time. Two system calls where nothing happened.
+        """
+        if self._has_name(self._file):
+            return False
+        before, self._file = self._file, self._locked_file()
+        os.close(before)
+        return True
+
+    def release(self) -> None:
+        """Give the directory up. Calling it again does nothing."""
+        descriptors = self._file, self._directory
+        self._file = self._directory = -1
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # for all copies: a child may just have been forked
+                os.close(descriptor)
+
+    @classmethod
+    def _forget_in_child(cls) -> None:
+        for lock in list(cls._held):
+            descriptors = lock._file, lock._directory
+            lock._file = lock._directory = -1
+            for descriptor in descriptors:
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+
+os.register_at_fork(after_in_child=DirectoryLock._forget_in_child)
+
+
+class Anchors:
+    """Directories and files whose paths must lead to them for as long as a store is open. All methods are thread-safe.
+
+    Each is kept open (O_PATH, which takes no part in locks), so that no other file gets its inode number meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[str, int] = {}
+
+    def hold(self, path: str) -> None:
+        """From now on `path` must lead to what it leads to now; nothing if it is held already. Raises OSError."""
+        with self._lock:
+            if path not in self._held:
+                self._held[path] = os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+    def let_go(self, path: str) -> None:
+        """Before it is removed or replaced; nothing if it is not held."""
+        with self._lock:
+            descriptor = self._held.pop(path, -1)
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def require(self) -> None:
+        """Raises Corrupted, with the path, where one of them is not in its place any more. Two system calls each."""
+        with self._lock:
+            for path, descriptor in self._held.items():
+                held = os.fstat(descriptor)
+                try:
+                    is_there = os.path.samestat(os.stat(path), held)
+                except (FileNotFoundError, NotADirectoryError):
+                    is_there = False
+                if not is_there:
+                    raise moved(path)
+
+    def close(self) -> None:
+        """Let go of all of them. Idempotent."""
+        for path in list(self._held):
+            self.let_go(path)
