@@ -1,17 +1,19 @@
 """`warren-raft import` and `export`: a whole cluster's entities, one a line, in Warren's own form.
 
 The form itself is warren_raft/migrate/records.py. Invariant: import stores nothing of a file that has one
-bad line; export is one consistent view, and a file under the name it was given is complete.
+bad line; export is one consistent view, and a file under the name it was given is complete. No view stays open for as
+long as somebody reads the output: the manager's database would grow meanwhile.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import secrets
+import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, BinaryIO, Final
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import IO, TYPE_CHECKING, BinaryIO, Final
 
 import click
 
@@ -19,6 +21,7 @@ from warren_raft.admin import operation
 from warren_raft.entity_json import to_json, write_base64
 from warren_raft.errors import InvalidEntity, NotFound, WarrenError
 from warren_raft.migrate.records import format_line, parse_line
+from warren_raft.outputs import collected, is_node, is_stdout, open_node, whole_file
 from warren_raft.store.tables import BY_NAME, CA, KINDS
 from warren_raft.store.writing import put_operation
 from warren_raft.wording import counted
@@ -107,33 +110,44 @@ def export(target: str) -> None:
     """Write every entity to a file.
 
     FILE (- is stdout) gets one JSON object a line, in Warren's own form. What is written is the state at one moment.
-    Reads the database directly, whether or not the manager runs. FILE holds secrets: it is readable by its owner
-    only, and it appears under its name when it is complete.
+    Reads the database directly, whether or not the manager runs. FILE holds secrets: a new one is readable by its
+    owner only, and it appears under its name when it is complete. A symbolic link is followed; a device or a FIFO is
+    written to.
 
     \b
     Example: warren-raft export state.jsonl --data-dir data/m1
     """
     if target != "-" and (not target or os.path.isdir(target)):
         raise click.UsageError(f"{target!r} is not the name of a file")
-    with database() as store, store.read() as view:
-        if target == "-":
-            _write_records(view, sys.stdout.buffer)
-            return
-        with _whole_file(target) as file:
-            written = _write_records(view, file)
+    with _output(target) as file, database() as store, store.read() as view:
+        written = _write_records(view, file)
+    if target == "-" or is_stdout(target):
+        return
     if wants_json():
         print_json({"exported": written})
     else:
         click.echo(f"exported {counted(written, 'record')} to {target}")
 
 
-def _write_records(view: View, file: BinaryIO) -> int:
+def _output(target: str) -> AbstractContextManager[IO[bytes]]:
+    if target == "-":
+        return collected("stdout", _send_to_stdout)
+    return open_node(target) if is_node(target) else whole_file(target)
+
+
+def _send_to_stdout(file: IO[bytes]) -> None:
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
+    shutil.copyfileobj(file, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+
+
+def _write_records(view: View, file: IO[bytes]) -> int:
     """Writes every record of the view, kind by kind, by id. Returns their number."""
     written = 0
     for line in _records(view):
         file.write(line.encode() + b"\n")
         written += 1
-    file.flush()
     return written
 
 
@@ -144,39 +158,6 @@ def _records(view: View) -> Iterator[str]:
                 yield format_line(kind.name, entity)
     with suppress(NotFound):
         yield format_line(CA.name, view.get_ca())
-
-
-@contextmanager
-def _whole_file(path: str) -> Iterator[BinaryIO]:
-    """A file to write that gets its name (mode 0600) once it is complete and on disk; else nothing is left.
-
-    An OSError names the file that was wanted, not the one that is written to.
-    """
-    temporary = f"{path}.{secrets.token_hex(4)}.partial"
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        _sync_directory(os.path.dirname(path) or ".")
-    except WarrenError:  # some are an OSError too
-        raise
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from error
-
-
-def _sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

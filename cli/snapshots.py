@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from warren_raft.outputs import is_stdout, write_all
 from warren_raft.wording import counted
 
 from .common import MemberType, NodeIdType, WarrenGroup, cell, data_dir, manager, print_json, wants_json
@@ -45,7 +46,7 @@ def save(target: str) -> None:
 
     Works on any manager, and without a quorum; then the file says so. The manager verifies every record before it
     sends the file. FILE holds secrets: it is readable by its owner only, it appears under its name when it is
-    complete and on disk, and a file that is there already is never replaced.
+    complete and on disk, and a file that is there already is never replaced. A device or a FIFO is written to.
 
     \b
     Example: warren-raft snapshot save warren.snapshot --data-dir data/m1
@@ -62,6 +63,8 @@ def save(target: str) -> None:
             f"warren-raft: {manifest.node_id} had no quorum: the cluster may have stored more than {target} holds",
             err=True,
         )
+    if is_stdout(target):
+        return
     if wants_json():
         print_json(manifest_json(manifest))
     else:
@@ -77,19 +80,13 @@ def _receive(part: str, target: str) -> None:
         with os.fdopen(descriptor, "wb", buffering=0) as file, progress("saving", size) as advance:
             try:
                 for chunk in chunks:
-                    _write_all(file.fileno(), chunk)
+                    write_all(file.fileno(), chunk)
                     advance(len(chunk))
                 os.fsync(file.fileno())
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise StorageFull(f"{target}: no space left for the snapshot") from error
                 raise
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 # ---------------------------------------------------------------------------------------------- inspect, verify

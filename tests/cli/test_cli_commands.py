@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 import termios
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -310,3 +311,86 @@ def test_a_terminal_gets_a_progress_bar_and_tables_folded_to_its_width(manager: 
     lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", listed).splitlines()
     assert any(line.startswith("ID ") for line in lines)
     assert max(map(len, lines)) <= 60
+
+
+# --------------------------------------------------------------------------------- devices, FIFOs, links as output
+
+
+@pytest.mark.parametrize("command", [("export",), ("snapshot", "save")])
+def test_output_to_a_fifo_goes_to_whoever_reads_it(
+    warren: Command, manager: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """(Pins a bug: the FIFO became a regular file with all secrets, and its reader waited for ever.)"""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(fifo.read_bytes()), daemon=True)
+    reader.start()
+    assert warren(*command, fifo, "--data-dir", manager).code == 0
+    reader.join(30)
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+    (tmp_path / "out").write_bytes(got[0])
+    if command == ("export",):
+        assert got[0] == warren("export", "-", "--data-dir", manager).text.encode()
+    else:
+        assert warren("snapshot", "verify", tmp_path / "out").code == 0
+
+
+@pytest.mark.parametrize("command", [("export",), ("snapshot", "save")])
+def test_output_to_stdout_by_name_has_nothing_else_in_it(
+    warren: Command, manager: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    stdout = tmp_path / "stdout"  # what /dev/stdout is; a test must not endanger that
+    stdout.symlink_to("/proc/self/fd/1")
+    program = [sys.executable, "-m", "warren_raft_cli", *command, str(stdout), "--data-dir", str(manager)]
+    done = subprocess.run(program, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert stdout.is_symlink()
+    (tmp_path / "out").write_bytes(done.stdout)
+    if command == ("export",):
+        assert done.stdout == warren("export", "-", "--data-dir", manager).text.encode()
+    else:
+        assert warren("snapshot", "verify", tmp_path / "out").code == 0
+
+
+def test_an_export_follows_a_link_and_refuses_one_to_nothing(warren: Command, manager: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "broken").symlink_to("nothing")
+    assert warren("export", tmp_path / "link", "--data-dir", manager).code == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == warren("export", "-", "--data-dir", manager).text
+    broken = warren("export", tmp_path / "broken", "--data-dir", manager)
+    assert (broken.code, sorted(os.listdir(tmp_path))) == (4, ["broken", "link", "real"])
+    assert "a symbolic link to nothing" in broken.err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a device")
+def test_a_full_device_is_exit_code_7_and_named(warren: Command, manager: Path, tmp_path: Path) -> None:
+    device = tmp_path / "full"
+    os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(1, 7))
+    for command in (("export",), ("snapshot", "save")):
+        full = warren(*command, device, "--data-dir", manager)
+        assert (full.code, full.err) == (7, f"warren-raft: {device}: No space left on device\n")
+        assert stat.S_ISCHR(device.stat().st_mode)
+
+
+def test_an_export_to_a_pager_does_not_hold_up_the_database(warren: Command, manager: Path, entity_file: Any) -> None:
+    """(Pins a bug: the view was open for as long as the pager was, and the state grew with every change.)"""
+    large = entity_file({"id": "large", "labels": {"text": "x" * 300_000}})  # more than a pipe holds
+    assert warren("put", "node", "-f", large, "--data-dir", manager).code == 0
+    command = [sys.executable, "-m", "warren_raft_cli", "export", "-", "--data-dir", str(manager)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"{"  # and now it stands still
+        held = [link for link in open_links(process.pid) if "/state/" in link]
+        rest = process.stdout.read()
+    assert held == []
+    assert len(rest) > 300_000
+    assert warren("delete", "node", "large", "--data-dir", manager).code == 0
+
+
+def open_links(pid: int) -> list[str]:
+    """What the process has open."""
+    directory = f"/proc/{pid}/fd"
+    return [os.readlink(f"{directory}/{name}") for name in os.listdir(directory)]

@@ -226,7 +226,7 @@ def test_a_full_disk_is_exit_code_7_and_leaves_nothing(
     def full(_descriptor: int, _data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(snapshots_module, "_write_all", full)
+    monkeypatch.setattr(snapshots_module, "write_all", full)
     ran = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", manager)
     assert (ran.code, ran.err) == (7, f"warren-raft: {tmp_path / 's.mdb'}: no space left for the snapshot\n")
     assert nothing_left(tmp_path)
@@ -235,12 +235,12 @@ def test_a_full_disk_is_exit_code_7_and_leaves_nothing(
 def test_bytes_that_change_on_their_way_are_exit_code_3(
     warren: Command, manager: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_all = snapshots_module._write_all
+    write_all = snapshots_module.write_all
 
     def spoiling(descriptor: int, data: bytes) -> None:
         write_all(descriptor, bytes([data[0] ^ 1]) + data[1:])
 
-    monkeypatch.setattr(snapshots_module, "_write_all", spoiling)
+    monkeypatch.setattr(snapshots_module, "write_all", spoiling)
     ran = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", manager)
     assert ran.code == 3
     assert nothing_left(tmp_path)

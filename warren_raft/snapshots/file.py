@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias
 
 from warren_raft.errors import InvariantViolation, RefusedForSafety, SnapshotInvalid, StorageFull
 from warren_raft.fsm.entry import Committed, read_committed
+from warren_raft.outputs import write_all
 from warren_raft.store.database import Database, ReadTransaction, StorageFailed
 from warren_raft.store.tables import KINDS
 
@@ -198,13 +199,6 @@ def sha256_of(descriptor: int, size: int, progress: Progress | None = None) -> s
         if progress is not None:
             progress(position / size)
     return digest.hexdigest()
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """A nearly full disk takes a part first, and says so at the rest."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 @contextmanager

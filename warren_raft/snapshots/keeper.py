@@ -21,8 +21,9 @@ from typing import Final, TypeAlias
 from warren_raft.errors import Corrupted, InvariantViolation, SnapshotInvalid, StorageFull
 from warren_raft.fsm.entry import FIRST_INDEX
 from warren_raft.fsm.machine import StateMachine
+from warren_raft.outputs import write_all
 from warren_raft.snapshots.directory import INCOMING, Damaged, Snapshot, SnapshotDirectory
-from warren_raft.snapshots.file import TRAILER_BYTES, Manifest, extract, no_space_as_storage_full, write_all
+from warren_raft.snapshots.file import TRAILER_BYTES, Manifest, extract, no_space_as_storage_full
 from warren_raft.snapshots.verification import Cancel, verify_in_child
 from warren_raft.store.database import Database
 from warren_raft.store.generations import StateDirectory, replace_file

@@ -1,7 +1,7 @@
 """A snapshot for somebody outside: a file at a path of the caller's, verified, that is whole or not there.
 
 A manager's own snapshots are in directory.py. Invariant: a file under the name that was asked for is verified and on
-disk, and no file that was there before is replaced.
+disk, and no file that was there before is replaced. A device or a FIFO gets a snapshot that was verified before.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import secrets
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from datetime import datetime
 from typing import Final
 
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid
+from warren_raft.outputs import copy_to_node, is_node, node_descriptor
 from warren_raft.paths import absolute
 from warren_raft.snapshots.file import Manifest, Path, manifest_in, opened, sha256_of, write
 from warren_raft.snapshots.verification import Cancel, verify_in_child
@@ -43,6 +45,9 @@ def save(
 ) -> Manifest:
     """Write a snapshot to `path` (mode 0600), verify every record of it in a child, and only then give it that name.
 
+    Where `path` is a device, a FIFO or /dev/stdout, the snapshot is made in the directory for temporary files, and
+    written there then.
+
     Raises RefusedForSafety (there is a file of that name), StorageFull, OSError, SnapshotInvalid (the state itself is
     not sound), VerificationFailed, Closed (`cancel` was set). Nothing is left then.
     """
@@ -57,8 +62,12 @@ def new_file(path: Path) -> Iterator[str]:
     """The name of a file to make, `PATH.<random>.part`, which gets the name `path` when the block ends well.
 
     Else it is removed; where the process was killed, by the next one for the same path a day later. Errors name
-    `path`.
+    `path`. For a device or a FIFO it is a name in a directory for temporary files, and the file's content goes there.
     """
+    if is_node(path):
+        with _for_node(path) as part:
+            yield part
+        return
     path = absolute(path)
     _require_free(path)
     directory, name = os.path.split(path)
@@ -76,6 +85,19 @@ def new_file(path: Path) -> Iterator[str]:
         if error.filename == part:
             raise OSError(error.errno, error.strerror, path) from error
         raise
+
+
+@contextmanager
+def _for_node(path: Path) -> Iterator[str]:
+    node = node_descriptor(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix="warren-raft-") as directory:
+            part = os.path.join(directory, "snapshot.part")
+            yield part
+            with open(part, "rb") as file:
+                copy_to_node(file, node, path)
+    finally:
+        os.close(node)
 
 
 def remove_leftovers(directory: str, is_part: re.Pattern[str], *, now: float) -> None:
