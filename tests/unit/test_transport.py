@@ -31,7 +31,7 @@ from warren_raft.errors import InUse, InvariantViolation
 from warren_raft.raft import connection as connection_module
 from warren_raft.raft import transport as transport_module
 from warren_raft.raft.transport import LinkEnd, Refusal, Timing, Transport, parse_address
-from warren_raft.raft.wire import HANDSHAKE_FRAME_BYTES, FrameReader, Message, encode
+from warren_raft.raft.wire import HANDSHAKE_MESSAGE_BYTES, FrameReader, Message, encode
 
 FAST = Timing(
     ping_seconds=0.04,
@@ -69,6 +69,7 @@ class Node:
             on_link_up=self._up,
             on_link_down=self._down,
             on_message=self._message,
+            on_arriving=lambda peer_id, link, term: self.events.append(("arriving", peer_id, link, term)),
             on_refused=lambda who, refusal: self.events.append(("refused", who, refusal.code, refusal.text)),
             on_dial_refused=lambda who: self.events.append(("dial refused", who)),
             random=random.Random(1),
@@ -102,7 +103,7 @@ class Node:
     def messages(self) -> list[Message]:
         return [message for _, message in self.told("message")]
 
-    def send(self, peer_id: str, message: Message | bytes) -> None:
+    def send(self, peer_id: str, message: Message) -> None:
         self.transport.send(self.current[peer_id], message)
 
 
@@ -145,7 +146,7 @@ class Stranger:
 
 
 def hello(node_id: str, **fields: Any) -> Message:
-    return {"type": "hello", "magic": "warren_raft", "protocol": [1, 1], "node_id": node_id, **fields}
+    return {"type": "hello", "magic": "warren_raft", "protocol": [2, 2], "node_id": node_id, **fields}
 
 
 class Stage:
@@ -189,12 +190,63 @@ class Stage:
         self.stack.callback(server.close)
         return "{}:{}".format(*server.sockets[0].getsockname()), arrived
 
+    async def thin(self, node: Node, bytes_per_second: float) -> str:
+        """An address from which a network leads to a node: it carries so much each way, and its buffers have no end."""
+
+        async def arrive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there_reader, there = await asyncio.open_connection(*node.transport.listening)
+            halves = [
+                asyncio.ensure_future(carry(reader, there, bytes_per_second)),
+                asyncio.ensure_future(carry(there_reader, writer, bytes_per_second)),
+            ]
+
+            async def end() -> None:
+                for half in halves:
+                    half.cancel()
+                await asyncio.gather(*halves, return_exceptions=True)
+                for side in (writer, there):
+                    side.transport.abort()
+
+            self.stack.push_async_callback(end)
+
+        server = await asyncio.start_server(arrive, HOST, 0)
+        self.stack.callback(server.close)
+        return "{}:{}".format(*server.sockets[0].getsockname())
+
+    async def thin_pair(self, bytes_per_second: float, timing: Timing) -> tuple[Node, Node]:
+        """m1 and m2, with a link through a thin network."""
+        a, b = await self.node("m1", timing), await self.node("m2", timing)
+        a.transport.set_peers({"m2": [await self.thin(b, bytes_per_second)]})
+        await linked(a, b)
+        return a, b
+
     async def pair(self, timing: Timing = FAST) -> tuple[Node, Node]:
         """m1, which dials, and m2, with a link."""
         a, b = await self.node("m1", timing), await self.node("m2", timing)
         a.transport.set_peers({"m2": (b.address,)})
         await linked(a, b)
         return a, b
+
+
+async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bytes_per_second: float) -> None:
+    """Bytes in one direction, all taken in at once and given out one by one."""
+    held: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def give_out() -> None:
+        free_at = 0.0
+        while chunk := await held.get():
+            now = asyncio.get_running_loop().time()
+            free_at = max(now, free_at) + len(chunk) / bytes_per_second
+            await asyncio.sleep(free_at - now)
+            writer.write(chunk)
+        writer.close()
+
+    async with asyncio.TaskGroup() as halves:
+        halves.create_task(give_out())
+        while chunk := await reader.read(65_536):
+            for at in range(0, len(chunk), 2048):
+                held.put_nowait(chunk[at : at + 2048])
+        held.put_nowait(b"")
 
 
 async def linked(a: Node, b: Node) -> None:
@@ -237,7 +289,7 @@ async def test_two_managers_get_a_link_and_messages_pass_both_ways_in_order(stag
     a, b = await stage.pair()
     for n in range(500):
         a.send("m2", {"type": "count", "n": n})
-        b.send("m1", encode({"type": "count", "n": -n}))
+        b.send("m1", {"type": "count", "n": -n})
     await until(lambda: len(a.messages()) == len(b.messages()) == 500)
     assert [m["n"] for m in b.messages()] == list(range(500))
     assert [m["n"] for m in a.messages()] == [-n for n in range(500)]
@@ -329,7 +381,8 @@ async def test_our_own_id_among_the_peers_is_not_dialled(stage: Stage) -> None:
         (hello("m2\nm3 is evil"), "protocol"),
         (hello(""), "protocol"),
         ({**hello("m2"), "node_id": 5}, "protocol"),
-        (hello("m2", protocol=[2, 3]), "protocol"),
+        (hello("m2", protocol=[1, 1]), "protocol"),
+        (hello("m2", protocol=[3, 4]), "protocol"),
         (hello("m2", protocol=[0, 0]), "protocol"),
         (hello("m2", protocol=None), "protocol"),
         (hello("m2", protocol=["1", "1"]), "protocol"),
@@ -353,7 +406,7 @@ def test_a_hello_that_is_not_a_managers_is_refused(said: Message, code: str) -> 
 
 @scenario
 async def test_a_newer_release_with_a_common_version_is_welcome(stage: Stage) -> None:
-    """A rolling upgrade: the newer one still speaks version 1."""
+    """A rolling upgrade: the newer one still speaks version 2."""
     a = await stage.node("m1")
     stranger = await stage.dial(a)
     stranger.say(hello("m2", protocol=[1, 9]))
@@ -590,8 +643,8 @@ async def is_unharmed(a: Node, b: Node) -> None:
 HOSTILE: dict[str, bytes] = {
     "a browser": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     "noise": random.Random(5).randbytes(5000),
-    "a huge length": struct.pack(">II", 2**31, 0) + b"x" * 100,
-    "a frame over the handshake's limit": encode({**hello("m9"), "pad": bytes(HANDSHAKE_FRAME_BYTES)}),
+    "a huge length": struct.pack(">II", 2**24 - 1, 0) + b"x" * 100,
+    "a frame over the handshake's limit": encode({**hello("m9"), "pad": bytes(HANDSHAKE_MESSAGE_BYTES)}),
     "a flipped bit": encode(hello("m9"))[:-1] + b"\x00",
     "a pickle": struct.pack(">II", 4, 0) + pickle.dumps({"type": "hello"}),
     "a message before the handshake": encode({"type": "append", "term": 10**6}),
@@ -619,7 +672,7 @@ def test_bytes_that_are_not_ours_cost_that_connection_only(what: str) -> None:
 
 HOSTILE_PEER: dict[str, bytes] = {
     "noise": b"\x00\x00\x00\x05noise!!!!!!!!!",
-    "a huge length": struct.pack(">II", 2**31, 0),
+    "a huge length": struct.pack(">II", 2**24 - 1, 0),
     "a flipped bit": encode({"type": "append"})[:-1] + b"\x00",
     "another hello": encode(hello("m9")),
     "another welcome": encode({"type": "welcome"}),
@@ -691,10 +744,10 @@ async def test_a_peer_that_does_not_read_costs_bounded_memory_and_its_link(stage
     await stranger.shake_hands("m2")
     await until(lambda: a.current)
     link = a.current["m2"]
-    frame = encode({"type": "bulk", "data": bytes(2**20)})
+    bulk = {"type": "bulk", "data": bytes(2**20)}
     most = 0
     for _ in range(200):
-        a.transport.send(link, frame)
+        a.transport.send(link, bulk)
         most = max(most, a.transport.buffered_bytes(link))
         a.transport.flush()
     assert 32 * 2**20 < most <= connection_module.MAX_BUFFERED_BYTES
@@ -702,7 +755,7 @@ async def test_a_peer_that_does_not_read_costs_bounded_memory_and_its_link(stage
     await until(lambda: a.told("down"))
     assert a.told("down") == [("m2", LinkEnd.CLOSED)]
     assert a.transport.buffered_bytes(link) == 0
-    a.transport.send(link, frame)  # silently nothing
+    a.transport.send(link, bulk)  # silently nothing
 
 
 @scenario
@@ -818,6 +871,109 @@ def stand_still(seconds: float) -> None:
     time.sleep(seconds)
 
 
+# Thin links.
+
+
+THIN = Timing(ping_seconds=1.0, link_timeout_seconds=PATIENCE_SECONDS)
+LARGE_BYTES = 1_000_000
+
+
+async def delay_of(a: Node, b: Node, kind: str) -> float:
+    """How long a small message takes from a to b."""
+    number, begin = random.getrandbits(40), time.monotonic()
+    a.send(b.node_id, {"type": kind, "n": number})
+    await until(lambda: any(message.get("n") == number for message in b.messages()[-30:]))
+    return time.monotonic() - begin
+
+
+@pytest.mark.parametrize("kind", ["next_node_idx", "append"])
+def test_a_small_message_does_not_wait_behind_a_large_one(kind: str) -> None:
+    """A link of 500 kB/s, in a network that would take in megabytes: a heartbeat behind them was seconds late."""
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await stage.thin_pair(500_000, THIN)
+        begin = time.monotonic()
+        a.send("m2", {"type": "snapshot_chunk", "data": bytes(LARGE_BYTES)})
+        late = []
+        while not [m for m in b.messages() if m["type"] == "snapshot_chunk"]:
+            late.append(await delay_of(a, b, kind))
+        took = time.monotonic() - begin
+        assert took >= LARGE_BYTES / 500_000
+        assert took < 3 * LARGE_BYTES / 500_000
+        assert len(late) >= 4
+        assert sorted(late)[len(late) // 2] < 0.5
+
+    scene()
+
+
+@scenario
+async def test_parts_of_a_leaders_message_are_told_of_while_it_arrives(stage: Stage) -> None:
+    """Elections hear of them, a few times a second, with the term that the message is of."""
+    a, b = await stage.thin_pair(500_000, THIN)
+    a.send("m2", {"type": "append_entries", "term": 7, "data": bytes(LARGE_BYTES)})
+    a.send("m2", {"type": "snapshot_chunk", "data": bytes(LARGE_BYTES)})
+    await until(lambda: len(b.messages()) == 2)
+    told = b.told("arriving")
+    assert set(told) == {("m1", b.current["m1"], 7)}
+    assert 5 <= len(told) <= 2 * LARGE_BYTES / 500_000 / connection_module.ARRIVING_SECONDS + 5
+
+
+@scenario
+async def test_the_network_is_not_filled_with_what_a_large_message_has_left(stage: Stage) -> None:
+    a, _ = await stage.thin_pair(500_000, THIN)
+    a.send("m2", {"type": "append", "data": bytes(LARGE_BYTES)})
+    await delay_of(a, _, "next_node_idx")
+    assert a.transport.buffered_bytes(a.current["m2"]) > LARGE_BYTES // 2, "it waits where it can be overtaken"
+
+
+@scenario
+async def test_a_link_that_closes_says_goodbye_at_once_whatever_bulk_waits(stage: Stage) -> None:
+    a, b = await stage.thin_pair(500_000, THIN)
+    a.send("m2", {"type": "snapshot_chunk", "data": bytes(8 * LARGE_BYTES)})
+    await delay_of(a, b, "next_node_idx")
+    begin = time.monotonic()
+    await a.transport.close()
+    await until(lambda: b.told("down"))
+    assert b.told("down") == [("m1", LinkEnd.GOODBYE)]
+    assert time.monotonic() - begin < 2.0
+
+
+@scenario
+async def test_an_answer_about_bytes_that_were_not_asked_about_costs_the_link(stage: Stage) -> None:
+    for wrong in (12345, -1, "x", None):
+        a = await stage.node("m1")
+        stranger = await stage.dial(a)
+        await stranger.shake_hands("m2")
+        stranger.say({"type": "got", "bytes": wrong})
+        await until(lambda: a.told("down"))  # noqa: B023
+        assert a.told("down") == [("m2", LinkEnd.CLOSED)]
+
+
+def test_unfinished_messages_of_all_links_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of many peers begins messages and never ends them: the one that goes too far loses its link, and what it
+    had sent is forgotten."""
+    monkeypatch.setattr(transport_module, "MAX_UNFINISHED_BYTES", 1_000_000)
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await stage.pair()
+        for number in range(6):
+            stranger = await stage.dial(b)
+            await stranger.shake_hands(f"m{3 + number}")
+            stranger.writer.write(encode({"type": "append", "data": bytes(400_000)})[:-1])
+            await until(lambda n=number: b.transport._unfinished_bytes > 300_000 * min(n + 1, 2))
+        await until(lambda: len(b.told("down")) == 4)
+        assert {end for _, end in b.told("down")} == {LinkEnd.CLOSED}
+        assert b.transport._unfinished_bytes <= 1_000_000
+        b.events = [event for event in b.events if event[0] != "down"]
+        await is_unharmed(a, b)
+        await stage.stack.aclose()
+        assert b.transport._unfinished_bytes == 0
+
+    scene()
+
+
 # How a link ends is evidence.
 
 
@@ -873,7 +1029,7 @@ async def main():
         listen=("127.0.0.1", 0), node_id="m2", hello=dict, judge=lambda hello: None,
         on_link_up=lambda peer_id, link, hello: say("up"),
         on_link_down=lambda peer_id, link, end: say("down", end),
-        on_message=lambda peer_id, link, message: transport.send(link, message),
+        on_message=lambda peer_id, link, message: transport.send(link, message), on_arriving=print,
         on_refused=print, on_dial_refused=print, random=Random(2),
         timing=Timing(ping_seconds=0.04, link_timeout_seconds=60.0),
     )

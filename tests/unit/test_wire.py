@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft import wire
-from warren_raft.raft.wire import BadFrame, FrameReader, Message, encode
+from warren_raft.raft.lanes import Lane
+from warren_raft.raft.wire import FIRST, GIVEN_UP, MARK, MORE, BadFrame, FrameReader, Message, encode, first_body
 
 APPEND: Message = {"type": "append", "term": 3, "entries": [[7, 3, b"command"]], "commit": 6, "hint": None}
 
@@ -34,8 +35,19 @@ messages = st.builds(
 )
 
 
-def frame(body: bytes) -> bytes:
-    return struct.pack(">II", len(body), zlib.crc32(body)) + body
+def frame(body: bytes, flags: int = 0) -> bytes:
+    return struct.pack(">II", flags << 24 | len(body), zlib.crc32(body)) + body
+
+
+def frames(body: bytes) -> bytes:
+    """A message of any size, in as many frames as it takes."""
+    if len(body) <= wire.MAX_BODY_BYTES:
+        return frame(body)
+    step = wire.MAX_BODY_BYTES - wire.FIRST_BYTES
+    found = [frame(first_body(0, len(body), body[:step]), Lane.NORMAL | FIRST | MORE)]
+    for at in range(step, len(body), step):
+        found.append(frame(body[at : at + step], Lane.NORMAL | (MORE if at + step < len(body) else 0)))
+    return b"".join(found)
 
 
 def read_all(reader: FrameReader, *chunks: bytes) -> list[Message]:
@@ -72,13 +84,113 @@ def test_the_layout_of_a_frame_is_pinned() -> None:
     assert encode({"type": "ping"}) == bytes.fromhex("0000000b 415a15a2 a1 64 74797065 64 70696e67")
 
 
+def test_the_layout_of_a_message_in_parts_is_pinned() -> None:
+    """Flags and lane, length, checksum; the first body has the leader's term and the message's length in front."""
+    body = cbor2.dumps({"type": "append_entries", "term": 5, "x": bytes(1024)})
+    stream = frame(first_body(5, len(body), body[:1024]), 0x0D) + frame(body[1024:], 0x11)
+    assert stream[:20] == bytes.fromhex("0d00040c 2e326018 0000000000000005 00000420")
+    assert read_all(FrameReader(), stream) == [{"type": "append_entries", "term": 5, "x": bytes(1024)}]
+
+
 def test_the_largest_allowed_message_passes_and_one_byte_more_does_not() -> None:
     overhead = len(encode({"type": "x", "data": b""})) - 8 + 4  # a long byte string has four more bytes of length
-    data = bytes(wire.MAX_FRAME_BYTES - overhead)
+    data = bytes(wire.MAX_MESSAGE_BYTES - overhead)
     (message,) = read_all(FrameReader(), encode({"type": "x", "data": data}))
     assert len(message["data"]) == len(data)
     with pytest.raises(InvariantViolation, match="over the limit"):
         encode({"type": "x", "data": data + b"!"})
+
+
+def test_a_message_that_others_would_have_to_wait_for_is_no_control_message() -> None:
+    with pytest.raises(InvariantViolation, match="'health' of 70020 bytes is too large for its lane"):
+        encode({"type": "health", "x": bytes(70_000)})
+
+
+LARGE: Message = {"type": "append_entries", "term": 5, "entries": [[bytes(range(256)) * 1000, 7, 5]]}
+
+
+def parts_of(message: Message, size: int, lane: int, term: int = 5) -> list[bytes]:
+    body = wire.encode_body(message)
+    found = [frame(first_body(term, len(body), body[:size]), lane | FIRST | MORE)]
+    for at in range(size, len(body), size):
+        found.append(frame(body[at : at + size], lane | (MORE if at + size < len(body) else 0)))
+    return found
+
+
+@given(st.data())
+def test_lanes_pass_each_other_between_the_parts_of_large_messages(data: st.DataObject) -> None:
+    """Each lane's own messages stay in order and whole, wherever those of the others come in between."""
+    normal = [*parts_of(LARGE, 40_000, Lane.NORMAL), encode(APPEND), *parts_of(LARGE, 64_000, Lane.NORMAL)]
+    bulk = [*parts_of({"type": "snapshot_chunk", "data": bytes(150_000)}, 50_000, Lane.BULK, term=0)]
+    control = [encode({"type": "next_node_idx", "n": n}) for n in range(4)]
+    waiting = [normal, bulk, control]
+    stream = []
+    while any(waiting):
+        stream.append(data.draw(st.sampled_from([lane for lane in waiting if lane])).pop(0))
+    found = read_all(FrameReader(), *stream)
+    assert [m for m in found if m["type"] in ("append_entries", "append")] == [LARGE, APPEND, LARGE]
+    assert [m["n"] for m in found if m["type"] == "next_node_idx"] == [0, 1, 2, 3]
+    assert [len(m["data"]) for m in found if m["type"] == "snapshot_chunk"] == [150_000]
+
+
+def test_parts_tell_of_the_leader_they_come_from_before_the_message_is_there() -> None:
+    reader = FrameReader()
+    parts = parts_of(LARGE, 60_000, Lane.NORMAL)
+    assert read_all(reader, parts[0]) == []
+    assert reader.arriving_term == 5
+    assert reader.unfinished_bytes == 60_000
+    reader.arriving_term = 0
+    assert read_all(reader, parts[1][:-1]) == []
+    assert reader.arriving_term == 0, "a part is whole, and proved, before it counts"
+    assert read_all(reader, parts[1][-1:], *parts[2:]) == [LARGE]
+    assert reader.arriving_term == 5
+    assert reader.unfinished_bytes == 0
+
+
+def test_a_message_may_be_given_up_and_the_next_of_its_lane_is_whole() -> None:
+    reader = FrameReader()
+    parts = parts_of(LARGE, 60_000, Lane.BULK)
+    stream = [*parts[:2], frame(b"", Lane.BULK | GIVEN_UP), encode({"type": "snapshot_chunk", "n": 1})]
+    assert read_all(reader, *stream) == [{"type": "snapshot_chunk", "n": 1}]
+    assert reader.unfinished_bytes == 0
+
+
+def test_a_mark_is_answered_with_what_came_before_it_control_messages_left_out() -> None:
+    reader = FrameReader()
+    first = frame(cbor2.dumps({"type": "x"}), Lane.NORMAL)
+    marked = frame(cbor2.dumps({"type": "x", "y": 1}), Lane.BULK | MARK)
+    read_all(reader, first, encode({"type": "ping"}), marked, first)
+    assert (reader.marked_bytes, reader.counted_bytes) == (len(first + marked), len(first + marked + first))
+
+
+def begun(length: int) -> bytes:
+    """The first 1024 bytes of a message of this length."""
+    return frame(first_body(0, length, bytes(1024)), Lane.NORMAL | FIRST | MORE)
+
+
+BAD_PARTS: dict[str, list[bytes]] = {
+    "a part that nothing began": [frame(b"x", Lane.NORMAL | MORE)],
+    "a message that begins in the middle of another": [*parts_of(LARGE, 60_000, 1)[:1], *parts_of(LARGE, 60_000, 1)],
+    "a first part that is also the last": [frame(first_body(0, 1, b"x"), Lane.NORMAL | FIRST)],
+    "a first part too short for what it has to say": [frame(b"x", Lane.NORMAL | FIRST | MORE)],
+    "more than was announced": [begun(1030), frame(b"1234567", 1)],
+    "less than was announced": [begun(1030), frame(b"1", 1)],
+    "all that was announced, and no end": [begun(1024)],
+    "a part of a few bytes that is not the last": [*parts_of(LARGE, 60_000, 1)[:1], frame(b"x" * 1000, 1 | MORE)],
+    "a part with nothing in it": [*parts_of(LARGE, 60_000, 1)[:1], frame(b"", Lane.NORMAL | MORE)],
+    "a control message in parts": [frame(first_body(0, 5000, bytes(1024)), FIRST | MORE)],
+    "nothing to give up": [frame(b"", Lane.BULK | GIVEN_UP)],
+    "a giving up with a body": [*parts_of(LARGE, 60_000, 1)[:1], frame(b"x", Lane.NORMAL | GIVEN_UP)],
+    "a lane that there is not": [frame(b"x", 3)],
+    "a flag that there is not": [frame(b"x", 0x40)],
+    "a message over the limit": [begun(wire.MAX_MESSAGE_BYTES + 1)],
+}
+
+
+@pytest.mark.parametrize("what", BAD_PARTS)
+def test_parts_that_do_not_make_a_message_are_refused(what: str) -> None:
+    with pytest.raises(BadFrame):
+        read_all(FrameReader(), *BAD_PARTS[what])
 
 
 def test_what_cbor_cannot_hold_is_an_error_at_the_sender() -> None:
@@ -164,14 +276,20 @@ def test_nothing_that_arrives_is_ever_unpickled() -> None:
 
 
 def test_a_length_prefix_alone_costs_nothing() -> None:
-    for claimed in (wire.MAX_FRAME_BYTES + 1, 2**31, 2**32 - 1):
+    for claimed in (wire.MAX_BODY_BYTES + 1, 2**24 - 1):
         with pytest.raises(BadFrame, match=f"claims {claimed} bytes"):
             read_all(FrameReader(), struct.pack(">II", claimed, 0))
-    with pytest.raises(BadFrame, match="over the limit of 65536"):
-        read_all(FrameReader(wire.HANDSHAKE_FRAME_BYTES), struct.pack(">II", 65537, 0))
+    with pytest.raises(BadFrame, match="unknown flags 0xff"):
+        read_all(FrameReader(), struct.pack(">II", 2**32 - 1, 0))
+    handshake = FrameReader(wire.HANDSHAKE_MESSAGE_BYTES)
+    with pytest.raises(BadFrame, match="message of 65536 bytes, over the limit of 61440"):
+        read_all(handshake, frame(bytes(65_536)))
+    with pytest.raises(BadFrame, match="message claims 61441 bytes, over the limit of 61440"):
+        read_all(FrameReader(wire.HANDSHAKE_MESSAGE_BYTES), frame(first_body(0, 61_441, b"x"), 0x0D))
     tracemalloc.start()
     try:
-        assert read_all(FrameReader(), struct.pack(">II", wire.MAX_FRAME_BYTES, 0) + b"x" * 1000) == []
+        claim = frame(first_body(0, wire.MAX_MESSAGE_BYTES, bytes(1024)), Lane.NORMAL | FIRST | MORE)
+        assert read_all(FrameReader(), claim) == []
         assert tracemalloc.get_traced_memory()[1] < 64 * wire.KIB
     finally:
         tracemalloc.stop()
@@ -182,14 +300,20 @@ def copied_bytes(stream: bytes, step: int) -> int:
     moved = 0
     reader = FrameReader()
     for at in range(0, len(stream), step):
-        before = sys.getsizeof(reader._held)
+        before = buffers(reader)
         read_all(reader, stream[at : at + step])
-        if sys.getsizeof(reader._held) != before:  # the buffer was allocated anew, so at worst copied
-            moved += len(reader._held)
+        for name, (room, size) in buffers(reader).items():
+            if before.get(name, (0, 0))[0] != room:  # the buffer was allocated anew, so at worst copied
+                moved += size
     return moved
 
 
-def test_the_cost_of_a_frame_in_small_pieces_is_linear() -> None:
+def buffers(reader: FrameReader) -> dict[int, tuple[int, int]]:
+    """(room, content) of all that a reader holds."""
+    return {-1: (sys.getsizeof(reader._held), len(reader._held))}
+
+
+def test_the_cost_of_a_message_in_small_pieces_is_linear() -> None:
     """Growth by a constant factor: copies add up to a small multiple of the frame, not to its square."""
     size = 1 * wire.MIB
     stream = encode({"type": "x", "data": bytes(size)})
@@ -212,7 +336,7 @@ def test_a_large_body_of_tiny_items_is_refused_before_it_becomes_objects() -> No
     count = 2 * wire.MIB
     body = b"\xa2\x64type\x61x\x61a\x9a" + struct.pack(">I", count) + b"\x80" * count
     with pytest.raises(BadFrame, match="items"):
-        read_all(FrameReader(), frame(body))
+        read_all(FrameReader(), frames(body))
 
 
 def test_a_large_body_of_large_items_passes() -> None:

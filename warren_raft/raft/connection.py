@@ -1,6 +1,7 @@
-"""One TCP connection between two managers: its handshake, its frames in and out, its signs of life.
+"""One TCP connection between two managers: its handshake, its messages in and out, its signs of life.
 
-Not here: listening, dialling, and which connection counts when there are several (transport.py).
+Not here: listening, dialling, and which connection counts when there are several (transport.py); which frame goes next
+(outbox.py).
 Invariant: once `end` is set nothing of this connection is delivered any more; its end is told exactly once.
 
 The handshake: the dialler says `hello`; the other judges it and answers `refused`, or `hello` and
@@ -20,20 +21,27 @@ from typing import Protocol, cast
 
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft.addresses import format_address
+from warren_raft.raft.lanes import Lane, lane_of, leaders_term
+from warren_raft.raft.outbox import Outbox
 from warren_raft.raft.wire import (
-    HANDSHAKE_FRAME_BYTES,
+    HANDSHAKE_MESSAGE_BYTES,
     KIB,
-    MAX_FRAME_BYTES,
+    MAX_MESSAGE_BYTES,
     MIB,
     BadFrame,
     FrameReader,
     Message,
+    check_lane,
     encode,
+    encode_body,
 )
 
 MAX_BUFFERED_BYTES = 64 * MIB
-"""Unsent bytes of one link beyond which it is dropped: four of the largest frames. A peer that is paused
+"""Unsent bytes of one link beyond which it is dropped: four of the largest messages. A peer that is paused
 reads nothing, and must not take this process's memory before the silence is noticed."""
+
+ARRIVING_SECONDS = 0.05
+"""That parts of a leader's large message arrive is told so often: several times within any election timeout."""
 
 HANDSHAKE_RECEIVE_BYTES = 4 * KIB
 RECEIVE_BYTES = 256 * KIB
@@ -43,7 +51,7 @@ life: asyncio's plain protocols get a new one each time, whose fresh pages cost 
 MAX_QUOTED_CHARACTERS = 500
 """What a peer or a stranger can put into a line of our log."""
 
-RESERVED_TYPES = frozenset({"hello", "welcome", "refused", "ping", "bye"})
+RESERVED_TYPES = frozenset({"hello", "welcome", "refused", "ping", "got", "bye"})
 """Message types of the links themselves, which the engine can neither send nor receive."""
 
 
@@ -103,6 +111,7 @@ class Owner(Protocol):
 
     timing: Timing
     on_message: Callable[[str, int, Message], None]
+    on_arriving: Callable[[str, int, int], None]
 
     def greeting(self) -> bytes:
         """Our hello, as a frame."""
@@ -125,6 +134,9 @@ class Owner(Protocol):
     def has_unsent(self, connection: Connection) -> None:
         """Something was queued: `flush` wants to be called in this turn of the loop."""
 
+    def may_hold(self, size: int) -> bool:
+        """Whether there is memory for so much more of unfinished messages; negative: so much is free again."""
+
 
 class Connection(asyncio.BufferedProtocol):
     """A connection from its first byte to its last. All methods run in the loop's thread."""
@@ -144,9 +156,12 @@ class Connection(asyncio.BufferedProtocol):
         self._state = _State.GREETING
         self._transport: asyncio.Transport | None = None
         self._incoming = memoryview(bytearray(HANDSHAKE_RECEIVE_BYTES))
-        self._reader = FrameReader(HANDSHAKE_FRAME_BYTES)
-        self._unsent: list[bytes] = []
-        self._unsent_bytes = 0
+        self._reader = FrameReader(HANDSHAKE_MESSAGE_BYTES)
+        self._held_bytes = 0  # of unfinished messages
+        self._answered_mark = 0
+        self._told_arriving_at = -ARRIVING_SECONDS
+        self._outbox = Outbox()
+        self._flush_is_due = False
         self.began_at = self._heard_at = self._sent_at = self._ended_at = now()
 
     @property
@@ -197,6 +212,11 @@ class Connection(asyncio.BufferedProtocol):
         self._reader.feed(self._incoming[:nbytes])
         while (message := self._next_message()) is not None:
             self._receive(message)
+        reader = self._reader
+        if self.end is None and (
+            reader.marked_bytes != self._answered_mark or reader.unfinished_bytes or self._held_bytes
+        ):
+            self._look_at_parts()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is None:
@@ -216,29 +236,34 @@ class Connection(asyncio.BufferedProtocol):
         self.link = link
         self.up_at = self._now()
         self._state = _State.UP
-        self._reader.limit_bytes = MAX_FRAME_BYTES
+        self._reader.limit_bytes = MAX_MESSAGE_BYTES
         self._incoming = memoryview(bytearray(RECEIVE_BYTES))  # the reader may still be busy with the other one
         if self.dialled:
             self._write(_WELCOME)
 
-    def queue(self, frame: bytes) -> None:
-        """Send a frame with the next `flush`, or drop the link when too much is unsent."""
+    def queue(self, message: Message) -> None:
+        """Send a message with a `flush` to come, or drop the link when too much is unsent."""
         if self.end is not None:
             return
-        if self.buffered_bytes() + len(frame) > MAX_BUFFERED_BYTES:
+        body, lane = encode_body(message), lane_of(message)
+        if lane is Lane.CONTROL:
+            check_lane(message["type"], lane, body)
+        if self.buffered_bytes() + len(body) > MAX_BUFFERED_BYTES:
             self.close(LinkEnd.CLOSED, f"over {MAX_BUFFERED_BYTES} bytes wait to be sent", abort=True)
             return
-        self._unsent.append(frame)
-        self._unsent_bytes += len(frame)
-        if len(self._unsent) == 1:
-            self._owner.has_unsent(self)
+        self._outbox.put(lane, body, self._now(), term=leaders_term(message))
+        self._flush_soon()
 
     def flush(self) -> None:
-        """Hand everything queued to the kernel, in one call where it has room."""
-        if not self._unsent or self._transport is None:
+        """Hand what may be on its way now to the kernel, in one call where it has room."""
+        self._flush_is_due = False
+        if self.end is not None or self._transport is None:
             return
-        frames, self._unsent, self._unsent_bytes = self._unsent, [], 0
-        self._sent_at = self._now()
+        now = self._now()
+        frames = self._outbox.take(now)
+        if not frames:
+            return
+        self._sent_at = now
         if len(frames) == 1:
             self._transport.write(frames[0])
         else:
@@ -246,14 +271,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffered_bytes(self) -> int:
         """Bytes queued here and in asyncio; what the kernel holds is not counted."""
-        written = 0 if self._transport is None else self._transport.get_write_buffer_size()
-        return written + self._unsent_bytes
+        return self._unwritten_bytes() + self._outbox.waiting_bytes
+
+    def _unwritten_bytes(self) -> int:
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def close(self, end: LinkEnd, why: str, *, abort: bool = False) -> None:
         """End it now. The goodbye, and what was sent before, go out if the peer still reads; with `abort` nothing."""
         if self.end is None and self._transport is not None and not abort:
-            self.flush()
-            self._transport.write(_BYE)
+            self._transport.writelines([*self._outbox.take_rest(self._now()), _BYE])
         self._hang_up(end, why, abort=abort)
 
     def check(self, now: float) -> None:
@@ -321,6 +347,43 @@ class Connection(asyncio.BufferedProtocol):
     def _on_ping(self, message: Message) -> None:
         """Its arrival was all it had to say."""
 
+    def _on_got(self, message: Message) -> None:
+        total = message.get("bytes")
+        try:
+            if type(total) is not int:
+                raise BadFrame("it does not say how much it got")
+            self._outbox.window.acknowledge(total, self._now())
+        except BadFrame as error:
+            self.close(LinkEnd.CLOSED, printable(str(error)))
+            return
+        if self._outbox.waiting_bytes:
+            self._flush_soon()
+
+    def _look_at_parts(self) -> None:
+        """What was read may have held a mark to be answered, and parts of messages that are not there yet."""
+        reader = self._reader
+        held = reader.unfinished_bytes
+        if held != self._held_bytes:
+            grown, self._held_bytes = held - self._held_bytes, held
+            if not self._owner.may_hold(grown):
+                self.close(LinkEnd.CLOSED, "the unfinished messages of all links are too many bytes")
+        if self._state is not _State.UP:
+            return
+        if reader.marked_bytes != self._answered_mark:
+            self._answered_mark = reader.marked_bytes
+            self._outbox.put(Lane.CONTROL, encode_body({"type": "got", "bytes": reader.marked_bytes}), self._heard_at)
+            self._flush_soon()
+        if reader.arriving_term and self._heard_at - self._told_arriving_at >= ARRIVING_SECONDS:
+            term, reader.arriving_term = reader.arriving_term, 0
+            self._told_arriving_at = self._heard_at
+            assert self.peer_id is not None
+            self._owner.on_arriving(self.peer_id, self.link, term)
+
+    def _flush_soon(self) -> None:
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            self._owner.has_unsent(self)
+
     def _write(self, frame: bytes) -> None:
         assert self._transport is not None
         self._sent_at = self._now()
@@ -330,7 +393,7 @@ class Connection(asyncio.BufferedProtocol):
         timing = self._owner.timing
         if now - self._heard_at >= timing.link_timeout_seconds:
             self.close(LinkEnd.TIMEOUT, f"nothing heard for {timing.link_timeout_seconds:g} s")
-        elif now - self._sent_at >= timing.ping_seconds and not self.buffered_bytes():
+        elif now - self._sent_at >= timing.ping_seconds and not self._unwritten_bytes():
             self._write(_PING)
 
     def _hang_up(self, end: LinkEnd, why: str, *, abort: bool = False) -> None:
@@ -349,8 +412,9 @@ class Connection(asyncio.BufferedProtocol):
         self.why = why
         self._state = _State.OVER
         self._ended_at = self._now()
-        self._unsent.clear()
-        self._unsent_bytes = 0
+        self._owner.may_hold(-self._held_bytes)
+        self._held_bytes = 0
+        self._outbox = Outbox()
         self.over.set()
         self._owner.ended(self)
 
@@ -363,6 +427,7 @@ _STEPS: dict[tuple[_State, str], Callable[[Connection, Message], None]] = {
     (_State.AGREEING, "refused"): Connection._on_refused,
     (_State.AGREEING, "bye"): Connection._on_bye,
     (_State.UP, "ping"): Connection._on_ping,
+    (_State.UP, "got"): Connection._on_got,
     (_State.UP, "bye"): Connection._on_bye,
 }
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 from warren_raft.errors import Closed, InvariantViolation, WarrenError
 from warren_raft.raft.engine import NOTICE_SECONDS, TICK_SECONDS, Engine
 from warren_raft.raft.events import (
+    Arriving,
     CloseLink,
     Dial,
     Effect,
@@ -169,6 +170,7 @@ class Driver:
             on_link_up=lambda peer, link, hello: self._take(LinkUp(peer, link, hello)),
             on_link_down=lambda peer, link, *_: self._take(LinkDown(peer, link)),
             on_message=lambda peer, link, message: self._take(Received(peer, link, message)),
+            on_arriving=lambda peer, link, term: self._take(Arriving(peer, link, term)),
             on_refused=lambda peer, refusal: self._take(Refused(peer, refusal)),
             on_dial_refused=lambda _peer: None,
             random=Random(),  # noqa: S311 - spreads redials; nothing secret

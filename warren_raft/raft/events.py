@@ -37,6 +37,15 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
+class Arriving:
+    """Parts of a large message arrive, from a peer that says to lead this term. Told a few times a second at most."""
+
+    peer: str
+    link: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A peer refused our hello."""
 
@@ -66,7 +75,7 @@ class Worked:
     error: Exception | None = None
 
 
-Event = LinkUp | LinkDown | Received | Refused | Submitted | ChangeWanted | TransferWanted | Synced | Worked
+Event = LinkUp | LinkDown | Received | Arriving | Refused | Submitted | ChangeWanted | TransferWanted | Synced | Worked
 
 
 # Effects: what the driver has to do, in this order -------------------------------------------------------------------

@@ -37,13 +37,13 @@ from warren_raft.raft.connection import (
     Timing,
     check_sendable,
 )
-from warren_raft.raft.wire import HANDSHAKE_FRAME_BYTES, Message, encode
+from warren_raft.raft.wire import HANDSHAKE_MESSAGE_BYTES, MIB, Message, encode
 from warren_raft.workers import Workers
 
 __all__ = ["MAX_BUFFERED_BYTES", "RESERVED_TYPES", "LinkEnd", "Refusal", "Timing", "Transport", "parse_address"]
 
 PROTOCOL_MAGIC = "warren_raft"
-PROTOCOL_VERSIONS = (1, 1)
+PROTOCOL_VERSIONS = (2, 2)
 """Oldest and newest version of frames and handshake that this release speaks."""
 
 MAX_UNFINISHED_INCOMING = 64
@@ -65,6 +65,10 @@ WRONG_NODE = "wrong_node"
 Place = tuple[str, int]
 """Host and port."""
 
+MAX_UNFINISHED_BYTES = 128 * MIB
+"""Of messages of all links that have arrived in part: eight of the largest. A link that would go beyond is dropped; a
+cluster's largest message, on every link of seven managers at once, is a quarter of this."""
+
 _link_numbers = itertools.count(1)
 
 _log = logging.getLogger("warren_raft.transport")
@@ -78,6 +82,7 @@ class Transport:
     up. None is called from within `send`, `close_link` or `set_peers`. `judge(hello)` is asked about every
     peer that passed our own checks. `on_refused(peer_id_or_address, refusal)`: a peer does not let us in.
     `on_dial_refused(peer_id)`: nothing listens at a peer's address (ECONNREFUSED), so its process is gone.
+    `on_arriving(peer_id, link, term)`: parts of a large message arrive from a peer that says to lead this term.
     An exception out of a callback goes to the loop's exception handler, and costs that link.
     """
 
@@ -91,6 +96,7 @@ class Transport:
         on_link_up: Callable[[str, int, Message], None],
         on_link_down: Callable[[str, int, LinkEnd], None],
         on_message: Callable[[str, int, Message], None],
+        on_arriving: Callable[[str, int, int], None],
         on_refused: Callable[[str, Refusal], None],
         on_dial_refused: Callable[[str], None],
         random: Random,
@@ -100,6 +106,7 @@ class Transport:
         self.node_id = node_id
         self.timing = timing or Timing()
         self.on_message = on_message
+        self.on_arriving = on_arriving
         self._listen = listen
         self._hello = hello
         self._judge = judge
@@ -121,6 +128,7 @@ class Transport:
         self._by_number: dict[int, Connection] = {}
         self._unreported: deque[Connection] = deque()
         self._unflushed: list[Connection] = []
+        self._unfinished_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._watcher: asyncio.Task[None] | None = None
         self._said: dict[tuple[str, str], None] = {}
@@ -187,18 +195,16 @@ class Transport:
                 self._hang_up_on(peer_id)
             self._dialers[peer_id] = _Dialer(self, peer_id, wanted, busy=is_linked)
 
-    def send(self, link: int, message: Message | bytes) -> None:
-        """Send a message, or one frame from `wire.encode` (for several links), in order; never blocks.
+    def send(self, link: int, message: Message) -> None:
+        """Send a message, in the order of its lane (lanes.py); never blocks.
 
         Silently nothing when the link is gone. A link with too much unsent is dropped instead. What is sent
-        in one turn of the loop leaves together at its end, or at `flush`.
+        in one turn of the loop leaves together at its end, or at `flush`, as far as the link's window allows.
         """
         connection = self._by_number.get(link)
         if connection is None:
             return
-        if not isinstance(message, bytes):
-            check_sendable(message)
-            message = encode(message)
+        check_sendable(message)
         connection.queue(message)
 
     def flush(self) -> None:
@@ -229,8 +235,8 @@ class Transport:
             "node_id": self.node_id,
         }
         frame = encode({**self._hello(), **ours})
-        if len(frame) > HANDSHAKE_FRAME_BYTES:
-            raise InvariantViolation(f"our hello has {len(frame)} bytes, over {HANDSHAKE_FRAME_BYTES}")
+        if len(frame) > HANDSHAKE_MESSAGE_BYTES:
+            raise InvariantViolation(f"our hello has {len(frame)} bytes, over {HANDSHAKE_MESSAGE_BYTES}")
         return frame
 
     def judge(self, connection: Connection) -> Refusal | None:
@@ -284,6 +290,11 @@ class Transport:
         if not self._unflushed:
             self._loop.call_soon(self.flush)
         self._unflushed.append(connection)
+
+    def may_hold(self, size: int) -> bool:
+        """Count what a connection holds of unfinished messages; False: it is too much."""
+        self._unfinished_bytes += size
+        return size <= 0 or self._unfinished_bytes <= MAX_UNFINISHED_BYTES
 
     # What the dialers call.
 

@@ -1,10 +1,13 @@
-"""Message <-> frame: what travels between managers, byte for byte, and what is refused on arrival.
+"""Message <-> frames: what travels between managers, byte for byte, and what is refused on arrival.
 
-Not here: sockets, links, the meaning of any message (transport.py, engine.py).
+Not here: sockets, links, which frame goes first (outbox.py), the meaning of any message (transport.py, engine.py).
 Invariant: bytes of a peer yield a map with a text `type`, or `BadFrame`; no code, no memory only claimed.
 
-A frame is a 4-byte big-endian body length, the 4-byte big-endian CRC-32 of the body, and the body: one CBOR
-map (RFC 8949) of definite length, without tags, with text or byte keys. Integers fit 64 bits.
+A frame is one byte of flags, a 3-byte big-endian body length, the 4-byte big-endian CRC-32 of the body, and the body.
+A message is one CBOR map (RFC 8949) of definite length, without tags, with text or byte keys; integers fit 64 bits.
+A small message is the body of one frame. A larger one is cut: frames of other lanes may come between its frames. Its
+first body begins with what `_FIRST` packs: the term of the leader that sends it (0: its type names none) and
+the length of the whole message.
 """
 
 from __future__ import annotations
@@ -13,41 +16,63 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import cbor2
 
 from warren_raft.errors import InvariantViolation, WarrenError
+from warren_raft.raft.lanes import Lane, lane_of, leaders_term
 
 Message = dict[str, Any]
+Buffer = bytes | bytearray | memoryview
 
 KIB = 1024
 MIB = 1024 * KIB
 
-MAX_FRAME_BYTES = 16 * MIB + 64 * KIB
-"""Largest body. A message carries one log entry (at most about 5 MiB) or at most 512 KiB of anything else, so
+MAX_MESSAGE_BYTES = 16 * MIB + 64 * KIB
+"""Largest message. It carries one log entry (at most about 5 MiB) or at most 512 KiB of anything else, so
 this is three times what is ever sent; the slack is for the fields around an entry."""
 
-HANDSHAKE_FRAME_BYTES = 64 * KIB
-"""Largest body before both sides accepted each other: a hello has some hundred bytes, from anybody."""
+MAX_BODY_BYTES = 64 * KIB
+"""Largest body of one frame, which nothing can interrupt: a link of 1 MB/s is busy with it for 65 ms."""
+
+PART_BYTES_MIN = 1 * KIB
+"""Smallest part of a message that has a next one: a byte a part would cost fifty times its memory."""
+
+HANDSHAKE_MESSAGE_BYTES = 60 * KIB
+"""Largest message before both sides accepted each other: a hello has some hundred bytes, from anybody."""
 
 MAX_DEPTH = 16
 """Nested containers in a message. Ours have four levels."""
 
 SPARSE_BODY_BYTES = 1 * MIB
 MAX_ITEMS = 16 * KIB
-"""A body above `SPARSE_BODY_BYTES` is one large entry, so it has few CBOR items. Without this bound 16 MiB of
+"""A message above `SPARSE_BODY_BYTES` is one large entry, so it has few CBOR items. Without this bound 16 MiB of
 empty lists become 1.2 GB of objects and seven seconds of a thread that has heartbeats to answer."""
 
+LANE_BITS: Final = 0x03
+MORE: Final = 0x04
+"""Further frames of the same message follow in this lane."""
+FIRST: Final = 0x08
+"""The first of several frames of a message."""
+MARK: Final = 0x10
+"""The receiver is to say at once how much it has got (outbox.py)."""
+GIVEN_UP: Final = 0x20
+"""The rest of the lane's unfinished message does not come. No body."""
+_KNOWN_FLAGS: Final = LANE_BITS | MORE | FIRST | MARK | GIVEN_UP
+
 _HEADER = struct.Struct(">II")
+HEADER_BYTES: Final = _HEADER.size
+_FIRST = struct.Struct(">QI")
+FIRST_BYTES: Final = _FIRST.size
 
 
 class BadFrame(WarrenError):
     """The bytes are not a frame of ours. The stream has lost its place: the connection has to be dropped."""
 
 
-def encode(message: Mapping[str, Any]) -> bytes:
-    """The frame of a message, ready to be written to any number of links.
+def encode_body(message: Mapping[str, Any]) -> bytes:
+    """A message's CBOR.
 
     Raises `InvariantViolation` when the message cannot be sent at all (too large, or with a type CBOR lacks):
     what is too large is refused long before. Tagged types (sets, times, integers beyond 64 bits) are the
@@ -57,28 +82,91 @@ def encode(message: Mapping[str, Any]) -> bytes:
         body = cbor2.dumps(message)
     except cbor2.CBOREncodeError as error:
         raise InvariantViolation(f"message {message.get('type')!r} cannot be encoded: {error}") from error
-    if len(body) > MAX_FRAME_BYTES:
-        text = f"message {message.get('type')!r} has {len(body)} bytes, over the limit of {MAX_FRAME_BYTES}"
+    if len(body) > MAX_MESSAGE_BYTES:
+        text = f"message {message.get('type')!r} has {len(body)} bytes, over the limit of {MAX_MESSAGE_BYTES}"
         raise InvariantViolation(text)
-    return _HEADER.pack(len(body), zlib.crc32(body)) + body
+    return body
+
+
+def check_lane(kind: str, lane: Lane, body: bytes) -> None:
+    """Raises `InvariantViolation` for a control message that other messages would have to wait for."""
+    if lane is Lane.CONTROL and len(body) > MAX_BODY_BYTES:
+        raise InvariantViolation(f"message {kind!r} of {len(body)} bytes is too large for its lane")
+
+
+def frame_head(flags: int, body: Buffer) -> bytes:
+    """What goes before a body."""
+    return _HEADER.pack(flags << 24 | len(body), zlib.crc32(body))
+
+
+def first_body(term: int, length: int, data: Buffer) -> bytes:
+    """The body of the first of several frames."""
+    return b"".join((_FIRST.pack(term, length), data))
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """All frames of a message, nothing between them. Raises `InvariantViolation` as `encode_body` does."""
+    body, lane = encode_body(message), lane_of(message)
+    if len(body) <= MAX_BODY_BYTES:
+        return frame_head(lane, body) + body
+    check_lane(message["type"], lane, body)
+    step = MAX_BODY_BYTES - FIRST_BYTES
+    first = first_body(leaders_term(message), len(body), body[:step])
+    pieces = [frame_head(lane | FIRST | MORE, first), first]
+    for at in range(step, len(body), step):
+        part = body[at : at + step]
+        pieces += (frame_head(lane | (MORE if at + step < len(body) else 0), part), part)
+    return b"".join(pieces)
+
+
+class _Unfinished:
+    """A message of which some frames have come."""
+
+    __slots__ = ("came", "length", "parts", "term")
+
+    def __init__(self, term: int, length: int) -> None:
+        self.term = term
+        self.length = length
+        self.parts: list[bytes] = []
+        self.came = 0
 
 
 class FrameReader:
     """Turns a stream of chunks into messages: `feed` a chunk, then `read` until it returns None.
 
-    Cost is linear in the bytes fed, however they are cut; what is held is what has arrived of one frame and
-    the rest of one chunk. `limit_bytes` may be changed between messages. After `BadFrame` it is of no use.
+    Cost is linear in the bytes fed, however they are cut; what is held is what has arrived of one frame, of one
+    unfinished message a lane, and the rest of one chunk. `limit_bytes` of a message may be changed between messages.
+    After `BadFrame` it is of no use.
     """
 
-    __slots__ = ("_at", "_chunk", "_held", "limit_bytes")
+    __slots__ = (
+        "_at",
+        "_chunk",
+        "_held",
+        "_unfinished",
+        "arriving_term",
+        "counted_bytes",
+        "limit_bytes",
+        "marked_bytes",
+        "unfinished_bytes",
+    )
 
-    def __init__(self, limit_bytes: int = MAX_FRAME_BYTES) -> None:
+    def __init__(self, limit_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self.limit_bytes = limit_bytes
-        self._chunk: bytes | bytearray | memoryview = b""  # where frames are read from: the last chunk, or _held
+        self.counted_bytes = 0
+        """Of all frames so far that are not CONTROL."""
+        self.marked_bytes = 0
+        """`counted_bytes` at the end of the newest frame with a mark."""
+        self.arriving_term = 0
+        """The newest term of a leader that a part of a message has come from. Whoever looks may set it to 0."""
+        self.unfinished_bytes = 0
+        """What is held of messages that are not there yet."""
+        self._chunk: Buffer = b""  # where frames are read from: the last chunk, or _held
         self._held = bytearray()  # the beginning of a frame that came in pieces, and what came after it
         self._at = 0  # how far _chunk is read
+        self._unfinished: dict[int, _Unfinished] = {}
 
-    def feed(self, chunk: bytes | memoryview) -> None:
+    def feed(self, chunk: Buffer) -> None:
         """Take the next bytes of the stream. They are the reader's until `read` has returned None."""
         if self._held:
             self._held += chunk
@@ -88,23 +176,90 @@ class FrameReader:
 
     def read(self) -> Message | None:
         """The next message, or None when the rest of it has not arrived. Raises `BadFrame`."""
-        start = self._at + _HEADER.size
-        if start > len(self._chunk):
-            self._hold()
+        while True:
+            start = self._at + HEADER_BYTES
+            if start > len(self._chunk):
+                self._hold()
+                return None
+            word, checksum = _HEADER.unpack_from(self._chunk, self._at)
+            flags, length = word >> 24, word & 0xFFFFFF
+            if flags & ~_KNOWN_FLAGS or flags & LANE_BITS > Lane.BULK:
+                raise BadFrame(f"a frame has unknown flags {flags:#04x}")
+            if length > MAX_BODY_BYTES:
+                raise BadFrame(f"a frame claims {length} bytes, over the limit of {MAX_BODY_BYTES}")
+            end = start + length
+            if end > len(self._chunk):
+                self._hold()
+                return None
+            with memoryview(self._chunk) as view:
+                body = bytes(view[start:end])
+            self._at = end
+            if zlib.crc32(body) != checksum:
+                raise BadFrame(f"a frame of {length} bytes does not match its checksum")
+            if flags != Lane.CONTROL:
+                whole = self._take(flags, body)
+                if whole is None:
+                    continue
+                body = whole
+            if len(body) > self.limit_bytes:
+                raise BadFrame(f"a message of {len(body)} bytes, over the limit of {self.limit_bytes}")
+            return _decode(body)
+
+    def _take(self, flags: int, body: bytes) -> bytes | None:
+        """The message that a frame is, or ends."""
+        lane = flags & LANE_BITS
+        if lane != Lane.CONTROL:
+            self.counted_bytes += HEADER_BYTES + len(body)
+            if flags & MARK:
+                self.marked_bytes = self.counted_bytes
+        if lane not in self._unfinished and not flags & (FIRST | MORE | GIVEN_UP):
+            return body
+        return self._take_part(lane, flags, body)
+
+    def _take_part(self, lane: int, flags: int, body: bytes) -> bytes | None:
+        message = self._unfinished.get(lane)
+        if flags & GIVEN_UP:
+            if message is None or body:
+                raise BadFrame("a frame gives up a message that was not begun")
+            self._forget(lane)
             return None
-        length, checksum = _HEADER.unpack_from(self._chunk, self._at)
+        if message is None:
+            message, body = self._begin(lane, flags, body)
+        elif flags & FIRST:
+            raise BadFrame("a message begins within another one of its lane")
+        message.parts.append(body)
+        message.came += len(body)
+        self.unfinished_bytes += len(body)
+        self._check_part(message, body, is_last=not flags & MORE)
+        if message.term:
+            self.arriving_term = message.term
+        if flags & MORE:
+            return None
+        self._forget(lane)
+        return b"".join(message.parts)
+
+    def _forget(self, lane: int) -> None:
+        self.unfinished_bytes -= self._unfinished.pop(lane).came
+
+    def _begin(self, lane: int, flags: int, body: bytes) -> tuple[_Unfinished, bytes]:
+        if flags & (FIRST | MORE) != FIRST | MORE or len(body) < FIRST_BYTES:
+            raise BadFrame("a part of a message that was not begun")
+        if lane == Lane.CONTROL:
+            raise BadFrame("a control message in parts")
+        term, length = _FIRST.unpack_from(body)
         if length > self.limit_bytes:
-            raise BadFrame(f"a frame claims {length} bytes, over the limit of {self.limit_bytes}")
-        end = start + length
-        if end > len(self._chunk):
-            self._hold()
-            return None
-        with memoryview(self._chunk) as view:
-            body = bytes(view[start:end])
-        self._at = end
-        if zlib.crc32(body) != checksum:
-            raise BadFrame(f"a frame of {length} bytes does not match its checksum")
-        return _decode(body)
+            raise BadFrame(f"a message claims {length} bytes, over the limit of {self.limit_bytes}")
+        message = self._unfinished[lane] = _Unfinished(term, length)
+        return message, body[FIRST_BYTES:]
+
+    @staticmethod
+    def _check_part(message: _Unfinished, body: bytes, *, is_last: bool) -> None:
+        if is_last:
+            is_sound = message.came == message.length
+        else:
+            is_sound = len(body) >= PART_BYTES_MIN and message.came < message.length
+        if not is_sound:
+            raise BadFrame(f"a part of {len(body)} bytes, in a message with {message.came} of {message.length}")
 
     def _hold(self) -> None:
         """Keep what is left until more arrives. The usual case, nothing left, keeps no buffer either."""
@@ -136,7 +291,7 @@ def _refuse_tag(value: object, immutable: bool) -> Any:
 _NO_TAGS = _NoTags()
 
 
-def _decode(body: bytes) -> Message:
+def _decode(body: Buffer) -> Message:
     if len(body) > SPARSE_BODY_BYTES:
         _check_item_count(body)
     stream = io.BytesIO(body)
@@ -151,15 +306,15 @@ def _decode(body: bytes) -> Message:
     try:
         message = decoder.decode()
     except cbor2.CBORDecodeError as error:
-        raise BadFrame(f"a frame of {len(body)} bytes is not acceptable CBOR: {error}") from error
+        raise BadFrame(f"a message of {len(body)} bytes is not acceptable CBOR: {error}") from error
     if stream.tell() != len(body):
-        raise BadFrame(f"a frame of {len(body)} bytes has something after its message")
+        raise BadFrame(f"a message of {len(body)} bytes has something after it")
     if type(message) is not dict or type(message.get("type")) is not str:
-        raise BadFrame("a frame holds no map with a text 'type'")
+        raise BadFrame("a message is no map with a text 'type'")
     return message
 
 
-def _check_item_count(body: bytes) -> None:
+def _check_item_count(body: Buffer) -> None:
     """Walk the heads of all items (they follow each other whatever the nesting), skipping strings unseen."""
     at = 0
     for _ in range(MAX_ITEMS):
@@ -174,4 +329,4 @@ def _check_item_count(body: bytes) -> None:
             at += width
         if major in (2, 3):  # byte string, text string
             at += value
-    raise BadFrame(f"a frame of {len(body)} bytes has over {MAX_ITEMS} items")
+    raise BadFrame(f"a message of {len(body)} bytes has over {MAX_ITEMS} items")

@@ -1,0 +1,255 @@
+"""What one link is about to send: which frame goes next, and how much may be on its way at once.
+
+Here: three lanes, the cutting of large messages, and a window that follows the link's speed. Not here: sockets
+(connection.py), the bytes of a frame (wire.py). Pure: time is passed in. Invariant: frames of one lane leave in the
+order of their messages, and no more than the window (and one frame) is on its way, but for control messages.
+
+Why a window of our own: whatever the kernel, a proxy or a router has taken cannot be overtaken any more. A heartbeat
+behind 4 MiB in their buffers is 4 s late at 1 MB/s, and leadership is lost long before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from warren_raft.raft.lanes import Lane
+from warren_raft.raft.wire import (
+    FIRST,
+    FIRST_BYTES,
+    GIVEN_UP,
+    HEADER_BYTES,
+    KIB,
+    MARK,
+    MAX_BODY_BYTES,
+    MIB,
+    MORE,
+    BadFrame,
+    first_body,
+    frame_head,
+)
+
+QUEUE_SECONDS: Final = 0.1
+"""How long a byte may wait in the buffers on the way to the peer. More would only make everything behind it later; with
+less, a link across continents, or a peer that is busy for a moment, would run dry."""
+WINDOW_BYTES_MIN: Final = 16 * KIB
+WINDOW_BYTES_MAX: Final = 8 * MIB
+WINDOW_BYTES_START: Final = 64 * KIB
+"""Of a new link, of which nothing is known: a link of 1 MB/s is busy with it for 65 ms."""
+PARTS_PER_WINDOW: Final = 4
+PART_BYTES_MIN: Final = 4 * KIB
+"""A large message is cut into parts of a quarter of the window, within these 4 KiB and a frame's 64 KiB."""
+WAY_SECONDS: Final = 10.0
+"""The time that the way itself takes is measured anew so often, as the way may be another one since."""
+JOINED_BYTES: Final = 4 * KIB
+"""A smaller body is copied behind its head, as that costs less than to hand on two."""
+NORMAL_SHARE: Final = 3
+"""While both wait, NORMAL gets so many bytes for each one of BULK: neither stops the other."""
+
+
+class Window:
+    """How much may be on its way: what the link carries in the time of the way and back, and QUEUE_SECONDS.
+
+    Some frames carry a mark, which the peer answers at once. A mark that took longer than that has waited in a buffer:
+    the window shrinks in proportion. A shorter time lets it grow, where it was in use. It changes once per round trip.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = WINDOW_BYTES_START
+        self.part_bytes = self._quarter
+        """How large a part of a message may be."""
+        self._sent = 0
+        self._acknowledged = 0
+        self._marked = 0
+        self._marks: deque[_Mark] = deque()
+        self._mark_at = 0
+        """The next mark is due when so much is sent."""
+        self._changed_at = 0
+        """What was sent when the window last changed: earlier marks tell of the window before."""
+        self._way = float("inf")
+        """The shortest time from a mark to its answer: of the way alone, as far as is known."""
+        self._way_until = float("-inf")
+        """When it is out of date."""
+        self._measures_way = False
+        """BULK waits, and NORMAL slows down, until no mark is on its way: the next one finds the buffers empty."""
+
+    @property
+    def _quarter(self) -> int:
+        """While half of the window and more is on its way there is a mark after so many bytes."""
+        return self.bytes // PARTS_PER_WINDOW
+
+    def is_open(self, lane: Lane) -> bool:
+        """Whether a frame may leave. A quarter more is NORMAL's own: it does not wait behind BULK for an answer."""
+        if not self._marks:
+            return True  # one frame more, with a mark: without one the peer would never say that there is room
+        on_its_way = self._sent - self._acknowledged
+        if lane is Lane.BULK:
+            return not self._measures_way and on_its_way < self.bytes
+        return on_its_way < (self._quarter if self._measures_way else self.bytes + self._quarter)
+
+    def send(self, size: int, now: float) -> bool:
+        """A frame leaves; whether it is to carry a mark."""
+        self._sent += size
+        if self._sent < self._mark_at and (self._marks or now < self._way_until):
+            return False
+        self._measures_way = bool(self._marks) and now >= self._way_until
+        self._marks.append(_Mark(self._sent, self._sent - self._acknowledged, now, alone=not self._marks))
+        self._marked = self._sent
+        self._plan()
+        return True
+
+    def _plan(self) -> None:
+        self._mark_at = max(self._marked + self._quarter, self._acknowledged + self.bytes // 2)
+
+    def acknowledge(self, total: int, now: float) -> None:
+        """The peer has got so much of all that was sent. Raises `BadFrame` where it cannot have."""
+        mark = None
+        while self._marks and self._marks[0].total <= total:
+            mark = self._marks.popleft()
+        if mark is None or mark.total != total:
+            raise BadFrame(f"it says that it got {total} bytes, where none were marked")
+        self._acknowledged = total
+        self._adapt(mark, now)
+        self._plan()
+
+    def _adapt(self, mark: _Mark, now: float) -> None:
+        took = now - mark.at
+        if took < self._way or (mark.alone and now >= self._way_until):
+            self._way, self._way_until = took, now + WAY_SECONDS
+        if mark.total <= self._changed_at:
+            return
+        # As if the whole window had been on its way: the first marks of a burst find the buffers not filled yet.
+        waited = (took - self._way) * max(1.0, self.bytes / mark.on_its_way)
+        factor = (self._way + QUEUE_SECONDS) / max(self._way + waited, 1e-6)
+        if factor < 1.0:
+            self.bytes = max(WINDOW_BYTES_MIN, int(self.bytes * max(factor, 0.5)))
+        elif mark.on_its_way >= self.bytes // 2:
+            is_far_below = waited < QUEUE_SECONDS / 2
+            self.bytes = min(WINDOW_BYTES_MAX, int(self.bytes * (2.0 if is_far_below else min(factor, 2.0))))
+        else:
+            return  # it was not in use, so nobody knows
+        self._changed_at = self._sent
+        self.part_bytes = min(max(self._quarter, PART_BYTES_MIN), MAX_BODY_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    total: int
+    """Bytes sent up to its end."""
+    on_its_way: int
+    """Of these, not acknowledged then."""
+    at: float
+    alone: bool
+    """No other mark was on its way."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A message, and how much of it has left."""
+
+    body: bytes
+    term: int
+    number: int
+    at: int = 0
+    """How much of it has left."""
+    is_given_up: bool = False
+
+
+class Outbox:
+    """The frames of one link, from its first to its last."""
+
+    def __init__(self) -> None:
+        self.window = Window()
+        self._ready: list[bytes | memoryview] = []
+        self._ready_bytes = 0
+        self._waiting_bytes = 0
+        self._lanes: dict[Lane, deque[_Waiting]] = {Lane.NORMAL: deque(), Lane.BULK: deque()}
+        self._owed_bytes = 0
+        """What NORMAL has sent beyond its share while BULK waited."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What `take` has not returned yet."""
+        return self._waiting_bytes + self._ready_bytes
+
+    def put(self, lane: Lane, body: bytes, now: float, *, term: int = 0, number: int = 0) -> None:
+        """Add a message. `number` is for `cancel`; 0: it has none."""
+        size = len(body)
+        window = self.window
+        if lane is Lane.CONTROL:
+            self._add(lane, body)
+        elif size <= window.part_bytes and not self._lanes[lane] and window.is_open(lane):
+            self._add(lane | MARK if window.send(HEADER_BYTES + size, now) else lane, body)  # nearly always
+        else:
+            self._waiting_bytes += size
+            self._lanes[lane].append(_Waiting(body, term, number))
+
+    def _add(self, flags: int, body: bytes | memoryview) -> None:
+        self._ready_bytes += len(body)
+        if len(body) < JOINED_BYTES:
+            self._ready.append(frame_head(flags, body) + body)
+        else:
+            self._ready += (frame_head(flags, body), body)
+
+    def cancel(self, number: int) -> None:
+        """The message with this number is not wanted any more, or what has not left of it."""
+        lane = self._lanes[Lane.BULK]
+        for position, waiting in enumerate(lane):
+            if waiting.number == number and not waiting.is_given_up:
+                self._waiting_bytes -= len(waiting.body) - waiting.at
+                if waiting.at:
+                    waiting.is_given_up, waiting.body = True, b""
+                else:
+                    del lane[position]
+                return
+
+    def take(self, now: float) -> list[bytes | memoryview]:
+        """The bytes that leave now, in order: whole frames, or their heads and bodies."""
+        while (lane := self._next_lane()) is not None and self.window.is_open(lane):
+            self._add_part(lane, now)
+        ready, self._ready = self._ready, []
+        self._ready_bytes = 0
+        return ready
+
+    def take_rest(self, now: float) -> list[bytes | memoryview]:
+        """All that is left but for BULK, for a link that closes."""
+        self._lanes[Lane.BULK].clear()
+        while self._lanes[Lane.NORMAL]:
+            self._add_part(Lane.NORMAL, now)
+        return self.take(now)
+
+    def _next_lane(self) -> Lane | None:
+        normal, bulk = self._lanes[Lane.NORMAL], self._lanes[Lane.BULK]
+        if not bulk:
+            self._owed_bytes = 0
+            return Lane.NORMAL if normal else None
+        if not normal or self._owed_bytes >= NORMAL_SHARE * self.window.part_bytes:
+            return Lane.BULK
+        return Lane.NORMAL
+
+    def _add_part(self, lane: Lane, now: float) -> None:
+        flags, body = self._next_part(self._lanes[lane][0])
+        if not flags & MORE:
+            self._lanes[lane].popleft()
+        size = HEADER_BYTES + len(body)
+        if lane is Lane.BULK:
+            self._owed_bytes = max(0, self._owed_bytes - NORMAL_SHARE * size)
+        else:
+            self._owed_bytes += size
+        if self.window.send(size, now):
+            flags |= MARK
+        self._add(lane | flags, body)
+
+    def _next_part(self, waiting: _Waiting) -> tuple[int, bytes | memoryview]:
+        if waiting.is_given_up:
+            return GIVEN_UP, b""
+        body, at, part_bytes = waiting.body, waiting.at, self.window.part_bytes
+        if at == 0 and len(body) <= part_bytes:
+            self._waiting_bytes -= len(body)
+            return 0, body
+        part = memoryview(body)[at : at + part_bytes - (0 if at else FIRST_BYTES)]
+        waiting.at += len(part)
+        self._waiting_bytes -= len(part)
+        more = MORE if waiting.at < len(body) else 0
+        return (more, part) if at else (FIRST | more, first_body(waiting.term, len(body), part))
