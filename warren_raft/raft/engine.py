@@ -38,6 +38,7 @@ from warren_raft.raft.changes import Changes
 from warren_raft.raft.core import Core, Message
 from warren_raft.raft.elections import Elections, Standing
 from warren_raft.raft.events import (
+    Arriving,
     CloseLink,
     Dial,
     Effect,
@@ -420,6 +421,8 @@ class Engine:
         match event:
             case Received(peer, number, message):
                 self._receive(peer, number, message)
+            case Arriving(peer, number, term):
+                self._arriving(peer, number, term)
             case Synced(batch, error):
                 self._log_written(batch, error)
             case LinkUp(peer, number, hello):
@@ -681,6 +684,17 @@ class Engine:
             self._dispatch(peer, message)
         except PeerFault as fault:
             self._drop(peer, f"{peer} sent what cannot be, its link is dropped: {fault}")
+
+    def _arriving(self, peer: str, number: int, term: int) -> None:
+        """Parts of a large message count as signs of life, both ways: over a thin link its end may be far away."""
+        link = self._roster.links.get(peer)
+        if link is None or link.number != number or not self._roster.counts(peer) or self._installation.is_swapping:
+            return
+        if self._guard.is_led_by(peer, term):
+            self._elections.heard_leader(peer, self._now)
+            alive = self._guard.alive()
+            if alive is not None and alive.peer == peer:
+                self._send_to(peer, alive.message)
 
     def _dispatch(self, peer: str, message: Message) -> None:
         kind = message["type"]

@@ -225,6 +225,12 @@ class Guard:
             self._answering = None
         self._heard_leader(peer, _integer(message, "commit_index"))
 
+    def is_led_by(self, peer: str, term: int) -> bool:
+        """Whether a peer, of whose large message parts arrive, leads us now; it says that it leads this term."""
+        if term < self.core.term:
+            self._emit_gated(peer, {"type": "nack", "term": self.core.term})  # as for the message, which comes later
+        return term == self.core.term and peer == self.core.leader
+
     def _append(self, peer: str, message: Message, entries: Sequence[Entry]) -> None:
         log = self._log
         previous, previous_term = _integer(message, "prevLogIdx"), _integer(message, "prevLogTerm")

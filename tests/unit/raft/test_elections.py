@@ -12,6 +12,7 @@ import pytest
 
 from tests.engine_harness import STEP_SECONDS, Cluster, Full
 from warren_raft.raft.changes import DONE, REFUSED, WAIT
+from warren_raft.raft.events import Arriving
 
 TIMEOUT_SECONDS = 1.0
 """Settings.election_timeout_seconds, the default."""
@@ -109,6 +110,81 @@ def test_a_broken_link_to_a_living_leader_costs_no_term() -> None:
     cluster.heal()
     cluster.write(follower, "after")
     assert terms(cluster) == {leader.engine.term}
+
+
+# A large message over a thin link ------------------------------------------------------------------------------------
+
+
+def let_arrive(cluster: Cluster, seconds: float, term: int, *pairs: tuple[str, str]) -> None:
+    """For so long nothing comes to its end on these ways, and parts of something large arrive all the time."""
+    cluster.hold(*pairs)
+    end = cluster.now + seconds
+    while cluster.now < end:
+        for sender, receiver in pairs:
+            cluster.nodes[receiver].events.append(Arriving(sender, cluster.links[receiver, sender], term))
+        for _ in range(5):
+            cluster.turn()
+
+
+def test_a_leader_whose_large_message_is_still_arriving_stays_the_leader() -> None:
+    """A 4 MiB entry over a link of 500 kB/s takes eight times the election timeout. Its parts are signs of life for
+    the followers, and their answers to them for the leader, which has to hear a quorum."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    ways = [(leader.id, other) for other in cluster.followers()]
+    before = len(cluster.sent)
+    cluster.submit(leader.id, "large")
+    let_arrive(cluster, 8 * TIMEOUT_SECONDS, leader.engine.term, *ways)
+    assert asked(cluster, "pre_vote", before) == []
+    assert leader.engine.is_leader
+    cluster.heal()
+    cluster.run_until(lambda: "large" in cluster.acknowledged)
+    assert terms(cluster) == {leader.engine.term}
+
+
+def test_parts_from_whoever_does_not_lead_are_no_sign_of_a_leader() -> None:
+    """The leader is gone. Large messages go on arriving from the other follower, whatever term they say they are of."""
+    for ahead in (-1, 0, 1):
+        cluster = Cluster()
+        leader = cluster.wait_ready()
+        deaf, other = cluster.followers()
+        term = leader.engine.term
+        cluster.hold((leader.id, deaf), (deaf, leader.id))
+        before = len(cluster.sent)
+        let_arrive(cluster, 3 * TIMEOUT_SECONDS, term + ahead, (other, deaf))
+        assert deaf in asked(cluster, "pre_vote", before)
+
+
+def test_a_leader_of_an_older_term_is_told_so_before_its_large_message_has_arrived() -> None:
+    """The others, parted from it, elected another one. Its link is back, and brings its old entry for minutes."""
+    cluster = Cluster(FIVE)
+    old = cluster.wait_ready()
+    others = cluster.followers()
+    for other in others:
+        cluster.hold((old.id, other))
+    cluster.submit(old.id, "large")
+    new = cluster.run_until(lambda: next((n for n in cluster.nodes.values() if n.engine.term > old.engine.term), None))
+    cluster.hold(*((other, old.id) for other in others))
+    cluster.run_until(lambda: new.engine.is_leader or cluster.leader is not old)
+    assert old.engine.role == "leader"
+    cluster.held.discard((others[0], old.id))
+    cluster.wire[others[0], old.id].clear()
+    let_arrive(cluster, 0.2, old.engine.term, (old.id, others[0]))
+    assert old.engine.role == "follower"
+    assert "nack" in [s.message["type"] for s in cluster.sent if (s.sender, s.receiver) == (others[0], old.id)]
+
+
+def test_a_leader_that_hears_nothing_while_its_large_message_arrives_steps_down() -> None:
+    """That the others receive it is their word to give, not its own to believe."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    others = cluster.followers()
+    cluster.hold(*((other, leader.id) for other in others))
+    let_arrive(cluster, 2 * TIMEOUT_SECONDS, leader.engine.term, *((leader.id, other) for other in others))
+    assert leader.engine.role == "follower"
+
+
+# A living leader, once more ------------------------------------------------------------------------------------------
 
 
 def test_an_isolated_manager_deposes_nobody_when_it_returns() -> None:
