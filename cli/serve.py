@@ -20,6 +20,7 @@ import click
 
 from warren_raft.config import MISSING, Config, read_toml
 from warren_raft.errors import Closed, InvalidEntity, RefusedForSafety, Unavailable
+from warren_raft.log_lines import log_event, word
 
 from .common import DurationType, MemberType, WarrenCommand, named_data_dir
 
@@ -118,7 +119,7 @@ def serve(
         failure = store.failure
         if failure is not None:
             raise failure
-        log.info("stopping")
+        log_event(log, logging.INFO, "stop requested", node=config.node_id, signal=signals.stopped_by)
 
 
 def _config(config_file: str | None, **settings: Any) -> Config:
@@ -179,7 +180,8 @@ def _wait_ready(store: ReplicatedStore, signals: _Signals) -> bool:
             store.wait_ready(timeout=POLL_SECONDS)
         except Unavailable:
             if time.monotonic() >= say_after:
-                log.warning("%s", store.waits or "still waiting for a leader and its log")
+                text = store.waits or "no leader yet, or the log is not applied yet"
+                log_event(log, logging.WARNING, "still waiting", text, node=store.config.node_id)
                 say_after += STILL_WAITING_SECONDS
         except Closed:
             return False
@@ -196,7 +198,8 @@ class _Signals:
     """
 
     def __init__(self) -> None:
-        self._stop = False
+        self.stopped_by = ""
+        """The name of the signal that asked for the end; empty while none did."""
         self._hang_ups = self._seen_hang_ups = 0
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -214,11 +217,11 @@ class _Signals:
         """Whether the process was asked to end. Says of a SIGHUP what it does."""
         if self._seen_hang_ups != self._hang_ups:
             self._seen_hang_ups = self._hang_ups
-            log.info("SIGHUP: there is nothing to read again, the manager goes on")
-        return self._stop
+            log_event(log, logging.INFO, "signal ignored", "there is nothing to read again", signal="SIGHUP")
+        return bool(self.stopped_by)
 
     def _on_stop(self, number: int, _frame: FrameType | None) -> None:
-        self._stop = True
+        self.stopped_by = self.stopped_by or signal.Signals(number).name
         signal.signal(number, signal.SIG_DFL)
 
     def _on_hang_up(self, _number: int, _frame: FrameType | None) -> None:
@@ -226,7 +229,7 @@ class _Signals:
 
 
 class KeyValueFormatter(logging.Formatter):
-    """time=… level=… logger=… message="…": one line a record, for people and for log collectors."""
+    """time=… level=… logger=… message="…" key=value … text="…": one line a record, for people and for collectors."""
 
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -234,15 +237,14 @@ class KeyValueFormatter(logging.Formatter):
             "time": f"{stamp}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": _quoted(record.getMessage()),
+            "message": json.dumps(getattr(record, "warren_event", None) or record.getMessage(), ensure_ascii=False),
+            **{name: word(value) for name, value in getattr(record, "warren_keys", {}).items()},
         }
+        if text := getattr(record, "warren_text", ""):
+            parts["text"] = json.dumps(text, ensure_ascii=False)
         if record.exc_info:
-            parts["traceback"] = _quoted(self.formatException(record.exc_info))
+            parts["traceback"] = json.dumps(self.formatException(record.exc_info), ensure_ascii=False)
         return " ".join(f"{name}={value}" for name, value in parts.items())
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _log_to_stderr(level: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
-from warren_raft.log_lines import event
+from warren_raft.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.alarms")
 
@@ -160,7 +160,7 @@ class Alarms:
             raised = self._raised.pop(key, None)
         if raised is not None:
             lasted = max(0.0, (self._utc_now() - raised.alarm.since).total_seconds())
-            event(
+            log_event(
                 logger,
                 logging.INFO,
                 "alarm cleared",
@@ -196,7 +196,7 @@ class Alarms:
             self._log("alarm lasts", alarm)
 
     def _log(self, what: str, alarm: Alarm) -> None:
-        event(
+        log_event(
             logger,
             logging.ERROR if alarm.severity == "critical" else logging.WARNING,  # CRITICAL: this manager stops
             what,

@@ -22,6 +22,7 @@ from warren_raft.errors import Closed, Corrupted, InUse, InvariantViolation, Ref
 from warren_raft.fsm.answers import Result, raise_for
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.group_commit import GroupCommit, Outcome
+from warren_raft.log_lines import log_event
 from warren_raft.paths import absolute
 from warren_raft.snapshots.verification import prove_state
 from warren_raft.store.command import NO_SESSION, PUT, Command, Operation, encode
@@ -127,9 +128,9 @@ class LocalStore(Store):
         self._anchors.require()
         try:
             if self._lock.restore_file():
-                logger.warning("%s: %s", self._lock.path, LOCK_FILE_REMOVED)
+                log_event(logger, logging.WARNING, "lock file removed", LOCK_FILE_REMOVED, path=self._lock.path)
         except OSError as error:  # the lock of the directory itself holds
-            logger.warning("%s: its lock file was removed and cannot be made again: %s", self._lock.path, error)
+            log_event(logger, logging.WARNING, "removed lock file not made again", error, path=self._lock.path)
 
     def snapshot(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Save all that is stored now as one file (mode 0600), verified and on disk. Returns its manifest.
@@ -154,7 +155,7 @@ class LocalStore(Store):
             self._anchors.require()
             database.close_sealed()
         except Corrupted as error:
-            logger.critical("%s", error)
+            log_event(logger, logging.CRITICAL, "state not closed", error)
             database.abandon()  # what is in its place now is not ours to change
         finally:
             self._anchors.close()

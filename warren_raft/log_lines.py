@@ -10,27 +10,40 @@ import json
 import logging
 
 
-def event(logger: logging.Logger, level: int, what: str, /, text: object = "", **keys: object) -> None:
+def log_event(
+    logger: logging.Logger,
+    level: int,
+    what: str,
+    /,
+    text: object = "",
+    *,
+    exc_info: BaseException | bool | None = None,
+    **keys: object,
+) -> None:
     """Log `what key=value …: text`. A key whose value is None is left out.
 
     `what` is a fixed phrase ("leader changed"), so that a line can be searched for; everything that differs from one
-    time to the next is a key, `node` first. `text` is a sentence for people, an error's for instance.
+    time to the next is a key, `node` first. `text` is a sentence for people, an error's for instance. The record has
+    the three apart, too: `warren_event`, `warren_keys` (a dict of texts) and `warren_text`, for handlers of JSON.
     """
-    if logger.isEnabledFor(level):
-        logger.log(level, "%s", line(what, text, **keys))
-
-
-def line(what: str, /, text: object = "", **keys: object) -> str:
-    """The text of one event."""
-    words = [what, *(f"{key}={_value(value)}" for key, value in keys.items() if value is not None)]
+    if not logger.isEnabledFor(level):
+        return
+    shown = {name: _shown(value) for name, value in keys.items() if value is not None}
     told = " ".join(str(text).split())
-    return " ".join(words) + (f": {told}" if told else "")
+    extra = {"warren_event": what, "warren_keys": shown, "warren_text": told}
+    line = " ".join([what, *(f"{name}={word(value)}" for name, value in shown.items())]) + (f": {told}" if told else "")
+    logger.log(level, "%s", line, extra=extra, exc_info=exc_info, stacklevel=2)
 
 
-def _value(value: object) -> str:
-    """As it is where that is one word, else in quotes."""
-    if isinstance(value, float):
-        value = f"{value:.3f}".rstrip("0").rstrip(".")
-    text = str(value)
+def word(text: str) -> str:
+    """As it is where it is one word, else in quotes."""
     is_word = text.isprintable() and not any(character in ' "=\\' for character in text)
     return text if text and is_word else json.dumps(text, ensure_ascii=False)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)

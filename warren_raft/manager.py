@@ -34,6 +34,7 @@ from warren_raft.errors import (
 )
 from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
 from warren_raft.fsm.machine import StateMachine
+from warren_raft.log_lines import log_event
 from warren_raft.opening import OpenedDirectory
 from warren_raft.raft.changes import DONE, REFUSED, Answer
 from warren_raft.raft.driver import Driver
@@ -207,6 +208,7 @@ class ReplicatedStore(Store):
         if config.switch_interval_seconds is not None:
             _switch_interval.acquire(config.switch_interval_seconds)
         try:
+            self._say_starting()
             self._driver.start()
             self._remember()
             self._admin = self._start_admin()
@@ -218,6 +220,22 @@ class ReplicatedStore(Store):
         self._housekeeper.start()
         self._backups = self._start_backups()
         self._notifier.start()
+
+    def _say_starting(self) -> None:
+        machine = self._opened.machine
+        log_event(
+            logger,
+            logging.INFO,
+            "manager starting",
+            node=self.config.node_id,
+            version=self._version,
+            directory=self.config.directory,
+            listen=self.config.listen,
+            cluster=machine.cluster_id or "none",
+            term=self._engine.term,
+            last_index=self._opened.log.last_index,
+            applied_index=machine.applied_index,
+        )
 
     def _start_admin(self) -> Any:
         if not self.config.admin:
@@ -456,14 +474,16 @@ class ReplicatedStore(Store):
 
         Raises RefusedForSafety when it is no voting member or not connected, Unavailable.
         """
-        deadline = self._deadline(timeout)
+        return self._transfer(id, self._deadline(timeout))
+
+    def _transfer(self, id: str | None, deadline: float, *, is_closing: bool = False) -> str:  # noqa: A002
         before = self.wait_leader(max(0.0, deadline - time.monotonic()))
 
         def moved() -> bool:
             leader = self._engine.leader
             return leader == id if id is not None else leader not in (None, before)
 
-        self._ask_until(lambda _answer: moved(), lambda answer: TransferWanted(id, answer), deadline)
+        self._ask_until(lambda _answer: moved(), lambda answer: TransferWanted(id, answer, is_closing), deadline)
         return self._engine.leader or self.wait_leader(max(0.0, deadline - time.monotonic()))
 
     def _deadline(self, timeout: float | None) -> float:
@@ -613,6 +633,8 @@ class ReplicatedStore(Store):
             self._changed.notify_all()
 
     def _on_failure(self, error: WarrenError) -> None:
+        if self.failure is None:
+            log_event(logger, logging.CRITICAL, "manager failed", error, node=self.config.node_id)
         self.failure = error
         self._failed.set()
         self._on_change()
@@ -642,8 +664,9 @@ class ReplicatedStore(Store):
         for callback in list(self._leadership_callbacks):
             try:
                 callback(is_leader, term)
-            except Exception:
-                logger.exception("a leadership callback failed")
+            except Exception as error:  # noqa: BLE001 - it is logged
+                node = self.config.node_id
+                log_event(logger, logging.ERROR, "leadership callback failed", node=node, term=term, exc_info=error)
 
     def _keep_house(self) -> None:
         """Measuring of space, checkpoints of the state, stale reader slots, views that were left open."""
@@ -671,12 +694,12 @@ class ReplicatedStore(Store):
                     self._opened.database.checkpoint()
                     synced_index = index
             except WarrenError as error:
-                logger.critical("%s stops: %s", self.config.node_id, error)
                 self._on_failure(error)
                 self._driver.stop()
                 return
-            except Exception:  # too many open files, say; who gave up here would never look at the disk again
-                logger.exception("%s: housekeeping failed, and goes on", self.config.node_id)
+            except Exception as error:  # noqa: BLE001 - too many open files, say; who gave up would never look at the disk again
+                node = self.config.node_id
+                log_event(logger, logging.ERROR, "housekeeping failed", "it goes on", node=node, exc_info=error)
 
     def _remember(self) -> None:
         """How this manager was started, and where the others are: for a start from its directory alone."""
@@ -703,6 +726,7 @@ class ReplicatedStore(Store):
         with self._closing:
             if self._closed:
                 return
+            began = time.monotonic()
             self._hand_over()
             self._closed = True
             self._on_change()
@@ -721,14 +745,28 @@ class ReplicatedStore(Store):
                 _switch_interval.release()
             self._database = None
             self._opened.close(failed=self.failure is not None)
+            self._say_stopped(time.monotonic() - began)
+
+    def _say_stopped(self, took_seconds: float) -> None:
+        log_event(
+            logger,
+            logging.INFO,
+            "manager stopped",
+            self.failure or "",
+            node=self.config.node_id,
+            reason="closed" if self.failure is None else "failed",
+            term=self._engine.term,
+            applied_index=self._opened.machine.applied_index,
+            took_seconds=took_seconds,
+        )
 
     def _hand_over(self) -> None:
         """So that no caller has to wait for an election."""
         if self.failure is None and self._engine.is_leader and len(self._engine.members) > 1:
             try:
-                self.transfer_leadership(timeout=HAND_OVER_SECONDS)
+                self._transfer(None, self._deadline(HAND_OVER_SECONDS), is_closing=True)
             except (RefusedForSafety, Unavailable, Closed) as error:
-                logger.warning("%s closes without handing leadership over: %s", self.config.node_id, error)
+                log_event(logger, logging.WARNING, "leadership not handed over", error, node=self.config.node_id)
 
     @classmethod
     def _close_all_in_child(cls) -> None:

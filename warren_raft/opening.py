@@ -17,6 +17,7 @@ from warren_raft.alarms import Alarms
 from warren_raft.config import Config
 from warren_raft.errors import Corrupted
 from warren_raft.fsm.machine import StateMachine
+from warren_raft.log_lines import log_event
 from warren_raft.paths import moved
 from warren_raft.raft.engine import Engine, Settings
 from warren_raft.raft.files import Files, HeldDirectory
@@ -46,7 +47,7 @@ def _discard_part(config: Config) -> None:
     try:
         staging.discard(config.directory)
     except OSError as error:
-        logger.warning("%s: what a killed restore left is not removed: %s", config.node_id, error)
+        log_event(logger, logging.WARNING, "part of a killed restore not removed", error, node=config.node_id)
 
 
 class OpenedDirectory:
@@ -142,14 +143,14 @@ class OpenedDirectory:
         try:
             self.state.forget_starts()
         except OSError as error:  # the next start proves the state once more than it must
-            logger.warning("%s: the count of starts is not reset: %s", self.config.node_id, error)
+            log_event(logger, logging.WARNING, "count of starts not reset", error, node=self.config.node_id)
 
     def _state_or_rebuilt(self, *, is_suspect: bool) -> StateMachine:
         prove = self._prove_in_child if is_suspect else prove_state
         try:
             machine = _opened(Database.open(self.state, sync=False, prove=prove, is_suspect=is_suspect))
         except Corrupted as error:
-            logger.warning("%s: %s", self.config.node_id, error)
+            log_event(logger, logging.WARNING, "state not usable", error, node=self.config.node_id)
             if isinstance(error, StateUntrusted):
                 return self._rebuild(error.generation, "untrusted")
             return self._rebuild(self.state.current(), "damaged")
@@ -161,33 +162,34 @@ class OpenedDirectory:
     def _prove_in_child(self, path: str) -> None:
         """The starts before this one ended without an error. A kill, or too little memory, is no fault of the state; a
         state that ends the process that reads it ends the child, and is rebuilt."""
-        logger.warning(
-            "%s: the last starts ended before the manager was ready, without an error: %s is proved in a child process",
-            self.config.node_id,
-            path,
-        )
+        node = self.config.node_id
+        text = "the last starts ended before the manager was ready, without an error: it is proved in a child process"
+        log_event(logger, logging.WARNING, "state suspected", text, node=node, path=path)
         try:
             self._prove_apart(path)
         except VerificationFailed as error:
-            logger.warning("%s: %s; the state is proved in this process instead", self.config.node_id, error)
+            text = f"{error}; it is proved in this process instead"
+            log_event(logger, logging.WARNING, "state not proved apart", text, node=node, path=path)
             prove_state(path)
-        logger.warning(
-            "%s: %s is sound; those starts ended for another reason: a kill, or a lack of memory",
-            self.config.node_id,
-            path,
-        )
+        text = "those starts ended for another reason: a kill, or a lack of memory"
+        log_event(logger, logging.WARNING, "state is sound", text, node=node, path=path)
 
     def _rebuild(self, generation: int | None, why: str) -> StateMachine:
         """From the newest good snapshot; the log behind it is replayed by the engine. The old file is kept for study
         once there is another."""
         machine = self.keeper.rebuild(self.log.holds)()
         machine.database.publish()
-        logger.warning(
-            "%s: the state is rebuilt from index %d and the log behind it", self.config.node_id, machine.applied_index
+        aside = None if generation is None else self.state.set_aside(generation, why)
+        log_event(
+            logger,
+            logging.WARNING,
+            "state rebuilt",
+            "from a snapshot, or from nothing, and the log behind it",
+            node=self.config.node_id,
+            reason=why,
+            from_index=machine.applied_index,
+            old_state=aside,
         )
-        if generation is not None:
-            aside = self.state.set_aside(generation, why)
-            logger.warning("%s: the old state is kept as %s", self.config.node_id, aside)
         return machine
 
     def _check_agreement(self) -> None:
@@ -229,12 +231,14 @@ class OpenedDirectory:
     def _compare_members(self, engine: Engine) -> None:
         replicated: Mapping[str, str] = {member.id: member.address for member in engine.members.values()}
         if replicated != dict(self.config.members):
-            logger.warning(
-                "%s: the configured members %s differ from the cluster's %s, which count; "
-                "members are looked for at the configured addresses too",
-                self.config.node_id,
-                dict(self.config.members),
-                replicated,
+            log_event(
+                logger,
+                logging.WARNING,
+                "configured members differ",
+                "the cluster's list counts; members are looked for at the configured addresses too",
+                node=self.config.node_id,
+                configured=_listed(self.config.members),
+                cluster=_listed(replicated),
             )
 
     def close(self, *, failed: bool) -> None:
@@ -249,7 +253,7 @@ class OpenedDirectory:
                 self.state.forget_starts()
         except Corrupted as error:
             if not failed:
-                logger.critical("%s: %s", self.config.node_id, error)
+                log_event(logger, logging.CRITICAL, "state not closed", error, node=self.config.node_id)
             self.database.abandon()  # what is in its place now is not ours to change
         finally:
             self._held.close()
@@ -271,6 +275,10 @@ class OpenedDirectory:
         """What the end of the process would give back, and nothing more: no sync, the marker stays."""
         self.database.abandon()
         self._held.close()
+
+
+def _listed(members: Mapping[str, str]) -> str:
+    return ",".join(f"{id_}={address}" for id_, address in sorted(members.items()))
 
 
 def _opened(database: Database) -> StateMachine:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from warren_raft.config import Config, check_address, check_node_id
 from warren_raft.describing import ReadOnlyFiles, describe
 from warren_raft.errors import RefusedForSafety
-from warren_raft.log_lines import event
+from warren_raft.log_lines import log_event
 from warren_raft.paths import absolute
 from warren_raft.raft.log_opening import newest_header
 from warren_raft.raft.membership import MEMBERS_MAX
@@ -56,7 +56,7 @@ def read(directory: str | os.PathLike[str]) -> Remembered | None:
     try:
         return _decoded(json.loads(data))
     except (ValueError, KeyError, TypeError, RefusedForSafety) as error:
-        event(logger, logging.WARNING, "file ignored", error, path=path)
+        log_event(logger, logging.WARNING, "file ignored", error, path=path)
         return None
 
 
@@ -130,7 +130,7 @@ class Memory:
         except OSError as error:
             if self._failure != str(error):
                 self._failure = str(error)
-                event(logger, logging.WARNING, "file not written", error, node=config.node_id, path=FILE_NAME)
+                log_event(logger, logging.WARNING, "file not written", error, node=config.node_id, path=FILE_NAME)
             return
         self._kept, self._failure = now, ""
 
@@ -144,7 +144,7 @@ def _read_or_nothing(config: Config) -> Remembered | None:
     try:
         return read(config.directory)
     except OSError as error:
-        event(logger, logging.WARNING, "file ignored", error, node=config.node_id, path=FILE_NAME)
+        log_event(logger, logging.WARNING, "file ignored", error, node=config.node_id, path=FILE_NAME)
         return None
 
 

@@ -16,6 +16,8 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final, ParamSpec, TypeVar
 
+from warren_raft.log_lines import log_event
+
 logger = logging.getLogger("warren_raft.workers")
 
 P = ParamSpec("P")
@@ -62,7 +64,13 @@ class Workers(Executor):
                 except RuntimeError:
                     if not self._threads:
                         raise
-                    logger.warning("%s: no further thread can be started, %d go on", self._name, len(self._threads))
+                    log_event(
+                        logger,
+                        logging.WARNING,
+                        "no further thread started",
+                        pool=self._name,
+                        threads=len(self._threads),
+                    )
             self._jobs.put((future, lambda: function(*args, **kwargs)))
         return future
 

@@ -5,6 +5,7 @@ stops by itself; three of them are a cluster whose members and leader the comman
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -18,10 +19,14 @@ from typing import Any
 import pytest
 from cli_support import EXIT_SECONDS, READY_SECONDS, Command, ManagerProcess, StartManager, free_addresses
 
+import warren_raft as wr
 from warren_raft_cli.common import DurationType
 from warren_raft_cli.serve import KeyValueFormatter
 
-LOG_LINE = re.compile(r'time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z level=\w+ logger=[\w.]+ message=".*"')
+LOG_LINE = re.compile(
+    r'time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z level=\w+ logger=[\w.]+ message="[^"]*"'
+    r'( [a-z_]+=("([^"\\]|\\.)*"|[^ "]+))*'
+)
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> Any:
@@ -41,8 +46,15 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, start_manager: StartManager, n
     process.process.send_signal(number)
     assert process.process.wait(EXIT_SECONDS) == 0
     assert not (tmp_path / "m1" / "admin.sock").exists()
-    for line in process.log.read_text().splitlines():
+    lines = process.log.read_text().splitlines()
+    for line in lines:
         assert LOG_LINE.fullmatch(line), line
+    told = [line.partition("message=")[2] for line in lines]
+    (started,) = [line for line in told if line.startswith('"manager starting" ')]
+    assert f" node=m1 version={wr.__version__} directory={tmp_path / 'm1'} listen={address} cluster=none " in started
+    assert any(line.startswith('"leader changed" node=m1 leader=m1 term=1 reason=start ') for line in told), told
+    assert told[-2] == f'"stop requested" node=m1 signal={signal.Signals(number).name}'
+    assert told[-1].startswith('"manager stopped" node=m1 reason=closed term=1 applied_index=')
 
 
 def test_a_signal_ends_one_that_never_got_ready(tmp_path: Path, start_manager: StartManager) -> None:
@@ -150,6 +162,14 @@ def test_a_log_line_is_one_line_whatever_is_logged() -> None:
     assert "\n" not in line
     assert 'message="said \\"x\\"\\n"' in line
     assert "ValueError" in line
+
+
+def test_an_event_has_its_keys_beside_the_message() -> None:
+    record = logging.LogRecord("a.b", logging.INFO, __file__, 1, "%s", ("unused",), None)
+    record.warren_event, record.warren_keys, record.warren_text = "leader lost", {"node": "m1", "reason": "a b"}, "or"
+    assert KeyValueFormatter().format(record).partition("message=")[2] == (
+        '"leader lost" node=m1 reason="a b" text="or"'
+    )
 
 
 # ------------------------------------------------------------------------------------ a cluster of three

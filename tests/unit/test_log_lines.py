@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import logging
+from pathlib import Path
 
 import pytest
 
-from warren_raft.log_lines import event, line
+from warren_raft.log_lines import log_event
+from warren_raft.raft import leadership
+
+ROOT = Path(__file__).parents[2]
+logger = logging.getLogger("warren_raft.test")
 
 
-def test_keys_come_before_the_sentence_and_those_without_a_value_are_left_out() -> None:
-    told = line("leader changed", "the old one hung", node="m1", peer=None, term=4, age_seconds=0.5, full=False)
-    assert told == "leader changed node=m1 term=4 age_seconds=0.5 full=False: the old one hung"
+def test_keys_come_before_the_sentence_and_those_without_a_value_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    log_event(
+        logger, logging.ERROR, "leader changed", "it hung", node="m1", peer=None, term=4, age_seconds=0.5, full=False
+    )
+    assert caplog.messages == ["leader changed node=m1 term=4 age_seconds=0.5 full=false: it hung"]
 
 
 @pytest.mark.parametrize(
@@ -27,17 +35,57 @@ def test_keys_come_before_the_sentence_and_those_without_a_value_are_left_out() 
         ("\x1b[31m", r'"\u001b[31m"'),
         ("Zürich", "Zürich"),
         (1e-9, "0"),
+        (120.0, "120"),
         (float("inf"), "inf"),
     ],
 )
-def test_a_value_is_one_word_or_in_quotes(value: object, shown: str) -> None:
-    assert line("x", key=value) == f"x key={shown}"
+def test_a_value_is_one_word_or_in_quotes(value: object, shown: str, caplog: pytest.LogCaptureFixture) -> None:
+    log_event(logger, logging.ERROR, "x", key=value)
+    assert caplog.messages == [f"x key={shown}"]
 
 
-def test_a_sentence_of_several_lines_becomes_one() -> None:
-    assert line("refused", "first\n  second\r\n") == "refused: first second"
+def test_a_sentence_of_several_lines_becomes_one(caplog: pytest.LogCaptureFixture) -> None:
+    log_event(logger, logging.ERROR, "refused", "first\n  second 100 %s\r\n", used="99%d")
+    assert caplog.messages == ["refused used=99%d: first second 100 %s"]
 
 
-def test_the_sentence_may_hold_percent_signs(caplog: pytest.LogCaptureFixture) -> None:
-    event(logging.getLogger("warren_raft.test"), logging.ERROR, "disk low", "100 %s full", used="99%d")
-    assert caplog.messages == ["disk low used=99%d: 100 %s full"]
+def test_a_record_has_its_parts_for_handlers_and_the_place_that_logged_it(caplog: pytest.LogCaptureFixture) -> None:
+    log_event(logger, logging.ERROR, "disk low", "free some", node="m1", bytes=3)
+    (record,) = caplog.records
+    assert record.__dict__["warren_event"] == "disk low"
+    assert record.__dict__["warren_keys"] == {"node": "m1", "bytes": "3"}
+    assert record.__dict__["warren_text"] == "free some"
+    assert record.pathname == __file__
+
+
+def test_an_error_brings_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    log_event(logger, logging.ERROR, "failed", exc_info=ZeroDivisionError("a mistake"))
+    assert "ZeroDivisionError: a mistake" in caplog.text
+
+
+def logged_otherwise(path: Path) -> list[str]:
+    """Calls like `logger.warning(…)` and `log.exception(…)`."""
+    names = {"debug", "info", "warning", "error", "critical", "exception", "log"}
+    return [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in names
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id in {"logger", "log", "_log", "logging"}
+    ]
+
+
+def test_every_line_has_this_form() -> None:
+    paths = [*(ROOT / "warren_raft").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]
+    assert len(paths) > 50
+    assert [call for path in paths if path.name != "log_lines.py" for call in logged_otherwise(path)] == []
+
+
+def test_every_reason_of_a_change_of_leader_is_documented() -> None:
+    text = (ROOT / "docs" / "logging.md").read_text(encoding="utf-8")
+    values = [value for name, value in vars(leadership).items() if name.isupper() and name != "TEXT_CHARACTERS"]
+    words = {value.word if isinstance(value, leadership.Reason) else value for value in values}
+    assert len(words) > 5
+    assert all(f"`{word}`" in text for word in words), words

@@ -1367,11 +1367,9 @@ def test_the_log_tells_changes_and_not_retries(caplog: pytest.LogCaptureFixture)
         await until(lambda: len(a.told("refused")) > 5 and len(b.told("refused")) > 5)
         await until(lambda: len(a.told("dial refused")) > 5)
         expected = {
-            "m1: no link with m2: we refuse it: m1 does not like it",
-            "m1: m2 refuses us: m2 does not like it",
-            f"m1: cannot reach m3 at {HOST}:{port}: Connection refused; trying again",
-            "m2: no link with m1: we refuse it: m2 does not like it",
-            "m2: m1 refuses us: m1 does not like it",
+            "link not made node=m1 peer=m2: we refuse it: m1 does not like it",
+            f"peer not reached node=m1 peer=m3 address={HOST}:{port}: Connection refused",
+            "link not made node=m2 peer=m1: we refuse it: m2 does not like it",
         }
         assert set(caplog.messages) == expected
         assert len(caplog.messages) == len(expected)
@@ -1379,10 +1377,10 @@ def test_the_log_tells_changes_and_not_retries(caplog: pytest.LogCaptureFixture)
         b.transport.set_peers({})
         await linked(a, b)
         await b.transport.close()
-        await until(lambda: "m1: link to m2 is down: the peer said goodbye" in caplog.messages)
+        await until(lambda: "link down node=m1 peer=m2: the peer said goodbye" in caplog.messages)
         c = await stage.node("m2", port=int(b_address.rpartition(":")[2]))
         await linked(a, c)
-        assert caplog.messages.count(f"m1: link to m2 at {b_address} is up, dialled by us") == 2
+        assert caplog.messages.count(f"link up node=m1 peer=m2 address={b_address} dialled_by=m1") == 2
 
     with caplog.at_level(logging.INFO, logger="warren_raft.transport"):
         scene()

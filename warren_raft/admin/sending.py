@@ -14,6 +14,7 @@ from typing import Final
 from aiohttp import web
 
 from warren_raft.errors import InUse
+from warren_raft.log_lines import log_event
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ async def send_file(request: web.Request, descriptor: int) -> web.StreamResponse
     try:
         await _send(response, descriptor, size)
     except OSError as error:  # a TimeoutError too
-        log.warning("a snapshot was sent in part only: %s: %s", type(error).__name__, error)
+        log_event(log, logging.WARNING, "snapshot sent in part", error, error=type(error).__name__)
         if request.transport is not None:
             request.transport.abort()
     return response

@@ -44,6 +44,7 @@ from warren_raft.errors import (
 )
 from warren_raft.forking import let_go_in_child
 from warren_raft.forms import Refused
+from warren_raft.log_lines import log_event
 from warren_raft.paths import absolute
 from warren_raft.store.tables import BY_NAME, CA, Kind
 from warren_raft.workers import Workers
@@ -129,7 +130,7 @@ class AdminServer:
         if self._thread.ident is not None:
             self._thread.join(STOP_SECONDS)
             if self._thread.is_alive():
-                log.warning("the admin thread did not end within %g s", STOP_SECONDS)
+                log_event(log, logging.WARNING, "admin thread did not end", waited_seconds=STOP_SECONDS)
 
     def _run(self) -> None:
         try:
@@ -172,11 +173,11 @@ class AdminServer:
             await self._listen(runner, place)
         except OSError as error:
             if str(error) != self._said:
-                log.warning("%s was removed from %s and cannot be made again: %s", SOCKET_NAME, self._directory, error)
+                log_event(log, logging.WARNING, "removed socket not made again", error, directory=self._directory)
             self._said = str(error)
         else:
             self._said = ""
-            log.warning("%s was removed from %s and was made again", SOCKET_NAME, self._directory)
+            log_event(log, logging.WARNING, "removed socket made again", directory=self._directory)
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
@@ -271,8 +272,8 @@ def _application(calls: _Calls) -> web.Application:
             return _refusal(error)
         except web.HTTPException as error:  # a body beyond client_max_size
             return _refusal(InvalidEntity("request", error.reason))
-        except Exception as error:
-            log.exception("the admin call %s failed", request.path)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            log_event(log, logging.ERROR, "admin call failed", path=request.path, exc_info=error)
             return _refusal(error)
 
     async def snapshot(request: web.Request) -> web.StreamResponse:
@@ -284,7 +285,7 @@ def _application(calls: _Calls) -> web.Application:
                 finally:
                     os.close(descriptor)
         except (WarrenError, OSError) as error:
-            log.warning("a snapshot could not be taken: %s", error)
+            log_event(log, logging.WARNING, "snapshot refused", error)
             return _refusal(error)
 
     senders = Senders()

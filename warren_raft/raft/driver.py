@@ -17,6 +17,7 @@ from random import Random
 from typing import Any, Final
 
 from warren_raft.errors import Closed, InvariantViolation, WarrenError
+from warren_raft.log_lines import log_event
 from warren_raft.raft.engine import NOTICE_SECONDS, TICK_SECONDS, Engine
 from warren_raft.raft.events import (
     Arriving,
@@ -199,7 +200,9 @@ class Driver:
             async with asyncio.timeout(STOP_SECONDS):
                 await self._sync_ended.wait()
         except TimeoutError:
-            logger.warning("%s: the log's disk has not returned for %g s", self._node_id, STOP_SECONDS)
+            log_event(
+                logger, logging.WARNING, "log still being written", node=self._node_id, waited_seconds=STOP_SECONDS
+            )
         self._log_workers.shutdown(cancel_futures=True)
         self._workers.shutdown(cancel_futures=True)
 
@@ -231,8 +234,8 @@ class Driver:
                 self._perform(effect)
             self._transport.flush()
             more = self._engine.apply()
-        except Exception as error:
-            logger.exception("%s: the raft thread failed", self._node_id)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            log_event(logger, logging.ERROR, "raft thread failed", node=self._node_id, exc_info=error)
             self._fail(InvariantViolation(f"the raft thread failed: {error!r}"))
             return
         if any(isinstance(event, Synced) for event in events):
@@ -284,9 +287,11 @@ class Driver:
                 batch.write()
             except OSError as problem:
                 error = problem
-            except Exception as problem:
+            except Exception as problem:  # noqa: BLE001 - it is logged
                 # A bug, and the end: whoever waits for this batch would wait for ever.
-                logger.exception("%s: the log's batch %d was not written", self._node_id, batch.number)
+                log_event(
+                    logger, logging.ERROR, "log batch failed", node=self._node_id, batch=batch.number, exc_info=problem
+                )
                 self._tell(self._fail, InvariantViolation(f"the log's batch was not written: {problem!r}"))
                 continue
             self._tell(self._take, Synced(batch, error))
@@ -297,7 +302,7 @@ class Driver:
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:  # the loop is closed: nobody waits for it any more
-            logger.debug("%s: a job ended after its manager", self._node_id)
+            log_event(logger, logging.DEBUG, "job ended after its manager", node=self._node_id)
 
     def _work(self, work: Work) -> None:
         try:
@@ -319,7 +324,7 @@ class Driver:
         self._removing = False
         error = future.exception()
         if isinstance(error, OSError):
-            logger.warning("%s: old segments of the log were not removed: %s", self._node_id, error)
+            log_event(logger, logging.WARNING, "old log segments not removed", error, node=self._node_id)
         elif error is not None:
             raise error
 
@@ -337,6 +342,6 @@ class Driver:
         self._preparing = False
         error = future.exception()
         if isinstance(error, OSError):
-            logger.warning("%s: the log's next segment was not prepared: %s", self._node_id, error)
+            log_event(logger, logging.WARNING, "next log segment not prepared", error, node=self._node_id)
         elif error is not None:
             raise error

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
+from warren_raft.raft.leadership import LINK_LOST, STARTED, TIMEOUT, Reason
+
 Message = dict[str, Any]
 
 LINK_LOST_MIN_SECONDS: Final = 0.03
@@ -60,6 +62,8 @@ class Elections:
         self._asking = False
         self._leader_contact = -1e9
         self._leader: str | None = None
+        self.why = STARTED
+        """Why there is nobody to follow: what a campaign gives as its reason."""
         # Nobody is known to lead yet, and a pre-vote disturbs nobody who does.
         self._deadline = now + START_FRACTION * self._draw()
 
@@ -89,6 +93,7 @@ class Elections:
 
     def link_down(self, peer: str, now: float) -> None:
         if peer == self._leader:
+            self.why = Reason(LINK_LOST, f"the link to {peer} broke")
             self._leader = None
             self._leader_contact = -1e9
             span = LINK_LOST_MAX_SECONDS - LINK_LOST_MIN_SECONDS
@@ -105,8 +110,9 @@ class Elections:
         self._leader_contact = -1e9
         self._asking = False
 
-    def stepped_down(self, now: float) -> None:
+    def stepped_down(self, now: float, why: Reason) -> None:
         """We led and do not any more: wait a full timeout before asking. Our successor may have been heard already."""
+        self.why = why
         self._deadline = now + self._draw()
 
     def leader_is_alive(self, now: float, *, is_leader: bool) -> bool:
@@ -124,7 +130,9 @@ class Elections:
         """Ask for pre-votes when it is time. True: campaign now (only where we alone are the quorum)."""
         if standing.is_leader or now < self._deadline:
             return False
-        self._leader = None
+        if self._leader is not None:
+            self.why = Reason(TIMEOUT, f"{self._leader} was not heard for {now - self._leader_contact:.1f} s")
+            self._leader = None
         if not standing.is_durable:
             # Our last candidacy, or our vote, has not left yet: to campaign again would take it back before anybody
             # could answer. Where a sync takes as long as our patience nobody was ever elected.

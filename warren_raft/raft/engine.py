@@ -24,6 +24,7 @@ from warren_raft.errors import (
     Unavailable,
     WarrenError,
 )
+from warren_raft.log_lines import log_event
 from warren_raft.paths import moved
 from warren_raft.raft import entries
 from warren_raft.raft.catchup import (
@@ -58,6 +59,9 @@ from warren_raft.raft.fields import check_fields
 from warren_raft.raft.guard import Guard, Outgoing, PeerFault
 from warren_raft.raft.health import Health
 from warren_raft.raft.installation import Installation
+from warren_raft.raft.leadership import DISK_HUNG, LATER_TERM, STATE_REPLACED, STATE_WRONG, TRANSFER, Leadership, Reason
+from warren_raft.raft.leadership import NO_QUORUM as MINORITY
+from warren_raft.raft.leadership import NO_SPACE as FULL_DISK
 from warren_raft.raft.log import Batch, Log
 from warren_raft.raft.membership import (
     OTHER_CLUSTER,
@@ -92,6 +96,8 @@ with writes following each other it spares each follower one of three wake-ups a
 whose own caller's write it commits."""
 ALIVE_AFTER_SECONDS: Final = 0.05
 """A reply that has waited so long for our disk is preceded by a sign of life that claims nothing."""
+CHECK_QUORUM_TIMEOUTS: Final = 1.5
+"""A leader that no majority has answered for so many election timeouts steps down."""
 RETRY_SECONDS: Final = 1.0
 """What a full disk refused (the log's batch, or applying) is tried again so often."""
 REFUSAL_SECONDS: Final = 15.0
@@ -210,7 +216,8 @@ class Engine:
         self._alive_sent_at = LONG_AGO
         self._expire_at = LONG_AGO
         self._foreign: set[str] = set()
-        self._said_leader: str | None = None
+        self._leadership = Leadership(settings.node_id)
+        self._led_term = 0
         self._dialed: dict[str, tuple[str, ...]] | None = None
         self._founded = self._roster.founding is not None
         self._ready_index: int | None = None
@@ -241,7 +248,7 @@ class Engine:
             log=self._log,
             applied_index=self._machine.applied_index,
             heartbeat_seconds=settings.heartbeat_seconds,
-            check_quorum_seconds=1.5 * settings.election_timeout_seconds,
+            check_quorum_seconds=CHECK_QUORUM_TIMEOUTS * settings.election_timeout_seconds,
             clock=lambda: self._now,
             send=self._guard.outgoing,
         )
@@ -436,7 +443,7 @@ class Engine:
                 self._requests.ask(self._now, event, self._machine.applied_index)
             case Worked(work, result, error):
                 if error is not None and not isinstance(error, WarrenError | OSError):
-                    logger.error("%s: a job on snapshots failed", self._node_id, exc_info=error)
+                    log_event(logger, logging.ERROR, "job on snapshots failed", node=self._node_id, exc_info=error)
                     error = WarrenError(f"it failed: {error!r}")
                 work.then(result, error)
 
@@ -474,10 +481,17 @@ class Engine:
             self._watch.look(self._now, situation)
 
     @property
-    def _must_not_lead(self) -> bool:
+    def _must_not_lead(self) -> Reason | None:
         """A leader that cannot write its log or its state can commit nothing; one whose state is wrong misleads."""
-        hangs = self._batch is not None and self._now - self._batch_since > HUNG_DISK_SECONDS
-        return hangs or self.disk_full or self._apply_again_at > LONG_AGO or self._installation.is_odd
+        if self._batch is not None and self._now - self._batch_since > HUNG_DISK_SECONDS:
+            return Reason(DISK_HUNG, f"its disk has not returned for {self._now - self._batch_since:.0f} s")
+        if self.disk_full:
+            return Reason(FULL_DISK, "no space for its log")
+        if self._apply_again_at > LONG_AGO:
+            return Reason(FULL_DISK, "no space for its state")
+        if self._installation.is_odd:
+            return Reason(STATE_WRONG, "its state is wrong")
+        return None
 
     def _expire(self) -> None:
         if self._now >= self._expire_at:
@@ -746,7 +760,7 @@ class Engine:
             case "timeout_now":
                 self._timeout_now(peer, message)
             case "change":
-                self._send_to(peer, self._requests.answer(message, self._machine.applied_index))
+                self._send_to(peer, self._requests.answer(peer, message, self._machine.applied_index))
             case "change_answer":
                 self._requests.answered(message)
             case "snapshot_offer":
@@ -792,6 +806,7 @@ class Engine:
     def _vote_request(self, peer: str, message: Message) -> None:
         if not self._roster.may_vote:
             return
+        self._leadership.heard_candidate(peer, message)
         alive = self._elections.leader_is_alive(self._now, is_leader=self._core.is_leader)
         if alive and not message.get("transfer"):
             self._guard.stats["vote request against a living leader ignored"] += 1
@@ -801,15 +816,19 @@ class Engine:
         if self._log.voted_for == peer and before != (self._log.current_term, peer):
             self._elections.voted(self._now)
 
-    def _campaign(self, *, transfer: bool = False) -> None:
-        self._guard.transferring = transfer
+    def _campaign(self, transfer: Reason | None = None) -> None:
+        """`transfer`: why our leader hands leadership to us."""
+        why = transfer or self._elections.why
+        self._guard.transferring = transfer is not None
+        self._guard.why = why.told()
         self._core.campaign()
+        self._leadership.stands(self._node_id, self._core.term, why)
         self._guard.after_tick()
 
     def _timeout_now(self, peer: str, message: Message) -> None:
         """Our leader hands leadership to us (Raft thesis 3.10)."""
         if peer == self._core.leader and message["term"] == self._core.term and self._standing().may_campaign:
-            self._campaign(transfer=True)
+            self._campaign(Reason.heard(message.get("why")) or Reason(TRANSFER, f"{peer} hands over"))
 
     @property
     def _takes_writes(self) -> bool:
@@ -825,15 +844,19 @@ class Engine:
             if leads:
                 self._elections.became_leader()
             else:
-                self._elections.stepped_down(self._now)
+                self._elections.stepped_down(self._now, self._why_stepped_down())
                 self._submitter.clear_queue()
         if self._leads_for_sure and not leads:
             self._leads_for_sure = False
-        leader = self.leader
-        if leader != self._said_leader:
-            self._said_leader = leader
-            said = "no leader is known" if leader is None else f"{leader} leads in term {self.term}"
-            logger.info("%s: %s", self._node_id, said)
+        if leads:
+            self._led_term = self._core.term
+        self._leadership.look(self.leader, self._core.term, self._elections.why)
+
+    def _why_stepped_down(self) -> Reason:
+        if self._core.term > self._led_term:
+            return LATER_TERM
+        seconds = CHECK_QUORUM_TIMEOUTS * self._settings.election_timeout_seconds
+        return Reason(MINORITY, f"no majority answered {self._node_id} for {seconds:.1f} s")
 
     # Writes ------------------------------------------------------------------------------------------------------
 
@@ -1014,7 +1037,7 @@ class Engine:
         self._machine = incoming
         self._roster.membership = membership_of(incoming)
         self._check_not_removed()
-        self._elections.stepped_down(self._now)
+        self._elections.stepped_down(self._now, STATE_REPLACED)
         self._submitter.set_route(None)
         self._assemble()
         self._snapshots.swap(incoming, why)
@@ -1046,7 +1069,6 @@ class Engine:
     def _fail(self, error: WarrenError) -> None:
         if self.failure is None:
             self.failure = error
-            logger.critical("%s stops: %s", self._node_id, error)
             self._stopped = True
             self._submitter.fail_all(lambda proposal: _closed(proposal, str(error)))
 

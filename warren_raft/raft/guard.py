@@ -75,6 +75,8 @@ class Guard:
         self.core: Core  # set by the engine right after the core, which needs outgoing(), is made
         self.outbox: list[Outgoing] = []
         self.transferring = False
+        self.why: list[str] = []
+        """The reason of the present campaign, for the logs of those who are asked to vote."""
         """The running campaign was asked for by the leader: its vote requests say so, and are not held sticky."""
         self.stats: Counter[str] = Counter()
         self.needs_snapshot: set[str] = set()
@@ -97,7 +99,7 @@ class Guard:
         elif kind == "next_node_idx":
             self._outgoing_reply(peer, message)
         elif kind == "request_vote":
-            self._emit_gated(peer, dict(message, transfer=self.transferring))
+            self._emit_gated(peer, dict(message, transfer=self.transferring, why=self.why))
         elif kind == "response_vote":
             self._emit_gated(peer, message)
         else:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from warren_raft.raft.changes import DONE, REFUSED, Answer, Changes
 from warren_raft.raft.core import Core
 from warren_raft.raft.guard import Guard
+from warren_raft.raft.leadership import CLOSING, REMOVED, TRANSFER, Reason
 from warren_raft.raft.log import Log
 from warren_raft.raft.membership import REMOVE
 from warren_raft.raft.roster import Roster
@@ -44,6 +45,8 @@ class TransferWanted:
 
     target: str | None
     answer: Callable[[Answer], None]
+    is_closing: bool = False
+    """The manager that asks is about to close."""
 
 
 Wanted = ChangeWanted | TransferWanted
@@ -69,6 +72,7 @@ class Requests:
         self._transfer_until = LONG_AGO
         self._transfer_target: str | None = None
         self._transfer_tried: str | None = None
+        self._transfer_why = Reason(TRANSFER, "")
         self._told_at = LONG_AGO
 
     def attach(self, core: Core, guard: Guard, changes: Changes) -> None:
@@ -93,20 +97,23 @@ class Requests:
         message = _message(self._number, wanted)
         leader = self._core.leader
         if self._core.is_leader:
-            self.answered(self.answer(message, applied_index))
+            self.answered(self.answer(self._node_id, message, applied_index))
         elif leader is None or leader not in self._roster.links:
             self.answered({"number": self._number, "state": "wait", "text": NO_LEADER})
         else:
             self._send(leader, message)
 
-    def answer(self, message: Message, applied_index: int) -> Message:
-        """The leader's answer to a question."""
+    def answer(self, asker: str, message: Message, applied_index: int) -> Message:
+        """The leader's answer to a question that was asked at the manager `asker`."""
         if not self._core.is_leader:
             answer = Answer("wait", "the leader changed")
         elif message["verb"] == "transfer":
-            answer = self.transfer_to(message["id"] or None)
+            why = Reason(TRANSFER, f"asked for at {asker}")
+            if message.get("closing"):
+                why = Reason(CLOSING, f"{asker} closes")
+            answer = self.transfer_to(message["id"] or None, why)
         elif message["verb"] == REMOVE and message["id"] == self._node_id and len(self._roster.voters) > 1:
-            answer = self.transfer_to(None)
+            answer = self.transfer_to(None, Reason(REMOVED, f"the removal of {self._node_id} was asked for at {asker}"))
             answer = Answer("wait", "leadership moves first") if answer.state != REFUSED else answer
         else:
             answer = self._changes.request(message["verb"], message["id"], message["address"], applied_index)
@@ -125,7 +132,7 @@ class Requests:
 
     # Transfers ---------------------------------------------------------------------------------------------------
 
-    def transfer_to(self, target: str | None) -> Answer:
+    def transfer_to(self, target: str | None, why: Reason) -> Answer:
         """Begin a transfer to `target`, or to the most caught-up voter that was not tried last."""
         voters = self._roster.voters - {self._node_id}
         if target == self._node_id:
@@ -139,16 +146,17 @@ class Requests:
             best = max(connected, key=lambda id_: (id_ != self._transfer_tried, self._guard.match_index(id_), id_))
             self._transfer_target = self._transfer_tried = target or best
             self._transfer_until = self._now + TRANSFER_SECONDS
+            self._transfer_why = why
         return Answer("wait", f"leadership moves to {self._transfer_target}")
 
-    def tick(self, now: float, *, must_go: bool) -> None:
-        """When the target of a transfer has everything, it is told to campaign at once. `must_go`: this leader can
-        commit nothing, or must not, so it offers leadership of its own accord."""
+    def tick(self, now: float, *, must_go: Reason | None) -> None:
+        """When the target of a transfer has everything, it is told to campaign at once. `must_go`: why this leader can
+        commit nothing, or must not, so that it offers leadership of its own accord."""
         self._now = now
         if not self._core.is_leader:
             return
-        if must_go and self._transfer_until <= now:
-            self.transfer_to(None)
+        if must_go is not None and self._transfer_until <= now:
+            self.transfer_to(None, must_go)
         target = self._transfer_target
         if target is None:
             return
@@ -156,7 +164,8 @@ class Requests:
             self._transfer_target = None
         elif self._guard.match_index(target) == self._log.last_index and now - self._told_at >= TELL_AGAIN_SECONDS:
             self._told_at = now
-            self._send(target, {"type": "timeout_now", "term": self._core.term})
+            why = Reason(self._transfer_why.word, f"{self._node_id} hands over: {self._transfer_why.text}")
+            self._send(target, {"type": "timeout_now", "term": self._core.term, "why": why.told()})
 
 
 def _message(number: int, wanted: Wanted) -> Message:
@@ -164,4 +173,5 @@ def _message(number: int, wanted: Wanted) -> Message:
         verb, id_, address = wanted.verb, wanted.member_id, wanted.address
     else:
         verb, id_, address = "transfer", wanted.target or "", ""
-    return {"type": "change", "number": number, "verb": verb, "id": id_, "address": address}
+    closing = isinstance(wanted, TransferWanted) and wanted.is_closing
+    return {"type": "change", "number": number, "verb": verb, "id": id_, "address": address, "closing": closing}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from warren_raft.errors import StorageFull, Unavailable
+from warren_raft.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.submit")
 
@@ -226,5 +227,6 @@ def _end(proposal: Proposal) -> None:
     """Tell whoever waits. Its own error is its own: stock applies a command twice when its callback raises (hole 5)."""
     try:
         proposal.done(proposal)
-    except Exception:
-        logger.exception("the callback of write %d of session %d failed", proposal.sequence, proposal.session)
+    except Exception as error:  # noqa: BLE001 - it is logged
+        keys = {"session": proposal.session, "sequence": proposal.sequence}
+        log_event(logger, logging.ERROR, "callback of a write failed", exc_info=error, **keys)

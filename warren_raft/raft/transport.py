@@ -27,6 +27,7 @@ from warren_raft.config import check_node_id
 from warren_raft.config import split_address as parse_address
 from warren_raft.errors import InvalidEntity, InvariantViolation
 from warren_raft.forking import let_go_in_child
+from warren_raft.log_lines import log_event
 from warren_raft.raft.addresses import bind, format_address, resolve
 from warren_raft.raft.connection import (
     MAX_BUFFERED_BYTES,
@@ -131,7 +132,7 @@ class Transport:
         self._unfinished_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._watcher: asyncio.Task[None] | None = None
-        self._said: dict[tuple[str, str], None] = {}
+        self._said: dict[tuple[str, ...], None] = {}
         self._closing = False
         self.resolvers: Final = Workers(MAX_LOOK_UPS, f"warren-raft-resolver {node_id}")
         let_go_in_child(self)
@@ -259,10 +260,8 @@ class Transport:
         self._bring_up(connection.peer_id, connection)
 
     def refused(self, connection: Connection, refusal: Refusal) -> None:
-        """A peer does not let us in."""
-        who = connection.peer_id or connection.host
-        self._say(who, logging.WARNING, f"{who} refuses us: {refusal.text}")
-        self._on_refused(who, refusal)
+        """A peer does not let us in. Whoever is told raises an alarm, which has a line of its own in the log."""
+        self._on_refused(connection.peer_id or connection.host, refusal)
 
     def ended(self, connection: Connection) -> None:
         """A connection is over: forget its link now, report it when nobody is in the middle of something."""
@@ -321,7 +320,7 @@ class Transport:
         """A dial got nowhere."""
         reason = os.strerror(error.errno) if error.errno else str(error) or "no answer"
         where = format_address(place)
-        self._say(peer_id, logging.INFO, f"cannot reach {peer_id} at {where}: {reason}; trying again")
+        self._say(peer_id, logging.INFO, "peer not reached", reason, peer=peer_id, address=where)
         if isinstance(error, ConnectionRefusedError):
             self._on_dial_refused(peer_id)
 
@@ -365,8 +364,8 @@ class Transport:
         if dialer is not None:
             dialer.needed.clear()
         self._forget(peer_id)
-        by = "us" if connection.dialled else "it"
-        self._say(peer_id, logging.INFO, f"link to {peer_id} at {connection.address} is up, dialled by {by}")
+        by = self.node_id if connection.dialled else peer_id
+        self._say(peer_id, logging.INFO, "link up", peer=peer_id, address=connection.address, dialled_by=by)
         self._on_link_up(peer_id, number, connection.hello)
 
     def _report_downs(self) -> None:
@@ -376,7 +375,7 @@ class Transport:
             assert connection.end is not None
             who = connection.peer_id
             if connection.end is not LinkEnd.SUPERSEDED:
-                self._say(who, logging.INFO, f"link to {who} is down: {connection.why}")
+                self._say(who, logging.INFO, "link down", connection.why, peer=who)
             self._on_link_down(who, connection.link, connection.end)
 
     def _hang_up_on(self, peer_id: str) -> None:
@@ -398,7 +397,7 @@ class Transport:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # it was gone before we came to it
         except OSError as error:
-            self._say("accept", logging.ERROR, f"cannot accept connections: {error.strerror}; trying again")
+            self._say("accept", logging.ERROR, "connections not accepted", f"{error.strerror}; trying again")
             self._loop.remove_reader(listener)
             self._loop.call_later(ACCEPT_RETRY_SECONDS, self._accept_again, listener)
             return
@@ -453,14 +452,15 @@ class Transport:
 
     # The log: a line where something changed, none for each retry.
 
-    def _say(self, subject: str, level: int, line: str) -> None:
+    def _say(self, subject: str, level: int, what: str, text: str = "", **keys: Any) -> None:
         """Log a line about a peer or place, once until `_forget`: two refusals may alternate for ever."""
-        if (subject, line) in self._said:
+        said = (subject, what, text, *keys.values())
+        if said in self._said:
             return
-        self._said[subject, line] = None
+        self._said[said] = None
         if len(self._said) > MAX_REMEMBERED_LINES:
             del self._said[next(iter(self._said))]
-        _log.log(level, "%s: %s", self.node_id, line)
+        log_event(_log, level, what, text, node=self.node_id, **keys)
 
     def _forget(self, subject: str) -> None:
         """Something changed: what was said about it is news again."""
@@ -474,7 +474,7 @@ class Transport:
         if not connection.connected:
             return  # so has a dial that failed
         who = connection.peer_id or connection.host
-        self._say(who, logging.WARNING, f"no link with {who}: {connection.why}")
+        self._say(who, logging.WARNING, "link not made", connection.why, peer=who)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

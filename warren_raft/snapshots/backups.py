@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 from warren_raft import timeouts
 from warren_raft.alarms import Alarms
 from warren_raft.errors import Closed, RefusedForSafety, WarrenError
+from warren_raft.log_lines import log_event
 from warren_raft.paths import absolute
 from warren_raft.snapshots.file import Manifest, Path, read_manifest
 from warren_raft.snapshots.saving import remove_leftovers
@@ -105,8 +106,8 @@ class Backups:
             return POLL_SECONDS
         except (WarrenError, OSError) as error:
             self._failed(error)
-        except Exception as error:  # a mistake of ours must be seen, and must not be the end of all backups
-            logger.exception("a backup failed")
+        except Exception as error:  # noqa: BLE001 - a mistake of ours must be seen, and must not be the end of all backups
+            log_event(logger, logging.ERROR, "backup failed", directory=self.directory, exc_info=error)
             self._failed(error)
         else:
             return delay
@@ -165,7 +166,7 @@ class Backups:
                 try:
                     manifest = read_manifest(path)
                 except (WarrenError, OSError) as error:
-                    logger.warning("not counted as a backup: %s", error)
+                    log_event(logger, logging.WARNING, "file not counted as a backup", error, path=path)
                     continue
                 if manifest.cluster_id == cluster_id:
                     found.append((path, manifest))
@@ -197,7 +198,9 @@ class Backups:
             raise RefusedForSafety(f"{path} is there already, and {part} was to get its name")
         os.rename(part, path)
         sync_directory(self.directory)
-        logger.info("saved a backup: %s", path)
+        log_event(
+            logger, logging.INFO, "backup saved", path=path, index=manifest["index"], bytes=manifest["size_bytes"]
+        )
         return path, manifest["cluster_id"]
 
     def _prune(self, backups: list[tuple[str, Manifest]], saved: str) -> list[tuple[str, Manifest]]:
@@ -209,7 +212,7 @@ class Backups:
                 kept.append(backup)
             else:
                 os.unlink(path)
-                logger.info("removed an old backup: %s", path)
+                log_event(logger, logging.INFO, "old backup removed", path=path)
         return kept
 
 

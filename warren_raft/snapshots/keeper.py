@@ -21,6 +21,7 @@ from typing import Final, TypeAlias
 from warren_raft.errors import Corrupted, InvariantViolation, SnapshotInvalid, StorageFull
 from warren_raft.fsm.entry import FIRST_INDEX
 from warren_raft.fsm.machine import StateMachine
+from warren_raft.log_lines import log_event
 from warren_raft.outputs import write_all
 from warren_raft.snapshots.directory import INCOMING, Damaged, Snapshot, SnapshotDirectory
 from warren_raft.snapshots.file import TRAILER_BYTES, Manifest, extract, no_space_as_storage_full
@@ -237,7 +238,9 @@ class Keeper:
         self._damaged.add(path)
         with self._files, suppress(FileNotFoundError):
             aside = self._directory.set_aside(Damaged(path=path, detail=error.detail))
-            logger.warning("%s: a damaged snapshot is set aside as %s: %s", self._node_id, aside, error.detail)
+            log_event(
+                logger, logging.WARNING, "damaged snapshot set aside", error.detail, node=self._node_id, path=aside
+            )
 
     # Fetching ----------------------------------------------------------------------------------------------------
 
@@ -387,7 +390,7 @@ class Keeper:
             generation, why = self._retired[0]
             if why:
                 aside = self._state.set_aside(generation, why)
-                logger.warning("%s: the replaced state is kept as %s", self._node_id, aside)
+                log_event(logger, logging.WARNING, "replaced state kept", node=self._node_id, reason=why, path=aside)
             else:
                 self._state.remove(generation)
             del self._retired[0]

@@ -19,6 +19,7 @@ from datetime import datetime
 from typing import Final
 
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid
+from warren_raft.log_lines import log_event
 from warren_raft.outputs import copy_to_node, is_node, node_descriptor
 from warren_raft.paths import absolute
 from warren_raft.snapshots.file import Manifest, Path, manifest_in, opened, sha256_of, write
@@ -112,7 +113,7 @@ def remove_leftovers(directory: str, is_part: re.Pattern[str], *, now: float) ->
     except (FileNotFoundError, NotADirectoryError):
         return  # whoever makes the file says so
     except OSError as error:
-        logger.warning("what a killed save left in %s is not removed: %s", directory, error)
+        log_event(logger, logging.WARNING, "part of a killed save not removed", error, directory=directory)
 
 
 def _require_free(path: str) -> None:

@@ -28,6 +28,7 @@ from warren_raft.errors import (
     StorageFull,
     WarrenError,
 )
+from warren_raft.log_lines import log_event
 from warren_raft.paths import absolute, moved
 from warren_raft.store import codec
 from warren_raft.store.cache import DecodedCache
@@ -204,7 +205,7 @@ class Database:
         if prove is not None:
             prove(path)
         state.publish(generation)
-        logger.warning("%s was missing: the only database there, %s, is used", state.pointer, path)
+        log_event(logger, logging.WARNING, "pointer to the state was missing", "the only one is used", path=path)
         return generation
 
     @classmethod
@@ -567,7 +568,7 @@ class Database:
             self._state.seal(self.generation)
         except OSError as error:
             path = self._state.file_of(self.generation)
-            logger.warning("%s gets no seal as it is closed, the next open takes longer: %s", path, error)
+            log_event(logger, logging.WARNING, "state not sealed", f"the next open takes longer: {error}", path=path)
 
     def abandon(self) -> None:
         """Close without syncing, as a crash of the process would: the marker stays. For a generation on its way out."""

@@ -13,6 +13,7 @@ import pytest
 from tests.engine_harness import STEP_SECONDS, Cluster, Full
 from warren_raft.raft.changes import DONE, REFUSED, WAIT
 from warren_raft.raft.events import Arriving
+from warren_raft.raft.leadership import Reason
 
 TIMEOUT_SECONDS = 1.0
 """Settings.election_timeout_seconds, the default."""
@@ -55,11 +56,92 @@ def test_each_change_of_leader_is_a_line_in_the_log(caplog: pytest.LogCaptureFix
     cluster = Cluster(FIVE[:3])
     leader = cluster.wait_ready()
     others = [id_ for id_ in cluster.nodes if id_ != leader.id]
-    said = f"{leader.id} leads in term {leader.engine.term}"
-    cluster.run_until(lambda: all(f"{id_}: {said}" in caplog.messages for id_ in cluster.nodes))
+    said = f"leader={leader.id} term={leader.engine.term} reason=start: no leader was heard since this manager started"
+    cluster.run_until(lambda: all(f"leader changed node={id_} {said}" in caplog.messages for id_ in cluster.nodes))
     for id_ in others:
         cluster.crash(id_)
-    cluster.run_until(lambda: f"{leader.id}: no leader is known" in caplog.messages)
+    lost = f"leader lost node={leader.id} leader={leader.id} term={leader.engine.term} reason=no-quorum: "
+    cluster.run_until(lambda: f"{lost}no majority answered {leader.id} for 1.5 s" in caplog.messages)
+    assert len(caplog.messages) == 4, caplog.messages
+
+
+def lines(caplog: pytest.LogCaptureFixture, node: str, what: str) -> list[str]:
+    return [line for line in caplog.messages if line.startswith(f"{what} node={node} ")]
+
+
+def reasons(caplog: pytest.LogCaptureFixture, what: str = "leader changed") -> set[str]:
+    """`WORD: TEXT` of each such line."""
+    return {line.partition("reason=")[2] for line in caplog.messages if line.startswith(f"{what} ")}
+
+
+def three(caplog: pytest.LogCaptureFixture) -> tuple[Cluster, str, list[str]]:
+    caplog.set_level(logging.INFO, "warren_raft.engine")
+    cluster = Cluster(FIVE[:3])
+    leader = cluster.wait_ready().id
+    cluster.run(1)
+    caplog.clear()
+    return cluster, leader, cluster.followers()
+
+
+def settled(cluster: Cluster, *, other_than: str) -> str:
+    """The new leader, once everybody follows it."""
+
+    def agreed() -> str:
+        leaders = {node.engine.leader for node in cluster.nodes.values()} - {None, other_than}
+        known = all(node.engine.leader in leaders for node in cluster.nodes.values())
+        return leaders.pop() or "" if known and len(leaders) == 1 else ""
+
+    return str(cluster.run_until(agreed))
+
+
+def test_a_leader_that_died_is_the_reason_of_the_next_one(caplog: pytest.LogCaptureFixture) -> None:
+    cluster, leader, _ = three(caplog)
+    cluster.crash(leader)
+    settled(cluster, other_than=leader)
+    assert reasons(caplog) == {f"link-lost: the link to {leader} broke"}
+    assert reasons(caplog, "leader lost") == {f"link-lost: the link to {leader} broke"}
+    assert len(caplog.messages) == 4, "one line for each change on each of two"
+
+
+def test_a_leader_that_falls_silent_is_a_timeout(caplog: pytest.LogCaptureFixture) -> None:
+    cluster, leader, followers = three(caplog)
+    cluster.hold(*((leader, id_) for id_ in followers))
+    settled_on = cluster.run_until(lambda: next((i for i in followers if cluster.nodes[i].engine.is_leader), ""))
+    assert len(lines(caplog, settled_on, "leader changed")) == 1
+    (reason,) = reasons(caplog)
+    assert reason.startswith(f"timeout: {leader} was not heard for ")
+
+
+def test_a_transfer_says_where_it_was_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    cluster, leader, (one, two) = three(caplog)
+    cluster.ask(two, "transfer", one)
+    assert settled(cluster, other_than=leader) == one
+    assert reasons(caplog) == {f"transfer: {leader} hands over: asked for at {two}"}
+
+
+def test_a_leader_whose_disk_hangs_says_so_when_it_hands_over(caplog: pytest.LogCaptureFixture) -> None:
+    cluster, leader, _ = three(caplog)
+    cluster.nodes[leader].disk_seconds = None
+    cluster.submit(leader, "a")
+    settled(cluster, other_than=leader)
+    (reason,) = reasons(caplog)
+    assert reason == f"disk-hung: {leader} hands over: its disk has not returned for 5 s"
+
+
+def test_a_leader_that_is_removed_says_so_when_it_hands_over(caplog: pytest.LogCaptureFixture) -> None:
+    cluster, leader, (one, _) = three(caplog)
+    cluster.change(one, "remove", leader)
+    settled(cluster, other_than=leader)
+    assert f"removed: {leader} hands over: the removal of {leader} was asked for at {one}" in reasons(caplog)
+
+
+@pytest.mark.parametrize("odd", [None, 7, "text", [], ["a"], [1, 2], ["two words", "x"], ["x" * 999, 1], {"a": 1}])
+def test_a_reason_that_makes_no_sense_is_no_reason(odd: object) -> None:
+    assert Reason.heard(odd) is None
+
+
+def test_a_reason_of_a_peer_is_cut() -> None:
+    assert Reason.heard(["transfer", "x" * 9999]) == ("transfer", "x" * 200)
 
 
 @pytest.mark.parametrize("seed", range(5))

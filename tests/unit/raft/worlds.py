@@ -15,6 +15,7 @@ import cbor2
 from tests.engine_harness import Cluster
 from tests.stock_pysyncobj import StockCluster
 from warren_raft.raft import entries
+from warren_raft.raft.leadership import Reason
 from warren_raft.raft.membership import Change
 
 Message = dict[str, Any]
@@ -285,7 +286,7 @@ class OurWorld(World):
 
     def campaign(self, id_: str) -> None:
         self.cluster.now += HEARTBEATS_SECONDS
-        self.cluster.nodes[id_].engine._campaign(transfer=True)
+        self.cluster.nodes[id_].engine._campaign(Reason("transfer", "a test"))
         self._settle(id_)
 
     def leads(self, id_: str) -> bool:

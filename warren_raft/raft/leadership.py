@@ -1,0 +1,94 @@
+"""Why leadership changed, for the log: one line a change, with the reason that the candidate or the old leader gave.
+
+Lives here: reasons, and what was said last. Not here: elections themselves (elections.py), transfers (requests.py).
+Invariant: nothing is decided by a reason. A reason that came from a peer is cut, and is one line.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from warren_raft.log_lines import log_event
+
+logger = logging.getLogger("warren_raft.engine")
+
+TEXT_CHARACTERS: Final = 200
+
+
+class Reason(NamedTuple):
+    """A fixed word, and a sentence for people."""
+
+    word: str
+    text: str
+
+    def told(self) -> list[str]:
+        """As a peer is told it, in a message."""
+        return [self.word, self.text[:TEXT_CHARACTERS]]
+
+    @classmethod
+    def heard(cls, value: Any) -> Reason | None:
+        """What a peer said; None where it gave no reason, or none that makes sense."""
+        if type(value) is not list or len(value) != 2 or not all(type(part) is str for part in value):
+            return None
+        word, text = (part[:TEXT_CHARACTERS] for part in value)
+        return cls(word, text) if word.replace("-", "").isalnum() and word.isascii() else None
+
+
+STARTED: Final = Reason("start", "no leader was heard since this manager started")
+LATER_TERM: Final = Reason("term", "another manager began a later term")
+LINK_LOST: Final = "link-lost"
+TIMEOUT: Final = "timeout"
+NO_QUORUM: Final = "no-quorum"
+TRANSFER: Final = "transfer"
+CLOSING: Final = "closing"
+REMOVED: Final = "removed"
+DISK_HUNG: Final = "disk-hung"
+NO_SPACE: Final = "no-space"
+STATE_WRONG: Final = "state-wrong"
+STATE_REPLACED: Final = Reason("state-replaced", "this manager replaced its state")
+
+
+class Leadership:
+    """What this manager knows of the last candidates, and what it logged last. Raft thread or simulator only."""
+
+    def __init__(self, node_id: str) -> None:
+        self._node_id = node_id
+        self._candidates: dict[str, tuple[int, Reason]] = {}
+        self._leader: str | None = None
+        self._term = 0
+
+    def stands(self, candidate: str, term: int, reason: Reason) -> None:
+        """A manager, maybe this one, asks for votes in a term."""
+        self._candidates[candidate] = term, reason
+
+    def heard_candidate(self, peer: str, message: Mapping[str, Any]) -> None:
+        """A vote request, which nobody has checked yet."""
+        reason = Reason.heard(message.get("why"))
+        if reason is not None and type(message.get("term")) is int:
+            self.stands(peer, message["term"], reason)
+
+    def look(self, leader: str | None, term: int, why: Reason) -> None:
+        """Log a change. `why` there is nobody to follow, as far as this manager knows by itself."""
+        if leader == self._leader and (leader is None or term == self._term):
+            return
+        previous, is_later = self._leader, term > self._term
+        self._leader, self._term = leader, term
+        if leader is None:
+            reason = (self._candidate_of(term) or LATER_TERM) if is_later else why
+            self._log("leader lost", reason, leader=previous, term=term)
+            return
+        stood_in, stood_for = self._candidates.get(leader, (0, None))
+        self._candidates = {id_: stands for id_, stands in self._candidates.items() if stands[0] > term}
+        self._log("leader changed", stood_for if stood_in == term else None, leader=leader, term=term)
+
+    def _candidate_of(self, term: int) -> Reason | None:
+        for candidate, (stood_in, reason) in sorted(self._candidates.items()):
+            if stood_in == term:
+                return Reason(reason.word, f"{candidate} asks for votes, {reason.text}")
+        return None
+
+    def _log(self, what: str, reason: Reason | None, *, leader: str | None, term: int) -> None:
+        word, text = reason or (None, "")
+        log_event(logger, logging.INFO, what, text, node=self._node_id, leader=leader, term=term, reason=word)
