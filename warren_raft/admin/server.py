@@ -142,10 +142,10 @@ class AdminServer:
 
     async def _serve(self) -> None:
         self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
+        place = _Place(self._directory)  # it may raise, and what is below has threads
         calls = _Calls(self._manager)
         runner = web.AppRunner(_application(calls), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
-        place = _Place(self._directory)
         try:
             await self._listen(runner, place)
             self._started.set_result(None)
