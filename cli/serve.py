@@ -142,8 +142,8 @@ def _config(config_file: str | None, **settings: Any) -> Config:
 
 
 def _from_directory(named: Mapping[str, Any]) -> dict[str, Any]:
-    """What nobody named and the data directory knows, since a manager ran on it. A manager that gets another address by
-    --listen has that one among its members, too."""
+    """The settings that were not named and that the data directory knows, because a manager ran on it. An address that
+    is named by --listen takes the place of this manager's old one among the members, too."""
     if {"node_id", "listen", "members"} <= named.keys() or not isinstance(named.get("data_dir"), str):
         return {}
     from warren_raft.remembered import settings_of
@@ -194,7 +194,7 @@ class _Signals:
     """SIGTERM and SIGINT ask for a clean end, and a second one ends the process at once. SIGHUP asks for nothing.
 
     The handlers run between any two steps of the main thread, so they take no lock and write nothing: the main thread
-    looks at what they left.
+    looks at what they noted.
     """
 
     def __init__(self) -> None:
@@ -214,7 +214,7 @@ class _Signals:
             signal.signal(number, handler)
 
     def must_stop(self) -> bool:
-        """Whether the process was asked to end. Says of a SIGHUP what it does."""
+        """Whether the process was asked to end. Logs that a SIGHUP came."""
         if self._seen_hang_ups != self._hang_ups:
             self._seen_hang_ups = self._hang_ups
             log_event(log, logging.INFO, "signal ignored", "there is nothing to read again", signal="SIGHUP")

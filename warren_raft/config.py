@@ -58,8 +58,9 @@ class Config:
     process makes each write several times slower. None leaves it alone."""
     bootstrap: bool = True
     """Whether a manager whose `members` name itself alone begins a cluster of one on an empty directory. False: it
-    waits until it is added to a cluster. Set it to False where a program finds out the members: if it finds none, a
-    second cluster would begin. No matter with more members, and on a directory that is part of a cluster."""
+    waits until it is added to a cluster. Set it to False in a program that finds out the members by itself: when it
+    finds none, a second cluster would begin. Without effect where `members` names others, or on a directory that is
+    part of a cluster already."""
     admin: bool = True
     """Answer the command line on admin.sock (mode 0600) in the data directory."""
     heartbeat_interval_seconds: float = 0.1

@@ -1,6 +1,6 @@
-"""What the directory of a stopped manager holds: whose it is, of which cluster, how far, and with which members.
+"""The directory of a stopped manager, described: node, cluster, indexes, members.
 
-Lives here: reading that. Not here: starting a manager on it (opening.py), making a new cluster of it (restoring.py).
+Lives here: reading them. Not here: starting a manager on it (opening.py), making a new cluster of it (restoring.py).
 Invariant: nothing in the directory is changed and no file is made, so it may be read-only, or a copy for study.
 """
 
@@ -30,7 +30,7 @@ VOTER: Final = "voter"
 LEARNER: Final = "learner"
 REMOVED: Final = "removed"
 WAITING: Final = "waiting"
-"""What a directory is: a voting member, one that still catches up, none any more, or of no cluster yet."""
+"""What a directory is to its cluster: a voting member, a member that still catches up, removed; or part of none yet."""
 
 
 Base = tuple[int, Membership | None]
@@ -56,7 +56,8 @@ class Description:
     standing: str
     """`voter`, `learner`, `removed`, or `waiting`: it is of no cluster yet."""
     members: tuple[Member, ...]
-    """The member list as of the last entry that is known to be committed; before there is one, whom it is to be."""
+    """The member list as of the last entry that is known to be committed; before there is one, the members that the
+    directory was founded or restored with."""
     index: int
     term: int
     commit_index: int
@@ -109,7 +110,7 @@ class Description:
 
 
 def describe(data_dir: str | os.PathLike[str]) -> Description:
-    """What the directory holds. Nothing is changed, and nothing is proved beyond what reading it shows.
+    """Describe the directory. Nothing is changed. The state is read and not verified.
 
     Raises InUse (a manager runs on it), RefusedForSafety (there is no manager's log, a restore is not finished, files
     of a later release), Corrupted (the log is damaged), OSError.
@@ -123,7 +124,7 @@ def describe(data_dir: str | os.PathLike[str]) -> Description:
         raise RefusedForSafety(f"{directory} holds no manager's log: name the directory of a manager")
     contents = looked.contents
     state = _read_state(directory, contents)
-    _refuse_running(directory)  # what was read while one began to run may not fit together
+    _refuse_running(directory)  # log and state may not fit together if a manager has begun to write meanwhile
     index, term = contents.entries[-1][1:]
     commit_index = min(index, max(contents.commit_index, state.base[0]))
     membership = _membership_at(commit_index, state.base, contents)
@@ -185,7 +186,7 @@ def _initial_members(note: bytes) -> Mapping[str, Member]:
 
 @dataclass(frozen=True, kw_only=True)
 class _State:
-    """What could be read of the state, and from where the member list can be followed."""
+    """The part of the state that could be read, and the point from which the member list can be followed."""
 
     committed: Committed | None = None
     problem: str | None = None
@@ -211,7 +212,7 @@ def _read_state(directory: str, contents: Contents) -> _State:
 
 
 def _state_file(directory: str) -> str:
-    """Raises Corrupted where there is none that may be trusted."""
+    """Raises Corrupted where no state may be trusted."""
     state = StateDirectory(directory)
     generation = state.current()
     if generation is None:

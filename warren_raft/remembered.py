@@ -1,8 +1,8 @@
-"""What a manager keeps in its directory of how it was started: DATA_DIR/manager.json, for a start from that alone.
+"""DATA_DIR/manager.json: how a manager was started last, so that its directory alone is enough for the next start.
 
-Lives here: that file, its reading and writing, and the settings of a start that names nothing but the directory. Not
-here: who is a member (the replicated list). Invariant: the file only helps to find things. Without it, or with one that
-is damaged or of another log, a manager starts as well, and who belongs to its cluster never depends on it.
+Lives here: that file, and the settings of a start that names only the directory. Not here: the member list.
+Invariant: the file is a help. A manager starts without it too, or with a damaged one, or with one of another log; and
+membership of the cluster never depends on it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FILE_BYTES_MAX: Final = 256 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Remembered:
-    """How a manager was started last, and what it has learnt of the others' addresses."""
+    """How a manager was started last, and the addresses of others that it has learnt."""
 
     node_id: str
     incarnation: str
@@ -99,15 +99,13 @@ class Memory:
     def __init__(self, config: Config, incarnation: str) -> None:
         self._config = config
         self._incarnation = incarnation
-        self._kept = _read_or_nothing(config)
-        if self._kept is not None and self._kept.incarnation != incarnation:
-            self._kept = None
+        self._kept = _kept_or_none(config, incarnation)
         self._failure = ""
         self._directory = _identity(config)
 
     @property
     def said(self) -> Mapping[str, str]:
-        """Where members said they are, as far as it was kept: id -> address."""
+        """The addresses of other members that were kept: id -> address."""
         return {} if self._kept is None else self._kept.said
 
     def keep(self, said: Mapping[str, str]) -> None:
@@ -125,7 +123,7 @@ class Memory:
             return
         try:
             if _identity(config) != self._directory:
-                return  # it was moved or unmounted: what has its name now is not ours to write to
+                return  # ours was moved or unmounted: another directory has its name now
             write(config.directory, now)
         except OSError as error:
             if self._failure != str(error):
@@ -140,20 +138,20 @@ def _identity(config: Config) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _read_or_nothing(config: Config) -> Remembered | None:
+def _kept_or_none(config: Config, incarnation: str) -> Remembered | None:
     try:
-        return read(config.directory)
+        return kept_for(config.directory, incarnation)
     except OSError as error:
         log_event(logger, logging.WARNING, "file ignored", error, node=config.node_id, path=FILE_NAME)
         return None
 
 
 def settings_of(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """`node_id`, `listen` and `members` of the manager whose directory it is, as far as they are known there; nothing
-    where it is no manager's.
+    """`node_id`, `listen` and `members` of the directory's manager, as far as they are known there; empty where the
+    directory holds no manager's log.
 
-    As it was started last; without that, what its log and its state say. Raises InUse (it runs), RefusedForSafety,
-    Corrupted, OSError.
+    They are those of the last start; without that file, those of the log and the state. Raises InUse (it runs),
+    RefusedForSafety, Corrupted, OSError.
     """
     directory = absolute(directory)
     header = newest_header(ReadOnlyFiles(), os.path.join(directory, "log"))
@@ -170,7 +168,7 @@ def settings_of(directory: str | os.PathLike[str]) -> dict[str, Any]:
     return settings
 
 
-def said_in(directory: str | os.PathLike[str], incarnation: str) -> Mapping[str, str]:
-    """Where other members said they are, for who does not start the manager. Raises OSError."""
+def kept_for(directory: str | os.PathLike[str], incarnation: str) -> Remembered | None:
+    """The file, if it belongs to the log of this incarnation. Raises OSError."""
     kept = read(directory)
-    return kept.said if kept is not None and kept.incarnation == incarnation else {}
+    return kept if kept is not None and kept.incarnation == incarnation else None

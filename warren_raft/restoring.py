@@ -30,7 +30,7 @@ from warren_raft.raft.files import OsFiles
 from warren_raft.raft.log import Log
 from warren_raft.raft.log_opening import owner_of
 from warren_raft.raft.membership import Change, Membership, Origin, apply_change
-from warren_raft.remembered import said_in
+from warren_raft.remembered import kept_for
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.file import Manifest, Path, Progress, counts_of, read_manifest, write
 from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP, install
@@ -309,12 +309,13 @@ def _vanishing(held: _Held, manifest: Manifest) -> str:
 
 
 class Survivor:
-    """What a recovery of a stopped manager's directory goes by. Raises RefusedForSafety where there can be none."""
+    """What was found in the directory of a stopped manager that is to be recovered."""
 
     data_dir: str
     node_id: str
     old_cluster_id: str
     address: str
+    """Where its manager listened last, or its address in the list."""
     others: Mapping[str, str]
     """The other members, id -> address in the list."""
     index: int
@@ -335,12 +336,13 @@ class Survivor:
             raise RefusedForSafety(f"{self.data_dir} has not been part of a cluster yet: there is nothing to recover")
         if membership.incarnation(self.node_id) != incarnation:
             raise RefusedForSafety(f"{self.node_id} is no member of its cluster: recover one that is")
+        kept = kept_for(self.data_dir, incarnation)
         self.old_cluster_id = membership.cluster_id
-        self.address = membership.members[self.node_id].address
+        self.address = membership.members[self.node_id].address if kept is None else kept.listen
         self.others = {m.id: m.address for m in membership.members.values() if m.id != self.node_id}
         self.index, self.term = last
         self.uncertain = self.index - certain
-        self._said = said_in(self.data_dir, incarnation)
+        self._said = {} if kept is None else kept.said
 
     def _refuse_if_others_answer(self) -> None:
         """At their addresses in the list, and at those that they said they have."""

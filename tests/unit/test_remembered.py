@@ -18,7 +18,7 @@ from tests.unit.test_restoring import MEMBERS, opened, survivor
 from warren_raft import remembered
 from warren_raft.config import Config
 from warren_raft.describing import describe
-from warren_raft.remembered import FILE_NAME, Memory, Remembered, read, said_in, settings_of, write
+from warren_raft.remembered import FILE_NAME, Memory, Remembered, kept_for, read, settings_of, write
 from warren_raft.restoring import restore
 from warren_raft.snapshots import staging
 
@@ -73,7 +73,7 @@ def test_a_file_of_another_log_is_not_this_manager_s(tmp_path: Path) -> None:
     write(tmp_path, KEPT)
     assert Memory(config(tmp_path), "i1").said == KEPT.said
     assert Memory(config(tmp_path), "i2").said == {}
-    assert (said_in(tmp_path, "i1"), said_in(tmp_path, "i2")) == (KEPT.said, {})
+    assert (kept_for(tmp_path, "i1"), kept_for(tmp_path, "i2")) == (KEPT, None)
 
 
 def test_it_is_written_when_something_is_new_and_only_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -601,6 +601,13 @@ def test_a_member_that_answers_where_it_said_it_is_counts_too(tmp_path: Path, lo
         assert f"m2 ({address}) accepts connections: stop it" in refused(lambda: look(tmp_path / "m1"))
 
 
+def test_a_survivor_that_has_moved_keeps_the_address_that_it_listened_on(tmp_path: Path) -> None:
+    survivor(tmp_path / "m1")
+    write(tmp_path / "m1", Remembered(node_id="m1", incarnation="i1", listen="127.0.0.1:8", members=MEMBERS, said={}))
+    with Recovery(tmp_path / "m1") as recovery:
+        assert recovery.carry_out().members == {"m1": "127.0.0.1:8"}
+
+
 def test_several_that_answer_are_named_in_one_sentence(tmp_path: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as one, closing(socket.create_server(("127.0.0.1", 0))) as two:
         others = {id_: f"127.0.0.1:{s.getsockname()[1]}" for id_, s in (("m2", one), ("m3", two))}

@@ -1,8 +1,8 @@
-"""Where each member can be dialled: at its address in the member list, and at what else is known of it.
+"""The addresses at which each member can be dialled: the one in the member list, and others that are known of it.
 
-Lives here: what members say of their own address, what others tell of them, what the operator gave at the start, and
-which member's list entry is out of date. Not here: who is a member (membership.py), and dialling (transport.py).
-Invariant: an address is only a place to dial. Who answers there is judged by its hello, as anybody is.
+Lives here: addresses that members said of themselves, that others told of them, and that were given at the start; and
+which list entries are out of date. Not here: the member list (membership.py), and dialling (transport.py).
+Invariant: an address is only a place to dial. The manager that answers there is judged by its hello, like any other.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class AddressBook:
             self.version += 1
 
     def told(self, entries: Iterable[tuple[str, Said]], members: Mapping[str, Member]) -> None:
-        """A member told us what another one had said to it. Whatever concerns no member is not kept."""
+        """A member told us the addresses that others had said to it. Those of non-members are not kept."""
         for id_, said in entries:
             member = members.get(id_)
             if member is None or member.incarnation != said.incarnation or not is_address(said.address):
@@ -63,7 +63,7 @@ class AddressBook:
                 self.version += 1
 
     def members_changed(self, before: Mapping[str, Member], after: Mapping[str, Member]) -> None:
-        """The list is another one: forget what belongs to nobody in it, and what is older than a new entry."""
+        """There is a new list: forget addresses of managers that left it, and those that a new entry replaces."""
         moved = {id_ for id_, member in after.items() if id_ in before and before[id_].address != member.address}
         self.said = {
             id_: said
@@ -74,8 +74,8 @@ class AddressBook:
         self.version += 1
 
     def places(self, member: Member) -> tuple[str, ...]:
-        """The member's addresses, in the order in which they are tried: what it said last, what the list has, what
-        others told, what was given at the start."""
+        """The member's addresses, in the order in which they are tried: the one it said last, the list's, those that
+        others told, those that were given at the start."""
         said, told = self._said_by(member), self._told_of(member)
         places = dict.fromkeys([*said, member.address, *told, *self._given.get(member.id, ())])
         if len(places) > 1:
@@ -99,7 +99,7 @@ class AddressBook:
         return found
 
     def to_keep(self, before: Mapping[str, str], members: Mapping[str, Member]) -> dict[str, str]:
-        """What is worth knowing at the next start: the address of each member that is not where the list has it.
+        """For the next start: the address of each member that is not at its address in the list, id -> address.
 
         `before`: what was kept so far; it holds for members that were not heard of since. For any thread.
         """
@@ -112,7 +112,7 @@ class AddressBook:
         return kept
 
     def to_tell(self, members: Mapping[str, Member]) -> list[tuple[str, str, str]]:
-        """What other members need to hear: (id, incarnation, address) of each member that said another address."""
+        """For the other members: (id, incarnation, address) of each member that said it has another address."""
         differing = self.differing(members.values())
         return [(id_, members[id_].incarnation, address) for id_, address in sorted(differing.items())]
 
@@ -127,7 +127,7 @@ def is_address(text: str) -> bool:
 
 
 def are_told(value: Any) -> bool:
-    """Whether a peer sent what `to_tell` makes: rows of three texts, no more than a cluster has members."""
+    """Whether a peer sent a list as `to_tell` makes it: rows of three texts, no more than a cluster has members."""
     return type(value) is list and len(value) <= MEMBERS_MAX and all(map(_is_row, value))
 
 

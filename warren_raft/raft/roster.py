@@ -238,7 +238,7 @@ class Roster:
             self.book.heard(member, incarnation, address)
 
     def _members_changed(self, before: Mapping[str, Member]) -> None:
-        """What was said by a manager that was no member before counts now."""
+        """The address that a manager said before it was a member counts now."""
         self.book.members_changed(before, self.members)
         self._hear_again()
 
@@ -257,19 +257,22 @@ class Roster:
 
     def tell_addresses(self) -> dict[str, str] | None:
         """Tell each member which of the others have other addresses than the list says: two that have moved find each
-        other when the third, which knows both, dies. Returns who they are (id -> address), None if that is no news."""
+        other when the third, which knows both, dies.
+
+        Returns the members with other addresses (id -> address); None where nothing has changed since the last call.
+        """
         if self._told_version == self.book.version:
             return None
         self._told_version = self.book.version
         told = [row for row in self.book.to_tell(self.members) if row[0] != self.node_id]
-        if told:
+        if told and self.membership is not None:
             for peer in sorted(self.links):
                 if self.counts(peer):
                     self._send(peer, {"type": "addresses", "said": told})
         return self.book.differing(self.members.values())
 
     def address_alarm(self, id_: str, address: str) -> str:
-        """What the operator has to know of a member that says it has this address, and what to type."""
+        """For the operator: the member says that it has this address, and the command to type."""
         listed = self.members[id_].address
         says = "listens on" if id_ == self.node_id else "says that its address is"
         return (
@@ -278,7 +281,7 @@ class Roster:
         )
 
     def receive_addresses(self, said: Sequence[tuple[str, str, str]]) -> None:
-        """A member tells where others are. Only whom to dial, and never who they are, is taken from it."""
+        """A member tells the addresses of others. They are places to dial; they make nobody a member."""
         entries = [(id_, Said(incarnation, address)) for id_, incarnation, address in said]
         self.book.told(entries, self.members)
 

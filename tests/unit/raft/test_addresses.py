@@ -222,6 +222,20 @@ def test_what_was_learnt_before_a_restart_is_of_use_after_it() -> None:
     assert cluster.nodes["m2"].engine.addresses_to_keep(kept["m2"]) == kept["m2"]
 
 
+def test_managers_that_were_restored_with_old_addresses_form_their_cluster_at_the_new_ones() -> None:
+    """The list that they were restored with counts, and nobody is there any more."""
+    cluster = Cluster(start=False)
+    for id_ in cluster.initial:
+        cluster.restore(id_, ["old"])
+    new = {id_: moved(cluster, id_) for id_ in cluster.initial}
+    for id_, address in new.items():
+        cluster.start(id_, members=new, address=address)
+    leader = cluster.wait_ready().id
+    for id_, address in new.items():
+        assert cluster.change(leader, UPDATE, id_, address).state == DONE
+    cluster.run_until(lambda: not any(alarms(cluster, id_) for id_ in new))
+
+
 # The book ------------------------------------------------------------------------------------------------------------
 
 M2 = Member("m2", "127.0.0.1:2", "directory", voter=True)
