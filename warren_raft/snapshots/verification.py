@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
@@ -32,15 +32,21 @@ from warren_raft.snapshots.file import (
     opened,
     sha256_of,
 )
+from warren_raft.snapshots.interpreter import candidates, import_places
+from warren_raft.snapshots.pacing import Cancelled, Pace, PacedFile, PacedTransaction
 from warren_raft.store import codec
 from warren_raft.store.database import SESSIONS, Database, ReadTransaction, StorageFailed
 from warren_raft.store.lmdb_errors import code_of, refuse_newer_data
 from warren_raft.store.tables import CA_ID, KINDS, Kind
 
+logger = logging.getLogger("warren_raft.snapshots")
+
 CANCEL_POLL_SECONDS: Final = 0.05
 NICE: Final = 10  # a child of low priority gives way, and still gets a tenth of a busy processor
 _HASHED, _WALKED, _SUMMED, _DECODED = 0.03, 0.25, 0.3, 0.7  # shares of the whole, as measured
 _REPORT_EVERY: Final = 1_000  # records between two calls of `progress`
+_KILLS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGXCPU})
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _CRASHES: Final = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
 
 
@@ -56,19 +62,23 @@ class VerificationFailed(WarrenError):
         return f"{self.path} could not be verified: {self.detail}"
 
 
+class NoChild(VerificationFailed):
+    """There is no interpreter that a child could be started with. `detail` says what was tried last."""
+
+
 class Cancel(Protocol):
     """A `threading.Event`, as far as it is used here."""
 
     def is_set(self) -> bool: ...
 
 
-def verify(path: Path, *, records: bool = True, progress: Progress | None = None) -> Manifest:
+def verify(path: Path, *, records: bool = True, progress: Progress | None = None, pace: Pace | None = None) -> Manifest:
     """Prove that the file is what was written: its hash, the structure of the database, the manifest, the digest.
 
     `records`: also decode every record, the sessions and the history, and build the indexes anew to compare them.
-    100,000 containers (90 MB) take 0.8 s, with records 3 s, on one processor.
+    100,000 containers (90 MB) take 0.8 s, with records 3 s, on one processor. `pace`: in pieces, for other threads.
 
-    Raises SnapshotInvalid (what is wrong, and where), RefusedForSafety (a newer format), OSError.
+    Raises SnapshotInvalid (what is wrong, and where), RefusedForSafety (a newer format), OSError, what `pace` raises.
     """
     report = progress or (lambda _share: None)
     path = os.fspath(path)
@@ -77,10 +87,10 @@ def verify(path: Path, *, records: bool = True, progress: Progress | None = None
         if sha256_of(descriptor, manifest.size_bytes, lambda share: report(share * _HASHED)) != manifest.sha256:
             raise SnapshotInvalid(path, "is damaged: its bytes do not fit the hash in its last page")
         same_file = f"/proc/self/fd/{descriptor}"  # whatever happens to the name meanwhile
-        problem = _structure_problem(same_file)
+        problem = _structure_problem(same_file, pace)
         report(_WALKED)
         if problem is None:
-            problem = _content_problem(same_file, manifest, path, records, report)
+            problem = _content_problem(same_file, manifest, path, records, report, pace)
         if problem is not None:
             raise SnapshotInvalid(path, problem)
         report(1.0)
@@ -120,9 +130,9 @@ def _state_problem(path: str) -> str | None:
     return _first(differences) if differences else None
 
 
-def _structure_problem(file: str) -> str | None:
+def _structure_problem(file: str, pace: Pace | None = None) -> str | None:
     try:
-        problems = lmdb.verify.verify(file)  # type: ignore[no-untyped-call]
+        problems = lmdb.verify.verify(file) if pace is None else _walked(file, pace)  # type: ignore[no-untyped-call]
     except MemoryError:
         raise
     except Exception as error:
@@ -131,6 +141,14 @@ def _structure_problem(file: str) -> str | None:
         # Whatever hostile bytes can do to the verifier, they are not sound.
         problems = [str(error) if isinstance(error, lmdb.verify.VerifyError) else f"{type(error).__name__}: {error}"]
     return f"is not a sound database: {_first(problems)}" if problems else None
+
+
+def _walked(file: str, pace: Pace) -> list[str]:
+    """`lmdb.verify.verify`, which takes no file of ours: this is what it does with the one that it opens."""
+    with PacedFile(file, pace) as opened_file:
+        size = os.fstat(opened_file.fileno()).st_size
+        problems: list[str] = lmdb.verify._Verifier(opened_file, size).verify()  # type: ignore[no-untyped-call]
+        return problems
 
 
 def _problem_of(error: StorageFailed | lmdb.Error, path: str) -> str:
@@ -149,9 +167,11 @@ class _Problem(Exception):
     """Something is wrong in the database. It does not leave this module."""
 
 
-def _content_problem(file: str, manifest: Manifest, path: str, records: bool, report: Progress) -> str | None:
+def _content_problem(
+    file: str, manifest: Manifest, path: str, records: bool, report: Progress, pace: Pace | None
+) -> str | None:
     try:
-        with Database.open_file(file) as database, database.read() as transaction:
+        with Database.open_file(file) as database, _reading(database, pace) as transaction:
             _check_manifest(transaction, manifest)
             report(_SUMMED)
             if records:
@@ -163,6 +183,10 @@ def _content_problem(file: str, manifest: Manifest, path: str, records: bool, re
     except (StorageFailed, lmdb.Error) as error:
         return _problem_of(error, path)
     return None
+
+
+def _reading(database: Database, pace: Pace | None) -> ReadTransaction:
+    return database.read() if pace is None else PacedTransaction(database, pace)
 
 
 def _check_manifest(transaction: ReadTransaction, manifest: Manifest) -> None:
@@ -267,12 +291,17 @@ def verify_in_child(
     """`verify`, in a process of its own that ends with this one. Blocks without the GIL.
 
     `cancel`, once set, ends it within CANCEL_POLL_SECONDS: Closed. `low_priority`: it gives way to everything else.
+    Where there is no interpreter for a child (a frozen program, an embedded one) it is done in this process, in pieces
+    that let other threads run, and takes several times longer.
 
     Raises what `verify` raises; VerificationFailed where the child could not come to a result.
     """
     path = absolute(path)
     options = {"records": records, "nice": NICE if low_priority else 0}
-    answer = _answer_of_child(path, options, cancel, lambda detail: SnapshotInvalid(path, detail))
+    try:
+        answer = _answer_of_child(path, options, cancel, lambda detail: SnapshotInvalid(path, detail))
+    except NoChild as error:
+        return _verified_here(path, records, cancel, error)
     try:
         return Manifest.from_json(answer)
     except ValueError as error:
@@ -288,13 +317,55 @@ def prove_state_in_child(path: Path, *, cancel: Cancel | None = None) -> None:
     _answer_of_child(path, {"state": True, "nice": 0}, cancel, lambda detail: Corrupted(path, detail))
 
 
+_said: list[str] = []
+"""Why no child could be started; the log has it once."""
+
+
+def _verified_here(path: str, records: bool, cancel: Cancel | None, why: NoChild) -> Manifest:
+    if not _said:
+        _said.append(why.detail)
+        logger.warning(
+            "no child process can verify snapshots (%s): they are verified in this process, which takes longer; "
+            "multiprocessing.set_executable names a Python interpreter that has this package",
+            why.detail,
+        )
+    try:
+        return verify(path, records=records, pace=Pace(cancel.is_set if cancel is not None else lambda: False))
+    except Cancelled:
+        raise Closed("the verification was cancelled") from None
+
+
 def _answer_of_child(
     path: str, options: dict[str, Any], cancel: Cancel | None, damaged: Callable[[str], WarrenError]
 ) -> dict[str, Any]:
-    """What the child (verify_child.py) found. `damaged` makes the error of a file that ended it."""
-    options = options | {"parent": os.getpid()}
-    places = json.dumps([str(place) for place in sys.path])
-    command = [sys.executable, "-I", "-c", _BEGIN, places, path, json.dumps(options)]
+    """What the child (verify_child.py) found. `damaged` makes the error of a file that ended it.
+
+    Raises NoChild where no interpreter could begin.
+    """
+    arguments = [json.dumps(import_places()), path, json.dumps(options | {"parent": os.getpid()})]
+    reason = "no Python interpreter was found beside this program"
+    for interpreter in candidates():
+        try:
+            code, out, err = _run([interpreter, "-I", "-c", _BEGIN, *arguments], cancel)
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                raise  # over some day
+            reason = f"{interpreter} cannot be started: {error.strerror}"
+            continue
+        begun, answer = out.startswith(BEGUN), out.removeprefix(BEGUN)
+        if code == 0 and begun:
+            return _result_of(path, answer)
+        if begun and -code in _CRASHES:
+            raise damaged(f"ended the process that verified it with {signal.Signals(-code).name}")
+        unfinished = _unfinished(path, code, err)
+        if begun or -code in _KILLS:
+            raise unfinished
+        reason = f"{interpreter}: {unfinished.detail}"
+    raise NoChild(path, reason)
+
+
+def _run(command: Sequence[str], cancel: Cancel | None) -> tuple[int, bytes, bytes]:
+    """(exit code, stdout, stderr) of a child. Raises OSError where it cannot be started, Closed."""
     with subprocess.Popen(  # noqa: S603  # ourselves
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:
@@ -303,12 +374,7 @@ def _answer_of_child(
         except BaseException:
             child.kill()
             raise
-    begun, answer = out.startswith(BEGUN), out.removeprefix(BEGUN)
-    if child.returncode == 0:
-        return _result_of(path, answer)
-    if begun and -child.returncode in _CRASHES:
-        raise damaged(f"ended the process that verified it with {signal.Signals(-child.returncode).name}")
-    raise _unfinished(path, child.returncode, err)
+    return child.returncode, out, err
 
 
 def _output_of(child: subprocess.Popen[bytes], cancel: Cancel | None) -> tuple[bytes, bytes]:

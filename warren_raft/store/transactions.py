@@ -184,10 +184,19 @@ class Transaction:
                     entries.add((key, id_))
         problems: list[str] = []
         for entries, (index, _) in zip(wanted, indexes, strict=True):
-            found = set(self._txn.cursor(self.database.index_handles[index.name]))
-            problems += [f"index {index.name} lacks {key!r} -> {id_!r}" for key, id_ in sorted(entries - found)]
-            problems += [f"index {index.name} has a false {k!r} -> {i!r}" for k, i in sorted(found - entries)]
+            false = []
+            for entry in self.index_entries(index.name):
+                try:
+                    entries.remove(entry)
+                except KeyError:
+                    false.append(entry)
+            problems += [f"index {index.name} lacks {key!r} -> {id_!r}" for key, id_ in sorted(entries)]
+            problems += [f"index {index.name} has a false {k!r} -> {i!r}" for k, i in false]
         return problems
+
+    def index_entries(self, name: str) -> Iterator[tuple[bytes, bytes]]:
+        """Every (value, id) of an index, in order."""
+        return iter(self._txn.cursor(self.database.index_handles[name]))
 
     def used_bytes(self, *, history: bool = True) -> int:
         """The size of the pages in use: what a compact copy of the database would have. O(1).
