@@ -26,7 +26,7 @@ from warren_raft.remembered import Memory
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.keeper import Keeper, Verify, verified_in_child
 from warren_raft.snapshots.verification import VerificationFailed, prove_state, prove_state_in_child
-from warren_raft.store.database import Database, require_owner
+from warren_raft.store.database import Database
 from warren_raft.store.generations import (
     SUSPECT_AFTER_STARTS,
     StateDirectory,
@@ -74,8 +74,6 @@ class OpenedDirectory:
         self._random = random
         self._alarms = Alarms(config.node_id) if alarms is None else alarms
         log_directory = str(config.directory / "log")
-        if os.geteuid() == 0 and os.path.isdir(log_directory):
-            require_owner(log_directory)  # what root writes there would keep the manager's user out at the next start
         with ExitStack() as held:
             self._lock = DirectoryLock(config.directory)
             held.callback(self._lock.release)

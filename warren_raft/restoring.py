@@ -31,11 +31,12 @@ from warren_raft.raft.log import Log
 from warren_raft.raft.log_opening import owner_of
 from warren_raft.raft.membership import Change, Membership, Origin, apply_change
 from warren_raft.remembered import kept_for
+from warren_raft.sharing import require_rights
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.file import Manifest, Path, Progress, counts_of, read_manifest, write
 from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP, install
 from warren_raft.snapshots.verification import verify
-from warren_raft.store.database import Database, require_owner
+from warren_raft.store.database import Database
 from warren_raft.store.ownership import DirectoryLock
 from warren_raft.store.tables import BY_NAME
 from warren_raft.wording import counted
@@ -177,7 +178,7 @@ def _locked(data_dir: str) -> Iterator[None]:
     """The directory's lock. A directory that was made for it goes again where nothing came of it."""
     existed = os.path.isdir(data_dir)
     if existed:
-        require_owner(data_dir)
+        require_rights(data_dir, data_dir=data_dir)
     try:
         lock = DirectoryLock(data_dir)
     except InUse:

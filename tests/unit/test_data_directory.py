@@ -294,6 +294,7 @@ def test_no_write_is_acknowledged_into_a_removed_log(tmp_path: Path) -> None:
             segment.unlink()
         with pytest.raises((Unavailable, Closed), match="was removed or moved"):
             store.create_node(Node(id="n2"))
+        assert store.wait_failed(20)
         assert isinstance(store.failure, Corrupted)
 
 

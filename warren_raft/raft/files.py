@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-FILE_MODE = 0o600
-DIRECTORY_MODE = 0o700
+from warren_raft.sharing import make_directory, open_new
 
 
 class File(Protocol):
@@ -51,10 +50,11 @@ class Files(Protocol):
         """The names in a directory, in no order. FileNotFoundError where there is none."""
 
     def make_directory(self, path: str) -> None:
-        """One directory, mode 0700. FileExistsError where there is one."""
+        """One directory, mode 0700 (2770 in a shared one). FileExistsError where there is one."""
 
     def open(self, path: str, *, create: bool = False) -> File:
-        """Open for reading and writing. `create` starts an empty file, mode 0600, whatever was there."""
+        """Open for reading and writing. `create` starts an empty file, mode 0600 (0660 in a shared directory), whatever
+        was there."""
 
     def rename(self, old: str, new: str) -> None:
         """Give a file another name in the same directory, atomically."""
@@ -112,10 +112,10 @@ class OsFiles:
         return os.listdir(path)
 
     def make_directory(self, path: str) -> None:
-        os.mkdir(path, DIRECTORY_MODE)
+        make_directory(path)
 
     def open(self, path: str, *, create: bool = False) -> OsFile:
-        return OsFile(os.open(path, _flags(create=create), FILE_MODE))
+        return OsFile(_open_file(path, None, create=create))
 
     def rename(self, old: str, new: str) -> None:
         os.rename(old, new)
@@ -155,7 +155,7 @@ class HeldDirectory(OsFiles):
     def open(self, path: str, *, create: bool = False) -> OsFile:
         name, directory = self._at(path)
         with _naming(path):
-            return OsFile(os.open(name, _flags(create=create), FILE_MODE, dir_fd=directory))
+            return OsFile(_open_file(name, directory, create=create))
 
     def rename(self, old: str, new: str) -> None:
         (old_name, old_directory), (new_name, new_directory) = self._at(old), self._at(new)
@@ -179,8 +179,11 @@ class HeldDirectory(OsFiles):
         return (name, self._descriptor) if directory == self._path else (path, None)
 
 
-def _flags(*, create: bool) -> int:
-    return os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT | os.O_TRUNC if create else 0)
+def _open_file(path: str, directory: int | None, *, create: bool) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    if create:
+        return open_new(path, flags | os.O_TRUNC, directory=directory)
+    return os.open(path, flags, dir_fd=directory)
 
 
 def _open_directory(path: str) -> int:

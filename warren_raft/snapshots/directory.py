@@ -18,6 +18,7 @@ from typing import Final, TypeAlias
 
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid
 from warren_raft.paths import absolute
+from warren_raft.sharing import correct_mode
 from warren_raft.snapshots.file import Manifest, Path, read_manifest, write
 from warren_raft.snapshots.verification import verify_in_child
 from warren_raft.store.database import Database
@@ -172,12 +173,12 @@ class SnapshotDirectory:
         if os.path.dirname(part) != self.path:
             raise RefusedForSafety(f"{part} is not in {self.path}: copy it there first")
         manifest = read_manifest(part)
-        os.chmod(part, 0o600)
         _sync_file(part)
         return self._give_name(part, manifest)
 
     def _give_name(self, part: str, manifest: Manifest) -> Snapshot:
         path = self._path_of(manifest)
+        correct_mode(part)
         os.rename(part, path)
         sync_directory(self.path)
         return Snapshot(path=path, manifest=manifest)

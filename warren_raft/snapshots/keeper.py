@@ -23,6 +23,7 @@ from warren_raft.fsm.entry import FIRST_INDEX
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.log_lines import log_event
 from warren_raft.outputs import write_all
+from warren_raft.sharing import open_new
 from warren_raft.snapshots.directory import INCOMING, Damaged, Snapshot, SnapshotDirectory
 from warren_raft.snapshots.file import TRAILER_BYTES, Manifest, extract, no_space_as_storage_full
 from warren_raft.snapshots.verification import Cancel, verify_in_child
@@ -275,8 +276,7 @@ class Keeper:
                 os.unlink(path)
 
     def _begin_incoming(self, sha256: str) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        os.close(os.open(self._directory.incoming, flags, 0o600))
+        os.close(open_new(self._directory.incoming, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW))
         replace_file(self._incoming_note, json.dumps({"sha256": sha256}).encode())
 
     @property

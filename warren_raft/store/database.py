@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import pwd
 import threading
 import time
 import weakref
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 import lmdb
 
+from warren_raft import sharing
 from warren_raft.errors import (
     Closed,
     Corrupted,
@@ -213,7 +213,7 @@ class Database:
         """Make an empty generation. It is nobody's until `publish`."""
         state.create()
         generation = state.next_generation()
-        descriptor = os.open(state.file_of(generation), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = sharing.open_new(state.file_of(generation), os.O_WRONLY | os.O_EXCL)
         os.close(descriptor)  # LMDB takes an empty file for a new one; the marker needs its inode
         return cls._open_for_writing(state, generation, sync, clock, is_new=True)
 
@@ -238,7 +238,7 @@ class Database:
         path = state.file_of(generation)
         try:
             state.break_seal(generation)
-            os.chmod(path, 0o600)  # it may have been copied here under any umask
+            sharing.correct_mode(path)  # it may have been copied here under any umask
             state.hold(path)
             environment = _open_environment(path, sync=sync)
             database = cls(environment, state=state, generation=generation, sync=sync, clock=clock, marker=marker)
@@ -284,7 +284,7 @@ class Database:
     @classmethod
     def _open_for_reading(cls, state: StateDirectory, generation: int, clock: Callable[[], float]) -> Database:
         path = state.file_of(generation)
-        require_owner(path)
+        sharing.require_rights(path, data_dir=state.data_dir)
         environment = _open_environment(path, read_only=True)
         return cls._checked_for_reading(environment, state, generation, clock)
 
@@ -627,7 +627,7 @@ _NO_TABLE: Final[Any] = None  # kind numbers begin at 1
 def _open_environment(path: str, *, sync: bool = True, read_only: bool = False, lock: bool = True) -> lmdb.Environment:
     refuse_newer_data(path)
     try:
-        return lmdb.open(
+        environment = lmdb.open(
             path,
             map_size=MAP_SIZE_BYTES,
             subdir=False,
@@ -641,6 +641,9 @@ def _open_environment(path: str, *, sync: bool = True, read_only: bool = False, 
             lock=lock,
             lib_version=0,  # the file format; else the environment variable LMDB_DEFAULT_LIB_VERSION decides
         )
+        if lock:
+            sharing.correct_mode(f"{path}-lock")
+        return environment
     except lmdb.Error as error:
         if code_of(error) == errno.ENOMEM:
             reason = f"{MAP_SIZE_BYTES >> 30} GiB of address space cannot be reserved: is there a limit (ulimit -v)?"
@@ -673,25 +676,10 @@ def _readable_generation(state: StateDirectory) -> int:
     try:
         generation = state.current()
     except PermissionError:
-        require_owner(state.data_dir)
+        sharing.require_rights(state.pointer, data_dir=state.data_dir)
         raise
     if generation is None:
         raise RefusedForSafety(
             f"{state.data_dir} holds no state yet: start its manager first, or name the right directory"
         )
     return generation
-
-
-def require_owner(path: str) -> None:
-    """LMDB makes its lock file as whoever opens: root's would keep the owner out of his own data."""
-    try:
-        owner = os.stat(path).st_uid
-    except PermissionError:
-        raise RefusedForSafety(f"{path} cannot be reached by this user; run it as the owner of the data") from None
-    if os.geteuid() == owner:
-        return
-    try:
-        name = pwd.getpwuid(owner).pw_name
-    except KeyError:
-        name = f"#{owner}"
-    raise RefusedForSafety(f"{path} belongs to user {name}; run it as the owner: sudo -u '{name}' ...")

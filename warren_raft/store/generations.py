@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from warren_raft import sharing
 from warren_raft.errors import Corrupted, RefusedForSafety
 from warren_raft.paths import absolute
 
@@ -120,14 +121,15 @@ def _make_token(path: str) -> None:
 
 
 def make_directory(path: str) -> None:
-    """Make `path` with mode 0700 if it is missing, durably. An existing directory keeps its mode."""
+    """Make `path` if it is missing, durably: mode 0700, or 2770 in a shared directory (sharing.py). One that exists
+    keeps its mode."""
     try:
-        os.mkdir(path, 0o700)
+        sharing.make_directory(path)
     except FileExistsError:
         return
     except FileNotFoundError:
         make_directory(os.path.dirname(path))
-        os.mkdir(path, 0o700)
+        sharing.make_directory(path)
     sync_directory(os.path.dirname(path))
 
 
@@ -141,14 +143,14 @@ def sync_directory(path: str) -> None:
 
 
 def replace_file(path: str, data: bytes) -> None:
-    """Make `path` hold `data`, mode 0600, atomically and durably: after a crash it is the old file or the new one."""
+    """Make `path` hold `data`, atomically and durably: after a crash it is the old file or the new one."""
     os.close(_replace_file(path, data, locked=False))
 
 
 def _replace_file(path: str, data: bytes, *, locked: bool) -> int:
     """The same. Returns a descriptor of the new file; `locked`: with an flock that it had before it had its name."""
     temporary = f"{path}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = sharing.open_new(temporary, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)
     try:
         try:
             if locked:

@@ -14,9 +14,10 @@ import time
 import weakref
 from typing import ClassVar, Final
 
+from warren_raft import sharing
 from warren_raft.errors import InUse
 from warren_raft.paths import absolute, moved
-from warren_raft.store.generations import make_directory
+from warren_raft.store.generations import make_directory, sync_directory
 
 LOCK_NAME: Final = "lock"
 _LOCK_RACES_MAX: Final = 10  # a lock file that is removed between its open and its lock
@@ -31,6 +32,18 @@ LOCK_FILE_REMOVED: Final = (
     "the file lock was removed from this directory, by a tidy-up perhaps, and was made again: keep tidy-ups out of it, "
     "they may remove the data next"
 )
+
+
+def _make_data_directory(path: str) -> None:
+    """With mode 0700 if it is missing, durably, also in a shared directory: to share this one is its owner's choice."""
+    try:
+        os.mkdir(path, sharing.PRIVATE_DIRECTORY)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_directory(os.path.dirname(path))
+        os.mkdir(path, sharing.PRIVATE_DIRECTORY)
+    sync_directory(os.path.dirname(path))
 
 
 def _lock(descriptor: int, seconds: float) -> bool:
@@ -66,15 +79,18 @@ class DirectoryLock:
 
     They go away with the process, however that ends. The one on the directory holds when a tidy-up removes the file;
     the file is what releases before this one looked at. Raises InUse where another process, or another store of this
-    process, has either. A forked child has no part in it: an flock lasts until the last copy of its descriptor
-    is closed, and a child that lives on would keep its parent's directory locked.
+    process, has either, and RefusedForSafety where the files in it are another user's. A forked child has no part in
+    it: an flock lasts until the last copy of its descriptor is closed, and a child that lives on would keep its
+    parent's directory locked.
     """
 
     _held: ClassVar[weakref.WeakSet[DirectoryLock]] = weakref.WeakSet()
 
     def __init__(self, data_dir: str | os.PathLike[str]) -> None:
         self.path: Final = absolute(data_dir)
-        make_directory(self.path)
+        for name in (LOCK_NAME, "log", "state"):
+            sharing.require_rights(os.path.join(self.path, name), data_dir=self.path)
+        _make_data_directory(self.path)
         self._file = -1
         self._directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -87,9 +103,8 @@ class DirectoryLock:
 
     def _locked_file(self) -> int:
         """The file that has the lock's name, locked."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         for _ in range(_LOCK_RACES_MAX):
-            descriptor = os.open(LOCK_NAME, flags, 0o600, dir_fd=self._directory)
+            descriptor = sharing.open_new(LOCK_NAME, os.O_RDWR | os.O_NOFOLLOW, directory=self._directory)
             try:
                 if not _lock(descriptor, _FILE_LOCK_SECONDS):
                     raise InUse(self.path, "is in use by another store or process")
