@@ -28,6 +28,9 @@ VIEW_AGE_MAX_SECONDS: Final = 3600.0
 """A view open for longer is ended: the file grows by everything written since it began, and never shrinks."""
 
 Space: TypeAlias = Literal["meta", "sessions", "history"]
+WHOLE_IN_A_PAGE_BYTES: Final = 1024
+"""A record of so many bytes lies within a page of a tree whatever its key; larger ones may have pages of their own."""
+
 META: Final = "meta"
 SESSIONS: Final = "sessions"
 HISTORY: Final = "history"
@@ -300,6 +303,10 @@ class WriteTransaction(Transaction):
         key = key_of(id)
         table = self.database.tables[kind.number]
         previous = self._txn.get(key, None, table.handle)
+        if previous is not None and len(record) < len(previous) and len(previous) > WHOLE_IN_A_PAGE_BYTES:
+            # Written in this very transaction, it may be given all pages of the larger one, and keep them: harmless to
+            # LMDB, but every look at the structure of the file, now and after any restart, takes it for damage.
+            self._txn.delete(key, b"", table.handle)
         self._txn.put(key, record, True, True, False, table.handle)
         if table.indexes and (previous is None or not begin_alike(record, previous, table.indexed_width)):
             self._reindex(table, key, previous, record)
