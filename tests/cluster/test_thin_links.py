@@ -1,7 +1,8 @@
 """The promise: one legal write, however large, costs no leader its place on links that carry little, and it is done in
 about the time that its bytes need.
 
-Real processes; network.py between them carries so many bytes a second, and takes in megabytes before its sender feels it.
+Real processes. network.py stands between them, carries a fixed number of bytes a second, and takes in megabytes before
+its sender feels it.
 """
 
 from __future__ import annotations
