@@ -13,7 +13,9 @@ import pytest
 from tests.engine_harness import Cluster
 from warren_raft.raft.address_book import PLACES_MAX, TOLD_MAX, AddressBook, Said, are_told
 from warren_raft.raft.changes import DONE
+from warren_raft.raft.events import Refused
 from warren_raft.raft.membership import MEMBERS_MAX, TEXT_CHARACTERS, UPDATE, Member
+from warren_raft.raft.transport import WRONG_NODE, Refusal
 
 
 def moved(cluster: Cluster, id_: str) -> str:
@@ -234,6 +236,19 @@ def test_managers_that_were_restored_with_old_addresses_form_their_cluster_at_th
     for id_, address in new.items():
         assert cluster.change(leader, UPDATE, id_, address).state == DONE
     cluster.run_until(lambda: not any(alarms(cluster, id_) for id_ in new))
+
+
+def test_a_manager_that_is_dialled_in_search_of_another_raises_no_alarm_about_it() -> None:
+    """Its port was another member's once. The manager that dialled it has the wrong address, and logs that."""
+    cluster = Cluster()
+    cluster.wait_ready()
+    m3 = cluster.nodes["m3"]
+    m3.events.append(Refused("m1", Refusal(WRONG_NODE, "the manager at 127.0.0.1:7001 is m3, not m2")))
+    cluster.run(0.1)
+    assert m3.alarm_names == []
+    m3.events.append(Refused("m1", Refusal("unknown-directory", "the data directory of m3 is not the one")))
+    cluster.run(0.1)
+    assert m3.alarm_names == ["refused-by-member"]
 
 
 # The book ------------------------------------------------------------------------------------------------------------
