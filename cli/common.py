@@ -81,9 +81,7 @@ def named_data_dir() -> str | None:
     """The directory the caller named; None where there is none. Raises UsageError for what is no directory."""
     directory = click.get_current_context().meta.get(_DATA_DIR) or os.environ.get(DATA_DIR_VARIABLE) or None
     if directory is not None:
-        directory = os.path.expanduser(
-            directory
-        )  # a shell leaves the one of --data-dir=~/m1 alone, and so does systemd
+        directory = os.path.expanduser(directory)  # a shell leaves the ~ of --data-dir=~/m1 as it is
     if directory is not None and os.path.exists(directory) and not os.path.isdir(directory):
         raise click.UsageError(f"{directory} is a file, and --data-dir names a directory")
     return directory
