@@ -6,9 +6,22 @@ Invariant: no caller ever needs to parse a message.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class WarrenError(Exception):
-    """Base of every error of this package. Never raised itself."""
+    """Base of every error of this package. Never raised itself. Each can be pickled and copied, with its data."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without it, pickle and copy call the class with `args`, and most of these want more, or want it by name."""
+        return _made_again, (type(self), self.args, dict(self.__dict__))
+
+
+def _made_again(kind: type[WarrenError], args: tuple[Any, ...], data: dict[str, Any]) -> WarrenError:
+    error = kind.__new__(kind, *args)
+    error.args = args  # an OSError takes them in its __init__
+    error.__dict__.update(data)
+    return error
 
 
 class NotFound(WarrenError, KeyError):
@@ -34,6 +47,10 @@ class RevisionConflict(WarrenError):
         self.actual = actual
 
     def __str__(self) -> str:
+        if self.actual == 0:
+            return f"there is no {self.kind} {self.id!r}; it was expected at revision {self.expected}"
+        if self.expected == 0:
+            return f"there is a {self.kind} {self.id!r} already, at revision {self.actual}"
         return f"{self.kind} {self.id!r} is at revision {self.actual}, not {self.expected}"
 
 
@@ -58,15 +75,19 @@ class InvalidEntity(WarrenError, ValueError):
 class Unavailable(WarrenError, TimeoutError):
     """The deadline passed, or there was no quorum until then.
 
-    `maybe_applied` is False only where it is certain that the write never left this process.
+    `maybe_applied` is False only where it is certain that the write never left this process. `of_write` is False where
+    there was no write or change: for a wait, a barrier or a question.
     """
 
-    def __init__(self, reason: str, *, maybe_applied: bool) -> None:
+    def __init__(self, reason: str, *, maybe_applied: bool, of_write: bool = True) -> None:
         super().__init__(reason)
         self.reason = reason
         self.maybe_applied = maybe_applied
+        self.of_write = of_write
 
     def __str__(self) -> str:
+        if not self.of_write:
+            return self.reason
         tail = "; it may have been applied" if self.maybe_applied else "; it was not applied"
         return self.reason + tail
 

@@ -36,7 +36,7 @@ from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.log_lines import log_event
 from warren_raft.opening import OpenedDirectory
-from warren_raft.raft.changes import DONE, REFUSED, Answer
+from warren_raft.raft.changes import DONE, PENDING, REFUSED, Answer
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.engine import Engine, Removed
 from warren_raft.raft.files import Files
@@ -280,7 +280,7 @@ class ReplicatedStore(Store):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     waits = f": {self.waits}" if self.waits else ""
-                    raise Unavailable(f"{what} within {timeout:g} s{waits}", maybe_applied=False)
+                    raise Unavailable(f"{what} within {timeout:g} s{waits}", maybe_applied=False, of_write=False)
                 self._changed.wait(timeouts.wait_seconds(left))
 
     def wait_ready(self, timeout: float | None = 30.0) -> None:
@@ -434,7 +434,10 @@ class ReplicatedStore(Store):
 
         Returns the revision. Raises Unavailable, Closed.
         """
-        return self._execute((), timeout, True)
+        try:
+            return self._execute((), timeout, True)
+        except Unavailable as error:
+            raise Unavailable(error.reason, maybe_applied=False, of_write=False) from None
 
     # Members -----------------------------------------------------------------------------------------------------
 
@@ -529,13 +532,13 @@ class ReplicatedStore(Store):
         """Ask the leader again and again until it is so. To ask for a change again is harmless; to ask for a transfer
         that has happened would start another one, so it is looked at before each question."""
         said = NO_LEADER
-        is_first, was_asked = True, False
+        is_first, may_be_so = True, False
         answer: Answer | None = None
         while not is_so(answer):
             if not is_first and time.monotonic() >= deadline:
-                raise Unavailable(said, maybe_applied=was_asked)
+                raise Unavailable(said, maybe_applied=may_be_so)
             answer, is_first = self._ask(question, deadline), False
-            was_asked = was_asked or answer is None or answer.text != NO_LEADER
+            may_be_so = may_be_so or answer is None or answer.state == PENDING
             if answer is not None:
                 if answer.state == REFUSED:
                     raise RefusedForSafety(answer.text)

@@ -30,7 +30,7 @@ import warren_raft
 from warren_raft.errors import InUse, InvariantViolation
 from warren_raft.raft import connection as connection_module
 from warren_raft.raft import transport as transport_module
-from warren_raft.raft.transport import LinkEnd, Refusal, Timing, Transport, parse_address
+from warren_raft.raft.transport import NOTHING_LISTENS, LinkEnd, Refusal, Timing, Transport, parse_address
 from warren_raft.raft.wire import HANDSHAKE_MESSAGE_BYTES, FrameReader, Message, encode
 
 FAST = Timing(
@@ -71,7 +71,7 @@ class Node:
             on_message=self._message,
             on_arriving=lambda peer_id, link, term: self.events.append(("arriving", peer_id, link, term)),
             on_refused=lambda who, refusal: self.events.append(("refused", who, refusal.code, refusal.text)),
-            on_dial_refused=lambda who: self.events.append(("dial refused", who)),
+            on_not_reached=lambda who, why: self.events.append(("dial refused", who, why)),
             random=random.Random(1),
             timing=timing,
         )
@@ -1010,7 +1010,7 @@ def test_a_close_without_a_word_is_the_peers_kernel(reset: bool) -> None:
 async def test_a_port_without_a_listener_is_reported_at_each_dial(stage: Stage) -> None:
     a = await stage.node("m1")
     a.transport.set_peers({"m2": (f"{HOST}:{free_port()}",), "m3": (f"localhost:{free_port()}",)})
-    await until(lambda: {("m2",), ("m3",)} <= set(a.told("dial refused")))
+    await until(lambda: {("m2", NOTHING_LISTENS), ("m3", NOTHING_LISTENS)} <= set(a.told("dial refused")))
     before = len(a.told("dial refused"))
     await until(lambda: len(a.told("dial refused")) > before + 4)
     assert len(a.transport._connections) <= 2, "what is left of a failed dial"
@@ -1030,7 +1030,7 @@ async def main():
         on_link_up=lambda peer_id, link, hello: say("up"),
         on_link_down=lambda peer_id, link, end: say("down", end),
         on_message=lambda peer_id, link, message: transport.send(link, message), on_arriving=print,
-        on_refused=print, on_dial_refused=print, random=Random(2),
+        on_refused=print, on_not_reached=print, random=Random(2),
         timing=Timing(ping_seconds=0.04, link_timeout_seconds=60.0),
     )
     await transport.start()
@@ -1114,7 +1114,7 @@ async def test_a_peer_with_several_addresses_is_found_at_whichever_it_has(stage:
     a.transport.set_peers({"m2": (f"{HOST}:{free_port()}", other.address, b.address)})
     await linked(a, b)
     assert [peer for peer, *_ in a.told("up")] == ["m2"]
-    assert a.told("dial refused")
+    assert set(a.told("dial refused")) == {("m2", NOTHING_LISTENS), ("m2", "m3 does")}
     assert not other.told("up")
 
 

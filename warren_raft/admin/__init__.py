@@ -29,7 +29,7 @@ _ERROR_DATA: Mapping[str, tuple[str, ...]] = {
     "NotFound": ("kind", "key"),
     "RevisionConflict": ("kind", "id", "expected", "actual"),
     "InvalidEntity": ("kind", "reason", "id", "field"),
-    "Unavailable": ("reason", "maybe_applied"),
+    "Unavailable": ("reason", "maybe_applied", "of_write"),
     "Corrupted": ("path", "detail", "remedy"),
     "SnapshotInvalid": ("path", "detail"),
     "InUse": ("what", "detail"),

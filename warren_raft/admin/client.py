@@ -61,15 +61,8 @@ class SnapshotCut(Unavailable):
         return f"{self.reason}; no snapshot was saved"
 
 
-class NotTold(Unavailable):
-    """A question that changes nothing had no answer."""
-
-    def __str__(self) -> str:
-        return self.reason
-
-
 def _untold(reason: str) -> Unavailable:
-    return NotTold(reason, maybe_applied=False)
+    return Unavailable(reason, maybe_applied=False, of_write=False)
 
 
 def _unanswered(reason: str) -> Unavailable:

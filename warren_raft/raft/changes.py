@@ -24,13 +24,13 @@ Message = dict[str, Any]
 CAUGHT_UP_ENTRIES: Final = 64
 """A learner becomes a voter when it lacks at most so many entries; what it lacks is on its way by then."""
 
-DONE, WAIT, REFUSED = "done", "wait", "refused"
+DONE, PENDING, WAIT, REFUSED = "done", "pending", "wait", "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the leader says to a request: DONE (`text`: what is still wrong), WAIT (`text`: for what; ask again), or
-    REFUSED (`text`: why)."""
+    """What the leader says to a request: DONE (`text`: what is still wrong), PENDING (it was begun, and may be done by
+    now; ask again), WAIT (nothing was done; `text`: for what it waits; ask again), or REFUSED (`text`: why)."""
 
     state: str
     text: str = ""
@@ -51,7 +51,7 @@ class Changes:
         """Leadership changed: what was wanted is asked for again by whoever wants it."""
         self._wanted = None
         self._proposed_at = 0
-        self._roster.guests_to_dial.clear()
+        self._roster.guests.clear()
 
     def proposed(self, index: int) -> None:
         self._proposed_at = index
@@ -105,19 +105,19 @@ class Changes:
                 # Done, if it was away a moment; or a new directory runs there, which the cluster does not know.
                 text = "is a member already, and not connected; if its directory was lost, run members remove first"
                 return Answer(WAIT, f"{member_id} {text}")
-            return Answer(DONE) if member.voter else Answer(WAIT, f"{member_id} is catching up")
+            return Answer(DONE) if member.voter else Answer(PENDING, f"{member_id} was added, and is catching up")
         holder = next((m.id for m in self._roster.members.values() if m.address == address), None)
         if holder is not None:
             return Answer(REFUSED, f"{address} is the address of {holder}")
         link = self._roster.links.get(member_id)
         if link is None:
-            self._roster.guests_to_dial[member_id] = address
-            return Answer(WAIT, f"{member_id} does not answer at {address}; start it first, on an empty data directory")
+            answers = self._roster.guests.invite(member_id, address)
+            return Answer(WAIT, f"{answers}; start {member_id} there, on an empty data directory")
         if not link.hello.blank or link.hello.origin:
             return Answer(REFUSED, f"the data directory of {member_id} is not empty; start it on an empty one")
         if link.hello.address != address:
             return Answer(REFUSED, f"{member_id} says its address is {link.hello.address}, not {address}")
-        self._roster.guests_to_dial.pop(member_id, None)
+        self._roster.guests.forget(member_id)
         return self._want(Change(ADD, id=member_id, address=address, incarnation=link.hello.incarnation))
 
     def _update(self, member: Member | None, member_id: str, address: str) -> Answer:
@@ -160,4 +160,4 @@ class Changes:
         if self._wanted not in (None, change):
             return Answer(WAIT, "another membership change is under way")
         self._wanted = change
-        return Answer(WAIT, "the change is under way")
+        return Answer(PENDING, "the change is under way")

@@ -27,6 +27,7 @@ from warren_raft.raft.events import (
     Event,
     LinkDown,
     LinkUp,
+    NotReached,
     Received,
     Refused,
     Send,
@@ -173,7 +174,7 @@ class Driver:
             on_message=lambda peer, link, message: self._take(Received(peer, link, message)),
             on_arriving=lambda peer, link, term: self._take(Arriving(peer, link, term)),
             on_refused=lambda peer, refusal: self._take(Refused(peer, refusal)),
-            on_dial_refused=lambda _peer: None,
+            on_not_reached=lambda peer, why: self._take(NotReached(peer, why)),
             random=Random(),  # noqa: S311 - spreads redials; nothing secret
         )
         try:

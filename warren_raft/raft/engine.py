@@ -46,6 +46,7 @@ from warren_raft.raft.events import (
     Event,
     LinkDown,
     LinkUp,
+    NotReached,
     Received,
     Refused,
     Send,
@@ -402,6 +403,7 @@ class Engine:
         if refusal is not None:
             peer = str(hello.get("node_id"))
             self._note_foreign(peer, refusal)
+            self._roster.guests.refused(peer, refusal.text)
             if refusal.code in (OTHER_CLUSTER, OTHER_ORIGIN) and peer in self._roster.members:
                 self._note_refusal("member-not-let-in", peer, f"{peer} is not let in: {refusal.text}")
         return refusal
@@ -439,6 +441,8 @@ class Engine:
                     self._link_down(peer)
             case Refused(peer, refusal):
                 self._was_refused(peer, refusal)
+            case NotReached(peer, why):
+                self._roster.guests.not_reached(peer, why)
             case ChangeWanted() | TransferWanted():
                 self._requests.ask(self._now, event, self._machine.applied_index)
             case Worked(work, result, error):
@@ -643,6 +647,7 @@ class Engine:
         self._elections.link_down(peer, self._now)
 
     def _was_refused(self, peer: str, refusal: Refusal) -> None:
+        self._roster.guests.refused(peer, refusal.text)
         if refusal.code != WRONG_NODE:  # it looked for another manager here, and its own log says so
             self._note_refusal("refused-by-member", peer, f"{peer} refuses this manager: {refusal.text}")
         if refusal.code == REMOVED:

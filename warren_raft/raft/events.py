@@ -54,6 +54,14 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class NotReached:
+    """Nobody, or another manager, answered at the address of a peer."""
+
+    peer: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Submitted:
     proposals: Sequence[Proposal]
 
@@ -75,7 +83,19 @@ class Worked:
     error: Exception | None = None
 
 
-Event = LinkUp | LinkDown | Received | Arriving | Refused | Submitted | ChangeWanted | TransferWanted | Synced | Worked
+Event = (
+    LinkUp
+    | LinkDown
+    | Received
+    | Arriving
+    | Refused
+    | NotReached
+    | Submitted
+    | ChangeWanted
+    | TransferWanted
+    | Synced
+    | Worked
+)
 
 
 # Effects: what the driver has to do, in this order -------------------------------------------------------------------

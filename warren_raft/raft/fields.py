@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from warren_raft.raft.address_book import are_told
 from warren_raft.raft.catchup import CHUNK_BYTES
-from warren_raft.raft.changes import DONE, REFUSED, WAIT
+from warren_raft.raft.changes import DONE, PENDING, REFUSED, WAIT
 from warren_raft.raft.core import Message
 from warren_raft.raft.guard import INDEX_MAX, PeerFault
 from warren_raft.raft.health import are_digests
@@ -66,7 +66,7 @@ FIELDS: Final[Mapping[str, Mapping[str, Callable[[Any], bool]]]] = {
     },
     "snapshot_gone": {"sha256": _is_sha256},
     "snapshot_wanted": {"index": _is_index},
-    "change_answer": {"number": _is_index, "state": (DONE, WAIT, REFUSED).__contains__, "text": _is_text},
+    "change_answer": {"number": _is_index, "state": (DONE, PENDING, WAIT, REFUSED).__contains__, "text": _is_text},
 }
 """By type. guard.py checks the core's own messages; a type that nobody knows is dropped (engine.py)."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from warren_raft.raft.changes import DONE, REFUSED, Answer, Changes
+from warren_raft.raft.changes import DONE, PENDING, REFUSED, Answer, Changes
 from warren_raft.raft.core import Core
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.leadership import CLOSING, REMOVED, TRANSFER, Reason
@@ -128,7 +128,7 @@ class Requests:
         """The leader's answer may be lost with its link: whoever asked is told to ask again."""
         for number, (_, since) in list(self._asked.items()):
             if self._now - since > self._answer_seconds:
-                self.answered({"number": number, "state": "wait", "text": "the leader does not answer"})
+                self.answered({"number": number, "state": PENDING, "text": "the leader does not answer"})
 
     # Transfers ---------------------------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class Requests:
             self._transfer_target = self._transfer_tried = target or best
             self._transfer_until = self._now + TRANSFER_SECONDS
             self._transfer_why = why
-        return Answer("wait", f"leadership moves to {self._transfer_target}")
+        return Answer(PENDING, f"leadership moves to {self._transfer_target}")
 
     def tick(self, now: float, *, must_go: Reason | None) -> None:
         """When the target of a transfer has everything, it is told to campaign at once. `must_go`: why this leader can

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from warren_raft.raft.address_book import AddressBook, Said
+from warren_raft.raft.guests import Guests
 from warren_raft.raft.log import Log
 from warren_raft.raft.membership import MALFORMED, Founding, Hello, Member, Membership, Origin, judge, read_note
 from warren_raft.raft.transport import Refusal
@@ -62,8 +63,7 @@ class Roster:
         """The version of the book that the links that are up were told."""
         self._places: dict[str, tuple[str, ...]] = {}
         self._places_version = -1
-        self.guests_to_dial: dict[str, str] = {}
-        """Future members that the leader was asked to add: id -> address."""
+        self.guests: Final = Guests()
         self._log = log
         self._send = send
         self._send_when_synced = send_when_synced
@@ -210,7 +210,7 @@ class Roster:
 
     def peers_to_dial(self, now: float) -> dict[str, tuple[str, ...]]:
         """Whom the transport should hold or seek a link to: id -> addresses, in the order in which to try them."""
-        wanted: dict[str, tuple[str, ...]] = {id_: (address,) for id_, address in self.guests_to_dial.items()}
+        wanted: dict[str, tuple[str, ...]] = {id_: (address,) for id_, address in self.guests.addresses.items()}
         for member in self.members.values():
             if member.id == self.node_id:
                 continue

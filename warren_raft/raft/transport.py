@@ -60,6 +60,7 @@ MAX_LOOK_UPS = 4
 MAX_REMEMBERED_LINES = 256
 """Lines remembered so as not to be repeated. Strangers can cause some."""
 
+NOTHING_LISTENS = "nothing listens there"
 WRONG_NODE = "wrong_node"
 """The code of a refusal by a manager that dialled one peer and found another: its address was out of date."""
 
@@ -82,7 +83,7 @@ class Transport:
     then `on_link_down(peer_id, link, end)` exactly once a link, always before the next link to that peer is
     up. None is called from within `send`, `close_link` or `set_peers`. `judge(hello)` is asked about every
     peer that passed our own checks. `on_refused(peer_id_or_address, refusal)`: a peer does not let us in.
-    `on_dial_refused(peer_id)`: nothing listens at a peer's address (ECONNREFUSED), so its process is gone.
+    `on_not_reached(peer_id, why)`: nothing listens at a peer's address (ECONNREFUSED), or another manager does.
     `on_arriving(peer_id, link, term)`: parts of a large message arrive from a peer that says to lead this term.
     An exception out of a callback goes to the loop's exception handler, and costs that link.
     """
@@ -99,7 +100,7 @@ class Transport:
         on_message: Callable[[str, int, Message], None],
         on_arriving: Callable[[str, int, int], None],
         on_refused: Callable[[str, Refusal], None],
-        on_dial_refused: Callable[[str], None],
+        on_not_reached: Callable[[str, str], None],
         random: Random,
         timing: Timing | None = None,
         ssl: tls.SSLContext | None = None,
@@ -114,7 +115,7 @@ class Transport:
         self._on_link_up = on_link_up
         self._on_link_down = on_link_down
         self._on_refused = on_refused
-        self._on_dial_refused = on_dial_refused
+        self._on_not_reached = on_not_reached
         self._random = random
         self._ssl = ssl
         self._listeners: list[socket.socket] = []
@@ -322,7 +323,7 @@ class Transport:
         where = format_address(place)
         self._say(peer_id, logging.INFO, "peer not reached", reason, peer=peer_id, address=where)
         if isinstance(error, ConnectionRefusedError):
-            self._on_dial_refused(peer_id)
+            self._on_not_reached(peer_id, NOTHING_LISTENS)
 
     def jitter(self, seconds: float) -> float:
         """Between a half and the whole of a pause: managers that started together do not stay in step."""
@@ -337,6 +338,8 @@ class Transport:
             return Refusal("same_id", text)
         if connection.expected_id not in (None, claimed):
             text = f"the manager at {connection.address} is {claimed}, not {connection.expected_id}"
+            if connection.expected_id is not None:
+                self._on_not_reached(connection.expected_id, f"{claimed} does")
             return Refusal(WRONG_NODE, text)
         return None
 

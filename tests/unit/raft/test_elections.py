@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from tests.engine_harness import STEP_SECONDS, Cluster, Full
-from warren_raft.raft.changes import DONE, REFUSED, WAIT
+from warren_raft.raft.changes import DONE, PENDING, REFUSED
 from warren_raft.raft.events import Arriving
 from warren_raft.raft.leadership import Reason
 
@@ -395,7 +395,7 @@ def test_leadership_moves_to_the_manager_named_without_a_pause_for_timeouts() ->
     leader = cluster.wait_ready()
     for target in cluster.followers():
         since = cluster.now
-        assert cluster.ask(target, "transfer", target).state == WAIT
+        assert cluster.ask(target, "transfer", target).state == PENDING
         node = cluster.nodes[target]
         cluster.run_until(lambda node=node: node.engine.is_leader)  # type: ignore[misc]
         assert cluster.now - since < 0.3 * TIMEOUT_SECONDS
@@ -437,7 +437,7 @@ def test_a_transfer_to_a_manager_that_dies_meanwhile_is_called_off() -> None:
     target, _ = cluster.followers()
     cluster.hold((leader.id, target))
     cluster.write(leader.id, "what the target lacks")
-    assert cluster.ask(leader.id, "transfer", target).state == WAIT
+    assert cluster.ask(leader.id, "transfer", target).state == PENDING
     cluster.crash(target)
     cluster.submit(leader.id, "during")
     cluster.run(0.5)
@@ -454,7 +454,7 @@ def test_a_target_that_is_behind_gets_leadership_only_with_everything_in_its_log
     target, _ = cluster.followers()
     cluster.hold((leader.id, target))
     cluster.write(leader.id, *(f"w{number}" for number in range(5)))
-    assert cluster.ask(leader.id, "transfer", target).state == WAIT
+    assert cluster.ask(leader.id, "transfer", target).state == PENDING
     cluster.run(0.2)
     assert asked(cluster, "timeout_now") == []
     assert cluster.nodes[target].log.last_index < leader.log.last_index
@@ -483,7 +483,7 @@ def test_only_the_managers_that_can_win_take_leadership_over() -> None:
     cluster.hold(*((leader.id, other) for other in cluster.followers()[:2]))
     cluster.write(leader.id, "on three of five")
     behind = cluster.followers()[:2]
-    assert cluster.ask(leader.id, "transfer").state == WAIT
+    assert cluster.ask(leader.id, "transfer").state == PENDING
     cluster.run_until(lambda: not leader.engine.is_leader)
     cluster.heal()
     assert cluster.wait_leader().id not in behind

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tests.engine_harness import STEP_SECONDS, Cluster
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft import core, guard
-from warren_raft.raft.changes import CAUGHT_UP_ENTRIES, DONE, REFUSED, WAIT
-from warren_raft.raft.events import LinkUp, Received
+from warren_raft.raft.changes import CAUGHT_UP_ENTRIES, DONE, PENDING, REFUSED, WAIT
+from warren_raft.raft.events import LinkUp, NotReached, Received
 from warren_raft.raft.membership import (
     ADD,
     FORM,
@@ -337,9 +337,18 @@ def test_a_member_that_is_not_started_is_not_added() -> None:
     leader = cluster.wait_ready()
     answer = cluster.ask(leader.id, ADD, "m4", JOINER)
     assert answer.state == WAIT
-    assert answer.text == f"m4 does not answer at {JOINER}; start it first, on an empty data directory"
+    assert answer.text == f"m4 does not answer at {JOINER}; start m4 there, on an empty data directory"
     assert leader.dialed["m4"] == (JOINER,)
     assert voters(cluster, leader.id) == ["m1", "m2", "m3"]
+    leader.events.append(NotReached("m4", "m5 does"))
+    cluster.turn()
+    answer = cluster.ask(leader.id, ADD, "m4", JOINER)
+    assert answer.text == f"m4 does not answer at {JOINER}: m5 does; start m4 there, on an empty data directory"
+    other = "127.0.0.1:7111"
+    answer = cluster.ask(leader.id, ADD, "m4", other)
+    assert answer.text == f"m4 does not answer at {other}; start m4 there, on an empty data directory", (
+        "of another place"
+    )
 
 
 def test_a_learner_counts_in_no_quorum() -> None:
@@ -499,6 +508,9 @@ def test_a_directory_that_is_not_empty_is_not_added() -> None:
         assert cluster.ask(leader.id, ADD, "m4", JOINER).state == WAIT
         cluster.run(0.1)
     assert any("belongs to cluster" in refusal.text for _, _, refusal in cluster.refusals)
+    text = cluster.ask(leader.id, ADD, "m4", JOINER).text
+    assert text.startswith(f"m4 answers at {JOINER} and cannot be added: m")
+    assert "belongs to cluster" in text
     assert "m4" not in cluster.members(leader.id)
 
 
@@ -615,7 +627,7 @@ def test_of_two_changes_at_once_one_waits() -> None:
     cluster.hold(*((leader.id, other) for other in cluster.followers()))
     first = leader.engine._changes.request(ADD, "m4", "127.0.0.1:7100", leader.machine.applied_index)
     second = leader.engine._changes.request(ADD, "m5", "127.0.0.1:7101", leader.machine.applied_index)
-    assert (first.state, second.state) == (WAIT, WAIT)
+    assert (first.state, second.state) == (PENDING, WAIT)
     assert second.text == "another membership change is under way"
     cluster.heal()
     cluster.run_until(lambda: cluster.members(leader.id).get("m4"))
@@ -629,7 +641,7 @@ def test_a_change_waits_while_the_one_before_is_on_its_way() -> None:
     leader = cluster.wait_ready()
     one, two = cluster.followers()
     cluster.hold((one, leader.id), (two, leader.id))
-    assert cluster.ask(leader.id, UPDATE, one, "127.0.0.1:7555").state == WAIT
+    assert cluster.ask(leader.id, UPDATE, one, "127.0.0.1:7555").state == PENDING
     cluster.turn()
     before = leader.log.last_index
     for _ in range(5):

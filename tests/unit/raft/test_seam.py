@@ -14,7 +14,7 @@ import pytest
 
 from tests.engine_harness import STEP_SECONDS, Cluster, Full, Message, Node
 from warren_raft.raft import changes
-from warren_raft.raft.changes import WAIT
+from warren_raft.raft.changes import PENDING
 from warren_raft.raft.membership import ADD
 
 TIMEOUT_SECONDS = 1.0
@@ -279,7 +279,7 @@ def test_a_single_voter_leads_nobody_in_a_term_that_it_could_forget() -> None:
     cluster.start("m4", address="127.0.0.1:7100")
     cluster.run_until(lambda: "m4" in cluster.nodes["m1"].engine._roster.links)
     cluster.hold(("m4", "m1"))
-    assert cluster.ask("m1", ADD, "m4", "127.0.0.1:7100").state == WAIT
+    assert cluster.ask("m1", ADD, "m4", "127.0.0.1:7100").state == PENDING
     cluster.run(1)
     cluster.restart("m1").disk_seconds = None
     before = len(cluster.sent)
