@@ -17,8 +17,6 @@ from hypothesis import strategies as st
 from warren_raft.entities import ENTITY_CLASSES, Container, Entity, NodeRole
 from warren_raft.forms import (
     GO_ZERO_TIME,
-    INTEGER_MAX,
-    INTEGER_MIN,
     EntityField,
     Form,
     FormKind,
@@ -31,25 +29,22 @@ KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12
 """Valid ids and values of indexed fields."""
 
 TIMES = st.none() | st.datetimes(timezones=st.just(UTC)).filter(lambda time: time != GO_ZERO_TIME)
-DURATIONS = st.timedeltas(timedelta(days=-36500), timedelta(days=36500))
-"""A century either way: within it, seconds in a float tell all microseconds apart."""
+DURATIONS = st.timedeltas(timedelta(0), timedelta(days=36500))
+"""Up to a century: within it, seconds in a float tell all microseconds apart."""
 
 _PLAIN: dict[FormKind, st.SearchStrategy[Any]] = {
     FormKind.TEXT: TEXTS,
-    FormKind.INTEGER: st.integers(INTEGER_MIN, INTEGER_MAX),
-    FormKind.NUMBER: st.floats(allow_nan=False, allow_infinity=False),
     FormKind.FLAG: st.booleans(),
     FormKind.BYTES: st.binary(max_size=24),
     FormKind.TIME: TIMES,
-    FormKind.DURATION: DURATIONS,
     FormKind.MAP: st.dictionaries(TEXTS, TEXTS, max_size=3).map(FrozenMap),
 }
 
 STRANGE_VALUES: list[Any] = [
-    *(None, True, 0, 7, 2**63, 2**2000, 0.5, math.nan, math.inf, object(), Container(id="c")),
+    *(None, True, 0, 7, -1, 101, 65_536, 2**63, 2**2000, 0.5, -0.5, math.nan, math.inf, object(), Container(id="c")),
     *("", "text", "manager", NodeRole.MANAGER, "\ud800", "x" * 512, "é" * 256, b"bytes", bytearray(b"x")),
     *([], ["a"], ("b",), [1], {}, {"a": "b"}, {1: "b"}, FrozenMap({"a": "\udfff"}), FrozenMap({"a": "b"})),
-    *(timedelta.max, timedelta(1), date(2025, 1, 1), datetime(2025, 1, 1), GO_ZERO_TIME),  # noqa: DTZ001
+    *(timedelta.max, timedelta(1), -timedelta(microseconds=1), date(2025, 1, 1), datetime(2025, 1, 1), GO_ZERO_TIME),  # noqa: DTZ001
     *(datetime(2025, 1, 1, tzinfo=zone) for zone in (UTC, timezone(timedelta(hours=-4)))),
     datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5))),  # no time of UTC
 ]
@@ -67,6 +62,12 @@ def _values(form: Form, strange: bool) -> st.SearchStrategy[Any]:
         values = st.sampled_from(["", *form.cls, *map(str, form.cls)])
     elif form.kind is FormKind.STRUCT:
         values = _structs(form.cls, strange)
+    elif form.kind is FormKind.INTEGER:
+        values = st.integers(form.low, form.high)
+    elif form.kind is FormKind.NUMBER:
+        values = st.floats(form.low, None, allow_nan=False, allow_infinity=False)
+    elif form.kind is FormKind.DURATION:
+        values = DURATIONS
     else:
         values = _PLAIN[form.kind]
     if form.kind is FormKind.STRUCT and form.optional:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, Final, TypeVar, cast
 
 from warren_raft.errors import InvalidEntity
-from warren_raft.forms import EMPTY_MAP, Refused, normalised
+from warren_raft.forms import EMPTY_MAP, INTEGER_MIN, Refused, normalised, within
 from warren_raft.forms import FrozenMap as FrozenMap
 
 NO_DURATION: Final = timedelta(0)
@@ -103,6 +103,15 @@ def _concealed() -> Any:
     return field(default=b"", repr=False)
 
 
+def _percent() -> Any:
+    return within(0, 100)
+
+
+def _port() -> Any:
+    """0 where it is not set."""
+    return within(0, 65_535)
+
+
 def _revision() -> Any:
     """The last change of the entity: set by reads, ignored by writes and by `==`."""
     return field(default=0, compare=False)
@@ -110,12 +119,15 @@ def _revision() -> Any:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeResources:
-    """What a node has and what is taken of it: CPU in cores, memory and disk in bytes."""
+    """What a node has and what is taken of it: CPU in cores, memory and disk in bytes.
+
+    `cpu_allocated` may be a hair below 0: it is what callers get by adding and subtracting fractions of a core.
+    """
 
     cpu_cores: int = 0
     memory_bytes: int = 0
     disk_bytes: int = 0
-    cpu_allocated: float = 0.0
+    cpu_allocated: float = within(-1e-6, default=0.0)
     memory_allocated: int = 0
     disk_allocated: int = 0
 
@@ -147,12 +159,12 @@ class UpdateConfig:
     max_surge: int = 0
     max_unavailable: int = 0
     health_check_grace_period: timedelta = NO_DURATION
-    canary_weight: int = 0
-    canary_steps: tuple[int, ...] = ()
+    canary_weight: int = _percent()
+    canary_steps: tuple[int, ...] = within(0, 100, default=())
     canary_stability_window: timedelta = NO_DURATION
     blue_green_grace_period: timedelta = NO_DURATION
     auto_rollback_enabled: bool = False
-    failure_threshold_percent: int = 0
+    failure_threshold_percent: int = _percent()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,8 +172,8 @@ class PortMapping:
     """A port of a container and where it is reached."""
 
     name: str = ""
-    container_port: int = 0
-    host_port: int = 0
+    container_port: int = _port()
+    host_port: int = _port()
     protocol: str = ""
     publish_mode: PublishMode | str = ""
 
@@ -245,7 +257,10 @@ class Service:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Container:
-    """One running instance of a service. `stop_timeout` is a whole number of seconds, as it is in Warren."""
+    """One running instance of a service. `stop_timeout` is a whole number of seconds, as it is in Warren.
+
+    `exit_code` may be negative: Go says -1 of a process that a signal ended.
+    """
 
     id: str = _indexed()
     service_id: str = _indexed("")
@@ -267,7 +282,7 @@ class Container:
     created_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    exit_code: int = 0
+    exit_code: int = within(INTEGER_MIN)
     error: str = ""
     revision: int = _revision()
 
@@ -315,7 +330,7 @@ class IngressBackend:
     """The service, by name, that takes a request."""
 
     service_name: str = ""
-    port: int = 0
+    port: int = _port()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -454,7 +469,8 @@ def validate(entity: EntityT) -> EntityT:
     Raises InvalidEntity, with the dotted path of the field (`rules[0].paths[1].path_type`), for: a wrong type
     (a bool is no int), an empty id, an id or indexed field over KEY_MAX_BYTES, an unknown member of an
     enumeration ("" means not set), a naive time, text that has no UTF-8 form, a number that is not finite or
-    does not fit. Thread-safe.
+    does not fit, and one that cannot be: a count, a size or a duration below 0, a port above 65535, a percentage
+    above 100. Thread-safe.
     """
     kind = kind_name(type(entity))
     try:

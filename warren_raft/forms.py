@@ -28,6 +28,9 @@ DURATION_MIN: Final = timedelta(microseconds=INTEGER_MIN)
 DURATION_MAX: Final = timedelta(microseconds=INTEGER_MAX)
 """Durations are stored as a signed 64-bit number of microseconds."""
 
+KEY_SHOWN: Final = 60
+"""Characters of a mapping's key in the path of a value that is refused."""
+
 GO_ZERO_TIME: Final = datetime(1, 1, 1, tzinfo=UTC)
 """What Go writes for a time that was never set; here such a time is None."""
 
@@ -92,13 +95,16 @@ class FormKind(Enum):
 class Form:
     """A kind and its details: `cls` for CHOICE (the StrEnum) and STRUCT, `item` (a Form) for SEQUENCE.
 
-    `optional` means that None stands for "not set"; every TIME is optional.
+    `optional` means that None stands for "not set"; every TIME is optional. `low` and `high` are the least and the
+    greatest value of an INTEGER, a NUMBER or a DURATION that may be written; what is stored already is read as it is.
     """
 
     kind: FormKind
     cls: Any = None
     item: Any = None
     optional: bool = False
+    low: Any = None
+    high: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +124,11 @@ class EntityField:
 
 _PLAIN_FORMS: Final[dict[Any, Form]] = {
     str: Form(FormKind.TEXT),
-    int: Form(FormKind.INTEGER),
-    float: Form(FormKind.NUMBER),
+    int: Form(FormKind.INTEGER, low=0, high=INTEGER_MAX),
+    float: Form(FormKind.NUMBER, low=0.0, high=math.inf),
     bool: Form(FormKind.FLAG),
     bytes: Form(FormKind.BYTES),
-    timedelta: Form(FormKind.DURATION),
+    timedelta: Form(FormKind.DURATION, low=timedelta(0), high=DURATION_MAX),
     datetime | None: Form(FormKind.TIME, optional=True),
     Mapping[str, str]: Form(FormKind.MAP),
 }
@@ -139,11 +145,28 @@ def _form_of(hint: Any) -> Form:
     return Form(FormKind.STRUCT, cls=parts[0] if parts else hint, optional=bool(parts))
 
 
+def within(low: Any, high: Any = None, *, default: Any = 0) -> Any:
+    """A field whose numbers may be from `low` to `high`, in place of 0 to the greatest that can be stored."""
+    limits = {"low": low} if high is None else {"low": low, "high": high}
+    return dataclasses.field(default=default, metadata={"range": limits})
+
+
+def _with_range(form: Form, limits: Mapping[str, Any]) -> Form:
+    if form.kind is FormKind.SEQUENCE:
+        return dataclasses.replace(form, item=_with_range(form.item, limits))
+    return dataclasses.replace(form, **limits)
+
+
 @cache  # bounded: one entry a class of entities.py
 def _read_fields(cls: Any) -> tuple[EntityField, ...]:
     hints = typing.get_type_hints(cls)
     return tuple(
-        EntityField(f.name, _form_of(hints[f.name]), f.default, f.metadata.get("indexed", False))
+        EntityField(
+            f.name,
+            _with_range(_form_of(hints[f.name]), f.metadata.get("range", {})),
+            f.default,
+            f.metadata.get("indexed", False),
+        )
         for f in dataclasses.fields(cls)
         if f.name != "revision"
     )
@@ -199,15 +222,25 @@ def _to_text(value: Any, _form: Form, path: str) -> str:
     return str.__str__(value)
 
 
-def _to_integer(value: Any, _form: Form, path: str) -> int:
+def _require_range(value: Any, form: Form, path: str) -> None:
+    if form.low <= value <= form.high:
+        return
+    shown = value.total_seconds() if isinstance(value, timedelta) else value
+    if value < form.low:
+        raise Refused(path, f"must not be negative, and is {shown}")
+    raise Refused(path, f"must be at most {form.high}, and is {shown}")
+
+
+def _to_integer(value: Any, form: Form, path: str) -> int:
     if type(value) is not int:
         raise wrong_type(path, value, "an integer (int)")
     if not INTEGER_MIN <= value <= INTEGER_MAX:
         raise Refused(path, "is outside the range of a signed 64-bit integer")
+    _require_range(value, form, path)
     return value
 
 
-def _to_number(value: Any, _form: Form, path: str) -> float:
+def _to_number(value: Any, form: Form, path: str) -> float:
     if type(value) is not float and type(value) is not int:
         raise wrong_type(path, value, "a number (float or int)")
     try:
@@ -216,6 +249,7 @@ def _to_number(value: Any, _form: Form, path: str) -> float:
         raise Refused(path, "is too large for a float") from None
     if not math.isfinite(number):
         raise Refused(path, "must be finite")
+    _require_range(number, form, path)
     return number
 
 
@@ -248,11 +282,12 @@ def _to_time(value: Any, _form: Form, path: str) -> datetime | None:
     return value if is_normal else datetime(*utc.timetuple()[:6], utc.microsecond, tzinfo=UTC)
 
 
-def _to_duration(value: Any, _form: Form, path: str) -> timedelta:
+def _to_duration(value: Any, form: Form, path: str) -> timedelta:
     if type(value) is not timedelta:
         raise wrong_type(path, value, "a duration (timedelta)")
     if not DURATION_MIN <= value <= DURATION_MAX:
         raise Refused(path, "is outside the range of a signed 64-bit number of microseconds")
+    _require_range(value, form, path)
     return value
 
 
@@ -263,10 +298,20 @@ def _to_choice(value: Any, form: Form, path: str) -> str:
     return value if type(value) is form.cls else text
 
 
+def _to_key(key: Any, form: Form, path: str) -> str:
+    try:
+        return _to_text(key, form, path)
+    except Refused as refused:
+        raise Refused(path, f"a key {refused.reason}") from None
+
+
 def _to_map(value: Any, form: Form, path: str) -> FrozenMap:
     if not isinstance(value, Mapping):
         raise wrong_type(path, value, "a mapping of text to text")
-    items = [(_to_text(k, form, path), _to_text(v, form, path)) for k, v in value.items()]
+    items = []
+    for one, text in value.items():
+        key = _to_key(one, form, path)
+        items.append((key, _to_text(text, form, f"{path}[{key[:KEY_SHOWN]!r}]")))
     if type(value) is FrozenMap and all(type(k) is type(v) is str for k, v in value.items()):
         return value
     return FrozenMap(items)

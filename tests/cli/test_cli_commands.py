@@ -80,7 +80,7 @@ def test_a_condition_holds_or_nothing_changes(warren: Command, manager: Path, en
     first = warren("put", "node", "-f", file, "--if-revision", "0", *common).json["revision"]
     conflict = warren("put", "node", "-f", file, "--if-revision", "0", *common)
     assert conflict.code == 1
-    assert f"is at revision {first}, not 0" in conflict.err
+    assert f"there is a node 'node-if' already, at revision {first}" in conflict.err
     assert warren("delete", "node", "node-if", "--if-revision", str(first + 1000), *common).code == 1
     assert warren("get", "node", "node-if", *common).json["revision"] == first
     assert warren("delete", "node", "node-if", "--if-revision", str(first), *common).json["revision"] > first

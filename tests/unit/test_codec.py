@@ -36,7 +36,9 @@ from warren_raft.entities import (
     TLSCertificate,
     UpdateConfig,
     kind_name,
+    validate,
 )
+from warren_raft.errors import InvalidEntity
 from warren_raft.forms import FormKind, fields_of
 from warren_raft.store import codec
 from warren_raft.store.cache import HEAD_BYTES
@@ -349,3 +351,17 @@ def test_the_indexed_width_reaches_the_last_field_that_is_indexed() -> None:
         "certificate": 3,
         "ca": 0,
     }
+
+
+def test_numbers_that_would_be_refused_today_are_read_as_they_are_stored() -> None:
+    """An earlier release took them; a state that cannot be read would be lost with them."""
+    kind = BY_NAME["service"]
+    stored = cbor2.loads(codec.encode(kind, Service(id="s", replicas=5, ports=(PortMapping(host_port=80),))))
+    names = [field.name for field in fields_of(Service)]
+    stored[names.index("replicas")] = -5
+    port = stored[names.index("ports")][0]
+    port[[field.name for field in fields_of(PortMapping)].index("host_port")] = 70_000
+    read = codec.decode_entity(kind, cbor2.dumps(stored), 7)
+    assert (read.replicas, read.ports[0].host_port, read.revision) == (-5, 70_000, 7)
+    with pytest.raises(InvalidEntity, match="replicas: must not be negative"):
+        validate(read)

@@ -82,7 +82,7 @@ EDGES: list[Any] = [
     *(Container(id="c", created_at=EPOCH + n * MICROSECOND) for n in (-(2**40), -1, 0, 1, 2**32 - 1, 2**32)),
     Container(id="c", created_at=datetime.max.replace(tzinfo=UTC)),
     Container(id="c", created_at=datetime(1, 1, 1, 0, 0, 0, 1, tzinfo=UTC)),
-    *(Container(id="c", restart_policy=RestartPolicy(delay=n * MICROSECOND)) for n in (-(2**63), -1, 0, 2**63 - 1)),
+    *(Container(id="c", restart_policy=RestartPolicy(delay=n * MICROSECOND)) for n in (0, 1, 2**63 - 1)),
     *(Node(id="n", resources=NodeResources(cpu_allocated=number)) for number in (0.0, -0.0, 0.1, 1e300, 5e-324)),
     Container(id="c", desired_state=ContainerState.RUNNING, health_check=HealthCheck(type=HealthCheckType.TCP)),
     Node(id="𝔸" * 127, labels=FrozenMap({"é": "1", "z": "2", "𝔸": "3", "\uffff": "4"})),

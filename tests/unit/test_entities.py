@@ -41,6 +41,7 @@ from warren_raft.entities import (
     NodeResources,
     NodeRole,
     PortMapping,
+    RateLimit,
     RestartPolicy,
     Secret,
     Service,
@@ -371,11 +372,12 @@ REFUSED: list[tuple[Any, str | None, str]] = [
     (Service(id="s", env=("ok", "\udfff")), "env[1]", "surrogate"),
     (Service(id="s", env={"A=1"}), "env", "set"),  # type: ignore[arg-type]
     (Service(id="s", image=b"nginx"), "image", "bytes"),  # type: ignore[arg-type]
-    (Service(id="s", labels={"a": 1}), "labels", "int"),  # type: ignore[dict-item]
-    (Service(id="s", labels={1: "a"}), "labels", "int"),  # type: ignore[dict-item]
+    (Service(id="s", labels={"a": 1}), "labels['a']", "must be text (str), not int"),  # type: ignore[dict-item]
+    (Service(id="s", labels={1: "a"}), "labels", "a key must be text (str), not int"),  # type: ignore[dict-item]
     (Service(id="s", labels={"\ud800": "a"}), "labels", "surrogate"),
     (Service(id="s", labels=FrozenMap({"\ud800": "a"})), "labels", "surrogate"),
-    (Service(id="s", labels=FrozenMap({"a": "\ud800"})), "labels", "surrogate"),
+    (Service(id="s", labels=FrozenMap({"a": "\ud800"})), "labels['a']", "surrogate"),
+    (Service(id="s", labels={"x" * 99: 1}), f"labels['{'x' * 60}']", "int"),  # type: ignore[dict-item]
     (Service(id="s", labels=[("a", "b")]), "labels", "a mapping"),  # type: ignore[arg-type]
     (Service(id="s", labels=None), "labels", "a mapping"),  # type: ignore[arg-type]
     (Secret(id="s", data="text"), "data", "bytes, not str"),  # type: ignore[arg-type]
@@ -391,6 +393,24 @@ REFUSED: list[tuple[Any, str | None, str]] = [
     ),
     (Service(id="s", restart_policy=RestartPolicy(delay=timedelta.max)), "restart_policy.delay", "64-bit"),
     (Service(id="s", restart_policy=RestartPolicy(delay=5)), "restart_policy.delay", "int"),  # type: ignore[arg-type]
+    (Service(id="s", replicas=-5), "replicas", "must not be negative, and is -5"),
+    (Service(id="s", stop_timeout=-1), "stop_timeout", "must not be negative, and is -1"),
+    (
+        Service(id="s", ports=(PortMapping(host_port=65_536),)),
+        "ports[0].host_port",
+        "must be at most 65535, and is 65536",
+    ),
+    (Service(id="s", ports=(PortMapping(container_port=-1),)), "ports[0].container_port", "must not be negative"),
+    (Service(id="s", update_config=UpdateConfig(canary_weight=101)), "update_config.canary_weight", "at most 100"),
+    (Service(id="s", update_config=UpdateConfig(canary_steps=(5, -1))), "update_config.canary_steps[1]", "negative"),
+    (Service(id="s", restart_policy=RestartPolicy(delay=-timedelta(seconds=2))), "restart_policy.delay", "is -2.0"),
+    (Node(id="n", resources=NodeResources(cpu_allocated=-0.5)), "resources.cpu_allocated", "must not be negative"),
+    (Node(id="n", resources=NodeResources(memory_bytes=-1)), "resources.memory_bytes", "must not be negative"),
+    (
+        Ingress(id="i", rules=(IngressRule(paths=(IngressPath(rate_limit=RateLimit(burst=-1)),)),)),
+        "rules[0].paths[0].rate_limit.burst",
+        "must not be negative",
+    ),
     (Ingress(id="i", tls=IngressTLS(enabled=1)), "tls.enabled", "bool"),  # type: ignore[arg-type]
     (Container(id="c", health_status=HealthStatus(checked_at=NAIVE)), "health_status.checked_at", "zone"),
     (Container(id="c", health_check=HealthCheck(command=("a", None))), "health_check.command[1]", "str"),  # type: ignore[arg-type]
@@ -424,7 +444,8 @@ def test_the_limits_themselves_are_let_through() -> None:
         stop_timeout=2**63 - 1,
         finished_at=datetime.max.replace(tzinfo=UTC),
         created_at=datetime(1, 1, 1, 0, 0, 0, 1, tzinfo=UTC),
-        restart_policy=RestartPolicy(delay=timedelta(microseconds=-(2**63))),
+        restart_policy=RestartPolicy(delay=timedelta(microseconds=2**63 - 1)),
+        ports=(PortMapping(container_port=0, host_port=65_535),),
         error="\x00\n\u2028✓𝔸",
     )
     assert validate(edge) is edge
@@ -436,7 +457,7 @@ def test_errors_do_not_quote_values_that_may_be_secret() -> None:
     for entity in (
         Secret(id="s", data="hunter2"),  # type: ignore[arg-type]
         Service(id="s", env=("PASSWORD=hunter2\ud800",)),
-        Service(id="s", labels={"hunter2": 5}),  # type: ignore[dict-item]
+        Service(id="s", labels={"password": b"hunter2"}),  # type: ignore[dict-item]
     ):
         with pytest.raises(InvalidEntity) as caught:
             validate(entity)

@@ -124,7 +124,7 @@ REFUSED: list[tuple[type[Entity], Any, str | None, str]] = [
     (Service, {"id": "s", "env": ["A=1", 2]}, "env[1]", "int"),
     (Service, {"id": "s", "labels": ["a"]}, "labels", "mapping"),
     (Service, {"id": "s", "labels": None}, "labels", "mapping"),
-    (Service, {"id": "s", "labels": {"a": None}}, "labels", "NoneType"),
+    (Service, {"id": "s", "labels": {"a": None}}, "labels['a']", "NoneType"),
     (Service, {"id": "s", "mode": "some"}, "mode", "replicated, global"),
     (Service, {"id": "s", "ports": [{"container_port": 80}, {"port": 80}]}, "ports[1].port", "PortMapping has no"),
     (Service, {"id": "s", "ports": [80]}, "ports[0]", "a JSON object, not int"),

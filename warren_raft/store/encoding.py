@@ -110,18 +110,33 @@ def _id(value: Any) -> bytes:
     return _key(value)
 
 
-def _integer(value: Any) -> bytes:
-    if type(value) is not int:
-        raise TypeError
+def _integer(value: int) -> bytes:
+    """Of any that fits."""
     if not INTEGER_MIN <= value <= INTEGER_MAX:
         raise ValueError
     return _UNSIGNED_HEADS[value] if value >= 0 else _head(_NEGATIVE, -1 - value)
 
 
-def _number(value: Any) -> bytes:
-    if type(value) is not float or not math.isfinite(value):
-        raise TypeError
-    return _FLOAT(_FLOAT_64, value)
+def _integer_encoder(low: int, high: int) -> Encode:
+    def integer(value: Any) -> bytes:
+        if type(value) is not int:
+            raise TypeError
+        if not low <= value <= high:
+            raise ValueError
+        return _UNSIGNED_HEADS[value] if value >= 0 else _head(_NEGATIVE, -1 - value)
+
+    return integer
+
+
+def _number_encoder(low: float, high: float) -> Encode:
+    def number(value: Any) -> bytes:
+        if type(value) is not float or not math.isfinite(value):
+            raise TypeError
+        if not low <= value <= high:
+            raise ValueError
+        return _FLOAT(_FLOAT_64, value)
+
+    return number
 
 
 def _flag(value: Any) -> bytes:
@@ -139,7 +154,8 @@ def _bytes(value: Any) -> bytes:
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_GO_ZERO: Final = (GO_ZERO_TIME - _EPOCH) // timedelta(microseconds=1)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_GO_ZERO: Final = (GO_ZERO_TIME - _EPOCH) // _MICROSECOND
 
 
 def _time(value: Any) -> bytes:
@@ -155,13 +171,18 @@ def _time(value: Any) -> bytes:
     return _NULL if microseconds == _GO_ZERO else _integer(microseconds)
 
 
-def _duration(value: Any) -> bytes:
+def _duration_encoder(low: timedelta, high: timedelta) -> Encode:
     """Microseconds."""
-    if type(value) is not timedelta:
-        raise TypeError
-    if not value:
-        return _ZERO
-    return _integer((value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds)
+    integer = _integer_encoder(low // _MICROSECOND, high // _MICROSECOND)
+
+    def duration(value: Any) -> bytes:
+        if type(value) is not timedelta:
+            raise TypeError
+        if not value:
+            return _ZERO
+        return integer((value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds)
+
+    return duration
 
 
 def _map(mapping: Any) -> bytes:
@@ -207,13 +228,15 @@ def _optional(encode: Encode) -> Encode:
 
 _PLAIN: Final[dict[FormKind, Encode]] = {
     FormKind.TEXT: text,
-    FormKind.INTEGER: _integer,
-    FormKind.NUMBER: _number,
     FormKind.FLAG: _flag,
     FormKind.BYTES: _bytes,
     FormKind.TIME: _time,
-    FormKind.DURATION: _duration,
     FormKind.MAP: _map,
+}
+_RANGED: Final[dict[FormKind, Callable[[Any, Any], Encode]]] = {
+    FormKind.INTEGER: _integer_encoder,
+    FormKind.NUMBER: _number_encoder,
+    FormKind.DURATION: _duration_encoder,
 }
 
 
@@ -225,6 +248,8 @@ def encoder_of(form: Form, *, indexed: bool = False) -> Encode:
         return _choice_encoder(form.cls)
     if form.kind is FormKind.STRUCT:
         return _optional(struct_encoder(form.cls)) if form.optional else struct_encoder(form.cls)
+    if form.kind in _RANGED:
+        return _RANGED[form.kind](form.low, form.high)
     return _key if indexed else _PLAIN[form.kind]
 
 
