@@ -403,6 +403,10 @@ class Guard:
 
     def link_down(self, peer: str) -> None:
         self._braked.pop(peer, None)
+        # What was answered in this very step was asked on that link, and would go out on the next one.
+        self.outbox = [each for each in self.outbox if each.peer != peer]
+        appends = {each.peer: position for position, each in enumerate(self.outbox) if "entries" in each.message}
+        self._append_in_outbox = appends
         if self._last_answered is not None and self._last_answered[0] == peer:
             self._last_answered = None
 
@@ -423,8 +427,8 @@ class Guard:
 
     def after_tick(self) -> None:
         self.release_brakes()
-        if self.core.is_leader:
-            self._note_commit(min(self.core.commit_index, self._log.synced_index))
+        # Of a leader; and of one that has just counted a majority and, in the same tick, found itself cut off.
+        self._note_commit(min(self.core.commit_index, self._log.synced_index))
 
     def match_index(self, peer: str) -> int:
         """What the follower holds for certain, as this leader knows it; 0 when unknown."""

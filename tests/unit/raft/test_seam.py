@@ -252,6 +252,51 @@ def test_a_follower_that_lost_its_link_sends_no_answer_meant_for_the_old_one() -
     cluster.check_writes()
 
 
+def test_what_is_answered_in_the_step_in_which_its_link_breaks_is_not_said_on_the_next_one() -> None:
+    """The question, the end of its link and the next link may all come in one step. The answer was kept, and left on
+    the next link."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    follower = cluster.followers()[0]
+    cluster.run(0.5)
+    cluster.hold((leader.id, follower), (follower, leader.id))
+    cluster.submit(leader.id, "w")
+    cluster.run(0.1)
+    asked = {m["seq"] for m in cluster.deliver(leader.id, follower) if m["type"] == "append_entries"}
+    assert asked
+    before = len(cluster.sent)
+    cluster.disconnect(leader.id, follower)
+    cluster.connect(leader.id, follower)
+    cluster.step(follower)
+    cluster.heal()
+    cluster.run(1.0)
+    answers = [
+        s.message for s in cluster.sent[before:] if s.sender == follower and s.message["type"] == "next_node_idx"
+    ]
+    assert answers
+    assert [message for message in answers if message["re"][1] in asked] == []
+    cluster.check_writes()
+
+
+def test_a_leader_that_commits_in_the_step_in_which_it_steps_down_tells_its_log() -> None:
+    """It applies what it has committed. The log, which a start goes by, was not told: a leader that hears no quorum
+    steps down in the tick that counts its own disk."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    cluster.run(0.5)
+    leader.disk_seconds = None
+    cluster.submit(leader.id, "w")
+    cluster.run(0.3)
+    cluster.isolate(leader.id)
+    cluster.now += 10 * TIMEOUT_SECONDS
+    cluster.complete_sync(leader.id)
+    before = leader.machine.applied_index
+    cluster.step(leader.id)
+    assert leader.engine.role == "follower"
+    assert leader.machine.applied_index == before + 1
+    assert leader.log.commit_index == leader.machine.applied_index
+
+
 def test_a_single_voter_tells_its_learners_of_no_commit_that_its_disk_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     """PySyncObj commits at once where one vote is a majority; a learner would apply what a power cut takes back."""
     monkeypatch.setattr(changes, "CAUGHT_UP_ENTRIES", -1)  # it stays a learner
