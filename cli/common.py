@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,10 +50,10 @@ def _common_options() -> list[click.Parameter]:
         ),
         click.Option(
             ["-o", "--output"],
-            type=click.Choice(["table", "json"]),
+            type=click.Choice(["table", "wide", "json"]),
             expose_value=False,
             callback=_remember(_OUTPUT),
-            help="How to print the result.  [default: table]",
+            help="How to print the result; wide: a table with every column, whole.  [default: table]",
         ),
     ]
 
@@ -72,9 +72,24 @@ class WarrenGroup(click.Group):
     command_class = WarrenCommand
     group_class = type
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            ctx.fail(f"there is no command {name!r}{did_you_mean(name, self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.extend(_common_options())
+
+
+def did_you_mean(typed: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for what is nearest to it; else empty."""
+
+    near = get_close_matches(typed.lower(), list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def named_data_dir() -> str | None:
@@ -98,6 +113,11 @@ def data_dir() -> str:
 def wants_json() -> bool:
     """Whether the caller asked for `-o json`."""
     return bool(click.get_current_context().meta.get(_OUTPUT) == "json")
+
+
+def wants_wide() -> bool:
+    """Whether the caller asked for `-o wide`."""
+    return bool(click.get_current_context().meta.get(_OUTPUT) == "wide")
 
 
 def manager() -> AdminClient:
@@ -174,8 +194,10 @@ class KindType(click.ParamType):  # type: ignore[type-arg]  # generic for type c
             return value
         kind = BY_NAME.get(value)
         if kind is None or (kind is CA and not self._with_ca):
-            names = " ".join(kind.name for kind in KINDS if kind is not CA or self._with_ca)
-            self.fail(f"there is no kind {value!r} here; kinds are: {names}", param, ctx)
+            names = [kind.name for kind in KINDS if kind is not CA or self._with_ca]
+            meant = did_you_mean(value, [*names, *(BY_NAME[name].plural for name in names)])
+            kinds = f"{' Kinds' if meant else '; kinds'} are: {' '.join(names)}"
+            self.fail(f"there is no kind {value!r} here{meant}{kinds}", param, ctx)
         return kind
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -238,56 +260,9 @@ class MemberType(click.ParamType):  # type: ignore[type-arg]  # generic for type
 # -------------------------------------------------------------------------------------------- printing
 
 
-def one_line(text: str) -> str:
-    """The text without anything that would break a line or drive a terminal."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 def print_json(value: object) -> None:
     """The value as indented JSON."""
     click.echo(json.dumps(value, indent=2))
-
-
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Rows under headers: folded to a terminal's width there, elsewhere one line a row for grep and awk."""
-    names = [header.upper() for header in headers]
-    cells = [[cell(value) for value in row] for row in rows]
-    if sys.stdout.isatty():
-        _print_folded(names, cells)
-        return
-    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
-    for row in (names, *cells):
-        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _print_folded(names: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for row in cells:
-        table.add_row(*map(Text, row))
-    Console().print(table)
-
-
-def cell(value: object) -> str:
-    """A value of JSON as it stands in a table."""
-    if value is None or value in ("", [], {}):
-        return "-"
-    match value:
-        case bool():
-            return "yes" if value else "no"
-        case list() if all(isinstance(item, str) for item in value):
-            return one_line(",".join(value))
-        case dict() if all(isinstance(item, str | int | float) for item in value.values()):
-            return one_line(",".join(f"{name}={item}" for name, item in value.items()))
-        case dict() | list():
-            return one_line(json.dumps(value))
-        case _:
-            return one_line(str(value))
 
 
 def print_revision(revision: int) -> None:

@@ -36,6 +36,7 @@ MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # an entity of 1 MiB in base64, spelt o
 # bbolt's first page: a header of 16 bytes, then this number, little-endian.
 BOLT_MAGIC: Final = b"\xed\xda\x0c\xed"
 BOLT_MAGIC_OFFSET: Final = 16
+ERASE_LINE_ABOVE: Final = "\x1b[1A\x1b[2K\r"
 
 
 @click.command("import", cls=WarrenCommand)
@@ -162,13 +163,20 @@ def _records(view: View) -> Iterator[str]:
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A progress bar on stderr if that is a terminal, else nothing. Yields what to call with each advance."""
+    """A progress bar on stderr if that is a terminal, else nothing. Yields what to call with each advance.
+
+    Nothing of it is left where the work fails: the error's line comes in its place.
+    """
     if not sys.stderr.isatty():
         yield lambda _count: None
         return
-    with click.progressbar(length=total, label=label, file=sys.stderr) as bar:
+    try:
+        with click.progressbar(length=total, label=label, file=sys.stderr) as bar:
 
-        def advance(count: int) -> None:
-            bar.update(count)
+            def advance(count: int) -> None:
+                bar.update(count)
 
-        yield advance
+            yield advance
+    except BaseException:
+        click.echo(ERASE_LINE_ABOVE, nl=False, err=True)  # the end of the bar has begun a new line
+        raise

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import WarrenCommand, cell, data_dir, print_json, print_table, wants_json
+from .common import WarrenCommand, data_dir, print_json, wants_json
+from .tables import print_fields, print_table
 
 if TYPE_CHECKING:
     from warren_raft.describing import Description
@@ -39,8 +40,6 @@ def print_description(description: Description) -> None:
     """Simple values as lines, the members as a table."""
     values = description.to_json()
     members = values.pop("members")
-    width = max(map(len, values))
-    for name, value in values.items():
-        click.echo(f"{name:<{width}}  {cell(value)}")
+    print_fields(values)
     click.echo()
     print_table(["id", "address", "voter"], [[m["id"], m["address"], m["voter"]] for m in members])

@@ -27,26 +27,60 @@ from .common import (
     manager,
     print_json,
     print_revision,
-    print_table,
     timeout_option,
     wants_json,
+    wants_wide,
 )
+from .tables import Column, print_fields, print_table, time_shown
 
 if TYPE_CHECKING:
     from warren_raft.store.interface import Reader
 
-# Columns of `list`, as dotted paths into an entity's JSON; a path through a list takes every item.
+# Columns of `list`, as dotted paths into an entity's JSON; a path through a list takes every item. WIDE: with -o wide.
 COLUMNS: Final[Mapping[str, Sequence[str]]] = {
-    "node": ("id", "role", "status", "address", "hostname", "resources.cpu_cores", "labels", "last_heartbeat"),
-    "service": ("id", "name", "image", "mode", "replicas", "deploy_strategy", "networks", "updated_at"),
-    "container": ("id", "service_name", "node_id", "desired_state", "actual_state", "image", "started_at"),
+    "node": ("id", "role", "status", "address", "last_heartbeat", "resources.cpu_cores", "hostname", "labels"),
+    "service": ("id", "name", "mode", "replicas", "updated_at", "deploy_strategy", "image", "networks"),
+    "container": ("id", "node_id", "desired_state", "actual_state", "started_at", "service_name", "image"),
     "secret": ("id", "name", "created_at", "updated_at"),
-    "volume": ("id", "name", "driver", "node_id", "mount_path", "created_at"),
+    "volume": ("id", "node_id", "created_at", "name", "driver", "mount_path"),
     "network": ("id", "name", "subnet", "gateway", "driver"),
-    "ingress": ("id", "name", "rules.host", "tls.enabled", "updated_at"),
-    "certificate": ("id", "name", "hosts", "issuer", "not_after", "auto_renew"),
+    "ingress": ("id", "name", "tls.enabled", "updated_at", "rules.host"),
+    "certificate": ("id", "name", "not_after", "auto_renew", "hosts", "issuer"),
 }
-HEADERS: Final = {"resources.cpu_cores": "cpus", "rules.host": "hosts", "tls.enabled": "tls"}
+WIDE: Final[Mapping[str, Sequence[str]]] = {
+    "node": ("overlay_ip", "resources.memory_bytes", "created_at"),
+    "service": ("labels", "created_at"),
+    "container": ("container_id", "exit_code", "error", "created_at", "finished_at"),
+    "volume": ("options",),
+    "ingress": ("labels", "created_at"),
+    "certificate": ("not_before", "created_at"),
+}
+HEADERS: Final = {
+    "actual_state": "actual",
+    "created_at": "created",
+    "deploy_strategy": "strategy",
+    "desired_state": "desired",
+    "finished_at": "finished",
+    "last_heartbeat": "heartbeat",
+    "node_id": "node",
+    "not_after": "expires",
+    "not_before": "valid from",
+    "resources.cpu_cores": "cpus",
+    "resources.memory_bytes": "memory bytes",
+    "rules.host": "hosts",
+    "service_name": "service",
+    "started_at": "started",
+    "tls.enabled": "tls",
+    "updated_at": "updated",
+}
+TIMES: Final = {
+    "created_at", "finished_at", "last_heartbeat", "not_after", "not_before", "started_at", "updated_at",
+}  # fmt: skip
+# Text that gives way where a terminal is narrow; ids, addresses, times, states and numbers do not.
+GIVES: Final = {
+    "deploy_strategy", "driver", "error", "hostname", "hosts", "image", "issuer", "labels", "mount_path",
+    "name", "networks", "options", "rules.host", "service_name",
+}  # fmt: skip
 # Which filters of `list` a kind has; the first that is given decides how the database is asked.
 FILTERS: Final[Mapping[str, Sequence[str]]] = {
     "service_id": ("container",),
@@ -80,7 +114,7 @@ def get(kind: Any, entity_id: str | None) -> None:
     if wants_json():
         print_json(value)
     else:
-        print_table(("field", "value"), ((name, _shown(entity, name, part)) for name, part in value.items()))
+        print_fields((name, _shown(entity, name, part)) for name, part in value.items())
 
 
 def _get_ca(entity_id: str | None) -> None:
@@ -119,9 +153,26 @@ def list_(kind: Any, **filters: str | None) -> None:
     if wants_json():
         print_json(values)
     else:
-        columns = COLUMNS[kind.name]
-        headers = [HEADERS.get(path, path.replace("_", " ")) for path in columns]
-        print_table(headers, [[_at(value, path) for path in columns] for value in values])
+        _print_list(kind.name, values, wide=wants_wide())
+
+
+def _print_list(kind_name: str, values: Sequence[Mapping[str, Any]], *, wide: bool) -> None:
+    paths = [*COLUMNS[kind_name], *WIDE.get(kind_name, ())]
+    columns = [
+        Column(
+            HEADERS.get(path, path.replace("_", " ")),
+            gives=path in GIVES,
+            wide=path not in COLUMNS[kind_name],
+        )
+        for path in paths
+    ]
+    rows = [[_in_list(value, path, wide=wide) for path in paths] for value in values]
+    print_table(columns, rows, wide=wide)
+
+
+def _in_list(value: Mapping[str, Any], path: str, *, wide: bool) -> Any:
+    found = _at(value, path)
+    return time_shown(found, wide=wide) if path in TIMES else found
 
 
 def _find(store: Reader, kind: Kind[Any], given: Mapping[str, str]) -> list[Any]:

@@ -17,7 +17,8 @@ import click
 
 from warren_raft import errors
 
-from .common import WarrenGroup, one_line
+from .common import WarrenGroup
+from .tables import one_line
 
 # Command -> (module, name in it). Loaded when the command is called: `get` shall not wait for the imports of `serve`.
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {

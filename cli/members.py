@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import click
 
-from .common import MemberType, NodeIdType, WarrenGroup, manager, one_line, print_json, timeout_option, wants_json
+from .common import MemberType, NodeIdType, WarrenGroup, manager, print_json, timeout_option, wants_json, wants_wide
 from .status import print_members
+from .tables import one_line
 
 
 @click.group("members", cls=WarrenGroup)
@@ -33,7 +34,7 @@ def list_() -> None:
     if wants_json():
         print_json(answer)
     else:
-        print_members(answer)
+        print_members(answer, wide=wants_wide())
 
 
 @members.command("add")

@@ -15,9 +15,10 @@ import click
 
 from warren_raft.wording import counted
 
-from .common import WarrenCommand, cell, data_dir, print_json, wants_json
+from .common import WarrenCommand, data_dir, print_json, wants_json
 from .data import progress
 from .describe import print_description
+from .tables import print_fields
 
 if TYPE_CHECKING:
     from warren_raft.restoring import Preview, Recovery, Restored, Survivor
@@ -146,6 +147,4 @@ def print_restored(restored: Restored) -> None:
     values["from"] = (
         f"cluster {old.cluster_id or 'none'}, index {old.index}, revision {old.revision}, node {old.node_id}"
     )
-    width = max(map(len, values))
-    for name, value in values.items():
-        click.echo(f"{name:<{width}}  {cell(value)}")
+    print_fields(values)

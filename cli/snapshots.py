@@ -15,9 +15,10 @@ import click
 from warren_raft.outputs import is_stdout, write_all
 from warren_raft.wording import counted
 
-from .common import MemberType, NodeIdType, WarrenGroup, cell, data_dir, manager, print_json, wants_json
+from .common import MemberType, NodeIdType, WarrenGroup, data_dir, manager, print_json, wants_json
 from .data import progress
 from .recovery import print_restored, shares
+from .tables import print_fields
 
 if TYPE_CHECKING:
     from warren_raft.snapshots.file import Manifest
@@ -207,6 +208,4 @@ def _print_manifest(manifest: Manifest) -> None:
     if wants_json():
         print_json(values)
         return
-    width = max(map(len, values))
-    for name, value in values.items():
-        click.echo(f"{name:<{width}}  {cell(value)}")
+    print_fields(values)

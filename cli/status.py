@@ -11,12 +11,21 @@ from typing import Any, Final
 
 import click
 
-from .common import WarrenCommand, cell, manager, one_line, print_json, print_table, wants_json
+from .common import WarrenCommand, manager, print_json, wants_json, wants_wide
+from .tables import Column, age, one_line, print_fields, print_table, print_text, time_shown
 
 CHECK_CODES: Final[Mapping[str, int]] = {"healthy": 0, "degraded": 1, "no quorum": 6}
 NOT_LINES: Final = ("verdict", "waits")
 """Shown otherwise, or only where there is something to show."""
+DIGEST_SHOWN: Final = 16
+"""Characters of a digest: enough to compare two managers by; all of them with -o wide."""
 MEMBER_COLUMNS: Final = ("id", "address", "connected", "voter", "leader")
+CLUSTER_COLUMNS: Final = (
+    *("id", "role", "contact", "applied", "lag", "free", "database"),
+    Column("version", gives=True),
+    Column("address", wide=True),
+    Column("alarms", gives=True),
+)
 
 
 @click.command("status", cls=WarrenCommand)
@@ -38,50 +47,49 @@ def status(*, check: bool, cluster: bool) -> int:
     elif cluster:
         print_verdict(answer)
         click.echo()
-        print_cluster(answer["members"])
+        print_cluster(answer["members"], wide=wants_wide())
     elif check:
         print_verdict(answer)
     else:
-        print_status(answer)
+        print_status(answer, wide=wants_wide())
     return CHECK_CODES[answer["verdict"]["state"]] if check else 0
 
 
 def print_verdict(answer: Mapping[str, Any]) -> None:
     """`healthy: m1 leads term 4, 3 of 3 connected, tolerates 1 failure`."""
     verdict = answer["verdict"]
-    click.echo(one_line(f"{verdict['state']}: {verdict['text']}"))
+    state = f"{verdict['state']}: "
+    print_text(one_line(state + verdict["text"]), indent=len(state))
 
 
-def print_status(answer: Mapping[str, Any]) -> None:
+def print_status(answer: Mapping[str, Any], *, wide: bool = False) -> None:
     """The verdict, simple values as lines, then counts on one line, each alarm on its own, the members as a table."""
     print_verdict(answer)
     click.echo()
     shown = {name: value for name, value in answer.items() if name not in NOT_LINES and not isinstance(value, list)}
+    if not wide and "digest" in shown:
+        shown["digest"] = shown["digest"][:DIGEST_SHOWN]
     lines = sorted(shown.items(), key=lambda line: isinstance(line[1], dict))
-    width = max(map(len, shown))
-    for name, value in lines:
-        click.echo(f"{name:<{width}}  {cell(value)}")
-    for alarm in answer["alarms"]:
-        click.echo(f"{'alarm':<{width}}  {_alarm_line(alarm)}")
+    print_fields([*lines, *(("alarm", _alarm_line(alarm, wide=wide)) for alarm in answer["alarms"])])
     if answer["members"]:
         click.echo()
-        print_members(answer["members"])
+        print_members(answer["members"], wide=wide)
 
 
-def _alarm_line(alarm: Mapping[str, Any]) -> str:
+def _alarm_line(alarm: Mapping[str, Any], *, wide: bool) -> str:
     about = f" {alarm['subject']}" if alarm["subject"] else ""
-    return cell(f"{alarm['severity']} {alarm['name']}{about} since {alarm['since']}: {alarm['text']}")
+    since = f"since {alarm['since']}" if wide else f"for {time_shown(alarm['since'], wide=False)}"
+    return f"{alarm['severity']} {alarm['name']}{about} {since}: {alarm['text']}"
 
 
-def print_members(members: Sequence[Mapping[str, Any]]) -> None:
+def print_members(members: Sequence[Mapping[str, Any]], *, wide: bool) -> None:
     """Who belongs to the cluster, and whether the manager is connected with each."""
-    print_table(MEMBER_COLUMNS, [[member[name] for name in MEMBER_COLUMNS] for member in members])
+    print_table(MEMBER_COLUMNS, [[member[name] for name in MEMBER_COLUMNS] for member in members], wide=wide)
 
 
-def print_cluster(members: Sequence[Mapping[str, Any]]) -> None:
+def print_cluster(members: Sequence[Mapping[str, Any]], *, wide: bool) -> None:
     """How each member is, as far as the manager has heard."""
-    headers = ("id", "role", "contact", "applied", "lag", "free", "database", "version", "alarms")
-    print_table(headers, [_cluster_row(member) for member in members])
+    print_table(CLUSTER_COLUMNS, [_cluster_row(member) for member in members], wide=wide)
 
 
 def _cluster_row(member: Mapping[str, Any]) -> list[object]:
@@ -96,14 +104,15 @@ def _cluster_row(member: Mapping[str, Any]) -> list[object]:
         _size(member["disk_free_bytes"]),
         _size(member["database_bytes"]),
         member["version"],
+        member["address"],
         alarms,
     ]
 
 
 def _contact(member: Mapping[str, Any]) -> str:
-    age = member["contact_age_seconds"]
-    heard = "never heard" if age is None else f"{age:.1f} s"
-    return heard if member["connected"] else f"away, {heard}"
+    seconds = member["contact_age_seconds"]
+    heard = "never heard" if seconds is None else age(seconds)
+    return heard if member["connected"] else f"away {heard}"
 
 
 def _size(size_bytes: int | None) -> str | None:

@@ -206,7 +206,7 @@ class LocalCluster:
 
     def print_status(self) -> None:
         """A line a manager: who it is, where it is, how far it is."""
-        from warren_raft_cli.common import print_table
+        from warren_raft_cli.tables import print_table
 
         headers = ("id", "address", "process", "role", "leader", "term", "applied", "revision", "digest")
         print_table(headers, [self._status_row(manager) for manager in self.managers.values()])

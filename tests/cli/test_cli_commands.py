@@ -193,7 +193,7 @@ def test_status_shows_each_alarm_on_a_line(capsys: pytest.CaptureFixture[str]) -
     full = {"name": "log-no-space", "subject": "", "severity": "critical", "text": "the disk is full"}
     alarms = [{**alarm, "since": "2026-11-01T00:00:00.000Z"} for alarm in (refused, full)]
     verdict = {"state": "degraded", "text": "m1 leads\nterm 4", "tolerates_failures": 0}
-    print_status({"verdict": verdict, "node_id": "m1", "alarms": alarms, "members": []})
+    print_status({"verdict": verdict, "node_id": "m1", "alarms": alarms, "members": []}, wide=True)
     assert [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()] == [
         ["degraded:", "m1 leads term 4"],
         [],
@@ -285,7 +285,7 @@ def test_reading_loads_neither_the_engine_nor_the_web() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def on_terminal(columns: int, manager: Path, *arguments: str) -> str:
+def on_terminal(columns: int, manager: Path, *arguments: str, code: int = 0) -> str:
     """What a command shows on a terminal of so many columns."""
     master, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (40, columns))
@@ -298,19 +298,36 @@ def on_terminal(columns: int, manager: Path, *arguments: str) -> str:
         with contextlib.suppress(OSError), open(master, "rb", buffering=0) as screen:  # EIO: the other end is closed
             while part := screen.read(4096):
                 shown += part
-    assert process.returncode == 0, shown
+    assert process.returncode == code, shown
     return shown.decode()
 
 
-def test_a_terminal_gets_a_progress_bar_and_tables_folded_to_its_width(manager: Path) -> None:
+def without_colours(shown: str) -> list[str]:
+    return re.sub(r"\x1b\[[0-9;?]*m", "", shown).splitlines()
+
+
+def test_a_terminal_gets_a_progress_bar(manager: Path) -> None:
     imported = on_terminal(80, manager, "import", str(SAMPLE))
     assert "importing" in imported
     assert "100%" in imported
     assert "imported 126 records" in imported
-    listed = on_terminal(60, manager, "list", "services")
-    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", listed).splitlines()
-    assert any(line.startswith("ID ") for line in lines)
-    assert max(map(len, lines)) <= 60
+
+
+def test_a_progress_bar_of_work_that_fails_is_wiped_away(manager: Path, tmp_path: Path) -> None:
+    shown = on_terminal(80, tmp_path, "import", str(SAMPLE), code=1)
+    before, erased, after = shown.rpartition("\x1b[1A\x1b[2K\r")
+    assert "importing" in before
+    assert erased
+    assert after.startswith("warren-raft: no manager is running on ")
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_a_table_fits_a_terminal_of_80_columns_with_ids_and_times_whole(manager: Path, kind: str) -> None:
+    on_terminal(80, manager, "import", str(SAMPLE))
+    listed = [line for line in without_colours(on_terminal(80, manager, "list", kind)) if "-o wide" not in line]
+    ids = [entity["id"] for entity in json.loads(on_terminal(80, manager, "list", kind, "-o", "json"))]
+    assert [line.split()[0] for line in listed] == ["ID", *ids]
+    assert max(map(len, listed)) <= 80
 
 
 # --------------------------------------------------------------------------------- devices, FIFOs, links as output
