@@ -29,6 +29,7 @@ AlarmName = Literal[
     "initial-members-differ",
     "lock-file-removed",
     "log-no-space",
+    "manager-failed",
     "member-away",
     "member-behind",
     "member-not-let-in",
@@ -176,6 +177,13 @@ class Alarms:
             if alarm.name == name and alarm.subject not in subjects:
                 self.clear_alarm(name, alarm.subject)
 
+    def stopped(self, why: str) -> None:
+        """The manager stopped by itself: it watches nothing any more, so this is the only alarm that is left."""
+        for alarm in self.active:
+            if alarm.name != "manager-failed":
+                self.clear_alarm(alarm.name, alarm.subject)
+        self.raise_alarm("manager-failed", f"{self._node_id} stopped by itself: {why}", severity="critical")
+
     def tick(self) -> None:
         """End what has ended by time, and log every alarm that has lasted for another REMIND_SECONDS.
 
@@ -198,7 +206,7 @@ class Alarms:
     def _log(self, what: str, alarm: Alarm) -> None:
         log_event(
             logger,
-            logging.ERROR if alarm.severity == "critical" else logging.WARNING,  # CRITICAL: this manager stops
+            _level(alarm),
             what,
             alarm.text,
             node=self._node_id,
@@ -207,3 +215,9 @@ class Alarms:
             severity=alarm.severity,
             since=alarm.since.isoformat(timespec="seconds").replace("+00:00", "Z"),
         )
+
+
+def _level(alarm: Alarm) -> int:
+    if alarm.name == "manager-failed":
+        return logging.CRITICAL
+    return logging.ERROR if alarm.severity == "critical" else logging.WARNING

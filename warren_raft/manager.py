@@ -636,8 +636,7 @@ class ReplicatedStore(Store):
             self._changed.notify_all()
 
     def _on_failure(self, error: WarrenError) -> None:
-        if self.failure is None:
-            log_event(logger, logging.CRITICAL, "manager failed", error, node=self.config.node_id)
+        self._alarms.stopped(str(error))
         self.failure = error
         self._failed.set()
         self._on_change()

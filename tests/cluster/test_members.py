@@ -190,7 +190,7 @@ def test_the_directory_of_another_member_or_cluster_is_refused(
     shutil.rmtree(other.data_dir("m3"))
     shutil.copytree(cluster.data_dir("m3"), other.data_dir("m3"))
     other.start("m3", ready=False)
-    other.allowed_in_logs += ["manager failed node=m3: the data directory of m3 belongs to cluster"]
+    other.allowed_in_logs += ["m3 stopped by itself: the data directory of m3 belongs to cluster"]
     failure = other.wait(lambda: other.status("m3")["failure"], "the stranger to stop")
     assert "the data directory of m3 belongs to cluster" in failure
     assert "\n" not in failure

@@ -119,6 +119,22 @@ def test_what_a_peer_puts_into_a_text_makes_no_second_line(alarms: Alarms, caplo
     assert "\n" not in caplog.messages[0]
 
 
+def test_a_manager_that_stopped_has_the_one_alarm_that_says_so(
+    alarms: Alarms, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others would last for ever: nobody watches any more."""
+    alarms.raise_alarm("no-quorum", "no quorum", severity="critical")
+    for _ in range(2):
+        alarms.stopped("the log cannot be written")
+    (alarm,) = alarms.active
+    assert (alarm.name, alarm.severity, alarm.text) == (
+        "manager-failed",
+        "critical",
+        "m1 stopped by itself: the log cannot be written",
+    )
+    assert [record.levelname for record in caplog.records] == ["ERROR", "CRITICAL"]
+
+
 # The list for operators ----------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).parents[2]

@@ -648,10 +648,10 @@ class Engine:
 
     def _was_refused(self, peer: str, refusal: Refusal) -> None:
         self._roster.guests.refused(peer, refusal.text)
-        if refusal.code != WRONG_NODE:  # it looked for another manager here, and its own log says so
-            self._note_refusal("refused-by-member", peer, f"{peer} refuses this manager: {refusal.text}")
         if refusal.code == REMOVED:
             raise _removed(self._node_id)
+        if refusal.code != WRONG_NODE:  # it looked for another manager here, and its own log says so
+            self._note_refusal("refused-by-member", peer, f"{peer} refuses this manager: {refusal.text}")
         self._note_foreign(peer, refusal)
 
     def _note_refusal(self, name: AlarmName, peer: str, text: str) -> None:
@@ -969,7 +969,20 @@ class Engine:
             self.is_ready = self._machine.applied_index >= self._ready_index
 
     def _apply_change(self, index: int, term: int, change: Change) -> None:
-        membership = apply_change(self._roster.membership, change, index)
+        previous = self._roster.membership
+        membership = apply_change(previous, change, index)
+        if membership is not None and membership != previous:
+            log_event(
+                logger,
+                logging.INFO,
+                "members changed",
+                node=self._node_id,
+                change=change.verb,
+                member=change.id or None,
+                address=change.address or None,
+                index=index,
+                voters=",".join(sorted(membership.voters)),
+            )
         apply_membership(self._machine, index, term, membership)
         self._adopt_membership(membership)
 
