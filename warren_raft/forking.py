@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Holder(Protocol):
@@ -20,6 +20,9 @@ class Holder(Protocol):
     def descriptors(self) -> Iterable[int]:
         """Theirs, as numbers; -1 is skipped. Called in a child, where no other thread runs: it takes no lock."""
 
+
+PARENTS: Final = "the store belongs to the parent process of a fork: open a store in this process"
+"""What the text of a Closed says in a forked child."""
 
 _holders: weakref.WeakSet[Holder] = weakref.WeakSet()
 

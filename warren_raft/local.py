@@ -17,7 +17,7 @@ from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Self, overload
 
-from warren_raft import timeouts
+from warren_raft import forking, timeouts
 from warren_raft.errors import Closed, Corrupted, InUse, InvariantViolation, RefusedForSafety, StorageFull, WarrenError
 from warren_raft.fsm.answers import Result, raise_for
 from warren_raft.fsm.machine import StateMachine
@@ -83,7 +83,7 @@ class LocalStore(Store):
     def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
         seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
         if self._attached().is_closed:  # only there: `close` detaches it first
-            raise Closed("the store belongs to the parent process of a fork")
+            raise Closed(forking.PARENTS)
         if self._failure is not None:
             raise self._failure.with_traceback(None)  # else it would collect a traceback a call
         if any(operation.verb == PUT for operation in operations):
@@ -126,6 +126,7 @@ class LocalStore(Store):
             return
         self._look_at = now + LOOK_SECONDS
         self._anchors.require()
+        self._machine.database.reader_check()
         try:
             if self._lock.restore_file():
                 log_event(logger, logging.WARNING, "lock file removed", LOCK_FILE_REMOVED, path=self._lock.path)
@@ -239,11 +240,13 @@ class ReadOnlyStore(Reader):
 
     def _follow(self) -> Database:
         """Open the generation that the pointer names now, and let the one before go."""
+        database = self._database
+        if database is not None and database.is_parents:
+            raise Closed(forking.PARENTS)  # before the lock, which a thread of the parent may have had
         with self._change:
             before = self._database
             if before is None:
                 raise Closed
-            before.begin().abort()  # raises Closed in a forked child, which must not open anything
             pointer = _pointer_identity(self._state)
             generation = self._state.current()
             # By the file too: in a directory that was restored or emptied, numbers begin anew.

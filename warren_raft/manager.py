@@ -21,7 +21,7 @@ from importlib.metadata import version
 from random import SystemRandom
 from typing import Any, ClassVar, Final, Literal, overload
 
-from warren_raft import timeouts
+from warren_raft import forking, timeouts
 from warren_raft.alarms import Alarm, Alarms
 from warren_raft.config import Config, check_address, check_node_id, split_address
 from warren_raft.errors import (
@@ -163,6 +163,7 @@ class ReplicatedStore(Store):
         super().__init__()
         self.config: Final = config
         self._closed = False
+        self._why_closed: tuple[str, ...] = ()
         self._closing = threading.Lock()
         self.failure: WarrenError | None = None
         """Why this manager stopped by itself; None while it has not. Reads go on, writes raise Closed."""
@@ -344,7 +345,7 @@ class ReplicatedStore(Store):
 
     def _check_alive(self) -> None:
         if self._closed:
-            raise Closed
+            raise Closed(*self._why_closed)
         if self.failure is not None:
             raise Closed(f"this manager stopped: {self.failure}")
 
@@ -774,6 +775,7 @@ class ReplicatedStore(Store):
     def _close_all_in_child(cls) -> None:
         for store in list(cls._open_stores):
             store._closed = True
+            store._why_closed = (forking.PARENTS,)
 
 
 os.register_at_fork(after_in_child=ReplicatedStore._close_all_in_child)

@@ -35,6 +35,7 @@ from warren_raft.store.generations import (
     read_boot_id,
 )
 from warren_raft.store.ownership import LOCK_FILE_REMOVED, Anchors, DirectoryLock
+from warren_raft.store.reader_slots import lock_file_of
 
 logger = logging.getLogger("warren_raft.opening")
 
@@ -122,6 +123,15 @@ class OpenedDirectory:
         if self._lock.restore_file():
             text = f"{self.config.directory}: {LOCK_FILE_REMOVED}"
             self._alarms.raise_alarm("lock-file-removed", text, ends_after_seconds=LOCK_ALARM_SECONDS)
+        lock_file = lock_file_of(self.database.path)
+        if self.database.has_lock_file:
+            self._alarms.clear_others("lock-file-removed", {""})
+        else:
+            text = (
+                f"{lock_file} was removed, by a tidy-up perhaps: new readers in other processes are refused until this "
+                "manager is started again"
+            )
+            self._alarms.raise_alarm("lock-file-removed", text, subject=lock_file)
 
     def _require_segments(self) -> None:
         for path in self.log.segment_paths:

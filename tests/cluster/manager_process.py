@@ -121,8 +121,7 @@ class ManagerProcess:
 
     def reader_slots(self) -> int:
         """Slots of the state's reader table that are in use, by any process."""
-        readers = self.store._database._environment.readers()
-        return 0 if "no active readers" in readers else len(readers.splitlines()) - 1
+        return len(self.store._database.readers())
 
     def put(self, key: str, value: str, **more: Any) -> int:
         """A container."""
@@ -158,9 +157,8 @@ class ManagerProcess:
             self.put(f"c{number % keys}", str(number) + "x" * size)
 
     def readers(self) -> list[int]:
-        """The processes that have a slot in the database's table of readers."""
-        lines = self.store._opened.database._open_environment().readers().splitlines()[1:]
-        return [int(line.split()[0]) for line in lines]
+        """The processes that read the database just now."""
+        return [reader.pid for reader in self.store._opened.database.readers()]
 
     def get(self, key: str) -> list[Any]:
         found = self.store.get_container(key)

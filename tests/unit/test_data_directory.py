@@ -437,3 +437,16 @@ def test_a_local_store_makes_its_lock_file_again(tmp_path: Path, caplog: pytest.
         assert "keep tidy-ups out of it" in caplog.text
         with pytest.raises(InUse):
             LocalStore(tmp_path)
+
+
+def test_a_manager_says_that_the_lock_file_of_its_readers_was_removed(tmp_path: Path) -> None:
+    """It goes on, as nobody can read beside it now; only a new start makes that file again."""
+    directory = tmp_path / "m1"
+    with ReplicatedStore(alone(str(directory))) as store:
+        store.wait_ready(20)
+        (directory / "state" / "1.mdb-lock").unlink()
+        wait_until(lambda: store.alarms, "the alarm")
+        (alarm,) = store.alarms
+        assert (alarm.name, alarm.subject) == ("lock-file-removed", str(directory / "state" / "1.mdb-lock"))
+        assert store.failure is None
+        store.create_node(Node(id="n"))

@@ -38,8 +38,7 @@ from warren_raft.errors import (
     RefusedForSafety,
     StorageFull,
 )
-from warren_raft.store import codec, generations, lmdb_errors
-from warren_raft.store import database as database_module
+from warren_raft.store import codec, environments, generations, lmdb_errors
 from warren_raft.store.database import (
     FORMAT,
     FORMAT_VERSION,
@@ -301,7 +300,7 @@ def test_a_forked_child_can_do_nothing_and_harms_nothing(tmp_path: Path) -> None
                 del view
                 os._exit(0)
             os.waitpid(pid, 0)
-            print("readers", len(database._environment.readers().splitlines()) - 1, len(view.list_nodes()))
+            print("readers", len(database.readers()), len(view.list_nodes()))
         store.close()
     """
     output = run(script, tmp_path).splitlines()
@@ -329,13 +328,13 @@ def test_the_marker_is_there_before_the_first_commit_and_gone_after_a_clean_clos
     state: StateDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marked_at_open: list[bool] = []
-    opening = database_module._open_environment
+    opening = environments._open
 
     def watched(path: str, **options: Any) -> lmdb.Environment:
         marked_at_open.append(state.is_unsynced(1))
         return opening(path, **options)
 
-    monkeypatch.setattr(database_module, "_open_environment", watched)
+    monkeypatch.setattr(environments, "_open", watched)
     database = Database.open(state, sync=False)
     assert marked_at_open == [True]
     put_all(database, (NODE, Node(id="n")))
@@ -871,7 +870,7 @@ def put_noise(database: Database, count: int) -> None:
 
 
 def test_a_full_map_changes_nothing_and_the_database_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "MAP_SIZE_BYTES", 512 * 1024)
+    monkeypatch.setattr(environments, "MAP_SIZE_BYTES", 512 * 1024)
     with Database.open(tmp_path, sync=False) as database:
         put_all(database, (NODE, Node(id="n")))
         with pytest.raises(StorageFull):
@@ -1008,8 +1007,7 @@ def test_the_oldest_read_is_reported_and_a_view_that_is_too_old_is_ended(tmp_pat
 def test_a_view_that_was_forgotten_is_not_counted_for_ever(database: Database) -> None:
     database.read().__enter__()  # nobody keeps it
     assert database.oldest_read_age_seconds() == 0
-    assert database._environment is not None
-    assert "txnid" not in database._environment.readers() or database.reader_check() == 0
+    assert database.readers() == []
 
 
 # ---- Indexes.

@@ -36,6 +36,7 @@ from warren_raft.errors import (
 from warren_raft.fsm.machine import Result, StateMachine, recompute_digest
 from warren_raft.local import LocalStore, ReadOnlyStore
 from warren_raft.store import database as database_module
+from warren_raft.store import environments
 from warren_raft.store.database import Database, StorageFailed
 from warren_raft.store.interface import Batch
 
@@ -373,7 +374,7 @@ def test_an_error_that_is_kept_does_not_keep_the_files_open(path: Path) -> None:
 
 
 def test_neither_does_an_error_of_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "MAP_SIZE_BYTES", 1024 * 1024)
+    monkeypatch.setattr(environments, "MAP_SIZE_BYTES", 1024 * 1024)
     for _ in range(2):
         with LocalStore(path) as store, pytest.raises(StorageFull) as raised:
             store.save_ca(b"x" * 1_000_000)
@@ -475,7 +476,7 @@ def test_a_child_that_lives_on_does_not_keep_the_directory(path: Path) -> None:
 
 
 def test_a_full_map_refuses_and_changes_nothing_and_deletes_work(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "MAP_SIZE_BYTES", 2 * 1024 * 1024)
+    monkeypatch.setattr(environments, "MAP_SIZE_BYTES", 2 * 1024 * 1024)
     with LocalStore(path) as store:
         store.create_node(Node(id="n"))
         with pytest.raises(StorageFull):
@@ -489,7 +490,7 @@ def test_a_full_map_refuses_and_changes_nothing_and_deletes_work(path: Path, mon
 def test_what_is_too_large_does_not_take_others_with_it(
     path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "MAP_SIZE_BYTES", 1024 * 1024)
+    monkeypatch.setattr(environments, "MAP_SIZE_BYTES", 1024 * 1024)
     with LocalStore(path) as store:
         store.create_node(Node(id="n"))
         held = Held(store, monkeypatch)

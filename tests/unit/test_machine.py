@@ -36,8 +36,7 @@ from warren_raft.fsm.answers import (
     raise_for,
 )
 from warren_raft.fsm.machine import RECENT_DIGESTS, StateMachine, recompute_digest
-from warren_raft.store import codec
-from warren_raft.store import database as database_module
+from warren_raft.store import codec, environments
 from warren_raft.store.command import (
     OPEN_SESSION,
     PUT,
@@ -513,7 +512,7 @@ def test_an_interrupt_behind_the_commit_does_not_apply_the_entry_twice(
 def test_a_full_map_changes_nothing_and_what_fits_still_goes_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "MAP_SIZE_BYTES", 1024 * 1024)
+    monkeypatch.setattr(environments, "MAP_SIZE_BYTES", 1024 * 1024)
     with Database.open(tmp_path, sync=False) as database:
         machine = StateMachine(database)
         one(machine, put(Node(id="small")))

@@ -12,13 +12,13 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 import lmdb
 
-from warren_raft import sharing
+from warren_raft import forking, sharing
 from warren_raft.errors import (
     Closed,
     Corrupted,
@@ -32,9 +32,11 @@ from warren_raft.log_lines import log_event
 from warren_raft.paths import absolute, moved
 from warren_raft.store import codec
 from warren_raft.store.cache import DecodedCache
+from warren_raft.store.environments import MAP_SIZE_BYTES, closing_on_failure, open_alone, open_foreign, open_owned
 from warren_raft.store.generations import StateDirectory, StateUntrusted
 from warren_raft.store.leading import leading_items
-from warren_raft.store.lmdb_errors import MAX_READERS, StorageFailed, code_of, refuse_newer_data, translated
+from warren_raft.store.lmdb_errors import StorageFailed, code_of, translated
+from warren_raft.store.reader_slots import Holder, OwnersTable, ReadersTable, UnknownReaders
 from warren_raft.store.tables import BY_NUMBER, INDEXES, KINDS
 from warren_raft.store.transactions import (
     APPLIED_INDEX,
@@ -88,15 +90,10 @@ __all__ = [
 FORMAT: Final = 1
 """The version of what this module writes. A newer one is refused at open."""
 
-MAP_SIZE_BYTES: Final = 64 * 1024**3
-"""Address space reserved for a database, once: growing a map under readers is what LMDB is worst at. It takes no
-memory and no disk. Far above any state (100,000 containers are about 0.1 GB)."""
-
 QUOTA_BYTES: Final = MAP_SIZE_BYTES // 2
 """The leader refuses creates and updates beyond this many used bytes; the other half is room for deletes, for
 copy-on-write, and for pages that open views hold on to."""
 
-MAX_DATABASES: Final = 64  # kinds, indexes and three more, with room for those of a newer version
 _GENERATION_RACES_MAX: Final = 10  # a pointer read, then its generation replaced before the open
 
 
@@ -105,7 +102,7 @@ def _refuse_closed(*_args: Any, **_kwargs: Any) -> NoReturn:
 
 
 def _refuse_forked(*_args: Any, **_kwargs: Any) -> NoReturn:
-    raise Closed("the store belongs to the parent process of a fork")
+    raise Closed(forking.PARENTS)
 
 
 class Database:
@@ -130,13 +127,17 @@ class Database:
         sync: bool,
         clock: Callable[[], float],
         marker: int = -1,
+        owners_table: OwnersTable | None = None,
+        readers_table: ReadersTable | None = None,
     ) -> None:
         self.path: Final = environment.path()
         self.generation: Final = generation
         self.clock: Final = clock
         self.decoded: Final = DecodedCache()
-        self.begin: Callable[..., lmdb.Transaction[Any]] = environment.begin
+        self.begin: Callable[..., AbstractContextManager[lmdb.Transaction[Any]]]
+        self.begin = environment.begin if readers_table is None else readers_table.begin
         """`begin(handle, None, False, buffers)`: a raw read transaction, for `with`. Raises Closed after close."""
+        self._owners_table: Final = owners_table
         self._environment: lmdb.Environment | None = environment
         self._file: Final = _File(self.path)
         self._state = state
@@ -240,10 +241,18 @@ class Database:
             state.break_seal(generation)
             sharing.correct_mode(path)  # it may have been copied here under any umask
             state.hold(path)
-            environment = _open_environment(path, sync=sync)
-            database = cls(environment, state=state, generation=generation, sync=sync, clock=clock, marker=marker)
-            with _closing_on_failure(environment, path):
-                environment.reader_check()
+            environment, table = _opened_by_owner(state, generation, sync)
+            database = cls(
+                environment,
+                state=state,
+                generation=generation,
+                sync=sync,
+                clock=clock,
+                marker=marker,
+                owners_table=table,
+            )
+            with closing_on_failure(environment, path):
+                database.reader_check()
                 database._prepare(environment, is_new)
                 if sync and was_unsynced:
                     environment.sync(True)
@@ -285,29 +294,31 @@ class Database:
     def _open_for_reading(cls, state: StateDirectory, generation: int, clock: Callable[[], float]) -> Database:
         path = state.file_of(generation)
         sharing.require_rights(path, data_dir=state.data_dir)
-        environment = _open_environment(path, read_only=True)
-        return cls._checked_for_reading(environment, state, generation, clock)
+        environment, table = open_foreign(path)
+        try:
+            database = cls(environment, state=state, generation=generation, sync=True, clock=clock, readers_table=table)
+            return database._checked_for_reading(environment)
+        except BaseException:
+            if table is not None:
+                table.close()
+            raise
 
     @classmethod
     def open_file(cls, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.monotonic) -> Database:
         """Open a file that nobody writes, such as a snapshot, without leaving a lock file beside it."""
-        environment = _open_environment(absolute(path), read_only=True, lock=False)
-        return cls._checked_for_reading(environment, None, 0, clock)
+        environment = open_alone(absolute(path))
+        database = cls(environment, state=None, generation=0, sync=True, clock=clock)
+        return database._checked_for_reading(environment)
 
-    @classmethod
-    def _checked_for_reading(
-        cls,
-        environment: lmdb.Environment,
-        state: StateDirectory | None,
-        generation: int,
-        clock: Callable[[], float],
-    ) -> Database:
-        database = cls(environment, state=state, generation=generation, sync=True, clock=clock)
-        with _closing_on_failure(environment, database.path):
-            database._check_format(environment)
-            database._open_handles(environment, None)
-        cls._open_databases.add(database)
-        return database
+    def _checked_for_reading(self, environment: lmdb.Environment) -> Database:
+        with (
+            closing_on_failure(environment, self.path),
+            self.begin(),
+        ):  # LMDB's own transactions see what this one holds
+            self._check_format(environment)
+            self._open_handles(environment, None)
+        Database._open_databases.add(self)
+        return self
 
     def _prepare(self, environment: lmdb.Environment, is_new: bool) -> None:
         """Check the format; make what is missing: everything in a new file, a new index in an old one."""
@@ -327,7 +338,7 @@ class Database:
             meta = environment.open_db(META.encode(), create=False)
         except lmdb.NotFoundError:
             raise Corrupted(self.path, "is not a database of this program") from None
-        with environment.begin(meta) as txn:
+        with self.begin(meta) as txn:
             version = txn.get(FORMAT_VERSION)
         if version is None:
             raise Corrupted(self.path, "has no format version")
@@ -450,8 +461,23 @@ class Database:
         return len(old)
 
     def reader_check(self) -> int:
-        """Free the reader slots of processes that died within a read. Returns how many. For a timer."""
-        return self._open_environment().reader_check()
+        """Free the reader slots of processes that died within a read. Returns how many. For a timer of the owner."""
+        freed = 0 if self._owners_table is None else self._owners_table.free_dead()
+        return freed + self._open_environment().reader_check()
+
+    def readers(self) -> list[Holder]:
+        """All open read transactions, of this process and of others. For the owner."""
+        return [] if self._owners_table is None else self._owners_table.holders()
+
+    @property
+    def has_lock_file(self) -> bool:
+        """Whether LMDB's lock file is in its place; else readers in other processes are refused. For the owner."""
+        return self._owners_table is None or self._owners_table.is_in_place()
+
+    def newest_transaction(self) -> int:
+        """The number of the newest commit, as in `Holder.transaction`."""
+        number: int = self._open_environment().info()["last_txnid"]
+        return number
 
     # ---- durability and copies
 
@@ -508,6 +534,11 @@ class Database:
     def is_closed(self) -> bool:
         """Whether `close` has been called, or this is a forked child."""
         return self._environment is None
+
+    @property
+    def is_parents(self) -> bool:
+        """Whether this is a forked child, and the database its parent's."""
+        return self.begin is _refuse_forked
 
     def file_size_bytes(self) -> int:
         """The size of the file: it grows, and never shrinks. See `Transaction.used_bytes`."""
@@ -621,55 +652,17 @@ class _File:
 _NO_TABLE: Final[Any] = None  # kind numbers begin at 1
 
 
-# ------------------------------------------------------------------------------- opening an environment
-
-
-def _open_environment(path: str, *, sync: bool = True, read_only: bool = False, lock: bool = True) -> lmdb.Environment:
-    refuse_newer_data(path)
-    try:
-        environment = lmdb.open(
-            path,
-            map_size=MAP_SIZE_BYTES,
-            subdir=False,
-            readonly=read_only,
-            sync=sync,
-            mode=0o600,
-            create=not read_only,
-            max_readers=MAX_READERS,
-            max_dbs=MAX_DATABASES,
-            max_spare_txns=0,  # py-lmdb 3.0 frees a spare one in a forked child too, and with it the parent's slot
-            lock=lock,
-            lib_version=0,  # the file format; else the environment variable LMDB_DEFAULT_LIB_VERSION decides
-        )
-        if lock:
-            sharing.correct_mode(f"{path}-lock")
-        return environment
-    except lmdb.Error as error:
-        if code_of(error) == errno.ENOMEM:
-            reason = f"{MAP_SIZE_BYTES >> 30} GiB of address space cannot be reserved: is there a limit (ulimit -v)?"
-            raise StorageFailed(path, reason, errno.ENOMEM) from error
-        if code_of(error) != errno.ENOENT:
-            raise translated(error, path) from error
-        if os.path.exists(path):  # LMDB says the same of an empty file
-            raise Corrupted(path, "is empty") from None
-        raise FileNotFoundError(errno.ENOENT, "no such database", path) from None
-
-
-@contextmanager
-def _closing_on_failure(environment: lmdb.Environment, path: str) -> Iterator[None]:
-    try:
-        yield
-    except lmdb.Error as error:
-        environment.close()
-        raise translated(error, path) from error
-    except BaseException:
-        environment.close()
-        raise
-
-
 def _close_descriptor(descriptor: int) -> None:
     if descriptor >= 0:
         os.close(descriptor)
+
+
+def _opened_by_owner(state: StateDirectory, generation: int, sync: bool) -> tuple[lmdb.Environment, OwnersTable]:
+    path = state.file_of(generation)
+    try:
+        return open_owned(path, sync=sync)
+    except UnknownReaders as error:
+        raise StateUntrusted(path, error.detail, generation) from error
 
 
 def _readable_generation(state: StateDirectory) -> int:

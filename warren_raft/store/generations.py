@@ -207,6 +207,18 @@ def _read_small_file(path: str) -> bytes | None:
 
 def mount_of(directory: str) -> tuple[int, str]:
     """The id and the file system type of the mount that `directory` is on; (-1, "") where /proc does not say."""
+    mount_id, file_system = _mount_line(directory)
+    return mount_id, file_system.split(" ", 1)[0]
+
+
+def is_read_only_file_system(directory: str) -> bool:
+    """Whether nobody can write to the file system of `directory`, through whatever mount of it."""
+    options = _mount_line(directory)[1].split(" ")[2:3]
+    return "ro" in ",".join(options).split(",")
+
+
+def _mount_line(directory: str) -> tuple[int, str]:
+    """The id of a mount, and what /proc/self/mountinfo tells of its file system: type, source, options."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         info = _read_proc(f"/proc/self/fdinfo/{descriptor}")
@@ -218,7 +230,7 @@ def mount_of(directory: str) -> tuple[int, str]:
     for line in _read_proc("/proc/self/mountinfo").splitlines():
         fields, _, tail = line.partition(" - ")
         if fields.split(" ", 1)[0] == match[1]:
-            return int(match[1]), tail.split(" ", 1)[0]
+            return int(match[1]), tail
     return int(match[1]), ""
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import lmdb
@@ -45,6 +47,22 @@ class StorageFailed(WarrenError):
         return f"{self.path}: {self.detail}"
 
 
+class WouldBlock(InUse):
+    """Another process has LMDB's lock on a database. LMDB locks the byte of its process id, which is the same number in
+    two containers."""
+
+
+@contextmanager
+def no_space_as_storage_full(path: str) -> Iterator[None]:
+    """A full disk is StorageFull; other errors pass through."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(f"{path}: no space left for the state") from error
+        raise
+
+
 def code_of(error: lmdb.Error) -> int:
     """The errno, or LMDB's negative code, of an error; 0 where py-lmdb raised it itself."""
     code: int = getattr(error, "code", 0)
@@ -59,6 +77,12 @@ def translated(error: lmdb.Error, path: str) -> WarrenError:
     if code == errno.EIO and _is_full(os.path.dirname(path)):
         # A write that the file system cuts short for lack of space is EIO to LMDB 0.9 (mdb_page_flush).
         return StorageFull(f"{path}: no space left for the state")
+    if code == errno.EAGAIN:
+        return WouldBlock(
+            path,
+            f"is locked by a process that has the process id of this one ({os.getpid()}) in another container, and "
+            "reads it without this program or with an older release: stop that process",
+        )
     if isinstance(error, lmdb.ReadersFullError):
         return InUse(path, f"has {MAX_READERS} open read transactions, which is all there can be")
     of_a_header = (lmdb.InvalidError, lmdb.VersionMismatchError)

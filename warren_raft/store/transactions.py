@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
 
 import lmdb
 
+from warren_raft import forking
 from warren_raft.errors import Closed, InvalidEntity
 from warren_raft.store import codec
 from warren_raft.store.leading import begin_alike, leading_items
@@ -71,7 +72,7 @@ class Ended:
 
 
 NOT_OPEN: Final[Any] = Ended("the transaction is not open")
-FORKED: Final[Any] = Ended("the store belongs to the parent process of a fork")
+FORKED: Final[Any] = Ended(forking.PARENTS)
 EXPIRED: Final[Any] = Ended(
     f"the view was open for more than {VIEW_AGE_MAX_SECONDS:.0f} seconds and was ended, so that the "
     "database stops growing; open a new one"
@@ -216,7 +217,7 @@ class Transaction:
             page_size = stat["psize"]
         return pages * page_size
 
-    def abandon(self, stand_in: Any) -> lmdb.Transaction[bytes] | None:
+    def abandon(self, stand_in: Any) -> Any:
         """Let every further use raise Closed; the LMDB transaction, if there is one, goes to the caller."""
         txn: Any = self._txn
         self._txn = stand_in
@@ -230,17 +231,19 @@ class ReadTransaction(Transaction):
     `Database.end_old_reads`, under `lock`, which the user then holds for each use.
     """
 
-    __slots__ = ("expires", "lock", "started_seconds")
+    __slots__ = ("_begun", "expires", "lock", "started_seconds")
 
     def __init__(self, database: Database, *, expires: bool = False) -> None:
         super().__init__(database)
+        self._begun: Any = None
         self.expires: Final = expires
         self.lock: Final = threading.Lock()
         self.started_seconds = 0.0
 
     def __enter__(self) -> ReadTransaction:
         try:
-            self._txn = self.database.begin()
+            self._begun = self.database.begin()
+            self._txn = self._begun.__enter__()
         except lmdb.Error as error:  # no reader slot is left, say
             raise translated(error, self.database.path) from error
         self.started_seconds = self.database.clock()
@@ -253,10 +256,16 @@ class ReadTransaction(Transaction):
     def end(self, stand_in: Any) -> None:
         """Give the snapshot up. Calling it again does nothing."""
         with self.lock:
-            txn = self.abandon(stand_in)
-        if txn is not None:
-            txn.abort()
+            begun = self.abandon(stand_in)
+        if begun is not None:
+            begun.abort()
         self.database.unregister(self)
+
+    def abandon(self, stand_in: Any) -> Any:
+        """The same; what `Database.begin` gave goes to the caller."""
+        begun, self._begun = self._begun, None
+        super().abandon(stand_in)
+        return begun
 
     @property
     def raw(self) -> lmdb.Transaction[bytes]:

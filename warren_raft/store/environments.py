@@ -1,0 +1,196 @@
+"""Opening LMDB environments: as the one owner of a file, as a reader in another process, or alone.
+
+Lives here: LMDB's settings, which files are open in this process, and what a fork changes. Not here: what is in them
+(database.py), how a reader is seen by the owner (reader_slots.py). Invariant: no file is open twice in one process,
+as LMDB demands; what a forked child inherited does not count, and is never touched.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import lmdb
+import lmdb._envid
+
+from warren_raft.errors import Corrupted, InUse, RefusedForSafety
+from warren_raft.store.generations import is_read_only_file_system
+from warren_raft.store.lmdb_errors import (
+    MAX_READERS,
+    StorageFailed,
+    WouldBlock,
+    code_of,
+    refuse_newer_data,
+    translated,
+)
+from warren_raft.store.reader_slots import OwnersTable, ReadersTable, lock_file_of
+
+MAP_SIZE_BYTES: Final = 64 * 1024**3
+"""Address space reserved for a database, once: growing a map under readers is what LMDB is worst at. It takes no
+memory and no disk. Far above any state (100,000 containers are about 0.1 GB)."""
+
+MAX_DATABASES: Final = 64  # kinds, indexes and three more, with room for those of a newer version
+
+LOCK_SECONDS: Final = 2.0
+"""How long an owner waits for the lock of its process id: a reader that makes a lock file has it for an instant, and
+may have the same process id in another container."""
+_PAUSE_SECONDS: Final = 0.01
+
+
+class _Process:
+    """What this process has open; a forked child begins with nothing."""
+
+    def __init__(self) -> None:
+        self.forks = -1
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        self.forks += 1
+        self.opening = threading.Lock()
+        self.with_locks: weakref.WeakKeyDictionary[lmdb.Environment, tuple[int, int]] = weakref.WeakKeyDictionary()
+
+
+_process: Final = _Process()
+os.register_at_fork(after_in_child=_process.after_fork)
+
+
+# ------------------------------------------------------------------------------- what py-lmdb refuses
+
+_file_keys: Final[Any] = lmdb._envid.env_keys
+
+
+def _keys_of_this_process(path: Any, subdir: Any) -> tuple[object, ...]:
+    """py-lmdb remembers which files are open and refuses to open one twice. It does not forget them in a forked child,
+    where the environments are the parent's: its keys get the number of forks since."""
+    return tuple((_process.forks, key) for key in _file_keys(path, subdir))
+
+
+lmdb._envid.env_keys = _keys_of_this_process  # py-lmdb looks it up at each opening
+
+
+def _is_open_with_locks(path: str) -> bool:
+    """Whether this process has the file open with LMDB's locks. They are given up as soon as any descriptor of the lock
+    file is closed, so it must not even be opened then."""
+    status = os.stat(path)
+    return (status.st_dev, status.st_ino) in _process.with_locks.values()
+
+
+# ------------------------------------------------------------------------------- opening
+
+
+def open_owned(path: str, *, sync: bool) -> tuple[lmdb.Environment, OwnersTable]:
+    """For reading and writing, by the one process that owns the directory; the file exists.
+
+    Raises InUse, Corrupted, RefusedForSafety (a newer format), StorageFull, StorageFailed, OSError.
+    """
+    with _process.opening:
+        if _is_open_with_locks(path):
+            raise InUse(path, "is already open in this process")
+        table = OwnersTable(path)
+        try:
+            environment = _open_patiently(path, sync)
+        except BaseException:
+            table.close()
+            raise
+        with closing_on_failure(environment, path):
+            status = os.stat(path)
+            _process.with_locks[environment] = (status.st_dev, status.st_ino)
+            table.set_apart(environment)
+    return environment, table
+
+
+def _open_patiently(path: str, sync: bool) -> lmdb.Environment:
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            return _open(path, sync=sync)
+        except WouldBlock:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE_SECONDS)
+
+
+def open_foreign(path: str) -> tuple[lmdb.Environment, ReadersTable | None]:
+    """For reading, while another process may own the file and write to it. Without a table: nobody can write to it.
+
+    Raises FileNotFoundError, InUse, Corrupted, RefusedForSafety (a newer format; this process may not write to the lock
+    file), StorageFull, StorageFailed, OSError.
+    """
+    with _process.opening:
+        if _is_open_with_locks(path):
+            raise InUse(path, "is already open in this process")
+        try:
+            table = ReadersTable(path, lambda: _open(path, read_only=True))
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            _require_read_only_file_system(path)
+            return open_alone(path), None
+        try:
+            environment = open_alone(path)
+        except BaseException:
+            table.close()
+            raise
+        table.use(environment)
+    return environment, table
+
+
+def _require_read_only_file_system(path: str) -> None:
+    """What is mounted for reading only may be written to by others, through another mount of the same file system."""
+    if not is_read_only_file_system(os.path.dirname(path)):
+        raise RefusedForSafety(
+            f"{path} is mounted for reading only, but a reader must write to {lock_file_of(path)}, so that the manager "
+            "knows of it: mount it for writing too, or use `warren-raft snapshot save`"
+        )
+
+
+def open_alone(path: str) -> lmdb.Environment:
+    """For reading, without LMDB's locks and without a lock file: what nobody writes, or with a ReadersTable."""
+    return _open(path, read_only=True, lock=False)
+
+
+def _open(path: str, *, sync: bool = True, read_only: bool = False, lock: bool = True) -> lmdb.Environment:
+    refuse_newer_data(path)
+    try:
+        return lmdb.open(
+            path,
+            map_size=MAP_SIZE_BYTES,
+            subdir=False,
+            readonly=read_only,
+            sync=sync,
+            mode=0o600,
+            create=not read_only,
+            max_readers=MAX_READERS,
+            max_dbs=MAX_DATABASES,
+            max_spare_txns=0,  # py-lmdb 3.0 frees a spare one in a forked child too, and with it the parent's slot
+            lock=lock,
+            lib_version=0,  # the file format; else the environment variable LMDB_DEFAULT_LIB_VERSION decides
+        )
+    except lmdb.Error as error:
+        if code_of(error) == errno.ENOMEM:
+            reason = f"{MAP_SIZE_BYTES >> 30} GiB of address space cannot be reserved: is there a limit (ulimit -v)?"
+            raise StorageFailed(path, reason, errno.ENOMEM) from error
+        if code_of(error) != errno.ENOENT:
+            raise translated(error, path) from error
+        if os.path.exists(path):  # LMDB says the same of an empty file
+            raise Corrupted(path, "is empty") from None
+        raise FileNotFoundError(errno.ENOENT, "no such database", path) from None
+
+
+@contextmanager
+def closing_on_failure(environment: lmdb.Environment, path: str) -> Iterator[None]:
+    """Errors of LMDB in the block are translated; after any error the environment is closed."""
+    try:
+        yield
+    except lmdb.Error as error:
+        environment.close()
+        raise translated(error, path) from error
+    except BaseException:
+        environment.close()
+        raise
