@@ -238,7 +238,7 @@ def test_a_rotten_snapshot_is_not_used(compacting: Cluster) -> None:
     cluster.forge_marker(victim)
     cluster.start(victim)
     assert newest.with_name(newest.name + ".aside-damaged").exists()
-    assert f"rebuilt from index {int(older.name.partition('-')[0])} " in cluster.log_of(victim).read_text()
+    assert f"from_index={int(older.name.partition('-')[0])} " in cluster.log_of(victim).read_text()
     cluster.stop_load(*(id_ for id_ in cluster.alive if id_ != victim))
     cluster.check()
 

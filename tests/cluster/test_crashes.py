@@ -130,7 +130,7 @@ def test_a_clean_stop_of_the_leader_under_load_costs_no_election(cluster: Cluste
     pause = cluster.history.read().longest_pause(begin, time.monotonic(), *survivors)
     assert pause < ELECTION_TIMEOUT_SECONDS, f"writes stopped for {pause:.2f} s"
     log = cluster.log_of(leader).read_text()
-    assert "without handing leadership over" not in log
+    assert "leadership not handed over" not in log
     cluster.start(leader)
     cluster.stop_load()
     history = cluster.check()
