@@ -165,7 +165,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     ),
     # And one that nobody was told is its leader's wish.
     "armed-without-a-word": (
-        Change(Engine, "_timeout_now", "self._campaign(transfer=True)", "self._core.deliver(peer, message)"),
+        Change(Engine, "_timeout_now", "self._campaign(why)", "self._core.deliver(peer, message)"),
     ),
 }
 

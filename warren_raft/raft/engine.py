@@ -833,7 +833,8 @@ class Engine:
     def _timeout_now(self, peer: str, message: Message) -> None:
         """Our leader hands leadership to us (Raft thesis 3.10)."""
         if peer == self._core.leader and message["term"] == self._core.term and self._standing().may_campaign:
-            self._campaign(Reason.heard(message.get("why")) or Reason(TRANSFER, f"{peer} hands over"))
+            why = Reason.heard(message.get("why")) or Reason(TRANSFER, f"{peer} hands over")
+            self._campaign(why)
 
     @property
     def _takes_writes(self) -> bool:
