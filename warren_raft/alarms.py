@@ -36,6 +36,7 @@ AlarmName = Literal[
     "no-quorum",
     "over-quota",
     "peer-fault",
+    "reader-holds-pages",
     "refused-by-member",
     "snapshot-not-installed",
     "snapshot-not-taken",

@@ -28,7 +28,7 @@ from warren_raft.snapshots.verification import prove_state
 from warren_raft.store.command import NO_SESSION, PUT, Command, Operation, encode
 from warren_raft.store.database import QUOTA_BYTES, Database, StorageFailed
 from warren_raft.store.generations import StateDirectory
-from warren_raft.store.interface import Reader, Store
+from warren_raft.store.interface import Reader, Store, View
 from warren_raft.store.ownership import LOCK_FILE_REMOVED, Anchors, DirectoryLock
 
 logger = logging.getLogger("warren_raft.local")
@@ -41,6 +41,10 @@ MEASURE_EVERY_BYTES: Final = 64 * 1024 * 1024
 
 LOOK_SECONDS: Final = 1.0
 """How often a store that writes looks whether its directory is still in its place."""
+
+
+END_VIEWS_SECONDS: Final = 30.0
+"""How often a process that only reads looks for views that were open for too long."""
 
 
 class LocalStore(Store):
@@ -127,6 +131,7 @@ class LocalStore(Store):
         self._look_at = now + LOOK_SECONDS
         self._anchors.require()
         self._machine.database.reader_check()
+        self._machine.database.end_old_reads()
         try:
             if self._lock.restore_file():
                 log_event(logger, logging.WARNING, "lock file removed", LOCK_FILE_REMOVED, path=self._lock.path)
@@ -208,6 +213,32 @@ class _Room:
             raise StorageFull(f"{self._directory}: less than {FREE_BYTES_RESERVE} bytes are free on this disk")
 
 
+class _Views:
+    """A thread that ends the views of this process that were open for too long. The manager cannot: it would use again
+    what is still being read."""
+
+    def __init__(self) -> None:
+        self._is_running = False
+
+    def end_old_ones(self) -> None:
+        """From now on, until the process ends."""
+        if not self._is_running:
+            self._is_running = True
+            threading.Thread(target=self._run, name="warren-raft-views", daemon=True).start()
+
+    def forget_in_child(self) -> None:
+        self._is_running = False
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(END_VIEWS_SECONDS):
+            Database.end_old_reads_of_all()
+
+
+_views: Final = _Views()
+os.register_at_fork(after_in_child=_views.forget_in_child)
+
+
 class ReadOnlyStore(Reader):
     """The reads of a data directory, beside its manager or without one. Thread-safe. For `with`, or `close()` it.
 
@@ -229,6 +260,14 @@ class ReadOnlyStore(Reader):
         self._pointer = _pointer_identity(self._state)
         self._database: Database | None = Database.open_read_only(self._state)
         self._file = _file_identity(self._database)
+
+    def read(self) -> View:
+        """One snapshot for many reads: `with store.read() as view`.
+
+        A view that is open for longer than an hour is ended within half a minute, as in every store.
+        """
+        _views.end_old_ones()
+        return super().read()
 
     def _attached(self) -> Database:
         database = self._database

@@ -32,6 +32,7 @@ from warren_raft.errors import (
     Unavailable,
     WarrenError,
 )
+from warren_raft.foreign_readers import ForeignReaders
 from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.log_lines import log_event
@@ -175,6 +176,7 @@ class ReplicatedStore(Store):
         self._stop_housekeeping = threading.Event()
         self._backups: Backups | None = None
         self._alarms = Alarms(config.node_id)
+        self._foreign_readers = ForeignReaders(self._alarms)
         self._version = version("warren-raft")
         self._space = Space(
             str(config.directory),
@@ -684,6 +686,7 @@ class ReplicatedStore(Store):
                     self._opened.state.forget_starts()
                     noted = True
                 self._opened.keeper.tidy()
+                self._foreign_readers.look(self._opened.database)
                 self._measure()
                 self._remember()
                 self._alarms.tick()

@@ -17,12 +17,12 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import lmdb
 import pytest
 
 import warren_raft as wr
+from tests.other_process import Other
 from warren_raft.store import reader_slots
 from warren_raft.store.database import Database
 from warren_raft.store.lmdb_errors import MAX_READERS
@@ -42,66 +42,6 @@ def may_make_namespaces() -> bool:
 
 
 AS_CONTAINERS = pytest.mark.skipif(not may_make_namespaces(), reason="may not make a namespace of process ids")
-
-PROGRAM = """
-import json, os, sys
-sys.path[:] = json.loads(sys.argv[1])
-import warren_raft as wr
-path, store, view = sys.argv[2], None, None
-
-def values(reader):
-    return sorted({container.image for container in reader.list_containers()})
-
-for line in sys.stdin:
-    try:
-        answer = eval(line)
-    except SystemExit:
-        raise
-    except BaseException as error:
-        answer = f"{type(error).__name__}: {error}"
-    print(json.dumps(answer), flush=True)
-"""
-
-
-class Other:
-    """Another process, which evaluates what it is sent."""
-
-    def __init__(self, path: Path, *command: str) -> None:
-        arguments = [sys.executable, "-c", PROGRAM, json.dumps(sys.path), str(path)]
-        self.process = subprocess.Popen(
-            [*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        )
-
-    def tell(self, expression: str) -> Any:
-        """The value of the expression there; an exception as its text."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        print(expression, file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
-
-    def open(self) -> None:
-        assert self.tell("[store := wr.ReadOnlyStore(path)] and 'open'") == "open"
-
-    def begin(self) -> Any:
-        """Begin a view, and return what it sees."""
-        return self.tell("[view := store.read().__enter__()] and values(view)")
-
-    def look(self) -> Any:
-        return self.tell("values(view)")
-
-    def end(self) -> None:
-        assert self.tell("view.__exit__(None, None, None)") is None
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def close(self) -> None:
-        self.kill()
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
-            pipe.close()
-
 
 Others = Callable[..., Other]
 

@@ -460,6 +460,16 @@ class Database:
             transaction.end(EXPIRED)
         return len(old)
 
+    @classmethod
+    def end_old_reads_of_all(cls) -> int:
+        """The same for every database that is open in this process for reading only."""
+        while True:
+            try:
+                databases = list(cls._open_databases)
+            except RuntimeError:  # another thread opened one meanwhile
+                continue
+            return sum(database.end_old_reads() for database in databases if database._read_only)
+
     def reader_check(self) -> int:
         """Free the reader slots of processes that died within a read. Returns how many. For a timer of the owner."""
         freed = 0 if self._owners_table is None else self._owners_table.free_dead()

@@ -72,7 +72,7 @@ _ATTACH: Final = _CLAIM - 1
 _OWNED: Final = 2**40
 """The byte of the data file that its owner has locked, from before it opens the file until it has closed it."""
 _READ: Final = 2**40 + 1
-"""The byte of the data file that each reader has locked."""
+"""The byte of the data file that each reader in another process has locked."""
 
 ATTACH_SECONDS: Final = 10.0
 """How long a reader waits for another one that attaches, and for a lock file that is being made."""
@@ -191,10 +191,11 @@ class Holder(NamedTuple):
     pid: int
     """Of the process, in its own namespace of process ids."""
     namespace: int
-    """The number of that namespace (`lsns -t pid` shows it). 0: unknown, as of all that read with LMDB's locks; mostly
-    that is this process itself."""
+    """The number of that namespace (`lsns -t pid` shows it); 0 where it is not known."""
     transaction: int
     """What it reads: LMDB's number of the last commit that it sees."""
+    uses_lmdbs_locks: bool
+    """As the owner itself does, and programs of others."""
 
 
 class UnknownReaders(InUse):
@@ -299,7 +300,7 @@ class OwnersTable:
                     continue
                 is_apart = _NUMBER <= process < _NUMBER + SLOTS
                 pid, namespace = (identity & 0xFFFF_FFFF, identity >> 32) if is_apart else (process, 0)
-                found.append(Holder(pid, namespace, transaction))
+                found.append(Holder(pid, namespace, transaction, not is_apart))
         return found
 
     def free_dead(self) -> int:
@@ -318,13 +319,12 @@ class OwnersTable:
 # ---------------------------------------------------------------------------------------------- a reader's side
 
 
-def _identity() -> int:
-    """Who reads, as a word in the slot; LMDB shows it as the thread."""
+def pid_namespace() -> int:
+    """The number of this process's namespace of process ids; 0 where it is not known. For messages only."""
     try:
-        namespace = os.stat("/proc/self/ns/pid").st_ino & 0xFFFF_FFFF
-    except OSError:  # a sandbox hides it; it is for messages only
-        namespace = 0
-    return namespace << 32 | os.getpid()
+        return os.stat("/proc/self/ns/pid").st_ino & 0xFFFF_FFFF
+    except OSError:  # a sandbox hides it
+        return 0
 
 
 class ReadersTable:
@@ -516,7 +516,7 @@ class ReadersTable:
             _unlock(descriptor, _CLAIM + number)
             return False
         self._table.long[at // 8] = _NOTHING  # a reader that died may have left something
-        self._table.long[at // 8 + 2] = _identity()
+        self._table.long[at // 8 + 2] = pid_namespace() << 32 | os.getpid()  # LMDB shows it as the thread
         return True
 
 
