@@ -26,6 +26,7 @@ AlarmName = Literal[
     "backup-order",
     "cluster-not-formed",
     "disk-low",
+    "housekeeping-failed",
     "initial-members-differ",
     "lock-file-removed",
     "log-no-space",

@@ -680,6 +680,7 @@ class ReplicatedStore(Store):
         next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds
         pause = min(1.0, self.config.checkpoint_interval_seconds)
         while not self._stop_housekeeping.wait(pause if noted else min(pause, NOTE_READY_SECONDS)):
+            self._alarms.tick()
             try:
                 self._opened.look()
                 if not noted and self._engine.is_ready:
@@ -689,7 +690,6 @@ class ReplicatedStore(Store):
                 self._foreign_readers.look(self._opened.database)
                 self._measure()
                 self._remember()
-                self._alarms.tick()
                 if time.monotonic() < next_checkpoint:
                     continue
                 next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds
@@ -704,8 +704,18 @@ class ReplicatedStore(Store):
                 self._driver.stop()
                 return
             except Exception as error:  # noqa: BLE001 - too many open files, say; who gave up would never look at the disk again
-                node = self.config.node_id
-                log_event(logger, logging.ERROR, "housekeeping failed", "it goes on", node=node, exc_info=error)
+                self._house_neglected(error)
+
+    def _house_neglected(self, error: Exception) -> None:
+        """It may last for days, and is one traceback in the log; over when it did not come again for a while."""
+        if not self._alarms.is_raised("housekeeping-failed"):
+            node = self.config.node_id
+            log_event(logger, logging.ERROR, "housekeeping failed", "it goes on", node=node, exc_info=error)
+        text = (
+            f"{self.config.node_id} cannot measure its disk, or write its state back: {type(error).__name__}: {error}"
+        )
+        lasts_seconds = 2 * max(1.0, self.config.checkpoint_interval_seconds)
+        self._alarms.raise_alarm("housekeeping-failed", text, ends_after_seconds=lasts_seconds)
 
     def _remember(self) -> None:
         """How this manager was started, and where the others are: for a start from its directory alone."""

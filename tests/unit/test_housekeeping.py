@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +18,7 @@ from warren_raft.entities import Node
 from warren_raft.errors import Unavailable
 from warren_raft.manager import ReplicatedStore
 from warren_raft.snapshots import backups
+from warren_raft.space import Space
 from warren_raft.store.database import Database
 from warren_raft.store.generations import StateDirectory
 
@@ -82,3 +84,31 @@ def test_an_error_in_housekeeping_does_not_end_it(tmp_path: Path, monkeypatch: p
         store.create_node(Node(id="n1"))  # something to write back
         assert checkpointed.wait(20)
         assert store.failure is None
+
+
+def test_an_error_that_lasts_is_one_traceback_and_an_alarm_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """(Pins a bug: a traceback each second, for as long as it lasted, and no alarm.)"""
+    config = alone(tmp_path, checkpoint_interval_seconds=0.05)
+    failures, enough, look = [0], threading.Event(), Space.look
+
+    def failing(space: Space, database: Database) -> bool:
+        failures[0] += 1
+        if failures[0] > 5:
+            enough.set()
+        raise OSError(errno.EIO, "Input/output error")
+
+    with ReplicatedStore(config) as store:
+        store.wait_ready()
+        monkeypatch.setattr(Space, "look", failing)
+        assert enough.wait(20)
+        (alarm,) = store.alarms
+        assert alarm.name == "housekeeping-failed"
+        assert "Input/output error" in alarm.text
+        monkeypatch.setattr(Space, "look", look)
+        deadline = time.monotonic() + 20
+        while store.alarms:
+            assert time.monotonic() < deadline, store.alarms
+            threading.Event().wait(0.02)
+    assert sum("housekeeping failed" in message for message in caplog.messages) == 1
