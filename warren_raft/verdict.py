@@ -92,9 +92,13 @@ def _troubles(status: Mapping[str, Any]) -> list[str]:
     told: set[tuple[str, str]] = set()
     for member, name, subject in _alarms(status):
         about = subject or member
-        is_shown = (name, about) in told or (name == "member-away" and about in away) or name == "no-quorum"
+        is_said = (
+            (name, about) in told
+            or (name == "member-away" and about in away)
+            or (name == "no-quorum" and not status["has_quorum"])
+        )
         told.add((name, about))
-        if not is_shown:
+        if not is_said:
             troubles.append(
                 f"{name} {about}" if member in (status["node_id"], about) else f"{name} {about} on {member}"
             )

@@ -85,6 +85,10 @@ AWAY = {"connected": False, "alarms": None}
             "degraded: m1 leads term 4, 3 of 3 connected, tolerates 1 failure; peer-fault m3 on m2",
         ),
         (
+            status(member("m1"), member("m2"), member("m3", alarms=[alarm("no-quorum"), alarm("member-away", "m2")])),
+            "degraded: m1 leads term 4, 3 of 3 connected, tolerates 1 failure; no-quorum m3; member-away m2 on m3",
+        ),
+        (
             status(ready=False, leader="m2"),
             "degraded: m2 leads term 4, 3 of 3 connected, tolerates 1 failure; m1 is not ready",
         ),
