@@ -18,7 +18,9 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, Self, overload
 
 from warren_raft import forking, timeouts
+from warren_raft.alarms import Alarms
 from warren_raft.errors import Closed, Corrupted, InUse, InvariantViolation, RefusedForSafety, StorageFull, WarrenError
+from warren_raft.foreign_readers import ForeignReaders
 from warren_raft.fsm.answers import Result, raise_for
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.group_commit import GroupCommit, Outcome
@@ -38,6 +40,9 @@ FREE_BYTES_RESERVE: Final = 16 * 1024 * 1024
 
 MEASURE_EVERY_BYTES: Final = 64 * 1024 * 1024
 """How much is written between two looks at the size of the state (20 µs each), which has a limit of gigabytes."""
+
+RENEW_AGAIN_SECONDS: Final = 600.0
+"""How long a copy that found no room, or did not help, is not made again."""
 
 LOOK_SECONDS: Final = 1.0
 """How often a store that writes looks whether its directory is still in its place."""
@@ -68,11 +73,12 @@ class LocalStore(Store):
             self._anchors: Final = held.enter_context(closing(Anchors()))
             database = Database.open(StateDirectory(path, anchors=self._anchors), sync=True, prove=prove_state)
             held.callback(database.close)
-            self._machine: Final = StateMachine(database)
+            self._machine = StateMachine(database)
             _refuse_replica(self._machine, path)
             held.pop_all()
-        self._look_at = 0.0
-        self._room: Final = _Room(database)
+        self._look_at = self._renew_at = 0.0
+        self._foreign_readers: Final = ForeignReaders(Alarms("local"))
+        self._room = _Room(database)
         self._failure: WarrenError | None = None
         self._commits: Final = GroupCommit(self._commit)
         self._database = database
@@ -86,7 +92,7 @@ class LocalStore(Store):
     def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]: ...
     def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
         seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
-        if self._attached().is_closed:  # only there: `close` detaches it first
+        if self._attached().is_parents:
             raise Closed(forking.PARENTS)
         if self._failure is not None:
             raise self._failure.with_traceback(None)  # else it would collect a traceback a call
@@ -116,8 +122,8 @@ class LocalStore(Store):
             return [error] * len(requests)
 
     def _applied(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
-        machine = self._machine
         self._look()
+        machine = self._machine
         machine.settle()
         results = machine.apply(machine.applied_index + 1, 0, requests)
         machine.database.require_file()
@@ -132,11 +138,30 @@ class LocalStore(Store):
         self._anchors.require()
         self._machine.database.reader_check()
         self._machine.database.end_old_reads()
+        if self._foreign_readers.look(self._machine.database) and now >= self._renew_at:
+            self._renew_at = now + RENEW_AGAIN_SECONDS
+            self._renew()
         try:
             if self._lock.restore_file():
                 log_event(logger, logging.WARNING, "lock file removed", LOCK_FILE_REMOVED, path=self._lock.path)
         except OSError as error:  # the lock of the directory itself holds
             log_event(logger, logging.WARNING, "removed lock file not made again", error, path=self._lock.path)
+
+    def _renew(self) -> None:
+        """Go on in a copy: a process holds on to pages of this file, and it would grow by all that changes from now on.
+        That process reads on in the old file, which takes no name and no more room."""
+        before = self._machine.database
+        try:
+            database = before.renewed()
+        except (StorageFull, OSError) as error:
+            log_event(logger, logging.WARNING, "state not copied", f"it grows: {error}", path=before.path)
+            return
+        self._machine = StateMachine(database)
+        self._room = _Room(database)
+        self._database = database
+        log_event(logger, logging.WARNING, "state copied", "another process reads the old file", path=database.path)
+        before.close()
+        before.remove()
 
     def snapshot(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Save all that is stored now as one file (mode 0600), verified and on disk. Returns its manifest.

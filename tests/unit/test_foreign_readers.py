@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -176,3 +178,77 @@ def test_a_local_store_ends_its_own_old_views(tmp_path: Path, monkeypatch: pytes
         store.create_container(wr.Container(id="c"))
         with pytest.raises(wr.Closed, match="was ended"):
             view.list_containers()
+
+
+# ---- a reader that does not end by itself
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that was there at one look counts as one that stands still at the next."""
+    monkeypatch.setattr(foreign_readers, "HOLD_SECONDS", 0.0)
+    monkeypatch.setattr(foreign_readers, "RENEW_SECONDS", 0.0)
+    monkeypatch.setattr(local, "LOOK_SECONDS", 0.0)
+
+
+def write(store: wr.LocalStore, value: str) -> None:
+    with store.batch() as batch:
+        for number in range(60):
+            batch.create_container(wr.Container(id=f"c{number}", image=value, env=("x" * 500,)))
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_store_goes_on_in_a_copy_when_a_stopped_process_holds_on_to_its_file(
+    tmp_path: Path, other: Callable[[], Other]
+) -> None:
+    """(Pins a bug: the file grew by everything that was written from then on. Nobody may end that view for it.)"""
+    with wr.LocalStore(tmp_path / "m1") as store:
+        write(store, "first")
+        reader = other()
+        reader.open()
+        assert reader.begin() == ["first"]
+        reader.process.send_signal(signal.SIGSTOP)
+        view = store.read().__enter__()
+        for number in range(20):
+            write(store, f"later{number}")
+        assert [c.image for c in view.list_containers()] == ["first"] * 60
+        view.__exit__(None, None, None)
+        files = {name for name in os.listdir(tmp_path / "m1" / "state") if not name.endswith("-lock")}
+        assert files == {"2.mdb", "current"}
+        database = store._database
+        assert database is not None
+        assert database.readers() == []
+        with database.read() as transaction:
+            used = transaction.used_bytes()
+        size = database.file_size_bytes()
+        for number in range(20):
+            write(store, f"later still{number}")
+        with database.read() as transaction:
+            assert database.file_size_bytes() - size < 10 * (transaction.used_bytes() - used)
+        reader.process.send_signal(signal.SIGCONT)
+        assert reader.look() == ["first"]
+        reader.end()
+        assert reader.begin() == ["later still19"]
+    with wr.LocalStore(tmp_path / "m1") as store:
+        assert {c.image for c in store.list_containers()} == {"later still19"}
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_copy_that_finds_no_room_stops_nobody(
+    tmp_path: Path, other: Callable[[], Other], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with wr.LocalStore(tmp_path / "m1") as store:
+        write(store, "first")
+        reader = other()
+        reader.open()
+        reader.begin()
+        monkeypatch.setattr(os, "fsync", full)
+        for number in range(3):
+            write(store, f"later{number}")
+        monkeypatch.undo()
+        assert {c.image for c in store.list_containers()} == {"later2"}
+        assert [name for name in os.listdir(tmp_path / "m1" / "state") if name.startswith("2")] == []
+        assert reader.look() == ["first"]

@@ -533,6 +533,35 @@ class Database:
         except lmdb.Error as error:
             raise translated(error, self.path) from error
 
+    def renewed(self) -> Database:
+        """A new generation that holds what this one does now, published and open for writing. For the owner, while
+        nobody writes. Raises StorageFull, StorageFailed, OSError; nothing has changed then."""
+        if self._state is None or self._read_only:
+            raise InvariantViolation(f"{self.path} is open for reading only")
+        state, generation = self._state, self._state.next_generation()
+        try:
+            descriptor = sharing.open_new(state.file_of(generation), os.O_WRONLY | os.O_EXCL)
+            try:
+                self.copy_to(descriptor)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            database = Database.open_generation(state, generation, sync=not self._unsynced, clock=self.clock)
+            try:
+                database.publish()
+            except BaseException:
+                database.abandon()
+                raise
+        except BaseException:
+            state.remove(generation)
+            raise
+        return database
+
+    def remove(self) -> None:
+        """The files of a generation that is closed, and not current any more. Reads that have begun go on in them."""
+        if self._state is not None:
+            self._state.remove(self.generation)
+
     def publish(self) -> None:
         """Make this generation the current one of its directory. Its commits so far are synced before."""
         if self._state is None or self._read_only:
