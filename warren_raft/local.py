@@ -275,8 +275,9 @@ class ReadOnlyStore(Reader):
             type); a network file system.
         Corrupted: the files are damaged, or the machine went down before they were synced (StateUntrusted):
             the manager rebuilds them when it starts.
-        InUse: a store of this process has the directory open.
-        Closed: after `close`, and in a forked child.
+        InUse: a store of this process has the directory open; 256 read transactions are open in other processes; the
+            manager's lock file beside the database was removed (the message says what to do).
+        Closed: after `close`, and in a forked child, which may open a store of its own.
     """
 
     def __init__(self, data_dir: str | os.PathLike[str]) -> None:

@@ -614,6 +614,21 @@ def test_a_child_that_lives_on_does_not_hold_what_its_dead_parent_read(store: wr
         os.kill(child, signal.SIGKILL)
 
 
+def test_a_reader_that_is_closed_lets_go_of_nothing_in_a_child(tmp_path: Path) -> None:
+    """Its descriptors were closed, and their numbers are other files' by now."""
+    script = """
+        wr.LocalStore(path).close()
+        store = wr.ReadOnlyStore(path)
+        table = store._database.begin.__self__
+        numbers = sorted(table.descriptors())
+        table.close()
+        files = [open("/proc/self/comm") for _ in range(20)]
+        assert set(numbers) <= {file.fileno() for file in files}
+        in_child("read", lambda: {file.read() != "" for file in files})
+    """
+    assert run_forks(tmp_path / "s", script) == ["read: {True}"]
+
+
 def test_a_child_leaves_its_parents_slots_alone(store: wr.LocalStore, other: Others) -> None:
     """It forgets the view, collects garbage, and ends as a program does."""
     parent = other()

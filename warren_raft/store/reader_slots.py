@@ -378,7 +378,8 @@ class ReadersTable:
 
     def descriptors(self) -> Iterator[int]:
         """For forking.py."""
-        yield from (self._data, self._descriptor)
+        if self._close.alive:  # else the numbers may be other files' by now
+            yield from (self._data, self._descriptor)
 
     @staticmethod
     def forget_all_in_child() -> None:
