@@ -99,6 +99,41 @@ def test_the_commit_index_rides_with_a_batch_and_causes_none() -> None:
     assert record.open().commit_index == 2
 
 
+def test_the_commit_index_causes_a_batch_where_it_must_not_be_forgotten() -> None:
+    """What members a manager counts after a power cut hangs on it."""
+    record = recorder()
+    record.append(10, 10, term=1)
+    record.sync()
+    record.log.set_commit(3)
+    record.log.keep_commit()
+    assert record.log.has_pending
+    assert record.log.synced_commit_index == 1
+    batch = record.take()
+    assert batch is not None
+    assert record.log.synced_commit_index == 1, "it is on its way"
+    record.log.keep_commit()
+    record.finish()
+    assert record.log.synced_commit_index == 3
+    record.log.keep_commit()
+    assert record.log.take_batch() is None, "once is enough"
+    record.files.power_cut()
+    again = record.open()
+    assert again.commit_index == again.synced_commit_index == 3
+
+
+def test_a_commit_index_that_rose_while_a_batch_was_on_its_way_waits_for_the_next() -> None:
+    record = recorder()
+    record.append(10, 10, term=1)
+    record.take()
+    record.log.set_commit(2)
+    record.log.keep_commit()
+    record.finish()
+    assert record.log.synced_commit_index == 1
+    assert record.take() is not None
+    record.finish()
+    assert record.log.synced_commit_index == 2
+
+
 def test_a_truncation_is_durable_like_everything_else() -> None:
     """A conflicting tail, once truncated and synced, never comes back; what replaced it does."""
     record = recorder()
@@ -638,6 +673,10 @@ class LogMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def commit(self, data: st.DataObject) -> None:
         self.log.set_commit(data.draw(st.integers(self.log.commit_index, self.log.last_index)))
+
+    @rule()
+    def keep_commit(self) -> None:
+        self.log.keep_commit()
 
     @rule()
     def prepare(self) -> None:

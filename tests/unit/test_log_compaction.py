@@ -608,6 +608,7 @@ class Walk:
             self.enter_term: 1,
             self.keep_note: 1,
             self.commit: 6,
+            self.keep_commit: 1,
             self.drop: 2,
             self.reset: 0.6,
             self.take: 6,
@@ -617,6 +618,7 @@ class Walk:
         }
         self.random.choices(list(steps), list(steps.values()))[0]()
         assert self.model.matches(self.log, self.model.base)
+        assert self.durable.commit <= self.log.synced_commit_index <= max(self.durable.commit, self.durable.base)
 
     def append(self) -> None:
         for _ in range(self.random.randint(1, 4)):
@@ -645,6 +647,12 @@ class Walk:
     def commit(self) -> None:
         self.model.commit = self.random.randint(self.model.commit, self.model.last)
         self.log.set_commit(self.model.commit)
+
+    def keep_commit(self) -> None:
+        self.log.keep_commit()
+        is_covered = self.model.commit <= (self.durable if self.batch is None else self.taken).commit
+        assert is_covered or self.log.has_pending
+        self.seen["commit"] += not is_covered
 
     def drop(self) -> None:
         highest = min(self.log.commit_index, self.log.synced_index)
@@ -728,7 +736,7 @@ def test_any_history_is_the_same_as_on_a_plain_list(seed: int) -> None:
         for _ in range(200):
             walk.step()
         seen += walk.seen
-    assert min(seen[name] for name in ("removal", "reset", "stop", "lower base")) > 40, seen
+    assert min(seen[name] for name in ("removal", "reset", "stop", "lower base", "commit")) > 40, seen
 
 
 # -- on a real disk

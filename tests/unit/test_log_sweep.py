@@ -90,7 +90,18 @@ def reset_log() -> Recorder:
     return record
 
 
-LOGS = {"small": small_log, "compacted": compacted_log, "reset": reset_log}
+def committed_log() -> Recorder:
+    """Its last batch holds no record: it was written for the commit index alone."""
+    record = small_log()
+    record.log.set_commit(7)
+    record.log.keep_commit()
+    record.sync()
+    assert record.durable is not None
+    assert record.durable.commit_index == 7
+    return record
+
+
+LOGS = {"small": small_log, "compacted": compacted_log, "reset": reset_log, "committed": committed_log}
 every_log = pytest.mark.parametrize("kind", LOGS)
 
 
@@ -479,6 +490,9 @@ def scenario(record: Recorder) -> None:
     record.log.set_commit(4)
     record.append(9000)
     record.sync()
+    record.log.set_commit(5)
+    record.log.keep_commit()
+    record.sync()
     record.log.close()
     record.files.kill()
     record.open()
@@ -492,6 +506,10 @@ def scenario(record: Recorder) -> None:
     record.open()
     record.append(1)
     record.sync()
+    record.log.set_commit(7)
+    record.log.keep_commit()
+    record.take()
+    record.write()
     record.files.kill()
     record.open()
     record.files.kill()

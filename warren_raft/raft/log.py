@@ -68,6 +68,8 @@ class Log:
         self._position = 0
         self._synced_position = 0
         self._synced_index = self.last_index
+        self._synced_commit_index = self.commit_index
+        self._commit_is_due = False
 
     @classmethod
     def open(
@@ -237,11 +239,18 @@ class Log:
             self._record(form.TERM, term, voted_for is not None, vote)
 
     def set_commit(self, index: int) -> None:
-        """Remember the commit index: it rides with the next batch and causes none.
+        """Remember the commit index: it rides with the next batch and causes none, unless keep_commit() is called.
 
         InvariantViolation if it goes back, or beyond the last entry.
         """
         self._contents.set_commit(index)
+
+    def keep_commit(self) -> None:
+        """Make the commit index of now durable: by the next batch, which is made for that alone if nothing else is
+        pending. Nothing if it is durable, or on its way."""
+        on_its_way = self._synced_commit_index if self._in_flight is None else self._in_flight.commit_index
+        if on_its_way < self.commit_index:
+            self._commit_is_due = True
 
     def set_note(self, note: bytes) -> None:
         """Keep the membership layer's blob, at most MAX_NOTE_BYTES; the latest wins."""
@@ -292,9 +301,19 @@ class Log:
         """The highest index that is durable and still in the log."""
         return self._synced_index
 
+    @property
+    def synced_commit_index(self) -> int:
+        """The commit index that the log comes back with after any crash from now on, or a higher one."""
+        return self._synced_commit_index
+
+    @property
+    def has_pending(self) -> bool:
+        """True if something waits for a batch."""
+        return bool(self._pending) or self._commit_is_due
+
     def take_batch(self) -> Batch | None:
         """Everything pending as one batch; None if nothing is, or while a batch is not completed."""
-        if not self._pending or self._in_flight is not None:
+        if not self.has_pending or self._in_flight is not None:
             return None
         before, self._taken = self._taken, self._contents.state()
         target, instead = self._target(before)
@@ -320,7 +339,7 @@ class Log:
         self._dropped_index = index
         self._pending_truncation = None
         target = self._roll(self._taken, self._active.number + 1, 0)
-        return self._send(Batch(self._next_batch, [], self._taken, self._position, target))
+        return self._send(Batch(self._next_batch, [], self._taken, self._position, target, is_reset=True))
 
     def complete(self, batch: Batch) -> None:
         """Count `batch` as durable, once its write() has returned."""
@@ -337,6 +356,7 @@ class Log:
         self._in_flight = None
         self._synced_position = batch.position
         self._synced_index = batch.durable_index
+        self._synced_commit_index = batch.commit_index
 
     def preparation(self) -> Callable[[], None] | None:
         """What fills the next segment with zeros, for a worker thread; None if there is no need.
@@ -373,6 +393,7 @@ class Log:
 
     def _send(self, batch: Batch) -> Batch:
         self._pending, self._pending_bytes = [], 0
+        self._commit_is_due = False
         self._pending_truncation = None
         self._in_flight = batch
         return batch

@@ -24,15 +24,18 @@ class Batch:
         position: int,
         target: Segment | Roll,
         instead: Segment | None = None,
+        *,
+        is_reset: bool = False,
     ) -> None:
         self.number = number
         self.position = position
         self.durable_index = state.last_index  # a later truncation lowers it, in the log's thread
+        self.commit_index = state.commit_index
         self.written: tuple[Segment, int] | None = None  # where it lies and where it ends, once durable
-        self._commit_index = state.commit_index
         self._parts = parts
         self._target = target
         self._instead = instead
+        self._is_reset = is_reset
 
     def write(self) -> None:
         """One write and one fdatasync, and before them a new segment if one is due. One thread.
@@ -42,8 +45,8 @@ class Batch:
         """
         segment = self._segment()
         end = segment.end
-        if self._parts:  # a reset has none: the header of its segment says everything
-            image = form.encode_batch(self.number, self._commit_index, self._parts, segment.end, segment.salt)
+        if not self._is_reset:  # the header of a reset's segment says everything
+            image = form.encode_batch(self.number, self.commit_index, self._parts, segment.end, segment.salt)
             segment.file.write(segment.end, image)
             segment.file.sync()
             end += len(image)
