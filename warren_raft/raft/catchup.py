@@ -214,10 +214,14 @@ class Catchup:
             if guard.match_index(peer) >= snapshot.index:
                 del self._pins[peer]  # it has it; the log need not wait for it any more
         self._look_after_fetch()
-        is_served = self.fetch is not None or self._received is not None
-        if self.wanted and not is_served and leader is not None and now - self._wanted_at >= RETRY_SECONDS:
+        if self.wanted and not self.is_served and leader is not None and now - self._wanted_at >= RETRY_SECONDS:
             self._wanted_at = now
             self._send(leader, {"type": "snapshot_wanted", "index": self._log.base_index})
+
+    @property
+    def is_served(self) -> bool:
+        """Whether another manager's snapshot is on its way here, or is being installed."""
+        return self.fetch is not None or self._received is not None
 
     # Taking ------------------------------------------------------------------------------------------------------
 

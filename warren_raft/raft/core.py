@@ -398,6 +398,11 @@ class Core:
         self._core._SyncObj__raftElectionDeadline = NEVER_SECONDS * NEVER_SECONDS
         return self.term == before + 1
 
+    def step_down(self) -> None:
+        """Lead no longer, as after too long without answers from a majority; the term stays."""
+        self._core._SyncObj__raftState = FOLLOWER
+        self._core._SyncObj__raftLeader = None
+
     def deliver_from_leader(self, message: Message) -> None:
         """As if the leader it believes in had sent it; the core compares the node, None included."""
         self._links._onMessageReceived(self._core._getLeader(), message)

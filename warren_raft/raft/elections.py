@@ -110,10 +110,11 @@ class Elections:
         self._leader_contact = -1e9
         self._asking = False
 
-    def stepped_down(self, now: float, why: Reason) -> None:
-        """We led and do not any more: wait a full timeout before asking. Our successor may have been heard already."""
+    def stepped_down(self, now: float, why: Reason, *, is_alone: bool = False) -> None:
+        """We led and do not any more: wait a full timeout before asking. Our successor may have been heard already. The
+        only voter (`is_alone`) has nobody to wait for."""
         self.why = why
-        self._deadline = now + self._draw()
+        self._deadline = now if is_alone else now + self._draw()
 
     def leader_is_alive(self, now: float, *, is_leader: bool) -> bool:
         """Whether a vote would stand against a leader that was heard within the shortest election timeout."""

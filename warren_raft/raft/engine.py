@@ -107,6 +107,9 @@ FAULT_SECONDS: Final = 300.0
 """A peer that sent an impossible message is under suspicion for so long."""
 HUNG_DISK_SECONDS: Final = 5.0
 """A leader whose disk has not returned for so long offers leadership to others. Shorter is a hiccup."""
+ODD_WAITS_TIMEOUTS: Final = 5
+"""Election timeouts without a leader after which a manager campaigns although its state is not the majority's: the one
+that could lead in its place may have died."""
 EXPIRE_SECONDS: Final = 0.05
 LONG_AGO: Final = -1e9
 NO_QUORUM: Final = "no quorum, or no leader, until the deadline"
@@ -208,6 +211,8 @@ class Engine:
             write_log=self._write_log,
             alarms=alarms,
             swap=self._swap,
+            step_down=self._step_down,
+            is_alone=lambda: self._roster.voters == {self._node_id},
         )
         self._effects: list[Effect] = []
         self._batch: Batch | None = None
@@ -219,6 +224,8 @@ class Engine:
         self._foreign: set[str] = set()
         self._leadership = Leadership(settings.node_id)
         self._led_term = 0
+        self._led_at = now
+        """When a leader was last known."""
         self._dialed: dict[str, tuple[str, ...]] | None = None
         self._founded = self._roster.founding is not None
         self._ready_index: int | None = None
@@ -787,12 +794,15 @@ class Engine:
 
     def _standing(self) -> Standing:
         applied_all = self._machine.applied_index >= self._log.commit_index
+        # A state that is wrong makes no vote and no entry wrong: better that leader than none for good.
+        may_mislead = self._now - self._led_at > ODD_WAITS_TIMEOUTS * self._settings.election_timeout_seconds
+        is_fit = not self._installation.is_odd or may_mislead
         return Standing(
             term=self._core.term,
             last_index=self._log.last_index,
             last_term=self._log.last_term,
             voters=self._roster.voters,
-            may_campaign=self._roster.is_voter and applied_all and not self.disk_full and not self._installation.is_odd,
+            may_campaign=self._roster.is_voter and applied_all and not self.disk_full and is_fit,
             is_durable=self._log.synced_position >= self._log.position,
             is_leader=self._core.is_leader,
         )
@@ -836,11 +846,17 @@ class Engine:
             why = Reason.heard(message.get("why")) or Reason(TRANSFER, f"{peer} hands over")
             self._campaign(why)
 
+    def _step_down(self) -> None:
+        """Nobody could relieve this leader: it goes all the same."""
+        self._core.step_down()
+        self._follow_leadership(Reason(STATE_WRONG, "its state is wrong, and no other manager took over"))
+
     @property
     def _takes_writes(self) -> bool:
         return self._core.is_leader and self._roster.membership is not None
 
-    def _follow_leadership(self) -> None:
+    def _follow_leadership(self, why: Reason | None = None) -> None:
+        """`why` this leader has stepped down; None: it is seen from the term."""
         leads = self._core.is_leader
         if leads != self._was_leader:
             self._was_leader = leads
@@ -850,12 +866,14 @@ class Engine:
             if leads:
                 self._elections.became_leader()
             else:
-                self._elections.stepped_down(self._now, self._why_stepped_down())
+                self._elections.stepped_down(self._now, why or self._why_stepped_down())
                 self._submitter.clear_queue()
         if self._leads_for_sure and not leads:
             self._leads_for_sure = False
         if leads:
             self._led_term = self._core.term
+        if self.leader is not None:
+            self._led_at = self._now
         self._leadership.look(self.leader, self._core.term, self._elections.why)
 
     def _why_stepped_down(self) -> Reason:
@@ -1041,7 +1059,7 @@ class Engine:
             )
         self._installation.tick(
             machine.applied_index,
-            may_swap=not self._core.is_leader,  # a leader was told to hand leadership over
+            leads=self._core.is_leader,
             log_is_idle=self._batch is None,
         )
 
@@ -1056,7 +1074,8 @@ class Engine:
         self._machine = incoming
         self._roster.membership = membership_of(incoming)
         self._check_not_removed()
-        self._elections.stepped_down(self._now, STATE_REPLACED)
+        is_alone = self._roster.voters == {self._node_id}
+        self._elections.stepped_down(self._now, STATE_REPLACED, is_alone=is_alone)
         self._submitter.set_route(None)
         self._assemble()
         self._snapshots.swap(incoming, why)

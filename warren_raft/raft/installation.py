@@ -2,6 +2,7 @@
 
 It is replayed to where ours is, or the log is begun anew where it ends; then it is made the one that the next start
 opens; then it is used. Not here: where it comes from (catchup.py), and the core that is built anew on it (engine.py).
+A leader does not change its state, as that takes a while in which it hears nobody: it is relieved, or steps down.
 Invariant: dying between any two of these leaves what the next start can go on from; local readers never go back.
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 from warren_raft.alarms import Alarms
-from warren_raft.errors import Corrupted, InvariantViolation
+from warren_raft.errors import Corrupted, InvariantViolation, WarrenError
 from warren_raft.raft import entries
 from warren_raft.raft.catchup import Catchup, Job, Snapshots, Then, is_no_space
 from warren_raft.raft.log import Batch, Log
@@ -22,9 +23,14 @@ REPLAYED_ENTRIES: Final = 64
 """At one go; then links and timers get their turn."""
 RETRY_SECONDS: Final = 1.0
 """A state that found no room is made durable again so often."""
+REBUILD_AGAIN_SECONDS: Final = 10.0
+"""Between two attempts to rebuild the state that follow no new verdict."""
+RELIEF_SECONDS: Final = 5.0
+"""A leader whose state is wrong offers leadership to others for so long, then it helps itself."""
 REBUILDS_MAX: Final = 2
 """Of a state that differs from the majority's, in one process: from our own snapshot, then from the leader's."""
 REJOIN: Final = "remove this manager from the cluster, empty its data directory, start it and add it again"
+RESTORE: Final = "stop this manager, and restore it from a snapshot or a backup: warren-raft snapshot restore"
 NEVER: Final = float("inf")
 
 
@@ -43,8 +49,11 @@ class Installation:
         write_log: Callable[[Batch], None],
         alarms: Alarms,
         swap: Callable[[StateMachine, str], None],
+        step_down: Callable[[], None],
+        is_alone: Callable[[], bool],
     ) -> None:
-        """`swap` makes a state the one in use; the other one is kept under a word, or not if that is empty."""
+        """`swap` makes a state the one in use; the other one is kept under a word, or not if that is empty. `is_alone`:
+        there is no other voter."""
         self._node_id = node_id
         self._log = log
         self._snapshots = snapshots
@@ -54,6 +63,8 @@ class Installation:
         self._write_log = write_log
         self._alarms = alarms
         self._swap = swap
+        self._step_down = step_down
+        self._is_alone = is_alone
         self.incoming: StateMachine | None = None
         """A state that will take the place of the present one."""
         self.is_swapping = False
@@ -63,19 +74,43 @@ class Installation:
         self._publish_again_at = NEVER
         self.waits_for_room = False
         """The disk has no room for the new state."""
+        self._is_rebuilding = False
+        self._rebuild_failed = False
+        self._not_before = -NEVER
+        self._unrelieved_since = NEVER
+        """When this manager began to lead with a state that is wrong."""
         self._rebuilds = 0
         self.is_odd = False
         """A majority holds another state than ours: this manager must not lead, and is given another state."""
 
-    def tick(self, applied_index: int, *, may_swap: bool, log_is_idle: bool) -> None:
-        """One step further. `applied_index` is the present state's; `may_swap`: this manager does not lead."""
+    def tick(self, applied_index: int, *, leads: bool, log_is_idle: bool) -> None:
+        """One step further. `applied_index` is the present state's; `leads`: this manager leads."""
+        if not leads or not self.is_odd:
+            self._unrelieved_since = NEVER
+        elif self._unrelieved_since == NEVER:
+            self._unrelieved_since = self._clock()
+        self._help_itself()
         if self.incoming is None:
             return
         if self.is_swapping:
             if self._clock() >= self._publish_again_at:
                 self._publish(self.incoming)
-        elif may_swap:
+        elif leads:
+            self._wait_as_leader(self.incoming, applied_index)
+        else:
             self._advance(self.incoming, applied_index, log_is_idle=log_is_idle)
+
+    @property
+    def _is_on_its_own(self) -> bool:
+        """Whether there is nobody who could lead in our place, or give us a state."""
+        return self._is_alone() or self._clock() - self._unrelieved_since >= RELIEF_SECONDS
+
+    def _wait_as_leader(self, incoming: StateMachine, applied_index: int) -> None:
+        """Somebody else is to lead before the state is changed (engine.py offers it); if nobody can, nobody does."""
+        if not self.is_odd or not self._log_goes_on_from(incoming):
+            self._drop(incoming)  # who leads holds all that is committed, and needs no other's state
+        elif self._is_ready(incoming, applied_index) and self._is_on_its_own:
+            self._step_down()
 
     def install(self, machine: Any) -> None:
         """It is to take the place of the present state."""
@@ -100,6 +135,9 @@ class Installation:
         self.is_odd = True
         self._rebuilds += 1
         if self._rebuilds > REBUILDS_MAX:
+            if self._is_alone():
+                detail = f"of {self._node_id} does not prove itself, whenever it is rebuilt"
+                raise Corrupted("the state", detail, remedy=RESTORE)
             raise Corrupted(
                 "the state", f"of {self._node_id} differs from the majority's whenever it is rebuilt", remedy=REJOIN
             )
@@ -108,19 +146,43 @@ class Installation:
             f"the state of {self._node_id} is wrong; it does not lead, and rebuilds the state",
             severity="critical",
         )
-        if self._rebuilds == REBUILDS_MAX:
+        if self._rebuilds == REBUILDS_MAX and not self._is_alone():
             self._catchup.wanted = True
         else:
-            self._work(self._snapshots.rebuild(self._log.holds), self._rebuilt)
+            self._rebuild()
+
+    def _rebuild(self) -> None:
+        self._catchup.wanted = self._rebuild_failed = False
+        self._is_rebuilding = True
+        self._not_before = self._clock() + REBUILD_AGAIN_SECONDS
+        self._work(self._snapshots.rebuild(self._log.holds), self._rebuilt)
 
     def _rebuilt(self, machine: Any, error: Exception | None) -> None:
+        self._is_rebuilding = False
         if error is None:
             self.install(machine)
+            return
+        may_pass = is_no_space(error) or not isinstance(error, WarrenError)
+        if self._is_alone() and not may_pass:
+            raise Corrupted("the state", f"of {self._node_id} cannot be rebuilt: {error}", remedy=RESTORE) from error
+        self._rebuild_failed = may_pass
+        if may_pass:
+            text = (
+                f"the state is wrong, and cannot be rebuilt yet; it is tried again every {REBUILD_AGAIN_SECONDS:.0f} s"
+            )
+            self._alarms.raise_alarm("state-wrong", f"{text}: {error}", severity="critical")
         else:
             text = f"the state is wrong, and can be rebuilt only from the leader's snapshot, not from our own: {error}"
             self._alarms.raise_alarm("state-wrong", text, severity="critical")
             self._rebuilds = REBUILDS_MAX
             self._catchup.wanted = True
+
+    def _help_itself(self) -> None:
+        """Rebuild the state once more: what was in the way may be gone; or nobody is left to fetch one from."""
+        is_idle = self.incoming is None and not self._is_rebuilding and not self._catchup.is_served
+        has_nobody = self._catchup.wanted and self._is_on_its_own
+        if self.is_odd and is_idle and (has_nobody or self._rebuild_failed) and self._clock() >= self._not_before:
+            self._rebuild()
 
     # Step by step --------------------------------------------------------------------------------------------------
 
@@ -128,18 +190,25 @@ class Installation:
         """So that nothing of it is to be dropped."""
         return self._log.holds(machine.applied_index, machine.applied_term)
 
+    def _is_ready(self, incoming: StateMachine, applied_index: int) -> bool:
+        """Not before the log up to there is durable: the next start would find a log that ends below its state."""
+        return applied_index <= incoming.applied_index <= self._log.synced_index
+
+    def _drop(self, incoming: StateMachine) -> None:
+        """We caught up by other means."""
+        self.incoming = None
+        self.is_odd = self.is_odd and self._catchup.wanted  # else it is judged, and rebuilt, again
+        if not self.is_odd:
+            self._alarms.clear_alarm("state-wrong")
+        self._catchup.not_installed()
+        self._snapshots.discard(incoming)
+
     def _advance(self, incoming: StateMachine, applied_index: int, *, log_is_idle: bool) -> None:
         if self._log_goes_on_from(incoming):
-            # Not before the log up to there is durable: the next start would find a log that ends below its state.
-            if applied_index <= incoming.applied_index <= self._log.synced_index:
+            if self._is_ready(incoming, applied_index):
                 self._publish(incoming)
         elif incoming.applied_index <= applied_index:
-            self.incoming = None  # we caught up by other means
-            self.is_odd = self.is_odd and self._catchup.wanted  # else it is judged, and rebuilt, again
-            if not self.is_odd:
-                self._alarms.clear_alarm("state-wrong")
-            self._catchup.not_installed()
-            self._snapshots.discard(incoming)
+            self._drop(incoming)
         elif log_is_idle:
             self.is_swapping = True
             self._reset_batch = self._log.reset_batch(incoming.applied_index, incoming.applied_term)

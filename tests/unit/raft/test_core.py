@@ -327,6 +327,16 @@ def test_a_higher_term_is_adopted_without_giving_a_vote() -> None:
     assert rig.core.term == 7
 
 
+def test_a_leader_that_steps_down_keeps_the_term_and_sends_nothing_more() -> None:
+    rig = Rig("b", "c")
+    rig.lead()
+    term = rig.core.term
+    rig.core.step_down()
+    rig.tick(HEARTBEAT_SECONDS * 2)
+    assert (rig.core.state, rig.core.leader, rig.core.term) == (FOLLOWER, None, term)
+    assert rig.take() == []
+
+
 def test_last_response_time_is_check_quorum() -> None:
     """lastResponseTime: a leader that hears no majority for check_quorum_seconds steps down by itself."""
     rig = Rig("b", "c")

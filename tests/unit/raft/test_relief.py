@@ -1,0 +1,218 @@
+"""A state that is wrong is replaced whoever leads: also where nobody can relieve the leader, or give it another state.
+
+Engines in one thread with a list as their state (tests/engine_harness.py). Not here: how a follower gets a state
+(test_catchup.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.engine_harness import Cluster
+from tests.list_machine import Held, ListMachine
+from warren_raft.errors import Corrupted, SnapshotInvalid, StorageFull
+from warren_raft.raft import catchup
+from warren_raft.raft.installation import REBUILD_AGAIN_SECONDS, RELIEF_SECONDS
+
+SMALL = 2_000
+
+
+def spoil_snapshots(cluster: Cluster, id_: str, times: int) -> None:
+    """The next copies of this manager's state do not prove themselves."""
+    state = cluster.states[id_]
+    right = state.take
+    left = [times]
+
+    def take(*, quorum: bool) -> Callable[[], Held]:
+        job = right(quorum=quorum)
+
+        def spoiled() -> Held:
+            if left[0]:
+                left[0] -= 1
+                raise SnapshotInvalid("taking.part", "a copy of the state does not prove itself")
+            return job()
+
+        return spoiled
+
+    state.take = take  # type: ignore[method-assign]
+
+
+def write_some(cluster: Cluster, count: int = 60) -> None:
+    for number in range(count):
+        cluster.write(cluster.wait_leader().id, f"{number} {cluster.now} {'x' * 100}")
+
+
+def alone() -> Cluster:
+    cluster = Cluster(["m1"], snapshot_after_bytes=SMALL)
+    cluster.wait_ready()
+    return cluster
+
+
+def test_the_only_manager_uses_the_state_that_it_has_rebuilt() -> None:
+    """(Pins a bug: only who did not lead might; the only one always leads, so it served a state that was proved wrong,
+    took no snapshot, and its log grew for ever.)"""
+    cluster = alone()
+    spoil_snapshots(cluster, "m1", 1)
+    write_some(cluster)
+    state = cluster.states["m1"]
+    cluster.run_until(lambda: state.installed)
+    cluster.run(catchup.RETRY_SECONDS)
+    write_some(cluster, 200)
+    assert len(state.held) == 2
+    assert cluster.nodes["m1"].log.base_index > 1
+    cluster.check_writes()
+
+
+def test_the_only_manager_is_back_at_once() -> None:
+    """Nobody is there whose vote or leadership it had to wait for."""
+    cluster = alone()
+    spoil_snapshots(cluster, "m1", 1)
+    for number in range(40):
+        cluster.submit("m1", f"{number} {'x' * 100}")
+    node = cluster.nodes["m1"]
+    cluster.run_until(lambda: not node.engine.is_leader)
+    since = cluster.now
+    cluster.wait_leader()
+    assert cluster.now - since < 0.2
+
+
+def test_the_only_manager_stops_when_no_rebuilt_state_proves_itself() -> None:
+    cluster = alone()
+    spoil_snapshots(cluster, "m1", 3)
+    for number in range(300):
+        if "m1" not in cluster.nodes:
+            break
+        cluster.submit("m1", f"{number} {'x' * 100}", seconds=60)
+        cluster.run(0.1)
+    error = cluster.stopped["m1"]
+    assert isinstance(error, Corrupted)
+    assert "snapshot restore" in str(error), "to be removed and added again is no advice for the only one"
+    assert len(cluster.states["m1"].installed) == 2
+
+
+def test_the_only_manager_waits_for_room_to_rebuild_its_state() -> None:
+    cluster = alone()
+    spoil_snapshots(cluster, "m1", 1)
+    state = cluster.states["m1"]
+    right = state.rebuild
+    full = True
+
+    def rebuild(log_holds: Callable[[int, int], bool]) -> Callable[[], ListMachine]:
+        job = right(log_holds)
+
+        def build() -> ListMachine:
+            if full:
+                raise StorageFull("no room for another state")
+            return job()
+
+        return build
+
+    state.rebuild = rebuild  # type: ignore[method-assign]
+    write_some(cluster)
+    cluster.run(2 * REBUILD_AGAIN_SECONDS)
+    assert cluster.leader is not None, "it goes on as it is until then"
+    assert not state.installed
+    full = False
+    cluster.run_until(lambda: state.installed)
+    cluster.check_writes()
+
+
+def test_a_state_that_cannot_be_rebuilt_stops_the_only_manager() -> None:
+    cluster = alone()
+    spoil_snapshots(cluster, "m1", 1)
+
+    def rebuild(_log_holds: Callable[[int, int], bool]) -> Callable[[], ListMachine]:
+        def build() -> ListMachine:
+            raise Corrupted("the state", "there is no snapshot that the log goes on from")
+
+        return build
+
+    cluster.states["m1"].rebuild = rebuild  # type: ignore[method-assign]
+    for number in range(60):
+        if "m1" in cluster.nodes:
+            cluster.submit("m1", f"{number} {'x' * 100}")
+            cluster.run(0.1)
+    assert "snapshot restore" in str(cluster.stopped["m1"])
+
+
+def test_a_leader_that_nobody_relieves_steps_down_and_uses_its_rebuilt_state() -> None:
+    """The others follow and cannot lead: here, as they take their own states for wrong."""
+    cluster = Cluster(snapshot_after_bytes=SMALL)
+    leader = cluster.wait_ready()
+    followers = cluster.followers()
+    for id_ in followers:
+        cluster.nodes[id_].engine._installation.is_odd = True
+    spoil_snapshots(cluster, leader.id, 1)
+    state = cluster.states[leader.id]
+    since = cluster.now
+    for number in range(60):
+        cluster.submit(leader.id, f"{number} {'x' * 100}", seconds=60)
+        cluster.run(0.02)
+    cluster.run_until(lambda: state.installed)
+    assert cluster.now - since > RELIEF_SECONDS
+    for id_ in followers:
+        cluster.nodes[id_].engine._installation.is_odd = False
+    cluster.run_until(lambda: len(cluster.acknowledged) == 60)
+    cluster.check_writes()
+
+
+def test_a_leader_that_is_relieved_does_not_step_down_first() -> None:
+    """Whoever takes over has everything; there is no moment without a leader that an election would have to end."""
+    cluster = Cluster(snapshot_after_bytes=SMALL)
+    leader = cluster.wait_ready()
+    spoil_snapshots(cluster, leader.id, 1)
+    term = leader.engine.term
+    write_some(cluster, 40)
+    cluster.run_until(lambda: cluster.states[leader.id].installed)
+    assert cluster.wait_leader().engine.term == term + 1
+
+
+@pytest.mark.parametrize("is_odd", [False, True])
+def test_a_leader_needs_no_state_that_it_fetched_before_it_led(is_odd: bool) -> None:
+    """Nobody leads without all that is committed. As long as it is there no snapshot is taken, and the log grows."""
+    cluster = Cluster(snapshot_after_bytes=SMALL)
+    leader = cluster.wait_ready()
+    old = ListMachine()
+    old.applied_index, old.applied_term = 2, 99  # of a log that is not ours
+    leader.engine._installation.is_odd = is_odd
+    leader.engine._installation.install(old)
+    cluster.turn()
+    assert leader.engine._installation.incoming is None
+    write_some(cluster, 40)
+    cluster.run_until(lambda: leader.snapshots.held)
+
+
+def test_an_odd_one_leads_rather_than_nobody() -> None:
+    """Its state is wrong and it can have another only from a leader; the leader has died, and the other one left lacks
+    entries. Its log is right, so it campaigns after a while, and hands over once the other has everything."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    odd, behind = cluster.followers()
+    cluster.isolate(behind)
+    cluster.write(leader.id, "a")
+    installation = cluster.nodes[odd].engine._installation
+    installation.is_odd = cluster.nodes[odd].engine._catchup.wanted = True
+    cluster.crash(leader.id)
+    cluster.heal()
+    cluster.run_until(lambda: cluster.machines[behind].applied == ["a"], 40)
+    cluster.run_until(lambda: cluster.leader is not None and cluster.leader.id == behind)
+    cluster.run_until(lambda: not installation.is_odd)
+    cluster.check_writes()
+
+
+def test_the_last_one_left_does_not_wait_for_a_state_of_those_who_went() -> None:
+    """It was to get the leader's state; the leader was removed, and it is the only manager now, without a leader."""
+    cluster = Cluster(["m1", "m2"], snapshot_after_bytes=SMALL)
+    leader = cluster.wait_ready()
+    (stays,) = cluster.followers()
+    cluster.write(leader.id, "a")
+    assert cluster.change(stays, "remove", leader.id).state == "done"
+    engine = cluster.nodes[stays].engine
+    engine._step_down()
+    engine._installation.is_odd = engine._catchup.wanted = True
+    cluster.run_until(lambda: cluster.states[stays].installed, 3)
+    assert not engine._installation.is_odd
+    cluster.write(stays, "b")
+    cluster.check_writes()
