@@ -256,7 +256,7 @@ class Cluster:
         return self.nodes[id_]
 
     def crash(self, id_: str) -> None:
-        """kill -9 and a power cut at once: nothing in memory survives, nor what was not synced."""
+        """kill -9, and a power cut of the log alone: nothing in memory survives, nor what the log had not synced."""
         node = self.nodes.pop(id_)
         for other in list(self.nodes):
             self.disconnect(id_, other)
@@ -264,6 +264,13 @@ class Cluster:
             del self.links[pair]
         node.log.close()
         self.disks[id_].power_cut()
+
+    def power_cut(self, *ids: str) -> None:
+        """The machines of these managers go down (of all running ones, if none is named): their states, which are never
+        synced, are rebuilt from snapshots and log when they start again."""
+        for id_ in ids or list(self.nodes):
+            self.crash(id_)
+            self.states[id_].is_trusted = False
 
     def restart(self, id_: str) -> Node:
         self.crash(id_)

@@ -111,6 +111,8 @@ class ListSnapshots:
         self.installed: list[int] = []
         """The index of each state that was swapped in."""
         self.published: ListMachine = self.machine
+        self.is_trusted = True
+        """False after a power cut: nobody reads the state that is there, the next start rebuilds it."""
 
     @classmethod
     def restored(cls, make_machine: Callable[[], ListMachine], applied: Sequence[str], index: int) -> ListSnapshots:
@@ -126,7 +128,8 @@ class ListSnapshots:
         self.machine = self.published
         if self.adopted is not None and self.adopted not in self.held:
             self.took(self.adopted, set())
-        if self.machine.applied_index < log.base_index:
+        if not self.is_trusted or self.machine.applied_index < log.base_index:
+            self.is_trusted = True
             self.machine = self.published = self.rebuild(log.holds)()
         self._limit(self.machine, log)
         self._log = log

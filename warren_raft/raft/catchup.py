@@ -282,6 +282,8 @@ class Catchup:
         snapshot = self._sendable()
         if snapshot is None or not self._roster.counts(peer) or snapshot.index < self._wanted_by.get(peer, 0):
             return
+        if self._roster.is_leaving(peer):
+            return  # it may hold its own removal, which it must not have before it may go
         if self._now - self._offered.get(peer, -1e9) < OFFER_SECONDS:
             return
         self._offered[peer] = self._now

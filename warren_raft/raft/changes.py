@@ -1,13 +1,15 @@
 """Membership changes as the leader makes them: one at a time, refused when they would lose the quorum.
 
 PySyncObj's own guard against two changes at once is dead code, and its changes take effect when appended (hole 7).
-Ours are ordinary entries that take effect when applied (etcd's scheme), proposed only when the one before is applied
-and an entry of this term is. Not here: what a change does to the list (membership.py). Invariant: a request is judged
-by the applied list only, so asking again is always safe.
+Ours are ordinary entries that take effect when applied (etcd's scheme), proposed only when the one before is applied,
+the voters that it made are settled (settling.py), and an entry of this term is applied. Not here: what a change does to
+the list (membership.py). Invariant: a request is judged by the applied list only, so asking again is always safe; it is
+judged once more when it is proposed, and called done only when the list that says so is settled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +27,7 @@ CAUGHT_UP_ENTRIES: Final = 64
 """A learner becomes a voter when it lacks at most so many entries; what it lacks is on its way by then."""
 
 DONE, PENDING, WAIT, REFUSED = "done", "pending", "wait", "refused"
+LONG_AGO: Final = -1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +39,56 @@ class Answer:
     text: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    verb: str
+    id: str
+    address: str
+
+
 class Changes:
     """Decides for the leader which change to propose next. Raft thread or simulator only."""
 
-    def __init__(self, core: Core, log: Log, guard: Guard, roster: Roster) -> None:
+    def __init__(
+        self,
+        core: Core,
+        log: Log,
+        guard: Guard,
+        roster: Roster,
+        *,
+        clock: Callable[[], float],
+        recent_seconds: float,
+    ) -> None:
+        """`recent_seconds`: the election timeout. Who has not answered for so long does not count as alive, and who
+        asked and has not asked again is gone."""
         self._core = core
         self._log = log
         self._guard = guard
         self._roster = roster
+        self._clock = clock
+        self._recent_seconds = recent_seconds
+        self._led_since = LONG_AGO
         self._proposed_at = 0
-        self._wanted: Change | None = None
+        self._proposed: Change | None = None
+        self._wanted: _Wanted | None = None
+        self._wanted_at = LONG_AGO
 
     def reset(self) -> None:
         """Leadership changed: what was wanted is asked for again by whoever wants it."""
-        self._wanted = None
+        self._led_since = self._clock()
+        self._wanted = self._proposed = None
         self._proposed_at = 0
         self._roster.guests.clear()
 
-    def proposed(self, index: int) -> None:
-        self._proposed_at = index
+    def proposed(self, index: int, change: Change) -> None:
+        self._proposed_at, self._proposed = index, change
         self._wanted = None
+
+    def is_removing(self, member_id: str) -> bool:
+        """Whether the newest change that this leader proposed is the removal of this member."""
+        return self._proposed is not None and (self._proposed.verb, self._proposed.id) == (REMOVE, member_id)
+
+    # What to propose ---------------------------------------------------------------------------------------------
 
     def next_change(self, applied_index: int, applied_term: int, new_cluster_id: str) -> Change | None:
         """The change to propose now, alone in its entry, or None."""
@@ -65,15 +98,38 @@ class Changes:
         if roster.membership is None:
             members = tuple(member for _, member in sorted(roster.members.items()))
             return Change(FORM, cluster_id=new_cluster_id, members=members)
-        return self._wanted or self._promotion()
+        if not roster.has_settled_voters:
+            return None
+        return self._wanted_change() or self._promotion()
+
+    def _wanted_change(self) -> Change | None:
+        """What was asked for, judged anew: it may have waited, and a member may have died meanwhile."""
+        wanted = self._wanted
+        if wanted is None:
+            return None
+        found = self._judge(wanted) if self._is_asked_for else None
+        if not isinstance(found, Change):
+            self._wanted = None  # whoever asks again hears why
+            return None
+        return found
+
+    @property
+    def _is_asked_for(self) -> bool:
+        """Who wants a change asks again and again; one that nobody asks for any more is not made."""
+        return self._clock() - self._wanted_at <= self._recent_seconds
 
     def _promotion(self) -> Change | None:
         for member in self._roster.members.values():
-            if not member.voter and self._roster.counts(member.id):
-                lacking = self._log.last_index - self._guard.match_index(member.id)
-                if self._guard.match_index(member.id) > 0 and lacking <= CAUGHT_UP_ENTRIES:
-                    return Change(PROMOTE, id=member.id, incarnation=member.incarnation)
+            if member.voter or not self._roster.counts(member.id):
+                continue
+            held = self._guard.match_index(member.id)
+            voters = self._roster.voters | {member.id}
+            has_caught_up = held > 0 and self._log.last_index - held <= CAUGHT_UP_ENTRIES
+            if has_caught_up and sum(map(self._answers, voters)) * 2 > len(voters):
+                return Change(PROMOTE, id=member.id, incarnation=member.incarnation)
         return None
+
+    # Requests ----------------------------------------------------------------------------------------------------
 
     def request(self, verb: str, member_id: str, address: str, applied_index: int) -> Answer:
         """What an operator wants. Called again until it answers DONE or REFUSED."""
@@ -88,16 +144,32 @@ class Changes:
                 check_address(address)
         except (InvalidEntity, RefusedForSafety) as error:
             return Answer(REFUSED, error.reason if isinstance(error, InvalidEntity) else str(error))
-        member = roster.members.get(member_id)
-        if verb == ADD:
-            return self._add(member, member_id, address)
-        if verb == UPDATE:
-            return self._update(member, member_id, address)
-        if verb == REMOVE:
-            return self._remove(member, member_id)
-        return Answer(REFUSED, f"unknown change {verb!r}")
+        wanted = _Wanted(verb, member_id, address)
+        found = self._judge(wanted)
+        if isinstance(found, Change):
+            return self._want(wanted)
+        if found.state == DONE and not roster.is_settled:
+            return Answer(PENDING, "the change is made; a majority of the members does not have it on disk yet")
+        return found
 
-    def _add(self, member: Member | None, member_id: str, address: str) -> Answer:
+    def _want(self, wanted: _Wanted) -> Answer:
+        if self._wanted not in (None, wanted) and self._is_asked_for:
+            return Answer(WAIT, "another membership change is under way")
+        self._wanted, self._wanted_at = wanted, self._clock()
+        return Answer(PENDING, "the change is under way")
+
+    def _judge(self, wanted: _Wanted) -> Change | Answer:
+        """The change that is to be made for it, or why there is none."""
+        member = self._roster.members.get(wanted.id)
+        if wanted.verb == ADD:
+            return self._add(member, wanted.id, wanted.address)
+        if wanted.verb == UPDATE:
+            return self._update(member, wanted.id, wanted.address)
+        if wanted.verb == REMOVE:
+            return self._remove(member, wanted.id)
+        return Answer(REFUSED, f"unknown change {wanted.verb!r}")
+
+    def _add(self, member: Member | None, member_id: str, address: str) -> Change | Answer:
         if member is not None:
             if member.address != address:
                 return Answer(REFUSED, f"{member_id} is a member already, at {member.address}")
@@ -118,9 +190,9 @@ class Changes:
         if link.hello.address != address:
             return Answer(REFUSED, f"{member_id} says its address is {link.hello.address}, not {address}")
         self._roster.guests.forget(member_id)
-        return self._want(Change(ADD, id=member_id, address=address, incarnation=link.hello.incarnation))
+        return Change(ADD, id=member_id, address=address, incarnation=link.hello.incarnation)
 
-    def _update(self, member: Member | None, member_id: str, address: str) -> Answer:
+    def _update(self, member: Member | None, member_id: str, address: str) -> Change | Answer:
         if member is None:
             return Answer(REFUSED, f"{member_id} is not a member")
         if member.address == address:
@@ -131,7 +203,7 @@ class Changes:
         holder = next((id_ for id_, its in addresses.items() if its == address and id_ != member_id), None)
         if holder is not None:
             return Answer(REFUSED, f"{address} is the address of {holder}")
-        return self._want(Change(UPDATE, id=member_id, address=address, incarnation=member.incarnation))
+        return Change(UPDATE, id=member_id, address=address, incarnation=member.incarnation)
 
     def _not_there(self, member_id: str, address: str) -> str:
         """What the operator has to know where the member does not answer at its new address; else empty."""
@@ -143,21 +215,38 @@ class Changes:
             return f"{member_id} does not answer at {address}: {restart}, or correct the address with members update"
         return f"{member_id} says that its address is {said}: {restart}, or type members update {member_id}={said}"
 
-    def _remove(self, member: Member | None, member_id: str) -> Answer:
+    def _remove(self, member: Member | None, member_id: str) -> Change | Answer:
         if member is None:
             return Answer(DONE)
         rest = self._roster.voters - {member_id}
         if not rest:
             return Answer(REFUSED, f"{member_id} is the only voting member")
-        alive = sum(self._roster.connected(id_) for id_ in rest)
-        if member.voter and alive * 2 <= len(rest):
-            return Answer(
-                REFUSED, f"removing {member_id} would lose the quorum: {alive} of {len(rest)} others are connected"
-            )
-        return self._want(Change(REMOVE, id=member_id, incarnation=member.incarnation))
+        change = Change(REMOVE, id=member_id, incarnation=member.incarnation)
+        return (self._why_not(rest, member_id) if member.voter else None) or change
 
-    def _want(self, change: Change) -> Answer:
-        if self._wanted not in (None, change):
-            return Answer(WAIT, "another membership change is under way")
-        self._wanted = change
-        return Answer(PENDING, "the change is under way")
+    # Who is alive ------------------------------------------------------------------------------------------------
+
+    def _why_not(self, rest: frozenset[str], member_id: str) -> Answer | None:
+        """Why the voters `rest` cannot be left to themselves; None: they can."""
+        lost = f"removing {member_id} would lose the quorum"
+        connected = sum(map(self._roster.connected, rest))
+        if connected * 2 <= len(rest):
+            return Answer(REFUSED, f"{lost}: {connected} of {len(rest)} others are connected")
+        alive = sum(map(self._answers, rest))
+        if alive * 2 > len(rest):
+            return None
+        if self._clock() - self._led_since <= self._recent_seconds:
+            return Answer(WAIT, "this leader was elected just now, and does not know yet which members answer")
+        return Answer(
+            REFUSED, f"{lost}: {alive} of {len(rest)} others answered within the last {self._recent_seconds:g} s"
+        )
+
+    def _answers(self, member_id: str) -> bool:
+        """Whether it has answered this leader a moment ago. A link says less: it stands for seconds after its other end
+        has died."""
+        if member_id == self._roster.node_id:
+            return True
+        answered = self._core.last_response(member_id)
+        if answered is None or answered <= self._led_since:
+            return False  # a new leader's core takes everybody for alive, for the sake of its own check of the quorum
+        return self._roster.connected(member_id) and self._clock() - answered <= self._recent_seconds

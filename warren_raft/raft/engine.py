@@ -63,6 +63,7 @@ from warren_raft.raft.installation import Installation
 from warren_raft.raft.leadership import DISK_HUNG, LATER_TERM, STATE_REPLACED, STATE_WRONG, TRANSFER, Leadership, Reason
 from warren_raft.raft.leadership import NO_QUORUM as MINORITY
 from warren_raft.raft.leadership import NO_SPACE as FULL_DISK
+from warren_raft.raft.leadership import REMOVED as LEAVING
 from warren_raft.raft.log import Batch, Log
 from warren_raft.raft.membership import (
     OTHER_CLUSTER,
@@ -77,6 +78,7 @@ from warren_raft.raft.membership import (
 from warren_raft.raft.reports import Heard, Report
 from warren_raft.raft.requests import ChangeWanted, Requests, TransferWanted
 from warren_raft.raft.roster import Roster
+from warren_raft.raft.settling import Settling
 from warren_raft.raft.state_machine import StateMachine, apply_membership, membership_of
 from warren_raft.raft.submit import Proposal, Route, Submitter
 from warren_raft.raft.transport import WRONG_NODE, Refusal
@@ -249,6 +251,7 @@ class Engine:
         settings = self._settings
         if self._log.commit_index < self._machine.applied_index <= self._log.last_index:
             self._log.set_commit(self._machine.applied_index)  # it rides with the batches, and may have come too late
+        self._keep_list()
         self._guard = Guard(self._log, heard_leader=self._heard_leader)
         self._core = Core(
             node_id=settings.node_id,
@@ -261,7 +264,15 @@ class Engine:
             send=self._guard.outgoing,
         )
         self._guard.core = self._core
-        self._changes = Changes(self._core, self._log, self._guard, self._roster)
+        self._settling = Settling(self._core, self._log, self._guard, self._roster)
+        self._changes = Changes(
+            self._core,
+            self._log,
+            self._guard,
+            self._roster,
+            clock=lambda: self._now,
+            recent_seconds=settings.election_timeout_seconds,
+        )
         self._requests.attach(self._core, self._guard, self._changes)
         self._gated: deque[tuple[Outgoing, float]] = deque()
         self._notices: dict[str, tuple[Message, float]] = {}
@@ -472,6 +483,7 @@ class Engine:
         self._core.tick()
         self._guard.after_tick()
         self._follow_leadership()
+        self._settle()
         self._route()
         self._propose()
         self._requests.tick(self._now, must_go=self._must_not_lead)
@@ -493,7 +505,8 @@ class Engine:
 
     @property
     def _must_not_lead(self) -> Reason | None:
-        """A leader that cannot write its log or its state can commit nothing; one whose state is wrong misleads."""
+        """A leader that cannot write its log or its state can commit nothing; one whose state is wrong misleads; one
+        that was removed stays only until the others can do without it."""
         if self._batch is not None and self._now - self._batch_since > HUNG_DISK_SECONDS:
             return Reason(DISK_HUNG, f"its disk has not returned for {self._now - self._batch_since:.0f} s")
         if self.disk_full:
@@ -502,6 +515,8 @@ class Engine:
             return Reason(FULL_DISK, "no space for its state")
         if self._installation.is_odd:
             return Reason(STATE_WRONG, "its state is wrong")
+        if self._settling.is_leaving:
+            return Reason(LEAVING, f"{self._node_id} was removed from the cluster")
         return None
 
     def _expire(self) -> None:
@@ -636,7 +651,7 @@ class Engine:
     def _connect(self, peer: str) -> None:
         if peer in self._core.voters:
             self._core.connected(peer)
-        elif peer in self._roster.members:
+        elif self._roster.is_fed(peer):
             self._core.learner_connected(peer)
         self._guard.link_up(peer)
 
@@ -663,6 +678,11 @@ class Engine:
 
     def _note_refusal(self, name: AlarmName, peer: str, text: str) -> None:
         self.alarms.raise_alarm(name, text, subject=peer, ends_after_seconds=REFUSAL_SECONDS)
+
+    def _committed_entry(self) -> tuple[int, int] | None:
+        """(index, term) of the newest entry that is known to be committed and is durable here."""
+        index, base = self.commit_index, self._log.base_index
+        return (index, self._log.entries[index - base][2]) if index >= base else None
 
     def _note_foreign(self, peer: str, refusal: Refusal) -> None:
         if refusal.code == OTHER_CLUSTER and peer in self._roster.members and self._roster.membership is not None:
@@ -741,7 +761,6 @@ class Engine:
             return
         if kind == "health":
             self._health.receive(peer, message, self._now)
-            return
         if kind == "addresses":
             self._roster.receive_addresses(message["said"])
             return
@@ -749,6 +768,8 @@ class Engine:
             self._guard.stats["message while the state is replaced dropped"] += 1
             return
         match kind:
+            case "health":
+                self._hear_of_lists(message)
             case "append_entries":
                 self._guard.receive_append(peer, message)
             case "next_node_idx":
@@ -905,7 +926,7 @@ class Engine:
         change = self._changes.next_change(self._machine.applied_index, self._machine.applied_term, cluster_id)
         if change is not None:
             self._append(entries.encode_change(change))
-            self._changes.proposed(self._log.last_index)
+            self._changes.proposed(self._log.last_index, change)
             return
         if self._takes_writes:
             commands, origins = self._submitter.take(
@@ -962,6 +983,9 @@ class Engine:
             command, _, term = log.entries[index - log.base_index]
             content = entries.decode(command)
             if isinstance(content, Change):
+                if self._settling.holds_back(index, content):
+                    last = limit = index - 1
+                    break
                 self._apply_change(index, term, content)
             else:
                 self._submitter.applied(machine.apply(index, term, content))
@@ -972,6 +996,7 @@ class Engine:
         return (
             self._installation.replay(machine.applied_index)
             or last < limit
+            or (self._batch is None and log.has_pending)
             or (last > first and (can_propose or (self._core.is_leader and self._roster.membership is None)))
         )
 
@@ -1012,20 +1037,52 @@ class Engine:
         for member in self._roster.members.values():
             if membership.incarnation(member.id) != member.incarnation:
                 self._guard.forget(member.id)
-        self._roster.membership = membership
+        self._roster.apply(membership)
         self._follow_membership()
+        self._keep_list()
 
     def _follow_membership(self) -> None:
         """Make the core's member set, and our links, what the applied list says."""
         roster, core = self._roster, self._core
         self._check_not_removed()
         self._follow_voters()
-        for member in roster.members.values():
-            if not member.voter and member.id in roster.links and member.id != self._node_id:
-                core.learner_connected(member.id)
-        for peer in sorted(roster.links.keys() - roster.members.keys()):
-            if roster.links[peer].hello.incarnation in (roster.membership.removed if roster.membership else ()):
-                self._effects.append(CloseLink(roster.links[peer].number, f"{peer} was removed from the cluster"))
+        for peer in sorted(roster.links):
+            if roster.is_fed(peer):
+                core.learner_connected(peer)
+        self._dismiss_removed()
+
+    def _keep_list(self) -> None:
+        """What the list of members is must be known after any crash, and the state does not survive a power cut: the
+        commit index that covers the newest change is made durable, by a batch of its own if need be."""
+        membership = self._roster.membership
+        if membership is None or self._roster.is_settled:
+            return
+        if self._log.synced_commit_index < membership.index <= self._log.commit_index:
+            self._log.keep_commit()
+
+    def _settle(self) -> None:
+        was_settled = self._roster.settled_index
+        self._settling.tick()
+        if self._settling.may_leave:
+            raise _removed(self._node_id)
+        if self._roster.settled_index != was_settled:
+            self._dismiss_removed()
+
+    def _hear_of_lists(self, message: Message) -> None:
+        """What others know of commits and lists, whoever leads, and also where nobody can."""
+        commit, settled = message.get("commit"), message.get("settled")
+        if commit is not None:
+            self._guard.learn_commit(*commit)
+        if settled is not None:
+            self._roster.settled(settled)
+            self._dismiss_removed()
+
+    def _dismiss_removed(self) -> None:
+        """Who was removed and is needed no more is told so when it comes back."""
+        for peer in self._roster.removed_links:
+            self._core.learner_disconnected(peer)
+            self._guard.forget(peer)
+            self._effects.append(CloseLink(self._roster.links[peer].number, f"{peer} was removed from the cluster"))
 
     def _follow_voters(self) -> None:
         roster, core = self._roster, self._core
@@ -1067,12 +1124,18 @@ class Engine:
         """With the other managers, now and then; whether ours is the odd one. They are told of this manager, too."""
         if not self._health.is_due(self._now):
             return False
-        report = self.own_report(self._machine.applied_index, self.alarms.active)
-        return self._health.tick(self._now, self._machine, report, low=self.lacks_space, is_leader=self._core.is_leader)
+        return self._health.tick(
+            self._now,
+            self._machine,
+            self.own_report(self._machine.applied_index, self.alarms.active),
+            low=self.lacks_space,
+            is_leader=self._core.is_leader,
+            known={"commit": self._committed_entry(), "settled": self._roster.settled_index},
+        )
 
     def _swap(self, incoming: StateMachine, why: str) -> None:
         self._machine = incoming
-        self._roster.membership = membership_of(incoming)
+        self._roster.replace(membership_of(incoming))
         self._check_not_removed()
         is_alone = self._roster.voters == {self._node_id}
         self._elections.stepped_down(self._now, STATE_REPLACED, is_alone=is_alone)

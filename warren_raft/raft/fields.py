@@ -46,6 +46,11 @@ def _is_bool(value: Any) -> bool:
     return type(value) is bool
 
 
+def _is_entry_or_none(value: Any) -> bool:
+    """(index, term); None where there is none, or from a version that does not tell."""
+    return value is None or (type(value) is list and len(value) == 2 and all(map(_is_index, value)))
+
+
 FIELDS: Final[Mapping[str, Mapping[str, Callable[[Any], bool]]]] = {
     "founding_view": {"view": _is_texts, "configured": _is_texts},
     "founding": {"founding": lambda value: type(value) is bytes},
@@ -55,7 +60,14 @@ FIELDS: Final[Mapping[str, Mapping[str, Callable[[Any], bool]]]] = {
     "timeout_now": {"term": _is_index},
     "change": {"number": _is_index, "verb": _is_text, "id": _is_text, "address": _is_text},
     "addresses": {"said": are_told},
-    "health": {"digests": are_digests, "low": _is_bool, "full": _is_bool, "report": is_report},
+    "health": {
+        "digests": are_digests,
+        "low": _is_bool,
+        "full": _is_bool,
+        "report": is_report,
+        "commit": _is_entry_or_none,
+        "settled": lambda value: value is None or _is_index(value),
+    },
     "snapshot_offer": {"sha256": _is_sha256, "index": _is_index, "size": _is_index},
     "snapshot_get": {"sha256": _is_sha256, "offset": _is_index},
     "snapshot_chunk": {

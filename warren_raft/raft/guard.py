@@ -43,6 +43,8 @@ class _Progress:
 
     match: int = 0
     """Highest index the follower acknowledged as durable, whether or not our own disk has it yet."""
+    kept: int = 0
+    """The commit index that the follower has on its disk, or a higher one."""
     next_index: int = 0
     """First index not yet sent on the present link; 0 before the first entries."""
     barrier: int = 0
@@ -190,6 +192,7 @@ class Guard:
             "reset": message["reset"],
             "success": message["success"],
             "re": [term, sequence],
+            "kept": self._log.synced_commit_index,
         }
         reply.update(self._answer)
         self._emit_gated(peer, reply)
@@ -327,6 +330,8 @@ class Guard:
         next_index = _integer(message, "next_node_idx")
         if next_index <= BASE_INDEX and (message.get("success") or message.get("reset")):
             raise PeerFault(f"{peer} speaks of index {next_index - 1}, which no log lacks")
+        if "kept" in message:  # not in a sign of life
+            progress.kept = max(progress.kept, _integer(message, "kept"))
         self.core.deliver(peer, {"type": "next_node_idx", "next_node_idx": 0, "reset": False, "success": False})
         if message.get("success"):
             self._acknowledged(peer, progress, next_index - 1)
@@ -433,6 +438,18 @@ class Guard:
     def match_index(self, peer: str) -> int:
         """What the follower holds for certain, as this leader knows it; 0 when unknown."""
         return self._progresses()[peer].match if peer in self._progresses() else 0
+
+    def kept_index(self, peer: str) -> int:
+        """Up to where the follower knows after any crash that entries are committed; 0 when unknown."""
+        return self._progresses()[peer].kept if peer in self._progresses() else 0
+
+    def learn_commit(self, index: int, term: int) -> None:
+        """A peer says that the entry (index, term) is committed. If our log holds it, it is so here too, whoever said
+        it: who leads, and who has all entries but not the word of it, need not be the same (DESIGN.md)."""
+        log = self._log
+        if not self.core.is_leader and index > log.commit_index and log.holds(index, term):
+            log.set_commit(index)
+            self.core.raise_commit_index(min(index, log.synced_index))
 
     def _progresses(self) -> dict[str, _Progress]:
         if self._progress_term != self.core.term:

@@ -8,7 +8,7 @@ that could not be made counts neither as agreement nor as disagreement.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from warren_raft.alarms import Alarms
@@ -57,8 +57,11 @@ class Health:
         """Whether it is time to tell the others."""
         return now - self._told_at >= TELL_SECONDS and self._roster.membership is not None
 
-    def tick(self, now: float, machine: Digests, report: Report, *, low: bool, is_leader: bool) -> bool:
-        """Tell, and compare. Whether a majority of the voters agrees on another state than ours."""
+    def tick(
+        self, now: float, machine: Digests, report: Report, *, low: bool, is_leader: bool, known: Mapping[str, Any]
+    ) -> bool:
+        """Tell, and compare. Whether a majority of the voters agrees on another state than ours. `known`: what is told
+        besides, which the receiver's engine takes up."""
         self._told_at = now
         message = {
             "type": "health",
@@ -66,6 +69,7 @@ class Health:
             "low": low,
             "full": is_leader and self.lacks_room(low=low),
             "report": report.to_message(),
+            **known,
         }
         self._forget_removed()
         for peer in sorted(self._roster.links):

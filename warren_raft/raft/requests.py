@@ -143,11 +143,16 @@ class Requests:
         if not connected or (target is not None and target not in connected):
             return Answer(REFUSED, f"{target or 'no other voting member'} is {'not ' if target else ''}connected")
         if self._transfer_until <= self._now:
-            best = max(connected, key=lambda id_: (id_ != self._transfer_tried, self._guard.match_index(id_), id_))
+            best = max(connected, key=self._suits)
             self._transfer_target = self._transfer_tried = target or best
             self._transfer_until = self._now + TRANSFER_SECONDS
             self._transfer_why = why
         return Answer(PENDING, f"leadership moves to {self._transfer_target}")
+
+    def _suits(self, voter: str) -> tuple[bool, bool, int, str]:
+        """The higher, the better: not who is being removed, nor who was tried last, but who has most of the log."""
+        stays, is_untried = not self._changes.is_removing(voter), voter != self._transfer_tried
+        return stays, is_untried, self._guard.match_index(voter), voter
 
     def tick(self, now: float, *, must_go: Reason | None) -> None:
         """When the target of a transfer has everything, it is told to campaign at once. `must_go`: why this leader can

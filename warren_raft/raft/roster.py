@@ -13,7 +13,17 @@ from typing import Any, Final
 from warren_raft.raft.address_book import AddressBook, Said
 from warren_raft.raft.guests import Guests
 from warren_raft.raft.log import Log
-from warren_raft.raft.membership import MALFORMED, Founding, Hello, Member, Membership, Origin, judge, read_note
+from warren_raft.raft.membership import (
+    MALFORMED,
+    REMOVED,
+    Founding,
+    Hello,
+    Member,
+    Membership,
+    Origin,
+    judge,
+    read_note,
+)
 from warren_raft.raft.transport import Refusal
 
 Message = dict[str, Any]
@@ -56,6 +66,11 @@ class Roster:
         self.address = address
         self.configured = dict(configured)
         self._membership = membership
+        self.settled_index = 0
+        """All lists up to the one of this index are settled, as far as is known here (settling.py)."""
+        self._voters_index = 0 if membership is None else membership.index
+        """Index of the newest list with other voters than the one before; after a start that is not known, and the
+        present one stands for it."""
         self.links: dict[str, Link] = {}
         given = {id_: (configured[id_],) if id_ in configured else () for id_ in {*configured, *hints}}
         self.book = AddressBook(address, {id_: (*first, *hints.get(id_, ())) for id_, first in given.items()})
@@ -143,7 +158,8 @@ class Roster:
             return True
         # It knows a later list than we do, and refused us if that does not name us: also when we join, or were away
         # since we met the founders.
-        return link.hello.membership_index > (0 if self.membership is None else self.membership.index)
+        knows_better = link.hello.membership_index > (0 if self.membership is None else self.membership.index)
+        return knows_better or self._is_leaving(link.hello)
 
     def connected(self, peer: str) -> bool:
         return peer == self.node_id or self.counts(peer)
@@ -153,6 +169,63 @@ class Roster:
         link = self.links.get(peer)
         heard_at = self._heard_at.get(peer) if link is None else link.heard_at
         return 0.0 if peer == self.node_id else None if heard_at is None else max(0.0, now - heard_at)
+
+    # Changes of the list -----------------------------------------------------------------------------------------
+
+    def apply(self, membership: Membership) -> None:
+        """The list after one more change."""
+        if self.membership is None:
+            self.settled(membership.index)  # the founders' list: their record of it has been durable since before it
+        elif _voting(self.members) != _voting(membership.members):
+            self._voters_index = membership.index
+        self.membership = membership
+
+    def replace(self, membership: Membership | None) -> None:
+        """The list of another state that has taken the place of ours: nobody knows which change was the last."""
+        if membership is not None and membership != self.membership:
+            self._voters_index = membership.index
+        self.membership = membership
+
+    def settled(self, index: int) -> None:
+        """The list of `index` is settled, and with it all before."""
+        self.settled_index = max(self.settled_index, index)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the present list is."""
+        return self.membership is not None and self.settled_index >= self.membership.index
+
+    @property
+    def has_settled_voters(self) -> bool:
+        """Whether no voter that was added or removed is in the balance: the voters may be changed again."""
+        return self.settled_index >= self._voters_index
+
+    def _is_leaving(self, hello: Hello) -> bool:
+        """Whether this is the directory whose removal made the present voters, and its vote may still be needed. Only
+        the newest one can be: the next change waits until the one before is settled."""
+        membership = self.membership
+        if membership is None or not membership.removed or self.has_settled_voters:
+            return False
+        return hello.incarnation == membership.removed[-1] and hello.node_id not in membership.members
+
+    def is_leaving(self, peer: str) -> bool:
+        """Whether the present link to `peer` is one to such a directory."""
+        return peer in self.links and self._is_leaving(self.links[peer].hello)
+
+    def is_fed(self, peer: str) -> bool:
+        """Whether it gets the log without counting for the quorum: a learner, or who is leaving."""
+        member = self.members.get(peer)
+        return self.is_leaving(peer) if member is None else not member.voter
+
+    @property
+    def removed_links(self) -> list[str]:
+        """Those with a link who were removed, and may go."""
+        removed = () if self.membership is None else self.membership.removed
+        return sorted(
+            peer
+            for peer, link in self.links.items()
+            if peer not in self.members and link.hello.incarnation in removed and not self._is_leaving(link.hello)
+        )
 
     # Links -------------------------------------------------------------------------------------------------------
 
@@ -182,9 +255,11 @@ class Roster:
     def judge(self, message: Mapping[str, Any]) -> Refusal | None:
         try:
             theirs = Hello.from_message(message)
-            return judge(self.hello(), theirs, membership=self.membership, configured=self.configured)
+            refusal = judge(self.hello(), theirs, membership=self.membership, configured=self.configured)
         except ValueError as error:
             return Refusal(MALFORMED, str(error))
+        may_stay = refusal is not None and refusal.code == REMOVED and self._is_leaving(theirs)
+        return None if may_stay else refusal
 
     def link_up(self, peer: str, number: int, hello: Hello, now: float) -> None:
         self.links[peer] = Link(number, hello, heard_at=now)
@@ -375,3 +450,8 @@ class Roster:
     def _tell_founding(self, peer: str) -> None:
         if self.founding is not None:
             self._send_when_synced(peer, {"type": "founding", "founding": self.founding.encode()})
+
+
+def _voting(members: Mapping[str, Member]) -> set[tuple[str, str]]:
+    """The voters, each with its directory."""
+    return {(member.id, member.incarnation) for member in members.values() if member.voter}

@@ -1,0 +1,69 @@
+"""When a membership change is safe from any power cut, and this manager's own removal, which waits for that.
+
+A list of members is *settled* once a majority of its voters has it on disk that the list is committed (DESIGN.md,
+"Settled lists"). Lives here: counting that as the leader, and holding our own removal back. Not here: what else waits
+for it: answers and the next change (changes.py), the links of a removed member (roster.py). Invariant: a voter goes on
+voting, and counting itself, until those who stay can do without it after any crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from warren_raft.raft.core import Core
+from warren_raft.raft.guard import Guard
+from warren_raft.raft.log import Log
+from warren_raft.raft.membership import REMOVE, Change, apply_change
+from warren_raft.raft.roster import Roster
+
+
+class Settling:
+    """Raft thread or simulator only. One for each core."""
+
+    def __init__(self, core: Core, log: Log, guard: Guard, roster: Roster) -> None:
+        self._core = core
+        self._log = log
+        self._guard = guard
+        self._roster = roster
+        self._own_removal: tuple[int, Change] | None = None
+        """(index, change) of the entry that removes this directory. It is committed, and never applied here."""
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether our own removal is committed, and we stay because the others may still need our vote."""
+        return self._own_removal is not None
+
+    def holds_back(self, index: int, change: Change) -> bool:
+        """Whether the committed entry at `index` is not to be applied, nor anything behind it: our own removal."""
+        is_own = (change.verb, change.id, change.incarnation) == (REMOVE, self._roster.node_id, self._log.incarnation)
+        if not is_own or not self._roster.is_voter:
+            return False
+        self._own_removal = (index, change)
+        return True
+
+    def tick(self) -> None:
+        """As the leader: find out whether the present list is settled."""
+        membership = self._roster.membership
+        if membership is None or self._roster.is_settled or not self._core.is_leader:
+            return
+        if self._is_kept(membership.index, membership.voters):
+            self._roster.settled(membership.index)
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether the list without this manager is settled. Otherwise it hears so from whoever refuses it later."""
+        if self._own_removal is None:
+            return False
+        index, change = self._own_removal
+        after = apply_change(self._roster.membership, change, index)
+        assert after is not None  # there was a list to be removed from
+        is_kept = self._core.is_leader and self._is_kept(index, after.voters)
+        return is_kept or self._roster.settled_index >= index
+
+    def _is_kept(self, index: int, voters: Iterable[str]) -> bool:
+        """Whether a majority of these has a commit index of at least `index` on its disk."""
+        known = [
+            self._log.synced_commit_index if voter == self._roster.node_id else self._guard.kept_index(voter)
+            for voter in voters
+        ]
+        return sum(kept >= index for kept in known) * 2 > len(known)
