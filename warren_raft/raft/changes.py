@@ -20,11 +20,9 @@ from warren_raft.raft.guard import Guard
 from warren_raft.raft.log import Log
 from warren_raft.raft.membership import ADD, FORM, PROMOTE, REMOVE, UPDATE, Change, Member
 from warren_raft.raft.roster import Roster
+from warren_raft.raft.rounds import Rounds
 
 Message = dict[str, Any]
-
-CAUGHT_UP_ENTRIES: Final = 64
-"""A learner becomes a voter when it lacks at most so many entries; what it lacks is on its way by then."""
 
 DONE, PENDING, WAIT, REFUSED = "done", "pending", "wait", "refused"
 LONG_AGO: Final = -1e9
@@ -59,14 +57,15 @@ class Changes:
         clock: Callable[[], float],
         recent_seconds: float,
     ) -> None:
-        """`recent_seconds`: the election timeout. Who has not answered for so long does not count as alive, and who
-        asked and has not asked again is gone."""
+        """`recent_seconds`: the election timeout. Who has not answered for so long does not count as alive, who asked
+        and has not asked again is gone, and a learner that needs longer does not keep up."""
         self._core = core
         self._log = log
         self._guard = guard
         self._roster = roster
         self._clock = clock
         self._recent_seconds = recent_seconds
+        self._rounds = Rounds(recent_seconds)
         self._led_since = LONG_AGO
         self._proposed_at = 0
         self._proposed: Change | None = None
@@ -78,6 +77,7 @@ class Changes:
         self._led_since = self._clock()
         self._wanted = self._proposed = None
         self._proposed_at = 0
+        self._rounds.reset()
         self._roster.guests.clear()
 
     def proposed(self, index: int, change: Change) -> None:
@@ -87,6 +87,22 @@ class Changes:
     def is_removing(self, member_id: str) -> bool:
         """Whether the newest change that this leader proposed is the removal of this member."""
         return self._proposed is not None and (self._proposed.verb, self._proposed.id) == (REMOVE, member_id)
+
+    def tick(self) -> None:
+        """See how far the learners are."""
+        if not self._core.is_leader:
+            return
+        for member in self._roster.members.values():
+            if member.voter or not self._roster.counts(member.id):
+                self._rounds.forget(member.id)
+                continue
+            self._rounds.look(
+                member.id,
+                self._clock(),
+                last_index=self._log.last_index,
+                match_index=self._guard.match_index(member.id),
+                answered=self._core.last_response(member.id),
+            )
 
     # What to propose ---------------------------------------------------------------------------------------------
 
@@ -119,14 +135,12 @@ class Changes:
         return self._clock() - self._wanted_at <= self._recent_seconds
 
     def _promotion(self) -> Change | None:
-        for member in self._roster.members.values():
-            if member.voter or not self._roster.counts(member.id):
-                continue
-            held = self._guard.match_index(member.id)
-            voters = self._roster.voters | {member.id}
-            has_caught_up = held > 0 and self._log.last_index - held <= CAUGHT_UP_ENTRIES
-            if has_caught_up and sum(map(self._answers, voters)) * 2 > len(voters):
-                return Change(PROMOTE, id=member.id, incarnation=member.incarnation)
+        roster = self._roster
+        for member in roster.members.values():
+            if not member.voter and roster.counts(member.id) and self._rounds.keeps_up(member.id):
+                voters = roster.voters | {member.id}
+                if sum(map(self._answers, voters)) * 2 > len(voters):
+                    return Change(PROMOTE, id=member.id, incarnation=member.incarnation)
         return None
 
     # Requests ----------------------------------------------------------------------------------------------------

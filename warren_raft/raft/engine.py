@@ -483,6 +483,7 @@ class Engine:
         self._core.tick()
         self._guard.after_tick()
         self._follow_leadership()
+        self._changes.tick()
         self._settle()
         self._route()
         self._propose()

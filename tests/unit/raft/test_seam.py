@@ -13,9 +13,9 @@ from random import Random
 import pytest
 
 from tests.engine_harness import STEP_SECONDS, Cluster, Full, Message, Node
-from warren_raft.raft import changes
 from warren_raft.raft.changes import PENDING
 from warren_raft.raft.membership import ADD
+from warren_raft.raft.rounds import Rounds
 
 TIMEOUT_SECONDS = 1.0
 IDS = ("m1", "m2", "m3", "m4", "m5")
@@ -299,7 +299,7 @@ def test_a_leader_that_commits_in_the_step_in_which_it_steps_down_tells_its_log(
 
 def test_a_single_voter_tells_its_learners_of_no_commit_that_its_disk_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     """PySyncObj commits at once where one vote is a majority; a learner would apply what a power cut takes back."""
-    monkeypatch.setattr(changes, "CAUGHT_UP_ENTRIES", -1)  # it stays a learner
+    monkeypatch.setattr(Rounds, "keeps_up", lambda _self, _learner: False)  # it stays a learner
     cluster = Cluster(["m1"])
     Seam(cluster)
     leader = cluster.wait_ready()

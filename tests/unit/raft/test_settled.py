@@ -17,6 +17,7 @@ from warren_raft.raft import entries
 from warren_raft.raft.changes import DONE, PENDING, REFUSED, WAIT, Answer
 from warren_raft.raft.membership import ADD, PROMOTE, REMOVE, UPDATE, Change
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
+from warren_raft.raft.rounds import Rounds
 
 IDLE_SECONDS = 20.0
 ELECTED_SECONDS = 30.0
@@ -545,6 +546,122 @@ def test_a_change_that_nobody_asks_for_any_more_is_not_made() -> None:
             cluster.complete_sync(id_)
     cluster.run(3)
     assert second in cluster.members(leader.id)
+
+
+# Learners ------------------------------------------------------------------------------------------------------------
+
+
+class Far:
+    """A manager whose messages take a while each way; those of others do not."""
+
+    def __init__(self, cluster: Cluster, id_: str, turns: int) -> None:
+        self.cluster = cluster
+        self.pairs = [(id_, other) for other in cluster.nodes if other != id_]
+        self.pairs += [(b, a) for a, b in self.pairs]
+        self.turns = turns
+        self._sent: dict[tuple[str, str], list[int]] = {pair: [] for pair in self.pairs}
+        self._turn = 0
+        cluster.hold(*self.pairs)
+
+    def turn(self) -> None:
+        self._turn += 1
+        for pair in self.pairs:
+            times = self._sent[pair]
+            times += [self._turn] * (len(self.cluster.wire[pair]) - len(times))
+            due = sum(time + self.turns <= self._turn for time in times)
+            del times[:due]
+            self.cluster.deliver(*pair, due)
+        self.cluster.turn()
+
+
+def test_a_far_learner_is_promoted_under_load() -> None:
+    """What is on its way to it is the rate times the round trip, and says nothing of how it keeps up. (Pins a bug: it
+    had to lack at most 64 entries.)"""
+    cluster = Cluster(election_timeout_seconds=4.0)
+    leader = cluster.wait_ready()
+    cluster.start("m4", address="127.0.0.1:7100")
+    cluster.run_until(lambda: "m4" in leader.engine._roster.links)
+    want(cluster, ADD, "m4")
+    cluster.run_until(lambda: "m4" in leader.engine.members)
+    far = Far(cluster, "m4", turns=90)
+    lacking: list[int] = []
+    for number in range(1500):
+        cluster.submit(leader.id, f"w{number}", seconds=60)
+        far.turn()
+        lacking.append(leader.log.last_index - leader.engine._guard.match_index("m4"))
+        if cluster.members(leader.id)["m4"]:
+            break
+    assert cluster.members(leader.id)["m4"]
+    assert min(lacking[200:]) > 64
+    cluster.heal()
+    cluster.check_writes()
+
+
+def test_a_learner_that_falls_behind_is_not_promoted() -> None:
+    """Each round takes longer than an election timeout."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    cluster.start("m4", address="127.0.0.1:7100")
+    cluster.run_until(lambda: "m4" in leader.engine._roster.links)
+    want(cluster, ADD, "m4")
+    cluster.run_until(lambda: "m4" in leader.engine.members)
+    far = Far(cluster, "m4", turns=70)
+    for number in range(1000):
+        cluster.submit(leader.id, f"w{number}", seconds=60)
+        far.turn()
+    assert not cluster.members(leader.id)["m4"]
+
+
+def test_a_learner_that_has_died_is_not_promoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It held everything when it died, and its link stands: as one of two it would take the quorum with it."""
+    monkeypatch.setattr(Rounds, "keeps_up", lambda _rounds, _learner: False)
+    cluster = Cluster(["m1"])
+    leader = cluster.wait_ready()
+    cluster.start("m2", address="127.0.0.1:7100", members={"m1": cluster.addresses["m1"]})
+    cluster.run_until(lambda: "m2" in leader.engine._roster.links)
+    want(cluster, ADD, "m2")
+    cluster.run_until(lambda: leader.engine._guard.match_index("m2") == leader.log.last_index)
+    cluster.hold(("m2", "m1"))
+    cluster.run(1.2)
+    monkeypatch.setattr(Rounds, "keeps_up", lambda _rounds, _learner: True)
+    cluster.run(3)
+    assert not cluster.members("m1")["m2"]
+    cluster.write("m1", "alone")
+    cluster.heal()
+    cluster.run_until(lambda: cluster.members("m2").get("m2"))
+
+
+def look(rounds: Rounds, now: float, *, last: int, match: int, answered: float | None) -> bool:
+    rounds.look("m4", now, last_index=last, match_index=match, answered=answered)
+    return rounds.keeps_up("m4")
+
+
+def test_a_round_ends_with_an_answer_that_came_after_it_began() -> None:
+    rounds = Rounds(1.0)
+    assert not look(rounds, 10.0, last=100, match=100, answered=9.9)
+    assert not look(rounds, 10.1, last=100, match=100, answered=9.9), "of an answer that it gave before"
+    assert not look(rounds, 10.2, last=130, match=99, answered=10.2), "it lacks an entry"
+    assert look(rounds, 10.3, last=160, match=100, answered=10.3), "what came since is for the next round"
+
+
+def test_a_round_that_takes_too_long_counts_against_the_learner_before_it_has_ended() -> None:
+    rounds = Rounds(1.0)
+    look(rounds, 10.0, last=100, match=0, answered=None)
+    assert not look(rounds, 15.0, last=200, match=100, answered=15.0), "its first round was long"
+    assert look(rounds, 15.9, last=300, match=200, answered=15.9)
+    assert look(rounds, 16.8, last=400, match=200, answered=16.0)
+    assert not look(rounds, 17.0, last=400, match=200, answered=16.0), "now it does not keep up"
+    assert not look(rounds, 18.0, last=500, match=300, answered=18.0)
+
+
+def test_rounds_are_forgotten_with_the_link_and_with_leadership() -> None:
+    for forget in (lambda rounds: rounds.forget("m4"), lambda rounds: rounds.reset()):
+        rounds = Rounds(1.0)
+        look(rounds, 10.0, last=100, match=0, answered=None)
+        assert look(rounds, 10.1, last=100, match=100, answered=10.1)
+        forget(rounds)
+        assert not rounds.keeps_up("m4")
+        assert not look(rounds, 10.2, last=100, match=100, answered=10.1)
 
 
 # The list as it settles ----------------------------------------------------------------------------------------------

@@ -1,0 +1,49 @@
+"""Whether a learner keeps up with the leader: rounds of catching up, as the Raft thesis has them (4.2.1).
+
+A round begins with the leader's last index of that moment and ends with an answer, given after it began, that holds all
+up to there. A learner keeps up if its last round took at most an election timeout. How many entries are on their way
+says nothing: that is their rate times the round trip. Not here: the promotion (changes.py). Pure; time is passed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class _Round:
+    began: float
+    target: int
+    """The leader's last index when it began."""
+    was_quick: bool = False
+    """Whether the round before it took at most an election timeout."""
+
+
+class Rounds:
+    """Of all learners of one leader."""
+
+    def __init__(self, quick_seconds: float) -> None:
+        self._quick_seconds = quick_seconds
+        self._rounds: dict[str, _Round] = {}
+
+    def reset(self) -> None:
+        self._rounds.clear()
+
+    def forget(self, learner: str) -> None:
+        """It is not connected, or no learner any more."""
+        self._rounds.pop(learner, None)
+
+    def look(self, learner: str, now: float, *, last_index: int, match_index: int, answered: float | None) -> None:
+        """To be called often. `match_index`: what the learner holds for certain; `answered`: when it last answered."""
+        current = self._rounds.get(learner)
+        if current is None:
+            self._rounds[learner] = _Round(now, last_index)
+        elif answered is not None and answered > current.began and match_index >= current.target:
+            was_quick = answered - current.began <= self._quick_seconds
+            self._rounds[learner] = _Round(now, last_index, was_quick)
+        elif now - current.began > self._quick_seconds:
+            current.was_quick = False
+
+    def keeps_up(self, learner: str) -> bool:
+        current = self._rounds.get(learner)
+        return current is not None and current.was_quick
