@@ -8,13 +8,17 @@ voting, and counting itself, until those who stay can do without it after any cr
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
+from warren_raft.log_lines import log_event
 from warren_raft.raft.core import Core
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.log import Log
 from warren_raft.raft.membership import REMOVE, Change, apply_change
 from warren_raft.raft.roster import Roster
+
+logger = logging.getLogger("warren_raft.settling")
 
 
 class Settling:
@@ -38,6 +42,9 @@ class Settling:
         is_own = (change.verb, change.id, change.incarnation) == (REMOVE, self._roster.node_id, self._log.incarnation)
         if not is_own or not self._roster.is_voter:
             return False
+        if self._own_removal is None:
+            text = "it stays, and votes, until the others can do without it"
+            log_event(logger, logging.INFO, "removal committed", text, node=self._roster.node_id, index=index)
         self._own_removal = (index, change)
         return True
 
