@@ -18,7 +18,7 @@ from warren_raft.paths import absolute
 from warren_raft.raft import entries, log_opening
 from warren_raft.raft.files import OsFile, OsFiles
 from warren_raft.raft.log_contents import BASE_INDEX, Contents
-from warren_raft.raft.membership import Change, Founding, Member, Membership, Origin, apply_change, read_note
+from warren_raft.raft.membership import REMOVE, Change, Founding, Member, Membership, Origin, apply_change, read_note
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.directory import SnapshotDirectory
 from warren_raft.snapshots.file import counts_of
@@ -81,9 +81,9 @@ class Description:
         """The manager's own address in the list."""
         return next((member.address for member in self.members if member.id == self.node_id), None)
 
-    def membership_at(self, index: int) -> Membership | None:
-        """The member list after the entry at `index`."""
-        return _membership_at(index, self.base, self.contents)
+    def membership_at(self, index: int, *, but_removal_of: str = "") -> Membership | None:
+        """The member list after the entry at `index`; as if a directory of this incarnation had not been removed."""
+        return _membership_at(index, self.base, self.contents, but_removal_of)
 
     def to_json(self) -> dict[str, Any]:
         """The form of `warren-raft describe -o json`."""
@@ -156,12 +156,12 @@ def _refuse_running(directory: str) -> None:
         raise InUse(directory, f"has a running manager: see warren-raft status --data-dir {directory}")
 
 
-def _membership_at(index: int, base: Base, contents: Contents) -> Membership | None:
+def _membership_at(index: int, base: Base, contents: Contents, but_removal_of: str = "") -> Membership | None:
     applied_index, membership = base
     for command, entry_index, _ in contents.entries[1:]:
         if applied_index < entry_index <= index:
             content = entries.decode(command)
-            if isinstance(content, Change):
+            if isinstance(content, Change) and (content.verb, content.incarnation) != (REMOVE, but_removal_of):
                 membership = apply_change(membership, content, entry_index)
     return membership
 

@@ -29,7 +29,7 @@ from warren_raft.raft import entries
 from warren_raft.raft.files import OsFiles
 from warren_raft.raft.log import Log
 from warren_raft.raft.log_opening import owner_of
-from warren_raft.raft.membership import Change, Membership, Origin, apply_change
+from warren_raft.raft.membership import REMOVE, Change, Membership, Origin, apply_change
 from warren_raft.remembered import kept_for
 from warren_raft.sharing import require_rights
 from warren_raft.snapshots import staging
@@ -325,8 +325,18 @@ class Survivor:
     uncertain: int
     """Entries of it that are not known to have been acknowledged."""
 
-    def _take(self, membership: Membership | None, incarnation: str, last: tuple[int, int], certain: int) -> None:
-        """`membership`: after the last entry, whose index and term are `last`. `certain`: acknowledged up to there."""
+    def _take(
+        self,
+        membership: Membership | None,
+        incarnation: str,
+        last: tuple[int, int],
+        certain: int,
+        *,
+        but_removal: Membership | None,
+        force: bool,
+    ) -> None:
+        """`membership`: after the last entry, whose index and term are `last`; `but_removal`: without the removal of
+        this directory, if the log has that. `certain`: acknowledged up to there."""
         if membership is None:
             aside = [os.path.basename(each) for each in staging.asides(self.data_dir)]
             if aside:
@@ -335,7 +345,16 @@ class Survivor:
                     "started since: start its manager"
                 )
             raise RefusedForSafety(f"{self.data_dir} has not been part of a cluster yet: there is nothing to recover")
-        if membership.incarnation(self.node_id) != incarnation:
+        is_member = membership.incarnation(self.node_id) == incarnation
+        if not is_member and but_removal is not None and but_removal.incarnation(self.node_id) == incarnation:
+            # It may not have come to that: the others may have been lost before the removal was done.
+            if not force:
+                raise RefusedForSafety(
+                    f"the removal of {self.node_id} from its cluster is in its log: recover another member, or add "
+                    "--force if no other is left"
+                )
+            membership, is_member = but_removal, True
+        if not is_member:
             raise RefusedForSafety(f"{self.node_id} is no member of its cluster: recover one that is")
         kept = kept_for(self.data_dir, incarnation)
         self.old_cluster_id = membership.cluster_id
@@ -373,7 +392,14 @@ class Preview(Survivor):
         found = self.description
         self.data_dir, self.node_id = found.data_dir, found.node_id
         membership = found.membership_at(found.index)
-        self._take(membership, found.incarnation, (found.index, found.term), found.commit_index)
+        self._take(
+            membership,
+            found.incarnation,
+            (found.index, found.term),
+            found.commit_index,
+            but_removal=found.membership_at(found.index, but_removal_of=found.incarnation),
+            force=force,
+        )
         if not force:
             self._refuse_if_others_answer()
         _check_room(self.data_dir, _ROOM * found.db_size_bytes, _ROOM_WHY)
@@ -387,7 +413,8 @@ class Recovery(Survivor):
     """
 
     def __init__(self, data_dir: Path, *, force: bool = False) -> None:
-        """`force`: also where another member answers, which may then be a second cluster that goes its own way."""
+        """`force`: also where another member answers, which may then be a second cluster that goes its own way, and
+        where the log has the removal of this manager."""
         self.data_dir = absolute(data_dir)
         if os.path.isdir(self.data_dir):
             with _locked(self.data_dir):
@@ -409,12 +436,15 @@ class Recovery(Survivor):
         log, machine = opened.log, opened.machine
         self._entries = [(entries.decode(c), index, term) for c, index, term in log.entries[1:]]
         self._entries = [each for each in self._entries if each[1] > machine.applied_index]
-        membership = Membership.decode(machine.membership) if machine.membership else None
+        membership = but_removal = Membership.decode(machine.membership) if machine.membership else None
         for content, index, _ in self._entries:
             if isinstance(content, Change):
                 membership = apply_change(membership, content, index)
+                if (content.verb, content.incarnation) != (REMOVE, log.incarnation):
+                    but_removal = apply_change(but_removal, content, index)
         last = log.last_index, log.last_term
-        self._take(membership, log.incarnation, last, max(log.commit_index, machine.applied_index))
+        certain = max(log.commit_index, machine.applied_index)
+        self._take(membership, log.incarnation, last, certain, but_removal=but_removal, force=force)
         if not force:
             self._refuse_if_others_answer()
 

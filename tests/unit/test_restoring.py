@@ -36,7 +36,7 @@ from warren_raft.opening import OpenedDirectory
 from warren_raft.raft import entries
 from warren_raft.raft.files import OsFiles
 from warren_raft.raft.log import Log
-from warren_raft.raft.membership import FORM, Change, Member, Origin, apply_change, read_note
+from warren_raft.raft.membership import FORM, REMOVE, Change, Member, Origin, apply_change, read_note
 from warren_raft.remembered import Remembered, write
 from warren_raft.restoring import Preview, Recovery, Restored, restore
 from warren_raft.snapshots import staging
@@ -550,6 +550,31 @@ def test_a_survivor_becomes_a_cluster_of_one_with_everything_its_log_held(tmp_pa
     assert read_note(directory.log.note) == Origin(restored.cluster_id, {"m1": MEMBERS["m1"]})
     assert directory.log.incarnation != "i1"
     directory.close(failed=False)
+
+
+@pytest.mark.parametrize("look", [Recovery, Preview])
+def test_the_last_survivor_is_recovered_though_it_was_to_be_removed(
+    tmp_path: Path, look: type[Recovery | Preview]
+) -> None:
+    """The leader died with the removal half-way: the entry is in the log of the one that was to go, who has all the
+    data. Whether it was done, nobody knows; the operator does."""
+    survivor(tmp_path / "m1")
+    log = Log.open(str(tmp_path / "m1" / "log"), files=OsFiles(), node_id="m1", new_incarnation=lambda: "never")
+    log.append(entries.encode_change(Change(REMOVE, id="m1", incarnation="i1")), 15, 3)
+    batch = log.take_batch()
+    assert batch is not None
+    batch.write()
+    log.complete(batch)
+    log.close()
+    with pytest.raises(RefusedForSafety, match="add --force if no other is left"):
+        look(tmp_path / "m1")
+    if look is Preview:
+        assert Preview(tmp_path / "m1", force=True).others == {"m2": MEMBERS["m2"], "m3": MEMBERS["m3"]}
+        return
+    with Recovery(tmp_path / "m1", force=True) as recovery:
+        assert (recovery.address, sorted(recovery.others)) == (MEMBERS["m1"], ["m2", "m3"])
+        assert recovery.carry_out().counts["nodes"] == 12
+    opened(tmp_path / "m1").close(failed=False)
 
 
 def test_two_recoveries_of_the_same_data_are_two_clusters(tmp_path: Path) -> None:
