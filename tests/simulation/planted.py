@@ -102,7 +102,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     ),
     # As it was, for an hour: a power cut leaves a log that ends below its state.
     "install-before-the-log-is-synced": (
-        Change(Installation, "_advance", "<= self._log.synced_index", "<= self._log.last_index"),
+        Change(Installation, "_is_ready", "<= self._log.synced_index", "<= self._log.last_index"),
     ),
     "rotten-snapshot-is-used": (
         Change(Keeper, "_prove", "self._verify(path, False, self.closing)", "pass"),
