@@ -93,7 +93,13 @@ class Unavailable(WarrenError, TimeoutError):
 
 
 class StorageFull(WarrenError):
-    """No room for creates and updates. Reads and deletes still work; clears by itself."""
+    """No room for creates and updates. Reads and deletes still work; clears by itself.
+
+    `code` is the errno of what the system lacked (file descriptors and memory are waited for like space), 0 where room
+    was measured.
+    """
+
+    code: int = 0
 
 
 class Corrupted(WarrenError):

@@ -19,7 +19,9 @@ from typing import Any, Final, Literal, Self, overload
 
 from warren_raft import forking, timeouts
 from warren_raft.alarms import Alarms
+from warren_raft.descriptors import RESERVE
 from warren_raft.errors import Closed, Corrupted, InUse, InvariantViolation, RefusedForSafety, StorageFull, WarrenError
+from warren_raft.file_size_signal import held_off
 from warren_raft.foreign_readers import ForeignReaders
 from warren_raft.fsm.answers import Result, raise_for
 from warren_raft.fsm.machine import StateMachine
@@ -67,7 +69,9 @@ class LocalStore(Store):
     def __init__(self, path: str | os.PathLike[str], *, write_timeout_seconds: float = 10.0) -> None:
         self._write_timeout_seconds: Final = timeouts.seconds(write_timeout_seconds, math.inf)
         path = absolute(path)
-        with ExitStack() as held:
+        with ExitStack() as held, held_off():
+            RESERVE.open()
+            held.callback(RESERVE.close)
             self._lock: Final = DirectoryLock(path)
             held.callback(self._lock.release)
             self._anchors: Final = held.enter_context(closing(Anchors()))
@@ -104,6 +108,10 @@ class LocalStore(Store):
     def _commit(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
         """Apply the requests of a group as one entry: one transaction, one sync."""
         self._room.note_written(sum(map(len, requests)))
+        with held_off():
+            return self._committed(requests)
+
+    def _committed(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
         outcomes = self._tried(requests)
         if len(requests) > 1 and isinstance(outcomes[0], StorageFull):
             # What is too large for the disk must not fail those beside it, deletes least of all.
@@ -191,6 +199,7 @@ class LocalStore(Store):
         finally:
             self._anchors.close()
             self._lock.release()
+            RESERVE.close()
 
 
 def _refuse_replica(machine: StateMachine, path: str) -> None:

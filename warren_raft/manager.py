@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Final, Literal, overload
 from warren_raft import forking, timeouts
 from warren_raft.alarms import Alarm, Alarms
 from warren_raft.config import Config, check_address, check_node_id, split_address
+from warren_raft.descriptors import RESERVE, limit
 from warren_raft.errors import (
     Closed,
     InvariantViolation,
@@ -32,6 +33,7 @@ from warren_raft.errors import (
     Unavailable,
     WarrenError,
 )
+from warren_raft.file_size_signal import held_off
 from warren_raft.foreign_readers import ForeignReaders
 from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
 from warren_raft.fsm.machine import StateMachine
@@ -45,6 +47,7 @@ from warren_raft.raft.membership import ADD, REMOVE, UPDATE
 from warren_raft.raft.reports import Report
 from warren_raft.raft.requests import NO_LEADER, ChangeWanted, TransferWanted
 from warren_raft.raft.submit import Proposal
+from warren_raft.shortage import shortage_of
 from warren_raft.snapshots.backups import Backups, Position
 from warren_raft.snapshots.saving import save, take_nameless
 from warren_raft.space import Space
@@ -185,14 +188,23 @@ class ReplicatedStore(Store):
             alarms=self._alarms,
         )
         self._leadership_callbacks: list[Callable[[bool, int], object]] = []
-        self._opened = OpenedDirectory(config, files=files, random=SystemRandom(), alarms=self._alarms)
+        RESERVE.open()
+        try:
+            with held_off():  # also in the threads that begin here
+                self._open(files)
+        except BaseException:
+            RESERVE.close()
+            raise
+        ReplicatedStore._open_stores.add(self)
+
+    def _open(self, files: Files | None) -> None:
+        self._opened = OpenedDirectory(self.config, files=files, random=SystemRandom(), alarms=self._alarms)
         self._opened.keeper.on_swap = self._swapped
         try:
             self._start()
         except BaseException:
             self._opened.abandon()
             raise
-        ReplicatedStore._open_stores.add(self)
 
     def _start(self) -> None:
         opened, config = self._opened, self.config
@@ -379,6 +391,9 @@ class ReplicatedStore(Store):
     def _why_full(self) -> str:
         who = self._engine.low_members
         own = self._space.shortages if self.config.node_id in who else ()
+        shortage = self._engine.shortage
+        if shortage is not None and not shortage.is_space:
+            own = (*own, f"{self.config.node_id}: {shortage.what}; {shortage.remedy}")
         others = [id_ for id_ in who if not own or id_ != self.config.node_id]
         told = [*own]
         if others:
@@ -682,6 +697,7 @@ class ReplicatedStore(Store):
         while not self._stop_housekeeping.wait(pause if noted else min(pause, NOTE_READY_SECONDS)):
             self._alarms.tick()
             try:
+                self._look_at_descriptors()
                 self._opened.look()
                 if not noted and self._engine.is_ready:
                     self._opened.state.forget_starts()
@@ -699,11 +715,11 @@ class ReplicatedStore(Store):
                 if index != synced_index:
                     self._opened.database.checkpoint()
                     synced_index = index
-            except WarrenError as error:
-                self._on_failure(error)
-                self._driver.stop()
-                return
-            except Exception as error:  # noqa: BLE001 - too many open files, say; who gave up would never look at the disk again
+            except Exception as error:  # noqa: BLE001 - who gave up here would never look at the disk again
+                if isinstance(error, WarrenError) and shortage_of(error) is None:
+                    self._on_failure(error)
+                    self._driver.stop()
+                    return
                 self._house_neglected(error)
 
     def _house_neglected(self, error: Exception) -> None:
@@ -716,6 +732,17 @@ class ReplicatedStore(Store):
         )
         lasts_seconds = 2 * max(1.0, self.config.checkpoint_interval_seconds)
         self._alarms.raise_alarm("housekeeping-failed", text, ends_after_seconds=lasts_seconds)
+
+    def _look_at_descriptors(self) -> None:
+        if RESERVE.refill():
+            self._alarms.clear_alarm("descriptors-low")
+            return
+        text = (
+            f"the program of {self.config.node_id} has used up its file descriptors (at most {limit()}): it can take "
+            "no connections, and has a few in reserve for the log and for snapshots; find what leaks them "
+            f"(ls -l /proc/{os.getpid()}/fd), or raise the limit (ulimit -n, LimitNOFILE=)"
+        )
+        self._alarms.raise_alarm("descriptors-low", text)
 
     def _remember(self) -> None:
         """How this manager was started, and where the others are: for a start from its directory alone."""
@@ -760,7 +787,11 @@ class ReplicatedStore(Store):
             if self.config.switch_interval_seconds is not None:
                 _switch_interval.release()
             self._database = None
-            self._opened.close(failed=self.failure is not None)
+            try:
+                with held_off():
+                    self._opened.close(failed=self.failure is not None)
+            finally:
+                RESERVE.close()
             self._say_stopped(time.monotonic() - began)
 
     def _say_stopped(self, took_seconds: float) -> None:

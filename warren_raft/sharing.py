@@ -15,6 +15,7 @@ import pwd
 import stat
 from typing import Final
 
+from .descriptors import RESERVE
 from .errors import RefusedForSafety
 
 PRIVATE_FILE: Final = 0o600
@@ -38,7 +39,7 @@ def make_directory(path: str) -> None:
 
 def open_new(path: str, flags: int, *, directory: int | None = None) -> int:
     """`os.open` of a file to make: mode 0600, or 0660 in a shared directory. `directory`: `path` is a name in it."""
-    descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE, dir_fd=directory)
+    descriptor = RESERVE.call(os.open, path, flags | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE, dir_fd=directory)
     try:
         if is_shared(directory if directory is not None else os.path.dirname(path) or "."):
             _set_mode(descriptor, SHARED_FILE)

@@ -96,7 +96,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     "deaf-to-failed-syncs": (
         Change(MemoryFile, "sync", "end(fault,", "end(None if fault and fault.error == errno.EIO else fault,"),
     ),
-    "full-disk-stops": (Change(Engine, "_log_written", "not is_no_space(error)", "True"),),
+    "full-disk-stops": (Change(Engine, "_log_written", "shortage is None", "True"),),
     "full-disk-for-ever": (
         Change(Engine, "_log_written", "self._retry_sync_at = self._now + RETRY_SECONDS", "self._retry_sync_at = 1e18"),
     ),

@@ -6,6 +6,7 @@ was on its way. Damage at every byte and faults at every operation are in test_l
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -314,6 +315,26 @@ def test_a_full_disk_during_preparation_is_no_loss() -> None:
     preparation = record.log.preparation()
     assert preparation is not None
     preparation()
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFBIG])
+@pytest.mark.parametrize("operation", range(8))
+def test_a_new_segment_that_lacked_something_is_made_when_it_is_there(code: int, operation: int) -> None:
+    """At any operation of the roll: the batch goes elsewhere or is written again, and is the same."""
+    record = recorder()
+    record.append(900_000, term=1)
+    record.sync()
+    record.append(900_000)
+    batch = record.take()
+    assert batch is not None
+    record.files.fail(record.files.operations + operation + 1, code)
+    with contextlib.suppress(OSError):
+        batch.write()
+    if batch.written is None:
+        batch.write()
+    record.log.complete(batch)
+    record.files.power_cut()
+    assert record.open().last_index == 3
 
 
 def test_a_batch_that_found_the_disk_full_is_written_again() -> None:

@@ -46,6 +46,7 @@ from warren_raft.forking import let_go_in_child
 from warren_raft.forms import Refused
 from warren_raft.log_lines import log_event
 from warren_raft.paths import absolute
+from warren_raft.shortage import shortage_of
 from warren_raft.store.tables import BY_NAME, CA, Kind
 from warren_raft.workers import Workers
 
@@ -60,6 +61,7 @@ MAX_BATCH_ITEMS: Final = 10_000  # a batch is one entry of the log and one trans
 SOCKET_BACKLOG: Final = 128
 START_SECONDS: Final = 30.0
 LOOK_SECONDS: Final = 1.0  # how often it is looked whether the socket still has its name
+SILENT_SECONDS: Final = 60.0  # between two lines of the log that say the same
 SHUTDOWN_SECONDS: Final = 1.0  # for answers that are under way when the manager closes
 STOP_SECONDS: Final = 10.0
 
@@ -111,6 +113,7 @@ class AdminServer:
         self._stopped: asyncio.Event | None = None
         self._listener: socket.socket | None = None
         self._said = ""
+        self._silent_until = 0.0
         let_go_in_child(self)
 
     def descriptors(self) -> list[int]:
@@ -142,6 +145,7 @@ class AdminServer:
 
     async def _serve(self) -> None:
         self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
+        self._loop.set_exception_handler(self._failed_in_background)
         place = _Place(self._directory)  # it may raise, and what is below has threads
         calls = _Calls(self._manager)
         runner = web.AppRunner(_application(calls), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
@@ -157,10 +161,21 @@ class AdminServer:
             await runner.cleanup()  # closes the listener, too
             place.close()
 
+    def _failed_in_background(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """asyncio tries to accept again each second; the log has that once a minute."""
+        error, now = context.get("exception"), loop.time()
+        if error is None or shortage_of(error) is None:
+            loop.default_exception_handler(context)
+        elif now >= self._silent_until:
+            self._silent_until = now + SILENT_SECONDS
+            log_event(log, logging.ERROR, "admin connections not accepted", f"{error}; trying again")
+
     async def _listen(self, runner: web.AppRunner, place: _Place) -> None:
         listener = self._listener = place.listen()
         try:
-            await web.SockSite(runner, listener, backlog=SOCKET_BACKLOG).start()
+            # asyncio accepts so many at once, and where there is no descriptor it fails and complains as often.
+            await web.SockSite(runner, listener, backlog=1).start()
+            listener.listen(SOCKET_BACKLOG)
         except BaseException:
             listener.close()
             raise

@@ -7,7 +7,6 @@ Invariant: the log keeps reaching back to every verified snapshot that is held, 
 
 from __future__ import annotations
 
-import errno
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from hashlib import blake2b
 from typing import Any, Final, Protocol
 
 from warren_raft.alarms import Alarms
-from warren_raft.errors import SnapshotInvalid, StorageFull
+from warren_raft.errors import SnapshotInvalid
 from warren_raft.raft.guard import Guard, PeerFault
 from warren_raft.raft.log import Log
 from warren_raft.raft.log_contents import BASE_INDEX
@@ -448,12 +447,6 @@ class Catchup:
             self.fetch = None  # what there is of it stays, should it be offered again
         else:
             self._ask(fetch)
-
-
-def is_no_space(error: Exception) -> bool:
-    """Whether it is over once somebody makes room."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, StorageFull) or (isinstance(error, OSError) and error.errno in full)
 
 
 def check(data: bytes) -> bytes:

@@ -27,13 +27,13 @@ from warren_raft.errors import (
 from warren_raft.log_lines import log_event
 from warren_raft.paths import moved
 from warren_raft.raft import entries
+from warren_raft.raft.blocked import clear_blocked, raise_blocked
 from warren_raft.raft.catchup import (
     TAKEN_AFTER_BYTES,
     Catchup,
     Job,
     Snapshots,
     Then,
-    is_no_space,
 )
 from warren_raft.raft.changes import Changes
 from warren_raft.raft.core import Core, Message
@@ -60,7 +60,16 @@ from warren_raft.raft.fields import check_fields
 from warren_raft.raft.guard import Guard, Outgoing, PeerFault
 from warren_raft.raft.health import Health
 from warren_raft.raft.installation import Installation
-from warren_raft.raft.leadership import DISK_HUNG, LATER_TERM, STATE_REPLACED, STATE_WRONG, TRANSFER, Leadership, Reason
+from warren_raft.raft.leadership import (
+    BLOCKED,
+    DISK_HUNG,
+    LATER_TERM,
+    STATE_REPLACED,
+    STATE_WRONG,
+    TRANSFER,
+    Leadership,
+    Reason,
+)
 from warren_raft.raft.leadership import NO_QUORUM as MINORITY
 from warren_raft.raft.leadership import NO_SPACE as FULL_DISK
 from warren_raft.raft.leadership import REMOVED as LEAVING
@@ -83,6 +92,7 @@ from warren_raft.raft.state_machine import StateMachine, apply_membership, membe
 from warren_raft.raft.submit import Proposal, Route, Submitter
 from warren_raft.raft.transport import WRONG_NODE, Refusal
 from warren_raft.raft.watch import Situation, Watch
+from warren_raft.shortage import SPACE, Shortage, shortage_of
 
 logger = logging.getLogger("warren_raft.engine")
 
@@ -233,6 +243,8 @@ class Engine:
         self._ready_index: int | None = None
         self.is_ready = False
         self.disk_full = False
+        """Whether the log cannot be written, for want of space or of something else (`_shortage`)."""
+        self._shortage = SPACE
         self.low_space = False
         """Set by whoever measures this manager's disk, from any thread: it has little room left."""
         self.measured = Report()
@@ -374,8 +386,13 @@ class Engine:
     @property
     def lacks_space(self) -> bool:
         """Whether this manager is low on space, by measure or because its disk has just refused something."""
+        return self.low_space or self.shortage is not None
+
+    @property
+    def shortage(self) -> Shortage | None:
+        """What this manager's log or state waits for; None while it waits for nothing."""
         state_waits = self._apply_again_at > LONG_AGO or self._installation.waits_for_room
-        return self.low_space or self.disk_full or state_waits
+        return self._shortage if self.disk_full or state_waits else None
 
     @property
     def low_members(self) -> list[str]:
@@ -511,21 +528,27 @@ class Engine:
         if self._batch is not None and self._now - self._batch_since > HUNG_DISK_SECONDS:
             return Reason(DISK_HUNG, f"its disk has not returned for {self._now - self._batch_since:.0f} s")
         if self.disk_full:
-            return Reason(FULL_DISK, "no space for its log")
+            return self._reason_of_shortage("its log")
         if self._apply_again_at > LONG_AGO:
-            return Reason(FULL_DISK, "no space for its state")
+            return self._reason_of_shortage("its state")
         if self._installation.is_odd:
             return Reason(STATE_WRONG, "its state is wrong")
         if self._settling.is_leaving:
             return Reason(LEAVING, f"{self._node_id} was removed from the cluster")
         return None
 
+    def _reason_of_shortage(self, thing: str) -> Reason:
+        if self._shortage.is_space:
+            return Reason(FULL_DISK, f"no space for {thing}")
+        return Reason(BLOCKED, f"{thing} cannot be written: {self._shortage.what}")
+
     def _expire(self) -> None:
         if self._now >= self._expire_at:
             self._expire_at = self._now + EXPIRE_SECONDS
             self.is_full = self._health.is_full(self.leader, low=self.lacks_space)
             own = self.disk_full or self._apply_again_at > LONG_AGO
-            reason = NO_SPACE if own else NO_ROOM if self.is_full else NO_QUORUM
+            own_reason = NO_SPACE if self._shortage.is_space else f"{self._shortage.what}, until the deadline"
+            reason = own_reason if own else NO_ROOM if self.is_full else NO_QUORUM
             self._submitter.expire(self._now, reason, full=own or self.is_full)
             self._requests.expire()
 
@@ -622,16 +645,16 @@ class Engine:
         if error is not None:
             if error.errno == errno.ESTALE:
                 raise moved(self._log.directory) from error
-            if not is_no_space(error):
+            shortage = shortage_of(error)
+            if shortage is None:
                 raise InvariantViolation(f"the log cannot be written: {error}") from error
-            waits = "this manager acknowledges nothing until there is"
-            text = f"{self._log.directory}: no space for the log; {waits} ({error})"
-            self.alarms.raise_alarm("log-no-space", text, severity="critical")
+            raise_blocked(self.alarms, "log", shortage, error, place=self._log.directory)
+            self._shortage = shortage
             self.disk_full = True
             self._retry_sync_at = self._now + RETRY_SECONDS
             return
         self.disk_full = False
-        self.alarms.clear_alarm("log-no-space")
+        clear_blocked(self.alarms, "log")
         self._batch = None
         self._log.complete(batch)
         if self._installation.log_written(batch):
@@ -963,11 +986,11 @@ class Engine:
             more = self._apply()
             self._apply_again_at = LONG_AGO
             if not self._installation.waits_for_room:
-                self.alarms.clear_alarm("state-no-space")
+                clear_blocked(self.alarms, "state")
             return more
         except StorageFull as error:
-            text = f"no space for the state; this manager applies nothing until there is ({error})"
-            self.alarms.raise_alarm("state-no-space", text, severity="critical")
+            self._shortage = shortage_of(error) or self._shortage
+            raise_blocked(self.alarms, "state", self._shortage, error)
             self._apply_again_at = self._now + RETRY_SECONDS
             return False
         except WarrenError as error:

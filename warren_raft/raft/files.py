@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from warren_raft.descriptors import RESERVE
 from warren_raft.sharing import make_directory, open_new
 
 
@@ -183,11 +184,11 @@ def _open_file(path: str, directory: int | None, *, create: bool) -> int:
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     if create:
         return open_new(path, flags | os.O_TRUNC, directory=directory)
-    return os.open(path, flags, dir_fd=directory)
+    return RESERVE.call(os.open, path, flags, dir_fd=directory)
 
 
 def _open_directory(path: str) -> int:
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return RESERVE.call(os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 @contextmanager

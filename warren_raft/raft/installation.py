@@ -14,15 +14,17 @@ from typing import Any, Final, cast
 from warren_raft.alarms import Alarms
 from warren_raft.errors import Corrupted, InvariantViolation, WarrenError
 from warren_raft.raft import entries
-from warren_raft.raft.catchup import Catchup, Job, Snapshots, Then, is_no_space
+from warren_raft.raft.blocked import clear_blocked, raise_blocked
+from warren_raft.raft.catchup import Catchup, Job, Snapshots, Then
 from warren_raft.raft.log import Batch, Log
 from warren_raft.raft.membership import Change, apply_change
 from warren_raft.raft.state_machine import StateMachine, apply_membership, membership_of
+from warren_raft.shortage import shortage_of
 
 REPLAYED_ENTRIES: Final = 64
 """At one go; then links and timers get their turn."""
 RETRY_SECONDS: Final = 1.0
-"""A state that found no room is made durable again so often."""
+"""A state that found no room, or nothing else that it needed, is made durable again so often."""
 REBUILD_AGAIN_SECONDS: Final = 10.0
 """Between two attempts to rebuild the state that follow no new verdict."""
 RELIEF_SECONDS: Final = 5.0
@@ -162,7 +164,7 @@ class Installation:
         if error is None:
             self.install(machine)
             return
-        may_pass = is_no_space(error) or not isinstance(error, WarrenError)
+        may_pass = shortage_of(error) is not None or not isinstance(error, WarrenError)
         if self._is_alone() and not may_pass:
             raise Corrupted("the state", f"of {self._node_id} cannot be rebuilt: {error}", remedy=RESTORE) from error
         self._rebuild_failed = may_pass
@@ -247,11 +249,10 @@ class Installation:
                 return
             if error is None:
                 self.waits_for_room = False
-                self._alarms.clear_alarm("state-no-space")
+                clear_blocked(self._alarms, "state")
                 self._use(incoming)
-            elif is_no_space(error):
-                text = f"no space for the new state; this manager waits for it ({error})"
-                self._alarms.raise_alarm("state-no-space", text, severity="critical")
+            elif (shortage := shortage_of(error)) is not None:
+                raise_blocked(self._alarms, "state", shortage, error)
                 self.waits_for_room = True
                 self._publish_again_at = self._clock() + RETRY_SECONDS
             else:

@@ -46,6 +46,7 @@ CLOSING: Final = "closing"
 REMOVED: Final = "removed"
 DISK_HUNG: Final = "disk-hung"
 NO_SPACE: Final = "no-space"
+BLOCKED: Final = "blocked"
 STATE_WRONG: Final = "state-wrong"
 STATE_REPLACED: Final = Reason("state-replaced", "this manager replaced its state")
 

@@ -6,7 +6,7 @@ Invariant: the batch is in one place, whatever failed: where it was first tried,
 
 from __future__ import annotations
 
-import errno
+from warren_raft.shortage import shortage_of
 
 from . import log_format as form
 from .log_format import State
@@ -40,8 +40,8 @@ class Batch:
     def write(self) -> None:
         """One write and one fdatasync, and before them a new segment if one is due. One thread.
 
-        OSError passes through. After ENOSPC it may be called again, with the same result; after EIO nobody
-        knows what the disk holds: close the log and stop.
+        OSError passes through. After one that is a shortage (shortage.py) it may be called again, with the same
+        result; after EIO nobody knows what the disk holds: close the log and stop.
         """
         segment = self._segment()
         end = segment.end
@@ -59,8 +59,7 @@ class Batch:
             try:
                 segment = target.run()
             except OSError as error:
-                no_room = error.errno in (errno.ENOSPC, errno.EDQUOT)
-                if not no_room or self._instead is None or target.is_filled:
+                if shortage_of(error) is None or self._instead is None or target.is_filled:
                     raise
                 segment = self._instead
             self._target = segment

@@ -404,6 +404,7 @@ class Transport:
             self._loop.remove_reader(listener)
             self._loop.call_later(ACCEPT_RETRY_SECONDS, self._accept_again, listener)
             return
+        self._forget("accept")
         accepted.setblocking(False)
         self._make_room()
         connection = Connection(self, None, self._loop.time)
@@ -412,7 +413,6 @@ class Transport:
 
     def _accept_again(self, listener: socket.socket) -> None:
         if not self._closing:
-            self._forget("accept")
             self._loop.add_reader(listener, self._accept, listener)
 
     async def _adopt(self, accepted: socket.socket, connection: Connection) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
+from warren_raft.descriptors import RESERVE
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid
 from warren_raft.paths import absolute
 from warren_raft.sharing import correct_mode
@@ -80,7 +81,7 @@ class SnapshotDirectory:
     def create(self) -> None:
         """Make the directory if it is missing; remove what a process left behind that died while it took one."""
         make_directory(self.path)
-        for name in os.listdir(self.path):
+        for name in RESERVE.call(os.listdir, self.path):
             if name.endswith(".part") and name not in INCOMING:
                 os.unlink(os.path.join(self.path, name))
 
@@ -111,7 +112,7 @@ class SnapshotDirectory:
 
     def _names(self) -> builtins.list[str]:
         try:
-            return sorted(name for name in os.listdir(self.path) if _NAME.match(name))
+            return sorted(name for name in RESERVE.call(os.listdir, self.path) if _NAME.match(name))
         except FileNotFoundError:
             return []
 
@@ -190,7 +191,7 @@ class SnapshotDirectory:
         """Take its name from a damaged snapshot; only the newest so treated is kept. Returns the new path."""
         target = snapshot.path + _SET_ASIDE
         os.rename(snapshot.path, target)
-        old = [name for name in os.listdir(self.path) if name.endswith(_SET_ASIDE)]
+        old = [name for name in RESERVE.call(os.listdir, self.path) if name.endswith(_SET_ASIDE)]
         old.remove(os.path.basename(target))
         for name in sorted(old, reverse=True)[SET_ASIDE_KEPT - 1 :]:
             os.unlink(os.path.join(self.path, name))
@@ -213,7 +214,7 @@ def _snapshot_at(path: str) -> Snapshot:
 
 
 def _sync_file(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = RESERVE.call(os.open, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

@@ -18,9 +18,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
+from warren_raft.descriptors import RESERVE
 from warren_raft.errors import InvariantViolation, RefusedForSafety, SnapshotInvalid, StorageFull
 from warren_raft.fsm.entry import Committed, read_committed
 from warren_raft.outputs import write_all
+from warren_raft.shortage import shortage_of, storage_full
 from warren_raft.store.database import Database, ReadTransaction, StorageFailed
 from warren_raft.store.tables import KINDS
 
@@ -132,7 +134,8 @@ def write(database: Database, path: Path, *, created_at: datetime, node_id: str,
 def _new_file(path: str) -> Iterator[int]:
     """The descriptor of a new file, mode 0600, which is synced when the block ends well, else removed."""
     with no_space_as_storage_full(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = RESERVE.call(os.open, path, flags, 0o600)
         try:
             try:
                 yield descriptor
@@ -149,8 +152,8 @@ def _copy_database(database: Database, transaction: ReadTransaction, descriptor:
     """What fails here is the disk of the copy: the database itself is memory to LMDB."""
     try:
         database.copy_to(descriptor, transaction)
-    except StorageFull:
-        raise StorageFull(f"{path}: no space left for the snapshot") from None
+    except StorageFull as error:
+        raise _no_room(path, error, error.code) from error
     except StorageFailed as error:
         if error.code <= 0:
             raise
@@ -203,13 +206,20 @@ def sha256_of(descriptor: int, size: int, progress: Progress | None = None) -> s
 
 @contextmanager
 def no_space_as_storage_full(path: str) -> Iterator[None]:
-    """A full disk is StorageFull; other errors pass through."""
+    """A full disk is StorageFull, and so is a limit on the size of files; other errors pass through."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(f"{path}: no space left for the snapshot") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise _no_room(path, error, error.errno) from error
         raise
+
+
+def _no_room(path: str, error: Exception, code: int) -> StorageFull:
+    shortage = shortage_of(error)
+    if shortage is None or shortage.is_space:
+        return storage_full(f"{path}: no space left for the snapshot", code)
+    return storage_full(f"{path}: the snapshot cannot be written: {shortage.what}; {shortage.remedy}", code)
 
 
 # ---------------------------------------------------------------------------------------------- the trailer
@@ -238,7 +248,7 @@ def read_manifest(path: Path) -> Manifest:
 def opened(path: Path) -> Iterator[int]:
     """A regular file for reading, as a descriptor. Anything else is SnapshotInvalid; a pipe is not waited for."""
     path = os.fspath(path)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = RESERVE.call(os.open, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise SnapshotInvalid(path, "is not a file")

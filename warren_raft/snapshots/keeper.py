@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
+from warren_raft.descriptors import RESERVE
 from warren_raft.errors import Corrupted, InvariantViolation, SnapshotInvalid, StorageFull
 from warren_raft.fsm.entry import FIRST_INDEX
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.log_lines import log_event
 from warren_raft.outputs import write_all
 from warren_raft.sharing import open_new
+from warren_raft.shortage import shortage_of
 from warren_raft.snapshots.directory import INCOMING, Damaged, Snapshot, SnapshotDirectory
 from warren_raft.snapshots.file import TRAILER_BYTES, Manifest, extract, no_space_as_storage_full
 from warren_raft.snapshots.verification import Cancel, verify_in_child
@@ -213,7 +215,7 @@ class Keeper:
             if path is None:
                 raise FileNotFoundError(errno.ENOENT, "the snapshot was set aside meanwhile", sha256)
             self._prove(path)
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = RESERVE.call(os.open, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 return os.pread(descriptor, size, offset)
             finally:
@@ -253,15 +255,18 @@ class Keeper:
                     if offset == 0:
                         self._begin_incoming(sha256)
                     self._write_incoming(offset, data)
-            except StorageFull:
-                self._remove_incoming()  # the log needs the room more
+            except StorageFull as error:
+                shortage = shortage_of(error)
+                if shortage is None or shortage.is_space:
+                    self._remove_incoming()  # the log needs the room more
                 raise
             self._incoming = (sha256, offset + len(data))
 
         return job
 
     def _write_incoming(self, offset: int, data: bytes) -> None:
-        descriptor = os.open(self._directory.incoming, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = RESERVE.call(os.open, self._directory.incoming, flags)
         try:
             os.lseek(descriptor, offset, os.SEEK_SET)
             write_all(descriptor, data)

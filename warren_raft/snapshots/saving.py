@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Final
 
+from warren_raft.descriptors import RESERVE
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid
 from warren_raft.log_lines import log_event
 from warren_raft.outputs import copy_to_node, is_node, node_descriptor
@@ -157,6 +158,6 @@ def take_nameless(directory: str, take: Take) -> int:
     path = os.path.join(directory, f"sending-{secrets.token_hex(8)}.part")
     take(path)
     try:
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return RESERVE.call(os.open, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     finally:
         os.unlink(path)

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 
 import lmdb.verify
 
+from warren_raft.descriptors import RESERVE
 from warren_raft.errors import Closed, Corrupted, RefusedForSafety, SnapshotInvalid, WarrenError
 from warren_raft.fsm import history
 from warren_raft.fsm.digest import recompute
@@ -366,8 +367,8 @@ def _answer_of_child(
 
 def _run(command: Sequence[str], cancel: Cancel | None) -> tuple[int, bytes, bytes]:
     """(exit code, stdout, stderr) of a child. Raises OSError where it cannot be started, Closed."""
-    with subprocess.Popen(  # noqa: S603  # ourselves
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    with RESERVE.call(
+        subprocess.Popen, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:
         try:
             out, err = _output_of(child, cancel)

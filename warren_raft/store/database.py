@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 import lmdb
 
 from warren_raft import forking, sharing
+from warren_raft.descriptors import RESERVE
 from warren_raft.errors import (
     Closed,
     Corrupted,
@@ -678,7 +679,7 @@ class _File:
     """The database's file, whatever its path leads to later. With O_PATH: to close it drops none of LMDB's locks."""
 
     def __init__(self, path: str) -> None:
-        self._descriptor: Final = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        self._descriptor: Final = RESERVE.call(os.open, path, os.O_PATH | os.O_CLOEXEC)
         self.close: Final = weakref.finalize(self, os.close, self._descriptor)
 
     def status(self) -> os.stat_result:

@@ -19,6 +19,7 @@ from typing import Any, Final
 import lmdb
 import lmdb._envid
 
+from warren_raft.descriptors import RESERVE
 from warren_raft.errors import Corrupted, InUse, RefusedForSafety
 from warren_raft.store.generations import is_read_only_file_system
 from warren_raft.store.lmdb_errors import (
@@ -158,7 +159,8 @@ def open_alone(path: str) -> lmdb.Environment:
 def _open(path: str, *, sync: bool = True, read_only: bool = False, lock: bool = True) -> lmdb.Environment:
     refuse_newer_data(path)
     try:
-        return lmdb.open(
+        return RESERVE.call(
+            lmdb.open,
             path,
             map_size=MAP_SIZE_BYTES,
             subdir=False,

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from warren_raft import sharing
+from warren_raft.descriptors import RESERVE
 from warren_raft.errors import Corrupted, RefusedForSafety
 from warren_raft.paths import absolute
 
@@ -77,7 +78,7 @@ def read_boot_id() -> str:
     battery-backed clock may have the same one.
     """
     try:
-        with open(BOOT_ID, encoding="ascii") as file:
+        with RESERVE.call(open, BOOT_ID, encoding="ascii") as file:
             return file.read().strip()
     except OSError as error:
         if error.errno not in _HIDDEN:
@@ -94,7 +95,7 @@ def _token_in_memory(directory: str) -> str | None:
             return None
         with contextlib.suppress(FileExistsError):
             _make_token(path)
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = RESERVE.call(os.open, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno not in (*_HIDDEN, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ELOOP):
             raise
@@ -135,7 +136,7 @@ def make_directory(path: str) -> None:
 
 def sync_directory(path: str) -> None:
     """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = RESERVE.call(os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
@@ -181,7 +182,7 @@ def _is_locked(descriptor: int) -> bool:
 
 
 def _sha256_of_file(path: str) -> str:
-    with open(path, "rb", buffering=0) as file:
+    with RESERVE.call(open, path, "rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -199,7 +200,7 @@ def _exists(path: str) -> bool:
 
 def _read_small_file(path: str) -> bytes | None:
     try:
-        with open(path, "rb") as file:
+        with RESERVE.call(open, path, "rb") as file:
             return file.read(_SMALL_BYTES)
     except FileNotFoundError:
         return None
@@ -219,7 +220,7 @@ def is_read_only_file_system(directory: str) -> bool:
 
 def _mount_line(directory: str) -> tuple[int, str]:
     """The id of a mount, and what /proc/self/mountinfo tells of its file system: type, source, options."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = RESERVE.call(os.open, directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         info = _read_proc(f"/proc/self/fdinfo/{descriptor}")
     finally:
@@ -246,7 +247,7 @@ def mount_namespace() -> str:
 
 def _read_proc(path: str) -> str:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with RESERVE.call(open, path, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
     except OSError as error:
         if error.errno not in _HIDDEN:
@@ -356,7 +357,7 @@ class StateDirectory:
         StateUntrusted where there are several: which of them was current is not known.
         """
         found = []
-        for name in os.listdir(self.path):
+        for name in RESERVE.call(os.listdir, self.path):
             if match := _GENERATION.match(name):
                 generation = int(match[1])
                 if os.path.getsize(self.file_of(generation)) <= _EMPTY_BYTES:
@@ -373,7 +374,11 @@ class StateDirectory:
 
     def next_generation(self) -> int:
         """A number above every one in use. Numbers are not used twice, so that a stale name never fits."""
-        numbers = [int(match[1]) for name in os.listdir(self.path) if (match := re.match(r"(\d{1,18})\.mdb", name))]
+        numbers = [
+            int(match[1])
+            for name in RESERVE.call(os.listdir, self.path)
+            if (match := re.match(r"(\d{1,18})\.mdb", name))
+        ]
         with contextlib.suppress(StateUntrusted):  # a damaged pointer adds no number
             numbers.append(self.current() or 0)
         return max(numbers, default=0) + 1
@@ -386,7 +391,7 @@ class StateDirectory:
         Processes that still read one go on with its open file.
         """
         current = self.current()
-        for name in os.listdir(self.path):
+        for name in RESERVE.call(os.listdir, self.path):
             match = _GENERATION.match(name)
             if match and int(match[1]) != current:
                 self.remove(int(match[1]))
@@ -418,7 +423,9 @@ class StateDirectory:
         return target or None
 
     def _remove_old_set_aside(self) -> None:
-        found = [(int(match[1]), name) for name in os.listdir(self.path) if (match := _SET_ASIDE.match(name))]
+        found = [
+            (int(match[1]), name) for name in RESERVE.call(os.listdir, self.path) if (match := _SET_ASIDE.match(name))
+        ]
         for _, name in sorted(found)[:-SET_ASIDE_KEPT]:
             os.unlink(os.path.join(self.path, name))
         sync_directory(self.path)
@@ -456,7 +463,7 @@ class StateDirectory:
         if not _exists(path):
             raise StateUntrusted(path, "the current database is missing", generation)
         try:
-            with open(self._marker_of(generation), "rb") as opened:
+            with RESERVE.call(open, self._marker_of(generation), "rb") as opened:
                 if reading and _is_locked(opened.fileno()):
                     return
                 marker = opened.read(_SMALL_BYTES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ from typing import Final
 
 import lmdb
 
+from warren_raft.descriptors import RESERVE
 from warren_raft.errors import Corrupted, InUse, RefusedForSafety, StorageFull, WarrenError
+from warren_raft.shortage import shortage_for, storage_full
 
 MAX_READERS: Final = 1024
 """Read transactions at the same time, over all processes. 64 bytes a slot in the lock file."""
@@ -72,10 +75,7 @@ def code_of(error: lmdb.Error) -> int:
 def translated(error: lmdb.Error, path: str) -> WarrenError:
     """The error of this package that an error of LMDB, met with the file `path`, amounts to."""
     code = code_of(error)
-    if isinstance(error, lmdb.MapFullError) or code in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFull(f"{path}: no space left for the state")
-    if code == errno.EIO and _is_full(os.path.dirname(path)):
-        # A write that the file system cuts short for lack of space is EIO to LMDB 0.9 (mdb_page_flush).
+    if isinstance(error, lmdb.MapFullError):
         return StorageFull(f"{path}: no space left for the state")
     if code == errno.EAGAIN:
         return WouldBlock(
@@ -83,6 +83,14 @@ def translated(error: lmdb.Error, path: str) -> WarrenError:
             f"is locked by a process that has the process id of this one ({os.getpid()}) in another container, and "
             "reads it without this program or with an older release: stop that process",
         )
+    # A write that the system cuts short for lack of room is EIO to LMDB 0.9 (mdb_page_flush).
+    code_of_shortage = code if code != errno.EIO else _why_short(path)
+    shortage = shortage_for(code_of_shortage)
+    if shortage is not None:
+        text = "no space left for the state"
+        if not shortage.is_space:
+            text = f"the state cannot be written: {shortage.what}; {shortage.remedy}"
+        return storage_full(f"{path}: {text}", code_of_shortage)
     if isinstance(error, lmdb.ReadersFullError):
         return InUse(path, f"has {MAX_READERS} open read transactions, which is all there can be")
     of_a_header = (lmdb.InvalidError, lmdb.VersionMismatchError)
@@ -99,7 +107,7 @@ def translated(error: lmdb.Error, path: str) -> WarrenError:
 def _data_versions(path: str) -> list[int | None]:
     """The versions in the two header pages of an LMDB file; None for a page that is none. Raises OSError."""
     found: list[int | None] = []
-    with open(path, "rb", buffering=0) as file:
+    with RESERVE.call(open, path, "rb", buffering=0) as file:
         for page in range(2):
             head = os.pread(file.fileno(), 32, page * _PAGE_BYTES)
             places = (place for place in _HEADER_BYTES if len(head) >= place + 8)
@@ -120,14 +128,18 @@ def refuse_newer_data(path: str) -> None:
         )
 
 
-def _is_full(directory: str) -> bool:
-    """Whether the file system refuses a file somewhat larger than a transaction."""
+def _why_short(path: str) -> int:
+    """The errno where the file grows by somewhat more than a transaction; 0 where there is enough room."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     try:
-        descriptor = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        if limit != resource.RLIM_INFINITY and os.stat(path).st_size + _FULL_PROBE_BYTES > limit:
+            return errno.EFBIG
+        flags = os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC
+        descriptor = RESERVE.call(os.open, os.path.dirname(path), flags, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, _FULL_PROBE_BYTES)
         finally:
             os.close(descriptor)
     except OSError as error:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return False
+        return error.errno or 0
+    return 0

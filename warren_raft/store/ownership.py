@@ -15,6 +15,7 @@ import weakref
 from typing import ClassVar, Final
 
 from warren_raft import sharing
+from warren_raft.descriptors import RESERVE
 from warren_raft.errors import InUse
 from warren_raft.paths import absolute, moved
 from warren_raft.store.generations import make_directory, sync_directory
@@ -188,7 +189,7 @@ class Anchors:
         """From now on `path` must lead to what it leads to now; nothing if it is held already. Raises OSError."""
         with self._lock:
             if path not in self._held:
-                self._held[path] = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                self._held[path] = RESERVE.call(os.open, path, os.O_PATH | os.O_CLOEXEC)
 
     def let_go(self, path: str) -> None:
         """Before it is removed or replaced; nothing if it is not held."""

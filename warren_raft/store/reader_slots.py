@@ -27,6 +27,7 @@ from typing import Any, Final, NamedTuple
 import lmdb
 
 from warren_raft import forking, sharing
+from warren_raft.descriptors import RESERVE
 from warren_raft.errors import InUse
 from warren_raft.store.lmdb_errors import MAX_READERS, WouldBlock, no_space_as_storage_full
 
@@ -218,7 +219,7 @@ class OwnersTable:
 
     def __init__(self, path: str) -> None:
         self._path: Final = path
-        self._data = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._data = RESERVE.call(os.open, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._lock = -1
         self._table: _Table | None = None
         try:
@@ -349,7 +350,7 @@ class ReadersTable:
             with no_space_as_storage_full(lock_file_of(path)):
                 _allocate(self._descriptor)
             self._attach(open_natively)
-            self._data = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._data = RESERVE.call(os.open, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             _try_lock(self._data, fcntl.F_RDLCK, _READ)
             self._table: Final = self._mapped()
         except BaseException:
@@ -406,7 +407,7 @@ class ReadersTable:
 
     def _mapped(self) -> _Table:
         """Through a descriptor of its own: what is mapped stays open, in a forked child too, and with it its locks."""
-        descriptor = os.open(lock_file_of(self._path), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = RESERVE.call(os.open, lock_file_of(self._path), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if not os.path.samestat(os.fstat(descriptor), os.fstat(self._descriptor)):
                 raise InUse(self._path, "has another lock file than a moment ago")
@@ -444,7 +445,7 @@ class ReadersTable:
     def _is_owned(self) -> bool:
         if self._data >= 0:
             return _is_locked(self._data, _OWNED)
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = RESERVE.call(os.open, self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             return _is_locked(descriptor, _OWNED)
         finally:

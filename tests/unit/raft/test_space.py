@@ -18,6 +18,7 @@ from tests.list_machine import ListSnapshots
 from warren_raft.errors import StorageFull, Unavailable
 from warren_raft.raft import submit
 from warren_raft.raft.submit import Proposal, Route, Submitter
+from warren_raft.shortage import storage_full
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -82,6 +83,124 @@ def test_the_alarm_of_a_full_disk_is_one_and_ends_with_it() -> None:
     assert node.alarm_texts == []
 
 
+LACKS = {
+    errno.EMFILE: "this process has no file descriptor left",
+    errno.ENFILE: "this machine has no file descriptor left",
+    errno.ENOMEM: "there is no memory left",
+    errno.EFBIG: "a file would become larger than this process, or its file system, allows",
+}
+
+
+@pytest.mark.parametrize("code", LACKS)
+def test_whatever_else_the_log_lacks_is_waited_for_and_said_by_its_name(code: int) -> None:
+    """(Pins a bug: descriptors that ran out for a moment stopped the manager for good.)"""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    leader.disk_error = OSError(code, "as the system says it")
+    cluster.submit(leader.id, "waits", seconds=60)
+    put(cluster, leader.id, "late", 1)
+    cluster.run_until(lambda: cluster.wait_leader().id != leader.id)
+    cluster.run(5)
+    assert leader.alarm_names == ["log-blocked"]
+    assert leader.alarm_texts[0].startswith(f"{leader.log.directory}: the log cannot be written: {LACKS[code]}; ")
+    assert "as the system says it" in leader.alarm_texts[0]
+    assert leader.engine.failure is None
+    leader.disk_error = None
+    cluster.run_until(lambda: "waits" in cluster.acknowledged)
+    cluster.run(3)
+    assert leader.alarm_names == []
+    cluster.write(leader.id, "after")
+    cluster.check_writes()
+
+
+def test_a_write_that_waited_in_vain_says_what_was_lacking() -> None:
+    cluster = Cluster(["m1"])
+    node = cluster.wait_ready()
+    node.disk_error = OSError(errno.EMFILE, "Too many open files")
+    cluster.submit("m1", "w", seconds=1)
+    cluster.run(2)
+    error = cluster.failed["w"]
+    assert isinstance(error, Unavailable)
+    assert error.reason == "this process has no file descriptor left, until the deadline"
+
+
+def test_one_alarm_at_a_time_says_why_the_log_waits() -> None:
+    cluster = Cluster(["m1"])
+    node = cluster.wait_ready()
+    node.disk_error = FULL
+    cluster.submit("m1", "w", seconds=60)
+    cluster.run(3)
+    assert node.alarm_names == ["log-no-space"]
+    node.disk_error = OSError(errno.EMFILE, "Too many open files")
+    cluster.run(3)
+    assert node.alarm_names == ["log-blocked"]
+
+
+@pytest.mark.parametrize("code", LACKS)
+def test_whatever_else_the_state_lacks_is_waited_for_and_said_by_its_name(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(["m1"])
+    node = cluster.wait_ready()
+
+    def apply(*_: Any) -> Any:
+        raise storage_full("1.mdb: the state cannot be written", code)
+
+    monkeypatch.setattr(node.machine, "apply", apply)
+    cluster.submit("m1", "w", seconds=60)
+    cluster.run(10)
+    assert node.alarm_names == ["state-blocked"]
+    assert node.alarm_texts[0].startswith(f"the state cannot be written: {LACKS[code]}; ")
+    monkeypatch.undo()
+    cluster.run_until(lambda: "w" in cluster.acknowledged)
+    assert node.alarm_names == []
+
+
+@pytest.mark.parametrize("job", ["receive", "open_incoming", "publish"])
+def test_a_snapshot_is_fetched_and_used_once_there_are_descriptors_again(
+    job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(snapshot_after_bytes=2000)
+    leader = cluster.wait_ready()
+    away = cluster.followers()[0]
+    cluster.crash(away)
+    while leader.log.base_index < 10:
+        cluster.write(leader.id, f"{cluster.now} {'x' * 200}")
+    refused = refusing(job, monkeypatch, OSError(errno.EMFILE, "Too many open files"))
+    node = cluster.start(away)
+    cluster.run(60)
+    assert refused[0] > 2
+    assert node.engine.failure is None
+    assert not cluster.states[away].installed
+    refused[0] = -1
+    cluster.run_until(lambda: cluster.states[away].installed)
+    cluster.run_until(lambda: node.alarm_texts == [])
+    cluster.check_writes()
+
+
+def test_a_state_that_is_wrong_is_rebuilt_from_our_own_snapshot_once_there_are_descriptors_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """(Pins a bug: EMFILE was taken for a snapshot of ours that is no good.)"""
+    cluster = Cluster(snapshot_after_bytes=2000)
+    leader = cluster.wait_ready()
+    for number in range(40):
+        cluster.write(leader.id, f"{number} {'x' * 200}")
+    odd = cluster.followers()[0]
+    cluster.run_until(cluster.converged)
+    refused = refusing("rebuild", monkeypatch, OSError(errno.EMFILE, "Too many open files"))
+    cluster.machines[odd].applied[0] = "rotten"
+    cluster.write(leader.id, "c")
+    cluster.run_until(lambda: refused[0] > 1)
+    node = cluster.nodes[odd]
+    assert any("cannot be rebuilt yet" in text and "Too many open files" in text for text in node.alarm_texts)
+    assert not node.engine._catchup.wanted
+    refused[0] = -1
+    cluster.run_until(lambda: cluster.states[odd].installed)
+    cluster.run_until(lambda: node.alarm_texts == [])
+    cluster.check_writes()
+
+
 def test_a_state_without_room_is_one_alarm_and_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(["m1"])
     node = cluster.wait_ready()
@@ -126,8 +245,8 @@ def test_a_membership_change_that_came_through_although_the_disk_said_it_was_ful
     assert follower.machine.membership == cluster.nodes[leader].machine.membership
 
 
-def refusing(job: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Every such job of a manager's snapshots finds no room, until [0] is set."""
+def refusing(job: str, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> list[int]:
+    """Every such job of a manager's snapshots finds no room, or fails with `error`, until [0] is set to -1."""
     refused = [0]
     real: Callable[..., Any] = getattr(ListSnapshots, job)
 
@@ -136,7 +255,7 @@ def refusing(job: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
             if refused[0] < 0:
                 return real(self, *arguments, **named)()
             refused[0] += 1
-            raise StorageFull(f"{refused[0]} bytes are free")
+            raise error or StorageFull(f"{refused[0]} bytes are free")
 
         return run
 

@@ -31,7 +31,7 @@ from warren_raft.snapshots.file import (
     write,
 )
 from warren_raft.snapshots.verification import verify
-from warren_raft.store.database import Database
+from warren_raft.store.database import Database, StorageFailed
 
 
 @pytest.fixture
@@ -140,16 +140,28 @@ def test_a_disk_that_fails_leaves_nothing(database: Database, tmp_path: Path, mo
     assert not (tmp_path / "s.mdb").exists()
 
 
-def test_a_copy_that_lmdb_could_not_finish_names_the_file_that_was_to_be(database: Database, tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk: it is what ends LMDB's own writing."""
+def test_a_copy_that_lmdb_could_not_finish_names_the_file_that_was_to_be(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object) -> None:
+        raise StorageFailed("1.mdb", "Input/output error", errno.EIO)
+
+    monkeypatch.setattr(Database, "copy_to", broken)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        snapshot_of(database, tmp_path / "s.mdb")
+    assert caught.value.filename == str(tmp_path / "s.mdb")
+    assert not (tmp_path / "s.mdb").exists()
+
+
+def test_a_copy_that_would_be_larger_than_a_file_may_be_says_so(database: Database, tmp_path: Path) -> None:
     _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(OSError, match="File too large") as caught:
+        with pytest.raises(StorageFull, match="the snapshot cannot be written: a file would become larger") as caught:
             snapshot_of(database, tmp_path / "s.mdb")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert caught.value.filename == str(tmp_path / "s.mdb")
+    assert str(caught.value).startswith(str(tmp_path / "s.mdb"))
     assert not (tmp_path / "s.mdb").exists()
 
 

@@ -1,0 +1,61 @@
+"""What a process or a machine runs out of for a while: space, file descriptors, memory, the size that a file may have.
+
+Lives here: which errors say so, and in which words. Not here: trying again, and the alarms.
+Invariant: an operation that ends with such an error may be done again. An error that leaves open what is on the disk
+(EIO) is not among them.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import Final
+
+from .errors import StorageFull
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """`what` is lacking, as the end of a sentence with "because"; `remedy` is what to do."""
+
+    what: str
+    remedy: str
+    is_space: bool = False
+
+
+SPACE: Final = Shortage("no space is left on the disk", "free or add space", is_space=True)
+
+_SHORTAGES: Final = {
+    errno.ENOSPC: SPACE,
+    errno.EDQUOT: Shortage("this user's quota on the disk is used up", "free space, or raise the quota", is_space=True),
+    errno.EMFILE: Shortage(
+        "this process has no file descriptor left",
+        "find what leaks them (ls -l /proc/PID/fd), or raise the limit (ulimit -n, LimitNOFILE=)",
+    ),
+    errno.ENFILE: Shortage(
+        "this machine has no file descriptor left", "find what leaks them (lsof), or raise fs.file-max (sysctl)"
+    ),
+    errno.ENOMEM: Shortage("there is no memory left", "find what uses it, or raise the limit"),
+    errno.EFBIG: Shortage(
+        "a file would become larger than this process, or its file system, allows",
+        "raise the limit (ulimit -f, LimitFSIZE=)",
+    ),
+}
+
+
+def storage_full(text: str, code: int) -> StorageFull:
+    """The error that tells of a shortage; `code` is its errno."""
+    error = StorageFull(text)
+    error.code = code
+    return error
+
+
+def shortage_of(error: BaseException) -> Shortage | None:
+    """What is lacking; None where the error says something else. For an OSError, StorageFull, an error of LMDB."""
+    code = getattr(error, "errno", None) or getattr(error, "code", None) or 0
+    return shortage_for(code) or (SPACE if isinstance(error, StorageFull) else None)
+
+
+def shortage_for(code: int) -> Shortage | None:
+    """The same for an errno."""
+    return _SHORTAGES.get(code)
