@@ -23,6 +23,7 @@ from warren_raft.fsm import history
 from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.entry import position_problem, read_committed
 from warren_raft.fsm.sessions import Sessions
+from warren_raft.log_lines import log_event
 from warren_raft.paths import absolute
 from warren_raft.snapshots.file import (
     Manifest,
@@ -325,11 +326,11 @@ _said: list[str] = []
 def _verified_here(path: str, records: bool, cancel: Cancel | None, why: NoChild) -> Manifest:
     if not _said:
         _said.append(why.detail)
-        logger.warning(
-            "no child process can verify snapshots (%s): they are verified in this process, which takes longer; "
-            "multiprocessing.set_executable names a Python interpreter that has this package",
-            why.detail,
+        text = (
+            f"{why.detail}: they are verified in this process, which takes longer; multiprocessing.set_executable "
+            "names a Python interpreter that has this package"
         )
+        log_event(logger, logging.WARNING, "no child process can verify snapshots", text)
     try:
         return verify(path, records=records, pace=Pace(cancel.is_set if cancel is not None else lambda: False))
     except Cancelled:
