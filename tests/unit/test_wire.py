@@ -102,8 +102,8 @@ def test_the_largest_allowed_message_passes_and_one_byte_more_does_not() -> None
 
 
 def test_a_message_that_others_would_have_to_wait_for_is_no_control_message() -> None:
-    with pytest.raises(InvariantViolation, match="'health' of 70020 bytes is too large for its lane"):
-        encode({"type": "health", "x": bytes(70_000)})
+    with pytest.raises(InvariantViolation, match="'change' of 70020 bytes is too large for its lane"):
+        encode({"type": "change", "x": bytes(70_000)})
 
 
 LARGE: Message = {"type": "append_entries", "term": 5, "entries": [[bytes(range(256)) * 1000, 7, 5]]}
@@ -139,9 +139,9 @@ def test_parts_tell_of_the_leader_they_come_from_before_the_message_is_there() -
     assert read_all(reader, parts[0]) == []
     assert reader.arriving_term == 5
     assert reader.unfinished_bytes == 60_000
-    reader.arriving_term = 0
+    reader.arriving_term = None
     assert read_all(reader, parts[1][:-1]) == []
-    assert reader.arriving_term == 0, "a part is whole, and proved, before it counts"
+    assert reader.arriving_term is None, "a part is whole, and proved, before it counts"
     assert read_all(reader, parts[1][-1:], *parts[2:]) == [LARGE]
     assert reader.arriving_term == 5
     assert reader.unfinished_bytes == 0

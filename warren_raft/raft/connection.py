@@ -1,7 +1,7 @@
 """One TCP connection between two managers: its handshake, its messages in and out, its signs of life.
 
 Not here: listening, dialling, and which connection counts when there are several (transport.py); which frame goes next
-(outbox.py).
+(link_queue.py).
 Invariant: once `end` is set nothing of this connection is delivered any more; its end is told exactly once.
 
 The handshake: the dialler says `hello`; the other judges it and answers `refused`, or `hello` and
@@ -22,7 +22,7 @@ from typing import Protocol, cast
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft.addresses import format_address
 from warren_raft.raft.lanes import Lane, lane_of, leaders_term
-from warren_raft.raft.outbox import Outbox
+from warren_raft.raft.link_queue import LinkQueue
 from warren_raft.raft.wire import (
     HANDSHAKE_MESSAGE_BYTES,
     KIB,
@@ -41,7 +41,7 @@ MAX_BUFFERED_BYTES = 64 * MIB
 reads nothing, and must not take this process's memory before the silence is noticed."""
 
 ARRIVING_SECONDS = 0.05
-"""That parts of a leader's large message arrive is told so often: several times within any election timeout."""
+"""That parts of a large message arrive is told so often: several times within any election timeout."""
 
 HANDSHAKE_RECEIVE_BYTES = 4 * KIB
 RECEIVE_BYTES = 256 * KIB
@@ -160,7 +160,7 @@ class Connection(asyncio.BufferedProtocol):
         self._held_bytes = 0  # of unfinished messages
         self._answered_mark = 0
         self._told_arriving_at = -ARRIVING_SECONDS
-        self._outbox = Outbox()
+        self._queue = LinkQueue()
         self._flush_is_due = False
         self.began_at = self._heard_at = self._sent_at = self._ended_at = now()
 
@@ -251,7 +251,13 @@ class Connection(asyncio.BufferedProtocol):
         if self.buffered_bytes() + len(body) > MAX_BUFFERED_BYTES:
             self.close(LinkEnd.CLOSED, f"over {MAX_BUFFERED_BYTES} bytes wait to be sent", abort=True)
             return
-        self._outbox.put(lane, body, self._now(), term=leaders_term(message))
+        number = message.get("number", 0) if lane is Lane.BULK else 0
+        self._queue.put(lane, body, self._now(), term=leaders_term(message), number=number)
+        self._flush_soon()
+
+    def cancel(self, number: int) -> None:
+        """Do not send what has not left yet of the message in the BULK lane that has this number."""
+        self._queue.cancel(number)
         self._flush_soon()
 
     def flush(self) -> None:
@@ -260,7 +266,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.end is not None or self._transport is None:
             return
         now = self._now()
-        frames = self._outbox.take(now)
+        frames = self._queue.take(now)
         if not frames:
             return
         self._sent_at = now
@@ -271,7 +277,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffered_bytes(self) -> int:
         """Bytes queued here and in asyncio; what the kernel holds is not counted."""
-        return self._unwritten_bytes() + self._outbox.waiting_bytes
+        return self._unwritten_bytes() + self._queue.waiting_bytes
 
     def _unwritten_bytes(self) -> int:
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
@@ -279,7 +285,7 @@ class Connection(asyncio.BufferedProtocol):
     def close(self, end: LinkEnd, why: str, *, abort: bool = False) -> None:
         """End it now. The goodbye, and what was sent before, go out if the peer still reads; with `abort` nothing."""
         if self.end is None and self._transport is not None and not abort:
-            self._transport.writelines([*self._outbox.take_rest(self._now()), _BYE])
+            self._transport.writelines([*self._queue.take_rest(self._now()), _BYE])
         self._hang_up(end, why, abort=abort)
 
     def check(self, now: float) -> None:
@@ -352,11 +358,11 @@ class Connection(asyncio.BufferedProtocol):
         try:
             if type(total) is not int:
                 raise BadFrame("it does not say how much it got")
-            self._outbox.window.acknowledge(total, self._now())
+            self._queue.window.acknowledge(total, self._now())
         except BadFrame as error:
             self.close(LinkEnd.CLOSED, printable(str(error)))
             return
-        if self._outbox.waiting_bytes:
+        if self._queue.waiting_bytes:
             self._flush_soon()
 
     def _look_at_parts(self) -> None:
@@ -371,10 +377,10 @@ class Connection(asyncio.BufferedProtocol):
             return
         if reader.marked_bytes != self._answered_mark:
             self._answered_mark = reader.marked_bytes
-            self._outbox.put(Lane.CONTROL, encode_body({"type": "got", "bytes": reader.marked_bytes}), self._heard_at)
+            self._queue.put(Lane.CONTROL, encode_body({"type": "got", "bytes": reader.marked_bytes}), self._heard_at)
             self._flush_soon()
-        if reader.arriving_term and self._heard_at - self._told_arriving_at >= ARRIVING_SECONDS:
-            term, reader.arriving_term = reader.arriving_term, 0
+        if reader.arriving_term is not None and self._heard_at - self._told_arriving_at >= ARRIVING_SECONDS:
+            term, reader.arriving_term = reader.arriving_term, None
             self._told_arriving_at = self._heard_at
             assert self.peer_id is not None
             self._owner.on_arriving(self.peer_id, self.link, term)
@@ -414,7 +420,7 @@ class Connection(asyncio.BufferedProtocol):
         self._ended_at = self._now()
         self._owner.may_hold(-self._held_bytes)
         self._held_bytes = 0
-        self._outbox = Outbox()
+        self._queue = LinkQueue()
         self.over.set()
         self._owner.ended(self)
 

@@ -1,6 +1,6 @@
 """Which messages may pass which others on a link: three lanes, by the type of the message.
 
-Here: the table. Not here: how lanes share a link (outbox.py), what a message means (engine.py).
+Here: the table. Not here: how lanes share a link (link_queue.py), what a message means (engine.py).
 Invariant: messages of one lane arrive in the order in which they were sent; the guard counts on it for
 append messages, and for replies.
 """
@@ -26,13 +26,16 @@ class Lane(enum.IntEnum):
 LANES: Final[Mapping[str, Lane]] = {
     **dict.fromkeys(("hello", "welcome", "refused", "ping", "got", "bye"), Lane.CONTROL),
     **dict.fromkeys(("pre_vote", "pre_vote_reply", "request_vote", "response_vote"), Lane.CONTROL),
-    **dict.fromkeys(("nack", "timeout_now", "next_node_idx", "health", "change", "change_answer"), Lane.CONTROL),
-    "snapshot_chunk": Lane.BULK,
+    **dict.fromkeys(("nack", "timeout_now", "next_node_idx", "change", "change_answer"), Lane.CONTROL),
+    "large_entry_held": Lane.CONTROL,
+    **dict.fromkeys(("snapshot_chunk", "submit_large", "large_entry"), Lane.BULK),
+    # Behind what they cancel, or what is left of it.
+    **dict.fromkeys(("submit_large_cancel", "large_entry_cancel"), Lane.BULK),
 }
 """By type; one that is not named here is NORMAL. A reply may pass the entries that its sender sent before, as a leader
 of an older term: terms tell such messages apart. A vote may, for the same reason."""
 
-LEADERS_TYPES: Final = frozenset({"append_entries"})
+LEADERS_TYPES: Final = frozenset({"append_entries", "large_entry"})
 """Only a leader sends these, and they say of which term. While a large one arrives, that leader is alive."""
 
 

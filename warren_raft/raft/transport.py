@@ -84,7 +84,8 @@ class Transport:
     up. None is called from within `send`, `close_link` or `set_peers`. `judge(hello)` is asked about every
     peer that passed our own checks. `on_refused(peer_id_or_address, refusal)`: a peer does not let us in.
     `on_not_reached(peer_id, why)`: nothing listens at a peer's address (ECONNREFUSED), or another manager does.
-    `on_arriving(peer_id, link, term)`: parts of a large message arrive from a peer that says to lead this term.
+    `on_arriving(peer_id, link, term)`: parts of a large message arrive from a peer that says to lead this term (0: says
+    nothing of one).
     An exception out of a callback goes to the loop's exception handler, and costs that link.
     """
 
@@ -208,6 +209,12 @@ class Transport:
             return
         check_sendable(message)
         connection.queue(message)
+
+    def cancel(self, link: int, number: int) -> None:
+        """Of the message in the BULK lane that has this `number`, do not send what has not left yet."""
+        connection = self._by_number.get(link)
+        if connection is not None:
+            connection.cancel(number)
 
     def flush(self) -> None:
         """Hand to the kernel what `send` collected, without waiting for the end of the loop's turn."""

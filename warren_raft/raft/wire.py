@@ -1,6 +1,6 @@
 """Message <-> frames: what travels between managers, byte for byte, and what is refused on arrival.
 
-Not here: sockets, links, which frame goes first (outbox.py), the meaning of any message (transport.py, engine.py).
+Not here: sockets, links, which frame goes first (link_queue.py), the meaning of any message (transport.py, engine.py).
 Invariant: bytes of a peer yield a map with a text `type`, or `BadFrame`; no code, no memory only claimed.
 
 A frame is one byte of flags, a 3-byte big-endian body length, the 4-byte big-endian CRC-32 of the body, and the body.
@@ -56,7 +56,7 @@ MORE: Final = 0x04
 FIRST: Final = 0x08
 """The first of several frames of a message."""
 MARK: Final = 0x10
-"""The receiver is to say at once how much it has got (outbox.py)."""
+"""The receiver is to say at once how much it has got (link_queue.py)."""
 GIVEN_UP: Final = 0x20
 """The rest of the lane's unfinished message does not come. No body."""
 _KNOWN_FLAGS: Final = LANE_BITS | MORE | FIRST | MARK | GIVEN_UP
@@ -157,8 +157,8 @@ class FrameReader:
         """Of all frames so far that are not CONTROL."""
         self.marked_bytes = 0
         """`counted_bytes` at the end of the newest frame with a mark."""
-        self.arriving_term = 0
-        """The newest term of a leader that a part of a message has come from. Whoever looks may set it to 0."""
+        self.arriving_term: int | None = None
+        """Since it was None: that parts of messages came, and the newest term of a leader that they are from, or 0."""
         self.unfinished_bytes = 0
         """What is held of messages that are not there yet."""
         self._chunk: Buffer = b""  # where frames are read from: the last chunk, or _held
@@ -231,8 +231,7 @@ class FrameReader:
         message.came += len(body)
         self.unfinished_bytes += len(body)
         self._check_part(message, body, is_last=not flags & MORE)
-        if message.term:
-            self.arriving_term = message.term
+        self.arriving_term = max(message.term, self.arriving_term or 0)
         if flags & MORE:
             return None
         self._forget(lane)

@@ -15,26 +15,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warren_raft.raft.lanes import Lane
-from warren_raft.raft.outbox import (
+from warren_raft.raft.link_queue import (
     PART_BYTES_MIN,
     QUEUE_SECONDS,
     WINDOW_BYTES_MAX,
     WINDOW_BYTES_MIN,
     WINDOW_BYTES_START,
-    Outbox,
+    WINDOW_BYTES_UNUSED,
+    LinkQueue,
 )
 from warren_raft.raft.wire import KIB, MAX_BODY_BYTES, MIB, BadFrame, FrameReader, Message, encode_body
 
 
 @dataclass
 class Link:
-    """An outbox, and what lies between it and its peer."""
+    """An queue, and what lies between it and its peer."""
 
     rate: float
     """Bytes a second."""
     way: float
     """Seconds there, and as many back."""
-    outbox: Outbox = field(default_factory=Outbox)
+    queue: LinkQueue = field(default_factory=LinkQueue)
     reader: FrameReader = field(default_factory=FrameReader)
     now: float = 0.0
     free_at: float = 0.0
@@ -48,11 +49,11 @@ class Link:
     _answered: int = 0
 
     def put(self, lane: Lane, message: Message, **more: int) -> None:
-        self.outbox.put(lane, encode_body(message), self.now, **more)
+        self.queue.put(lane, encode_body(message), self.now, **more)
         self.flush()
 
     def flush(self) -> None:
-        for piece in self.outbox.take(self.now):
+        for piece in self.queue.take(self.now):
             self.free_at = max(self.now, self.free_at) + len(piece) / self.rate
             self.carried += len(piece)
             self._push(self.free_at + self.way, "bytes", bytes(piece))
@@ -70,7 +71,7 @@ class Link:
                 self._arrive(what)
             else:
                 assert isinstance(what, int)
-                self.outbox.window.acknowledge(what, self.now)
+                self.queue.window.acknowledge(what, self.now)
                 self.flush()
         self.now = end
 
@@ -103,16 +104,16 @@ RATES = [64 * KIB, 512 * KIB, MIB, 40 * MIB]
 def test_a_link_is_kept_busy_and_nothing_waits_long_in_its_buffers(rate: float, way: float) -> None:
     """Megabytes wait; the link carries them at its speed, and what is sent among them is late by a moment only."""
     link = Link(rate, way)
-    for _ in range(0, int(rate * 10), 4 * MIB):
-        link.outbox.put(Lane.BULK, LARGE, link.now)
+    for _ in range(0, int(rate * (6 + 50 * way)), 4 * MIB):
+        link.queue.put(Lane.BULK, LARGE, link.now)
     link.flush()
     link.run(4.0)  # it finds out
     allowed = way + 1.5 * QUEUE_SECONDS + (2 * WINDOW_BYTES_MIN + 2 * PART_BYTES_MIN) / rate
     before = link.carried
     begin = link.now
     for lane in (Lane.CONTROL, Lane.NORMAL) * 4:
-        assert link.delay_of(lane) <= allowed + link.outbox.window.part_bytes / rate
-        link.run(0.1)
+        assert link.delay_of(lane) <= allowed + link.queue.window.part_bytes / rate
+        link.run(0.1 + 4 * way)  # over a long way, measuring it takes its time, once in ten seconds
     carried = (link.carried - before) / (link.now - begin)
     most = min(rate, WINDOW_BYTES_MAX / (2 * way + 0.001))
     assert carried >= 0.75 * most, f"{carried / rate:.0%} of what the link can carry"
@@ -123,7 +124,7 @@ def test_a_link_that_is_new_or_idle_is_not_filled_before_its_speed_is_known(rate
     link = Link(rate, 0.01)
     for _ in range(3):
         link.most_queued = 0.0
-        link.outbox.put(Lane.BULK, LARGE, link.now)
+        link.queue.put(Lane.BULK, LARGE, link.now)
         link.flush()
         link.run(4 * MIB / rate + 20.0)
         assert link.most_queued <= max(1.3 * WINDOW_BYTES_START, 0.25 * rate)
@@ -133,10 +134,10 @@ def test_a_link_that_is_new_or_idle_is_not_filled_before_its_speed_is_known(rate
 def test_the_window_follows_a_link_that_becomes_slow_and_fast_again() -> None:
     link = Link(40 * MIB, 0.001)
     for _ in range(80):
-        link.outbox.put(Lane.BULK, LARGE, link.now)
+        link.queue.put(Lane.BULK, LARGE, link.now)
     link.flush()
     link.run(2.0)
-    assert link.outbox.window.bytes > 2 * MIB
+    assert link.queue.window.bytes > 2 * MIB
     link.rate = MIB
     link.run(20.0)
     assert link.delay_of(Lane.CONTROL) < 0.3
@@ -151,7 +152,7 @@ def test_a_way_that_becomes_longer_is_not_taken_for_a_full_buffer_for_ever() -> 
     """The shortest time ever measured is of another way: it is measured again."""
     link = Link(4 * MIB, 0.001)
     for _ in range(60):
-        link.outbox.put(Lane.BULK, LARGE, link.now)
+        link.queue.put(Lane.BULK, LARGE, link.now)
     link.flush()
     link.run(5.0)
     link.way = 0.15
@@ -159,6 +160,37 @@ def test_a_way_that_becomes_longer_is_not_taken_for_a_full_buffer_for_ever() -> 
     before = link.carried
     link.run(5.0)
     assert link.carried - before > 5 * 3 * MIB
+
+
+def test_a_small_message_does_not_wait_while_the_way_is_measured() -> None:
+    """BULK stops for that, every ten seconds, until the buffers are empty; a write is no part of it."""
+    link = Link(MIB, 0.15)
+    for _ in range(10):
+        link.queue.put(Lane.BULK, LARGE, link.now)
+    link.flush()
+    link.run(5.0)
+    measured = 0
+    late = []
+    while link.now < 30.0:
+        late.append(link.delay_of(Lane.NORMAL))
+        measured += link.queue.window.measures_way
+        link.run(0.02)
+    assert measured > 1
+    assert max(late) < 0.15 + 2 * QUEUE_SECONDS + 0.1
+
+
+def test_small_messages_that_keep_a_link_busy_do_not_stop_large_ones_for_good() -> None:
+    link = Link(MIB, 0.1)
+    link.queue.put(Lane.BULK, LARGE, link.now)
+    link.queue.put(Lane.BULK, LARGE, link.now)
+    small = encode_body({"type": "append", "data": bytes(3000)})
+    while link.now < 40.0:
+        if link.queue.waiting_bytes < 8 * MIB + 20_000:
+            for _ in range(10):
+                link.queue.put(Lane.NORMAL, small, link.now)
+        link.flush()
+        link.run(0.01)
+    assert sum(message["type"] == "bulk" for _, message in link.arrived) == 2
 
 
 def test_small_messages_cost_no_answers_of_their_own() -> None:
@@ -171,7 +203,16 @@ def test_small_messages_cost_no_answers_of_their_own() -> None:
         link.run(0.01)
         answers += link.reader.marked_bytes != before
     assert len(link.arrived) == 400
-    assert 0 < answers < 40
+    assert 0 < answers < 10
+    assert WINDOW_BYTES_START < link.queue.window.bytes <= WINDOW_BYTES_UNUSED
+
+
+def test_a_thin_link_that_carries_little_is_not_taken_for_a_fast_one() -> None:
+    link = Link(128 * KIB, 0.0005)
+    for _ in range(400):
+        link.put(Lane.NORMAL, {"type": "append", "data": bytes(1000)})
+        link.run(0.05)
+    assert link.queue.window.bytes <= WINDOW_BYTES_START
 
 
 @given(st.lists(st.tuples(st.sampled_from(list(Lane)), st.integers(0, 300_000)), max_size=25))
@@ -185,19 +226,19 @@ def test_each_lane_is_in_order_and_whole(sent: list[tuple[Lane, int]]) -> None:
         assert [m["n"] for _, m in link.arrived if m["type"] == str(int(lane))] == [
             number for number, (other, _) in enumerate(sent) if other is lane
         ]
-    assert link.outbox.waiting_bytes == 0
+    assert link.queue.waiting_bytes == 0
 
 
 def test_control_goes_before_everything_and_is_never_held_back() -> None:
     """Also where the peer has not answered for long: an election must not wait for what it may end."""
-    outbox = Outbox()
-    outbox.put(Lane.BULK, LARGE, 0.0)
-    outbox.put(Lane.NORMAL, LARGE, 0.0)
-    held = b"".join(outbox.take(0.0))
+    queue = LinkQueue()
+    queue.put(Lane.BULK, LARGE, 0.0)
+    queue.put(Lane.NORMAL, LARGE, 0.0)
+    held = b"".join(queue.take(0.0))
     assert len(held) <= WINDOW_BYTES_START + MAX_BODY_BYTES
-    assert outbox.take(100.0) == []
-    outbox.put(Lane.CONTROL, encode_body({"type": "vote"}), 100.0)
-    (frame,) = outbox.take(100.0)
+    assert queue.take(100.0) == []
+    queue.put(Lane.CONTROL, encode_body({"type": "vote"}), 100.0)
+    (frame,) = queue.take(100.0)
     assert bytes(frame).endswith(encode_body({"type": "vote"}))
 
 
@@ -216,31 +257,31 @@ def test_what_is_not_wanted_any_more_is_taken_back() -> None:
     """Not begun: it never leaves. Begun: its rest does not, and the next one of its lane is whole."""
     link = Link(MIB, 0.01)
     for number in (1, 2, 3):
-        link.outbox.put(Lane.BULK, encode_body({"type": "bulk", "n": number, "data": bytes(MIB)}), 0.0, number=number)
+        link.queue.put(Lane.BULK, encode_body({"type": "bulk", "n": number, "data": bytes(MIB)}), 0.0, number=number)
     link.flush()
     link.run(0.2)
-    link.outbox.cancel(1)
-    link.outbox.cancel(2)
-    link.outbox.cancel(99)
-    link.outbox.cancel(1)
+    link.queue.cancel(1)
+    link.queue.cancel(2)
+    link.queue.cancel(99)
+    link.queue.cancel(1)
     link.flush()
     link.run(3.0)
     assert [message["n"] for _, message in link.arrived] == [3]
     assert link.carried < 1.5 * MIB
-    assert link.outbox.waiting_bytes == 0
+    assert link.queue.waiting_bytes == 0
     assert link.reader.unfinished_bytes == 0
 
 
 def test_a_link_that_closes_says_what_is_left_without_waiting_but_for_bulk() -> None:
-    outbox = Outbox()
+    queue = LinkQueue()
     reader = FrameReader()
-    outbox.put(Lane.BULK, LARGE, 0.0)
-    reader.feed(b"".join(outbox.take(0.0)))
+    queue.put(Lane.BULK, LARGE, 0.0)
+    reader.feed(b"".join(queue.take(0.0)))
     assert reader.read() is None
-    outbox.put(Lane.NORMAL, encode_body({"type": "large", "data": bytes(MIB)}), 0.0)
-    outbox.put(Lane.CONTROL, encode_body({"type": "small"}), 0.0)
+    queue.put(Lane.NORMAL, encode_body({"type": "large", "data": bytes(MIB)}), 0.0)
+    queue.put(Lane.CONTROL, encode_body({"type": "small"}), 0.0)
     found = []
-    reader.feed(b"".join(outbox.take_rest(0.0)))
+    reader.feed(b"".join(queue.take_rest(0.0)))
     while (message := reader.read()) is not None:
         found.append(message["type"])
     assert found == ["small", "large"]
@@ -248,20 +289,20 @@ def test_a_link_that_closes_says_what_is_left_without_waiting_but_for_bulk() -> 
 
 def test_an_answer_to_what_was_not_asked_is_refused() -> None:
     for total in (0, 1, 10**9, -5):
-        outbox = Outbox()
-        outbox.put(Lane.BULK, LARGE, 0.0)
-        outbox.take(0.0)
+        queue = LinkQueue()
+        queue.put(Lane.BULK, LARGE, 0.0)
+        queue.take(0.0)
         with pytest.raises(BadFrame, match="none were marked"):
-            outbox.window.acknowledge(total, 1.0)
+            queue.window.acknowledge(total, 1.0)
 
 
 def test_what_waits_is_counted() -> None:
-    outbox = Outbox()
+    queue = LinkQueue()
     for lane in Lane:
-        outbox.put(lane, bytes(1000), 0.0)
-    outbox.put(Lane.BULK, bytes(MIB), 0.0, number=7)
-    assert outbox.waiting_bytes == 3000 + MIB
-    taken = b"".join(outbox.take(0.0))
-    assert outbox.waiting_bytes >= 3000 + MIB - len(taken)
-    outbox.cancel(7)
-    assert outbox.waiting_bytes == 0
+        queue.put(lane, bytes(1000), 0.0)
+    queue.put(Lane.BULK, bytes(MIB), 0.0, number=7)
+    assert queue.waiting_bytes == 3000 + MIB
+    taken = b"".join(queue.take(0.0))
+    assert queue.waiting_bytes >= 3000 + MIB - len(taken)
+    queue.cancel(7)
+    assert queue.waiting_bytes == 0

@@ -37,9 +37,12 @@ WINDOW_BYTES_MIN: Final = 16 * KIB
 WINDOW_BYTES_MAX: Final = 8 * MIB
 WINDOW_BYTES_START: Final = 64 * KIB
 """Of a new link, of which nothing is known: a link of 1 MB/s is busy with it for 65 ms."""
-PARTS_PER_WINDOW: Final = 4
+WINDOW_BYTES_UNUSED: Final = 256 * KIB
+"""A window that is not in use grows to this where frames arrive so fast that it would be little: else a fast link would
+go on cutting, and marking, what is small to it. Some networks let a burst through faster than what follows."""
+PARTS_PER_WINDOW: Final = 8
 PART_BYTES_MIN: Final = 4 * KIB
-"""A large message is cut into parts of a quarter of the window, within these 4 KiB and a frame's 64 KiB."""
+"""A large message is cut into parts of an eighth of the window, within these 4 KiB and a frame's 64 KiB."""
 WAY_SECONDS: Final = 10.0
 """The time that the way itself takes is measured anew so often, as the way may be another one since."""
 JOINED_BYTES: Final = 4 * KIB
@@ -57,7 +60,7 @@ class Window:
 
     def __init__(self) -> None:
         self.bytes = WINDOW_BYTES_START
-        self.part_bytes = self._quarter
+        self.part_bytes = self._step
         """How large a part of a message may be."""
         self._sent = 0
         self._acknowledged = 0
@@ -71,36 +74,53 @@ class Window:
         """The shortest time from a mark to its answer: of the way alone, as far as is known."""
         self._way_until = float("-inf")
         """When it is out of date."""
-        self._measures_way = False
-        """BULK waits, and NORMAL slows down, until no mark is on its way: the next one finds the buffers empty."""
+        self._is_in_use = False
+        """Whether it has held something back since it last changed. If not, nobody knows what more would lead to."""
+        self._was_never_full = True
+        """Nothing is known of the link's speed yet, so the window doubles."""
+        self.measures_way = False
+        """Large messages wait until no mark is on its way: the next one finds the buffers empty."""
+        self._marks_meanwhile = 0
 
     @property
-    def _quarter(self) -> int:
-        """While half of the window and more is on its way there is a mark after so many bytes."""
+    def _step(self) -> int:
+        """While half of the window and more is on its way there is a mark after so many bytes: large steps would come
+        as bursts, and a burst's own bytes look like a full buffer."""
         return self.bytes // PARTS_PER_WINDOW
 
-    def is_open(self, lane: Lane) -> bool:
-        """Whether a frame may leave. A quarter more is NORMAL's own: it does not wait behind BULK for an answer."""
+    def is_open(self, lane: Lane, message_bytes: int) -> bool:
+        """Whether a frame of a message may leave. A step more is NORMAL's own: it does not wait behind BULK for an
+        answer."""
         if not self._marks:
             return True  # one frame more, with a mark: without one the peer would never say that there is room
+        if self.measures_way and (lane is Lane.BULK or message_bytes > PART_BYTES_MIN):
+            return False
         on_its_way = self._sent - self._acknowledged
-        if lane is Lane.BULK:
-            return not self._measures_way and on_its_way < self.bytes
-        return on_its_way < (self._quarter if self._measures_way else self.bytes + self._quarter)
+        is_open = on_its_way < self.bytes + (0 if lane is Lane.BULK else self._step)
+        self._is_in_use = self._is_in_use or not is_open
+        return is_open
 
     def send(self, size: int, now: float) -> bool:
         """A frame leaves; whether it is to carry a mark."""
         self._sent += size
         if self._sent < self._mark_at and (self._marks or now < self._way_until):
             return False
-        self._measures_way = bool(self._marks) and now >= self._way_until
-        self._marks.append(_Mark(self._sent, self._sent - self._acknowledged, now, alone=not self._marks))
+        self._measure_way(now)
+        self._marks.append(_Mark(self._sent, self._sent - self._acknowledged, size, now, not self._marks))
         self._marked = self._sent
         self._plan()
         return True
 
+    def _measure_way(self, now: float) -> None:
+        """At a mark: begin to, or go on, or end it. Where small messages alone keep the link busy it is put off."""
+        self.measures_way = bool(self._marks) and now >= self._way_until
+        self._marks_meanwhile = self._marks_meanwhile + 1 if self.measures_way else 0
+        if self._marks_meanwhile > PARTS_PER_WINDOW:
+            self.measures_way = False
+            self._way_until = now + WAY_SECONDS
+
     def _plan(self) -> None:
-        self._mark_at = max(self._marked + self._quarter, self._acknowledged + self.bytes // 2)
+        self._mark_at = max(self._marked + self._step, self._acknowledged + self.bytes // 2)
 
     def acknowledge(self, total: int, now: float) -> None:
         """The peer has got so much of all that was sent. Raises `BadFrame` where it cannot have."""
@@ -122,15 +142,17 @@ class Window:
         # As if the whole window had been on its way: the first marks of a burst find the buffers not filled yet.
         waited = (took - self._way) * max(1.0, self.bytes / mark.on_its_way)
         factor = (self._way + QUEUE_SECONDS) / max(self._way + waited, 1e-6)
-        if factor < 1.0:
-            self.bytes = max(WINDOW_BYTES_MIN, int(self.bytes * max(factor, 0.5)))
-        elif mark.on_its_way >= self.bytes // 2:
-            is_far_below = waited < QUEUE_SECONDS / 2
-            self.bytes = min(WINDOW_BYTES_MAX, int(self.bytes * (2.0 if is_far_below else min(factor, 2.0))))
+        is_fast = mark.size * QUEUE_SECONDS > self.bytes * took and self.bytes < WINDOW_BYTES_UNUSED
+        if factor >= 1.0 and not self._is_in_use and not is_fast:
+            return
+        if self._was_never_full and waited < QUEUE_SECONDS / 2:
+            factor = 2.0
         else:
-            return  # it was not in use, so nobody knows
+            self._was_never_full = False
+        self.bytes = min(max(int(self.bytes * min(max(factor, 0.5), 2.0)), WINDOW_BYTES_MIN), WINDOW_BYTES_MAX)
+        self.part_bytes = min(max(self._step, PART_BYTES_MIN), MAX_BODY_BYTES)
         self._changed_at = self._sent
-        self.part_bytes = min(max(self._quarter, PART_BYTES_MIN), MAX_BODY_BYTES)
+        self._is_in_use = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +161,8 @@ class _Mark:
     """Bytes sent up to its end."""
     on_its_way: int
     """Of these, not acknowledged then."""
+    size: int
+    """Of its frame."""
     at: float
     alone: bool
     """No other mark was on its way."""
@@ -156,7 +180,7 @@ class _Waiting:
     is_given_up: bool = False
 
 
-class Outbox:
+class LinkQueue:
     """The frames of one link, from its first to its last."""
 
     def __init__(self) -> None:
@@ -179,7 +203,7 @@ class Outbox:
         window = self.window
         if lane is Lane.CONTROL:
             self._add(lane, body)
-        elif size <= window.part_bytes and not self._lanes[lane] and window.is_open(lane):
+        elif size <= window.part_bytes and not self._lanes[lane] and window.is_open(lane, size):
             self._add(lane | MARK if window.send(HEADER_BYTES + size, now) else lane, body)  # nearly always
         else:
             self._waiting_bytes += size
@@ -206,7 +230,7 @@ class Outbox:
 
     def take(self, now: float) -> list[bytes | memoryview]:
         """The bytes that leave now, in order: whole frames, or their heads and bodies."""
-        while (lane := self._next_lane()) is not None and self.window.is_open(lane):
+        while (lane := self._next_lane()) is not None and self.window.is_open(lane, len(self._lanes[lane][0].body)):
             self._add_part(lane, now)
         ready, self._ready = self._ready, []
         self._ready_bytes = 0
@@ -224,9 +248,8 @@ class Outbox:
         if not bulk:
             self._owed_bytes = 0
             return Lane.NORMAL if normal else None
-        if not normal or self._owed_bytes >= NORMAL_SHARE * self.window.part_bytes:
-            return Lane.BULK
-        return Lane.NORMAL
+        is_its_turn = self._owed_bytes >= NORMAL_SHARE * self.window.part_bytes and not self.window.measures_way
+        return Lane.BULK if is_its_turn or not normal else Lane.NORMAL
 
     def _add_part(self, lane: Lane, now: float) -> None:
         flags, body = self._next_part(self._lanes[lane][0])
