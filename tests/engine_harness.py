@@ -40,6 +40,8 @@ from warren_raft.raft.events import (
     Worked,
     WriteLog,
 )
+from warren_raft.raft.lanes import Lane, lane_of
+from warren_raft.raft.large import LARGE_BYTES
 from warren_raft.raft.log import Batch, Entry, Log
 from warren_raft.raft.membership import Origin
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
@@ -170,6 +172,7 @@ class Cluster:
         make_machine: Callable[[], ListMachine] = ListMachine,
         election_timeout_seconds: float = 1.0,
         snapshot_after_bytes: int = 1 << 40,
+        large_bytes: int = LARGE_BYTES,
         start: bool = True,
     ) -> None:
         self.random = Random(seed)
@@ -177,6 +180,7 @@ class Cluster:
         self.make_machine = make_machine
         self.election_timeout_seconds = election_timeout_seconds
         self.snapshot_after_bytes = snapshot_after_bytes
+        self.large_bytes = large_bytes
         self.nodes: dict[str, Node] = {}
         self.states: dict[str, ListSnapshots] = {}
         self.machines = _Machines(self)
@@ -191,6 +195,8 @@ class Cluster:
         self.cut: set[frozenset[str]] = set()
         self.held: set[tuple[str, str]] = set()
         """Directions in which nothing is delivered for now (a slow or one-way link)."""
+        self.thin: set[tuple[str, str]] = set()
+        """Directions in which what is in the BULK lane does not arrive for now, and everything else passes it."""
         self.sent: list[Sent] = []
         self.leaders: dict[int, str] = {}
         self.refusals: list[tuple[str, str, Refusal]] = []
@@ -239,6 +245,7 @@ class Cluster:
             members=configured,
             election_timeout_seconds=self.election_timeout_seconds,
             snapshot_after_bytes=self.snapshot_after_bytes,
+            large_bytes=self.large_bytes,
             bootstrap=bootstrap,
             hints=hints,
         )
@@ -347,6 +354,7 @@ class Cluster:
     def heal(self) -> None:
         self.cut.clear()
         self.held.clear()
+        self.thin.clear()
 
     # Time --------------------------------------------------------------------------------------------------------
 
@@ -430,6 +438,12 @@ class Cluster:
                 self.nodes[b].events.append(Received(a, number, message))
         return delivered
 
+    def _deliver_but_bulk(self, a: str, b: str) -> None:
+        queue = self.wire[a, b]
+        bulk = deque(item for item in queue if lane_of(frames.decode(item[1])) is Lane.BULK)
+        self._deliver(deque(item for item in queue if item not in bulk), a, b, None)
+        self.wire[a, b] = bulk
+
     def on_wire(self, a: str, b: str) -> list[Message]:
         """What is on its way from a to b."""
         return [frames.decode(data) for _, data in self.wire[a, b]]
@@ -442,7 +456,9 @@ class Cluster:
                 if (id_, peer) not in self.links and self._answers(id_, peer, node.dialed[peer]):
                     self.connect(id_, peer)
         for pair in list(self.wire):
-            if pair not in self.held:
+            if pair in self.thin and pair not in self.held:
+                self._deliver_but_bulk(*pair)
+            elif pair not in self.held:
                 self.deliver(*pair)
         for id_ in list(self.nodes):
             node = self.nodes[id_]

@@ -380,12 +380,15 @@ class ReplicatedStore(Store):
         session = self._session or self._open_session(deadline)
         sequence, lowest = self._requests.begin(deadline)
         data = encode(Command(session, sequence, lowest, operations))
+        thread = threading.get_ident()
         if wait:
-            return self._submit_and_wait(Proposal(session, sequence, data, deadline, _ignore, needs_room=needs_room))
+            return self._submit_and_wait(
+                Proposal(session, sequence, data, deadline, _ignore, needs_room=needs_room, thread=thread)
+            )
         future: Future[int] = Future()
         future.set_running_or_notify_cancel()
         done = partial(self._resolve, future)
-        self._driver.submit(Proposal(session, sequence, data, deadline, done, needs_room=needs_room))
+        self._driver.submit(Proposal(session, sequence, data, deadline, done, needs_room=needs_room, thread=thread))
         return future
 
     def _why_full(self) -> str:

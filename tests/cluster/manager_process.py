@@ -148,6 +148,21 @@ class ManagerProcess:
             thread.join()
         return len(set(done))
 
+    def replace_large_by_small(self, rounds: int) -> list[str]:
+        """One thread writes a large volume, and at once a small one in its place, and waits for neither; what is there
+        after each round."""
+        found = []
+        for number in range(rounds):
+            futures = []
+            for path in ("x" * 900_000, f"small {number}"):
+                with self.store.batch(wait=False, timeout=60) as batch:
+                    batch.create_volume(wr.Volume(id="replaced", mount_path=path))
+                futures.append(batch.future)
+            for future in futures:
+                future.result(60)
+            found.append(self.store.get_volume("replaced").mount_path[:20])
+        return found
+
     def delete(self, key: str) -> int:
         return self.store.delete_container(key)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cluster.harness import Cluster
+from tests.cluster.harness import Cluster, ManagerError
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -50,3 +50,69 @@ def test_a_large_entity_on_links_of_four_megabits(cluster: Cluster) -> None:
     assert {status["term"] for status in cluster.statuses().values()} == {term}
     cluster.heal()
     cluster.wait_converged()
+
+
+@pytest.mark.parametrize("through", ["leader", "follower"])
+def test_small_writes_beside_the_largest_batch_take_a_moment(cluster: Cluster, through: str) -> None:
+    """Writers on all managers go on while a batch of 4 MB travels: behind it in the log they would wait for its four
+    seconds. Through a follower it takes the thin way once, to the leader, and not back."""
+    leader, followers = cluster.wait_leader(), cluster.followers()
+    term = cluster.status(leader)["term"]
+    cluster.slow_links(bytes_per_second=MB)
+    for id_ in cluster.members:
+        cluster.call(id_, "start_churn", threads=2, records=20)
+        cluster.call(id_, "churned")
+    begin = time.monotonic()
+    batch = cluster.ask(leader if through == "leader" else followers[0], "put_large", callers=1, rounds=1)
+    assert batch.result(60) == 1
+    took = time.monotonic() - begin
+    assert BATCH_BYTES / MB <= took <= 2 * BATCH_BYTES / MB
+    for id_ in cluster.members:
+        writes, p99_seconds = cluster.call(id_, "churned")
+        assert writes >= 20, id_
+        assert p99_seconds <= 1.0, id_
+        cluster.call(id_, "stop_churn")
+    assert {status["term"] for status in cluster.statuses().values()} == {term}
+    cluster.heal()
+    cluster.wait_converged()
+
+
+def test_a_write_too_large_for_its_time_was_not_applied_and_disturbs_nobody(cluster: Cluster) -> None:
+    """4 MB at 64 kB/s take a minute. The write ends at its deadline, small writes go on before and after, the leader
+    stays, and the links are free again for what comes next."""
+    leader = cluster.wait_leader()
+    term = cluster.status(leader)["term"]
+    cluster.slow_links(bytes_per_second=64_000)
+    large = cluster.ask(leader, "put", key="large", value="x" * 1_000_000, timeout=4)
+    for number in range(5):
+        cluster.call(leader, "put", key=f"small {number}", value="x", timeout=4)
+    error = large.exception(30)
+    assert isinstance(error, ManagerError)
+    assert (error.kind, error.data["maybe_applied"]) == ("Unavailable", False)
+    cluster.call(leader, "put", key="medium", value="x" * 100_000, timeout=10)
+    assert {status["term"] for status in cluster.statuses().values()} == {term}
+    cluster.heal()
+    cluster.wait_converged()
+    assert "large" not in [container[0] for container in cluster.call(leader, "dump")["containers"]]
+
+
+def test_small_writes_of_many_callers_fill_no_link(cluster: Cluster) -> None:
+    """More than the links carry: each waits its turn, nobody's heartbeat does."""
+    leader, followers = cluster.wait_leader(), cluster.followers()
+    term = cluster.status(leader)["term"]
+    cluster.slow_links(bytes_per_second=100_000)
+    asked = [cluster.ask(id_, "overwrite", keys=5, writes=3, size=20_000) for id_ in (leader, *followers) * 4]
+    for future in asked:
+        future.result(60)
+    assert {status["term"] for status in cluster.statuses().values()} == {term}
+    cluster.heal()
+    cluster.wait_converged()
+
+
+@pytest.mark.parametrize("through", ["leader", "follower"])
+def test_a_thread_that_does_not_wait_keeps_its_order(cluster: Cluster, through: str) -> None:
+    """A small write passes large ones of others, never one that its own thread made before."""
+    leader, followers = cluster.wait_leader(), cluster.followers()
+    cluster.slow_links(delay_seconds=0.02)
+    id_ = leader if through == "leader" else followers[0]
+    assert cluster.call(id_, "replace_large_by_small", rounds=5) == [f"small {number}" for number in range(5)]

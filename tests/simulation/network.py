@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tests import frames
-from warren_raft.raft.events import LinkDown, LinkUp, Received, Refused
+from warren_raft.raft.events import Arriving, LinkDown, LinkUp, Received, Refused
+from warren_raft.raft.lanes import Lane, lane_of, leaders_term
 from warren_raft.raft.membership import Hello
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class Connection:
     numbers: dict[str, int]
     up: set[str] = field(default_factory=set)
     broken: bool = False
-    last_delivery: dict[str, float] = field(default_factory=dict)
+    last_delivery: dict[tuple[str, Lane], float] = field(default_factory=dict)
+    """By receiver and lane: only within one is there an order."""
     held: dict[str, list[tuple[float, bytes]]] = field(default_factory=dict)
     """By receiver: messages that a partition keeps back."""
     kept: list[tuple[str, str, bytes]] = field(default_factory=list)
@@ -118,9 +120,21 @@ class Network:
         receiver = connection.b if sender == connection.a else connection.a
         self.world.tell("sent", process, receiver, message)
         data = frames.encode(message)
-        arrival = max(connection.last_delivery.get(receiver, 0.0), self.world.now + self._latency(sender, receiver))
-        connection.last_delivery[receiver] = arrival
+        lane = lane_of(message)
+        latency = self._latency(sender, receiver) * (1.0 if lane is not Lane.BULK else self.world.options.bulk_factor)
+        arrival = max(connection.last_delivery.get((receiver, lane), 0.0), self.world.now + latency)
+        connection.last_delivery[receiver, lane] = arrival
+        term = leaders_term(message)
+        if lane is Lane.BULK:
+            part_arrives = self.world.random.uniform(self.world.now, arrival)
+            self.world.at(part_arrives, lambda: self._part_arrives(connection, sender, receiver, term))
         self.world.at(arrival, lambda: self._arrive(connection, sender, receiver, data))
+
+    def _part_arrives(self, connection: Connection, sender: str, receiver: str, term: int) -> None:
+        process = self.world.processes.get(receiver)
+        if process is not None and not connection.broken and (sender, receiver) not in self.blocked:
+            self.world.faults["part of a large message"] += 1
+            process.take(Arriving(sender, connection.numbers[receiver], term))
 
     @property
     def latest_arrival(self) -> float:

@@ -91,6 +91,10 @@ class Options:
     """Probability that all is lost after the safety phase, and operators restore or recover (disaster.py)."""
     mistake: float
     """Probability that they make a mistake first."""
+    large_bytes: int
+    """A command above this travels ahead of the log."""
+    bulk_factor: float
+    """How many times longer it takes what nobody waits for to arrive, as large messages do on thin links."""
 
     def describe(self) -> str:
         return " ".join(
@@ -169,5 +173,7 @@ def draw(seed: int) -> Options:
         job_kill=sometimes(0.3, 0.0, 0.2),
         disaster=float(Random(f"disaster {seed}").random() < DISASTERS),
         mistake=MISTAKES,
+        large_bytes=Random(f"large {seed}").choice([0, 60, 1 << 40, 1 << 40]),
+        bulk_factor=Random(f"bulk {seed}").choice([1.0, 10.0]),
     )
     return replace(options, **HANDOVERS) if random.random() < HANDOVERS_SHARE else options

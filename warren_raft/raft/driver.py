@@ -21,6 +21,7 @@ from warren_raft.log_lines import log_event
 from warren_raft.raft.engine import NOTICE_SECONDS, TICK_SECONDS, Engine
 from warren_raft.raft.events import (
     Arriving,
+    Cancel,
     CloseLink,
     Dial,
     Effect,
@@ -269,6 +270,8 @@ class Driver:
         match effect:
             case Send(link, message):
                 self._transport.send(link, message)
+            case Cancel(link, number):
+                self._transport.cancel(link, number)
             case WriteLog(batch):
                 self._batches.put(batch)
                 self._prepare()

@@ -40,6 +40,7 @@ from warren_raft.raft.core import Core, Message
 from warren_raft.raft.elections import Elections, Standing
 from warren_raft.raft.events import (
     Arriving,
+    Cancel,
     CloseLink,
     Dial,
     Effect,
@@ -60,6 +61,7 @@ from warren_raft.raft.fields import check_fields
 from warren_raft.raft.guard import Guard, Outgoing, PeerFault
 from warren_raft.raft.health import Health
 from warren_raft.raft.installation import Installation
+from warren_raft.raft.large import LARGE_BYTES, HeldEntries, LargeEntries
 from warren_raft.raft.leadership import (
     BLOCKED,
     DISK_HUNG,
@@ -130,6 +132,15 @@ NO_ROOM: Final = "too many managers were low on space until the deadline"
 """Why a write that reached its deadline came to nothing, as far as its own manager can tell."""
 
 
+LARGE_TYPES: Final = frozenset(
+    {
+        *("submit_large", "submit_large_cancel", "submit_large_end"),
+        *("large_entry", "large_entry_held", "large_entry_drop", "large_entry_cancel"),
+    }
+)
+"""Messages that carry large commands (large.py)."""
+
+
 class Removed(RefusedForSafety):
     """This manager stopped because it is a member no longer."""
 
@@ -144,6 +155,8 @@ class Settings:
     election_timeout_seconds: float = 1.0
     snapshot_after_bytes: int = TAKEN_AFTER_BYTES
     """A snapshot is taken when the log since the last one is larger than this, and than the state."""
+    large_bytes: int = LARGE_BYTES
+    """A command above this travels ahead of the log (large.py)."""
     bootstrap: bool = True
     """Whether a list of members that names this manager alone makes a cluster of one."""
     hints: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -192,7 +205,8 @@ class Engine:
             now=now,
             send=self._send_to,
         )
-        self._submitter = Submitter(self._send_to)
+        self._submitter = Submitter(self._send_to, self._cancel, settings.large_bytes)
+        self._held = HeldEntries()
         self._requests = Requests(
             settings.node_id,
             self._roster,
@@ -264,7 +278,9 @@ class Engine:
         if self._log.commit_index < self._machine.applied_index <= self._log.last_index:
             self._log.set_commit(self._machine.applied_index)  # it rides with the batches, and may have come too late
         self._keep_list()
-        self._guard = Guard(self._log, heard_leader=self._heard_leader)
+        self._guard = Guard(
+            self._log, heard_leader=self._heard_leader, large=self._submitter.large, held=self._held_entry
+        )
         self._core = Core(
             node_id=settings.node_id,
             voters=self._roster.voters,
@@ -378,6 +394,11 @@ class Engine:
             return 0.0
         contact = self._elections.leader_contact
         return float("inf") if contact <= LONG_AGO else max(0.0, now - contact)
+
+    @property
+    def large(self) -> LargeEntries:
+        """The large commands of a leader. Raft thread only."""
+        return self._submitter.large
 
     @property
     def guard_stats(self) -> Mapping[str, int]:
@@ -611,6 +632,11 @@ class Engine:
         if link is not None:
             self._effects.append(Send(link.number, message))
 
+    def _cancel(self, peer: str, number: int) -> None:
+        link = self._roster.links.get(peer)
+        if link is not None:
+            self._effects.append(Cancel(link.number, number))
+
     def _send_when_synced(self, peer: str, message: Message) -> None:
         """It leaves when everything that the log holds now is durable."""
         self._guard.outbox.append(Outgoing(peer, message, self._log.position))
@@ -690,6 +716,8 @@ class Engine:
         self._guard.link_down(peer)
         self._catchup.link_down(peer)
         self._health.link_down(peer)
+        self._submitter.link_down(peer)
+        self._held.link_down(peer)
         self._elections.link_down(peer, self._now)
 
     def _was_refused(self, peer: str, refusal: Refusal) -> None:
@@ -760,7 +788,7 @@ class Engine:
         link = self._roster.links.get(peer)
         if link is None or link.number != number or not self._roster.counts(peer) or self._installation.is_swapping:
             return
-        if self._guard.is_led_by(peer, term):
+        if term and self._guard.is_led_by(peer, term):
             self._elections.heard_leader(peer, self._now)
             alive = self._guard.alive()
             if alive is not None and alive.peer == peer:
@@ -787,6 +815,9 @@ class Engine:
             self._health.receive(peer, message, self._now)
         if kind == "addresses":
             self._roster.receive_addresses(message["said"])
+            return
+        if kind in LARGE_TYPES:
+            self._receive_large(peer, message)
             return
         if self._installation.is_swapping:
             self._guard.stats["message while the state is replaced dropped"] += 1
@@ -834,6 +865,33 @@ class Engine:
                     self._catchup.asked_for_snapshot(peer, message["index"])
             case _:
                 self._guard.stats["unknown message dropped"] += 1  # a later version's
+
+    def _receive_large(self, peer: str, message: Message) -> None:
+        """What carries large commands. Also while the state is replaced: nothing of it touches log or state."""
+        submitter, number = self._submitter, message["number"]
+        match message["type"]:
+            case "submit_large":
+                submitter.receive_large(peer, message, self._now, is_leader=self._takes_writes)
+            case "submit_large_cancel":
+                submitter.receive_cancel(peer, number)
+            case "submit_large_end":
+                submitter.large_ended(peer, number, self._now, done=message["done"])
+            case "large_entry":
+                self._guard.is_led_by(peer, message["term"])
+                if not self._held.add(peer, number, message["entry"]):
+                    raise PeerFault("more large entries, sent ahead, than any leader sends")
+                self._send_to(peer, {"type": "large_entry_held", "number": number})
+            case "large_entry_held":
+                submitter.large.held(peer, number)
+            case _:
+                self._held.drop(peer, number)
+
+    def _held_entry(self, peer: str, name: int) -> bytes | None:
+        """What a leader means: what it sent ahead, or, by a negative name, a command that it has from us."""
+        if name > 0:
+            return self._held.get(peer, name)
+        command = self._submitter.lent(peer, -name)
+        return None if command is None else entries.encode_commands([command])
 
     # Elections ---------------------------------------------------------------------------------------------------
 
@@ -938,6 +996,17 @@ class Engine:
             route = Route(leader, self._core.term, self._roster.links[leader].number)
         self._submitter.set_route(route)
         self._submitter.flush(self._now)
+        if self._takes_writes:
+            self._send_ahead()
+
+    def _send_ahead(self) -> None:
+        """Large commands go to the other voters before they are in the log."""
+        submitter, roster = self._submitter, self._roster
+        if submitter.large.is_naming:
+            submitter.large.appended(self._guard.match_index)
+        if submitter.large.is_waiting:
+            peers = [id_ for id_ in sorted(roster.voters) if id_ != self._node_id and roster.counts(id_)]
+            submitter.large.send_ahead(self._now, self._core.term, peers)
 
     def _propose(self) -> None:
         if not self._core.is_leader or self._requests.is_transferring:
@@ -953,6 +1022,13 @@ class Engine:
             self._changes.proposed(self._log.last_index, change)
             return
         if self._takes_writes:
+            large = self._submitter.next_large(self._node_id, self._roster.voters)
+            if large is not None:
+                self._submitter.large_proposed(large, self._log.last_index + 1)
+                self._append(large.entry)
+                if large.origin:
+                    self._origins.append((self._log.last_index, frozenset([large.origin])))
+                return
             commands, origins = self._submitter.take(
                 commands_max=entries.COMMANDS_PER_ENTRY, bytes_max=entries.ENTRY_BYTES
             )
@@ -1016,7 +1092,7 @@ class Engine:
             self._catchup.applied(len(command))
         if last > first:
             self._after_apply()
-        can_propose = bool(self._submitter.queue) and self._core.is_leader
+        can_propose = self._submitter.is_queueing and self._core.is_leader
         return (
             self._installation.replay(machine.applied_index)
             or last < limit

@@ -38,7 +38,8 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Arriving:
-    """Parts of a large message arrive, from a peer that says to lead this term. Told a few times a second at most."""
+    """Parts of a large message arrive from a peer that says to lead this term; 0: it says nothing of a term. Told some
+    times a second at most."""
 
     peer: str
     link: int
@@ -108,6 +109,14 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancel:
+    """Of the message in the BULK lane with this `number`, do not send what has not left yet."""
+
+    link: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class WriteLog:
     """Call batch.write() in a worker thread, then step with Synced(batch)."""
 
@@ -135,4 +144,4 @@ class Dial:
     peers: Mapping[str, Sequence[str]]
 
 
-Effect = Send | WriteLog | Work | CloseLink | Dial
+Effect = Send | Cancel | WriteLog | Work | CloseLink | Dial

@@ -34,8 +34,16 @@ def _is_texts(value: Any) -> bool:
     return type(value) is dict and all(type(part) is str for item in value.items() for part in item)
 
 
+def _is_command(value: Any) -> bool:
+    return type(value) is bytes and len(value) <= COMMAND_BYTES_MAX
+
+
 def _is_commands(value: Any) -> bool:
-    return type(value) is list and all(type(part) is bytes and len(part) <= COMMAND_BYTES_MAX for part in value)
+    return type(value) is list and all(map(_is_command, value))
+
+
+def _is_entry(value: Any) -> bool:
+    return type(value) is bytes and len(value) > 0
 
 
 def _is_sha256(value: Any) -> bool:
@@ -55,6 +63,13 @@ FIELDS: Final[Mapping[str, Mapping[str, Callable[[Any], bool]]]] = {
     "founding_view": {"view": _is_texts, "configured": _is_texts},
     "founding": {"founding": lambda value: type(value) is bytes},
     "submit": {"commands": _is_commands},
+    "submit_large": {"number": _is_index, "command": _is_command, "milliseconds": _is_index},
+    "submit_large_cancel": {"number": _is_index},
+    "submit_large_end": {"number": _is_index, "done": _is_bool},
+    "large_entry": {"number": _is_index, "term": _is_index, "entry": _is_entry},
+    "large_entry_held": {"number": _is_index},
+    "large_entry_drop": {"number": _is_index},
+    "large_entry_cancel": {"number": _is_index},
     "pre_vote": dict.fromkeys(("round", "term", "last_log_index", "last_log_term"), _is_index),
     "pre_vote_reply": {"round": _is_index, "granted": _is_bool, "term": _is_index},
     "timeout_now": {"term": _is_index},

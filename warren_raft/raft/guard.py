@@ -15,12 +15,15 @@ from typing import Any, Final
 
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft.core import CANDIDATE, Core, Entry, Message
+from warren_raft.raft.large import UNDER_WAY, LargeEntries
 from warren_raft.raft.log import Log
 from warren_raft.raft.log_contents import BASE_INDEX
 
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """Entries on their way to one follower without an answer. Beyond it nothing new is sent to that follower: without a
 bound the core would pour a lagging follower's whole backlog into the link's buffer in one tick (hole 9)."""
+NAMED_BYTES: Final = 16
+"""What an entry counts in that window which its message only names, as the follower holds its bytes (large.py)."""
 INDEX_MAX: Final = 1 << 62
 
 
@@ -68,12 +71,22 @@ class _Progress:
 class Guard:
     """The filter of one manager.
 
-    `heard_leader(peer, commit_index)` is called for each append message of a legitimate leader.
+    `heard_leader(peer, commit_index)` is called for each append message of a legitimate leader. `large` are the entries
+    that we sent ahead as a leader; `held(peer, name)` is the one that a leader sent ahead to us; None: there is none.
     """
 
-    def __init__(self, log: Log, *, heard_leader: Callable[[str, int], None]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        *,
+        heard_leader: Callable[[str, int], None],
+        large: LargeEntries,
+        held: Callable[[str, int], bytes | None],
+    ) -> None:
         self._log = log
         self._heard_leader = heard_leader
+        self._large = large
+        self._held = held
         self.core: Core  # set by the engine right after the core, which needs outgoing(), is made
         self.outbox: list[Outgoing] = []
         self.transferring = False
@@ -131,6 +144,8 @@ class Guard:
             # replaced its state, say, on a link that stayed up. Without one the window would stay full for ever.
             self._brake(peer, entries[0][1])
             entries = []
+        if entries and self._large.is_naming:
+            entries = self._named(peer, entries)
         self._sequence += 1
         out = {
             "type": "append_entries",
@@ -142,11 +157,23 @@ class Guard:
             "seq": self._sequence,
         }
         if entries:
-            size = sum(len(entry[0]) for entry in entries)
+            size = sum(NAMED_BYTES if isinstance(entry[0], int) else len(entry[0]) for entry in entries)
             progress.next_index = entries[-1][1] + 1
             progress.unacknowledged.append((entries[-1][1], size))
             progress.unacknowledged_bytes += size
         self._put_append(peer, out)
+
+    def _named(self, peer: str, entries: Sequence[Entry]) -> list[tuple[bytes | int, int, int]]:
+        """Those whose bytes the follower holds are only named. One that it is about to hold is not sent again: it and
+        what follows wait."""
+        named: list[tuple[bytes | int, int, int]] = []
+        for command, index, term in entries:
+            name = self._large.name_for(peer, index)
+            if name == UNDER_WAY:
+                self._brake(peer, index)
+                break
+            named.append((command if name is None else name, index, term))
+        return named
 
     def _put_append(self, peer: str, message: Message) -> None:
         """An empty message that a fuller one of the same step follows is not worth a packet."""
@@ -225,7 +252,7 @@ class Guard:
         self._answering = self._last_answered = (peer, term, sequence)
         self._answer = {}
         try:
-            self._append(peer, message, _checked_entries(message))
+            self._append(peer, message, _checked_entries(message, lambda name: self._held(peer, name)))
         finally:
             self._answering = None
         self._heard_leader(peer, _integer(message, "commit_index"))
@@ -480,8 +507,8 @@ def _pair(message: Message, name: str) -> tuple[int, int]:
     return value[0], value[1]
 
 
-def _checked_entries(message: Message) -> list[Entry]:
-    """Consecutive indexes, terms that never go back nor beyond the leader's, commands that are bytes."""
+def _checked_entries(message: Message, held: Callable[[int], bytes | None]) -> list[Entry]:
+    """Consecutive indexes, terms that never go back nor beyond the leader's, commands that are bytes, or are held."""
     raw = message.get("entries")
     if not isinstance(raw, list):
         raise PeerFault("append_entries without entries")
@@ -493,6 +520,10 @@ def _checked_entries(message: Message) -> list[Entry]:
         if not isinstance(item, (list, tuple)) or len(item) != 3:
             raise PeerFault("append_entries with an entry that is none")
         command, item_index, item_term = item
+        if type(command) is int:
+            name, command = command, held(command)
+            if command is None:
+                raise PeerFault(f"append_entries names an entry, {name}, that it did not send before"[:200])
         if type(command) is not bytes or not command or item_index != index or type(item_term) is not int:
             raise PeerFault(f"append_entries with a bad entry at index {index}")
         if not term <= item_term <= leader_term:

@@ -3,19 +3,21 @@
 PySyncObj's forwarding loses callbacks with a connection and applies a retried command twice (hole 10), so nothing of it
 is used. Here the origin keeps each proposal until its own state machine has applied it, and sends it again whenever
 leader, term or link changed; the request id inside makes that harmless. Not here: what a command is.
+Large commands have a way of their own (large.py), on which others pass them.
 Invariant: a proposal ends exactly once, with the result that was applied or with an error.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from warren_raft.errors import StorageFull, Unavailable
 from warren_raft.log_lines import log_event
+from warren_raft.raft.large import AHEAD_BYTES, LARGE_BYTES, Large, LargeEntries
 
 logger = logging.getLogger("warren_raft.submit")
 
@@ -29,6 +31,9 @@ COMMAND_BYTES_MAX: Final = 16 * 1024 * 1024
 then stop each manager that has to send the entry on."""
 QUEUE_BYTES: Final = 128 * 1024 * 1024
 """Commands of all managers waiting at the leader; beyond it the sender is told to come back."""
+SUBMIT_WINDOW_BYTES: Final = 1024 * 1024
+"""Of small commands on their way to the leader without an answer. What is beyond waits here, where it ends at its
+deadline without having been sent, and not in the link's queue, which a thin link would fill until it is dropped."""
 REFUSED_WAIT_SECONDS: Final = 0.05
 """A manager that was told "not the leader" waits so long before it asks again."""
 
@@ -58,6 +63,14 @@ class Proposal:
     """Whether it may have reached a log: it left this process, or this process's own log has it."""
     needs_room: bool = False
     """Whether it creates or updates something: it fails with StorageFull where a full disk was in its way."""
+    thread: int = 0
+    """The thread that made it, whose writes keep their order; 0: in no order with any."""
+    is_large: bool = False
+    """Whether it goes the way of large commands: as it is one, or because its thread made one before it."""
+    link: int = -1
+    """Of one that is not large: the link that it was sent on, where it counts as under way."""
+    is_cancelled: bool = False
+    """Of a large one: whoever has it was told that nobody waits for it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +85,24 @@ class Route:
 class Submitter:
     """The proposals of this manager and, while it leads, the queue of all. Raft thread or simulator only."""
 
-    def __init__(self, send: Callable[[str, Message], None]) -> None:
+    def __init__(
+        self, send: Callable[[str, Message], None], cancel: Callable[[str, int], None], large_bytes: int = LARGE_BYTES
+    ) -> None:
         self._send = send
+        self._cancel = cancel
+        self.large = LargeEntries(send, cancel, large_bytes)
+        """Those of all managers while we lead."""
         self._pending: dict[Key, Proposal] = {}
         self._waiting: deque[Proposal] = deque()
+        self._waiting_large: deque[Proposal] = deque()
+        self._large_of: Counter[int] = Counter()
+        """Thread -> how many of its writes are on the way of large ones. None of its later ones may pass them."""
+        self._lent: dict[str, dict[int, Proposal]] = {}
+        """By manager and number: the large ones that it has, or is getting, until it says that it is done with them."""
         self._route: Route | None = None
-        self._not_before = -1e9
+        self._sent_bytes = 0
+        """Of small ones that were sent on the present route and are unanswered."""
+        self._not_before = self._large_not_before = -1e9
         self.queue: deque[tuple[str, bytes, Proposal | None]] = deque()
         """Commands that the leader has not proposed yet, in the order they came, each with the manager that sent it
         ("" for our own callers', with the proposal)."""
@@ -87,10 +112,21 @@ class Submitter:
     def pending_count(self) -> int:
         return len(self._pending)
 
+    @property
+    def is_queueing(self) -> bool:
+        """Whether there may be something to propose."""
+        return bool(self.queue) or self.large.is_waiting
+
     def submit(self, proposals: Iterable[Proposal]) -> None:
         for proposal in proposals:
             self._pending[proposal.session, proposal.sequence] = proposal
-            self._waiting.append(proposal)
+            if len(proposal.data) > self.large.large_bytes or proposal.thread in self._large_of:
+                proposal.is_large = True
+                if proposal.thread:
+                    self._large_of[proposal.thread] += 1
+                self._waiting_large.append(proposal)
+            else:
+                self._waiting.append(proposal)
 
     def set_route(self, route: Route | None) -> None:
         """Everything unanswered goes (again) to a leader that is new to us, in the old order."""
@@ -99,28 +135,73 @@ class Submitter:
         if self._route is not None and self._route.link == 0:
             self.clear_queue()
         self._route = route
-        self._not_before = -1e9
-        self._waiting = deque(self._pending.values())
+        self._not_before = self._large_not_before = -1e9
+        self._line_up_small()
+        self._line_up_large()
+
+    def _line_up_small(self) -> None:
+        self._sent_bytes = 0
+        self._waiting.clear()
+        for proposal in self._pending.values():
+            if not proposal.is_large:
+                proposal.link = -1
+                self._waiting.append(proposal)
+
+    def _line_up_large(self) -> None:
+        """But for those that the leader has, or is getting, over the present link."""
+        lent = self._lent.get(self._route.leader, {}).values() if self._route is not None else ()
+        sent = {(proposal.session, proposal.sequence) for proposal in lent}
+        pending = self._pending.items()
+        self._waiting_large = deque(each for key, each in pending if each.is_large and key not in sent)
 
     def clear_queue(self) -> None:
         self.queue.clear()
         self._queue_bytes = 0
+        self.large.clear()
 
     def flush(self, now: float) -> None:
         """Hand what waits to the leader: our own queue, or messages to another manager."""
         route = self._route
-        if route is None or not self._waiting or now < self._not_before:
+        if route is None:
             return
         if route.link == 0:
-            while self._waiting and self._queue_bytes <= QUEUE_BYTES:
-                proposal = self._waiting.popleft()
-                if self._is_pending(proposal):
-                    self._enqueue("", proposal.data, proposal)
+            self._queue_own()
             return
-        while self._waiting:
+        while self._waiting and self._sent_bytes < SUBMIT_WINDOW_BYTES and now >= self._not_before:
             commands = self._next_message()
             if commands:
                 self._send(route.leader, {"type": "submit", "commands": commands})
+        if self._waiting_large and now >= self._large_not_before:
+            self._send_large(route, now)
+
+    def _queue_own(self) -> None:
+        while self._waiting and self._queue_bytes <= QUEUE_BYTES:
+            proposal = self._waiting.popleft()
+            if self._is_pending(proposal):
+                self._enqueue("", proposal.data, proposal)
+        while self._waiting_large and self.large.has_room:
+            proposal = self._waiting_large.popleft()
+            if self._is_pending(proposal):
+                self.large.add(Large(proposal.data, proposal.deadline, waiter=proposal))
+
+    def _send_large(self, route: Route, now: float) -> None:
+        lent = self._lent.setdefault(route.leader, {})
+        while self._waiting_large:
+            proposal = self._waiting_large[0]
+            if lent and sum(len(each.data) for each in lent.values()) + len(proposal.data) > AHEAD_BYTES:
+                return
+            self._waiting_large.popleft()
+            if self._is_pending(proposal):
+                proposal.sent = True
+                number = self.large.next_number()
+                lent[number] = proposal
+                message = {
+                    "type": "submit_large",
+                    "number": number,
+                    "command": proposal.data,
+                    "milliseconds": max(0, int(1000 * (proposal.deadline - now))),
+                }
+                self._send(route.leader, message)
 
     def _next_message(self) -> list[bytes]:
         commands: list[bytes] = []
@@ -132,8 +213,10 @@ class Submitter:
             self._waiting.popleft()
             if self._is_pending(proposal):
                 proposal.sent = True
+                proposal.link = self._route.link if self._route is not None else -1
                 commands.append(proposal.data)
                 size += len(proposal.data)
+        self._sent_bytes += size
         return commands
 
     def _is_pending(self, proposal: Proposal) -> bool:
@@ -147,6 +230,18 @@ class Submitter:
             return
         for command in commands:
             self._enqueue(peer, command)
+
+    def receive_large(self, peer: str, message: Message, now: float, *, is_leader: bool) -> None:
+        if not is_leader or not self.large.has_room:
+            self._send(peer, {"type": "submit_large_end", "number": message["number"], "done": False})
+            return
+        deadline = now + message["milliseconds"] / 1000
+        self.large.add(Large(message["command"], deadline, peer, message["number"]))
+
+    def receive_cancel(self, peer: str, number: int) -> None:
+        """A manager does not wait for a large command any more. It may never have arrived as a whole."""
+        if not self.large.cancel(peer, number):
+            self._send(peer, {"type": "submit_large_end", "number": number, "done": False})
 
     def _enqueue(self, origin: str, command: bytes, proposal: Proposal | None = None) -> None:
         self.queue.append((origin, command, proposal))
@@ -176,27 +271,67 @@ class Submitter:
             size += len(command)
         return taken, frozenset(origins)
 
+    def next_large(self, node_id: str, voters: frozenset[str]) -> Large | None:
+        """The large command that is to be an entry now, alone: a majority holds its bytes."""
+        while (large := self.large.next_ready(node_id, voters)) is not None:
+            if large.waiter is None or self._is_pending(large.waiter):
+                return large
+            self.large.drop_next()
+        return None
+
+    def large_proposed(self, large: Large, index: int) -> None:
+        if large.waiter is not None:
+            large.waiter.sent = True
+        self.large.proposed(index)
+
     # Back at the origin ------------------------------------------------------------------------------------------
 
     def refused(self, peer: str, now: float) -> None:
         """The manager we took for the leader does not lead (any more), or is overloaded."""
         if self._route is not None and self._route.leader == peer and self._route.link != 0:
             self._not_before = now + REFUSED_WAIT_SECONDS
-            self._waiting = deque(self._pending.values())
+            self._line_up_small()
+
+    def large_ended(self, peer: str, number: int, now: float, *, done: bool) -> None:
+        """A manager does not need a large command any more that we sent to it: it is in our log (`done`), or that
+        manager does not lead, or has no room."""
+        proposal = self._lent.get(peer, {}).pop(number, None)
+        if proposal is not None and not done and self._route is not None and self._route.leader == peer:
+            self._large_not_before = now + REFUSED_WAIT_SECONDS
+            self._line_up_large()
+
+    def lent(self, peer: str, number: int) -> bytes | None:
+        """The command that we sent to a manager under this number."""
+        proposal = self._lent.get(peer, {}).get(number)
+        return None if proposal is None else proposal.data
+
+    def link_down(self, peer: str) -> None:
+        self._lent.pop(peer, None)
+        self.large.link_down(peer)
 
     def applied(self, outcomes: Iterable[Outcome]) -> None:
         pending = self._pending
         for outcome in outcomes:
             proposal = pending.pop((outcome.session, outcome.sequence), None)
             if proposal is not None:
+                self._answered(proposal)
                 proposal.outcome = outcome
                 _end(proposal)
+
+    def _answered(self, proposal: Proposal) -> None:
+        if proposal.is_large and proposal.thread:
+            self._large_of[proposal.thread] -= 1
+            if not self._large_of[proposal.thread]:
+                del self._large_of[proposal.thread]
+        elif self._route is not None and proposal.link == self._route.link:
+            self._sent_bytes -= len(proposal.data)
 
     def expire(self, now: float, reason: str, *, full: bool = False) -> None:
         """End what has reached its deadline; `reason` says why nothing became of it. `full`: a full disk is why."""
         late = [key for key, proposal in self._pending.items() if proposal.deadline <= now]
         for key in late:
             proposal = self._pending.pop(key)
+            self._answered(proposal)
             if full and proposal.needs_room and not proposal.sent:
                 proposal.error = StorageFull(reason)
             else:
@@ -204,13 +339,27 @@ class Submitter:
             _end(proposal)
         if late:
             self._drop_ended()
+            self._cancel_ended()
         if len(self._waiting) > 2 * len(self._pending):
             # What ended while there was no leader would be kept until there is one.
             self._waiting = deque(filter(self._is_pending, self._waiting))
+        if len(self._waiting_large) > 2 * len(self._pending):
+            self._waiting_large = deque(filter(self._is_pending, self._waiting_large))
+
+    def _cancel_ended(self) -> None:
+        """What is still on its way for nobody holds up what comes behind it."""
+        for peer, lent in self._lent.items():
+            for number, proposal in lent.items():
+                if not self._is_pending(proposal) and not proposal.is_cancelled:
+                    proposal.is_cancelled = True
+                    self._cancel(peer, number)
+                    self._send(peer, {"type": "submit_large_cancel", "number": number})
 
     def fail_all(self, error: Callable[[Proposal], Exception]) -> None:
         pending, self._pending = self._pending, {}
         self._waiting.clear()
+        self._waiting_large.clear()
+        self._large_of.clear()
         for proposal in pending.values():
             proposal.error = error(proposal)
             _end(proposal)

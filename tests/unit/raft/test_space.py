@@ -366,7 +366,7 @@ def test_a_leaders_own_queue_keeps_nothing_that_nobody_waits_for() -> None:
 def test_a_leaders_own_queue_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit waits where it came from, in its order."""
     monkeypatch.setattr(submit, "QUEUE_BYTES", 200)
-    submitter = Submitter(lambda *_: None)
+    submitter = Submitter(lambda *_: None, lambda *_: None)
     made = [Proposal(1, n, bytes([n]) * 10, 60.0, lambda _: None) for n in range(100)]
     submitter.submit(made)
     submitter.set_route(Route("m1", 1, 0))
@@ -380,7 +380,7 @@ def test_a_leaders_own_queue_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch
 
 def test_what_has_ended_is_passed_over_and_is_not_said_to_be_sent() -> None:
     ended: list[Proposal] = []
-    submitter = Submitter(lambda *_: None)
+    submitter = Submitter(lambda *_: None, lambda *_: None)
     made = [Proposal(1, n, bytes([n]) * 10, float(n), ended.append) for n in (1, 2, 3)]
     submitter.submit(made)
     submitter.set_route(Route("m1", 1, 0))

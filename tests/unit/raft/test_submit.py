@@ -264,7 +264,9 @@ class Recorded:
     def __init__(self) -> None:
         self.sent: list[tuple[str, list[bytes]]] = []
         self.ended: list[Proposal] = []
-        self.submitter = Submitter(lambda peer, message: self.sent.append((peer, message.get("commands", []))))
+        self.submitter = Submitter(
+            lambda peer, message: self.sent.append((peer, message.get("commands", []))), lambda peer, number: None
+        )
 
     def propose(self, *sequences: int, size: int = 10, deadline: float = 10.0) -> list[Proposal]:
         made = [Proposal(1, n, bytes([n]) * size, deadline, self.ended.append) for n in sequences]
@@ -303,6 +305,29 @@ def test_a_message_holds_a_bounded_number_of_bytes_unless_one_command_alone_is_l
     it.submitter.set_route(Route("m2", 1, 7))
     it.submitter.flush(0.0)
     assert [[len(command) for command in commands] for _, commands in it.sent] == [[10, 10], [10], [100]]
+
+
+def test_what_the_leader_has_not_answered_is_bounded_and_the_rest_waits_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a thin link megabytes in its queue would be late for everybody, and at 64 MiB cost the link. What waits here
+    ends at its deadline, and is known not to have been applied."""
+    monkeypatch.setattr(submit, "SUBMIT_WINDOW_BYTES", 50)
+    monkeypatch.setattr(submit, "SUBMIT_BYTES", 25)
+    it = Recorded()
+    it.propose(*range(1, 21), deadline=5.0)
+    it.submitter.set_route(Route("m2", 1, 7))
+    it.submitter.flush(0.0)
+    it.submitter.flush(0.0)
+    assert sum(len(commands) for _, commands in it.sent) == 6
+    it.submitter.applied([Outcome(1, n, None) for n in (1, 2, 3)])
+    it.submitter.flush(0.0)
+    assert sum(len(commands) for _, commands in it.sent) == 8
+    it.submitter.expire(5.0, "no quorum")
+    assert [proposal.sequence for proposal in it.ended if proposal.error and not proposal.error.maybe_applied] == [
+        *range(9, 21)
+    ]
+    it.propose(30)
+    it.submitter.flush(6.0)
+    assert it.sent[-1] == ("m2", [b"\x1e" * 10]), "what ended is under way no more"
 
 
 def test_an_outcome_of_somebody_elses_write_is_passed_over() -> None:

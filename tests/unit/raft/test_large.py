@@ -1,0 +1,457 @@
+"""Large commands: their bytes go ahead of the log, beside everything else, and are sent once to each who needs them.
+
+Stories on real engines. In a `thin` direction what is in the BULK lane does not arrive yet, and all else passes it: as
+on a link of little bandwidth, stretched. A command above LARGE bytes is large here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cbor2
+import pytest
+
+from tests.engine_harness import STEP_SECONDS, Cluster, Message, Node
+from warren_raft.errors import Unavailable
+from warren_raft.raft import large as large_module
+from warren_raft.raft.events import Cancel, CloseLink, Received, Submitted
+from warren_raft.raft.large import HELD_BYTES_MAX, UNDER_WAY
+from warren_raft.raft.submit import Proposal
+
+LARGE = 200
+FIVE = ("m1", "m2", "m3", "m4", "m5")
+
+
+def text(name: str, size: int = 1000) -> str:
+    return name + "." * size
+
+
+def make(ids: tuple[str, ...] = FIVE[:3], **more: Any) -> tuple[Cluster, Node, list[str]]:
+    """A ready cluster, its leader, and the others."""
+    cluster = Cluster(ids, large_bytes=LARGE, **more)
+    return cluster, cluster.wait_ready(), cluster.followers()
+
+
+def thin_to_others(cluster: Cluster, sender: str, *others: str) -> None:
+    cluster.thin.update((sender, other) for other in others)
+
+
+def sent(cluster: Cluster, kind: str, sender: str = "", receiver: str = "") -> list[Message]:
+    return [
+        each.message
+        for each in cluster.sent
+        if each.message["type"] == kind and sender in ("", each.sender) and receiver in ("", each.receiver)
+    ]
+
+
+def bytes_in_appends(cluster: Cluster, receiver: str) -> int:
+    """How much of large entries went to a manager in append messages."""
+    found = 0
+    for message in sent(cluster, "append_entries", receiver=receiver):
+        found += sum(len(item[0]) for item in message["entries"] if type(item[0]) is bytes and len(item[0]) > LARGE)
+    return found
+
+
+def assert_nothing_is_left(cluster: Cluster) -> None:
+    """Whatever happened, nobody goes on holding bytes for it."""
+
+    def is_clean() -> bool:
+        return all(
+            not any(node.engine._held._held.values())
+            and not any(node.engine._submitter._lent.values())
+            and not node.engine._submitter.large._queue
+            and not node.engine._submitter.large._proposed
+            and node.engine._submitter.large._queue_bytes == 0
+            for node in cluster.nodes.values()
+        )
+
+    cluster.run_until(is_clean, seconds=15)
+
+
+# Beside everything else ----------------------------------------------------------------------------------------------
+
+
+def test_small_writes_do_not_wait_for_a_large_one() -> None:
+    """Its bytes are on their way for five seconds. In the log before them it would have held them up that long."""
+    cluster, leader, others = make()
+    thin_to_others(cluster, leader.id, *others)
+    cluster.submit(leader.id, text("large"), seconds=60)
+    for id_ in cluster.nodes:
+        begin = cluster.now
+        cluster.write(id_, *(f"{id_} {number}" for number in range(10)))
+        assert cluster.now - begin < 0.5
+    assert text("large") not in cluster.acknowledged
+    cluster.heal()
+    cluster.run_until(lambda: text("large") in cluster.acknowledged)
+    cluster.check_writes()
+    assert all(bytes_in_appends(cluster, other) == 0 for other in others)
+    assert [len(sent(cluster, "large_entry", receiver=other)) for other in others] == [1, 1]
+    assert_nothing_is_left(cluster)
+
+
+def test_a_majority_that_holds_it_is_enough_and_who_is_about_to_is_not_sent_it_again() -> None:
+    cluster, leader, (slow, quick) = make()
+    thin_to_others(cluster, leader.id, slow)
+    cluster.write(leader.id, text("large"))
+    cluster.write(leader.id, "small")
+    cluster.run(3.0)
+    assert cluster.machines[quick].applied == [text("large"), "small"]
+    assert cluster.machines[slow].applied == []
+    assert bytes_in_appends(cluster, slow) == 0
+    assert len(sent(cluster, "large_entry", receiver=slow)) == 1
+    assert cluster.nodes[slow].engine.leader == leader.id, "it hears the leader meanwhile"
+    cluster.heal()
+    cluster.check_writes()
+    assert bytes_in_appends(cluster, slow) == 0
+    assert_nothing_is_left(cluster)
+
+
+def test_a_minority_that_holds_it_is_not_enough() -> None:
+    cluster, leader, others = make(FIVE)
+    thin_to_others(cluster, leader.id, *others[1:])
+    cluster.submit(leader.id, text("large"), seconds=60)
+    before = leader.log.last_index
+    cluster.run(2.0)
+    assert leader.log.last_index == before
+    cluster.thin.discard((leader.id, others[1]))
+    cluster.run_until(lambda: text("large") in cluster.acknowledged)
+    cluster.heal()
+    cluster.check_writes()
+
+
+def test_one_manager_alone_has_nobody_to_send_it_to() -> None:
+    cluster, leader, _ = make(("m1",))
+    cluster.write(leader.id, text("large"), "small")
+    cluster.check_writes()
+    assert_nothing_is_left(cluster)
+
+
+def test_a_follower_that_sent_it_is_not_sent_it_back() -> None:
+    """It and the leader are a majority of three: a large write through a follower takes the way once, not twice."""
+    cluster, leader, (origin, other) = make()
+    thin_to_others(cluster, leader.id, other)
+    cluster.write(origin, text("large"))
+    assert sent(cluster, "large_entry", receiver=origin) == []
+    assert bytes_in_appends(cluster, origin) == 0
+    assert cluster.machines[origin].applied == [text("large")]
+    cluster.heal()
+    cluster.check_writes()
+    assert_nothing_is_left(cluster)
+
+
+def test_small_writes_of_a_follower_pass_the_large_one_that_it_sends() -> None:
+    cluster, leader, (origin, _) = make()
+    thin_to_others(cluster, origin, leader.id)
+    cluster.submit(origin, text("large"), seconds=60)
+    begin = cluster.now
+    cluster.write(origin, *(f"{number}" for number in range(10)))
+    assert cluster.now - begin < 0.5
+    cluster.heal()
+    cluster.run_until(lambda: text("large") in cluster.acknowledged)
+    cluster.check_writes()
+
+
+def test_large_writes_of_one_manager_keep_their_order() -> None:
+    cluster, _, (origin, _) = make()
+    names = [text(f"large {number}") for number in range(12)]
+    for name in names:
+        cluster.submit(origin, name, seconds=60)
+    cluster.run_until(lambda: len(cluster.acknowledged) == 12)
+    assert cluster.machines[origin].applied == names
+
+
+def submit_in_order(cluster: Cluster, id_: str, *names: str) -> list[Proposal]:
+    """As one thread does that does not wait: what follows a large one must not pass it."""
+    made = []
+    for sequence, name in enumerate(names, 500):
+        data = cbor2.dumps([9, sequence, name])
+        made.append(Proposal(9, sequence, data, cluster.now + 60, lambda _: None, thread=7))
+    cluster.nodes[id_].events.append(Submitted(made))
+    return made
+
+
+@pytest.mark.parametrize("through", ["leader", "follower"])
+def test_what_a_thread_writes_after_a_large_one_does_not_pass_it(through: str) -> None:
+    cluster, leader, others = make()
+    id_ = leader.id if through == "leader" else others[0]
+    cluster.thin.update((a, b) for a in cluster.nodes for b in cluster.nodes)
+    made = submit_in_order(cluster, id_, text("large"), "behind", "and behind")
+    cluster.write(id_, "of another thread")
+    assert not any(proposal.outcome for proposal in made)
+    cluster.heal()
+    cluster.run_until(lambda: all(proposal.outcome for proposal in made))
+    cluster.run_until(cluster.converged)
+    assert not cluster.nodes[id_].engine._submitter._large_of
+    assert cluster.machines[id_].applied == ["of another thread", text("large"), "behind", "and behind"]
+
+
+# Deadlines -----------------------------------------------------------------------------------------------------------
+
+
+def cancelled(cluster: Cluster, node: Node) -> list[int]:
+    """The numbers of what this manager wants cancelled in its next second."""
+    found = []
+    perform = cluster._perform
+
+    def watch(who: Node, effect: Any) -> None:
+        if who is node and isinstance(effect, Cancel):
+            found.append(effect.number)
+        perform(who, effect)
+
+    cluster._perform = watch  # type: ignore[method-assign]
+    cluster.run(1.0)
+    cluster._perform = perform  # type: ignore[method-assign]
+    return found
+
+
+def test_what_the_links_are_too_thin_for_was_not_applied_and_leaves_nothing_behind() -> None:
+    """4 MiB at 64 KiB/s take a minute, and the caller waits for ten seconds. It never comes into a log, so no other
+    write waits for it, and what has not left of it is taken back."""
+    cluster, leader, others = make()
+    thin_to_others(cluster, leader.id, *others)
+    before = leader.log.last_index
+    cluster.submit(leader.id, text("large"), seconds=2.0)
+    cluster.run(1.5)
+    (number,) = {message["number"] for message in sent(cluster, "large_entry")}
+    assert cancelled(cluster, leader) == [number, number]
+    error = cluster.failed[text("large")]
+    assert isinstance(error, Unavailable)
+    assert not error.maybe_applied
+    assert leader.log.last_index == before
+    cluster.heal()  # what had left arrives, and is dropped
+    cluster.write(leader.id, "after")
+    cluster.check_writes()
+    assert_nothing_is_left(cluster)
+
+
+def test_a_large_write_through_a_follower_ends_at_its_deadline_at_the_leader_too() -> None:
+    cluster, leader, (origin, other) = make(FIVE[:3])
+    thin_to_others(cluster, leader.id, origin, other)
+    cluster.isolate(origin)
+    cluster.heal()
+    cluster.run(1.0)
+    thin_to_others(cluster, origin, leader.id)
+    cluster.submit(origin, text("large"), seconds=2.0)
+    cluster.run(1.5)
+    assert len(cancelled(cluster, cluster.nodes[origin])) == 1
+    assert text("large") in cluster.failed
+    cluster.heal()
+    cluster.write(origin, "after")
+    cluster.check_writes()
+    assert_nothing_is_left(cluster)
+
+
+def test_the_leader_does_not_propose_what_its_sender_does_not_wait_for_any_more() -> None:
+    """Five managers: leader and sender are no majority, and nobody else gets it in time."""
+    cluster, leader, (origin, *others) = make(FIVE)
+    thin_to_others(cluster, leader.id, *others)
+    before = leader.log.last_index
+    cluster.submit(origin, text("large"), seconds=2.0)
+    cluster.run(1.0)
+    assert leader.engine._submitter.large.is_waiting
+    cluster.run(2.0)
+    assert not leader.engine._submitter.large.is_waiting
+    cluster.heal()
+    cluster.run(1.0)
+    assert leader.log.last_index == before
+    assert_nothing_is_left(cluster)
+
+
+# What may be lost ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turns", range(1, 9))
+@pytest.mark.parametrize("through", ["leader", "follower"])
+def test_a_link_that_breaks_at_any_moment_costs_no_large_write_and_doubles_none(turns: int, through: str) -> None:
+    cluster, leader, (one, other) = make()
+    cluster.submit(leader.id if through == "leader" else one, text("large"))
+    cluster.submit(leader.id if through == "leader" else one, text("large too"))
+    for _ in range(turns):
+        cluster.turn()
+    cluster.disconnect(one, leader.id)
+    if turns % 2:
+        cluster.disconnect(other, leader.id)
+    cluster.run_until(lambda: len(cluster.acknowledged) == 2, seconds=5)
+    cluster.check_writes()
+    assert_nothing_is_left(cluster)
+
+
+@pytest.mark.parametrize("turns", range(1, 9))
+@pytest.mark.parametrize("through", ["leader", "follower"])
+def test_a_leader_that_is_cut_off_at_any_moment_costs_no_large_write(turns: int, through: str) -> None:
+    """Deposed, it lets go of all that it had; what came through a follower goes to the next leader."""
+    cluster, leader, (one, _) = make()
+    cluster.submit(leader.id if through == "leader" else one, text("large"), seconds=60)
+    for _ in range(turns):
+        cluster.turn()
+    cluster.isolate(leader.id)
+    cluster.run(4.0)
+    cluster.heal()
+    cluster.run_until(lambda: text("large") in cluster.acknowledged)
+    cluster.check_writes()
+    assert_nothing_is_left(cluster)
+
+
+@pytest.mark.parametrize("turns", range(1, 9))
+def test_a_leader_that_dies_at_any_moment_costs_no_large_write(turns: int) -> None:
+    cluster, leader, (one, _) = make()
+    cluster.submit(one, text("large"), seconds=60)
+    for _ in range(turns):
+        cluster.turn()
+    cluster.restart(leader.id)
+    cluster.run_until(lambda: text("large") in cluster.acknowledged)
+    cluster.check_writes()
+    assert_nothing_is_left(cluster)
+
+
+def test_leadership_that_moves_while_it_travels_takes_nothing_with_it() -> None:
+    """Over the same links: nobody is asked to hold, or to send, what it holds already; nothing is forgotten."""
+    cluster, leader, others = make()
+    thin_to_others(cluster, leader.id, *others)
+    cluster.submit(others[0], text("large"), seconds=60)
+    cluster.submit(leader.id, text("own"), seconds=60)
+    cluster.run(0.3)
+    cluster.ask(leader.id, "transfer", others[1])
+    cluster.run_until(lambda: cluster.nodes[others[1]].engine.is_leader)
+    cluster.run_until(lambda: text("large") in cluster.acknowledged)
+    cluster.heal()
+    cluster.run_until(lambda: text("own") in cluster.acknowledged)
+    cluster.check_writes()
+    assert_nothing_is_left(cluster)
+
+
+def test_a_leader_that_leads_again_is_not_sent_what_is_still_on_its_way_to_it() -> None:
+    """Over the same link, in another term. It took minutes to get that far."""
+    cluster, leader, (origin, other) = make()
+    thin_to_others(cluster, origin, leader.id, other)
+    cluster.submit(origin, text("large"), seconds=60)
+    cluster.run(0.5)
+    for target in (other, leader.id, other, leader.id):
+        cluster.ask(origin, "transfer", target)
+        cluster.run_until(lambda target=target: cluster.nodes[target].engine.is_leader)
+        cluster.run(0.5)
+    assert [len(sent(cluster, "submit_large", origin, to)) for to in (leader.id, other)] == [1, 1]
+    cluster.heal()
+    cluster.run_until(lambda: text("large") in cluster.acknowledged)
+    cluster.check_writes()
+    assert_nothing_is_left(cluster)
+
+
+def test_a_manager_that_does_not_lead_sends_a_large_command_back() -> None:
+    cluster, leader, (one, two) = make()
+    message = {"type": "submit_large", "number": 77, "command": b"x" * 1000, "milliseconds": 5000}
+    cluster.nodes[two].events.append(Received(one, cluster.links[two, one], message))
+    cluster.turn()
+    assert sent(cluster, "submit_large_end", two, one) == [{"type": "submit_large_end", "number": 77, "done": False}]
+    assert leader.engine.is_leader
+
+
+def test_a_leader_whose_queue_is_full_sends_large_commands_back_and_they_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(large_module, "QUEUE_BYTES", 2500)
+    cluster, leader, others = make()
+    leader.disk_seconds = 0.2
+    names = [text(f"{id_} {number}") for id_ in others for number in range(6)]
+    for name in names:
+        cluster.submit(name[:2], name, seconds=60)
+    cluster.run_until(lambda: len(cluster.acknowledged) == 12)
+    assert any(not message["done"] for message in sent(cluster, "submit_large_end"))
+    cluster.check_writes()
+    assert_nothing_is_left(cluster)
+
+
+# Bounds --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_travels_ahead_is_bounded_for_each_follower(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty large writes; one follower's link carries nothing of them. What waits for it does not grow with each."""
+    monkeypatch.setattr(large_module, "AHEAD_BYTES", 3000)
+    cluster, leader, (slow, _) = make()
+    thin_to_others(cluster, leader.id, slow)
+    names = [text(f"large {number}") for number in range(20)]
+    for name in names:
+        cluster.submit(leader.id, name, seconds=60)
+    most = 0
+    while len(cluster.acknowledged) < 20:
+        cluster.turn()
+        most = max(
+            most, sum(len(message["entry"]) for message in cluster.on_wire(leader.id, slow) if "entry" in message)
+        )
+    assert 0 < most <= 3000
+    assert cluster.machines[leader.id].applied == names
+    cluster.heal()
+    cluster.check_writes()
+    assert_nothing_is_left(cluster)
+
+
+def test_a_follower_lends_the_leader_a_bounded_amount(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("warren_raft.raft.submit.AHEAD_BYTES", 3000)
+    cluster, leader, (origin, _) = make()
+    thin_to_others(cluster, origin, leader.id)
+    for number in range(10):
+        cluster.submit(origin, text(f"large {number}"), seconds=60)
+    cluster.run(1.0)
+    assert len(sent(cluster, "submit_large")) == 2
+    cluster.heal()
+    cluster.run_until(lambda: len(cluster.acknowledged) == 10)
+    cluster.check_writes()
+    assert_nothing_is_left(cluster)
+
+
+def closed(cluster: Cluster, node: Node, peer: str, *messages: Message) -> list[str]:
+    events = [Received(peer, cluster.links[node.id, peer], message) for message in messages]
+    return [effect.reason for effect in node.engine.step(cluster.now, events) if isinstance(effect, CloseLink)]
+
+
+def test_a_peer_that_sends_ahead_without_end_loses_its_link_and_what_it_sent() -> None:
+    cluster, leader, (follower, _) = make()
+    node = cluster.nodes[follower]
+    entry = bytes(HELD_BYTES_MAX // 4)
+    message = {"type": "large_entry", "number": 1, "term": node.engine.term, "entry": entry}
+    reasons = [closed(cluster, node, leader.id, {**message, "number": number}) for number in range(1, 6)]
+    assert [len(each) for each in reasons] == [0, 0, 0, 0, 1]
+    assert "more large entries" in reasons[-1][0]
+
+
+@pytest.mark.parametrize("name", [5, -5, UNDER_WAY, 1 << 70])
+def test_an_append_message_that_names_what_nobody_holds_costs_its_link(name: int) -> None:
+    cluster, leader, (follower, _) = make()
+    node = cluster.nodes[follower]
+    last = node.log.last_index
+    message = {
+        "type": "append_entries",
+        "term": node.engine.term,
+        "commit_index": node.log.commit_index,
+        "prevLogIdx": last,
+        "prevLogTerm": node.log.last_term,
+        "entries": [[name, last + 1, node.engine.term]],
+        "seq": 1000,
+    }
+    (reason,) = closed(cluster, node, leader.id, message)
+    assert "names an entry" in reason
+    assert node.log.last_index == last
+
+
+def test_what_is_held_counts_for_nothing_before_it_is_appended() -> None:
+    """Not in a log, not on a disk, and gone with its link."""
+    cluster, leader, (follower, _) = make()
+    node = cluster.nodes[follower]
+    last, syncs = node.log.last_index, node.syncs
+    message = {"type": "large_entry", "number": 9, "term": node.engine.term, "entry": b"\x00\x01\x80" + bytes(1000)}
+    assert closed(cluster, node, leader.id, message) == []
+    cluster.turn()
+    assert (node.log.last_index, node.syncs) == (last, syncs)
+    assert node.engine._held.get(leader.id, 9) is not None
+    cluster.disconnect(leader.id, follower)
+    cluster.run(2 * STEP_SECONDS)
+    assert node.engine._held.get(leader.id, 9) is None
+
+
+def test_a_leader_of_an_older_term_that_sends_ahead_is_told_so() -> None:
+    cluster, leader, (follower, _) = make()
+    node = cluster.nodes[follower]
+    message = {"type": "large_entry", "number": 9, "term": node.engine.term - 1, "entry": bytes(1000)}
+    node.events.append(Received(leader.id, cluster.links[follower, leader.id], message))
+    cluster.turn()
+    assert sent(cluster, "nack", follower, leader.id) != []

@@ -1,0 +1,238 @@
+"""Large commands: their bytes go to the others ahead of the log, in parts, beside everything else.
+
+The log has an order, so what follows a 4 MiB entry in it waits for all of its bytes: four seconds at 1 MB/s, for a
+write of some bytes. So the leader sends a large entry ahead, in the lane of what nobody waits for (lanes.py), and
+proposes it when a majority holds its bytes. The append message to a peer that holds them only names them. Not here: the
+way of a command to the leader (submit.py), the log. Invariant: whatever is named to a peer is held there until the
+leader says that it may be dropped, or the link ends; nothing held counts for anything before it is appended.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from warren_raft.raft import entries
+
+Message = dict[str, Any]
+Send = Callable[[str, Message], None]
+Cancel = Callable[[str, int], None]
+
+LARGE_BYTES: Final = 64 * 1024
+"""A command above this is large: a link of 1 MB/s is busy with it for 65 ms. For a smaller one, sending it ahead costs
+more, a way and back, than it saves."""
+AHEAD_BYTES: Final = 8 * 1024 * 1024
+"""Of large entries on their way to one peer, or held there and not in its log yet: two of the largest. One is always
+let through. The same for what a manager has sent to the leader."""
+QUEUE_BYTES: Final = 64 * 1024 * 1024
+"""Of large commands that wait at the leader; who sends more is told to come back."""
+HELD_BYTES_MAX: Final = 4 * AHEAD_BYTES
+"""What a manager holds for one leader. No correct one sends half of it."""
+
+UNDER_WAY: Final = 0
+"""In the place of the name of an entry: the peer is about to hold it, so it is not to be sent again."""
+
+
+@dataclass(slots=True, eq=False)
+class Large:
+    """A large command at the leader, and from when it travels, its entry."""
+
+    command: bytes
+    deadline: float
+    origin: str = ""
+    """The manager that sent it; "": it is of a caller of ours."""
+    origin_number: int = 0
+    waiter: Any = None
+    """The proposal of our own caller."""
+    number: int = 0
+    """By which it is known to those it is sent to; 0: it was not sent to anybody yet."""
+    encoded: bytes = b""
+    """As an entry, from when it is needed."""
+    index: int = 0
+    """Where it is in the log; 0: not yet."""
+    names: dict[str, int] = field(default_factory=dict)
+    """Peer -> under which name it is held there, or UNDER_WAY: our own number, or for what a peer sent to us the
+    number of that peer, negative."""
+
+    @property
+    def entry(self) -> bytes:
+        if not self.encoded:
+            self.encoded = entries.encode_commands([self.command])
+        return self.encoded
+
+
+class LargeEntries:
+    """Those of a leader. Raft thread or simulator only."""
+
+    def __init__(self, send: Send, cancel: Cancel, large_bytes: int) -> None:
+        self.large_bytes = large_bytes
+        """A command above this is large. Smaller ones are here that must not pass a large one."""
+        self._send = send
+        self._cancel = cancel
+        self._number = 0
+        self._queue: deque[Large] = deque()
+        self._queue_bytes = 0
+        self._proposed: dict[int, Large] = {}
+        """By index; kept until whoever holds the bytes has the entry in its log."""
+
+    def next_number(self) -> int:
+        """Of what this manager sends: never used twice."""
+        self._number += 1
+        return self._number
+
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self._queue)
+
+    @property
+    def has_room(self) -> bool:
+        return self._queue_bytes < QUEUE_BYTES
+
+    def add(self, large: Large) -> None:
+        """Queue it: they are proposed in the order in which they came."""
+        self._queue.append(large)
+        self._queue_bytes += len(large.command)
+        if large.origin:
+            large.names[large.origin] = -large.origin_number
+
+    def cancel(self, origin: str, number: int) -> bool:
+        """Whoever sent it does not wait for it any more; False: it is not known here."""
+        found = [large for large in self._all() if large.names.get(origin) == -number]
+        for large in found:
+            if not large.index:
+                self._give_up(large)
+        return bool(found)
+
+    # Sending ahead -----------------------------------------------------------------------------------------------
+
+    def send_ahead(self, now: float, term: int, peers: list[str]) -> None:
+        """One step: those at the head of the queue go to every peer (the other voters with a link)."""
+        for large in [large for large in self._queue if large.deadline <= now]:
+            self._give_up(large)
+        for large in self._queue:
+            if len(large.command) > self.large_bytes:
+                for peer in peers:
+                    if peer not in large.names and self._has_room_for(peer, large):
+                        self._send_entry(peer, large, term)
+
+    def _send_entry(self, peer: str, large: Large, term: int) -> None:
+        large.number = large.number or self.next_number()
+        large.names[peer] = UNDER_WAY
+        self._send(peer, {"type": "large_entry", "number": large.number, "term": term, "entry": large.entry})
+
+    def _has_room_for(self, peer: str, large: Large) -> bool:
+        ahead = sum(len(each.command) for each in self._all() if each.names.get(peer, -1) >= 0)
+        return not ahead or ahead + len(large.command) <= AHEAD_BYTES
+
+    def _all(self) -> Iterator[Large]:
+        yield from self._queue
+        yield from self._proposed.values()
+
+    def held(self, peer: str, number: int) -> None:
+        """A peer says that it holds all of it."""
+        for large in self._all():
+            if large.number == number and large.names.get(peer) == UNDER_WAY:
+                large.names[peer] = number
+
+    # Into the log ------------------------------------------------------------------------------------------------
+
+    def next_ready(self, node_id: str, voters: frozenset[str]) -> Large | None:
+        """The first in the queue, if a majority holds it."""
+        if not self._queue:
+            return None
+        large = self._queue[0]
+        holders = {node_id, *(peer for peer, name in large.names.items() if name != UNDER_WAY)}
+        is_held = len(holders & voters) * 2 > len(voters)
+        return large if is_held or len(large.command) <= self.large_bytes else None
+
+    def drop_next(self) -> None:
+        """The first in the queue is not wanted any more."""
+        self._give_up(self._queue[0])
+
+    def proposed(self, index: int) -> None:
+        """The first in the queue is in the log now."""
+        large = self._queue.popleft()
+        self._queue_bytes -= len(large.command)
+        large.index = index
+        if large.names:
+            self._proposed[index] = large
+
+    @property
+    def is_naming(self) -> bool:
+        """Whether `name_for` may have an answer."""
+        return bool(self._proposed)
+
+    def name_for(self, peer: str, index: int) -> int | None:
+        """How an append message names this entry to a peer; UNDER_WAY: not yet; None: it holds none of it."""
+        large = self._proposed.get(index)
+        return None if large is None else large.names.get(peer)
+
+    def appended(self, match_index: Callable[[str], int]) -> None:
+        """Whoever has an entry in its log does not need to hold it beside."""
+        for index, large in list(self._proposed.items()):
+            for peer in [peer for peer in large.names if match_index(peer) >= index]:
+                self._let_go(large, peer, is_done=True)
+            if not large.names:
+                del self._proposed[index]
+
+    # The end -----------------------------------------------------------------------------------------------------
+
+    def link_down(self, peer: str) -> None:
+        """What it held is gone, and what it sent it will send again."""
+        for large in [large for large in self._queue if large.origin == peer]:
+            large.names.pop(peer, None)
+            self._give_up(large)
+        for large in self._all():
+            large.names.pop(peer, None)
+
+    def clear(self) -> None:
+        """We lead no more."""
+        for large in [*self._all()]:
+            self._release(large)
+        self._queue.clear()
+        self._queue_bytes = 0
+        self._proposed.clear()
+
+    def _give_up(self, large: Large) -> None:
+        self._queue.remove(large)
+        self._queue_bytes -= len(large.command)
+        self._release(large)
+
+    def _release(self, large: Large) -> None:
+        for peer in list(large.names):
+            self._let_go(large, peer)
+
+    def _let_go(self, large: Large, peer: str, *, is_done: bool = False) -> None:
+        name = large.names.pop(peer)
+        if name < 0:
+            self._send(peer, {"type": "submit_large_end", "number": -name, "done": is_done})
+            return
+        if name == UNDER_WAY:
+            self._cancel(peer, large.number)
+            self._send(peer, {"type": "large_entry_cancel", "number": large.number})  # should it arrive all the same
+        else:
+            self._send(peer, {"type": "large_entry_drop", "number": large.number})  # behind what names it
+
+
+class HeldEntries:
+    """What this manager holds for leaders that sent it ahead. Raft thread or simulator only."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, dict[int, bytes]] = {}
+
+    def add(self, peer: str, number: int, entry: bytes) -> bool:
+        """False: it is more than a correct leader sends."""
+        held = self._held.setdefault(peer, {})
+        held[number] = entry
+        return sum(map(len, held.values())) <= HELD_BYTES_MAX
+
+    def get(self, peer: str, number: int) -> bytes | None:
+        return self._held.get(peer, {}).get(number)
+
+    def drop(self, peer: str, number: int) -> None:
+        self._held.get(peer, {}).pop(number, None)
+
+    def link_down(self, peer: str) -> None:
+        self._held.pop(peer, None)
