@@ -28,6 +28,9 @@ OFFER_SECONDS: Final = 1.0
 """A leader repeats its offer so often, until the follower has caught up."""
 ASK_AGAIN_SECONDS: Final = 3.0
 """A chunk that was asked for and has not come by then is asked for again: the holder may have been restarted."""
+ASK_AGAIN_LATEST_SECONDS: Final = 60.0
+"""While parts of anything large arrive from the holder a chunk may be on its way behind them, and to ask for it again
+would only double it: at 64 KiB/s one takes four seconds. At the latest it is asked for again after this."""
 GIVE_UP_SECONDS: Final = 10.0
 """A holder that has sent nothing for so long may be replaced by another. What was fetched stays, see `incoming`."""
 PINNED_SECONDS: Final = 60.0
@@ -128,6 +131,8 @@ class _Fetch:
     offset: int
     asked_at: float
     heard_at: float
+    parts_at: float = -1e9
+    """When parts of something large last arrived from the holder."""
     busy: bool = False
     """A chunk is being written, or the whole is being verified."""
 
@@ -392,6 +397,11 @@ class Catchup:
 
         self._work(self.snapshots.receive(fetch.sha256, offset, data, fetch.size), written)
 
+    def arriving(self, peer: str, now: float) -> None:
+        """Parts of something large arrive from a peer."""
+        if self.fetch is not None and self.fetch.peer == peer:
+            self.fetch.parts_at = now
+
     def gone(self, peer: str, message: Message) -> None:
         """The holder has it no more; the next offer is of another one."""
         if self.fetch is not None and (self.fetch.peer, self.fetch.sha256) == (peer, message["sha256"]):
@@ -441,7 +451,12 @@ class Catchup:
         if self._refused and max(self._refused.values()) + FORGOTTEN_SECONDS < self._now:
             self._refused = {}
             self._alarms.clear_alarm("snapshot-not-installed")  # it is offered no more: we caught up by other means
-        if fetch is None or fetch.busy or self._now - fetch.asked_at < ASK_AGAIN_SECONDS:
+        if fetch is None or fetch.busy:
+            return
+        patience = ASK_AGAIN_SECONDS
+        if self._now - fetch.parts_at < ASK_AGAIN_SECONDS:
+            patience = ASK_AGAIN_LATEST_SECONDS
+        if self._now - fetch.asked_at < patience:
             return
         if self._now - fetch.heard_at >= GIVE_UP_SECONDS and not self._roster.counts(fetch.peer):
             self.fetch = None  # what there is of it stays, should it be offered again

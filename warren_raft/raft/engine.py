@@ -788,6 +788,7 @@ class Engine:
         link = self._roster.links.get(peer)
         if link is None or link.number != number or not self._roster.counts(peer) or self._installation.is_swapping:
             return
+        self._catchup.arriving(peer, self._now)
         if term and self._guard.is_led_by(peer, term):
             self._elections.heard_leader(peer, self._now)
             alive = self._guard.alive()

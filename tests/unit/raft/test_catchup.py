@@ -14,7 +14,7 @@ from tests.engine_harness import Cluster, Node
 from tests.list_machine import Held, ListMachine
 from warren_raft.errors import SnapshotInvalid
 from warren_raft.raft import catchup
-from warren_raft.raft.events import Worked
+from warren_raft.raft.events import Arriving, Worked
 from warren_raft.raft.membership import ADD
 
 SMALL = 2_000
@@ -74,6 +74,45 @@ def test_it_answers_every_heartbeat_while_it_fetches_and_writes_go_on(monkeypatc
     node.works = True
     cluster.run_until(lambda: cluster.states[away].installed)
     cluster.check_writes()
+
+
+def test_a_chunk_that_is_still_arriving_is_not_asked_for_again() -> None:
+    """Over a thin link it takes longer than a follower waits for one that was lost; asked for again it was sent twice,
+    and each of them took twice as long. When nothing arrives any more it is asked for again."""
+    cluster = compacting()
+    leader, away = lagging(cluster)
+    node = cluster.start(away)
+    cluster.thin.add((leader.id, away))
+    cluster.run_until(lambda: node.engine.fetching)
+
+    def asked() -> int:
+        return len([s for s in cluster.sent if s.message["type"] == "snapshot_get"])
+
+    end = cluster.now + 12
+    while cluster.now < end:
+        node.events.append(Arriving(leader.id, cluster.links[away, leader.id], 0))
+        cluster.run(0.05)
+    assert asked() == 1
+    cluster.run(2 * catchup.ASK_AGAIN_SECONDS)
+    assert asked() > 1
+    cluster.heal()
+    cluster.run_until(lambda: cluster.states[away].installed)
+    cluster.check_writes()
+
+
+def test_a_chunk_is_asked_for_again_in_the_end_whatever_else_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catchup, "ASK_AGAIN_LATEST_SECONDS", 5.0)
+    cluster = compacting()
+    leader, away = lagging(cluster)
+    node = cluster.start(away)
+    cluster.thin.add((leader.id, away))
+    cluster.run_until(lambda: node.engine.fetching)
+    cluster.wire[leader.id, away].clear()
+    end = cluster.now + 6
+    while cluster.now < end:
+        node.events.append(Arriving(leader.id, cluster.links[away, leader.id], 0))
+        cluster.run(0.05)
+    assert len([s for s in cluster.sent if s.message["type"] == "snapshot_get"]) > 1
 
 
 def test_a_fetch_goes_on_where_a_broken_link_ended_it(monkeypatch: pytest.MonkeyPatch) -> None:
