@@ -82,6 +82,7 @@ class Changes:
 
     def proposed(self, index: int, change: Change) -> None:
         self._proposed_at, self._proposed = index, change
+        self._rounds.forget(change.id)
         self._wanted = None
 
     def is_removing(self, member_id: str) -> bool:
@@ -93,7 +94,9 @@ class Changes:
         if not self._core.is_leader:
             return
         for member in self._roster.members.values():
-            if member.voter or not self._roster.counts(member.id):
+            if member.voter:
+                continue
+            if not self._roster.counts(member.id):
                 self._rounds.forget(member.id)
                 continue
             self._rounds.look(
