@@ -79,7 +79,8 @@ def update(member: tuple[str, str], timeout: float | None) -> None:
 def remove(member_id: str, timeout: float | None) -> None:
     """Remove a manager; done as well when ID is not a member, which is then said.
 
-    Refused when the cluster would lose its quorum. A removed manager stops; its directory is of no more use.
+    Refused when the cluster would lose its quorum. A removed manager stops; its directory is of no more use. Leave it
+    running until the command is done: its vote may be needed until then.
 
     \b
     Example: warren-raft members remove m3 --data-dir data/m1

@@ -488,6 +488,9 @@ class ReplicatedStore(Store):
     def remove_member(self, id: str, *, timeout: float | None = None) -> None:  # noqa: A002
         """Remove a member; a leader hands leadership over first. Removing who is no member does nothing.
 
+        Returns when a majority of the members that stay has it on disk, so that no power cut takes it back. Until then
+        a manager that is removed has to go on running, as its vote may be needed; then it stops by itself.
+
         Raises RefusedForSafety when the quorum would be lost, Unavailable.
         """
         check_node_id(id, field="id")
