@@ -24,6 +24,11 @@ RENEW_SECONDS: Final = VIEW_AGE_MAX_SECONDS + 300.0
 """By then the process should have ended the view itself. It is stopped, or hangs, or is no program of ours."""
 
 
+RENEW_AGAIN_SECONDS: Final = 600.0
+"""A state that was to go on in another file, for such a reader, is not made once more for so long: there was no room,
+or it is at work."""
+
+
 class ForeignReaders:
     """For one thread. The age of a view is counted from the first look that found it."""
 

@@ -22,7 +22,7 @@ from warren_raft.alarms import Alarms
 from warren_raft.descriptors import RESERVE
 from warren_raft.errors import Closed, Corrupted, InUse, InvariantViolation, RefusedForSafety, StorageFull, WarrenError
 from warren_raft.file_size_signal import held_off
-from warren_raft.foreign_readers import ForeignReaders
+from warren_raft.foreign_readers import RENEW_AGAIN_SECONDS, ForeignReaders
 from warren_raft.fsm.answers import Result, raise_for
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.group_commit import GroupCommit, Outcome
@@ -42,9 +42,6 @@ FREE_BYTES_RESERVE: Final = 16 * 1024 * 1024
 
 MEASURE_EVERY_BYTES: Final = 64 * 1024 * 1024
 """How much is written between two looks at the size of the state (20 µs each), which has a limit of gigabytes."""
-
-RENEW_AGAIN_SECONDS: Final = 600.0
-"""How long a copy that found no room, or did not help, is not made again."""
 
 LOOK_SECONDS: Final = 1.0
 """How often a store that writes looks whether its directory is still in its place."""

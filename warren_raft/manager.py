@@ -34,7 +34,7 @@ from warren_raft.errors import (
     WarrenError,
 )
 from warren_raft.file_size_signal import held_off
-from warren_raft.foreign_readers import ForeignReaders
+from warren_raft.foreign_readers import RENEW_AGAIN_SECONDS, ForeignReaders
 from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.log_lines import log_event
@@ -180,6 +180,7 @@ class ReplicatedStore(Store):
         self._backups: Backups | None = None
         self._alarms = Alarms(config.node_id)
         self._foreign_readers = ForeignReaders(self._alarms)
+        self._renew_at = 0.0
         self._version = version("warren-raft")
         self._space = Space(
             str(config.directory),
@@ -709,7 +710,7 @@ class ReplicatedStore(Store):
                     self._opened.state.forget_starts()
                     noted = True
                 self._opened.keeper.tidy()
-                self._foreign_readers.look(self._opened.database)
+                self._look_at_foreign_readers()
                 self._measure()
                 self._remember()
                 if time.monotonic() < next_checkpoint:
@@ -749,6 +750,13 @@ class ReplicatedStore(Store):
             f"(ls -l /proc/{os.getpid()}/fd), or raise the limit (ulimit -n, LimitNOFILE=)"
         )
         self._alarms.raise_alarm("descriptors-low", text)
+
+    def _look_at_foreign_readers(self) -> None:
+        """One that never ends its view would make the state grow for ever: then the state goes on in another file."""
+        now = time.monotonic()
+        if self._foreign_readers.look(self._opened.database) and now >= self._renew_at:
+            self._renew_at = now + RENEW_AGAIN_SECONDS
+            self._engine.renewal_wanted = True
 
     def _remember(self) -> None:
         """How this manager was started, and where the others are: for a start from its directory alone."""

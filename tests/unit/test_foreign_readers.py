@@ -252,3 +252,23 @@ def test_a_copy_that_finds_no_room_stops_nobody(
         assert {c.image for c in store.list_containers()} == {"later2"}
         assert [name for name in os.listdir(tmp_path / "m1" / "state") if name.startswith("2")] == []
         assert reader.look() == ["first"]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_manager_goes_on_in_another_file_too(tmp_path: Path, other: Callable[[], Other]) -> None:
+    with wr.ReplicatedStore(alone(tmp_path / "m1")) as store:
+        store.wait_ready(20)
+        store.create_container(wr.Container(id="c", image="first"))
+        reader = other()
+        reader.open()
+        assert reader.begin() == ["first"]
+        reader.process.send_signal(signal.SIGSTOP)
+        store.create_container(wr.Container(id="c", image="later"))
+        state = tmp_path / "m1" / "state"
+        wait_until(lambda: (state / "2.mdb").exists() and not (state / "1.mdb").exists(), "the other file")
+        wait_until(lambda: not store.alarms, "the end of the alarm")
+        store.create_container(wr.Container(id="c", image="later still"))
+        reader.process.send_signal(signal.SIGCONT)
+        assert reader.look() == ["first"]
+        reader.end()
+        assert reader.begin() == ["later still"]

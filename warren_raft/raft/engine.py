@@ -66,6 +66,7 @@ from warren_raft.raft.leadership import (
     BLOCKED,
     DISK_HUNG,
     LATER_TERM,
+    STATE_RENEWED,
     STATE_REPLACED,
     STATE_WRONG,
     TRANSFER,
@@ -261,6 +262,8 @@ class Engine:
         self._shortage = SPACE
         self.low_space = False
         """Set by whoever measures this manager's disk, from any thread: it has little room left."""
+        self.renewal_wanted = False
+        """Set from any thread: the file of the state cannot be gone on with, though what it holds is right."""
         self.measured = Report()
         """Its version and room, set by the same; told to the others."""
         self._stopped = False
@@ -554,6 +557,8 @@ class Engine:
             return self._reason_of_shortage("its state")
         if self._installation.is_odd:
             return Reason(STATE_WRONG, "its state is wrong")
+        if self._installation.wants_relief:
+            return Reason(STATE_RENEWED, "its state goes on in another file")
         if self._settling.is_leaving:
             return Reason(LEAVING, f"{self._node_id} was removed from the cluster")
         return None
@@ -952,8 +957,9 @@ class Engine:
 
     def _step_down(self) -> None:
         """Nobody could relieve this leader: it goes all the same."""
+        why = self._must_not_lead or Reason(STATE_WRONG, "its state is wrong")
         self._core.step_down()
-        self._follow_leadership(Reason(STATE_WRONG, "its state is wrong, and no other manager took over"))
+        self._follow_leadership(Reason(why.word, f"{why.text}, and no other manager took over"))
 
     @property
     def _takes_writes(self) -> bool:
@@ -1205,6 +1211,9 @@ class Engine:
     def _tick_snapshots(self) -> None:
         machine = self._machine
         if not self._installation.is_swapping:
+            if self.renewal_wanted:
+                self.renewal_wanted = False
+                self._installation.renew()
             if self._compare_states() or self._catchup.state_is_wrong:
                 self._catchup.state_is_wrong = False
                 self._installation.state_is_wrong()

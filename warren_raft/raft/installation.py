@@ -8,11 +8,13 @@ Invariant: dying between any two of these leaves what the next start can go on f
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Final, cast
 
 from warren_raft.alarms import Alarms
 from warren_raft.errors import Corrupted, InvariantViolation, WarrenError
+from warren_raft.log_lines import log_event
 from warren_raft.raft import entries
 from warren_raft.raft.blocked import clear_blocked, raise_blocked
 from warren_raft.raft.catchup import Catchup, Job, Snapshots, Then
@@ -20,6 +22,8 @@ from warren_raft.raft.log import Batch, Log
 from warren_raft.raft.membership import Change, apply_change
 from warren_raft.raft.state_machine import StateMachine, apply_membership, membership_of
 from warren_raft.shortage import shortage_of
+
+logger = logging.getLogger("warren_raft.engine")
 
 REPLAYED_ENTRIES: Final = 64
 """At one go; then links and timers get their turn."""
@@ -82,12 +86,14 @@ class Installation:
         self._unrelieved_since = NEVER
         """When this manager began to lead with a state that is wrong."""
         self._rebuilds = 0
+        self.is_renewing = False
+        """The state is right, and made once more, in another file."""
         self.is_odd = False
         """A majority holds another state than ours: this manager must not lead, and is given another state."""
 
     def tick(self, applied_index: int, *, leads: bool, log_is_idle: bool) -> None:
         """One step further. `applied_index` is the present state's; `leads`: this manager leads."""
-        if not leads or not self.is_odd:
+        if not leads or not (self.is_odd or self.wants_relief):
             self._unrelieved_since = NEVER
         elif self._unrelieved_since == NEVER:
             self._unrelieved_since = self._clock()
@@ -109,10 +115,29 @@ class Installation:
 
     def _wait_as_leader(self, incoming: StateMachine, applied_index: int) -> None:
         """Somebody else is to lead before the state is changed (engine.py offers it); if nobody can, nobody does."""
-        if not self.is_odd or not self._log_goes_on_from(incoming):
+        if not (self.is_odd or self.is_renewing) or not self._log_goes_on_from(incoming):
             self._drop(incoming)  # who leads holds all that is committed, and needs no other's state
         elif self._is_ready(incoming, applied_index) and self._is_on_its_own:
             self._step_down()
+
+    @property
+    def wants_relief(self) -> bool:
+        """Whether another manager is to lead, so that a renewed state can take the place of this one."""
+        return self.is_renewing and self.incoming is not None
+
+    def renew(self) -> None:
+        """Make the state once more, from our own snapshot and log, and go on in that. For a file that cannot be gone on
+        with, although what it holds is right. Where it fails it is told, and nothing changes."""
+        if self.incoming is None and not self.is_odd and not self.is_renewing and not self._catchup.is_served:
+            self.is_renewing = True
+            self._work(self._snapshots.rebuild(self._log.holds), self._renewed)
+
+    def _renewed(self, machine: Any, error: Exception | None) -> None:
+        self.is_renewing = error is None and self.incoming is None
+        if error is None:
+            self.install(machine)
+        else:
+            log_event(logger, logging.WARNING, "state not renewed", error, node=self._node_id)
 
     def install(self, machine: Any) -> None:
         """It is to take the place of the present state."""
@@ -199,6 +224,7 @@ class Installation:
     def _drop(self, incoming: StateMachine) -> None:
         """We caught up by other means."""
         self.incoming = None
+        self.is_renewing = False
         self.is_odd = self.is_odd and self._catchup.wanted  # else it is judged, and rebuilt, again
         if not self.is_odd:
             self._alarms.clear_alarm("state-wrong")
@@ -264,6 +290,6 @@ class Installation:
     def _use(self, incoming: StateMachine) -> None:
         why = "diverged" if self.is_odd else ""
         self.incoming = None
-        self.is_swapping = self.is_odd = False
+        self.is_swapping = self.is_odd = self.is_renewing = False
         self._alarms.clear_alarm("state-wrong")
         self._swap(incoming, why)

@@ -48,6 +48,7 @@ DISK_HUNG: Final = "disk-hung"
 NO_SPACE: Final = "no-space"
 BLOCKED: Final = "blocked"
 STATE_WRONG: Final = "state-wrong"
+STATE_RENEWED: Final = "state-renewed"
 STATE_REPLACED: Final = Reason("state-replaced", "this manager replaced its state")
 
 

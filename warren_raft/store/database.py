@@ -526,11 +526,12 @@ class Database:
         Writers go on meanwhile. The descriptor decides about the mode (0600); LMDB's own copy() writes 0644.
         """
         environment = self._open_environment()
+        if transaction is None:  # not one of LMDB's own: beside an owner it would have no slot
+            with self.read() as now:
+                self.copy_to(descriptor, now)
+            return
         try:
-            if transaction is None:
-                environment.copyfd(descriptor, compact=True)
-            else:
-                environment.copyfd(descriptor, compact=True, txn=transaction.raw)
+            environment.copyfd(descriptor, compact=True, txn=transaction.raw)
         except lmdb.Error as error:
             raise translated(error, self.path) from error
 

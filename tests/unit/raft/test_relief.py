@@ -219,3 +219,97 @@ def test_the_last_one_left_does_not_wait_for_a_state_of_those_who_went() -> None
     assert not engine._installation.is_odd
     cluster.write(stays, "b")
     cluster.check_writes()
+
+
+# ---- a state that is right, and has to go on in another file
+
+
+def test_the_only_manager_goes_on_in_another_file() -> None:
+    cluster = alone()
+    write_some(cluster)
+    state = cluster.states["m1"]
+    before = len(state.installed)
+    cluster.nodes["m1"].engine.renewal_wanted = True
+    cluster.run_until(lambda: len(state.installed) > before)
+    write_some(cluster)
+    assert len(state.installed) == before + 1
+    assert not cluster.nodes["m1"].engine.alarms.active
+    cluster.nodes["m1"].engine.renewal_wanted = True
+    cluster.run_until(lambda: len(state.installed) == before + 2)  # and as often as it must
+    write_some(cluster)
+    cluster.check_writes()
+
+
+def test_a_leader_is_relieved_before_it_goes_on_in_another_file() -> None:
+    cluster = Cluster(["m1", "m2", "m3"], snapshot_after_bytes=SMALL)
+    cluster.wait_ready()
+    write_some(cluster)
+    leader = cluster.wait_leader()
+    term = leader.engine.term
+    state = cluster.states[leader.id]
+    before, since = len(state.installed), cluster.now
+    leader.engine.renewal_wanted = True
+    cluster.run_until(lambda: len(state.installed) > before)
+    assert cluster.now - since < RELIEF_SECONDS
+    assert cluster.wait_leader().id != leader.id
+    assert cluster.wait_leader().engine.term == term + 1
+    write_some(cluster)
+    cluster.check_writes()
+
+
+def test_a_leader_that_nobody_relieves_goes_on_in_another_file() -> None:
+    """The others follow and cannot lead, as they take their own states for wrong."""
+    cluster = Cluster(snapshot_after_bytes=SMALL)
+    leader = cluster.wait_ready()
+    write_some(cluster)
+    for id_ in cluster.followers():
+        cluster.nodes[id_].engine._installation.is_odd = True
+    state = cluster.states[leader.id]
+    before, since = len(state.installed), cluster.now
+    leader.engine.renewal_wanted = True
+    cluster.run_until(lambda: len(state.installed) > before)
+    assert cluster.now - since > RELIEF_SECONDS
+    for id_ in cluster.nodes:
+        cluster.nodes[id_].engine._installation.is_odd = False
+    write_some(cluster)
+    cluster.check_writes()
+
+
+def test_a_follower_goes_on_in_another_file_and_nobody_notices() -> None:
+    cluster = Cluster(["m1", "m2", "m3"], snapshot_after_bytes=SMALL)
+    cluster.wait_ready()
+    write_some(cluster)
+    leader = cluster.wait_leader()
+    follower = next(node for node in cluster.nodes.values() if node.id != leader.id)
+    term = leader.engine.term
+    state = cluster.states[follower.id]
+    before = len(state.installed)
+    follower.engine.renewal_wanted = True
+    cluster.run_until(lambda: len(state.installed) > before)
+    assert (cluster.wait_leader().id, leader.engine.term) == (leader.id, term)
+    write_some(cluster)
+    cluster.check_writes()
+
+
+def test_a_state_that_cannot_be_made_once_more_stays_and_goes_on() -> None:
+    cluster = alone()
+    write_some(cluster)
+    state = cluster.states["m1"]
+    before = len(state.installed)
+
+    def rebuild(_log_holds: Callable[[int, int], bool]) -> Callable[[], ListMachine]:
+        def job() -> ListMachine:
+            raise StorageFull("no space left")
+
+        return job
+
+    right = state.rebuild
+    state.rebuild = rebuild  # type: ignore[method-assign]
+    cluster.nodes["m1"].engine.renewal_wanted = True
+    write_some(cluster)
+    assert len(state.installed) == before
+    assert not cluster.nodes["m1"].engine.alarms.active
+    state.rebuild = right  # type: ignore[method-assign]
+    cluster.nodes["m1"].engine.renewal_wanted = True
+    cluster.run_until(lambda: len(state.installed) > before)
+    cluster.check_writes()
