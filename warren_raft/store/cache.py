@@ -6,7 +6,7 @@ Invariant: an entry is used only with the revision it was decoded at; a key and 
 
 from __future__ import annotations
 
-import threading
+from contextlib import suppress
 from typing import Any, Final
 
 from warren_raft.store.tables import BY_NUMBER
@@ -23,40 +23,35 @@ them would not fit anywhere."""
 
 
 class DecodedCache:
-    """Tables of key -> (head of the record, entity), one a kind number. Reads take no lock: `tables[number].get`.
+    """Tables of key -> (head of the record, entity), one a kind number: `tables[number].get`.
 
     The first HEAD_BYTES of a record hold its revision, and comparing them is five times quicker than decoding it.
+    There is no lock: each step on a table is one of the interpreter's, so readers in any number of threads, in a signal
+    handler that interrupts one of them too, leave a sound table. Each may add one beyond the bound, until the next one.
     """
 
-    __slots__ = ("_count", "_lock", "tables")
+    __slots__ = ("tables",)
 
     def __init__(self) -> None:
         self.tables: Final[list[dict[bytes, tuple[bytes, Any]]]] = [{} for _ in range(max(BY_NUMBER) + 1)]
-        self._lock = threading.Lock()
-        self._count = 0
 
     def __len__(self) -> int:
-        return self._count
+        return sum(map(len, self.tables))
 
     def add(self, number: int, key: bytes, head: bytes, entity: Any) -> None:
         """Remember an entity whose record begins with `head`; when full, forget the oldest of its kind."""
         table = self.tables[number]
-        with self._lock:
-            if key not in table:
-                if self._count >= CACHED_ENTITIES_MAX:
-                    self._make_room(table)
-                self._count += 1
-            table[key] = (head, entity)
+        if key not in table:
+            for _ in range(len(self) - CACHED_ENTITIES_MAX + 1):
+                # From the same kind if it has any, so that a long list of one kind leaves the others alone.
+                _forget_oldest(table or max(self.tables, key=len))
+        table[key] = (head, entity)
 
     def forget(self, number: int, key: bytes) -> None:
         """Drop an entity that was found deleted."""
-        table = self.tables[number]
-        with self._lock:
-            if table.pop(key, None) is not None:
-                self._count -= 1
+        self.tables[number].pop(key, None)
 
-    def _make_room(self, table: dict[bytes, tuple[bytes, Any]]) -> None:
-        """From the same kind if it has any, so that a long list of one kind leaves the others alone."""
-        largest = table or max(self.tables, key=len)
-        del largest[next(iter(largest))]
-        self._count -= 1
+
+def _forget_oldest(table: dict[bytes, tuple[bytes, Any]]) -> None:
+    with suppress(RuntimeError, StopIteration):  # another thread changed it in between, or emptied it
+        table.pop(next(iter(table)), None)

@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, TypeVar
 
 import lmdb
 
@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from warren_raft.store.transactions import Handle
 
 logger = logging.getLogger("warren_raft.store")
+
+T = TypeVar("T")
 
 __all__ = [
     "APPLIED_INDEX",
@@ -150,8 +152,9 @@ class Database:
         self._write_lock = threading.Lock()
         self._writer: WriteTransaction | None = None
         self._writer_thread = 0
-        self._reads: weakref.WeakSet[ReadTransaction] = weakref.WeakSet()
-        self._reads_lock = threading.Lock()
+        self._reads: set[weakref.ref[ReadTransaction]] = set()
+        """Those that are open. Each step on it is one of the interpreter's: readers take no lock, so that a signal
+        handler may read within a read, and an exception in a reader leaves none behind."""
         self.tables: list[Table] = []
         self.index_handles: dict[str, Handle] = {}
         self.space_handles: dict[str, Handle] = {}
@@ -436,17 +439,14 @@ class Database:
 
     def register(self, transaction: ReadTransaction) -> None:
         """For ReadTransaction: it has begun."""
-        with self._reads_lock:
-            self._reads.add(transaction)
+        self._reads.add(weakref.ref(transaction, self._reads.discard))
 
     def unregister(self, transaction: ReadTransaction) -> None:
         """For ReadTransaction: it has ended."""
-        with self._reads_lock:
-            self._reads.discard(transaction)
+        self._reads.discard(weakref.ref(transaction))
 
     def _open_reads(self) -> list[ReadTransaction]:
-        with self._reads_lock:
-            return list(self._reads)
+        return [transaction for reference in tuple(self._reads) if (transaction := reference()) is not None]
 
     def oldest_read_age_seconds(self) -> float:
         """How long the oldest open view of this process has been open; 0 where none is."""
@@ -666,8 +666,11 @@ class Database:
             database.begin = _refuse_forked
             database._close_descriptors()
             database._writer_thread = 0
-            database._write_lock, database._reads_lock = threading.Lock(), threading.Lock()  # held by nobody here
-            transactions: list[Transaction] = [*database._reads]
+            database._write_lock = threading.Lock()  # held by nobody here
+            reads = database._open_reads()
+            for read in reads:
+                read.lock = threading.RLock()
+            transactions: list[Transaction] = [*reads]
             if database._writer is not None:
                 transactions.append(database._writer)
             cls._inherited.extend(transaction.abandon(FORKED) for transaction in transactions)
@@ -682,12 +685,23 @@ class _File:
     def __init__(self, path: str) -> None:
         self._descriptor: Final = RESERVE.call(os.open, path, os.O_PATH | os.O_CLOEXEC)
         self.close: Final = weakref.finalize(self, os.close, self._descriptor)
+        self.close.atexit = False  # the end of the process closes the stores, which need their files for that
 
     def status(self) -> os.stat_result:
-        return os.stat(self._descriptor)
+        """Raises Closed where it is."""
+        return self._asked(os.stat)
 
     def file_system(self) -> os.statvfs_result:
-        return os.statvfs(self._descriptor)
+        """Raises Closed where it is."""
+        return self._asked(os.statvfs)
+
+    def _asked(self, question: Callable[[int], T]) -> T:
+        try:
+            return question(self._descriptor)
+        except OSError as error:  # closed just now, perhaps: by another thread, or by a signal handler in this one
+            if error.errno != errno.EBADF:
+                raise
+            raise Closed from None
 
 
 _NO_TABLE: Final[Any] = None  # kind numbers begin at 1

@@ -237,7 +237,7 @@ class ReadTransaction(Transaction):
         super().__init__(database)
         self._begun: Any = None
         self.expires: Final = expires
-        self.lock: Final = threading.Lock()
+        self.lock = threading.RLock()  # a signal handler may read in the view that its thread is reading in
         self.started_seconds = 0.0
 
     def __enter__(self) -> ReadTransaction:
