@@ -27,7 +27,7 @@ class Reserve:
 
     def __init__(self, count: int = RESERVED) -> None:
         self._count = count
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may save a snapshot while its thread does
         self._held: list[int] = []
         self._stores = 0
         os.register_at_fork(after_in_child=self._forget_in_child)
@@ -82,7 +82,7 @@ class Reserve:
             os.close(self._held.pop())
 
     def _forget_in_child(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._stores = 0
         self._let_go()
 

@@ -11,34 +11,42 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, Self, overload
+from functools import partial
+from typing import Any, ClassVar, Final, Literal, Self, overload
 
 from warren_raft import forking, timeouts
 from warren_raft.alarms import Alarms
+from warren_raft.deliveries import Deliveries
 from warren_raft.descriptors import RESERVE
 from warren_raft.errors import Closed, Corrupted, InUse, InvariantViolation, RefusedForSafety, StorageFull, WarrenError
-from warren_raft.file_size_signal import held_off
 from warren_raft.foreign_readers import RENEW_AGAIN_SECONDS, ForeignReaders
 from warren_raft.fsm.answers import Result, raise_for
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.group_commit import GroupCommit, Outcome
 from warren_raft.log_lines import log_event
+from warren_raft.own_thread import OwnThread
 from warren_raft.paths import absolute
+from warren_raft.process_end import close_at_exit
 from warren_raft.snapshots.verification import prove_state
 from warren_raft.store.command import NO_SESSION, PUT, Command, Operation, encode
 from warren_raft.store.database import QUOTA_BYTES, Database, StorageFailed
 from warren_raft.store.generations import StateDirectory
 from warren_raft.store.interface import Reader, Store, View
 from warren_raft.store.ownership import LOCK_FILE_REMOVED, Anchors, DirectoryLock
+from warren_raft.waiting import Bell
 
 logger = logging.getLogger("warren_raft.local")
 
 FREE_BYTES_RESERVE: Final = 16 * 1024 * 1024
 """With less free on the disk, creates and updates are refused: deletes need room too, to be written."""
+
+JOIN_SECONDS: Final = 1.0
+"""A closing store waits so long for callbacks of futures, and for the end of its thread."""
 
 MEASURE_EVERY_BYTES: Final = 64 * 1024 * 1024
 """How much is written between two looks at the size of the state (20 µs each), which has a limit of gigabytes."""
@@ -63,26 +71,47 @@ class LocalStore(Store):
         Corrupted: the files are damaged.
     """
 
+    _open_stores: ClassVar[weakref.WeakSet[LocalStore]] = weakref.WeakSet()
+
     def __init__(self, path: str | os.PathLike[str], *, write_timeout_seconds: float = 10.0) -> None:
         self._write_timeout_seconds: Final = timeouts.seconds(write_timeout_seconds, math.inf)
-        path = absolute(path)
-        with ExitStack() as held, held_off():
+        self._look_at = self._renew_at = 0.0
+        self._foreign_readers: Final = ForeignReaders(Alarms("local"))
+        self._failure: WarrenError | None = None
+        self._close_error: BaseException | None = None
+        self._ended = False
+        """Closing is over."""
+        self._changed = Bell()
+        self._deliveries = Deliveries("warren-local-futures")
+        self._own = OwnThread("warren-local", self._deliveries.look)
+        self._commits: Final = GroupCommit(self._commit, self._own, self._deliveries)
+        self._lock: DirectoryLock
+        self._anchors: Anchors
+        self._machine: StateMachine
+        self._room: _Room
+        try:
+            self._own.start()
+            self._own.call(partial(self._open, absolute(path)))
+        except BaseException:
+            self._own.post(self._close_now)  # if it was this thread that was interrupted, opening goes on until then
+            raise
+
+    def _open(self, path: str) -> None:
+        with ExitStack() as held:
             RESERVE.open()
             held.callback(RESERVE.close)
-            self._lock: Final = DirectoryLock(path)
+            self._lock = DirectoryLock(path)
             held.callback(self._lock.release)
-            self._anchors: Final = held.enter_context(closing(Anchors()))
+            self._anchors = held.enter_context(closing(Anchors()))
             database = Database.open(StateDirectory(path, anchors=self._anchors), sync=True, prove=prove_state)
             held.callback(database.close)
             self._machine = StateMachine(database)
             _refuse_replica(self._machine, path)
             held.pop_all()
-        self._look_at = self._renew_at = 0.0
-        self._foreign_readers: Final = ForeignReaders(Alarms("local"))
         self._room = _Room(database)
-        self._failure: WarrenError | None = None
-        self._commits: Final = GroupCommit(self._commit)
         self._database = database
+        LocalStore._open_stores.add(self)
+        close_at_exit(self)
 
     def _leader_contact_age_seconds(self) -> float:
         return 0.0
@@ -105,10 +134,6 @@ class LocalStore(Store):
     def _commit(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
         """Apply the requests of a group as one entry: one transaction, one sync."""
         self._room.note_written(sum(map(len, requests)))
-        with held_off():
-            return self._committed(requests)
-
-    def _committed(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
         outcomes = self._tried(requests)
         if len(requests) > 1 and isinstance(outcomes[0], StorageFull):
             # What is too large for the disk must not fail those beside it, deletes least of all.
@@ -180,13 +205,39 @@ class LocalStore(Store):
         return save(database, path, created_at=datetime.now(UTC), node_id="", quorum=True).to_json()
 
     def close(self) -> None:
-        """Wait for the writes under way, then close the files. Idempotent; afterwards every call raises Closed."""
-        database = self._database
-        if database is None or database.is_closed:  # closed, or a forked child: there all of this is the parent's
-            self._database = None
+        """Wait for the writes under way, then close the files. Idempotent; afterwards every call raises Closed.
+
+        From any thread, in signal handlers, in callbacks and in `atexit`. It is done by a thread of the store's own: an
+        exception that arrives here ends the waiting for it, and nothing else.
+        """
+        if self._ended:
             return
-        self._commits.close()
-        self._database = None
+        self._own.post(self._close_now)
+        self._commits.refuse()
+        self._changed.wait_for(lambda: self._ended, math.inf)
+        self._own.join(JOIN_SECONDS)
+        error, self._close_error = self._close_error, None
+        if error is not None:
+            raise error
+
+    def _close_now(self) -> None:
+        """In this store's own thread."""
+        if self._ended:
+            return
+        try:
+            self._commits.close()
+            self._deliveries.finish(JOIN_SECONDS)
+            database, self._database = self._database, None
+            if database is not None:
+                self._close_files(database)
+        except BaseException as error:  # noqa: BLE001  for whoever called close()
+            self._close_error = error
+        finally:
+            self._ended = True
+            self._changed.ring()
+            self._own.stop()
+
+    def _close_files(self, database: Database) -> None:
         try:
             self._anchors.require()
             database.close_sealed()
@@ -197,6 +248,14 @@ class LocalStore(Store):
             self._anchors.close()
             self._lock.release()
             RESERVE.close()
+
+    @classmethod
+    def _close_all_in_child(cls) -> None:
+        for store in list(cls._open_stores):
+            store._ended = True
+
+
+os.register_at_fork(after_in_child=LocalStore._close_all_in_child)
 
 
 def _refuse_replica(machine: StateMachine, path: str) -> None:
@@ -254,8 +313,8 @@ class _Views:
     def end_old_ones(self) -> None:
         """From now on, until the process ends."""
         if not self._is_running:
-            self._is_running = True
             threading.Thread(target=self._run, name="warren-raft-views", daemon=True).start()
+            self._is_running = True  # after that: an exception in between means a second thread, and not none
 
     def forget_in_child(self) -> None:
         self._is_running = False
@@ -289,6 +348,7 @@ class ReadOnlyStore(Reader):
     def __init__(self, data_dir: str | os.PathLike[str]) -> None:
         self._state = StateDirectory(data_dir)
         self._change = threading.Lock()
+        self._follower = 0
         self._pointer = _pointer_identity(self._state)
         self._database: Database | None = Database.open_read_only(self._state)
         self._file = _file_identity(self._database)
@@ -314,7 +374,13 @@ class ReadOnlyStore(Reader):
         database = self._database
         if database is not None and database.is_parents:
             raise Closed(forking.PARENTS)  # before the lock, which a thread of the parent may have had
+        if self._follower == threading.get_ident() and self._change.locked():
+            # A signal handler reads in the middle of this: the state before serves it.
+            if database is None:
+                raise Closed
+            return database
         with self._change:
+            self._follower = threading.get_ident()
             before = self._database
             if before is None:
                 raise Closed

@@ -24,7 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 JOIN_SECONDS: Final = 30.0
-"""`shutdown(wait=True)` waits at most so long: a job may be inside a system call that hangs."""
+"""`shutdown` waits at most so long: a job may be inside a system call that hangs."""
 
 Job = tuple["Future[Any]", Callable[[], Any]]
 
@@ -74,8 +74,11 @@ class Workers(Executor):
             self._jobs.put((future, lambda: function(*args, **kwargs)))
         return future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no further jobs; with `cancel_futures` those that have not begun are cancelled. Idempotent."""
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, seconds: float = JOIN_SECONDS) -> None:
+        """Take no further jobs; with `cancel_futures` those that have not begun are cancelled. Idempotent.
+
+        `wait`: until the threads have ended, so many seconds at most.
+        """
         with self._lock:
             self._is_shut_down = True
             while cancel_futures:
@@ -88,7 +91,7 @@ class Workers(Executor):
             for _ in self._threads:
                 self._jobs.put(None)
             threads = list(self._threads)
-        give_up_at = time.monotonic() + JOIN_SECONDS
+        give_up_at = time.monotonic() + seconds
         for thread in threads if wait else ():
             if thread is not threading.current_thread():
                 thread.join(max(0.0, give_up_at - time.monotonic()))

@@ -1,6 +1,6 @@
 """Promise: what waits while a commit runs is committed together, and each caller learns its own outcome.
 
-Nobody is left without a leader: not at a deadline, not after an interrupt, not when a callback writes again.
+Nobody is left waiting: not at a deadline, not after an interrupt, not when a callback writes again.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from warren_raft import group_commit
+from warren_raft.deliveries import Deliveries
 from warren_raft.errors import Closed, StorageFull, Unavailable
 from warren_raft.group_commit import GroupCommit, Outcome
+from warren_raft.own_thread import OwnThread
 
 DEADLINE = 20.0
 
@@ -28,9 +30,11 @@ class Disk:
         self.slow = True
         self.raises: BaseException | None = None
         self.running = 0
+        self.threads: set[str] = set()
 
     def commit(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
         self.running += 1
+        self.threads.add(threading.current_thread().name)
         assert self.running == 1, "two commits at once"
         try:
             self.groups.append(list(requests))
@@ -54,14 +58,23 @@ def disk() -> Disk:
 
 @pytest.fixture
 def commits(disk: Disk) -> Iterator[GroupCommit]:
-    commits = GroupCommit(disk.commit)
+    deliveries = Deliveries("test-futures")
+    thread = OwnThread("test-commits", deliveries.look)
+    thread.start()
+    commits = GroupCommit(disk.commit, thread, deliveries)
     yield commits
     disk.slow = False
     disk.release.release(100)
-    closing = threading.Thread(target=commits.close, daemon=True)  # a bug must not hang the whole run
-    closing.start()
-    closing.join(DEADLINE)
-    assert not closing.is_alive()
+    close(commits)
+    deliveries.finish(DEADLINE)
+    thread.stop()
+    thread.join(DEADLINE)
+    assert not [each.name for each in threading.enumerate() if each.name.startswith("test-")]
+
+
+def close(commits: GroupCommit) -> None:
+    """As a store does it: in the thread that commits."""
+    commits._thread.call(commits.close)
 
 
 @pytest.fixture
@@ -84,11 +97,11 @@ def queued(commits: GroupCommit) -> int:
     return len(commits._queue)
 
 
-def test_a_single_caller_commits_by_itself(disk: Disk, commits: GroupCommit) -> None:
+def test_a_single_caller_does_not_commit_in_its_own_thread(disk: Disk, commits: GroupCommit) -> None:
+    """An exception that arrives in the caller's thread must find nothing half done."""
     disk.slow = False
-    before = threading.active_count()
     assert commits.run(b"four", DEADLINE) == 4
-    assert threading.active_count() == before
+    assert disk.threads == {"test-commits"}
 
 
 def test_what_waits_is_committed_together(disk: Disk, commits: GroupCommit, pool: ThreadPoolExecutor) -> None:
@@ -186,14 +199,15 @@ def test_callers_and_futures_are_served_in_order(disk: Disk, commits: GroupCommi
 
 
 def test_a_callback_of_a_future_may_write_and_close(disk: Disk, commits: GroupCommit) -> None:
-    """Told while still leading, such a callback would wait for itself."""
+    """It may wait for another future too: such a callback has another thread deliver the next ones."""
     disk.slow = False
     answers: list[int] = []
     done = threading.Event()
 
     def callback(_future: object) -> None:
         answers.append(commits.run(b"22", DEADLINE))
-        commits.close()
+        answers.append(commits.start(b"333", DEADLINE).result(DEADLINE))
+        close(commits)
         done.set()
 
     disk.slow = True
@@ -203,19 +217,21 @@ def test_a_callback_of_a_future_may_write_and_close(disk: Disk, commits: GroupCo
     disk.slow = False
     disk.release.release()
     assert done.wait(DEADLINE)
-    assert answers == [2]
+    assert answers == [2, 3]
 
 
-def test_an_interrupted_leader_leaves_no_one_behind(disk: Disk, commits: GroupCommit, pool: ThreadPoolExecutor) -> None:
-    """Ctrl-C in the thread that commits for all: it gets its KeyboardInterrupt, the others go on."""
-    disk.raises = KeyboardInterrupt()
+def test_a_commit_that_is_broken_off_fails_its_own_group_only(
+    disk: Disk, commits: GroupCommit, pool: ThreadPoolExecutor
+) -> None:
+    disk.raises = SystemExit()
     first = pool.submit(commits.run, b"1", DEADLINE)
     disk.wait_started()
     second = pool.submit(commits.run, b"22", DEADLINE)
     wait_until(lambda: queued(commits) == 1)
     disk.release.release()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Unavailable) as caught:
         first.result(DEADLINE)
+    assert caught.value.maybe_applied is True
     disk.wait_started()
     disk.raises = None
     disk.release.release()
@@ -238,6 +254,7 @@ def test_an_interrupted_caller_takes_its_request_along(
         patch.setattr(group_commit._Request, "wait", interrupted)
         with pytest.raises(Interrupted):
             commits.run(b"given up", DEADLINE)
+    assert queued(commits) == 0
     disk.slow = False
     disk.release.release()
     assert first.result(DEADLINE) == 1
@@ -245,46 +262,36 @@ def test_an_interrupted_caller_takes_its_request_along(
     assert [data for group in disk.groups for data in group] == [b"1", b"22"]
 
 
-def test_a_caller_interrupted_just_when_it_is_to_lead_lets_the_next_one(
+def test_a_full_queue_refuses_what_nobody_waits_for_at_once(
     disk: Disk, commits: GroupCommit, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = group_commit._Request.wait
-
-    def interrupted(request: group_commit._Request) -> bool:
-        woken = real(request)
-        if request.data == b"given up":
-            raise Interrupted
-        return woken
-
-    monkeypatch.setattr(group_commit._Request, "wait", interrupted)
-    first = pool.submit(commits.run, b"1", DEADLINE)
-    disk.wait_started()
-    second = pool.submit(commits.run, b"given up", DEADLINE)
-    wait_until(lambda: queued(commits) == 1)
-    third = pool.submit(commits.run, b"333", DEADLINE)
-    wait_until(lambda: queued(commits) == 2)
-    disk.slow = False
-    disk.release.release()
-    with pytest.raises(Interrupted):
-        second.result(DEADLINE)
-    assert (first.result(DEADLINE), third.result(DEADLINE)) == (1, 3)
-
-
-def test_a_full_queue_holds_callers_back_until_their_deadline(
-    disk: Disk, commits: GroupCommit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_commit, "MAX_WAITING", 2)
     first = commits.start(b"1", DEADLINE)
     disk.wait_started()
     futures = [commits.start(b"1", DEADLINE) for _ in range(2)]
     with pytest.raises(Unavailable) as caught:
-        commits.run(b"1", 0.01)
+        commits.start(b"1", DEADLINE)
     assert caught.value.maybe_applied is False
-    disk.release.release(2)
+    waits = pool.submit(commits.run, b"4444", DEADLINE)  # as many as there are threads: no queue is needed for that
+    wait_until(lambda: queued(commits) == 3)
+    disk.slow = False
+    disk.release.release()
     for future in [first, *futures]:
         assert future.result(DEADLINE) == 1
+    assert waits.result(DEADLINE) == 4
+
+
+def test_a_future_whose_turn_comes_too_late_was_not_applied(disk: Disk, commits: GroupCommit) -> None:
+    first = commits.start(b"1", DEADLINE)
+    disk.wait_started()
+    late = commits.start(b"late", 0)
     disk.slow = False
-    assert commits.run(b"22", DEADLINE) == 2
+    disk.release.release()
+    with pytest.raises(Unavailable) as caught:
+        late.result(DEADLINE)
+    assert caught.value.maybe_applied is False
+    assert first.result(DEADLINE) == 1
+    assert disk.groups == [[b"1"]]
 
 
 def test_large_requests_fill_the_queue_sooner_but_a_single_one_always_fits(
@@ -296,9 +303,10 @@ def test_large_requests_fill_the_queue_sooner_but_a_single_one_always_fits(
     disk.wait_started()
     futures.append(commits.start(b"x" * 100, DEADLINE))
     with pytest.raises(Unavailable):
-        commits.start(b"x", 0.01)
-    disk.release.release(2)
-    assert [future.result(DEADLINE) for future in futures] == [100, 100]
+        commits.start(b"x" * 100, DEADLINE)
+    futures.append(commits.start(b"x", DEADLINE))
+    disk.release.release(3)
+    assert [future.result(DEADLINE) for future in futures] == [100, 100, 1]
 
 
 def test_a_commit_takes_no_more_than_fits(
@@ -321,8 +329,8 @@ def test_close_waits_for_what_was_let_in_and_refuses_the_rest(
 ) -> None:
     future = commits.start(b"1", DEADLINE)
     disk.wait_started()
-    closing = pool.submit(commits.close)
-    wait_until(lambda: commits._closed)
+    commits.refuse()
+    closing = pool.submit(close, commits)
     with pytest.raises(Closed):
         commits.run(b"2", DEADLINE)
     with pytest.raises(Closed):
@@ -331,7 +339,7 @@ def test_close_waits_for_what_was_let_in_and_refuses_the_rest(
     disk.release.release()
     assert future.result(DEADLINE) == 1
     closing.result(DEADLINE)
-    commits.close()
+    close(commits)
 
 
 def test_many_threads_each_get_the_answer_to_their_own_request(disk: Disk, commits: GroupCommit) -> None:

@@ -22,7 +22,7 @@ from warren_raft.entities import (
     Volume,
     validate,
 )
-from warren_raft.errors import Closed, InvalidEntity
+from warren_raft.errors import Closed, InvalidEntity, WarrenError
 from warren_raft.store import codec
 from warren_raft.store.command import (
     COMMAND_OVERHEAD_BYTES,
@@ -275,6 +275,16 @@ class Writer(ABC):
 # ------------------------------------------------------------------------------- many writes, one command
 
 
+def _ended(outcome: int | WarrenError) -> Future[int]:
+    """A future that has ended already."""
+    future: Future[int] = Future()
+    if isinstance(outcome, WarrenError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+    return future
+
+
 class Batch:
     """Writes that happen together or not at all, as one command and one revision. For one `with` block, one thread.
 
@@ -282,6 +292,9 @@ class Batch:
     condition (`if_revision`) that does not hold undoes all of it, and the end of the block raises
     RevisionConflict. A later write sees the earlier ones of its batch. At most 4 MiB encoded. An empty batch
     changes nothing and has the latest revision.
+
+    With `wait=False` the end of the block never blocks, and raises for nothing that the store or the cluster does: a
+    closed store, no leader, no room and a full queue are in the future too. Futures of one thread are sent in order.
     """
 
     __slots__ = ("_future", "_operations", "_revision", "_size_bytes", "_state", "_timeout", "_wait", "_writer")
@@ -309,17 +322,22 @@ class Batch:
             self._send(operations)
 
     def _send(self, operations: tuple[Operation, ...]) -> None:
-        if operations:
-            result = self._writer._execute(operations, self._timeout, self._wait)
+        if self._wait:
+            self._revision = cast("int", self._result(operations))
+            return
+        try:
+            result = self._result(operations)
+        except InvalidEntity:  # the caller's own fault
+            raise
+        except WarrenError as error:
+            self._future = _ended(error)
         else:
-            result = self._writer._latest_revision()
-        if isinstance(result, Future):
-            self._future = result
-        elif self._wait:
-            self._revision = result
-        else:
-            self._future = Future()
-            self._future.set_result(result)
+            self._future = result if isinstance(result, Future) else _ended(result)
+
+    def _result(self, operations: tuple[Operation, ...]) -> int | Future[int]:
+        if not operations:
+            return self._writer._latest_revision()
+        return self._writer._execute(operations, self._timeout, self._wait)
 
     @property
     def revision(self) -> int:
