@@ -39,6 +39,7 @@ AlarmName = Literal[
     "no-quorum",
     "over-quota",
     "peer-fault",
+    "raft-thread-stuck",
     "reader-holds-pages",
     "refused-by-member",
     "snapshot-not-installed",
@@ -118,8 +119,7 @@ class Alarms:
     @property
     def active(self) -> tuple[Alarm, ...]:
         """The alarms whose condition lasts now, in the order in which they were raised."""
-        with self._lock:
-            return tuple(raised.alarm for raised in self._raised.values())
+        return tuple(raised.alarm for raised in list(self._raised.values()))  # no lock: a signal handler may ask too
 
     def is_raised(self, name: AlarmName, subject: str = "") -> bool:
         """For people and tests. What a manager does must not depend on it: alarms are bounded in number."""

@@ -83,7 +83,8 @@ class Config:
     """A snapshot of the state is taken, and the log cut, when the log has grown by so many bytes, or by the size of the
     state if that is more. At least 0."""
     queue_limit: int = 10_000
-    """How many writes may wait to be sent; further callers block until their deadline. 1 to 1,000,000."""
+    """How many writes may be on their way. Further ones are held until their deadline; of those that nobody waits for
+    (`batch(wait=False)`) 16,384, or 256 MiB, and the next one ends at once. 1 to 1,000,000."""
     backup_dir: str | os.PathLike[str] | None = None
     """Where this manager saves backups while it leads: warren-TIME-INDEX.mdb, verified snapshots. None: nowhere.
     Made (mode 0700) if it does not exist; its parent must. A relative name is made absolute, like `data_dir`."""
@@ -92,6 +93,13 @@ class Config:
     backup_keep: int = 24
     """How many backups of this cluster are kept, the newest. 1 to 100,000. No other file is ever removed."""
 
+    watchdog_alarm_seconds: float = 5.0
+    """A raft thread that has done nothing for so long is an alarm, and `is_leader` is False until it goes on. Mostly it
+    does something 50 times a second. Above 0."""
+    watchdog_stop_seconds: float | None = 60.0
+    """After so long the manager stops, with `failure` set and the thread's stack in the log. At least
+    watchdog_alarm_seconds; None: never."""
+
     def __post_init__(self) -> None:
         check_node_id(self.node_id, field="node_id")
         self._fix_directory("data_dir", self.data_dir)
@@ -99,8 +107,12 @@ class Config:
         object.__setattr__(self, "members", self._checked_members())
         for name in ("write_timeout", "heartbeat_interval", "election_timeout", "checkpoint_interval"):
             self._check_duration(f"{name}_seconds")
-        if self.switch_interval_seconds is not None:
-            self._check_duration("switch_interval_seconds")
+        for name in ("switch_interval_seconds", "watchdog_stop_seconds"):
+            if getattr(self, name) is not None:
+                self._check_duration(name)
+        self._check_duration("watchdog_alarm_seconds")
+        if self.watchdog_stop_seconds is not None and self.watchdog_stop_seconds < self.watchdog_alarm_seconds:
+            raise _wrong("watchdog_stop_seconds", "must be at least watchdog_alarm_seconds")
         if self.election_timeout_seconds < 2 * self.heartbeat_interval_seconds:
             raise _wrong("election_timeout_seconds", "must be at least twice heartbeat_interval_seconds")
         for name in ("admin", "bootstrap"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Final
 
@@ -47,8 +47,10 @@ class Deliveries:
         self._turn: _Turn | None = None
         self._stuck: list[threading.Thread] = []
 
-    def put(self, deliveries: Iterable[Delivery]) -> None:
+    def put(self, deliveries: Sequence[Delivery]) -> None:
         """Have these called, in this order. At once, and here, where not even a first thread can be had."""
+        if not deliveries:
+            return
         for delivery in deliveries:
             self._waiting.put(delivery)
         with self._lock:

@@ -8,6 +8,7 @@ Invariant: a write that returned is committed by a majority and applied to this 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -15,30 +16,32 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from random import SystemRandom
-from typing import Any, ClassVar, Final, Literal, overload
+from typing import Any, ClassVar, Final, Literal, TypeVar, overload
 
 from warren_raft import forking, timeouts
 from warren_raft.alarms import Alarm, Alarms
 from warren_raft.config import Config, check_address, check_node_id, split_address
+from warren_raft.deliveries import Deliveries
 from warren_raft.descriptors import RESERVE, limit
 from warren_raft.errors import (
     Closed,
-    InvariantViolation,
     RefusedForSafety,
     StorageFull,
     Unavailable,
     WarrenError,
 )
-from warren_raft.file_size_signal import held_off
 from warren_raft.foreign_readers import RENEW_AGAIN_SECONDS, ForeignReaders
-from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
 from warren_raft.fsm.machine import StateMachine
+from warren_raft.leadership import Callback, Leadership, Subscription
 from warren_raft.log_lines import log_event
 from warren_raft.opening import OpenedDirectory
+from warren_raft.own_thread import OwnThread
+from warren_raft.process_end import close_at_exit
 from warren_raft.raft.changes import DONE, PENDING, REFUSED, Answer
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.engine import Engine, Removed
@@ -46,17 +49,21 @@ from warren_raft.raft.files import Files
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE
 from warren_raft.raft.reports import Report
 from warren_raft.raft.requests import NO_LEADER, ChangeWanted, TransferWanted
-from warren_raft.raft.submit import Proposal
 from warren_raft.shortage import shortage_of
 from warren_raft.snapshots.backups import Backups, Position
 from warren_raft.snapshots.saving import save, take_nameless
 from warren_raft.space import Space
 from warren_raft.status import members_of, status_of
-from warren_raft.store.command import PUT, Command, Operation, Verb, encode
+from warren_raft.store.command import PUT, Operation, encode_operations
 from warren_raft.store.generations import make_directory
 from warren_raft.store.interface import Store
+from warren_raft.waiting import Bell
+from warren_raft.watchdog import Watchdog
+from warren_raft.writes import QUEUE_FULL, Write, Writes
 
 logger = logging.getLogger("warren_raft.manager")
+
+T = TypeVar("T")
 
 GRACE_SECONDS: Final = 1.0
 """The raft thread ends a write at its deadline; a caller waits so much longer before it gives that thread up."""
@@ -64,13 +71,13 @@ ASK_AGAIN_SECONDS: Final = 0.1
 """Between two questions to the leader about the same membership change, unless something changed before."""
 MOVED_SECONDS: Final = 2.0
 """A member that was given another address has so long to answer there before it is said that it does not."""
+HANGS_SECONDS: Final = 30.0
+"""A thread that a closing manager has waited for for so long may be in a system call that never returns."""
 HAND_OVER_SECONDS: Final = 2.0
 """A closing leader waits at most so long for another to take over."""
 NOTE_READY_SECONDS: Final = 0.05
 """Whether this manager got ready is looked at so often until it did. A manager that is killed soon after has not failed
 to start; to be taken for that twice costs the next start a proof of the whole state."""
-SESSION_WINDOW: Final = 16_384
-"""Requests of this process between the oldest unanswered and the newest: what the session must remember."""
 
 
 class _SwitchInterval:
@@ -79,76 +86,26 @@ class _SwitchInterval:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._stores = 0
+        self._stores: set[object] = set()
         self._before = 0.0
 
-    def acquire(self, seconds: float) -> None:
+    def acquire(self, store: object, seconds: float) -> None:
         with self._lock:
-            if self._stores == 0:
+            if not self._stores:
                 self._before = sys.getswitchinterval()
-            self._stores += 1
+            self._stores.add(store)
             sys.setswitchinterval(seconds)
 
-    def release(self) -> None:
+    def release(self, store: object) -> None:
+        """Does nothing for one that has it not."""
         with self._lock:
-            self._stores -= 1
-            if self._stores == 0:
-                sys.setswitchinterval(self._before)
+            if store in self._stores:
+                self._stores.remove(store)
+                if not self._stores:
+                    sys.setswitchinterval(self._before)
 
 
 _switch_interval = _SwitchInterval()
-
-
-class _Waiter:
-    """The cheapest thing a thread can wait on: a lock that the raft thread releases."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def wake(self, _proposal: Proposal) -> None:
-        self._lock.release()
-
-    def wait(self, seconds: float) -> bool:
-        return self._lock.acquire(timeout=timeouts.wait_seconds(seconds))
-
-
-class _Requests:
-    """Request ids of this process: one session, sequences in order, and the lowest that still waits. Thread-safe."""
-
-    def __init__(self, queue_limit: int) -> None:
-        self._condition = threading.Condition(threading.Lock())
-        self._limit = min(queue_limit, SESSION_WINDOW)
-        self._next = 1
-        self._lowest = 1
-        self._finished: set[int] = set()
-
-    def begin(self, deadline: float) -> tuple[int, int]:
-        """(sequence, lowest unanswered). Blocks while the queue is full; Unavailable at the deadline."""
-        with self._condition:
-            while self._next - self._lowest >= SESSION_WINDOW or self.waiting >= self._limit:
-                left = timeouts.wait_seconds(deadline - time.monotonic())
-                if not self._condition.wait(left) and time.monotonic() >= deadline:
-                    raise Unavailable("the queue of waiting writes is full", maybe_applied=False)
-            sequence = self._next
-            self._next += 1
-            return sequence, self._lowest
-
-    def end(self, sequence: int) -> None:
-        with self._condition:
-            was_full = self._next - self._lowest >= SESSION_WINDOW or self.waiting >= self._limit
-            self._finished.add(sequence)
-            while self._lowest in self._finished:
-                self._finished.remove(self._lowest)
-                self._lowest += 1
-            if was_full:
-                self._condition.notify_all()
-
-    @property
-    def waiting(self) -> int:
-        return self._next - self._lowest - len(self._finished)
 
 
 class ReplicatedStore(Store):
@@ -167,75 +124,93 @@ class ReplicatedStore(Store):
         super().__init__()
         self.config: Final = config
         self._closed = False
+        """No further call is served. Set when closing begins."""
         self._why_closed: tuple[str, ...] = ()
-        self._closing = threading.Lock()
+        self._ended = False
+        """Closing is over."""
         self.failure: WarrenError | None = None
         """Why this manager stopped by itself; None while it has not. Reads go on, writes raise Closed."""
-        self._failed = threading.Event()
-        self._changed = threading.Condition()
-        self._requests = _Requests(config.queue_limit)
-        self._session = 0
-        self._session_lock = threading.Lock()
+        self._close_error: BaseException | None = None
+        self._closers: dict[threading.Thread, None] = {}
+        self._changed = Bell()
+        self._deliveries = Deliveries(f"warren-raft-futures {config.node_id}")
+        self._writes = Writes(config.queue_limit, self._deliveries)
         self._stop_housekeeping = threading.Event()
-        self._backups: Backups | None = None
         self._alarms = Alarms(config.node_id)
         self._foreign_readers = ForeignReaders(self._alarms)
         self._renew_at = 0.0
-        self._version = version("warren-raft")
         self._space = Space(
             str(config.directory),
             reserve_bytes=config.disk_reserve_bytes,
             quota_bytes=config.quota_bytes,
             alarms=self._alarms,
         )
-        self._leadership_callbacks: list[Callable[[bool, int], object]] = []
-        RESERVE.open()
+        self._opened: OpenedDirectory
+        self._driver: Driver
+        self._watchdog: Watchdog | None = None
+        self._admin: Any = None
+        self._backups: threading.Thread | None = None
+        self._housekeeper: threading.Thread | None = None
+        self._own = OwnThread(f"warren-raft-own {config.node_id}", self._look_after)
+        self._leadership = Leadership(
+            self._changed,
+            leading_term=lambda: self._engine.term if self.is_leader else None,
+            term=lambda: self._engine.term,
+            is_over=lambda: not self._is_alive,
+            post=self._own.post,
+        )
         try:
-            with held_off():  # also in the threads that begin here
-                self._open(files)
+            self._own.start()
+            self._own.call(partial(self._open, files))
         except BaseException:
-            RESERVE.close()
+            self._own.post(self._close_now)  # if it was this thread that was interrupted, opening goes on until then
             raise
-        ReplicatedStore._open_stores.add(self)
 
     def _open(self, files: Files | None) -> None:
-        self._opened = OpenedDirectory(self.config, files=files, random=SystemRandom(), alarms=self._alarms)
-        self._opened.keeper.on_swap = self._swapped
-        try:
-            self._start()
-        except BaseException:
-            self._opened.abandon()
-            raise
+        config = self.config
+        self._version = version("warren-raft")
+        with ExitStack() as undo:
+            RESERVE.open()
+            undo.callback(RESERVE.close)
+            self._opened = opened = OpenedDirectory(config, files=files, random=SystemRandom(), alarms=self._alarms)
+            opened.keeper.on_swap = self._swapped
+            undo.callback(opened.abandon)
+            self._database = opened.database
+            self._driver = Driver(
+                listen=split_address(config.listen, field="listen"),
+                node_id=config.node_id,
+                log=opened.log,
+                writes=self._writes,
+                make_engine=opened.make_engine,
+                on_change=self._changed.ring,
+                on_failure=self._on_failure,
+            )
+            undo.callback(self._stop_threads)
+            self._start(self._driver)
+            undo.pop_all()
+        ReplicatedStore._open_stores.add(self)
+        close_at_exit(self)
 
-    def _start(self) -> None:
-        opened, config = self._opened, self.config
-        self._database = opened.database
-        self._driver = Driver(
-            listen=split_address(config.listen, field="listen"),
-            node_id=config.node_id,
-            log=opened.log,
-            make_engine=opened.make_engine,
-            on_change=self._on_change,
-            on_failure=self._on_failure,
-        )
+    def _start(self, driver: Driver) -> None:
+        config = self.config
         self._measure()
-        self._housekeeper = threading.Thread(target=self._keep_house, name="warren-raft-housekeeping", daemon=True)
-        self._notifier = threading.Thread(target=self._notify, name="warren-raft-leadership", daemon=True)
         if config.switch_interval_seconds is not None:
-            _switch_interval.acquire(config.switch_interval_seconds)
-        try:
-            self._say_starting()
-            self._driver.start()
-            self._remember()
-            self._admin = self._start_admin()
-        except BaseException:
-            self._driver.stop()
-            if config.switch_interval_seconds is not None:
-                _switch_interval.release()
-            raise
+            _switch_interval.acquire(self, config.switch_interval_seconds)
+        self._say_starting()
+        driver.start()
+        self._remember()
+        self._admin = self._start_admin()
+        self._housekeeper = threading.Thread(target=self._keep_house, name="warren-raft-housekeeping", daemon=True)
         self._housekeeper.start()
         self._backups = self._start_backups()
-        self._notifier.start()
+        self._watchdog = Watchdog(
+            config.node_id,
+            driver.thread,
+            lambda: (driver.steps, self._opened.machine.applied_index),
+            self._alarms,
+            alarm_seconds=config.watchdog_alarm_seconds,
+            stop_seconds=config.watchdog_stop_seconds,
+        )
 
     def _say_starting(self) -> None:
         machine = self._opened.machine
@@ -262,7 +237,7 @@ class ReplicatedStore(Store):
         server.start()
         return server
 
-    def _start_backups(self) -> Backups | None:
+    def _start_backups(self) -> threading.Thread | None:
         config = self.config
         if config.backup_dir is None:
             return None
@@ -275,9 +250,9 @@ class ReplicatedStore(Store):
             alarms=self._alarms,
         )
         stop = (self._stop_housekeeping,)
-        self._backup_thread = threading.Thread(target=backups.run, args=stop, name="warren-raft-backups", daemon=True)
-        self._backup_thread.start()
-        return backups
+        thread = threading.Thread(target=backups.run, args=stop, name="warren-raft-backups", daemon=True)
+        thread.start()
+        return thread
 
     @property
     def _engine(self) -> Engine:
@@ -285,19 +260,16 @@ class ReplicatedStore(Store):
 
     # Waiting for the cluster -------------------------------------------------------------------------------------
 
-    def _wait_for(self, condition: Callable[[], bool], timeout: float | None, what: str) -> None:
-        self._check_may_wait()
-        deadline = timeouts.deadline(timeout)
-        with self._changed:
-            while True:
-                self._check_alive()
-                if condition():
-                    return
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    waits = f": {self.waits}" if self.waits else ""
-                    raise Unavailable(f"{what} within {timeout:g} s{waits}", maybe_applied=False, of_write=False)
-                self._changed.wait(timeouts.wait_seconds(left))
+    def _wait_for(self, condition: Callable[[], T], timeout: float | None, what: str) -> T:
+        def looked() -> T:
+            self._check_alive()
+            return condition()
+
+        value = self._changed.wait_for(looked, timeouts.deadline(timeout))
+        if not value:
+            waits = f": {self.waits}" if self.waits else ""
+            raise Unavailable(f"{what} within {timeout:g} s{waits}", maybe_applied=False, of_write=False)
+        return value
 
     def wait_ready(self, timeout: float | None = 30.0) -> None:
         """Until a leader is known and the log is applied up to its commit index at our start.
@@ -308,17 +280,18 @@ class ReplicatedStore(Store):
 
     def wait_leader(self, timeout: float | None = 10.0) -> str:
         """The id of the leader, as soon as one is known here. Raises Unavailable, Closed."""
-        self._wait_for(lambda: self._engine.leader is not None, timeout, "no leader was elected")
-        leader = self._engine.leader
-        return leader if leader is not None else self.wait_leader(timeout)
+        leader = self._wait_for(lambda: self.leader, timeout, "no leader was elected")
+        assert leader is not None  # nor is it ""
+        return leader
 
     def wait_failed(self, timeout: float | None = None) -> bool:
-        """Until this manager stopped by itself (`failure` says why); False at the timeout."""
-        return self._failed.wait(timeouts.wait_seconds(timeouts.deadline(timeout) - time.monotonic()))
+        """Until this manager stopped by itself (`failure` says why): True. False at the timeout or when it closes."""
+        self._changed.wait_for(lambda: not self._is_alive, timeouts.deadline(timeout))
+        return self.failure is not None
 
     @property
     def is_ready(self) -> bool:
-        return self._engine.is_ready and self._is_alive
+        return self._engine.is_ready and self._is_alive and not self._is_stuck
 
     @property
     def waits(self) -> str:
@@ -328,19 +301,31 @@ class ReplicatedStore(Store):
     @property
     def is_leader(self) -> bool:
         """Whether this manager leads and its local state holds every acknowledged write. It may be deposed already."""
-        return self._engine.is_leader and self._is_alive
+        return self._engine.is_leader and self._is_alive and not self._is_stuck
 
     @property
     def leader(self) -> str | None:
         """The id of the leader as far as this manager knows; None when it has heard of none for a while."""
-        return self._engine.leader if self._is_alive else None
+        return self._engine.leader if self._is_alive and not self._is_stuck else None
 
-    def on_leadership(self, callback: Callable[[bool, int], object]) -> None:
-        """Call `callback(is_leader, term)` at each change from now on, in order, in one thread of its own.
+    def on_leadership(self, callback: Callback) -> Callable[[], None]:
+        """Call `callback(is_leader, term)` with the present state, and then at each change, in order.
 
-        It may write to the store, and close it. What it raises is logged.
+        Each callback has a thread of its own. It should return at once: it hears of the next change when it has
+        returned. It may use the store in any way, close it too. What it raises is logged.
+
+        Returns a function that ends it: no call begins after that. Raises Closed, and RefusedForSafety for more than
+        100 callbacks at a time.
         """
-        self._leadership_callbacks.append(callback)
+        if self._closed:
+            raise Closed
+        subscription = Subscription(callback)
+        try:
+            self._own.call(partial(self._leadership.start, subscription))
+        except BaseException:
+            self._leadership.stop(subscription)
+            raise
+        return partial(self._leadership.stop, subscription)
 
     def _leader_contact_age_seconds(self) -> float:
         return self._engine.leader_contact_age(time.monotonic())
@@ -351,12 +336,9 @@ class ReplicatedStore(Store):
     def _is_alive(self) -> bool:
         return not self._closed and self.failure is None
 
-    def _check_may_wait(self) -> None:
-        """Callbacks of a future run in the raft thread; there a call that waits would stop this manager's heart."""
-        if self._driver.is_current_thread:
-            raise InvariantViolation(
-                "a call that waits, in the callback of a future: use batch(wait=False) there, or another thread"
-            )
+    @property
+    def _is_stuck(self) -> bool:
+        return self._watchdog is not None and self._watchdog.is_stuck
 
     def _check_alive(self) -> None:
         if self._closed:
@@ -373,24 +355,13 @@ class ReplicatedStore(Store):
     def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
         deadline = self._deadline(timeout)
         self._check_alive()
-        if wait or not self._session:
-            self._check_may_wait()
         needs_room = any(operation.verb == PUT for operation in operations)
         if needs_room and self._engine.is_full:
             raise StorageFull(self._why_full())
-        session = self._session or self._open_session(deadline)
-        sequence, lowest = self._requests.begin(deadline)
-        data = encode(Command(session, sequence, lowest, operations))
+        data = encode_operations(operations)
         thread = threading.get_ident()
-        if wait:
-            return self._submit_and_wait(
-                Proposal(session, sequence, data, deadline, _ignore, needs_room=needs_room, thread=thread)
-            )
-        future: Future[int] = Future()
-        future.set_running_or_notify_cancel()
-        done = partial(self._resolve, future)
-        self._driver.submit(Proposal(session, sequence, data, deadline, done, needs_room=needs_room, thread=thread))
-        return future
+        write = Write(0, 0, data, deadline, self._writes.done, needs_room=needs_room, thread=thread)
+        return self._sent_and_waited_for(write) if wait else self._sent(write)
 
     def _why_full(self) -> str:
         who = self._engine.low_members
@@ -405,51 +376,28 @@ class ReplicatedStore(Store):
         detail = "; ".join(told) or f"{self._engine.leader} says so"
         return f"too few managers have room for creates and updates, while reads and deletes go on: {detail}"
 
-    def _submit_and_wait(self, proposal: Proposal) -> int:
-        waiter = _Waiter()
-        proposal.done = waiter.wake
-        self._driver.submit(proposal)
+    def _sent_and_waited_for(self, write: Write) -> int:
+        if not self._driver.submit(write):
+            self._check_alive()
+            raise Closed
         try:
-            answered = waiter.wait(proposal.deadline + GRACE_SECONDS - time.monotonic())
-        finally:  # also when Ctrl-C ends the waiting: else the window of requests would never move on
-            self._requests.end(proposal.sequence)
-        if not answered:
+            ended = write.wait(write.deadline + GRACE_SECONDS - time.monotonic())
+        except BaseException:
+            write.give_up()
+            raise
+        if not ended:
             raise Unavailable("the raft thread does not answer", maybe_applied=True)
-        return self._result_of(proposal)
+        return write.result()
 
-    def _resolve(self, future: Future[int], proposal: Proposal) -> None:
-        self._requests.end(proposal.sequence)
-        try:
-            future.set_result(self._result_of(proposal))
-        except WarrenError as error:
-            future.set_exception(error)
-
-    def _result_of(self, proposal: Proposal) -> int:
-        if proposal.error is not None:
-            raise proposal.error
-        result: Result = proposal.outcome
-        evicted = result.error is not None and result.error[0] == UNKNOWN_SESSION
-        if evicted and self._session == proposal.session:
-            # The next write opens another. No lock: this may be the raft thread, which whoever is opening a session
-            # waits for with the lock held.
-            self._session = 0
-        return raise_for(result)
-
-    def _open_session(self, deadline: float) -> int:
-        """Exactly-once needs a session of this process in the replicated state (Raft thesis 6.3)."""
-        if not self._session_lock.acquire(timeout=timeouts.wait_seconds(deadline - time.monotonic())):
-            raise Unavailable("no quorum, or no leader, until the deadline", maybe_applied=False)
-        try:
-            if self._session == 0:
-                session = SystemRandom().randrange(1, 1 << 63)
-                sequence, lowest = self._requests.begin(deadline)
-                opening = Operation(Verb.OPEN_SESSION)
-                data = encode(Command(session, sequence, lowest, (opening,)))
-                self._submit_and_wait(Proposal(session, sequence, data, deadline, _ignore))
-                self._session = session
-            return self._session
-        finally:
-            self._session_lock.release()
+    def _sent(self, write: Write) -> Future[int]:
+        write.future = Future()
+        write.future.set_running_or_notify_cancel()
+        if self._writes.is_full(len(write.data), self._driver.submitted_count):
+            raise Unavailable(QUEUE_FULL, maybe_applied=False)
+        if not self._driver.submit(write):
+            self._check_alive()
+            raise Closed
+        return write.future
 
     def barrier(self, timeout: float | None = None) -> int:
         """An empty command: when it returns, every local read is linearizable with what was acknowledged before.
@@ -570,28 +518,34 @@ class ReplicatedStore(Store):
                 said = answer.text or said
             if is_so(answer):
                 return
-            with self._changed:
-                self._check_alive()
-                self._changed.wait(max(0.0, min(deadline - time.monotonic(), ASK_AGAIN_SECONDS)))
+            self._check_alive()
+            again_at = min(deadline, time.monotonic() + ASK_AGAIN_SECONDS)
+            self._changed.wait_for(partial(self._is_other, self._engine.view), again_at)
+
+    def _is_other(self, view: object) -> bool:
+        """Whether something has changed since that view, or this manager has ended."""
+        return not self._is_alive or self._engine.view != view
 
     def _ask(
         self,
         question: Callable[[Callable[[Answer], None]], ChangeWanted | TransferWanted],
         deadline: float,
     ) -> Answer | None:
-        self._check_may_wait()
         self._check_alive()
         answers: list[Answer] = []
 
         def answered(answer: Answer) -> None:
             answers.append(answer)
-            self._on_change()
+            self._changed.ring()
 
         self._driver.post(question(answered))
-        with self._changed:
-            while not answers and (left := deadline - time.monotonic()) > 0:
+
+        def is_answered() -> bool:
+            if not answers:
                 self._check_alive()  # a question is not answered any more once the raft thread has ended
-                self._changed.wait(timeouts.wait_seconds(left))
+            return bool(answers)
+
+        self._changed.wait_for(is_answered, deadline)
         return answers[0] if answers else None
 
     # Snapshots ---------------------------------------------------------------------------------------------------
@@ -604,7 +558,6 @@ class ReplicatedStore(Store):
         name, or this manager has not been part of a cluster yet), StorageFull, OSError, SnapshotInvalid (the state is
         damaged), Closed. Nothing is left then.
         """
-        self._check_may_wait()
         database = self._attached()
         if self._opened.machine.cluster_id is None:
             raise RefusedForSafety(
@@ -648,7 +601,7 @@ class ReplicatedStore(Store):
     def status(self) -> dict[str, Any]:
         """What an operator asks first; the keys are those of the command line's `status`."""
         self._attached()
-        return status_of(self._opened, self._engine, alarms=self.alarms, failure=self.failure)
+        return status_of(self._opened, self._engine, alarms=self.alarms, failure=self.failure, is_stuck=self._is_stuck)
 
     def _swapped(self, machine: StateMachine) -> None:
         """In the raft thread: a snapshot was installed. Reads that have begun go on in the state that they began in."""
@@ -656,44 +609,26 @@ class ReplicatedStore(Store):
 
     # Threads of this object --------------------------------------------------------------------------------------
 
-    def _on_change(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-
     def _on_failure(self, error: WarrenError) -> None:
+        if self.failure is None:
+            self.failure = error
+        self._changed.ring()
         self._alarms.stopped(str(error))
-        self.failure = error
-        self._failed.set()
-        self._on_change()
 
-    def _notify(self) -> None:
-        """Tell the callbacks of each change of leadership; one that was lost and won again meanwhile is two."""
-        led: int | None = None
-        while True:
-            with self._changed:
-                while self._leading_term == led and self._is_alive:
-                    self._changed.wait()
-                now, term = self._leading_term, self._engine.term
-            if now == led:
-                return
-            if led is not None:
-                self._call_back(False, term)
-            if now is not None:
-                self._call_back(True, now)
-            led = now
-
-    @property
-    def _leading_term(self) -> int | None:
-        """The term that this manager leads in; None while it does not."""
-        return self._engine.term if self.is_leader else None
-
-    def _call_back(self, is_leader: bool, term: int) -> None:
-        for callback in list(self._leadership_callbacks):
-            try:
-                callback(is_leader, term)
-            except Exception as error:  # noqa: BLE001 - it is logged
-                node = self.config.node_id
-                log_event(logger, logging.ERROR, "leadership callback failed", node=node, term=term, exc_info=error)
+    def _look_after(self) -> float | None:
+        """In this store's own thread, again and again: does the raft thread live, does a callback hold others up?"""
+        watchdog = self._watchdog
+        if watchdog is None or not self._is_alive:
+            return self._deliveries.look()
+        was_stuck = watchdog.is_stuck
+        problem = watchdog.look()
+        if problem is not None:
+            self.failure = problem
+            self._driver.end_writes(f"this manager stopped: {problem}")
+            watchdog.say(self._alarms.stopped, str(problem))
+        if watchdog.is_stuck != was_stuck or problem is not None:
+            self._changed.ring()
+        return min(watchdog.look_seconds, self._deliveries.look() or watchdog.look_seconds)
 
     def _keep_house(self) -> None:
         """Measuring of space, checkpoints of the state, stale reader slots, views that were left open."""
@@ -775,38 +710,82 @@ class ReplicatedStore(Store):
     def close(self) -> None:
         """Hand leadership over, end what waits (Closed), sync the state. Idempotent; reads raise Closed afterwards.
 
-        In the callback of a future it only begins that, in another thread.
+        From any thread, in signal handlers, in callbacks and in `atexit`. It is done by a thread of the store's own: an
+        exception that arrives here ends the waiting for it, and nothing else.
         """
-        if self._driver.is_current_thread:
-            threading.Thread(target=self.close, name="warren-raft-closing").start()
+        if self._ended:
             return
-        with self._closing:
-            if self._closed:
-                return
-            began = time.monotonic()
-            self._hand_over()
-            self._closed = True
-            self._on_change()
-            if self._admin is not None:
-                self._admin.stop()
-            self._stop_housekeeping.set()
-            self._opened.keeper.closing.set()
-            self._housekeeper.join()
-            if self._backups is not None:
-                self._backup_thread.join(GRACE_SECONDS)  # the backup directory's disk may hang
-            self._driver.stop()
-            self._remember()
-            if self._notifier is not threading.current_thread():
-                self._notifier.join(GRACE_SECONDS)
-            if self.config.switch_interval_seconds is not None:
-                _switch_interval.release()
+        thread = threading.current_thread()
+        self._closers[thread] = None
+        try:
+            self._own.post(self._close_now)
+            self._changed.wait_for(lambda: self._ended, math.inf)
+        finally:
+            self._closers.pop(thread, None)
+        self._own.join(GRACE_SECONDS)
+        error, self._close_error = self._close_error, None
+        if error is not None:
+            raise error
+
+    def _close_now(self) -> None:
+        """In this store's own thread."""
+        if self._ended:
+            return
+        try:
+            if self._watchdog is not None:
+                began = time.monotonic()
+                self._hand_over()
+                self._closed = True
+                self._changed.ring()
+                self._stop_threads()
+                self._remember()
+                self._database = None
+                self._close_directory()
+                self._say_stopped(time.monotonic() - began)
+        except BaseException as error:  # noqa: BLE001  for whoever called close()
+            self._close_error = error
+        finally:
+            self._closed = self._ended = True
             self._database = None
+            self._changed.ring()
+            self._own.stop()
+
+    def _stop_threads(self) -> None:
+        """All that were started; also where some were not."""
+        if self._admin is not None:
+            self._admin.stop()
+        self._stop_housekeeping.set()
+        self._opened.keeper.closing.set()
+        if self._housekeeper is not None:
+            self._housekeeper.join(HANGS_SECONDS)
+        if self._backups is not None:
+            self._backups.join(GRACE_SECONDS)  # the backup directory's disk may hang
+        if self._watchdog is not None:
+            self._watchdog.close()
+        self._driver.stop(*((GRACE_SECONDS,) if self._is_stuck else ()))
+        self._driver.end_writes("the store is closed")
+        self._deliveries.finish(GRACE_SECONDS)
+        self._leadership.join(GRACE_SECONDS, but=self._closers)
+        _switch_interval.release(self)
+
+    def _close_directory(self) -> None:
+        threads = (self._driver.thread, self._housekeeper)
+        hanging = [thread.name for thread in threads if thread is not None and thread.is_alive()]
+        if not hanging:
             try:
-                with held_off():
-                    self._opened.close(failed=self.failure is not None)
+                self._opened.close(failed=self.failure is not None)
             finally:
                 RESERVE.close()
-            self._say_stopped(time.monotonic() - began)
+            return
+        # It may be in the middle of a transaction, and go on. Nobody may open the directory before it is gone.
+        log_event(
+            logger,
+            logging.CRITICAL,
+            "thread hangs",
+            "the data directory stays in use until this process ends",
+            node=self.config.node_id,
+            thread=", ".join(hanging),
+        )
 
     def _say_stopped(self, took_seconds: float) -> None:
         log_event(
@@ -823,7 +802,7 @@ class ReplicatedStore(Store):
 
     def _hand_over(self) -> None:
         """So that no caller has to wait for an election."""
-        if self.failure is None and self._engine.is_leader and len(self._engine.members) > 1:
+        if self.is_leader and len(self._engine.members) > 1:
             try:
                 self._transfer(None, self._deadline(HAND_OVER_SECONDS), is_closing=True)
             except (RefusedForSafety, Unavailable, Closed) as error:
@@ -832,12 +811,8 @@ class ReplicatedStore(Store):
     @classmethod
     def _close_all_in_child(cls) -> None:
         for store in list(cls._open_stores):
-            store._closed = True
+            store._closed = store._ended = True
             store._why_closed = (forking.PARENTS,)
 
 
 os.register_at_fork(after_in_child=ReplicatedStore._close_all_in_child)
-
-
-def _ignore(_proposal: Proposal) -> None:
-    return None

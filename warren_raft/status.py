@@ -23,9 +23,12 @@ from warren_raft.verdict import verdict_of
 
 
 def status_of(
-    opened: OpenedDirectory, engine: Engine, *, alarms: Sequence[Alarm], failure: WarrenError | None
+    opened: OpenedDirectory, engine: Engine, *, alarms: Sequence[Alarm], failure: WarrenError | None, is_stuck: bool
 ) -> dict[str, Any]:
-    """The keys are those of the command line's `status`; docs/cli.md describes them. Raises Closed."""
+    """The keys are those of the command line's `status`; docs/cli.md describes them. Raises Closed.
+
+    `is_stuck`: the raft thread is, so what it last said of the cluster counts no longer.
+    """
     machine, log = opened.machine, opened.log
     database = machine.database
     with database.read() as view:
@@ -34,15 +37,15 @@ def status_of(
         "node_id": opened.config.node_id,
         "version": engine.measured.version,
         "cluster_id": machine.cluster_id,
-        "role": engine.role,
-        "leader": engine.leader,
+        "role": "follower" if is_stuck else engine.role,
+        "leader": None if is_stuck else engine.leader,
         "term": engine.term,
         "commit_index": engine.commit_index,
         "applied_index": machine.applied_index,
         "revision": machine.revision,
         "digest": machine.digest.hex(),
-        "has_quorum": engine.has_quorum,
-        "ready": engine.is_ready,
+        "has_quorum": engine.has_quorum and not is_stuck,
+        "ready": engine.is_ready and not is_stuck,
         "waits": engine.waits,
         "members": _members(engine, machine, opened.config.node_id, alarms),
         "counts": counts,

@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,8 @@ class ManagerProcess:
             return [transaction.fetch(META, DIGEST).hex(), recompute(transaction).hex()]
 
     def leadership(self) -> list[tuple[bool, int]]:
-        """What the leadership callback was told so far."""
-        return list(self._leadership)
+        """What the leadership callback was told so far, since it was first told that this manager leads."""
+        return list(dropwhile(lambda told: not told[0], list(self._leadership)))
 
     def wait_ready(self, timeout: float) -> None:
         self.store.wait_ready(timeout)

@@ -99,3 +99,54 @@ time.sleep(0.5)
         tmp_path,
     )
     assert_closed_cleanly(tmp_path)
+
+
+def test_a_store_that_nobody_closes_is_closed_at_the_end(tmp_path: Path) -> None:
+    """Also while daemon threads of the program still write."""
+    run(
+        """
+write(store, 0)
+for _ in range(4):
+    threading.Thread(target=write_until_closed, args=(store,), daemon=True).start()
+time.sleep(0.3)
+""",
+        tmp_path,
+    )
+    assert_closed_cleanly(tmp_path)
+
+
+def test_what_a_local_store_has_begun_is_done_at_the_end(tmp_path: Path) -> None:
+    """Nobody waits for these writes; they are on disk all the same, and their callbacks are called."""
+    said = run(
+        """
+store.close()
+local = wr.LocalStore(directory + "-local")
+done = []
+for number in range(50):
+    with local.batch(wait=False) as batch:
+        batch.create_node(wr.Node(id=f"n{number}"))
+    batch.future.add_done_callback(lambda future: done.append(future.result()))
+atexit._run_exitfuncs()
+print(len(done))
+""",
+        tmp_path,
+    )
+    assert said == "50\n"
+    assert_closed_cleanly(tmp_path.with_name(tmp_path.name + "-local"))
+
+
+def test_a_forked_child_that_ends_closes_nothing(tmp_path: Path) -> None:
+    said = run(
+        """
+write(store, 0)
+child = os.fork()
+if child == 0:
+    sys.exit(0)  # through atexit, as a child of its own would
+assert os.waitpid(child, 0)[1] == 0
+write(store, 1)
+print(store.is_leader)
+""",
+        tmp_path,
+    )
+    assert said == "True\n"
+    assert_closed_cleanly(tmp_path)

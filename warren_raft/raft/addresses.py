@@ -30,19 +30,27 @@ def format_address(address: tuple[str, int] | tuple[Any, ...] | None) -> str:
 
 async def resolve(host: str, port: int, resolvers: Executor) -> list[tuple[str, int]]:
     """Every address a host has, with the port. Raises `OSError` when it has none, or cannot be a host."""
+    if _is_number(host):
+        return [(host, port)]
+    try:
+        found = await _getaddrinfo(host, port, 0, resolvers)
+    except UnicodeError as error:  # "a..b", or 64 characters without a dot: IDNA's way to say so
+        raise OSError(f"{host} is not a host name") from error
+    return [(str(address[0]), port) for *_, address in found]
+
+
+def _is_number(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        try:
-            found = await _getaddrinfo(host, port, 0, resolvers)
-        except UnicodeError as error:  # "a..b", or 64 characters without a dot: IDNA's way to say so
-            raise OSError(f"{host} is not a host name") from error
-        return [(str(address[0]), port) for *_, address in found]
-    return [(host, port)]
+        return False
+    return True
 
 
 async def _getaddrinfo(host: str, port: int, flags: int, resolvers: Executor) -> list[tuple[Any, ...]]:
     """Not `loop.getaddrinfo`: its threads end with the main thread, see workers.py."""
+    if _is_number(host):  # needs no look-up, and so no thread
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags | socket.AI_NUMERICHOST)
     look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM, flags=flags)
     return await asyncio.get_running_loop().run_in_executor(resolvers, look_up)
 

@@ -11,12 +11,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from queue import SimpleQueue
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from warren_raft.errors import Closed, InvariantViolation, WarrenError
+from warren_raft.errors import InvariantViolation, WarrenError
 from warren_raft.log_lines import log_event
 from warren_raft.raft.engine import NOTICE_SECONDS, TICK_SECONDS, Engine
 from warren_raft.raft.events import (
@@ -54,8 +55,28 @@ STOP_SECONDS: Final = 30.0
 """A worker that is inside fdatasync when we stop is waited for so long."""
 
 
+class Writes(Protocol):
+    """What makes proposals of what callers submit. Called by the raft thread only, but for `end_all`."""
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `take` would have something to propose, although nobody submitted anything."""
+
+    def take(self, writes: Iterable[Any]) -> list[Proposal]:
+        """What is to be proposed now, of these and of those taken before."""
+
+    def expire(self, now: float, hindrance: Callable[[], tuple[str, bool]]) -> None:
+        """End what has reached its deadline before it was proposed. `hindrance`: Engine's."""
+
+    def flush(self) -> None:
+        """The step is over: tell who is to be told."""
+
+    def end_all(self, submitted: Iterable[Any], reason: str) -> None:
+        """End these, which were never taken, and all that were taken."""
+
+
 class Driver:
-    """Runs one engine. start() and stop() once each; submit() and post() from any thread."""
+    """Runs one engine. start() and stop() once each; submit() and post() from any thread, and in signal handlers."""
 
     def __init__(
         self,
@@ -63,6 +84,7 @@ class Driver:
         listen: tuple[str, int],
         node_id: str,
         log: Log,
+        writes: Writes,
         make_engine: Callable[[float], Engine],
         on_change: Callable[[], None],
         on_failure: Callable[[WarrenError], None],
@@ -70,6 +92,7 @@ class Driver:
         self._listen = listen
         self._node_id = node_id
         self._log = log
+        self._writes = writes
         self._on_change = on_change
         self._on_failure = on_failure
         self._seen: object = None
@@ -77,8 +100,13 @@ class Driver:
         self._loop = asyncio.new_event_loop()
         self._transport: Transport
         self._events: list[Event] = []
-        self._submitted: deque[Proposal] = deque()
+        self._submitted: deque[Any] = deque()
+        self._woken = False
+        """A caller has asked for a step that has not begun. Only a hint: an exception may arrive in that caller before
+        it does ask, so the raft thread does not look at it, and a step comes with the next tick at the latest."""
         self._step_due = False
+        self.steps = 0
+        """Steps so far: for whoever watches whether this thread lives."""
         self._notice_due = False
         self._finished = False
         self._batches: SimpleQueue[Batch | None] = SimpleQueue()
@@ -97,9 +125,13 @@ class Driver:
         return self._engine
 
     @property
-    def is_current_thread(self) -> bool:
-        """Whether the caller is the raft thread itself, which must not wait for itself."""
-        return threading.current_thread() is self._thread
+    def thread(self) -> threading.Thread:
+        return self._thread
+
+    @property
+    def submitted_count(self) -> int:
+        """Writes that the raft thread has not looked at."""
+        return len(self._submitted)
 
     def start(self) -> None:
         """Returns when the port is bound; raises InUse when it is not ours to bind."""
@@ -110,41 +142,50 @@ class Driver:
             self._thread.join()
             raise self._start_error
 
-    def stop(self) -> None:
-        """Every waiting write ends, links close, the last log batch is waited for. Idempotent."""
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._loop.call_soon_threadsafe(self._stop_requested.set)
-            self._thread.join(STOP_SECONDS)
+    def stop(self, seconds: float = 2 * STOP_SECONDS) -> None:
+        """Every waiting write ends, links close, the last log batch is waited for. Idempotent.
+
+        After that many seconds the raft thread hangs, which `thread.is_alive()` tells.
+        """
+        if self._thread.is_alive():
+            self._call(self._stop_requested.set)
+            self._thread.join(seconds)
+
+    def end_writes(self, reason: str) -> None:
+        """End every write, and let no other in. For a thread of ours, also while the raft thread hangs."""
+        self._finished = True
+        submitted = []
+        with suppress(IndexError):  # another thread may do the same
+            while True:
+                submitted.append(self._submitted.popleft())
+        self._writes.end_all(submitted, reason)
 
     # From any thread ---------------------------------------------------------------------------------------------
 
-    def submit(self, proposal: Proposal) -> None:
-        """Its `done` is called in any case, also when the thread ends before it was looked at."""
-        self._submitted.append(proposal)
+    def submit(self, write: Any) -> bool:
+        """Hand a write to the raft thread. False: this manager has ended, and nobody will end that write."""
+        self._submitted.append(write)
         if self._finished:
-            self._end_submitted()
-        elif not self._step_due:
-            self._step_due = True
+            try:
+                self._submitted.remove(write)
+            except ValueError:  # `end_writes` has it
+                return True
+            return False
+        if not self._woken:
+            self._woken = True
             self._call(self._step)
+        return True
 
     def post(self, event: Event) -> None:
         """An event from outside. Dropped when the thread has ended."""
         self._call(self._take, event)
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
+        """Have the raft thread call it, unless it has ended."""
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:  # the loop is closed
-            self._end_submitted()
-
-    def _end_submitted(self) -> None:
-        while True:
-            try:
-                proposal = self._submitted.popleft()
-            except IndexError:
-                return
-            proposal.error = Closed()
-            proposal.done(proposal)
+            log_event(logger, logging.DEBUG, "call after the end", node=self._node_id, call=function.__name__)
 
     # In the raft thread ------------------------------------------------------------------------------------------
 
@@ -152,8 +193,21 @@ class Driver:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._main())
+        except BaseException as error:  # noqa: BLE001  SystemExit ends an event loop, say
+            self._broke(error)
         finally:
             self._loop.close()
+            self.end_writes("the store is closed")
+
+    def _broke(self, error: BaseException) -> None:
+        """Nobody may take this manager for alive, nor a peer its links."""
+        log_event(logger, logging.CRITICAL, "raft thread broke", node=self._node_id, exc_info=error)
+        if not self._started.is_set():
+            self._start_error = error
+            self._started.set()
+            return
+        self._fail(InvariantViolation(f"the raft thread broke: {error!r}"))
+        self._loop.run_until_complete(self._shut_down())
 
     def _background_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A callback or task of the loop failed. A network's error costs a link; anything else is a bug of ours, and a
@@ -195,7 +249,7 @@ class Driver:
     async def _shut_down(self) -> None:
         self._finished = True
         self._engine.close()
-        self._end_submitted()
+        self.end_writes("the store is closed")
         await self._transport.close()
         self._batches.put(None)
         try:
@@ -205,8 +259,8 @@ class Driver:
             log_event(
                 logger, logging.WARNING, "log still being written", node=self._node_id, waited_seconds=STOP_SECONDS
             )
-        self._log_workers.shutdown(cancel_futures=True)
-        self._workers.shutdown(cancel_futures=True)
+        for workers in (self._log_workers, self._workers):
+            workers.shutdown(wait=self._sync_ended.is_set(), cancel_futures=True)
 
     def _tick(self) -> None:
         if not self._finished:
@@ -224,18 +278,21 @@ class Driver:
             self._loop.call_soon(self._step)
 
     def _step(self) -> None:
-        self._step_due = False
-        if self._finished:
-            return
+        if self._finished or not (self._step_due or self._woken):
+            return  # a step that was asked for later came first
+        self._step_due = self._woken = False
+        self.steps += 1
         events, self._events = self._events, []
-        submitted = self._submitted
-        if submitted:
-            events.append(Submitted([submitted.popleft() for _ in range(len(submitted))]))
+        now = time.monotonic()
         try:
-            for effect in self._engine.step(time.monotonic(), events):
+            if self._submitted or self._writes.has_more:
+                self._take_submitted(events)
+            for effect in self._engine.step(now, events):
                 self._perform(effect)
             self._transport.flush()
             more = self._engine.apply()
+            self._writes.expire(now, lambda: self._engine.hindrance)
+            self._writes.flush()
         except Exception as error:  # noqa: BLE001 - it is logged
             log_event(logger, logging.ERROR, "raft thread failed", node=self._node_id, exc_info=error)
             self._fail(InvariantViolation(f"the raft thread failed: {error!r}"))
@@ -248,11 +305,17 @@ class Driver:
             self._on_change()
         if self._engine.failure is not None:
             self._fail(self._engine.failure)
-        elif more:
+        elif more or self._writes.has_more:
             self._schedule()
         elif self._engine.holds_notices and not self._notice_due:
             self._notice_due = True
             self._loop.call_later(NOTICE_SECONDS, self._notice)
+
+    def _take_submitted(self, events: list[Event]) -> None:
+        submitted = self._submitted
+        proposals = self._writes.take([submitted.popleft() for _ in range(len(submitted))])
+        if proposals:
+            events.append(Submitted(proposals))
 
     def _notice(self) -> None:
         self._notice_due = False
@@ -261,10 +324,12 @@ class Driver:
     def _fail(self, error: WarrenError) -> None:
         if not self._finished:
             self._finished = True
-            self._engine.close()
-            self._end_submitted()
-            self._on_failure(error)
-            self._stop_requested.set()
+            try:
+                self._engine.close()
+            finally:
+                self._on_failure(error)
+                self.end_writes(f"this manager stopped: {error}")
+                self._stop_requested.set()
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -296,24 +361,17 @@ class Driver:
                 log_event(
                     logger, logging.ERROR, "log batch failed", node=self._node_id, batch=batch.number, exc_info=problem
                 )
-                self._tell(self._fail, InvariantViolation(f"the log's batch was not written: {problem!r}"))
+                self._call(self._fail, InvariantViolation(f"the log's batch was not written: {problem!r}"))
                 continue
-            self._tell(self._take, Synced(batch, error))
-        self._tell(self._sync_ended.set)
-
-    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
-        """From a worker to the raft thread, which may have given it up and ended."""
-        try:
-            self._loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:  # the loop is closed: nobody waits for it any more
-            log_event(logger, logging.DEBUG, "job ended after its manager", node=self._node_id)
+            self._call(self._take, Synced(batch, error))
+        self._call(self._sync_ended.set)
 
     def _work(self, work: Work) -> None:
         try:
             done = Worked(work, work.job())
         except Exception as problem:  # noqa: BLE001 - the engine tells a full disk from a bug
             done = Worked(work, None, problem)
-        self._tell(self._take, done)
+        self._call(self._take, done)
 
     def _remove(self) -> None:
         """Unlink the segments of the log that a snapshot stands for."""

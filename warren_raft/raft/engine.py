@@ -572,11 +572,16 @@ class Engine:
         if self._now >= self._expire_at:
             self._expire_at = self._now + EXPIRE_SECONDS
             self.is_full = self._health.is_full(self.leader, low=self.lacks_space)
-            own = self.disk_full or self._apply_again_at > LONG_AGO
-            own_reason = NO_SPACE if self._shortage.is_space else f"{self._shortage.what}, until the deadline"
-            reason = own_reason if own else NO_ROOM if self.is_full else NO_QUORUM
-            self._submitter.expire(self._now, reason, full=own or self.is_full)
+            reason, full = self.hindrance
+            self._submitter.expire(self._now, reason, full=full)
             self._requests.expire()
+
+    @property
+    def hindrance(self) -> tuple[str, bool]:
+        """Why a write that reaches its deadline now came to nothing, and whether a full disk is why."""
+        own = self.disk_full or self._apply_again_at > LONG_AGO
+        own_reason = NO_SPACE if self._shortage.is_space else f"{self._shortage.what}, until the deadline"
+        return own_reason if own else NO_ROOM if self.is_full else NO_QUORUM, own or self.is_full
 
     def _collect(self) -> list[Effect]:
         """Everything that may leave now, then the next log batch, then whom to dial."""

@@ -332,10 +332,7 @@ class Submitter:
         for key in late:
             proposal = self._pending.pop(key)
             self._answered(proposal)
-            if full and proposal.needs_room and not proposal.sent:
-                proposal.error = StorageFull(reason)
-            else:
-                proposal.error = Unavailable(reason, maybe_applied=proposal.sent)
+            proposal.error = expired(proposal, reason, full=full)
             _end(proposal)
         if late:
             self._drop_ended()
@@ -370,6 +367,13 @@ class Submitter:
             kept = [item for item in self.queue if item[2] is None or self._is_pending(item[2])]
             self.queue = deque(kept)
             self._queue_bytes = sum(len(item[1]) for item in kept)
+
+
+def expired(proposal: Proposal, reason: str, *, full: bool) -> Exception:
+    """What a proposal that reached its deadline ends with, see Submitter.expire."""
+    if full and proposal.needs_room and not proposal.sent:
+        return StorageFull(reason)
+    return Unavailable(reason, maybe_applied=proposal.sent)
 
 
 def _end(proposal: Proposal) -> None:

@@ -174,7 +174,7 @@ class Transport:
         await self._close_connections()
         self._report_downs()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.resolvers.shutdown(wait=False, cancel_futures=True)
+        self.resolvers.shutdown(cancel_futures=True, seconds=self.timing.handshake_seconds)
 
     def set_peers(self, peers: Mapping[str, Sequence[str]]) -> None:
         """Whom to dial from now on: node id -> its addresses ("host:port"), which are tried in turn, the one that last

@@ -109,8 +109,12 @@ _STEP_OVERHEAD_BYTES: Final = _STEP.size + _ENTITY.size
 def encode(command: Command) -> bytes:
     """The bytes of `command`. The caller has checked its parts: ids ≤ 511 bytes, numbers 0 to 2^64-1."""
     session, sequence, lowest, operations = command
-    header = _HEADER.pack(_ARRAY_OF_5, VERSION, _UINT64, session, _UINT64, sequence, _UINT64, lowest)
-    return header + encode_operations(operations)
+    return with_request_id(session, sequence, lowest, encode_operations(operations))
+
+
+def with_request_id(session: int, sequence: int, lowest: int, operations: bytes) -> bytes:
+    """The bytes of a command whose operations are encoded already (`encode_operations`)."""
+    return _HEADER.pack(_ARRAY_OF_5, VERSION, _UINT64, session, _UINT64, sequence, _UINT64, lowest) + operations
 
 
 def encode_operations(operations: Sequence[Operation]) -> bytes:

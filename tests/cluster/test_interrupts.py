@@ -1,0 +1,321 @@
+"""The promise: an exception that arrives in a caller's thread at any moment (Ctrl-C, an alarm for a time limit), and a
+signal handler that calls the store in the middle of another call, cost that call at most. The manager lives, no lock
+stays taken, no counter wrong, and nobody else waits for ever.
+
+(Pins: an exception between two lines of `Driver.submit` stopped the raft thread for good, while `is_leader` stayed true
+and no alarm was raised; `close()` in a SIGTERM handler hung.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import warren_raft as wr
+from tests.cluster.harness import PROJECT, free_ports, wait_until
+from tests.interrupting import At, interrupt, interrupted, sweep
+
+pytestmark = pytest.mark.timeout(120)
+
+DEADLINE = 30.0
+Any_Store = wr.ReplicatedStore | wr.LocalStore
+
+
+Open = Callable[[], Any]
+
+
+@pytest.fixture(params=["replicated", "local"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    """Opens the store of this test."""
+    if request.param == "local":
+        return lambda: wr.LocalStore(tmp_path / "store")
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    members = {"m1": address}
+    config = wr.Config(node_id="m1", data_dir=tmp_path / "store", listen=address, members=members, admin=False)
+    return lambda: wr.ReplicatedStore(config)
+
+
+def opened(open_store: Open) -> Any:
+    """As soon as the directory is free, and ready."""
+
+    def tried() -> Any:
+        try:
+            return open_store()
+        except wr.InUse:
+            return None
+
+    store = wait_until(tried, "the directory to be free", DEADLINE)
+    if isinstance(store, wr.ReplicatedStore):
+        store.wait_ready(DEADLINE)
+    return store
+
+
+@pytest.fixture
+def store(open_store: Open) -> Iterator[Any]:
+    store = opened(open_store)
+    yield store
+    closing = threading.Thread(target=store.close, daemon=True)  # a bug must not hang the whole run
+    closing.start()
+    closing.join(DEADLINE)
+    assert not closing.is_alive(), "close() hangs"
+
+
+def assert_alive(store: Any) -> None:
+    """It writes and reads in this thread and in another, it counts nothing that is over, and no thread is lost."""
+    done: list[int] = []
+
+    def use() -> None:
+        store.create_node(wr.Node(id="alive"), timeout=DEADLINE)
+        with store.batch(wait=False, timeout=DEADLINE) as batch:
+            batch.create_node(wr.Node(id="alive"))
+        batch.future.result(DEADLINE)
+        with store.read() as view:
+            done.append(view.get_node("alive").revision)
+        store.list_nodes()
+
+    use()
+    other = threading.Thread(target=use, daemon=True)
+    other.start()
+    other.join(DEADLINE)
+    assert len(done) == 2, "another thread waits for ever"
+    database = store._database
+    assert database._open_reads() == []
+    if isinstance(store, wr.ReplicatedStore):
+        assert (store.failure, store.is_leader, store.alarms) == (None, True, ())
+        wait_until(lambda: not store._writes._outstanding and store.status()["pending_writes"] == 0, "all to end")
+        assert store._writes._ended == set()
+        store._changed.ring()  # as with the next change; until then those of interrupted waits stay
+        assert not store._changed._sleepers
+    else:
+        assert not store._commits._queue
+
+
+def started_threads() -> int:
+    """Not those whose `start` was interrupted before there was a thread: Python counts them for ever."""
+    return sum(thread.ident is not None for thread in threading.enumerate())
+
+
+def write(store: Any) -> None:
+    store.create_node(wr.Node(id="n"), timeout=DEADLINE)
+
+
+def write_without_waiting(store: Any) -> None:
+    with store.batch(wait=False, timeout=DEADLINE) as batch:
+        batch.create_node(wr.Node(id="n"))
+    batch.future.result(DEADLINE)
+
+
+def read(store: Any) -> None:
+    store.list_nodes()
+    with store.read() as view:
+        list(view.iter_nodes())
+        view.list_nodes()
+
+
+def look(store: Any) -> None:
+    if isinstance(store, wr.ReplicatedStore):
+        store.status()
+        store.members()
+        assert store.wait_leader(DEADLINE) == "m1"
+        store.wait_ready(DEADLINE)
+        assert not store.wait_failed(0)
+
+
+def change_members(store: Any) -> None:
+    if isinstance(store, wr.ReplicatedStore):
+        store.remove_member("m9", timeout=DEADLINE)
+        store.transfer_leadership("m1", timeout=DEADLINE)
+
+
+def subscribe(store: Any) -> None:
+    if isinstance(store, wr.ReplicatedStore):
+        store.on_leadership(lambda _leads, _term: None)()
+
+
+CALLS: list[Callable[[Any], None]] = [write, write_without_waiting, read, look, change_members, subscribe]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
+def test_an_exception_between_any_two_instructions(store: Any, call: Callable[[Any], None]) -> None:
+    write(store)
+    threads = started_threads()
+    places = sweep(lambda: call(store), interrupt)
+    assert places or not isinstance(store, wr.ReplicatedStore)
+    assert_alive(store)
+    # One delivers to futures. Each other one waits for a future whose own lock was left taken, in `result()`, or has a
+    # callback that was registered when its caller was interrupted.
+    lost = 1 + len(store._deliveries._stuck)
+    if isinstance(store, wr.ReplicatedStore):
+        lost += sum(not subscription.is_over for subscription in store._leadership._subscriptions)
+    wait_until(lambda: started_threads() <= threads + lost, "threads to end")
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
+def test_a_signal_handler_that_uses_the_store_between_any_two_instructions(
+    store: Any, call: Callable[[Any], None]
+) -> None:
+    """It finds no lock that its own thread holds."""
+    write(store)
+
+    def handler() -> None:
+        write(store)
+        read(store)
+
+    places = sweep(lambda: call(store), handler, step=3)
+    assert places or not isinstance(store, wr.ReplicatedStore)
+    assert_alive(store)
+
+
+def test_an_opening_that_is_interrupted_leaves_the_directory_free(open_store: Open) -> None:
+    """Opening goes on in a thread of the store's own, which then closes what nobody has."""
+    opened(open_store).close()
+    threads = started_threads()
+    number, at = 1, At(0, interrupt)
+    while at.seen >= number - 29:
+        at = At(number, interrupt)
+        stores: list[Any] = []
+        interrupted(at, lambda stores=stores: stores.append(open_store()))  # type: ignore[misc]
+        for store in stores:
+            store.close()
+        if not stores:
+            opened(open_store).close()
+        number += 29
+    assert number > 100
+    store = opened(open_store)
+    assert_alive(store)
+    store.close()
+    wait_until(lambda: started_threads() <= threads, "threads to end", DEADLINE)
+
+
+def test_a_close_that_is_interrupted_is_finished_by_the_next(open_store: Open) -> None:
+    number, at = 1, At(0, interrupt)
+    while at.seen >= number - 13:
+        store = opened(open_store)
+        at = At(number, interrupt)
+        if interrupted(at, store.close):
+            finishing = threading.Thread(target=store.close, daemon=True)
+            finishing.start()
+            finishing.join(DEADLINE)
+            assert not finishing.is_alive(), "close() hangs"
+        with pytest.raises(wr.Closed):
+            store.list_nodes()
+        number += 13
+    assert number > 100
+
+
+@pytest.mark.parametrize("call", [write, write_without_waiting, read], ids=lambda call: call.__name__)
+def test_a_signal_handler_that_closes_the_store_in_the_middle_of_a_call(
+    open_store: Open, call: Callable[[Any], None]
+) -> None:
+    """The call ends soon, done or with Closed; the close is whole when the handler returns."""
+    number, at = 1, At(0, interrupt)
+    while at.seen >= number - 41:
+        store = opened(open_store)
+        at = At(number, store.close)
+        with contextlib.suppress(wr.Closed, wr.Unavailable):
+            at.run(lambda store=store: call(store))  # type: ignore[misc]
+        store.close()
+        with pytest.raises(wr.Closed):
+            store.list_nodes()
+        number += 41
+    assert number > 100
+
+
+def test_a_signal_handler_that_closes_the_store_in_the_middle_of_close(open_store: Open) -> None:
+    number, at = 1, At(0, interrupt)
+    while at.seen >= number - 17:
+        store = opened(open_store)
+        at = At(number, store.close)
+        at.run(store.close)
+        with pytest.raises(wr.Closed):
+            store.list_nodes()
+        number += 17
+    assert number > 100
+
+
+# ------------------------------------------------------------------------------------------------- real signals
+
+
+class TimeLimit(Exception):
+    """What gunicorn, celery and pytest-timeout raise out of SIGALRM's handler."""
+
+
+@pytest.fixture
+def time_limit() -> Iterator[Callable[[float], None]]:
+    """Set a time after which TimeLimit arrives; 0: none."""
+
+    def on_alarm(_number: int, _frame: FrameType | None) -> None:
+        raise TimeLimit
+
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    rest = signal.setitimer(signal.ITIMER_REAL, 0)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+    signal.setitimer(signal.ITIMER_REAL, *rest)
+
+
+@pytest.mark.parametrize("call", [write, write_without_waiting, read], ids=lambda call: call.__name__)
+def test_time_limits_by_a_signal(store: Any, call: Callable[[Any], None], time_limit: Callable[[float], None]) -> None:
+    """The instruction is wherever the processor is, system calls that wait included."""
+    draw = random.Random(8)
+    for _ in range(200):
+        try:
+            time_limit(draw.uniform(0.00005, 0.004))
+            while True:
+                call(store)
+        except (TimeLimit, RuntimeError):  # RuntimeError: `Condition.wait` of the standard library, see interrupting.py
+            time_limit(0)
+    assert_alive(store)
+
+
+PROGRAM = """
+import os, signal, sys, threading
+import warren_raft as wr
+kind, directory, address = sys.argv[1:]
+if kind == "local":
+    store = wr.LocalStore(directory)
+else:
+    config = wr.Config(node_id="m1", data_dir=directory, listen=address, members={"m1": address}, admin=False)
+    store = wr.ReplicatedStore(config)
+    store.wait_ready(30)
+def stop(number, frame):
+    store.close()
+    raise SystemExit(0)
+signal.signal(signal.SIGTERM, stop)
+threading.Timer(float(sys.stdin.readline()), os.kill, (os.getpid(), signal.SIGTERM)).start()
+while True:
+    with store.batch(wait=False) as batch:
+        batch.create_node(wr.Node(id="n"))
+    batch.future.result()
+"""
+
+
+@pytest.mark.parametrize("kind", ["replicated", "local"])
+def test_close_in_the_handler_of_sigterm(kind: str, tmp_path: Path) -> None:
+    """The usual way to stop a service, while it writes. It hung for 30 s."""
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    for number in range(5):
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-X", "faulthandler", "-c", PROGRAM, kind, str(tmp_path / "store"), address],
+            input=f"{0.05 * number + 0.01}\n",
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        assert time.monotonic() - began < 25

@@ -1,0 +1,125 @@
+"""An exception, or a call, between any two instructions of a caller's thread, as Ctrl-C, an alarm for a time limit or a
+signal handler brings it. Python's tracing gives control before each instruction; nothing here depends on the time.
+
+Python lets signals in after some instructions only: calls of functions, jumps back, the beginning of a function, and
+not between a `with` and the lock that it takes. In our own code it is done at each instruction all the same, so the
+promise does not hang on a release of Python; in the standard library, which relies on it, only where Python does it.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+from collections.abc import Callable
+from functools import cache
+from types import CodeType, FrameType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+OURS, TESTS = "/warren_raft/", "/tests/"
+PURE = ("/entities.py", "/entity_json.py", "/forms.py", "/store/codec.py", "/store/encoding.py", "/store/leading.py")
+"""Where nothing but the caller's own values is touched: thousands of instructions that tell nothing."""
+SWALLOWS = ("/_weakrefset.py", "/weakref.py", "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
+"""Where Python drops an exception with a line on stderr, and where it has a lock for each module."""
+LETS_SIGNALS_IN = ("CALL", "RESUME", "JUMP_BACKWARD", "POP_JUMP_BACKWARD")
+"""How the names of the instructions begin after which Python looks for signals."""
+
+
+class Interrupted(BaseException):
+    """Stands for a KeyboardInterrupt."""
+
+
+def interrupt() -> None:
+    raise Interrupted
+
+
+class At:
+    """Calls `action` at the place of that number that the thread comes to while `run` runs.
+
+    `real`: in our own code too, only where Python itself would let a signal in.
+    """
+
+    def __init__(self, number: int, action: Callable[[], object], *, real: bool = False) -> None:
+        self._number = number
+        self._action = action
+        self._real = real
+        self.seen = 0
+        """Places so far. Below `number` at the end: the call had fewer."""
+        self.where = ""
+
+    def run(self, call: Callable[[], T]) -> T:
+        before = sys.gettrace()
+        sys.settrace(self._called)
+        try:
+            return call()
+        finally:
+            sys.settrace(before)
+
+    def _called(self, frame: FrameType, _event: str, _argument: Any) -> Any:
+        code = frame.f_code
+        if code.co_filename.endswith(PURE + SWALLOWS) or TESTS in code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        is_place = OURS in code.co_filename and not self._real
+
+        def stepped(frame: FrameType, event: str, _argument: Any) -> Any:
+            nonlocal is_place
+            if event == "opcode":
+                if is_place:
+                    self._reached(frame)
+                is_place = (OURS in code.co_filename and not self._real) or _lets_signals_in(code, frame.f_lasti)
+            return stepped
+
+        return stepped
+
+    def _reached(self, frame: FrameType) -> None:
+        self.seen += 1
+        if self.seen == self._number:
+            self.where = f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}"
+            self._action()
+
+
+def _lets_signals_in(code: CodeType, offset: int) -> bool:
+    return offset in _places(code)
+
+
+@cache
+def _places(code: CodeType) -> frozenset[int]:
+    return frozenset(each.offset for each in dis.get_instructions(code) if each.opname.startswith(LETS_SIGNALS_IN))
+
+
+def _comes_of_it(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error is not None
+
+
+def interrupted(at: At, call: Callable[[], object]) -> bool:
+    """Run it; whether the interruption came out of it."""
+    try:
+        at.run(call)
+    except BaseException as error:
+        if not _comes_of_it(error):
+            error.add_note(f"interrupted at place {at.seen}, {at.where}")
+            raise
+        return True
+    return False
+
+
+def sweep(call: Callable[[], object], action: Callable[[], object], *, step: int = 1, real: bool = False) -> list[str]:
+    """Run `call` again and again, with `action` one place later each time, until it comes to no more places.
+
+    Returns where the action happened. What `call` raises, but for Interrupted and what came of it, is raised with a
+    note of that. (The standard library's `Condition.wait` raises a RuntimeError: it has lost its lock.)
+    """
+    places: list[str] = []
+    number = 1
+    while True:
+        at = At(number, action, real=real)
+        interrupted(at, call)
+        if at.seen < number:
+            return places
+        places.append(at.where)
+        number += step

@@ -1,0 +1,215 @@
+"""Writes on their way from callers to consensus: their request ids, the session of this process, how many may be out.
+
+A caller's thread makes a Write, appends it to a queue and waits for a lock that nobody else waits for; all the rest is
+done here, in the raft thread. So an exception that arrives in the caller, or a signal handler that writes in the middle
+of a write, finds no counter half changed and no lock taken. Not here: how a write gets to the leader (raft/submit.py).
+Invariant: every write ends exactly once, and those of one thread are sent in the order in which it made them.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import SystemRandom
+from typing import Final
+
+from warren_raft.deliveries import Deliveries
+from warren_raft.errors import Closed, Unavailable
+from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
+from warren_raft.raft.submit import Proposal, expired
+from warren_raft.store.command import OPEN_SESSION, Operation, encode_operations, with_request_id
+from warren_raft.timeouts import wait_seconds
+
+SESSION_WINDOW: Final = 16_384
+"""Requests of this process between the oldest unanswered and the newest: what the session must remember."""
+HELD_MAX: Final = 16_384
+"""Writes that nobody waits for and that are held because as many as `queue_limit` are out."""
+OUTSTANDING_BYTES: Final = 256 * 1024 * 1024
+"""A write that nobody waits for is let in while as many of its size as there are writes would take less: memory of this
+process, which a loop of `batch(wait=False)` would fill while there is no leader."""
+EXPIRE_SECONDS: Final = 0.05
+QUEUE_FULL: Final = "the queue of waiting writes is full"
+
+_OPENING: Final = encode_operations((Operation(OPEN_SESSION),))
+_GONE: Final = object()
+
+
+def _taken_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+@dataclass(slots=True, eq=False)
+class Write(Proposal):
+    """One command of a caller. `data` is its operations, encoded, until it has a request id."""
+
+    future: Future[int] | None = None
+    """Of a write that nobody waits for."""
+    turn: threading.Lock = field(default_factory=_taken_lock)
+    """Released when it has ended: the cheapest thing a thread can wait for."""
+
+    def wait(self, seconds: float) -> bool:
+        return self.turn.acquire(timeout=wait_seconds(seconds))
+
+    def give_up(self) -> None:
+        """Its caller was interrupted: the raft thread ends it soon, if it is not done before."""
+        self.deadline = -math.inf
+
+    def result(self) -> int:
+        """Its revision, or its error raised. Once it has ended."""
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+        result: Result = self.outcome
+        return raise_for(result)
+
+    def settle(self) -> None:
+        """Tell the future."""
+        assert self.future is not None
+        try:
+            revision = self.result()
+        except Exception as error:  # noqa: BLE001  whatever it is, it is the answer
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(revision)
+
+
+class Writes:
+    """The raft thread's, but for what says otherwise."""
+
+    def __init__(self, queue_limit: int, deliveries: Deliveries) -> None:
+        self._limit: Final = min(queue_limit, SESSION_WINDOW)
+        self._deliveries = deliveries
+        self._outstanding: dict[Write, None] = {}
+        """Those that have not ended. Who takes one out of it ends it."""
+        self._held: deque[Write] = deque()
+        """Those that have no request id yet: there is no session, or the queue is full."""
+        self._settled: deque[Callable[[], None]] = deque()
+        self._session = 0
+        self._opening: Proposal | None = None
+        self._next = 1
+        self._lowest = 1
+        self._ended: set[int] = set()
+        self._expire_at = -math.inf
+
+    def is_full(self, size_bytes: int, submitted: int) -> bool:
+        """Whether a write that nobody waits for has no room now. `submitted`: those on their way here. Any thread."""
+        count = len(self._outstanding) + submitted
+        return count >= self._limit + HELD_MAX or count * size_bytes > OUTSTANDING_BYTES
+
+    # Coming in ---------------------------------------------------------------------------------------------------
+
+    def take(self, writes: Iterable[Write]) -> list[Proposal]:
+        """What callers submitted; returns what is to be proposed now."""
+        for write in writes:
+            self._outstanding[write] = None
+            self._held.append(write)
+        proposals: list[Proposal] = []
+        if self._held and self._session == 0:
+            if self._opening is None:
+                self._opening = self._identified(
+                    Proposal(SystemRandom().randrange(1, 1 << 63), 0, _OPENING, math.inf, self._opened)
+                )
+                proposals.append(self._opening)
+            return proposals
+        while self._held and self._has_room:
+            write = self._held.popleft()
+            if write in self._outstanding:
+                write.session = self._session
+                proposals.append(self._identified(write))
+        return proposals
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `take` would have something to propose, although nobody submitted anything."""
+        return bool(self._held) and (self._has_room if self._session else self._opening is None)
+
+    @property
+    def _has_room(self) -> bool:
+        out = self._next - self._lowest
+        return out < SESSION_WINDOW and out - len(self._ended) < self._limit
+
+    def _identified(self, proposal: Proposal) -> Proposal:
+        proposal.sequence = self._next
+        self._next += 1
+        proposal.data = with_request_id(proposal.session, proposal.sequence, self._lowest, proposal.data)
+        return proposal
+
+    # Ending ------------------------------------------------------------------------------------------------------
+
+    def done(self, proposal: Proposal) -> None:
+        """`Proposal.done` of every write."""
+        assert isinstance(proposal, Write)
+        self._end_sequence(proposal.sequence)
+        if self._is_unknown(proposal) and self._session == proposal.session:
+            self._session = 0  # evicted: the next write opens another
+        self._end(proposal)
+
+    def _opened(self, opening: Proposal) -> None:
+        self._end_sequence(opening.sequence)
+        self._opening = None
+        if opening.error is None and not self._is_unknown(opening):
+            self._session = opening.session
+
+    @staticmethod
+    def _is_unknown(proposal: Proposal) -> bool:
+        result: Result | None = proposal.outcome
+        return result is not None and result.error is not None and result.error[0] == UNKNOWN_SESSION
+
+    def _end_sequence(self, sequence: int) -> None:
+        self._ended.add(sequence)
+        while self._lowest in self._ended:
+            self._ended.remove(self._lowest)
+            self._lowest += 1
+
+    def _end(self, write: Write) -> None:
+        if self._outstanding.pop(write, _GONE) is _GONE:
+            return  # `end_all` was faster
+        if write.future is None:
+            write.turn.release()
+        else:
+            self._settled.append(write.settle)
+
+    def expire(self, now: float, hindrance: Callable[[], tuple[str, bool]]) -> None:
+        """End what has reached its deadline before it got a request id. `hindrance`: see Engine."""
+        if not self._held or now < self._expire_at:
+            return
+        self._expire_at = now + EXPIRE_SECONDS
+        late = [write for write in self._held if write.deadline <= now]
+        if late:
+            self._held = deque(write for write in self._held if write.deadline > now)
+            reason, full = hindrance()
+            for write in late:
+                write.error = expired(write, QUEUE_FULL if self._session else reason, full=full and not self._session)
+                self._end(write)
+
+    def flush(self) -> None:
+        """Have the futures told that have ended since the last time. Any thread."""
+        if self._settled:
+            settled: list[Callable[[], None]] = []
+            with suppress(IndexError):  # another thread may do the same
+                while True:
+                    settled.append(self._settled.popleft())
+            self._deliveries.put(settled)
+
+    def end_all(self, submitted: Iterable[Write], reason: str) -> None:
+        """End these, which were not taken, and every one that was: this manager has ended. For any thread, also when
+        the raft thread is stuck."""
+        self.flush()
+        ended = []
+        for write in submitted:
+            write.error = Closed(reason)
+            ended.append(write)
+        for write in list(self._outstanding):
+            if self._outstanding.pop(write, _GONE) is not _GONE:
+                write.error = Unavailable(reason, maybe_applied=True) if write.sequence else Closed(reason)
+                ended.append(write)
+        for write in ended:
+            if write.future is None:
+                write.turn.release()
+        self._deliveries.put([write.settle for write in ended if write.future is not None])
