@@ -136,8 +136,8 @@ def test_a_forked_child_gives_its_copies_back() -> None:
     reserve.open()
     child = os.fork()
     if child == 0:
-        os._exit(len(os.listdir("/proc/self/fd")) - before)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) <= 0
+        os._exit(len(os.listdir("/proc/self/fd")) > before)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     reserve.close()
 
 
