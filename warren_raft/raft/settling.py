@@ -39,9 +39,13 @@ class Settling:
 
     def holds_back(self, index: int, change: Change) -> bool:
         """Whether the committed entry at `index` is not to be applied, nor anything behind it: our own removal."""
-        is_own = (change.verb, change.id, change.incarnation) == (REMOVE, self._roster.node_id, self._log.incarnation)
-        if not is_own or not self._roster.is_voter:
+        roster = self._roster
+        is_own = (change.verb, change.id, change.incarnation) == (REMOVE, roster.node_id, self._log.incarnation)
+        if not is_own or not roster.is_voter:
             return False
+        after = apply_change(roster.membership, change, index)
+        if after is None or after.incarnation(roster.node_id) == change.incarnation:
+            return False  # it changes nothing
         if self._own_removal is None:
             text = "it stays, and votes, until the others can do without it"
             log_event(logger, logging.INFO, "removal committed", text, node=self._roster.node_id, index=index)
