@@ -1,4 +1,4 @@
-"""Who may read and write the files of a data directory besides the user that made them: nobody, or its group.
+"""The users that may read and write the files of a data directory: the one that made them, or all of a group.
 
 Lives here: the rule, and making files and directories by it. Not here: what they are for.
 Invariant: a file gives rights to a group only inside a directory that was given to the group on purpose, and it never

@@ -1,6 +1,6 @@
 """The promise: a directory that its owner shares with a group (mode 2770) serves every user of that group in turn, as
-under a pod's fsGroup whose uid changes; no other directory gives anybody rights, and whoever may not work there is told
-what to type, before anything is changed.
+under a pod's fsGroup whose uid changes; no other directory gives anybody rights, and a user who may not work there is
+told the commands to type, before anything is changed.
 """
 
 from __future__ import annotations

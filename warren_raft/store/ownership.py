@@ -23,7 +23,7 @@ from warren_raft.store.generations import make_directory, sync_directory
 LOCK_NAME: Final = "lock"
 _LOCK_RACES_MAX: Final = 10  # a lock file that is removed between its open and its lock
 _FILE_LOCK_SECONDS: Final = 0.1
-"""A lock file that is locked is tried for so long: who asks `is_held` has it for an instant."""
+"""A lock file that is locked is tried for so long: `is_held` takes the lock for an instant."""
 _DIRECTORY_LOCK_SECONDS: Final = 1.0
 """A directory that is locked although its lock file is free is tried for so long: systemd-tmpfiles locks each directory
 for a moment while it looks for old files in it."""
