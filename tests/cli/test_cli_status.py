@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_support import Ran, StartManager, free_addresses
@@ -40,6 +42,17 @@ def wait_code(status: Status, directory: Path, code: int) -> Ran:
     return ran
 
 
+def wait_equal_members(status: Status, directory: Path) -> dict[str, Any]:
+    """The status once every member has told of itself, and that it has applied everything. Each tells once a second."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        answer: dict[str, Any] = json.loads(status("--check", "-o", "json", "--data-dir", directory).out)
+        if all((m["version"], m["lag_entries"]) == (answer["version"], 0) for m in answer["members"]):
+            return answer
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.1)
+
+
 def test_the_verdict_follows_a_cluster_that_loses_its_managers(
     start_manager: StartManager, status: Status, tmp_path: Path
 ) -> None:
@@ -54,11 +67,9 @@ def test_the_verdict_follows_a_cluster_that_loses_its_managers(
     assert said.count("\n") == 1
     assert status("--data-dir", m1).out.startswith(said + "\n")
 
-    answer = json.loads(status("--check", "-o", "json", "--data-dir", m1).out)
+    answer = wait_equal_members(status, m1)
     assert answer["verdict"]["state"] == "healthy"
     for member in answer["members"]:
-        assert member["version"] == answer["version"]
-        assert member["lag_entries"] == 0
         assert member["contact_age_seconds"] < 5
         assert member["disk_free_bytes"] > member["database_bytes"] > 0
         assert member["alarms"] == []
@@ -75,7 +86,8 @@ def test_the_verdict_follows_a_cluster_that_loses_its_managers(
 
     managers["m2"].end()
     said = wait_code(status, m1, 6).out
-    assert said.startswith("no quorum: no leader is known, 1 of 3 connected; not connected: m2, m3")
+    # A leader that has just lost the others leads for another moment, and has no quorum all the same.
+    assert re.match(r"no quorum: (no leader is known|m1 leads term \d+), 1 of 3 connected; not connected: m2, m3", said)
     assert status("--data-dir", m1).code == 0, "only --check has an exit code of its own"
 
 

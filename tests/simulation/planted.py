@@ -18,14 +18,13 @@ from tests.memory_files import MemoryFile
 from tests.simulation.workload import Client
 from warren_raft import restoring
 from warren_raft.fsm.sessions import Sessions
-from warren_raft.raft import membership
+from warren_raft.raft import membership, submit
 from warren_raft.raft.core import Core
 from warren_raft.raft.engine import Engine
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.installation import Installation
 from warren_raft.raft.log_contents import Contents
 from warren_raft.raft.roster import Roster
-from warren_raft.raft.submit import Submitter
 from warren_raft.restoring import Recovery
 from warren_raft.snapshots.keeper import Keeper
 
@@ -72,7 +71,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     # Hole 10: a command that was sent again is carried out again.
     "apply-twice": (Change(Sessions, "recall", "if done_at is not None:", "if False:"),),
     # A caller whose time is up is told that nothing became of its write, which may be on its way.
-    "late-is-taken-for-never": (Change(Submitter, "expire", "maybe_applied=proposal.sent", "maybe_applied=False"),),
+    "late-is-taken-for-never": (Change(submit, "expired", "maybe_applied=proposal.sent", "maybe_applied=False"),),
     "vote-twice": (_SECOND_VOTE,),
     "vote-twice-unchecked": (
         _SECOND_VOTE,

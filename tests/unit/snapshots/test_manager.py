@@ -94,7 +94,7 @@ def test_also_in_the_callback_of_a_future(store: ReplicatedStore, tmp_path: Path
     with store.batch(wait=False) as batch:
         batch.create_node(Node(id="n"))
     batch.future.add_done_callback(lambda _future: saved.set_result(store.snapshot(tmp_path / "s.mdb")))
-    assert saved.result(60)["counts"]["nodes"] == 1
+    assert saved.result(60)["counts"]["nodes"] == 2
 
 
 def test_a_nameless_one_takes_no_name_in_the_managers_directory(store: ReplicatedStore, tmp_path: Path) -> None:
