@@ -104,7 +104,7 @@ CONDITIONS: dict[str, Mapping[str, Any]] = {
 """Options under which a rare bug shows soon: which seed finds it moves with every change of the product, and a test
 cannot search a thousand. `--plant all --seeds 0:1000` does, without them."""
 STOCK_SEEDS = 60
-SEARCH_MAX = 60
+SEARCH_MAX = 200
 RARE = ("reads-by-lease",)
 """No conditions are known that bring it out within so few seeds."""
 
