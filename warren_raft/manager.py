@@ -660,6 +660,7 @@ class ReplicatedStore(Store):
             except Exception as error:  # noqa: BLE001 - who gave up here would never look at the disk again
                 if isinstance(error, WarrenError) and shortage_of(error) is None:
                     self._on_failure(error)
+                    self._driver.end_writes(f"this manager stopped: {error}")
                     self._driver.stop()
                     return
                 self._house_neglected(error)

@@ -13,10 +13,14 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.disks import Disk
+from tests.cluster.harness import wait_until
 from warren_raft.config import Config
 from warren_raft.entities import Node
 from warren_raft.errors import Unavailable
 from warren_raft.manager import ReplicatedStore
+from warren_raft.opening import OpenedDirectory
+from warren_raft.paths import moved
 from warren_raft.snapshots import backups
 from warren_raft.space import Space
 from warren_raft.store.database import Database
@@ -112,3 +116,25 @@ def test_an_error_that_lasts_is_one_traceback_and_an_alarm_that_ends(
             assert time.monotonic() < deadline, store.alarms
             threading.Event().wait(0.02)
     assert sum("housekeeping failed" in message for message in caplog.messages) == 1
+
+
+def test_a_write_that_waits_when_housekeeping_stops_the_manager_is_told_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(Pins a bug: it was told that the store is closed.)"""
+    disk = Disk()
+    with ReplicatedStore(alone(tmp_path / "m1"), files=disk) as store:
+        store.wait_ready(20)
+        store.create_node(Node(id="first"))
+
+        def fail(_opened: OpenedDirectory) -> None:
+            raise moved(str(tmp_path / "m1"))
+
+        disk.delay_next_sync(60)
+        with store.batch(wait=False) as batch:
+            batch.create_node(Node(id="second"))
+        wait_until(lambda: disk.counts()["delays_begun"] == 1, "the sync that hangs")
+        monkeypatch.setattr(OpenedDirectory, "look", fail)
+        with pytest.raises(Unavailable, match=r"this manager stopped: .*was removed or moved"):
+            batch.future.result(30)
+        disk.release()
