@@ -1254,7 +1254,7 @@ class Engine:
         self._check_not_removed()
         is_alone = self._roster.voters == {self._node_id}
         self._elections.stepped_down(self._now, STATE_REPLACED, is_alone=is_alone)
-        self._submitter.set_route(None)
+        self._submitter.state_replaced()
         self._assemble()
         self._snapshots.swap(incoming, why)
         self._catchup.installed(incoming.applied_index)

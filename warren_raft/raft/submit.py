@@ -69,8 +69,17 @@ class Proposal:
     """Whether it goes the way of large commands: as it is one, or because its thread made one before it."""
     link: int = -1
     """Of one that is not large: the link that it was sent on, where it counts as under way."""
+
+
+@dataclass(slots=True)
+class _Lent:
+    """A large command that another manager has, or is getting."""
+
+    proposal: Proposal
     is_cancelled: bool = False
-    """Of a large one: whoever has it was told that nobody waits for it any more."""
+    """That manager was told that nobody waits for it any more."""
+    is_overtaken: bool = False
+    """Our state was replaced since, by one that may hold what came of it: that is to be asked for once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +106,7 @@ class Submitter:
         self._waiting_large: deque[Proposal] = deque()
         self._large_of: Counter[int] = Counter()
         """Thread -> how many of its writes are on the way of large ones. None of its later ones may pass them."""
-        self._lent: dict[str, dict[int, Proposal]] = {}
+        self._lent: dict[str, dict[int, _Lent]] = {}
         """By manager and number: the large ones that it has, or is getting, until it says that it is done with them."""
         self._route: Route | None = None
         self._sent_bytes = 0
@@ -139,6 +148,14 @@ class Submitter:
         self._line_up_small()
         self._line_up_large()
 
+    def state_replaced(self) -> None:
+        """Another state is in the place of ours. What it holds is never applied here, so a caller that waits for it
+        would hear nothing: everything unanswered is sent again, and is answered as it was."""
+        for lent in self._lent.values():
+            for each in lent.values():
+                each.is_overtaken = True
+        self.set_route(None)
+
     def _line_up_small(self) -> None:
         self._sent_bytes = 0
         self._waiting.clear()
@@ -150,7 +167,7 @@ class Submitter:
     def _line_up_large(self) -> None:
         """But for those that the leader has, or is getting, over the present link."""
         lent = self._lent.get(self._route.leader, {}).values() if self._route is not None else ()
-        sent = {(proposal.session, proposal.sequence) for proposal in lent}
+        sent = {(each.proposal.session, each.proposal.sequence) for each in lent if not each.is_overtaken}
         pending = self._pending.items()
         self._waiting_large = deque(each for key, each in pending if each.is_large and key not in sent)
 
@@ -188,13 +205,13 @@ class Submitter:
         lent = self._lent.setdefault(route.leader, {})
         while self._waiting_large:
             proposal = self._waiting_large[0]
-            if lent and sum(len(each.data) for each in lent.values()) + len(proposal.data) > AHEAD_BYTES:
+            if lent and sum(len(each.proposal.data) for each in lent.values()) + len(proposal.data) > AHEAD_BYTES:
                 return
             self._waiting_large.popleft()
             if self._is_pending(proposal):
                 proposal.sent = True
                 number = self.large.next_number()
-                lent[number] = proposal
+                lent[number] = _Lent(proposal)
                 message = {
                     "type": "submit_large",
                     "number": number,
@@ -295,15 +312,15 @@ class Submitter:
     def large_ended(self, peer: str, number: int, now: float, *, done: bool) -> None:
         """A manager does not need a large command any more that we sent to it: it is in our log (`done`), or that
         manager does not lead, or has no room."""
-        proposal = self._lent.get(peer, {}).pop(number, None)
-        if proposal is not None and not done and self._route is not None and self._route.leader == peer:
+        lent = self._lent.get(peer, {}).pop(number, None)
+        if lent is not None and not done and self._route is not None and self._route.leader == peer:
             self._large_not_before = now + REFUSED_WAIT_SECONDS
             self._line_up_large()
 
     def lent(self, peer: str, number: int) -> bytes | None:
         """The command that we sent to a manager under this number."""
-        proposal = self._lent.get(peer, {}).get(number)
-        return None if proposal is None else proposal.data
+        lent = self._lent.get(peer, {}).get(number)
+        return None if lent is None else lent.proposal.data
 
     def link_down(self, peer: str) -> None:
         self._lent.pop(peer, None)
@@ -346,9 +363,9 @@ class Submitter:
     def _cancel_ended(self) -> None:
         """What is still on its way for nobody holds up what comes behind it."""
         for peer, lent in self._lent.items():
-            for number, proposal in lent.items():
-                if not self._is_pending(proposal) and not proposal.is_cancelled:
-                    proposal.is_cancelled = True
+            for number, each in lent.items():
+                if not self._is_pending(each.proposal) and not each.is_cancelled:
+                    each.is_cancelled = True
                     self._cancel(peer, number)
                     self._send(peer, {"type": "submit_large_cancel", "number": number})
 

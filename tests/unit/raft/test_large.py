@@ -12,11 +12,12 @@ import cbor2
 import pytest
 
 from tests.engine_harness import STEP_SECONDS, Cluster, Message, Node
+from tests.list_machine import Outcome
 from warren_raft.errors import Unavailable
 from warren_raft.raft import large as large_module
 from warren_raft.raft.events import Cancel, CloseLink, Received, Submitted
 from warren_raft.raft.large import HELD_BYTES_MAX, UNDER_WAY
-from warren_raft.raft.submit import Proposal
+from warren_raft.raft.submit import Proposal, Route, Submitter
 
 LARGE = 200
 FIVE = ("m1", "m2", "m3", "m4", "m5")
@@ -335,6 +336,42 @@ def test_a_leader_that_leads_again_is_not_sent_what_is_still_on_its_way_to_it() 
     cluster.run_until(lambda: text("large") in cluster.acknowledged)
     cluster.check_writes()
     assert_nothing_is_left(cluster)
+
+
+def test_a_large_write_that_a_snapshot_covers_is_asked_for_again_and_answered() -> None:
+    """Its sender's state is replaced by the leader's, which holds what came of it, while the link stays up: it is
+    never applied there. It counted as sent, and its caller waited until the deadline."""
+    messages: list[Message] = []
+    ended: list[Proposal] = []
+    submitter = Submitter(lambda _peer, message: messages.append(message), lambda _peer, _number: None, LARGE)
+    leader = Route("m2", 1, 5)
+    submitter.set_route(leader)
+    submitter.submit([Proposal(7, 1, b"." * 2 * LARGE, 60.0, ended.append)])
+    submitter.flush(1.0)
+    submitter.state_replaced()
+    submitter.set_route(leader)
+    submitter.flush(2.0)
+    first, again = (message["number"] for message in messages if message["type"] == "submit_large")
+    assert submitter.lent("m2", first) == submitter.lent("m2", again) != None  # noqa: E711 - the leader may name either
+    submitter.large_ended("m2", first, 2.0, done=True)
+    submitter.applied([Outcome(7, 1, "as it was")])
+    assert [proposal.outcome.value for proposal in ended] == ["as it was"]
+    submitter.large_ended("m2", again, 2.0, done=True)
+    assert not any(submitter._lent.values())
+
+
+def test_nobody_waits_any_more_for_either_copy_of_what_was_asked_for_twice() -> None:
+    cancelled: list[int] = []
+    submitter = Submitter(lambda _peer, _message: None, lambda _peer, number: cancelled.append(number), LARGE)
+    leader = Route("m2", 1, 5)
+    submitter.set_route(leader)
+    submitter.submit([Proposal(7, 1, b"." * 2 * LARGE, 60.0, lambda _proposal: None)])
+    submitter.flush(1.0)
+    submitter.state_replaced()
+    submitter.set_route(leader)
+    submitter.flush(2.0)
+    submitter.expire(61.0, "late")
+    assert len(set(cancelled)) == 2
 
 
 def test_a_manager_that_does_not_lead_sends_a_large_command_back() -> None:
