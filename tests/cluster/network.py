@@ -18,6 +18,8 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 CHUNK_BYTES: Final = 65_536
+PACKET_BYTES: Final = 4_096
+"""Of a chunk, what arrives at once where there is a speed."""
 CHUNKS_HELD: Final = 64
 """A direction in which nothing moves takes so much in before its sender feels it: 4 MiB, as a network's buffers do."""
 CONNECTED, REFUSED = b"+", b"-"
@@ -211,11 +213,15 @@ async def _carry(way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamW
     async def give_out() -> None:
         while True:
             arrived, chunk = await held.get()
-            await way.pass_on(arrived, len(chunk))
+            size = PACKET_BYTES if way.bytes_per_second else CHUNK_BYTES
+            for at in range(0, len(chunk), size):
+                packet = chunk[at : at + size]
+                await way.pass_on(arrived, len(packet))
+                writer.write(packet)
+                await writer.drain()
             if not chunk:
+                await way.pass_on(arrived, 0)
                 break
-            writer.write(chunk)
-            await writer.drain()
         writer.close()
         await writer.wait_closed()
 
