@@ -451,7 +451,7 @@ class World:
         try:
             process = Process(self, directory, opened)
             opened.keeper.on_swap = process.swapped
-            process.engine.large.large_bytes = self.options.large_bytes
+            process.engine.submitter.large_bytes = self.options.large_bytes
         except WarrenError as error:
             opened.release()
             if "was removed from the cluster" not in str(error):

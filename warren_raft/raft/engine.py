@@ -61,7 +61,7 @@ from warren_raft.raft.fields import check_fields
 from warren_raft.raft.guard import Guard, Outgoing, PeerFault
 from warren_raft.raft.health import Health
 from warren_raft.raft.installation import Installation
-from warren_raft.raft.large import LARGE_BYTES, HeldEntries, LargeEntries
+from warren_raft.raft.large import LARGE_BYTES, HeldEntries
 from warren_raft.raft.leadership import (
     BLOCKED,
     DISK_HUNG,
@@ -399,9 +399,9 @@ class Engine:
         return float("inf") if contact <= LONG_AGO else max(0.0, now - contact)
 
     @property
-    def large(self) -> LargeEntries:
-        """The large commands of a leader. Raft thread only."""
-        return self._submitter.large
+    def submitter(self) -> Submitter:
+        """Raft thread only."""
+        return self._submitter
 
     @property
     def guard_stats(self) -> Mapping[str, int]:
@@ -882,11 +882,11 @@ class Engine:
         submitter, number = self._submitter, message["number"]
         match message["type"]:
             case "submit_large":
-                submitter.receive_large(peer, message, self._now, is_leader=self._takes_writes)
+                submitter.large.receive(peer, message, self._now, is_leader=self._takes_writes)
             case "submit_large_cancel":
-                submitter.receive_cancel(peer, number)
+                submitter.large.receive_cancel(peer, number)
             case "submit_large_end":
-                submitter.large_ended(peer, number, self._now, done=message["done"])
+                submitter.large_ended(peer, number, self._now, again=message["again"])
             case "large_entry":
                 self._guard.is_led_by(peer, message["term"])
                 if not self._held.add(peer, number, message["entry"]):
@@ -901,8 +901,8 @@ class Engine:
         """What a leader means: what it sent ahead, or, by a negative name, a command that it has from us."""
         if name > 0:
             return self._held.get(peer, name)
-        command = self._submitter.lent(peer, -name)
-        return None if command is None else entries.encode_commands([command])
+        command = self._submitter.lent.of(peer).get(-name)
+        return None if command is None else entries.encode_commands([command.data])
 
     # Elections ---------------------------------------------------------------------------------------------------
 
@@ -1034,13 +1034,7 @@ class Engine:
             self._changes.proposed(self._log.last_index, change)
             return
         if self._takes_writes:
-            large = self._submitter.next_large(self._node_id, self._roster.voters)
-            if large is not None:
-                self._submitter.large_proposed(large, self._log.last_index + 1)
-                self._append(large.entry)
-                if large.origin:
-                    self._origins.append((self._log.last_index, frozenset([large.origin])))
-                return
+            self._propose_large()
             commands, origins = self._submitter.take(
                 commands_max=entries.COMMANDS_PER_ENTRY, bytes_max=entries.ENTRY_BYTES
             )
@@ -1048,6 +1042,19 @@ class Engine:
                 self._append(entries.encode_commands(commands))
                 if origins:
                     self._origins.append((self._log.last_index, origins))
+
+    def _propose_large(self) -> None:
+        """Those that a majority holds, each an entry of its own; as many at once as an entry holds of others."""
+        size = 0
+        while size < entries.ENTRY_BYTES:
+            large = self._submitter.next_large(self._node_id, self._roster.voters)
+            if large is None:
+                return
+            self._submitter.large_proposed(large, self._log.last_index + 1)
+            self._append(large.entry)
+            size += len(large.entry)
+            if large.origin:
+                self._origins.append((self._log.last_index, frozenset([large.origin])))
 
     def _append(self, entry: bytes) -> None:
         before = self._log.last_index

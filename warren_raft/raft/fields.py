@@ -26,6 +26,11 @@ def _is_index(value: Any) -> bool:
     return type(value) is int and 0 <= value <= INDEX_MAX
 
 
+def _is_number(value: Any) -> bool:
+    """An index from 1 on."""
+    return _is_index(value) and value > 0
+
+
 def _is_text(value: Any) -> bool:
     return type(value) is str and len(value) <= TEXT_CHARACTERS
 
@@ -63,13 +68,13 @@ FIELDS: Final[Mapping[str, Mapping[str, Callable[[Any], bool]]]] = {
     "founding_view": {"view": _is_texts, "configured": _is_texts},
     "founding": {"founding": lambda value: type(value) is bytes},
     "submit": {"commands": _is_commands},
-    "submit_large": {"number": _is_index, "command": _is_command, "milliseconds": _is_index},
-    "submit_large_cancel": {"number": _is_index},
-    "submit_large_end": {"number": _is_index, "done": _is_bool},
-    "large_entry": {"number": _is_index, "term": _is_index, "entry": _is_entry},
-    "large_entry_held": {"number": _is_index},
-    "large_entry_drop": {"number": _is_index},
-    "large_entry_cancel": {"number": _is_index},
+    "submit_large": {"number": _is_number, "heard": _is_index, "command": _is_command, "milliseconds": _is_index},
+    "submit_large_cancel": {"number": _is_number},
+    "submit_large_end": {"number": _is_number, "again": _is_bool},
+    "large_entry": {"number": _is_number, "term": _is_index, "entry": _is_entry},
+    "large_entry_held": {"number": _is_number},
+    "large_entry_drop": {"number": _is_number},
+    "large_entry_cancel": {"number": _is_number},
     "pre_vote": dict.fromkeys(("round", "term", "last_log_index", "last_log_term"), _is_index),
     "pre_vote_reply": {"round": _is_index, "granted": _is_bool, "term": _is_index},
     "timeout_now": {"term": _is_index},

@@ -2,9 +2,9 @@
 
 The log has an order, so what follows a 4 MiB entry in it waits for all of its bytes: four seconds at 1 MB/s, for a
 write of some bytes. So the leader sends a large entry ahead, in the lane of what nobody waits for (lanes.py), and
-proposes it when a majority holds its bytes. The append message to a peer that holds them only names them. Not here: the
-way of a command to the leader (submit.py), the log. Invariant: whatever is named to a peer is held there until the
-leader says that it may be dropped, or the link ends; nothing held counts for anything before it is appended.
+proposes it when a majority holds its bytes. The append message to a peer that holds them only names them. Not here:
+whose commands they are (submit.py), the log. Invariant: whatever is named to a peer is held there until the leader says
+that it may be dropped, or the link ends; nothing held counts for anything before it is appended.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from warren_raft.raft import entries
 
@@ -30,6 +30,9 @@ QUEUE_BYTES: Final = 64 * 1024 * 1024
 """Of large commands that wait at the leader; who sends more is told to come back."""
 HELD_BYTES_MAX: Final = 4 * AHEAD_BYTES
 """What a manager holds for one leader. No correct one sends half of it."""
+
+LONGEST_SECONDS: Final = 1e9
+"""In a message, for a command whose caller waits for ever."""
 
 UNDER_WAY: Final = 0
 """In the place of the name of an entry: the peer is about to hold it, so it is not to be sent again."""
@@ -66,16 +69,19 @@ class Large:
 class LargeEntries:
     """Those of a leader. Raft thread or simulator only."""
 
-    def __init__(self, send: Send, cancel: Cancel, large_bytes: int) -> None:
-        self.large_bytes = large_bytes
-        """A command above this is large. Smaller ones are here that must not pass a large one."""
+    def __init__(self, send: Send, cancel: Cancel) -> None:
         self._send = send
         self._cancel = cancel
         self._number = 0
+        self._refused: dict[str, int] = {}
+        """Manager -> the newest of its commands that was given back. What it sent before it has heard of that is given
+        back too: it would be proposed before the other."""
         self._queue: deque[Large] = deque()
         self._queue_bytes = 0
         self._proposed: dict[int, Large] = {}
         """By index; kept until whoever holds the bytes has the entry in its log."""
+        self._ahead_bytes: dict[str, int] = {}
+        """Of what is on its way to a peer, or held there."""
 
     def next_number(self) -> int:
         """Of what this manager sends: never used twice."""
@@ -97,13 +103,22 @@ class LargeEntries:
         if large.origin:
             large.names[large.origin] = -large.origin_number
 
-    def cancel(self, origin: str, number: int) -> bool:
-        """Whoever sent it does not wait for it any more; False: it is not known here."""
-        found = [large for large in self._all() if large.names.get(origin) == -number]
+    def receive(self, peer: str, message: Message, now: float, *, is_leader: bool) -> None:
+        """A manager sends one. It is given back where we do not lead, or have no room."""
+        number = message["number"]
+        if is_leader and self.has_room and message["heard"] >= self._refused.get(peer, 0):
+            self.add(Large(message["command"], now + message["milliseconds"] / 1000, peer, number))
+        else:
+            self._end(peer, number, again=True)
+
+    def receive_cancel(self, peer: str, number: int) -> None:
+        """A manager does not wait for one any more. It may never have arrived as a whole."""
+        found = [large for large in self._all() if large.names.get(peer) == -number]
         for large in found:
             if not large.index:
                 self._give_up(large)
-        return bool(found)
+        if not found:
+            self._end(peer, number)
 
     # Sending ahead -----------------------------------------------------------------------------------------------
 
@@ -111,19 +126,23 @@ class LargeEntries:
         """One step: those at the head of the queue go to every peer (the other voters with a link)."""
         for large in [large for large in self._queue if large.deadline <= now]:
             self._give_up(large)
+        with_room = list(peers)
         for large in self._queue:
-            if len(large.command) > self.large_bytes:
-                for peer in peers:
-                    if peer not in large.names and self._has_room_for(peer, large):
-                        self._send_entry(peer, large, term)
+            for peer in with_room:
+                if peer not in large.names and self._has_room_for(peer, large):
+                    self._send_entry(peer, large, term)
+            with_room = [peer for peer in with_room if self._ahead_bytes.get(peer, 0) < AHEAD_BYTES]
+            if not with_room:
+                return
 
     def _send_entry(self, peer: str, large: Large, term: int) -> None:
         large.number = large.number or self.next_number()
         large.names[peer] = UNDER_WAY
+        self._ahead_bytes[peer] = self._ahead_bytes.get(peer, 0) + len(large.command)
         self._send(peer, {"type": "large_entry", "number": large.number, "term": term, "entry": large.entry})
 
     def _has_room_for(self, peer: str, large: Large) -> bool:
-        ahead = sum(len(each.command) for each in self._all() if each.names.get(peer, -1) >= 0)
+        ahead = self._ahead_bytes.get(peer, 0)
         return not ahead or ahead + len(large.command) <= AHEAD_BYTES
 
     def _all(self) -> Iterator[Large]:
@@ -144,8 +163,7 @@ class LargeEntries:
             return None
         large = self._queue[0]
         holders = {node_id, *(peer for peer, name in large.names.items() if name != UNDER_WAY)}
-        is_held = len(holders & voters) * 2 > len(voters)
-        return large if is_held or len(large.command) <= self.large_bytes else None
+        return large if len(holders & voters) * 2 > len(voters) else None
 
     def drop_next(self) -> None:
         """The first in the queue is not wanted any more."""
@@ -173,7 +191,7 @@ class LargeEntries:
         """Whoever has an entry in its log does not need to hold it beside."""
         for index, large in list(self._proposed.items()):
             for peer in [peer for peer in large.names if match_index(peer) >= index]:
-                self._let_go(large, peer, is_done=True)
+                self._let_go(large, peer)
             if not large.names:
                 del self._proposed[index]
 
@@ -181,16 +199,18 @@ class LargeEntries:
 
     def link_down(self, peer: str) -> None:
         """What it held is gone, and what it sent it will send again."""
+        self._refused.pop(peer, None)
         for large in [large for large in self._queue if large.origin == peer]:
             large.names.pop(peer, None)
             self._give_up(large)
         for large in self._all():
             large.names.pop(peer, None)
+        self._ahead_bytes.pop(peer, None)
 
     def clear(self) -> None:
         """We lead no more."""
         for large in [*self._all()]:
-            self._release(large)
+            self._release(large, again=True)
         self._queue.clear()
         self._queue_bytes = 0
         self._proposed.clear()
@@ -200,20 +220,27 @@ class LargeEntries:
         self._queue_bytes -= len(large.command)
         self._release(large)
 
-    def _release(self, large: Large) -> None:
+    def _release(self, large: Large, *, again: bool = False) -> None:
         for peer in list(large.names):
-            self._let_go(large, peer)
+            self._let_go(large, peer, again=again)
 
-    def _let_go(self, large: Large, peer: str, *, is_done: bool = False) -> None:
+    def _let_go(self, large: Large, peer: str, *, again: bool = False) -> None:
         name = large.names.pop(peer)
         if name < 0:
-            self._send(peer, {"type": "submit_large_end", "number": -name, "done": is_done})
+            self._end(peer, -name, again=again)
             return
+        self._ahead_bytes[peer] -= len(large.command)
         if name == UNDER_WAY:
             self._cancel(peer, large.number)
             self._send(peer, {"type": "large_entry_cancel", "number": large.number})  # should it arrive all the same
         else:
             self._send(peer, {"type": "large_entry_drop", "number": large.number})  # behind what names it
+
+    def _end(self, peer: str, number: int, *, again: bool = False) -> None:
+        """Tell a manager that what it sent is not needed any more; `again`: it was not done."""
+        if again:
+            self._refused[peer] = max(number, self._refused.get(peer, 0))
+        self._send(peer, {"type": "submit_large_end", "number": number, "again": again})
 
 
 class HeldEntries:
@@ -236,3 +263,82 @@ class HeldEntries:
 
     def link_down(self, peer: str) -> None:
         self._held.pop(peer, None)
+
+
+class Command(Protocol):
+    """What is looked at of a caller's large command."""
+
+    data: bytes
+    deadline: float
+    sent: bool
+
+
+C = TypeVar("C", bound=Command)
+
+
+class LentCommands(Generic[C]):
+    """Large commands that a manager has sent to the leader, until that one says that it does not need them any more.
+    Raft thread or simulator only."""
+
+    def __init__(self, send: Send, cancel: Cancel, next_number: Callable[[], int]) -> None:
+        self._send = send
+        self._cancel = cancel
+        self._next_number = next_number
+        self._lent: dict[str, dict[int, C]] = {}
+        self._cancelled: set[int] = set()
+        self._overtaken: set[int] = set()
+        """Our state was replaced since they were sent, by one that may hold their outcome: each is sent once more."""
+        self._heard: dict[str, int] = {}
+        """Manager -> the newest one that it gave back."""
+
+    def of(self, peer: str) -> dict[int, C]:
+        """Those that a manager has, or is getting, by number."""
+        return self._lent.setdefault(peer, {})
+
+    def awaited(self, peer: str) -> list[C]:
+        """Those of them whose outcome is still to come to us without another copy."""
+        return [command for number, command in self.of(peer).items() if number not in self._overtaken]
+
+    def overtake(self) -> None:
+        """Our state was replaced."""
+        self._overtaken = {number for lent in self._lent.values() for number in lent}
+
+    def has_room_for(self, peer: str, command: C) -> bool:
+        lent = self.of(peer).values()
+        return not lent or sum(len(each.data) for each in lent) + len(command.data) <= AHEAD_BYTES
+
+    def send(self, peer: str, command: C, now: float) -> None:
+        number = self._next_number()
+        self.of(peer)[number] = command
+        command.sent = True
+        message = {
+            "type": "submit_large",
+            "number": number,
+            "heard": self._heard.get(peer, 0),
+            "command": command.data,
+            "milliseconds": int(1000 * min(max(command.deadline - now, 0.0), LONGEST_SECONDS)),
+        }
+        self._send(peer, message)
+
+    def ended(self, peer: str, number: int, *, again: bool) -> C | None:
+        """A manager does not need it any more; what it was."""
+        if again:
+            self._heard[peer] = max(number, self._heard.get(peer, 0))
+        self._cancelled.discard(number)
+        self._overtaken.discard(number)
+        return self.of(peer).pop(number, None)
+
+    def cancel(self, is_wanted: Callable[[C], bool]) -> None:
+        """What is on its way for nobody does not hold up what comes behind it."""
+        for peer, lent in self._lent.items():
+            for number, command in lent.items():
+                if number not in self._cancelled and not is_wanted(command):
+                    self._cancelled.add(number)
+                    self._cancel(peer, number)
+                    self._send(peer, {"type": "submit_large_cancel", "number": number})
+
+    def link_down(self, peer: str) -> None:
+        gone = self._lent.pop(peer, {}).keys()
+        self._cancelled -= gone
+        self._overtaken -= gone
+        self._heard.pop(peer, None)

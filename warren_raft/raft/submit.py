@@ -10,14 +10,15 @@ Invariant: a proposal ends exactly once, with the result that was applied or wit
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from warren_raft.errors import StorageFull, Unavailable
 from warren_raft.log_lines import log_event
-from warren_raft.raft.large import AHEAD_BYTES, LARGE_BYTES, Large, LargeEntries
+from warren_raft.raft.large import LARGE_BYTES, Large, LargeEntries, LentCommands
+from warren_raft.raft.thread_order import ThreadOrder
 
 logger = logging.getLogger("warren_raft.submit")
 
@@ -66,20 +67,11 @@ class Proposal:
     thread: int = 0
     """The thread that made it, whose writes keep their order; 0: in no order with any."""
     is_large: bool = False
-    """Whether it goes the way of large commands: as it is one, or because its thread made one before it."""
+    """Whether it goes the way of large commands (large.py)."""
+    is_held: bool = False
+    """Whether it waits for earlier ones of its thread (thread_order.py)."""
     link: int = -1
     """Of one that is not large: the link that it was sent on, where it counts as under way."""
-
-
-@dataclass(slots=True)
-class _Lent:
-    """A large command that another manager has, or is getting."""
-
-    proposal: Proposal
-    is_cancelled: bool = False
-    """That manager was told that nobody waits for it any more."""
-    is_overtaken: bool = False
-    """Our state was replaced since, by one that may hold what came of it: that is to be asked for once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +90,16 @@ class Submitter:
         self, send: Callable[[str, Message], None], cancel: Callable[[str, int], None], large_bytes: int = LARGE_BYTES
     ) -> None:
         self._send = send
-        self._cancel = cancel
-        self.large = LargeEntries(send, cancel, large_bytes)
+        self.large_bytes = large_bytes
+        """A command above this is large."""
+        self.large = LargeEntries(send, cancel)
         """Those of all managers while we lead."""
+        self.lent: LentCommands[Proposal] = LentCommands(send, cancel, self.large.next_number)
+        self._order: ThreadOrder[Proposal] = ThreadOrder()
+        self._has_released = False
         self._pending: dict[Key, Proposal] = {}
         self._waiting: deque[Proposal] = deque()
         self._waiting_large: deque[Proposal] = deque()
-        self._large_of: Counter[int] = Counter()
-        """Thread -> how many of its writes are on the way of large ones. None of its later ones may pass them."""
-        self._lent: dict[str, dict[int, _Lent]] = {}
-        """By manager and number: the large ones that it has, or is getting, until it says that it is done with them."""
         self._route: Route | None = None
         self._sent_bytes = 0
         """Of small ones that were sent on the present route and are unanswered."""
@@ -126,16 +118,20 @@ class Submitter:
         """Whether there may be something to propose."""
         return bool(self.queue) or self.large.is_waiting
 
+    @property
+    def has_released(self) -> bool:
+        """Whether writes that were held may set out since the last `flush`."""
+        return self._has_released
+
     def submit(self, proposals: Iterable[Proposal]) -> None:
         for proposal in proposals:
             self._pending[proposal.session, proposal.sequence] = proposal
-            if len(proposal.data) > self.large.large_bytes or proposal.thread in self._large_of:
-                proposal.is_large = True
-                if proposal.thread:
-                    self._large_of[proposal.thread] += 1
-                self._waiting_large.append(proposal)
-            else:
-                self._waiting.append(proposal)
+            proposal.is_large = len(proposal.data) > self.large_bytes
+            if self._order.admit(proposal):
+                self._line_up(proposal)
+
+    def _line_up(self, proposal: Proposal) -> None:
+        (self._waiting_large if proposal.is_large else self._waiting).append(proposal)
 
     def set_route(self, route: Route | None) -> None:
         """Everything unanswered goes (again) to a leader that is new to us, in the old order."""
@@ -151,25 +147,23 @@ class Submitter:
     def state_replaced(self) -> None:
         """Another state is in the place of ours. What it holds is never applied here, so a caller that waits for it
         would hear nothing: everything unanswered is sent again, and is answered as it was."""
-        for lent in self._lent.values():
-            for each in lent.values():
-                each.is_overtaken = True
+        self.lent.overtake()
         self.set_route(None)
 
     def _line_up_small(self) -> None:
         self._sent_bytes = 0
         self._waiting.clear()
         for proposal in self._pending.values():
-            if not proposal.is_large:
+            if not proposal.is_large and not proposal.is_held:
                 proposal.link = -1
                 self._waiting.append(proposal)
 
     def _line_up_large(self) -> None:
         """But for those that the leader has, or is getting, over the present link."""
-        lent = self._lent.get(self._route.leader, {}).values() if self._route is not None else ()
-        sent = {(each.proposal.session, each.proposal.sequence) for each in lent if not each.is_overtaken}
-        pending = self._pending.items()
-        self._waiting_large = deque(each for key, each in pending if each.is_large and key not in sent)
+        lent = [] if self._route is None else self.lent.awaited(self._route.leader)
+        under_way = {(proposal.session, proposal.sequence) for proposal in lent}
+        pending = ((key, each) for key, each in self._pending.items() if each.is_large and not each.is_held)
+        self._waiting_large = deque(each for key, each in pending if key not in under_way)
 
     def clear_queue(self) -> None:
         self.queue.clear()
@@ -179,6 +173,7 @@ class Submitter:
     def flush(self, now: float) -> None:
         """Hand what waits to the leader: our own queue, or messages to another manager."""
         route = self._route
+        self._has_released = False
         if route is None:
             return
         if route.link == 0:
@@ -188,8 +183,12 @@ class Submitter:
             commands = self._next_message()
             if commands:
                 self._send(route.leader, {"type": "submit", "commands": commands})
-        if self._waiting_large and now >= self._large_not_before:
-            self._send_large(route, now)
+        while self._waiting_large and now >= self._large_not_before:
+            if not self.lent.has_room_for(route.leader, self._waiting_large[0]):
+                break
+            proposal = self._waiting_large.popleft()
+            if self._is_pending(proposal):
+                self.lent.send(route.leader, proposal, now)
 
     def _queue_own(self) -> None:
         while self._waiting and self._queue_bytes <= QUEUE_BYTES:
@@ -200,25 +199,6 @@ class Submitter:
             proposal = self._waiting_large.popleft()
             if self._is_pending(proposal):
                 self.large.add(Large(proposal.data, proposal.deadline, waiter=proposal))
-
-    def _send_large(self, route: Route, now: float) -> None:
-        lent = self._lent.setdefault(route.leader, {})
-        while self._waiting_large:
-            proposal = self._waiting_large[0]
-            if lent and sum(len(each.proposal.data) for each in lent.values()) + len(proposal.data) > AHEAD_BYTES:
-                return
-            self._waiting_large.popleft()
-            if self._is_pending(proposal):
-                proposal.sent = True
-                number = self.large.next_number()
-                lent[number] = _Lent(proposal)
-                message = {
-                    "type": "submit_large",
-                    "number": number,
-                    "command": proposal.data,
-                    "milliseconds": max(0, int(1000 * (proposal.deadline - now))),
-                }
-                self._send(route.leader, message)
 
     def _next_message(self) -> list[bytes]:
         commands: list[bytes] = []
@@ -247,18 +227,6 @@ class Submitter:
             return
         for command in commands:
             self._enqueue(peer, command)
-
-    def receive_large(self, peer: str, message: Message, now: float, *, is_leader: bool) -> None:
-        if not is_leader or not self.large.has_room:
-            self._send(peer, {"type": "submit_large_end", "number": message["number"], "done": False})
-            return
-        deadline = now + message["milliseconds"] / 1000
-        self.large.add(Large(message["command"], deadline, peer, message["number"]))
-
-    def receive_cancel(self, peer: str, number: int) -> None:
-        """A manager does not wait for a large command any more. It may never have arrived as a whole."""
-        if not self.large.cancel(peer, number):
-            self._send(peer, {"type": "submit_large_end", "number": number, "done": False})
 
     def _enqueue(self, origin: str, command: bytes, proposal: Proposal | None = None) -> None:
         self.queue.append((origin, command, proposal))
@@ -309,21 +277,16 @@ class Submitter:
             self._not_before = now + REFUSED_WAIT_SECONDS
             self._line_up_small()
 
-    def large_ended(self, peer: str, number: int, now: float, *, done: bool) -> None:
-        """A manager does not need a large command any more that we sent to it: it is in our log (`done`), or that
-        manager does not lead, or has no room."""
-        lent = self._lent.get(peer, {}).pop(number, None)
-        if lent is not None and not done and self._route is not None and self._route.leader == peer:
+    def large_ended(self, peer: str, number: int, now: float, *, again: bool) -> None:
+        """A manager does not need a large command any more that we sent to it; `again`: it does not lead, or has no
+        room."""
+        self.lent.ended(peer, number, again=again)
+        if again and self._route is not None and self._route.leader == peer:
             self._large_not_before = now + REFUSED_WAIT_SECONDS
             self._line_up_large()
 
-    def lent(self, peer: str, number: int) -> bytes | None:
-        """The command that we sent to a manager under this number."""
-        lent = self._lent.get(peer, {}).get(number)
-        return None if lent is None else lent.proposal.data
-
     def link_down(self, peer: str) -> None:
-        self._lent.pop(peer, None)
+        self.lent.link_down(peer)
         self.large.link_down(peer)
 
     def applied(self, outcomes: Iterable[Outcome]) -> None:
@@ -336,44 +299,46 @@ class Submitter:
                 _end(proposal)
 
     def _answered(self, proposal: Proposal) -> None:
-        if proposal.is_large and proposal.thread:
-            self._large_of[proposal.thread] -= 1
-            if not self._large_of[proposal.thread]:
-                del self._large_of[proposal.thread]
-        elif self._route is not None and proposal.link == self._route.link:
+        """It is pending no more."""
+        if not proposal.is_large and self._route is not None and proposal.link == self._route.link:
             self._sent_bytes -= len(proposal.data)
+        if proposal.thread:
+            for released in self._order.ended(proposal):
+                self._line_up(released)
+                self._has_released = True
 
     def expire(self, now: float, reason: str, *, full: bool = False) -> None:
         """End what has reached its deadline; `reason` says why nothing became of it. `full`: a full disk is why."""
         late = [key for key, proposal in self._pending.items() if proposal.deadline <= now]
         for key in late:
             proposal = self._pending.pop(key)
+            proposal.error = expired(proposal, self._too_slow(proposal) or reason, full=full)
             self._answered(proposal)
-            proposal.error = expired(proposal, reason, full=full)
             _end(proposal)
         if late:
             self._drop_ended()
-            self._cancel_ended()
+            self.lent.cancel(self._is_pending)
         if len(self._waiting) > 2 * len(self._pending):
             # What ended while there was no leader would be kept until there is one.
             self._waiting = deque(filter(self._is_pending, self._waiting))
         if len(self._waiting_large) > 2 * len(self._pending):
             self._waiting_large = deque(filter(self._is_pending, self._waiting_large))
 
-    def _cancel_ended(self) -> None:
-        """What is still on its way for nobody holds up what comes behind it."""
-        for peer, lent in self._lent.items():
-            for number, each in lent.items():
-                if not self._is_pending(each.proposal) and not each.is_cancelled:
-                    each.is_cancelled = True
-                    self._cancel(peer, number)
-                    self._send(peer, {"type": "submit_large_cancel", "number": number})
+    def _too_slow(self, proposal: Proposal) -> str:
+        """Why a large one is late whose bytes are still on their way; "": they are not."""
+        route = self._route
+        if not proposal.is_large or proposal.is_held or route is None:
+            return ""
+        lent = self.lent.of(route.leader).values()
+        if proposal.sent if route.link == 0 else all(each is not proposal for each in lent):
+            return ""
+        return f"its {len(proposal.data):,} bytes did not get to a majority of the managers until the deadline"
 
     def fail_all(self, error: Callable[[Proposal], Exception]) -> None:
         pending, self._pending = self._pending, {}
         self._waiting.clear()
         self._waiting_large.clear()
-        self._large_of.clear()
+        self._order.clear()
         for proposal in pending.values():
             proposal.error = error(proposal)
             _end(proposal)

@@ -153,7 +153,8 @@ class Writer(ABC):
         """Several writes as one atomic command: `with store.batch() as b: b.create_node(...)`.
 
         It is sent at the end of the `with` block, which then waits for it. `wait=False` does not: `b.future` is
-        a `concurrent.futures.Future` of the revision. See Batch.
+        a `concurrent.futures.Future` of the revision. What one thread writes is carried out in the order in which it
+        wrote it. See Batch.
         """
         return Batch(self, wait=wait, timeout=timeouts.checked(timeout))
 

@@ -17,7 +17,7 @@ from warren_raft.errors import Unavailable
 from warren_raft.raft import large as large_module
 from warren_raft.raft.events import Cancel, CloseLink, Received, Submitted
 from warren_raft.raft.large import HELD_BYTES_MAX, UNDER_WAY
-from warren_raft.raft.submit import Proposal, Route, Submitter
+from warren_raft.raft.submit import REFUSED_WAIT_SECONDS, Proposal, Route, Submitter
 
 LARGE = 200
 FIVE = ("m1", "m2", "m3", "m4", "m5")
@@ -59,10 +59,12 @@ def assert_nothing_is_left(cluster: Cluster) -> None:
     def is_clean() -> bool:
         return all(
             not any(node.engine._held._held.values())
-            and not any(node.engine._submitter._lent.values())
+            and not any(node.engine._submitter.lent._lent.values())
+            and not node.engine._submitter.lent._cancelled
             and not node.engine._submitter.large._queue
             and not node.engine._submitter.large._proposed
             and node.engine._submitter.large._queue_bytes == 0
+            and not any(node.engine._submitter.large._ahead_bytes.values())
             for node in cluster.nodes.values()
         )
 
@@ -162,7 +164,7 @@ def test_large_writes_of_one_manager_keep_their_order() -> None:
 
 
 def submit_in_order(cluster: Cluster, id_: str, *names: str) -> list[Proposal]:
-    """As one thread does that does not wait: what follows a large one must not pass it."""
+    """As one thread does that does not wait for them."""
     made = []
     for sequence, name in enumerate(names, 500):
         data = cbor2.dumps([9, sequence, name])
@@ -182,8 +184,103 @@ def test_what_a_thread_writes_after_a_large_one_does_not_pass_it(through: str) -
     cluster.heal()
     cluster.run_until(lambda: all(proposal.outcome for proposal in made))
     cluster.run_until(cluster.converged)
-    assert not cluster.nodes[id_].engine._submitter._large_of
+    assert not cluster.nodes[id_].engine._submitter._order._threads
     assert cluster.machines[id_].applied == ["of another thread", text("large"), "behind", "and behind"]
+
+
+@pytest.mark.parametrize("through", ["leader", "follower"])
+def test_one_thread_keeps_its_order_whatever_it_mixes(through: str) -> None:
+    """Small ones before a large one as well: the large lane must not pass them while they are gathered."""
+    cluster, leader, others = make()
+    id_ = leader.id if through == "leader" else others[0]
+    leader.disk_seconds = 0.1
+    kinds = "sslsllssssslslslls"
+    names = [text(f"{n} large") if kind == "l" else f"{n} small" for n, kind in enumerate(kinds)]
+    submit_in_order(cluster, id_, *names)
+    cluster.run_until(lambda: len(cluster.machines[id_].applied) == len(names))
+    assert cluster.machines[id_].applied == names
+    assert not cluster.nodes[id_].engine._submitter._order._threads
+
+
+@pytest.mark.parametrize("turns", [5, 20, 40])
+def test_one_thread_keeps_its_order_over_a_change_of_leader(turns: int) -> None:
+    """What waits behind others is not sent to the next leader before them."""
+    cluster, leader, others = make()
+    id_ = others[0]
+    leader.disk_seconds = 0.05
+    names = [text(f"{n} large") if n % 3 == 1 else f"{n} small" for n in range(18)]
+    submit_in_order(cluster, id_, *names)
+    for _ in range(turns):
+        cluster.turn()
+    cluster.crash(leader.id)
+    cluster.run_until(lambda: len(cluster.machines[id_].applied) == len(names))
+    assert cluster.machines[id_].applied == names
+
+
+def test_large_writes_keep_their_order_when_a_leader_gives_one_back_and_the_next_is_on_its_way() -> None:
+    """The leader had the first, was deposed, and leads again when the second arrives, over the same link."""
+    cluster, leader, (origin, two, *rest) = make(FIVE)
+    thin_to_others(cluster, leader.id, *rest, two)
+    cluster.submit(origin, text("first"), seconds=60)
+    cluster.run(0.2)
+    assert leader.engine.submitter.large.is_waiting
+    cluster.thin.update((origin, other) for other in FIVE)
+    cluster.submit(origin, text("second"), seconds=60)
+    for target in (two, leader.id):
+        cluster.ask(origin, "transfer", target)
+        cluster.run_until(lambda target=target: cluster.nodes[target].engine.is_leader)
+        cluster.run(0.2)
+    cluster.heal()
+    cluster.run_until(lambda: len(cluster.acknowledged) == 2)
+    assert leader.machine.applied == [text("first"), text("second")]
+
+
+def test_many_small_writes_behind_a_large_one_are_gathered_as_ever() -> None:
+    cluster, leader, _ = make()
+    submit_in_order(cluster, leader.id, text("large"), *(f"{n}" for n in range(500)))
+    before = leader.log.last_index
+    cluster.run_until(lambda: len(cluster.machines[leader.id].applied) == 501)
+    assert leader.log.last_index - before <= 3
+
+
+def test_what_waits_for_its_threads_large_write_ends_at_its_own_deadline() -> None:
+    cluster, leader, others = make()
+    thin_to_others(cluster, leader.id, *others)
+    ended: list[Proposal] = []
+    made = [
+        Proposal(9, n, cbor2.dumps([9, n, name]), cluster.now + seconds, ended.append, thread=7)
+        for n, (name, seconds) in enumerate([(text("large"), 60.0), ("held", 1.0), ("later", 60.0)], 500)
+    ]
+    leader.events.append(Submitted(made))
+    cluster.run(2.0)
+    assert [proposal.sequence for proposal in ended] == [501]
+    assert isinstance(ended[0].error, Unavailable)
+    assert not ended[0].error.maybe_applied
+    cluster.heal()
+    cluster.run_until(lambda: len(ended) == 3)
+    assert leader.machine.applied == [text("large"), "later"]
+
+
+def test_a_caller_that_waits_for_ever_may_send_a_large_command() -> None:
+    cluster, _, (origin, _) = make()
+    cluster.submit(origin, text("large"), seconds=float("inf"))
+    cluster.run_until(lambda: text("large") in cluster.acknowledged)
+
+
+def test_large_writes_that_follow_each_other_leave_room_for_small_ones() -> None:
+    """And are gathered, though each is an entry of its own: one sync for several."""
+    cluster, leader, _ = make()
+    leader.disk_seconds = 0.02
+    names = [text(f"large {number}") for number in range(200)]
+    for name in names:
+        cluster.submit(leader.id, name, seconds=60)
+    cluster.run(0.1)
+    syncs, begin = leader.syncs, cluster.now
+    cluster.write(leader.id, *(f"small {number}" for number in range(20)))
+    assert cluster.now - begin < 0.5
+    cluster.run_until(lambda: len(cluster.acknowledged) == 220)
+    assert leader.syncs - syncs < 100
+    assert [name for name in leader.machine.applied if name.startswith("large")] == names
 
 
 # Deadlines -----------------------------------------------------------------------------------------------------------
@@ -218,6 +315,7 @@ def test_what_the_links_are_too_thin_for_was_not_applied_and_leaves_nothing_behi
     error = cluster.failed[text("large")]
     assert isinstance(error, Unavailable)
     assert not error.maybe_applied
+    assert "bytes did not get to a majority of the managers until the deadline" in str(error), "there is a quorum"
     assert leader.log.last_index == before
     cluster.heal()  # what had left arrives, and is dropped
     cluster.write(leader.id, "after")
@@ -233,9 +331,10 @@ def test_a_large_write_through_a_follower_ends_at_its_deadline_at_the_leader_too
     cluster.run(1.0)
     thin_to_others(cluster, origin, leader.id)
     cluster.submit(origin, text("large"), seconds=2.0)
+    cluster.submit(origin, text("large too"), seconds=2.2)
     cluster.run(1.5)
-    assert len(cancelled(cluster, cluster.nodes[origin])) == 1
-    assert text("large") in cluster.failed
+    assert len(cancelled(cluster, cluster.nodes[origin])) == 2, "each of them once"
+    assert "bytes did not get to a majority" in str(cluster.failed[text("large")])
     cluster.heal()
     cluster.write(origin, "after")
     cluster.check_writes()
@@ -352,12 +451,12 @@ def test_a_large_write_that_a_snapshot_covers_is_asked_for_again_and_answered() 
     submitter.set_route(leader)
     submitter.flush(2.0)
     first, again = (message["number"] for message in messages if message["type"] == "submit_large")
-    assert submitter.lent("m2", first) == submitter.lent("m2", again) != None  # noqa: E711 - the leader may name either
-    submitter.large_ended("m2", first, 2.0, done=True)
+    assert set(submitter.lent.of("m2")) == {first, again}, "the leader may name either"
+    submitter.large_ended("m2", first, 2.0, again=False)
     submitter.applied([Outcome(7, 1, "as it was")])
     assert [proposal.outcome.value for proposal in ended] == ["as it was"]
-    submitter.large_ended("m2", again, 2.0, done=True)
-    assert not any(submitter._lent.values())
+    submitter.large_ended("m2", again, 2.0, again=False)
+    assert not submitter.lent.of("m2")
 
 
 def test_nobody_waits_any_more_for_either_copy_of_what_was_asked_for_twice() -> None:
@@ -376,11 +475,36 @@ def test_nobody_waits_any_more_for_either_copy_of_what_was_asked_for_twice() -> 
 
 def test_a_manager_that_does_not_lead_sends_a_large_command_back() -> None:
     cluster, leader, (one, two) = make()
-    message = {"type": "submit_large", "number": 77, "command": b"x" * 1000, "milliseconds": 5000}
+    message = {"type": "submit_large", "number": 77, "heard": 0, "command": b"x" * 1000, "milliseconds": 5000}
     cluster.nodes[two].events.append(Received(one, cluster.links[two, one], message))
     cluster.turn()
-    assert sent(cluster, "submit_large_end", two, one) == [{"type": "submit_large_end", "number": 77, "done": False}]
+    assert sent(cluster, "submit_large_end", two, one) == [{"type": "submit_large_end", "number": 77, "again": True}]
     assert leader.engine.is_leader
+
+
+def test_what_follows_a_command_that_was_given_back_is_given_back_too() -> None:
+    """It would be proposed before the other. The sender says what it has heard of."""
+    cluster, leader, (one, _) = make()
+    link = cluster.links[leader.id, one]
+
+    def say(number: int, heard: int) -> None:
+        message = {"type": "submit_large", "number": number, "heard": heard, "command": b"x" * 999, "milliseconds": 50}
+        leader.events.append(Received(one, link, message))
+
+    leader.engine.submitter.large._end(one, 5, again=True)
+    for number, heard in ((6, 0), (7, 4), (8, 7)):
+        say(number, heard)
+    leader.engine.step(cluster.now, leader.events)
+    leader.events.clear()
+    assert [large.origin_number for large in leader.engine.submitter.large._all()] == [8]
+
+
+def test_what_was_given_back_is_not_sent_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_module, "QUEUE_BYTES", 0)
+    cluster, leader, (origin, _) = make()
+    cluster.submit(origin, text("large"), seconds=60)
+    cluster.run(1.0)
+    assert 5 < len(sent(cluster, "submit_large", origin, leader.id)) <= 1.0 / REFUSED_WAIT_SECONDS + 1
 
 
 def test_a_leader_whose_queue_is_full_sends_large_commands_back_and_they_come_again(
@@ -393,7 +517,10 @@ def test_a_leader_whose_queue_is_full_sends_large_commands_back_and_they_come_ag
     for name in names:
         cluster.submit(name[:2], name, seconds=60)
     cluster.run_until(lambda: len(cluster.acknowledged) == 12)
-    assert any(not message["done"] for message in sent(cluster, "submit_large_end"))
+    assert any(message["again"] for message in sent(cluster, "submit_large_end"))
+    for id_ in others:
+        mine = [name for name in cluster.machines[id_].applied if name.startswith(id_)]
+        assert mine == [name for name in names if name.startswith(id_)], "in the order in which they were made"
     cluster.check_writes()
     assert_nothing_is_left(cluster)
 
@@ -423,7 +550,7 @@ def test_what_travels_ahead_is_bounded_for_each_follower(monkeypatch: pytest.Mon
 
 
 def test_a_follower_lends_the_leader_a_bounded_amount(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("warren_raft.raft.submit.AHEAD_BYTES", 3000)
+    monkeypatch.setattr(large_module, "AHEAD_BYTES", 3000)
     cluster, leader, (origin, _) = make()
     thin_to_others(cluster, origin, leader.id)
     for number in range(10):
