@@ -8,6 +8,7 @@ from typing import Any
 
 from warren_raft.raft.catchup import Job, Then
 from warren_raft.raft.core import Message
+from warren_raft.raft.identity import Identity
 from warren_raft.raft.log import Batch
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
 from warren_raft.raft.submit import Proposal
@@ -21,6 +22,8 @@ class LinkUp:
     peer: str
     link: int
     hello: Mapping[str, Any]
+    identity: Identity | None = None
+    """Of the peer's certificate; None: the link is plaintext."""
 
 
 @dataclass(frozen=True, slots=True)
