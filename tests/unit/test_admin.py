@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gc
 import http.client
 import json
 import math
@@ -150,6 +151,29 @@ def test_the_socket_goes_with_the_manager(manager: FakeManager, tmp_path: Path) 
     with running(manager, tmp_path):
         assert (tmp_path / "admin.sock").is_socket()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_callers_that_come_while_it_stops_leave_nothing_open(manager: FakeManager, tmp_path: Path) -> None:
+    """asyncio leaves a connection open that it accepts while the listener is closed."""
+    stopped = threading.Event()
+
+    def call() -> None:
+        while not stopped.is_set():
+            with socket.socket(socket.AF_UNIX) as caller, contextlib.suppress(OSError):
+                caller.connect(str(tmp_path / "admin.sock"))
+
+    callers = [threading.Thread(target=call) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    try:
+        for _ in range(10):
+            with running(manager, tmp_path):
+                pass
+    finally:
+        stopped.set()
+        for caller in callers:
+            caller.join()
+    gc.collect()  # what is left open is a ResourceWarning, which is an error here
 
 
 def test_a_dead_managers_socket_is_replaced(manager: FakeManager, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ LOOK_SECONDS: Final = 1.0  # how often it is looked whether the socket still has
 SILENT_SECONDS: Final = 60.0  # between two lines of the log that say the same
 SHUTDOWN_SECONDS: Final = 1.0  # for answers that are under way when the manager closes
 STOP_SECONDS: Final = 10.0
+ACCEPT_TURNS: Final = 3  # of the loop, until a connection that was accepted is known to aiohttp
 
 # The HTTP status is for people with curl; our client reads the body.
 _HTTP_STATUS: Final[tuple[tuple[type[WarrenError], int], ...]] = (
@@ -158,6 +159,7 @@ class AdminServer:
                     await self._listen_again(runner, place)
         finally:
             calls.shutdown()
+            await self._stop_accepting()
             await runner.cleanup()  # closes the listener, too
             place.close()
 
@@ -177,12 +179,23 @@ class AdminServer:
             await web.SockSite(runner, listener, backlog=1).start()
             listener.listen(SOCKET_BACKLOG)
         except BaseException:
+            self._listener = None
             listener.close()
             raise
+
+    async def _stop_accepting(self) -> None:
+        """To be called before the listener is closed: asyncio fails to attach a connection that it has accepted, and
+        whose turn comes after that, and leaves it open (an assertion in `Server._attach`)."""
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener = None
+            for _ in range(ACCEPT_TURNS):
+                await asyncio.sleep(0)
 
     async def _listen_again(self, runner: web.AppRunner, place: _Place) -> None:
         """Somebody removed the socket's name, a tidy-up perhaps: callers would be told that no manager runs."""
         try:
+            await self._stop_accepting()
             for site in list(runner.sites):
                 await site.stop()
             await self._listen(runner, place)
