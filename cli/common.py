@@ -31,6 +31,9 @@ _OUTPUT: Final = "warren_raft.output"
 # -------------------------------------------------------------------------------------- common options
 
 
+OUTPUT_FORMATS: Final = ("table", "wide", "json")
+
+
 def _remember(key: str) -> Any:
     def callback(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
         if value is not None:
@@ -50,7 +53,7 @@ def _common_options() -> list[click.Parameter]:
         ),
         click.Option(
             ["-o", "--output"],
-            type=click.Choice(["table", "wide", "json"]),
+            type=click.Choice(OUTPUT_FORMATS),
             expose_value=False,
             callback=_remember(_OUTPUT),
             help="How to print the result; wide: a table with every column, whole.  [default: table]",
@@ -58,12 +61,18 @@ def _common_options() -> list[click.Parameter]:
     ]
 
 
+def remember_output_format(ctx: click.Context, value: str) -> None:
+    """For a command whose own `-o` takes one of OUTPUT_FORMATS too."""
+    ctx.meta[_OUTPUT] = value
+
+
 class WarrenCommand(click.Command):
-    """A command with the common options."""
+    """A command with the common options, unless it has one of that name itself."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params.extend(_common_options())
+        own = {name for parameter in self.params for name in parameter.opts}
+        self.params.extend(option for option in _common_options() if own.isdisjoint(option.opts))
 
 
 class WarrenGroup(click.Group):

@@ -35,6 +35,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "leader": ("members", "leader"),
     "snapshot": ("snapshots", "snapshot"),
     "recover": ("recovery", "recover"),
+    "cert": ("cert", "cert"),
 }
 
 DONE: Final = 0

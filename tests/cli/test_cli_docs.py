@@ -52,12 +52,13 @@ def section(path: str) -> str:
 def test_the_commands_are_those_of_the_contract() -> None:
     assert set(COMMANDS) == {
         "serve", "status", "describe", "get", "list", "put", "delete", "import", "export", "members", "leader",
-        "snapshot", "recover",
+        "snapshot", "recover", "cert",
     }  # fmt: skip
     groups = {path for path in ALL if " " in path}
     assert groups == {
         "members list", "members add", "members update", "members remove", "leader transfer",
         "snapshot save", "snapshot inspect", "snapshot verify", "snapshot restore",
+        "cert init", "cert issue", "cert show",
     }  # fmt: skip
 
 

@@ -1,0 +1,297 @@
+"""`warren-raft cert …`: the CA of a cluster, the join files of its managers, and what a certificate says.
+
+Here: arguments and output. Not here: keys and certificates (warren_raft/certificates.py), and links that use them.
+Invariant: these commands need no manager that runs, and a CA's key stays where `cert init` made it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from warren_raft.config import check_node_id, split_address
+from warren_raft.errors import InvalidEntity, RefusedForSafety
+
+from .common import OUTPUT_FORMATS, WarrenGroup, data_dir, print_json, remember_output_format, wants_json, wants_wide
+from .tables import Column, print_fields, print_table, time_shown
+
+if TYPE_CHECKING:
+    from warren_raft.certificates import Authority, CertificateFacts
+
+
+@click.group("cert", cls=WarrenGroup)
+def cert() -> None:
+    """Make the cluster's CA, and the certificates by which its managers know each other.
+
+    \b
+    Example: warren-raft cert init ca
+    """
+
+
+# cert init -----------------------------------------------------------------------------------------------------------
+
+
+@cert.command("init")
+@click.argument("directory", metavar="DIR", type=click.Path(file_okay=False))
+@click.option("--trust-domain", metavar="NAME", help="The name that its certificates share.  [default: random]")
+@click.option(
+    "--replaces",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False),
+    help="The CA that this one takes the place of; its managers come to trust both.",
+)
+def init(directory: str, trust_domain: str | None, replaces: str | None) -> None:
+    """Make the CA of a cluster.
+
+    Keep DIR away from the managers' hosts: whoever has it can let anybody into the cluster.
+
+    \b
+    Example: warren-raft cert init ca
+    """
+    from warren_raft.certificates import Authority
+
+    authority = Authority.create(directory, trust_domain=trust_domain, replaces=replaces)
+    if wants_json():
+        print_json(_authority(authority))
+        return
+    click.echo(f"made a CA in {directory} (trust domain {authority.trust_domain}); its key never leaves that directory")
+    click.echo(f"next: warren-raft cert issue ID=HOST:PORT … --ca {directory}, with all managers of a new cluster")
+
+
+# cert issue ----------------------------------------------------------------------------------------------------------
+
+
+class WantedType(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
+    """A manager as ID or ID=HOST:PORT, converted to a pair."""
+
+    name = "id[=host:port]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str | None]:
+        if isinstance(value, tuple):
+            return value
+        node_id, equals, address = value.partition("=")
+        try:
+            check_node_id(node_id)
+            if equals:
+                split_address(address)
+        except InvalidEntity as error:
+            self.fail(error.reason, param, ctx)
+        return node_id, address if equals else None
+
+
+def _note_outputs(ctx: click.Context, _param: click.Parameter, values: Sequence[str]) -> str | None:
+    """`-o` names the join file here, and still takes the common formats."""
+    files = [value for value in values if value not in OUTPUT_FORMATS]
+    for value in values:
+        if value in OUTPUT_FORMATS:
+            remember_output_format(ctx, value)
+    if len(files) > 1:
+        raise click.UsageError(f"-o names two files, {files[0]} and {files[1]}")
+    return files[0] if files else None
+
+
+@cert.command("issue")
+@click.argument("wanted", nargs=-1, required=True, type=WantedType(), metavar="ID[=HOST:PORT]…")
+@click.option("--ca", "ca", required=True, metavar="DIR", help="The directory of the CA.")
+@click.option("--address", metavar="HOST:PORT", help="The address of the one manager named, as ID=HOST:PORT.")
+@click.option(
+    "-o",
+    "--output",
+    "file",
+    multiple=True,
+    callback=_note_outputs,
+    metavar="FILE",
+    help="The join file, where one manager is named; or table, wide or json.  [default: ID.join]",
+)
+@click.option(
+    "--drop-previous-ca", is_flag=True, help="From now on trust only this CA, and not the one that it replaces."
+)
+def issue(
+    wanted: tuple[tuple[str, str | None], ...], ca: str, address: str | None, file: str | None, drop_previous_ca: bool
+) -> None:
+    """Make a join file for each manager: its key, its certificate, the CA's certificate and the members.
+
+    Name all managers of a new cluster in one command. Copy each file to its host, start the manager with
+    `serve --join`, and remove the file elsewhere: it holds the manager's private key. An address is needed once;
+    afterwards the CA knows it. A manager may be issued another certificate at any time.
+
+    \b
+    Example: warren-raft cert issue m1=10.0.0.1:7946 m2=10.0.0.2:7946 m3=10.0.0.3:7946 --ca ca
+             warren-raft cert issue m4 --address 10.0.0.4:7946 --ca ca -o m4.join
+    """
+    from warren_raft.certificates import Authority
+
+    managers = _managers_wanted(wanted, address)
+    if file is not None and len(managers) > 1:
+        raise click.UsageError("-o names one file, and each of several managers has one of its own: leave it out")
+    files = {id_: file or f"{id_}.join" for id_ in managers}
+    authority = Authority(ca)
+    if drop_previous_ca:
+        authority.drop_previous()
+    joins = authority.issue(managers)
+    for join in joins:
+        join.write(files[join.node_id])
+    issued = authority.issued()
+    rows = [
+        {"node_id": j.node_id, "address": j.address, "file": files[j.node_id], **issued[j.node_id][-1]} for j in joins
+    ]
+    if wants_json():
+        print_json(rows)
+        return
+    names = ("node_id", "address", "file", "serial", "not_after")
+    columns = ("id", "address", "join file", Column("serial", wide=True), "expires")
+    print_table(columns, [_shown(row, names) for row in rows], wide=wants_wide())
+    _say_next(joins[0].node_id, files[joins[0].node_id], is_alone=list(joins[0].members) == [joins[0].node_id])
+
+
+def _managers_wanted(wanted: Sequence[tuple[str, str | None]], address: str | None) -> dict[str, str | None]:
+    """Id to address, of the arguments and --address."""
+    managers: dict[str, str | None] = {}
+    for id_, each in wanted:
+        if managers.setdefault(id_, each) != each:
+            raise click.UsageError(f"{id_} is named twice, at {managers[id_]} and at {each}")
+    if address is not None:
+        if len(managers) != 1 or None not in managers.values():
+            raise click.UsageError("--address is for one manager that is named by its id; else type ID=HOST:PORT")
+        try:
+            split_address(address)
+        except InvalidEntity as error:
+            raise click.UsageError(f"--address: {error.reason}") from None
+        managers = dict.fromkeys(managers, address)
+    taken: dict[str, str] = {}
+    for id_, each in managers.items():
+        if each is not None and taken.setdefault(each, id_) != id_:
+            raise click.UsageError(f"{taken[each]} and {id_} share the address {each}")
+    return managers
+
+
+def _say_next(node_id: str, file: str, *, is_alone: bool) -> None:
+    click.echo(
+        f"next: copy each file to its manager's host, and type there: warren-raft serve --join {file} --data-dir DIR"
+    )
+    if is_alone:
+        click.echo(
+            f"{node_id} is the only manager that this CA knows: it waits until another one lets it in. For a new "
+            "cluster of several managers name them all in one command; for a cluster of one add --bootstrap to serve",
+            err=True,
+        )
+
+
+# cert show -----------------------------------------------------------------------------------------------------------
+
+
+@cert.command("show")
+@click.argument("path", required=False, metavar="[PATH]", type=click.Path(exists=True))
+def show(path: str | None) -> None:
+    """Show a certificate: whose it is, how long it is valid, and which CA it trusts.
+
+    PATH is a join file, a CA's directory or a PEM file. Without it, the certificate of the manager of --data-dir.
+
+    \b
+    Example: warren-raft cert show --data-dir data/m1
+    """
+    found = _found(path)
+    if wants_json():
+        print_json(found)
+        return
+    managers = found.pop("managers", None)
+    cas = found.pop("ca", [])
+    wide = wants_wide()
+    print_fields([(name, _time(name, value, wide=wide)) for name, value in found.items()])
+    for ca in cas:
+        print_fields([(f"CA {name}", _time(name, value, wide=wide)) for name, value in ca.items()])
+    if managers is not None:
+        rows = [
+            (m["id"], m["address"], len(m["certificates"]), *_newest(m["certificates"], wide=wide)) for m in managers
+        ]
+        print_table(("id", "address", "issued", "newest serial", "expires"), rows, wide=wide)
+
+
+def _found(path: str | None) -> dict[str, Any]:
+    """What there is at a path, as JSON."""
+    from warren_raft.certificates import REGISTRY, Authority, facts_of
+    from warren_raft.join_files import JoinFile
+    from warren_raft.tls_files import CA, CERTIFICATE, directory_of
+
+    if path is not None and os.path.exists(os.path.join(path, REGISTRY)):
+        return _authority(Authority(path))
+    directory = directory_of(data_dir()) if path is None else path
+    try:
+        if os.path.isdir(directory):
+            return _manager(_text(os.path.join(directory, CERTIFICATE)), _text(os.path.join(directory, CA)))
+    except FileNotFoundError:
+        pass
+    if path is None or os.path.isdir(directory):
+        raise RefusedForSafety(
+            f"{directory} holds no certificate: start the manager with serve --join FILE.join, or name a file"
+        )
+    text = _text(path)
+    if text.lstrip().startswith("{"):
+        join = JoinFile.read(path)
+        return {**_manager(join.files.certificate, join.files.ca), "address": join.address, "members": join.members}
+    try:
+        return {"ca": [_facts(each) for each in facts_of(text)]}
+    except ValueError as error:
+        raise InvalidEntity("certificate", f"{path} holds none that can be read: {error}") from None
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def _manager(certificate: str, ca: str) -> dict[str, Any]:
+    from warren_raft.certificates import facts_of
+    from warren_raft.raft.identity import parse_uri
+
+    try:
+        own = facts_of(certificate)[0]
+        trusted = facts_of(ca)
+        trust_domain, node_id = parse_uri(next(iter(own.names), ""))
+    except ValueError as error:
+        raise InvalidEntity("certificate", f"it cannot be read: {error}") from None
+    return {"node_id": node_id, "trust_domain": trust_domain, **_facts(own), "ca": [_facts(each) for each in trusted]}
+
+
+def _facts(facts: CertificateFacts) -> dict[str, str]:
+    from warren_raft.certificates import rfc3339
+
+    return {
+        "subject": facts.subject,
+        "issuer": facts.issuer,
+        "serial": facts.serial,
+        "not_before": rfc3339(facts.not_before),
+        "not_after": rfc3339(facts.not_after),
+        "sha256": facts.sha256,
+    }
+
+
+def _authority(authority: Authority) -> dict[str, Any]:
+    from warren_raft.certificates import facts_of
+
+    managers, issued = authority.managers(), authority.issued()
+    return {
+        "directory": authority.directory,
+        "trust_domain": authority.trust_domain,
+        "ca": [_facts(each) for each in facts_of(authority.certificate_pem)],
+        "managers": [{"id": id_, "address": managers[id_], "certificates": issued[id_]} for id_ in managers],
+    }
+
+
+def _newest(certificates: Sequence[Mapping[str, str]], *, wide: bool) -> tuple[object, object]:
+    if not certificates:
+        return None, None
+    return certificates[-1]["serial"], time_shown(certificates[-1]["not_after"], wide=wide)
+
+
+def _time(name: str, value: object, *, wide: bool) -> object:
+    if name not in ("not_before", "not_after"):
+        return value
+    return value if wide else f"{value} ({time_shown(str(value), wide=False)})"
+
+
+def _shown(row: Mapping[str, str], names: Sequence[str]) -> list[object]:
+    return [time_shown(row[name], wide=wants_wide()) if name == "not_after" else row[name] for name in names]

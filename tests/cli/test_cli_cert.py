@@ -1,0 +1,91 @@
+"""The promise: three commands make the certificates of a cluster, each says what to type next, and whatever is wrong is
+one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cli_support import Command
+
+from warren_raft.join_files import JoinFile
+
+THREE = {"m1": "10.0.0.1:7946", "m2": "10.0.0.2:7946", "m3": "10.0.0.3:7946"}
+
+
+@pytest.fixture
+def ca(warren: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of a CA; the current directory is the one above it."""
+    monkeypatch.chdir(tmp_path)
+    assert "next: warren-raft cert issue" in warren("cert", "init", "ca").text
+    return tmp_path / "ca"
+
+
+def test_a_join_file_for_each_manager_of_a_new_cluster(warren: Command, ca: Path) -> None:
+    ran = warren("cert", "issue", *(f"{id_}={address}" for id_, address in THREE.items()), "--ca", ca)
+    assert "serve --join m1.join --data-dir DIR" in ran.text
+    assert ran.err == ""
+    for id_ in THREE:
+        assert JoinFile.read(f"{id_}.join").members == THREE
+    more = warren("cert", "issue", "m4", "--address", "10.0.0.4:7946", "--ca", ca, "-o", "new.join", "-o", "json").json
+    assert [(one["node_id"], one["file"]) for one in more] == [("m4", "new.join")]
+    assert JoinFile.read("new.join").members == THREE | {"m4": "10.0.0.4:7946"}
+
+    shown = warren("cert", "show", "new.join", "-o", "json").json
+    assert (shown["node_id"], shown["serial"], shown["not_after"]) == ("m4", more[0]["serial"], more[0]["not_after"])
+    listed = warren("cert", "show", ca, "-o", "json").json
+    assert [(one["id"], len(one["certificates"])) for one in listed["managers"]] == [(id_, 1) for id_ in [*THREE, "m4"]]
+    assert shown["ca"] == listed["ca"]
+    assert shown["trust_domain"] == listed["trust_domain"]
+    assert "in 364d" in warren("cert", "show", "new.join").text
+    assert more[0]["serial"] in warren("cert", "show", ca).text
+    assert warren("cert", "show", ca / "ca.pem", "-o", "json").json["ca"] == shown["ca"]
+
+
+def test_one_manager_alone_is_told_that_it_will_wait(warren: Command, ca: Path) -> None:
+    ran = warren("cert", "issue", "m1=127.0.0.1:7946", "--ca", ca)
+    assert ran.code == 0
+    assert "name them all in one command; for a cluster of one add --bootstrap" in ran.err
+
+
+def test_a_new_ca_takes_over_from_the_old_one(warren: Command, ca: Path) -> None:
+    warren("cert", "issue", *(f"{id_}={address}" for id_, address in THREE.items()), "--ca", ca)
+    warren("cert", "init", "ca2", "--replaces", ca)
+    assert len(warren("cert", "show", "ca2", "-o", "json").json["ca"]) == 2
+    refused = warren("cert", "issue", "m1", "--ca", "ca2", "--drop-previous-ca")
+    assert refused.code == 4
+    assert "no certificate for m1, m2, m3 yet: type `warren-raft cert issue m1 m2 m3" in refused.err
+    warren("cert", "issue", *THREE, "--ca", "ca2")
+    assert len(warren("cert", "show", "m1.join", "-o", "json").json["ca"]) == 2
+    warren("cert", "issue", *THREE, "--ca", "ca2", "--drop-previous-ca")
+    assert len(warren("cert", "show", "m1.join", "-o", "json").json["ca"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("init", "ca"), 4, "holds a CA already"),
+        (("init", "ca2", "--trust-domain", "a/b"), 1, "is not a trust domain"),
+        (("init", "ca2", "--replaces", "ca", "--trust-domain", "other"), 4, "leave out --trust-domain"),
+        (("issue", "m1", "--ca", "ca"), 4, "give its address, m1=HOST:PORT"),
+        (("issue", "m1=h:1", "--ca", "nothing"), 4, "cert init"),
+        (("issue", "m1=h:1", "m2=h:1", "--ca", "ca"), 2, "share the address"),
+        (("issue", "m1=h:1", "m1=h:2", "--ca", "ca"), 2, "named twice"),
+        (("issue", "m1=h", "--ca", "ca"), 2, "is not an address"),
+        (("issue", "m/1=h:1", "--ca", "ca"), 2, "is not a node id"),
+        (("issue", "m1=h:1", "m2=h:2", "--ca", "ca", "--address", "h:3"), 2, "--address is for one manager"),
+        (("issue", "m1", "--ca", "ca", "--address", "h"), 2, "is not an address"),
+        (("issue", "m1=h:1", "m2=h:2", "--ca", "ca", "-o", "x.join"), 2, "-o names one file"),
+        (("issue", "m1=h:1", "--ca", "ca", "-o", "x.join", "-o", "y.join"), 2, "-o names two files"),
+        (("issue", "--ca", "ca"), 2, "Missing argument"),
+        (("show",), 2, "which manager?"),
+        (("show", "--data-dir", "."), 4, "start the manager with serve --join FILE.join"),
+        (("show", "nothing"), 2, "does not exist"),
+        (("show", "ca/authority.json"), 1, "is not a join file"),
+        (("show", "ca/ca.key"), 1, "holds none that can be read"),
+    ],
+)
+def test_what_is_wrong_is_one_line(warren: Command, ca: Path, arguments: tuple[str, ...], code: int, says: str) -> None:
+    ran = warren("cert", *arguments)
+    assert ran.code == code
+    assert says in ran.err

@@ -1,0 +1,117 @@
+"""Join files: what one manager needs to be let in by the others (its key, its certificate, the CA, the members).
+
+Lives here: reading and writing such a file. Not here: issuing (certificates.py), and the copy of its certificate that a
+manager keeps (tls_files.py). Invariant: a join file that others can read is never used, because it holds a private key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from .config import check_node_id, split_address
+from .errors import InvalidEntity, RefusedForSafety
+from .outputs import whole_file
+
+SUFFIX: Final = ".join"
+FORMAT: Final = 1
+FILE_BYTES_MAX: Final = 1024 * 1024
+"""Of a file that is read. A key, three certificates and the addresses of all members that there may be are far less."""
+_OTHERS: Final = stat.S_IRWXO | stat.S_IWGRP
+"""Rights that nobody but the file's owner may have on a file with a private key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyAndCertificates:
+    """A manager's private key, its certificate, and the certificates of the CAs that it trusts, as PEM."""
+
+    key: str = field(repr=False)
+    certificate: str
+    """The manager's own certificate. While a CA is replaced, the one that leads from the new CA to the old one too."""
+    ca: str
+    """The CA of the cluster; while it is replaced, the old one too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinFile:
+    """The contents of a join file."""
+
+    node_id: str
+    address: str
+    """host:port that the other managers reach this one at."""
+    members: Mapping[str, str]
+    """Id to address of every manager that the CA knew, this one included."""
+    files: KeyAndCertificates
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """At once and whole, mode 0600. A file that is there is replaced. Raises OSError, RefusedForSafety."""
+        value = {
+            "format": FORMAT,
+            "node_id": self.node_id,
+            "address": self.address,
+            "members": dict(self.members),
+            "key": self.files.key,
+            "certificate": self.files.certificate,
+            "ca": self.files.ca,
+        }
+        with whole_file(path) as file:
+            file.write(json.dumps(value, indent=1).encode() + b"\n")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> JoinFile:
+        """Raises InvalidEntity where the file is no join file, RefusedForSafety where others than its owner may read
+        it, and OSError. The key and the certificates are not checked."""
+        name = os.fspath(path)
+        with open(path, "rb") as file:
+            require_private(name, os.fstat(file.fileno()))
+            data = file.read(FILE_BYTES_MAX + 1)
+        try:
+            if len(data) > FILE_BYTES_MAX:
+                raise ValueError(f"it has more than {FILE_BYTES_MAX} bytes")
+            return _decoded(json.loads(data))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = f"there is no {error}" if type(error) is KeyError else str(error)
+            raise InvalidEntity("join file", f"{name} is not a join file: {reason}") from None
+
+
+def _decoded(value: Any) -> JoinFile:
+    if not isinstance(value, dict):
+        raise TypeError("it is not a JSON object")
+    if value["format"] != FORMAT:
+        raise ValueError(f"its format is {value['format']!r}, and this release reads {FORMAT}")
+    members = value["members"]
+    if not isinstance(members, dict):
+        raise TypeError("its members are not a table of addresses")
+    for name in ("key", "certificate", "ca"):
+        if not isinstance(value[name], str) or not value[name].isascii():
+            raise TypeError(f"its {name} is not PEM")
+    node_id, address = check_node_id(value["node_id"]), value["address"]
+    if members.get(node_id) != address:
+        raise ValueError(f"its members do not have {node_id} at {address!r}")
+    return JoinFile(
+        node_id=node_id,
+        address=address,
+        members={check_node_id(id_): _checked_address(each) for id_, each in members.items()},
+        files=KeyAndCertificates(key=value["key"], certificate=value["certificate"], ca=value["ca"]),
+    )
+
+
+def _checked_address(address: object) -> str:
+    split_address(address)
+    assert isinstance(address, str)  # split_address has seen to it
+    return address
+
+
+def require_private(path: str, status: os.stat_result) -> None:
+    """Raises RefusedForSafety where a file with a private key can be read by others than its owner. A file of root
+    may be readable by its group, so that a manager of another user can be given it."""
+    others = _OTHERS if status.st_uid == 0 else _OTHERS | stat.S_IRWXG
+    if stat.S_IMODE(status.st_mode) & others:
+        raise RefusedForSafety(
+            f"{path} holds a private key and others may read it (mode {stat.S_IMODE(status.st_mode):04o}): type "
+            f"chmod 600 {path}; if others may have read it, issue another certificate and remove that manager's old one"
+        )

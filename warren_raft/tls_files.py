@@ -1,0 +1,136 @@
+"""DATA_DIR/tls: the key and the certificates that a manager uses, and their exchange for newer ones.
+
+Lives here: writing that directory, as a whole. Not here: whether what is in it is of use (credentials.py), and issuing
+(certificates.py). Invariant: the three files in it belong together, whenever a process is killed.
+
+A new directory is written as tls.part, becomes tls.new when it is complete, and then takes the place of tls. Between
+the two renames there is no tls for an instant: a reader tries again, and `finish` completes what was interrupted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from . import sharing
+from .join_files import KeyAndCertificates
+from .paths import absolute
+from .store.generations import sync_directory
+
+DIRECTORY: Final = "tls"
+KEY: Final = "key.pem"
+CERTIFICATE: Final = "cert.pem"
+CA: Final = "ca.pem"
+LOCAL: Final = "local"
+"""A file that is there where the certificate is one of this host's own CA (local_certificates.py)."""
+_PART, _NEW, _OLD = f"{DIRECTORY}.part", f"{DIRECTORY}.new", f"{DIRECTORY}.old"
+
+Fingerprint = tuple[tuple[int, int, int], ...]
+
+
+def directory_of(data_dir: str | os.PathLike[str]) -> str:
+    return os.path.join(absolute(data_dir), DIRECTORY)
+
+
+def is_local(data_dir: str | os.PathLike[str]) -> bool:
+    """Whether the certificate in use is one of this host's own CA."""
+    return os.path.exists(os.path.join(directory_of(data_dir), LOCAL))
+
+
+def fingerprint(data_dir: str | os.PathLike[str]) -> Fingerprint | None:
+    """Changes when a file does; None where there is no such directory, or it is being exchanged just now."""
+    try:
+        found = [os.stat(os.path.join(directory_of(data_dir), name)) for name in (KEY, CERTIFICATE, CA)]
+    except FileNotFoundError:
+        return None
+    return tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in found)
+
+
+def install(
+    data_dir: str | os.PathLike[str],
+    files: KeyAndCertificates,
+    *,
+    check: Callable[[str], None],
+    local: bool = False,
+) -> None:
+    """Put these in the place of what is there, if there is anything. The data directory has to exist.
+
+    `check` is called with a directory that holds the new files, before anything is changed; where it raises, nothing
+    has changed. The files belong to the owner of the data directory, also where root types the command.
+    Raises OSError, and whatever `check` raises.
+    """
+    data_dir = absolute(data_dir)
+    with _exchanging(data_dir):
+        part = os.path.join(data_dir, _PART)
+        _remove(part)
+        sharing.make_directory(part)
+        contents = {KEY: files.key, CERTIFICATE: files.certificate, CA: files.ca} | ({LOCAL: ""} if local else {})
+        owner = os.stat(data_dir)
+        for name, text in contents.items():
+            _write(os.path.join(part, name), text.encode())
+            _give_to_owner(os.path.join(part, name), owner)
+        _give_to_owner(part, owner)
+        sync_directory(part)
+        try:
+            check(part)
+        except BaseException:
+            _remove(part)
+            raise
+        os.rename(part, os.path.join(data_dir, _NEW))
+        sync_directory(data_dir)
+        _put_in_place(data_dir)
+
+
+def finish(data_dir: str | os.PathLike[str]) -> None:
+    """Complete an exchange that was interrupted, or discard it. Does nothing where there was none. Raises OSError."""
+    data_dir = absolute(data_dir)
+    if any(os.path.lexists(os.path.join(data_dir, name)) for name in (_PART, _NEW, _OLD)):
+        with _exchanging(data_dir):
+            _put_in_place(data_dir)
+            _remove(os.path.join(data_dir, _PART))
+
+
+@contextmanager
+def _exchanging(data_dir: str) -> Iterator[None]:
+    """One process at a time. The data directory's own lock is the manager's, which may run meanwhile."""
+    path = os.path.join(data_dir, f"{DIRECTORY}.lock")
+    descriptor = sharing.open_new(path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        _give_to_owner(path, os.stat(data_dir))
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _put_in_place(data_dir: str) -> None:
+    new, current, old = (os.path.join(data_dir, name) for name in (_NEW, DIRECTORY, _OLD))
+    if os.path.lexists(new):
+        if os.path.lexists(current):
+            _remove(old)
+            os.rename(current, old)
+        os.rename(new, current)
+        sync_directory(data_dir)
+    _remove(old)
+
+
+def _write(path: str, data: bytes) -> None:
+    descriptor = sharing.open_new(path, os.O_WRONLY | os.O_EXCL | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _give_to_owner(path: str, owner: os.stat_result) -> None:
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def _remove(directory: str) -> None:
+    if os.path.lexists(directory):
+        shutil.rmtree(directory)
