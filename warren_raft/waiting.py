@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 from warren_raft.timeouts import wait_seconds
@@ -18,6 +20,15 @@ from warren_raft.timeouts import wait_seconds
 T = TypeVar("T")
 
 _GONE: Final = object()
+
+
+def taken(queue: deque[T]) -> list[T]:
+    """All that is in the queue, taken out of it. Where two threads do this at once each thing goes to one of them."""
+    found: list[T] = []
+    with suppress(IndexError):
+        while True:
+            found.append(queue.popleft())
+    return found
 
 
 class Bell:

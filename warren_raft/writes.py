@@ -13,7 +13,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, field
 from random import SystemRandom
 from typing import Final
@@ -24,6 +23,7 @@ from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
 from warren_raft.raft.submit import Proposal, expired
 from warren_raft.store.command import OPEN_SESSION, Operation, encode_operations, with_request_id
 from warren_raft.timeouts import wait_seconds
+from warren_raft.waiting import taken
 
 SESSION_WINDOW: Final = 16_384
 """Requests of this process between the oldest unanswered and the newest: what the session must remember."""
@@ -89,7 +89,7 @@ class Writes:
         """Those that have not ended. Who takes one out of it ends it."""
         self._held: deque[Write] = deque()
         """Those that have no request id yet: there is no session, or the queue is full."""
-        self._settled: deque[Callable[[], None]] = deque()
+        self._settled: deque[Callable[[], object]] = deque()
         self._session = 0
         self._opening: Proposal | None = None
         self._next = 1
@@ -191,11 +191,7 @@ class Writes:
     def flush(self) -> None:
         """Have the futures told that have ended since the last time. Any thread."""
         if self._settled:
-            settled: list[Callable[[], None]] = []
-            with suppress(IndexError):  # another thread may do the same
-                while True:
-                    settled.append(self._settled.popleft())
-            self._deliveries.put(settled)
+            self._deliveries.put(taken(self._settled))
 
     def end_all(self, submitted: Iterable[Write], reason: str) -> None:
         """End these, which were not taken, and every one that was: this manager has ended. For any thread, also when

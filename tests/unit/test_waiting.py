@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from tests.cluster.harness import wait_until
 from warren_raft.errors import Closed
 from warren_raft.own_thread import OwnThread
-from warren_raft.waiting import Bell, Reply
+from warren_raft.waiting import Bell, Reply, taken
 
 DEADLINE = 30.0
 
@@ -95,6 +96,23 @@ def test_a_reply_is_a_value_or_an_error() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- an own thread
+def test_two_threads_that_empty_a_queue_get_each_thing_once() -> None:
+    others: list[int] = []
+
+    class Shared(deque[int]):
+        """Another thread takes one whenever this one does."""
+
+        def popleft(self) -> int:
+            found = super().popleft()
+            if self:
+                others.append(super().popleft())
+            return found
+
+    assert taken(Shared(range(6))) == [0, 2, 4]
+    assert others == [1, 3, 5]
+    assert taken(deque[int]()) == []
+
+
 
 
 def test_calls_are_made_one_after_another_in_order_whatever_they_raise() -> None:

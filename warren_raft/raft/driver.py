@@ -12,7 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from queue import SimpleQueue
 from random import Random
 from typing import Any, Final, Protocol
@@ -42,6 +41,7 @@ from warren_raft.raft.events import (
 from warren_raft.raft.log import Batch, Log
 from warren_raft.raft.submit import Proposal
 from warren_raft.raft.transport import Transport
+from warren_raft.waiting import taken
 from warren_raft.workers import Workers
 
 logger = logging.getLogger("warren_raft.driver")
@@ -154,11 +154,7 @@ class Driver:
     def end_writes(self, reason: str) -> None:
         """End every write, and let no other in. For a thread of ours, also while the raft thread hangs."""
         self._finished = True
-        submitted = []
-        with suppress(IndexError):  # another thread may do the same
-            while True:
-                submitted.append(self._submitted.popleft())
-        self._writes.end_all(submitted, reason)
+        self._writes.end_all(taken(self._submitted), reason)
 
     # From any thread ---------------------------------------------------------------------------------------------
 
@@ -312,8 +308,7 @@ class Driver:
             self._loop.call_later(NOTICE_SECONDS, self._notice)
 
     def _take_submitted(self, events: list[Event]) -> None:
-        submitted = self._submitted
-        proposals = self._writes.take([submitted.popleft() for _ in range(len(submitted))])
+        proposals = self._writes.take(taken(self._submitted))
         if proposals:
             events.append(Submitted(proposals))
 
