@@ -25,6 +25,7 @@ import pytest
 import warren_raft as wr
 from tests.cluster.harness import PROJECT, free_ports, wait_until
 from warren_raft.alarms import Alarms
+from warren_raft.raft.driver import Driver
 from warren_raft.raft.engine import Engine
 from warren_raft.watchdog import ALARM, Watchdog
 
@@ -271,12 +272,22 @@ def test_a_raft_thread_that_is_stuck_in_a_log_line_is_noticed(tmp_path: Path) ->
     store.close()
 
 
-def test_a_raft_thread_that_is_thrown_out_of_its_loop_ends_the_manager(tmp_path: Path) -> None:
-    """SystemExit, and it alone with Ctrl-C, ends an asyncio loop: the thread was gone, and nobody said so."""
+def test_a_raft_thread_that_is_thrown_out_of_its_loop_ends_the_manager(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SystemExit, and it alone with Ctrl-C, ends an asyncio loop: the thread was gone, and nobody said so. It then
+    shuts down, and only once: two tasks did at a time, and one of them was broken off."""
+    begun: list[Driver] = []
+    shut_down = Driver._shut_down
+
+    async def counted(driver: Driver) -> None:
+        begun.append(driver)
+        await shut_down(driver)
 
     def leave() -> None:
         raise SystemExit
 
+    monkeypatch.setattr(Driver, "_shut_down", counted)
     store = opened(tmp_path)
     store._driver._call(leave)
     assert store.wait_failed(DEADLINE)
@@ -284,6 +295,7 @@ def test_a_raft_thread_that_is_thrown_out_of_its_loop_ends_the_manager(tmp_path:
     with pytest.raises(wr.Closed):
         store.create_node(wr.Node(id="n"), timeout=math.inf)
     store.close()
+    assert begun == [store._driver]
     with wr.ReplicatedStore(store.config) as again:
         again.wait_ready(DEADLINE)
 

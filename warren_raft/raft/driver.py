@@ -187,15 +187,16 @@ class Driver:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+        main = self._loop.create_task(self._main())
         try:
-            self._loop.run_until_complete(self._main())
+            self._loop.run_until_complete(main)
         except BaseException as error:  # noqa: BLE001  SystemExit ends an event loop, say
-            self._broke(error)
+            self._broke(main, error)
         finally:
             self._loop.close()
             self.end_writes("the store is closed")
 
-    def _broke(self, error: BaseException) -> None:
+    def _broke(self, main: asyncio.Task[None], error: BaseException) -> None:
         """Nobody may take this manager for alive, nor a peer its links."""
         log_event(logger, logging.CRITICAL, "raft thread broke", node=self._node_id, exc_info=error)
         if not self._started.is_set():
@@ -203,7 +204,9 @@ class Driver:
             self._started.set()
             return
         self._fail(InvariantViolation(f"the raft thread broke: {error!r}"))
-        self._loop.run_until_complete(self._shut_down())
+        if not main.done():
+            self._stop_requested.set()
+            self._loop.run_until_complete(main)  # it shuts down, as after any failure
 
     def _background_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A callback or task of the loop failed. A network's error costs a link; anything else is a bug of ours, and a
