@@ -392,7 +392,7 @@ class ReplicatedStore(Store):
     def _sent(self, write: Write) -> Future[int]:
         write.future = Future()
         write.future.set_running_or_notify_cancel()
-        if self._writes.is_full(len(write.data), self._driver.submitted_count):
+        if self._writes.is_full(len(write.data), self._driver.submitted):
             raise Unavailable(QUEUE_FULL, maybe_applied=False)
         if not self._driver.submit(write):
             self._check_alive()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from random import SystemRandom
@@ -21,7 +21,7 @@ from warren_raft.deliveries import Deliveries
 from warren_raft.errors import Closed, Unavailable
 from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
 from warren_raft.raft.submit import Proposal, expired
-from warren_raft.store.command import OPEN_SESSION, Operation, encode_operations, with_request_id
+from warren_raft.store.command import OPEN_SESSION, REQUEST_ID_BYTES, Operation, encode_operations, with_request_id
 from warren_raft.timeouts import wait_seconds
 from warren_raft.waiting import taken
 
@@ -30,8 +30,9 @@ SESSION_WINDOW: Final = 16_384
 HELD_MAX: Final = 16_384
 """Writes that nobody waits for and that are held because as many as `queue_limit` are out."""
 OUTSTANDING_BYTES: Final = 256 * 1024 * 1024
-"""A write that nobody waits for is let in while as many of its size as there are writes would take less: memory of this
-process, which a loop of `batch(wait=False)` would fill while there is no leader."""
+"""Of writes on their way. With so many, none is let in that nobody waits for: a loop of `batch(wait=False)` would fill
+the memory of this process while there is no leader. A small write, as many of which would take less, is let in all the
+same: to count what others take would cost more time than such a write."""
 EXPIRE_SECONDS: Final = 0.05
 QUEUE_FULL: Final = "the queue of waiting writes is full"
 
@@ -87,6 +88,8 @@ class Writes:
         self._deliveries = deliveries
         self._outstanding: dict[Write, None] = {}
         """Those that have not ended. Who takes one out of it ends it."""
+        self._outstanding_bytes = 0
+        """What they take in memory, without their request ids. Not kept after the end."""
         self._held: deque[Write] = deque()
         """Those that have no request id yet: there is no session, or the queue is full."""
         self._settled: deque[Callable[[], object]] = deque()
@@ -97,10 +100,15 @@ class Writes:
         self._ended: set[int] = set()
         self._expire_at = -math.inf
 
-    def is_full(self, size_bytes: int, submitted: int) -> bool:
-        """Whether a write that nobody waits for has no room now. `submitted`: those on their way here. Any thread."""
-        count = len(self._outstanding) + submitted
-        return count >= self._limit + HELD_MAX or count * size_bytes > OUTSTANDING_BYTES
+    def is_full(self, size_bytes: int, submitted: Collection[Write]) -> bool:
+        """Whether there is no room for one more of that size that nobody waits for. `submitted`: those on their way
+        here. For any thread, so it is a little behind."""
+        count = len(self._outstanding) + len(submitted)
+        if count >= self._limit + HELD_MAX:
+            return True
+        if count * size_bytes <= OUTSTANDING_BYTES:
+            return False
+        return self._outstanding_bytes + sum(len(write.data) for write in list(submitted)) >= OUTSTANDING_BYTES
 
     # Coming in ---------------------------------------------------------------------------------------------------
 
@@ -108,6 +116,7 @@ class Writes:
         """What callers submitted; returns what is to be proposed now."""
         for write in writes:
             self._outstanding[write] = None
+            self._outstanding_bytes += len(write.data)
             self._held.append(write)
         proposals: list[Proposal] = []
         if self._held and self._session == 0:
@@ -170,6 +179,7 @@ class Writes:
     def _end(self, write: Write) -> None:
         if self._outstanding.pop(write, _GONE) is _GONE:
             return  # `end_all` was faster
+        self._outstanding_bytes -= len(write.data) - (REQUEST_ID_BYTES if write.sequence else 0)
         if write.future is None:
             write.turn.release()
         else:

@@ -215,8 +215,6 @@ def test_what_has_no_room_ends_at_once(lonely: wr.ReplicatedStore, monkeypatch: 
     assert isinstance(error, wr.Unavailable)
     assert (error.reason, error.maybe_applied) == (QUEUE_FULL, False)
     assert not any(future.done() for future in futures[:5])
-    monkeypatch.setattr(module, "OUTSTANDING_BYTES", 1000)
-    assert start(lonely, "x" * 300).exception(SOON) is not None
     ended: list[BaseException] = []
 
     def wait() -> None:
@@ -232,6 +230,28 @@ def test_what_has_no_room_ends_at_once(lonely: wr.ReplicatedStore, monkeypatch: 
     waits.join(DEADLINE)
     assert [type(error) for error in ended] == [wr.Closed]
     assert all(isinstance(future.exception(DEADLINE), wr.Closed) for future in futures[:5])
+
+
+def test_what_has_no_room_for_its_bytes_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large one beside many small ones has room; as many large ones have not."""
+    monkeypatch.setattr(module, "OUTSTANDING_BYTES", 10_000)
+    with replicated(tmp_path, others=1) as store:
+        futures = [start(store, timeout=math.inf) for _ in range(50)]
+        futures += [start(store, "x" * 500, timeout=math.inf) for _ in range(30)]
+        first = next(number for number, future in enumerate(futures) if future.done())
+        assert 55 < first < 75
+        assert all(future.done() for future in futures[first:])
+        assert not any(future.done() for future in futures[:first])
+        store._driver.end_writes("the end")
+        assert store._writes._outstanding_bytes >= 0
+
+
+def test_bytes_are_given_back(tmp_path: Path) -> None:
+    with replicated(tmp_path) as store:
+        for future in [start(store, "x" * 100) for _ in range(20)]:
+            future.result(DEADLINE)
+        store.create_node(wr.Node(id="n"))
+        assert store._writes._outstanding_bytes == 0
 
 
 def test_writes_of_one_thread_keep_their_order_waited_for_or_not(tmp_path: Path) -> None:

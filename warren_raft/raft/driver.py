@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from queue import SimpleQueue
 from random import Random
 from typing import Any, Final, Protocol
@@ -129,9 +129,9 @@ class Driver:
         return self._thread
 
     @property
-    def submitted_count(self) -> int:
-        """Writes that the raft thread has not looked at."""
-        return len(self._submitted)
+    def submitted(self) -> Collection[Any]:
+        """Writes that the raft thread has not looked at. It changes at any time: copy it before iterating."""
+        return self._submitted
 
     def start(self) -> None:
         """Returns when the port is bound; raises InUse when it is not ours to bind."""

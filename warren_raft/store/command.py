@@ -101,6 +101,8 @@ _BYTES_32: Final = 0x5A
 _ARRAY_32: Final = 0x9A
 _ARRAY_TYPE: Final = 4  # the three high bits of a head
 _NEWER_VERSIONS: Final = range(SUPPORTED_VERSIONS.stop, 24)  # CBOR writes an integer below 24 as one byte
+REQUEST_ID_BYTES: Final = _HEADER.size
+"""What a request id adds to encoded operations."""
 COMMAND_OVERHEAD_BYTES: Final = _HEADER.size + _COUNT.size
 """The size of an encoded command without operations."""
 _STEP_OVERHEAD_BYTES: Final = _STEP.size + _ENTITY.size
