@@ -31,7 +31,8 @@ MAX_WAITING: Final = 16_384
 """Requests that wait for a commit, and one that nobody waits for is refused: about a second of small writes."""
 
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
-"""The same for large ones: so much memory would be taken by as many of its size as wait already. A single one fits."""
+"""Of requests that wait. One that nobody waits for and that does not fit beside them is refused; a single one always
+fits. A small one, as many of which would take less, is let in all the same."""
 
 MAX_GROUP_BYTES: Final = 16 * 1024 * 1024
 """What one commit takes together (at least one request): its dirty pages stay in memory until it ends."""
@@ -78,8 +79,7 @@ class GroupCommit:
     def start(self, data: bytes, timeout: float) -> Future[int]:
         """Like `run`, at once; what `run` would return or raise is in the future, when its turn has come. It cannot be
         cancelled. Raises Unavailable if there is no room in the queue, and Closed."""
-        waiting = len(self._queue)
-        if waiting >= MAX_WAITING or waiting * len(data) > MAX_WAITING_BYTES:
+        if self._is_full(len(data)):
             raise Unavailable("too many writes are waiting", maybe_applied=False)
         future: Future[int] = Future()
         future.set_running_or_notify_cancel()
@@ -108,6 +108,15 @@ class GroupCommit:
 
     def _is_closed(self) -> bool:
         return self._closed
+
+    def _is_full(self, size_bytes: int) -> bool:
+        """Whether there is no room for one more of that size that nobody waits for."""
+        waiting = len(self._queue)
+        if waiting >= MAX_WAITING:
+            return True
+        if waiting * size_bytes <= MAX_WAITING_BYTES:  # a small one: to count the others would take longer than it does
+            return False
+        return size_bytes + sum(len(request.data) for request in list(self._queue)) > MAX_WAITING_BYTES
 
     def _leave(self, request: _Request) -> bool:
         """Whether its commit had not begun, and does not begin any more."""

@@ -304,9 +304,23 @@ def test_large_requests_fill_the_queue_sooner_but_a_single_one_always_fits(
     futures.append(commits.start(b"x" * 100, DEADLINE))
     with pytest.raises(Unavailable):
         commits.start(b"x" * 100, DEADLINE)
-    futures.append(commits.start(b"x", DEADLINE))
-    disk.release.release(3)
-    assert [future.result(DEADLINE) for future in futures] == [100, 100, 1]
+    disk.release.release(2)
+    assert [future.result(DEADLINE) for future in futures] == [100, 100]
+
+
+def test_a_large_request_has_room_beside_many_small_ones(
+    disk: Disk, commits: GroupCommit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "MAX_WAITING_BYTES", 100)
+    futures = [commits.start(b"1", DEADLINE)]
+    disk.wait_started()
+    futures += [commits.start(b"1", DEADLINE) for _ in range(20)]
+    futures.append(commits.start(b"x" * 50, DEADLINE))
+    with pytest.raises(Unavailable):
+        commits.start(b"x" * 50, DEADLINE)
+    disk.slow = False
+    disk.release.release()
+    assert [future.result(DEADLINE) for future in futures] == [1] * 21 + [50]
 
 
 def test_a_commit_takes_no_more_than_fits(
