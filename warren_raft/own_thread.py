@@ -24,16 +24,18 @@ from warren_raft.waiting import Reply
 logger = logging.getLogger("warren_raft.own_thread")
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 POLL_SECONDS: Final = 1.0
-"""A caller looks so often whether the thread that is to answer still lives."""
+"""How often a caller looks whether the thread that is to answer still lives, and when an `idle` that raised is called
+again."""
 
 
 class OwnThread:
     """Makes calls. `call` and `post` may be used by any thread, and in signal handlers.
 
     `idle()` is called between them; it returns after how many seconds it is to be called again, None: after the next
-    call. Neither it nor what is posted may raise: what they raise is logged.
+    call. What it raises, and what a posted call raises, is logged.
     """
 
     def __init__(self, name: str, idle: Callable[[], float | None] = lambda: None) -> None:
@@ -43,10 +45,6 @@ class OwnThread:
 
     def start(self) -> None:
         self._thread.start()
-
-    @property
-    def is_current(self) -> bool:
-        return threading.current_thread() is self._thread
 
     def post(self, function: Callable[[], object]) -> None:
         """Have it called. Nothing is done with it once the thread has ended."""
@@ -76,19 +74,20 @@ class OwnThread:
     def _make_next(self) -> bool:
         """One call, or none if it is time to idle again. False: it was the last one."""
         try:
-            job = self._jobs.get(timeout=self._do(self._idle))
+            job = self._jobs.get(timeout=self._do(self._idle, POLL_SECONDS))
         except Empty:
             return True
         if job is not None:
-            self._do(job)
+            self._do(job, None)
         return job is not None
 
-    def _do(self, function: Callable[[], T]) -> T | None:
+    def _do(self, function: Callable[[], T], otherwise: U) -> T | U:
+        """`otherwise`: what it returns where it raises."""
         try:
             return function()
         except BaseException as error:  # noqa: BLE001  it is logged
             log_event(logger, logging.ERROR, "call failed", thread=self._thread.name, exc_info=error)
-            return None
+            return otherwise
 
 
 def _answer(reply: Reply[T], function: Callable[[], T]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.cluster.harness import wait_until
+from warren_raft import own_thread
 from warren_raft.errors import Closed
 from warren_raft.own_thread import OwnThread
 from warren_raft.waiting import Bell, Reply, taken
@@ -95,7 +96,6 @@ def test_a_reply_is_a_value_or_an_error() -> None:
         failed.result()
 
 
-# ------------------------------------------------------------------------------------------------- an own thread
 def test_two_threads_that_empty_a_queue_get_each_thing_once() -> None:
     others: list[int] = []
 
@@ -113,6 +113,7 @@ def test_two_threads_that_empty_a_queue_get_each_thing_once() -> None:
     assert taken(deque[int]()) == []
 
 
+# ------------------------------------------------------------------------------------------------- an own thread
 
 
 def test_calls_are_made_one_after_another_in_order_whatever_they_raise() -> None:
@@ -155,3 +156,20 @@ def test_idle_is_called_as_often_as_it_asks_for() -> None:
         assert called.acquire(timeout=DEADLINE)
     thread.stop()
     thread.join(DEADLINE)
+def test_an_idle_that_raises_is_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks after the raft thread and the callbacks: after one error it did not come again without a call."""
+    monkeypatch.setattr(own_thread, "POLL_SECONDS", 0.01)
+    called = threading.Semaphore(0)
+
+    def idle() -> float | None:
+        called.release()
+        raise ValueError("a bug")
+
+    thread = OwnThread("test-own", idle)
+    thread.start()
+    for _ in range(3):
+        assert called.acquire(timeout=DEADLINE)
+    thread.stop()
+    thread.join(DEADLINE)
+
+
