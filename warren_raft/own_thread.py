@@ -55,7 +55,9 @@ class OwnThread:
         reply: Reply[T] = Reply()
         self.post(partial(_answer, reply, function))
         while not reply.wait(POLL_SECONDS):
-            if not self._thread.is_alive() and not reply.wait(0):
+            if not self._thread.is_alive():
+                if reply.wait(0):  # it answered, then it ended
+                    break
                 raise Closed
         return reply.result()
 

@@ -133,8 +133,45 @@ def test_calls_are_made_one_after_another_in_order_whatever_they_raise() -> None
         thread.call(lambda: 1)
 
 
+def test_an_answer_that_comes_just_before_the_thread_ends_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`on_leadership` raised Closed where its callback had closed the store meanwhile."""
+    thread = OwnThread("test-own")
+
+    class Late(Reply[int]):
+        """Its time is up. Before the caller goes on, the thread answers and ends."""
+
+        def wait(self, seconds: float) -> bool:
+            if seconds > 0 and thread._thread.is_alive():
+                thread.stop()
+                thread.join(DEADLINE)
+                return False
+            return super().wait(seconds)
+
+    monkeypatch.setattr(own_thread, "Reply", Late)
+    monkeypatch.setattr(own_thread, "POLL_SECONDS", 0.01)
+    thread.start()
+    assert thread.call(lambda: 5) == 5
+
+
 def leave() -> None:
     raise SystemExit
+
+
+def test_an_idle_that_raises_is_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks after the raft thread and the callbacks: after one error it did not come again without a call."""
+    monkeypatch.setattr(own_thread, "POLL_SECONDS", 0.01)
+    called = threading.Semaphore(0)
+
+    def idle() -> float | None:
+        called.release()
+        raise ValueError("a bug")
+
+    thread = OwnThread("test-own", idle)
+    thread.start()
+    for _ in range(3):
+        assert called.acquire(timeout=DEADLINE)
+    thread.stop()
+    thread.join(DEADLINE)
 
 
 def test_idle_is_called_as_often_as_it_asks_for() -> None:
@@ -156,20 +193,3 @@ def test_idle_is_called_as_often_as_it_asks_for() -> None:
         assert called.acquire(timeout=DEADLINE)
     thread.stop()
     thread.join(DEADLINE)
-def test_an_idle_that_raises_is_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It looks after the raft thread and the callbacks: after one error it did not come again without a call."""
-    monkeypatch.setattr(own_thread, "POLL_SECONDS", 0.01)
-    called = threading.Semaphore(0)
-
-    def idle() -> float | None:
-        called.release()
-        raise ValueError("a bug")
-
-    thread = OwnThread("test-own", idle)
-    thread.start()
-    for _ in range(3):
-        assert called.acquire(timeout=DEADLINE)
-    thread.stop()
-    thread.join(DEADLINE)
-
-
