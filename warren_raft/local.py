@@ -341,7 +341,8 @@ class ReadOnlyStore(Reader):
         Corrupted: the files are damaged, or the machine went down before they were synced (StateUntrusted):
             the manager rebuilds them when it starts.
         InUse: a store of this process has the directory open; 256 read transactions are open in other processes; the
-            manager's lock file beside the database was removed (the message says what to do).
+            manager's lock file beside the database was removed (the message says what to do); a signal handler came
+            while its own thread opened a database (try again).
         Closed: after `close`, and in a forked child, which may open a store of its own.
     """
 

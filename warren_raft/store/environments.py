@@ -12,9 +12,10 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import lmdb
 import lmdb._envid
@@ -31,6 +32,8 @@ from warren_raft.store.lmdb_errors import (
     translated,
 )
 from warren_raft.store.reader_slots import OwnersTable, ReadersTable, lock_file_of
+
+T = TypeVar("T")
 
 MAP_SIZE_BYTES: Final = 64 * 1024**3
 """Address space reserved for a database, once: growing a map under readers is what LMDB is worst at. It takes no
@@ -54,11 +57,28 @@ class _Process:
     def after_fork(self) -> None:
         self.forks += 1
         self.opening = threading.Lock()
+        self.opener = 0
+        """The last thread that took it: the one that holds it while it is taken."""
         self.with_locks: weakref.WeakKeyDictionary[lmdb.Environment, tuple[int, int]] = weakref.WeakKeyDictionary()
 
 
 _process: Final = _Process()
 os.register_at_fork(after_in_child=_process.after_fork)
+
+
+def _one_at_a_time(path: str, open_it: Callable[[], T]) -> T:
+    """What `open_it` returns, called by one thread at a time. Raises InUse in a signal handler that interrupts its own
+    thread in here: that would wait for itself, and must not touch the lock file meanwhile."""
+    thread = threading.get_ident()  # not once the lock is taken: a signal handler may come in that call
+    if _process.opener == thread and _process.opening.locked():
+        raise InUse(
+            path, "cannot be opened by a signal handler that came while its thread opened a database; try again"
+        )
+    with _process.opening:
+        _process.opener = thread
+        if _is_open_with_locks(path):
+            raise InUse(path, "is already open in this process")
+        return open_it()
 
 
 # ------------------------------------------------------------------------------- what py-lmdb refuses
@@ -90,19 +110,20 @@ def open_owned(path: str, *, sync: bool) -> tuple[lmdb.Environment, OwnersTable]
 
     Raises InUse, Corrupted, RefusedForSafety (a newer format), StorageFull, StorageFailed, OSError.
     """
-    with _process.opening:
-        if _is_open_with_locks(path):
-            raise InUse(path, "is already open in this process")
-        table = OwnersTable(path)
-        try:
-            environment = _open_patiently(path, sync)
-        except BaseException:
-            table.close()
-            raise
-        with closing_on_failure(environment, path):
-            status = os.stat(path)
-            _process.with_locks[environment] = (status.st_dev, status.st_ino)
-            table.set_apart(environment)
+    return _one_at_a_time(path, partial(_opened_by_owner, path, sync))
+
+
+def _opened_by_owner(path: str, sync: bool) -> tuple[lmdb.Environment, OwnersTable]:
+    table = OwnersTable(path)
+    try:
+        environment = _open_patiently(path, sync)
+    except BaseException:
+        table.close()
+        raise
+    with closing_on_failure(environment, path):
+        status = os.stat(path)
+        _process.with_locks[environment] = (status.st_dev, status.st_ino)
+        table.set_apart(environment)
     return environment, table
 
 
@@ -123,22 +144,23 @@ def open_foreign(path: str) -> tuple[lmdb.Environment, ReadersTable | None]:
     Raises FileNotFoundError, InUse, Corrupted, RefusedForSafety (a newer format; this process may not write to the lock
     file), StorageFull, StorageFailed, OSError.
     """
-    with _process.opening:
-        if _is_open_with_locks(path):
-            raise InUse(path, "is already open in this process")
-        try:
-            table = ReadersTable(path, lambda: _open(path, read_only=True))
-        except OSError as error:
-            if error.errno != errno.EROFS:
-                raise
-            _require_read_only_file_system(path)
-            return open_alone(path), None
-        try:
-            environment = open_alone(path)
-        except BaseException:
-            table.close()
+    return _one_at_a_time(path, partial(_opened_beside_owner, path))
+
+
+def _opened_beside_owner(path: str) -> tuple[lmdb.Environment, ReadersTable | None]:
+    try:
+        table = ReadersTable(path, lambda: _open(path, read_only=True))
+    except OSError as error:
+        if error.errno != errno.EROFS:
             raise
-        table.use(environment)
+        _require_read_only_file_system(path)
+        return open_alone(path), None
+    try:
+        environment = open_alone(path)
+    except BaseException:
+        table.close()
+        raise
+    table.use(environment)
     return environment, table
 
 
