@@ -375,13 +375,14 @@ class ReadOnlyStore(Reader):
         database = self._database
         if database is not None and database.is_parents:
             raise Closed(forking.PARENTS)  # before the lock, which a thread of the parent may have had
-        if self._follower == threading.get_ident() and self._change.locked():
+        thread = threading.get_ident()  # not once the lock is taken: a signal handler may come in that call
+        if self._follower == thread and self._change.locked():
             # A signal handler reads in the middle of this: the state before serves it.
             if database is None:
                 raise Closed
             return database
         with self._change:
-            self._follower = threading.get_ident()
+            self._follower = thread
             before = self._database
             if before is None:
                 raise Closed
