@@ -415,6 +415,15 @@ def test_a_transaction_that_could_not_begin_gives_its_slot_back(store: wr.LocalS
     assert reader.tell("len(table._claimed)") <= 2
 
 
+def test_a_slot_that_a_signal_handler_took_is_not_taken_again(store: wr.LocalStore, other: Others) -> None:
+    """The kernel grants a lock to the descriptor that has it. With one slot for two views, the manager would spare the
+    pages of the later one only."""
+    reader = other()
+    reader.open()
+    reader.tell("[table := store._database.begin.__self__, number := max(table._claimed) + 1] and 0")
+    assert reader.tell("[table._claim_slot(number), table._claim_slot(number)]") == [True, False]
+
+
 def test_no_room_for_the_lock_file_is_an_error_not_the_end_of_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -342,8 +342,9 @@ class ReadersTable:
         self._users: dict[int, int] = {}
         """Slot -> id() of the ForeignRead that has it. One operation of a dict or a list each: the garbage collector
         may give a slot back between any two lines, and must not wait for a lock."""
-        self._claiming = threading.Lock()
-        self._claimed: set[int] = set()
+        self._claiming = threading.RLock()  # a signal handler may read while its thread claims a slot
+        self._claimed: dict[int, object] = {}
+        """Number of a slot that is locked, or that is being locked just now -> for which call of `_claim_slot`."""
         self._descriptor = _open_lock_file(path)
         self._data = -1
         try:
@@ -505,7 +506,6 @@ class ReadersTable:
             start = secrets.randbelow(SLOTS)
             for number in (*range(start, SLOTS), *range(start)):
                 if number not in self._claimed and self._claim_slot(number):
-                    self._claimed.add(number)
                     return _slot(number) // 8
         raise InUse(self._path, f"has {SLOTS} open read transactions of other processes, which is all there can be")
 
@@ -514,6 +514,18 @@ class ReadersTable:
         if not _try_lock(descriptor, fcntl.F_WRLCK, _CLAIM + number):
             return False
         is_apart = self._table.short[(at + 8) // 4] == _NUMBER + number
+        """The lock on a slot keeps other processes out. `_claimed` keeps out a signal handler that reads in the middle
+        of this, for which the kernel would grant the lock again: it is entered there in one step, and first."""
+        token = object()
+        is_ours = False
+        try:
+            is_ours = self._claimed.setdefault(number, token) is token and self._lock_slot(number)
+        finally:
+            if not is_ours and self._claimed.get(number) is token:
+                del self._claimed[number]
+        return is_ours
+
+    def _lock_slot(self, number: int) -> bool:
         if not is_apart or not _try_lock(descriptor, fcntl.F_RDLCK, _NUMBER + number):
             _unlock(descriptor, _CLAIM + number)
             return False
