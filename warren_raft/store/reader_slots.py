@@ -148,7 +148,9 @@ class _Table:
         self.short: Final = whole.cast("I")
 
     def unmap(self) -> None:
-        """Neither of the views may be used afterwards."""
+        """Both views raise ValueError afterwards. To read unmapped memory would end the process (SIGSEGV)."""
+        self.long.release()
+        self.short.release()
         _unmap(self._address, FILE_BYTES)
 
     def set_apart(self) -> None:
@@ -359,12 +361,12 @@ class ReadersTable:
                 if descriptor >= 0:
                     os.close(descriptor)
             raise
-        self._table.set_apart()
         self._begin: Callable[..., lmdb.Transaction[Any]]
         self._held: Final[list[lmdb.Environment]] = []
         descriptors = (self._data, self._descriptor)
         self._close: Final = weakref.finalize(self, _close_table, descriptors, self._table, self._held)
         self._close.atexit = False
+        self._table.set_apart()  # after `finalize`: it takes a while, and an exception (Ctrl-C) may arrive in it
         _readers_tables.add(self)
         forking.let_go_in_child(self)
 
@@ -493,6 +495,8 @@ class ReadersTable:
     def give_back(self, slot: int, user: int) -> None:
         """The slot, if it is this user's. `slot` is below 0 where an interrupt came before the user knew it."""
         users = self._users
+        if not self._close.alive:
+            return  # the table was closed: a read that an interrupt left over is collected later than it
         if slot < 0:
             slot = next((number for number, whose in list(users.items()) if whose == user), slot)
         if users.get(slot) == user:
@@ -510,10 +514,6 @@ class ReadersTable:
         raise InUse(self._path, f"has {SLOTS} open read transactions of other processes, which is all there can be")
 
     def _claim_slot(self, number: int) -> bool:
-        descriptor, at = self._descriptor, _slot(number)
-        if not _try_lock(descriptor, fcntl.F_WRLCK, _CLAIM + number):
-            return False
-        is_apart = self._table.short[(at + 8) // 4] == _NUMBER + number
         """The lock on a slot keeps other processes out. `_claimed` keeps out a signal handler that reads in the middle
         of this, for which the kernel would grant the lock again: it is entered there in one step, and first."""
         token = object()
@@ -526,6 +526,10 @@ class ReadersTable:
         return is_ours
 
     def _lock_slot(self, number: int) -> bool:
+        descriptor, at = self._descriptor, _slot(number)
+        if not _try_lock(descriptor, fcntl.F_WRLCK, _CLAIM + number):
+            return False
+        is_apart = self._table.short[(at + 8) // 4] == _NUMBER + number
         if not is_apart or not _try_lock(descriptor, fcntl.F_RDLCK, _NUMBER + number):
             _unlock(descriptor, _CLAIM + number)
             return False
@@ -540,13 +544,14 @@ _MAGIC_BYTES: Final = struct.pack("@I", _MAGIC)
 class ForeignRead:
     """A read transaction with its slot. `with` gives the transaction of LMDB."""
 
-    __slots__ = ("_is_over", "_table", "slot", "transaction")
+    _is_over = True
+    """Of one whose making was interrupted."""
 
     def __init__(self, table: ReadersTable) -> None:
-        self._is_over = False
         self._table = table
         self.slot = -1
         self.transaction: lmdb.Transaction[Any] | None = None
+        self._is_over = False
 
     def __enter__(self) -> Any:
         return self.transaction
@@ -567,11 +572,19 @@ class ForeignRead:
 
 
 def _close_table(descriptors: tuple[int, ...], table: _Table, held: list[lmdb.Environment]) -> None:
-    """The slots are free with the locks. The environment goes last."""
-    table.unmap()
-    for descriptor in descriptors:
-        os.close(descriptor)
-    held.clear()
+    """The slots are free with the locks. The environment goes last. Each step is done although an exception (Ctrl-C)
+    arrives in the one before."""
+    data, lock = descriptors
+    try:
+        table.unmap()
+    finally:
+        try:
+            os.close(data)
+        finally:
+            try:
+                os.close(lock)
+            finally:
+                held.clear()
 
 
 _readers_tables: Final[weakref.WeakSet[ReadersTable]] = weakref.WeakSet()
