@@ -21,7 +21,7 @@ OURS, TESTS = "/warren_raft/", "/tests/"
 PURE = ("/entities.py", "/entity_json.py", "/forms.py", "/store/codec.py", "/store/encoding.py", "/store/leading.py")
 """Where nothing but the caller's own values is touched: thousands of instructions that tell nothing."""
 SWALLOWS = ("/_weakrefset.py", "/weakref.py", "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
-"""Where Python drops an exception with a line on stderr, and where it has a lock for each module."""
+"""Where Python drops an exception with a line on stderr, and where it has a lock for each module. So does `__del__`."""
 LETS_SIGNALS_IN = ("CALL", "RESUME", "JUMP_BACKWARD", "POP_JUMP_BACKWARD")
 """How the names of the instructions begin after which Python looks for signals."""
 
@@ -58,20 +58,23 @@ class At:
 
     def _called(self, frame: FrameType, _event: str, _argument: Any) -> Any:
         code = frame.f_code
-        if code.co_filename.endswith(PURE + SWALLOWS) or TESTS in code.co_filename:
+        if code.co_filename.endswith(PURE) or TESTS in code.co_filename or _is_swallowed(frame):
             return None
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        is_place = OURS in code.co_filename and not self._real
+        is_place = (OURS in code.co_filename and not self._real) or _lets_signals_in(code, frame.f_lasti)
 
         def stepped(frame: FrameType, event: str, _argument: Any) -> Any:
             nonlocal is_place
-            if event == "opcode":
+            if event == "exception":
+                is_place = False  # the next instruction is the interpreter's own step into a handler
+            elif event == "opcode":
                 if is_place:
                     self._reached(frame)
                 is_place = (OURS in code.co_filename and not self._real) or _lets_signals_in(code, frame.f_lasti)
             return stepped
 
+        frame.f_trace = stepped  # before the next line: Python 3.13 looks at it
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
         return stepped
 
     def _reached(self, frame: FrameType) -> None:
@@ -79,6 +82,15 @@ class At:
         if self.seen == self._number:
             self.where = f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}"
             self._action()
+
+
+def _is_swallowed(frame: FrameType | None) -> bool:
+    """Whether it runs in a finalizer, say."""
+    while frame is not None and frame.f_code is not At.run.__code__:
+        if frame.f_code.co_filename.endswith(SWALLOWS) or frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _lets_signals_in(code: CodeType, offset: int) -> bool:

@@ -101,9 +101,18 @@ def assert_alive(store: Any) -> None:
         assert not store._commits._queue
 
 
-def started_threads() -> int:
+def started_threads() -> list[str]:
     """Not those whose `start` was interrupted before there was a thread: Python counts them for ever."""
-    return sum(thread.ident is not None for thread in threading.enumerate())
+    return [thread.name for thread in threading.enumerate() if thread.ident is not None]
+
+
+def wait_threads_end(count: int) -> None:
+    """Until there are no more than that."""
+    try:
+        wait_until(lambda: len(started_threads()) <= count, "threads to end", DEADLINE)
+    except AssertionError as error:
+        error.add_note(f"there were {count}, there are {started_threads()}")
+        raise
 
 
 def write(store: Any) -> None:
@@ -149,7 +158,7 @@ CALLS: list[Callable[[Any], None]] = [write, write_without_waiting, read, look, 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
 def test_an_exception_between_any_two_instructions(store: Any, call: Callable[[Any], None]) -> None:
     write(store)
-    threads = started_threads()
+    threads = len(started_threads())
     places = sweep(lambda: call(store), interrupt)
     assert places or not isinstance(store, wr.ReplicatedStore)
     assert_alive(store)
@@ -158,7 +167,7 @@ def test_an_exception_between_any_two_instructions(store: Any, call: Callable[[A
     lost = 1 + len(store._deliveries._stuck)
     if isinstance(store, wr.ReplicatedStore):
         lost += sum(not subscription.is_over for subscription in store._leadership._subscriptions)
-    wait_until(lambda: started_threads() <= threads + lost, "threads to end")
+    wait_threads_end(threads + lost)
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
@@ -180,7 +189,7 @@ def test_a_signal_handler_that_uses_the_store_between_any_two_instructions(
 def test_an_opening_that_is_interrupted_leaves_the_directory_free(open_store: Open) -> None:
     """Opening goes on in a thread of the store's own, which then closes what nobody has."""
     opened(open_store).close()
-    threads = started_threads()
+    threads = len(started_threads())
     number, at = 1, At(0, interrupt)
     while at.seen >= number - 29:
         at = At(number, interrupt)
@@ -195,7 +204,7 @@ def test_an_opening_that_is_interrupted_leaves_the_directory_free(open_store: Op
     store = opened(open_store)
     assert_alive(store)
     store.close()
-    wait_until(lambda: started_threads() <= threads, "threads to end", DEADLINE)
+    wait_threads_end(threads)
 
 
 def test_a_close_that_is_interrupted_is_finished_by_the_next(open_store: Open) -> None:
