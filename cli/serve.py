@@ -35,7 +35,7 @@ STILL_WAITING_SECONDS: Final = 10.0  # how often a manager without a leader says
 
 @click.command("serve", cls=WarrenCommand)
 @click.option("--node-id", metavar="ID", help="This manager's id, unique in the cluster.")
-@click.option("--listen", metavar="HOST:PORT", help="Where the other managers reach this one; on loopback for now.")
+@click.option("--listen", metavar="HOST:PORT", help="Where the other managers reach this one.")
 @click.option(
     "--member",
     "members",
@@ -48,6 +48,11 @@ STILL_WAITING_SECONDS: Final = 10.0  # how often a manager without a leader says
     "--bootstrap",
     is_flag=True,
     help="Begin a cluster of one, where --member names this manager alone and its directory is empty.",
+)
+@click.option(
+    "--insecure-plaintext",
+    is_flag=True,
+    help="Links between managers without TLS: whoever reaches them can read everything and act as a member.",
 )
 @click.option(
     "--backup-dir",
@@ -77,6 +82,7 @@ def serve(
     listen: str | None,
     members: tuple[tuple[str, str], ...],
     bootstrap: bool,
+    insecure_plaintext: bool,
     backup_dir: str | None,
     backup_every: float | None,
     backup_keep: int | None,
@@ -96,6 +102,7 @@ def serve(
     config = _config(
         config_file,
         bootstrap=bootstrap or None,
+        insecure_plaintext=insecure_plaintext or None,
         node_id=node_id,
         listen=listen,
         members=_mapping(members),

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from .errors import InvalidEntity, RefusedForSafety
+from .errors import InvalidEntity
 from .forms import FrozenMap
 from .paths import absolute
 
@@ -37,7 +37,6 @@ class Config:
 
     Raises:
         InvalidEntity: (a ValueError) a setting is wrong; `.field` names it.
-        RefusedForSafety: an address beyond loopback: links between managers are not encrypted yet.
     """
 
     node_id: str
@@ -65,6 +64,10 @@ class Config:
     part of a cluster already."""
     admin: bool = True
     """Answer the command line on admin.sock (mode 0600) in the data directory."""
+    insecure_plaintext: bool = False
+    """True: links between managers are plain TCP, so whoever reaches `listen` can read everything and act as a member.
+    For tests, and for networks that are encrypted and closed by other means; every manager of the cluster needs it.
+    False: links are TLS, with the key and certificate in data_dir/tls."""
     heartbeat_interval_seconds: float = 0.1
     """How often a leader shows the others that it lives. Above 0."""
     election_timeout_seconds: float = 1.0
@@ -115,7 +118,7 @@ class Config:
             raise _wrong("watchdog_stop_seconds", "must be at least watchdog_alarm_seconds")
         if self.election_timeout_seconds < 2 * self.heartbeat_interval_seconds:
             raise _wrong("election_timeout_seconds", "must be at least twice heartbeat_interval_seconds")
-        for name in ("admin", "bootstrap"):
+        for name in ("admin", "bootstrap", "insecure_plaintext"):
             if type(getattr(self, name)) is not bool:
                 raise _wrong(name, f"must be true or false, not {getattr(self, name)!r}")
         for name in ("disk_reserve_bytes", "snapshot_after_bytes"):
@@ -132,14 +135,19 @@ class Config:
         """The data directory as a Path."""
         return Path(self.data_dir)
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether every address, `listen` and the members', is on this host alone."""
+        return all(_is_loopback(split_address(address)[0]) for address in (self.listen, *self.members.values()))
+
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], **overrides: Any) -> Config:
         """A Config from a TOML file: keys are the field names, `members` is a table of id = "host:port". A directory
         may begin with `~`, and ids with dots need no quotes.
 
         Overrides, given by field name, win over the file; an override of None is ignored.
-        Raises InvalidEntity for an unknown key or a wrong value, RefusedForSafety for an address beyond loopback, both
-        naming the file and the key, and OSError for a file that cannot be read.
+        Raises InvalidEntity for an unknown key or a wrong value, naming the file and the key, and OSError for a file
+        that cannot be read.
         """
         settings = read_toml(path)
         own = settings.keys() - {name for name, value in overrides.items() if value is not None}
@@ -152,16 +160,12 @@ class Config:
             if error.field is None or error.field.partition(".")[0] not in own:
                 raise
             raise _wrong(error.field, f"{error.reason} (in {os.fspath(path)})") from None
-        except RefusedForSafety as error:
-            if str(error).partition(":")[0].partition(".")[0] not in own:
-                raise
-            raise RefusedForSafety(f"{error} (in {os.fspath(path)})") from None
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> Config:
         """A Config from field names and values. Unlike the constructor it names what is unknown or missing.
 
-        Raises InvalidEntity, RefusedForSafety.
+        Raises InvalidEntity.
         """
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(settings) - known)
@@ -284,18 +288,19 @@ def split_address(address: object, *, field: str = "address") -> tuple[str, int]
 
 
 def check_address(address: object, *, field: str = "address") -> str:
-    """The address, if managers may use it: "host:port" on loopback.
-
-    Raises InvalidEntity for what is no address, RefusedForSafety for a host beyond loopback.
-    """
+    """The address, if a manager can be reached there: "host:port" or "[ipv6]:port". Raises InvalidEntity."""
     host, port = split_address(address, field=field)
-    if not _is_loopback(host):
-        raise RefusedForSafety(
-            f"{field}: {host} is beyond loopback and links between managers are not encrypted yet; "
-            f"use 127.0.0.1:{port} or [::1]:{port}"
-        )
+    if _is_every_interface(host):
+        raise _wrong(field, f"{host} is no address that others can reach: name this host's own, as 192.0.2.1:{port}")
     assert isinstance(address, str)  # split_address has seen to it
     return address
+
+
+def _is_every_interface(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

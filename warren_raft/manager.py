@@ -26,6 +26,7 @@ from typing import Any, ClassVar, Final, Literal, TypeVar, overload
 from warren_raft import forking, timeouts
 from warren_raft.alarms import Alarm, Alarms
 from warren_raft.config import Config, check_address, check_node_id, split_address
+from warren_raft.credentials import links_of
 from warren_raft.deliveries import Deliveries
 from warren_raft.descriptors import RESERVE, limit
 from warren_raft.errors import (
@@ -170,6 +171,7 @@ class ReplicatedStore(Store):
         config = self.config
         self._version = version("warren-raft")
         with ExitStack() as undo:
+            self._credentials = links_of(config)
             RESERVE.open()
             undo.callback(RESERVE.close)
             self._opened = opened = OpenedDirectory(config, files=files, random=SystemRandom(), alarms=self._alarms)
@@ -180,6 +182,7 @@ class ReplicatedStore(Store):
                 listen=split_address(config.listen, field="listen"),
                 node_id=config.node_id,
                 log=opened.log,
+                credentials=self._credentials,
                 writes=self._writes,
                 make_engine=opened.make_engine,
                 on_change=self._changed.ring,
@@ -226,7 +229,14 @@ class ReplicatedStore(Store):
             term=self._engine.term,
             last_index=self._opened.log.last_index,
             applied_index=machine.applied_index,
+            links="plaintext" if self._credentials is None else "tls",
         )
+        if self.config.insecure_plaintext:
+            text = (
+                f"whoever reaches {self.config.listen} can read everything and act as a member; give every manager a "
+                "certificate (warren-raft cert issue) and start it without insecure_plaintext"
+            )
+            log_event(logger, logging.WARNING, "links are plaintext", text, node=self.config.node_id)
 
     def _start_admin(self) -> Any:
         if not self.config.admin:
@@ -601,7 +611,14 @@ class ReplicatedStore(Store):
     def status(self) -> dict[str, Any]:
         """What an operator asks first; the keys are those of the command line's `status`."""
         self._attached()
-        return status_of(self._opened, self._engine, alarms=self.alarms, failure=self.failure, is_stuck=self._is_stuck)
+        return status_of(
+            self._opened,
+            self._engine,
+            credentials=self._credentials,
+            alarms=self.alarms,
+            failure=self.failure,
+            is_stuck=self._is_stuck,
+        )
 
     def _swapped(self, machine: StateMachine) -> None:
         """In the raft thread: a snapshot was installed. Reads that have begun go on in the state that they began in."""

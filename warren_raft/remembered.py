@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from warren_raft.config import Config, check_address, check_node_id
 from warren_raft.describing import ReadOnlyFiles, describe
-from warren_raft.errors import RefusedForSafety
 from warren_raft.log_lines import log_event
 from warren_raft.paths import absolute
 from warren_raft.raft.log_opening import newest_header
@@ -55,7 +54,7 @@ def read(directory: str | os.PathLike[str]) -> Remembered | None:
         return None
     try:
         return _decoded(json.loads(data))
-    except (ValueError, KeyError, TypeError, RefusedForSafety) as error:
+    except (ValueError, KeyError, TypeError) as error:
         log_event(logger, logging.WARNING, "file ignored", error, path=path)
         return None
 

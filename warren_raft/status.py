@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from warren_raft.alarms import Alarm
+from warren_raft.credentials import Credentials
 from warren_raft.errors import WarrenError
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.opening import OpenedDirectory
@@ -23,7 +24,13 @@ from warren_raft.verdict import verdict_of
 
 
 def status_of(
-    opened: OpenedDirectory, engine: Engine, *, alarms: Sequence[Alarm], failure: WarrenError | None, is_stuck: bool
+    opened: OpenedDirectory,
+    engine: Engine,
+    *,
+    credentials: Credentials | None,
+    alarms: Sequence[Alarm],
+    failure: WarrenError | None,
+    is_stuck: bool,
 ) -> dict[str, Any]:
     """The keys are those of the command line's `status`; docs/cli.md describes them. Raises Closed.
 
@@ -47,6 +54,7 @@ def status_of(
         "has_quorum": engine.has_quorum and not is_stuck,
         "ready": engine.is_ready and not is_stuck,
         "waits": engine.waits,
+        "links": "plaintext" if credentials is None else "tls",
         "members": _members(engine, machine, opened.config.node_id, alarms),
         "counts": counts,
         "db_size_bytes": database.file_size_bytes(),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from warren_raft.config import Config, check_address, check_node_id, split_address
-from warren_raft.errors import InvalidEntity, RefusedForSafety
+from warren_raft.errors import InvalidEntity
 
 THREE = {"m1": "127.0.0.1:7946", "m2": "127.0.0.1:7947", "m3": "127.0.0.1:7948"}
 
@@ -121,15 +121,19 @@ def test_the_switch_interval_may_be_left_alone() -> None:
     assert Config(**settings(switch_interval_seconds=None)).switch_interval_seconds is None
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.com", "[::]", "[2001:db8::1]", "127.1", "128.0.0.1"])
-def test_a_host_beyond_loopback_is_refused_while_links_are_not_encrypted(host: str) -> None:
+@pytest.mark.parametrize("host", ["192.0.2.1", "example.com", "[2001:db8::1]", "127.1", "128.0.0.1"])
+def test_a_host_beyond_loopback_is_an_address_too(host: str) -> None:
     address = f"{host}:7946"
-    with pytest.raises(RefusedForSafety):
-        check_address(address)
-    with pytest.raises(RefusedForSafety):
-        Config(**settings(listen=address, members=THREE | {"m1": address}))
-    with pytest.raises(RefusedForSafety):
-        Config(**settings(members=THREE | {"m3": address}))
+    assert check_address(address) == address
+    assert Config(**settings()).is_loopback
+    assert not Config(**settings(listen=address, members=THREE | {"m1": address})).is_loopback
+    assert not Config(**settings(members=THREE | {"m3": address})).is_loopback
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
+def test_all_addresses_of_a_host_are_none_that_others_can_reach(host: str) -> None:
+    with pytest.raises(InvalidEntity, match="no address that others can reach"):
+        Config(**settings(members=THREE | {"m3": f"{host}:7946"}))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +234,7 @@ m3 = "127.0.0.1:3"
     [
         ('listen = "127.0.0.1:7946"', 'listen = "nowhere"', "config.listen: 'nowhere' is not an address"),
         ('m2 = "127.0.0.1:7947"', "m2 = 7947", "config.members.m2: 7947 is not an address"),
-        ('m2 = "127.0.0.1:7947"', 'm2 = "10.0.0.1:7947"', "members.m2: 10.0.0.1 is beyond loopback"),
+        ('m2 = "127.0.0.1:7947"', 'm2 = "0.0.0.0:7947"', "config.members.m2: 0.0.0.0 is no address that"),
         ('listen = "127.0.0.1:7946"', "", "config.listen: is missing in "),
         ('listen = "127.0.0.1:7946"', 'listne = "127.0.0.1:7946"', "config.listne: there is no such setting"),
     ],
@@ -238,7 +242,7 @@ m3 = "127.0.0.1:3"
 def test_an_error_names_the_file_and_the_key(tmp_path: Path, old: str, new: str, says: str) -> None:
     assert old in FILE
     path = written(tmp_path, FILE.replace(old, new))
-    with pytest.raises((InvalidEntity, RefusedForSafety)) as caught:
+    with pytest.raises(InvalidEntity) as caught:
         Config.from_toml(path)
     assert str(caught.value).startswith(says)
     assert str(caught.value).endswith((f"(in {path})", f"is missing in {path}"))
@@ -246,7 +250,7 @@ def test_an_error_names_the_file_and_the_key(tmp_path: Path, old: str, new: str,
 
 def test_an_error_of_an_override_is_not_the_file_s(tmp_path: Path) -> None:
     path = written(tmp_path, FILE)
-    for listen in ("nowhere", "10.0.0.1:7946"):
-        with pytest.raises((InvalidEntity, RefusedForSafety)) as caught:
+    for listen in ("nowhere", "0.0.0.0:7946"):
+        with pytest.raises(InvalidEntity) as caught:
             Config.from_toml(path, listen=listen)
         assert str(path) not in str(caught.value)

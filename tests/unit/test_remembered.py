@@ -48,7 +48,7 @@ def test_what_is_written_is_read_and_nobody_else_reads_it(tmp_path: Path) -> Non
         ("{", ""),
         ('"format": 1', '"format": 2'),
         ('"format": 1', '"formal": 1'),
-        ("127.0.0.1:8002", "10.0.0.1:8002"),
+        ("127.0.0.1:8002", "0.0.0.0:8002"),
         ("127.0.0.1:8002", "nowhere"),
         ('"i1"', "7"),
         ('"node_id": "m1"', '"node_id": "m/1"'),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from warren_raft.config import check_address, check_node_id
-from warren_raft.errors import InvalidEntity, RefusedForSafety
+from warren_raft.errors import InvalidEntity
 from warren_raft.raft.core import Core
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.log import Log
@@ -159,8 +159,8 @@ class Changes:
             check_node_id(member_id)
             if verb in (ADD, UPDATE):
                 check_address(address)
-        except (InvalidEntity, RefusedForSafety) as error:
-            return Answer(REFUSED, error.reason if isinstance(error, InvalidEntity) else str(error))
+        except InvalidEntity as error:
+            return Answer(REFUSED, error.reason)
         wanted = _Wanted(verb, member_id, address)
         found = self._judge(wanted)
         if isinstance(found, Change):

@@ -15,14 +15,17 @@ import asyncio
 import enum
 import errno
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft.addresses import format_address
+from warren_raft.raft.identity import Identity
 from warren_raft.raft.lanes import Lane, lane_of, leaders_term
 from warren_raft.raft.link_queue import LinkQueue
+from warren_raft.raft.tls_session import Session, is_alert, reason_of
 from warren_raft.raft.wire import (
     HANDSHAKE_MESSAGE_BYTES,
     KIB,
@@ -144,6 +147,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, owner: Owner, expected_id: str | None, now: Callable[[], float]) -> None:
         self.expected_id = expected_id  # whom we dialled; None: it dialled us
         self.peer_id = expected_id  # None until an incoming one said who it is
+        self.identity: Identity | None = None  # of the other side's certificate; None: the connection is plaintext
         self.address = self.host = "?"
         self.hello: Message = {}
         self.link = 0
@@ -155,7 +159,10 @@ class Connection(asyncio.BufferedProtocol):
         self._now = now
         self._state = _State.GREETING
         self._transport: asyncio.Transport | None = None
+        self._session: Session | None = None
         self._incoming = memoryview(bytearray(HANDSHAKE_RECEIVE_BYTES))
+        self._decrypted = self._incoming[:0]
+        self._has_heard = False
         self._reader = FrameReader(HANDSHAKE_MESSAGE_BYTES)
         self._held_bytes = 0  # of unfinished messages
         self._answered_mark = 0
@@ -189,6 +196,14 @@ class Connection(asyncio.BufferedProtocol):
         """For how long it was a link."""
         return 0.0 if self.up_at is None else self._ended_at - self.up_at
 
+    def secure(self, session: Session, identity: Identity) -> None:
+        """TLS is agreed on, and this is who is there: for before `connection_made`."""
+        self._session = session
+        self.identity = identity
+        self._decrypted = memoryview(bytearray(HANDSHAKE_RECEIVE_BYTES))
+        if not self.dialled:
+            self.peer_id = identity.node_id
+
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -201,6 +216,8 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
         elif self.dialled:
             self._write(self._owner.greeting())
+        if self._session is not None:
+            self._decrypt(self._session)  # some came with the end of the handshake
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._incoming
@@ -209,7 +226,39 @@ class Connection(asyncio.BufferedProtocol):
         if self.end is not None:
             return
         self._heard_at = self._now()
-        self._reader.feed(self._incoming[:nbytes])
+        came = self._incoming[:nbytes]
+        if self._session is not None:
+            self._session.feed(came)
+            self._decrypt(self._session)
+        elif self._has_heard or not _is_tls(came):
+            self._has_heard = True
+            self._take(came)
+        else:
+            self.close(LinkEnd.CLOSED, "it speaks TLS, and this manager runs with insecure_plaintext")
+
+    def _decrypt(self, session: Session) -> None:
+        while self.end is None:
+            buffer = self._decrypted
+            try:
+                count = session.read(buffer)
+            except ssl.SSLError as error:
+                self._tls_failed(error)
+                return
+            if count == 0:
+                return
+            self._take(buffer[:count])
+
+    def _tls_failed(self, error: ssl.SSLError) -> None:
+        """The other side's last word may be that it does not accept our certificate: it is the one that comes last."""
+        text = reason_of(error)
+        if self._state is _State.UP or not is_alert(error):
+            self._hang_up(LinkEnd.CLOSED, text, abort=True)
+            return
+        self._hang_up(LinkEnd.GOODBYE, text, abort=True)
+        self._owner.refused(self, Refusal("certificate", text))
+
+    def _take(self, data: memoryview) -> None:
+        self._reader.feed(data)
         while (message := self._next_message()) is not None:
             self._receive(message)
         reader = self._reader
@@ -238,6 +287,8 @@ class Connection(asyncio.BufferedProtocol):
         self._state = _State.UP
         self._reader.limit_bytes = MAX_MESSAGE_BYTES
         self._incoming = memoryview(bytearray(RECEIVE_BYTES))  # the reader may still be busy with the other one
+        if self._session is not None:
+            self._decrypted = memoryview(bytearray(RECEIVE_BYTES))
         if self.dialled:
             self._write(_WELCOME)
 
@@ -270,10 +321,7 @@ class Connection(asyncio.BufferedProtocol):
         if not frames:
             return
         self._sent_at = now
-        if len(frames) == 1:
-            self._transport.write(frames[0])
-        else:
-            self._transport.writelines(frames)
+        self._send(self._transport, frames)
 
     def buffered_bytes(self) -> int:
         """Bytes queued here and in asyncio; what the kernel holds is not counted."""
@@ -285,7 +333,7 @@ class Connection(asyncio.BufferedProtocol):
     def close(self, end: LinkEnd, why: str, *, abort: bool = False) -> None:
         """End it now. The goodbye, and what was sent before, go out if the peer still reads; with `abort` nothing."""
         if self.end is None and self._transport is not None and not abort:
-            self._transport.writelines([*self._queue.take_rest(self._now()), _BYE])
+            self._send(self._transport, [*self._queue.take_rest(self._now()), _BYE])
         self._hang_up(end, why, abort=abort)
 
     def check(self, now: float) -> None:
@@ -393,7 +441,15 @@ class Connection(asyncio.BufferedProtocol):
     def _write(self, frame: bytes) -> None:
         assert self._transport is not None
         self._sent_at = self._now()
-        self._transport.write(frame)
+        self._send(self._transport, [frame])
+
+    def _send(self, transport: asyncio.Transport, frames: list[bytes | memoryview]) -> None:
+        if self._session is not None:
+            transport.write(self._session.write(b"".join(frames)))
+        elif len(frames) == 1:
+            transport.write(frames[0])
+        else:
+            transport.writelines(frames)
 
     def _check_link(self, now: float) -> None:
         timing = self._owner.timing
@@ -443,6 +499,11 @@ _BYE = encode({"type": "bye"})
 
 _KERNEL_GAVE_UP = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN})
 """Errors of a connection that say nothing of the peer's process, other than a reset."""
+
+
+def _is_tls(beginning: memoryview) -> bool:
+    """Whether bytes begin as a handshake or an alert of TLS does. A hello of ours begins with a zero."""
+    return bytes(beginning[:2]) in (b"\x16\x03", b"\x15\x03")
 
 
 def printable(said: object) -> str:

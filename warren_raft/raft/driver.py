@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from random import Random
 from typing import Any, Final, Protocol
 
+from warren_raft.credentials import Credentials
 from warren_raft.errors import InvariantViolation, WarrenError
 from warren_raft.log_lines import log_event
 from warren_raft.raft.engine import NOTICE_SECONDS, TICK_SECONDS, Engine
@@ -84,6 +85,7 @@ class Driver:
         listen: tuple[str, int],
         node_id: str,
         log: Log,
+        credentials: Credentials | None,
         writes: Writes,
         make_engine: Callable[[float], Engine],
         on_change: Callable[[], None],
@@ -92,6 +94,7 @@ class Driver:
         self._listen = listen
         self._node_id = node_id
         self._log = log
+        self._credentials = credentials
         self._writes = writes
         self._on_change = on_change
         self._on_failure = on_failure
@@ -223,13 +226,14 @@ class Driver:
             node_id=self._node_id,
             hello=self._engine.hello,
             judge=self._engine.judge,
-            on_link_up=lambda peer, link, hello: self._take(LinkUp(peer, link, hello)),
+            on_link_up=lambda peer, link, hello, identity: self._take(LinkUp(peer, link, hello, identity)),
             on_link_down=lambda peer, link, *_: self._take(LinkDown(peer, link)),
             on_message=lambda peer, link, message: self._take(Received(peer, link, message)),
             on_arriving=lambda peer, link, term: self._take(Arriving(peer, link, term)),
             on_refused=lambda peer, refusal: self._take(Refused(peer, refusal)),
             on_not_reached=lambda peer, why: self._take(NotReached(peer, why)),
             random=Random(),  # noqa: S311 - spreads redials; nothing secret
+            credentials=self._credentials,
         )
         try:
             await self._transport.start()

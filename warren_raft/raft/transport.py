@@ -16,7 +16,6 @@ import itertools
 import logging
 import os
 import socket
-import ssl as tls
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from random import Random
@@ -25,9 +24,9 @@ from typing import Any, Final
 
 from warren_raft.config import check_node_id
 from warren_raft.config import split_address as parse_address
+from warren_raft.credentials import Credentials
 from warren_raft.errors import InvalidEntity, InvariantViolation
 from warren_raft.forking import let_go_in_child
-from warren_raft.log_lines import log_event
 from warren_raft.raft.addresses import bind, format_address, resolve
 from warren_raft.raft.connection import (
     MAX_BUFFERED_BYTES,
@@ -38,6 +37,9 @@ from warren_raft.raft.connection import (
     Timing,
     check_sendable,
 )
+from warren_raft.raft.handshakes import Greeted, HandshakeFailed, Handshakes
+from warren_raft.raft.identity import Identity
+from warren_raft.raft.link_log import LinkLog
 from warren_raft.raft.wire import HANDSHAKE_MESSAGE_BYTES, MIB, Message, encode
 from warren_raft.workers import Workers
 
@@ -48,17 +50,20 @@ PROTOCOL_VERSIONS = (2, 2)
 """Oldest and newest version of frames and handshake that this release speaks."""
 
 MAX_UNFINISHED_INCOMING = 64
-"""Incoming connections without a finished handshake; one more drops the oldest. A handshake of a peer takes
-a round trip, so a flood of silent strangers delays no manager."""
+"""Incoming connections that are plaintext or past TLS, and whose own handshake is not done; one more drops the oldest.
+A handshake of a peer takes a round trip, so a flood of silent strangers delays no manager."""
 
-ACCEPT_RETRY_SECONDS = 1.0
-"""Pause after a failed accept: out of descriptors (EMFILE) the kernel reports the same for ever."""
+MAX_GUESTS = 8
+"""Links with managers that are none of our peers: one that is about to join, or that knows a newer list than we do."""
+
+RENEWAL_SECONDS = 5.0
+"""After new credentials links are made again one at a time: the next waits so long for the one before."""
+
+MAX_HOSTS_OF_A_PEER = 8
+"""Hosts at which a peer was looked for that are remembered."""
 
 MAX_LOOK_UPS = 4
 """Names that are looked up at the same time; one whose server does not answer holds a thread for half a minute."""
-
-MAX_REMEMBERED_LINES = 256
-"""Lines remembered so as not to be repeated. Strangers can cause some."""
 
 NOTHING_LISTENS = "nothing listens there"
 WRONG_NODE = "wrong_node"
@@ -73,16 +78,15 @@ cluster's largest message, on every link of seven managers at once, is a quarter
 
 _link_numbers = itertools.count(1)
 
-_log = logging.getLogger("warren_raft.transport")
-
 
 class Transport:
     """All links of one manager. Not thread-safe: everything, callbacks included, runs in the loop's thread.
 
-    Callbacks: `on_link_up(peer_id, link, hello)`, then any number of `on_message(peer_id, link, message)`,
+    Callbacks: `on_link_up(peer_id, link, hello, identity)`, then any number of `on_message(peer_id, link, message)`,
     then `on_link_down(peer_id, link, end)` exactly once a link, always before the next link to that peer is
-    up. None is called from within `send`, `close_link` or `set_peers`. `judge(hello)` is asked about every
-    peer that passed our own checks. `on_refused(peer_id_or_address, refusal)`: a peer does not let us in.
+    up. `identity` is of the peer's certificate, None where links are plaintext. No callback is called from within
+    `send`, `close_link` or `set_peers`. `judge(hello)` is asked about every peer that passed our own checks.
+    `on_refused(peer_id_or_address, refusal)`: a peer does not let us in.
     `on_not_reached(peer_id, why)`: nothing listens at a peer's address (ECONNREFUSED), or another manager does.
     `on_arriving(peer_id, link, term)`: parts of a large message arrive from a peer that says to lead this term (0: says
     nothing of one).
@@ -96,7 +100,7 @@ class Transport:
         node_id: str,
         hello: Callable[[], Message],
         judge: Callable[[Message], Refusal | None],
-        on_link_up: Callable[[str, int, Message], None],
+        on_link_up: Callable[[str, int, Message, Identity | None], None],
         on_link_down: Callable[[str, int, LinkEnd], None],
         on_message: Callable[[str, int, Message], None],
         on_arriving: Callable[[str, int, int], None],
@@ -104,7 +108,7 @@ class Transport:
         on_not_reached: Callable[[str, str], None],
         random: Random,
         timing: Timing | None = None,
-        ssl: tls.SSLContext | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self.node_id = node_id
         self.timing = timing or Timing()
@@ -118,8 +122,11 @@ class Transport:
         self._on_refused = on_refused
         self._on_not_reached = on_not_reached
         self._random = random
-        self._ssl = ssl
-        self._listeners: list[socket.socket] = []
+        self._log = LinkLog(node_id)
+        self._handshakes = Handshakes(
+            node_id, credentials, seconds=self.timing.handshake_seconds, deliver=self._accepted, log=self._log
+        )
+        self._found: dict[str, frozenset[str]] = {}
         self._dialers: dict[str, _Dialer] = {}
         self._connections: dict[Connection, None] = {}  # the oldest first, whatever the clock's resolution
         self._no_connections = asyncio.Event()
@@ -134,7 +141,8 @@ class Transport:
         self._unfinished_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._watcher: asyncio.Task[None] | None = None
-        self._said: dict[tuple[str, ...], None] = {}
+        self._renewal: asyncio.Task[None] | None = None
+        self._link_came = asyncio.Event()
         self._closing = False
         self.resolvers: Final = Workers(MAX_LOOK_UPS, f"warren-raft-resolver {node_id}")
         let_go_in_child(self)
@@ -143,20 +151,17 @@ class Transport:
 
     def descriptors(self) -> list[int]:
         """Every socket's, for a child to let go."""
-        return [listener.fileno() for listener in self._listeners] + [c.descriptor for c in self._connections]
+        return self._handshakes.descriptors() + [c.descriptor for c in self._connections]
 
     @property
     def listening(self) -> tuple[str, int]:
         """Host and port that are bound. The port is the kernel's choice where 0 was asked for."""
-        host, port = self._listeners[0].getsockname()[:2]
-        return host, port
+        return self._handshakes.listening
 
     async def start(self) -> None:
         """Listen. Raises `InUse` when somebody else holds the port, `OSError` when nobody can have it."""
         self._loop = asyncio.get_running_loop()
-        self._listeners = await bind(*self._listen, self.resolvers)
-        for listener in self._listeners:
-            self._loop.add_reader(listener, self._accept, listener)
+        self._handshakes.start(await bind(*self._listen, self.resolvers))
         self._watcher = self.spawn(self._watch())
 
     async def close(self) -> None:
@@ -164,13 +169,13 @@ class Transport:
         if self._closing:
             return
         self._closing = True
-        if self._watcher is not None:
-            self._watcher.cancel()
+        for task in (self._watcher, self._renewal):
+            if task is not None:
+                task.cancel()
         for dialer in self._dialers.values():
             dialer.stop()
-        for listener in self._listeners:
-            self._loop.remove_reader(listener)
-            listener.close()
+        self._handshakes.close()
+        await asyncio.sleep(0)  # what it has delivered is closed
         await self._close_connections()
         self._report_downs()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -233,6 +238,18 @@ class Transport:
         if connection is not None:
             connection.close(LinkEnd.CLOSED, reason)
 
+    def set_credentials(self, credentials: Credentials) -> None:
+        """Use these for connections from now on. Links that are up are made again with them, one at a time.
+
+        For a transport that was made with credentials: links do not change from plaintext to TLS while they run.
+        """
+        if self._handshakes.credentials is None:
+            raise InvariantViolation("links are plaintext")
+        self._handshakes.credentials = credentials
+        if self._renewal is not None:
+            self._renewal.cancel()
+        self._renewal = self.spawn(self._renew_links())
+
     # What connections call (connection.Owner).
 
     def greeting(self) -> bytes:
@@ -269,7 +286,9 @@ class Transport:
 
     def refused(self, connection: Connection, refusal: Refusal) -> None:
         """A peer does not let us in. Whoever is told raises an alarm, which has a line of its own in the log."""
-        self._on_refused(connection.peer_id or connection.host, refusal)
+        identity = connection.identity
+        who = identity.node_id if identity is not None else connection.peer_id or connection.host
+        self._on_refused(who, refusal)
 
     def ended(self, connection: Connection) -> None:
         """A connection is over: forget its link now, report it when nobody is in the middle of something."""
@@ -313,24 +332,62 @@ class Transport:
         return task
 
     async def connect(self, peer_id: str, host: str, port: int) -> Connection:
-        """A connection to one address, its handshake begun. Raises `OSError`."""
+        """A connection to one address, its handshake begun. Raises `OSError`, HandshakeFailed too."""
         connection = Connection(self, peer_id, self._loop.time)
         self._register(connection)
+        self._know(peer_id, host)
         try:
-            await self._loop.create_connection(lambda: connection, host, port, ssl=self._ssl)
+            greeted = await self._handshakes.greet(await self._connected(host, port))
+            if greeted.session is not None and greeted.identity is not None:
+                connection.secure(greeted.session, greeted.identity)
+            try:
+                await self._loop.create_connection(lambda: connection, sock=greeted.connected)
+            finally:
+                if not connection.connected:
+                    greeted.connected.close()
         except BaseException:
             connection.close(LinkEnd.CLOSED, "the dial was given up", abort=True)
-            self.gone(connection)  # uvloop does not say so of a connection whose making was cancelled
+            self.gone(connection)
             raise
         return connection
 
+    async def _connected(self, host: str, port: int) -> socket.socket:
+        flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+        family, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)[0]
+        dialled = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            dialled.setblocking(False)
+            await self._loop.sock_connect(dialled, where)
+        except BaseException:
+            dialled.close()
+            raise
+        return dialled
+
     def dial_failed(self, peer_id: str, place: Place, error: OSError) -> None:
         """A dial got nowhere."""
+        if isinstance(error, HandshakeFailed):
+            self._greeting_failed(peer_id, place, error)
+            return
         reason = os.strerror(error.errno) if error.errno else str(error) or "no answer"
         where = format_address(place)
         self._say(peer_id, logging.INFO, "peer not reached", reason, peer=peer_id, address=where)
         if isinstance(error, ConnectionRefusedError):
             self._on_not_reached(peer_id, NOTHING_LISTENS)
+
+    def _greeting_failed(self, peer_id: str, place: Place, error: HandshakeFailed) -> None:
+        where, text = format_address(place), str(error)
+        self._say(peer_id, logging.WARNING, "link not made", text, peer=peer_id, address=where)
+        if error.refused is not None:
+            self._on_refused(peer_id, Refusal(error.refused, text))
+        self._on_not_reached(peer_id, text)
+
+    def _know(self, peer_id: str, host: str) -> None:
+        """Connections from where peers are do not wait for those of strangers."""
+        hosts = self._found.get(peer_id, frozenset())
+        if host not in hosts:
+            self._found = {id_: found for id_, found in self._found.items() if id_ in self._dialers}
+            self._found[peer_id] = frozenset([*sorted(hosts)[: MAX_HOSTS_OF_A_PEER - 1], host])
+            self._handshakes.known_hosts = frozenset().union(*self._found.values())
 
     def jitter(self, seconds: float) -> float:
         """Between a half and the whole of a pause: managers that started together do not stay in step."""
@@ -339,7 +396,9 @@ class Transport:
     # Which connection counts.
 
     def _judge_identity(self, connection: Connection) -> Refusal | None:
-        claimed = connection.hello["node_id"]
+        claimed, identity = connection.hello["node_id"], connection.identity
+        if identity is not None and claimed != identity.node_id:
+            return Refusal("certificate", f"it says that it is {claimed}, and its certificate is {identity.node_id}'s")
         if claimed == self.node_id:
             text = f"{claimed} is my own id: two managers have it, or a member's address is mine"
             return Refusal("same_id", text)
@@ -348,6 +407,9 @@ class Transport:
             if connection.expected_id is not None:
                 self._on_not_reached(connection.expected_id, f"{claimed} does")
             return Refusal(WRONG_NODE, text)
+        guests = self._links.keys() - self._dialers.keys()
+        if len(guests) >= MAX_GUESTS and claimed not in guests and claimed not in self._dialers:
+            return Refusal("guests", f"{len(guests)} managers that are no members have links already")
         return None
 
     def _keeps(self, older: Connection, newer: Connection) -> bool:
@@ -376,7 +438,8 @@ class Transport:
         self._forget(peer_id)
         by = self.node_id if connection.dialled else peer_id
         self._say(peer_id, logging.INFO, "link up", peer=peer_id, address=connection.address, dialled_by=by)
-        self._on_link_up(peer_id, number, connection.hello)
+        self._link_came.set()
+        self._on_link_up(peer_id, number, connection.hello, connection.identity)
 
     def _report_downs(self) -> None:
         while self._unreported:
@@ -385,7 +448,7 @@ class Transport:
             assert connection.end is not None
             who = connection.peer_id
             if connection.end is not LinkEnd.SUPERSEDED:
-                self._say(who, logging.INFO, "link down", connection.why, peer=who)
+                self._say(who, logging.INFO, "link down", connection.why, peer=who, address=connection.address)
             self._on_link_down(who, connection.link, connection.end)
 
     def _hang_up_on(self, peer_id: str) -> None:
@@ -400,34 +463,29 @@ class Transport:
 
     # Incoming connections.
 
-    def _accept(self, listener: socket.socket) -> None:
-        """Somebody dialled us. (Not asyncio's server: that one reports each EMFILE a hundred times.)"""
-        try:
-            accepted, _ = listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # it was gone before we came to it
-        except OSError as error:
-            self._say("accept", logging.ERROR, "connections not accepted", f"{error.strerror}; trying again")
-            self._loop.remove_reader(listener)
-            self._loop.call_later(ACCEPT_RETRY_SECONDS, self._accept_again, listener)
+    def _accepted(self, greeted: Greeted) -> None:
+        """Somebody dialled us, and proved who it is where links are not plaintext."""
+        if self._closing:
+            greeted.connected.close()
             return
-        self._forget("accept")
-        accepted.setblocking(False)
-        self._make_room()
         connection = Connection(self, None, self._loop.time)
+        if greeted.session is not None and greeted.identity is not None:
+            self._end_unfinished(greeted.identity.node_id)
+            connection.secure(greeted.session, greeted.identity)
+        connection.began_at = greeted.began_at
+        self._make_room()
         self._register(connection)
-        self.spawn(self._adopt(accepted, connection))
-
-    def _accept_again(self, listener: socket.socket) -> None:
-        if not self._closing:
-            self._loop.add_reader(listener, self._accept, listener)
+        self.spawn(self._adopt(greeted.connected, connection))
 
     async def _adopt(self, accepted: socket.socket, connection: Connection) -> None:
-        try:
-            await self._loop.connect_accepted_socket(lambda: connection, accepted, ssl=self._ssl)
-        except OSError as error:  # with TLS: the other side's fault, and its alone
-            connection.close(LinkEnd.CLOSED, str(error))
-            self.gone(connection)
+        accepted.setblocking(False)
+        await self._loop.connect_accepted_socket(lambda: connection, accepted)
+
+    def _end_unfinished(self, peer_id: str) -> None:
+        """One connection an id: a manager that dials again has given up the dial before."""
+        for connection in list(self._connections):
+            if connection.in_handshake and not connection.dialled and connection.peer_id == peer_id:
+                connection.close(LinkEnd.SUPERSEDED, "a newer connection of the same manager", abort=True)
 
     def _make_room(self) -> None:
         unfinished = [c for c in self._connections if c.in_handshake and not c.dialled]
@@ -460,22 +518,25 @@ class Transport:
                 async with asyncio.timeout(self.timing.handshake_seconds):
                     await self._no_connections.wait()
 
-    # The log: a line where something changed, none for each retry.
+    async def _renew_links(self) -> None:
+        for connection in list(self._current.values()):
+            if connection.end is not None or connection.peer_id is None:
+                continue
+            self._link_came.clear()
+            connection.close(LinkEnd.CLOSED, "its certificate, or ours, is replaced")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RENEWAL_SECONDS):
+                    while connection.peer_id not in self._links:
+                        await self._link_came.wait()
+                        self._link_came.clear()
+
+    # The log.
 
     def _say(self, subject: str, level: int, what: str, text: str = "", **keys: Any) -> None:
-        """Log a line about a peer or place, once until `_forget`: two refusals may alternate for ever."""
-        said = (subject, what, text, *keys.values())
-        if said in self._said:
-            return
-        self._said[said] = None
-        if len(self._said) > MAX_REMEMBERED_LINES:
-            del self._said[next(iter(self._said))]
-        log_event(_log, level, what, text, node=self.node_id, **keys)
+        self._log.say(subject, level, what, text, **keys)
 
     def _forget(self, subject: str) -> None:
-        """Something changed: what was said about it is news again."""
-        for said in [said for said in self._said if said[0] == subject]:
-            del self._said[said]
+        self._log.forget(subject)
 
     def _say_failed(self, connection: Connection) -> None:
         """A handshake came to nothing. Which port a stranger used makes no new story."""
@@ -484,7 +545,16 @@ class Transport:
         if not connection.connected:
             return  # so has a dial that failed
         who = connection.peer_id or connection.host
-        self._say(who, logging.WARNING, "link not made", connection.why, peer=who)
+        self._say(
+            who,
+            logging.WARNING,
+            "link not made",
+            connection.why,
+            peer=who,
+            address=connection.address,
+            source=connection.host,
+            is_stranger=connection.identity is None,
+        )
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -120,7 +120,7 @@ def test_addresses_that_are_told_make_nobody_a_member_and_hold_only_for_the_dire
     strange = [
         ("m9", incarnation, "127.0.0.1:9009"),
         ("m2", "of another directory", "127.0.0.1:9010"),
-        ("m2", incarnation, "203.0.113.7:9011"),
+        ("m2", incarnation, "0.0.0.0:9011"),
         ("m2", incarnation, "no address"),
     ]
     m1.engine._roster.receive_addresses(strange)

@@ -1,0 +1,93 @@
+"""What the log says of links: a line where something changed, none for each retry, and a budget for each source.
+
+Here: which lines are written. Not here: what happens to links (transport.py, handshakes.py). Invariant: a stranger who
+tries for ever writes a bounded number of lines a day, from however many addresses.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from warren_raft.log_lines import log_event
+from warren_raft.raft.budgets import Budgets, source_of
+
+REMEMBERED_LINES_MAX: Final = 256
+"""Lines remembered so as not to be repeated. Strangers can cause some."""
+LINES_PER_SECOND: Final = 1 / 60
+LINES_BURST: Final = 20
+"""Of one source: then one a minute, 1,440 a day."""
+STRANGERS_LINES_PER_SECOND: Final = 1 / 5
+STRANGERS_LINES_BURST: Final = 200
+"""Of all sources that proved no identity: at most 17,280 a day, 5 MB."""
+_STRANGERS: Final = ""
+
+_log = logging.getLogger("warren_raft.transport")
+
+
+class LinkLog:
+    """Thread-safe."""
+
+    def __init__(self, node_id: str, now: Callable[[], float] = time.monotonic) -> None:
+        self._node_id = node_id
+        self._now = now
+        self._lock = threading.Lock()
+        self._said: dict[tuple[str, ...], None] = {}
+        self._sources = Budgets(per_second=LINES_PER_SECOND, burst=LINES_BURST)
+        self._strangers = Budgets(per_second=STRANGERS_LINES_PER_SECOND, burst=STRANGERS_LINES_BURST)
+        self._left_out = 0
+
+    def say(
+        self,
+        subject: str,
+        level: int,
+        what: str,
+        text: str = "",
+        *,
+        peer: str | None = None,
+        address: str | None = None,
+        source: str | None = None,
+        is_stranger: bool = False,
+        **keys: Any,
+    ) -> None:
+        """Log a line about a peer or a place, once until `forget`: two refusals may alternate for ever.
+
+        `source`: the host whose budget it costs, of which another port makes no line new; None: it is our own doing.
+        `is_stranger`: it has not proved who it is.
+        """
+        with self._lock:
+            where = address if source is None else source
+            said = (subject, what, text, str(where), *map(str, keys.values()))
+            if said in self._said:
+                return
+            self._said[said] = None
+            if len(self._said) > REMEMBERED_LINES_MAX:
+                del self._said[next(iter(self._said))]
+            if not self._may_say(source, is_stranger):
+                self._left_out += 1
+                return
+            left_out, self._left_out = self._left_out, 0
+        keys = {"node": self._node_id, "peer": peer, "address": address, **keys, "left_out": left_out or None}
+        log_event(_log, level, what, text, **keys)
+
+    def _may_say(self, source: str | None, is_stranger: bool) -> bool:
+        if source is None:
+            return True
+        now = self._now()
+        if not self._sources.take(source_of(source), now):
+            return False
+        return not is_stranger or self._strangers.take(_STRANGERS, now)
+
+    def forget(self, subject: str) -> None:
+        """Something changed: what was said about it is news again."""
+        with self._lock:
+            for said in [said for said in self._said if said[0] == subject]:
+                del self._said[said]
+
+    def has_said(self, subject: str) -> bool:
+        """Whether there is a line about it that will not be repeated."""
+        with self._lock:
+            return any(said[0] == subject for said in self._said)
