@@ -724,6 +724,8 @@ class Engine:
         else:
             self._core.learner_disconnected(peer)
         self._guard.link_down(peer)
+        if peer not in self._roster.members:
+            self._guard.forget(peer)  # the next link under this id may be of another data directory
         self._catchup.link_down(peer)
         self._health.link_down(peer)
         self._submitter.link_down(peer)

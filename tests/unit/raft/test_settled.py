@@ -680,3 +680,23 @@ def test_a_promotion_and_a_removal_follow_each_other() -> None:
     removed = cluster.followers()[0]
     remove(cluster, removed)
     assert list(changes_in(cluster, cluster.wait_leader().id))[1:] == [ADD, PROMOTE, REMOVE]
+
+
+def test_a_blank_directory_under_the_id_of_one_that_left_has_acknowledged_nothing() -> None:
+    """A removed voter answers until its removal is settled. (Pins a bug: what it acknowledged then was counted for the
+    next directory of its id, which was accused of having lost it, and its link dropped.)"""
+    cluster = Cluster(["m1", "m2", "m3", "m4"])
+    leader = cluster.wait_ready()
+    removed, *_ = cluster.followers()
+    want(cluster, REMOVE, removed)
+    cluster.run_until(lambda: removed not in leader.engine.members)
+    assert cluster.run_until(lambda: leader.engine._guard.match_index(removed))
+    cluster.crash(removed)
+    cluster.wipe(removed)
+    cluster.run(IDLE_SECONDS)
+    cluster.start(removed)
+    cluster.run(1)
+    assert leader.engine._guard.match_index(removed) == 0
+    assert cluster.change(leader.id, ADD, removed, cluster.addresses[removed]).state == DONE
+    cluster.run(1)
+    assert leader.alarm_texts == []
