@@ -1,11 +1,12 @@
-"""The death of a process at its Nth file operation, within a test's process.
+"""The death of a process at its Nth file operation, or a disk that is full from there on, within a test's process.
 
 From the fatal call on every call of the `os` functions that change something raises Killed, so that no clean-up of the
-code under test does what a dead process could not. Not here: power cuts (tests/memory_files.py does that for the log).
+code under test does what a dead process could not. Not here: power cuts (page_cache.py; memory_files.py for the log).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,10 @@ OPERATIONS = (
     "chmod",
     "copy_file_range",
 )
+
+
+NEEDING_ROOM = ("open", "write", "pwrite", "rename", "replace", "link", "mkdir", "copy_file_range")
+"""Of an `open` only one that may make a file."""
 
 
 class Killed(BaseException):
@@ -57,4 +62,27 @@ def killed_after(operations: int) -> Iterator[Countdown]:
     """The process dies at the file operation after so many. `with killed_after(3) as countdown`."""
     countdown = Countdown(operations)
     with mock.patch.multiple(os, **{name: countdown.wrap(getattr(os, name)) for name in OPERATIONS}):
+        yield countdown
+
+
+@contextmanager
+def full_after(operations: int) -> Iterator[Countdown]:
+    """There is no room on any disk at the file operation after so many, nor later: OSError, ENOSPC."""
+    countdown = Countdown(operations)
+
+    def wrap(name: str) -> Callable[..., Any]:
+        function = getattr(os, name)
+
+        def operation(*arguments: Any, **options: Any) -> Any:
+            if name == "open" and not arguments[1] & os.O_CREAT:
+                return function(*arguments, **options)
+            if countdown.left <= 0:
+                countdown.died = True
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
+            countdown.left -= 1
+            return function(*arguments, **options)
+
+        return operation
+
+    with mock.patch.multiple(os, **{name: wrap(name) for name in NEEDING_ROOM}):
         yield countdown
