@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from tests.simulation.checkers import ALL, WHITE_BOX
+from tests.simulation.draws import EXPECTED
 from tests.simulation.options import draw
 from tests.simulation.planted import PLANTED, planted
 from tests.simulation.run import Result, run
@@ -142,7 +143,8 @@ def report_many(found: Iterator[Result], count: int, engine: str) -> int:
     )
     print(f"injected: {sum(faults.values())} faults of {len(faults)} kinds; then what was seen and checked")
     print(f"  {'times':>8}  {'in seeds':>8}")
-    for what, number in [*sorted(faults.items()), *sorted(checked.items())]:
+    expected = EXPECTED if engine == "warren" else frozenset()
+    for what, number in [*sorted((what, faults[what]) for what in faults.keys() | expected), *sorted(checked.items())]:
         print(f"  {number:8d}  {seeds_with[what]:8d}  {what}")
     if failed:
         print(f"run one again: python -m tests.simulation --engine {engine} --seed {failed[0].seed}")

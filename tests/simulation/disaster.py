@@ -19,14 +19,16 @@ from types import MappingProxyType
 from typing import NamedTuple
 from unittest import mock
 
-from tests.killed import Killed, killed_after
+from tests.killed import Killed, full_after, killed_after
+from tests.page_cache import PageCache
 from tests.simulation.checkers.acknowledged import AcknowledgedWrites
 from tests.simulation.checkers.clusters import OneCluster
-from tests.simulation.nemesis import JOINER, Nemesis
+from tests.simulation.nemesis import Nemesis
+from tests.simulation.operators import JOINERS
 from tests.simulation.workload import Workload
 from tests.simulation.world import Audience, Directory, Failure, Process, World
 from warren_raft import restoring
-from warren_raft.errors import RefusedForSafety, SnapshotInvalid, WarrenError
+from warren_raft.errors import RefusedForSafety, SnapshotInvalid, StorageFull, WarrenError
 from warren_raft.fsm.entry import read_committed
 from warren_raft.opening import OpenedDirectory
 from warren_raft.raft.membership import Founding, read_note
@@ -43,8 +45,7 @@ RESTORES = 0.7
 """Of the disasters; in the others a survivor is recovered."""
 REFUSALS = 0.3
 """Probability of each small mistake that has to be refused at once."""
-KILLED = 0.3
-"""Probability that the tool is killed at one of the members, where mistakes are made."""
+INTERRUPTIONS = ("killed", "power cut", "disk full")
 BEST = 0.7
 """Probability that it is the survivor with the longest log that is recovered, as it should be."""
 RESTORE_OPERATIONS, RECOVER_OPERATIONS = 100, 145
@@ -104,12 +105,14 @@ class Disaster:
         mistaken = self.random.random() < world.options.mistake
         if mistaken and self.random.random() < REFUSALS:
             self._while_they_run()
-        is_settled = not nemesis.changing
+        is_settled = nemesis.operators.is_settled
         for process in world.running():
             process.directory.damaged = None  # where nothing is read; its log has gone on since
+        nemesis.operators.heal()
         self._stop_all()
         for directory in world.directories.values():
             nemesis.mend(directory)
+            directory.members = None  # whatever is restored or blank now is told of the new cluster
         snapshots = self._snapshots()
         if snapshots and self.random.random() < RESTORES:
             workload, to_add = self._restore_one_of(snapshots, mistaken)
@@ -123,7 +126,7 @@ class Disaster:
         for id_ in sorted(world.directories):
             world.restart(id_)
         following = Nemesis(world, self.random.uniform(*AFTERWARDS_SECONDS))
-        following.add(to_add)
+        following.operators.add(to_add)
         return workload, following
 
     # What there is -----------------------------------------------------------------------------------------------
@@ -131,8 +134,9 @@ class Disaster:
     def _save(self) -> None:
         """`snapshot save`, of a manager that runs."""
         running = [p for p in self.world.running() if p.opened.machine.committed.cluster_id is not None]
-        if running:
-            process = self.random.choice(running)
+        sound = [process for process in running if not process.state_is_wrong]
+        if sound:
+            process = self.random.choice(sound)
             path = self.world.root / f"saved-{len(self._saved)}.mdb"
             database = process.opened.database
             manifest = write(database, path, created_at=datetime.now(UTC), node_id=process.id, quorum=True)
@@ -187,7 +191,7 @@ class Disaster:
     def _answers(self, address: str) -> bool:
         return any(process.directory.address == address for process in self.world.running())
 
-    def _restore(self, id_: str, snapshot: Snapshot, members: Mapping[str, str], *, killed: bool = False) -> Made:
+    def _restore(self, id_: str, snapshot: Snapshot, members: Mapping[str, str], *, interrupted: bool = False) -> Made:
         directory = self.world.directories[id_]
         cluster_id = snapshot.manifest.cluster_id
 
@@ -203,10 +207,10 @@ class Disaster:
             )
 
         with self._tools(directory):
-            if killed:
-                self._kill_restore(directory, call)
+            if interrupted:
+                self._interrupt_restore(directory, call)
             try:
-                call(None if killed and self.random.random() < 0.5 else cluster_id)
+                call(None if interrupted and self.random.random() < 0.5 else cluster_id)
             except RefusedForSafety as refusal:
                 if "--cluster-id" not in str(refusal):
                     raise
@@ -217,17 +221,42 @@ class Disaster:
             raise Failure(f"{id_}: what was restored is not what was in the snapshot")
         return made
 
-    def _kill_restore(self, directory: Directory, call: Callable[[], None]) -> None:
+    def _interrupt_restore(self, directory: Directory, call: Callable[[], None]) -> None:
         """Then the directory is as it was, or whoever opens it next completes it."""
         before, asides = _tree(directory), staging.asides(directory.path)
-        try:
-            with killed_after(self.random.randrange(RESTORE_OPERATIONS)):
-                call()
-        except Killed:
-            self._count("restore killed", directory.id)
+        self._interrupted("restore", directory, call, RESTORE_OPERATIONS)
         is_done = (directory.path / "restore.ready").exists() or staging.asides(directory.path) != asides
         if not is_done and _tree(directory) != before:
-            raise Failure(f"{directory.id}: a restore was killed, and its directory is not what it was")
+            raise Failure(f"{directory.id}: a restore came to no end, and its directory is not what it was")
+
+    def _interrupted(self, tool: str, directory: Directory, call: Callable[[], None], operations: int) -> None:
+        """The tool dies, or its disk is full, at one of about so many file operations; the power may also go when it
+        has just returned."""
+        how, random = self.random.choice(INTERRUPTIONS), self.random
+        at = random.randrange(operations + operations // 2)
+        if how == "disk full":
+            try:
+                with full_after(at // 4) as countdown:  # few of them need room
+                    call()
+            except (OSError, WarrenError) as problem:
+                is_full = isinstance(problem, StorageFull) or "No space left" in str(problem)
+                if not countdown.died or not is_full:
+                    raise
+                self._count(f"{tool}: disk full", directory.id)
+            return
+        cache = PageCache(directory.path)
+        with cache.watching():
+            try:
+                with killed_after(at):
+                    call()
+            except Killed:
+                self._count(f"{tool} killed" if how == "killed" else f"{tool}: power cut", directory.id)
+            else:
+                if how == "power cut":
+                    self._count(f"{tool}: power cut right after it", directory.id)
+        if how == "power cut":
+            cache.cut(random, keep_pages=self.world.options.keep_pages, name_changes=random.randrange(4))
+            directory.boot += 1
 
     def _refused(self, what: tuple[str, str], id_: str, words: str, call: Callable[[], object]) -> None:
         """`what` (of the tools, the mistake) is refused in these words, and nothing has changed."""
@@ -252,6 +281,7 @@ class Disaster:
             raise Failure("what was restored can be taken for the old cluster: its id, or its revision")
         world.audience = Audience()
         workload = self._latest = Workload(world, after=self._latest)
+        world.observers.append(world.audience.lists)
         world.observers.extend(checker() for checker in self.checkers)
         world.audience.tell("restored", made.cluster_id)
         AcknowledgedWrites.survive_in(made.records, ids[0], self._old, told)
@@ -284,8 +314,9 @@ class Disaster:
 
     def _restore_one_of(self, snapshots: list[Snapshot], mistaken: bool) -> tuple[Workload, list[str]]:
         world, random = self.world, self.random
-        if JOINER in world.directories and random.random() < 0.5:
-            world.directories.pop(JOINER).remove()
+        for joiner in sorted(world.directories.keys() & set(JOINERS)):
+            if random.random() < 0.5 and len(world.directories) > 1:
+                world.directories.pop(joiner).remove()
         world.initial = {id_: directory.address for id_, directory in sorted(world.directories.items())}
         ids = sorted(world.initial)
         snapshot = random.choice(snapshots)
@@ -297,8 +328,8 @@ class Disaster:
             return self._old_beside_restored(ids, snapshot)
         done = mistake()
         self._stop_all()
-        killed = random.choice(ids) if random.random() < KILLED else None
-        return self._restore_all(snapshot, ids, world.initial, killed=killed, done=done), []
+        interrupted = random.choice(ids) if random.random() < world.options.interrupted else None
+        return self._restore_all(snapshot, ids, world.initial, interrupted=interrupted, done=done), []
 
     def _mistakes(
         self, ids: Sequence[str], snapshot: Snapshot, snapshots: Sequence[Snapshot]
@@ -317,11 +348,11 @@ class Disaster:
         ids: Sequence[str],
         members: Mapping[str, str],
         *,
-        killed: str | None = None,
+        interrupted: str | None = None,
         done: Mapping[str, Made] = MappingProxyType({}),
     ) -> Workload:
         """As it should be. `done`: those for whom it was so before."""
-        made = [self._restore(id_, snapshot, members, killed=id_ == killed) for id_ in ids if id_ not in done]
+        made = [self._restore(id_, snapshot, members, interrupted=id_ == interrupted) for id_ in ids if id_ not in done]
         if any(each != made[0] for each in [*made, *done.values()]):
             raise Failure("the same snapshot and the same members made different states or clusters")
         self._count("restored", f"at revision {snapshot.manifest.revision}: {', '.join(ids)}")
@@ -474,7 +505,7 @@ class Disaster:
             also = [random.choice([id_ for id_ in sorted(found) if id_ != survivor])]
             self._begin(self._recovered(also[0]), also, 0)
             self._count("two survivors recovered", also[0])
-        made = self._recovered(survivor, killed=mistaken and random.random() < KILLED)
+        made = self._recovered(survivor, interrupted=mistaken and random.random() < self.world.options.interrupted)
         self._count("recovered", f"{survivor}{'' if has_all else ', which may not have all'}")
         workload = self._begin(made, [survivor], made.revision if has_all else 0)
         if mistaken and others and random.random() < 0.6:
@@ -516,35 +547,28 @@ class Disaster:
                     raise Failure(f"{survivor} would be recovered while {answering} answer")
         self._stop_all()
 
-    def _recovered(self, id_: str, *, killed: bool = False) -> Made:
+    def _recovered(self, id_: str, *, interrupted: bool = False) -> Made:
         directory = self.world.directories[id_]
 
         def call() -> None:
             recovery = Recovery(directory.path)
             try:
                 recovery.carry_out()
-            except Killed:
+            except BaseException:
                 if not recovery._opened.database.is_closed:
                     recovery._opened.release()
                 raise
 
         with self._tools(directory):
-            if killed:
-                self._kill_recovery(directory, call)
+            if interrupted:
+                # That it is the old one or the new one is seen when it is called again.
+                self._interrupted("recover", directory, call, RECOVER_OPERATIONS)
             try:
                 call()
             except RefusedForSafety as refusal:
-                if not killed or "and not started since" not in str(refusal):
+                if not interrupted or "and not started since" not in str(refusal):
                     raise
             return _made(directory)
-
-    def _kill_recovery(self, directory: Directory, call: Callable[[], None]) -> None:
-        """That it is the old one or the new one is seen when it is called again."""
-        try:
-            with killed_after(self.random.randrange(RECOVER_OPERATIONS)):
-                call()
-        except Killed:
-            self._count("recover killed", directory.id)
 
 
 def _made(directory: Directory) -> Made:

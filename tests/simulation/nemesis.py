@@ -1,8 +1,8 @@
 """What goes wrong in the safety phase, and how it all is healed for the liveness phase.
 
 Faults stay within what the promise covers: a crash loses unsynced pages, a wiped directory comes back blank and at
-most a minority's is wiped at a time. Not here: what must hold nevertheless (checkers). Invariant: after heal() nothing
-fails any more, and a majority of the members runs.
+most a minority's is wiped at a time. Not here: who changes the members (operators.py), and what must hold nevertheless
+(checkers). Invariant: after heal() nothing fails any more, and a majority of the members runs.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ import errno
 from collections.abc import Callable, Iterable
 
 from tests.memory_files import MemoryFiles
+from tests.simulation.operators import Operators
 from tests.simulation.world import Directory, Process, World
-from warren_raft.raft.changes import DONE, REFUSED, Answer
-from warren_raft.raft.membership import ADD, REMOVE, UPDATE
-from warren_raft.raft.requests import ChangeWanted, TransferWanted
+from warren_raft.raft.requests import TransferWanted
 
-ASK_AGAIN_SECONDS = 0.2
-JOINER = "m9"
 LEAP_MIN_SECONDS, LEAP_MAX_SECONDS = 0.1, 3600.0
 """A hiccup of the host, and a virtual machine that was paused over lunch."""
+TIMES_WRONG_MAX = 2
 FAR_OPERATION = 40
 """A log batch is two file operations, so a planned fault comes within some twenty batches."""
 
@@ -30,7 +28,7 @@ class Nemesis:
         self.random = world.random
         self.until = world.now + seconds
         self.quiet = False
-        self.changing = False
+        self.operators = Operators(world)
         options = world.options
         world.every(options.break_rate, self._if_loud(world.network.break_random), self.until)
         world.every(options.partition_rate, self._if_loud(self._partition), self.until)
@@ -39,8 +37,11 @@ class Nemesis:
         world.every(options.leap_rate, self._if_loud(self._leap), self.until)
         world.every(options.file_fault_rate, self._if_loud(self._fail_a_file_operation), self.until)
         world.every(options.disk_full_rate, self._if_loud(self._fill_disk), self.until)
-        world.every(options.member_rate, self._if_loud(self._change_members), self.until)
+        world.every(options.member_rate, self._if_loud(self.operators.turn), self.until)
+        world.every(options.state_full_rate, self._if_loud(self._fill_state), self.until)
+        world.every(options.wrong_state_rate, self._if_loud(self._spoil_state), self.until)
         world.every(options.swap_rate, self._if_loud(self._swap), self.until)
+        world.every(options.overrule_rate, self._if_loud(self._overrule), self.until)
         world.every(options.throw_rate, self._if_loud(self._throw), self.until)
         world.every(options.transfer_rate, self._if_loud(self._transfer), self.until)
 
@@ -88,7 +89,7 @@ class Nemesis:
             return
         process = self._some()
         if process is not None:
-            wipe = self.random.random() < self.world.options.wipe and self._may_wipe(process.id)
+            wipe = self.random.random() < self.world.options.wipe and self.operators.may_wipe(process.id)
             self._crash_one(process, wipe=wipe)
 
     def _crash_one(self, process: Process, *, wipe: bool) -> None:
@@ -104,7 +105,7 @@ class Nemesis:
         self.world.end(process, power_cut=power_cut)
         files.clear_faults()
         if wipe:
-            self._wipe(process.id)
+            self.operators.replace(process.id)
         elif self.random.random() < self.world.options.damage:
             self._damage(process.directory)
         elif self.random.random() < self.world.options.rot and process.directory.rot(self.random):
@@ -143,7 +144,8 @@ class Nemesis:
         self.world.after(self.random.uniform(0.5, 5.0), lambda: self._repair(directory))
 
     def _repair(self, directory: Directory) -> None:
-        if directory.damaged is None or self.world.processes.get(directory.id) is not None:
+        process = self.world.processes.get(directory.id)
+        if directory.damaged is None or (process is not None and process.directory is directory):
             directory.damaged = None
             return
         self.mend(directory)
@@ -209,95 +211,24 @@ class Nemesis:
 
         self.world.after(self.random.uniform(0.1, 3.0), room)
 
-    # Members -----------------------------------------------------------------------------------------------------
+    def _fill_state(self) -> None:
+        process = self._some()
+        if process is not None:
+            process.directory.state_full_until = self.world.now + self.random.uniform(0.1, 3.0)
+            self._count("no room for the state", process.id)
 
-    def _may_wipe(self, id_: str) -> bool:
-        """One at a time, of three or more, and none while another change runs: more is not survivable."""
-        return not self.changing and self.world.options.managers >= 3 and self._members_settled()
-
-    def _members_settled(self) -> bool:
-        leader = self.world.leader
-        return leader is not None and all(member.voter for member in leader.engine.members.values())
-
-    def _wipe(self, id_: str) -> None:
-        self._count("directory wiped", id_)
-        self.world.directories[id_].wipe()
-        address = self.world.directories[id_].address
-        self._run([(REMOVE, id_, ""), (ADD, id_, address)])
-
-    def _change_members(self) -> None:
-        if self.changing or self.world.options.managers < 3 or not self._members_settled():
+    def _spoil_state(self) -> None:
+        """One at a time, where the others are a majority that agrees; and twice at most, as a manager gives up then."""
+        newest, process = self.world.audience.lists.newest, self._some()
+        if newest is None or process is None or len(newest.voters) < 3 or process.id not in newest.voters:
             return
-        if JOINER not in self.world.directories:
-            self._add_joiner()
-        elif self.random.random() < 0.5:
-            self._remove_joiner()
-        else:
-            self._move(self.random.choice(sorted(self.world.directories)))
+        is_done = process.opened.machine.applied_index > newest.index
+        busy = any(each.state_is_wrong for each in self.world.running()) or process.directory.state_full_until
+        if is_done and not busy and process.times_wrong < TIMES_WRONG_MAX and not self.operators.busy:
+            self._count("state made wrong", process.id)
+            process.spoil_state()
 
-    def add(self, ids: Iterable[str]) -> None:
-        """Blank managers that are started, one after the other."""
-        steps = [(ADD, id_, self.world.directories[id_].address) for id_ in ids]
-        if steps:
-            self._run(steps)
-
-    def _add_joiner(self) -> None:
-        address = f"127.0.0.1:{7100 + self.random.randrange(800)}"
-        self.world.directories[JOINER] = Directory(self.world, JOINER, address, self.world.root)
-        self.world.removed.discard(JOINER)
-        self.world.restart(JOINER)
-        self._count("member added", JOINER)
-        self._run([(ADD, JOINER, address)])
-
-    def _remove_joiner(self) -> None:
-        self._count("member removed", JOINER)
-
-        def gone() -> None:
-            self.world.removed.add(JOINER)
-            process = self.world.processes.get(JOINER)
-            if process is not None:
-                self.world.end(process, power_cut=False)
-            self.world.directories.pop(JOINER).remove()
-
-        self._run([(REMOVE, JOINER, "")], gone)
-
-    def _move(self, id_: str) -> None:
-        """A member gets another address: it is told to the cluster, then the manager restarts there."""
-        address = f"127.0.0.1:{8000 + self.random.randrange(1000)}"
-        self._count("address changed", id_)
-
-        def moved() -> None:
-            self.world.directories[id_].address = address
-            process = self.world.processes.get(id_)
-            if process is not None:
-                self.world.end(process, power_cut=False)
-            self.world.after(0.05, lambda: self.world.restart(id_))
-
-        self._run([(UPDATE, id_, address)], moved)
-
-    def _run(self, steps: list[tuple[str, str, str]], then: Callable[[], None] = lambda: None) -> None:
-        """Ask any manager again and again until each step is done; one sequence at a time."""
-        self.changing = True
-
-        def ask() -> None:
-            if not steps:
-                self.changing = False
-                then()
-                return
-            process = self._some()
-            if process is not None:
-                step = steps[0]
-                process.take(ChangeWanted(*step, lambda answer: answered(step, answer)))
-            self.world.after(ASK_AGAIN_SECONDS, ask)
-
-        def answered(step: tuple[str, str, str], answer: Answer) -> None:
-            if answer.state == DONE and steps and steps[0] == step:
-                self.world.note(f"member change done: {step}")
-                steps.pop(0)
-            elif answer.state == REFUSED:
-                self.world.checked["seen: member change refused"] += 1
-
-        ask()
+    # Leadership --------------------------------------------------------------------------------------------------
 
     def _transfer(self) -> None:
         process = self._some()
@@ -319,6 +250,19 @@ class Nemesis:
         self.world.after(self.random.uniform(0.1, 0.6), lambda: self._give_back(other, leader.id))
         self.world.after(self.random.uniform(0.5, 4.0), lambda: self.world.network.unblock(direction))
 
+    def _overrule(self) -> None:
+        """Others elect another leader meanwhile, which has the cut-off one drop what it wrote."""
+        leader = self.world.leader
+        if leader is None or len(leader.engine.members) < 3:
+            return
+        self._count("leader with a slow disk cut off", leader.id)
+        others = set(self.world.directories) - {leader.id}
+        directions = {(leader.id, other) for other in others} | {(other, leader.id) for other in others}
+        self.world.network.block(directions)
+        seconds = self.random.uniform(1.0, 3.5)
+        leader.directory.slow_until = self.world.now + seconds + self.random.uniform(0.0, 1.0)
+        self.world.after(seconds, lambda: self.world.network.unblock(directions))
+
     def _give_back(self, holder: str, to: str) -> None:
         process = self.world.processes.get(holder)
         if process is not None:
@@ -328,28 +272,37 @@ class Nemesis:
 
     def _leave_a_minority_down(self) -> None:
         """The rest has to do without it, for good. Only where it is known who the members are."""
-        if self.changing or self.random.random() > self.world.options.minority_stays_down:
+        newest = self.world.audience.lists.newest
+        if self.random.random() > self.world.options.minority_stays_down:
             return
-        if not self._members_settled():
-            return
-        leader = self.world.leader
-        assert leader is not None
-        voters = sorted(leader.engine.members)
-        for id_ in self.random.sample(voters, (len(voters) - 1) // 2):
+        if any(process.state_is_wrong for process in self.world.running()):
+            return  # the others that know better might be those left down
+        if newest is not None and self.operators.is_settled and not self.world.removed:
+            self.leave_down(newest.voters)
+
+    def leave_down(self, voters: Iterable[str]) -> list[str]:
+        """As many as may be lost, of what is the last list of voters for certain."""
+        voters = sorted(voters)
+        chosen = self.random.sample(voters, (len(voters) - 1) // 2)
+        for id_ in chosen:
             self._count("left down in the liveness phase", id_)
             self.world.removed.add(id_)
             process = self.world.processes.get(id_)
             if process is not None:
                 self.world.end(process, power_cut=False)
+        return chosen
 
-    def heal(self) -> None:
+    def heal(self, *, stay_down: bool = True) -> None:
         """Nothing fails any more. A manager that stopped by itself for its disk is started again."""
         self.quiet = self.world.is_calm = True
-        self._leave_a_minority_down()
+        self.operators.heal()
+        if stay_down:
+            self._leave_a_minority_down()
         self.world.network.unblock(set(self.world.network.blocked))
         for id_, directory in sorted(self.world.directories.items()):
             directory.files.clear_faults()
             directory.files.limit_bytes = None
+            directory.state_full_until = directory.slow_until = 0.0
             self._repair(directory)
             process = self.world.processes.get(id_)
             if process is not None:

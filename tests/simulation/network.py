@@ -7,11 +7,13 @@ the newer is up at either end, and its down-event precedes the next up-event.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests import frames
+from tests.simulation.wires import Wire
 from warren_raft.raft.events import Arriving, LinkDown, LinkUp, Received, Refused
 from warren_raft.raft.lanes import Lane, lane_of, leaders_term
 from warren_raft.raft.membership import Hello
@@ -24,6 +26,8 @@ LINK_TIMEOUT_SECONDS = 5.0
 
 REPLAY_MAX_SECONDS = 0.5
 """How long after a reconnect a message of the old connection comes again, at most."""
+
+MANY_CHUNKS = 5
 
 KEPT_MAX = 20
 """Messages of one connection that are kept to come again."""
@@ -40,10 +44,12 @@ class Connection:
     broken: bool = False
     last_delivery: dict[tuple[str, Lane], float] = field(default_factory=dict)
     """By receiver and lane: only within one is there an order."""
-    held: dict[str, list[tuple[float, bytes]]] = field(default_factory=dict)
-    """By receiver: messages that a partition keeps back."""
+    held: dict[str, list[Callable[[], None]]] = field(default_factory=dict)
+    """By receiver: the arrivals that a partition keeps back."""
     kept: list[tuple[str, str, bytes]] = field(default_factory=list)
     """(sender, receiver, message): arrived, and will do so again when this connection has been replaced."""
+    wires: dict[str, Wire] = field(default_factory=dict)
+    """By receiver, where links carry a limited number of bytes a second."""
 
 
 class Network:
@@ -89,6 +95,8 @@ class Network:
             self._break(older, at_once=True)
         self._number += 2
         connection = Connection(a, b, {a: self._number, b: self._number + 1}, {a, b})
+        if self.world.options.link_bytes_per_second:
+            self._string(connection)
         self._current[frozenset((a, b))] = connection
         for process, peer, hello in ((one, b, hellos[1]), (two, a, hellos[0])):
             Hello.from_message(hello)
@@ -96,6 +104,50 @@ class Network:
             process.take(LinkUp(peer, connection.numbers[process.id], hello))
         if older is not None:
             self._replay(older)
+
+    def _string(self, connection: Connection) -> None:
+        """Both wires of a connection."""
+        a, b = connection.a, connection.b
+        for sender, receiver in ((a, b), (b, a)):
+            connection.wires[receiver] = Wire(
+                self.world,
+                self.world.options.link_bytes_per_second,
+                latency=partial(self._latency, sender, receiver),
+                on_its_way=partial(self._on_its_way, connection, sender, receiver),
+                deliver=partial(self._deliver_from_wire, connection, sender, receiver),
+                arriving=partial(self._arriving, connection, sender, receiver),
+            )
+        connection.wires[a].back, connection.wires[b].back = connection.wires[b], connection.wires[a]
+
+    def _on_its_way(
+        self, connection: Connection, sender: str, receiver: str, when: float, arrive: Callable[[], None]
+    ) -> None:
+        def come() -> None:
+            if not connection.broken:
+                self._pass(connection, sender, receiver, arrive)
+
+        connection.last_delivery[receiver, Lane.NORMAL] = when
+        self.world.at(when, come)
+
+    def _pass(self, connection: Connection, sender: str, receiver: str, arrive: Callable[[], None]) -> None:
+        """It arrives, or waits for the end of a partition, behind what waits already."""
+        if (sender, receiver) in self.blocked or receiver in connection.held:
+            connection.held.setdefault(receiver, []).append(arrive)
+        else:
+            arrive()
+
+    def _deliver_from_wire(self, connection: Connection, sender: str, receiver: str, message: dict[str, Any]) -> None:
+        if self.world.random.random() < self.world.options.replay:
+            self._keep(connection, sender, receiver, frames.encode(message))
+        self._deliver(connection, sender, receiver, message)
+
+    def _arriving(self, connection: Connection, sender: str, receiver: str, term: int) -> None:
+        process = self.world.processes.get(receiver)
+        if process is not None:
+            process.take(Arriving(sender, connection.numbers[receiver], term))
+
+    def _keep(self, connection: Connection, sender: str, receiver: str, data: bytes) -> None:
+        connection.kept = [*connection.kept[1 - KEPT_MAX :], (sender, receiver, data)]
 
     def _replay(self, older: Connection) -> None:
         """What somebody kept of the last connection comes once more, under its old number, beside the new one."""
@@ -108,7 +160,7 @@ class Network:
 
     def _deliver_again(self, connection: Connection, sender: str, receiver: str, data: bytes) -> None:
         self.world.faults["message replayed after a reconnect"] += 1
-        self._deliver(connection, sender, receiver, data)
+        self._deliver(connection, sender, receiver, frames.decode(data))
 
     # Messages ----------------------------------------------------------------------------------------------------
 
@@ -119,22 +171,41 @@ class Network:
             return
         receiver = connection.b if sender == connection.a else connection.a
         self.world.tell("sent", process, receiver, message)
+        self.world.tell("sent_on", process, number, message)
+        if message["type"] == "snapshot_chunk" and message["offset"] == MANY_CHUNKS * self.world.options.chunk_bytes:
+            self.world.faults[f"snapshot of more than {MANY_CHUNKS} chunks sent"] += 1
+        if connection.wires:
+            connection.wires[receiver].send(message)
+            return
         data = frames.encode(message)
         lane = lane_of(message)
         latency = self._latency(sender, receiver) * (1.0 if lane is not Lane.BULK else self.world.options.bulk_factor)
         arrival = max(connection.last_delivery.get((receiver, lane), 0.0), self.world.now + latency)
         connection.last_delivery[receiver, lane] = arrival
-        term = leaders_term(message)
+        if arrival > self.world.now + LINK_TIMEOUT_SECONDS and lane is not Lane.BULK:
+            self.world.after(LINK_TIMEOUT_SECONDS, lambda: self._fell_silent(connection))
         if lane is Lane.BULK:
             part_arrives = self.world.random.uniform(self.world.now, arrival)
+            term = leaders_term(message)
             self.world.at(part_arrives, lambda: self._part_arrives(connection, sender, receiver, term))
         self.world.at(arrival, lambda: self._arrive(connection, sender, receiver, data))
 
+    def cancel(self, process: Process, number: int, message_number: int) -> None:
+        """A large message is not wanted any more; only a wire has not sent all of it yet."""
+        connection = self._by_number.get((process.id, number))
+        if connection is not None and connection.wires and not connection.broken:
+            self.world.faults["large message cancelled"] += 1
+            connection.wires[connection.b if process.id == connection.a else connection.a].cancel(message_number)
+
     def _part_arrives(self, connection: Connection, sender: str, receiver: str, term: int) -> None:
-        process = self.world.processes.get(receiver)
-        if process is not None and not connection.broken and (sender, receiver) not in self.blocked:
-            self.world.faults["part of a large message"] += 1
-            process.take(Arriving(sender, connection.numbers[receiver], term))
+        if not connection.broken and (sender, receiver) not in self.blocked:
+            self.world.checked["seen: part of a large message"] += 1
+            self._arriving(connection, sender, receiver, term)
+
+    def _fell_silent(self, connection: Connection) -> None:
+        """One message took longer than a link may be silent, and all behind it wait."""
+        if not connection.broken:
+            self._break(connection, at_once=False)
 
     @property
     def latest_arrival(self) -> float:
@@ -145,20 +216,21 @@ class Network:
         if connection.broken:
             if self.world.options.late_messages and self.world.random.random() < 0.5:
                 self.world.faults["message of a broken connection arrived late"] += 1
-                self._deliver(connection, sender, receiver, data)
+                self._deliver(connection, sender, receiver, frames.decode(data))
             return
-        if (sender, receiver) in self.blocked or receiver in connection.held:
-            connection.held.setdefault(receiver, []).append((self.world.now, data))
-            return
-        if self.world.random.random() < self.world.options.replay:
-            connection.kept = [*connection.kept[1 - KEPT_MAX :], (sender, receiver, data)]
-        self._deliver(connection, sender, receiver, data)
 
-    def _deliver(self, connection: Connection, sender: str, receiver: str, data: bytes) -> None:
+        def arrive() -> None:
+            if self.world.random.random() < self.world.options.replay:
+                self._keep(connection, sender, receiver, data)
+            self._deliver(connection, sender, receiver, frames.decode(data))
+
+        self._pass(connection, sender, receiver, arrive)
+
+    def _deliver(self, connection: Connection, sender: str, receiver: str, message: dict[str, Any]) -> None:
         process = self.world.processes.get(receiver)
         if process is not None:
-            message = frames.decode(data)
             self.world.tell("delivered", process, sender, message)
+            self.world.tell("received_on", process, connection.numbers[receiver], message)
             process.take(Received(sender, connection.numbers[receiver], message))
 
     def _latency(self, sender: str, receiver: str) -> float:
@@ -243,8 +315,8 @@ class Network:
         for connection in list(self._current.values()):
             for sender, receiver in ((connection.a, connection.b), (connection.b, connection.a)):
                 if (sender, receiver) not in self.blocked and not connection.broken:
-                    for _, data in connection.held.pop(receiver, []):
-                        self._deliver(connection, sender, receiver, data)
+                    for arrive in connection.held.pop(receiver, []):
+                        arrive()
 
     def peers_of(self, id_: str) -> list[str]:
         return sorted(next(iter(pair - {id_})) for pair, c in self._current.items() if id_ in pair and id_ in c.up)

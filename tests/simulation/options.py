@@ -15,6 +15,8 @@ DISASTERS = 0.12
 """Share of the seeds in which there is one. Drawn by itself, so the other seeds are what they would be without."""
 MISTAKES = 0.7
 """Of the disasters."""
+INTERRUPTED = 0.5
+"""Of those with a mistake."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,8 @@ class Options:
     """Times in simulated seconds, rates per simulated second, probabilities 0 to 1."""
 
     seed: int
+    profile: str = ""
+    """Which of PROFILES, if any."""
     managers: int
     safety_seconds: float
     """How long faults are injected."""
@@ -31,6 +35,11 @@ class Options:
     """Probability that a message takes up to 20 times longer."""
     slow_direction: float
     """Probability that a direction between two managers is up to 20 times slower for the whole run."""
+    link_bytes_per_second: float
+    """How much each direction of a link carries; 0: as much as there is."""
+    large_values: float
+    """Probability that a put writes a value of many bytes."""
+    value_bytes: int
     tick_seconds: float
     """How often a manager steps when nothing happens."""
     clock_drift: float
@@ -39,6 +48,8 @@ class Options:
     sync_max: float
     slow_sync: float
     """Probability that a log sync takes up to 2 s."""
+    overrule_rate: float
+    """A leader with a slow disk is cut off, goes on writing, and comes back while the disk is still at it."""
     late_messages: bool
     """Whether what was on a broken connection may still arrive, under its old number."""
     break_rate: float
@@ -58,6 +69,13 @@ class Options:
     disk_error: float
     """Probability that a crash is one by EIO at a random file operation."""
     member_rate: float
+    """How often somebody wants to change the members."""
+    founders_leave: float
+    """Probability that it is any member that is removed; else one that was added."""
+    operators: int
+    """How many of them may be at it at once."""
+    abandon: float
+    """Probability that an operator goes away before a change is answered."""
     damage: float
     """Probability that a bit of a crashed manager's log is flipped."""
     swap_rate: float
@@ -81,16 +99,28 @@ class Options:
     """Probability that a message that arrived does so again when its connection has been replaced."""
     snapshot_after_bytes: int
     """How much the log grows before a snapshot is taken and the log is cut."""
+    chunk_bytes: int
+    """Of a snapshot on its way: small ones make many."""
+    sessions_max: int
+    """How many sessions are remembered; few are evicted while they are in use."""
+    wrong_state_rate: float
+    """The state of a manager that runs is not what it should be any more: a bug, or a bit of its memory."""
+    state_full_rate: float
+    """The disk of a manager's state has no room for up to 3 s."""
     job_seconds: float
     """How long a job on snapshots takes, at most."""
     job_kill: float
     """Probability that a manager dies at some file operation of a job on snapshots."""
     rot: float
     """Probability that a crashed manager's newest snapshot, or what it has fetched, is damaged."""
+    idle: float
+    """How long nothing is written before the power goes (blackout.py), at most; 0: it does not go."""
     disaster: float
     """Probability that all is lost after the safety phase, and operators restore or recover (disaster.py)."""
     mistake: float
     """Probability that they make a mistake first."""
+    interrupted: float
+    """Probability that a tool does not get to its end at one of the members, where mistakes are made."""
     large_bytes: int
     """A command above this travels ahead of the log."""
     bulk_factor: float
@@ -103,7 +133,6 @@ class Options:
         )
 
 
-HANDOVERS_SHARE: Final = 0.05
 HANDOVERS: Final[Mapping[str, Any]] = {
     "managers": 3,
     "safety_seconds": 10.0,
@@ -116,7 +145,73 @@ HANDOVERS: Final[Mapping[str, Any]] = {
     "call_rate": 3.0,
 }
 """Leadership is handed to and fro while links break and managers pause: what one of them was told before it paused
-meets what happened meanwhile. Independent draws bring it about too seldom."""
+meets what happened meanwhile."""
+FETCHES: Final[Mapping[str, Any]] = {
+    "managers": 3,
+    "safety_seconds": 10.0,
+    "call_rate": 30.0,
+    "snapshot_after_bytes": 500,
+    "chunk_bytes": 4096,
+    "job_seconds": 0.02,
+    "break_rate": 0.5,
+    "crash_rate": 0.3,
+    "down_max": 5.0,
+}
+"""Managers are away until the log is cut, and fetch snapshots of many chunks over links that break."""
+OPERATORS: Final[Mapping[str, Any]] = {
+    "safety_seconds": 10.0,
+    "member_rate": 2.0,
+    "operators": 2,
+    "founders_leave": 0.7,
+    "abandon": 0.3,
+    "transfer_rate": 0.3,
+    "crash_rate": 0.2,
+    "idle": 3.0,
+}
+"""The members change all the time, by two operators who do not wait for each other."""
+THIN_LINKS: Final = "thin links"
+THIN: Final[Mapping[str, Any]] = {
+    "managers": 3,
+    "safety_seconds": 15.0,
+    "latency_min": 0.001,
+    "latency_max": 0.02,
+    "slow_link": 0.0,
+    "slow_direction": 0.0,
+    "clock_drift": 0.0,
+    "slow_sync": 0.0,
+    "overrule_rate": 0.0,
+    "break_rate": 0.0,
+    "partition_rate": 0.0,
+    "crash_rate": 0.0,
+    "pause_rate": 0.0,
+    "disk_full_rate": 0.0,
+    "member_rate": 0.0,
+    "swap_rate": 0.0,
+    "transfer_rate": 0.0,
+    "throw_rate": 0.0,
+    "leap_rate": 0.0,
+    "file_fault_rate": 0.0,
+    "state_full_rate": 0.0,
+    "wrong_state_rate": 0.0,
+    "link_bytes_per_second": 150e3,
+    "large_values": 0.05,
+    "value_bytes": 600_000,
+    "call_rate": 1.0,
+    "write_timeout": 60.0,
+    "sessions_max": 1000,
+    "job_kill": 0.0,
+    "minority_stays_down": 0.0,
+    "idle": 0.0,
+    "disaster": 0.0,
+}
+"""Nothing is wrong, but one large write takes four seconds to a follower: four election timeouts."""
+PROFILES: Final[Mapping[str, tuple[float, Mapping[str, Any]]]] = {
+    "handovers": (0.05, HANDOVERS),
+    "fetches": (0.04, FETCHES),
+    "operators": (0.06, OPERATORS),
+    THIN_LINKS: (0.02, THIN),
+}
+"""Name -> (share of the seeds, what is fixed in them): what independent draws bring about too seldom."""
 
 
 def draw(seed: int) -> Options:
@@ -130,17 +225,21 @@ def draw(seed: int) -> Options:
     sync = random.choice([0.0002, 0.001, 0.01])
     options = Options(
         seed=seed,
-        managers=random.choice([3, 3, 3, 5, 1]),
+        managers=random.choice([3, 3, 3, 3, 5, 5, 4, 2, 1]),
         safety_seconds=random.uniform(2.0, 10.0),
         latency_min=latency * 0.2,
         latency_max=latency * random.choice([1.0, 5.0]),
         slow_link=sometimes(0.3, 0.0, 0.1),
         slow_direction=sometimes(0.3, 0.0, 0.4),
+        link_bytes_per_second=random.choice([0.0] * 8 + [20e3, 200e3, 10e6]),
+        large_values=sometimes(0.2, 0.0, 0.1),
+        value_bytes=random.choice([2_000, 20_000, 100_000]),
         tick_seconds=random.choice([0.02, 0.02, 0.05]),
         clock_drift=random.choice([0.0, 0.001, 0.1]),
         sync_min=sync * 0.5,
         sync_max=sync * random.choice([1.0, 10.0]),
         slow_sync=sometimes(0.3, 0.0, 0.05),
+        overrule_rate=sometimes(0.15, 0.05, 0.3),
         late_messages=random.random() < 0.5,
         break_rate=sometimes(0.6, 0.05, 1.0),
         partition_rate=sometimes(0.6, 0.05, 0.5),
@@ -154,7 +253,10 @@ def draw(seed: int) -> Options:
         down_max=random.uniform(0.1, 5.0),
         disk_full_rate=sometimes(0.2, 0.02, 0.2),
         disk_error=sometimes(0.2, 0.0, 0.3),
-        member_rate=sometimes(0.4, 0.05, 0.3),
+        member_rate=sometimes(0.5, 0.05, 0.6),
+        founders_leave=random.choice([0.0, 0.6, 0.6]),
+        operators=random.choice([1, 1, 2]),
+        abandon=sometimes(0.4, 0.1, 0.6),
         damage=sometimes(0.25, 0.0, 0.5),
         swap_rate=sometimes(0.15, 0.05, 0.2),
         wipe=sometimes(0.3, 0.0, 0.3),
@@ -168,12 +270,23 @@ def draw(seed: int) -> Options:
         file_fault_rate=sometimes(0.3, 0.05, 0.5),
         replay=sometimes(0.4, 0.0, 0.2),
         snapshot_after_bytes=random.choice([500, 4_000, 4_000, 16_000, 1 << 40, 1 << 40]),
+        chunk_bytes=random.choice([4096, 16 * 1024, 256 * 1024]),
+        sessions_max=random.choice([3, 6, 1000, 1000, 1000, 1000]),
+        wrong_state_rate=sometimes(0.15, 0.05, 0.3),
+        state_full_rate=sometimes(0.2, 0.05, 0.5),
         job_seconds=random.choice([0.0, 0.02, 0.5]),
         rot=sometimes(0.2, 0.0, 0.5),
         job_kill=sometimes(0.3, 0.0, 0.2),
+        idle=sometimes(0.2, 2.0, 10.0),
         disaster=float(Random(f"disaster {seed}").random() < DISASTERS),
         mistake=MISTAKES,
+        interrupted=INTERRUPTED,
         large_bytes=Random(f"large {seed}").choice([0, 60, 1 << 40, 1 << 40]),
         bulk_factor=Random(f"bulk {seed}").choice([1.0, 10.0]),
     )
-    return replace(options, **HANDOVERS) if random.random() < HANDOVERS_SHARE else options
+    chosen = random.random()
+    for name, (share, fixed) in PROFILES.items():
+        if 0.0 <= chosen < share:
+            options = replace(options, profile=name, **fixed)
+        chosen -= share
+    return options

@@ -10,12 +10,15 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from tests.simulation import blackout
 from tests.simulation.checkers import ALL
 from tests.simulation.disaster import Disaster
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.options import Options
+from tests.simulation.scaled import scaled
 from tests.simulation.workload import Workload
 from tests.simulation.world import Failure, World
 
@@ -52,7 +55,10 @@ def run(options: Options, checkers: Sequence[Callable[[], object]] = ALL) -> Res
     world = World(options)
     workload = Workload(world)
     workloads = [workload]
+    patches = ExitStack()
     try:
+        patches.enter_context(scaled(world))
+        world.observers.append(world.audience.lists)
         world.observers.extend(checker() for checker in checkers)
         disaster = Disaster(world, workload, checkers) if options.disaster else None
         world.start_all()
@@ -62,6 +68,8 @@ def run(options: Options, checkers: Sequence[Callable[[], object]] = ALL) -> Res
             workload, nemesis = disaster.strike(nemesis)
             workloads.append(workload)
             world.run_until(nemesis.until)
+        if options.idle:
+            blackout.strike(world, workload, nemesis)
         world.note("healing")
         nemesis.heal()
         _converge(world, workload, nemesis)
@@ -71,6 +79,7 @@ def run(options: Options, checkers: Sequence[Callable[[], object]] = ALL) -> Res
         result.found_by = _raiser(failure)
         world.note(f"FAILURE: {result.failure}\n{world.describe()}")
     finally:
+        patches.close()
         result.trace = world.trace
         result.faults = world.faults
         result.checked = world.checked
@@ -101,10 +110,10 @@ def _converge(world: World, workload: Workload, nemesis: Nemesis) -> None:
             f"no write is acknowledged within {LIVENESS_SECONDS:g} s after the last fault\n{world.describe()}"
         )
     workload.ended = True
-    if not world.run_until(deadline, lambda: not nemesis.changing and _converged(world)):
+    if not world.run_until(deadline, lambda: not nemesis.operators.busy and _converged(world)):
         raise Failure(
             f"not converged within {LIVENESS_SECONDS:g} s after the last fault; "
-            f"{'a member change is not done' if nemesis.changing else ''}\n{world.describe()}"
+            f"{'a member change is not done' if nemesis.operators.busy else ''}\n{world.describe()}"
         )
     world.run_until(max(world.now, world.network.latest_arrival) + SETTLE_SECONDS)
     world.tell("quiet_begins", world)
@@ -114,7 +123,7 @@ def _converge(world: World, workload: Workload, nemesis: Nemesis) -> None:
 
 def _converged(world: World) -> bool:
     leader = world.leader
-    if leader is None:
+    if leader is None or any(process.state_is_wrong for process in world.members()):
         return False
     last = leader.opened.log.last_index
     return all(

@@ -24,7 +24,7 @@ from tests.simulation.world import Failure, Process, World
 from tests.stock_pysyncobj import REASONS, SUCCESS, StockJournal, StockNode, load_stock, make_machine_class
 from warren_raft.alarms import Alarms
 from warren_raft.raft.events import Dial, Effect, LinkDown, LinkUp, Received, Send
-from warren_raft.raft.membership import Hello, Member
+from warren_raft.raft.membership import Hello, Member, Membership
 
 ELECTION_SECONDS = (0.4, 1.4)
 """The library's defaults, as all its other settings here."""
@@ -45,6 +45,8 @@ def stock_options(seed: int) -> Options:
         swap_rate=0,
         disk_full_rate=0,
         disk_error=0,
+        state_full_rate=0,
+        wrong_state_rate=0,
         file_fault_rate=0,
         replay=0,
         transfer_rate=0,
@@ -189,6 +191,8 @@ class StockWorld(World):
         super().__init__(options)
         self.journals: dict[str, StockJournal] = {}
         self.loses_unsynced = False
+        members = {id_: Member(id_, address, "stock", voter=True) for id_, address in self.initial.items()}
+        self.audience.lists.all.append(Membership("stock", 1, members))
         self._images: dict[str, deque[tuple[float, StockJournal]]] = defaultdict(deque)
 
     def end(self, process: Process, *, power_cut: bool) -> None:

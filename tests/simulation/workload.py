@@ -56,7 +56,7 @@ class Client:
     def _turn(self) -> None:
         if not self.process.alive or self.workload.ended:
             return
-        if self.process.paused_until <= self.world.now:
+        if self.process.paused_until <= self.world.now and not self.workload.is_paused:
             if self.session:
                 self._call()
             elif not self.opening and self.process.engine.membership is not None:
@@ -136,9 +136,14 @@ class Client:
         self.seen[key] = service.revision
         return service.revision, service.image
 
-    @staticmethod
-    def _put_operation(key: str, value: str) -> Operation:
-        entity = codec.encode(SERVICE, Service(id=key, image=value, name=f"name-{hash_free(value)}"))
+    def _put_operation(self, key: str, value: str) -> Operation:
+        random, options = self.random, self.world.options
+        is_large = random.random() < options.large_values
+        env = ("x" * options.value_bytes,) if is_large else ()
+        if is_large:
+            self.world.faults["large value written"] += 1
+        service = Service(id=key, image=value, name=f"name-{hash_free(value)}", env=env)
+        entity = codec.encode(SERVICE, service)
         return Operation(Verb.PUT, SERVICE.number, key, entity)
 
     def _change(self, kind: str, key: str, argument: Any, operations: tuple[Operation, ...]) -> None:
@@ -183,6 +188,7 @@ class Client:
 
         def ended(proposal: Proposal) -> None:
             self.waiting.pop(sequence, None)
+            self.process.calls.pop((session, sequence), None)
             self.workload.answered(proposal)
             if proposal.error is not None:
                 self._not_answered(call, proposal.error)
@@ -195,7 +201,9 @@ class Client:
 
         seconds = CALM_TIMEOUT_SECONDS if self.world.is_calm else self.world.options.write_timeout
         deadline = self.process.clock + seconds
-        self.process.take(Submitted([Proposal(session, sequence, data, deadline, ended)]))
+        proposal = Proposal(session, sequence, data, deadline, ended)
+        self.process.calls[session, sequence] = proposal
+        self.process.take(Submitted([proposal]))
 
     def _not_answered(self, call: Call | None, error: Exception) -> None:
         if call is not None and not getattr(error, "maybe_applied", False):
@@ -223,6 +231,8 @@ class Workload:
         self.acknowledged = 0
         self.unanswered = 0
         self.ended = False
+        self.is_paused = False
+        """Nobody calls for a while."""
         self._values: int = 0 if after is None else after._values + VALUES_MAX
         self._answered: set[tuple[int, int]] = set()
         world.observers.append(self)

@@ -13,7 +13,7 @@ import itertools
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from errno import errorcode
@@ -24,16 +24,19 @@ from typing import Any
 
 from tests.killed import Killed, killed_after
 from tests.memory_files import Crashed, Fault, MemoryFiles, keep_some
+from tests.simulation.lists import MemberLists
 from tests.simulation.network import LINK_TIMEOUT_SECONDS, Network
 from tests.simulation.options import Options
 from warren_raft.alarms import Alarms
 from warren_raft.config import Config
 from warren_raft.errors import Corrupted, RefusedForSafety, WarrenError
+from warren_raft.fsm.entry import store_position
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.opening import OpenedDirectory
 from warren_raft.raft.engine import Engine
-from warren_raft.raft.events import CloseLink, Dial, Effect, Event, Send, Synced, Work, Worked, WriteLog
+from warren_raft.raft.events import Cancel, CloseLink, Dial, Effect, Event, Send, Synced, Work, Worked, WriteLog
 from warren_raft.raft.log import Batch
+from warren_raft.raft.submit import Proposal
 from warren_raft.snapshots.keeper import Held
 from warren_raft.snapshots.verification import prove_state, verify
 
@@ -55,6 +58,8 @@ class Audience:
     def __init__(self) -> None:
         self.observers: list[Any] = []
         """See each for what it is told."""
+        self.lists = MemberLists()
+        """Of its members; an observer as well, of those who have any."""
         self._told: dict[str, list[Callable[..., None]]] = {}
         self._told_count = 0
 
@@ -88,9 +93,14 @@ class Process:
         self.stamp: tuple[object, ...] = ()
         self.was_ready = False
         self.events: list[Event] = []
+        self.calls: dict[tuple[int, int], Proposal] = {}
+        """What callers have submitted and has not ended, by session and sequence."""
         self.dialed: dict[str, Sequence[str]] = {}
         self.batch: Batch | None = None
         self.paused_until = 0.0
+        self.state_is_wrong = False
+        """As was made so; until it is replaced."""
+        self.times_wrong = 0
         self.alive = True
         self._step_due = False
         self._tick()
@@ -106,6 +116,18 @@ class Process:
         self._leapt += seconds
         if seconds >= LINK_TIMEOUT_SECONDS:
             self.world.network.overslept(self.id)
+
+    def watch_log(self) -> None:
+        self.directory.incarnation = self.opened.log.incarnation
+        contents = self.opened.log._contents
+        truncated = contents._on_truncation
+
+        def counted(index: int) -> None:
+            when = " while a batch was on its way" if self.batch is not None else ""
+            self.world.faults[f"log truncated{when}"] += 1
+            truncated(index)
+
+        contents._on_truncation = counted
 
     # Steps -------------------------------------------------------------------------------------------------------
 
@@ -156,11 +178,13 @@ class Process:
                 raise Failure(f"{self.id} writes two log batches at once")
             self.batch = effect.batch
             self.world.tell("took", self, effect.batch)
-            self.world.after(self.world.sync_seconds(), lambda: self._write(effect.batch))
+            self.world.after(self.world.sync_seconds(self.directory), lambda: self._write(effect.batch))
         elif isinstance(effect, Work):
             self.world.after(self.world.random.uniform(0.0, self.world.job_seconds), lambda: self._work(effect))
         elif isinstance(effect, Dial):
             self.dialed = dict(effect.peers)
+        elif isinstance(effect, Cancel):
+            self.world.network.cancel(self, effect.link, effect.number)
         elif isinstance(effect, CloseLink):
             self.world.network.close(self.id, effect.link)
 
@@ -190,7 +214,18 @@ class Process:
         with killed_after(self.world.random.randrange(MOST_JOB_OPERATIONS)):
             return work.job()
 
+    def spoil_state(self) -> None:
+        """Only its digest: what callers read there is what it was, so nothing else that is checked may change."""
+        machine = self.opened.machine
+        with machine.database.write() as transaction:
+            store_position(transaction, machine.committed._replace(digest=self.world.random.randbytes(32)))
+        machine._load()
+        self.state_is_wrong = True
+        self.times_wrong += 1
+
     def swapped(self, machine: StateMachine) -> None:
+        self.state_is_wrong = False
+        self.world.tell("swapped", self)
         self.world.faults["state replaced by a snapshot"] += 1
         self.world.note(f"{self.id} goes on from a snapshot at index {machine.applied_index}")
         self.world.after(0.1, lambda: self.opened.keeper.tidy() if self.alive else None)
@@ -245,11 +280,15 @@ def effect_range(batch: Batch) -> tuple[str, int]:
 class Directory:
     """What a manager has on disk, whether or not it runs."""
 
-    def __init__(self, world: World, id_: str, address: str, root: Path) -> None:
+    def __init__(self, world: World, id_: str, address: str, path: Path) -> None:
         self.world = world
         self.id = id_
         self.address = address
-        self.path = root / id_
+        self.path = path
+        self.members: Mapping[str, str] | None = None
+        """What its manager is told to expect at its first start; None: the cluster's initial members."""
+        self.incarnation: str | None = None
+        """Of the log in it; None before the first start."""
         self.audience = world.audience
         """Of the cluster that it belongs to, or is to."""
         self.boot = 0
@@ -258,6 +297,10 @@ class Directory:
         """Where the newest log batch begins: (path, offset)."""
         self.damaged: tuple[str, int, int] | None = None
         """(path, offset, bit) that was flipped."""
+        self.state_full_until = 0.0
+        """Until then commits of the state find no room."""
+        self.slow_until = 0.0
+        """A sync of the log that begins before returns after it."""
 
     def _empty_files(self, *inside: Path) -> MemoryFiles:
         parents = [str(parent) for parent in [self.path, *self.path.parents, *inside]]
@@ -293,7 +336,7 @@ class Directory:
     def wipe(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
         self.files = self._empty_files()
-        self.last_batch = self.damaged = None
+        self.last_batch = self.damaged = self.incarnation = None
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -365,9 +408,21 @@ class World:
         self._numbers = itertools.count(1)
         base = "/dev/shm" if os.path.isdir("/dev/shm") else None
         self.root = Path(make_directory(prefix="warren-raft-simulation-", dir=base))
+        self._used_paths: set[Path] = set()
+        self.faults[f"cluster of {options.managers}"] += 1
+        if options.profile:
+            self.faults[f"profile: {options.profile}"] += 1
         self.initial = {f"m{n}": f"127.0.0.1:{7000 + n}" for n in range(1, options.managers + 1)}
         for id_, address in self.initial.items():
-            self.directories[id_] = Directory(self, id_, address, self.root)
+            self.new_directory(id_, address)
+
+    def new_directory(self, id_: str, address: str) -> Directory:
+        """A blank one, in the place of what was known under this id; that stays where it is."""
+        paths = (self.root / (f"{id_}-{n}" if n else id_) for n in itertools.count())
+        path = next(path for path in paths if path not in self._used_paths)
+        self._used_paths.add(path)
+        self.directories[id_] = Directory(self, id_, address, path)
+        return self.directories[id_]
 
     def start_all(self) -> None:
         """The initial managers, once observers are there."""
@@ -405,6 +460,7 @@ class World:
         self.after(self.random.expovariate(rate), again)
 
     def note(self, text: str) -> None:
+        text = text.replace(str(self.root), "")  # which is another one in each process
         self.trace.append(f"{self.now - 100:9.4f}  {text}")
 
     def tell(self, what: str, about: Process | World, *arguments: Any) -> None:
@@ -424,8 +480,10 @@ class World:
     def clock_rate(self) -> float:
         return 1.0 + self.options.clock_drift * self.random.uniform(-1.0, 1.0)
 
-    def sync_seconds(self) -> float:
+    def sync_seconds(self, directory: Directory) -> float:
         options, random = self.options, self.random
+        if directory.slow_until > self.now:
+            return directory.slow_until - self.now + random.uniform(0.0, 0.3)
         if not self.is_calm and random.random() < options.slow_sync:
             self.faults["slow sync"] += 1
             return random.uniform(0.1, 2.0)
@@ -452,6 +510,7 @@ class World:
             process = Process(self, directory, opened)
             opened.keeper.on_swap = process.swapped
             process.engine.submitter.large_bytes = self.options.large_bytes
+            process.watch_log()
         except WarrenError as error:
             opened.release()
             if "was removed from the cluster" not in str(error):
@@ -517,7 +576,9 @@ class World:
             self.start(id_, self._members_for(id_))
 
     def _members_for(self, id_: str) -> dict[str, str]:
-        return self.initial if id_ in self.initial else {**self.initial, id_: self.directories[id_].address}
+        """With itself, at any rate: see `start`."""
+        members = self.directories[id_].members
+        return dict(self.initial if members is None else members)
 
     def end(self, process: Process, *, power_cut: bool) -> None:
         """kill -9, or the machine itself: nothing in memory survives."""
@@ -543,6 +604,7 @@ class World:
         for directory in self.directories.values():
             directory.files.clear_faults()
             directory.files.limit_bytes = None
+            directory.state_full_until = directory.slow_until = 0.0
 
     def stopped_by_itself(self, process: Process, failure: WarrenError) -> None:
         self.note(f"{process.id} stops by itself: {failure}")

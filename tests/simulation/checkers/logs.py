@@ -1,5 +1,5 @@
 """Checks: at each index that any manager ever counted as committed there is one entry, the same everywhere, for ever;
-nothing is applied beyond the synced log, nor beyond commit. Not: what the entries do.
+nothing is applied beyond the synced log, nor beyond what the log is told to be committed. Not: what the entries do.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ class CommittedLogs:
         applied = process.opened.machine.applied_index
         if applied > log.synced_index:
             raise Failure(f"{process.id} applied {applied} with a log synced to {log.synced_index}")
+        if min(applied, log.last_index) > log.commit_index:
+            raise Failure(f"{process.id} applied {applied}, and its log says that {log.commit_index} is committed")
         first = max(self._looked.get(process.number, 0), log.base_index)
         last = max(process.engine.commit_index, log.commit_index)
         for index in range(first + 1, min(last, log.last_index) + 1):

@@ -1,0 +1,74 @@
+"""Checks: a membership change that was answered is never forgotten. When its operator is told "done", the list that it
+made is in force by the committed log, and a majority of that list's voters has it on disk that it is committed: any
+majority of them that comes back after a power cut then has one that counts by this list. At the end every manager has
+the newest list. Not: whether they come back at all (the liveness phase, blackout.py), changes that nobody was answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.simulation.workload import Workload
+from tests.simulation.world import Failure, Process, World
+from warren_raft.raft.log import Batch
+from warren_raft.raft.membership import ADD, REMOVE, UPDATE, Membership
+
+
+class AnsweredChanges:
+    def __init__(self) -> None:
+        self._taken: dict[int, tuple[Batch, int]] = {}
+        """Process -> (the batch under way, the commit index in it)."""
+        self._durable: dict[str, int] = {}
+        """Incarnation -> the newest commit index that a power cut leaves."""
+
+    def took(self, process: Process, batch: Batch) -> None:
+        if process.number not in self._taken or self._taken[process.number][0] is not batch:
+            self._taken[process.number] = batch, process.opened.log.commit_index
+
+    def wrote(self, process: Process, _batch: Batch) -> None:
+        self._durable[process.opened.log.incarnation] = self._taken[process.number][1]
+
+    def change_done(self, process: Process, step: tuple[str, str, str]) -> None:
+        lists = process.audience.lists.all
+        found = _in_force_since(lists, _effect(*step))
+        if found is None:
+            raise Failure(f"{step} was answered as done, and no committed list says so")
+        if found is lists[0]:
+            return  # the founders' own list, which their record keeps as well
+        knowing = [m.id for m in found.members.values() if m.voter and self._knows(m.incarnation, found.index)]
+        if len(knowing) * 2 <= len(found.voters):
+            raise Failure(
+                f"{step} at index {found.index} was answered as done; that it is committed is on the disks of "
+                f"{knowing} only, of the voters {sorted(found.voters)}"
+            )
+
+    def _knows(self, incarnation: str, index: int) -> bool:
+        return self._durable.get(incarnation, 0) >= index
+
+    def finish(self, world: World, _workload: Workload) -> None:
+        newest = world.audience.lists.newest
+        for process in world.members():
+            if process.engine.membership != newest:
+                raise Failure(f"{process.id} ends with the members {process.engine.membership}, not with {newest}")
+
+
+def _effect(verb: str, member_id: str, address: str) -> Callable[[Membership], bool]:
+    def holds(membership: Membership) -> bool:
+        member = membership.members.get(member_id)
+        if verb == REMOVE:
+            return member is None
+        assert verb in (ADD, UPDATE)
+        return member is not None and member.address == address and (member.voter or verb == UPDATE)
+
+    return holds
+
+
+def _in_force_since(lists: list[Membership], holds: Callable[[Membership], bool]) -> Membership | None:
+    """The list that began the last time that it held."""
+    found = None
+    for earlier in reversed(lists):
+        if holds(earlier):
+            found = earlier
+        elif found is not None:
+            break
+    return found

@@ -1,0 +1,50 @@
+"""Checks: an answer (to entries, to a request for a vote or a pre-vote) leaves on the connection on which its question
+came. What waits for the disk when a connection breaks is not said on the next one: there it would come out of order,
+and perhaps to another process. Not: what is said (speech.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.simulation.world import Failure, Process
+
+Key = tuple[object, ...]
+
+
+class AnswersStayOnTheirLink:
+    def __init__(self) -> None:
+        self._asked: dict[tuple[int, int], set[Key]] = {}
+        """(process, what it calls the connection) -> what was asked on it."""
+
+    def received_on(self, process: Process, number: int, message: dict[str, Any]) -> None:
+        question = _question(message)
+        if question is not None:
+            self._asked.setdefault((process.number, number), set()).add(question)
+
+    def sent_on(self, process: Process, number: int, message: dict[str, Any]) -> None:
+        answered = _answered(message)
+        if answered is not None and answered not in self._asked.get((process.number, number), ()):
+            raise Failure(f"{process.id} answers {answered}, which was not asked on that connection: {message}")
+
+
+def _question(message: dict[str, Any]) -> Key | None:
+    match message["type"]:
+        case "append_entries":
+            return "entries", message["term"], message["seq"]
+        case "request_vote":
+            return "vote", message["term"]
+        case "pre_vote":
+            return "pre-vote", message["round"]
+    return None
+
+
+def _answered(message: dict[str, Any]) -> Key | None:
+    match message["type"]:
+        case "next_node_idx":
+            return "entries", *message["re"]
+        case "response_vote":
+            return "vote", message["term"]
+        case "pre_vote_reply":
+            return "pre-vote", message["round"]
+    return None

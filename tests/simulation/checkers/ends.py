@@ -1,0 +1,46 @@
+"""Checks: every call ends by its deadline, with an answer or an error, as long as its manager runs. Where nothing is
+wrong any more and a manager knows its leader, a call that was waiting when the manager's state was replaced by a
+snapshot is answered, and not left to its deadline. Not: with what (the other checkers).
+"""
+
+from __future__ import annotations
+
+from tests.simulation.world import Failure, Process
+
+LATE_SECONDS = 0.5
+"""Deadlines are looked at now and then, and in a step."""
+ANSWERED_SECONDS = 3.0
+"""Of one and the same leader: the time of a few round trips, and of the slowest disk."""
+
+
+class CallsEnd:
+    def __init__(self) -> None:
+        self._waiting: dict[int, tuple[set[tuple[int, int]], float, object]] = {}
+        """Process -> (calls that waited at its last change of state, since when, under which leader)."""
+        self._look_again: dict[int, float] = {}
+
+    def step_ended(self, process: Process) -> None:
+        now = process.clock
+        if now < self._look_again.get(process.number, 0.0):
+            return
+        self._look_again[process.number] = now + LATE_SECONDS
+        for key, proposal in process.calls.items():
+            if proposal.deadline < now - LATE_SECONDS:
+                raise Failure(f"{process.id}: call {key} has not ended, {now - proposal.deadline:.1f} s too late")
+        if process.number in self._waiting:
+            self._look_at_waiting(process, set(process.calls))
+
+    def swapped(self, process: Process) -> None:
+        self._waiting[process.number] = set(process.calls), process.world.now, None
+
+    def _look_at_waiting(self, process: Process, calls: set[tuple[int, int]]) -> None:
+        waiting, since, leader = self._waiting[process.number]
+        waiting = waiting & calls
+        found = (process.engine.leader, process.engine.term, process.world.is_calm)
+        if found != leader:
+            since = process.world.now
+        self._waiting[process.number] = waiting, since, found
+        if not waiting:
+            del self._waiting[process.number]
+        elif found[0] is not None and found[2] and process.world.now - since > ANSWERED_SECONDS:
+            raise Failure(f"{process.id}: calls {sorted(waiting)} are not answered since its state was replaced")

@@ -1,0 +1,79 @@
+"""What a run changes in the product so that it meets an edge that real sizes put out of its reach, and a full disk of
+the state, which LMDB cannot be made to meet without one.
+
+Constants that are made small: bytes of a snapshot's chunk, sessions that are remembered. Not here: disks of the log
+(memory_files.py). Invariant: the product's own decisions stay; only the numbers, and what a commit ends with, differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from unittest import mock
+
+from tests.simulation.options import Options
+from tests.simulation.world import Directory, World
+from warren_raft.errors import StorageFull
+from warren_raft.fsm import sessions
+from warren_raft.raft import catchup
+from warren_raft.store.database import Database, WriteTransaction
+
+CAME_THROUGH = 0.2
+"""Probability that a commit which says that there is no room is on disk nevertheless: who applies has to look."""
+
+
+@contextmanager
+def scaled(world: World) -> Iterator[None]:
+    """Until the end of the block, for every manager of this process."""
+    options: Options = world.options
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(catchup, "CHUNK_BYTES", options.chunk_bytes))
+        stack.enter_context(mock.patch.object(sessions, "MAX_SESSIONS", options.sessions_max))
+        stack.enter_context(_counted_evictions(world))
+        if options.state_full_rate:
+            stack.enter_context(mock.patch.object(Database, "write", _writer(world)))
+        yield
+
+
+def _counted_evictions(world: World) -> mock._patch[object]:
+    evict = sessions.Sessions._evict
+
+    def counted(self: sessions.Sessions) -> None:
+        world.faults["session evicted"] += 1
+        evict(self)
+
+    return mock.patch.object(sessions.Sessions, "_evict", counted)
+
+
+def _writer(world: World) -> object:
+    def write(database: Database) -> WriteTransaction:
+        for directory in world.directories.values():
+            if directory.state_full_until > world.now and database.path.startswith(f"{directory.path}/state/"):
+                return _Full(database, directory)
+        return WriteTransaction(database)
+
+    return write
+
+
+class _Full(WriteTransaction):
+    """One whose commit finds no room."""
+
+    __slots__ = ("_directory",)
+
+    def __init__(self, database: Database, directory: Directory) -> None:
+        super().__init__(database)
+        self._directory = directory
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        full = StorageFull("no room for the state: made so by the simulation")
+        world = self._directory.world
+        if kind is None and world.random.random() >= CAME_THROUGH:
+            super().__exit__(StorageFull, full, trace)
+        else:
+            super().__exit__(kind, error, trace)
+        if kind is None:
+            world.faults["StorageFull while applying"] += 1
+            raise full
