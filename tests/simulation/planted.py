@@ -19,12 +19,17 @@ from tests.simulation.workload import Client
 from warren_raft import restoring
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.raft import membership, submit
+from warren_raft.raft.changes import Changes
 from warren_raft.raft.core import Core
 from warren_raft.raft.engine import Engine
+from warren_raft.raft.files import OsFile
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.installation import Installation
+from warren_raft.raft.log import Log
 from warren_raft.raft.log_contents import Contents
 from warren_raft.raft.roster import Roster
+from warren_raft.raft.settling import Settling
+from warren_raft.raft.submit import Submitter
 from warren_raft.restoring import Recovery
 from warren_raft.snapshots.keeper import Keeper
 
@@ -113,6 +118,47 @@ PLANTED: dict[str, tuple[Change, ...]] = {
             "            manifest = looked_at(path)",
         ),
     ),
+    # What waits for the disk when a link breaks leaves on the next one.
+    "answers-survive-their-link": (
+        Change(
+            Engine,
+            "_link_down",
+            "        self._gated = deque(item for item in self._gated if item[0].peer != peer)\n",
+            "",
+        ),
+    ),
+    # A state is put in the place of another one that had gone on meanwhile.
+    "installed-state-goes-back": (
+        Change(Installation, "_is_ready", "applied_index <= incoming.applied_index <=", "incoming.applied_index <="),
+    ),
+    "callers-are-forgotten-at-a-swap": (
+        Change(Engine, "_swap", "self._submitter.state_replaced()", "self._submitter._pending.clear()"),
+    ),
+    # What had been sent is not sent again: what a snapshot covers is never applied here, and nobody is answered.
+    "callers-do-not-ask-again": (
+        Change(
+            Submitter, "_line_up_small", "and not proposal.is_held:", "and not proposal.is_held and not proposal.sent:"
+        ),
+    ),
+    "commit-index-is-lost-at-a-swap": (
+        Change(Core, "__init__", "_Journal(log, max(applied_index, log.commit_index))", "_Journal(log, applied_index)"),
+    ),
+    # The batch on its way holds entries that are cut away meanwhile, and others take their indexes.
+    "truncation-forgets-the-batch": (Change(Log, "truncate_from", "if self._in_flight is not None:", "if False:"),),
+    # Over a thin link a large message takes longer than an election timeout, and nothing else is heard meanwhile.
+    "parts-are-no-sign-of-life": (
+        Change(Engine, "_arriving", "if term and self._guard.is_led_by(peer, term):", "if False:"),
+    ),
+    # A change is answered when it is applied, and the commit index that covers it is durable with the next write only.
+    "an-answered-change-is-forgotten": (
+        Change(Changes, "request", "if found.state == DONE and not roster.is_settled:", "if False:"),
+    ),
+    # Whoever applies its own removal first stops voting before anybody knows that it is committed.
+    "a-removed-voter-leaves-at-once": (
+        Change(Settling, "holds_back", "if not is_own or not roster.is_voter:", "if True:"),
+    ),
+    # Of a restored directory: a power cut takes its log.
+    "restored-log-is-not-synced": (Change(OsFile, "sync", "os.fdatasync(self._descriptor)", "pass"),),
     # What the product does not do: a leader answers a barrier by itself, as long as its own clock says that nobody else
     # can have been elected since a quorum last answered.
     "reads-by-lease": (
