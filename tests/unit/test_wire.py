@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from warren_raft import strict_cbor
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft import wire
 from warren_raft.raft.lanes import Lane
@@ -247,7 +248,7 @@ BAD_BODIES: dict[str, bytes] = {
     "a string reference": cbor2.dumps({"type": "x"}, string_referencing=True),
     "an unknown tag": cbor2.dumps({"type": "x", "v": cbor2.CBORTag(4711, 1)}),
     "self-described CBOR": cbor2.dumps(cbor2.CBORTag(55799, {"type": "x"})),
-    "nested too deep": b"\xa2\x64type\x61x\x61a" + b"\x81" * wire.MAX_DEPTH + b"\x00",
+    "nested too deep": b"\xa2\x64type\x61x\x61a" + b"\x81" * strict_cbor.MAX_DEPTH + b"\x00",
     "an array that claims 2**32 items": b"\xa2\x64type\x61x\x61a\x9a\xff\xff\xff\xff",
     "bytes that claim 2**62": b"\xa2\x64type\x61x\x61a\x5b\x40" + bytes(7),
     "pickle": pickle.dumps({"type": "x"}),
@@ -337,6 +338,19 @@ def test_a_large_body_of_tiny_items_is_refused_before_it_becomes_objects() -> No
     body = b"\xa2\x64type\x61x\x61a\x9a" + struct.pack(">I", count) + b"\x80" * count
     with pytest.raises(BadFrame, match="items"):
         read_all(FrameReader(), frames(body))
+
+
+def test_a_message_of_a_stranger_has_few_items() -> None:
+    """Before a link is up, anybody may send it."""
+    items = wire.HANDSHAKE_ITEMS
+    for count, is_refused in ((items - 5, False), (items, True)):
+        reader = FrameReader(wire.HANDSHAKE_MESSAGE_BYTES, limit_items=items)
+        reader.feed(encode({"type": "hello", "x": [0] * count}))
+        if is_refused:
+            with pytest.raises(BadFrame, match="over 64 items"):
+                reader.read()
+        else:
+            assert reader.read() is not None
 
 
 def test_a_large_body_of_large_items_passes() -> None:

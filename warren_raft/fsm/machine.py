@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from warren_raft.errors import InvariantViolation
+from warren_raft.errors import Corrupted, InvariantViolation
 from warren_raft.fsm.answers import Result, raise_for
 from warren_raft.fsm.digest import recompute as recompute_digest
 from warren_raft.fsm.entry import FIRST_INDEX, Committed, Entry, read_committed
@@ -122,9 +122,12 @@ class StateMachine:
 
     def _load(self) -> None:
         with self.database.read() as transaction:
-            self._sessions = Sessions(transaction.scan(SESSIONS))
-            self._history = History(transaction)
-            self._show(read_committed(transaction))
+            try:
+                self._sessions = Sessions(transaction.scan(SESSIONS))
+                self._history = History(transaction)
+                self._show(read_committed(transaction))
+            except ValueError as error:
+                raise Corrupted(self.database.path, f"cannot be read: {error}") from None
         self._in_doubt = False
 
     def _show(self, committed: Committed) -> None:

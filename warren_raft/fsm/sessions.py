@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import cbor2
 
+from warren_raft import strict_cbor
 from warren_raft.fsm.answers import STALE, TOO_MANY_OUTSTANDING, UNKNOWN_SESSION, Error
 from warren_raft.store.command import Command
+from warren_raft.strict_cbor import MAX_RECORD_ITEMS
 
 MAX_SESSIONS: Final = 1_000
 """A manager process opens one a start; the least recently used goes first. A thousand restarts are far more than
@@ -53,13 +55,18 @@ class Session:
 
     @classmethod
     def decode(cls, record: bytes) -> Session:
-        """The session in a record of the database."""
-        used_index, lowest, is_closed, packed, refusals = cbor2.loads(record)
-        session = cls(used_index, lowest, is_closed)
-        count = len(packed) // (2 * _NUMBER_BYTES)
-        numbers = struct.unpack(f">{2 * count}Q", packed)
-        session.answers = dict(zip(numbers[:count], numbers[count:], strict=True))
-        session.refusals = {sequence: (revision, tuple(error)) for sequence, revision, *error in refusals}
+        """The session in a record of the database. Raises ValueError."""
+        try:
+            used_index, lowest, is_closed, packed, refusals = strict_cbor.decode(record, max_items=MAX_RECORD_ITEMS)
+            if not (_is_number(used_index) and _is_number(lowest) and type(is_closed) is bool):
+                raise ValueError("a field of another type")
+            session = cls(used_index, lowest, is_closed)
+            count = len(packed) // (2 * _NUMBER_BYTES)
+            numbers = struct.unpack(f">{2 * count}Q", packed)
+            session.answers = dict(zip(numbers[:count], numbers[count:], strict=True))
+            session.refusals = dict(map(_refusal_in, refusals))
+        except (TypeError, ValueError, struct.error) as error:
+            raise ValueError(f"not a session: {error}") from None
         session.record = record
         return session
 
@@ -89,7 +96,8 @@ class Sessions:
     """Every session, as of the transaction that is under way. After one that failed, make it anew."""
 
     def __init__(self, records: Iterable[tuple[bytes, bytes]]) -> None:
-        self._sessions = {int.from_bytes(key, "big"): Session.decode(record) for key, record in records}
+        """Raises ValueError for records that are not those of sessions."""
+        self._sessions = {_number_in(key): Session.decode(record) for key, record in records}
         self._used: set[int] = set()
         self._evicted: dict[int, bytes | None] = {}
 
@@ -182,5 +190,25 @@ def _without(answers: dict[int, T], first: int, stop: int) -> dict[int, T]:
     return answers
 
 
+def _refusal_in(row: Any) -> tuple[int, Answer]:
+    """(sequence, answer) of a row that `Session.encode` made. Raises ValueError."""
+    if type(row) is not list or len(row) < 3 or not _is_number(row[0]) or not _is_number(row[1]):
+        raise ValueError("a refusal of another type")
+    error = tuple(row[2:])
+    if type(error[0]) is not str or not all(type(part) in (str, int) for part in error):
+        raise ValueError("a refusal of another type")
+    return row[0], (row[1], error)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 8 * _NUMBER_BYTES
+
+
 def _key(session: int) -> bytes:
-    return session.to_bytes(8, "big")
+    return session.to_bytes(_NUMBER_BYTES, "big")
+
+
+def _number_in(key: bytes) -> int:
+    if len(key) != _NUMBER_BYTES:
+        raise ValueError(f"a session under a key of {len(key)} bytes")
+    return int.from_bytes(key, "big")

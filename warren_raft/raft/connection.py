@@ -27,6 +27,7 @@ from warren_raft.raft.lanes import Lane, lane_of, leaders_term
 from warren_raft.raft.link_queue import LinkQueue
 from warren_raft.raft.tls_session import Session, is_alert, reason_of
 from warren_raft.raft.wire import (
+    HANDSHAKE_ITEMS,
     HANDSHAKE_MESSAGE_BYTES,
     KIB,
     MAX_MESSAGE_BYTES,
@@ -38,6 +39,7 @@ from warren_raft.raft.wire import (
     encode,
     encode_body,
 )
+from warren_raft.strict_cbor import MAX_ITEMS
 
 MAX_BUFFERED_BYTES = 64 * MIB
 """Unsent bytes of one link beyond which it is dropped: four of the largest messages. A peer that is paused
@@ -163,7 +165,7 @@ class Connection(asyncio.BufferedProtocol):
         self._incoming = memoryview(bytearray(HANDSHAKE_RECEIVE_BYTES))
         self._decrypted = self._incoming[:0]
         self._has_heard = False
-        self._reader = FrameReader(HANDSHAKE_MESSAGE_BYTES)
+        self._reader = FrameReader(HANDSHAKE_MESSAGE_BYTES, limit_items=HANDSHAKE_ITEMS)
         self._held_bytes = 0  # of unfinished messages
         self._answered_mark = 0
         self._told_arriving_at = -ARRIVING_SECONDS
@@ -285,7 +287,7 @@ class Connection(asyncio.BufferedProtocol):
         self.link = link
         self.up_at = self._now()
         self._state = _State.UP
-        self._reader.limit_bytes = MAX_MESSAGE_BYTES
+        self._reader.limit_bytes, self._reader.limit_items = MAX_MESSAGE_BYTES, MAX_ITEMS
         self._incoming = memoryview(bytearray(RECEIVE_BYTES))  # the reader may still be busy with the other one
         if self._session is not None:
             self._decrypted = memoryview(bytearray(RECEIVE_BYTES))

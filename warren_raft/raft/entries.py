@@ -11,6 +11,7 @@ from typing import Final
 
 import cbor2
 
+from warren_raft import strict_cbor
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft.core import NO_OP, REGULAR
 from warren_raft.raft.membership import Change
@@ -42,12 +43,12 @@ def decode(entry: bytes) -> list[bytes] | Change:
     kind = entry[:2]
     try:
         if kind == _COMMANDS:
-            commands = cbor2.loads(entry[2:])
-            if type(commands) is list:
+            commands = strict_cbor.decode(entry[2:])
+            if type(commands) is list and all(type(command) is bytes for command in commands):
                 return commands
-            raise ValueError("commands that are no list")
+            raise ValueError("its commands are not a list of byte strings")
         if kind == _CHANGE:
             return Change.decode(entry[2:])
-    except (cbor2.CBORError, TypeError, ValueError) as error:
-        raise InvariantViolation(f"a log entry that does not decode: {error}") from error
+    except ValueError as error:
+        raise InvariantViolation(f"a log entry that does not decode: {error}") from None
     raise InvariantViolation(f"a log entry of unknown kind {kind!r}: written by a newer version?")

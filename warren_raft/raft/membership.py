@@ -14,9 +14,12 @@ from typing import Any, Final
 
 import cbor2
 
+from warren_raft import strict_cbor
+from warren_raft.errors import InvariantViolation
 from warren_raft.raft.transport import Refusal
 
 FORM, ADD, PROMOTE, UPDATE, REMOVE = "form", "add", "promote", "update", "remove"
+VERBS: Final = frozenset({FORM, ADD, PROMOTE, UPDATE, REMOVE})
 
 REMOVED_KEPT: Final = 1000
 """Removed incarnations remembered, so that a removed manager hears that it was removed; the oldest are forgotten."""
@@ -31,6 +34,10 @@ INDEX_MAX: Final = 1 << 62
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= TEXT_CHARACTERS
+
+
+def _is_text_or_empty(value: object) -> bool:
+    return value == "" or _is_text(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +73,23 @@ class Membership:
 
     @classmethod
     def decode(cls, data: bytes) -> Membership:
-        cluster_id, index, members, removed = cbor2.loads(data)
-        return cls(cluster_id, index, {m[0]: Member(*m) for m in members}, tuple(removed))
+        """Raises ValueError for bytes that are not such a list."""
+        try:
+            cluster_id, index, rows, removed = strict_cbor.decode(data)
+            members = _members_of(rows)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"not a list of members: {error}") from None
+        sound = (
+            _is_text(cluster_id)
+            and type(index) is int
+            and 0 <= index <= INDEX_MAX
+            and members
+            and type(removed) is list
+            and all(map(_is_text, removed))
+        )
+        if not sound:
+            raise ValueError("not a list of members: a field of another type or length")
+        return cls(cluster_id, index, {member.id: member for member in members}, tuple(removed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +109,29 @@ class Change:
 
     @classmethod
     def decode(cls, data: bytes) -> Change:
-        verb, id_, address, incarnation, cluster_id, members = cbor2.loads(data)
-        return cls(verb, id_, address, incarnation, cluster_id, tuple(Member(*m) for m in members))
+        """Raises ValueError for bytes that are not a change, or one that this version does not know."""
+        try:
+            verb, id_, address, incarnation, cluster_id, rows = strict_cbor.decode(data)
+            members = _members_of(rows)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"not a change of members: {error}") from None
+        texts = (id_, address, incarnation, cluster_id)
+        if type(verb) is not str or verb not in VERBS or not all(map(_is_text_or_empty, texts)):
+            raise ValueError("not a change of members: an unknown verb, or a field of another type or length")
+        return cls(verb, id_, address, incarnation, cluster_id, members)
+
+
+def _members_of(rows: Any) -> tuple[Member, ...]:
+    """Raises TypeError or ValueError for rows that do not describe different members."""
+    if type(rows) is not list or len(rows) > MEMBERS_MAX:
+        raise ValueError(f"not a list of up to {MEMBERS_MAX} rows")
+    members = tuple(Member(id_, address, incarnation, voter) for id_, address, incarnation, voter in rows)
+    for member in members:
+        if not all(map(_is_text, (member.id, member.address, member.incarnation))) or type(member.voter) is not bool:
+            raise ValueError("a row does not describe a member")
+    if len({member.id for member in members}) != len(members):
+        raise ValueError("the same member twice")
+    return members
 
 
 def apply_change(current: Membership | None, change: Change, index: int) -> Membership | None:
@@ -139,11 +182,11 @@ class Founding:
     def decode(cls, data: bytes) -> Founding:
         """Raises ValueError: a peer may have sent it."""
         try:
-            value = cbor2.loads(data)
+            value = strict_cbor.decode(data)
             origin, rows = (value["cluster"], value["founders"]) if type(value) is dict else ("", value)
             members = [Member(id_, address, inc, voter=True) for id_, address, inc in rows]
-        except (cbor2.CBORError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"not a founding record: {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not a founding record: {error}") from None
         named = all(_is_text(text) for m in members for text in (m.id, m.address, m.incarnation))
         named = named and (origin == "" or _is_text(origin))
         if not named or not 1 <= len(members) <= MEMBERS_MAX or len(data) > FOUNDING_BYTES:
@@ -165,15 +208,31 @@ class Origin:
     def encode(self) -> bytes:
         return cbor2.dumps({"cluster": self.cluster_id, "initial": dict(sorted(self.members.items()))})
 
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> Origin:
+        """From what `encode` wrote. Raises KeyError, ValueError."""
+        cluster_id, members = value["cluster"], value["initial"]
+        if not _is_text(cluster_id) or type(members) is not dict or not 1 <= len(members) <= MEMBERS_MAX:
+            raise ValueError("not the origin of a restored directory")
+        if not all(_is_text(part) for item in members.items() for part in item):
+            raise ValueError("an initial member without an id or an address")
+        return cls(cluster_id, members)
+
 
 def read_note(note: bytes) -> Origin | Founding | None:
-    """What the log's note says: a restored directory's origin, then the founders; None at first."""
+    """What the log's note says: a restored directory's origin, then the founders; None at first.
+
+    Raises InvariantViolation for a note that no version wrote: the log proves its bytes, so they were made up.
+    """
     if not note:
         return None
-    value = cbor2.loads(note)
-    if type(value) is dict and "initial" in value:
-        return Origin(value["cluster"], value["initial"])
-    return Founding.decode(note)
+    try:
+        value = strict_cbor.decode(note)
+        if type(value) is dict and "initial" in value:
+            return Origin.of(value)
+        return Founding.decode(note)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvariantViolation(f"the note of the log cannot be read: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

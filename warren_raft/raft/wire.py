@@ -12,14 +12,14 @@ the length of the whole message.
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import cbor2
 
+from warren_raft import strict_cbor
 from warren_raft.errors import InvariantViolation, WarrenError
 from warren_raft.raft.lanes import Lane, lane_of, leaders_term
 
@@ -42,13 +42,8 @@ PART_BYTES_MIN = 1 * KIB
 HANDSHAKE_MESSAGE_BYTES = 60 * KIB
 """Largest message before both sides accepted each other: a hello has some hundred bytes, from anybody."""
 
-MAX_DEPTH = 16
-"""Nested containers in a message. Ours have four levels."""
-
-SPARSE_BODY_BYTES = 1 * MIB
-MAX_ITEMS = 16 * KIB
-"""A message above `SPARSE_BODY_BYTES` is one large entry, so it has few CBOR items. Without this bound 16 MiB of
-empty lists become 1.2 GB of objects and seven seconds of a thread that has heartbeats to answer."""
+HANDSHAKE_ITEMS = 64
+"""CBOR items of such a message. A hello has some thirty."""
 
 LANE_BITS: Final = 0x03
 MORE: Final = 0x04
@@ -135,8 +130,8 @@ class FrameReader:
     """Turns a stream of chunks into messages: `feed` a chunk, then `read` until it returns None.
 
     Cost is linear in the bytes fed, however they are cut; what is held is what has arrived of one frame, of one
-    unfinished message a lane, and the rest of one chunk. `limit_bytes` of a message may be changed between messages.
-    After `BadFrame` it is of no use.
+    unfinished message a lane, and the rest of one chunk. `limit_bytes` and `limit_items` of a message may be changed
+    between messages. After `BadFrame` it is of no use.
     """
 
     __slots__ = (
@@ -147,12 +142,14 @@ class FrameReader:
         "arriving_term",
         "counted_bytes",
         "limit_bytes",
+        "limit_items",
         "marked_bytes",
         "unfinished_bytes",
     )
 
-    def __init__(self, limit_bytes: int = MAX_MESSAGE_BYTES) -> None:
+    def __init__(self, limit_bytes: int = MAX_MESSAGE_BYTES, *, limit_items: int = strict_cbor.MAX_ITEMS) -> None:
         self.limit_bytes = limit_bytes
+        self.limit_items = limit_items
         self.counted_bytes = 0
         """Of all frames so far that are not CONTROL."""
         self.marked_bytes = 0
@@ -203,7 +200,7 @@ class FrameReader:
                 body = whole
             if len(body) > self.limit_bytes:
                 raise BadFrame(f"a message of {len(body)} bytes, over the limit of {self.limit_bytes}")
-            return _decode(body)
+            return _decode(body, self.limit_items)
 
     def _take(self, flags: int, body: bytes) -> bytes | None:
         """The message that a frame is, or ends."""
@@ -270,62 +267,11 @@ class FrameReader:
         self._at = 0
 
 
-class _NoTags(Mapping[int, Any]):
-    """Tells cbor2 that every tag has a decoder, which refuses: dates, big numbers, shared references, all."""
-
-    def __getitem__(self, tag: int) -> Any:
-        return _refuse_tag
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-
-def _refuse_tag(value: object, immutable: bool) -> Any:
-    raise ValueError("tags are not used")
-
-
-_NO_TAGS = _NoTags()
-
-
-def _decode(body: Buffer) -> Message:
-    if len(body) > SPARSE_BODY_BYTES:
-        _check_item_count(body)
-    stream = io.BytesIO(body)
-    decoder = cbor2.CBORDecoder(
-        stream,
-        semantic_decoders=_NO_TAGS,
-        max_depth=MAX_DEPTH,
-        allow_indefinite=False,
-        allow_duplicate_keys=False,
-        strict_hashable_types=True,
-    )
+def _decode(body: Buffer, max_items: int) -> Message:
     try:
-        message = decoder.decode()
-    except cbor2.CBORDecodeError as error:
-        raise BadFrame(f"a message of {len(body)} bytes is not acceptable CBOR: {error}") from error
-    if stream.tell() != len(body):
-        raise BadFrame(f"a message of {len(body)} bytes has something after it")
+        message = strict_cbor.decode(body, max_items=max_items)
+    except strict_cbor.BadCbor as error:
+        raise BadFrame(f"a message of {len(body)} bytes is not acceptable CBOR: {error}") from None
     if type(message) is not dict or type(message.get("type")) is not str:
         raise BadFrame("a message is no map with a text 'type'")
     return message
-
-
-def _check_item_count(body: Buffer) -> None:
-    """Walk the heads of all items (they follow each other whatever the nesting), skipping strings unseen."""
-    at = 0
-    for _ in range(MAX_ITEMS):
-        if at >= len(body):
-            return
-        major, info = body[at] >> 5, body[at] & 0x1F
-        at += 1
-        value = info
-        if 24 <= info < 28:
-            width = 1 << (info - 24)
-            value = int.from_bytes(body[at : at + width], "big")
-            at += width
-        if major in (2, 3):  # byte string, text string
-            at += value
-    raise BadFrame(f"a message of {len(body)} bytes has over {MAX_ITEMS} items")

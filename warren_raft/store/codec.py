@@ -13,12 +13,13 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast
 
-from cbor2 import CBORDecodeError, dumps, loads
+from cbor2 import dumps
 
 from warren_raft.forms import EMPTY_MAP, EntityField, Form, FormKind, FrozenMap, fields_of
 from warren_raft.store.encoding import encoder_of, struct_encoder
 from warren_raft.store.leading import INTEGER_BYTES
 from warren_raft.store.tables import ID_MAX_BYTES, Index, Kind
+from warren_raft.strict_cbor import BadCbor, decode_record
 
 E = TypeVar("E")
 KeysOf: TypeAlias = Callable[[list[Any]], tuple[bytes, ...]]
@@ -122,7 +123,7 @@ def _fitter(fields: tuple[EntityField, ...]) -> Callable[[Any], list[Any]]:
     """Cut what a newer manager appended; add the defaults of what an older one did not know."""
     width = len(fields)
     required = sum(field.required for field in fields)  # they come first
-    defaults = [None if field.required else loads(encoder_of(field.form)(field.default)) for field in fields]
+    defaults = [None if field.required else decode_record(encoder_of(field.form)(field.default)) for field in fields]
 
     def fit(array: Any) -> list[Any]:
         if type(array) is not list or len(array) < required:
@@ -153,8 +154,8 @@ def decode(kind: Kind[E], record: bytes | memoryview) -> E:
     Raises MalformedRecord.
     """
     try:
-        revision, array = loads(record)
-    except (CBORDecodeError, TypeError, ValueError):
+        revision, array = decode_record(record)
+    except (TypeError, ValueError):
         raise MalformedRecord("not a record") from None
     return _build(kind, array, revision)
 
@@ -162,8 +163,8 @@ def decode(kind: Kind[E], record: bytes | memoryview) -> E:
 def decode_entity(kind: Kind[E], entity: bytes | memoryview, revision: int) -> E:
     """The entity of entity bytes, as of `revision`. Raises MalformedRecord."""
     try:
-        array = loads(entity)
-    except CBORDecodeError:
+        array = decode_record(entity)
+    except BadCbor:
         raise MalformedRecord("not an entity") from None
     return _build(kind, array, revision)
 
