@@ -5,18 +5,38 @@ real loopback sockets."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
+import socket
 import ssl
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tests.certificates import DAY, Authority
-from tests.unit.test_transport import Node, Stage, Stranger, hello, linked, scenario, until
+from tests.unit.test_transport import (
+    FAST,
+    Node,
+    Stage,
+    Stranger,
+    hello,
+    is_unharmed,
+    linked,
+    no_descriptors,
+    scenario,
+    until,
+)
 from warren_raft.credentials import Credentials
+from warren_raft.raft import handshakes as handshakes_module
+from warren_raft.raft import transport as transport_module
+from warren_raft.raft.handshakes import MAX_UNFINISHED
+from warren_raft.raft.transport import MAX_GUESTS
+from warren_raft.raft.wire import encode
 
 NOW = datetime.now(UTC)
 
@@ -102,12 +122,6 @@ def test_a_link_speaks_only_as_the_id_of_its_certificate(
 
 # Who is refused: each row is what differs between m1, which dials, and m2; and what each of them logs of the other.
 
-Row = tuple[Callable[[Authority, Path], Credentials | None], Callable[[Authority, Path], Credentials | None], str, str]
-
-
-def right(node_id: str) -> Callable[[Authority, Path], Credentials]:
-    return lambda authority, directory: authority.credentials(directory, node_id)
-
 
 def presented(node_id: str, make: Callable[[Authority, Path], Path]) -> Callable[[Authority, Path], Credentials]:
     """Credentials that no manager would start with: those of a right one, that show something else."""
@@ -183,21 +197,22 @@ REFUSED: dict[str, tuple[Callable[[Authority, Path], Credentials | None], str, s
 """What m1 shows, what m1 hears or logs, what m2 logs."""
 
 
-@pytest.mark.parametrize("dials", ["the wrong one dials", "the right one dials"])
-@pytest.mark.parametrize("what", REFUSED)
+WRONG_DIALS, RIGHT_DIALS = "the wrong one dials", "the right one dials"
+BOTH_WAYS = [(what, dials) for what in REFUSED for dials in (WRONG_DIALS, RIGHT_DIALS)]
+BOTH_WAYS.remove(("no certificate", RIGHT_DIALS))  # whoever listens without one does not speak TLS at all
+
+
+@pytest.mark.parametrize(("what", "dials"), BOTH_WAYS)
 def test_who_is_refused_and_what_each_side_says(
     authority: Authority, tmp_path: Path, what: str, dials: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     make, ours, theirs = REFUSED[what]
-    is_wrong_dialling = dials == "the wrong one dials"
-    if what == "no certificate" and not is_wrong_dialling:
-        pytest.skip("a server without a certificate does not speak TLS at all")
 
     @scenario
     async def scene(stage: Stage) -> None:
         m1 = await stage.node("m1", credentials=make(authority, tmp_path))
         m2 = await stage.node("m2", credentials=authority.credentials(tmp_path, "m2"))
-        dialler, dialled = (m1, m2) if is_wrong_dialling else (m2, m1)
+        dialler, dialled = (m1, m2) if dials == WRONG_DIALS else (m2, m1)
         dialler.transport.set_peers({dialled.node_id: (dialled.address,)})
 
         def says(node: str, text: str) -> bool:
@@ -212,3 +227,218 @@ def test_who_is_refused_and_what_each_side_says(
 
     with caplog.at_level(logging.INFO, logger="warren_raft.transport"):
         scene()
+
+
+# What those without a certificate can do, and those with one that are no members.
+
+
+def client_hello() -> bytes:
+    """A real one: what any TLS client sends first."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    said = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), said).do_handshake()
+    return said.read()
+
+
+async def closed(reader: asyncio.StreamReader) -> None:
+    """Whatever is still said, until the other side has closed it."""
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(65_536):
+            pass
+
+
+HOSTILE_BYTES: dict[str, bytes] = {
+    "a browser": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "noise": bytes(range(256)) * 20,
+    "a TLS record that claims all there can be": b"\x16\x03\x01\xff\xff" + bytes(100_000),
+    "half a ClientHello, and noise": client_hello()[:100] + bytes(60_000),
+    "a ClientHello that never ends": b"\x16\x03\x01\x40\x00\x01\x01\xff\xfc\x03\x03" + bytes(100_000),
+    "a ClientHello, and a frame in the clear": client_hello() + encode(hello("m1")),
+    "many alerts": b"\x15\x03\x03\x00\x02\x01\x00" * 1000,
+}
+
+
+def test_strangers_cost_their_own_connection_and_never_reach_the_raft_thread(
+    authority: Authority, tmp_path: Path
+) -> None:
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await tls_pair(stage, authority, tmp_path)
+        before = set(b.transport._connections)
+        for data in HOSTILE_BYTES.values():
+            reader, writer = await asyncio.open_connection(*b.transport.listening)
+            writer.write(data)
+            await closed(reader)
+            writer.close()
+        assert set(b.transport._connections) == before
+        await is_unharmed(a, b)
+
+    scene()
+
+
+@pytest.mark.parametrize("said", [b"", client_hello()], ids=["silent", "after a ClientHello"])
+def test_a_handshake_has_a_deadline_from_the_accept_on(authority: Authority, tmp_path: Path, said: bytes) -> None:
+    """A connection that says nothing, and one that says a little now and then, are over after the same time."""
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        _, b = await tls_pair(stage, authority, tmp_path)
+        reader, writer = await asyncio.open_connection(*b.transport.listening)
+        began = time.monotonic()
+        writer.write(said)
+        await closed(reader)
+        assert time.monotonic() - began >= FAST.handshake_seconds * 0.9
+        writer.close()
+
+    scene()
+
+
+def test_a_flood_of_handshakes_is_bounded_and_keeps_no_peer_out(authority: Authority, tmp_path: Path) -> None:
+    @scenario
+    async def scene(stage: Stage) -> None:
+        slow = replace(FAST, handshake_seconds=1000)
+        a = await stage.node("m1", slow, credentials=authority.credentials(tmp_path, "m1"))
+        b = await stage.node("m2", slow, credentials=authority.credentials(tmp_path, "m2"))
+        silent = [await asyncio.open_connection(*b.transport.listening) for _ in range(MAX_UNFINISHED + 20)]
+        a.transport.set_peers({"m2": (b.address,)})
+        await linked(a, b)
+        for reader, _ in silent[:20]:
+            await closed(reader)  # the oldest made room
+        assert len(b.transport._handshakes._unfinished) <= MAX_UNFINISHED
+        for _, writer in silent:
+            writer.close()
+
+    scene()
+
+
+def test_an_address_that_begins_too_many_handshakes_is_turned_away_for_a_while(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(handshakes_module, "SOURCE_PER_SECOND", 5.0)
+    monkeypatch.setattr(handshakes_module, "SOURCE_BURST", 5.0)
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await tls_pair(stage, authority, tmp_path)
+        said = client_hello()
+        for _ in range(30):
+            reader, writer = await asyncio.open_connection(*b.transport.listening)
+            writer.write(said)
+            with contextlib.suppress(OSError):  # it is turned away already
+                writer.write_eof()
+            await closed(reader)
+            writer.close()
+        await until(lambda: any("turned away" in line for line in caplog.messages))
+        await is_unharmed(a, b)
+        a.transport.close_link(a.current["m2"], "to be made again")
+        await until(lambda: len(a.told("up")) == 2)
+
+    with caplog.at_level(logging.INFO, logger="warren_raft.transport"):
+        scene()
+    assert len([line for line in caplog.messages if "link not made" in line]) < 5
+
+
+def test_one_certificate_has_one_connection_under_way_and_a_budget(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each link that comes and goes costs the raft thread something, whoever's it is."""
+    monkeypatch.setattr(handshakes_module, "IDENTITY_PER_SECOND", 0.001)
+    monkeypatch.setattr(handshakes_module, "IDENTITY_BURST", 5.0)
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await tls_pair(stage, authority, tmp_path)
+        context = authority.credentials(tmp_path, "m9").client
+        strangers = [await dial_with(stage, b, context) for _ in range(8)]
+        for stranger in strangers[:4] + strangers[5:]:
+            await stranger.hear_the_end()
+        under_way = [c for c in b.transport._connections if c.in_handshake]
+        assert [c.peer_id for c in under_way] == ["m9"]
+        await strangers[4].shake_hands("m9")
+        await until(lambda: "m9" in b.current)
+        await is_unharmed(a, b)
+
+    scene()
+
+
+def test_only_a_few_managers_that_are_no_members_have_links(authority: Authority, tmp_path: Path) -> None:
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await tls_pair(stage, authority, tmp_path)
+        b.transport.set_peers({"m1": (a.address,)})
+        guests = [f"g{number}" for number in range(MAX_GUESTS + 1)]
+        strangers = [await dial_with(stage, b, authority.credentials(tmp_path, id_).client) for id_ in guests]
+        for id_, stranger in list(zip(guests, strangers, strict=True))[:-1]:
+            await stranger.shake_hands(id_)
+        await until(lambda: len(b.current) == 1 + MAX_GUESTS)
+        strangers[-1].say(hello(guests[-1]))
+        answer = await strangers[-1].hear()
+        assert (answer["type"], answer["code"]) == ("refused", "guests")
+        await is_unharmed(a, b)
+        again = await dial_with(stage, b, authority.credentials(tmp_path, guests[0]).client)
+        await again.shake_hands(guests[0])  # one that has a link may make it again
+        await until(lambda: len(b.told("up")) == 1 + MAX_GUESTS + 1)
+
+    scene()
+
+
+def test_without_descriptors_the_door_stays(authority: Authority, tmp_path: Path) -> None:
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await tls_pair(stage, authority, tmp_path)
+        c = await stage.node("m3", credentials=authority.credentials(tmp_path, "m3"))
+        with socket.socket() as visitor, no_descriptors():
+            visitor.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                visitor.connect(b.transport.listening)
+            await until(lambda: b.transport._log.has_said("accept"), "a failed accept")
+            await is_unharmed(a, b)
+        c.transport.set_peers({"m2": (b.address,)})
+        await linked(c, b)
+
+    scene()
+
+
+# Another certificate.
+
+
+def test_with_new_credentials_links_are_made_again_one_at_a_time(authority: Authority, tmp_path: Path) -> None:
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a = await stage.node("m1", credentials=authority.credentials(tmp_path, "m1"))
+        others = [await stage.node(id_, credentials=authority.credentials(tmp_path, id_)) for id_ in ("m2", "m3")]
+        for other in others:
+            other.transport.set_peers({"m1": (a.address,)})
+        await until(lambda: len(a.current) == 2)
+        fewest = []
+        a.on_down = lambda: fewest.append(len(a.current))
+        renewed = authority.credentials(tmp_path / "new", "m1")
+        a.transport.set_credentials(renewed)
+        await until(lambda: len(a.told("up")) == 4)
+        assert fewest == [1, 1]
+        for other in others:
+            await until(lambda other=other: other.identities["m1"] == renewed.identity)
+
+    scene()
+
+
+def test_a_link_that_does_not_come_again_does_not_hold_up_the_others(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport_module, "RENEWAL_SECONDS", 0.05)
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a = await stage.node("m1", credentials=authority.credentials(tmp_path, "m1"))
+        gone = await dial_with(stage, a, authority.credentials(tmp_path, "m2").client)
+        await gone.shake_hands("m2")
+        await until(lambda: a.current)
+        b = await stage.node("m3", credentials=authority.credentials(tmp_path, "m3"))
+        b.transport.set_peers({"m1": (a.address,)})
+        await linked(a, b)
+        a.transport.set_credentials(authority.credentials(tmp_path / "new", "m1"))
+        await until(lambda: [peer for peer, _ in a.told("up")] == ["m2", "m3", "m3"])
+
+    scene()

@@ -48,6 +48,10 @@ reads nothing, and must not take this process's memory before the silence is not
 ARRIVING_SECONDS = 0.05
 """That parts of a large message arrive is told so often: several times within any election timeout."""
 
+MESSAGES_A_TURN = 256
+"""Messages of one link that are taken in before others have their turn: 256 KiB may hold 13,000 small ones, and to
+decode those takes 100 ms."""
+
 HANDSHAKE_RECEIVE_BYTES = 4 * KIB
 RECEIVE_BYTES = 256 * KIB
 """Most that is taken from the kernel at once, from a stranger and from a peer. One buffer serves for a connection's
@@ -219,7 +223,7 @@ class Connection(asyncio.BufferedProtocol):
         elif self.dialled:
             self._write(self._owner.greeting())
         if self._session is not None:
-            self._decrypt(self._session)  # some came with the end of the handshake
+            self._read()  # some came with the end of the handshake
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._incoming
@@ -231,24 +235,52 @@ class Connection(asyncio.BufferedProtocol):
         came = self._incoming[:nbytes]
         if self._session is not None:
             self._session.feed(came)
-            self._decrypt(self._session)
         elif self._has_heard or not _is_tls(came):
             self._has_heard = True
-            self._take(came)
+            self._reader.feed(came)
         else:
             self.close(LinkEnd.CLOSED, "it speaks TLS, and this manager runs with insecure_plaintext")
+        self._read()
 
-    def _decrypt(self, session: Session) -> None:
-        while self.end is None:
-            buffer = self._decrypted
-            try:
-                count = session.read(buffer)
-            except ssl.SSLError as error:
-                self._tls_failed(error)
-                return
-            if count == 0:
-                return
-            self._take(buffer[:count])
+    def _read(self) -> None:
+        """Take in what has arrived, or as much of it as one turn of the loop may cost: the rest comes in the next."""
+        for _ in range(MESSAGES_A_TURN):
+            message = self._next_message()
+            while message is None and self._decrypt():
+                message = self._next_message()
+            if message is None:
+                break
+            self._receive(message)
+        else:
+            self._read_on_later()
+        reader = self._reader
+        if self.end is None and (reader.marked_bytes != self._answered_mark or reader.held_bytes or self._held_bytes):
+            self._look_at_parts()
+
+    def _read_on_later(self) -> None:
+        if self.end is None and self._transport is not None:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if self.end is None and self._transport is not None:
+            self._heard_at = self._now()
+            self._transport.resume_reading()
+            self._read()
+
+    def _decrypt(self) -> bool:
+        """Hand on what is behind the bytes that were read; False: nothing."""
+        if self._session is None or self.end is not None:
+            return False
+        buffer = self._decrypted
+        try:
+            count = self._session.read(buffer)
+        except ssl.SSLError as error:
+            self._tls_failed(error)
+            return False
+        if count:
+            self._reader.feed(buffer[:count])
+        return count > 0
 
     def _tls_failed(self, error: ssl.SSLError) -> None:
         """The other side's last word may be that it does not accept our certificate: it is the one that comes last."""
@@ -258,16 +290,6 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._hang_up(LinkEnd.GOODBYE, text, abort=True)
         self._owner.refused(self, Refusal("certificate", text))
-
-    def _take(self, data: memoryview) -> None:
-        self._reader.feed(data)
-        while (message := self._next_message()) is not None:
-            self._receive(message)
-        reader = self._reader
-        if self.end is None and (
-            reader.marked_bytes != self._answered_mark or reader.unfinished_bytes or self._held_bytes
-        ):
-            self._look_at_parts()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is None:
@@ -393,6 +415,9 @@ class Connection(asyncio.BufferedProtocol):
         self._owner.settle(self)
 
     def _on_refused(self, message: Message) -> None:
+        if self._state is _State.GREETING and not self.dialled and self.identity is None:
+            self.close(LinkEnd.CLOSED, "it sent 'refused' where that is out of order")
+            return  # nobody knows who it is, and it was not asked to let us in
         refusal = Refusal(printable(message.get("code")), printable(message.get("text")))
         self._hang_up(LinkEnd.GOODBYE, f"it refuses us: {refusal.text}")
         self._owner.refused(self, refusal)
@@ -418,7 +443,7 @@ class Connection(asyncio.BufferedProtocol):
     def _look_at_parts(self) -> None:
         """What was read may have held a mark to be answered, and parts of messages that are not there yet."""
         reader = self._reader
-        held = reader.unfinished_bytes
+        held = reader.held_bytes
         if held != self._held_bytes:
             grown, self._held_bytes = held - self._held_bytes, held
             if not self._owner.may_hold(grown):

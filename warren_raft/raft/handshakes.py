@@ -22,6 +22,7 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 from warren_raft.credentials import Credentials, NotAccepted
+from warren_raft.descriptors import limit
 from warren_raft.raft.addresses import format_address
 from warren_raft.raft.budgets import Budgets, source_of
 from warren_raft.raft.identity import Identity
@@ -31,11 +32,14 @@ from warren_raft.raft.wire import KIB, encode
 
 MAX_UNFINISHED: Final = 64
 """Incoming connections whose handshake is not done; one more drops the oldest. A handshake of a peer takes a few round
-trips, so a flood of silent strangers delays no manager."""
-SOURCE_PER_SECOND: Final = 20.0
-SOURCE_BURST: Final = 40.0
-"""Handshakes that one address may begin: more than a manager's dialling, less than 20 ms of a CPU a second."""
-STRANGERS_PER_SECOND: Final = 100.0
+trips, so a flood of silent strangers delays no manager. Fewer where this process may have few descriptors."""
+DESCRIPTORS_SHARE: Final = 8
+"""Of the descriptors of this process, one in so many at most is a stranger's."""
+SOURCE_PER_SECOND: Final = 100.0
+SOURCE_BURST: Final = 100.0
+"""Handshakes that one address may begin. A manager dials once a second; a hundred take 50 ms of a CPU. With fewer,
+somebody on the same host would keep a manager there from being reached for longer."""
+STRANGERS_PER_SECOND: Final = 200.0
 STRANGERS_BURST: Final = 200.0
 """Of all addresses together at which no peer of ours was found."""
 IDENTITY_PER_SECOND: Final = 4.0
@@ -255,7 +259,7 @@ class Handshakes:
 
     def _make_room(self) -> None:
         incoming = [one for one in self._unfinished if one.dial is None]
-        if len(incoming) >= MAX_UNFINISHED:
+        if len(incoming) >= min(MAX_UNFINISHED, max(1, limit() // DESCRIPTORS_SHARE)):
             oldest = next((one for one in incoming if not one.is_known), incoming[0])
             self._fail(oldest, "too many connections without a handshake")
 

@@ -73,8 +73,8 @@ Place = tuple[str, int]
 """Host and port."""
 
 MAX_UNFINISHED_BYTES = 128 * MIB
-"""Of messages of all links that have arrived in part: eight of the largest. A link that would go beyond is dropped; a
-cluster's largest message, on every link of seven managers at once, is a quarter of this."""
+"""Of messages and frames of all links that have arrived in part: eight of the largest. A link that would go beyond is
+dropped; a cluster's largest message, on every link of seven managers at once, is a quarter of this."""
 
 _link_numbers = itertools.count(1)
 

@@ -163,6 +163,11 @@ class FrameReader:
         self._at = 0  # how far _chunk is read
         self._unfinished: dict[int, _Unfinished] = {}
 
+    @property
+    def held_bytes(self) -> int:
+        """What is held of messages and frames that are not there yet. To be asked when `read` has returned None."""
+        return self.unfinished_bytes + len(self._held)
+
     def feed(self, chunk: Buffer) -> None:
         """Take the next bytes of the stream. They are the reader's until `read` has returned None."""
         if self._held:
