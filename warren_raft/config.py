@@ -42,7 +42,8 @@ class Config:
     node_id: str
     """This manager's id: 1 to 64 of A-Z a-z 0-9 . _ -, unique in the cluster."""
     data_dir: str | os.PathLike[str]
-    """The directory that holds this manager's log and state. Made (mode 0700) if it does not exist. A relative name is
+    """The directory that holds this manager's log and state. Made (mode 0700) if it does not exist; one that every user
+    of the host may read or write is refused when it is opened (RefusedForSafety, `chmod o-rwx`). A relative name is
     made absolute when the Config is made; a later `os.chdir` changes nothing. A directory of mode 2770
     (`chmod g+rwxs`) is shared with its group: files in it get mode 0660, and managers of other users of the group may
     take over there."""

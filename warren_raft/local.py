@@ -67,7 +67,8 @@ class LocalStore(Store):
 
     Raises, at construction:
         InUse: this or another process has the directory open.
-        RefusedForSafety: a manager's directory; another user's files; a network file system; a newer format.
+        RefusedForSafety: a manager's directory; another user's files; files that every user of the host may read or
+            write; a network file system; a newer format.
         Corrupted: the files are damaged.
     """
 

@@ -112,8 +112,9 @@ _switch_interval = _SwitchInterval()
 class ReplicatedStore(Store):
     """One manager: reads are local, writes are agreed upon by a majority. Usable from any number of threads.
 
-    Opening raises InUse (directory or port), RefusedForSafety (another node's directory, another user's, a network
-    file system), Corrupted (with how to rejoin). A fork leaves the child with a closed store.
+    Opening raises InUse (directory or port), RefusedForSafety (another node's directory, another user's, one that
+    every user of the host may read or write, a network file system), Corrupted (with how to rejoin). A fork leaves the
+    child with a closed store.
 
     `files`: what the log does to its disk goes through it, for tests and for disks that need special care
     (raft/files.py says what it must promise). None: the operating system's.

@@ -20,6 +20,7 @@ from warren_raft.log_lines import log_event
 from warren_raft.paths import absolute
 from warren_raft.raft.log_opening import newest_header
 from warren_raft.raft.membership import MEMBERS_MAX
+from warren_raft.sharing import without_links
 from warren_raft.store.generations import replace_file
 
 logger = logging.getLogger("warren_raft.remembered")
@@ -48,7 +49,7 @@ def read(directory: str | os.PathLike[str]) -> Remembered | None:
     """None where there is no such file, or one that is not sound, which is logged. Raises OSError."""
     path = os.path.join(directory, FILE_NAME)
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=without_links) as file:
             data = file.read(FILE_BYTES_MAX)
     except FileNotFoundError:
         return None

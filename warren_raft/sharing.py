@@ -49,6 +49,11 @@ def open_new(path: str, flags: int, *, directory: int | None = None) -> int:
     return descriptor
 
 
+def without_links(path: str, flags: int) -> int:
+    """For `open(path, opener=without_links)`: OSError (ELOOP) where the last part of the name is a symbolic link."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
 def correct_mode(path: str) -> None:
     """Give a file of this user the mode that a new one would have: it was copied under some umask, or made by LMDB.
 
@@ -81,15 +86,16 @@ def require_rights(path: str, *, data_dir: str) -> None:
 
 
 def _whose(path: str, owner: int, data_dir: str) -> str:
-    name = _name_of(owner)
+    name = name_of_user(owner)
     return (
-        f"{path} belongs to user {name}, and this is user {_name_of(os.geteuid())}: run it as the owner: "
+        f"{path} belongs to user {name}, and this is user {name_of_user(os.geteuid())}: run it as the owner: "
         f"sudo -u '{name}' ...; or let a group of both users share it: chgrp -R GROUP {data_dir} && "
         f"chmod -R g+rwX {data_dir} && find {data_dir} -type d -exec chmod g+s {{}} +"
     )
 
 
-def _name_of(user: int) -> str:
+def name_of_user(user: int) -> str:
+    """The name of a user id; `#id` where it has none."""
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:

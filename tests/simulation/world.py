@@ -318,8 +318,9 @@ class Directory:
         log = self.path / "log"
         inside = [path for path in self.files.paths() if os.path.dirname(path) == str(log)]
         if inside:
-            log.mkdir()
+            log.mkdir(mode=0o700)
         for path in inside:
+            Path(path).touch(mode=0o600)
             Path(path).write_bytes(self.files.content(path))
         try:
             yield

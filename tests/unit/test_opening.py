@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -45,7 +46,7 @@ def test_root_does_not_write_into_another_users_directory(tmp_path: Path) -> Non
 def test_what_cannot_be_removed_of_a_killed_restore_keeps_nobody_from_starting(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "restore.part").touch()  # a file, where a directory was expected
+    (tmp_path / "restore.part").touch(mode=0o600)  # a file, where a directory was expected
     wr.ReplicatedStore(config(tmp_path)).close()
     assert "not removed" in caplog.text
 
@@ -223,7 +224,7 @@ def test_which_of_two_databases_was_current_is_not_guessed(tmp_path: Path) -> No
     with wr.LocalStore(tmp_path) as store:
         store.create_service(wr.Service(id="s"))
     os.unlink(tmp_path / "state" / "current")
-    (tmp_path / "state" / "2.mdb").write_bytes((tmp_path / "state" / "1.mdb").read_bytes())
+    shutil.copy(tmp_path / "state" / "1.mdb", tmp_path / "state" / "2.mdb")
     with pytest.raises(wr.Corrupted, match="2 databases"):
         wr.LocalStore(tmp_path)
     assert (tmp_path / "state" / "1.mdb").exists()
@@ -232,7 +233,8 @@ def test_which_of_two_databases_was_current_is_not_guessed(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("left", [b"", bytes(8192)])
 def test_what_a_killed_first_start_left_keeps_nobody_out(tmp_path: Path, left: bytes) -> None:
-    (tmp_path / "state").mkdir()
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state" / "1.mdb").touch(mode=0o600)
     (tmp_path / "state" / "1.mdb").write_bytes(left)
     with wr.LocalStore(tmp_path) as store:
         assert store.list_services() == []

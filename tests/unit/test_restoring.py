@@ -183,16 +183,17 @@ def test_the_file_stays_as_it_is_and_may_be_the_directorys_own(snapshot: Path, t
 
 
 def test_what_file_systems_and_dead_managers_leave_does_not_matter(snapshot: Path, tmp_path: Path) -> None:
-    (tmp_path / "a" / "lost+found").mkdir(parents=True)
+    (tmp_path / "a").mkdir(mode=0o700)
+    (tmp_path / "a" / "lost+found").mkdir()
     for name in ("lock", "admin.sock"):
-        (tmp_path / "a" / name).touch()
+        (tmp_path / "a" / name).touch(mode=0o600)
     assert held(tmp_path / "a", snapshot).aside is None
     assert (tmp_path / "a" / "lost+found").exists()
 
 
 def test_a_directory_that_holds_something_else_is_refused(snapshot: Path, tmp_path: Path) -> None:
     """A slip in --data-dir: a home directory, or /etc."""
-    (tmp_path / "a").mkdir()
+    (tmp_path / "a").mkdir(mode=0o700)
     (tmp_path / "a" / "notes").touch()
     text = refused(lambda: held(tmp_path / "a", snapshot))
     assert text == f"{tmp_path / 'a'} holds notes, and no manager's data: name an empty directory"
@@ -227,7 +228,8 @@ def test_a_directory_that_holds_a_state_is_refused_with_both_compared(snapshot: 
 
 @pytest.mark.parametrize("name", staging.OURS)
 def test_any_one_of_our_own_names_is_enough(snapshot: Path, tmp_path: Path, name: str) -> None:
-    (tmp_path / "a" / name).mkdir(parents=True)
+    (tmp_path / "a").mkdir(mode=0o700)
+    (tmp_path / "a" / name).mkdir(mode=0o700)
     assert "--move-aside" in refused(lambda: held(tmp_path / "a", snapshot))
     assert os.listdir(tmp_path / "a" / name) == []
 
@@ -310,7 +312,7 @@ def test_also_where_the_other_cluster_was_moved_aside(snapshot: Path, tmp_path: 
     """Else a second try, after the first has moved everything aside, would go unasked."""
     other = snapshot_of_cluster(tmp_path, "cluster-2", 5)
     aside = tmp_path / "a" / "aside-20261122T120000Z"
-    aside.parent.mkdir()
+    aside.parent.mkdir(mode=0o700)
     os.rename(tmp_path / "old", aside)
     assert "was cluster cluster-1 before" in refused(lambda: held(tmp_path / "a", other))
     assert held(tmp_path / "a", snapshot).old.cluster_id == CLUSTER
@@ -488,6 +490,7 @@ def test_what_a_killed_restore_left_goes_when_the_manager_starts(tmp_path: Path)
     """It is as large as the state; who decided against the restore would never have got that space back."""
     survivor(tmp_path / "m1")
     part = Path(staging.begin(tmp_path / "m1"))
+    (part / "state").touch(mode=0o600)
     (part / "state").write_bytes(b"half of a state")
     lock = DirectoryLock(tmp_path / "m1")
     with pytest.raises(InUse):
@@ -506,7 +509,7 @@ def survivor(
 ) -> None:
     """A stopped manager m1 of three: ten nodes are applied, some more entries are in its log."""
     others = {"m2": MEMBERS["m2"], "m3": MEMBERS["m3"]} if others is None else others
-    directory.mkdir()
+    directory.mkdir(mode=0o700)
     log = Log.open(str(directory / "log"), files=OsFiles(), node_id="m1", new_incarnation=lambda: "i1")
     members = [Member("m1", address, "i1", voter=True)]
     members += [Member(id_, at, f"i-{id_}", voter=True) for id_, at in others.items()]

@@ -143,7 +143,7 @@ def test_users_of_the_group_take_turns_with_a_local_store(place: Path) -> None:
     assert modes(place / "state") == {"drwxrws---", "-rw-rw----"}
 
 
-@pytest.mark.parametrize("mode", [0o700, 0o770, 0o777, 0o2700, 0o2750])
+@pytest.mark.parametrize("mode", [0o700, 0o770, 0o2700, 0o2750])
 def test_a_directory_that_is_not_shared_on_purpose_gives_nobody_rights_and_locks_nobody_out(
     place: Path, mode: int
 ) -> None:

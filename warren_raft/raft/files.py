@@ -142,7 +142,7 @@ class HeldDirectory(OsFiles):
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._descriptor = _open_directory(path)
+        self._descriptor = _open_directory(path, os.O_NOFOLLOW)
 
     def close(self) -> None:
         """A second call does nothing."""
@@ -187,8 +187,8 @@ def _open_file(path: str, directory: int | None, *, create: bool) -> int:
     return RESERVE.call(os.open, path, flags, dir_fd=directory)
 
 
-def _open_directory(path: str) -> int:
-    return RESERVE.call(os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _open_directory(path: str, further_flags: int = 0) -> int:
+    return RESERVE.call(os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | further_flags)
 
 
 @contextmanager

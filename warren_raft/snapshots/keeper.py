@@ -24,7 +24,7 @@ from warren_raft.fsm.entry import FIRST_INDEX
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.log_lines import log_event
 from warren_raft.outputs import write_all
-from warren_raft.sharing import open_new
+from warren_raft.sharing import open_new, without_links
 from warren_raft.shortage import shortage_of
 from warren_raft.snapshots.directory import INCOMING, Damaged, Snapshot, SnapshotDirectory
 from warren_raft.snapshots.file import TRAILER_BYTES, Manifest, extract, no_space_as_storage_full
@@ -291,7 +291,7 @@ class Keeper:
     def _read_incoming(self) -> tuple[str, int]:
         """What is left of a fetch that was broken off. What it holds is proved when it is complete."""
         try:
-            with open(self._incoming_note, encoding="utf-8") as file:
+            with open(self._incoming_note, encoding="utf-8", opener=without_links) as file:
                 sha256 = json.load(file)["sha256"]
             return str(sha256), os.path.getsize(self._directory.incoming)
         except (FileNotFoundError, ValueError, KeyError, TypeError):

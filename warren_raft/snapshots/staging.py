@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from warren_raft.errors import Corrupted
+from warren_raft.sharing import without_links
 from warren_raft.store.generations import make_directory, replace_file, sync_directory
 
 Path = str | os.PathLike[str]
@@ -97,7 +98,7 @@ def finish(directory: Path) -> str | None:
     """
     ready = os.path.join(directory, _READY)
     try:
-        with open(os.path.join(ready, _ASIDE), encoding="ascii") as file:
+        with open(os.path.join(ready, _ASIDE), encoding="ascii", opener=without_links) as file:
             name = file.read()
     except FileNotFoundError:
         with suppress(FileNotFoundError):

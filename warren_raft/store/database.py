@@ -31,6 +31,7 @@ from warren_raft.errors import (
 )
 from warren_raft.log_lines import log_event
 from warren_raft.paths import absolute, moved
+from warren_raft.privacy import refuse_link
 from warren_raft.store import codec
 from warren_raft.store.cache import DecodedCache
 from warren_raft.store.environments import MAP_SIZE_BYTES, closing_on_failure, open_alone, open_foreign, open_owned
@@ -721,6 +722,7 @@ def _opened_by_owner(state: StateDirectory, generation: int, sync: bool) -> tupl
 
 
 def _readable_generation(state: StateDirectory) -> int:
+    refuse_link(state.path)
     try:
         generation = state.current()
     except PermissionError:

@@ -182,7 +182,7 @@ def _is_locked(descriptor: int) -> bool:
 
 
 def _sha256_of_file(path: str) -> str:
-    with RESERVE.call(open, path, "rb", buffering=0) as file:
+    with RESERVE.call(open, path, "rb", buffering=0, opener=sharing.without_links) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -200,7 +200,7 @@ def _exists(path: str) -> bool:
 
 def _read_small_file(path: str) -> bytes | None:
     try:
-        with RESERVE.call(open, path, "rb") as file:
+        with RESERVE.call(open, path, "rb", opener=sharing.without_links) as file:
             return file.read(_SMALL_BYTES)
     except FileNotFoundError:
         return None
@@ -463,7 +463,7 @@ class StateDirectory:
         if not _exists(path):
             raise StateUntrusted(path, "the current database is missing", generation)
         try:
-            with RESERVE.call(open, self._marker_of(generation), "rb") as opened:
+            with RESERVE.call(open, self._marker_of(generation), "rb", opener=sharing.without_links) as opened:
                 if reading and _is_locked(opened.fileno()):
                     return
                 marker = opened.read(_SMALL_BYTES)

@@ -12,9 +12,10 @@ import os
 import threading
 import time
 import weakref
+from contextlib import suppress
 from typing import ClassVar, Final
 
-from warren_raft import sharing
+from warren_raft import privacy, sharing
 from warren_raft.descriptors import RESERVE
 from warren_raft.errors import InUse
 from warren_raft.paths import absolute, moved
@@ -45,6 +46,14 @@ def _make_data_directory(path: str) -> None:
         make_directory(os.path.dirname(path))
         os.mkdir(path, sharing.PRIVATE_DIRECTORY)
     sync_directory(os.path.dirname(path))
+
+
+def _require_owner(path: str) -> None:
+    """Raises RefusedForSafety where the directory is of a third user, who could put other files in the place of ours.
+    One of root may be: it was made for this user, by a package perhaps."""
+    with suppress(FileNotFoundError):
+        if os.stat(path).st_uid != 0:
+            sharing.require_rights(path, data_dir=path)
 
 
 def _lock(descriptor: int, seconds: float) -> bool:
@@ -80,17 +89,19 @@ class DirectoryLock:
 
     They go away with the process, however that ends. The one on the directory holds when a tidy-up removes the file;
     the file is what releases before this one looked at. Raises InUse where another process, or another store of this
-    process, has either, and RefusedForSafety where the files in it are another user's. A forked child has no part in
-    it: an flock lasts until the last copy of its descriptor is closed, and a child that lives on would keep its
-    parent's directory locked.
+    process, has either, and RefusedForSafety where the directory or the files in it are another user's, or open to
+    every user of the host (privacy.py). A forked child has no part in it: an flock lasts until the last copy of its
+    descriptor is closed, and a child that lives on would keep its parent's directory locked.
     """
 
     _held: ClassVar[weakref.WeakSet[DirectoryLock]] = weakref.WeakSet()
 
     def __init__(self, data_dir: str | os.PathLike[str]) -> None:
         self.path: Final = absolute(data_dir)
+        _require_owner(self.path)
         for name in (LOCK_NAME, "log", "state"):
             sharing.require_rights(os.path.join(self.path, name), data_dir=self.path)
+        privacy.require_private(self.path)
         _make_data_directory(self.path)
         self._file = -1
         self._directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,0 +1,212 @@
+"""The promise: no store works in a directory where every user of the host may read or write what it keeps, or on files
+elsewhere that a link in its directory leads to. The refusal changes nothing, and names the one command that mends it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_data_directory import alone
+from tests.unit.test_sharing import FIRST, SECOND, as_user, statuses
+from warren_raft import privacy
+from warren_raft.entities import Node
+from warren_raft.errors import RefusedForSafety
+from warren_raft.local import LocalStore, ReadOnlyStore
+from warren_raft.manager import ReplicatedStore
+from warren_raft.restoring import restore
+from warren_raft.snapshots import staging
+from warren_raft.store.ownership import DirectoryLock
+
+
+def run_manager(directory: Path) -> None:
+    """One life of a manager that takes a snapshot and starts with nothing that it might find wrong."""
+    with ReplicatedStore(alone(str(directory), snapshot_after_bytes=0)) as store:
+        store.wait_ready(30)
+        store.create_node(Node(id="n1"))
+        taken = store._opened.keeper.take(quorum=True)()
+        store._opened.keeper.took(taken, set())
+
+
+@pytest.fixture(scope="module")
+def lived_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory that a manager has run in, under the loosest umask there is."""
+    directory = tmp_path_factory.mktemp("lived-in") / "m1"
+    umask = os.umask(0)
+    try:
+        run_manager(directory)
+    finally:
+        os.umask(umask)
+    return directory
+
+
+@pytest.fixture
+def directory(lived_in: Path, tmp_path: Path) -> Path:
+    """A copy of it, with a key."""
+    copy = tmp_path / "m1"
+    subprocess.run(["cp", "-a", lived_in, copy], check=True)
+    (copy / "tls").mkdir(mode=0o700)
+    (copy / "tls" / "key.pem").touch(mode=0o600)
+    return copy
+
+
+def newest(directory: Path, pattern: str) -> Path:
+    return max(directory.glob(pattern))
+
+
+OPENED: dict[str, Callable[[Path], Path]] = {
+    "the directory": lambda directory: directory,
+    "the log's directory": lambda directory: directory / "log",
+    "a segment of the log": lambda directory: newest(directory, "log/*"),
+    "the state": lambda directory: newest(directory, "state/*.mdb"),
+    "a snapshot": lambda directory: newest(directory, "snapshots/*"),
+    "the key": lambda directory: directory / "tls" / "key.pem",
+}
+
+
+@pytest.mark.parametrize("others", [0o4, 0o2, 0o1])
+@pytest.mark.parametrize("what", OPENED)
+def test_what_every_user_may_read_or_write_is_refused_until_the_named_command_was_typed(
+    directory: Path, what: str, others: int
+) -> None:
+    path = OPENED[what](directory)
+    path.chmod(stat.S_IMODE(path.stat().st_mode) | others)
+    before = statuses(directory)
+    command = rf"chmod -R o-rwx {directory}"
+    with pytest.raises(RefusedForSafety, match=rf"^{re.escape(str(path))} is open to every user.*: {command}$"):
+        DirectoryLock(directory)
+    assert statuses(directory) == before
+    subprocess.run(command, shell=True, check=True)
+    DirectoryLock(directory).release()
+
+
+def test_every_way_to_open_a_directory_for_writing_refuses(directory: Path) -> None:
+    directory.chmod(0o755)
+    before = statuses(directory)
+    snapshot = newest(directory, "snapshots/*")
+    members = {"m1": "127.0.0.1:7946"}
+    openings: list[Callable[[], object]] = [
+        lambda: ReplicatedStore(alone(str(directory))),
+        lambda: LocalStore(directory),
+        lambda: restore(snapshot, directory, node_id="m1", members=members, move_aside=True),
+    ]
+    for opening in openings:
+        with pytest.raises(RefusedForSafety, match="is open to every user"):
+            opening()
+    assert statuses(directory) == before
+    with ReadOnlyStore(directory) as store:  # it makes nothing that anybody could read
+        assert [node.id for node in store.list_nodes()] == ["n1"]
+
+
+def test_a_directory_that_mkdir_made_is_refused_with_one_command_and_its_name_is_quoted(tmp_path: Path) -> None:
+    umask = os.umask(0o022)
+    try:
+        (tmp_path / "a manager's").mkdir()
+    finally:
+        os.umask(umask)
+    with pytest.raises(RefusedForSafety) as raised:
+        DirectoryLock(tmp_path / "a manager's")
+    assert list((tmp_path / "a manager's").iterdir()) == []
+    subprocess.run(str(raised.value).partition("secrets: ")[2], shell=True, check=True)
+    DirectoryLock(tmp_path / "a manager's").release()
+
+
+LINKED = ("lock", "log", "state", "snapshots", "tls", "manager.json", "log/*", "state/*.mdb", "snapshots/*", "tls/*")
+
+
+@pytest.mark.parametrize("pattern", LINKED)
+def test_a_link_out_of_the_directory_is_not_followed(directory: Path, tmp_path: Path, pattern: str) -> None:
+    path = newest(directory, pattern)
+    elsewhere = tmp_path / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    before = statuses(tmp_path)
+    with pytest.raises(RefusedForSafety, match=rf"{re.escape(str(path))} is a symbolic link to {elsewhere}.*mount"):
+        ReplicatedStore(alone(str(directory)))
+    assert statuses(tmp_path) == before
+    path.unlink()
+    elsewhere.rename(path)
+    DirectoryLock(directory).release()
+
+
+def test_a_reader_does_not_follow_one_either(directory: Path, tmp_path: Path) -> None:
+    (directory / "state").rename(tmp_path / "elsewhere")
+    (directory / "state").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RefusedForSafety, match="is a symbolic link"):
+        ReadOnlyStore(directory)
+
+
+def test_the_name_of_the_directory_may_be_a_link(directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "name").symlink_to(directory)
+    DirectoryLock(tmp_path / "name").release()
+    directory.chmod(0o755)
+    with pytest.raises(RefusedForSafety, match="is open to every user"):
+        DirectoryLock(tmp_path / "name")
+
+
+def test_what_is_not_a_managers_is_not_looked_at(directory: Path, tmp_path: Path) -> None:
+    (directory / "lost+found").mkdir(mode=0o755)
+    (directory / "notes").symlink_to(tmp_path)
+    DirectoryLock(directory).release()
+
+
+def test_all_that_a_manager_keeps_is_looked_at(lived_in: Path) -> None:
+    left = {path.name for path in lived_in.iterdir()}
+    assert {"lock", "log", "state", "snapshots", "manager.json"} == left
+    assert left | set(staging.OURS) | {staging._PART, staging._READY} <= privacy.NAMES
+    for each in lived_in.rglob("*"):
+        assert not each.lstat().st_mode & stat.S_IRWXO, each
+
+
+# ---- other users
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that every user may reach."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+def refused(directory: Path, text: str) -> Callable[[], None]:
+    def opening() -> None:
+        with pytest.raises(RefusedForSafety, match=text):
+            DirectoryLock(directory)
+
+    return opening
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to become other users needs root")
+def test_a_directory_of_a_third_user_is_refused_also_when_it_is_empty(place: Path) -> None:
+    """He could put other files in the place of ours."""
+    (place / "m1").mkdir(mode=0o770)
+    os.chown(place / "m1", FIRST, SECOND)
+    as_user(SECOND, refused(place / "m1", f"belongs to user #{FIRST}.*sudo -u"))
+    as_user(0, refused(place / "m1", f"belongs to user #{FIRST}.*sudo -u"), groups=())
+    assert list((place / "m1").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to become other users needs root")
+def test_a_volume_of_root_can_be_used_where_it_is_closed_to_others(place: Path) -> None:
+    """As a package makes one (root:GROUP 0770), or Kubernetes for a pod with an fsGroup: there the volume itself may be
+    open to everybody (mode 2777), and what helps is a directory inside it."""
+    (place / "volume").mkdir()
+    os.chown(place / "volume", 0, SECOND)
+    os.chmod(place / "volume", 0o2777)
+    as_user(SECOND, refused(place / "volume", "as its owner, user root; or name a directory inside it"))
+
+    def use(directory: Path) -> Callable[[], None]:
+        return lambda: DirectoryLock(directory).release()
+
+    as_user(SECOND, use(place / "volume" / "m1"))
+    assert stat.S_IMODE((place / "volume" / "m1").stat().st_mode) & 0o777 == 0o700
+    os.chmod(place / "volume", 0o770)
+    as_user(SECOND, use(place / "volume"))
