@@ -821,6 +821,15 @@ def test_a_change_meant_for_one_directory_never_hits_its_successor() -> None:
     assert apply_change(added, update, 5) == added
 
 
+@pytest.mark.parametrize("verb", [FORM, PROMOTE, UPDATE, REMOVE])
+def test_a_change_that_comes_after_its_member_was_removed_changes_nothing(verb: str) -> None:
+    """Else a promotion that was proposed before the removal would bring the member back."""
+    members = {id_: Member(id_, f"{id_}:1", "old", voter=True) for id_ in ("m1", "m2", "m3")}
+    removed = apply_change(Membership("c", 2, members), Change(REMOVE, id="m2", incarnation="old"), 3)
+    late = Change(verb, id="m2", address="m2:2", incarnation="old", cluster_id="c", members=tuple(members.values()))
+    assert apply_change(removed, late, 4) == removed
+
+
 HELLO = Hello(
     node_id="m1", address="a:1", incarnation="i", blank=True, cluster_id=None, membership_index=0, founding=b""
 )

@@ -5,9 +5,16 @@ Jobs run here one after the other; what comes between them is in tests/unit/test
 
 from __future__ import annotations
 
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.snapshot_support import add_node, small_state
+import pytest
+
+from tests.snapshot_support import add_node, small_state, snapshot_of
+from warren_raft.errors import SnapshotInvalid, StorageFull
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.snapshots.directory import SnapshotDirectory
 from warren_raft.snapshots.keeper import Keeper
@@ -41,3 +48,63 @@ def test_old_ones_go_and_those_in_use_stay(tmp_path: Path) -> None:
             indexes = kept(number, fetched)
         assert (len(indexes), indexes[-1]) == (3, first), "the newest two, and the one in use"
         assert kept(4, set())[1:] == indexes[:1], "no longer in use"
+
+
+@contextmanager
+def files_no_larger_than(size_bytes: int) -> Iterator[None]:
+    _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_fetch_gives_way_on_a_full_disk_and_waits_for_anything_else_that_is_lacking(tmp_path: Path) -> None:
+    """On a full disk the log needs the room more than half a snapshot does. Where something else is lacking for a
+    while, it is no use to fetch the first half again."""
+
+    def opened(reserve_bytes: int) -> Keeper:
+        keeper = Keeper(StateDirectory(tmp_path), node_id="n1", reserve_bytes=reserve_bytes)
+        keeper.open()
+        return keeper
+
+    opened(0).receive("a hash", 0, b"x" * 5_000, 10_000)()
+    keeper = opened(0)
+    with files_no_larger_than(5_000), pytest.raises(StorageFull):
+        keeper.receive("a hash", 5_000, b"x" * 5_000, 10_000)()
+    assert keeper.incoming == ("a hash", 5_000), "a file may not become larger just now: what is there stays"
+
+    keeper = opened(1 << 60)
+    with pytest.raises(StorageFull):
+        keeper.receive("a hash", 5_000, b"x" * 5_000, 10_000)()
+    assert keeper.incoming == ("", 0)
+    assert os.listdir(tmp_path / "snapshots") == []
+
+
+def test_a_snapshot_of_another_cluster_is_refused_and_any_is_taken_by_a_manager_without_one(tmp_path: Path) -> None:
+    """A manager whose directory was lost has no cluster yet: the snapshot tells it."""
+    (tmp_path / "sender").mkdir()
+    with small_state(tmp_path / "sender", containers=5) as database:
+        sha256 = snapshot_of(database, tmp_path / "sent").sha256
+    data = (tmp_path / "sent").read_bytes()
+
+    def fetched(directory: Path) -> Keeper:
+        state = StateDirectory(directory)
+        state.create()
+        keeper = Keeper(
+            state,
+            node_id="n2",
+            reserve_bytes=0,
+            verify=lambda path, records, _cancel: verify(path, records=records),
+        )
+        keeper.open()
+        keeper.receive(sha256, 0, data, len(data))()
+        return keeper
+
+    with pytest.raises(SnapshotInvalid, match="is of cluster cluster-1, this manager of cluster-2"):
+        fetched(tmp_path / "m2").open_incoming(sha256, "cluster-2")()
+    for name, cluster_id in (("m3", "cluster-1"), ("m4", None)):
+        _, machine = fetched(tmp_path / name).open_incoming(sha256, cluster_id)()
+        assert machine.cluster_id == "cluster-1"
+        machine.database.close()

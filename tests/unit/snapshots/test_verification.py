@@ -478,3 +478,20 @@ def test_a_data_format_of_a_newer_lmdb_is_refused_not_called_damaged(database: D
             file.write((7).to_bytes(4, sys.byteorder))
     with pytest.raises(RefusedForSafety, match="data format 7"):
         prove_state(path)
+
+
+def test_a_verification_here_runs_for_a_while_between_two_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of the time: with a pause after each piece it would be a hundredth, and the log would outgrow it."""
+    now, slept = 0.0, 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now, slept
+        now, slept = now + seconds, slept + seconds
+
+    monkeypatch.setattr(pacing.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(pacing.time, "sleep", sleep)
+    pace = Pace()
+    for _ in range(1_000):
+        pace()
+        now += pacing.RUN_SECONDS / 20
+    assert slept / now == pytest.approx(0.8, abs=0.02)
