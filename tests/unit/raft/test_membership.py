@@ -6,6 +6,7 @@ counts under another incarnation than the one that was added, one change at a ti
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from random import Random
 
@@ -79,6 +80,21 @@ def test_one_manager_alone_forms_a_cluster_of_one() -> None:
     cluster.wait_ready()
     cluster.write("m1", "w")
     assert voters(cluster, "m1") == ["m1"]
+
+
+def test_the_founder_alone_loses_a_majority_that_it_was_given_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It leads in the term in which it was elected without asking anybody, and nobody else began a later one."""
+    caplog.set_level(logging.INFO, "warren_raft.engine")
+    cluster = Cluster(["m1"])
+    cluster.wait_ready()
+    join(cluster, "m2")
+    cluster.run_until(lambda: voters(cluster, "m1") == ["m1", "m2"])
+    cluster.isolate("m1")
+    cluster.run_until(lambda: not cluster.nodes["m1"].engine.is_leader)
+    (line,) = [text for text in caplog.messages if text.startswith("leader lost node=m1")]
+    assert "no majority answered m1" in line
 
 
 def test_nobody_campaigns_before_every_initial_member_was_met() -> None:
