@@ -254,6 +254,7 @@ class Engine:
         self._led_at = now
         """When a leader was last known."""
         self._dialed: dict[str, tuple[str, ...]] | None = None
+        self._look_at = LONG_AGO
         self._founded = self._roster.founding is not None
         self._ready_index: int | None = None
         self.is_ready = False
@@ -511,29 +512,38 @@ class Engine:
                 work.then(result, error)
 
     def _decide(self) -> None:
+        is_due = self._now >= self._look_at
+        if is_due:
+            self._look_at = self._now + TICK_SECONDS
+            self._look_around()
         self._tick_snapshots()
-        self._look_around()
         if self._installation.is_swapping:
             self._expire()
             return
         self._first_start()
-        self._follow_addresses()
         standing = self._standing()
         if self._elections.tick(self._now, standing):
             self._campaign()
         self._core.tick()
         self._guard.after_tick()
         self._follow_leadership()
-        self._changes.tick()
-        self._settle()
+        if is_due:
+            self._changes.tick()
+            self._check_foreign()
+        if not self._roster.is_settled or self._settling.is_leaving:
+            self._settle()
         self._route()
         self._propose()
         self._requests.tick(self._now, must_go=self._must_not_lead)
         self._check_ready()
-        self._check_foreign()
         self._expire()
 
     def _look_around(self) -> None:
+        """What no write and no election waits for, so once a tick."""
+        self._dial()
+        self._follow_addresses()
+        if not self._installation.is_swapping:
+            self._compare_states()
         if self._watch.is_due(self._now):
             situation = Situation(
                 waits=self.waits,
@@ -600,12 +610,16 @@ class Engine:
         self._send_alive()
         if self.failure is None:
             self._start_sync()
+        if self.failure is not None:
+            self._dial()
+        effects, self._effects = self._effects, []
+        return effects
+
+    def _dial(self) -> None:
         peers = {} if self.failure is not None else self._roster.peers_to_dial(self._now)
         if peers != self._dialed:
             self._dialed = peers
             self._effects.append(Dial(peers))
-        effects, self._effects = self._effects, []
-        return effects
 
     def _hold(self, outgoing: Outgoing) -> None:
         """It waits for the disk, in the place of what it repeats if there is such: a disk may be full for days, and
@@ -689,8 +703,9 @@ class Engine:
             self.disk_full = True
             self._retry_sync_at = self._now + RETRY_SECONDS
             return
-        self.disk_full = False
-        clear_blocked(self.alarms, "log")
+        if self.disk_full:
+            self.disk_full = False
+            clear_blocked(self.alarms, "log")
         self._batch = None
         self._log.complete(batch)
         if self._installation.log_written(batch):
@@ -1074,15 +1089,16 @@ class Engine:
             return False
         if self._now < self._apply_again_at or self._installation.is_swapping:
             return False
+        was_blocked = self._apply_again_at > LONG_AGO
         try:
-            if self._apply_again_at > LONG_AGO:
+            if was_blocked:
                 self._machine.settle()
                 self._adopt_membership(membership_of(self._machine))  # the commit of a change may have come through
                 if self._installation.incoming is not None:
                     self._installation.incoming.settle()
             more = self._apply()
             self._apply_again_at = LONG_AGO
-            if not self._installation.waits_for_room:
+            if was_blocked and not self._installation.waits_for_room:
                 clear_blocked(self.alarms, "state")
             return more
         except StorageFull as error:
@@ -1228,7 +1244,7 @@ class Engine:
             if self.renewal_wanted:
                 self.renewal_wanted = False
                 self._installation.renew()
-            if self._compare_states() or self._catchup.state_is_wrong:
+            if self._catchup.state_is_wrong:
                 self._catchup.state_is_wrong = False
                 self._installation.state_is_wrong()
             self._catchup.tick(
@@ -1244,11 +1260,11 @@ class Engine:
             log_is_idle=self._batch is None,
         )
 
-    def _compare_states(self) -> bool:
-        """With the other managers, now and then; whether ours is the odd one. They are told of this manager, too."""
+    def _compare_states(self) -> None:
+        """With the other managers, now and then. They are told of this manager, too."""
         if not self._health.is_due(self._now):
-            return False
-        return self._health.tick(
+            return
+        is_odd = self._health.tick(
             self._now,
             self._machine,
             self.own_report(self._machine.applied_index, self.alarms.active),
@@ -1256,6 +1272,8 @@ class Engine:
             is_leader=self._core.is_leader,
             known={"commit": self._committed_entry(), "settled": self._roster.settled_index},
         )
+        if is_odd:
+            self._installation.state_is_wrong()
 
     def _swap(self, incoming: StateMachine, why: str) -> None:
         self._machine = incoming

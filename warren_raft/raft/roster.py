@@ -47,7 +47,7 @@ class Link:
 
 
 class Roster:
-    """Raft thread or simulator only; `membership` may be read from any thread."""
+    """Raft thread or simulator only; `membership`, `members` and `voters` may be read from any thread."""
 
     def __init__(
         self,
@@ -65,7 +65,11 @@ class Roster:
         self.node_id = node_id
         self.address = address
         self.configured = dict(configured)
-        self._membership = membership
+        self.membership = membership
+        """The replicated list as it is applied; None before there is a cluster."""
+        self.members: Mapping[str, Member] = {}
+        """The best list there is: the replicated one, else the founding one, else the configured one."""
+        self.voters: frozenset[str] = frozenset()
         self.settled_index = 0
         """All lists up to the one of this index are settled, as far as is known here (settling.py)."""
         self._voters_index = 0 if membership is None else membership.index
@@ -99,37 +103,25 @@ class Roster:
                 self.origin, self.configured = origin.cluster_id, dict(origin.members)
             case Founding() as founding:
                 self.origin, self.founding = founding.origin, founding
+        self._choose_list()
         self._hear_again()
 
     # Who ---------------------------------------------------------------------------------------------------------
 
-    @property
-    def membership(self) -> Membership | None:
-        """The replicated list as it is applied; None before there is a cluster."""
-        return self._membership
-
-    @membership.setter
-    def membership(self, membership: Membership | None) -> None:
-        before = self.members
-        self._membership = membership
-        self._members_changed(before)
+    def _choose_list(self) -> None:
+        """`members` and `voters` are looked at a hundred times a write, and change with the list only."""
+        if self.membership is not None:
+            self.members = self.membership.members
+        elif self.founding is not None:
+            self.members = self.founding.members
+        else:
+            configured = self.configured.items()
+            self.members = {id_: Member(id_, address, "", voter=True) for id_, address in configured}
+        self.voters = frozenset(member.id for member in self.members.values() if member.voter)
 
     @property
     def cluster_id(self) -> str | None:
         return None if self.membership is None else self.membership.cluster_id
-
-    @property
-    def members(self) -> Mapping[str, Member]:
-        """The best list there is: the replicated one, else the founding one, else the configured one."""
-        if self.membership is not None:
-            return self.membership.members
-        if self.founding is not None:
-            return self.founding.members
-        return {id_: Member(id_, address, "", voter=True) for id_, address in self.configured.items()}
-
-    @property
-    def voters(self) -> frozenset[str]:
-        return frozenset(member.id for member in self.members.values() if member.voter)
 
     @property
     def is_voter(self) -> bool:
@@ -178,13 +170,17 @@ class Roster:
             self.settled(membership.index)  # the founders' list: their record of it has been durable since before it
         elif _voting(self.members) != _voting(membership.members):
             self._voters_index = membership.index
-        self.membership = membership
+        self._take_list(membership)
 
     def replace(self, membership: Membership | None) -> None:
         """The list of another state that has taken the place of ours: nobody knows which change was the last."""
         if membership is not None and membership != self.membership:
             self._voters_index = membership.index
+        self._take_list(membership)
+
+    def _take_list(self, membership: Membership | None) -> None:
         self.membership = membership
+        self._members_changed()
 
     def settled(self, index: int) -> None:
         """The list of `index` is settled, and with it all before."""
@@ -312,8 +308,10 @@ class Roster:
         if member is not None:
             self.book.heard(member, incarnation, address)
 
-    def _members_changed(self, before: Mapping[str, Member]) -> None:
+    def _members_changed(self) -> None:
         """The address that a manager said before it was a member counts now."""
+        before = self.members
+        self._choose_list()
         self.book.members_changed(before, self.members)
         self._hear_again()
 
@@ -439,9 +437,8 @@ class Roster:
             self._record(founding)
 
     def _record(self, founding: Founding) -> None:
-        before = self.members
         self.founding = founding
-        self._members_changed(before)
+        self._members_changed()
         self._log.set_note(founding.encode())
         self._founding_position = self._log.position
         for peer in sorted(self.links):

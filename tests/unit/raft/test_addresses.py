@@ -186,7 +186,7 @@ def test_members_update_says_where_nobody_answers_and_where_the_member_is() -> N
     cluster.start(follower, address="127.0.0.1:9998")
     cluster.wait_ready()
     assert cluster.change(leader, UPDATE, follower, "127.0.0.1:9998").text == ""
-    assert not any(alarms(cluster, id_) for id_ in cluster.nodes)
+    cluster.run_until(lambda: not any(alarms(cluster, id_) for id_ in cluster.nodes))
 
 
 def test_two_managers_that_took_each_other_s_address_are_put_in_order() -> None:

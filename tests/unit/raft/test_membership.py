@@ -354,7 +354,7 @@ def test_a_member_that_is_not_started_is_not_added() -> None:
     answer = cluster.ask(leader.id, ADD, "m4", JOINER)
     assert answer.state == WAIT
     assert answer.text == f"m4 does not answer at {JOINER}; start m4 there, on an empty data directory"
-    assert leader.dialed["m4"] == (JOINER,)
+    cluster.run_until(lambda: leader.dialed.get("m4") == (JOINER,))
     assert voters(cluster, leader.id) == ["m1", "m2", "m3"]
     leader.events.append(NotReached("m4", "m5 does"))
     cluster.turn()
