@@ -58,6 +58,7 @@ from warren_raft.status import members_of, status_of
 from warren_raft.store.command import PUT, Operation, encode_operations
 from warren_raft.store.generations import make_directory
 from warren_raft.store.interface import Store
+from warren_raft.store.ownership import require_usable
 from warren_raft.waiting import Bell
 from warren_raft.watchdog import Watchdog
 from warren_raft.writes import QUEUE_FULL, Write, Writes
@@ -172,6 +173,7 @@ class ReplicatedStore(Store):
         config = self.config
         self._version = version("warren-raft")
         with ExitStack() as undo:
+            require_usable(os.fspath(config.data_dir))  # before the key in it is read
             self._credentials = links_of(config)
             RESERVE.open()
             undo.callback(RESERVE.close)

@@ -17,7 +17,10 @@ from typing import Final
 from .errors import RefusedForSafety
 from .sharing import name_of_user
 
-NAMES: Final = frozenset({"lock", "log", "state", "snapshots", "tls", "manager.json", "restore.part", "restore.ready"})
+NAMES: Final = frozenset(
+    {"lock", "log", "state", "snapshots", "manager.json", "restore.part", "restore.ready"}
+    | {"tls", "tls.part", "tls.new", "tls.old", "tls.lock"}
+)
 """Of what a manager keeps in its directory. Other names there (lost+found) are not looked at."""
 _ASIDE: Final = re.compile(r"aside-[0-9TZ-]+\Z")
 

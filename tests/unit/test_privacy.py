@@ -16,7 +16,7 @@ import pytest
 
 from tests.unit.test_data_directory import alone
 from tests.unit.test_sharing import FIRST, SECOND, as_user, statuses
-from warren_raft import privacy
+from warren_raft import privacy, tls_files
 from warren_raft.entities import Node
 from warren_raft.errors import RefusedForSafety
 from warren_raft.local import LocalStore, ReadOnlyStore
@@ -160,7 +160,8 @@ def test_what_is_not_a_managers_is_not_looked_at(directory: Path, tmp_path: Path
 def test_all_that_a_manager_keeps_is_looked_at(lived_in: Path) -> None:
     left = {path.name for path in lived_in.iterdir()}
     assert {"lock", "log", "state", "snapshots", "manager.json"} == left
-    assert left | set(staging.OURS) | {staging._PART, staging._READY} <= privacy.NAMES
+    exchanged = {tls_files.DIRECTORY, tls_files._PART, tls_files._NEW, tls_files._OLD, f"{tls_files.DIRECTORY}.lock"}
+    assert left | set(staging.OURS) | {staging._PART, staging._READY} | exchanged <= privacy.NAMES
     for each in lived_in.rglob("*"):
         assert not each.lstat().st_mode & stat.S_IRWXO, each
 

@@ -185,6 +185,7 @@ def test_the_file_stays_as_it_is_and_may_be_the_directorys_own(snapshot: Path, t
 def test_what_file_systems_and_dead_managers_leave_does_not_matter(snapshot: Path, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir(mode=0o700)
     (tmp_path / "a" / "lost+found").mkdir()
+    (tmp_path / "a" / "tls").mkdir(mode=0o700)
     for name in ("lock", "admin.sock"):
         (tmp_path / "a" / name).touch(mode=0o600)
     assert held(tmp_path / "a", snapshot).aside is None

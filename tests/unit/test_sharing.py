@@ -159,7 +159,7 @@ def test_a_directory_that_is_not_shared_on_purpose_gives_nobody_rights_and_locks
     command = rf"chgrp -R GROUP {directory} && chmod -R g\+rwX {directory} && find {directory} -type d -exec chmod g\+s"
 
     def refused() -> None:
-        for opening in (DirectoryLock, LocalStore, ReadOnlyStore):
+        for opening in (DirectoryLock, LocalStore, ReadOnlyStore, lambda path: ReplicatedStore(alone(str(path)))):
             with pytest.raises(RefusedForSafety, match=rf"belongs to user #61001, and this is .*{command}"):
                 opening(directory)
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from warren_raft.errors import Corrupted
+from warren_raft.privacy import NAMES
 from warren_raft.sharing import without_links
 from warren_raft.store.generations import make_directory, replace_file, sync_directory
 
@@ -23,7 +24,7 @@ Path = str | os.PathLike[str]
 OURS: Final = ("log", "state", "snapshots")
 """What makes a directory a manager's. A lock, or the socket of one that is gone, does not."""
 
-_OTHERS: Final = ("lock", "admin.sock", "manager.json", "lost+found")
+_OTHERS: Final = ("admin.sock", "lost+found")
 _PART: Final = "restore.part"
 _READY: Final = "restore.ready"
 _ASIDE: Final = "aside"  # in either: where the old ones go
@@ -41,7 +42,7 @@ def strangers(directory: Path) -> list[str]:
         names = os.listdir(directory)
     except FileNotFoundError:
         return []
-    known = {*OURS, *_OTHERS, _PART, _READY}
+    known = {*NAMES, *_OTHERS}
     return sorted(name for name in names if name not in known and not _ASIDE_NAME.match(name))
 
 

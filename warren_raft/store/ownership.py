@@ -48,12 +48,15 @@ def _make_data_directory(path: str) -> None:
     sync_directory(os.path.dirname(path))
 
 
-def _require_owner(path: str) -> None:
-    """Raises RefusedForSafety where the directory is of a third user, who could put other files in the place of ours.
-    One of root may be: it was made for this user, by a package perhaps."""
+def require_usable(path: str) -> None:
+    """Raises RefusedForSafety where a data directory, or what is in it, is another user's or open to every user of the
+    host. Changes nothing; nothing where there is no directory. Raises OSError."""
     with suppress(FileNotFoundError):
-        if os.stat(path).st_uid != 0:
-            sharing.require_rights(path, data_dir=path)
+        if os.stat(path).st_uid != 0:  # one of root was made for this user, by a package perhaps
+            sharing.require_rights(path, data_dir=path)  # a third user could put other files in the place of ours
+    for name in (LOCK_NAME, "log", "state"):
+        sharing.require_rights(os.path.join(path, name), data_dir=path)
+    privacy.require_private(path)
 
 
 def _lock(descriptor: int, seconds: float) -> bool:
@@ -98,10 +101,7 @@ class DirectoryLock:
 
     def __init__(self, data_dir: str | os.PathLike[str]) -> None:
         self.path: Final = absolute(data_dir)
-        _require_owner(self.path)
-        for name in (LOCK_NAME, "log", "state"):
-            sharing.require_rights(os.path.join(self.path, name), data_dir=self.path)
-        privacy.require_private(self.path)
+        require_usable(self.path)
         _make_data_directory(self.path)
         self._file = -1
         self._directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
