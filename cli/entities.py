@@ -1,7 +1,7 @@
 """`warren-raft get, list, put, delete`: entities, one or many.
 
 get and list read the database directly; put and delete ask the running manager. What an entity is and which
-forms it has is not decided here. Invariant: secrets and keys (whatever is bytes) appear in JSON, never in a table.
+forms it has is not decided here. Invariant: the data of secrets, private keys and the CA need --show to be printed.
 """
 
 from __future__ import annotations
@@ -88,23 +88,31 @@ FILTERS: Final[Mapping[str, Sequence[str]]] = {
     "name": ("service", "secret", "volume", "network", "ingress", "certificate"),
     "host": ("certificate",),
 }
+# What is printed with --show only, JSON included: it would stay in terminals, shell histories and logs of jobs.
+HIDDEN: Final[Mapping[str, Sequence[str]]] = {"secret": ("data",), "certificate": ("key_pem",)}
 MAX_INPUT_BYTES: Final = 8 * 1024 * 1024  # an entity of 1 MiB in base64, spelt out with escapes
+
+
+show_option = click.option(
+    "--show", is_flag=True, help="Also print what is secret: a secret's data, a certificate's key, the CA."
+)
 
 
 @click.command("get", cls=WarrenCommand)
 @click.argument("kind", type=KindType(with_ca=True))
 @click.argument("entity_id", type=IdType(), metavar="[ID]", required=False)
-def get(kind: Any, entity_id: str | None) -> None:
+@show_option
+def get(kind: Any, entity_id: str | None, show: bool) -> None:
     """Print one entity. Reads the database directly, whether or not the manager runs.
 
     KIND is node, service, container, secret, volume, network, ingress or certificate, or ca, which has no ID
-    and is printed as the bytes it is.
+    and is printed, with --show, as the bytes it is.
 
     \b
     Example: warren-raft get service svc-1 --data-dir data/m1 -o json
     """
     if kind.entity is None:
-        _get_ca(entity_id)
+        _get_ca(entity_id, show=show)
         return
     if entity_id is None:
         raise click.UsageError(f"which {kind.name}? Give its ID.")
@@ -112,18 +120,26 @@ def get(kind: Any, entity_id: str | None) -> None:
         entity = operation(store, "get", kind)(entity_id)
     value = to_json(entity)
     if wants_json():
-        print_json(value)
+        print_json(value if show else _without_secrets(kind.name, value))
     else:
-        print_fields((name, _shown(entity, name, part)) for name, part in value.items())
+        hidden = HIDDEN.get(kind.name, ())
+        print_fields((name, _shown(entity, name, part, hidden, show=show)) for name, part in value.items())
 
 
-def _get_ca(entity_id: str | None) -> None:
+def _without_secrets(kind_name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """With null in the place of what is hidden, which `put` takes for no value at all: it refuses it."""
+    return {**value, **dict.fromkeys(HIDDEN.get(kind_name, ()))}
+
+
+def _get_ca(entity_id: str | None, *, show: bool) -> None:
     if entity_id not in (None, CA_ID):
         raise click.UsageError("there is one CA and it has no ID: warren-raft get ca")
     with database() as store:
         data = store.get_ca()
     if wants_json():
-        print_json({"data": base64.b64encode(data).decode()})
+        print_json({"data": base64.b64encode(data).decode() if show else None})
+    elif not show:  # and nothing on stdout, which may be a file that is wanted to hold the CA
+        raise click.UsageError(f"the CA has {len(data)} bytes, which are printed with --show only")
     else:
         click.echo(data, nl=False)
 
@@ -134,7 +150,8 @@ def _get_ca(entity_id: str | None) -> None:
 @click.option("--node", "node_id", type=IdType(), metavar="ID", help="Containers or volumes on this node only.")
 @click.option("--name", metavar="NAME", help="Entities of this name only.")
 @click.option("--host", metavar="HOST", help="Certificates that cover this host name only.")
-def list_(kind: Any, **filters: str | None) -> None:
+@show_option
+def list_(kind: Any, show: bool, **filters: str | None) -> None:
     """Print the entities of a kind, by id. Reads the database directly, whether or not the manager runs.
 
     KIND is node, service, container, secret, volume, network, ingress or certificate, or its plural.
@@ -151,20 +168,16 @@ def list_(kind: Any, **filters: str | None) -> None:
         entities = _find(store, kind, given)
     values = [to_json(entity) for entity in entities]
     if wants_json():
-        print_json(values)
+        print_json(values if show else [_without_secrets(kind.name, value) for value in values])
     else:
-        _print_list(kind.name, values, wide=wants_wide())
+        _print_list(kind.name, values, wide=wants_wide(), show=show)
 
 
-def _print_list(kind_name: str, values: Sequence[Mapping[str, Any]], *, wide: bool) -> None:
-    paths = [*COLUMNS[kind_name], *WIDE.get(kind_name, ())]
+def _print_list(kind_name: str, values: Sequence[Mapping[str, Any]], *, wide: bool, show: bool) -> None:
+    wide_only = WIDE.get(kind_name, ())
+    paths = [*COLUMNS[kind_name], *(HIDDEN.get(kind_name, ()) if show else ()), *wide_only]
     columns = [
-        Column(
-            HEADERS.get(path, path.replace("_", " ")),
-            gives=path in GIVES,
-            wide=path not in COLUMNS[kind_name],
-        )
-        for path in paths
+        Column(HEADERS.get(path, path.replace("_", " ")), gives=path in GIVES, wide=path in wide_only) for path in paths
     ]
     rows = [[_in_list(value, path, wide=wide) for path in paths] for value in values]
     print_table(columns, rows, wide=wide)
@@ -222,6 +235,9 @@ def _parse(kind: Kind[Any], name: str, data: bytes) -> dict[str, Any]:
         raise InvalidEntity(kind.name, f"{name} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise InvalidEntity(kind.name, f"{name} does not hold a JSON object")
+    for field in HIDDEN.get(kind.name, ()):
+        if field in value and value[field] is None:
+            raise InvalidEntity(kind.name, f"is null in {name}: print it with `get --show`", field=field)
     if kind.entity is not None:
         from_json(kind.entity, value)
     return value
@@ -244,10 +260,12 @@ def delete(kind: Any, entity_id: str, if_revision: int | None, timeout: float | 
     print_revision(manager().delete(kind.name, entity_id, if_revision=if_revision, timeout=timeout))
 
 
-def _shown(entity: Any, name: str, value: object) -> object:
+def _shown(entity: Any, name: str, value: object, hidden: Sequence[str], *, show: bool) -> object:
     """A field's JSON as a table may show it."""
     held = getattr(entity, name)
-    return f"({len(held)} bytes, shown with -o json)" if isinstance(held, bytes) else value
+    if not isinstance(held, bytes) or (name in hidden and show):
+        return value
+    return f"({len(held)} bytes, shown with {'--show' if name in hidden else '-o json'})"
 
 
 def _at(value: Any, path: str) -> Any:

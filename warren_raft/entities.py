@@ -98,9 +98,9 @@ def _indexed(default: Any = dataclasses.MISSING) -> Any:
     return field(default=default, metadata={"indexed": True})
 
 
-def _concealed() -> Any:
-    """A field of bytes that must not show up in logs and tracebacks."""
-    return field(default=b"", repr=False)
+def _concealed(default: Any = b"") -> Any:
+    """A field that holds secrets, or mostly does, and must not show up in logs and tracebacks."""
+    return field(default=default, repr=False)
 
 
 def _percent() -> Any:
@@ -240,7 +240,7 @@ class Service:
     mode: ServiceMode | str = ""
     deploy_strategy: DeployStrategy | str = ""
     update_config: UpdateConfig | None = None
-    env: tuple[str, ...] = ()
+    env: tuple[str, ...] = _concealed(())
     ports: tuple[PortMapping, ...] = ()
     networks: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
@@ -270,7 +270,7 @@ class Container:
     desired_state: ContainerState | str = ""
     actual_state: ContainerState | str = ""
     image: str = ""
-    env: tuple[str, ...] = ()
+    env: tuple[str, ...] = _concealed(())
     ports: tuple[PortMapping, ...] = ()
     mounts: tuple[VolumeMount, ...] = ()
     secrets: tuple[str, ...] = ()
@@ -308,7 +308,7 @@ class Volume:
     driver: str = ""
     node_id: str = ""
     mount_path: str = ""
-    options: Mapping[str, str] = EMPTY_MAP
+    options: Mapping[str, str] = _concealed(EMPTY_MAP)
     created_at: datetime | None = None
     revision: int = _revision()
 

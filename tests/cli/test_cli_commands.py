@@ -95,9 +95,22 @@ def test_the_ca_is_bytes(warren: Command, manager: Path, tmp_path: Path) -> None
     file = tmp_path / "ca"
     file.write_bytes(b"-----CA-----\n")
     assert warren("put", "ca", "-f", file, "--data-dir", manager).text
-    assert warren("get", "ca", "--data-dir", manager).text == "-----CA-----\n"
-    data = warren("get", "ca", "-o", "json", "--data-dir", manager).json["data"]
+    assert warren("get", "ca", "--show", "--data-dir", manager).text == "-----CA-----\n"
+    data = warren("get", "ca", "-o", "json", "--show", "--data-dir", manager).json["data"]
     assert base64.b64decode(data) == b"-----CA-----\n"
+
+
+def test_the_ca_is_not_shown_unasked_and_a_file_that_wants_it_stays_empty(
+    warren: Command, manager: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "ca"
+    file.write_bytes(b"-----CA-----\n")
+    assert warren("put", "ca", "-f", file, "--data-dir", manager).text
+    refused = warren("get", "ca", "--data-dir", manager)
+    assert refused.code == 2
+    assert refused.out == ""
+    assert "13 bytes, which are printed with --show only" in refused.err
+    assert warren("get", "ca", "-o", "json", "--data-dir", manager).json == {"data": None}
 
 
 def test_list_filters_by_service_node_name_and_host(warren: Command, manager: Path, entity_file: Any) -> None:
@@ -132,20 +145,49 @@ def test_every_kind_has_a_table_with_a_row_a_line(warren: Command, manager: Path
     assert f"table-{kind}" in shown
 
 
-@pytest.mark.parametrize(
-    ("kind", "field"), [("secret", "data"), ("certificate", "key_pem"), ("certificate", "cert_pem")]
-)
-def test_secrets_are_not_in_tables(warren: Command, manager: Path, entity_file: Any, kind: str, field: str) -> None:
-    """A terminal is looked at over shoulders and recorded; JSON is asked for on purpose."""
+@pytest.mark.parametrize(("kind", "field"), [("secret", "data"), ("certificate", "key_pem")])
+def test_secrets_are_printed_when_they_are_asked_for_only(
+    warren: Command, manager: Path, entity_file: Any, kind: str, field: str
+) -> None:
+    """A terminal is looked at over shoulders and recorded, and so is what a job prints, JSON too."""
     data = base64.b64encode(b"hush-hush").decode()
     assert warren(
         "put", kind, "-f", entity_file({"id": "hidden", "name": "hidden", field: data}), "--data-dir", manager
     ).text
-    for ran in (warren("get", kind, "hidden", "--data-dir", manager), warren("list", kind, "--data-dir", manager)):
-        assert ran.code == 0
-        assert data not in ran.out
-        assert "hush" not in ran.out
-    assert warren("get", kind, "hidden", "--data-dir", manager, "-o", "json").json[field] == data
+    reading = [("get", kind, "hidden"), ("list", kind)]
+    for command in reading:
+        for form in ("table", "wide", "json"):
+            common = (*command, "-o", form, "--data-dir", manager)
+            hidden, shown = warren(*common), warren(*common, "--show")
+            assert (hidden.code, shown.code) == (0, 0)
+            assert data not in hidden.out
+            assert "hush" not in hidden.out
+            assert data in shown.out
+    assert "(9 bytes, shown with --show)" in warren("get", kind, "hidden", "--data-dir", manager).text
+    assert warren("get", kind, "hidden", "--data-dir", manager, "-o", "json", "--show").json[field] == data
+
+
+@pytest.mark.parametrize(("kind", "field"), [("secret", "data"), ("certificate", "key_pem")])
+def test_a_secret_that_was_not_shown_is_not_stored_as_an_empty_one(
+    warren: Command, manager: Path, entity_file: Any, tmp_path: Path, kind: str, field: str
+) -> None:
+    """`get -o json`, edit, `put`: what `get` left out must not be taken for nothing."""
+    data = base64.b64encode(b"hush-hush").decode()
+    assert warren("put", kind, "-f", entity_file({"id": "kept", field: data}), "--data-dir", manager).text
+    got = warren("get", kind, "kept", "--data-dir", manager, "-o", "json")
+    assert got.json[field] is None
+    (tmp_path / "edited.json").write_text(got.out)
+    refused = warren("put", kind, "-f", tmp_path / "edited.json", "--data-dir", manager)
+    assert refused.code == 1
+    assert f"{kind}.{field}: is null in {tmp_path / 'edited.json'}: print it with `get --show`" in refused.err
+    assert warren("get", kind, "kept", "--data-dir", manager, "-o", "json", "--show").json[field] == data
+
+
+def test_a_certificate_without_its_key_is_no_secret(warren: Command, manager: Path, entity_file: Any) -> None:
+    data = base64.b64encode(b"public").decode()
+    assert warren("put", "certificate", "-f", entity_file({"id": "open", "cert_pem": data}), "--data-dir", manager).text
+    assert warren("get", "certificate", "open", "--data-dir", manager, "-o", "json").json["cert_pem"] == data
+    assert "(6 bytes, shown with -o json)" in warren("get", "certificate", "open", "--data-dir", manager).text
 
 
 def test_what_an_entity_holds_cannot_drive_the_terminal(warren: Command, manager: Path, entity_file: Any) -> None:

@@ -53,6 +53,9 @@ from warren_raft.entities import (
 )
 from warren_raft.errors import InvalidEntity
 from warren_raft.forms import GO_ZERO_TIME, Form, FormKind, Refused, fields_of, normalised
+from warren_raft.fsm.history import Change
+from warren_raft.store.command import PUT, Command, Operation
+from warren_raft.store.tables import BY_NAME
 
 NOON = datetime(2025, 10, 9, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -154,6 +157,18 @@ def test_indexed_fields_are_those_that_the_store_looks_up_by() -> None:
 def test_secrets_do_not_show_in_the_text_of_an_entity() -> None:
     assert "hunter2" not in repr(Secret(id="s", data=b"hunter2"))
     assert "hunter2" not in repr(TLSCertificate(id="c", key_pem=b"hunter2"))
+    assert "hunter2" not in repr(Service(id="s", env=("PASSWORD=hunter2",)))
+    assert "hunter2" not in repr(Container(id="c", env=("PASSWORD=hunter2",)))
+    assert "hunter2" not in repr(Volume(id="v", options={"o": "username=u,password=hunter2"}))
+
+
+def test_nor_in_the_text_of_what_carries_one() -> None:
+    operation = Operation(PUT, 4, "s", b"hunter2")
+    assert repr(Command(1, 2, 3, (operation,))) == (
+        "Command(session=1, sequence=2, lowest=3, operations=(Operation(verb=1, kind_number=4, id='s', "
+        "entity=(7 bytes), if_revision=None),))"
+    )
+    assert "hunter2" not in repr(Change(1, "put", BY_NAME["secret"], "s", b"hunter2", 0))
 
 
 # ---- Immutability, and what callers do with entities.

@@ -7,7 +7,7 @@ Invariant: what is kept is every change above some revision, without a gap; a re
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from warren_raft.errors import WatchLost
@@ -44,7 +44,7 @@ class Change:
     operation: Literal["put", "delete"]
     kind: Kind[Any]
     id: str
-    entity: bytes | None
+    entity: bytes | None = field(repr=False)  # it may be a secret
     index: int
 
 

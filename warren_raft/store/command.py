@@ -55,6 +55,12 @@ class Operation(NamedTuple):
     entity: bytes | None = None
     if_revision: int | None = None
 
+    def __repr__(self) -> str:
+        """Without the entity, which may be a secret: this text gets into tracebacks and logs."""
+        size = "None" if self.entity is None else f"({len(self.entity)} bytes)"
+        shown = f"verb={self.verb}, kind_number={self.kind_number}, id={self.id!r}, entity={size}"
+        return f"Operation({shown}, if_revision={self.if_revision})"
+
 
 class Command(NamedTuple):
     """Operations that happen together or not at all, under the request id (session, sequence).
