@@ -13,6 +13,7 @@ from warren_raft.entities import Container, Node
 from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.entry import read_committed, store_position
 from warren_raft.fsm.machine import StateMachine
+from warren_raft.raft.membership import Member, Membership
 from warren_raft.snapshots.file import TRAILER_BYTES, Manifest, make_trailer, read_manifest, write
 from warren_raft.store.command import Operation, Verb
 from warren_raft.store.database import Database, WriteTransaction
@@ -20,12 +21,17 @@ from warren_raft.store.database import Database, WriteTransaction
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
+def members_of(cluster_id: str, index: int) -> bytes:
+    """A list of one member."""
+    return Membership(cluster_id, index, {"n1": Member("n1", "127.0.0.1:7946", "incarnation-1", voter=True)}).encode()
+
+
 @contextmanager
 def small_state(directory: Path, containers: int = 40) -> Iterator[Database]:
     """Entities of most kinds, a session, members and a history: some thirty pages."""
     with Database.open(directory, sync=False) as database:
         machine = StateMachine(database)
-        machine.apply_membership(2, 1, "cluster-1", b"the members")
+        machine.apply_membership(2, 1, "cluster-1", members_of("cluster-1", 2))
         apply(machine, command(Operation(Verb.OPEN_SESSION), session=7, sequence=1, lowest=1))
         for sequence, entity in enumerate(some_entities(), 2):
             apply(machine, command(put(entity), session=7, sequence=sequence, lowest=1))

@@ -21,6 +21,9 @@ from .forms import FrozenMap
 from .paths import absolute
 
 MAX_NODE_ID_LENGTH: Final = 64  # it is part of file names, log lines and every frame's handshake
+TOML_BYTES_MAX: Final = 1 << 20
+TOML_DEPTH_MAX: Final = 64
+"""Of tables in each other. The parts of an id, which may have 64 characters, are such tables."""
 MAX_BACKUPS: Final = 100_000  # eleven years of one an hour; each is looked at before the next
 MAX_QUOTA_BYTES: Final = 32 * 1024**3
 """Half of the address space of a database (store/database.py): the rest is room for deletes, which write too, and for
@@ -230,19 +233,34 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     import tomllib
 
     with open(path, "rb") as file:
-        data = file.read()
+        data = file.read(TOML_BYTES_MAX + 1)
+    if len(data) > TOML_BYTES_MAX:
+        raise InvalidEntity("config", f"{os.fspath(path)} has more than {TOML_BYTES_MAX} bytes")
     try:
         settings: dict[str, Any] = tomllib.loads(data.removeprefix(codecs.BOM_UTF8).decode())
     except UnicodeDecodeError:
         raise InvalidEntity("config", f"{os.fspath(path)} is not text in UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError is one, and there is another for too many digits
         raise InvalidEntity("config", f"{os.fspath(path)} is not TOML: {error}") from None
+    except RecursionError:
+        raise InvalidEntity("config", f"{os.fspath(path)} is nested too deeply") from None
+    if _is_deep(settings):
+        raise InvalidEntity("config", f"{os.fspath(path)} is nested too deeply")
     for name in ("data_dir", "backup_dir"):
         if isinstance(settings.get(name), str):
             settings[name] = os.path.expanduser(settings[name])
     if isinstance(settings.get("members"), dict):
         settings["members"] = _with_flat_ids(settings["members"], os.fspath(path))
     return settings
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether tables and lists are in each other at more than TOML_DEPTH_MAX levels."""
+    level = [value]
+    for _ in range(TOML_DEPTH_MAX):
+        nested = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [inner for each in nested for inner in each]
+    return bool(level)
 
 
 def _with_flat_ids(table: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -200,6 +200,7 @@ def _read_state(directory: str, contents: Contents) -> _State:
         path = _state_file(directory)
         with closing(Database.open_file(path)) as database, database.read() as transaction:
             committed, counts = read_committed(transaction), counts_of(transaction)
+            membership = _membership(committed, path)
     except Corrupted as error:
         problem = f"{error.path}: {error.detail}; its manager rebuilds the state when it starts"
         return _State(problem=problem, base=_base(directory, contents))
@@ -207,7 +208,7 @@ def _read_state(directory: str, contents: Contents) -> _State:
         committed=committed,
         counts=counts,
         size_bytes=os.path.getsize(path),
-        base=(committed.applied_index, _membership(committed)),
+        base=(committed.applied_index, membership),
     )
 
 
@@ -222,8 +223,11 @@ def _state_file(directory: str) -> str:
     return state.file_of(generation)
 
 
-def _membership(committed: Committed) -> Membership | None:
-    return Membership.decode(committed.membership) if committed.membership else None
+def _membership(committed: Committed, path: str) -> Membership | None:
+    try:
+        return Membership.decode(committed.membership) if committed.membership else None
+    except ValueError as error:
+        raise Corrupted(path, f"its members cannot be read: {error}") from None
 
 
 def _base(directory: str, contents: Contents) -> Base:
@@ -232,7 +236,7 @@ def _base(directory: str, contents: Contents) -> Base:
         if contents.holds(snapshot.index, snapshot.term):
             try:
                 with closing(Database.open_file(snapshot.path)) as database, database.read() as transaction:
-                    return snapshot.index, _membership(read_committed(transaction))
+                    return snapshot.index, _membership(read_committed(transaction), snapshot.path)
             except (Corrupted, SnapshotInvalid):
                 continue  # an older one serves
     return BASE_INDEX, None

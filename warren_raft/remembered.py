@@ -55,7 +55,7 @@ def read(directory: str | os.PathLike[str]) -> Remembered | None:
         return None
     try:
         return _decoded(json.loads(data))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         log_event(logger, logging.WARNING, "file ignored", error, path=path)
         return None
 

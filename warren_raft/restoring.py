@@ -30,6 +30,7 @@ from warren_raft.raft.files import OsFiles
 from warren_raft.raft.log import Log
 from warren_raft.raft.log_opening import owner_of
 from warren_raft.raft.membership import REMOVE, Change, Membership, Origin, apply_change
+from warren_raft.raft.state_machine import membership_of
 from warren_raft.remembered import kept_for
 from warren_raft.sharing import require_rights
 from warren_raft.snapshots import staging
@@ -436,7 +437,7 @@ class Recovery(Survivor):
         log, machine = opened.log, opened.machine
         self._entries = [(entries.decode(c), index, term) for c, index, term in log.entries[1:]]
         self._entries = [each for each in self._entries if each[1] > machine.applied_index]
-        membership = but_removal = Membership.decode(machine.membership) if machine.membership else None
+        membership = but_removal = membership_of(machine)
         for content, index, _ in self._entries:
             if isinstance(content, Change):
                 membership = apply_change(membership, content, index)
@@ -470,7 +471,7 @@ class Recovery(Survivor):
 
     def _replay(self, machine: StateMachine) -> None:
         """On the copy: what an old directory says must stay what its manager knew."""
-        membership = Membership.decode(machine.membership) if machine.membership else None
+        membership = membership_of(machine)
         for content, index, term in self._entries:
             if not isinstance(content, Change):
                 machine.apply(index, term, content)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -18,7 +19,11 @@ import pytest
 from cli_support import Command, StartManager, free_addresses
 
 from tests.cluster.harness import wait_until
+from tests.hostile_cbor import hash_bomb
+from tests.snapshot_support import change, small_state, snapshot_of
 from warren_raft.admin import client as client_module
+from warren_raft.snapshots.file import TRAILER_BYTES
+from warren_raft.store.transactions import MEMBERSHIP, META
 from warren_raft_cli import snapshots as snapshots_module
 
 NOBODY = 65534
@@ -137,6 +142,22 @@ def test_what_is_no_snapshot_is_exit_code_3(
     assert ran.code == 3
     assert ran.err.startswith(f"warren-raft: {path}: ")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_snapshot_made_by_hand_is_exit_code_3(warren: Command, tmp_path: Path) -> None:
+    """All its hashes are right: it was made by somebody who means harm, and no manager could start from it."""
+    with small_state(tmp_path / "data") as database:
+        snapshot_of(database, tmp_path / "sound.mdb")
+        change(database, lambda transaction: transaction.store(META, MEMBERSHIP, hash_bomb()), new_digest=True)
+        snapshot_of(database, tmp_path / "members.mdb")
+    data = (tmp_path / "sound.mdb").read_bytes()
+    page = data[-TRAILER_BYTES:-32].replace(b"2026-11-22T12:00:00.000000Z", b"0001-01-01T00:00:00.0+23:59")
+    (tmp_path / "date.mdb").write_bytes(data[:-TRAILER_BYTES] + page + hashlib.sha256(page).digest())
+    for command, name in (("verify", "members"), ("verify", "date"), ("inspect", "date")):
+        ran = warren("snapshot", command, tmp_path / f"{name}.mdb")
+        assert ran.code == 3
+        assert len(ran.err.splitlines()) == 1
+        assert name in ran.err
 
 
 def test_one_flipped_bit_is_exit_code_3(warren: Command, saved: Path) -> None:

@@ -186,7 +186,15 @@ def test_a_file_gives_the_settings_and_overrides_win(tmp_path: Path) -> None:
         (FILE.replace('listen = "127.0.0.1:7946"', ""), "listen: is missing"),
         (FILE.replace("= 3", "="), "is not TOML"),
         (FILE.replace('data_dir = "data/m1"', "data_dir = 5"), "data_dir"),
+        ("a = " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
+        ("a = " + "{a=" * 5000, "is nested too deeply"),
+        ("a = " + "[" * 200 + "]" * 200, "is nested too deeply"),
+        (f"members.{'.'.join('a' * 5000)} = 1", "is nested too deeply"),
+        (f"[members.{'.'.join('a' * 5000)}]\nb = 1", "is nested too deeply"),
+        (f"a = {'9' * 5000}", "is not TOML"),
+        ("a = 1\n" * 200_000, "more than 1048576 bytes"),
     ],
+    ids=range(11),
 )
 def test_a_file_with_a_mistake_is_refused_with_the_key(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(InvalidEntity, match=says):

@@ -53,6 +53,7 @@ def test_what_is_written_is_read_and_nobody_else_reads_it(tmp_path: Path) -> Non
         ('"i1"', "7"),
         ('"node_id": "m1"', '"node_id": "m/1"'),
         ('"said": {', '"said": [], "more": {'),
+        ('"said": {', '"deep": ' + "[" * 20_000 + "]" * 20_000 + ', "said": {'),
     ],
 )
 def test_a_file_that_is_not_sound_is_ignored_with_a_line_in_the_log(

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.fsm_harness import apply, command, put
-from tests.snapshot_support import add_node, small_state, snapshot_of
+from tests.snapshot_support import add_node, members_of, small_state, snapshot_of
 from warren_raft import restoring
 from warren_raft.config import Config
 from warren_raft.entities import Node
@@ -63,7 +63,8 @@ def snapshot_of_cluster(directory: Path, cluster_id: str, nodes: int = 0) -> Pat
     """Of another cluster, or a later state."""
     with small_state(directory / f"{cluster_id}-{nodes}") as database:
         machine = StateMachine(database)
-        machine.apply_membership(machine.applied_index + 1, 1, cluster_id, b"the members")
+        index = machine.applied_index + 1
+        machine.apply_membership(index, 1, cluster_id, members_of(cluster_id, index))
         for number in range(nodes):
             add_node(database, f"later-{number}")
         snapshot_of(database, directory / f"{cluster_id}-{nodes}.mdb")

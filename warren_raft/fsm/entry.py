@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
+from warren_raft.errors import Corrupted
 from warren_raft.fsm import digest
 from warren_raft.fsm.answers import BAD_ENTITY, BAD_KIND, BAD_SESSION, CONFLICT, MALFORMED, Error, Result
 from warren_raft.fsm.history import History
@@ -72,7 +73,7 @@ class Committed(NamedTuple):
 
 
 def read_committed(transaction: ReadTransaction) -> Committed:
-    """What the last entry left in the database."""
+    """What the last entry left in the database. Raises Corrupted for a cluster id that is not a text."""
     cluster_id = transaction.fetch(META, CLUSTER_ID)
     return Committed(
         applied_index=transaction.integer(APPLIED_INDEX, FIRST_INDEX),
@@ -80,8 +81,15 @@ def read_committed(transaction: ReadTransaction) -> Committed:
         revision=transaction.revision,
         digest=transaction.fetch(META, DIGEST) or digest.EMPTY,
         membership=transaction.fetch(META, MEMBERSHIP),
-        cluster_id=None if cluster_id is None else cluster_id.decode(),
+        cluster_id=None if cluster_id is None else _text_in(cluster_id, transaction),
     )
+
+
+def _text_in(value: bytes, transaction: ReadTransaction) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise Corrupted(transaction.database.path, f"has a cluster id that is not a text: {error}") from None
 
 
 def store_position(transaction: WriteTransaction, position: Committed) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from warren_raft.errors import InvariantViolation
 from warren_raft.raft.membership import Membership
 from warren_raft.raft.submit import Outcome
 
@@ -28,8 +29,12 @@ class StateMachine(Protocol):
 
 
 def membership_of(machine: StateMachine) -> Membership | None:
+    """Raises InvariantViolation for a list that no version wrote: a state proves its bytes, so they were made up."""
     blob = machine.membership
-    return Membership.decode(blob) if blob else None
+    try:
+        return Membership.decode(blob) if blob else None
+    except ValueError as error:
+        raise InvariantViolation(f"the list of members in the state cannot be read: {error}") from None
 
 
 def apply_membership(machine: StateMachine, index: int, term: int, membership: Membership | None) -> None:

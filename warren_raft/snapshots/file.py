@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -46,6 +47,9 @@ TRAILER_BYTES: Final = 4096
 Magic, version and hash stay where they are in every future version."""
 
 MAGIC: Final = b"warren-snapshot\n"
+NUMBER_MAX: Final = 1 << 62
+"""Of an index, a term, a revision, a size."""
+_HASH: Final = re.compile("[0-9a-f]{64}")
 MANIFEST_MAX_BYTES: Final = TRAILER_BYTES - 24 - 32
 CHUNK_BYTES: Final = 1024 * 1024  # a read: enough for hashlib to let other threads run, little memory
 _FICLONE: Final = 0x4004_9409  # ioctl of linux/fs.h: share the blocks of another file, copy on write
@@ -85,7 +89,7 @@ class Manifest:
     def from_json(cls, values: Mapping[str, Any]) -> Manifest:
         """What `to_json` wrote. Raises ValueError for anything else; unknown names are skipped."""
         try:
-            created_at = datetime.fromisoformat(values["created_at"])
+            created_at = _moment(values["created_at"])
             found = {name: values[name] for name in cls.__dataclass_fields__} | {"created_at": created_at}
             manifest = cls(**found)
         except (KeyError, TypeError, AttributeError) as error:
@@ -97,14 +101,34 @@ class Manifest:
     def _is_typed(self) -> bool:
         numbers = (self.index, self.term, self.revision, self.size_bytes, self.format)
         return (
-            (self.cluster_id is None or type(self.cluster_id) is str)
-            and all(type(number) is int and number >= 0 for number in numbers)
-            and all(type(text) is str for text in (self.digest, self.sha256, self.node_id))
+            (self.cluster_id is None or (_is_shown(self.cluster_id) and self.cluster_id != ""))
+            and all(map(_is_number, numbers))
+            and all(type(text) is str and _HASH.fullmatch(text) for text in (self.digest, self.sha256))
+            and _is_shown(self.node_id)  # "": of a LocalStore
             and type(self.counts) is dict
-            and all(type(k) is str and type(n) is int for k, n in self.counts.items())
-            and self.created_at.utcoffset() is not None
+            and all(_is_shown(name) and _is_number(count) for name, count in self.counts.items())
             and type(self.quorum) is bool
         )
+
+
+def _moment(text: str) -> datetime:
+    """A time in UTC. Raises ValueError for one without a zone, and for one that UTC's calendar does not have."""
+    moment = datetime.fromisoformat(text)
+    if moment.utcoffset() is None:
+        raise ValueError("the manifest has a time without a zone")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"the manifest has a time that cannot be: {text}") from None
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value <= NUMBER_MAX
+
+
+def _is_shown(value: object) -> bool:
+    """Whether it is a text that a terminal can be given: whoever makes a file by hand may write anything into it."""
+    return type(value) is str and value.isprintable()
 
 
 # ---------------------------------------------------------------------------------------------- writing

@@ -294,7 +294,7 @@ class Keeper:
             with open(self._incoming_note, encoding="utf-8", opener=without_links) as file:
                 sha256 = json.load(file)["sha256"]
             return str(sha256), os.path.getsize(self._directory.incoming)
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return "", 0
 
     def drop_incoming(self) -> None:

@@ -10,6 +10,7 @@ import errno
 import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from warren_raft.descriptors import RESERVE
 from warren_raft.errors import Closed, Corrupted, RefusedForSafety, SnapshotInvalid, WarrenError
 from warren_raft.fsm import history
 from warren_raft.fsm.digest import recompute
-from warren_raft.fsm.entry import position_problem, read_committed
+from warren_raft.fsm.entry import Committed, position_problem, read_committed
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.log_lines import log_event
 from warren_raft.paths import absolute
@@ -48,6 +49,7 @@ NICE: Final = 10  # a child of low priority gives way, and still gets a tenth of
 _HASHED, _WALKED, _SUMMED, _DECODED = 0.03, 0.25, 0.3, 0.7  # shares of the whole, as measured
 _REPORT_EVERY: Final = 1_000  # records between two calls of `progress`
 _KILLS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGXCPU})
+"""What ends a child and says nothing about the file; SIGXCPU by a limit that is not ours."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _CRASHES: Final = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
 
@@ -120,7 +122,7 @@ def prove_state(path: Path) -> None:
 def _state_problem(path: str) -> str | None:
     try:
         with Database.open_file(path) as database, database.read() as transaction:
-            problem = position_problem(transaction)
+            problem = position_problem(transaction) or _problem_of_members(read_committed(transaction))
             if problem is not None:
                 return problem
             said, recomputed = read_committed(transaction).digest, recompute(transaction)
@@ -207,9 +209,29 @@ def _check_manifest(transaction: ReadTransaction, manifest: Manifest) -> None:
     for name, there, said in pairs:
         if there != said:
             raise _Problem(f"its last page tells another {name} ({said}) than its database ({there})")
+    problem = _problem_of_members(found)
+    if problem is not None:
+        raise _Problem(problem)
     recomputed = recompute(transaction).hex()
     if recomputed != manifest.digest:
         raise _Problem(f"its records have the digest {recomputed}, not {manifest.digest}")
+
+
+def _problem_of_members(found: Committed) -> str | None:
+    """What is wrong with the list of members; None where nothing is, or there is none."""
+    from warren_raft.raft.membership import Membership  # it brings asyncio and ssl along
+
+    if found.membership is None:
+        return None
+    try:
+        membership = Membership.decode(found.membership)
+    except ValueError as error:
+        return f"the members in it cannot be read: {error}"
+    if membership.cluster_id != found.cluster_id:
+        return f"the members in it are of cluster {membership.cluster_id}, and it is of {found.cluster_id}"
+    if membership.index > found.applied_index:
+        return f"the members in it are of index {membership.index}, and it ends at {found.applied_index}"
+    return None
 
 
 # ---------------------------------------------------------------------------------------------- the records
@@ -276,6 +298,15 @@ BEGUN: Final = b"begun\n"
 """What the child says before it looks at the file. A crash before that (no file descriptor for its own modules, say)
 says nothing about the file."""
 
+CPU_SECONDS_MIN: Final = 60
+CPU_SECONDS_PER_MIB: Final = 1
+"""A child's deadline, in processor time, so that a busy machine ends none: thirty times what 100,000 containers (90 MB)
+take. Who makes a file by hand may know of something that takes for ever."""
+
+MEMORY_BYTES_MIN: Final = 1 << 30
+MEMORY_FACTOR: Final = 16
+"""Of the file's size. The indexes are rebuilt in memory, which takes once or twice that size."""
+
 # The child imports what this process would, from where it would, and nothing that lies in the current directory.
 _BEGIN: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -293,6 +324,8 @@ def verify_in_child(
     """`verify`, in a process of its own that ends with this one. Blocks without the GIL.
 
     `cancel`, once set, ends it within CANCEL_POLL_SECONDS: Closed. `low_priority`: it gives way to everything else.
+    A file that takes more than CPU_SECONDS_MIN and CPU_SECONDS_PER_MIB of processor time is SnapshotInvalid; one for
+    which MEMORY_BYTES_MIN, and MEMORY_FACTOR times its size, do not suffice is VerificationFailed.
     Where there is no interpreter for a child (a frozen program, an embedded one) it is done in this process, in pieces
     that let other threads run, and takes several times longer.
 
@@ -344,7 +377,9 @@ def _answer_of_child(
 
     Raises NoChild where no interpreter could begin.
     """
-    arguments = [json.dumps(import_places()), path, json.dumps(options | {"parent": os.getpid()})]
+    size = _size_of(path)
+    limits = {"cpu_seconds": _cpu_seconds(size), "memory_bytes": MEMORY_BYTES_MIN + MEMORY_FACTOR * size}
+    arguments = [json.dumps(import_places()), path, json.dumps({**options, **limits, "parent": os.getpid()})]
     reason = "no Python interpreter was found beside this program"
     for interpreter in candidates():
         try:
@@ -357,6 +392,8 @@ def _answer_of_child(
         begun, answer = out.startswith(BEGUN), out.removeprefix(BEGUN)
         if code == 0 and begun:
             return _result_of(path, answer)
+        if begun and code == -signal.SIGXCPU and _is_own_deadline(size):
+            raise damaged(f"takes more processor time than any sound one of its size ({_cpu_seconds(size)} s)")
         if begun and -code in _CRASHES:
             raise damaged(f"ended the process that verified it with {signal.Signals(-code).name}")
         unfinished = _unfinished(path, code, err)
@@ -364,6 +401,24 @@ def _answer_of_child(
             raise unfinished
         reason = f"{interpreter}: {unfinished.detail}"
     raise NoChild(path, reason)
+
+
+def _size_of(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0  # the child says what is wrong with it
+
+
+def _cpu_seconds(size: int) -> int:
+    """A child's deadline for a file of `size` bytes."""
+    return CPU_SECONDS_MIN + CPU_SECONDS_PER_MIB * (size >> 20)
+
+
+def _is_own_deadline(size: int) -> bool:
+    """Whether it is our limit that a child reaches first, and not one that this process has as well."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_CPU)
+    return limit == resource.RLIM_INFINITY or _cpu_seconds(size) < limit
 
 
 def _run(command: Sequence[str], cancel: Cancel | None) -> tuple[int, bytes, bytes]:
@@ -410,4 +465,5 @@ _ERRORS: Final[dict[str, Callable[[str, dict[str, Any]], Exception]]] = {
     "Corrupted": lambda path, answer: Corrupted(path, answer["detail"]),
     "RefusedForSafety": lambda _path, answer: RefusedForSafety(answer["detail"]),
     "OSError": lambda path, answer: OSError(answer["errno"], answer["detail"], path),
+    "MemoryError": lambda path, answer: VerificationFailed(path, answer["detail"]),
 }

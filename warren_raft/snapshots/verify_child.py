@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,11 +21,15 @@ _PR_SET_PDEATHSIG: Final = 1  # prctl: the signal that this process gets when it
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`arguments`: the path, and the options as JSON: state or records, nice, parent (its process id)."""
+    """`arguments`: the path, and the options as JSON: state or records, nice, parent (its process id), and the limits
+    cpu_seconds and memory_bytes."""
     path, options = arguments[0], json.loads(arguments[1])
     _die_with(options["parent"])
     if options["nice"]:
         os.nice(options["nice"])
+    _limit(resource.RLIMIT_CPU, options["cpu_seconds"])
+    _limit(resource.RLIMIT_DATA, options["memory_bytes"])
+    _limit(resource.RLIMIT_CORE, 0)  # it would hold the secrets that are in the file
     sys.stdout.write(BEGUN.decode())
     sys.stdout.flush()
     sys.stdout.write(json.dumps(_answer(path, options)))
@@ -34,6 +39,13 @@ def _die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it went before
         os._exit(1)
+
+
+def _limit(name: int, value: int) -> None:
+    """Lower a limit of this process. (Not that of address space: LMDB reserves 64 GiB, and uses little of it.)"""
+    soft, hard = resource.getrlimit(name)
+    if soft == resource.RLIM_INFINITY or value < soft:
+        resource.setrlimit(name, (value, hard))
 
 
 def _answer(path: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -46,5 +58,8 @@ def _answer(path: str, options: dict[str, Any]) -> dict[str, Any]:
         return {"error": type(error).__name__, "detail": error.detail}
     except RefusedForSafety as error:
         return {"error": "RefusedForSafety", "detail": str(error)}
+    except MemoryError:
+        limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+        return {"error": "MemoryError", "detail": f"there was not enough memory for it; it may take {limit >> 20} MiB"}
     except OSError as error:
         return {"error": "OSError", "errno": error.errno, "detail": error.strerror}

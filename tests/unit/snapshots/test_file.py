@@ -287,6 +287,10 @@ def test_a_manifest_that_is_none_is_damage(path: Path, body: bytes) -> None:
         {"index": "1"}, {"index": -1}, {"term": True}, {"revision": None}, {"size_bytes": 1.0}, {"digest": 1},
         {"cluster_id": 1}, {"counts": []}, {"counts": {"nodes": "1"}}, {"created_at": 1}, {"created_at": "noon"},
         {"created_at": "2026-11-22T12:00:00"}, {"node_id": None}, {"quorum": 1}, {"sha256": None},
+        {"created_at": "0001-01-01T00:00:00+23:59"}, {"created_at": "9999-12-31T23:59:59-23:59"},
+        {"created_at": ["2026"]}, {"index": 10**30}, {"revision": 2**63}, {"counts": {"nodes": -1}},
+        {"counts": {"\ud800": 1}}, {"node_id": "\ud800"}, {"node_id": "\x1b[2Jn1"}, {"cluster_id": "a\nb"},
+        {"digest": "00"}, {"sha256": "G" * 64},
     ],
 )  # fmt: skip
 def test_a_value_of_a_wrong_type_is_no_manifest(path: Path, wrong: dict[str, Any]) -> None:

@@ -16,10 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cbor2
 import lmdb.verify
 import pytest
 
-from tests.snapshot_support import change, database_in, rehash, small_state, snapshot_of
+from tests.hostile_cbor import hash_bomb
+from tests.snapshot_support import change, database_in, members_of, rehash, small_state, snapshot_of
 from warren_raft.errors import Closed, Corrupted, RefusedForSafety, SnapshotInvalid
 from warren_raft.snapshots import pacing, verification
 from warren_raft.snapshots.file import make_trailer, read_manifest
@@ -34,6 +36,7 @@ from warren_raft.snapshots.verification import (
 from warren_raft.store import codec
 from warren_raft.store.database import FORMAT_VERSION, HISTORY, META, SESSIONS, Database, WriteTransaction
 from warren_raft.store.tables import CA, CONTAINER, SERVICE, SERVICE_BY_NAME
+from warren_raft.store.transactions import MEMBERSHIP
 
 
 @pytest.fixture
@@ -182,6 +185,51 @@ def test_what_cannot_be_used_is_found_although_all_hashes_fit(
     change(database, do, new_digest=True)
     assert said in problem_of(database, tmp_path)
     verify(tmp_path / "wrong.mdb", records=False)
+
+
+MEMBERS: dict[str, bytes] = {
+    "not a list": b"the members",
+    "a hash bomb": hash_bomb(),
+    "of another cluster": members_of("cluster-2", 2),
+    "nobody": cbor2.dumps(["cluster-1", 2, [], []]),
+    "from the future": members_of("cluster-1", 1 << 40),
+}
+
+
+@pytest.mark.parametrize("what", MEMBERS)
+@pytest.mark.parametrize("records", [True, False])
+def test_members_that_cannot_be_used_are_found(database: Database, tmp_path: Path, what: str, records: bool) -> None:
+    """(Pins a bug: such a snapshot was called sound, and no manager could start from it.)"""
+    change(database, lambda transaction: transaction.store(META, MEMBERSHIP, MEMBERS[what]), new_digest=True)
+    assert "the members in it" in problem_of(database, tmp_path, records=records)
+
+
+def test_a_cluster_id_that_is_no_text_is_found(path: Path) -> None:
+    rehash(path, bytes(database_in(path)).replace(b"cluster-1", b"\xff\xfeuster-1"))
+    with pytest.raises(SnapshotInvalid, match="cluster id that is not a text"):
+        verify(path)
+
+
+HIDING_PLACES: dict[str, Callable[[WriteTransaction], object]] = {
+    "an entity": store_record(CONTAINER, "c-0007", b"\x82\x01" + hash_bomb()),
+    "a session": lambda transaction: transaction.store(SESSIONS, b"8bytes..", hash_bomb()),
+    "the members": lambda transaction: transaction.store(META, MEMBERSHIP, hash_bomb()),
+}
+
+
+@pytest.mark.parametrize("where", HIDING_PLACES)
+def test_a_snapshot_made_by_hand_to_hang_its_reader_is_refused(database: Database, tmp_path: Path, where: str) -> None:
+    """Some hundred bytes of CBOR whose hash takes months, in a file with all its hashes and digests in order."""
+    change(database, HIDING_PLACES[where], new_digest=True)
+    snapshot_of(database, tmp_path / "s.mdb")
+    cancel = threading.Event()
+    timer = threading.Timer(60, cancel.set)
+    timer.start()
+    try:
+        with pytest.raises(SnapshotInvalid):
+            verify_in_child(tmp_path / "s.mdb", records=True, cancel=cancel)
+    finally:
+        timer.cancel()
 
 
 def test_a_history_that_is_ahead_of_the_state_is_found(database: Database, tmp_path: Path) -> None:
@@ -409,7 +457,8 @@ def test_a_child_whose_parent_went_before_ends_at_once(path: Path) -> None:
 def test_the_child_gives_way(path: Path) -> None:
     program = (
         "import os, sys, json; from warren_raft.snapshots.verify_child import main; "
-        f"main([{str(path)!r}, json.dumps({{'records': False, 'nice': 10, 'parent': os.getppid()}})]); "
+        f"main([{str(path)!r}, json.dumps({{'records': False, 'nice': 10, 'parent': os.getppid(), "
+        "'cpu_seconds': 60, 'memory_bytes': 1 << 30})]); "
         "print(os.nice(0), file=sys.stderr)"
     )
     before = os.nice(0)
@@ -478,6 +527,40 @@ def test_a_data_format_of_a_newer_lmdb_is_refused_not_called_damaged(database: D
             file.write((7).to_bytes(4, sys.byteorder))
     with pytest.raises(RefusedForSafety, match="data format 7"):
         prove_state(path)
+
+
+# ---- a child that does not end, or takes all memory
+
+
+BEGIN_WITH = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from warren_raft.snapshots import verify_child; "
+    "verify_child.verify = lambda *_, **__: {}; verify_child.main(sys.argv[2:])"
+)
+
+
+def test_a_child_that_takes_more_time_than_any_sound_file_is_ended_and_the_file_called_damaged(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of processor time: a busy machine ends none."""
+    monkeypatch.setattr(verification, "CPU_SECONDS_MIN", 1)
+    monkeypatch.setattr(verification, "_BEGIN", BEGIN_WITH.format("sum(range(10**12))"))
+    with pytest.raises(SnapshotInvalid, match="more processor time than any sound one of its size"):
+        verify_in_child(path, records=True)
+
+
+def test_a_child_that_runs_out_of_memory_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a limit of its own, so it takes none from the manager beside it."""
+    monkeypatch.setattr(verification, "_BEGIN", BEGIN_WITH.format("bytearray(1 << 40)"))
+    with pytest.raises(VerificationFailed, match="not enough memory"):
+        verify_in_child(path, records=True)
+
+
+def test_a_child_leaves_no_core_file_with_secrets(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "sys.exit(str(__import__('resource').getrlimit(__import__('resource').RLIMIT_CORE)))"
+    monkeypatch.setattr(verification, "_BEGIN", BEGIN_WITH.format(said))
+    with pytest.raises(VerificationFailed, match=r"\(0, "):
+        verify_in_child(path, records=True)
 
 
 def test_a_verification_here_runs_for_a_while_between_two_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
