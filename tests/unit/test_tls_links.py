@@ -21,6 +21,7 @@ import pytest
 from tests.certificates import DAY, Authority
 from tests.unit.test_transport import (
     FAST,
+    PATIENCE_SECONDS,
     Node,
     Stage,
     Stranger,
@@ -35,7 +36,7 @@ from warren_raft.credentials import Credentials
 from warren_raft.raft import handshakes as handshakes_module
 from warren_raft.raft import transport as transport_module
 from warren_raft.raft.handshakes import MAX_UNFINISHED
-from warren_raft.raft.transport import MAX_GUESTS
+from warren_raft.raft.transport import MAX_GUESTS, Timing
 from warren_raft.raft.wire import encode
 
 NOW = datetime.now(UTC)
@@ -46,10 +47,14 @@ def authority() -> Authority:
     return Authority()
 
 
-async def tls_pair(stage: Stage, authority: Authority, directory: Path) -> tuple[Node, Node]:
+PATIENT = replace(FAST, handshake_seconds=PATIENCE_SECONDS, link_timeout_seconds=PATIENCE_SECONDS)
+"""For strangers that are slow to speak, on a busy machine."""
+
+
+async def tls_pair(stage: Stage, authority: Authority, directory: Path, timing: Timing = PATIENT) -> tuple[Node, Node]:
     """m1, which dials, and m2, with a link."""
-    a = await stage.node("m1", credentials=authority.credentials(directory, "m1"))
-    b = await stage.node("m2", credentials=authority.credentials(directory, "m2"))
+    a = await stage.node("m1", timing, credentials=authority.credentials(directory, "m1"))
+    b = await stage.node("m2", timing, credentials=authority.credentials(directory, "m2"))
     a.transport.set_peers({"m2": (b.address,)})
     await linked(a, b)
     return a, b
@@ -284,7 +289,7 @@ def test_a_handshake_has_a_deadline_from_the_accept_on(authority: Authority, tmp
 
     @scenario
     async def scene(stage: Stage) -> None:
-        _, b = await tls_pair(stage, authority, tmp_path)
+        _, b = await tls_pair(stage, authority, tmp_path, FAST)
         reader, writer = await asyncio.open_connection(*b.transport.listening)
         began = time.monotonic()
         writer.write(said)
@@ -298,9 +303,8 @@ def test_a_handshake_has_a_deadline_from_the_accept_on(authority: Authority, tmp
 def test_a_flood_of_handshakes_is_bounded_and_keeps_no_peer_out(authority: Authority, tmp_path: Path) -> None:
     @scenario
     async def scene(stage: Stage) -> None:
-        slow = replace(FAST, handshake_seconds=1000)
-        a = await stage.node("m1", slow, credentials=authority.credentials(tmp_path, "m1"))
-        b = await stage.node("m2", slow, credentials=authority.credentials(tmp_path, "m2"))
+        a = await stage.node("m1", PATIENT, credentials=authority.credentials(tmp_path, "m1"))
+        b = await stage.node("m2", PATIENT, credentials=authority.credentials(tmp_path, "m2"))
         silent = [await asyncio.open_connection(*b.transport.listening) for _ in range(MAX_UNFINISHED + 20)]
         a.transport.set_peers({"m2": (b.address,)})
         await linked(a, b)
@@ -388,7 +392,7 @@ def test_without_descriptors_the_door_stays(authority: Authority, tmp_path: Path
     @scenario
     async def scene(stage: Stage) -> None:
         a, b = await tls_pair(stage, authority, tmp_path)
-        c = await stage.node("m3", credentials=authority.credentials(tmp_path, "m3"))
+        c = await stage.node("m3", PATIENT, credentials=authority.credentials(tmp_path, "m3"))
         with socket.socket() as visitor, no_descriptors():
             visitor.setblocking(False)
             with contextlib.suppress(BlockingIOError):
@@ -431,7 +435,7 @@ def test_a_link_that_does_not_come_again_does_not_hold_up_the_others(
 
     @scenario
     async def scene(stage: Stage) -> None:
-        a = await stage.node("m1", credentials=authority.credentials(tmp_path, "m1"))
+        a = await stage.node("m1", PATIENT, credentials=authority.credentials(tmp_path, "m1"))
         gone = await dial_with(stage, a, authority.credentials(tmp_path, "m2").client)
         await gone.shake_hands("m2")
         await until(lambda: a.current)

@@ -44,10 +44,12 @@ class Session:
     def read(self, buffer: memoryview) -> int:
         """Plain bytes of the other side into a buffer: how many; 0 where the rest has not arrived, or nothing comes
         after this."""
-        at = 0
-        while at < len(buffer):
+        at, size = 0, len(buffer)
+        while at < size and (
+            self._incoming.pending or self._tls.pending()
+        ):  # a read for nothing costs other threads' turn
             try:
-                count = cast(int, self._tls.read(len(buffer) - at, buffer[at:]))  # with a buffer it is the number
+                count = cast(int, self._tls.read(size - at, buffer[at:]))  # with a buffer it is the number
             except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
                 break
             if count == 0:

@@ -1,0 +1,220 @@
+"""What TLS costs: the same managers with plaintext links and with TLS, in turns, on three managers of one machine.
+
+    python benchmarks/tls.py [--rounds 4] [--seconds 3] [--containers 100000] [--directory DIR] [--json]
+
+Two clusters of three processes each, of which one works while the other is idle: one caller, 64 callers, and a follower
+that was away while the containers came and fetches them as a snapshot. Each round measures plaintext and then TLS, so a
+machine that is busy with something else is so for both. The figures are medians of the rounds. Exits with 1 where a
+mark is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import common
+import writes
+from common import WAIT_SECONDS, data_directory, options, sync_ms, verdict
+
+from warren_raft import tls_files
+from warren_raft.certificates import Authority
+from warren_raft.credentials import Credentials
+
+KINDS = ("plaintext", "tls")
+THREADS = 64
+BATCH = 200
+CUT_AFTER_BYTES = 12 * 1024 * 1024
+"""While a follower is away: so that the log is cut, and a snapshot is what it gets."""
+LEVEL_ENTRIES = 64
+
+MARKS = {
+    "one caller: p50 more ms": 0.3,
+    "64 callers: writes/s of plaintext's": 0.85,
+    "catch-up: speed of plaintext's": 0.70,
+}
+"""The first at most, the others at least."""
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of load for each figure and round")
+    parser.add_argument("--containers", type=int, default=100_000, help="of the catch-up, 100,000 or more; 0: none")
+    parser.add_argument("--manager", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.manager:
+        Manager(json.loads(arguments.manager)).run()
+        return
+    with data_directory(arguments.directory) as directory:
+        figures = measure(Path(directory), arguments.rounds, arguments.seconds, arguments.containers)
+    print(json.dumps(figures, indent=2) if arguments.json else table(figures))
+    if not all(is_met(name, figures) for name in MARKS if name in figures):
+        sys.exit(1)
+
+
+# The managers --------------------------------------------------------------------------------------------------------
+
+
+class Manager(writes.Manager):
+    def cut_often(self, often: bool) -> None:
+        """Whether snapshots are taken, and the log cut, after CUT_AFTER_BYTES, whatever the state's size."""
+        self.store._opened.keeper.state_bytes = (lambda: 0) if often else (lambda: 1 << 60)
+
+
+class Cluster(common.Cluster):
+    """With links of one kind."""
+
+    def __init__(self, directory: Path, kind: str) -> None:
+        self.kind = kind
+        super().__init__(__file__, directory, admin=False, snapshot_after_bytes=CUT_AFTER_BYTES)
+        for manager in self.managers.values():
+            assert manager.read() == "started"
+        self.call_all("ready")
+        self.call_all("cut_often", False)
+        assert {state["links"] for state in self.call_all("state")} == {kind}
+
+    def launch(self, id_: str) -> common.Process:
+        self._settings["insecure_plaintext"] = self.kind == "plaintext"
+        if self.kind == "tls" and not (self.directory / id_).exists():
+            self._issue(id_)
+        return super().launch(id_)
+
+    def _issue(self, id_: str) -> None:
+        place = self.directory / "ca"
+        authority = Authority(place) if place.exists() else Authority.create(place)
+        (self.directory / id_).mkdir(mode=0o700)
+        files = authority.issue({id_: self.addresses[id_]})[0].files
+        tls_files.install(self.directory / id_, files, check=partial(Credentials.load, node_id=id_))
+
+    def leader_and_follower(self) -> tuple[str, str]:
+        def found() -> str | None:
+            states = {id_: manager.call("state") for id_, manager in self.managers.items()}
+            return next((id_ for id_, state in states.items() if state["leads"]), None)
+
+        leader = wait_for(found)
+        return leader, next(id_ for id_ in self.managers if id_ != leader)
+
+
+def wait_for(condition: Any) -> Any:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError("a condition that does not come")
+        time.sleep(0.02)
+    return found
+
+
+# The figures ---------------------------------------------------------------------------------------------------------
+
+
+def measure(directory: Path, rounds: int, seconds: float, containers: int) -> dict[str, Any]:
+    figures: dict[str, Any] = {"rounds": rounds, "fdatasync_p50_ms": [sync_ms(directory)]}
+    with Cluster(directory, "plaintext") as plaintext, Cluster(directory, "tls") as tls:
+        clusters = {"plaintext": plaintext, "tls": tls}
+        figures |= write_figures(clusters, rounds, seconds)
+        if containers:
+            figures |= catch_up_figures(clusters, rounds, containers)
+    figures["fdatasync_p50_ms"].append(sync_ms(directory))
+    return figures
+
+
+def write_figures(clusters: dict[str, Cluster], rounds: int, seconds: float) -> dict[str, Any]:
+    one: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    many: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    leaders = {kind: cluster.managers[cluster.leader_and_follower()[0]] for kind, cluster in clusters.items()}
+    for leader in leaders.values():
+        leader.call("fill", writes.CONTAINERS, BATCH)
+        leader.call("load", 8, 1.0)  # warm
+    for _ in range(rounds):
+        for kind in KINDS:
+            one[kind].append(leaders[kind].call("load", 1, seconds)["p50_ms"])
+        for kind in KINDS:
+            many[kind].append(leaders[kind].call("load", THREADS, seconds)["writes_per_second"])
+    return {
+        "one caller: p50 ms": one,
+        "one caller: p50 more ms": round(middle(one["tls"]) - middle(one["plaintext"]), 3),
+        "64 callers: writes/s": many,
+        "64 callers: writes/s of plaintext's": round(middle(many["tls"]) / middle(many["plaintext"]), 3),
+    }
+
+
+def catch_up_figures(clusters: dict[str, Cluster], rounds: int, containers: int) -> dict[str, Any]:
+    took: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    away = {kind: leave_behind(cluster, containers) for kind, cluster in clusters.items()}
+    for _ in range(rounds):
+        for kind in KINDS:
+            took[kind].append(catch_up(clusters[kind], away[kind]))
+    return {
+        "catch-up: s": took,
+        "catch-up: speed of plaintext's": round(middle(took["plaintext"]) / middle(took["tls"]), 3),
+    }
+
+
+def leave_behind(cluster: Cluster, containers: int) -> str:
+    """A follower ends; its directory is kept as it was then. The containers come, and the log is cut."""
+    leader_id, away = cluster.leader_and_follower()
+    leader = cluster.managers[leader_id]
+    behind = cluster.managers[away].call("state")["applied_index"]
+    cluster.managers.pop(away).end()
+    (cluster.directory / away).rename(cluster.directory / "behind")
+    cluster.call_all("cut_often", True)
+    leader.call("fill", containers, BATCH)
+
+    def is_cut() -> bool:
+        state = leader.call("state")
+        return bool(state["applied_index"] - state["log_entries"] > behind)
+
+    wait_for(is_cut)
+    cluster.call_all("cut_often", False)
+    return away
+
+
+def catch_up(cluster: Cluster, away: str) -> float:
+    """Seconds from the start of its manager, with its directory as it was, until it has what the leader has."""
+    shutil.copytree(cluster.directory / "behind", cluster.directory / away)
+    leader = cluster.managers[cluster.leader_and_follower()[0]]
+    follower = cluster.launch(away)
+    assert follower.read() == "started"
+    begin = time.monotonic()
+
+    def is_level() -> bool:
+        return bool(follower.call("state")["applied_index"] >= leader.call("state")["applied_index"] - LEVEL_ENTRIES)
+
+    wait_for(is_level)
+    seconds = time.monotonic() - begin
+    cluster.managers.pop(away).end()
+    shutil.rmtree(cluster.directory / away)
+    return round(seconds, 3)
+
+
+def middle(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def is_met(name: str, figures: dict[str, Any]) -> bool:
+    mark = MARKS[name]
+    return bool(figures[name] <= mark if name.startswith("one") else figures[name] >= mark)
+
+
+def table(figures: dict[str, Any]) -> str:
+    lines = []
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            lines += [f"{name:<40}{kind:>10}  {' '.join(map(str, value[kind]))}" for kind in KINDS]
+        else:
+            sign = "<=" if name.startswith("one") else ">="
+            shown = f"  {verdict(is_met(name, figures), f'{sign} {MARKS[name]}')}" if name in MARKS else ""
+            lines.append(f"{name:<40}{value}{shown}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
