@@ -171,6 +171,8 @@ def begun(length: int) -> bytes:
 
 BAD_PARTS: dict[str, list[bytes]] = {
     "a part that nothing began": [frame(b"x", Lane.NORMAL | MORE)],
+    "a part that nothing began and that is a message": [frame(cbor2.dumps(APPEND), Lane.NORMAL | MORE)],
+    "a message that nothing began and that is given up": [frame(cbor2.dumps(APPEND), Lane.BULK | GIVEN_UP)],
     "a message that begins in the middle of another": [*parts_of(LARGE, 60_000, 1)[:1], *parts_of(LARGE, 60_000, 1)],
     "a first part that is also the last": [frame(first_body(0, 1, b"x"), Lane.NORMAL | FIRST)],
     "a first part too short for what it has to say": [frame(b"x", Lane.NORMAL | FIRST | MORE)],

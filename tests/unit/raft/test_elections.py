@@ -332,6 +332,8 @@ def test_a_leader_without_a_quorum_steps_down_and_says_so() -> None:
     leader = cluster.wait_ready()
     cluster.isolate(leader.id)
     since = cluster.now
+    cluster.run_until(lambda: not leader.engine.has_quorum)
+    assert leader.engine.is_leader, "what its links say is known before it steps down"
     cluster.run_until(lambda: leader.engine.role == "follower")
     assert cluster.now - since < 2 * TIMEOUT_SECONDS
     assert not leader.engine.is_leader
