@@ -367,6 +367,11 @@ def test_a_child_without_a_result_proves_nothing(
         verify_in_child(path, records=False)
 
 
+def test_an_error_of_the_system_that_a_child_meets_is_raised_here(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        verify_in_child(tmp_path / "none.mdb", records=False)
+
+
 # ---- without a child
 
 
