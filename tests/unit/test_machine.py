@@ -404,6 +404,12 @@ def test_the_digest_depends_on_every_record_and_not_on_how_it_came_about(tmp_pat
     assert len({base, *others}) == 1 + len(others)
 
 
+def test_the_digest_of_a_state_is_pinned(machine: StateMachine) -> None:
+    """It is stored, in snapshots too, and compared with that of other managers, perhaps of another version."""
+    one(machine, Operation(PUT, NETWORK.number, "x", b"\x81\x61x"))
+    assert machine.digest.hex() == "269739a0bfdf29fe5bc0a9baae64f9ad30fde1266e57f99174a1514b5d59c22f"
+
+
 def test_deleting_everything_gives_the_digest_of_nothing(machine: StateMachine) -> None:
     entities = some_entities()
     apply(machine, *(command(put(entity)) for entity in entities))

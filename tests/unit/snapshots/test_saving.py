@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -200,3 +201,18 @@ def test_a_nameless_one_takes_no_name(database: Database, out: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         take_nameless(str(out), lambda _path: 1 / 0)
     assert os.listdir(out) == ["s.mdb"]
+
+
+def test_a_snapshot_for_a_pipe_goes_into_it_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    reading, writing = os.pipe()
+    try:
+        with new_file(Path(f"/dev/fd/{writing}")) as part:
+            assert Path(part).is_relative_to(tmp_path / "temporary")
+            Path(part).write_bytes(b"a snapshot")
+        assert os.read(reading, 100) == b"a snapshot"
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert os.listdir(tmp_path / "temporary") == []
