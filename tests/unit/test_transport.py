@@ -1362,6 +1362,22 @@ def test_a_host_of_which_one_address_is_not_on_this_machine_is_listened_at(
 
 
 @scenario
+async def test_where_one_address_of_a_host_is_in_use_the_others_are_given_back(stage: Stage) -> None:
+    """Else a manager that tries again finds its own port in use."""
+    with socket.create_server(("127.0.0.2", 0)) as taken, pytest.MonkeyPatch.context() as patch:
+        port = taken.getsockname()[1]
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in (HOST, "127.0.0.2")]
+        patch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
+        node = Node("m1")
+        node.transport._listen = ("some-name", port)
+        with pytest.raises(InUse, match=f"some-name:{port} port is in use"):
+            await node.transport.start()
+        await node.transport.close()
+        patch.undo()
+        socket.create_server((HOST, port)).close()
+
+
+@scenario
 async def test_a_name_that_cannot_be_a_host_fails_its_dial_and_nothing_else(stage: Stage) -> None:
     a, b = await stage.pair()
     a.transport.set_peers({"m2": (b.address,), "m3": ("x" * 64 + ":7946",)})
