@@ -42,6 +42,10 @@ def test_old_files_go_aside_and_strangers_stay(tmp_path: Path) -> None:
     assert staging.finish(tmp_path) is None
 
 
+def test_a_directory_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
+    assert staging.asides(tmp_path / "m1") == staging.strangers(tmp_path / "m1") == staging.held(tmp_path / "m1") == []
+
+
 def test_two_in_one_second_have_two_names(tmp_path: Path) -> None:
     for text in ("first", "second", "third"):
         fill(Path(staging.begin(tmp_path)), text)
