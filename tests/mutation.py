@@ -39,8 +39,6 @@ AREAS = {
 """Name, files, share of the sample."""
 
 UNIT_TESTS = ("tests/unit", "tests/model")
-TEST_SECONDS = 15
-"""So much of the tests that run a line, the fastest first, measured with coverage on."""
 MEMORY_BYTES = 4 << 30
 """A change may make a loop that never ends and gathers."""
 
@@ -78,6 +76,7 @@ class Measured:
     seconds: dict[str, float] = field(default_factory=dict)
     simulated: dict[str, set[int]] = field(default_factory=dict)
     simulation_seconds: float = 0.0
+    test_seconds: float = 15.0
 
 
 # Drawing
@@ -230,6 +229,7 @@ def statement(source: str, line: int) -> tuple[range, bool]:
 
 
 def tests_for(measured: Measured, source: str, mutant: Mutant) -> list[str]:
+    """The fastest first, until they take `test_seconds`. A line that only a child process of a test runs has none."""
     of_line = measured.tests.get(mutant.module, {})
     lines, at_import = statement(source, mutant.line)
     names = set().union(*(of_line.get(line, set()) for line in lines))
@@ -238,7 +238,7 @@ def tests_for(measured: Measured, source: str, mutant: Mutant) -> list[str]:
     chosen, total = [], 0.0
     for name in sorted(names, key=lambda name: (measured.seconds.get(name, 1.0), name)):
         total += measured.seconds.get(name, 1.0)
-        if total > TEST_SECONDS and chosen:
+        if total > measured.test_seconds and chosen:
             break
         chosen.append(name)
     return chosen
@@ -315,6 +315,7 @@ def main() -> int:
     parser.add_argument("--tree", type=Path, required=True, help="the copy to work in; given by scripts/mutation.sh")
     parser.add_argument("--mutants", type=int, default=300, help="how many to draw")
     parser.add_argument("--seed", type=int, default=1, help="of the draw")
+    parser.add_argument("--test-seconds", type=float, default=15, help="of unit tests for each mutant, as measured")
     parser.add_argument("--simulate", default="0:20", help="seeds of the simulator, FIRST:END")
     parser.add_argument("--results", type=Path, help="JSON lines; those that it holds already are not tried again")
     parser.add_argument("--again", type=Path, help="results whose survivors are tried once more; goes on in this file")
@@ -325,6 +326,7 @@ def main() -> int:
     results = arguments.again or arguments.results or tree / ".mutation" / "results"
     known = load(results)
     measured = measure(tree, arguments.simulate)
+    measured.test_seconds = arguments.test_seconds
     if arguments.again:
         to_try = [mutant for mutant, one in known.items() if one.outcome == SURVIVED]
     else:
