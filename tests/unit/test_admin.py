@@ -13,6 +13,7 @@ import math
 import os
 import socket
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.test_sharing import FIRST, as_user
 from warren_raft import errors
 from warren_raft.admin import MAX_REQUEST_BYTES, ManagerFailed, error_from_json, error_to_json, socket_address
 from warren_raft.admin import client as client_module
@@ -145,6 +147,46 @@ def test_only_the_owner_may_use_the_socket_whatever_the_umask(manager: FakeManag
             assert stat.S_IMODE((tmp_path / "admin.sock").stat().st_mode) == 0o600
     finally:
         os.umask(before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to become other users needs root")
+def test_a_caller_of_another_user_is_refused_whatever_the_modes_say(
+    manager: FakeManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A chmod, or a capability, may let others reach the socket; the kernel tells who they are. Nothing that they send
+    is read, and they cannot fill the log."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        with running(manager, Path(name)) as client:
+            os.chmod(Path(name) / "admin.sock", 0o666)
+
+            def call() -> None:
+                for _ in range(3):
+                    with pytest.raises(Unavailable, match="went away"):
+                        client.status()
+
+            as_user(FIRST, call)
+            assert manager.calls == []
+            assert client.status()["node_id"] == "m1"  # root
+    lines = [record for record in caplog.records if "admin caller refused" in record.getMessage()]
+    assert len(lines) == 1
+    assert f"user=#{FIRST}" in lines[0].getMessage()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to become other users needs root")
+def test_the_user_that_runs_the_manager_and_root_are_answered(
+    manager: FakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        os.chown(name, FIRST, FIRST)
+
+        def call() -> None:
+            with running(manager, Path(name)) as client:
+                assert client.status()["node_id"] == "m1"
+
+        as_user(FIRST, call)
+        monkeypatch.setattr(os, "geteuid", lambda: FIRST)  # what the manager takes for its own; the caller is root
+        call()
 
 
 def test_the_socket_goes_with_the_manager(manager: FakeManager, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from warren_raft.admin import (
     error_to_json,
     operation,
 )
+from warren_raft.admin.callers import Listener
 from warren_raft.admin.sending import Senders, send_file
 from warren_raft.entity_json import from_json, read_base64
 from warren_raft.errors import (
@@ -99,7 +100,7 @@ class Manager(Protocol):
 
 
 class AdminServer:
-    """Answers on DIR/admin.sock (mode 0600) from `start` to `stop`.
+    """Answers on DIR/admin.sock (mode 0600) from `start` to `stop`: the user of this process, and root (callers.py).
 
     Whoever starts it must hold the directory's lock until it is stopped: a socket that is there already is
     taken for one that a dead manager left behind, and replaced.
@@ -226,7 +227,7 @@ class _Place:
     def listen(self) -> socket.socket:
         """A listening socket under its name in the directory, mode 0600. It gets that name once it listens, so
         that whoever sees it can call; what had the name is replaced."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener = Listener(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             os.fchmod(listener.fileno(), stat.S_IRUSR | stat.S_IWUSR)  # before bind: the name inherits it
             new = f"{SOCKET_NAME}.new"
