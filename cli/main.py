@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from warren_raft import errors
+from warren_raft.core_dumps import forbid_core_dumps
 
 from .common import WarrenGroup
 from .tables import one_line
@@ -98,6 +99,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of `warren-raft`."""
+    forbid_core_dumps()  # `serve` says where that is not possible
     sys.exit(run(arguments))
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from warren_raft.config import MISSING, Config, read_toml
+from warren_raft.core_dumps import forbid_core_dumps
 from warren_raft.errors import Closed, InvalidEntity, RefusedForSafety, Unavailable
 from warren_raft.log_lines import log_event, word
 
@@ -115,6 +116,9 @@ def serve(
         if value is not None and config.backup_dir is None:
             raise click.UsageError(f"{option} needs --backup-dir: without one no backup is made")
     _log_to_stderr(log_level)
+    if not forbid_core_dumps():
+        text = "a core dump of this process would hold secrets: let it call prctl, or set its limit to 0 (LimitCORE=0)"
+        log_event(log, logging.WARNING, "core dumps not forbidden", text, node=config.node_id)
     from warren_raft.manager import ReplicatedStore
 
     with _Signals() as signals, ReplicatedStore(config) as store:

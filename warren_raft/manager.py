@@ -703,7 +703,7 @@ class ReplicatedStore(Store):
         text = (
             f"the program of {self.config.node_id} has used up its file descriptors (at most {limit()}): it can take "
             "no connections, and has a few in reserve for the log and for snapshots; find what leaks them "
-            f"(ls -l /proc/{os.getpid()}/fd), or raise the limit (ulimit -n, LimitNOFILE=)"
+            f"(as root: ls -l /proc/{os.getpid()}/fd), or raise the limit (ulimit -n, LimitNOFILE=)"
         )
         self._alarms.raise_alarm("descriptors-low", text)
 

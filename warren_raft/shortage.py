@@ -30,7 +30,7 @@ _SHORTAGES: Final = {
     errno.EDQUOT: Shortage("this user's quota on the disk is used up", "free space, or raise the quota", is_space=True),
     errno.EMFILE: Shortage(
         "this process has no file descriptor left",
-        "find what leaks them (ls -l /proc/PID/fd), or raise the limit (ulimit -n, LimitNOFILE=)",
+        "find what leaks them (as root: ls -l /proc/PID/fd), or raise the limit (ulimit -n, LimitNOFILE=)",
     ),
     errno.ENFILE: Shortage(
         "this machine has no file descriptor left", "find what leaks them (lsof), or raise fs.file-max (sysctl)"

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
+from warren_raft.core_dumps import forbid_core_dumps
 from warren_raft.errors import Corrupted, RefusedForSafety, SnapshotInvalid
 from warren_raft.snapshots.verification import BEGUN, prove_state, verify
 
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str]) -> None:
     """`arguments`: the path, and the options as JSON: state or records, nice, parent (its process id), and the limits
     cpu_seconds and memory_bytes."""
     path, options = arguments[0], json.loads(arguments[1])
+    forbid_core_dumps()  # a damaged file may end it by a signal
     _die_with(options["parent"])
     if options["nice"]:
         os.nice(options["nice"])

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -181,7 +181,7 @@ def open_alone(path: str) -> lmdb.Environment:
 def _open(path: str, *, sync: bool = True, read_only: bool = False, lock: bool = True) -> lmdb.Environment:
     refuse_newer_data(path)
     try:
-        return RESERVE.call(
+        environment: lmdb.Environment = RESERVE.call(
             lmdb.open,
             path,
             map_size=MAP_SIZE_BYTES,
@@ -205,6 +205,23 @@ def _open(path: str, *, sync: bool = True, read_only: bool = False, lock: bool =
         if os.path.exists(path):  # LMDB says the same of an empty file
             raise Corrupted(path, "is empty") from None
         raise FileNotFoundError(errno.ENOENT, "no such database", path) from None
+    with closing_on_failure(environment, path):
+        _close_on_exec(path)
+    return environment
+
+
+def _close_on_exec(path: str) -> None:
+    """LMDB opens its lock file with O_CLOEXEC and the data file without: a program that is started would get it, with
+    every secret in it. py-lmdb does not tell its descriptor. Where a sandbox hides /proc/self/fd it stays as it is."""
+    wanted = os.stat(path)
+    with suppress(FileNotFoundError, PermissionError):
+        for number in map(int, RESERVE.call(os.listdir, "/proc/self/fd")):
+            try:
+                if os.path.samestat(os.fstat(number), wanted):
+                    os.set_inheritable(number, False)
+            except OSError as error:
+                if error.errno != errno.EBADF:  # another thread has closed it just now
+                    raise
 
 
 @contextmanager
