@@ -511,6 +511,10 @@ def test_the_token_in_memory_is_gone_after_a_boot_and_is_trusted_only_where_it_i
     second = generations.read_boot_id()
     assert second.startswith("token-")
     assert second != first
+    with token.open("a") as file:  # not all of it is a token
+        file.write("0")
+    assert generations.read_boot_id().startswith("unknown-")
+    token.write_text("0" * 32)
     for mode in (0o620, 0o602):  # its group, or anybody, may write to it
         token.chmod(mode)
         assert generations.read_boot_id().startswith("unknown-")

@@ -20,6 +20,7 @@ from warren_raft.fsm import history
 from warren_raft.fsm.history import Change, since
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.store import codec
+from warren_raft.store.command import encode_operations
 from warren_raft.store.database import Database
 from warren_raft.store.tables import CA, CA_ID, NODE, SERVICE
 from warren_raft.store.transactions import HISTORY, WriteTransaction
@@ -186,6 +187,16 @@ def test_an_empty_history_of_a_restored_state_is_complete_from_its_revision_on(m
     assert changes_since(machine, 1_000_000_001) == []
     one(machine, put(node(2)))
     assert [change.revision for change in changes_since(machine, 1_000_000_001)] == [1_000_000_002]
+
+
+def test_the_layout_of_a_record_is_pinned(machine: StateMachine) -> None:
+    """It is on the disk, and in snapshots: 8 bytes with the size of all that was ever kept, then the operations."""
+    one(machine, put(node(1)))
+    with machine.database.read() as transaction:
+        ((key, record),) = transaction.scan(HISTORY)
+    body = encode_operations([put(node(1))])
+    assert key == (1).to_bytes(8, "big")
+    assert record == (8 + len(body) + history.RECORD_OVERHEAD_BYTES).to_bytes(8, "big") + body
 
 
 def test_a_reader_takes_as_much_as_it_wants(machine: StateMachine) -> None:

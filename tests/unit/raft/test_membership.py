@@ -22,6 +22,7 @@ from warren_raft.raft.events import LinkUp, NotReached, Received
 from warren_raft.raft.membership import (
     ADD,
     FORM,
+    MALFORMED,
     PROMOTE,
     REMOVE,
     REMOVED,
@@ -844,6 +845,16 @@ def test_a_change_that_comes_after_its_member_was_removed_changes_nothing(verb: 
     removed = apply_change(Membership("c", 2, members), Change(REMOVE, id="m2", incarnation="old"), 3)
     late = Change(verb, id="m2", address="m2:2", incarnation="old", cluster_id="c", members=tuple(members.values()))
     assert apply_change(removed, late, 4) == removed
+
+
+def test_a_hello_that_makes_no_sense_is_refused_and_harms_nobody() -> None:
+    cluster = Cluster()
+    cluster.wait_ready()
+    engine = cluster.nodes["m1"].engine
+    refusal = engine.judge({**cluster.nodes["m2"].engine.hello(), "membership_index": "1"})
+    assert refusal is not None
+    assert refusal.code == MALFORMED
+    assert engine.failure is None
 
 
 HELLO = Hello(
