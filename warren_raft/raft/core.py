@@ -1,21 +1,22 @@
 """PySyncObj behind glass: a private copy of its module, and every internal of it that we touch.
 
-Lives here: loading the audited source, replacing what must never run (its journal, pickle, snapshots, sockets, clock),
+Lives here: replacing what must never run (its journal, pickle, snapshots, sockets, clock),
 and the handful of name-mangled attributes we read or set, each with its why. Not here: which messages may reach it
 (guard.py) and when it may campaign (elections.py). Invariant: nothing outside this file knows a PySyncObj name.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, overload
 
 from warren_raft.errors import InvariantViolation
+from warren_raft.raft import audited
+from warren_raft.raft.audited import UnauditedEngine
 
 if TYPE_CHECKING:
     from warren_raft.raft.log import Log
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 Entry = tuple[bytes, int, int]
 """(command, index, term): PySyncObj's own order."""
 Message = dict[str, Any]
-
-AUDITED_RELEASE: Final = "0.3.17"
-AUDITED_SHA256: Final = "e8bdf06797085d734df86e24ab4802fe87893dff77268565ec036f7ad4a1cfe4"
-"""Of syncobj.py. Everything below was read and tested against exactly this source."""
 
 REGULAR: Final = b"\x00"
 """First byte of an entry of ours. PySyncObj's membership (2) and version (3) entries are never written."""
@@ -44,10 +41,6 @@ _ENTRY_OVERHEAD_BYTES: Final = 32
 """Index, term and their heads: so that a run of empty entries does not make a frame of too many items."""
 _UNREACHABLE_BYTES: Final = 1 << 40
 """The core cuts an entry into 'transmission' pieces at its own batch size (hole 11, r11d); no entry reaches this."""
-
-
-class UnauditedEngine(ImportError):
-    """The installed PySyncObj is not the source this project was audited against."""
 
 
 class _Refuser:
@@ -106,36 +99,17 @@ class _NoRandomness:
         return 0.0
 
 
-_code: CodeType | None = None
-
-
-def _audited_code() -> tuple[CodeType, str]:
-    global _code
-    spec = importlib.util.find_spec("pysyncobj.syncobj")
-    if spec is None or spec.origin is None:
-        raise UnauditedEngine(f"pysyncobj {AUDITED_RELEASE} is not installed")
-    if _code is None:
-        source = Path(spec.origin).read_bytes()
-        found = hashlib.sha256(source).hexdigest()
-        if found != AUDITED_SHA256:
-            raise UnauditedEngine(
-                f"the installed pysyncobj is not the audited release {AUDITED_RELEASE} "
-                f"(sha256 of syncobj.py is {found[:16]}…, expected {AUDITED_SHA256[:16]}…)"
-            )
-        _code = compile(source, spec.origin, "exec", dont_inherit=True)
-    return _code, spec.origin
+@cache
+def _sources(directory: Path) -> audited.Sources:
+    return audited.Sources(directory)
 
 
 def load_module(clock: Callable[[], float]) -> ModuleType:
     """A copy of pysyncobj.syncobj of its own, so that another user of PySyncObj in this process is not affected.
 
-    Raises UnauditedEngine when the installed source is another one. The copy is not in sys.modules.
+    Raises UnauditedEngine when the installed source is another one. Nothing of it gets into sys.modules.
     """
-    code, origin = _audited_code()
-    module = ModuleType("pysyncobj._warren_raft_core")
-    module.__package__ = "pysyncobj"
-    module.__file__ = origin
-    exec(code, module.__dict__)  # noqa: S102 - the audited source, checked by its hash
+    module = _sources(audited.directory()).new_module("syncobj")
     names: dict[str, Any] = {
         "createJournal": lambda journal: journal,
         "pickle": _Refuser("pickle"),
@@ -263,10 +237,9 @@ class Core:
         send: Callable[[str, Message], bool],
     ) -> None:
         module = load_module(clock)
-        from pysyncobj.node import Node
-        from pysyncobj.transport import Transport
+        Node, Transport = module.Node, module.Transport  # noqa: N806 - classes
 
-        class Member(Node):  # type: ignore[misc]
+        class Member(Node):  # type: ignore[misc, valid-type]
             """Its hash does not depend on PYTHONHASHSEED: the core walks sets of these, a simulation must repeat."""
 
             def __init__(self, id: str) -> None:  # noqa: A002
@@ -279,7 +252,7 @@ class Core:
             def __eq__(self, other: object) -> bool:
                 return isinstance(other, Node) and self._id == other._id
 
-        class Link(Transport):  # type: ignore[misc]
+        class Link(Transport):  # type: ignore[misc, valid-type]
             def send(self, node: Any, message: Message) -> bool:
                 return send(node.id, message)
 

@@ -8,9 +8,13 @@ written, its snapshot code never runs.
 from __future__ import annotations
 
 import importlib.util
+import os
 import pickle
+import py_compile
 import random
 import re
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -28,8 +32,10 @@ import pytest
 from tests.engine_harness import Cluster
 from tests.memory_files import MemoryFiles
 from warren_raft.errors import InvariantViolation
+from warren_raft.raft import audited
 from warren_raft.raft import core as core_module
-from warren_raft.raft.core import CANDIDATE, FOLLOWER, LEADER, NO_OP, Core, Message, UnauditedEngine, load_module
+from warren_raft.raft.audited import UnauditedEngine
+from warren_raft.raft.core import CANDIDATE, FOLLOWER, LEADER, NO_OP, Core, Message, load_module
 from warren_raft.raft.log import Log
 
 HEARTBEAT_SECONDS = 0.1
@@ -101,17 +107,55 @@ def heartbeat(rig: Rig, **changes: Any) -> Message:
 # The audited source --------------------------------------------------------------------------------------------------
 
 
-def test_another_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One byte is enough: everything here was read and tested against exactly one file."""
-    origin = importlib.util.find_spec("pysyncobj.syncobj").origin  # type: ignore[union-attr]
-    assert origin is not None
-    other = tmp_path / "syncobj.py"
-    other.write_bytes(Path(origin).read_bytes() + b"\n")
-    spec = importlib.util.spec_from_file_location("pysyncobj.syncobj", other)
-    monkeypatch.setattr(core_module, "_code", None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: spec)
-    with pytest.raises(UnauditedEngine, match=r"not the audited release 0\.3\.17"):
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the installed package, which is taken for it."""
+    copy = tmp_path / "pysyncobj"
+    shutil.copytree(audited.directory(), copy)
+    monkeypatch.setattr(audited, "directory", lambda: copy)
+    return copy
+
+
+def test_the_audited_source_is_taken_from_anywhere(installed: Path) -> None:
+    assert load_module(time.monotonic).__file__ == str(installed / "syncobj.py")
+
+
+@pytest.mark.parametrize("name", audited.SHA256)
+def test_another_source_is_refused(installed: Path, name: str) -> None:
+    """One byte is enough, in any module that is loaded: all was read and tested against exactly these files."""
+    path = installed / f"{name}.py"
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(UnauditedEngine, match=rf"not the audited release 0\.3\.17 .*{name}\.py"):
         load_module(time.monotonic)
+
+
+def test_compiled_code_beside_the_source_is_not_run(installed: Path) -> None:
+    """Python itself would take it for what the source says, by its time stamp."""
+    source = installed / "node.py"
+    text, status = source.read_bytes(), source.stat()
+    source.write_bytes(b"raise SystemExit('not audited')".ljust(len(text)))
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    py_compile.compile(str(source))
+    source.write_bytes(text)
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    load_module(time.monotonic)
+
+
+def test_a_module_that_was_not_audited_is_refused(installed: Path) -> None:
+    with pytest.raises(UnauditedEngine, match=r"pysyncobj\.batteries was not audited"):
+        audited.Sources(installed).new_module("batteries")
+
+
+def test_nothing_else_of_the_package_is_loaded_and_no_module_is_left_behind() -> None:
+    """Neither the package's own __init__, nor cryptography, which PySyncObj imports where it is installed."""
+    program = (
+        "import sys, time\n"
+        "from warren_raft.raft.core import load_module\n"
+        "load_module(time.monotonic)\n"
+        "print([name for name in sys.modules if name.startswith(('pysyncobj', 'cryptography'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_missing_library_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +165,8 @@ def test_a_missing_library_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_name_that_we_replace_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_module, "_code", compile("createJournal = None", "x", "exec"))
+    code = compile("createJournal = None", "x", "exec")
+    monkeypatch.setattr(audited.Sources, "_code_of", lambda _self, _name: code)
     with pytest.raises(UnauditedEngine, match=r"has no pickle"):
         load_module(time.monotonic)
 
@@ -620,18 +665,19 @@ def test_its_snapshot_code_never_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Holes 4a-4f, 11a and 11c live in it: installing, sending and loading dumps, compaction. A cluster elects, writes,
     restarts, and lets one member catch up from nothing; whoever enters that code fails the test."""
     calls: list[str] = []
+    serializer = core_module._sources(audited.directory())._submodule("serializer")
 
     def forbid(module: ModuleType) -> None:
         for name in SNAPSHOT_CODE:
             assert hasattr(module.SyncObj, name), name
             monkeypatch.setattr(module.SyncObj, name, lambda *_, name=name: calls.append(name))
         for name in ("serialize", "deserialize", "setTransmissionData"):
-            assert hasattr(pysyncobj.serializer.Serializer, name)
+            assert hasattr(serializer.Serializer, name)
             assert not hasattr(module.Serializer, name), "there is nothing to call"
 
     every_core_with(monkeypatch, forbid)
     for name in ("__init__", "serialize", "deserialize", "getTransmissionData", "setTransmissionData"):
-        monkeypatch.setattr(pysyncobj.serializer.Serializer, name, lambda *_, name=name: calls.append(f"stock {name}"))
+        monkeypatch.setattr(serializer.Serializer, name, lambda *_, name=name: calls.append(f"stock {name}"))
     cluster = Cluster()
     leader = cluster.wait_ready()
     away = cluster.followers()[0]
