@@ -7,19 +7,34 @@ Invariant: these commands need no manager that runs, and a CA's key stays where 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from warren_raft.config import check_node_id, split_address
-from warren_raft.errors import InvalidEntity, RefusedForSafety
+from warren_raft.errors import InvalidEntity, RefusedForSafety, Unavailable
 
-from .common import OUTPUT_FORMATS, WarrenGroup, data_dir, print_json, remember_output_format, wants_json, wants_wide
+from .common import (
+    OUTPUT_FORMATS,
+    WarrenGroup,
+    data_dir,
+    manager,
+    print_json,
+    remember_output_format,
+    wants_json,
+    wants_wide,
+)
 from .tables import Column, print_fields, print_table, time_shown
 
 if TYPE_CHECKING:
     from warren_raft.certificates import Authority, CertificateFacts
+    from warren_raft.join_files import KeyAndCertificates
+
+IN_USE_SECONDS: Final = 30.0
+"""A manager that runs looks at its files each second; so long is for a very busy machine."""
+POLL_SECONDS: Final = 0.1
 
 
 @click.group("cert", cls=WarrenGroup)
@@ -180,6 +195,99 @@ def _say_next(node_id: str, file: str, *, is_alone: bool) -> None:
         )
 
 
+# cert renew ----------------------------------------------------------------------------------------------------------
+
+
+@cert.command("renew")
+@click.argument("file", required=False, metavar="[FILE.join]", type=click.Path(exists=True, dir_okay=False))
+@click.option("--ca", "ca", metavar="DIR", help="Issue another certificate with this CA, instead of a join file.")
+def renew(file: str | None, ca: str | None) -> None:
+    """Give a manager a newer certificate, whether or not it runs.
+
+    FILE.join is what `cert issue` made for this manager. A manager that runs makes its links again with the new
+    certificate, one at a time; the command waits until it has begun. Without FILE.join and --ca, a manager with a
+    certificate of this host's own CA gets another one of it.
+
+    \b
+    Example: warren-raft cert renew m1.join --data-dir data/m1
+    """
+    from warren_raft.credentials import Credentials
+    from warren_raft.tls_files import contents, install
+
+    directory = data_dir()
+    present = _found(None)
+    node_id = present["node_id"]
+    files = _renewed(directory, node_id, file, ca)
+    new = _manager(files.certificate, files.ca)
+    if new["trust_domain"] != present["trust_domain"]:
+        raise RefusedForSafety(
+            f"the new certificate is of the trust domain {new['trust_domain']}, and {node_id} and its cluster are of "
+            f"{present['trust_domain']}: make the CA with --trust-domain {present['trust_domain']}"
+        )
+    if new["serial"] != present["serial"] and new["not_before"] < present["not_before"]:
+        raise RefusedForSafety(
+            f"{node_id} has a newer certificate already, of {present['not_before']}: issue another one"
+        )
+
+    def check(part: str) -> None:
+        try:
+            Credentials.load(part, node_id)
+        except RefusedForSafety as error:
+            raise RefusedForSafety(str(error).replace(part, file or ca or "this host's own CA", 1)) from None
+
+    if contents(directory) != files:
+        install(directory, files, check=check, local=file is None and ca is None)
+    is_in_use = _wait_in_use(new["serial"])
+    if wants_json():
+        print_json({**new, "in_use": is_in_use})
+    elif is_in_use:
+        click.echo(f"{node_id} uses the certificate {new['serial']}, which expires at {new['not_after']}")
+    else:
+        click.echo(f"{node_id} does not run; it has the certificate {new['serial']} for its next start")
+
+
+def _renewed(directory: str, node_id: str, file: str | None, ca: str | None) -> KeyAndCertificates:
+    """The new key and certificate, of the one place that was named."""
+    from warren_raft import local_certificates
+    from warren_raft.certificates import Authority
+    from warren_raft.join_files import JoinFile
+    from warren_raft.tls_files import is_local
+
+    if file is not None and ca is not None:
+        raise click.UsageError("name a join file or --ca, not both")
+    if file is not None:
+        join = JoinFile.read(file)
+        if join.node_id != node_id:
+            raise RefusedForSafety(f"{file} is for {join.node_id}, and {directory} is the directory of {node_id}")
+        return join.files
+    if ca is not None:
+        return Authority(ca).issue({node_id: None})[0].files
+    if not is_local(directory):
+        raise click.UsageError(
+            f"where is the new certificate? Type `warren-raft cert issue {node_id} --ca DIR` where the CA is, copy "
+            f"{node_id}.join here, and name it; or name the CA with --ca DIR"
+        )
+    return local_certificates.issue(node_id)
+
+
+def _wait_in_use(serial: str) -> bool:
+    """Whether the manager uses it; False where none runs. Raises Unavailable where it does not take it."""
+    from warren_raft.admin.client import NotRunning
+
+    deadline = time.monotonic() + IN_USE_SECONDS
+    while True:
+        try:
+            status = manager().status()
+        except NotRunning:
+            return False
+        if (status.get("certificate") or {}).get("serial") == serial:
+            return True
+        if time.monotonic() > deadline:
+            text = f"{status['node_id']} runs and does not use the new certificate yet; `warren-raft status` shows why"
+            raise Unavailable(text, maybe_applied=True, of_write=False)
+        time.sleep(POLL_SECONDS)
+
+
 # cert show -----------------------------------------------------------------------------------------------------------
 
 
@@ -213,15 +321,16 @@ def show(path: str | None) -> None:
 def _found(path: str | None) -> dict[str, Any]:
     """What there is at a path, as JSON."""
     from warren_raft.certificates import REGISTRY, Authority, facts_of
+    from warren_raft.credentials import AUTHORITIES, CERTIFICATE
     from warren_raft.join_files import JoinFile
-    from warren_raft.tls_files import CA, CERTIFICATE, directory_of
+    from warren_raft.tls_files import directory_of
 
     if path is not None and os.path.exists(os.path.join(path, REGISTRY)):
         return _authority(Authority(path))
     directory = directory_of(data_dir()) if path is None else path
     try:
         if os.path.isdir(directory):
-            return _manager(_text(os.path.join(directory, CERTIFICATE)), _text(os.path.join(directory, CA)))
+            return _manager(_text(os.path.join(directory, CERTIFICATE)), _text(os.path.join(directory, AUTHORITIES)))
     except FileNotFoundError:
         pass
     if path is None or os.path.isdir(directory):

@@ -46,6 +46,11 @@ STILL_WAITING_SECONDS: Final = 10.0  # how often a manager without a leader says
     help="A manager of the cluster, this one included; once for each. Afterwards only further addresses of members.",
 )
 @click.option(
+    "--join",
+    metavar="FILE",
+    help="This manager's join file (cert issue): its id, address, members, key and certificate; options win over it.",
+)
+@click.option(
     "--bootstrap",
     is_flag=True,
     help="Begin a cluster of one, where --member names this manager alone and its directory is empty.",
@@ -82,6 +87,7 @@ def serve(
     node_id: str | None,
     listen: str | None,
     members: tuple[tuple[str, str], ...],
+    join: str | None,
     bootstrap: bool,
     insecure_plaintext: bool,
     backup_dir: str | None,
@@ -93,15 +99,18 @@ def serve(
     """Run one manager in the foreground.
 
     Prints one line `ready node_id=… listen=… leader=…` on stdout when it can serve, and waits for that as long
-    as it takes. SIGTERM or Ctrl-C hands leadership over and closes cleanly. A manager that ran before starts again
-    with --data-dir alone: its id, address and members are in its directory.
+    as it takes. SIGTERM or Ctrl-C hands leadership over and closes cleanly; SIGHUP has it look for a newer certificate.
+    A manager that ran before starts again with --data-dir alone: its id, address, members and certificate are in its
+    directory. Without --join it needs a certificate only where an address is beyond loopback.
 
     \b
+    Example: warren-raft serve --join m1.join --data-dir data/m1
     Example: warren-raft serve --node-id m1 --listen 127.0.0.1:7946 --data-dir data/m1 \\
                  --member m1=127.0.0.1:7946 --member m2=127.0.0.1:7947 --member m3=127.0.0.1:7948
     """
     config = _config(
         config_file,
+        join=None if join is None else os.path.expanduser(join),
         bootstrap=bootstrap or None,
         insecure_plaintext=insecure_plaintext or None,
         node_id=node_id,
@@ -126,7 +135,8 @@ def serve(
             status = store.status()
             print(f"ready node_id={config.node_id} listen={config.listen} leader={status['leader']}", flush=True)
         while not signals.must_stop() and not store.wait_failed(POLL_SECONDS):
-            pass
+            if signals.take_hang_up():
+                store.reload_certificate()
         failure = store.failure
         if failure is not None:
             raise failure
@@ -139,7 +149,9 @@ def _config(config_file: str | None, **settings: Any) -> Config:
     given = {name: value for name, value in settings.items() if value is not None}
     try:
         named = given if config_file is None else {**read_toml(config_file), **given}
-        given |= _from_directory(named)
+        from_join = _from_join_file(named)
+        given |= from_join
+        given |= _from_directory({**named, **from_join})
         if "bootstrap" not in named:
             given["bootstrap"] = False
         if config_file is not None:
@@ -150,6 +162,27 @@ def _config(config_file: str | None, **settings: Any) -> Config:
         if error.reason.startswith(MISSING) and "data_dir" in named:
             text += f", and {named['data_dir']} holds no manager that has it"
         raise click.UsageError(text) from None
+
+
+def _from_join_file(named: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were not named and that the join file has. Empty where it was removed after it had served."""
+    path, directory = named.get("join"), named.get("data_dir")
+    if not isinstance(path, str):
+        return {}
+    from warren_raft.join_files import JoinFile
+    from warren_raft.tls_files import directory_of
+
+    try:
+        join = JoinFile.read(path)
+    except FileNotFoundError:
+        if isinstance(directory, str) and os.path.exists(directory_of(directory)):
+            return {}
+        raise click.UsageError(f"--join: there is no file {path}") from None
+    members = dict(join.members)
+    if named.get("node_id", join.node_id) == join.node_id:
+        members[join.node_id] = named.get("listen", join.address)
+    settings = {"node_id": join.node_id, "listen": members[join.node_id], "members": members}
+    return {name: value for name, value in settings.items() if name not in named}
 
 
 def _from_directory(named: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,7 +235,8 @@ def _wait_ready(store: ReplicatedStore, signals: _Signals) -> bool:
 
 
 class _Signals:
-    """SIGTERM and SIGINT ask for a clean end, and a second one ends the process at once. SIGHUP asks for nothing.
+    """SIGTERM and SIGINT ask for a clean end, and a second one ends the process at once. SIGHUP asks for a look at the
+    certificate's files.
 
     The handlers run between any two steps of the main thread, so they take no lock and write nothing: the main thread
     looks at what they noted.
@@ -225,11 +259,14 @@ class _Signals:
             signal.signal(number, handler)
 
     def must_stop(self) -> bool:
-        """Whether the process was asked to end. Logs that a SIGHUP came."""
-        if self._seen_hang_ups != self._hang_ups:
-            self._seen_hang_ups = self._hang_ups
-            log_event(log, logging.INFO, "signal ignored", "there is nothing to read again", signal="SIGHUP")
+        """Whether the process was asked to end."""
         return bool(self.stopped_by)
+
+    def take_hang_up(self) -> bool:
+        """Whether a SIGHUP came since the last call."""
+        came = self._seen_hang_ups != self._hang_ups
+        self._seen_hang_ups = self._hang_ups
+        return came
 
     def _on_stop(self, number: int, _frame: FrameType | None) -> None:
         self.stopped_by = self.stopped_by or signal.Signals(number).name

@@ -69,11 +69,18 @@ def print_status(answer: Mapping[str, Any], *, wide: bool = False) -> None:
     shown = {name: value for name, value in answer.items() if name not in NOT_LINES and not isinstance(value, list)}
     if not wide and "digest" in shown:
         shown["digest"] = shown["digest"][:DIGEST_SHOWN]
+    if shown.get("certificate") is not None:
+        shown["certificate"] = _certificate_line(shown["certificate"], wide=wide)
     lines = sorted(shown.items(), key=lambda line: isinstance(line[1], dict))
     print_fields([*lines, *(("alarm", _alarm_line(alarm, wide=wide)) for alarm in answer["alarms"])])
     if answer["members"]:
         click.echo()
         print_members(answer["members"], wide=wide)
+
+
+def _certificate_line(certificate: Mapping[str, Any], *, wide: bool) -> str:
+    ends = time_shown(certificate["not_after"], wide=wide)
+    return f"expires {ends}, serial {certificate['serial']}, trust domain {certificate['trust_domain']}"
 
 
 def _alarm_line(alarm: Mapping[str, Any], *, wide: bool) -> str:

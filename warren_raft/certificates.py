@@ -2,7 +2,7 @@
 
 Lives here: keys and certificates, and the directory of a CA. Not here: what a manager does with its certificate
 (credentials.py), and the CA of the orchestrator that `save_ca` stores. Invariant: a CA's key stays in its directory.
-`cryptography` is loaded inside functions only: a manager that has its certificate never loads it.
+`cryptography` is loaded inside functions only: a manager that has its certificate does not use it.
 """
 
 from __future__ import annotations

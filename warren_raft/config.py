@@ -72,6 +72,11 @@ class Config:
     """True: links between managers are plain TCP, so whoever reaches `listen` can read everything and act as a member.
     For tests, and for networks that are encrypted and closed by other means; every manager of the cluster needs it.
     False: links are TLS, with the key and certificate in data_dir/tls."""
+    join: str | os.PathLike[str] | None = None
+    """A join file (`warren-raft cert issue`) with this manager's key and certificate. They are copied to data_dir/tls
+    where that is missing or has an older certificate, also while the manager runs. None: what is in data_dir/tls; and
+    where there is nothing, and all addresses are on loopback, a certificate that this user's CA on this host issues by
+    itself. A relative name is made absolute, like `data_dir`."""
     heartbeat_interval_seconds: float = 0.1
     """How often a leader shows the others that it lives. Above 0."""
     election_timeout_seconds: float = 1.0
@@ -109,7 +114,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_node_id(self.node_id, field="node_id")
-        self._fix_directory("data_dir", self.data_dir)
+        self._fix_path("data_dir", self.data_dir)
         check_address(self.listen, field="listen")
         object.__setattr__(self, "members", self._checked_members())
         for name in ("write_timeout", "heartbeat_interval", "election_timeout", "checkpoint_interval"):
@@ -132,6 +137,8 @@ class Config:
             raise _wrong("quota_bytes", f"must be a whole number from 1 to {MAX_QUOTA_BYTES}, not {self.quota_bytes!r}")
         if type(self.queue_limit) is not int or not 1 <= self.queue_limit <= MAX_QUEUE_LIMIT:
             raise _wrong("queue_limit", f"must be a whole number from 1 to {MAX_QUEUE_LIMIT}, not {self.queue_limit!r}")
+        if self.join is not None:
+            self._fix_path("join", self.join, "file")
         self._check_backups()
 
     @property
@@ -146,7 +153,7 @@ class Config:
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], **overrides: Any) -> Config:
-        """A Config from a TOML file: keys are the field names, `members` is a table of id = "host:port". A directory
+        """A Config from a TOML file: keys are the field names, `members` is a table of id = "host:port". A path
         may begin with `~`, and ids with dots need no quotes.
 
         Overrides, given by field name, win over the file; an override of None is ignored.
@@ -182,7 +189,7 @@ class Config:
 
     def _check_backups(self) -> None:
         if self.backup_dir is not None:
-            self._fix_directory("backup_dir", self.backup_dir)
+            self._fix_path("backup_dir", self.backup_dir)
         self._check_duration("backup_every_seconds")
         if type(self.backup_keep) is not int or not 1 <= self.backup_keep <= MAX_BACKUPS:
             raise _wrong("backup_keep", f"must be a whole number from 1 to {MAX_BACKUPS}, not {self.backup_keep!r}")
@@ -190,11 +197,11 @@ class Config:
             if self.backup_dir is None and getattr(self, name) != getattr(Config, name):
                 raise _wrong(name, "needs backup_dir: without one no backup is made")
 
-    def _fix_directory(self, field: str, value: object) -> None:
-        """Make the name absolute: every part of a manager must mean the same directory, whatever chdir does later."""
+    def _fix_path(self, field: str, value: object, kind: str = "directory") -> None:
+        """Make the name absolute: every part of a manager must mean the same place, whatever chdir does later."""
         name = os.fspath(value) if isinstance(value, str | os.PathLike) else None
         if not isinstance(name, str) or not name:
-            raise _wrong(field, f"must be the name of a directory, not {value!r}")
+            raise _wrong(field, f"must be the name of a {kind}, not {value!r}")
         if "\0" in name:
             raise _wrong(field, "holds a zero byte")
         try:
@@ -246,7 +253,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InvalidEntity("config", f"{os.fspath(path)} is nested too deeply") from None
     if _is_deep(settings):
         raise InvalidEntity("config", f"{os.fspath(path)} is nested too deeply")
-    for name in ("data_dir", "backup_dir"):
+    for name in ("data_dir", "backup_dir", "join"):
         if isinstance(settings.get(name), str):
             settings[name] = os.path.expanduser(settings[name])
     if isinstance(settings.get("members"), dict):

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from warren_raft.config import Config
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft.identity import Identity, parse_uri
 from warren_raft.raft.tls_session import Session
@@ -101,21 +100,6 @@ class Credentials:
             )
         _check_dates(certificate, self.server, now)
         return identity
-
-
-def links_of(config: Config) -> Credentials | None:
-    """What the links of a manager are made with; None: they are plaintext. The one place where that is decided.
-
-    Raises RefusedForSafety where there is no certificate that can be used.
-    """
-    if config.insecure_plaintext:
-        return None
-    directory = os.path.join(config.data_dir, DIRECTORY_NAME)
-    if os.path.lexists(directory):
-        return Credentials.load(directory, config.node_id)
-    if config.is_loopback:
-        return None
-    raise _refusal(directory, config.node_id, "it does not exist, and an address of this cluster is beyond loopback")
 
 
 def utc(seconds: float) -> str:

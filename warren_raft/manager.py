@@ -26,7 +26,6 @@ from typing import Any, ClassVar, Final, Literal, TypeVar, overload
 from warren_raft import forking, timeouts
 from warren_raft.alarms import Alarm, Alarms
 from warren_raft.config import Config, check_address, check_node_id, split_address
-from warren_raft.credentials import links_of
 from warren_raft.deliveries import Deliveries
 from warren_raft.descriptors import RESERVE, limit
 from warren_raft.errors import (
@@ -41,6 +40,7 @@ from warren_raft.fsm.machine import StateMachine
 from warren_raft.leadership import Callback, Leadership, Subscription
 from warren_raft.log_lines import log_event
 from warren_raft.opening import OpenedDirectory
+from warren_raft.own_certificate import OwnCertificate
 from warren_raft.own_thread import OwnThread
 from warren_raft.process_end import close_at_exit
 from warren_raft.raft.changes import DONE, PENDING, REFUSED, Answer
@@ -58,7 +58,6 @@ from warren_raft.status import members_of, status_of
 from warren_raft.store.command import PUT, Operation, encode_operations
 from warren_raft.store.generations import make_directory
 from warren_raft.store.interface import Store
-from warren_raft.store.ownership import require_usable
 from warren_raft.waiting import Bell
 from warren_raft.watchdog import Watchdog
 from warren_raft.writes import QUEUE_FULL, Write, Writes
@@ -140,6 +139,7 @@ class ReplicatedStore(Store):
         self._writes = Writes(config.queue_limit, self._deliveries)
         self._stop_housekeeping = threading.Event()
         self._alarms = Alarms(config.node_id)
+        self._certificate = OwnCertificate(config, self._alarms)
         self._foreign_readers = ForeignReaders(self._alarms)
         self._renew_at = 0.0
         self._space = Space(
@@ -173,11 +173,11 @@ class ReplicatedStore(Store):
         config = self.config
         self._version = version("warren-raft")
         with ExitStack() as undo:
-            require_usable(os.fspath(config.data_dir))  # before the key in it is read
-            self._credentials = links_of(config)
             RESERVE.open()
             undo.callback(RESERVE.close)
-            self._opened = opened = OpenedDirectory(config, files=files, random=SystemRandom(), alarms=self._alarms)
+            self._opened = opened = OpenedDirectory(
+                config, files=files, random=SystemRandom(), alarms=self._alarms, certificate=self._certificate
+            )
             opened.keeper.on_swap = self._swapped
             undo.callback(opened.abandon)
             self._database = opened.database
@@ -185,7 +185,7 @@ class ReplicatedStore(Store):
                 listen=split_address(config.listen, field="listen"),
                 node_id=config.node_id,
                 log=opened.log,
-                credentials=self._credentials,
+                credentials=self._certificate.credentials,
                 writes=self._writes,
                 make_engine=opened.make_engine,
                 on_change=self._changed.ring,
@@ -232,7 +232,7 @@ class ReplicatedStore(Store):
             term=self._engine.term,
             last_index=self._opened.log.last_index,
             applied_index=machine.applied_index,
-            links="plaintext" if self._credentials is None else "tls",
+            links="plaintext" if self._certificate.credentials is None else "tls",
         )
         if self.config.insecure_plaintext:
             text = (
@@ -617,11 +617,19 @@ class ReplicatedStore(Store):
         return status_of(
             self._opened,
             self._engine,
-            credentials=self._credentials,
+            certificate=self._certificate.to_json(),
             alarms=self.alarms,
             failure=self.failure,
             is_stuck=self._is_stuck,
         )
+
+    def reload_certificate(self) -> None:
+        """Look for a newer certificate now: in the join file, and in data_dir/tls. Returns at once.
+
+        A manager does so by itself each second; after this call it also says in the log that there is none, or why a
+        new one cannot be used (the alarm `certificate-not-taken`). From any thread, and in signal handlers.
+        """
+        self._certificate.wanted = True
 
     def _swapped(self, machine: StateMachine) -> None:
         """In the raft thread: a snapshot was installed. Reads that have begun go on in the state that they began in."""
@@ -661,6 +669,7 @@ class ReplicatedStore(Store):
             try:
                 self._look_at_descriptors()
                 self._opened.look()
+                self._look_at_certificate()
                 if not noted and self._engine.is_ready:
                     self._opened.state.forget_starts()
                     noted = True
@@ -706,6 +715,11 @@ class ReplicatedStore(Store):
             f"(as root: ls -l /proc/{os.getpid()}/fd), or raise the limit (ulimit -n, LimitNOFILE=)"
         )
         self._alarms.raise_alarm("descriptors-low", text)
+
+    def _look_at_certificate(self) -> None:
+        new = self._certificate.look()
+        if new is not None:
+            self._driver.set_credentials(new)
 
     def _look_at_foreign_readers(self) -> None:
         """One that never ends its view would make the state grow for ever: then the state goes on in another file."""

@@ -18,6 +18,7 @@ from warren_raft.config import Config
 from warren_raft.errors import Corrupted
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.log_lines import log_event
+from warren_raft.own_certificate import OwnCertificate
 from warren_raft.paths import moved
 from warren_raft.raft.engine import Engine, Settings
 from warren_raft.raft.files import Files, HeldDirectory
@@ -54,8 +55,9 @@ def _discard_part(config: Config) -> None:
 class OpenedDirectory:
     """A data directory of this process: `log`, `database` and `machine`, until close(), abandon() or the end.
 
-    Opening raises InUse, RefusedForSafety (another node's directory, a network file system), Corrupted (with how to
-    rejoin). Files, boot id and randomness are passed in, so that a simulation opens directories as a manager does;
+    Opening raises InUse, RefusedForSafety (another node's directory, a network file system, no certificate), Corrupted
+    (with how to rejoin). `certificate` is prepared on the way; None: nobody makes links. Files, boot id and randomness
+    are passed in, so that a simulation opens directories as a manager does;
     without `files` the log's directory is held open (raft/files.py, HeldDirectory).
     """
 
@@ -66,6 +68,7 @@ class OpenedDirectory:
         files: Files | None,
         random: Random,
         alarms: Alarms | None = None,
+        certificate: OwnCertificate | None = None,
         boot_id: Callable[[], str] = read_boot_id,
         verify: Verify = verified_in_child,
         prove_apart: Callable[[str], None] = prove_state_in_child,
@@ -76,10 +79,14 @@ class OpenedDirectory:
         self._alarms = Alarms(config.node_id) if alarms is None else alarms
         log_directory = str(config.directory / "log")
         with ExitStack() as held:
+            if certificate is not None:
+                certificate.require_a_way()
             self._lock = DirectoryLock(config.directory)
             held.callback(self._lock.release)
             staging.finish(config.directory)
             _discard_part(config)
+            if certificate is not None:
+                certificate.prepare()
             self._anchors = held.enter_context(closing(Anchors()))
             self.state = StateDirectory(config.directory, boot_id=boot_id, anchors=self._anchors)
             self.state.create()

@@ -7,12 +7,11 @@ Invariant: nothing in here waits for anything, so that the status of a manager i
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from warren_raft.alarms import Alarm
-from warren_raft.credentials import Credentials
 from warren_raft.errors import WarrenError
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.opening import OpenedDirectory
@@ -27,7 +26,7 @@ def status_of(
     opened: OpenedDirectory,
     engine: Engine,
     *,
-    credentials: Credentials | None,
+    certificate: Mapping[str, Any] | None,
     alarms: Sequence[Alarm],
     failure: WarrenError | None,
     is_stuck: bool,
@@ -54,7 +53,8 @@ def status_of(
         "has_quorum": engine.has_quorum and not is_stuck,
         "ready": engine.is_ready and not is_stuck,
         "waits": engine.waits,
-        "links": "plaintext" if credentials is None else "tls",
+        "links": "plaintext" if certificate is None else "tls",
+        "certificate": certificate,
         "members": _members(engine, machine, opened.config.node_id, alarms),
         "counts": counts,
         "db_size_bytes": database.file_size_bytes(),

@@ -17,23 +17,25 @@ from contextlib import contextmanager
 from typing import Final
 
 from . import sharing
+from .credentials import AUTHORITIES, CERTIFICATE, DIRECTORY_NAME, KEY
 from .join_files import KeyAndCertificates
 from .paths import absolute
 from .store.generations import sync_directory
 
-DIRECTORY: Final = "tls"
-KEY: Final = "key.pem"
-CERTIFICATE: Final = "cert.pem"
-CA: Final = "ca.pem"
 LOCAL: Final = "local"
 """A file that is there where the certificate is one of this host's own CA (local_certificates.py)."""
-_PART, _NEW, _OLD = f"{DIRECTORY}.part", f"{DIRECTORY}.new", f"{DIRECTORY}.old"
+_PART, _NEW, _OLD = f"{DIRECTORY_NAME}.part", f"{DIRECTORY_NAME}.new", f"{DIRECTORY_NAME}.old"
 
 Fingerprint = tuple[tuple[int, int, int], ...]
 
 
 def directory_of(data_dir: str | os.PathLike[str]) -> str:
-    return os.path.join(absolute(data_dir), DIRECTORY)
+    return os.path.join(absolute(data_dir), DIRECTORY_NAME)
+
+
+def is_there(data_dir: str | os.PathLike[str]) -> bool:
+    """Whether there is such a directory, or one that an interrupted exchange has left complete."""
+    return any(os.path.lexists(os.path.join(absolute(data_dir), name)) for name in (DIRECTORY_NAME, _NEW))
 
 
 def is_local(data_dir: str | os.PathLike[str]) -> bool:
@@ -44,10 +46,20 @@ def is_local(data_dir: str | os.PathLike[str]) -> bool:
 def fingerprint(data_dir: str | os.PathLike[str]) -> Fingerprint | None:
     """Changes when a file does; None where there is no such directory, or it is being exchanged just now."""
     try:
-        found = [os.stat(os.path.join(directory_of(data_dir), name)) for name in (KEY, CERTIFICATE, CA)]
+        found = [os.stat(os.path.join(directory_of(data_dir), name)) for name in (KEY, CERTIFICATE, AUTHORITIES)]
     except FileNotFoundError:
         return None
     return tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in found)
+
+
+def contents(data_dir: str | os.PathLike[str]) -> KeyAndCertificates:
+    """Raises FileNotFoundError where one is missing, or the directory is being exchanged just now; OSError."""
+    texts = []
+    for name in (KEY, CERTIFICATE, AUTHORITIES):
+        with open(os.path.join(directory_of(data_dir), name), encoding="utf-8", errors="replace") as file:
+            texts.append(file.read())
+    key, certificate, ca = texts
+    return KeyAndCertificates(key=key, certificate=certificate, ca=ca)
 
 
 def install(
@@ -68,7 +80,9 @@ def install(
         part = os.path.join(data_dir, _PART)
         _remove(part)
         sharing.make_directory(part)
-        contents = {KEY: files.key, CERTIFICATE: files.certificate, CA: files.ca} | ({LOCAL: ""} if local else {})
+        contents = {KEY: files.key, CERTIFICATE: files.certificate, AUTHORITIES: files.ca} | (
+            {LOCAL: ""} if local else {}
+        )
         owner = os.stat(data_dir)
         for name, text in contents.items():
             _write(os.path.join(part, name), text.encode())
@@ -97,7 +111,7 @@ def finish(data_dir: str | os.PathLike[str]) -> None:
 @contextmanager
 def _exchanging(data_dir: str) -> Iterator[None]:
     """One process at a time. The data directory's own lock is the manager's, which may run meanwhile."""
-    path = os.path.join(data_dir, f"{DIRECTORY}.lock")
+    path = os.path.join(data_dir, f"{DIRECTORY_NAME}.lock")
     descriptor = sharing.open_new(path, os.O_RDWR | os.O_NOFOLLOW)
     try:
         _give_to_owner(path, os.stat(data_dir))
@@ -108,7 +122,7 @@ def _exchanging(data_dir: str) -> Iterator[None]:
 
 
 def _put_in_place(data_dir: str) -> None:
-    new, current, old = (os.path.join(data_dir, name) for name in (_NEW, DIRECTORY, _OLD))
+    new, current, old = (os.path.join(data_dir, name) for name in (_NEW, DIRECTORY_NAME, _OLD))
     if os.path.lexists(new):
         if os.path.lexists(current):
             _remove(old)

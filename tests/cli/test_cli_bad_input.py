@@ -301,7 +301,7 @@ def refused(ran: subprocess.CompletedProcess[str]) -> str:
             "m1 is at",
         ),
         (("--node-id", "m1", "--listen", "0.0.0.0:1", "--member", "m1=127.0.0.1:1"), 2, "no address that others can"),
-        (("--node-id", "m1", "--listen", "192.0.2.1:1", "--member", "m1=192.0.2.1:1"), 4, "m1/tls: it does not exist"),
+        (("--node-id", "m1", "--listen", "192.0.2.1:1", "--member", "m1=192.0.2.1:1"), 4, "cert issue m1=192.0.2.1:1"),
         ((*M1, "--backup-every", "1h"), 2, "--backup-every needs --backup-dir"),
         ((*M1, "--backup-keep", "7"), 2, "backup_keep: needs backup_dir"),
         (("--config", "/no/such/file.toml"), 2, "/no/such/file.toml"),

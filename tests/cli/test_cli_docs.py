@@ -58,7 +58,7 @@ def test_the_commands_are_those_of_the_contract() -> None:
     assert groups == {
         "members list", "members add", "members update", "members remove", "leader transfer",
         "snapshot save", "snapshot inspect", "snapshot verify", "snapshot restore",
-        "cert init", "cert issue", "cert show",
+        "cert init", "cert issue", "cert renew", "cert show",
     }  # fmt: skip
 
 

@@ -15,8 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.certificates import DAY, Authority
-from warren_raft.config import Config
-from warren_raft.credentials import Credentials, links_of
+from warren_raft.credentials import Credentials
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft.identity import Identity
 
@@ -116,22 +115,3 @@ def test_while_a_ca_is_replaced_both_are_trusted(tmp_path: Path) -> None:
     for issuer in (old, new):
         directory = issuer.issue(tmp_path / "tls", "m1", trusted=[old, new])
         assert Credentials.load(directory, "m1").identity.node_id == "m1"
-
-
-def config(directory: Path, **settings: object) -> Config:
-    address = settings.pop("address", "127.0.0.1:7946")
-    return Config(node_id="m1", data_dir=directory, listen=address, members={"m1": address}, **settings)  # type: ignore[arg-type]
-
-
-def test_plaintext_is_for_those_who_ask_for_it(tmp_path: Path) -> None:
-    Authority().issue(tmp_path / "tls", "m1")
-    links = links_of(config(tmp_path))
-    assert links is not None
-    assert links.identity.node_id == "m1"
-    assert links_of(config(tmp_path, insecure_plaintext=True)) is None
-
-
-def test_without_a_certificate_no_address_beyond_loopback_is_used(tmp_path: Path) -> None:
-    with pytest.raises(RefusedForSafety, match=r"tls: it does not exist.*warren-raft cert issue m1"):
-        links_of(config(tmp_path, address="192.0.2.1:7946"))
-    assert links_of(config(tmp_path, address="192.0.2.1:7946", insecure_plaintext=True)) is None

@@ -52,7 +52,7 @@ def directory(lived_in: Path, tmp_path: Path) -> Path:
     """A copy of it, with a key."""
     copy = tmp_path / "m1"
     subprocess.run(["cp", "-a", lived_in, copy], check=True)
-    (copy / "tls").mkdir(mode=0o700)
+    (copy / "tls").mkdir(mode=0o700, exist_ok=True)
     (copy / "tls" / "key.pem").touch(mode=0o600)
     return copy
 
@@ -159,8 +159,14 @@ def test_what_is_not_a_managers_is_not_looked_at(directory: Path, tmp_path: Path
 
 def test_all_that_a_manager_keeps_is_looked_at(lived_in: Path) -> None:
     left = {path.name for path in lived_in.iterdir()}
-    assert {"lock", "log", "state", "snapshots", "manager.json"} == left
-    exchanged = {tls_files.DIRECTORY, tls_files._PART, tls_files._NEW, tls_files._OLD, f"{tls_files.DIRECTORY}.lock"}
+    assert {"lock", "log", "state", "snapshots", "manager.json", "tls", "tls.lock"} == left
+    exchanged = {
+        tls_files.DIRECTORY_NAME,
+        tls_files._PART,
+        tls_files._NEW,
+        tls_files._OLD,
+        f"{tls_files.DIRECTORY_NAME}.lock",
+    }
     assert left | set(staging.OURS) | {staging._PART, staging._READY} | exchanged <= privacy.NAMES
     for each in lived_in.rglob("*"):
         assert not each.lstat().st_mode & stat.S_IRWXO, each

@@ -47,10 +47,17 @@ def all_is_imported(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def as_user(uid: int, function: Callable[[], object], *, groups: tuple[int, ...] = (GROUP,)) -> None:
     """Call it in a child process of that user; an exception there is an exception here, by its text."""
+    with tempfile.TemporaryDirectory() as state_home:  # where a manager of that user has its certificate from
+        os.chown(state_home, uid, -1)
+        _as_user(uid, function, groups, state_home)
+
+
+def _as_user(uid: int, function: Callable[[], object], groups: tuple[int, ...], state_home: str) -> None:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
+            os.environ["XDG_STATE_HOME"] = state_home
             os.umask(0o022)
             os.setgroups(list(groups))
             os.setresgid(uid, uid, uid)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from tests.killed import Killed, killed_after
 from warren_raft import tls_files
 from warren_raft.errors import RefusedForSafety
 from warren_raft.join_files import KeyAndCertificates
+from warren_raft.store.generations import make_directory
+from warren_raft.store.ownership import _make_data_directory
 
 OLD = KeyAndCertificates(key="old key", certificate="old certificate", ca="old CA")
 NEW = KeyAndCertificates(key="new key", certificate="new certificate", ca="new CA")
@@ -88,3 +91,25 @@ def test_what_root_installs_belongs_to_the_owner_of_the_data_directory(tmp_path:
     tls_files.install(tmp_path, OLD, check=accept)
     paths = [tmp_path / "tls", *(tmp_path / "tls").iterdir(), tmp_path / "tls.lock"]
     assert {(path.stat().st_uid, path.stat().st_gid) for path in paths} == {(1234, 5678)}
+
+
+@pytest.mark.parametrize("make", [make_directory, _make_data_directory])
+def test_two_managers_may_make_a_directory_and_the_one_above_it_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[str], None]
+) -> None:
+    """Three managers that start together all make their user's CA. (Pins a bug: one of them failed, "File exists".)"""
+    mkdir = os.mkdir
+
+    def others_are_first(path: str, *arguments: int) -> None:
+        for directory in (tmp_path / "above", tmp_path / "above" / "below"):
+            with contextlib.suppress(FileExistsError):
+                mkdir(directory)
+        mkdir(path, *arguments)
+
+    def missing_at_first(path: str, *arguments: int) -> None:
+        monkeypatch.setattr(os, "mkdir", others_are_first)
+        mkdir(path, *arguments)
+
+    monkeypatch.setattr(os, "mkdir", missing_at_first)
+    make(str(tmp_path / "above" / "below"))
+    assert (tmp_path / "above" / "below").is_dir()

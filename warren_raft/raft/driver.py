@@ -179,6 +179,10 @@ class Driver:
         """An event from outside. Dropped when the thread has ended."""
         self._call(self._take, event)
 
+    def set_credentials(self, credentials: Credentials) -> None:
+        """Use another certificate for links; see Transport. For a manager that was started with one."""
+        self._call(lambda: self._transport.set_credentials(credentials))
+
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         """Have the raft thread call it, unless it has ended."""
         try:

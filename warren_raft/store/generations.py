@@ -130,7 +130,8 @@ def make_directory(path: str) -> None:
         return
     except FileNotFoundError:
         make_directory(os.path.dirname(path))
-        sharing.make_directory(path)
+        make_directory(path)  # another process may make it meanwhile
+        return
     sync_directory(os.path.dirname(path))
 
 

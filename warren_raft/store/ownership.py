@@ -44,7 +44,8 @@ def _make_data_directory(path: str) -> None:
         return
     except FileNotFoundError:
         make_directory(os.path.dirname(path))
-        os.mkdir(path, sharing.PRIVATE_DIRECTORY)
+        _make_data_directory(path)  # another process may make it meanwhile
+        return
     sync_directory(os.path.dirname(path))
 
 

@@ -1,0 +1,23 @@
+"""What all tests share: this user's CA for managers on one machine is made in a directory of the test session.
+
+Managers of tests get their certificates as everybody's do, and leave nothing in the home of the user who runs them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_home_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Processes that tests start inherit it."""
+    before = os.environ.get("XDG_STATE_HOME")
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state-home"))
+    yield
+    if before is None:
+        del os.environ["XDG_STATE_HOME"]
+    else:
+        os.environ["XDG_STATE_HOME"] = before

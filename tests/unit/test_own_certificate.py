@@ -1,0 +1,304 @@
+"""The promise: a manager always has the newest certificate that is of use, says when it ends, and never goes on without
+one.
+
+Whoever rotates certificates at night must not stop a manager by a wrong file.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warren_raft import local_certificates, tls_files
+from warren_raft.alarms import Alarms
+from warren_raft.certificates import Authority
+from warren_raft.config import Config
+from warren_raft.credentials import Credentials
+from warren_raft.errors import RefusedForSafety
+from warren_raft.own_certificate import OwnCertificate
+
+LOCAL = {"m1": "127.0.0.1:7946", "m2": "[::1]:7947"}
+HOSTS = {"m1": "10.0.0.1:7946", "m2": "host-2.example:7946"}
+DAY = 86_400.0
+
+
+class Manager:
+    """The part of a manager that this is about, with a clock of the test's."""
+
+    def __init__(self, data_dir: Path, members: dict[str, str], node_id: str = "m1", **settings: Any) -> None:
+        data_dir.mkdir(exist_ok=True)
+        self.config = Config(node_id=node_id, data_dir=data_dir, listen=members[node_id], members=members, **settings)
+        self.alarms = Alarms(node_id)
+        self.later_seconds = 0.0
+        self.certificate = OwnCertificate(self.config, self.alarms, clock=self.time)
+
+    def time(self) -> float:
+        return time.time() + self.later_seconds
+
+    def start(self) -> Credentials:
+        self.certificate.prepare()
+        assert self.certificate.credentials is not None
+        return self.certificate.credentials
+
+    @property
+    def raised(self) -> dict[str, str]:
+        """Severity by the name of each alarm."""
+        return {alarm.name: alarm.severity for alarm in self.alarms.active}
+
+
+@pytest.fixture(autouse=True)
+def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this user's CA on this host is."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state-home"))
+    return tmp_path / "state-home"
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> Authority:
+    authority = Authority.create(tmp_path / "ca", trust_domain="prod")
+    authority.issue(HOSTS)
+    return authority
+
+
+def join_file(ca: Authority, path: Path, node_id: str = "m1", later_seconds: float = 0.0) -> Path:
+    """Issued `later_seconds` from now: two that are issued in one second have the same beginning."""
+    now = datetime.now(UTC) + timedelta(seconds=later_seconds)
+    ca.issue({node_id: None}, now=now)[0].write(path)
+    return path
+
+
+# On one machine
+
+
+def test_managers_on_one_machine_get_certificates_of_one_ca_by_themselves(tmp_path: Path, state_home: Path) -> None:
+    first = Manager(tmp_path / "m1", LOCAL).start()
+    second = Manager(tmp_path / "m2", LOCAL, "m2").start()
+    assert first.trust_domain == second.trust_domain == "local"
+    assert first.serial != second.serial
+    assert (tmp_path / "m1/tls/ca.pem").read_text() == (tmp_path / "m2/tls/ca.pem").read_text()
+    assert state_home.joinpath("warren_raft/local-ca").stat().st_mode & 0o777 == 0o700
+    assert Manager(tmp_path / "m1", LOCAL).start().serial == first.serial  # and keep them
+
+
+def test_where_the_users_ca_cannot_be_had_the_ways_out_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")
+    with pytest.raises(RefusedForSafety, match=r"/dev/null.*XDG_STATE_HOME.*cert init.*--join m1\.join.*plaintext"):
+        Manager(tmp_path / "m1", LOCAL).start()
+    assert Manager(tmp_path / "m2", LOCAL, insecure_plaintext=True).certificate.prepare() is None
+
+
+def test_beyond_loopback_a_certificate_must_be_given(tmp_path: Path) -> None:
+    issue = r"cert issue m1=10\.0\.0\.1:7946 m2=host-2\.example:7946 --ca ca`.*--join m1\.join"
+    with pytest.raises(RefusedForSafety, match=f"m1 has no certificate, and an address.*{issue}"):
+        Manager(tmp_path / "m1", HOSTS).start()
+    Manager(tmp_path / "m1", LOCAL).start()
+    with pytest.raises(RefusedForSafety, match=f"for managers on one machine.*{issue}.*--trust-domain local"):
+        Manager(tmp_path / "m1", HOSTS).start()
+
+
+def test_a_ca_of_this_user_that_was_removed_is_made_again_and_everybody_changes_to_it(tmp_path: Path) -> None:
+    Manager(tmp_path / "m1", LOCAL).start()
+    Manager(tmp_path / "m2", LOCAL, "m2").start()
+    shutil.rmtree(local_certificates.directory())
+    kept = Manager(tmp_path / "m1", LOCAL).start()  # there is no better one
+    Manager(tmp_path / "m3", LOCAL | {"m3": "127.0.0.1:7948"}, "m3").start()
+    assert Manager(tmp_path / "m1", LOCAL).start().serial != kept.serial
+    assert (tmp_path / "m1/tls/ca.pem").read_text() == (tmp_path / "m3/tls/ca.pem").read_text()
+
+
+def test_a_local_certificate_is_renewed_in_time_while_its_manager_runs_and_at_a_start(tmp_path: Path) -> None:
+    manager = Manager(tmp_path / "m1", LOCAL)
+    first = manager.start()
+    manager.later_seconds = 334 * DAY
+    assert manager.certificate.look() is None
+    manager.later_seconds = 336 * DAY
+    # The CA's own clock is the host's, so the new one is as long as the old one was; it is a new one all the same.
+    new = manager.certificate.look()
+    assert new is not None
+    assert new.serial != first.serial
+    assert tls_files.is_local(tmp_path / "m1")
+    late = Manager(tmp_path / "m1", LOCAL)
+    late.later_seconds = 336 * DAY
+    assert late.start().serial not in (first.serial, new.serial)
+
+
+def test_a_ca_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A root shell with a user's HOME would leave root's certificates in that user's CA."""
+    Manager(tmp_path / "m1", LOCAL).start()
+    monkeypatch.setattr(local_certificates.os, "geteuid", lambda: 4321)
+    with pytest.raises(RefusedForSafety, match=r"local-ca belongs to user .*, and this is user 4321.*XDG_STATE_HOME"):
+        local_certificates.issue("m1")
+
+
+def test_without_a_state_home_it_is_below_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value in ("", "relative"):
+        monkeypatch.setenv("XDG_STATE_HOME", value)
+        assert local_certificates.directory() == f"{tmp_path}/.local/state/warren_raft/local-ca"
+
+
+def test_a_manager_that_has_its_certificate_does_not_load_the_code_that_makes_them(tmp_path: Path) -> None:
+    Manager(tmp_path / "m1", LOCAL).start()
+    program = (
+        "import sys; from warren_raft.config import Config; from warren_raft.alarms import Alarms\n"
+        "from warren_raft.own_certificate import OwnCertificate\n"
+        f"own = OwnCertificate(Config(node_id='m1', data_dir={str(tmp_path / 'm1')!r}, listen={LOCAL['m1']!r}, "
+        f"members={LOCAL!r}), Alarms('m1')); own.prepare(); own.wanted = True; own.look()\n"
+        "assert own.credentials is not None; print('cryptography' in sys.modules)"
+    )
+    # Its CA is gone, as on a host that it was copied to: else it is compared with that of the certificate.
+    shutil.rmtree(local_certificates.directory())
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+# With a join file
+
+
+def test_a_join_file_is_taken_once_and_again_when_it_is_newer(ca: Authority, tmp_path: Path) -> None:
+    path = join_file(ca, tmp_path / "m1.join")
+    first = Manager(tmp_path / "m1", HOSTS, join=path).start()
+    assert first.trust_domain == "prod"
+    join_file(ca, path, later_seconds=-60)
+    assert Manager(tmp_path / "m1", HOSTS, join=path).start().serial == first.serial
+    join_file(ca, path, later_seconds=60)
+    assert Manager(tmp_path / "m1", HOSTS, join=path).start().serial != first.serial
+    path.unlink()
+    Manager(tmp_path / "m1", HOSTS, join=path).start()
+    Manager(tmp_path / "m1", HOSTS).start()
+
+
+def test_a_join_file_takes_the_place_of_a_local_certificate(ca: Authority, tmp_path: Path) -> None:
+    Manager(tmp_path / "m1", LOCAL).start()
+    path = join_file(ca, tmp_path / "m1.join", later_seconds=60)
+    assert Manager(tmp_path / "m1", HOSTS, join=path).start().trust_domain == "prod"
+    assert not tls_files.is_local(tmp_path / "m1")
+
+
+def test_a_join_file_helps_where_the_certificate_has_expired(tmp_path: Path) -> None:
+    ca = Authority.create(tmp_path / "ca", now=datetime.now(UTC) - timedelta(days=500))
+    ca.issue(HOSTS)
+    path = join_file(ca, tmp_path / "m1.join", later_seconds=-400 * DAY)
+    with pytest.raises(RefusedForSafety, match=rf"{path}: .*expired.*clock"):
+        Manager(tmp_path / "m1", HOSTS, join=path).start()
+    early = Manager(tmp_path / "m1", HOSTS, join=path)
+    early.later_seconds = -399 * DAY
+    old = early.start()
+    join_file(ca, path)
+    assert Manager(tmp_path / "m1", HOSTS, join=path).start().serial != old.serial
+
+
+@pytest.mark.parametrize(
+    ("break_it", "says"),
+    [
+        (lambda path, ca: path.unlink(), "does not exist and .* has no certificate yet: copy the join file there"),
+        (lambda path, ca: join_file(ca, path, "m2"), "is for m2, and this manager is m1"),
+        (lambda path, ca: path.write_text("{}"), "is not a join file"),
+        (lambda path, ca: path.chmod(0o644), "others may read it"),
+    ],
+)
+def test_a_join_file_that_is_of_no_use_is_named(ca: Authority, tmp_path: Path, break_it: Any, says: str) -> None:
+    path = join_file(ca, tmp_path / "m1.join")
+    break_it(path, ca)
+    with pytest.raises(RefusedForSafety, match=says):
+        Manager(tmp_path / "m1", HOSTS, join=path).start()
+    assert not (tmp_path / "m1" / "tls").exists()
+
+
+# While it runs
+
+
+def test_a_newer_certificate_is_used_as_soon_as_its_files_are_there(ca: Authority, tmp_path: Path) -> None:
+    path = join_file(ca, tmp_path / "m1.join")
+    manager = Manager(tmp_path / "m1", HOSTS, join=path)
+    first = manager.start()
+    assert manager.certificate.look() is None
+    join_file(ca, path, later_seconds=60)
+    new = manager.certificate.look()
+    assert new is not None
+    assert new.serial != first.serial
+    assert manager.certificate.look() is None
+    files = ca.issue({"m1": None}, now=datetime.now(UTC) + timedelta(seconds=120))[0].files
+    tls_files.install(tmp_path / "m1", files, check=lambda _: None)  # as `cert renew` does
+    renewed = manager.certificate.look()
+    assert renewed is not None
+    assert renewed.serial not in (first.serial, new.serial)
+
+
+def test_files_of_no_use_are_an_alarm_and_the_manager_goes_on(ca: Authority, tmp_path: Path) -> None:
+    path = join_file(ca, tmp_path / "m1.join")
+    manager = Manager(tmp_path / "m1", HOSTS, join=path)
+    first = manager.start()
+    join_file(ca, path, "m2")
+    assert manager.certificate.look() is None
+    assert manager.raised == {}  # files may be on their way
+    manager.later_seconds = 6
+    assert manager.certificate.look() is None
+    assert manager.raised == {"certificate-not-taken": "warning"}
+    assert "is for m2" in manager.alarms.active[0].text
+    assert manager.certificate.credentials is first
+    join_file(ca, path, later_seconds=60)
+    assert manager.certificate.look() is not None
+    assert manager.raised == {}
+
+
+def test_a_key_that_does_not_fit_is_not_used(ca: Authority, tmp_path: Path) -> None:
+    manager = Manager(tmp_path / "m1", HOSTS, join=join_file(ca, tmp_path / "m1.join"))
+    manager.start()
+    (tmp_path / "m1.join").unlink()
+    (tmp_path / "m1/tls/key.pem").write_text(ca.issue({"m1": None})[0].files.key)
+    manager.certificate.wanted = True  # by SIGHUP: then it is said at once
+    assert manager.certificate.look() is None
+    assert manager.raised == {"certificate-not-taken": "warning"}
+
+
+def test_who_asks_for_a_look_is_told_that_nothing_is_new(
+    ca: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = Manager(tmp_path / "m1", HOSTS, join=join_file(ca, tmp_path / "m1.join"))
+    first = manager.start()
+    manager.certificate.wanted = True
+    with caplog.at_level(logging.INFO):
+        assert manager.certificate.look() is None
+        assert manager.certificate.look() is None
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"certificate unchanged node=m1 serial={first.serial}"]
+
+
+def test_its_end_is_an_alarm_two_weeks_ahead(ca: Authority, tmp_path: Path) -> None:
+    manager = Manager(tmp_path / "m1", HOSTS, join=join_file(ca, tmp_path / "m1.join"))
+    manager.start()
+    for days, raised in (
+        (350, {}),
+        (352, {"certificate-expires": "warning"}),
+        (366, {"certificate-expired": "critical"}),
+    ):
+        manager.later_seconds = days * DAY
+        manager.certificate.look()
+        assert manager.raised == raised
+    text = manager.alarms.active[0].text
+    assert "has expired, at " in text
+    assert f"warren-raft cert renew m1.join --data-dir {tmp_path}/m1" in text
+    manager.later_seconds = 0
+    manager.certificate.look()
+    assert manager.raised == {}
+
+
+def test_it_is_in_the_status(ca: Authority, tmp_path: Path) -> None:
+    manager = Manager(tmp_path / "m1", HOSTS, join=join_file(ca, tmp_path / "m1.join"))
+    credentials = manager.start()
+    shown = manager.certificate.to_json()
+    assert shown is not None
+    assert (shown["serial"], shown["trust_domain"]) == (credentials.serial, "prod")
+    assert shown["not_before"] < shown["not_after"]
+    assert Manager(tmp_path / "m2", LOCAL, insecure_plaintext=True).certificate.to_json() is None

@@ -1,0 +1,65 @@
+"""Certificates for managers that are all on one machine: issued by a CA of this user on this host, by themselves.
+
+Lives here: where that CA is, and issuing with it. Not here: the CA of a cluster of several hosts, which an operator
+makes (`warren-raft cert init`). Invariant: only this user can read that CA, so a process of any other user has no
+certificate that managers with these certificates trust.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from .certificates import REGISTRY, Authority
+from .errors import RefusedForSafety
+from .join_files import KeyAndCertificates
+
+TRUST_DOMAIN: Final = "local"
+"""Of every such CA: when one was removed, managers get certificates of the next one and are a cluster as before."""
+
+
+def directory() -> str:
+    """`$XDG_STATE_HOME/warren_raft/local-ca`, by default below ~/.local/state."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):  # as its specification says
+        state = os.path.join(os.path.expanduser("~"), ".local", "state")
+    return os.path.join(state, "warren_raft", "local-ca")
+
+
+def exists() -> bool:
+    """Whether a CA has been made for this user on this host."""
+    return os.path.exists(os.path.join(directory(), REGISTRY))
+
+
+def issue(node_id: str) -> KeyAndCertificates:
+    """A key and a certificate for a manager on this host. Raises RefusedForSafety where that CA cannot be had."""
+    try:
+        return _authority().issue_one(node_id)
+    except (OSError, RefusedForSafety) as error:
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise RefusedForSafety(
+            f"{node_id} has no certificate, and this user's CA for managers on one machine cannot be used: {reason}; "
+            "set XDG_STATE_HOME to a directory that this user can write to; or issue a certificate (`warren-raft cert "
+            f"init ca`, `warren-raft cert issue {node_id}=HOST:PORT --ca ca`) and start with --join {node_id}.join (in "
+            "Python: Config.join); or choose links without protection, with --insecure-plaintext (in Python: "
+            "Config.insecure_plaintext)"
+        ) from error
+
+
+def certificates_pem() -> str:
+    """Of this user's CA. Raises OSError, RefusedForSafety."""
+    return Authority(directory()).certificate_pem
+
+
+def _authority() -> Authority:
+    path = directory()
+    if not exists():
+        try:
+            Authority.create(path, trust_domain=TRUST_DOMAIN)
+        except RefusedForSafety:
+            if not exists():  # else another manager made it at the same moment
+                raise
+    owner = os.stat(path).st_uid
+    if owner != os.geteuid():
+        raise RefusedForSafety(f"{path} belongs to user {owner}, and this is user {os.geteuid()}")
+    return Authority(path)
