@@ -40,6 +40,7 @@ from warren_raft.raft.events import (
     Worked,
     WriteLog,
 )
+from warren_raft.raft.identity import Identity
 from warren_raft.raft.lanes import Lane, lane_of
 from warren_raft.raft.large import LARGE_BYTES
 from warren_raft.raft.log import Batch, Entry, Log
@@ -54,6 +55,8 @@ STEP_SECONDS = 0.01
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 """The calendar's time at second 0."""
 LOG_DIRECTORY = "/log"
+NOT_AFTER = EPOCH.timestamp() + 365 * 86400
+"""When every certificate ends."""
 SEGMENT_BYTES = 256 * 1024
 START_SEGMENT_BYTES = 32 * 1024
 RESTORED_INDEX = 2
@@ -173,14 +176,19 @@ class Cluster:
         election_timeout_seconds: float = 1.0,
         snapshot_after_bytes: int = 1 << 40,
         large_bytes: int = LARGE_BYTES,
+        trust_domain: str = "",
         start: bool = True,
     ) -> None:
+        """`trust_domain`: links are under TLS, and each manager has a certificate of it."""
         self.random = Random(seed)
         self.now = 1000.0
         self.make_machine = make_machine
         self.election_timeout_seconds = election_timeout_seconds
         self.snapshot_after_bytes = snapshot_after_bytes
         self.large_bytes = large_bytes
+        self.trust_domain = trust_domain
+        self.certificates: dict[str, Identity] = {}
+        """What each manager shows the others; made at its first start where there is a trust domain."""
         self.nodes: dict[str, Node] = {}
         self.states: dict[str, ListSnapshots] = {}
         self.machines = _Machines(self)
@@ -248,6 +256,7 @@ class Cluster:
             large_bytes=self.large_bytes,
             bootstrap=bootstrap,
             hints=hints,
+            identity=self.certificate(id_),
         )
         engine = Engine(
             settings,
@@ -261,6 +270,19 @@ class Cluster:
         self.stopped.pop(id_, None)
         self.nodes[id_] = Node(id_, engine, log, snapshots, durable=said_by(log))
         return self.nodes[id_]
+
+    def certificate(self, id_: str) -> Identity | None:
+        """Of a manager; None where links are plaintext."""
+        if self.trust_domain and id_ not in self.certificates:
+            self.issue(id_)
+        return self.certificates.get(id_)
+
+    def issue(self, id_: str) -> Identity:
+        """Another certificate for this id."""
+        self._link_number += 1
+        serial = f"{self._link_number:x}"
+        self.certificates[id_] = Identity(self.trust_domain, id_, serial, NOT_AFTER)
+        return self.certificates[id_]
 
     def crash(self, id_: str) -> None:
         """kill -9, and a power cut of the log alone: nothing in memory survives, nor what the log had not synced."""
@@ -317,7 +339,7 @@ class Cluster:
         one, two = self.nodes[a], self.nodes[b]
         hellos = one.engine.hello(), two.engine.hello()
         for judging, hello, judged in ((two, hellos[0], one), (one, hellos[1], two)):
-            refusal = judging.engine.judge(hello)
+            refusal = judging.engine.judge(hello, self.certificate(judged.id))
             if refusal is not None:
                 self.refusals.append((judging.id, judged.id, refusal))
                 judged.events.append(Refused(judging.id, refusal))
@@ -325,7 +347,7 @@ class Cluster:
         for node, other, hello in ((one, b, hellos[1]), (two, a, hellos[0])):
             self._link_number += 1
             self.links[node.id, other] = self._link_number
-            node.events.append(LinkUp(other, self._link_number, hello))
+            node.events.append(LinkUp(other, self._link_number, hello, self.certificate(other)))
 
     def disconnect(self, a: str, b: str, *, keep: bool = False) -> None:
         """What is on the wire dies with the connection, or with `keep` may still arrive, see deliver_late()."""

@@ -12,8 +12,11 @@ from typing import Any
 
 import cbor2
 
-from warren_raft.errors import Corrupted, SnapshotInvalid
+from warren_raft.errors import Corrupted, InvariantViolation, SnapshotInvalid
 from warren_raft.raft.log import Log
+
+UNREADABLE = -1
+"""The sequence of a command that stops every manager that applies it, as one of an unknown version does."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class ListMachine:
 
     def _apply_one(self, command: bytes) -> Outcome:
         session, sequence, text = cbor2.loads(command)
+        if sequence == UNREADABLE:
+            raise InvariantViolation("a command of another version")
         if (session, sequence) not in self.answered:
             self.answered.add((session, sequence))
             self.applied.append(text)
@@ -58,20 +63,30 @@ class ListMachine:
     def settle(self) -> None:
         return None
 
+    def problem_of(self, command: bytes, sender: str) -> str:
+        """A session of a manager is named like it, where that is known; 7 is everybody's."""
+        try:
+            session, sequence, text = cbor2.loads(command)
+        except (cbor2.CBORError, TypeError, ValueError):
+            return "not a command"
+        if type(sequence) is not int or type(text) is not str or sequence == UNREADABLE:
+            return "a command of another version"
+        return "" if session == 7 or not sender or session == sender else f"{sender} writes under another's session"
+
     def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes) -> None:
         self._advance(index, term)
         self.membership = membership
         self._note_digest()
 
     def _note_digest(self) -> None:
-        whole = repr((self.applied, self.membership, sorted(self.answered))).encode()
+        whole = repr((self.applied, self.membership, sorted(self.answered, key=repr))).encode()
         self.digests[self.applied_index] = hashlib.blake2b(whole, digest_size=32).digest()
 
     def digest_at(self, index: int) -> bytes | None:
         return self.digests.get(index)
 
     def dump(self) -> bytes:
-        answered = sorted(self.answered)
+        answered = sorted(self.answered, key=repr)
         return bytes(cbor2.dumps([self.applied_index, self.applied_term, self.applied, answered, self.membership]))
 
     def load(self, data: bytes) -> None:

@@ -136,7 +136,7 @@ class ReplicatedStore(Store):
         self._closers: dict[threading.Thread, None] = {}
         self._changed = Bell()
         self._deliveries = Deliveries(f"warren-raft-futures {config.node_id}")
-        self._writes = Writes(config.queue_limit, self._deliveries)
+        self._writes = Writes(config.node_id, config.queue_limit, self._deliveries)
         self._stop_housekeeping = threading.Event()
         self._alarms = Alarms(config.node_id)
         self._certificate = OwnCertificate(config, self._alarms)
@@ -181,13 +181,15 @@ class ReplicatedStore(Store):
             opened.keeper.on_swap = self._swapped
             undo.callback(opened.abandon)
             self._database = opened.database
+            credentials = self._certificate.credentials
+            identity = None if credentials is None else credentials.identity
             self._driver = Driver(
                 listen=split_address(config.listen, field="listen"),
                 node_id=config.node_id,
                 log=opened.log,
-                credentials=self._certificate.credentials,
+                credentials=credentials,
                 writes=self._writes,
-                make_engine=opened.make_engine,
+                make_engine=partial(opened.make_engine, identity=identity),
                 on_change=self._changed.ring,
                 on_failure=self._on_failure,
             )

@@ -22,6 +22,7 @@ from warren_raft.own_certificate import OwnCertificate
 from warren_raft.paths import moved
 from warren_raft.raft.engine import Engine, Settings
 from warren_raft.raft.files import Files, HeldDirectory
+from warren_raft.raft.identity import Identity
 from warren_raft.raft.log import Log
 from warren_raft.remembered import Memory
 from warren_raft.snapshots import staging
@@ -219,7 +220,8 @@ class OpenedDirectory:
                 "directory, start it and add it again",
             )
 
-    def make_engine(self, now: float) -> Engine:
+    def make_engine(self, now: float, identity: Identity | None = None) -> Engine:
+        """`identity`: of this manager's own certificate; None: its links are plaintext."""
         config = self.config
         settings = Settings(
             node_id=config.node_id,
@@ -230,6 +232,7 @@ class OpenedDirectory:
             snapshot_after_bytes=config.snapshot_after_bytes,
             bootstrap=config.bootstrap,
             hints={id_: (address,) for id_, address in self.memory.said.items()},
+            identity=identity,
         )
         engine = Engine(
             settings,

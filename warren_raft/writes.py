@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from random import SystemRandom
 from typing import Final
 
@@ -21,7 +22,14 @@ from warren_raft.deliveries import Deliveries
 from warren_raft.errors import Closed, Unavailable
 from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
 from warren_raft.raft.submit import Proposal, expired
-from warren_raft.store.command import OPEN_SESSION, REQUEST_ID_BYTES, Operation, encode_operations, with_request_id
+from warren_raft.store.command import (
+    OPEN_SESSION,
+    REQUEST_ID_BYTES,
+    Operation,
+    encode_operations,
+    new_session,
+    with_request_id,
+)
 from warren_raft.timeouts import wait_seconds
 from warren_raft.waiting import taken
 
@@ -83,7 +91,8 @@ class Write(Proposal):
 class Writes:
     """The raft thread's, but for what says otherwise."""
 
-    def __init__(self, queue_limit: int, deliveries: Deliveries) -> None:
+    def __init__(self, node_id: str, queue_limit: int, deliveries: Deliveries) -> None:
+        self._new_session: Final = partial(new_session, node_id, SystemRandom().getrandbits)
         self._limit: Final = min(queue_limit, SESSION_WINDOW)
         self._deliveries = deliveries
         self._outstanding: dict[Write, None] = {}
@@ -121,9 +130,7 @@ class Writes:
         proposals: list[Proposal] = []
         if self._held and self._session == 0:
             if self._opening is None:
-                self._opening = self._identified(
-                    Proposal(SystemRandom().randrange(1, 1 << 63), 0, _OPENING, math.inf, self._opened)
-                )
+                self._opening = self._identified(Proposal(self._new_session(), 0, _OPENING, math.inf, self._opened))
                 proposals.append(self._opening)
             return proposals
         while self._held and self._has_room:

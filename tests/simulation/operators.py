@@ -297,7 +297,9 @@ class Operators:
             verb, id_, address = work.steps[0]
             directory = self.world.directories.get(id_)
             if verb == ADD and directory is not None:
-                address = directory.address  # it may have moved since the operator began
+                # It may have moved since the operator began; or another one removed it meanwhile, and those who tell it
+                # so are fewer than it takes to stop it.
+                address = self._blank(id_).address
             step = work.steps[0] = (verb, id_, address)
             process.take(ChangeWanted(*step, lambda answer: self._answered(process, work, step, answer)))
         self.world.after(ASK_AGAIN_SECONDS, lambda: self._ask(work))

@@ -5,6 +5,8 @@ What a newer manager wrote stops this one; what is merely broken is `MalformedCo
 
 from __future__ import annotations
 
+from typing import Any
+
 import cbor2
 import pytest
 from hypothesis import given
@@ -16,17 +18,24 @@ from warren_raft.store.command import (
     CLOSE_SESSION,
     COMMAND_OVERHEAD_BYTES,
     DELETE,
+    MAX_BATCH_BYTES,
+    NO_SESSION,
     OPEN_SESSION,
     PUT,
     Command,
     MalformedCommand,
     Operation,
     UnknownCommandVersion,
+    Verb,
     decode,
     encode,
     encode_operations,
     encoded_operations,
+    is_session_of,
+    new_session,
     operation_size_bytes,
+    problem_of,
+    session_of,
 )
 
 numbers = st.integers(0, 2**64 - 1)
@@ -145,3 +154,51 @@ def test_an_id_may_be_as_long_as_a_key() -> None:
 def test_an_id_that_is_not_utf_8_is_malformed() -> None:
     with pytest.raises(MalformedCommand):
         decode(encode(EXAMPLE).replace(b"n-1", b"n\xff1"))
+
+
+# What may be put into a log -----------------------------------------------------------------------------------------
+
+SAMPLES = [
+    Command(1 << 62, 9, 1, (Operation(PUT, 3, "id", b"entity", None), Operation(DELETE, 3, "id", None, 7))),
+    Command(5, 1, 1, (Operation(Verb.OPEN_SESSION),)),
+    Command(5, 2, 0),
+]
+
+
+@pytest.mark.parametrize("command", SAMPLES)
+def test_a_command_that_decode_reads_may_be_put_into_a_log(command: Command) -> None:
+    assert problem_of(encode(command)) == ""
+    assert session_of(encode(command)) == command.session
+
+
+@given(st.sampled_from(SAMPLES), st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=3), st.data())
+def test_it_may_exactly_where_decode_reads_it(command: Command, changes: list[tuple[int, int]], data: Any) -> None:
+    raw = bytearray(encode(command))
+    for position, value in changes:
+        raw[position % len(raw)] = value
+    cut = data.draw(st.integers(0, len(raw)))
+    for candidate in (bytes(raw), bytes(raw[:cut]), bytes(raw) + b"x"):
+        try:
+            is_readable = decode(candidate).session != NO_SESSION
+        except (MalformedCommand, UnknownCommandVersion):
+            is_readable = False
+        assert (problem_of(candidate) == "") is is_readable
+
+
+def test_a_command_of_another_version_is_named_as_such() -> None:
+    raw = bytearray(encode(SAMPLES[0]))
+    raw[1] = 9
+    assert problem_of(bytes(raw)) == "a command of version 9, this release reads 1"
+
+
+def test_a_command_that_is_too_large_or_has_no_session_may_not() -> None:
+    assert "is the most" in problem_of(bytes(MAX_BATCH_BYTES + 1))
+    assert "no session" in problem_of(encode(Command(NO_SESSION, 1, 1)))
+
+
+def test_a_session_is_its_managers() -> None:
+    for number in (0, 1, 5, (1 << 39) - 1):
+        session = new_session("m1", {39: number}.__getitem__)
+        assert 0 < session < 1 << 63
+        assert is_session_of(session, "m1")
+        assert not is_session_of(session, "m2")

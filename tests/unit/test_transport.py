@@ -72,7 +72,7 @@ class Node:
             listen=(HOST, port),
             node_id=node_id,
             hello=lambda: {"term": 7},
-            judge=lambda hello: self.judge(hello),
+            judge=lambda hello, _identity: self.judge(hello),
             on_link_up=self._up,
             on_link_down=self._down,
             on_message=self._message,
@@ -1084,7 +1084,7 @@ async def main():
     def say(*words):
         print(*words, flush=True)
     transport = Transport(
-        listen=("127.0.0.1", 0), node_id="m2", hello=dict, judge=lambda hello: None,
+        listen=("127.0.0.1", 0), node_id="m2", hello=dict, judge=lambda *_: None,
         on_link_up=lambda peer_id, link, hello: say("up"),
         on_link_down=lambda peer_id, link, end: say("down", end),
         on_message=lambda peer_id, link, message: transport.send(link, message), on_arriving=print,

@@ -37,7 +37,7 @@ class Sent:
     """The writes, and what comes out of it as commands."""
 
     def __init__(self, queue_limit: int = 100) -> None:
-        self.writes = Writes(queue_limit, Deliveries("test-futures"))
+        self.writes = Writes("m1", queue_limit, Deliveries("test-futures"))
         self.proposals: list[Proposal] = []
 
     def take(self, *writes: Write) -> list[str]:

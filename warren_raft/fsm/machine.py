@@ -16,6 +16,7 @@ from warren_raft.fsm.digest import recompute as recompute_digest
 from warren_raft.fsm.entry import FIRST_INDEX, Committed, Entry, read_committed
 from warren_raft.fsm.history import History
 from warren_raft.fsm.sessions import Sessions
+from warren_raft.store.command import is_session_of, problem_of, session_of
 from warren_raft.store.database import Database
 from warren_raft.store.transactions import APPLIED_INDEX, SESSIONS
 
@@ -79,6 +80,16 @@ class StateMachine:
         """The digest after the entry `index`; None where it is not kept (any more): nothing can be said then."""
         pair = self._ring[index % RECENT_DIGESTS]
         return pair[1] if pair is not None and pair[0] == index else None
+
+    def problem_of(self, command: bytes, sender: str) -> str:
+        """Why a command may not be put into a log; "": every manager of this release can apply it.
+
+        `sender`: the manager that wants it there, by its certificate; "": that is not known. Any thread.
+        """
+        problem = problem_of(command)
+        if not problem and sender and not is_session_of(session_of(command), sender):
+            return f"{sender} writes under the session of another manager"
+        return problem
 
     # ---- what the log says; one thread
 

@@ -35,6 +35,8 @@ GIVE_UP_SECONDS: Final = 10.0
 """A holder that has sent nothing for so long may be replaced by another. What was fetched stays, see `incoming`."""
 PINNED_SECONDS: Final = 60.0
 """A snapshot is kept for a follower that last asked for a chunk so long ago."""
+ASKED_FOR_SECONDS: Final = 30.0
+"""A follower may ask so often for a snapshot that it was not offered: one may have to be taken for it."""
 RETRY_SECONDS: Final = 10.0
 """After a snapshot could not be taken, or a fetched one was refused or found no room."""
 FORGOTTEN_SECONDS: Final = 3 * RETRY_SECONDS
@@ -172,6 +174,10 @@ class Catchup:
         self._offered: dict[str, float] = {}
         self._pins: dict[str, tuple[Snapshot, float]] = {}
         """Follower -> what it is fetching, and when it last asked for a chunk."""
+        self._served: dict[tuple[str, str], int] = {}
+        """(follower, sha256) -> the highest offset that it asked for, of snapshots that are held."""
+        self._asked_for: dict[str, float] = {}
+        """Follower -> when it last asked for a snapshot that it was not offered."""
         self._reading: set[str] = set()
         self._refused: dict[str, float] = {}
         self._wanted_by: dict[str, int] = {}
@@ -309,10 +315,10 @@ class Catchup:
         """A follower wants the next chunk. It asks for one at a time, so whoever is slow slows only itself down."""
         sha256, offset = message["sha256"], message["offset"]
         snapshot = next((each for each in self.snapshots.held if each.sha256 == sha256), None)
-        if snapshot is None or offset >= snapshot.file_bytes:
+        if snapshot is None or offset >= snapshot.file_bytes or peer not in self._offered:
             self._send(peer, {"type": "snapshot_gone", "sha256": sha256})
             return
-        self._pins[peer] = (snapshot, self._now)
+        self._pin(peer, snapshot, offset)
         if peer in self._reading:
             return
         self._reading.add(peer)
@@ -330,9 +336,20 @@ class Catchup:
 
         self._work(self.snapshots.read(sha256, offset, CHUNK_BYTES), read)
 
+    def _pin(self, peer: str, snapshot: Snapshot, offset: int) -> None:
+        """Keep it, and the log behind it, while the follower gets on: one that asks for the same again and again would
+        make the log grow for ever."""
+        held = {each.sha256 for each in self.snapshots.held}
+        self._served = {of: highest for of, highest in self._served.items() if of[1] in held}
+        if offset > self._served.get((peer, snapshot.sha256), -1):
+            self._served[peer, snapshot.sha256] = offset
+            self._pins[peer] = (snapshot, self._now)
+
     def asked_for_snapshot(self, peer: str, index: int) -> None:
         """A follower found its own state wrong, and could not mend it by itself; its log begins at `index`."""
-        self._wanted_by[peer] = index
+        if self._now - self._asked_for.get(peer, -1e9) >= ASKED_FOR_SECONDS:
+            self._asked_for[peer] = self._now
+            self._wanted_by[peer] = index
 
     def link_down(self, peer: str) -> None:
         self._offered.pop(peer, None)
@@ -390,7 +407,7 @@ class Catchup:
             fetch.offset += len(data)
             if fetch.offset == fetch.size:
                 self._open(fetch)
-            elif self._roster.counts(fetch.peer):
+            elif self._roster.may_serve(fetch.peer):
                 self._ask(fetch)
             else:
                 self.fetch = None  # its link went meanwhile
@@ -458,7 +475,7 @@ class Catchup:
             patience = ASK_AGAIN_LATEST_SECONDS
         if self._now - fetch.asked_at < patience:
             return
-        if self._now - fetch.heard_at >= GIVE_UP_SECONDS and not self._roster.counts(fetch.peer):
+        if self._now - fetch.heard_at >= GIVE_UP_SECONDS and not self._roster.may_serve(fetch.peer):
             self.fetch = None  # what there is of it stays, should it be offered again
         else:
             self._ask(fetch)

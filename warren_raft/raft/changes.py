@@ -9,18 +9,34 @@ judged once more when it is proposed, and called done only when the list that sa
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from warren_raft.config import check_address, check_node_id
 from warren_raft.errors import InvalidEntity
+from warren_raft.log_lines import log_event
+from warren_raft.raft.address_book import is_address
 from warren_raft.raft.core import Core
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.log import Log
-from warren_raft.raft.membership import ADD, FORM, PROMOTE, REMOVE, UPDATE, Change, Member
+from warren_raft.raft.membership import (
+    ADD,
+    CERTIFY,
+    FORM,
+    MEMBERS_MAX,
+    PROMOTE,
+    REMOVE,
+    UPDATE,
+    Certificate,
+    Change,
+    Member,
+)
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.rounds import Rounds
+
+logger = logging.getLogger("warren_raft.changes")
 
 Message = dict[str, Any]
 
@@ -82,7 +98,8 @@ class Changes:
 
     def proposed(self, index: int, change: Change) -> None:
         self._proposed_at, self._proposed = index, change
-        self._rounds.forget(change.id)
+        if change.verb in (ADD, PROMOTE, REMOVE):
+            self._rounds.forget(change.id)
         self._wanted = None
 
     def is_removing(self, member_id: str) -> bool:
@@ -110,16 +127,55 @@ class Changes:
     # What to propose ---------------------------------------------------------------------------------------------
 
     def next_change(self, applied_index: int, applied_term: int, new_cluster_id: str) -> Change | None:
-        """The change to propose now, alone in its entry, or None."""
+        """The change to propose now, alone in its entry, or None. It names our trust domain, which the list takes over
+        if it has none."""
+        change = self._next_change(applied_index, applied_term, new_cluster_id)
+        return None if change is None else replace(change, trust_domain=self._roster.trust_domain)
+
+    def _next_change(self, applied_index: int, applied_term: int, new_cluster_id: str) -> Change | None:
         if not self._core.is_leader or applied_term != self._core.term or applied_index < self._proposed_at:
             return None
         roster = self._roster
         if roster.membership is None:
-            members = tuple(member for _, member in sorted(roster.members.items()))
+            founders = [member for _, member in sorted(roster.members.items())]
+            members = tuple(replace(member, certificates=self._certificates_of(member)) for member in founders)
             return Change(FORM, cluster_id=new_cluster_id, members=members)
         if not roster.has_settled_voters:
             return None
-        return self._wanted_change() or self._promotion()
+        return self._wanted_change() or self._promotion() or self._certification() or self._invitation()
+
+    def _certificates_of(self, member: Member) -> tuple[Certificate, ...]:
+        """Those that the list has, and before them the one that we see it with now."""
+        identity = self._roster.identity_of(member)
+        shown = () if identity is None else (Certificate.of(identity),)
+        return shown + tuple(each for each in member.certificates if each not in shown)
+
+    def _certification(self) -> Change | None:
+        """The list knows every certificate that is in use: when a member is removed, they are all refused."""
+        for member in self._roster.members.values():
+            certificates = self._certificates_of(member)
+            if certificates[:1] != member.certificates[:1]:
+                return Change(CERTIFY, id=member.id, incarnation=member.incarnation, certificate=certificates[0])
+        return None
+
+    def _invitation(self) -> Change | None:
+        """A blank manager whose certificate is of this cluster is added without being asked for: who gave it the
+        certificate wants it here."""
+        roster = self._roster
+        membership = roster.membership
+        if membership is None or not membership.trust_domain or len(membership.members) >= MEMBERS_MAX:
+            return None
+        for id_, link in sorted(roster.links.items()):
+            identity = link.identity
+            if identity is None or id_ in membership.members or identity.trust_domain != membership.trust_domain:
+                continue
+            if membership.is_removed(identity) or not link.hello.blank or not is_address(link.hello.address):
+                continue
+            found = self._add(None, id_, link.hello.address)
+            if isinstance(found, Change):
+                log_event(logger, logging.INFO, "certified manager added", member=id_, address=found.address)
+                return found
+        return None
 
     def _wanted_change(self) -> Change | None:
         """What was asked for, judged anew: it may have waited, and a member may have died meanwhile."""
@@ -207,7 +263,8 @@ class Changes:
         if link.hello.address != address:
             return Answer(REFUSED, f"{member_id} says its address is {link.hello.address}, not {address}")
         self._roster.guests.forget(member_id)
-        return Change(ADD, id=member_id, address=address, incarnation=link.hello.incarnation)
+        certificate = None if link.identity is None else Certificate.of(link.identity)
+        return Change(ADD, id=member_id, address=address, incarnation=link.hello.incarnation, certificate=certificate)
 
     def _update(self, member: Member | None, member_id: str, address: str) -> Change | Answer:
         if member is None:
@@ -238,7 +295,8 @@ class Changes:
         rest = self._roster.voters - {member_id}
         if not rest:
             return Answer(REFUSED, f"{member_id} is the only voting member")
-        change = Change(REMOVE, id=member_id, incarnation=member.incarnation)
+        certificate, *_ = self._certificates_of(member) or (None,)
+        change = Change(REMOVE, id=member_id, incarnation=member.incarnation, certificate=certificate)
         return (self._why_not(rest, member_id) if member.voter else None) or change
 
     # Who is alive ------------------------------------------------------------------------------------------------

@@ -181,7 +181,12 @@ class Driver:
 
     def set_credentials(self, credentials: Credentials) -> None:
         """Use another certificate for links; see Transport. For a manager that was started with one."""
-        self._call(lambda: self._transport.set_credentials(credentials))
+
+        def use() -> None:
+            self._engine.renewed(credentials.identity)
+            self._transport.set_credentials(credentials)
+
+        self._call(use)
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         """Have the raft thread call it, unless it has ended."""

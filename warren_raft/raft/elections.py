@@ -4,6 +4,7 @@ PySyncObj's own timer is off: it has neither pre-vote nor stickiness, so one nod
 leader for ever (hole 6). Here a campaign starts only after a quorum said, without changing any term, that it would vote
 (Raft thesis 9.6). Not here: counting real votes (the core, behind guard.py). Time and randomness are passed in.
 Invariant: no vote is asked for, and none given, while a leader is known to be alive, unless that leader asks for it.
+A candidate gets its time once; one that asks again and again, and never leads, holds nobody up.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ RETRY_FRACTION: Final = 0.5
 GRANTED_SECONDS: Final = 0.1
 """Whoever got our pre-vote is given so long to campaign before we ask ourselves: two candidates split the vote. Shorter
 than any manager's pause between two rounds, so one that asks for ever and cannot win delays nobody for long."""
+PATIENCE_TIMEOUTS: Final = 5.0
+"""Whoever got our vote, or our pre-vote, and did not lead within so many timeouts is not waited for again meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,12 @@ class Elections:
         self._asking = False
         self._leader_contact = -1e9
         self._leader: str | None = None
+        self._successor: tuple[str, float] = ("", -1e9)
+        """To whom our leader hands over, and when it said so last."""
+        self._parked: tuple[str, Message, float] | None = None
+        """A request for our vote of a candidate that says to be asked by our leader, which has not said so yet."""
+        self._waited_for: dict[tuple[str, str], float] = {}
+        """(peer, for what) -> when it was last given time, since it led last."""
         self.why = STARTED
         """Why there is nobody to follow: what a campaign gives as its reason."""
         # Nobody is known to lead yet, and a pre-vote disturbs nobody who does.
@@ -86,6 +95,8 @@ class Elections:
         return self._leader_contact
 
     def heard_leader(self, leader: str, now: float) -> None:
+        if self._waited_for:
+            self._waited_for = {of: at for of, at in self._waited_for.items() if of[0] != leader}
         self._leader_contact = now
         self._leader = leader
         self._asking = False
@@ -120,10 +131,41 @@ class Elections:
         """Whether a vote would stand against a leader that was heard within the shortest election timeout."""
         return is_leader or (self._leader is not None and now - self._leader_contact < self._timeout)
 
-    def voted(self, now: float) -> None:
+    def voted(self, peer: str, now: float) -> None:
         """We gave our vote: whoever has it gets its time (Raft 5.2: granting a vote restarts the timer)."""
         self._asking = False
-        self._deadline = now + self._draw()
+        if self._is_waited_for(peer, "vote", now):
+            self._deadline = now + self._draw()
+
+    def _is_waited_for(self, peer: str, what: str, now: float) -> bool:
+        """Whether it has not had its time since it led last, or that was long ago."""
+        waited_at = self._waited_for.get((peer, what), -1e9)
+        if now - waited_at < PATIENCE_TIMEOUTS * self._timeout:
+            return False
+        self._waited_for[peer, what] = now
+        return True
+
+    def stand_again(self, now: float) -> None:
+        """We led until just now, and our majority follows us still."""
+        self._deadline = now
+
+    # Handing over ------------------------------------------------------------------------------------------------
+
+    def handed_over(self, target: str, now: float) -> tuple[str, Message] | None:
+        """Our leader hands over to `target`. Returns what that one asked already, in the last timeout."""
+        self._successor = (target, now)
+        parked, self._parked = self._parked, None
+        if parked is None or parked[0] != target or now - parked[2] > self._timeout:
+            return None
+        return parked[:2]
+
+    def successor(self, now: float) -> str | None:
+        """To whom our leader said, within the last timeout, that it hands over."""
+        target, said_at = self._successor
+        return target if now - said_at <= self._timeout else None
+
+    def park(self, peer: str, message: Message, now: float) -> None:
+        self._parked = (peer, message, now)
 
     # Pre-vote ----------------------------------------------------------------------------------------------------
 
@@ -155,8 +197,9 @@ class Elections:
             self._send(peer, request)
         return self._won(standing)
 
-    def answer_pre_vote(self, message: Message, now: float, standing: Standing) -> Message:
-        """Would we vote for it? Changes nothing: it may ask for ever without harm.
+    def answer_pre_vote(self, peer: str, message: Message, now: float, standing: Standing) -> Message:
+        """Would we vote for it? Changes nothing: it may ask for ever without harm. Our own leader that asks leads no
+        more.
 
         The answer is to leave when our log is synced: who cannot make a vote durable now must not promise one, and a
         candidate whose vote waits for our disk must not be made to begin anew.
@@ -168,15 +211,19 @@ class Elections:
         granted = (
             log_is_new_enough
             and message["term"] >= standing.term
-            and not self.leader_is_alive(now, is_leader=standing.is_leader)
+            and (peer == self._leader or not self.leader_is_alive(now, is_leader=standing.is_leader))
         )
-        if granted:
+        if granted and self._is_waited_for(peer, "pre-vote", now):
             self._deadline = max(self._deadline, now + GRANTED_SECONDS)
         return {"type": "pre_vote_reply", "round": message["round"], "granted": granted, "term": standing.term}
 
+    def expects(self, peer: str, message: Message, standing: Standing) -> bool:
+        """Whether it answers what we ask now."""
+        return self._asking and message["round"] == self._round and peer in standing.voters
+
     def receive_pre_vote_reply(self, peer: str, message: Message, standing: Standing) -> bool:
         """True: a quorum would vote for us, campaign now."""
-        if not self._asking or message["round"] != self._round or peer not in standing.voters:
+        if not self.expects(peer, message, standing):
             return False
         if message["granted"]:
             self._granted.add(peer)

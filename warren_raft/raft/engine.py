@@ -27,6 +27,7 @@ from warren_raft.errors import (
 from warren_raft.log_lines import log_event
 from warren_raft.paths import moved
 from warren_raft.raft import entries
+from warren_raft.raft.admission import Admission
 from warren_raft.raft.blocked import clear_blocked, raise_blocked
 from warren_raft.raft.catchup import (
     TAKEN_AFTER_BYTES,
@@ -60,12 +61,14 @@ from warren_raft.raft.events import (
 from warren_raft.raft.fields import check_fields
 from warren_raft.raft.guard import Guard, Outgoing, PeerFault
 from warren_raft.raft.health import Health
+from warren_raft.raft.identity import Identity
 from warren_raft.raft.installation import Installation
 from warren_raft.raft.large import LARGE_BYTES, HeldEntries
 from warren_raft.raft.leadership import (
     BLOCKED,
     DISK_HUNG,
     LATER_TERM,
+    LATER_TERM_OF_ONE,
     STATE_RENEWED,
     STATE_REPLACED,
     STATE_WRONG,
@@ -78,9 +81,12 @@ from warren_raft.raft.leadership import NO_SPACE as FULL_DISK
 from warren_raft.raft.leadership import REMOVED as LEAVING
 from warren_raft.raft.log import Batch, Log
 from warren_raft.raft.membership import (
+    FORM,
     OTHER_CLUSTER,
     OTHER_ORIGIN,
+    OTHER_TRUST_DOMAIN,
     REMOVED,
+    REMOVED_CERTIFICATE,
     Change,
     Hello,
     Member,
@@ -94,6 +100,7 @@ from warren_raft.raft.settling import Settling
 from warren_raft.raft.state_machine import StateMachine, apply_membership, membership_of
 from warren_raft.raft.submit import Proposal, Route, Submitter
 from warren_raft.raft.transport import WRONG_NODE, Refusal
+from warren_raft.raft.trust import KNOWN, PeerStanding, may_send
 from warren_raft.raft.watch import Situation, Watch
 from warren_raft.shortage import SPACE, Shortage, shortage_of
 
@@ -136,10 +143,14 @@ NO_ROOM: Final = "too many managers were low on space until the deadline"
 LARGE_TYPES: Final = frozenset(
     {
         *("submit_large", "submit_large_cancel", "submit_large_end"),
-        *("large_entry", "large_entry_held", "large_entry_drop", "large_entry_cancel"),
+        *("large_entry", "large_entry_held", "large_entry_drop", "large_entry_cancel", "large_entry_refused"),
     }
 )
 """Messages that carry large commands (large.py)."""
+
+
+NOTED_REFUSALS: Final = frozenset({OTHER_CLUSTER, OTHER_ORIGIN, OTHER_TRUST_DOMAIN, REMOVED_CERTIFICATE})
+"""Why a member that is not let in needs an operator here."""
 
 
 class Removed(RefusedForSafety):
@@ -162,6 +173,8 @@ class Settings:
     """Whether a list of members that names this manager alone makes a cluster of one."""
     hints: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Further addresses at which to dial members, by id: what was learnt before this start. `members` are hints too."""
+    identity: Identity | None = None
+    """Of this manager's own certificate; None: its links are plaintext."""
 
 
 class Engine:
@@ -197,8 +210,10 @@ class Engine:
             send_when_synced=self._send_when_synced,
             hints=settings.hints,
             bootstrap=settings.bootstrap,
+            identity=settings.identity,
         )
         self._check_not_removed()
+        self._check_trust_domain()
         self._elections = Elections(
             settings.node_id,
             timeout_seconds=settings.election_timeout_seconds,
@@ -214,6 +229,9 @@ class Engine:
             log,
             answer_seconds=settings.election_timeout_seconds,
             send=self._send_to,
+        )
+        self._admission = Admission(
+            self._roster, self._elections, self._requests, timeout_seconds=settings.election_timeout_seconds
         )
         self._health = Health(settings.node_id, self._roster, send=self._send_to, alarms=alarms)
         self._watch = Watch(settings.node_id, self._roster, alarms)
@@ -249,6 +267,8 @@ class Engine:
         self._alive_sent_at = LONG_AGO
         self._expire_at = LONG_AGO
         self._foreign: set[str] = set()
+        self._removed_by: set[str] = set()
+        """Members that refused this manager as removed, and have not let it in since."""
         self._leadership = Leadership(settings.node_id)
         self._led_term = 0
         self._led_at = now
@@ -283,7 +303,11 @@ class Engine:
             self._log.set_commit(self._machine.applied_index)  # it rides with the batches, and may have come too late
         self._keep_list()
         self._guard = Guard(
-            self._log, heard_leader=self._heard_leader, large=self._submitter.large, held=self._held_entry
+            self._log,
+            heard_leader=self._heard_leader,
+            large=self._submitter.large,
+            held=self._held_entry,
+            problem_of=self._problem_of_entry,
         )
         self._core = Core(
             node_id=settings.node_id,
@@ -296,6 +320,7 @@ class Engine:
             send=self._guard.outgoing,
         )
         self._guard.core = self._core
+        self._admission.attach(self._core)
         self._settling = Settling(self._core, self._log, self._guard, self._roster)
         self._changes = Changes(
             self._core,
@@ -324,6 +349,14 @@ class Engine:
         """By incarnation: one that was added anew reads in the log how its predecessor of the same id was removed."""
         if self._roster.was_removed:
             raise _removed(self._node_id)
+
+    def _check_trust_domain(self) -> None:
+        membership, own = self._roster.membership, self._roster.trust_domain
+        if membership is not None and own and membership.trust_domain not in ("", own):
+            raise RefusedForSafety(
+                f"the certificate of {self._node_id} is of the trust domain {own}, and its cluster's is "
+                f"{membership.trust_domain}; give it one of that cluster: warren-raft cert issue {self._node_id}"
+            )
 
     # Read by others ----------------------------------------------------------------------------------------------
 
@@ -453,18 +486,23 @@ class Engine:
     def pending_count(self) -> int:
         return self._submitter.pending_count
 
+    def renewed(self, identity: Identity) -> None:
+        """This manager shows another certificate from now on. Raft thread only."""
+        self._roster.identity = identity
+
     # For the transport, called between steps ---------------------------------------------------------------------
 
     def hello(self) -> Message:
         return self._roster.hello().to_message()
 
-    def judge(self, hello: Mapping[str, Any]) -> Refusal | None:
-        refusal = self._roster.judge(hello)
+    def judge(self, hello: Mapping[str, Any], identity: Identity | None = None) -> Refusal | None:
+        """Why a peer is not let in; None: it is. `identity`: of its certificate; None: the link is plaintext."""
+        refusal = self._roster.judge(hello, identity)
         if refusal is not None:
             peer = str(hello.get("node_id"))
             self._note_foreign(peer, refusal)
             self._roster.guests.refused(peer, refusal.text)
-            if refusal.code in (OTHER_CLUSTER, OTHER_ORIGIN) and peer in self._roster.members:
+            if refusal.code in NOTED_REFUSALS and peer in self._roster.members:
                 self._note_refusal("member-not-let-in", peer, f"{peer} is not let in: {refusal.text}")
         return refusal
 
@@ -494,8 +532,8 @@ class Engine:
                 self._arriving(peer, number, term)
             case Synced(batch, error):
                 self._log_written(batch, error)
-            case LinkUp(peer, number, hello):
-                self._link_up(peer, number, Hello.from_message(hello))
+            case LinkUp(peer, number, hello, identity):
+                self._link_up(peer, number, Hello.from_message(hello), identity)
             case LinkDown(peer, number):
                 if self._roster.link_down(peer, number):
                     self._link_down(peer)
@@ -717,18 +755,27 @@ class Engine:
 
     # Links -------------------------------------------------------------------------------------------------------
 
-    def _link_up(self, peer: str, number: int, hello: Hello) -> None:
-        self._roster.link_up(peer, number, hello, self._now)
+    def _link_up(self, peer: str, number: int, hello: Hello, identity: Identity | None) -> None:
+        self._removed_by.discard(peer)
+        try:
+            self._roster.link_up(peer, number, hello, identity, self._now)
+        except ValueError as error:
+            self._drop(peer, f"{peer} says in its hello what cannot be, its link is dropped: {error}")
         self.alarms.clear_alarm("refused-by-member", peer)
         self.alarms.clear_alarm("member-not-let-in", peer)
         self._connect(peer)
 
     def _connect(self, peer: str) -> None:
+        self._connect_core(peer)
+        self._guard.link_up(peer)
+
+    def _connect_core(self, peer: str) -> None:
+        """A voter is the directory that the list names; another one under its id is nobody to the core."""
         if peer in self._core.voters:
-            self._core.connected(peer)
+            connect = self._core.connected if self._roster.counts(peer) else self._core.disconnected
+            connect(peer)
         elif self._roster.is_fed(peer):
             self._core.learner_connected(peer)
-        self._guard.link_up(peer)
 
     def _link_down(self, peer: str) -> None:
         # What waits for a sync was meant for the old link; on a new one it would be out of order.
@@ -746,14 +793,23 @@ class Engine:
         self._submitter.link_down(peer)
         self._held.link_down(peer)
         self._elections.link_down(peer, self._now)
+        self._admission.forget(peer)
 
     def _was_refused(self, peer: str, refusal: Refusal) -> None:
         self._roster.guests.refused(peer, refusal.text)
         if refusal.code == REMOVED:
-            raise _removed(self._node_id)
+            self._was_refused_as_removed(peer)
         if refusal.code != WRONG_NODE:  # it looked for another manager here, and its own log says so
             self._note_refusal("refused-by-member", peer, f"{peer} refuses this manager: {refusal.text}")
         self._note_foreign(peer, refusal)
+
+    def _was_refused_as_removed(self, peer: str) -> None:
+        """One member's word stops nobody: a majority of the other voters that we knew says so, or our own log does."""
+        others = self._roster.voters - {self._node_id}
+        if peer in others:
+            self._removed_by.add(peer)
+        if self._settling.is_leaving or len(self._removed_by & others) * 2 > len(others):
+            raise _removed(self._node_id)
 
     def _note_refusal(self, name: AlarmName, peer: str, text: str) -> None:
         self.alarms.raise_alarm(name, text, subject=peer, ends_after_seconds=REFUSAL_SECONDS)
@@ -813,7 +869,7 @@ class Engine:
     def _arriving(self, peer: str, number: int, term: int) -> None:
         """Parts of a large message count as signs of life, both ways: over a thin link its end may be far away."""
         link = self._roster.links.get(peer)
-        if link is None or link.number != number or not self._roster.counts(peer) or self._installation.is_swapping:
+        if link is None or link.number != number or not self._hears(peer) or self._installation.is_swapping:
             return
         self._catchup.arriving(peer, self._now)
         if term and self._guard.is_led_by(peer, term):
@@ -822,8 +878,35 @@ class Engine:
             if alive is not None and alive.peer == peer:
                 self._send_to(peer, alive.message)
 
+    def _hears(self, peer: str) -> bool:
+        """Whether the peer of a link is listened to at all."""
+        if self._roster.standing(peer) is PeerStanding.AHEAD:
+            return self._admission.hears(peer, self._now, self._led_at)
+        return self._roster.counts(peer)
+
+    def _turn_away(self, peer: str, standing: PeerStanding, kind: str) -> None:
+        """What may not come from a peer of this standing (trust.py)."""
+        if standing in (PeerStanding.FORMING, PeerStanding.GUEST):
+            # It said who it is when the link came up, and may have become a member since: a new link says so.
+            self._guard.stats["message of a non-member dropped"] += 1
+            self._effects.append(CloseLink(self._roster.links[peer].number, f"{peer} is no member by its hello"))
+        elif kind in KNOWN:
+            self._guard.stats[f"message of a peer that is {standing.value} dropped"] += 1
+        else:
+            self._guard.stats["unknown message dropped"] += 1  # a later version's
+
     def _dispatch(self, peer: str, message: Message) -> None:
         kind = message["type"]
+        standing = self._roster.standing(peer)
+        assert standing is not None  # there is a link
+        if not may_send(standing, kind):
+            self._turn_away(peer, standing, kind)
+            return
+        if standing is PeerStanding.AHEAD and not self._admission.hears(peer, self._now, self._led_at):
+            self._guard.stats["message of a peer that is ahead not heard"] += 1
+            if kind == "large_entry":
+                self._send_to(peer, {"type": "large_entry_refused", "number": message["number"]})
+            return
         if kind == "founding_view":
             complaint = self._roster.receive_view(peer, message["view"], message["configured"])
             if complaint is None:
@@ -832,12 +915,7 @@ class Engine:
                 self.alarms.raise_alarm("initial-members-differ", complaint, subject=peer)
             return
         if kind == "founding":
-            self._receive_founding(message["founding"])
-            return
-        if not self._roster.counts(peer):
-            # It said who it is when the link came up, and may have become a member since: a new link says so.
-            self._guard.stats["message of a non-member dropped"] += 1
-            self._effects.append(CloseLink(self._roster.links[peer].number, f"{peer} is no member by its hello"))
+            self._receive_founding(peer, message["founding"])
             return
         if kind == "health":
             self._health.receive(peer, message, self._now)
@@ -852,18 +930,19 @@ class Engine:
             return
         match kind:
             case "health":
-                self._hear_of_lists(message)
+                self._hear_of_lists(peer, message)
             case "append_entries":
-                self._guard.receive_append(peer, message)
+                self._receive_append(peer, message)
             case "next_node_idx":
                 self._guard.receive_reply(peer, message)
             case "submit":
+                self._check_commands(peer, message["commands"])
                 self._submitter.receive(peer, message["commands"], is_leader=self._takes_writes)
             case "submit_refused":
                 self._submitter.refused(peer, self._now)
             case "pre_vote":
                 if self._roster.may_vote:
-                    reply = self._elections.answer_pre_vote(message, self._now, self._standing())
+                    reply = self._elections.answer_pre_vote(peer, message, self._now, self._standing())
                     self._send_when_synced(peer, reply)
             case "pre_vote_reply":
                 self._pre_vote_reply(peer, message)
@@ -872,13 +951,15 @@ class Engine:
             case "response_vote":
                 self._guard.receive_vote(peer, message)
             case "nack":
-                self._guard.receive_nack(message)
+                self._receive_nack(peer, message)
+            case "hand_over":
+                self._receive_hand_over(peer, message)
             case "timeout_now":
                 self._timeout_now(peer, message)
             case "change":
                 self._send_to(peer, self._requests.answer(peer, message, self._machine.applied_index))
             case "change_answer":
-                self._requests.answered(message)
+                self._requests.receive_answer(peer, message)
             case "snapshot_offer":
                 if peer == self._core.leader:
                     self._catchup.offered(peer, message)
@@ -891,26 +972,30 @@ class Engine:
             case "snapshot_wanted":
                 if self._core.is_leader:
                     self._catchup.asked_for_snapshot(peer, message["index"])
-            case _:
-                self._guard.stats["unknown message dropped"] += 1  # a later version's
 
     def _receive_large(self, peer: str, message: Message) -> None:
         """What carries large commands. Also while the state is replaced: nothing of it touches log or state."""
         submitter, number = self._submitter, message["number"]
         match message["type"]:
             case "submit_large":
+                self._check_commands(peer, [message["command"]])
                 submitter.large.receive(peer, message, self._now, is_leader=self._takes_writes)
             case "submit_large_cancel":
                 submitter.large.receive_cancel(peer, number)
             case "submit_large_end":
                 submitter.large_ended(peer, number, self._now, again=message["again"])
             case "large_entry":
-                self._guard.is_led_by(peer, message["term"])
+                if not self._admission.may_lead(peer, message["term"], self._now):
+                    self._guard.is_led_by(peer, message["term"])  # which tells a leader of an older term so
+                    self._send_to(peer, {"type": "large_entry_refused", "number": number})
+                    return
                 if not self._held.add(peer, number, message["entry"]):
                     raise PeerFault("more large entries, sent ahead, than any leader sends")
                 self._send_to(peer, {"type": "large_entry_held", "number": number})
             case "large_entry_held":
                 submitter.large.held(peer, number)
+            case "large_entry_refused":
+                submitter.large.refused(peer, number)
             case _:
                 self._held.drop(peer, number)
 
@@ -920,6 +1005,40 @@ class Engine:
             return self._held.get(peer, name)
         command = self._submitter.lent.of(peer).get(-name)
         return None if command is None else entries.encode_commands([command.data])
+
+    def _receive_append(self, peer: str, message: Message) -> None:
+        term = message.get("term")
+        if type(term) is int and term > self._core.term and not self._admission.may_lead(peer, term, self._now):
+            self._guard.stats["append message against a living leader ignored"] += 1
+            return
+        self._guard.receive_append(peer, message)
+
+    def _check_commands(self, peer: str, commands: Sequence[bytes]) -> None:
+        """Raises PeerFault for what may not be put into a log: it came from a manager that looked at it before."""
+        identity = self._roster.links[peer].identity
+        sender = "" if identity is None else identity.node_id
+        for command in commands:
+            problem = self._machine.problem_of(command, sender)
+            if problem:
+                raise PeerFault(f"a command that no manager takes: {problem}")
+
+    def _problem_of_entry(self, entry: bytes) -> str:
+        """Why an entry of a leader is not appended."""
+        problem = entries.problem_of(entry, lambda command: self._machine.problem_of(command, ""))
+        if not problem and entry[:2] == entries.CHANGE:
+            change = entries.decode(entry)
+            assert isinstance(change, Change)
+            return self._problem_of_change(change)
+        return problem
+
+    def _problem_of_change(self, change: Change) -> str:
+        """The cluster is formed by the members that the founders' record names, and nobody else."""
+        founding = self._roster.founding
+        if change.verb != FORM or self._roster.membership is not None or founding is None:
+            return ""
+        formed = {(m.id, m.address, m.incarnation, m.voter) for m in change.members}
+        founders = {(m.id, m.address, m.incarnation, m.voter) for m in founding.members.values()}
+        return "" if formed == founders else "a cluster of other members than those that have met"
 
     # Elections ---------------------------------------------------------------------------------------------------
 
@@ -944,8 +1063,9 @@ class Engine:
             self._ready_index = commit_index
 
     def _pre_vote_reply(self, peer: str, message: Message) -> None:
-        if message["term"] > self._core.term and self.leader is None:
-            self._core.observe_term(message["term"])
+        is_expected = self._elections.expects(peer, message, self._standing())
+        if message["term"] > self._core.term and self.leader is None and is_expected:
+            self._core.observe_term(self._admission.bounded(message["term"]))
         if self._elections.receive_pre_vote_reply(peer, message, self._standing()):
             self._campaign()
 
@@ -953,14 +1073,35 @@ class Engine:
         if not self._roster.may_vote:
             return
         self._leadership.heard_candidate(peer, message)
-        alive = self._elections.leader_is_alive(self._now, is_leader=self._core.is_leader)
-        if alive and not message.get("transfer"):
+        if not self._admission.may_get_vote(peer, message, self._now):
             self._guard.stats["vote request against a living leader ignored"] += 1
             return
         before = (self._log.current_term, self._log.voted_for)
         self._guard.receive_vote_request(peer, message)
         if self._log.voted_for == peer and before != (self._log.current_term, peer):
-            self._elections.voted(self._now)
+            self._elections.voted(peer, self._now)
+
+    def _receive_hand_over(self, peer: str, message: Message) -> None:
+        """Our leader says to whom it hands over: that one may ask for our vote, although the leader is alive."""
+        if peer != self._core.leader or message["term"] != self._core.term:
+            return
+        asked = self._elections.handed_over(message["target"], self._now)
+        if asked is not None and self._roster.counts(asked[0]):
+            self._vote_request(*asked)
+
+    def _receive_nack(self, peer: str, message: Message) -> None:
+        """A member is in a later term than the one that we lead, and cannot follow us."""
+        core, term = self._core, self._admission.bounded(message["term"])
+        if not core.is_leader or term <= core.term:
+            return
+        if self._admission.must_yield(peer, term):
+            core.observe_term(term)
+        elif self._admission.may_yield(peer, self._now):
+            core.observe_term(term)
+            self._follow_leadership(Reason(LATER_TERM_OF_ONE, f"{peer} is in a later term and could not follow"))
+            self._elections.stand_again(self._now)
+        else:
+            self._guard.stats["later term of a single member not taken up"] += 1
 
     def _campaign(self, transfer: Reason | None = None) -> None:
         """`transfer`: why our leader hands leadership to us."""
@@ -1180,12 +1321,11 @@ class Engine:
 
     def _follow_membership(self) -> None:
         """Make the core's member set, and our links, what the applied list says."""
-        roster, core = self._roster, self._core
+        roster = self._roster
         self._check_not_removed()
         self._follow_voters()
         for peer in sorted(roster.links):
-            if roster.is_fed(peer):
-                core.learner_connected(peer)
+            self._connect_core(peer)
         self._dismiss_removed()
 
     def _keep_list(self) -> None:
@@ -1205,14 +1345,27 @@ class Engine:
         if self._roster.settled_index != was_settled:
             self._dismiss_removed()
 
-    def _hear_of_lists(self, message: Message) -> None:
-        """What others know of commits and lists, whoever leads, and also where nobody can."""
+    def _hear_of_lists(self, peer: str, message: Message) -> None:
+        """What others know of commits and lists, also where nobody can lead."""
         commit, settled = message.get("commit"), message.get("settled")
-        if commit is not None:
-            self._guard.learn_commit(*commit)
-        if settled is not None:
-            self._roster.settled(settled)
+        if commit is not None and self.leader is None:  # a leader says so itself
+            self._learn_of_change(*commit)
+        membership = self._roster.membership
+        if settled is not None and membership is not None:
+            self._roster.settled(min(settled, membership.index))
             self._dismiss_removed()
+
+    def _learn_of_change(self, index: int, term: int) -> None:
+        """A member says that the entry (index, term) is committed. It is believed as far as somebody may be needed for
+        it: up to the newest change of members in our log."""
+        log = self._log
+        if not log.holds(index, term):
+            return
+        for position in range(index - log.base_index, log.commit_index - log.base_index, -1):
+            entry, at, its_term = log.entries[position]
+            if entry[:2] == entries.CHANGE:
+                self._guard.learn_commit(at, its_term)
+                return
 
     def _dismiss_removed(self) -> None:
         """Who was removed and is needed no more is told so when it comes back."""
@@ -1230,8 +1383,6 @@ class Engine:
         for peer in sorted(voters - core.voters):
             core.learner_disconnected(peer)
             core.add_voter(peer)
-            if peer in roster.links:
-                core.connected(peer)
 
     # Another state in the place of ours ----------------------------------------------------------------------------
 
@@ -1299,11 +1450,13 @@ class Engine:
         self.alarms.clear_others("initial-members-differ")
         # Our own configuration may have changed since the founders met; the core has to count by their record.
         self._follow_voters()
+        for peer in sorted(self._roster.links):
+            self._connect_core(peer)
         self._elections.founded(self._now)
 
-    def _receive_founding(self, founding: bytes) -> None:
+    def _receive_founding(self, peer: str, founding: bytes) -> None:
         try:
-            self._roster.receive_founding(founding)
+            self._roster.receive_founding(peer, founding)
         except ValueError as error:
             raise PeerFault(str(error)) from error
 

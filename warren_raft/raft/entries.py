@@ -6,7 +6,7 @@ stops the manager rather than being skipped, since the others may have understoo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import cbor2
@@ -17,12 +17,15 @@ from warren_raft.raft.core import NO_OP, REGULAR
 from warren_raft.raft.membership import Change
 
 _COMMANDS: Final = REGULAR + b"\x01"
-_CHANGE: Final = REGULAR + b"\x02"
+CHANGE: Final = REGULAR + b"\x02"
+"""The first two bytes of an entry that is a membership change."""
 
 COMMANDS_PER_ENTRY: Final = 1024
 """Group commit takes at most so many commands into one entry: applying them stays within some tens of milliseconds."""
 ENTRY_BYTES: Final = 1024 * 1024
 """... and stops taking more at this size; a single larger command goes alone."""
+_HEADS_BYTES: Final = 16 * COMMANDS_PER_ENTRY
+"""More than CBOR puts before the commands of an entry."""
 
 
 def encode_commands(commands: Sequence[bytes]) -> bytes:
@@ -30,7 +33,7 @@ def encode_commands(commands: Sequence[bytes]) -> bytes:
 
 
 def encode_change(change: Change) -> bytes:
-    return _CHANGE + change.encode()
+    return CHANGE + change.encode()
 
 
 def decode(entry: bytes) -> list[bytes] | Change:
@@ -47,8 +50,21 @@ def decode(entry: bytes) -> list[bytes] | Change:
             if type(commands) is list and all(type(command) is bytes for command in commands):
                 return commands
             raise ValueError("its commands are not a list of byte strings")
-        if kind == _CHANGE:
+        if kind == CHANGE:
             return Change.decode(entry[2:])
     except ValueError as error:
         raise InvariantViolation(f"a log entry that does not decode: {error}") from None
     raise InvariantViolation(f"a log entry of unknown kind {kind!r}: written by a newer version?")
+
+
+def problem_of(entry: bytes, of_command: Callable[[bytes], str]) -> str:
+    """Why the entry may not be put into a log; "": it may. `of_command` says the same of each command in it."""
+    try:
+        content = decode(entry)
+    except InvariantViolation as error:
+        return str(error)
+    if isinstance(content, Change):
+        return ""
+    if len(content) > COMMANDS_PER_ENTRY or (len(content) > 1 and len(entry) > ENTRY_BYTES + _HEADS_BYTES):
+        return f"{len(content)} commands in {len(entry)} bytes"
+    return next(filter(None, map(of_command, content)), "")

@@ -11,6 +11,8 @@ from warren_raft.raft.changes import DONE, PENDING, REFUSED, WAIT
 from warren_raft.raft.core import Message
 from warren_raft.raft.guard import INDEX_MAX, PeerFault
 from warren_raft.raft.health import are_digests
+from warren_raft.raft.membership import MEMBERS_MAX
+from warren_raft.raft.membership import TEXT_CHARACTERS as MEMBER_CHARACTERS
 from warren_raft.raft.reports import is_report
 from warren_raft.raft.submit import COMMAND_BYTES_MAX
 
@@ -19,6 +21,8 @@ FAULT_CHARACTERS: Final = 500
 TEXT_CHARACTERS: Final = 4096
 """Of a text in a message: an id, an address, a sentence for an operator."""
 SHA256_CHARACTERS: Final = 64
+COMMANDS_MAX: Final = 16 * 1024
+"""In one message: more than a manager may have out."""
 
 
 def _is_index(value: Any) -> bool:
@@ -36,7 +40,10 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_texts(value: Any) -> bool:
-    return type(value) is dict and all(type(part) is str for item in value.items() for part in item)
+    """Of members, by id."""
+    if type(value) is not dict or len(value) > MEMBERS_MAX:
+        return False
+    return all(type(part) is str and len(part) <= MEMBER_CHARACTERS for item in value.items() for part in item)
 
 
 def _is_command(value: Any) -> bool:
@@ -44,7 +51,7 @@ def _is_command(value: Any) -> bool:
 
 
 def _is_commands(value: Any) -> bool:
-    return type(value) is list and all(map(_is_command, value))
+    return type(value) is list and len(value) <= COMMANDS_MAX and all(map(_is_command, value))
 
 
 def _is_entry(value: Any) -> bool:
@@ -75,9 +82,13 @@ FIELDS: Final[Mapping[str, Mapping[str, Callable[[Any], bool]]]] = {
     "large_entry_held": {"number": _is_number},
     "large_entry_drop": {"number": _is_number},
     "large_entry_cancel": {"number": _is_number},
+    "large_entry_refused": {"number": _is_number},
     "pre_vote": dict.fromkeys(("round", "term", "last_log_index", "last_log_term"), _is_index),
     "pre_vote_reply": {"round": _is_index, "granted": _is_bool, "term": _is_index},
     "timeout_now": {"term": _is_index},
+    "hand_over": {"term": _is_index, "target": _is_text},
+    "nack": {"term": _is_index},
+    "request_vote": dict.fromkeys(("term", "last_log_index", "last_log_term"), _is_index),
     "change": {"number": _is_index, "verb": _is_text, "id": _is_text, "address": _is_text},
     "addresses": {"said": are_told},
     "health": {

@@ -25,6 +25,12 @@ bound the core would pour a lagging follower's whole backlog into the link's buf
 NAMED_BYTES: Final = 16
 """What an entry counts in that window which its message only names, as the follower holds its bytes (large.py)."""
 INDEX_MAX: Final = 1 << 62
+UNCOMMITTED_MAX: Final = 4096
+UNCOMMITTED_FEW: Final = 64
+UNCOMMITTED_BYTES: Final = 128 * 1024 * 1024
+"""Entries beyond what a leader says is committed, and their bytes where they are more than a few. No snapshot ever
+stands for them, so a leader that sent them without end would fill the log. A correct one proposes two at a time, or a
+megabyte of large ones, and inherits as many from each leader before it."""
 
 
 class PeerFault(Exception):
@@ -73,6 +79,7 @@ class Guard:
 
     `heard_leader(peer, commit_index)` is called for each append message of a legitimate leader. `large` are the entries
     that we sent ahead as a leader; `held(peer, name)` is the one that a leader sent ahead to us; None: there is none.
+    `problem_of(entry)` says why an entry may not be appended; "": it may.
     """
 
     def __init__(
@@ -82,8 +89,10 @@ class Guard:
         heard_leader: Callable[[str, int], None],
         large: LargeEntries,
         held: Callable[[str, int], bytes | None],
+        problem_of: Callable[[bytes], str],
     ) -> None:
         self._log = log
+        self._problem_of = problem_of
         self._heard_leader = heard_leader
         self._large = large
         self._held = held
@@ -293,8 +302,22 @@ class Guard:
         keep = previous + held
         if keep < log.last_index and keep < log.commit_index:
             raise PeerFault(f"{peer} would overwrite committed entries from index {keep + 1}")
+        self._check_new(entries[held:], verified, max(known_commit, log.commit_index))
         self._deliver_append(peer, message, keep, self._term_at(keep), entries[held:], known_commit)
         self._note_commit(known_commit)
+
+    def _check_new(self, entries: Sequence[Entry], last: int, committed: int) -> None:
+        """What a manager could not read never gets into the log: no manager could start on it."""
+        for command, index, _ in entries:
+            problem = self._problem_of(command)
+            if problem:
+                raise PeerFault(f"an entry at index {index} that may not be appended: {problem}")
+        if last - committed > UNCOMMITTED_MAX:
+            raise PeerFault(f"{last - committed} entries that are not committed; no leader has more than a few")
+        if last - committed > UNCOMMITTED_FEW:
+            kept = (len(command) for command, _, _ in self._log.entries[committed + 1 - self._log.base_index :])
+            if sum(kept) + sum(len(command) for command, _, _ in entries) > UNCOMMITTED_BYTES:
+                raise PeerFault(f"more than {UNCOMMITTED_BYTES} bytes of entries that are not committed")
 
     def _note_commit(self, index: int) -> None:
         """What is known to be committed rides with the next log batch. A message may know less than we do already: a
@@ -418,9 +441,6 @@ class Guard:
         if peer not in self._votes[1]:
             self._votes[1].add(peer)
             self.core.deliver(peer, {"type": "response_vote", "term": term})
-
-    def receive_nack(self, message: Message) -> None:
-        self.core.observe_term(_integer(message, "term"))
 
     # Links and syncs ---------------------------------------------------------------------------------------------
 

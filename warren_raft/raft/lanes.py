@@ -27,7 +27,7 @@ LANES: Final[Mapping[str, Lane]] = {
     **dict.fromkeys(("hello", "welcome", "refused", "ping", "got", "bye"), Lane.CONTROL),
     **dict.fromkeys(("pre_vote", "pre_vote_reply", "request_vote", "response_vote"), Lane.CONTROL),
     **dict.fromkeys(("nack", "timeout_now", "next_node_idx", "change", "change_answer"), Lane.CONTROL),
-    "large_entry_held": Lane.CONTROL,
+    **dict.fromkeys(("large_entry_held", "large_entry_refused", "hand_over"), Lane.CONTROL),
     **dict.fromkeys(("snapshot_chunk", "submit_large", "large_entry"), Lane.BULK),
     # Behind what they cancel, or what is left of it.
     **dict.fromkeys(("submit_large_cancel", "large_entry_cancel"), Lane.BULK),

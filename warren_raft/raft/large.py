@@ -29,7 +29,8 @@ let through. The same for what a manager has sent to the leader."""
 QUEUE_BYTES: Final = 64 * 1024 * 1024
 """Of large commands that wait at the leader; who sends more is told to come back."""
 HELD_BYTES_MAX: Final = 4 * AHEAD_BYTES
-"""What a manager holds for one leader. No correct one sends half of it."""
+HELD_MAX: Final = 16 * 1024
+"""What a manager holds for a leader. No correct one sends half of it."""
 
 LONGEST_SECONDS: Final = 1e9
 """In a message, for a command whose caller waits for ever."""
@@ -58,6 +59,9 @@ class Large:
     names: dict[str, int] = field(default_factory=dict)
     """Peer -> under which name it is held there, or UNDER_WAY: our own number, or for what a peer sent to us the
     number of that peer, negative."""
+    refused_by: set[str] = field(default_factory=set)
+    """Peers that did not take it ahead of the log, as they did not know that we lead. It is in an append message to
+    them."""
 
     @property
     def entry(self) -> bytes:
@@ -129,7 +133,7 @@ class LargeEntries:
         with_room = list(peers)
         for large in self._queue:
             for peer in with_room:
-                if peer not in large.names and self._has_room_for(peer, large):
+                if peer not in large.names and peer not in large.refused_by and self._has_room_for(peer, large):
                     self._send_entry(peer, large, term)
             with_room = [peer for peer in with_room if self._ahead_bytes.get(peer, 0) < AHEAD_BYTES]
             if not with_room:
@@ -154,6 +158,14 @@ class LargeEntries:
         for large in self._all():
             if large.number == number and large.names.get(peer) == UNDER_WAY:
                 large.names[peer] = number
+
+    def refused(self, peer: str, number: int) -> None:
+        """A peer does not take it."""
+        for large in self._all():
+            if large.number == number and large.names.get(peer) == UNDER_WAY:
+                del large.names[peer]
+                large.refused_by.add(peer)
+                self._ahead_bytes[peer] -= len(large.command)
 
     # Into the log ------------------------------------------------------------------------------------------------
 
@@ -205,6 +217,7 @@ class LargeEntries:
             self._give_up(large)
         for large in self._all():
             large.names.pop(peer, None)
+            large.refused_by.discard(peer)
         self._ahead_bytes.pop(peer, None)
 
     def clear(self) -> None:
@@ -244,25 +257,34 @@ class LargeEntries:
 
 
 class HeldEntries:
-    """What this manager holds for leaders that sent it ahead. Raft thread or simulator only."""
+    """What this manager holds for the leader that sent it ahead. Raft thread or simulator only."""
 
     def __init__(self) -> None:
-        self._held: dict[str, dict[int, bytes]] = {}
+        self._peer = ""
+        self._held: dict[int, bytes] = {}
+        self._bytes = 0
 
     def add(self, peer: str, number: int, entry: bytes) -> bool:
-        """False: it is more than a correct leader sends."""
-        held = self._held.setdefault(peer, {})
-        held[number] = entry
-        return sum(map(len, held.values())) <= HELD_BYTES_MAX
+        """False: it is more than a correct leader sends. What another leader sent before is of no use any more."""
+        if peer != self._peer:
+            self.link_down(self._peer)
+            self._peer = peer
+        self.drop(peer, number)
+        self._held[number] = entry
+        self._bytes += len(entry)
+        return self._bytes <= HELD_BYTES_MAX and len(self._held) <= HELD_MAX
 
     def get(self, peer: str, number: int) -> bytes | None:
-        return self._held.get(peer, {}).get(number)
+        return self._held.get(number) if peer == self._peer else None
 
     def drop(self, peer: str, number: int) -> None:
-        self._held.get(peer, {}).pop(number, None)
+        if peer == self._peer:
+            self._bytes -= len(self._held.pop(number, b""))
 
     def link_down(self, peer: str) -> None:
-        self._held.pop(peer, None)
+        if peer == self._peer:
+            self._held.clear()
+            self._bytes = 0
 
 
 class Command(Protocol):

@@ -38,6 +38,7 @@ class Reason(NamedTuple):
 
 STARTED: Final = Reason("start", "no leader was heard since this manager started")
 LATER_TERM: Final = Reason("term", "another manager began a later term")
+LATER_TERM_OF_ONE: Final = "term-of-member"
 LINK_LOST: Final = "link-lost"
 TIMEOUT: Final = "timeout"
 NO_QUORUM: Final = "no-quorum"

@@ -8,7 +8,7 @@ predecessor's name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,10 +16,11 @@ import cbor2
 
 from warren_raft import strict_cbor
 from warren_raft.errors import InvariantViolation
+from warren_raft.raft.identity import Identity
 from warren_raft.raft.transport import Refusal
 
-FORM, ADD, PROMOTE, UPDATE, REMOVE = "form", "add", "promote", "update", "remove"
-VERBS: Final = frozenset({FORM, ADD, PROMOTE, UPDATE, REMOVE})
+FORM, ADD, PROMOTE, UPDATE, REMOVE, CERTIFY = "form", "add", "promote", "update", "remove", "certify"
+VERBS: Final = frozenset({FORM, ADD, PROMOTE, UPDATE, REMOVE, CERTIFY})
 
 REMOVED_KEPT: Final = 1000
 """Removed incarnations remembered, so that a removed manager hears that it was removed; the oldest are forgotten."""
@@ -29,6 +30,10 @@ FOUNDING_BYTES: Final = 32 * 1024
 """A founding record travels in a hello (64 KiB at most) and is the log's note (as much)."""
 TEXT_CHARACTERS: Final = 256
 """Of an id, an address or an incarnation."""
+CERTIFICATES_KEPT: Final = 4
+"""Certificates of one member that may be in use at once; renewed ones push out the oldest."""
+REMOVED_CERTIFICATES_KEPT: Final = 1000
+"""Those of removed members. Beyond it the ones that end first are forgotten: they are the first to be of no use."""
 INDEX_MAX: Final = 1 << 62
 
 
@@ -41,6 +46,19 @@ def _is_text_or_empty(value: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """What the list keeps of a member's certificate."""
+
+    serial: str
+    not_after: int
+    """Seconds since 1970 (UTC)."""
+
+    @classmethod
+    def of(cls, identity: Identity) -> Certificate:
+        return cls(identity.serial, int(identity.not_after))
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """One manager. A learner (`voter=False`) gets the log and counts in no quorum until it has caught up."""
 
@@ -48,6 +66,8 @@ class Member:
     address: str
     incarnation: str
     voter: bool
+    certificates: tuple[Certificate, ...] = ()
+    """Those it was seen with under TLS, the newest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +78,10 @@ class Membership:
     index: int
     members: Mapping[str, Member]
     removed: tuple[str, ...] = ()
+    trust_domain: str = ""
+    """Whose certificates count; "": the cluster was formed in plaintext, and no change was made under TLS since."""
+    removed_certificates: tuple[Certificate, ...] = ()
+    """Of members that were removed: nobody gets in with these. In the order of their ends, the last one first."""
 
     @property
     def voters(self) -> frozenset[str]:
@@ -67,29 +91,40 @@ class Membership:
         member = self.members.get(member_id)
         return None if member is None else member.incarnation
 
+    def is_removed(self, identity: Identity) -> bool:
+        """Whether this is the certificate of a member that was removed."""
+        return any(certificate.serial == identity.serial for certificate in self.removed_certificates)
+
     def encode(self) -> bytes:
-        members = [[m.id, m.address, m.incarnation, m.voter] for _, m in sorted(self.members.items())]
-        return cbor2.dumps([self.cluster_id, self.index, members, list(self.removed)])
+        rows = [_row_of(member) for _, member in sorted(self.members.items())]
+        value: list[Any] = [self.cluster_id, self.index, rows, list(self.removed)]
+        if self.trust_domain or self.removed_certificates:  # otherwise as before there were certificates
+            value.append([self.trust_domain, _rows_of(self.removed_certificates)])
+        return cbor2.dumps(value)
 
     @classmethod
     def decode(cls, data: bytes) -> Membership:
         """Raises ValueError for bytes that are not such a list."""
         try:
-            cluster_id, index, rows, removed = strict_cbor.decode(data)
-            members = _members_of(rows)
+            cluster_id, index, rows, removed, *trust = strict_cbor.decode(data)
+            (trust_domain, certificates), *rest = trust or [["", []]]
+            members, removed_certificates = _members_of(rows), _certificates_of(certificates)
         except (TypeError, ValueError) as error:
             raise ValueError(f"not a list of members: {error}") from None
         sound = (
-            _is_text(cluster_id)
+            not rest
+            and _is_text(cluster_id)
             and type(index) is int
             and 0 <= index <= INDEX_MAX
             and members
             and type(removed) is list
             and all(map(_is_text, removed))
+            and _is_text_or_empty(trust_domain)
         )
         if not sound:
             raise ValueError("not a list of members: a field of another type or length")
-        return cls(cluster_id, index, {member.id: member for member in members}, tuple(removed))
+        by_id = {member.id: member for member in members}
+        return cls(cluster_id, index, by_id, tuple(removed), trust_domain, removed_certificates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,36 +137,83 @@ class Change:
     incarnation: str = ""
     cluster_id: str = ""
     members: tuple[Member, ...] = ()
+    trust_domain: str = ""
+    """Of the leader's certificate; a cluster without a trust domain takes it over. "": its links are plaintext."""
+    certificate: Certificate | None = None
+    """ADD, CERTIFY: the one that the member has. REMOVE: the one that it had last, if it is not in the list."""
 
     def encode(self) -> bytes:
-        members = [[m.id, m.address, m.incarnation, m.voter] for m in self.members]
-        return cbor2.dumps([self.verb, self.id, self.address, self.incarnation, self.cluster_id, members])
+        rows = [_row_of(member) for member in self.members]
+        value: list[Any] = [self.verb, self.id, self.address, self.incarnation, self.cluster_id, rows]
+        if self.trust_domain or self.certificate is not None:  # otherwise as before there were certificates
+            value.append([self.trust_domain, _rows_of([] if self.certificate is None else [self.certificate])])
+        return cbor2.dumps(value)
 
     @classmethod
     def decode(cls, data: bytes) -> Change:
         """Raises ValueError for bytes that are not a change, or one that this version does not know."""
         try:
-            verb, id_, address, incarnation, cluster_id, rows = strict_cbor.decode(data)
+            verb, id_, address, incarnation, cluster_id, rows, *trust = strict_cbor.decode(data)
+            (trust_domain, certificates), *rest = trust or [["", []]]
             members = _members_of(rows)
+            certificate, *more = _certificates_of(certificates) or (None,)
         except (TypeError, ValueError) as error:
             raise ValueError(f"not a change of members: {error}") from None
-        texts = (id_, address, incarnation, cluster_id)
-        if type(verb) is not str or verb not in VERBS or not all(map(_is_text_or_empty, texts)):
+        change = cls(verb, id_, address, incarnation, cluster_id, members, trust_domain, certificate)
+        if rest or more or not change._is_sound:
             raise ValueError("not a change of members: an unknown verb, or a field of another type or length")
-        return cls(verb, id_, address, incarnation, cluster_id, members)
+        return change
+
+    @property
+    def _is_sound(self) -> bool:
+        if type(self.verb) is not str or self.verb not in VERBS:
+            return False
+        texts = (self.id, self.address, self.incarnation, self.cluster_id, self.trust_domain)
+        if not all(map(_is_text_or_empty, texts)):
+            return False
+        if self.verb == FORM:
+            return self.cluster_id != "" and len(self.members) > 0
+        if (self.verb in (ADD, UPDATE) and not self.address) or (self.verb == CERTIFY and self.certificate is None):
+            return False
+        return self.id != "" and self.incarnation != "" and not self.members
+
+
+def _row_of(member: Member) -> list[Any]:
+    row: list[Any] = [member.id, member.address, member.incarnation, member.voter]
+    return [*row, _rows_of(member.certificates)] if member.certificates else row
 
 
 def _members_of(rows: Any) -> tuple[Member, ...]:
     """Raises TypeError or ValueError for rows that do not describe different members."""
     if type(rows) is not list or len(rows) > MEMBERS_MAX:
         raise ValueError(f"not a list of up to {MEMBERS_MAX} rows")
-    members = tuple(Member(id_, address, incarnation, voter) for id_, address, incarnation, voter in rows)
-    for member in members:
-        if not all(map(_is_text, (member.id, member.address, member.incarnation))) or type(member.voter) is not bool:
-            raise ValueError("a row does not describe a member")
+    members = tuple(map(_member_of, rows))
     if len({member.id for member in members}) != len(members):
         raise ValueError("the same member twice")
     return members
+
+
+def _member_of(row: Any) -> Member:
+    id_, address, incarnation, voter, *certificates = row
+    if not all(map(_is_text, (id_, address, incarnation))) or type(voter) is not bool or len(certificates) > 1:
+        raise ValueError("a row does not describe a member")
+    return Member(id_, address, incarnation, voter, _certificates_of(*certificates or [[]]))
+
+
+def _rows_of(certificates: Iterable[Certificate]) -> list[list[Any]]:
+    return [[certificate.serial, certificate.not_after] for certificate in certificates]
+
+
+def _certificates_of(rows: Any) -> tuple[Certificate, ...]:
+    """Raises TypeError or ValueError for rows that do not describe certificates."""
+    if type(rows) is not list or len(rows) > REMOVED_CERTIFICATES_KEPT:
+        raise ValueError(f"not a list of up to {REMOVED_CERTIFICATES_KEPT} certificates")
+    certificates = tuple(Certificate(serial, not_after) for serial, not_after in rows)
+    for certificate in certificates:
+        not_after = certificate.not_after
+        if not _is_text(certificate.serial) or type(not_after) is not int or not 0 <= not_after <= INDEX_MAX:
+            raise ValueError("a row does not describe a certificate")
+    return certificates
 
 
 def apply_change(current: Membership | None, change: Change, index: int) -> Membership | None:
@@ -142,24 +224,41 @@ def apply_change(current: Membership | None, change: Change, index: int) -> Memb
     if current is None:
         if change.verb != FORM:
             return None
-        return Membership(change.cluster_id, index, {m.id: m for m in change.members})
+        members = {member.id: member for member in change.members}
+        return Membership(change.cluster_id, index, members, trust_domain=change.trust_domain)
     members = dict(current.members)
-    removed = current.removed
+    removed, revoked = current.removed, current.removed_certificates
     member = members.get(change.id)
     if member is not None and member.incarnation != change.incarnation:
         return current  # meant for the directory that this one replaces
+    certificates = () if change.certificate is None else (change.certificate,)
     if change.verb == ADD and member is None and len(members) < MEMBERS_MAX:
-        members[change.id] = Member(change.id, change.address, change.incarnation, voter=False)
+        members[change.id] = Member(change.id, change.address, change.incarnation, False, certificates)
     elif change.verb == PROMOTE and member is not None:
         members[change.id] = replace(member, voter=True)
     elif change.verb == UPDATE and member is not None:
         members[change.id] = replace(member, address=change.address)
+    elif change.verb == CERTIFY and member is not None:
+        known = _with(member.certificates, certificates)
+        members[change.id] = replace(member, certificates=known[:CERTIFICATES_KEPT])
+        revoked = _revoked(revoked, known[CERTIFICATES_KEPT:])
     elif change.verb == REMOVE and member is not None and len(members) > 1:
         del members[change.id]
         removed = (*removed, member.incarnation)[-REMOVED_KEPT:]
+        revoked = _revoked(revoked, _with(member.certificates, certificates))
     else:
         return current
-    return Membership(current.cluster_id, index, members, removed)
+    trust_domain = current.trust_domain or change.trust_domain
+    return Membership(current.cluster_id, index, members, removed, trust_domain, revoked)
+
+
+def _with(known: tuple[Certificate, ...], newest: tuple[Certificate, ...]) -> tuple[Certificate, ...]:
+    return newest + tuple(certificate for certificate in known if certificate not in newest)
+
+
+def _revoked(known: tuple[Certificate, ...], further: Iterable[Certificate]) -> tuple[Certificate, ...]:
+    every = sorted({*known, *further}, key=lambda certificate: (-certificate.not_after, certificate.serial))
+    return tuple(every[:REMOVED_CERTIFICATES_KEPT])
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +385,9 @@ class Hello:
 
 
 REMOVED: Final = "removed"
+REMOVED_CERTIFICATE: Final = "removed-certificate"
+OTHER_CERTIFICATE: Final = "other-certificate"
+OTHER_TRUST_DOMAIN: Final = "other-trust-domain"
 UNKNOWN_DIRECTORY: Final = "unknown-directory"
 OTHER_CLUSTER: Final = "other-cluster"
 OTHER_ORIGIN: Final = "other-origin"
@@ -294,16 +396,47 @@ MALFORMED: Final = "malformed"
 
 
 def judge(
-    mine: Hello, theirs: Hello, *, membership: Membership | None, configured: Mapping[str, str]
+    mine: Hello,
+    theirs: Hello,
+    *,
+    membership: Membership | None,
+    configured: Mapping[str, str],
+    identity: Identity | None = None,
+    trust_domain: str = "",
 ) -> Refusal | None:
-    """Whether a link to `theirs` may come up, from what this manager knows. Pure. None: it may."""
+    """Whether a link to `theirs` may come up, from what this manager knows. Pure. None: it may.
+
+    `identity`: of the peer's certificate; None: the link is plaintext. `trust_domain`: of our own certificate; what the
+    list says comes first.
+    """
+    if identity is not None:
+        refusal = _judge_certificate(theirs, identity, membership, trust_domain)
+        if refusal is not None:
+            return refusal
     if _are_of_two_clusters(mine, theirs):
         return Refusal(OTHER_CLUSTER, f"{_belonging(mine)}, {_belonging(theirs)}")
     if membership is not None:
-        return _judge_as_member(theirs, membership)
+        return _judge_as_member(theirs, membership, identity)
     if theirs.cluster_id is not None:
         return None  # it knows better; it refuses us if we are not who was added
     return _judge_before_cluster(mine, theirs, configured)
+
+
+def _judge_certificate(
+    theirs: Hello, identity: Identity, membership: Membership | None, trust_domain: str
+) -> Refusal | None:
+    """Whose certificate it is. Whether it is one of a removed member is looked at later: its directory comes first."""
+    if identity.node_id != theirs.node_id:
+        text = f"the certificate of {identity.node_id} does not let it in as {theirs.node_id}"
+        return Refusal(OTHER_CERTIFICATE, text)
+    expected = (membership.trust_domain if membership is not None else "") or trust_domain
+    if expected and identity.trust_domain != expected:
+        return Refusal(
+            OTHER_TRUST_DOMAIN,
+            f"the certificate of {theirs.node_id} is of the trust domain {identity.trust_domain}, this cluster's is "
+            f"{expected}; give {theirs.node_id} a certificate of this cluster: warren-raft cert issue {theirs.node_id}",
+        )
+    return None
 
 
 def _are_of_two_clusters(mine: Hello, theirs: Hello) -> bool:
@@ -321,9 +454,15 @@ def _belonging(hello: Hello) -> str:
     )
 
 
-def _judge_as_member(theirs: Hello, membership: Membership) -> Refusal | None:
+def _judge_as_member(theirs: Hello, membership: Membership, identity: Identity | None) -> Refusal | None:
     if theirs.incarnation in membership.removed:
         return Refusal(REMOVED, f"{theirs.node_id} was removed from the cluster; its data directory is of no more use")
+    if identity is not None and membership.is_removed(identity):
+        return Refusal(
+            REMOVED_CERTIFICATE,
+            f"the certificate of {theirs.node_id} (serial {identity.serial}) is that of a member that was removed; "
+            f"give it another one: warren-raft cert issue {theirs.node_id}",
+        )
     known = membership.members.get(theirs.node_id)
     if known is not None and known.incarnation == theirs.incarnation:
         return None
@@ -339,6 +478,8 @@ def _judge_as_member(theirs: Hello, membership: Membership) -> Refusal | None:
 def _judge_before_cluster(mine: Hello, theirs: Hello, configured: Mapping[str, str]) -> Refusal | None:
     if mine.founding and theirs.founding:
         return None if mine.founding == theirs.founding else _unknown_directory(theirs.node_id)
+    if theirs.founding and theirs.node_id not in configured:
+        return _not_listed(mine, theirs)
     if mine.founding or theirs.founding:
         # One has begun to form: the other, blank, must be the very directory that was met.
         members = Founding.decode(mine.founding or theirs.founding).members
@@ -348,10 +489,14 @@ def _judge_before_cluster(mine: Hello, theirs: Hello, configured: Mapping[str, s
                 return _unknown_directory(hello.node_id)
         return None
     if theirs.node_id not in configured:
-        return Refusal(NOT_LISTED, f"{theirs.node_id} is not in the list of initial members of {mine.node_id}")
+        return _not_listed(mine, theirs)
     if mine.origin != theirs.origin:
         return Refusal(OTHER_ORIGIN, _different_origins(mine, theirs))
     return None
+
+
+def _not_listed(mine: Hello, theirs: Hello) -> Refusal:
+    return Refusal(NOT_LISTED, f"{theirs.node_id} is not in the list of initial members of {mine.node_id}")
 
 
 def _different_origins(mine: Hello, theirs: Hello) -> str:

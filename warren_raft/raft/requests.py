@@ -68,7 +68,8 @@ class Requests:
         self._changes: Changes
         self._now = LONG_AGO
         self._number = 0
-        self._asked: dict[int, tuple[Wanted, float]] = {}
+        self._asked: dict[int, tuple[Wanted, float, str]] = {}
+        """What operators asked here: when, and whom it was sent to."""
         self._transfer_until = LONG_AGO
         self._transfer_target: str | None = None
         self._transfer_tried: str | None = None
@@ -93,9 +94,9 @@ class Requests:
         """Take an operator's question to the leader."""
         self._now = now
         self._number += 1
-        self._asked[self._number] = (wanted, now)
         message = _message(self._number, wanted)
         leader = self._core.leader
+        self._asked[self._number] = (wanted, now, leader or "")
         if self._core.is_leader:
             self.answered(self.answer(self._node_id, message, applied_index))
         elif leader is None or leader not in self._roster.links:
@@ -119,6 +120,12 @@ class Requests:
             answer = self._changes.request(message["verb"], message["id"], message["address"], applied_index)
         return {"type": "change_answer", "number": message["number"], "state": answer.state, "text": answer.text}
 
+    def receive_answer(self, peer: str, message: Message) -> None:
+        """Of the leader that was asked; nobody else answers for it."""
+        asked = self._asked.get(message["number"])
+        if asked is not None and asked[2] == peer:
+            self.answered(message)
+
     def answered(self, message: Message) -> None:
         asked = self._asked.pop(message["number"], None)
         if asked is not None:
@@ -126,9 +133,14 @@ class Requests:
 
     def expire(self) -> None:
         """The leader's answer may be lost with its link: whoever asked is told to ask again."""
-        for number, (_, since) in list(self._asked.items()):
+        for number, (_, since, _) in list(self._asked.items()):
             if self._now - since > self._answer_seconds:
                 self.answered({"number": number, "state": PENDING, "text": "the leader does not answer"})
+
+    @property
+    def successor(self) -> str | None:
+        """To whom this leader hands over now."""
+        return self._transfer_target if self.is_transferring and self._core.is_leader else None
 
     # Transfers ---------------------------------------------------------------------------------------------------
 
@@ -147,7 +159,14 @@ class Requests:
             self._transfer_target = self._transfer_tried = target or best
             self._transfer_until = self._now + TRANSFER_SECONDS
             self._transfer_why = why
+            self._announce()
         return Answer(PENDING, f"leadership moves to {self._transfer_target}")
+
+    def _announce(self) -> None:
+        """Tell the voters who will ask for their votes while we lead: from nobody else they hear that."""
+        message = {"type": "hand_over", "term": self._core.term, "target": self._transfer_target}
+        for peer in sorted(self._roster.voters - {self._node_id}):
+            self._send(peer, message)
 
     def _suits(self, voter: str) -> tuple[bool, bool, int, str]:
         """The higher, the better: not who is being removed, nor who was tried last, but who has most of the log."""
@@ -169,6 +188,7 @@ class Requests:
             self._transfer_target = None
         elif self._guard.match_index(target) == self._log.last_index and now - self._told_at >= TELL_AGAIN_SECONDS:
             self._told_at = now
+            self._announce()
             why = Reason(self._transfer_why.word, f"{self._node_id} hands over: {self._transfer_why.text}")
             self._send(target, {"type": "timeout_now", "term": self._core.term, "why": why.told()})
 

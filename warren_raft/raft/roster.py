@@ -12,10 +12,12 @@ from typing import Any, Final
 
 from warren_raft.raft.address_book import AddressBook, Said
 from warren_raft.raft.guests import Guests
+from warren_raft.raft.identity import Identity
 from warren_raft.raft.log import Log
 from warren_raft.raft.membership import (
     MALFORMED,
     REMOVED,
+    REMOVED_CERTIFICATE,
     Founding,
     Hello,
     Member,
@@ -25,6 +27,7 @@ from warren_raft.raft.membership import (
     read_note,
 )
 from warren_raft.raft.transport import Refusal
+from warren_raft.raft.trust import PeerStanding
 
 Message = dict[str, Any]
 
@@ -40,6 +43,8 @@ class Link:
 
     number: int
     hello: Hello
+    identity: Identity | None = None
+    """Of the peer's certificate; None: the link is plaintext."""
     heard_at: float = -1e9
     """When a message of the peer last arrived, by this manager's clock."""
     view: Mapping[str, str] = field(default_factory=dict)
@@ -61,8 +66,11 @@ class Roster:
         send_when_synced: Callable[[str, Message], None],
         hints: Mapping[str, Sequence[str]],
         bootstrap: bool,
+        identity: Identity | None = None,
     ) -> None:
         self.node_id = node_id
+        self.identity = identity
+        """Of this manager's own certificate; None: its links are plaintext."""
         self.address = address
         self.configured = dict(configured)
         self.membership = membership
@@ -140,18 +148,40 @@ class Roster:
         4.1: servers vote by the candidate's word); a blank one never does (PYSYNCOBJ hole 7, wiped disks)."""
         return self.membership is not None or self.founding is not None
 
-    def counts(self, peer: str) -> bool:
-        """Whether what comes over the present link to `peer` is that member's word."""
+    def standing(self, peer: str) -> PeerStanding | None:
+        """Of the peer of the present link (trust.py); None: there is no link."""
         link = self.links.get(peer)
         if link is None:
-            return False
+            return None
         member = self.members.get(peer)
         if member is not None and member.incarnation == link.hello.incarnation:
-            return True
-        # It knows a later list than we do, and refused us if that does not name us: also when we join, or were away
-        # since we met the founders.
-        knows_better = link.hello.membership_index > (0 if self.membership is None else self.membership.index)
-        return knows_better or self._is_leaving(link.hello)
+            return PeerStanding.MEMBER
+        if self._is_leaving(link.hello):
+            return PeerStanding.LEAVING
+        if link.hello.membership_index > (0 if self.membership is None else self.membership.index):
+            return PeerStanding.AHEAD
+        return PeerStanding.FORMING if self.membership is None else PeerStanding.GUEST
+
+    def counts(self, peer: str) -> bool:
+        """Whether what comes over the present link to `peer` is the word of a member of the list that is applied."""
+        return self.standing(peer) in (PeerStanding.MEMBER, PeerStanding.LEAVING)
+
+    def may_serve(self, peer: str) -> bool:
+        """Whether a snapshot may come over the present link to `peer`."""
+        return self.counts(peer) or self.standing(peer) is PeerStanding.AHEAD
+
+    def identity_of(self, member: Member) -> Identity | None:
+        """Of the certificate that a member shows now; None: it has no link, or a plaintext one."""
+        if member.id == self.node_id:
+            return self.identity if member.incarnation == self._log.incarnation else None
+        link = self.links.get(member.id)
+        is_its = link is not None and link.hello.incarnation == member.incarnation
+        return link.identity if link is not None and is_its else None
+
+    @property
+    def trust_domain(self) -> str:
+        """Of this manager's own certificate; "": its links are plaintext."""
+        return "" if self.identity is None else self.identity.trust_domain
 
     def connected(self, peer: str) -> bool:
         return peer == self.node_id or self.counts(peer)
@@ -215,13 +245,21 @@ class Roster:
 
     @property
     def removed_links(self) -> list[str]:
-        """Those with a link who were removed, and may go."""
-        removed = () if self.membership is None else self.membership.removed
+        """Those with a link who were removed, or whose certificate was, and may go."""
         return sorted(
             peer
             for peer, link in self.links.items()
-            if peer not in self.members and link.hello.incarnation in removed and not self._is_leaving(link.hello)
+            if self._is_removed(peer, link) and not self._is_leaving(link.hello)
         )
+
+    def _is_removed(self, peer: str, link: Link) -> bool:
+        """Its directory, or its certificate."""
+        membership = self.membership
+        if membership is None:
+            return False
+        if link.identity is not None and membership.is_removed(link.identity):
+            return True
+        return peer not in self.members and link.hello.incarnation in membership.removed
 
     # Links -------------------------------------------------------------------------------------------------------
 
@@ -248,17 +286,24 @@ class Roster:
             return b""
         return self.founding.encode()
 
-    def judge(self, message: Mapping[str, Any]) -> Refusal | None:
+    def judge(self, message: Mapping[str, Any], identity: Identity | None) -> Refusal | None:
         try:
             theirs = Hello.from_message(message)
-            refusal = judge(self.hello(), theirs, membership=self.membership, configured=self.configured)
+            refusal = judge(
+                self.hello(),
+                theirs,
+                membership=self.membership,
+                configured=self.configured,
+                identity=identity,
+                trust_domain=self.trust_domain,
+            )
         except ValueError as error:
             return Refusal(MALFORMED, str(error))
-        may_stay = refusal is not None and refusal.code == REMOVED and self._is_leaving(theirs)
-        return None if may_stay else refusal
+        is_of_removed = refusal is not None and refusal.code in (REMOVED, REMOVED_CERTIFICATE)
+        return None if is_of_removed and self._is_leaving(theirs) else refusal
 
-    def link_up(self, peer: str, number: int, hello: Hello, now: float) -> None:
-        self.links[peer] = Link(number, hello, heard_at=now)
+    def link_up(self, peer: str, number: int, hello: Hello, identity: Identity | None, now: float) -> None:
+        self.links[peer] = Link(number, hello, identity, heard_at=now)
         self._heard_at.pop(peer, None)
         self._unlinked_since.pop(peer, None)
         self._hear(peer, hello.incarnation, hello.address)
@@ -267,7 +312,7 @@ class Roster:
             self._declare_to(peer)
         if self.membership is None:
             self._tell_founding(peer)  # the hello may be older than the record
-        self._adopt_founding(hello.founding)
+        self._adopt_founding(peer, hello.founding)
 
     def link_down(self, peer: str, number: int) -> bool:
         """False when it was an older link than the present one."""
@@ -424,16 +469,21 @@ class Roster:
         ours, theirs = (", ".join(f"{i}={a}" for i, a in sorted(m.items())) for m in (self.configured, configured))
         return f"{peer} was started with other initial members ({theirs}) than {self.node_id} ({ours}): none is formed"
 
-    def receive_founding(self, founding: bytes) -> None:
+    def receive_founding(self, peer: str, founding: bytes) -> None:
         """A founding member has recorded the view that we are part of. Raises ValueError for what is none."""
-        self._adopt_founding(founding)
+        self._adopt_founding(peer, founding)
 
-    def _adopt_founding(self, data: bytes) -> None:
+    def _adopt_founding(self, peer: str, data: bytes) -> None:
+        """It names whom the operator named, this directory, and those that we have links to as they are. So whoever
+        made it up could leave out a directory, and put in none of its own under another's id."""
         if not data or not self._is_forming:
             return
         founding = Founding.decode(data)
-        me = founding.members.get(self.node_id)
-        if me is not None and me.incarnation == self._log.incarnation and founding.origin == self.origin:
+        met = {self.node_id: self._log.incarnation}
+        met |= {id_: link.hello.incarnation for id_, link in self.links.items() if id_ in self.configured}
+        named = {id_: member.incarnation for id_, member in founding.members.items()}
+        is_ours = named.keys() == self.configured.keys() and all(named[id_] == met[id_] for id_ in met)
+        if is_ours and peer in named and founding.origin == self.origin:
             self._record(founding)
 
     def _record(self, founding: Founding) -> None:

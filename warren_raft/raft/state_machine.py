@@ -22,6 +22,12 @@ class StateMachine(Protocol):
     def digest_at(self, index: int) -> bytes | None:
         """A digest of the state after an entry, the same on every manager; None where it is not known (any more)."""
 
+    def problem_of(self, command: bytes, sender: str) -> str:
+        """Why a command may not be put into a log; "": every manager of this release can apply it. Any thread.
+
+        `sender`: the manager that wants it there, by its certificate; "": that is not known, or not to be looked at.
+        """
+
     def apply(self, index: int, term: int, commands: Sequence[bytes]) -> Sequence[Outcome]: ...
     def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes) -> None: ...
     def settle(self) -> None:

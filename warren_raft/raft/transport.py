@@ -85,7 +85,7 @@ class Transport:
     Callbacks: `on_link_up(peer_id, link, hello, identity)`, then any number of `on_message(peer_id, link, message)`,
     then `on_link_down(peer_id, link, end)` exactly once a link, always before the next link to that peer is
     up. `identity` is of the peer's certificate, None where links are plaintext. No callback is called from within
-    `send`, `close_link` or `set_peers`. `judge(hello)` is asked about every peer that passed our own checks.
+    `send`, `close_link` or `set_peers`. `judge(hello, identity)` is asked about every peer that passed our own checks.
     `on_refused(peer_id_or_address, refusal)`: a peer does not let us in.
     `on_not_reached(peer_id, why)`: nothing listens at a peer's address (ECONNREFUSED), or another manager does.
     `on_arriving(peer_id, link, term)`: parts of a large message arrive from a peer that says to lead this term (0: says
@@ -99,7 +99,7 @@ class Transport:
         listen: tuple[str, int],
         node_id: str,
         hello: Callable[[], Message],
-        judge: Callable[[Message], Refusal | None],
+        judge: Callable[[Message, Identity | None], Refusal | None],
         on_link_up: Callable[[str, int, Message, Identity | None], None],
         on_link_down: Callable[[str, int, LinkEnd], None],
         on_message: Callable[[str, int, Message], None],
@@ -270,7 +270,7 @@ class Transport:
         refusal = _judge_protocol(connection.hello)
         if refusal is None:
             refusal = self._judge_identity(connection)
-        return refusal or self._judge(connection.hello)
+        return refusal or self._judge(connection.hello, connection.identity)
 
     def settle(self, connection: Connection) -> None:
         """Both sides accepted: make it the link to its peer, unless another one already serves."""

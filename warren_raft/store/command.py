@@ -6,8 +6,10 @@ Invariant: a command has exactly one encoding, so every manager reads the same b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
+from functools import lru_cache
+from hashlib import blake2b
 from struct import Struct
 from struct import error as struct_error
 from typing import Final, NamedTuple, NoReturn
@@ -40,6 +42,10 @@ MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 
 NO_SESSION: Final = 0
 """The session of a command that nobody will ever send twice (LocalStore): no duplicates are looked for."""
+
+_OWNER_BITS: Final = 24
+_SESSION_BITS: Final = 63
+"""A session's number: who owns it in the high bits, chance in the 39 others."""
 
 
 class Operation(NamedTuple):
@@ -88,6 +94,29 @@ class UnknownCommandVersion(InvariantViolation):
             f"{SUPPORTED_VERSIONS[0]} to {SUPPORTED_VERSIONS[-1]}: upgrade it, then start this manager again"
         )
         self.version = version
+
+
+def new_session(node_id: str, random_bits: Callable[[int], int]) -> int:
+    """A number for a session of this manager. Of the thousand that are remembered none has the same, but once in five
+    hundred million starts."""
+    low = _SESSION_BITS - _OWNER_BITS
+    return _owner_of(node_id) << low | random_bits(low) | 1  # never NO_SESSION
+
+
+def is_session_of(session: int, node_id: str) -> bool:
+    """Whether a manager may write under this session. Every manager sees the sessions of all others in the log, and one
+    that wrote under another's would answer that one's next write with its own."""
+    return session >> (_SESSION_BITS - _OWNER_BITS) == _owner_of(node_id)
+
+
+@lru_cache(maxsize=256)
+def _owner_of(node_id: str) -> int:
+    return int.from_bytes(blake2b(node_id.encode(), digest_size=_OWNER_BITS // 8).digest(), "big")
+
+
+def session_of(data: bytes) -> int:
+    """Of a command in which `problem_of` sees no problem."""
+    return int(_HEADER.unpack_from(data)[3])
 
 
 # The form is CBOR with every head at a fixed width. Any CBOR reader prints it, while Structs write and read
@@ -162,6 +191,54 @@ def decode(data: bytes) -> Command:
     if lowest > sequence:
         raise MalformedCommand("waits for nothing up to its own sequence")
     return Command(session, sequence, lowest, decode_operations(data, _HEADER.size))
+
+
+def problem_of(data: bytes) -> str:
+    """Why `data` is not a command that may be put into a log; "": it is one. Never raises.
+
+    It is one where `decode` reads it, it is no larger than a command may be, and has a session. Several times quicker
+    than `decode`, which makes objects: every entry is looked at before a manager appends it.
+    """
+    if len(data) > MAX_BATCH_BYTES:
+        return f"a command of {len(data)} bytes, {MAX_BATCH_BYTES} is the most"
+    try:
+        head, version, s, session, q, sequence, w, lowest = _HEADER.unpack_from(data)
+        if (head, version, s, q, w) != (_ARRAY_OF_5, VERSION, _UINT64, _UINT64, _UINT64):
+            _refuse_header(data)
+        if lowest > sequence or session == NO_SESSION:
+            return "a command that waits for nothing up to its own sequence, or has no session"
+        array, count = _COUNT.unpack_from(data, _HEADER.size)
+        offset = _HEADER.size + _COUNT.size
+        if array != _ARRAY_32 or count * _STEP_OVERHEAD_BYTES > len(data):
+            return "not a command: a count of operations that cannot be"
+        for _ in range(count):
+            offset = _skim(data, offset, count)
+    except UnknownCommandVersion as error:
+        return f"a command of version {error.version}, this release reads {SUPPORTED_VERSIONS[-1]}"
+    except (struct_error, UnicodeDecodeError, MalformedCommand):
+        return "not a command"
+    return "" if offset == len(data) else "not a command: bytes after its end"
+
+
+def _skim(data: bytes, offset: int, count: int) -> int:
+    """Where the operation at `offset` ends. Raises what `decode` raises where it is none."""
+    head, verb, kind_number, sign, condition, text, id_length = _STEP.unpack_from(data, offset)
+    start = offset + _STEP.size
+    end = start + id_length
+    entity_head, entity_length = _ENTITY.unpack_from(data, end)
+    data[start:end].decode()
+    if (head, text, entity_head) != (_ARRAY_OF_5, _TEXT_16, _BYTES_32) or id_length > KEY_MAX_BYTES:
+        raise MalformedCommand("not an operation")
+    if sign != _UINT64 and (sign != _NEGATIVE_64 or condition):
+        raise MalformedCommand("not a condition")
+    if verb in (PUT, DELETE):
+        is_sound = (entity_length != 0) is (verb == PUT) and id_length and kind_number
+    else:
+        is_bare = count == 1 and not kind_number and not id_length and not entity_length and sign == _NEGATIVE_64
+        is_sound = is_bare and verb in (OPEN_SESSION, CLOSE_SESSION)
+    if not is_sound:
+        raise MalformedCommand("not an operation of its verb")
+    return int(end + _ENTITY.size + entity_length)
 
 
 def _refuse_header(data: bytes) -> NoReturn:

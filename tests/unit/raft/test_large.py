@@ -473,9 +473,12 @@ def test_nobody_waits_any_more_for_either_copy_of_what_was_asked_for_twice() -> 
     assert len(set(cancelled)) == 2
 
 
+A_LARGE_ONE = cbor2.dumps([7, 1000, "x" * 1000])
+
+
 def test_a_manager_that_does_not_lead_sends_a_large_command_back() -> None:
     cluster, leader, (one, two) = make()
-    message = {"type": "submit_large", "number": 77, "heard": 0, "command": b"x" * 1000, "milliseconds": 5000}
+    message = {"type": "submit_large", "number": 77, "heard": 0, "command": A_LARGE_ONE, "milliseconds": 5000}
     cluster.nodes[two].events.append(Received(one, cluster.links[two, one], message))
     cluster.turn()
     assert sent(cluster, "submit_large_end", two, one) == [{"type": "submit_large_end", "number": 77, "again": True}]
@@ -488,7 +491,7 @@ def test_what_follows_a_command_that_was_given_back_is_given_back_too() -> None:
     link = cluster.links[leader.id, one]
 
     def say(number: int, heard: int) -> None:
-        message = {"type": "submit_large", "number": number, "heard": heard, "command": b"x" * 999, "milliseconds": 50}
+        message = {"type": "submit_large", "number": number, "heard": heard, "command": A_LARGE_ONE, "milliseconds": 50}
         leader.events.append(Received(one, link, message))
 
     leader.engine.submitter.large._end(one, 5, again=True)

@@ -385,7 +385,8 @@ def test_a_write_that_comes_with_what_stops_the_manager_ends() -> None:
     cluster = Cluster()
     cluster.wait_ready()
     origin = cluster.followers()[0]
-    cluster.nodes[origin].events.append(Refused("m9", Refusal(REMOVED, "removed")))
+    others = cluster.nodes.keys() - {origin}
+    cluster.nodes[origin].events += [Refused(other, Refusal(REMOVED, "removed")) for other in sorted(others)]
     cluster.submit(origin, "w")
     cluster.step(origin)
     assert origin in cluster.stopped
@@ -399,7 +400,8 @@ def test_a_command_too_long_for_an_append_message_is_not_proposed() -> None:
     origin = cluster.followers()[0]
     before = leader.log.last_index
     for size in (submit.COMMAND_BYTES_MAX + 1, submit.COMMAND_BYTES_MAX):
-        message = {"type": "submit", "commands": [bytes(size)]}
+        overhead = len(cbor2.dumps([7, 1, "x" * size])) - size
+        message = {"type": "submit", "commands": [cbor2.dumps([7, 1, "x" * (size - overhead)])]}
         wire.encode(message)  # it can be sent
         leader.events.append(Received(origin, cluster.links[leader.id, origin], message))
         refused = size > submit.COMMAND_BYTES_MAX

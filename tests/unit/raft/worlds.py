@@ -286,6 +286,8 @@ class OurWorld(World):
 
     def campaign(self, id_: str) -> None:
         self.cluster.now += HEARTBEATS_SECONDS
+        for node in self.cluster.nodes.values():  # as if the leader of each handed over
+            node.engine._elections.handed_over(id_, self.cluster.now)
         self.cluster.nodes[id_].engine._campaign(Reason("transfer", "a test"))
         self._settle(id_)
 

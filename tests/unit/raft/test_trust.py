@@ -1,0 +1,505 @@
+"""Whose word counts for what: strangers, managers that say to be ahead, and members that are hostile.
+
+Hostile ones (tests/hostile.py) among real engines on a virtual clock. The promises are those of DESIGN.md, "Whose word
+counts". Not here: messages that cannot be (test_guard.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cbor2
+import pytest
+
+from tests.engine_harness import Cluster, Message, Node
+from tests.hostile import Hostile, append_to, vote_request
+from tests.list_machine import UNREADABLE
+from warren_raft.raft import entries
+from warren_raft.raft.admission import LAG_TIMEOUTS, TERMS_MAX
+from warren_raft.raft.events import Received, Refused
+from warren_raft.raft.guard import UNCOMMITTED_MAX
+from warren_raft.raft.large import HELD_BYTES_MAX
+from warren_raft.raft.membership import ADD, FORM, REMOVED, Change, Founding, Member
+from warren_raft.raft.requests import ChangeWanted
+from warren_raft.raft.transport import Refusal
+from warren_raft.raft.trust import KNOWN, MAY_SEND, PeerStanding
+
+LATER = 1 << 60
+
+
+def ready(**options: Any) -> tuple[Cluster, Node]:
+    """A cluster of three that has written, and its leader."""
+    cluster = Cluster(**options)
+    leader = cluster.wait_ready()
+    cluster.write(leader.id, "a", "b")
+    cluster.check_writes()
+    return cluster, leader
+
+
+def state(node: Node) -> tuple[Any, ...]:
+    log = node.log
+    durable = (tuple(log.entries), log.current_term, log.voted_for, log.commit_index, log.note)
+    return (*durable, node.engine.membership, tuple(node.machine.applied), node.engine.role)
+
+
+def messages(node: Node) -> dict[str, Message]:
+    """One of each type that the engine takes, as a manager sends it."""
+    term, last = node.engine.term, node.log.last_index
+    sha, command = "0" * 64, cbor2.dumps([7, 5, "hostile"])
+    report = {"applied_index": 9, "version": "1", "alarms": []}
+    known = {"commit": [last, term], "settled": LATER}
+    return {
+        "append_entries": append_to(node, term=term + 1, entries=[[b"\x01", last + 1, term + 1]]),
+        "next_node_idx": {"next_node_idx": last + 1, "success": True, "reset": False, "re": [term, 1], "kept": LATER},
+        "nack": {"term": term + 1},
+        "request_vote": vote_request(node, transfer=True),
+        "response_vote": {"term": term},
+        "pre_vote": {"round": 1, "term": term, "last_log_index": last, "last_log_term": term},
+        "pre_vote_reply": {"round": 1, "granted": True, "term": term + 9},
+        "hand_over": {"term": term, "target": "x"},
+        "timeout_now": {"term": term, "why": ["test", "test"]},
+        "submit": {"commands": [command]},
+        "submit_refused": {},
+        "submit_large": {"number": 1, "heard": 0, "command": command, "milliseconds": 9000},
+        "submit_large_cancel": {"number": 1},
+        "submit_large_end": {"number": 1, "again": True},
+        "large_entry": {"number": 1, "term": term + 1, "entry": entries.encode_commands([command])},
+        "large_entry_held": {"number": 1},
+        "large_entry_refused": {"number": 1},
+        "large_entry_drop": {"number": 1},
+        "large_entry_cancel": {"number": 1},
+        "change": {"number": 1, "verb": ADD, "id": "m9", "address": "127.0.0.1:7009"},
+        "change_answer": {"number": 1, "state": "done", "text": ""},
+        "addresses": {"said": []},
+        "health": {"digests": [], "low": True, "full": True, "report": report, **known},
+        "snapshot_offer": {"sha256": sha, "index": LATER, "size": 100},
+        "snapshot_get": {"sha256": sha, "offset": 0},
+        "snapshot_chunk": {"sha256": sha, "offset": 0, "data": b"x", "check": b""},
+        "snapshot_gone": {"sha256": sha},
+        "snapshot_wanted": {"index": 1},
+        "founding_view": {"view": {}, "configured": {}},
+        "founding": {"founding": Founding({"x": Member("x", "127.0.0.1:1", "of x", voter=True)}).encode()},
+    }
+
+
+# The table --------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_names_every_type() -> None:
+    _, leader = ready()
+    assert messages(leader).keys() == KNOWN
+    assert MAY_SEND[PeerStanding.AHEAD] <= MAY_SEND[PeerStanding.LEAVING] < MAY_SEND[PeerStanding.MEMBER]
+
+
+@pytest.mark.parametrize("role", ["leader", "follower"])
+@pytest.mark.parametrize("claim", [0, LATER], ids=["guest", "ahead"])
+@pytest.mark.parametrize("kind", sorted(KNOWN))
+def test_a_stranger_changes_nothing_where_a_leader_is_heard(kind: str, claim: int, role: str) -> None:
+    """With a certificate of the cluster, or with the claim to belong to a later list: whatever it sends."""
+    cluster, leader = SHARED.get(), SHARED.get().wait_leader()
+    node = leader if role == "leader" else cluster.nodes[cluster.followers()[0]]
+    stranger = Hostile.stranger(cluster, membership_index=claim, address="nowhere")  # else it is added
+    before = state(node)
+    assert stranger.connect(node.id) is None
+    reasons = stranger.say(node.id, {"type": kind, **messages(node)[kind]})
+    assert state(node) == before
+    assert reasons == ([] if claim or kind == "founding_view" else ["x is no member by its hello"])
+    answers = [message["type"] for message in cluster.on_wire(node.id, "x")]
+    assert answers == (["large_entry_refused"] if claim and kind == "large_entry" else [])
+    cluster.disconnect(node.id, "x")
+
+
+class _Shared:
+    """One cluster for many cases, which change nothing in it."""
+
+    cluster: Cluster | None = None
+
+    def get(self) -> Cluster:
+        if self.cluster is None:
+            self.cluster = ready(trust_domain="home")[0]
+        return self.cluster
+
+
+SHARED = _Shared()
+
+
+# Ahead ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_that_says_to_be_ahead_is_heard_by_a_manager_without_a_leader_only() -> None:
+    """It counts for nothing there either: its votes and its answers are nobody's."""
+    cluster, leader = ready(trust_domain="home")
+    victim = cluster.followers()[0]
+    cluster.isolate(victim)
+    node = cluster.nodes[victim]
+    stranger = Hostile.stranger(cluster, membership_index=LATER, cluster_id=leader.engine.membership.cluster_id)
+    cluster.run((LAG_TIMEOUTS - 1) * 1.0)
+    assert stranger.connect(victim) is None
+    before = state(node)
+    stranger.say(victim, append_to(node, term=node.engine.term + 1))
+    assert state(node) == before
+    cluster.run(2.0)
+    stranger.say(victim, append_to(node, term=node.engine.term + 1))
+    assert node.engine.leader == "x"
+    before = state(node)
+    for kind in ("submit", "change", "snapshot_get", "health", "timeout_now", "next_node_idx", "nack"):
+        stranger.say(victim, {"type": kind, **messages(node)[kind]})
+    assert state(node) == before
+    cluster.heal()
+    cluster.run_until(lambda: node.engine.leader == leader.id)
+    cluster.write(victim, "w")
+    cluster.check_writes()
+
+
+def test_a_vote_of_another_directory_under_the_id_of_a_voter_is_not_counted() -> None:
+    """It says to be ahead. (Pins a bug: the core knew ids only.)"""
+    cluster, leader = ready()
+    victim, other = cluster.followers()
+    hello = {**cluster.nodes[other].engine.hello(), "incarnation": "another", "membership_index": LATER}
+    cluster.crash(leader.id)
+    cluster.crash(other)
+    impostor = Hostile(cluster, other, hello)
+    assert impostor.connect(victim) is None
+    node = cluster.nodes[victim]
+    for _ in range(100):
+        cluster.turn()
+        for asked in impostor.heard(victim, "pre_vote"):
+            impostor.say(victim, {"type": "pre_vote_reply", "granted": True, "round": asked["round"], "term": 0})
+        impostor.say(victim, {"type": "response_vote", "term": node.engine.term})
+        assert node.engine.role == "follower"
+
+
+# Terms ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("claimed", [1, 1 << 61])
+def test_a_member_that_says_to_be_in_a_later_term_costs_one_election_now_and_then(claimed: int) -> None:
+    """Its answers are the attack that ended all leadership for good. It may be right, and could follow nobody."""
+    cluster, leader = ready()
+    hostile = Hostile.member(cluster, cluster.followers()[0])
+    first = leader.engine.term
+    said = 0
+    while cluster.now < 1020:
+        cluster.turn()
+        now = cluster.leader
+        if now is not None:
+            hostile.say(now.id, {"type": "nack", "term": min(now.engine.term + claimed, 1 << 62)})
+            said += 1
+    assert said > 500
+    assert len(cluster.leaders) <= 3
+    assert max(cluster.leaders) <= first + 2 + 2 * TERMS_MAX
+    cluster.write(leader.id, "w")
+
+
+def test_a_leader_that_takes_up_a_later_term_is_elected_again_at_once() -> None:
+    cluster, leader = ready()
+    hostile = Hostile.member(cluster, cluster.followers()[0])
+    term = leader.engine.term
+    hostile.say(leader.id, {"type": "nack", "term": term + 5})
+    assert not leader.engine.is_leader
+    cluster.run_until(lambda: leader.engine.is_leader, 0.3)
+    assert leader.engine.term == term + 6
+
+
+def test_a_member_that_asks_for_votes_in_the_name_of_a_transfer_gets_none() -> None:
+    cluster, leader = ready()
+    victim, id_ = cluster.followers()
+    hostile = Hostile.member(cluster, id_)
+    before = [(node.id, state(node)) for node in cluster.nodes.values()]
+    for _ in range(100):
+        for node in (leader, cluster.nodes[victim]):
+            hostile.say(node.id, vote_request(node, transfer=True))
+            hostile.say(node.id, vote_request(node, term=node.engine.term + LATER, transfer=True))
+        cluster.turn()
+    assert [(node.id, state(node)) for node in cluster.nodes.values()] == before
+
+
+def test_a_vote_request_that_comes_before_the_word_of_the_leader_is_answered_after_it() -> None:
+    """The word goes over another link than the request."""
+    cluster, leader = ready()
+    target, voter = cluster.followers()
+    cluster.hold((leader.id, voter))
+    cluster.ask(leader.id, "transfer", target)
+    node = cluster.nodes[voter]
+    cluster.run_until(lambda: cluster.nodes[target].engine.role != "follower" or cluster.nodes[target].engine.is_leader)
+    cluster.turn()
+    assert node.log.voted_for != target or node.engine.term < cluster.nodes[target].engine.term
+    cluster.heal()
+    cluster.run_until(lambda: node.log.voted_for == target, 0.2)
+
+
+def test_a_member_that_says_to_lead_a_later_term_is_not_followed_while_a_leader_is_heard() -> None:
+    cluster, leader = ready()
+    victim, id_ = cluster.followers()
+    hostile = Hostile.member(cluster, id_)
+    node = cluster.nodes[victim]
+    for _ in range(200):
+        hostile.say(victim, append_to(node, term=node.engine.term + 1))
+        hostile.say(leader.id, append_to(leader, term=leader.engine.term + 1))
+        cluster.turn()
+    assert cluster.leaders.keys() == {leader.engine.term}
+    cluster.write(victim, "w")
+
+
+def test_a_manager_that_was_away_for_very_many_terms_catches_up_in_steps() -> None:
+    cluster, _ = ready()
+    victim = cluster.followers()[0]
+    cluster.isolate(victim)
+    for id_ in cluster.nodes.keys() - {victim}:
+        for _ in range(3):
+            core = cluster.nodes[id_].engine._core
+            core.observe_term(core.term + TERMS_MAX)
+    cluster.heal()
+    cluster.run_until(lambda: cluster.nodes[victim].engine.term > 3 * TERMS_MAX, 10)
+    cluster.write(victim, "w")
+    cluster.check_writes()
+
+
+@pytest.mark.parametrize("kind", ["pre_vote", "request_vote", "append_entries"])
+def test_a_member_that_asks_for_ever_keeps_nobody_from_being_elected(kind: str) -> None:
+    """The leader dies. The hostile one asks each of the others a hundred times a second, and never leads."""
+    cluster = Cluster(["m1", "m2", "m3", "m4", "m5"])
+    leader = cluster.wait_ready()
+    hostile = Hostile.member(cluster, cluster.followers()[0])
+    cluster.crash(leader.id)
+    round_, asked_at = 0, cluster.now
+
+    def disturb() -> bool:
+        nonlocal round_
+        round_ += 1
+        for node in list(cluster.nodes.values()):
+            if kind == "pre_vote":
+                last = {"last_log_index": node.log.last_index, "last_log_term": node.log.last_term}
+                hostile.say(node.id, {"type": kind, "round": round_, "term": node.engine.term, **last})
+            elif kind == "request_vote":
+                hostile.say(node.id, vote_request(node))
+            elif round_ % 120 == 0:  # it says to lead, and is silent then
+                hostile.say(node.id, append_to(node, term=node.engine.term + 1))
+        return cluster.leader is not None
+
+    cluster.run_until(disturb, 20)
+    assert cluster.now - asked_at < 20
+    term = cluster.wait_leader().engine.term
+    for _ in range(300):
+        disturb()
+        cluster.turn()
+    assert cluster.wait_leader().engine.term == term
+
+
+# Removed ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_single_member_that_says_removed_stops_nobody() -> None:
+    """A refusal of 48 bytes stopped every manager, and its log said that the data are of no more use."""
+    cluster, leader = ready()
+    victim, other = cluster.followers()
+    for _ in range(5):
+        for sayer in (other, "x", "127.0.0.1"):
+            cluster.nodes[victim].events.append(Refused(sayer, Refusal(REMOVED, "removed")))
+        cluster.run(0.1)
+    assert victim in cluster.nodes
+    assert "refused-by-member" in cluster.nodes[victim].alarm_names
+    cluster.nodes[victim].events.append(Refused(leader.id, Refusal(REMOVED, "removed")))
+    cluster.turn()
+    assert victim in cluster.stopped
+
+
+# What gets into a log ---------------------------------------------------------------------------------------------
+
+BAD_COMMANDS = {
+    "of another version": cbor2.dumps([7, UNREADABLE, "x"]),
+    "no CBOR": b"\xff\xff",
+    "another shape": cbor2.dumps({"a": 1}),
+}
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("name", BAD_COMMANDS)
+def test_a_command_that_no_manager_reads_is_not_taken_from_a_member(name: str, large: bool) -> None:
+    cluster, leader = ready()
+    hostile = Hostile.member(cluster, cluster.followers()[0])
+    message: Message = {"type": "submit", "commands": [cbor2.dumps([7, 99, "good"]), BAD_COMMANDS[name]]}
+    if large:
+        message = {"type": "submit_large", "number": 1, "heard": 0, "command": BAD_COMMANDS[name], "milliseconds": 9000}
+    before = state(leader)
+    assert hostile.say(leader.id, message) != []
+    cluster.run(0.5)
+    assert state(leader) == before
+    assert "peer-fault" in leader.alarm_names
+
+
+def bad_entries() -> dict[str, bytes]:
+    two = (Member("x", "127.0.0.1:1", "of x", voter=True),)
+    return {
+        **{f"a command {name}": entries.encode_commands([command]) for name, command in BAD_COMMANDS.items()},
+        "an unknown kind": b"\x00\x09" + cbor2.dumps([]),
+        "another system's membership": b"\x02" + cbor2.dumps([]),
+        "commands that are no bytes": b"\x00\x01" + cbor2.dumps(["a", 1]),
+        "too many commands": entries.encode_commands([cbor2.dumps([7, 1, "x"])] * (entries.COMMANDS_PER_ENTRY + 1)),
+        "an unknown change": entries.encode_change(Change("explode", id="m1", incarnation="i")),
+        "a change with a field too many": b"\x00\x02" + cbor2.dumps([ADD, "a", "b", "c", "", [], ["", []], 1]),
+        "a change of no member": entries.encode_change(Change(ADD, id="m9", address="a:1")),
+        "a cluster of nobody": entries.encode_change(Change(FORM, cluster_id="c")),
+        "a cluster of one twice": entries.encode_change(Change(FORM, cluster_id="c", members=two * 2)),
+    }
+
+
+@pytest.mark.parametrize("name", bad_entries())
+def test_an_entry_that_no_manager_reads_is_not_appended(name: str) -> None:
+    """Of a leader, too, in an append message or ahead of it. No manager started with such a thing in its log."""
+    cluster, leader = ready()
+    follower = cluster.nodes[cluster.followers()[0]]
+    hostile = Hostile.member(cluster, leader.id)
+    entry = bad_entries()[name]
+    before = state(follower)
+    place = (follower.log.last_index + 1, follower.engine.term)
+    assert hostile.say(follower.id, append_to(follower, entries=[[entry, *place]])) != []
+    assert state(follower) == before
+    assert hostile.connect(follower.id) is None
+    ahead = {"type": "large_entry", "number": 5, "term": follower.engine.term, "entry": entry}
+    assert hostile.say(follower.id, ahead, append_to(follower, entries=[[5, *place]])) != []
+    assert state(follower)[:5] == before[:5]
+    cluster.run_until(lambda: cluster.leader)
+
+
+def test_a_session_of_another_manager_is_nobody_elses_under_tls() -> None:
+    """Else a member answers the next write of another one with its own."""
+    cluster, leader = ready(trust_domain="home")
+    victim, id_ = cluster.followers()
+    hostile = Hostile.member(cluster, id_)
+    assert hostile.say(leader.id, {"type": "submit", "commands": [cbor2.dumps([id_, 1, "mine"])]}) == []
+    cluster.run_until(lambda: "mine" in leader.machine.applied)
+    assert hostile.say(leader.id, {"type": "submit", "commands": [cbor2.dumps([victim, 1, "stolen"])]}) != []
+    cluster.run(0.5)
+    assert "stolen" not in leader.machine.applied
+
+
+def test_entries_that_are_never_committed_do_not_fill_a_log() -> None:
+    cluster, leader = ready()
+    follower = cluster.nodes[cluster.followers()[0]]
+    hostile = Hostile.member(cluster, leader.id)
+    term, before = follower.engine.term, follower.log.last_index
+    entry, reasons = entries.encode_commands([cbor2.dumps([7, 1, "x"])]), []
+    while not reasons:
+        at = follower.log.last_index
+        more = [[entry, at + 1 + n, term] for n in range(512)]
+        reasons = hostile.say(follower.id, append_to(follower, entries=more))
+        assert follower.log.last_index <= before + UNCOMMITTED_MAX
+    assert "not committed" in reasons[0]
+
+
+def test_what_is_sent_ahead_of_the_log_is_bounded_for_all_peers_together() -> None:
+    cluster, leader = ready()
+    victim, id_ = cluster.followers()
+    follower = cluster.nodes[victim]
+    hostile = Hostile.member(cluster, id_)
+    ahead = {"type": "large_entry", "number": 1, "term": follower.engine.term, "entry": b"x" * 1000}
+    assert hostile.say(victim, ahead, {**ahead, "term": follower.engine.term + 1}) == []
+    assert follower.engine._held._bytes == 0
+    cluster.crash(leader.id)
+    cluster.run(1.5)
+    reasons, number = [], 1
+    while not reasons:
+        number += 1
+        ahead = {**ahead, "number": number, "term": follower.engine.term + 1, "entry": b"x" * 500_000}
+        reasons = hostile.say(victim, ahead)
+    assert number * 500_000 <= HELD_BYTES_MAX + 1_000_000
+    cluster.run(0.1)
+    assert follower.engine._held._bytes == 0
+
+
+# The first start --------------------------------------------------------------------------------------------------
+
+
+def forming() -> tuple[Cluster, Node]:
+    """m1 waits for m2 and m3."""
+    cluster = Cluster(start=False)
+    cluster.start("m1")
+    cluster.run(0.1)
+    return cluster, cluster.nodes["m1"]
+
+
+def founding_of(node: Node, **others: str) -> bytes:
+    incarnations = {node.id: node.engine.hello()["incarnation"], **others}
+    return Founding({id_: Member(id_, "127.0.0.1:1", inc, voter=True) for id_, inc in incarnations.items()}).encode()
+
+
+@pytest.mark.parametrize("others", [{"x": "of x"}, {"m2": "of m2"}, {"m2": "of m2", "m3": "of m3", "x": "of x"}])
+@pytest.mark.parametrize("id_", ["x", "m2"])
+def test_a_record_of_other_founders_than_the_operator_named_is_not_taken(id_: str, others: dict[str, str]) -> None:
+    cluster, node = forming()
+    hello = {"founding": founding_of(node, **others)}
+    refusal = Hostile.stranger(cluster, id_, **hello).connect("m1")
+    assert (refusal is None) is (id_ == "m2" and "m2" in others)
+    hostile = Hostile.stranger(cluster, id_)
+    if hostile.connect("m1") is None:
+        hostile.say("m1", {"type": "founding", **hello})
+    cluster.run(0.2)
+    assert node.engine._roster.founding is None
+    assert node.log.note == b""
+
+
+def test_a_record_with_another_directory_than_the_one_that_is_there_is_not_taken() -> None:
+    cluster, node = forming()
+    m3 = Hostile.stranger(cluster, "m3")
+    assert m3.connect("m1") is None
+    m2 = Hostile.stranger(cluster, "m2")
+    assert m2.connect("m1") is None
+    forged = founding_of(node, m2="of m2", m3="a directory of m2's own")
+    m2.say("m1", {"type": "founding", "founding": forged})
+    assert node.engine._roster.founding is None
+    m2.say("m1", {"type": "founding", "founding": founding_of(node, m2="of m2", m3="of m3")})
+    assert node.engine._roster.founding is not None
+
+
+def test_a_cluster_of_others_than_the_founders_is_not_formed() -> None:
+    cluster = Cluster()
+    cluster.run_until(lambda: all(node.engine._roster.founding for node in cluster.nodes.values()))
+    assert cluster.leader is None
+    hostile = Hostile.member(cluster, "m3")
+    node = cluster.nodes["m1"]
+    own = (Member("m3", "127.0.0.1:1", hostile.hello["incarnation"], voter=True),)
+    formed = entries.encode_change(Change(FORM, cluster_id="hostile", members=own))
+    term, last = node.engine.term + 1, node.log.last_index
+    more = [[b"\x01", last + 1, term], [formed, last + 2, term]]
+    reasons = hostile.say("m1", append_to(node, term=term, entries=more, commit_index=last + 2))
+    assert "a cluster of other members" in reasons[0]
+    cluster.run_until(lambda: cluster.members("m1"))
+    assert cluster.members("m1").keys() == {"m1", "m2", "m3"}
+
+
+def test_only_the_leader_that_was_asked_answers_an_operator() -> None:
+    cluster, leader = ready()
+    victim, id_ = cluster.followers()
+    hostile = Hostile.member(cluster, id_)
+    answers: list[Any] = []
+    cluster.hold((leader.id, victim))
+    cluster.nodes[victim].events.append(ChangeWanted(ADD, "m9", "127.0.0.1:7009", answers.append))
+    cluster.turn()
+    for number in range(5):
+        hostile.say(victim, {"type": "change_answer", "number": number, "state": "done", "text": "done"})
+    assert answers == []
+    cluster.heal()
+    cluster.run_until(lambda: answers, 2)
+    assert answers[0].state != "done"
+
+
+def test_a_member_makes_nobody_read_what_was_not_offered_to_it() -> None:
+    cluster, leader = ready(snapshot_after_bytes=100)
+    cluster.write(leader.id, *(f"w{n}" for n in range(40)))
+    cluster.run_until(lambda: leader.snapshots.held)
+    hostile = Hostile.member(cluster, cluster.followers()[0])
+    sha = leader.snapshots.held[0].sha256
+    hostile.say(leader.id, {"type": "snapshot_get", "sha256": sha, "offset": 0})
+    cluster.run(0.2)
+    assert hostile.heard(leader.id, "snapshot_chunk") == []
+    assert hostile.heard(leader.id, "snapshot_gone") != []
+
+
+def test_a_message_of_an_unknown_type_costs_a_member_nothing() -> None:
+    cluster, leader = ready()
+    id_ = cluster.followers()[0]
+    leader.events.append(Received(id_, cluster.links[leader.id, id_], {"type": "of a later version"}))
+    cluster.run(0.1)
+    assert leader.engine.guard_stats["unknown message dropped"] == 1
+    assert (leader.id, id_) in cluster.links
