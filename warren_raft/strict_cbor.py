@@ -28,7 +28,7 @@ MAX_RECORD_ITEMS: Final = 512 * 1024
 """Of an entity or a session. An entity has up to 1 MiB, which may be texts of one character."""
 
 MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
-"""Of a record. An entity travels in a command of at most 4 MiB; the largest session has less than that."""
+"""Of a record. An entity travels in a command of at most 4 MiB, and the largest session is smaller than that."""
 
 MAX_DEPTH: Final = 16
 """Of lists and maps in each other. Ours have five levels."""

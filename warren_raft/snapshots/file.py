@@ -127,7 +127,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_shown(value: object) -> bool:
-    """Whether it is a text that a terminal can be given: whoever makes a file by hand may write anything into it."""
+    """Whether it is a text that may be printed to a terminal: a file that was made by hand may hold anything."""
     return type(value) is str and value.isprintable()
 
 

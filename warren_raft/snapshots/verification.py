@@ -301,7 +301,7 @@ says nothing about the file."""
 CPU_SECONDS_MIN: Final = 60
 CPU_SECONDS_PER_MIB: Final = 1
 """A child's deadline, in processor time, so that a busy machine ends none: thirty times what 100,000 containers (90 MB)
-take. Who makes a file by hand may know of something that takes for ever."""
+take. A file that was made by hand may take for ever."""
 
 MEMORY_BYTES_MIN: Final = 1 << 30
 MEMORY_FACTOR: Final = 16
