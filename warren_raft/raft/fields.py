@@ -15,6 +15,7 @@ from warren_raft.raft.membership import MEMBERS_MAX
 from warren_raft.raft.membership import TEXT_CHARACTERS as MEMBER_CHARACTERS
 from warren_raft.raft.reports import is_report
 from warren_raft.raft.submit import COMMAND_BYTES_MAX
+from warren_raft.wording import quoted
 
 FAULT_CHARACTERS: Final = 500
 """Of what a peer can put into a line for the operator."""
@@ -118,4 +119,5 @@ def check_fields(message: Message) -> None:
     """Raises PeerFault for a message that no manager sends."""
     for name, is_sound in FIELDS.get(message["type"], {}).items():
         if not is_sound(message.get(name)):
-            raise PeerFault(f"{message['type']} with {name} = {message.get(name)!r}"[:FAULT_CHARACTERS])
+            said = quoted(message.get(name), FAULT_CHARACTERS)
+            raise PeerFault(f"{message['type']} with {name} = {said}"[:FAULT_CHARACTERS])

@@ -18,6 +18,7 @@ from warren_raft.raft.core import CANDIDATE, Core, Entry, Message
 from warren_raft.raft.large import UNDER_WAY, LargeEntries
 from warren_raft.raft.log import Log
 from warren_raft.raft.log_contents import BASE_INDEX
+from warren_raft.wording import quoted
 
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """Entries on their way to one follower without an answer. Beyond it nothing new is sent to that follower: without a
@@ -516,7 +517,7 @@ class Guard:
 def _integer(message: Message, name: str) -> int:
     value = message.get(name)
     if type(value) is not int or not 0 <= value <= INDEX_MAX:
-        raise PeerFault(f"{message.get('type')} with {name} = {value!r}"[:200])
+        raise PeerFault(f"{message.get('type')} with {name} = {quoted(value, 200)}"[:200])
     return value
 
 

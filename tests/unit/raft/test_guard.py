@@ -6,6 +6,7 @@ well-formed ones that no correct peer sends. Not here: the holes of PySyncObj, e
 
 from __future__ import annotations
 
+import tracemalloc
 from copy import deepcopy
 from typing import Any
 
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from tests.engine_harness import Cluster, Message, Node
 from warren_raft.raft import guard
 from warren_raft.raft.events import CloseLink, Received
+from warren_raft.raft.fields import check_fields
+from warren_raft.raft.guard import PeerFault, _integer
 
 NO_OP = b"\x01"
 
@@ -394,3 +397,22 @@ def test_a_follower_that_does_not_answer_is_sent_no_more_than_the_window(monkeyp
     cluster.run_until(lambda: leader.engine.is_leader and cluster.converged(), seconds=3)
     cluster.check_writes()
     assert other in cluster.nodes
+
+
+@pytest.mark.parametrize(
+    "value", [bytes(16 << 20), "\x01" * (16 << 20), [[bytes(1 << 20)] * 4] * 4, {"a": bytes(16 << 20)}]
+)
+def test_a_large_field_that_cannot_be_is_quoted_at_no_cost(value: object) -> None:
+    """(Pins a fault: the text of one message of 16 MiB took half a second of the raft thread and 64 MiB.)"""
+    tracemalloc.start()
+    try:
+        for refuse in (
+            lambda: check_fields({"type": "submit", "commands": {"x": value}}),
+            lambda: _integer({"a": value}, "a"),
+        ):
+            with pytest.raises(PeerFault) as caught:
+                refuse()
+            assert len(str(caught.value)) <= 500
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
