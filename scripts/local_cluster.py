@@ -28,6 +28,8 @@ PROJECT: Final = Path(__file__).resolve().parent.parent
 SAMPLE_STATE: Final = PROJECT / "examples" / "sample-state.jsonl"
 DEFAULT_DIRECTORY: Final = PROJECT / ".cluster"
 DEFAULT_PORT_BASE: Final = 7946
+AUTHORITY: Final = "ca"
+"""The directory of the cluster's CA, in that of the cluster."""
 # Deadlines for a busy machine; each wait ends as soon as its condition holds.
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 30.0
@@ -49,6 +51,7 @@ class Manager:
         self.data_dir = directory / node_id
         self.log = directory / f"{node_id}.log"
         self.client = AdminClient(self.data_dir)
+        self._join_file = directory / f"{node_id}.join"
         self._pid_file = directory / f"{node_id}.pid"
         self._members = members
         self._child: subprocess.Popen[bytes] | None = None
@@ -65,10 +68,8 @@ class Manager:
         """Starts the process. Does not wait for it: see `is_ready`."""
         if self.pid is not None:
             raise ClusterFailed(f"{self.id} is running already (process {self.pid})")
-        members = [f"--member={node_id}={address}" for node_id, address in self._members.items()]
-        command = [sys.executable, "-m", "warren_raft_cli", "serve", f"--node-id={self.id}"]
-        command += [f"--listen={self.address}", *members, f"--data-dir={self.data_dir}"]
-        if len(members) == 1:
+        command = [sys.executable, "-m", "warren_raft_cli", "serve", f"--data-dir={self.data_dir}", *self._settings()]
+        if len(self._members) == 1:
             command.append("--bootstrap")
         with open(self.log, "ab") as log:
             # A session of its own: Ctrl-C on the script must not reach managers that are to stay.
@@ -76,6 +77,13 @@ class Manager:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         self._pid_file.write_text(f"{self._child.pid}\n")
+
+    def _settings(self) -> list[str]:
+        """Its join file; a cluster of an older release has none, and its managers' certificates come by themselves."""
+        if self._join_file.exists():
+            return [f"--join={self._join_file}"]
+        members = [f"--member={node_id}={address}" for node_id, address in self._members.items()]
+        return [f"--node-id={self.id}", f"--listen={self.address}", *members]
 
     def check_running(self) -> None:
         """Raises ClusterFailed if the process has ended."""
@@ -144,8 +152,12 @@ class LocalCluster:
 
     @classmethod
     def create(cls, directory: Path, members: Mapping[str, str]) -> LocalCluster:
-        """A new cluster in a directory that does not hold one."""
+        """A new cluster in a directory that holds none, with a CA of its own and a join file for each manager."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.rmtree(directory / AUTHORITY, ignore_errors=True)  # of a creation that was killed
+        run_cli("cert", "init", AUTHORITY, here=directory)
+        wanted = [f"{node_id}={address}" for node_id, address in members.items()]
+        run_cli("cert", "issue", *wanted, "--ca", AUTHORITY, here=directory)
         (directory / "cluster.json").write_text(json.dumps({"members": dict(members)}, indent=2) + "\n")
         return cls(directory, members)
 
@@ -230,10 +242,10 @@ def wait_until(condition: Callable[[], bool], timeout: float, what: str) -> None
         time.sleep(POLL_SECONDS)
 
 
-def run_cli(*arguments: str) -> str:
-    """Runs `warren-raft`; returns what it printed."""
+def run_cli(*arguments: str, here: Path | None = None) -> str:
+    """Runs `warren-raft`, in the directory `here`; returns what it printed."""
     command = [sys.executable, "-m", "warren_raft_cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=here)
     if done.returncode != 0:
         raise ClusterFailed(done.stderr.strip() or f"warren-raft {arguments[0]} failed")
     return done.stdout
@@ -290,6 +302,7 @@ def up(directory: Path, count: int | None, port_base: int | None) -> None:
 def _print_places(cluster: LocalCluster) -> None:
     first = next(iter(cluster.managers.values()))
     click.echo(f"data  {cluster.directory}/ID")
+    click.echo(f"CA    {cluster.directory}/{AUTHORITY}")
     click.echo(f"logs  {cluster.directory}/ID.log")
     click.echo(f"try   {Path(sys.executable).parent}/warren-raft list services --data-dir {first.data_dir}\n")
     cluster.print_status()

@@ -73,6 +73,9 @@ def test_a_cluster_lives_through_all_its_commands(script: Script, warren: Comman
     shown = script("up", "--port-base", str(free_port_base()))
     assert str(script.directory) in shown
     assert "m3" in shown
+    shown = warren("status", "--data-dir", script.directory / "m1", "-o", "json").json
+    authority = warren("cert", "show", script.directory / "ca", "-o", "json").json
+    assert shown["certificate"]["trust_domain"] == authority["trust_domain"], "it has a CA of its own"
     services = warren("list", "services", "--data-dir", script.directory / "m1", "-o", "json").json
     assert len(services) > 0, "the sample state was not loaded"
     rows = script.rows()

@@ -58,6 +58,13 @@ def test_the_shell_example_runs(tmp_path: Path) -> None:
         subprocess.run(["bash", "-c", f"{cluster} clean"], check=True, capture_output=True)
 
 
+def test_the_commands_for_three_hosts_are_those_of_the_page_that_is_tested() -> None:
+    page = (PROJECT / "docs" / "certificates.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^(warren-raft .*?) *(?:#.*)?$", blocks("bash")[2], re.MULTILINE)
+    assert len(commands) == 3
+    assert all(re.search(rf"^{re.escape(command)}$", page, re.MULTILINE) for command in commands)
+
+
 def test_every_link_leads_somewhere() -> None:
     for document in [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
@@ -72,5 +79,6 @@ def test_what_the_examples_leave_in_a_clone_is_not_taken_for_a_change() -> None:
     left |= {f"{path.split('/')[0]}/" for path in re.findall(r"--data-dir (\w\S*)", shell)}
     python = "".join(blocks("python"))
     left |= {f"{path.split('/')[0]}/" for path in re.findall(r'(?:LocalStore\(|data_dir=)"(\w[^"]*)"', python)}
-    assert left == {"backup.jsonl", "warren.snapshot", "data/", "state/"}
+    left |= {f"{path}/" for path in re.findall(r"cert init (\w+)", shell)} | {"*.join"}  # of cert issue
+    assert left == {"backup.jsonl", "warren.snapshot", "data/", "state/", "ca/", "*.join"}
     assert {f"/{path}" for path in left} <= set(ignored)
