@@ -229,12 +229,11 @@ async def _carry(way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamW
 
 
 def dial_through(port: int, dialler: str) -> None:
-    """In a manager's process: every connection that its event loops make goes through the Network at this port."""
-    connect = asyncio.BaseEventLoop.create_connection
+    """In a manager's process: every connection that its transport makes goes through the Network at this port."""
+    from warren_raft.raft.transport import Transport
 
-    async def create_connection(
-        loop: asyncio.BaseEventLoop, factory: Any, host: Any = None, peer_port: Any = None, **more: Any
-    ) -> Any:
+    async def connected(_transport: Transport, host: str, peer_port: int) -> socket.socket:
+        loop = asyncio.get_running_loop()
         link = socket.socket()
         try:
             link.setblocking(False)
@@ -247,6 +246,6 @@ def dial_through(port: int, dialler: str) -> None:
         except BaseException:
             link.close()
             raise
-        return await connect(loop, factory, sock=link, **more)
+        return link
 
-    asyncio.BaseEventLoop.create_connection = create_connection  # type: ignore[method-assign,assignment]
+    Transport._connected = connected  # type: ignore[method-assign]
