@@ -1,5 +1,6 @@
 # Sets up .venv for the scripts beside it: source it, then call ensure_venv EXTRAS.
-# Installs only when pyproject.toml or the Python changed since the last time (a stamp in .venv says so).
+# Installs only when pyproject.toml, requirements/ or the Python changed since the last time (a stamp in .venv says so).
+# What is installed is pinned, with hashes, in requirements/ (scripts/lock.sh writes them).
 
 project_root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv="$project_root/.venv"
@@ -24,7 +25,7 @@ find_python() {
 
 # What an installation depends on, in one line.
 venv_stamp() {
-    printf '%s %s\n' "$("$1" -V)" "$(sha256sum <"$project_root/pyproject.toml")"
+    printf '%s %s\n' "$("$1" -V)" "$(cat "$project_root"/pyproject.toml "$project_root"/requirements/*.txt | sha256sum)"
 }
 
 # Whether $venv holds the project and the extras as pyproject.toml wants them now.
@@ -55,7 +56,7 @@ ensure_venv() {
 }
 
 install_venv() {
-    local python=$1 extras=$2
+    local python=$1 extras=$2 part pins=()
     if [[ ! -x $venv/bin/python ]] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
         "$python" -c 'import ensurepip, venv' 2>/dev/null ||
             fail "Python's venv is missing. On Debian and Ubuntu: sudo apt-get install python3-venv"
@@ -63,7 +64,14 @@ install_venv() {
         rm -rf -- "$venv"
         "$python" -m venv "$venv"
     fi
-    echo "Installing what is needed into $venv (again only when pyproject.toml changes) …" >&2
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-        --editable "$project_root${extras:+[$extras]}" >&2 || fail "the installation failed, see above"
+    echo "Installing what is needed into $venv (again only when pyproject.toml or requirements/ changes) …" >&2
+    for part in base ${extras//,/ }; do
+        pins+=(--requirement "$project_root/requirements/$part.txt")
+    done
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes "${pins[@]}" >&2 ||
+        fail "the installation failed, see above"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+        --editable "$project_root" >&2 || fail "the installation failed, see above"
+    "$venv/bin/python" -m pip check --quiet --disable-pip-version-check >&2 ||
+        fail "requirements/ does not have what pyproject.toml asks for: run scripts/lock.sh"
 }

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 PROJECT = Path(__file__).resolve().parents[2]
 LIBRARY = PROJECT / "scripts" / "lib.sh"
@@ -32,6 +36,8 @@ class FakeMachine:
         self.root = directory / "project"
         self.root.mkdir()
         (self.root / "pyproject.toml").write_text("first")
+        (self.root / "requirements").mkdir()
+        (self.root / "requirements" / "base.txt").write_text("first")
         self._notes = directory / "notes"
         self._bin = directory / "bin"
         self._bin.mkdir()
@@ -51,8 +57,9 @@ class FakeMachine:
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
     def installations(self) -> list[str]:
+        """The parts of requirements/ that were installed, each time."""
         lines = self._notes.read_text().splitlines() if self._notes.exists() else []
-        return [line.rpartition(" ")[2] for line in lines if "pip install" in line]
+        return [",".join(re.findall(r"requirements/(\w+)\.txt", line)) for line in lines if "--require-hashes" in line]
 
 
 def test_it_installs_once_and_again_when_the_project_asks_for_something_else(tmp_path: Path) -> None:
@@ -60,13 +67,32 @@ def test_it_installs_once_and_again_when_the_project_asks_for_something_else(tmp
     for _ in range(2):
         assert machine.ensure_venv("test").returncode == 0
         assert machine.ensure_venv().returncode == 0, "what the tests need holds what the cluster needs"
-    assert machine.installations() == [f"{machine.root}[test]"]
+    assert machine.installations() == ["base,test"]
     assert machine.ensure_venv("test,lint").returncode == 0
     assert machine.ensure_venv("lint").returncode == 0
-    assert machine.installations()[1:] == [f"{machine.root}[test,lint]"]
-    (machine.root / "pyproject.toml").write_text("second")
-    assert machine.ensure_venv().returncode == 0
-    assert machine.installations()[2:] == [str(machine.root)]
+    assert machine.installations()[1:] == ["base,test,lint"]
+    for name in ("pyproject.toml", "requirements/base.txt"):
+        (machine.root / name).write_text("second")
+        assert machine.ensure_venv().returncode == 0
+    assert machine.installations()[2:] == ["base", "base"]
+
+
+def test_the_pins_are_what_the_project_asks_for() -> None:
+    """Else scripts and CI would run with something else than users: scripts/lock.sh writes them anew."""
+    with open(PROJECT / "pyproject.toml", "rb") as file:
+        settings = tomllib.load(file)
+    extras = settings["project"]["optional-dependencies"]
+    parts = {"base": [*settings["project"]["dependencies"], *settings["build-system"]["requires"]], **extras}
+    assert {path.stem for path in (PROJECT / "requirements").glob("*.txt")} == set(parts)
+    for part, wanted in parts.items():
+        text = (PROJECT / "requirements" / f"{part}.txt").read_text()
+        pins = dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", text, re.MULTILINE))
+        for requirement in map(Requirement, wanted):
+            name = canonicalize_name(requirement.name)
+            assert name in pins, f"{name} is not in requirements/{part}.txt: run scripts/lock.sh"
+            assert requirement.specifier.contains(pins[name]), f"{name} {pins[name]} is too old: run scripts/lock.sh"
+        for entry in text.replace("\\\n", " ").splitlines():
+            assert entry.startswith("#") or "--hash=sha256:" in entry, entry
 
 
 def test_without_venv_it_prints_the_one_line_to_type(tmp_path: Path) -> None:
@@ -85,7 +111,10 @@ def test_without_a_python_that_is_new_enough_it_says_so(tmp_path: Path) -> None:
     assert "3.11" in ran.stderr
 
 
-@pytest.mark.parametrize("name", ["scripts/lib.sh", "scripts/test.sh", "scripts/cluster-local.sh", ".ci/run"])
+@pytest.mark.parametrize(
+    "name",
+    ["scripts/lib.sh", "scripts/test.sh", "scripts/cluster-local.sh", "scripts/lock.sh", "scripts/audit.sh", ".ci/run"],
+)
 def test_the_shell_scripts_parse_and_can_be_run(name: str) -> None:
     subprocess.run(["bash", "-n", str(PROJECT / name)], check=True)
     assert name.endswith("lib.sh") or os.access(PROJECT / name, os.X_OK)

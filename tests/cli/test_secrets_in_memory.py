@@ -57,7 +57,8 @@ def test_a_manager_that_crashes_leaves_no_core_dump(
 
 def test_nor_does_the_child_that_verifies_a_snapshot(tmp_path: Path) -> None:
     """It is made to read files that may be damaged, and a damaged one may end it."""
-    options = json.dumps({"records": True, "nice": 0, "parent": os.getpid()})
+    limits = {"cpu_seconds": 60, "memory_bytes": 2 * 1024**3}
+    options = json.dumps({"records": True, "nice": 0, "parent": os.getpid(), **limits})
     program = (
         "import ctypes, sys\n"
         "from warren_raft.snapshots.verify_child import main\n"

@@ -12,65 +12,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.cbor_readers import READERS
 from tests.hostile_cbor import NOT_OURS, empty_lists, hash_bomb
 from warren_raft.errors import InvariantViolation
 from warren_raft.fsm.sessions import Session
-from warren_raft.raft import entries, wire
-from warren_raft.raft.lanes import Lane
-from warren_raft.raft.membership import Change, Founding, Hello, Member, Membership, read_note
-from warren_raft.raft.wire import FIRST, MORE, BadFrame, FrameReader
-from warren_raft.store import codec
-from warren_raft.store.tables import CONTAINER
+from warren_raft.raft import entries
+from warren_raft.raft.membership import Change, Member, Membership
 from warren_raft.strict_cbor import MAX_DEPTH, MAX_ITEMS, BadCbor, decode, decode_record
 
 PROJECT = Path(__file__).parents[2]
-
-
-def hello(founding: bytes) -> dict[str, Any]:
-    said = Hello("m2", "127.0.0.1:7946", "inc", True, None, 0, b"")
-    return {**said.to_message(), "founding": founding}
-
-
-def in_frames(body: bytes) -> bytes:
-    """A message of any size, in as many frames as it takes."""
-    if len(body) <= wire.MAX_BODY_BYTES:
-        return wire.frame_head(0, body) + body
-    step = wire.MAX_BODY_BYTES - wire.FIRST_BYTES
-    parts = [wire.first_body(0, len(body), body[:step])]
-    parts += [body[at : at + step] for at in range(step, len(body), step)]
-    flags = [Lane.NORMAL | FIRST | MORE, *[Lane.NORMAL | MORE] * (len(parts) - 2), int(Lane.NORMAL)]
-    return b"".join(wire.frame_head(flag, part) + part for flag, part in zip(flags, parts, strict=True))
-
-
-def read_message(body: bytes) -> object:
-    reader = FrameReader()
-    reader.feed(in_frames(body))
-    return reader.read()
-
-
-READERS: dict[str, tuple[Callable[[bytes], object], type[Exception]]] = {
-    "a message": (read_message, BadFrame),
-    "the founders in a hello": (lambda data: Hello.from_message(hello(data)), ValueError),
-    "founders": (Founding.decode, ValueError),
-    "the list of members": (Membership.decode, ValueError),
-    "the note of a log": (read_note, InvariantViolation),
-    "a log entry with commands": (lambda data: entries.decode(b"\x00\x01" + data), InvariantViolation),
-    "a log entry with a change": (lambda data: entries.decode(b"\x00\x02" + data), InvariantViolation),
-    "a session": (Session.decode, ValueError),
-    "a record": (lambda data: codec.decode(CONTAINER, data), codec.MalformedRecord),
-    "an entity": (lambda data: codec.decode_entity(CONTAINER, data, 1), codec.MalformedRecord),
-    "bytes": (decode, BadCbor),
-    "a record's bytes": (decode_record, BadCbor),
-}
-"""All that read CBOR from outside, and what each raises for what it cannot read. (A blank note and an empty founding
-record are none.)"""
 
 
 def outcome_of(read: Callable[[bytes], object], data: bytes) -> str:
