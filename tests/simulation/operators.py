@@ -297,9 +297,11 @@ class Operators:
             verb, id_, address = work.steps[0]
             directory = self.world.directories.get(id_)
             if verb == ADD and directory is not None:
-                # It may have moved since the operator began; or another one removed it meanwhile, and those who tell it
-                # so are fewer than it takes to stop it.
-                address = self._blank(id_).address
+                newest = self.world.audience.lists.newest
+                if newest is not None and directory.incarnation in newest.removed:
+                    # Another operator removed it meanwhile; those who tell it so may be fewer than it takes to stop it.
+                    directory = self._blank(id_)
+                address = directory.address  # it may have moved since the operator began
             step = work.steps[0] = (verb, id_, address)
             process.take(ChangeWanted(*step, lambda answer: self._answered(process, work, step, answer)))
         self.world.after(ASK_AGAIN_SECONDS, lambda: self._ask(work))
