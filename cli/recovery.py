@@ -43,7 +43,11 @@ def shares(label: str) -> Iterator[Callable[[float], None]]:
 
 @click.command("recover", cls=WarrenCommand)
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--force", is_flag=True, help="Although a member seems to be up, or it was to be removed.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also if a member seems up, it was to be removed, or an entry is unreadable.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what it would take over, and change nothing.")
 def recover(yes: bool, force: bool, dry_run: bool) -> None:
     """Turn a stopped manager's data into a new cluster of one.

@@ -20,7 +20,7 @@ from typing import Final
 
 from warren_raft.config import Config, split_address
 from warren_raft.describing import describe
-from warren_raft.errors import Corrupted, InUse, RefusedForSafety, WarrenError
+from warren_raft.errors import Corrupted, InUse, InvariantViolation, RefusedForSafety, WarrenError
 from warren_raft.fsm.entry import read_committed
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.opening import OpenedDirectory
@@ -37,6 +37,7 @@ from warren_raft.snapshots import staging
 from warren_raft.snapshots.file import Manifest, Path, Progress, counts_of, read_manifest, write
 from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP, install
 from warren_raft.snapshots.verification import verify
+from warren_raft.store.command import MalformedCommand, decode
 from warren_raft.store.database import Database
 from warren_raft.store.ownership import DirectoryLock
 from warren_raft.store.tables import BY_NAME
@@ -435,8 +436,7 @@ class Recovery(Survivor):
     def _look(self, force: bool) -> None:
         opened = self._opened
         log, machine = opened.log, opened.machine
-        self._entries = [(entries.decode(c), index, term) for c, index, term in log.entries[1:]]
-        self._entries = [each for each in self._entries if each[1] > machine.applied_index]
+        self._entries = self._readable(force)
         membership = but_removal = membership_of(machine)
         for content, index, _ in self._entries:
             if isinstance(content, Change):
@@ -445,9 +445,32 @@ class Recovery(Survivor):
                     but_removal = apply_change(but_removal, content, index)
         last = log.last_index, log.last_term
         certain = max(log.commit_index, machine.applied_index)
+        if log.last_index > machine.applied_index + len(self._entries):
+            last = self._entries[-1][1:] if self._entries else (machine.applied_index, machine.applied_term)
+            certain = min(certain, last[0])
         self._take(membership, log.incarnation, last, certain, but_removal=but_removal, force=force)
         if not force:
             self._refuse_if_others_answer()
+
+    def _readable(self, force: bool) -> list[tuple[list[bytes] | Change, int, int]]:
+        """The entries behind the state; with `force` up to the first that this release cannot read. Where no release
+        can, no manager has applied that one or any behind it, and nobody was told that they were done."""
+        log, machine = self._opened.log, self._opened.machine
+        found = []
+        for entry, index, term in log.entries[1:]:
+            if index <= machine.applied_index:
+                continue
+            content, problem = _read(entry)
+            if content is None and force:
+                break
+            if content is None:
+                raise RefusedForSafety(
+                    f"the log of {self.data_dir} holds an entry at index {index} that this release cannot read "
+                    f"({problem}). If a newer release wrote it, run recover with that release. If none did, no manager "
+                    "has applied it or any entry behind it: add --force to go on without them"
+                )
+            found.append((content, index, term))
+        return found
 
     def carry_out(self, progress: Progress | None = None) -> Restored:
         """Make the new directory, move the old files to DATA_DIR/aside-TIME. Once; raises SnapshotInvalid (the state is
@@ -488,6 +511,19 @@ class Recovery(Survivor):
     def __exit__(self, *_exception: object) -> None:
         if not self._opened.database.is_closed:
             self._opened.close(failed=False)
+
+
+def _read(entry: bytes) -> tuple[list[bytes] | Change | None, str]:
+    """What is in an entry; None where no manager of this release can apply it, and why. One that is merely malformed is
+    applied: it changes nothing."""
+    try:
+        content = entries.decode(entry)
+        for command in content if isinstance(content, list) else ():
+            with suppress(MalformedCommand):
+                decode(command)
+    except InvariantViolation as error:
+        return None, str(error)
+    return content, ""
 
 
 def _open(data_dir: str, node_id: str) -> OpenedDirectory:

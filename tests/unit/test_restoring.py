@@ -582,6 +582,33 @@ def test_the_last_survivor_is_recovered_though_it_was_to_be_removed(
     opened(tmp_path / "m1").close(failed=False)
 
 
+UNREADABLE = {
+    "a command of version 9": entries.encode_commands([b"\x85\x09" + command(put(Node(id="x")))[2:]]),
+    "unknown kind": b"\x00\x09",
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_an_entry_that_no_manager_can_read_is_left_out_with_all_behind_it(tmp_path: Path, name: str) -> None:
+    """An attacker put it there, say, and every manager stopped at it: whatever is behind it was applied by none."""
+    survivor(tmp_path / "m1")
+    log = Log.open(str(tmp_path / "m1" / "log"), files=OsFiles(), node_id="m1", new_incarnation=lambda: "never")
+    log.append(UNREADABLE[name], 15, 3)
+    log.append(entries.encode_commands([command(put(Node(id="behind")))]), 16, 3)
+    log.set_commit(16)
+    batch = log.take_batch()
+    assert batch is not None
+    batch.write()
+    log.complete(batch)
+    log.close()
+    with pytest.raises(RefusedForSafety, match=r"entry at index 15 that this release cannot read .*add --force"):
+        Recovery(tmp_path / "m1")
+    with Recovery(tmp_path / "m1", force=True) as recovery:
+        assert (recovery.index, recovery.term, recovery.uncertain) == (14, 3, 0)
+        assert recovery.carry_out().counts["nodes"] == 12
+    opened(tmp_path / "m1").close(failed=False)
+
+
 def test_two_recoveries_of_the_same_data_are_two_clusters(tmp_path: Path) -> None:
     ids = set()
     for name in ("a", "b"):

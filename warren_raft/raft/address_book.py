@@ -16,7 +16,8 @@ from warren_raft.errors import InvalidEntity
 from warren_raft.raft.membership import MEMBERS_MAX, TEXT_CHARACTERS, Member
 
 TOLD_MAX: Final = 3
-"""Addresses of one member that others told us of; the newest stay. Each costs a dial while the member is away."""
+"""Addresses of one member that others told us of and that are dialled, the newest first: each costs a dial while the
+member is away."""
 PLACES_MAX: Final = 8
 """Addresses of one member that are dialled in turn."""
 
@@ -40,7 +41,8 @@ class AddressBook:
         self._given = {id_: tuple(addresses) for id_, addresses in given.items()}
         self.said: Mapping[str, Said] = {}
         """The newest address that each member said it has, id -> Said. Replaced as a whole."""
-        self._told: dict[str, list[Said]] = {}
+        self._told: dict[str, dict[str, Said]] = {}
+        """Of each member, by the member that told us; the newest first."""
         self.version = 0
         """Goes up with every change."""
 
@@ -51,15 +53,17 @@ class AddressBook:
             self.said = {**self.said, member.id: said}
             self.version += 1
 
-    def told(self, entries: Iterable[tuple[str, Said]], members: Mapping[str, Member]) -> None:
-        """A member told us the addresses that others had said to it. Those of non-members are not kept."""
+    def told(self, teller: str, entries: Iterable[tuple[str, Said]], members: Mapping[str, Member]) -> None:
+        """A member told us the addresses that others had said to it. Those of non-members are not kept, and one of each
+        teller: it cannot push out those that others told."""
         for id_, said in entries:
             member = members.get(id_)
             if member is None or member.incarnation != said.incarnation or not is_address(said.address):
                 continue
-            known = self._told.get(id_, [])
-            if said not in known:
-                self._told[id_] = [said, *known][:TOLD_MAX]
+            known = self._told.setdefault(id_, {})
+            if known.get(teller) != said:
+                known.pop(teller, None)
+                self._told[id_] = {teller: said, **known}
                 self.version += 1
 
     def members_changed(self, before: Mapping[str, Member], after: Mapping[str, Member]) -> None:
@@ -70,7 +74,11 @@ class AddressBook:
             for id_, said in self.said.items()
             if id_ in after and (id_ not in moved or said.address == after[id_].address)
         }
-        self._told = {id_: told for id_, told in self._told.items() if id_ in after}
+        self._told = {
+            id_: {teller: said for teller, said in told.items() if teller in after}
+            for id_, told in self._told.items()
+            if id_ in after
+        }
         self.version += 1
 
     def places(self, member: Member) -> tuple[str, ...]:
@@ -87,7 +95,8 @@ class AddressBook:
         return [said.address] if said is not None and said.incarnation == member.incarnation else []
 
     def _told_of(self, member: Member) -> list[str]:
-        return [each.address for each in self._told.get(member.id, ()) if each.incarnation == member.incarnation]
+        told = [each for each in self._told.get(member.id, {}).values() if each.incarnation == member.incarnation]
+        return list(dict.fromkeys(each.address for each in told))[:TOLD_MAX]
 
     def differing(self, members: Iterable[Member]) -> dict[str, str]:
         """The members that said they have another address than the list has for them: id -> that address."""

@@ -204,8 +204,8 @@ class Changes:
 
     # Requests ----------------------------------------------------------------------------------------------------
 
-    def request(self, verb: str, member_id: str, address: str, applied_index: int) -> Answer:
-        """What an operator wants. Called again until it answers DONE or REFUSED."""
+    def request(self, verb: str, member_id: str, address: str, applied_index: int, asker: str) -> Answer:
+        """What an operator wants at the manager `asker`. Called again until it answers DONE or REFUSED."""
         roster = self._roster
         if roster.membership is None:
             return Answer(WAIT, "the cluster is not formed yet")
@@ -220,14 +220,25 @@ class Changes:
         wanted = _Wanted(verb, member_id, address)
         found = self._judge(wanted)
         if isinstance(found, Change):
-            return self._want(wanted)
+            return self._want(wanted, asker)
         if found.state == DONE and not roster.is_settled:
             return Answer(PENDING, "the change is made; a majority of the members does not have it on disk yet")
         return found
 
-    def _want(self, wanted: _Wanted) -> Answer:
+    def _want(self, wanted: _Wanted, asker: str) -> Answer:
         if self._wanted not in (None, wanted) and self._is_asked_for:
             return Answer(WAIT, "another membership change is under way")
+        if wanted != self._wanted:
+            log_event(
+                logger,
+                logging.INFO,
+                "change of members wanted",
+                node=self._roster.node_id,
+                change=wanted.verb,
+                member=wanted.id,
+                address=wanted.address or None,
+                asked_at=asker,
+            )
         self._wanted, self._wanted_at = wanted, self._clock()
         return Answer(PENDING, "the change is under way")
 

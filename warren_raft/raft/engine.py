@@ -140,6 +140,8 @@ NO_ROOM: Final = "too many managers were low on space until the deadline"
 """Why a write that reached its deadline came to nothing, as far as its own manager can tell."""
 
 
+STRANGERS: Final = "strangers"
+"""The subject of alarms about managers that are no members."""
 LARGE_TYPES: Final = frozenset(
     {
         *("submit_large", "submit_large_cancel", "submit_large_end"),
@@ -812,7 +814,13 @@ class Engine:
             raise _removed(self._node_id)
 
     def _note_refusal(self, name: AlarmName, peer: str, text: str) -> None:
-        self.alarms.raise_alarm(name, text, subject=peer, ends_after_seconds=REFUSAL_SECONDS)
+        self.alarms.raise_alarm(name, text, subject=self._subject(peer), ends_after_seconds=REFUSAL_SECONDS)
+
+    def _subject(self, peer: str) -> str:
+        """What an alarm about a peer is about. Strangers share one place, or they would take those of members: alarms
+        are bounded in number."""
+        roster = self._roster
+        return peer if peer in roster.members or peer in roster.guests.addresses else STRANGERS
 
     def _committed_entry(self) -> tuple[int, int] | None:
         """(index, term) of the newest entry that is known to be committed and is durable here."""
@@ -849,7 +857,7 @@ class Engine:
     def _drop(self, peer: str, reason: str) -> None:
         link = self._roster.links.get(peer)
         if link is not None:
-            self.alarms.raise_alarm("peer-fault", reason, subject=peer, ends_after_seconds=FAULT_SECONDS)
+            self.alarms.raise_alarm("peer-fault", reason, subject=self._subject(peer), ends_after_seconds=FAULT_SECONDS)
             self._effects.append(CloseLink(link.number, reason))
 
     # Messages ----------------------------------------------------------------------------------------------------
@@ -912,7 +920,7 @@ class Engine:
             if complaint is None:
                 self.alarms.clear_alarm("initial-members-differ", peer)
             else:
-                self.alarms.raise_alarm("initial-members-differ", complaint, subject=peer)
+                self.alarms.raise_alarm("initial-members-differ", complaint, subject=self._subject(peer))
             return
         if kind == "founding":
             self._receive_founding(peer, message["founding"])
@@ -920,7 +928,7 @@ class Engine:
         if kind == "health":
             self._health.receive(peer, message, self._now)
         if kind == "addresses":
-            self._roster.receive_addresses(message["said"])
+            self._roster.receive_addresses(peer, message["said"])
             return
         if kind in LARGE_TYPES:
             self._receive_large(peer, message)

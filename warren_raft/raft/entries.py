@@ -54,7 +54,10 @@ def decode(entry: bytes) -> list[bytes] | Change:
             return Change.decode(entry[2:])
     except ValueError as error:
         raise InvariantViolation(f"a log entry that does not decode: {error}") from None
-    raise InvariantViolation(f"a log entry of unknown kind {kind!r}: written by a newer version?")
+    raise InvariantViolation(
+        f"a log entry of unknown kind {kind!r}: upgrade, if a newer release wrote it; if none did, docs/recovery.md "
+        "says how to go on without it"
+    )
 
 
 def problem_of(entry: bytes, of_command: Callable[[bytes], str]) -> str:

@@ -6,6 +6,11 @@ happened since it was invited to its present address.
 
 from __future__ import annotations
 
+from typing import Final
+
+GUESTS_MAX: Final = 4
+"""Invited at once; a further one takes the place of the oldest. Any member may ask, and each is dialled."""
+
 
 class Guests:
     """Raft thread or simulator only."""
@@ -19,6 +24,8 @@ class Guests:
         """Dial it until it is forgotten. Returns a clause that says whether it answers, and as whom."""
         if self.addresses.get(guest) != address:
             self.forget(guest)
+            while len(self.addresses) >= GUESTS_MAX:
+                self.forget(next(iter(self.addresses)))
             self.addresses[guest] = address
         return self._answers.get(guest, f"{guest} does not answer at {address}")
 

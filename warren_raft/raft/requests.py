@@ -117,7 +117,7 @@ class Requests:
             answer = self.transfer_to(None, Reason(REMOVED, f"the removal of {self._node_id} was asked for at {asker}"))
             answer = Answer("wait", "leadership moves first") if answer.state != REFUSED else answer
         else:
-            answer = self._changes.request(message["verb"], message["id"], message["address"], applied_index)
+            answer = self._changes.request(message["verb"], message["id"], message["address"], applied_index, asker)
         return {"type": "change_answer", "number": message["number"], "state": answer.state, "text": answer.text}
 
     def receive_answer(self, peer: str, message: Message) -> None:

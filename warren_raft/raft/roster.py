@@ -88,6 +88,8 @@ class Roster:
         self.book = AddressBook(address, {id_: (*first, *hints.get(id_, ())) for id_, first in given.items()})
         self._told_version = -1
         """The version of the book that the links that are up were told."""
+        self._told_rows: tuple[list[tuple[str, str, str]], dict[str, int]] = ([], {})
+        """What was told last, and over which links."""
         self._places: dict[str, tuple[str, ...]] = {}
         self._places_version = -1
         self.guests: Final = Guests()
@@ -383,7 +385,10 @@ class Roster:
             return None
         self._told_version = self.book.version
         told = [row for row in self.book.to_tell(self.members) if row[0] != self.node_id]
-        if told and self.membership is not None:
+        linked = {peer: link.number for peer, link in self.links.items()}
+        is_news = (told, linked) != self._told_rows  # what others tell us is told to nobody
+        self._told_rows = (told, linked)
+        if told and is_news and self.membership is not None:
             for peer in sorted(self.links):
                 if self.counts(peer):
                     self._send(peer, {"type": "addresses", "said": told})
@@ -398,10 +403,10 @@ class Roster:
             f"type: warren-raft members update {id_}={address}"
         )
 
-    def receive_addresses(self, said: Sequence[tuple[str, str, str]]) -> None:
+    def receive_addresses(self, peer: str, said: Sequence[tuple[str, str, str]]) -> None:
         """A member tells the addresses of others. They are places to dial; they make nobody a member."""
         entries = [(id_, Said(incarnation, address)) for id_, incarnation, address in said]
-        self.book.told(entries, self.members)
+        self.book.told(peer, entries, self.members)
 
     # The first start ---------------------------------------------------------------------------------------------
 

@@ -123,11 +123,11 @@ def test_addresses_that_are_told_make_nobody_a_member_and_hold_only_for_the_dire
         ("m2", incarnation, "0.0.0.0:9011"),
         ("m2", incarnation, "no address"),
     ]
-    m1.engine._roster.receive_addresses(strange)
+    m1.engine._roster.receive_addresses("m3", strange)
     cluster.run(0.1)
     assert m1.dialed.keys() == {"m2", "m3"}
     assert m1.dialed["m2"] == (cluster.addresses["m2"],)
-    m1.engine._roster.receive_addresses([("m2", incarnation, "127.0.0.1:9012")])
+    m1.engine._roster.receive_addresses("m3", [("m2", incarnation, "127.0.0.1:9012")])
     cluster.run(0.1)
     assert m1.dialed["m2"] == (cluster.addresses["m2"], "127.0.0.1:9012")
     assert m1.engine.membership.members == before
@@ -259,7 +259,7 @@ M2 = Member("m2", "127.0.0.1:2", "directory", voter=True)
 def test_what_a_member_said_itself_is_dialled_first_and_every_address_once() -> None:
     book = AddressBook("127.0.0.1:1", {"m2": ("127.0.0.1:5", "127.0.0.1:2")})
     assert book.places(M2) == ("127.0.0.1:2", "127.0.0.1:5")
-    book.told([("m2", Said("directory", "127.0.0.1:4"))], {"m2": M2})
+    book.told("m3", [("m2", Said("directory", "127.0.0.1:4"))], {"m2": M2})
     book.heard(M2, "directory", "127.0.0.1:3")
     assert book.places(M2) == ("127.0.0.1:3", "127.0.0.1:2", "127.0.0.1:4", "127.0.0.1:5")
     book.heard(M2, "another directory", "127.0.0.1:6")
@@ -284,11 +284,12 @@ def test_a_new_entry_of_the_list_outdates_what_was_said_before() -> None:
 def test_however_much_is_told_a_few_addresses_of_each_member_are_kept() -> None:
     book = AddressBook("127.0.0.1:1", {"m2": [f"127.0.0.1:{port}" for port in range(100, 120)]})
     for port in range(1000, 2000):
-        book.told([("m2", Said("directory", f"127.0.0.1:{port}")), ("m3", Said("x", "127.0.0.1:3"))], {"m2": M2})
+        told = [("m2", Said("directory", f"127.0.0.1:{port}")), ("m3", Said("x", "127.0.0.1:3"))]
+        book.told(f"m{port % 7}", told, {"m2": M2})
     places = book.places(M2)
     assert len(places) == PLACES_MAX
     assert places[: 1 + TOLD_MAX] == ("127.0.0.1:2", "127.0.0.1:1999", "127.0.0.1:1998", "127.0.0.1:1997")
-    assert set(book._told) == {"m2"}
+    assert {id_: len(told) for id_, told in book._told.items()} == {"m2": 7}, "one of each member that tells"
 
 
 def test_what_is_worth_keeping_is_where_members_are_and_the_list_does_not_have_them() -> None:
@@ -298,7 +299,7 @@ def test_what_is_worth_keeping_is_where_members_are_and_the_list_does_not_have_t
     before = {"m2": "127.0.0.1:3", "m9": "127.0.0.1:9"}
     assert book.to_keep(before, members) == {"m2": "127.0.0.1:3"}, "not heard of since, and m9 is no member any more"
     assert book.to_keep({"m2": M2.address}, members) == {}, "the list has it by now"
-    book.told([("m2", Said("directory", "127.0.0.1:4"))], members)
+    book.told("m3", [("m2", Said("directory", "127.0.0.1:4"))], members)
     assert book.to_keep(before, members) == {"m2": "127.0.0.1:4"}
     book.heard(M2, "directory", M2.address)
     assert book.to_keep(before, members) == {}, "it says itself that the list is right"

@@ -503,3 +503,45 @@ def test_a_message_of_an_unknown_type_costs_a_member_nothing() -> None:
     cluster.run(0.1)
     assert leader.engine.guard_stats["unknown message dropped"] == 1
     assert (leader.id, id_) in cluster.links
+
+
+# What takes the place of what others said ---------------------------------------------------------------------------
+
+
+def test_strangers_do_not_take_the_places_of_members_among_the_alarms() -> None:
+    """Alarms of one name are bounded in number, and whoever has a link could make up an id for each."""
+    cluster, leader = ready()
+    for number in range(100):
+        stranger = f"stranger-{number}"
+        leader.events.append(Refused(stranger, Refusal("not-listed", "no")))
+        cluster.step(leader.id)
+    leader.events.append(Refused("m3", Refusal("not-listed", "no")))
+    cluster.step(leader.id)
+    subjects = [alarm.subject for alarm in leader.engine.alarms.active]
+    assert sorted(subjects) == ["m3", "strangers"]
+
+
+def test_a_member_that_has_many_managers_invited_has_a_few_dialled() -> None:
+    cluster, leader = ready()
+    hostile = Hostile.member(cluster, cluster.followers()[0])
+    for number in range(50):
+        message = {"type": "change", "number": number, "verb": ADD, "id": f"m{50 + number}"}
+        hostile.say(leader.id, {**message, "address": f"127.0.0.1:{6000 + number}"})
+    cluster.run(0.1)
+    assert len(leader.dialed.keys() - {"m1", "m2", "m3"}) <= 4
+
+
+def test_a_member_tells_one_address_of_another_one_at_a_time() -> None:
+    """It cannot push out what others told."""
+    cluster, leader = ready()
+    victim, id_ = cluster.followers()
+    member = leader.engine.members[victim]
+    told = {"type": "addresses", "said": [[victim, member.incarnation, "127.0.0.1:6999"]]}
+    leader.engine._roster.receive_addresses("m9", [tuple(told["said"][0])])
+    hostile = Hostile.member(cluster, id_)
+    for number in range(20):
+        row = [victim, member.incarnation, f"127.0.0.1:{6000 + number}"]
+        hostile.say(leader.id, {"type": "addresses", "said": [row]})
+    places = leader.engine._roster.book.places(member)
+    assert "127.0.0.1:6999" in places
+    assert len(places) == 3
