@@ -137,7 +137,7 @@ def issue(
     Example: warren-raft cert issue m1=10.0.0.1:7946 m2=10.0.0.2:7946 m3=10.0.0.3:7946 --ca ca
              warren-raft cert issue m4 --address 10.0.0.4:7946 --ca ca -o m4.join
     """
-    from warren_raft.certificates import Authority
+    from warren_raft.certificates import Authority, rfc3339
 
     managers = _managers_wanted(wanted, address)
     if file is not None and len(managers) > 1:
@@ -149,6 +149,13 @@ def issue(
     joins = authority.issue(managers)
     for join in joins:
         join.write(files[join.node_id])
+    ends = authority.cuts_short()
+    if ends is not None:
+        click.echo(
+            f"the CA itself ends at {rfc3339(ends)}, and these certificates with it: replace it in time, with "
+            f"`warren-raft cert init NEW_DIR --replaces {ca}`",
+            err=True,
+        )
     issued = authority.issued()
     rows = [
         {"node_id": j.node_id, "address": j.address, "file": files[j.node_id], **issued[j.node_id][-1]} for j in joins

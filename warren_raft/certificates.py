@@ -172,6 +172,11 @@ class Authority:
         """Whether its certificates still lead to the CA that it replaces, too."""
         return os.path.exists(self._path(PREVIOUS))
 
+    def cuts_short(self, now: datetime | None = None) -> datetime | None:
+        """When this CA ends, if a certificate that it issues now ends with it; else None."""
+        ends = self._certificate.not_valid_after_utc
+        return ends if ends < (now or datetime.now(UTC)) + VALID else None
+
     def drop_previous(self) -> None:
         """From now on certificates lead to this CA only. Raises RefusedForSafety where a manager has none of it yet:
         the others would refuse that manager. Does nothing where it replaces no other."""

@@ -149,7 +149,7 @@ class Config:
     @property
     def is_loopback(self) -> bool:
         """Whether every address, `listen` and the members', is on this host alone."""
-        return all(_is_loopback(split_address(address)[0]) for address in (self.listen, *self.members.values()))
+        return all(is_on_loopback(address) for address in (self.listen, *self.members.values()))
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], **overrides: Any) -> Config:
@@ -327,6 +327,11 @@ def _is_every_interface(host: str) -> bool:
         return ipaddress.ip_address(host).is_unspecified
     except ValueError:
         return False
+
+
+def is_on_loopback(address: str) -> bool:
+    """Whether an address ("host:port") is on this host alone. Raises InvalidEntity."""
+    return _is_loopback(split_address(address)[0])
 
 
 def _is_loopback(host: str) -> bool:

@@ -437,6 +437,7 @@ class ReplicatedStore(Store):
         """
         check_node_id(id, field="id")
         check_address(address, field="address")
+        self._certificate.require_reach(id, address)
         self._change_members(ADD, id, address, timeout)
 
     def update_member(self, id: str, address: str, *, timeout: float | None = None) -> str:  # noqa: A002
@@ -447,6 +448,7 @@ class ReplicatedStore(Store):
         """
         check_node_id(id, field="id")
         check_address(address, field="address")
+        self._certificate.require_reach(id, address)
         return self._change_members(UPDATE, id, address, timeout)
 
     def remove_member(self, id: str, *, timeout: float | None = None) -> None:  # noqa: A002

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from . import local_certificates, tls_files
 from .alarms import Alarms
-from .config import Config
+from .config import Config, is_on_loopback
 from .credentials import Credentials, utc
 from .errors import InvalidEntity, RefusedForSafety
 from .join_files import JoinFile, KeyAndCertificates
@@ -186,6 +186,17 @@ class OwnCertificate:
         self._renew_at = now + RENEW_AGAIN_SECONDS
         if tls_files.is_local(self._config.data_dir):
             self._try_to_issue_local()
+
+    def require_reach(self, member_id: str, address: str) -> None:
+        """Raises RefusedForSafety where a member at this address could have no certificate that this manager trusts."""
+        config = self._config
+        if self.credentials is None or is_on_loopback(address) or not tls_files.is_local(config.data_dir):
+            return
+        raise RefusedForSafety(
+            f"{member_id} at {address} would be beyond this host, and the managers of this cluster have certificates of"
+            " this user's CA for managers on one machine: give them certificates of a CA of the cluster first, as in "
+            "docs/certificates.md (From one machine to several hosts)"
+        )
 
     # While it runs -----------------------------------------------------------------------------------------------
 

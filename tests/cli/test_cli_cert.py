@@ -3,10 +3,12 @@ one line."""
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
-from cli_support import Command
+from cli_support import Command, StartManager, free_addresses
 
 from warren_raft.join_files import JoinFile
 
@@ -59,6 +61,47 @@ def test_a_new_ca_takes_over_from_the_old_one(warren: Command, ca: Path) -> None
     assert len(warren("cert", "show", "m1.join", "-o", "json").json["ca"]) == 2
     warren("cert", "issue", *THREE, "--ca", "ca2", "--drop-previous-ca")
     assert len(warren("cert", "show", "m1.join", "-o", "json").json["ca"]) == 1
+
+
+def test_a_manager_starts_from_its_join_file_and_takes_newer_ones(
+    warren: Command, ca: Path, start_manager: StartManager, tmp_path: Path
+) -> None:
+    """As a service does: the file is named in its settings, and is replaced there, or given by `cert renew`."""
+    (address,) = free_addresses(1)
+    warren("cert", "issue", f"m1={address}", "--ca", ca)
+    (tmp_path / "m1.toml").write_text(f'join = "{tmp_path}/m1.join"\nbootstrap = true\n')
+    process = start_manager(tmp_path / "m1", "", {}, "--config", str(tmp_path / "m1.toml"))
+    assert process.wait_ready() == f"ready node_id=m1 listen={address} leader=m1"
+
+    def used() -> str:
+        serial: str = warren("status", "--data-dir", "m1", "-o", "json").json["certificate"]["serial"]
+        return serial
+
+    first = used()
+    assert f"serial {first}" in warren("status", "--data-dir", "m1").text
+    refused = warren("cert", "renew", "--data-dir", "m1")
+    assert (refused.code, "cert issue m1 --ca DIR" in refused.err) == (2, True)
+    warren("cert", "issue", "m2=h:1", "--ca", ca)
+    assert "m2.join is for m2" in warren("cert", "renew", "m2.join", "--data-dir", "m1").err
+    warren("cert", "init", "other")
+    warren("cert", "issue", "m1=h:1", "--ca", "other", "-o", "other.join")
+    assert "trust domain" in warren("cert", "renew", "other.join", "--data-dir", "m1").err
+    assert used() == first
+
+    renewed = warren("cert", "renew", "--ca", ca, "--data-dir", "m1", "-o", "json").json
+    assert (renewed["in_use"], renewed["serial"]) == (True, used())
+    assert warren("cert", "show", "--data-dir", "m1", "-o", "json").json["serial"] == renewed["serial"] != first
+    warren("cert", "issue", "m1", "--ca", ca, "-o", "new.join")
+    os.rename("new.join", "m1.join")
+    newest = JoinFile.read("m1.join")
+    process.process.send_signal(signal.SIGHUP)
+    process.stop()
+    assert warren("cert", "renew", "m1.join", "--data-dir", "m1").text.startswith("m1 does not run; it has the cert")
+    assert (tmp_path / "m1/tls/cert.pem").read_text() == newest.files.certificate
+    os.unlink("m1.join")
+    again = start_manager(tmp_path / "m1", "", {}, "--config", str(tmp_path / "m1.toml"))
+    assert again.wait_ready() == f"ready node_id=m1 listen={address} leader=m1"
+    assert again.stop() == 0
 
 
 @pytest.mark.parametrize(

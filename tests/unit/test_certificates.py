@@ -91,6 +91,8 @@ def test_no_certificate_outlives_its_ca_and_an_expired_ca_issues_none(tmp_path: 
     end = then + timedelta(days=3650)
     join = authority.issue({"m1": "127.0.0.1:1"}, now=end - timedelta(days=1))[0]
     assert facts_of(join.files.certificate)[0].not_after == end
+    assert authority.cuts_short(now=end - timedelta(days=364)) == end
+    assert authority.cuts_short(now=end - timedelta(days=366)) is None
     with pytest.raises(RefusedForSafety, match=r"expired at 2029.*clock says 2029.*cert init NEW_DIR --replaces"):
         authority.issue({"m1": None}, now=end)
 

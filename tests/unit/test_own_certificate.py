@@ -106,6 +106,18 @@ def test_beyond_loopback_a_certificate_must_be_given(tmp_path: Path) -> None:
         Manager(tmp_path / "m1", HOSTS).start()
 
 
+def test_a_member_beyond_loopback_needs_a_ca_of_the_cluster(ca: Authority, tmp_path: Path) -> None:
+    """It would be dialled for ever, and refuse this manager's certificate each time."""
+    manager = Manager(tmp_path / "m1", LOCAL)
+    manager.start()
+    manager.certificate.require_reach("m3", "127.0.0.1:7948")
+    with pytest.raises(RefusedForSafety, match=r"m3 at 10\.0\.0\.3:7946 would be beyond this host.*certificates\.md"):
+        manager.certificate.require_reach("m3", "10.0.0.3:7946")
+    certified = Manager(tmp_path / "m1", HOSTS, join=join_file(ca, tmp_path / "m1.join", later_seconds=60))
+    certified.start()
+    certified.certificate.require_reach("m3", "10.0.0.3:7946")
+
+
 def test_a_ca_of_this_user_that_was_removed_is_made_again_and_everybody_changes_to_it(tmp_path: Path) -> None:
     Manager(tmp_path / "m1", LOCAL).start()
     Manager(tmp_path / "m2", LOCAL, "m2").start()
