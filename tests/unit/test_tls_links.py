@@ -10,6 +10,7 @@ import logging
 import re
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,6 +37,7 @@ from warren_raft.credentials import Credentials
 from warren_raft.raft import handshakes as handshakes_module
 from warren_raft.raft import transport as transport_module
 from warren_raft.raft.handshakes import MAX_UNFINISHED
+from warren_raft.raft.tls_session import Session
 from warren_raft.raft.transport import MAX_GUESTS, Timing
 from warren_raft.raft.wire import encode
 
@@ -315,6 +317,60 @@ def test_a_flood_of_handshakes_is_bounded_and_keeps_no_peer_out(authority: Autho
             writer.close()
 
     scene()
+
+
+def test_a_connection_that_speaks_in_the_moment_in_which_it_makes_room_for_another_harms_nobody(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """(Pins a fault: a flood of ClientHellos stopped the manager. The event of a connection that had just been dropped
+    was still looked at.)"""
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await tls_pair(stage, authority, tmp_path)
+        handshakes, held, go_on = b.transport._handshakes, threading.Event(), threading.Event()
+        silent = [await asyncio.open_connection(*b.transport.listening) for _ in range(MAX_UNFINISHED)]
+        await until(lambda: len(handshakes._unfinished) == MAX_UNFINISHED)
+        handshakes._call(lambda: (held.set(), go_on.wait(PATIENCE_SECONDS)))
+        await until(held.is_set)
+        one_more = await asyncio.open_connection(*b.transport.listening)
+        silent[0][1].write(client_hello())
+        await asyncio.sleep(0)
+        go_on.set()
+        await closed(silent[0][0])
+        for _, writer in [*silent, one_more]:
+            writer.close()
+        await is_unharmed(a, b)
+        await until(lambda: not handshakes._unfinished)
+        assert handshakes._thread.is_alive()
+
+    scene()
+
+
+def test_a_fault_of_ours_in_a_handshake_costs_that_connection_and_is_logged(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(session: Session) -> bool:
+        raise RuntimeError("a bug")
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await tls_pair(stage, authority, tmp_path)
+        with monkeypatch.context() as patched:
+            patched.setattr(Session, "shake", broken)
+            reader, writer = await asyncio.open_connection(*b.transport.listening)
+            writer.write(client_hello_bytes)
+            await closed(reader)
+            writer.close()
+        await is_unharmed(a, b)
+        a.transport.close_link(a.current["m2"], "to be made again")
+        await until(lambda: len(a.told("up")) == 2)
+
+    client_hello_bytes = client_hello()
+    scene()
+    (record,) = [record for record in caplog.records if "handshake broke" in record.getMessage()]
+    assert record.exc_info is not None
+    assert "node=m2" in record.getMessage()
 
 
 def test_an_address_that_begins_too_many_handshakes_is_turned_away_for_a_while(

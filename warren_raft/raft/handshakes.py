@@ -268,11 +268,22 @@ class Handshakes:
         one = _Unfinished(connected, peer, credentials.session(is_server=dial is None), dial)
         one.is_known = peer[0] in self.known_hosts
         self._unfinished[one] = None
-        self._selector.register(connected, selectors.EVENT_READ, partial(self._read, one))
+        self._selector.register(connected, selectors.EVENT_READ, partial(self._read_or_drop, one))
         if dial is not None:
             self._shake(one)
 
+    def _read_or_drop(self, one: _Unfinished) -> None:
+        """A fault of ours that a stranger can bring about must not stop this manager: it costs that connection."""
+        try:
+            self._read(one)
+        except Exception as error:  # noqa: BLE001 - it is logged, with the traceback
+            self._say(str(one.peer[0]), logging.ERROR, "handshake broke", repr(error), exc_info=error)
+            if one in self._unfinished:
+                self._end(one, HandshakeFailed(f"a failure of our own: {error!r}"))
+
     def _read(self, one: _Unfinished) -> None:
+        if one not in self._unfinished:
+            return  # something that was ready at the same moment has ended it
         try:
             data = one.connected.recv(RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
