@@ -225,7 +225,16 @@ class Authority:
                 )
             _write_registry(self.directory, registry)
         members = {id_: each["address"] for id_, each in managers.items()}
-        return [JoinFile(node_id=id_, address=members[id_], members=members, files=files[id_][1]) for id_ in wanted]
+        return [
+            JoinFile(
+                node_id=id_,
+                address=members[id_],
+                members=members,
+                not_before=certificate.not_valid_before_utc.timestamp(),
+                files=own,
+            )
+            for id_, (certificate, own) in files.items()
+        ]
 
     def issue_one(self, node_id: str, *, now: datetime | None = None) -> KeyAndCertificates:
         """A key and a certificate for a manager whose address the CA need not know. Raises as `issue` does."""

@@ -7,6 +7,7 @@ manager keeps (tls_files.py). Invariant: a join file that others can read is nev
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections.abc import Mapping
@@ -45,6 +46,8 @@ class JoinFile:
     """host:port that the other managers reach this one at."""
     members: Mapping[str, str]
     """Id to address of every manager that the CA knew, this one included."""
+    not_before: float
+    """When the certificate begins, in seconds since 1970 (UTC): of two files the one that begins later is newer."""
     files: KeyAndCertificates
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -54,6 +57,7 @@ class JoinFile:
             "node_id": self.node_id,
             "address": self.address,
             "members": dict(self.members),
+            "not_before": self.not_before,
             "key": self.files.key,
             "certificate": self.files.certificate,
             "ca": self.files.ca,
@@ -89,6 +93,8 @@ def _decoded(value: Any) -> JoinFile:
     for name in ("key", "certificate", "ca"):
         if not isinstance(value[name], str) or not value[name].isascii():
             raise TypeError(f"its {name} is not PEM")
+    if type(value["not_before"]) not in (int, float) or not math.isfinite(value["not_before"]):
+        raise TypeError("its not_before is not a time")
     node_id, address = check_node_id(value["node_id"]), value["address"]
     if members.get(node_id) != address:
         raise ValueError(f"its members do not have {node_id} at {address!r}")
@@ -96,6 +102,7 @@ def _decoded(value: Any) -> JoinFile:
         node_id=node_id,
         address=address,
         members={check_node_id(id_): _checked_address(each) for id_, each in members.items()},
+        not_before=float(value["not_before"]),
         files=KeyAndCertificates(key=value["key"], certificate=value["certificate"], ca=value["ca"]),
     )
 

@@ -19,7 +19,7 @@ from . import local_certificates, tls_files
 from .alarms import Alarms
 from .config import Config, is_on_loopback
 from .credentials import Credentials, utc
-from .errors import InvalidEntity, RefusedForSafety
+from .errors import InUse, InvalidEntity, RefusedForSafety
 from .join_files import JoinFile, KeyAndCertificates
 from .log_lines import log_event
 from .tls_files import Fingerprint
@@ -37,6 +37,8 @@ EXCHANGE_SECONDS: Final = 5.0
 """Files that do not fit each other may be on their way: they are an alarm when it lasts for so long."""
 
 Mark = tuple[int, int, int]
+UNREAD: Final[Mark] = (0, 0, 0)
+"""Of no file."""
 
 
 class OwnCertificate:
@@ -76,8 +78,9 @@ class OwnCertificate:
         if self._config.insecure_plaintext:
             return
         tls_files.finish(self._config.data_dir)
-        seen_join = self._look_at_files()[1]
-        self._take_join_file()
+        seen_join: Mark | None = self._look_at_files()[1]
+        if not self._took_join_file():
+            seen_join = UNREAD
         if not tls_files.is_there(self._config.data_dir):
             self.require_a_way()
             self._issue_local()
@@ -95,17 +98,20 @@ class OwnCertificate:
     def _directory(self) -> str:
         return tls_files.directory_of(self._config.data_dir)
 
-    def _take_join_file(self) -> bool:
-        """Put what the join file holds into DATA_DIR/tls, if it is newer or the only one. Whether it was."""
+    def _take_join_file(self) -> None:
+        """Put what the join file holds into DATA_DIR/tls, if it is newer or the only one.
+
+        Raises RefusedForSafety where it is of no use, OSError, InUse.
+        """
         path = self._config.join
         if path is None:
-            return False
-        has_one = os.path.lexists(self._directory)
+            return
+        present = self._present()
         try:
             join = JoinFile.read(path)
         except FileNotFoundError:
-            if has_one:  # it was removed when it had served, as it should be
-                return False
+            if present is not None:  # it was removed when it had served, as it should be
+                return
             raise RefusedForSafety(
                 f"{path} does not exist and {self._config.data_dir} has no certificate yet: copy the join file there"
             ) from None
@@ -115,29 +121,35 @@ class OwnCertificate:
             raise RefusedForSafety(
                 f"{path} is for {join.node_id}, and this manager is {self._config.node_id}: name its own join file"
             )
-        return self._install_newer(join, os.fspath(path))
+        if present is None or join.not_before > present.not_before:
+            self._install(join.files, os.fspath(path))
 
-    def _install_newer(self, join: JoinFile, path: str) -> bool:
-        present = None
-        if os.path.lexists(self._directory):
-            if tls_files.contents(self._config.data_dir) == join.files:
-                return False
-            with suppress(RefusedForSafety):  # what is there may be of no use
-                present = self._load(self._directory)
+    def _present(self) -> Credentials | None:
+        """What DATA_DIR/tls holds, if it is of use."""
+        with suppress(RefusedForSafety):
+            return self._load(self._directory)
+        return None
 
+    def _install(self, files: KeyAndCertificates, path: str) -> None:
         def check(directory: str) -> None:
             try:
-                candidate = self._load(directory)
+                self._load(directory)
             except RefusedForSafety as error:
                 raise RefusedForSafety(str(error).replace(directory, path, 1)) from None
-            if present is not None and candidate.not_before <= present.not_before:
-                raise _NotNewer
 
-        try:
-            tls_files.install(self._config.data_dir, join.files, check=check)
-        except _NotNewer:
-            return False
+        tls_files.install(self._config.data_dir, files, check=check)
         log_event(logger, logging.INFO, "certificate taken", node=self._config.node_id, join_file=path)
+
+    def _took_join_file(self) -> bool:
+        """At the start. False: it is of no use, which keeps no manager from starting that has a certificate of use;
+        `look` reads it again and makes that an alarm."""
+        try:
+            self._take_join_file()
+        except (RefusedForSafety, OSError) as error:
+            if self._present() is None:
+                raise
+            log_event(logger, logging.WARNING, "certificate not taken", error, node=self._config.node_id)
+            return False
         return True
 
     # Of this host's own CA ---------------------------------------------------------------------------------------
@@ -156,9 +168,7 @@ class OwnCertificate:
                 f"address of this cluster is beyond loopback: {_how_to_get_one(self._config)}; give `cert init` the "
                 f"trust domain of this cluster (--trust-domain {local_certificates.TRUST_DOMAIN})"
             )
-        present = None
-        with suppress(RefusedForSafety):
-            present = self._load(self._directory)
+        present = self._present()
         if present is None:
             self._issue_local()
         elif present.not_after - self._clock() < RENEW_LOCAL_SECONDS or self._has_another_ca():
@@ -176,7 +186,7 @@ class OwnCertificate:
     def _try_to_issue_local(self) -> None:
         try:
             self._issue_local()
-        except (RefusedForSafety, OSError) as error:  # the one it has is valid; the alarm about its end comes in time
+        except (RefusedForSafety, InUse, OSError) as error:  # there is time yet, and an alarm in the end
             log_event(logger, logging.WARNING, "certificate not issued", error, node=self._config.node_id)
 
     def _renew_local_in_time(self, ends_at: float) -> None:
@@ -228,7 +238,7 @@ class OwnCertificate:
             seen_tls = tls_files.fingerprint(self._config.data_dir)
             contents = tls_files.contents(self._config.data_dir)
             new = self._load(self._directory)
-        except (RefusedForSafety, OSError) as error:
+        except (RefusedForSafety, InUse, OSError) as error:
             self._could_not_read(error, old, is_wanted=is_wanted)
             return None
         is_same = contents == self._contents
@@ -308,10 +318,6 @@ class OwnCertificate:
             "not_before": _rfc3339(credentials.not_before),
             "not_after": _rfc3339(credentials.not_after),
         }
-
-
-class _NotNewer(Exception):
-    """The join file's certificate is not newer than the one in use."""
 
 
 def _mark_of(path: str | os.PathLike[str] | None) -> Mark | None:

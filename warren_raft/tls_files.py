@@ -12,18 +12,23 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from . import sharing
 from .credentials import AUTHORITIES, CERTIFICATE, DIRECTORY_NAME, KEY
+from .errors import InUse
 from .join_files import KeyAndCertificates
 from .paths import absolute
 from .store.generations import sync_directory
 
 LOCAL: Final = "local"
 """A file that is there where the certificate is one of this host's own CA (local_certificates.py)."""
+LOCK_SECONDS: Final = 5.0
+"""An exchange takes some milliseconds; a process that was stopped in the middle of one may have the lock for ever."""
+LOCK_PAUSE_SECONDS: Final = 0.02
 _PART, _NEW, _OLD = f"{DIRECTORY_NAME}.part", f"{DIRECTORY_NAME}.new", f"{DIRECTORY_NAME}.old"
 
 Fingerprint = tuple[tuple[int, int, int], ...]
@@ -73,18 +78,18 @@ def install(
 
     `check` is called with a directory that holds the new files, before anything is changed; where it raises, nothing
     has changed. The files belong to the owner of the data directory, also where root types the command.
-    Raises OSError, and whatever `check` raises.
+    Raises InUse where another process exchanges them, OSError, and whatever `check` raises.
     """
     data_dir = absolute(data_dir)
     with _exchanging(data_dir):
         part = os.path.join(data_dir, _PART)
         _remove(part)
         sharing.make_directory(part)
-        contents = {KEY: files.key, CERTIFICATE: files.certificate, AUTHORITIES: files.ca} | (
-            {LOCAL: ""} if local else {}
-        )
+        texts = {KEY: files.key, CERTIFICATE: files.certificate, AUTHORITIES: files.ca}
+        if local:
+            texts[LOCAL] = ""
         owner = os.stat(data_dir)
-        for name, text in contents.items():
+        for name, text in texts.items():
             _write(os.path.join(part, name), text.encode())
             _give_to_owner(os.path.join(part, name), owner)
         _give_to_owner(part, owner)
@@ -115,10 +120,24 @@ def _exchanging(data_dir: str) -> Iterator[None]:
     descriptor = sharing.open_new(path, os.O_RDWR | os.O_NOFOLLOW)
     try:
         _give_to_owner(path, os.stat(data_dir))
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock(descriptor, path)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, path: str) -> None:
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                text = f"is locked by another process that exchanges certificates: `fuser -v {path}` shows it"
+                raise InUse(path, text) from None
+            time.sleep(LOCK_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _put_in_place(data_dir: str) -> None:

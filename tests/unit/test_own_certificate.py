@@ -227,6 +227,41 @@ def test_a_join_file_that_is_of_no_use_is_named(ca: Authority, tmp_path: Path, b
     assert not (tmp_path / "m1" / "tls").exists()
 
 
+def test_the_join_file_of_last_year_does_not_keep_a_manager_from_starting(tmp_path: Path) -> None:
+    """It stays named in a unit file, while `cert renew` gave the manager a newer certificate. (Pins a bug: it had
+    expired, was judged all the same, and the manager did not start.)"""
+    ca = Authority.create(tmp_path / "ca", now=datetime.now(UTC) - timedelta(days=500))
+    ca.issue(HOSTS)
+    path = join_file(ca, tmp_path / "m1.join", later_seconds=-400 * DAY)
+    (tmp_path / "m1").mkdir()
+    tls_files.install(tmp_path / "m1", ca.issue({"m1": None})[0].files, check=lambda _: None)
+    manager = Manager(tmp_path / "m1", HOSTS, join=path)
+    manager.start()
+    manager.certificate.look()
+    assert manager.raised == {}
+
+
+def test_a_wrong_join_file_does_not_keep_a_manager_with_a_certificate_from_starting(
+    ca: Authority, tmp_path: Path
+) -> None:
+    path = join_file(ca, tmp_path / "m1.join")
+    first = Manager(tmp_path / "m1", HOSTS, join=path).start()
+    join_file(ca, path, "m2")
+    manager = Manager(tmp_path / "m1", HOSTS, join=path)
+    assert manager.start().serial == first.serial
+    for later_seconds in (0, 6):
+        manager.later_seconds = later_seconds
+        assert manager.certificate.look() is None
+    assert manager.raised == {"certificate-not-taken": "warning"}
+
+
+def test_a_directory_that_lost_a_file_is_filled_from_the_join_file(ca: Authority, tmp_path: Path) -> None:
+    path = join_file(ca, tmp_path / "m1.join")
+    Manager(tmp_path / "m1", HOSTS, join=path).start()
+    (tmp_path / "m1/tls/ca.pem").unlink()
+    Manager(tmp_path / "m1", HOSTS, join=path).start()
+
+
 # While it runs
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.killed import Killed, killed_after
 from warren_raft import tls_files
-from warren_raft.errors import RefusedForSafety
+from warren_raft.errors import InUse, RefusedForSafety
 from warren_raft.join_files import KeyAndCertificates
 from warren_raft.store.generations import make_directory
 from warren_raft.store.ownership import _make_data_directory
@@ -113,3 +113,15 @@ def test_two_managers_may_make_a_directory_and_the_one_above_it_at_once(
     monkeypatch.setattr(os, "mkdir", missing_at_first)
     make(str(tmp_path / "above" / "below"))
     assert (tmp_path / "above" / "below").is_dir()
+
+
+def test_a_process_that_stopped_in_the_middle_of_an_exchange_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls_files, "LOCK_SECONDS", 0.05)
+    with (
+        tls_files._exchanging(str(tmp_path)),
+        pytest.raises(InUse, match=r"tls\.lock is locked by another process that exchanges"),
+    ):
+        tls_files.install(tmp_path, NEW, check=accept)
+    tls_files.install(tmp_path, NEW, check=accept)
