@@ -72,9 +72,11 @@ class Manager(writes.Manager):
 class Cluster(common.Cluster):
     """With links of one kind."""
 
+    script = __file__
+
     def __init__(self, directory: Path, kind: str) -> None:
         self.kind = kind
-        super().__init__(__file__, directory, admin=False, snapshot_after_bytes=CUT_AFTER_BYTES)
+        super().__init__(self.script, directory, admin=False, snapshot_after_bytes=CUT_AFTER_BYTES)
         for manager in self.managers.values():
             assert manager.read() == "started"
         self.call_all("ready")
