@@ -11,6 +11,7 @@ import errno
 from collections.abc import Callable, Iterable
 
 from tests.memory_files import MemoryFiles
+from tests.simulation.hostile import Hostile
 from tests.simulation.operators import Operators
 from tests.simulation.world import Directory, Process, World
 from warren_raft.raft.requests import TransferWanted
@@ -44,6 +45,7 @@ class Nemesis:
         world.every(options.overrule_rate, self._if_loud(self._overrule), self.until)
         world.every(options.throw_rate, self._if_loud(self._throw), self.until)
         world.every(options.transfer_rate, self._if_loud(self._transfer), self.until)
+        world.every(options.hostile_rate, self._if_loud(Hostile(world).turn), self.until)
 
     def _if_loud(self, what: Callable[[], None]) -> Callable[[], None]:
         return lambda: None if self.quiet else what()

@@ -105,6 +105,8 @@ class Options:
     """How many sessions are remembered; few are evicted while they are in use."""
     wrong_state_rate: float
     """The state of a manager that runs is not what it should be any more: a bug, or a bit of its memory."""
+    hostile_rate: float
+    """Acts of impostors, of those who replay hellos, and of a hostile member (hostile.py)."""
     state_full_rate: float
     """The disk of a manager's state has no room for up to 3 s."""
     job_seconds: float
@@ -191,6 +193,7 @@ THIN: Final[Mapping[str, Any]] = {
     "throw_rate": 0.0,
     "leap_rate": 0.0,
     "file_fault_rate": 0.0,
+    "hostile_rate": 0.0,
     "state_full_rate": 0.0,
     "wrong_state_rate": 0.0,
     "link_bytes_per_second": 150e3,
@@ -223,8 +226,10 @@ def draw(seed: int) -> Options:
 
     latency = random.choice([0.0005, 0.002, 0.01, 0.05])
     sync = random.choice([0.0002, 0.001, 0.01])
+    others = Random(f"hostile options {seed}")  # so that the other draws of a seed stay what they were
     options = Options(
         seed=seed,
+        hostile_rate=others.uniform(0.3, 4.0) if others.random() < 0.15 else 0.0,
         managers=random.choice([3, 3, 3, 3, 5, 5, 4, 2, 1]),
         safety_seconds=random.uniform(2.0, 10.0),
         latency_min=latency * 0.2,

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from tests.simulation import blackout
-from tests.simulation.checkers import ALL
+from tests.simulation.checkers import ALL, OF_CORRECT_PEERS
 from tests.simulation.disaster import Disaster
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.options import Options
@@ -50,6 +50,8 @@ class Result:
 
 
 def run(options: Options, checkers: Sequence[Callable[[], object]] = ALL) -> Result:
+    if options.hostile_rate:
+        checkers = [checker for checker in checkers if checker not in OF_CORRECT_PEERS]
     result = Result(options.seed)
     begin = time.perf_counter()
     world = World(options)

@@ -404,6 +404,8 @@ class World:
         self.audience = Audience()
         """Checkers and workload of the cluster that there is, or that there is to be."""
         self.removed: set[str] = set()
+        self.accused: set[str] = set()
+        """In whose name a hostile one has said what cannot be (hostile.py)."""
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._numbers = itertools.count(1)

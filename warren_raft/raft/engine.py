@@ -1019,7 +1019,17 @@ class Engine:
         if type(term) is int and term > self._core.term and not self._admission.may_lead(peer, term, self._now):
             self._guard.stats["append message against a living leader ignored"] += 1
             return
+        self._forget_silent_leader(peer, term)
         self._guard.receive_append(peer, message)
+
+    def _forget_silent_leader(self, peer: str, term: object) -> None:
+        """Whoever said to lead this term, and is silent, was not elected, or leads no more: it does not keep us from
+        the one that does."""
+        core = self._core
+        if term != core.term or core.is_leader or core.leader in (None, peer):
+            return
+        if not self._elections.leader_is_alive(self._now, is_leader=False):
+            core.step_down()
 
     def _check_commands(self, peer: str, commands: Sequence[bytes]) -> None:
         """Raises PeerFault for what may not be put into a log: it came from a manager that looked at it before."""

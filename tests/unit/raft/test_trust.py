@@ -545,3 +545,23 @@ def test_a_member_tells_one_address_of_another_one_at_a_time() -> None:
     places = leader.engine._roster.book.places(member)
     assert "127.0.0.1:6999" in places
     assert len(places) == 3
+
+
+def test_one_that_said_to_lead_a_term_and_is_silent_does_not_keep_a_manager_from_its_leader() -> None:
+    """It was believed while nobody led, in the very term in which another one is elected then. (Pins a bug: the
+    messages of that one could not be, and the manager dropped every link to it.)"""
+    cluster = Cluster([f"m{n}" for n in range(1, 8)])
+    leader = cluster.wait_ready()
+    id_, victim, *_ = cluster.followers()
+    hostile = Hostile.member(cluster, id_)
+    cluster.crash(leader.id)
+    node = cluster.nodes[victim]
+    cluster.step(victim)
+    hostile.say(victim, append_to(node, term=node.engine.term + 1))
+    assert node.engine.leader == id_
+    cluster.hold(*((other, victim) for other in cluster.nodes), *((victim, other) for other in cluster.nodes))
+    other = cluster.run_until(lambda: cluster.leader)
+    assert other.engine.term == node.engine.term
+    cluster.heal()
+    cluster.run_until(lambda: node.engine.leader == other.id, 5)
+    cluster.write(victim, "w")
