@@ -225,6 +225,15 @@ class Changes:
             return Answer(PENDING, "the change is made; a majority of the members does not have it on disk yet")
         return found
 
+    def why_stay(self) -> Answer | None:
+        """Why this leader does not hand over yet so that it can be removed; None: it may. Otherwise two operators, each
+        removing one of two members, make leadership go to and fro, and neither removal is made."""
+        if self._wanted is not None and self._is_asked_for:
+            return Answer(WAIT, "another membership change is under way")
+        if self._clock() - self._led_since <= self._recent_seconds:
+            return Answer(WAIT, "this leader was elected just now, and hands over when it has led for a moment")
+        return None
+
     def _want(self, wanted: _Wanted, asker: str) -> Answer:
         if self._wanted not in (None, wanted) and self._is_asked_for:
             return Answer(WAIT, "another membership change is under way")

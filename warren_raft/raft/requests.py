@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from warren_raft.raft.changes import DONE, PENDING, REFUSED, Answer, Changes
+from warren_raft.raft.changes import DONE, PENDING, REFUSED, WAIT, Answer, Changes
 from warren_raft.raft.core import Core
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.leadership import CLOSING, REMOVED, TRANSFER, Reason
@@ -114,11 +114,15 @@ class Requests:
                 why = Reason(CLOSING, f"{asker} closes")
             answer = self.transfer_to(message["id"] or None, why)
         elif message["verb"] == REMOVE and message["id"] == self._node_id and len(self._roster.voters) > 1:
-            answer = self.transfer_to(None, Reason(REMOVED, f"the removal of {self._node_id} was asked for at {asker}"))
-            answer = Answer("wait", "leadership moves first") if answer.state != REFUSED else answer
+            answer = self._changes.why_stay() or self._leave(asker)
         else:
             answer = self._changes.request(message["verb"], message["id"], message["address"], applied_index, asker)
         return {"type": "change_answer", "number": message["number"], "state": answer.state, "text": answer.text}
+
+    def _leave(self, asker: str) -> Answer:
+        """Whoever leads next removes us."""
+        answer = self.transfer_to(None, Reason(REMOVED, f"the removal of {self._node_id} was asked for at {asker}"))
+        return Answer(WAIT, "leadership moves first") if answer.state != REFUSED else answer
 
     def receive_answer(self, peer: str, message: Message) -> None:
         """Of the leader that was asked; nobody else answers for it."""

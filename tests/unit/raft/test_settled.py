@@ -706,3 +706,30 @@ def test_a_blank_directory_under_the_id_of_one_that_left_has_acknowledged_nothin
     assert cluster.change(leader.id, ADD, removed, cluster.addresses[removed]).state == DONE
     cluster.run(1)
     assert leader.alarm_texts == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_operators_who_remove_each_of_two_members_do_not_hand_leadership_to_and_fro(seed: int) -> None:
+    """A leader that is to be removed hands over first. (Pins a bug: each was asked to go whenever it led, ten times a
+    second, for as long as both operators asked.)"""
+    cluster = Cluster(["m1", "m2"], seed=seed)
+    leader = cluster.wait_ready()
+    (other,) = cluster.followers()
+    term = leader.engine.term
+    answers: list[Answer] = []
+    asked = [leader.id, other]
+
+    def ask_where_it_leads() -> bool:
+        leads = cluster.leader
+        if leads is not None and leads.id in asked:
+            leads.events.append(ChangeWanted(REMOVE, leads.id, "", answers.append))
+            cluster.run(0.1)
+            left = next(id_ for id_ in asked if id_ != leads.id)
+            leads.events.append(ChangeWanted(REMOVE, left, "", answers.append))
+            cluster.run(0.1)
+        return any(answer.state == DONE for answer in answers)
+
+    cluster.run_until(ask_where_it_leads, 20)
+    last = cluster.wait_leader()
+    assert len(voters(cluster, last.id)) == 1
+    assert last.engine.term <= term + 2
