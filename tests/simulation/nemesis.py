@@ -154,10 +154,10 @@ class Nemesis:
         self.world.restart(directory.id)
 
     def mend(self, directory: Directory) -> None:
-        """The bit is what it was; nobody runs there."""
+        """The bit is what it was; nobody runs there. A start that failed half-way may have cut it off."""
         if directory.damaged is not None:
             path, offset, bit = directory.damaged
-            if path in directory.files.paths():
+            if path in directory.files.paths() and offset < len(directory.files.content(path)):
                 _flip(directory.files, path, offset, bit)
             directory.damaged = None
 

@@ -130,10 +130,19 @@ class Operators:
         if directory is not None and newest is not None and directory.incarnation not in newest.removed:
             return directory
         self._take_away(id_)
-        directory = world.new_directory(id_, f"127.0.0.1:{7100 + self.random.randrange(800)}")
+        directory = world.new_directory(id_, self._free_address(7100, 800))
         directory.members = self.known_members()
         world.restart(id_)
         return directory
+
+    def _free_address(self, first_port: int, count: int) -> str:
+        """One that nobody has, nor is about to have: the cluster refuses that, and its operator would ask for ever."""
+        newest = self.world.audience.lists.newest
+        used = {directory.address for directory in self.world.directories.values()}
+        used |= {member.address for member in newest.members.values()} if newest is not None else set()
+        used |= {address for work in self._at_work for _, _, address in work.steps}
+        port = first_port + self.random.randrange(count)
+        return next(address for n in range(count) if (address := f"127.0.0.1:{port + n}") not in used)
 
     def known_members(self) -> dict[str, str]:
         """What an operator writes into the configuration of a manager that is to join."""
@@ -206,7 +215,7 @@ class Operators:
             return
         id_ = self.random.choice(free)
         directory = self.world.directories[id_]
-        address = f"127.0.0.1:{8000 + self.random.randrange(1000)}"
+        address = self._free_address(8000, 1000)
         self._count("address changed", id_)
 
         def moved() -> None:

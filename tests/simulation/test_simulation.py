@@ -147,12 +147,16 @@ CONDITIONS: dict[str, Mapping[str, Any]] = {
     "an-answered-change-is-forgotten": {"managers": 3, "member_rate": 0.5},
     "a-removed-voter-leaves-at-once": {
         "managers": 2,
-        "member_rate": 1.0,
+        "safety_seconds": 8.0,
+        "member_rate": 2.0,
         "founders_leave": 1.0,
-        "operators": 2,
+        "operators": 1,
         "abandon": 0.0,
-        "crash_rate": 0.5,
-        "transfer_rate": 0.5,
+        "slow_sync": 0.2,
+        "crash_rate": 0.3,
+        "power_cut": 1.0,
+        "keep_pages": 0.0,
+        "down_max": 0.3,
     },
     "restored-log-is-not-synced": {"managers": 3, "disaster": 1.0, "mistake": 1.0},
 }
@@ -161,8 +165,8 @@ cannot search a thousand. `--plant all --seeds 0:1000` does, without them."""
 STOCK_SEEDS = {False: range(60, 160), True: range(60)}
 """Where the library's journal loses nothing a lost write is rare."""
 FIRST_SEEDS = {
-    "truncate-on-match": 30,
-    "truncate-on-match-unchecked": 30,
+    "truncate-on-match": 74,
+    "truncate-on-match-unchecked": 74,
     "no-term-on-replies": 16,
     "apply-twice": 3,
     "vote-twice-unchecked": 3,
@@ -173,7 +177,7 @@ FIRST_SEEDS = {
     "callers-do-not-ask-again": 31,
     "commit-index-is-lost-at-a-swap": 10,
     "an-answered-change-is-forgotten": 5,
-    "a-removed-voter-leaves-at-once": 132,
+    "a-removed-voter-leaves-at-once": 79,
     "restored-log-is-not-synced": 20,
     "recover-leaves-out-the-uncertain": 19,
     "armed-timeout-now": 9,

@@ -521,6 +521,7 @@ class World:
             self.note(f"{id_} does not start: {error}")
             return None
         self.processes[id_] = process
+        directory.damaged = None  # where nothing is read; its log goes on from here
         self.note(f"{id_} starts: log to {opened.log.last_index}, applied {opened.machine.applied_index}")
         self.tell("started", process)
         return process
