@@ -90,7 +90,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     "blank-manager-votes": (
         Change(Roster, "may_vote", "self.membership is not None or self.founding is not None", "True"),
         Change(Roster, "is_voter", " and me.incarnation == self._log.incarnation", ""),
-        Change(Roster, "counts", "member.incarnation == link.hello.incarnation", "True"),
+        Change(Roster, "standing", "member.incarnation == link.hello.incarnation", "True"),
         Change(membership, "_judge_as_member", "return _unknown_directory(theirs.node_id)", "return None"),
         Change(membership, "_judge_before_cluster", "return _unknown_directory(hello.node_id)", "pass"),
     ),
