@@ -53,14 +53,17 @@ BROKEN: dict[str, tuple[Change, ...]] = {
     "the_founders_count_whatever_is_configured": (
         Change(
             Roster,
-            "members",
-            "        if self.founding is not None:\n            return self.founding.members\n",
+            "_choose_list",
+            "        elif self.founding is not None:\n            self.members = self.founding.members\n",
             "",
         ),
     ),
     "a_partial_partition_costs_no_leader": (
         Change(
-            Elections, "answer_pre_vote", "and not self.leader_is_alive(now, is_leader=standing.is_leader)", "and True"
+            Elections,
+            "answer_pre_vote",
+            "and (peer == self._leader or not self.leader_is_alive(now, is_leader=standing.is_leader))",
+            "and True",
         ),
         Change(Elections, "leader_is_alive", "return is_leader or (", "return is_leader or (False and "),
     ),

@@ -69,7 +69,7 @@ WHITE_BOX = (
 )
 """Those that look inside a manager while it runs, instead of at what it does and what its callers are told."""
 
-OF_CORRECT_PEERS = (Speech, AnswersStayOnTheirLink)
+OF_CORRECT_PEERS = (Speech, AnswersStayOnTheirLink, PromptCampaigns)
 """Those that hold what a manager says against what its peers have sent: a hostile one says what no peer sent."""
 
 __all__ = ["ALL", "OF_CORRECT_PEERS", "WHITE_BOX"]
