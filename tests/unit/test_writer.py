@@ -27,7 +27,7 @@ from warren_raft.entities import (
 )
 from warren_raft.errors import Closed, InvalidEntity
 from warren_raft.store import codec
-from warren_raft.store.command import DELETE, PUT, Command, Operation, encode
+from warren_raft.store.command import DELETE, INDEXED_ITEMS_MAX, PUT, Command, Operation, encode
 from warren_raft.store.database import Database
 from warren_raft.store.interface import Batch, Store, Writer
 from warren_raft.store.tables import BY_NAME, CA, CA_ID, KINDS, Kind
@@ -123,6 +123,7 @@ BAD_WRITES: list[tuple[str, Any]] = [
     ("create_service", Service(id="x", name="n" * 512)),
     ("create_container", Container(id="x", node_id="n" * 512)),
     ("create_tls_certificate", TLSCertificate(id="x", hosts=("h" * 512,))),
+    ("create_tls_certificate", TLSCertificate(id="x", hosts=("h",) * (INDEXED_ITEMS_MAX + 1))),
     ("create_secret", Secret(id="x", data=bytes(ENTITY_MAX_BYTES))),
     ("save_ca", "text"),
     ("save_ca", None),
@@ -134,6 +135,16 @@ BAD_WRITES: list[tuple[str, Any]] = [
     ("delete_node", 5),
     ("delete_node", b"x"),
 ]
+
+
+def test_a_batch_has_a_bounded_number_of_hosts(store: DirectStore) -> None:
+    half = INDEXED_ITEMS_MAX // 2
+    with store.batch() as batch:
+        batch.create_tls_certificate(TLSCertificate(id="x", hosts=("h",) * half))
+        batch.create_tls_certificate(TLSCertificate(id="y", hosts=("h",) * half))
+        with pytest.raises(InvalidEntity, match="more than 32,768 hosts"):
+            batch.create_tls_certificate(TLSCertificate(id="z", hosts=("h",)))
+        assert len(batch) == 2
 
 
 @pytest.mark.parametrize(("method", "argument"), BAD_WRITES)

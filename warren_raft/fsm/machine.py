@@ -16,6 +16,7 @@ from warren_raft.fsm.digest import recompute as recompute_digest
 from warren_raft.fsm.entry import FIRST_INDEX, Committed, Entry, read_committed
 from warren_raft.fsm.history import History
 from warren_raft.fsm.sessions import Sessions
+from warren_raft.store.codec import INDEXED_WIDTHS
 from warren_raft.store.command import is_session_of, problem_of, session_of
 from warren_raft.store.database import Database
 from warren_raft.store.transactions import APPLIED_INDEX, SESSIONS
@@ -86,7 +87,7 @@ class StateMachine:
 
         `sender`: the manager that wants it there, by its certificate; "": that is not known. Any thread.
         """
-        problem = problem_of(command)
+        problem = problem_of(command, INDEXED_WIDTHS)
         if not problem and sender and not is_session_of(session_of(command), sender):
             return f"{sender} writes under the session of another manager"
         return problem

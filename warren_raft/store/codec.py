@@ -7,7 +7,7 @@ Invariant: fields are only appended, so a shorter array is an older entity and a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import make_dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
@@ -18,7 +18,7 @@ from cbor2 import dumps
 from warren_raft.forms import EMPTY_MAP, EntityField, Form, FormKind, FrozenMap, fields_of
 from warren_raft.store.encoding import encoder_of, struct_encoder
 from warren_raft.store.leading import INTEGER_BYTES
-from warren_raft.store.tables import ID_MAX_BYTES, Index, Kind
+from warren_raft.store.tables import ID_MAX_BYTES, KINDS, Index, Kind
 from warren_raft.strict_cbor import BadCbor, decode_record
 
 E = TypeVar("E")
@@ -223,6 +223,10 @@ def indexed_width(kind: Kind[Any]) -> int:
     """How many items of an entity's array there are up to the last one that is indexed; 0 where none is."""
     names = [field.name for field in fields_of(kind.entity)] if kind.indexes else []
     return max((names.index(index.field) + 1 for index in kind.indexes), default=0)
+
+
+INDEXED_WIDTHS: Final[Mapping[int, int]] = {kind.number: indexed_width(kind) for kind in KINDS if kind.indexes}
+"""The same by number, of the kinds that have indexes."""
 
 
 def _keys_of(index: Index, position: int) -> KeysOf:

@@ -6,16 +6,18 @@ Invariant: a command has exactly one encoding, so every manager reads the same b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from functools import lru_cache
 from hashlib import blake2b
 from struct import Struct
 from struct import error as struct_error
+from types import MappingProxyType
 from typing import Final, NamedTuple, NoReturn
 
 from warren_raft.errors import InvariantViolation
 from warren_raft.forms import KEY_MAX_BYTES
+from warren_raft.store.leading import indexed_items
 
 
 class Verb(IntEnum):
@@ -39,6 +41,10 @@ SUPPORTED_VERSIONS: Final = range(1, 2)
 
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 """The largest encoded command: API.md 1.1. The Writer refuses a larger one before it is sent."""
+
+INDEXED_ITEMS_MAX: Final = 32_768
+"""Items of indexed sequences (hosts of TLS certificates) in one command: they are read and indexed one by one. The
+Writer refuses more, too."""
 
 NO_SESSION: Final = 0
 """The session of a command that nobody will ever send twice (LocalStore): no duplicates are looked for."""
@@ -194,8 +200,11 @@ def decode(data: bytes) -> Command:
     return Command(session, sequence, lowest, decode_operations(data, _HEADER.size))
 
 
-def problem_of(data: bytes) -> str:
+def problem_of(data: bytes, indexed_widths: Mapping[int, int] = MappingProxyType({})) -> str:
     """Why `data` is not a command that may be put into a log; "": it is one. Never raises.
+
+    `indexed_widths`: of the kinds, by number, that have indexes, how many first items of their entities are looked at
+    when they are applied; these are texts or arrays of texts.
 
     It is one where `decode` reads it, it is no larger than a command may be, and has a session. Several times quicker
     than `decode`, which makes objects: every entry is looked at before a manager appends it.
@@ -212,17 +221,19 @@ def problem_of(data: bytes) -> str:
         offset = _HEADER.size + _COUNT.size
         if array != _ARRAY_32 or count * _STEP_OVERHEAD_BYTES > len(data):
             return "not a command: a count of operations that cannot be"
+        room = INDEXED_ITEMS_MAX
         for _ in range(count):
-            offset = _skim(data, offset, count)
+            offset, room = _skim(data, offset, count, indexed_widths, room)
     except UnknownCommandVersion as error:
         return f"a command of version {error.version}, this release reads {SUPPORTED_VERSIONS[-1]}"
-    except (struct_error, UnicodeDecodeError, MalformedCommand):
+    except (struct_error, ValueError, IndexError):
         return "not a command"
     return "" if offset == len(data) else "not a command: bytes after its end"
 
 
-def _skim(data: bytes, offset: int, count: int) -> int:
-    """Where the operation at `offset` ends. Raises what `decode` raises where it is none."""
+def _skim(data: bytes, offset: int, count: int, indexed_widths: Mapping[int, int], room: int) -> tuple[int, int]:
+    """Where the operation at `offset` ends, and how many more indexed items the command may have. Raises what `decode`
+    raises where it is none, ValueError or IndexError where its entity's first items are not what they must be."""
     head, verb, kind_number, sign, condition, text, id_length = _STEP.unpack_from(data, offset)
     start = offset + _STEP.size
     end = start + id_length
@@ -239,7 +250,9 @@ def _skim(data: bytes, offset: int, count: int) -> int:
         is_sound = is_bare and verb in (OPEN_SESSION, CLOSE_SESSION)
     if not is_sound:
         raise MalformedCommand("not an operation of its verb")
-    return int(end + _ENTITY.size + entity_length)
+    if verb == PUT and kind_number in indexed_widths:
+        room -= indexed_items(data, end + _ENTITY.size, indexed_widths[kind_number], room)
+    return end + _ENTITY.size + entity_length, room
 
 
 def _refuse_header(data: bytes) -> NoReturn:

@@ -83,6 +83,34 @@ def leading_items(record: bytes, count: int) -> list[Any]:
     return items
 
 
+def indexed_items(entity: bytes, at: int, count: int, most: int) -> int:
+    """How many items the arrays hold among the first `count` items of the entity at `at`, `most` at most.
+
+    Raises ValueError, IndexError where one of these is neither text nor an array of texts, or the arrays hold more. For
+    commands before they are in a log: `leading_items` takes anything, and for some bytes it takes seconds.
+    """
+    found = 0
+    available, at = _array_at(entity, at)
+    for _ in range(min(count, available)):
+        major, number, at = _head_at(entity, at)
+        if major == _ARRAY:
+            found += number
+            if found > most:
+                raise ValueError
+            for _ in range(number):
+                major, size, at = _head_at(entity, at)
+                if major != _TEXT:
+                    raise ValueError
+                at += size
+        elif major == _TEXT:
+            at += number
+        else:
+            raise ValueError
+    if at > len(entity):
+        raise ValueError
+    return found
+
+
 def _entity_start(record: bytes) -> int:
     """Where the entity begins in a record, behind its revision."""
     if record[0] != _ARRAY_OF_2:

@@ -27,6 +27,7 @@ from warren_raft.store import codec
 from warren_raft.store.command import (
     COMMAND_OVERHEAD_BYTES,
     DELETE,
+    INDEXED_ITEMS_MAX,
     MAX_BATCH_BYTES,
     PUT,
     Operation,
@@ -60,6 +61,9 @@ REVISION_MAX: Final = 2**63 - 1
 # ------------------------------------------------------------------------------- operations
 
 
+TOO_MANY_HOSTS: Final = f"has more than {INDEXED_ITEMS_MAX:,} hosts of TLS certificates"
+
+
 def put_operation(kind: Kind[E], entity: E, if_revision: int | None) -> Operation:
     """What stores an entity. Raises InvalidEntity for whatever can never be stored."""
     if kind.entity is None:
@@ -73,6 +77,8 @@ def put_operation(kind: Kind[E], entity: E, if_revision: int | None) -> Operatio
     except NOT_PLAIN:
         valid = validate(valid)  # converts it, or says what is wrong with it
         data = codec.encode(kind, valid)
+    if kind is CERTIFICATE and len(valid.hosts) > INDEXED_ITEMS_MAX:
+        raise InvalidEntity(kind.name, TOO_MANY_HOSTS, id=valid.id, field="hosts")
     return _put(kind, valid.id, data, if_revision)
 
 
@@ -298,7 +304,17 @@ class Batch:
     closed store, no leader, no room and a full queue are in the future too. Futures of one thread are sent in order.
     """
 
-    __slots__ = ("_future", "_operations", "_revision", "_size_bytes", "_state", "_timeout", "_wait", "_writer")
+    __slots__ = (
+        "_future",
+        "_hosts",
+        "_operations",
+        "_revision",
+        "_size_bytes",
+        "_state",
+        "_timeout",
+        "_wait",
+        "_writer",
+    )
 
     def __init__(self, writer: Writer, *, wait: bool, timeout: float | None) -> None:
         self._writer = writer
@@ -306,6 +322,7 @@ class Batch:
         self._timeout = timeout
         self._operations: list[Operation] = []
         self._size_bytes = COMMAND_OVERHEAD_BYTES
+        self._hosts = 0
         self._state = "new"
         self._revision: int | None = None
         self._future: Future[int] | None = None
@@ -368,7 +385,12 @@ class Batch:
         self._operations.append(operation)
 
     def _save(self, kind: Kind[E], entity: E, if_revision: int | None) -> None:
-        self._add(put_operation(kind, entity, if_revision))
+        operation = put_operation(kind, entity, if_revision)
+        hosts = self._hosts + (len(entity.hosts) if isinstance(entity, TLSCertificate) else 0)
+        if hosts > INDEXED_ITEMS_MAX:
+            raise InvalidEntity("batch", TOO_MANY_HOSTS)
+        self._add(operation)
+        self._hosts = hosts
 
     def _delete(self, kind: Kind[Any], id: str, if_revision: int | None) -> None:  # noqa: A002
         self._add(delete_operation(kind, id, if_revision))
