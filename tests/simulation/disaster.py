@@ -298,8 +298,9 @@ class Disaster:
     # Restored ----------------------------------------------------------------------------------------------------
 
     def _while_they_run(self) -> None:
-        """Both tools see that a manager has the directory, whatever else they are told to overlook."""
-        running = list(self.world.running())
+        """Both tools see that a manager has the directory, whatever else they are told to overlook. Not tried where a
+        removed manager was left running: its directory is nobody's any more."""
+        running = [p for p in self.world.running() if self.world.directories.get(p.id) is p.directory]
         if running:
             process = self.random.choice(running)
             words = "stop it first"
