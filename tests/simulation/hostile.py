@@ -98,6 +98,7 @@ class Hostile:
         kind, message = self.random.choice(sorted(self._messages(victim).items()))
         self._count(f"said {kind}")
         self.world.accused.add(peer)
+        self.world.tell("delivered", victim, peer, {"type": kind, **message})
         victim.take(Received(peer, number, {"type": kind, **message}))
 
     def _messages(self, victim: Process) -> dict[str, Message]:
