@@ -33,6 +33,10 @@ KEPT_MAX = 20
 """Messages of one connection that are kept to come again."""
 
 
+SLOW_MAX = 20.0
+"""A slow direction, and a slow message, take up to so many times as long."""
+
+
 @dataclass
 class Connection:
     """Between `a` and `b`; `numbers[x]` is what x calls it, `up` who has not been told of its end."""
@@ -233,6 +237,13 @@ class Network:
             self.world.tell("received_on", process, connection.numbers[receiver], message)
             process.take(Received(sender, connection.numbers[receiver], message))
 
+    @property
+    def slowest_seconds(self) -> float:
+        """What was sent before the calm may be on its way for so long, and holds up its lane."""
+        options = self.world.options
+        factor = (SLOW_MAX if options.slow_link else 1.0) * (SLOW_MAX if options.slow_direction else 1.0)
+        return options.latency_max * factor
+
     def _latency(self, sender: str, receiver: str) -> float:
         options, random = self.world.options, self.world.random
         if self.world.is_calm:
@@ -240,7 +251,7 @@ class Network:
         seconds = random.uniform(options.latency_min, options.latency_max) * self._slowness(sender, receiver)
         if random.random() < options.slow_link:
             self.world.faults["slow message"] += 1
-            seconds *= random.uniform(1, 20)
+            seconds *= random.uniform(1, SLOW_MAX)
         return seconds
 
     def _slowness(self, sender: str, receiver: str) -> float:
@@ -249,7 +260,7 @@ class Network:
         if factor is None:
             random = self.world.random
             is_slow = random.random() < self.world.options.slow_direction
-            factor = self._slow[sender, receiver] = random.uniform(2.0, 20.0) if is_slow else 1.0
+            factor = self._slow[sender, receiver] = random.uniform(2.0, SLOW_MAX) if is_slow else 1.0
             if is_slow:
                 self.world.faults["slow direction"] += 1
         return factor

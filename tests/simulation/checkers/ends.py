@@ -11,6 +11,8 @@ LATE_SECONDS = 0.5
 """Deadlines are looked at now and then, and in a step."""
 ANSWERED_SECONDS = 3.0
 """Of one and the same leader: the time of a few round trips, and of the slowest disk."""
+WAYS = 3
+"""That a call, or what it waits behind, may have begun before the calm, each as slow as a message can be."""
 
 
 class CallsEnd:
@@ -42,5 +44,6 @@ class CallsEnd:
         self._waiting[process.number] = waiting, since, found
         if not waiting:
             del self._waiting[process.number]
-        elif found[0] is not None and found[2] and process.world.now - since > ANSWERED_SECONDS:
+        patience = ANSWERED_SECONDS + WAYS * process.world.network.slowest_seconds
+        if waiting and found[0] is not None and found[2] and process.world.now - since > patience:
             raise Failure(f"{process.id}: calls {sorted(waiting)} are not answered since its state was replaced")
