@@ -557,14 +557,16 @@ class Cluster:
             self.submit(id_, text)
         self.run_until(lambda: all(text in self.acknowledged for text in texts))
 
-    def ask(self, id_: str, verb: str, member_id: str | None = None, address: str = "") -> Answer:
+    def ask(
+        self, id_: str, verb: str, member_id: str | None = None, address: str = "", incarnation: str = ""
+    ) -> Answer:
         """One question about members, or one for a leadership transfer (verb "transfer"), through manager `id_`."""
         answers: list[Answer] = []
         event: Event
         if verb == "transfer":
             event = TransferWanted(member_id, answers.append)
         else:
-            event = ChangeWanted(verb, member_id or "", address, answers.append)
+            event = ChangeWanted(verb, member_id or "", address, answers.append, incarnation)
         self.nodes[id_].events.append(event)
         self.run_until(lambda: answers)
         return answers[0]
@@ -572,8 +574,10 @@ class Cluster:
     def change(self, id_: str, verb: str, member_id: str, address: str = "", seconds: float = 20.0) -> Answer:
         """Ask as the product's manager does: again and again, until it is done or refused."""
         end = self.now + seconds
+        known = self.nodes[id_].engine.members.get(member_id)
+        incarnation = known.incarnation if verb == "remove" and known is not None else ""
         while True:
-            answer = self.ask(id_, verb, member_id, address)
+            answer = self.ask(id_, verb, member_id, address, incarnation)
             if answer.state in (DONE, REFUSED):
                 return answer
             assert self.now < end, f"{verb} {member_id}: {answer.text}; {self.describe()}"

@@ -486,6 +486,8 @@ class ReplicatedStore(Store):
         """What the leader has to say to a change that it made; mostly nothing."""
         deadline = self._deadline(timeout)
         said = ""
+        known = self._engine.members.get(member_id)
+        incarnation = "" if known is None else known.incarnation
         patient_until = time.monotonic() + min(MOVED_SECONDS, (deadline - time.monotonic()) / 2)
 
         def is_so(answer: Answer | None) -> bool:
@@ -499,11 +501,11 @@ class ReplicatedStore(Store):
                 return False
             member = self._engine.members.get(member_id)
             if verb == REMOVE:
-                return member is None
+                return member is None or member.incarnation != incarnation
             return member is not None and member.address == address and (member.voter or verb == UPDATE)
 
         def question(answer: Callable[[Answer], None]) -> ChangeWanted:
-            return ChangeWanted(verb, member_id, address, answer)
+            return ChangeWanted(verb, member_id, address, answer, incarnation if verb == REMOVE else "")
 
         try:
             self._ask_until(is_so, question, deadline)

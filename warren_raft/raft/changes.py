@@ -58,6 +58,7 @@ class _Wanted:
     verb: str
     id: str
     address: str
+    incarnation: str
 
 
 class Changes:
@@ -204,8 +205,11 @@ class Changes:
 
     # Requests ----------------------------------------------------------------------------------------------------
 
-    def request(self, verb: str, member_id: str, address: str, applied_index: int, asker: str) -> Answer:
-        """What an operator wants at the manager `asker`. Called again until it answers DONE or REFUSED."""
+    def request(
+        self, verb: str, member_id: str, address: str, applied_index: int, asker: str, incarnation: str = ""
+    ) -> Answer:
+        """What an operator wants at the manager `asker`. Called again until it answers DONE or REFUSED. `incarnation`:
+        the directory that is to be removed; "": whichever has the id."""
         roster = self._roster
         if roster.membership is None:
             return Answer(WAIT, "the cluster is not formed yet")
@@ -217,7 +221,7 @@ class Changes:
                 check_address(address)
         except InvalidEntity as error:
             return Answer(REFUSED, error.reason)
-        wanted = _Wanted(verb, member_id, address)
+        wanted = _Wanted(verb, member_id, address, incarnation)
         found = self._judge(wanted)
         if isinstance(found, Change):
             return self._want(wanted, asker)
@@ -259,7 +263,7 @@ class Changes:
         if wanted.verb == UPDATE:
             return self._update(member, wanted.id, wanted.address)
         if wanted.verb == REMOVE:
-            return self._remove(member, wanted.id)
+            return self._remove(member, wanted)
         return Answer(REFUSED, f"unknown change {wanted.verb!r}")
 
     def _add(self, member: Member | None, member_id: str, address: str) -> Change | Answer:
@@ -309,9 +313,10 @@ class Changes:
             return f"{member_id} does not answer at {address}: {restart}, or correct the address with members update"
         return f"{member_id} says that its address is {said}: {restart}, or type members update {member_id}={said}"
 
-    def _remove(self, member: Member | None, member_id: str) -> Change | Answer:
-        if member is None:
-            return Answer(DONE)
+    def _remove(self, member: Member | None, wanted: _Wanted) -> Change | Answer:
+        member_id = wanted.id
+        if member is None or wanted.incarnation not in ("", member.incarnation):
+            return Answer(DONE)  # where there is another one, it was added since
         rest = self._roster.voters - {member_id}
         if not rest:
             return Answer(REFUSED, f"{member_id} is the only voting member")

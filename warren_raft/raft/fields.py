@@ -90,7 +90,13 @@ FIELDS: Final[Mapping[str, Mapping[str, Callable[[Any], bool]]]] = {
     "hand_over": {"term": _is_index, "target": _is_text},
     "nack": {"term": _is_index},
     "request_vote": dict.fromkeys(("term", "last_log_index", "last_log_term"), _is_index),
-    "change": {"number": _is_index, "verb": _is_text, "id": _is_text, "address": _is_text},
+    "change": {
+        "number": _is_index,
+        "verb": _is_text,
+        "id": _is_text,
+        "address": _is_text,
+        "incarnation": lambda value: value is None or _is_text(value),
+    },
     "addresses": {"said": are_told},
     "health": {
         "digests": are_digests,

@@ -37,6 +37,9 @@ class ChangeWanted:
     member_id: str
     address: str
     answer: Callable[[Answer], None]
+    incarnation: str = ""
+    """Of a removal that is asked for again until it is done: the directory that is meant. The leader may have added
+    another one under that id since. "": whichever there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,8 @@ class Requests:
         elif message["verb"] == REMOVE and message["id"] == self._node_id and len(self._roster.voters) > 1:
             answer = self._changes.why_stay() or self._leave(asker)
         else:
-            answer = self._changes.request(message["verb"], message["id"], message["address"], applied_index, asker)
+            what = message["verb"], message["id"], message["address"]
+            answer = self._changes.request(*what, applied_index, asker, message.get("incarnation") or "")
         return {"type": "change_answer", "number": message["number"], "state": answer.state, "text": answer.text}
 
     def _leave(self, asker: str) -> Answer:
@@ -202,5 +206,7 @@ def _message(number: int, wanted: Wanted) -> Message:
         verb, id_, address = wanted.verb, wanted.member_id, wanted.address
     else:
         verb, id_, address = "transfer", wanted.target or "", ""
-    closing = isinstance(wanted, TransferWanted) and wanted.is_closing
-    return {"type": "change", "number": number, "verb": verb, "id": id_, "address": address, "closing": closing}
+    message = {"type": "change", "number": number, "verb": verb, "id": id_, "address": address}
+    if isinstance(wanted, ChangeWanted):
+        return {**message, "incarnation": wanted.incarnation}
+    return {**message, "closing": wanted.is_closing}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.engine_harness import Cluster
 from tests.hostile import Hostile
 from warren_raft.errors import RefusedForSafety
-from warren_raft.raft.changes import DONE
+from warren_raft.raft.changes import DONE, PENDING
 from warren_raft.raft.identity import Identity
 from warren_raft.raft.membership import (
     ADD,
@@ -172,6 +172,31 @@ def test_the_certificate_of_a_removed_member_lets_nobody_in_again() -> None:
     cluster.issue(victim)
     cluster.start(victim)
     cluster.run_until(lambda: is_voter(cluster, victim))
+
+
+def test_a_removal_that_is_asked_for_again_spares_the_manager_that_was_added_since() -> None:
+    """It waits on an empty directory with another certificate, and is added as soon as the old one is removed. The
+    removal is asked for until it is done, and the new one was removed, too."""
+    cluster = formed()
+    leader, victim = cluster.wait_leader().id, cluster.followers()[0]
+
+    def incarnation() -> str | None:
+        member = cluster.nodes[leader].engine.members.get(victim)
+        return None if member is None else member.incarnation
+
+    before = incarnation() or ""
+    cluster.crash(victim)
+    cluster.wipe(victim)
+    cluster.issue(victim)
+    cluster.start(victim)
+    assert cluster.ask(leader, REMOVE, victim, incarnation=before).state == PENDING
+    cluster.run_until(lambda: cluster.nodes[victim].log.incarnation == incarnation() and is_voter(cluster, victim))
+    after = incarnation()
+    assert after != before
+    while (answer := cluster.ask(leader, REMOVE, victim, incarnation=before)).state != DONE:
+        assert "is made" in answer.text
+    cluster.run(2)
+    assert incarnation() == after
 
 
 def test_a_link_that_is_up_ends_when_its_certificate_is_removed() -> None:

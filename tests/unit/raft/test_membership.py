@@ -642,8 +642,8 @@ def test_of_two_changes_at_once_one_waits() -> None:
         cluster.start(id_, address=f"127.0.0.1:{port}")
     cluster.run_until(lambda: {"m4", "m5"} <= leader.engine._roster.links.keys())
     cluster.hold(*((leader.id, other) for other in cluster.followers()))
-    first = leader.engine._changes.request(ADD, "m4", "127.0.0.1:7100", leader.machine.applied_index)
-    second = leader.engine._changes.request(ADD, "m5", "127.0.0.1:7101", leader.machine.applied_index)
+    first = leader.engine._changes.request(ADD, "m4", "127.0.0.1:7100", leader.machine.applied_index, leader.id)
+    second = leader.engine._changes.request(ADD, "m5", "127.0.0.1:7101", leader.machine.applied_index, leader.id)
     assert (first.state, second.state) == (PENDING, WAIT)
     assert second.text == "another membership change is under way"
     cluster.heal()
