@@ -35,6 +35,10 @@ class NotAccepted(Exception):
         super().__init__(text)
         self.code = code
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without it, pickle and copy leave the text out."""
+        return type(self), (self.code, str(self)), dict(self.__dict__)
+
 
 @dataclass(frozen=True)
 class Credentials:

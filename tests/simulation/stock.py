@@ -50,6 +50,7 @@ def stock_options(seed: int) -> Options:
         file_fault_rate=0,
         replay=0,
         transfer_rate=0,
+        hostile_rate=0,
         disaster=0,
     )
 

@@ -35,6 +35,7 @@ from warren_raft.errors import (
 )
 from warren_raft.fsm.machine import Result, StateMachine, recompute_digest
 from warren_raft.local import LocalStore, ReadOnlyStore
+from warren_raft.raft.membership import Member, Membership
 from warren_raft.store import database as database_module
 from warren_raft.store import environments
 from warren_raft.store.database import Database, StorageFailed
@@ -303,7 +304,8 @@ def test_another_process_reads_along(path: Path, store: LocalStore) -> None:
 def test_a_managers_directory_is_refused(path: Path) -> None:
     """Written to beside its log, this replica would differ from all others for ever."""
     with Database.open(path, sync=False) as database:
-        StateMachine(database).apply_membership(2, 1, "cluster", b"members")
+        members = Membership("cluster", 2, {"m1": Member("m1", "127.0.0.1:7946", "i1", voter=True)}).encode()
+        StateMachine(database).apply_membership(2, 1, "cluster", members)
     with pytest.raises(RefusedForSafety, match="a manager's directory"):
         LocalStore(path)
     with Database.open(path, sync=False) as database:  # and nothing was left locked or changed
