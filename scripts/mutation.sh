@@ -2,7 +2,7 @@
 # Changes one small thing in the product at a time, and looks whether a test notices:
 #   scripts/mutation.sh --mutants 300 --seed 1 --results mutants.jsonl
 #   scripts/mutation.sh --again mutants.jsonl      the survivors of that run once more, after tests were added
-# Works on a copy in the temporary directory, with a .venv of its own. About an hour for 300 on one core.
+# Works on a copy in the temporary directory, with a .venv of its own.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
