@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.engine_harness import Cluster, Message, Node
+from tests.hostile import append_to
 from warren_raft.raft import guard
 from warren_raft.raft.events import CloseLink, Received
 from warren_raft.raft.fields import check_fields
@@ -61,20 +62,6 @@ def put(cluster: Cluster, node: Node, peer: str, *messages: Message) -> list[str
     effects = node.engine.step(cluster.now, events)
     node.engine.apply()
     return [effect.reason for effect in effects if isinstance(effect, CloseLink)]
-
-
-def append_to(node: Node, **changes: Any) -> Message:
-    """A correct heartbeat of the present leader, at the end of the log."""
-    return {
-        "type": "append_entries",
-        "term": node.engine.term,
-        "commit_index": node.log.commit_index,
-        "prevLogIdx": node.log.last_index,
-        "prevLogTerm": node.log.last_term,
-        "entries": [],
-        "seq": 1000,
-        **changes,
-    }
 
 
 def reply_to(node: Node, **changes: Any) -> Message:
