@@ -103,6 +103,8 @@ class Elections:
         self._deadline = now + self._draw()
 
     def link_down(self, peer: str, now: float) -> None:
+        if self._parked is not None and self._parked[0] == peer:
+            self._parked = None  # it was asked on that link, and would be answered on the next one
         if peer == self._leader:
             self.why = Reason(LINK_LOST, f"the link to {peer} broke")
             self._leader = None

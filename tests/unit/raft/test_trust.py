@@ -228,6 +228,25 @@ def test_a_vote_request_that_comes_before_the_word_of_the_leader_is_answered_aft
     cluster.run_until(lambda: node.log.voted_for == target, 0.2)
 
 
+def test_a_vote_request_that_waits_for_the_word_of_the_leader_is_dropped_with_its_link() -> None:
+    """The link breaks and comes up again before the leader's word arrives. (Pins a bug: the request was answered over
+    the new link, on which it was not asked.)"""
+    cluster, leader = ready()
+    target, voter = cluster.followers()
+    node = cluster.nodes[voter]
+    cluster.hold((leader.id, voter))
+    cluster.ask(leader.id, "transfer", target)
+    cluster.run_until(lambda: node.engine._elections._parked)
+    cluster.disconnect(target, voter)
+    cluster.sent.clear()
+    cluster.run_until(lambda: target in node.engine._roster.links)
+    cluster.heal()
+    cluster.run_until(lambda: node.engine._elections.successor(cluster.now) == target)
+    cluster.run(0.2)
+    assert all((each.sender, each.message["type"]) != (voter, "response_vote") for each in cluster.sent)
+    assert cluster.nodes[target].engine.is_leader
+
+
 def test_a_member_that_says_to_lead_a_later_term_is_not_followed_while_a_leader_is_heard() -> None:
     cluster, leader = ready()
     victim, id_ = cluster.followers()
