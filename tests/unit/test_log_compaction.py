@@ -515,7 +515,7 @@ def test_a_log_created_without_a_note_or_a_term_is_blank() -> None:
     """What may take part in a first election is for the membership layer to say; this says what is written."""
     assert create(MemoryFiles("/data")).is_blank
     later = create(MemoryFiles("/data"), index=9, term=4)
-    assert (later.is_blank, later.has_only_base, later.current_term, later.base_term) == (False, False, 4, 4)
+    assert (later.is_blank, later.has_only_base, later.current_term, later.base_term) == (False, True, 4, 4)
 
 
 def test_nothing_is_created_over_a_log() -> None:

@@ -177,12 +177,12 @@ class Log:
     @property
     def is_blank(self) -> bool:
         """True while nothing was ever written: no term, no entry, no note."""
-        return self.has_only_base and self.base_term == 0 and not self.note
+        return self.has_only_base and self.current_term == 0 and self.base_term == 0 and not self.note
 
     @property
     def has_only_base(self) -> bool:
-        """True while no term was ever entered and nothing follows the base; there may be a note."""
-        return self.current_term == 0 and self.last_index == self.base_index
+        """True while nothing follows the base; there may be a term and a note."""
+        return self.last_index == self.base_index
 
     def holds(self, index: int, term: int) -> bool:
         """True if the entry at `index`, the base included, is in memory and of this term."""

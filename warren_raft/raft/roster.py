@@ -279,7 +279,11 @@ class Roster:
 
     @property
     def _is_blank(self) -> bool:
-        """Whether this directory has taken part in nothing yet: no term, no entry, no founders."""
+        """Whether this directory has taken part in nothing yet: no entry and no founders, so it gave no vote either.
+
+        A later term alone is no part: any peer that says to lead can bring a new manager to one, and it has to be
+        let in after that.
+        """
         return self._log.has_only_base and self._log.base_term == 0 and self.founding is None
 
     def _told_founding(self) -> bytes:

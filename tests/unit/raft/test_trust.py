@@ -16,6 +16,7 @@ from tests.hostile import Hostile, append_to, vote_request
 from tests.list_machine import UNREADABLE
 from warren_raft.raft import entries
 from warren_raft.raft.admission import LAG_TIMEOUTS, TERMS_MAX
+from warren_raft.raft.changes import DONE
 from warren_raft.raft.events import Received, Refused
 from warren_raft.raft.guard import UNCOMMITTED_MAX
 from warren_raft.raft.large import HELD_BYTES_MAX
@@ -456,6 +457,40 @@ def test_a_record_of_other_founders_than_the_operator_named_is_not_taken(id_: st
     cluster.run(0.2)
     assert node.engine._roster.founding is None
     assert node.log.note == b""
+
+
+def raise_term(cluster: Cluster, id_: str, peer: str) -> None:
+    """A peer that says to lead a far term leaves the manager in a later one, with nothing else."""
+    hostile = Hostile.stranger(cluster, peer, cluster_id="c", membership_index=LATER)
+    assert hostile.connect(id_) is None
+    node = cluster.nodes[id_]
+    hostile.say(id_, append_to(node, term=LATER))
+    cluster.run(0.2)
+    assert node.engine.term == node.log.current_term == TERMS_MAX
+    cluster.restart(id_)
+    cluster.heal()
+
+
+def test_a_later_term_alone_does_not_keep_a_cluster_from_being_formed() -> None:
+    """(Pins a bug: a manager in a later term was blank no more, and the others waited for it for ever.)"""
+    cluster, _ = forming()
+    raise_term(cluster, "m1", "m2")
+    cluster.start("m2")
+    cluster.start("m3")
+    cluster.wait_ready()
+    cluster.run_until(lambda: all(len(cluster.members(id_)) == 3 for id_ in ("m1", "m2", "m3")))
+
+
+def test_a_later_term_alone_does_not_keep_a_manager_from_being_added() -> None:
+    """(Pins a bug: it was refused for good, "its data directory is not empty".)"""
+    cluster, leader = ready()
+    address = "127.0.0.1:7004"
+    cluster.isolate("m4")
+    cluster.start("m4", address=address, members={**cluster.initial, "m4": address})
+    raise_term(cluster, "m4", "m2")
+    cluster.run_until(lambda: "m4" in leader.engine._roster.links)
+    assert cluster.change(leader.id, ADD, "m4", address).state == DONE
+    cluster.run_until(lambda: cluster.members("m4").get("m4"))
 
 
 def test_a_record_with_another_directory_than_the_one_that_is_there_is_not_taken() -> None:
