@@ -178,7 +178,8 @@ class Catchup:
         """(follower, sha256) -> the highest offset that it asked for, of snapshots that are held."""
         self._asked_for: dict[str, float] = {}
         """Follower -> when it last asked for a snapshot that it was not offered."""
-        self._reading: set[str] = set()
+        self._reading: dict[str, Then] = {}
+        """Who waits for a chunk that is being read, over the present link -> what is then done with it."""
         self._refused: dict[str, float] = {}
         self._wanted_by: dict[str, int] = {}
         """Followers whose own state is wrong, and which have not been offered a snapshot since they said so; each with
@@ -321,10 +322,11 @@ class Catchup:
         self._pin(peer, snapshot, offset)
         if peer in self._reading:
             return
-        self._reading.add(peer)
 
         def read(data: Any, error: Exception | None) -> None:
-            self._reading.discard(peer)
+            if self._reading.get(peer) is not read:
+                return  # it was asked for over an earlier link, and the next one may be another process's
+            del self._reading[peer]
             if error is not None:
                 text = f"a snapshot cannot be read for {peer}: {error}"
                 self._alarms.raise_alarm("snapshot-unreadable", text, subject=peer, ends_after_seconds=PINNED_SECONDS)
@@ -334,6 +336,7 @@ class Catchup:
             chunk = {"type": "snapshot_chunk", "sha256": sha256, "offset": offset, "data": data, "check": check(data)}
             self._send(peer, chunk)
 
+        self._reading[peer] = read
         self._work(self.snapshots.read(sha256, offset, CHUNK_BYTES), read)
 
     def _pin(self, peer: str, snapshot: Snapshot, offset: int) -> None:
@@ -353,7 +356,7 @@ class Catchup:
 
     def link_down(self, peer: str) -> None:
         self._offered.pop(peer, None)
-        self._reading.discard(peer)
+        self._reading.pop(peer, None)
         if self.fetch is not None and self.fetch.peer == peer and not self.fetch.busy:
             self.fetch = None  # what there is of it stays, should it be offered again
 

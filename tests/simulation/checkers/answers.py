@@ -1,6 +1,7 @@
-"""Checks: an answer (to entries, to a request for a vote or a pre-vote) leaves on the connection on which its question
-came. What waits for the disk when a connection breaks is not said on the next one: there it would come out of order,
-and perhaps to another process. Not: what is said (speech.py).
+"""Checks: an answer (to entries, to a request for a vote or a pre-vote, to an operator's question, to a request for a
+chunk of a snapshot) leaves on the connection on which its question came. What waits for the disk, for a worker or for
+another message when a connection breaks is not said on the next one: there it would come out of order, and perhaps to
+another process. Not: what is said (speech.py).
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ def _question(message: dict[str, Any]) -> Key | None:
             return "vote", message["term"]
         case "pre_vote":
             return "pre-vote", message["round"]
+        case "change":
+            return "change", message["number"]
+        case "snapshot_get":
+            return "chunk", message["sha256"], message["offset"]
     return None
 
 
@@ -47,4 +52,8 @@ def _answered(message: dict[str, Any]) -> Key | None:
             return "vote", message["term"]
         case "pre_vote_reply":
             return "pre-vote", message["round"]
+        case "change_answer":
+            return "change", message["number"]
+        case "snapshot_chunk":
+            return "chunk", message["sha256"], message["offset"]
     return None

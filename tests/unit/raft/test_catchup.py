@@ -133,6 +133,26 @@ def test_a_fetch_goes_on_where_a_broken_link_ended_it(monkeypatch: pytest.Monkey
     cluster.check_writes()
 
 
+def test_a_chunk_that_was_asked_for_over_a_link_that_broke_is_not_sent_over_the_next_one() -> None:
+    """Another directory may be at the other end of that one, which may read nothing. (Pins a bug: the chunk was sent to
+    whoever had the link when the worker had read it.)"""
+    cluster = compacting()
+    leader, away = lagging(cluster)
+    leader.works = False
+    node = cluster.start(away)
+    cluster.run_until(lambda: node.engine.fetching and leader.work)
+    cluster.disconnect(leader.id, away)
+    cluster.hold((away, leader.id))
+    cluster.run_until(lambda: away in leader.engine._roster.links)
+    leader.works = True
+    cluster.run_until(lambda: not leader.work)
+    cluster.turn()
+    assert [each for each in cluster.sent if each.message["type"] == "snapshot_chunk"] == []
+    cluster.heal()
+    cluster.run_until(lambda: cluster.states[away].installed)
+    cluster.check_writes()
+
+
 def test_a_fetch_goes_on_after_a_restart_of_the_fetching_manager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catchup, "CHUNK_BYTES", 512)
     cluster = compacting()
