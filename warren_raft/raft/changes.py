@@ -272,8 +272,7 @@ class Changes:
                 return Answer(REFUSED, f"{member_id} is a member already, at {member.address}")
             if not self._roster.connected(member_id):
                 # Done, if it was away a moment; or a new directory runs there, which the cluster does not know.
-                text = "is a member already, and not connected; if its directory was lost, run members remove first"
-                return Answer(WAIT, f"{member_id} {text}")
+                return Answer(WAIT, f"{member_id} is a member already, and not connected; {self._why_away(member_id)}")
             return Answer(DONE) if member.voter else Answer(PENDING, f"{member_id} was added, and is catching up")
         holder = next((m.id for m in self._roster.members.values() if m.address == address), None)
         if holder is not None:
@@ -289,6 +288,12 @@ class Changes:
         self._roster.guests.forget(member_id)
         certificate = None if link.identity is None else Certificate.of(link.identity)
         return Change(ADD, id=member_id, address=address, incarnation=link.hello.incarnation, certificate=certificate)
+
+    def _why_away(self, member_id: str) -> str:
+        remove = f"type: warren-raft members remove {member_id}"
+        if self._roster.guests.has_another(member_id, self._clock()):
+            return f"the manager that answers as {member_id} has another data directory; {remove}, then add it again"
+        return f"start it; or, if its data directory was lost, {remove}, then add it again"
 
     def _update(self, member: Member | None, member_id: str, address: str) -> Change | Answer:
         if member is None:

@@ -87,6 +87,7 @@ from warren_raft.raft.membership import (
     OTHER_TRUST_DOMAIN,
     REMOVED,
     REMOVED_CERTIFICATE,
+    UNKNOWN_DIRECTORY,
     Change,
     Hello,
     Member,
@@ -151,7 +152,9 @@ LARGE_TYPES: Final = frozenset(
 """Messages that carry large commands (large.py)."""
 
 
-NOTED_REFUSALS: Final = frozenset({OTHER_CLUSTER, OTHER_ORIGIN, OTHER_TRUST_DOMAIN, REMOVED_CERTIFICATE})
+NOTED_REFUSALS: Final = frozenset(
+    {OTHER_CLUSTER, OTHER_ORIGIN, OTHER_TRUST_DOMAIN, REMOVED_CERTIFICATE, UNKNOWN_DIRECTORY}
+)
 """Why a member that is not let in needs an operator here."""
 
 
@@ -505,8 +508,15 @@ class Engine:
             self._note_foreign(peer, refusal)
             self._roster.guests.refused(peer, refusal.text)
             if refusal.code in NOTED_REFUSALS and peer in self._roster.members:
-                self._note_refusal("member-not-let-in", peer, f"{peer} is not let in: {refusal.text}")
+                self._note_not_let_in(peer, refusal)
         return refusal
+
+    def _note_not_let_in(self, peer: str, refusal: Refusal) -> None:
+        if refusal.code == UNKNOWN_DIRECTORY:
+            if self._roster.membership is None or self._roster.connected(peer):
+                return  # nobody knows the directories yet; or a stranger has the id of a member that works
+            self._roster.guests.met_another(peer, self._now)
+        self._note_refusal("member-not-let-in", peer, f"{peer} is not let in: {refusal.text}")
 
     # One step ----------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Managers that the leader was asked to add and that are no members yet: where to dial them, and what came of it.
 
-Not here: whether they may be added (changes.py), dialling (transport.py). Invariant: what is said of a guest is what
-happened since it was invited to its present address.
+Also managers with the id of a member and another directory, as after the loss of a disk: they can be added once that
+member was removed. Not here: whether they may be added (changes.py), dialling (transport.py). Invariant: what is said
+of a guest is what happened since it was invited to its present address.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import Final
 
 GUESTS_MAX: Final = 4
 """Invited at once; a further one takes the place of the oldest. Any member may ask, and each is dialled."""
+ANOTHER_SECONDS: Final = 15.0
+"""A manager that is refused dials again within seconds: one that did not for so long runs no more."""
 
 
 class Guests:
@@ -19,6 +22,8 @@ class Guests:
         self.addresses: dict[str, str] = {}
         """Whom to dial: id -> address."""
         self._answers: dict[str, str] = {}
+        self._others_at: dict[str, float] = {}
+        """When a manager with a member's id, on another directory than the member's, was last refused."""
 
     def invite(self, guest: str, address: str) -> str:
         """Dial it until it is forgotten. Returns a clause that says whether it answers, and as whom."""
@@ -46,3 +51,11 @@ class Guests:
         """It was reached, and one of the two refuses the other."""
         if guest in self.addresses:
             self._answers[guest] = f"{guest} answers at {self.addresses[guest]} and cannot be added: {why}"
+
+    def met_another(self, member_id: str, now: float) -> None:
+        """A manager with this member's id, on another directory than the member's, was refused."""
+        self._others_at[member_id] = now
+
+    def has_another(self, member_id: str, now: float) -> bool:
+        """Whether that was a moment ago, so that such a manager runs now."""
+        return now - self._others_at.get(member_id, -1e9) <= ANOTHER_SECONDS

@@ -423,7 +423,7 @@ def test_a_member_that_lost_its_directory_is_not_called_added() -> None:
     cluster.run(2)
     answer = cluster.ask(leader.id, ADD, lost, cluster.addresses[lost])
     assert answer.state == WAIT
-    assert "run members remove first" in answer.text
+    assert f"type: warren-raft members remove {lost}, then add it again" in answer.text
 
 
 def test_a_guest_answers_no_vote_request() -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.engine_harness import EPOCH, Cluster, Full, Node
 from tests.list_machine import ListMachine
 from warren_raft.alarms import Alarm
+from warren_raft.raft.changes import WAIT
 from warren_raft.raft.watch import AWAY_SECONDS, BEHIND_SECONDS, NO_QUORUM_SECONDS
 
 
@@ -173,3 +174,32 @@ def test_a_refusal_is_over_once_the_manager_was_added_again() -> None:
     cluster.change(leader, "add", wiped, cluster.addresses[wiped])
     cluster.run(2)
     assert not any(node.alarm_texts for node in cluster.nodes.values())
+
+
+def test_others_say_that_a_wiped_member_is_not_let_in_and_not_that_it_is_away() -> None:
+    """It runs: "start it, or look at the network" was wrong, and nobody but the wiped one said why."""
+    cluster, leader, (wiped, other) = started()
+    cluster.crash(wiped)
+    cluster.wipe(wiped)
+    cluster.start(wiped)
+    cluster.run(3 * AWAY_SECONDS)
+    for node in (cluster.nodes[leader], cluster.nodes[other]):
+        assert node.alarm_names == ["member-not-let-in"]
+        assert f"members remove {wiped}; members add {wiped}=" in node.alarm_texts[0]
+    answer = cluster.ask(other, "add", wiped, cluster.addresses[wiped])
+    assert answer.state == WAIT
+    assert f"the manager that answers as {wiped} has another data directory; type: warren-raft members " in answer.text
+    cluster.crash(wiped)
+    cluster.run_until(lambda: alarm(cluster.nodes[leader], "member-away", wiped), seconds=60)
+    assert cluster.nodes[leader].alarm_names == ["member-away"]
+    assert "not connected; start it;" in cluster.ask(other, "add", wiped, cluster.addresses[wiped]).text
+
+
+def test_a_stranger_with_the_id_of_a_member_that_works_is_no_alarm_about_it() -> None:
+    cluster, leader, (member, _) = started()
+    engine = cluster.nodes[leader].engine
+    hello = cluster.nodes[member].engine.hello() | {"incarnation": "another", "blank": True, "membership_index": 0}
+    refusal = engine.judge(hello, cluster.certificate(member))
+    assert refusal is not None
+    assert "is not the one the cluster knows" in refusal.text
+    assert cluster.nodes[leader].alarm_names == []
