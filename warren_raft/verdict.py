@@ -7,21 +7,23 @@ connected, and this manager is ready.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, Literal
 
 State = Literal["healthy", "degraded", "no quorum"]
 
 SHOWN: Final = 4
 """Problems named in the line; of more, their number."""
-CANNOT_ACKNOWLEDGE: Final = ("log-no-space", "member-behind")
-"""Alarms of a voting member that cannot be counted on for the next write, although it is connected."""
+LOG_NOT_WRITTEN: Final = ("log-no-space", "log-blocked")
+"""Alarms of a voting member that acknowledges nothing, although it is connected."""
+NOT_COUNTED_ON: Final = (*LOG_NOT_WRITTEN, "member-behind")
+"""Alarms of a voting member that cannot be counted on to stand in for another, although it is connected."""
 
 
 def verdict_of(status: Mapping[str, Any]) -> dict[str, Any]:
     """`state`, `text` and `tolerates_failures`: how many more voting members may fail while writes go on."""
     state = _state(status)
-    tolerates = _tolerates(status) if status["has_quorum"] else 0
+    tolerates = max(0, _fit(status, NOT_COUNTED_ON) - _majority(status)) if _has_quorum(status) else 0
     if status["failure"] is not None:
         text = f"{status['node_id']} stopped: {status['failure']}"
     elif status["waits"]:
@@ -34,7 +36,7 @@ def verdict_of(status: Mapping[str, Any]) -> dict[str, Any]:
 def _state(status: Mapping[str, Any]) -> State:
     if status["failure"] is not None:
         return "degraded"
-    if not status["has_quorum"]:
+    if not _has_quorum(status):
         return "no quorum"
     return "degraded" if _away(status) or _troubles(status) else "healthy"
 
@@ -47,11 +49,19 @@ def _away(status: Mapping[str, Any]) -> list[str]:
     return [member["id"] for member in status["members"] if not member["connected"]]
 
 
-def _tolerates(status: Mapping[str, Any]) -> int:
-    voters = _voters(status)
-    unfit = {subject or member for member, name, subject in _alarms(status) if name in CANNOT_ACKNOWLEDGE}
-    fit = sum(bool(member["connected"]) and member["id"] not in unfit for member in voters)
-    return max(0, fit - (len(voters) // 2 + 1))
+def _majority(status: Mapping[str, Any]) -> int:
+    return len(_voters(status)) // 2 + 1
+
+
+def _fit(status: Mapping[str, Any], unfit_by: Collection[str]) -> int:
+    """How many voting members are connected and have none of these alarms."""
+    unfit = {subject or member for member, name, subject in _alarms(status) if name in unfit_by}
+    return sum(bool(member["connected"]) and member["id"] not in unfit for member in _voters(status))
+
+
+def _has_quorum(status: Mapping[str, Any]) -> bool:
+    """Whether a write can be acknowledged: a leader that a majority follows is not enough where its disks are full."""
+    return bool(status["has_quorum"]) and _fit(status, LOG_NOT_WRITTEN) >= _majority(status)
 
 
 def _alarms(status: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -70,7 +80,7 @@ def _summary(status: Mapping[str, Any], tolerates: int) -> str:
     voters = _voters(status)
     leads = f"{status['leader']} leads term {status['term']}" if status["leader"] else "no leader is known"
     connected = f"{sum(member['connected'] for member in voters)} of {len(voters)} connected"
-    if not status["has_quorum"]:
+    if not _has_quorum(status):
         return f"{leads}, {connected}"
     return f"{leads}, {connected}, tolerates {tolerates} failure{'' if tolerates == 1 else 's'}"
 

@@ -81,6 +81,18 @@ AWAY = {"connected": False, "alarms": None}
             "degraded: m1 leads term 4, 3 of 3 connected, tolerates 0 failures; log-no-space m2",
         ),
         (
+            status(member("m1"), member("m2", alarms=[alarm("log-blocked")]), member("m3")),
+            "degraded: m1 leads term 4, 3 of 3 connected, tolerates 0 failures; log-blocked m2",
+        ),
+        (
+            status(member("m1"), *(member(id_, alarms=[alarm("log-no-space")]) for id_ in ("m2", "m3"))),
+            "no quorum: m1 leads term 4, 3 of 3 connected; log-no-space m2; log-no-space m3",
+        ),
+        (
+            status(member("m1"), alarms=[alarm("log-blocked")]),
+            "no quorum: m1 leads term 4, 1 of 1 connected; log-blocked m1",
+        ),
+        (
             status(member("m1"), member("m2", alarms=[alarm("peer-fault", "m3")]), member("m3")),
             "degraded: m1 leads term 4, 3 of 3 connected, tolerates 1 failure; peer-fault m3 on m2",
         ),
