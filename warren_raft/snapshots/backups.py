@@ -79,6 +79,11 @@ class Backups:
         self._now = now
         self._checked_at: datetime | None = None
 
+    @property
+    def alarm(self) -> str | None:
+        """The text of the first alarm about this directory; None while there is none."""
+        return next((alarm.text for alarm in self._alarms.active if alarm.subject == self.directory), None)
+
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set, which also ends a backup under way if `take` heeds it."""
         self._check()

@@ -266,6 +266,20 @@ def test_a_failure_is_told_and_tried_again(world: World, failure: Exception, cap
     assert len(world.names()) == 1
 
 
+def test_without_a_registry_of_alarms_the_backups_tell_their_own(world: World) -> None:
+    backups = Backups(
+        world.directory, every_seconds=HOUR, keep=3, position=world.position, take=world.take, now=lambda: world.now
+    )
+    world.failure = OSError(errno.EIO, "Input/output error")
+    backups.look()
+    assert backups.alarm is not None
+    assert "failed at 2026-11-22T15:00:00Z: [Errno 5] Input/output error" in backups.alarm
+    world.failure = None
+    backups.look()
+    assert backups.alarm is None
+    assert world.alarms.active == ()
+
+
 def test_before_the_new_one_is_there_no_old_one_goes(world: World) -> None:
     made = make(world, 3, keep=3)
     world.failure = StorageFull("no space left")
