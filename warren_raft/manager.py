@@ -492,17 +492,10 @@ class ReplicatedStore(Store):
 
         def is_so(answer: Answer | None) -> bool:
             nonlocal said
-            # What shows here may be older than an earlier change that the leader has made already (a removal
-            # before this addition): it counts only once the leader says so too.
             if answer is None or answer.state != DONE:
                 return False
             said = answer.text
-            if said and time.monotonic() < patient_until:
-                return False
-            member = self._engine.members.get(member_id)
-            if verb == REMOVE:
-                return member is None or member.incarnation != incarnation
-            return member is not None and member.address == address and (member.voter or verb == UPDATE)
+            return not said or time.monotonic() >= patient_until
 
         def question(answer: Callable[[Answer], None]) -> ChangeWanted:
             return ChangeWanted(verb, member_id, address, answer, incarnation if verb == REMOVE else "")

@@ -19,6 +19,8 @@ from warren_raft.raft.membership import ADD
 MESSAGES_MAX = 30
 HELLOS_KEPT = 50
 STAYS_SECONDS = 1.0
+FORGED = "a hostile member says so"
+"""The text of its answers to operators."""
 FAR = 1 << 60
 
 Message = dict[str, Any]
@@ -118,7 +120,7 @@ class Hostile:
             "large_entry": {"number": FAR, "term": term, "entry": entries.encode_commands([bad])},
             "large_entry_refused": {"number": random.randrange(1, 50)},
             "change": {"number": FAR, "verb": ADD, "id": "m99", "address": "127.0.0.1:6667"},
-            "change_answer": {"number": random.randrange(1, 50), "state": "done", "text": ""},
+            "change_answer": {"number": random.randrange(1, 50), "state": "done", "text": FORGED},
             "addresses": {"said": [["m1", "of an impostor", "127.0.0.1:6668"]]},
             "snapshot_get": {"sha256": "0" * 64, "offset": 0},
             "snapshot_wanted": {"index": random.choice([1, log.last_index, FAR])},

@@ -312,8 +312,16 @@ class Operators:
                     directory = self._blank(id_)
                 address = directory.address  # it may have moved since the operator began
             step = work.steps[0] = (verb, id_, address)
-            process.take(ChangeWanted(*step, lambda answer: self._answered(process, work, step, answer)))
+            process.take(self._question(process, work, step))
         self.world.after(ASK_AGAIN_SECONDS, lambda: self._ask(work))
+
+    def _question(self, process: Process, work: Work, step: Step) -> ChangeWanted:
+        """As the product's manager asks it: a removal names the directory."""
+        verb, id_, _ = step
+        newest = self.world.audience.lists.newest
+        member = newest.members.get(id_) if newest is not None and verb == REMOVE else None
+        incarnation = "" if member is None else member.incarnation
+        return ChangeWanted(*step, lambda answer: self._answered(process, work, step, answer), incarnation)
 
     def _answered(self, process: Process, work: Work, step: Step, answer: Answer) -> None:
         if work not in self._at_work or work.steps[0] != step:
@@ -321,7 +329,7 @@ class Operators:
         if answer.state == DONE:
             self.world.note(f"member change done: {step}")
             self.world.checked["membership changes answered"] += 1
-            self.world.tell("change_done", process, step)
+            self.world.tell("change_done", process, step, answer)
             work.steps.pop(0)
             if not work.steps:
                 self._at_work.remove(work)

@@ -15,7 +15,7 @@ from warren_raft.raft.core import Core
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.leadership import CLOSING, REMOVED, TRANSFER, Reason
 from warren_raft.raft.log import Log
-from warren_raft.raft.membership import REMOVE
+from warren_raft.raft.membership import REMOVE, UPDATE
 from warren_raft.raft.roster import Roster
 
 Message = dict[str, Any]
@@ -39,7 +39,7 @@ class ChangeWanted:
     answer: Callable[[Answer], None]
     incarnation: str = ""
     """Of a removal that is asked for again until it is done: the directory that is meant. The leader may have added
-    another one under that id since. "": whichever there is."""
+    another one under that id since. "": the list here did not have the member, so the leader's word counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +129,24 @@ class Requests:
         return Answer(WAIT, "leadership moves first") if answer.state != REFUSED else answer
 
     def receive_answer(self, peer: str, message: Message) -> None:
-        """Of the leader that was asked; nobody else answers for it."""
+        """Of the leader that was asked; nobody else answers for it. A change is done when the list here says so too:
+        what this manager has applied is committed, and the leader's word alone is no proof."""
         asked = self._asked.get(message["number"])
-        if asked is not None and asked[2] == peer:
-            self.answered(message)
+        if asked is None or asked[2] != peer:
+            return
+        wanted = asked[0]
+        if message["state"] == DONE and isinstance(wanted, ChangeWanted) and not self._shows(wanted):
+            text = f"{peer} says that the change is made; {self._node_id} has not applied it yet"
+            message = {**message, "state": PENDING, "text": text}
+        self.answered(message)
+
+    def _shows(self, wanted: ChangeWanted) -> bool:
+        """Whether the list that is applied here has the change."""
+        member = self._roster.members.get(wanted.member_id)
+        if wanted.verb == REMOVE:
+            return member is None or member.incarnation != wanted.incarnation
+        is_there = member is not None and member.address == wanted.address
+        return is_there and (wanted.verb == UPDATE or wanted.member_id in self._roster.voters)
 
     def answered(self, message: Message) -> None:
         asked = self._asked.pop(message["number"], None)

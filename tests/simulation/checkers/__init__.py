@@ -3,10 +3,10 @@
 A checker is an observer of the world. It has methods named for what it wants to be told of a process: `started`,
 `step_ended`, `stepped` where a step changed something, `took(…, batch)` and `wrote(…, batch)` of the log, `sent(…,
 peer, message)` and `delivered(…, peer, message)`, the same as `sent_on` and `received_on` with the number of the
-connection, `swapped` when its state is another one, `local_read(…, revision, key, found)`, `change_done(…, step)` where
-an operator hears it, `ending`, `failed(…, error)`; and of the world: `quiet_begins`, `quiet_ends`, and `finish(world,
-workload)` at the end. It raises Failure. A cluster that was restored has checkers of its own, which are told
-`restored(cluster_id)` first.
+connection, `swapped` when its state is another one, `local_read(…, revision, key, found)`, `change_done(…, step,
+answer)` where an operator hears it, `ending`, `failed(…, error)`; and of the world: `quiet_begins`, `quiet_ends`, and
+`finish(world, workload)` at the end. It raises Failure. A cluster that was restored has checkers of its own, which are
+told `restored(cluster_id)` first.
 """
 
 from tests.simulation.checkers.acknowledged import AcknowledgedWrites

@@ -1,15 +1,18 @@
 """Checks: a membership change that was answered is never forgotten. When its operator is told "done", the list that it
 made is in force by the committed log, and a majority of that list's voters has it on disk that it is committed: any
 majority of them that comes back after a power cut then has one that counts by this list. At the end every manager has
-the newest list. Not: whether they come back at all (the liveness phase, blackout.py), changes that nobody was answered.
+the newest list. Not: whether they come back at all (the liveness phase, blackout.py), changes that nobody was answered,
+and what is on whose disk where a hostile leader answered: that is the leader's word (DESIGN.md, "Whose word counts").
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from tests.simulation.hostile import FORGED
 from tests.simulation.workload import Workload
 from tests.simulation.world import Failure, Process, World
+from warren_raft.raft.changes import Answer
 from warren_raft.raft.log import Batch
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE, Membership
 
@@ -28,13 +31,16 @@ class AnsweredChanges:
     def wrote(self, process: Process, _batch: Batch) -> None:
         self._durable[process.opened.log.incarnation] = self._taken[process.number][1]
 
-    def change_done(self, process: Process, step: tuple[str, str, str]) -> None:
+    def change_done(self, process: Process, step: tuple[str, str, str], answer: Answer) -> None:
         lists = process.audience.lists.all
         found = _in_force_since(lists, _effect(*step))
         if found is None:
             raise Failure(f"{step} was answered as done, and no committed list says so")
         if found is lists[0]:
             return  # the founders' own list, which their record keeps as well
+        if answer.text == FORGED:
+            process.world.checked["seen: a hostile leader said that a change is done"] += 1
+            return
         knowing = [m.id for m in found.members.values() if m.voter and self._knows(m.incarnation, found.index)]
         if len(knowing) * 2 <= len(found.voters):
             raise Failure(

@@ -16,11 +16,11 @@ from tests.hostile import Hostile, append_to, vote_request
 from tests.list_machine import UNREADABLE
 from warren_raft.raft import entries
 from warren_raft.raft.admission import LAG_TIMEOUTS, TERMS_MAX
-from warren_raft.raft.changes import DONE
+from warren_raft.raft.changes import DONE, PENDING, Answer
 from warren_raft.raft.events import Received, Refused
 from warren_raft.raft.guard import UNCOMMITTED_MAX
 from warren_raft.raft.large import HELD_BYTES_MAX
-from warren_raft.raft.membership import ADD, FORM, REMOVED, Change, Founding, Member
+from warren_raft.raft.membership import ADD, FORM, REMOVE, REMOVED, UPDATE, Change, Founding, Member
 from warren_raft.raft.requests import ChangeWanted
 from warren_raft.raft.transport import Refusal
 from warren_raft.raft.trust import KNOWN, MAY_SEND, PeerStanding
@@ -536,6 +536,39 @@ def test_only_the_leader_that_was_asked_answers_an_operator() -> None:
     cluster.heal()
     cluster.run_until(lambda: answers, 2)
     assert answers[0].state != "done"
+
+
+@pytest.mark.parametrize(
+    ("verb", "id_", "address"),
+    [(ADD, "m9", "127.0.0.1:7009"), (UPDATE, "itself", "127.0.0.1:7555"), (REMOVE, "itself", "")],
+)
+def test_a_change_is_not_done_by_the_word_of_a_leader_alone(verb: str, id_: str, address: str) -> None:
+    """A hostile one, or one that was believed to lead and was never elected. (Pins a bug: the operator's question ended
+    with "done"; the store's own look at its list, behind it, was all that kept the lie from its caller.)"""
+    cluster, leader = ready()
+    victim = cluster.nodes[cluster.followers()[0]]
+    target = victim.id if id_ == "itself" else id_
+    incarnation = victim.log.incarnation if verb == REMOVE else ""
+    hostile = Hostile.member(cluster, leader.id)
+    answers: list[Answer] = []
+    victim.events.append(ChangeWanted(verb, target, address, answers.append, incarnation))
+    cluster.step(victim.id)
+    hostile.say(victim.id, {"type": "change_answer", "number": 1, "state": DONE, "text": ""})
+    assert [answer.state for answer in answers] == [PENDING]
+    assert "has not applied it yet" in answers[0].text
+
+
+def test_a_change_is_done_when_the_manager_that_was_asked_has_applied_it() -> None:
+    cluster, leader = ready()
+    asked, other = cluster.followers()
+    node = cluster.nodes[asked]
+    node.disk_seconds = None
+    assert cluster.change(leader.id, UPDATE, other, "127.0.0.1:7555").state == DONE
+    assert cluster.ask(asked, UPDATE, other, "127.0.0.1:7555").state == PENDING
+    node.disk_seconds = 0.0
+    cluster.complete_sync(asked)
+    assert cluster.change(asked, UPDATE, other, "127.0.0.1:7555").state == DONE
+    assert node.engine.members[other].address == "127.0.0.1:7555"
 
 
 def test_a_member_makes_nobody_read_what_was_not_offered_to_it() -> None:
