@@ -129,7 +129,7 @@ def test_a_newer_version_stops_the_manager_whatever_its_shape(future: bytes) -> 
 @pytest.mark.parametrize(
     "broken",
     [
-        Command(1, 3, 4),  # waits for nothing up to its own sequence
+        Command(1, 3, 4),  # its lowest awaited sequence is above its own sequence
         Command(1, 1, 1, (Operation(PUT, 3, "c"),)),  # no entity
         Command(1, 1, 1, (Operation(DELETE, 3, "c", b"x"),)),  # an entity
         Command(1, 1, 1, (Operation(PUT, 3, "", b"x"),)),  # no id

@@ -116,7 +116,7 @@ def test_the_machine_goes_on_from_where_the_database_is(tmp_path: Path) -> None:
 def test_a_database_that_somebody_else_wrote_to_is_left_alone(machine: StateMachine) -> None:
     other = StateMachine(machine.database)
     one(other, put(Node(id="n")))
-    with pytest.raises(InvariantViolation, match="changed by somebody else"):
+    with pytest.raises(InvariantViolation, match="changed by another writer"):
         one(machine, put(Node(id="m")))
     assert stored(machine, NODE, "m") is None
 

@@ -1,8 +1,10 @@
-"""The digest of the whole state: a sum of one hash a record, so that a change costs two hashes and no scan.
+"""The digest of the whole state: a sum of one hash for each record, so that a change costs two hashes and no scan.
 
-What is in it: every entity (the CA too), the sessions, the members and the cluster id. What is not: where in the
-log the state is (index, term, revision, format) and the history, which may be kept shorter or longer.
-Invariant: two states have the same digest exactly when they hold the same records, whatever order made them.
+The digest covers every entity (the CA too), the sessions, the members and the cluster id. It does not cover the
+position in the log (index, term, revision, format) and the history, because managers may keep histories of different
+length.
+Invariant: two states have the same digest exactly when they hold the same records, in whatever order these were
+written.
 """
 
 from __future__ import annotations
@@ -19,18 +21,20 @@ EMPTY: Final = bytes(SIZE_BYTES)
 
 
 def framed(name: str) -> bytes:
-    """What begins the hash of each record of the sub-database `name`; made once, it is on the way of every write."""
+    """The first bytes of the hash of each record in the sub-database `name`. Made once, because every write needs
+    them."""
     data = name.encode()
     return len(data).to_bytes(1, "big") + data
 
 
 def keyed(frame: bytes, key: bytes) -> bytes:
-    """What begins the hash of the record of `key`. Name and key carry their lengths: no two records begin alike."""
+    """The first bytes of the hash of the record of `key`. Name and key carry their lengths, so no two records begin
+    alike."""
     return frame + len(key).to_bytes(2, "big") + key
 
 
 def hash_of(start: bytes, record: bytes) -> int:
-    """The summand of one record; `start` is what `keyed` made."""
+    """The summand of one record; `start` is made by `keyed`."""
     return int.from_bytes(blake2b(start + record, digest_size=SIZE_BYTES).digest(), "big")
 
 
@@ -40,6 +44,6 @@ def to_bytes(total: int) -> bytes:
 
 
 def recompute(transaction: ReadTransaction | WriteTransaction) -> bytes:
-    """The digest of what is there, from every record of it: about 2 µs a record. For verification."""
+    """The digest computed from every record: about 2 µs a record. For verification."""
     items = transaction.digest_items()
     return to_bytes(sum(hash_of(keyed(framed(name), key), record) for name, key, record in items))

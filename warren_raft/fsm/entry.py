@@ -1,7 +1,7 @@
-"""What the commands of one log entry do to a write transaction: conditions, changes, revisions, digest.
+"""Carrying out the commands of one log entry in a write transaction: conditions, changes, revisions, digest.
 
-Whether the transaction is committed, and what is shown of it then, is machine.py's matter.
-Invariant: a command is carried out wholly or not at all, and once; what it says is answered, never raised.
+Committing the transaction, and publishing the new state, is done in machine.py.
+Invariant: a command is carried out once, and wholly or not at all. A wrong command gets an answer, and raises nothing.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from warren_raft.store.transactions import (
 )
 
 FIRST_INDEX: Final = 1
-"""The index of the empty entry that every log begins with: a new database has applied it."""
+"""The index of the empty entry that every log begins with. A new database has already applied it."""
 
 
 class _Target(NamedTuple):
-    """A kind, and how its records are framed in the digest."""
+    """A kind, and the first bytes of its records' hashes in the digest."""
 
     kind: Kind[Any]
     frame: bytes
@@ -62,7 +62,7 @@ _SPACE_FRAMES: Final[dict[Space, bytes]] = {space: digest.framed(space) for spac
 
 
 class Committed(NamedTuple):
-    """What the database holds as of one commit, all of it at once."""
+    """The position, digest and members in the database, all as of the same commit."""
 
     applied_index: int
     applied_term: int
@@ -73,7 +73,7 @@ class Committed(NamedTuple):
 
 
 def read_committed(transaction: ReadTransaction) -> Committed:
-    """What the last entry left in the database. Raises Corrupted for a cluster id that is not a text."""
+    """The state that the last entry left in the database. Raises Corrupted for a cluster id that is not a text."""
     cluster_id = transaction.fetch(META, CLUSTER_ID)
     return Committed(
         applied_index=transaction.integer(APPLIED_INDEX, FIRST_INDEX),
@@ -93,7 +93,8 @@ def _text_in(value: bytes, transaction: ReadTransaction) -> str:
 
 
 def store_position(transaction: WriteTransaction, position: Committed) -> None:
-    """Write where the state is, and a check of that: a bit that flips in it would make the log go on from elsewhere."""
+    """Write the position of the state, and a check of it: after a flipped bit the log would continue at a wrong
+    entry."""
     transaction.store_integer(APPLIED_INDEX, position.applied_index)
     transaction.store_integer(APPLIED_TERM, position.applied_term)
     transaction.store_integer(REVISION, position.revision)
@@ -102,7 +103,7 @@ def store_position(transaction: WriteTransaction, position: Committed) -> None:
 
 
 def position_problem(transaction: ReadTransaction) -> str | None:
-    """What is wrong with `meta`; None where nothing is. The records prove themselves by the digest."""
+    """The fault of `meta`; None if it has no fault. The digest proves the records, so they are not checked here."""
     unknown = transaction.meta_keys() - set(META_KEYS)
     if unknown:
         return f"has an unknown key {min(unknown)!r} in its meta data"
@@ -118,7 +119,7 @@ def _check_of(position: Committed) -> bytes:
 
 
 class Entry:
-    """One entry under way, in a transaction that its maker commits after `finish`, or aborts."""
+    """One entry that is being applied, in a transaction that the caller commits after `finish`, or aborts."""
 
     __slots__ = ("_committed", "_digest_total", "_history", "_index", "_revision", "_sessions", "_transaction")
 
@@ -139,7 +140,8 @@ class Entry:
         self._digest_total = int.from_bytes(committed.digest, "big")
 
     def finish(self, term: int) -> Committed:
-        """After the last command, once: all that is written once an entry. Returns what the commit will leave."""
+        """Call once, after the last command: write everything that is written once an entry. Returns the state to
+        commit."""
         self._sessions.store_changes(self._set_session)
         self._history.drop_oldest(self._transaction)
         after = self._committed._replace(
@@ -154,7 +156,7 @@ class Entry:
     # ---- commands
 
     def perform(self, data: bytes) -> Result:
-        """Carry out one command, unless it was before. Raises UnknownCommandVersion only."""
+        """Carry out one command, unless it was carried out before. Raises only UnknownCommandVersion."""
         try:
             command = decode(data)
         except MalformedCommand as error:
@@ -185,7 +187,7 @@ class Entry:
     # ---- changes
 
     def _carry_out(self, operations: Sequence[Operation], data: bytes) -> Answer:
-        """Everything that could stand against it first: from then on nothing can fail but the disk."""
+        """Check every possible objection first, and change something only then: afterwards only the disk can fail."""
         records: list[bytes | None] = []
         conditional = False
         for operation in operations:
@@ -210,7 +212,8 @@ class Entry:
         return self._revision, None
 
     def _conflict(self, operations: Sequence[Operation]) -> Error | None:
-        """The first condition that does not hold. Later operations see what earlier ones of the command will do."""
+        """The first condition that does not hold. Later operations see the effect of earlier ones of the same
+        command."""
         planned: dict[tuple[int, str], int] = {}
         for verb, kind_number, id_, _, expected in operations:
             if expected is not None:
@@ -227,7 +230,7 @@ class Entry:
         return 0 if record is None else codec.record_revision(record)
 
     def _execute(self, operation: Operation, record: bytes | None) -> bool:
-        """Store the record, or delete where there is none. Whether that changed anything."""
+        """Store the record, or delete the entity if `record` is None. Returns whether that changed anything."""
         kind, frame = _TARGETS[operation.kind_number]
         if record is None:
             before = self._transaction.delete(kind, operation.id)
@@ -239,13 +242,14 @@ class Entry:
         return True
 
     def _count(self, start: bytes, before: bytes | None, after: bytes | None) -> None:
-        """Keep the digest: out with what was there, in with what is there now. `start`: see digest.keyed."""
+        """Update the digest: subtract the hash of the old record, add that of the new one. `start`: see
+        digest.keyed."""
         if before is not None:
             self._digest_total -= digest.hash_of(start, before)
         if after is not None:
             self._digest_total += digest.hash_of(start, after)
 
-    # ---- everything else that is in the digest
+    # ---- the other records that the digest covers
 
     def set_members(self, cluster_id: str, membership: bytes) -> None:
         """Store the cluster's id and its members."""
@@ -267,9 +271,10 @@ class Entry:
 
 
 def _is_entity(kind: Kind[Any], id: str, entity: bytes) -> bool:  # noqa: A002
-    """Whether the bytes are those of an entity of this id, as far as every manager judges alike.
+    """Whether the bytes begin as an entity of this id, judged only by rules that every release has in common.
 
-    What is behind the id was checked where the command was made. It is not looked at here: a newer release may take
-    what this one refuses, a newer cbor2 may read what this one cannot, and all must come to the same result.
+    The bytes after the id were checked where the command was made. They are not checked here: a newer release may
+    accept bytes that this one refuses, and a newer cbor2 may read bytes that this one cannot. All must come to the same
+    result.
     """
     return is_entity_of(id, entity) if kind.entity is not None else id == CA_ID and is_byte_string(entity)

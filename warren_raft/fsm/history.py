@@ -1,7 +1,7 @@
-"""The last changes, from which a watcher resumes: one record a revision, in the form of the command that made it.
+"""The last changes, from which a watcher resumes: one record for each revision, in the form of its command.
 
-Not part of the digest, and nothing is decided by it. Reading is `since`; machine.py appends.
-Invariant: what is kept is every change above some revision, without a gap; a reader of less is told WatchLost.
+The history is not part of the digest, and nothing is decided by it. `since` reads it; machine.py appends to it.
+Invariant: every change above some revision is kept, without a gap. A reader of an older revision gets WatchLost.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ MAX_CHANGES: Final = 100_000
 """Revisions kept. At 100 changes a second, a watcher may be away for a quarter of an hour."""
 
 MAX_BYTES: Final = 32 * 1024 * 1024
-"""The same in bytes. It is part of each snapshot, and this is the least log that a snapshot replaces: with more
-history than that, writing snapshots would cost more than the log does."""
+"""The same limit in bytes. The history is part of each snapshot, and a snapshot replaces at least this much log: with
+more history, writing snapshots would cost more than writing the log."""
 
 MAX_DROPPED_PER_APPLY: Final = 4_096
-"""Records dropped in one transaction (a few milliseconds), however large the change is that takes their place. The
-bounds above may be exceeded for that long: by no more than 100 MB, in the worst case of the largest batches."""
+"""The most records dropped in one transaction (a few milliseconds), however large the new change is. Meanwhile the
+bounds above may be exceeded, by at most 100 MB in the worst case of the largest batches."""
 
 RECORD_OVERHEAD_BYTES: Final = 32
-"""What LMDB and the key add to a record, about."""
+"""The approximate bytes that LMDB and the key add to a record."""
 
 _TOTAL_SIZE: Final = 8
 
@@ -49,16 +49,16 @@ class Change:
 
 
 def floor(transaction: ReadTransaction | WriteTransaction) -> int:
-    """The lowest revision from which `since` is complete: everything after it is kept."""
+    """The lowest revision from which `since` is complete: every change after it is kept."""
     for key, _ in transaction.scan(HISTORY):
         return int.from_bytes(key, "big") - 1
     return transaction.revision
 
 
 def since(transaction: ReadTransaction, revision: int) -> Iterator[Change]:
-    """The changes after `revision`, oldest first, all that `transaction` sees; take as many as needed.
+    """The changes after `revision` that `transaction` sees, oldest first. Take as many as needed.
 
-    Raises WatchLost, at once, where some of them are no longer kept; `resume_from` is what `transaction` sees.
+    Raises WatchLost at once if some of them are no longer kept. Its `resume_from` is the revision of `transaction`.
     """
     if revision < floor(transaction):
         raise WatchLost(transaction.revision)
@@ -75,10 +75,10 @@ def _changes(records: Iterator[tuple[bytes, bytes]]) -> Iterator[Change]:
 
 
 class History:
-    """The appending side: how much is kept, as of the transaction under way. After one that failed, make it anew.
+    """The appending side: the amount that is kept, as of the current transaction. Make a new object after a failed one.
 
-    A record is the number of bytes ever appended, itself included (so that the first and the last record tell
-    how much is between them), and the operations that changed something.
+    A record is the number of bytes ever appended, including this record, and the operations that changed something.
+    From the first and the last record follows how many bytes are between them.
     """
 
     def __init__(self, transaction: ReadTransaction | WriteTransaction) -> None:
@@ -92,13 +92,13 @@ class History:
             break
 
     def append(self, transaction: WriteTransaction, revision: int, body: bytes) -> None:
-        """Keep the operations that `revision` consists of, in the form that `encode_operations` gives them."""
+        """Keep the operations of `revision`, in the form of `encode_operations`."""
         self._total += _TOTAL_SIZE + len(body) + RECORD_OVERHEAD_BYTES
         self._count += 1
         transaction.store(HISTORY, _key(revision), self._total.to_bytes(_TOTAL_SIZE, "big") + body)
 
     def drop_oldest(self, transaction: WriteTransaction) -> None:
-        """Back to within the bounds, or as far as MAX_DROPPED_PER_APPLY allows. Once an entry, at its end."""
+        """Drop records until the bounds hold, at most MAX_DROPPED_PER_APPLY. Call once an entry, at its end."""
         excess = self._count - MAX_CHANGES
         excess_bytes = self._total - self._dropped - MAX_BYTES
         if excess <= 0 and excess_bytes <= 0:

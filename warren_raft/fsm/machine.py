@@ -1,7 +1,7 @@
-"""What the log does to the database: one entry, one write transaction, every command of it, their results.
+"""Applying the log to the database: one entry is one write transaction with all its commands and their results.
 
-Pure and deterministic: no clock, no randomness, no environment; the same log makes the same records everywhere.
-Invariant: the applied index is written with the changes, and what this object shows changes after the commit only.
+Pure and deterministic: no clock, no randomness, no environment. The same log makes the same records on every manager.
+Invariant: the applied index is written with the changes, and this object publishes a change only after its commit.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from warren_raft.store.transactions import APPLIED_INDEX, SESSIONS
 __all__ = ["FIRST_INDEX", "RECENT_DIGESTS", "Committed", "Result", "StateMachine", "raise_for", "recompute_digest"]
 
 RECENT_DIGESTS: Final = 1_024
-"""How many (index, digest) are kept in memory. Managers compare the newest that both have, and are apart by what
-is applied between two heartbeats: a few hundred entries at the very most."""
+"""How many (index, digest) are kept in memory. Managers compare the newest digest that both have. They differ by the
+entries applied between two heartbeats: a few hundred at the very most."""
 
 
 class StateMachine:
-    """Applies entries to a database, in the order of their indexes. One thread applies; any thread may look.
+    """Applies entries to a database, in the order of their indexes. One thread applies; any thread may read.
 
     A failed apply (StorageFull, StorageFailed, an interrupt) leaves everything as it was, and may be repeated.
     """
 
     def __init__(self, database: Database) -> None:
-        """Go on from where `database` is. Nothing is written."""
+        """Continue from the position of `database`. Nothing is written."""
         self.database: Final = database
         self._ring: list[tuple[int, bytes] | None] = [None] * RECENT_DIGESTS
         self._load()
 
-    # ---- what the last commit left; any thread
+    # ---- the state of the last commit; any thread
 
     @property
     def committed(self) -> Committed:
-        """All of the following, as of the same commit."""
+        """All of the following properties, as of the same commit."""
         return self._committed
 
     @property
@@ -64,54 +64,57 @@ class StateMachine:
 
     @property
     def digest(self) -> bytes:
-        """32 bytes: the same applied index, the same digest, on every manager."""
+        """32 bytes. Managers with the same applied index have the same digest."""
         return self._committed.digest
 
     @property
     def membership(self) -> bytes | None:
-        """The members as `apply_membership` got them; None before the first time."""
+        """The members as given to `apply_membership`; None before its first call."""
         return self._committed.membership
 
     @property
     def cluster_id(self) -> str | None:
-        """The name of the cluster; None before the first `apply_membership`."""
+        """The id of the cluster; None before the first `apply_membership`."""
         return self._committed.cluster_id
 
     def digest_at(self, index: int) -> bytes | None:
-        """The digest after the entry `index`; None where it is not kept (any more): nothing can be said then."""
+        """The digest after the entry `index`; None if it is not kept or no longer kept, so nothing can be compared."""
         pair = self._ring[index % RECENT_DIGESTS]
         return pair[1] if pair is not None and pair[0] == index else None
 
     def problem_of(self, command: bytes, sender: str) -> str:
-        """Why a command may not be put into a log; "": every manager of this release can apply it.
+        """Why a command may not be put into a log; "" if every manager of this release can apply it.
 
-        `sender`: the manager that wants it there, by its certificate; "": that is not known. Any thread.
+        `sender`: the node id in the certificate of the manager that sent the command; "" if it is not known. Any
+        thread.
         """
         problem = problem_of(command, INDEXED_WIDTHS)
         if not problem and sender and not is_session_of(session_of(command), sender):
             return f"{sender} writes under the session of another manager"
         return problem
 
-    # ---- what the log says; one thread
+    # ---- applying the log; one thread
 
     def apply(self, index: int, term: int, commands: Sequence[bytes]) -> list[Result]:
-        """Carry out the commands of an entry (none: the entry a new leader begins with), one result for each.
+        """Carry out the commands of an entry, one result for each. (A new leader begins with an entry without
+        commands.)
 
-        One does not undo another. Raises InvariantViolation for an `index` that is not the next one,
-        UnknownCommandVersion, StorageFull, StorageFailed; never for what a command says. Nothing is changed then.
+        A failed command does not undo the others. Raises InvariantViolation if `index` is not the next index,
+        UnknownCommandVersion, StorageFull and StorageFailed; in these cases nothing is changed. A wrong command never
+        raises.
         """
         with self._entry(index, term) as entry:
             return [entry.perform(command) for command in commands]
 
     def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes) -> None:
-        """Store the members (opaque here) and the cluster's id. Raises as `apply` does."""
+        """Store the members (opaque here) and the cluster's id. Raises the same errors as `apply`."""
         with self._entry(index, term) as entry:
             entry.set_members(cluster_id, membership)
 
     def settle(self) -> None:
-        """After an apply that raised: see in the database what became of it (a commit may have come through).
+        """After an apply that raised: read from the database whether its commit succeeded.
 
-        `apply` does this by itself; to be called before by who takes the next index from `applied_index`.
+        `apply` does this by itself. Call it before taking the next index from `applied_index`.
         """
         if self._in_doubt:
             self._load()
@@ -125,7 +128,7 @@ class StateMachine:
         self._in_doubt = True  # until the end: an interrupt can come between any two lines
         with self.database.write() as transaction:
             if transaction.integer(APPLIED_INDEX, FIRST_INDEX) != before.applied_index:
-                raise InvariantViolation(f"{self.database.path} was changed by somebody else")
+                raise InvariantViolation(f"{self.database.path} was changed by another writer")
             entry = Entry(transaction, index, before, self._sessions, self._history)
             yield entry
             after = entry.finish(term)

@@ -1,7 +1,7 @@
-"""Exactly-once: what each session's commands were answered, so that a command that comes twice is carried out once.
+"""Exactly-once: the answers to each session's commands, so that a command that comes twice is carried out once.
 
-The rule is the Raft thesis's (6.3) and RIFL's. No transaction is touched here: machine.py stores what changed.
-Invariant: a command that was answered, and may still be sent again, finds its answer; everything is bounded.
+The rule is that of the Raft thesis (6.3) and of RIFL. No transaction is used here: machine.py stores the changes.
+Invariant: an answered command that may still be sent again finds its answer; everything is bounded.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from warren_raft.store.command import Command
 from warren_raft.strict_cbor import MAX_RECORD_ITEMS
 
 MAX_SESSIONS: Final = 1_000
-"""A manager process opens one a start; the least recently used goes first. A thousand restarts are far more than
-happen while a command is still on its way, and a thousand records are read in milliseconds when a manager starts."""
+"""A manager process opens one session at each start; the least recently used session is evicted first. There are far
+fewer than a thousand restarts while a command is on its way. A starting manager reads a thousand records in
+milliseconds."""
 
 MAX_OUTSTANDING: Final = 16_384
-"""How far a sequence may be above the lowest that its sender waits for, and so how many answers a session keeps.
-Above the default queue (10,000), and small enough (0.3 MB) for a record that each entry writes anew."""
+"""How far a sequence may be above the lowest sequence that its sender waits for, and so how many answers a session
+keeps. More than the default queue (10,000), and small enough (0.3 MB) for a record that each entry writes again."""
 
 _NUMBER_BYTES: Final = 8
 
@@ -33,14 +34,14 @@ Answer = tuple[int, Error | None]
 """(revision, error)"""
 
 StoreRecord = Callable[[bytes, bytes | None, bytes | None], None]
-"""Called with (key, record before, record after); None where there was none or is none any more."""
+"""Called with (key, old record, new record); None if there was no record before, or is no record after."""
 
 
 class Session:
     """One sender: which of its commands were answered, and how.
 
-    By sequence, in the order of the log: `answers` has the revisions of the commands that were carried out,
-    `refusals` what the others were answered.
+    By sequence, in the order of the log: `answers` has the revisions of the commands that were carried out, `refusals`
+    the answers to the other commands.
     """
 
     __slots__ = ("answers", "is_closed", "lowest", "record", "refusals", "used_index")
@@ -51,7 +52,7 @@ class Session:
         self.is_closed = is_closed
         self.answers: dict[int, int] = {}
         self.refusals: dict[int, Answer] = {}
-        self.record: bytes | None = None  # as it is stored; None: not yet
+        self.record: bytes | None = None  # as it is stored; None: not stored yet
 
     @classmethod
     def decode(cls, record: bytes) -> Session:
@@ -82,7 +83,7 @@ class Session:
         return cbor2.dumps([self.used_index, self.lowest, self.is_closed, packed, refusals])
 
     def raise_lowest(self, lowest: int) -> None:
-        """Its sender waits for nothing below `lowest` any more. O(1) for each answer ever dropped."""
+        """The sender no longer waits for answers below `lowest`. O(1) for each answer ever dropped."""
         before = self.lowest
         if lowest <= before:
             return
@@ -93,10 +94,10 @@ class Session:
 
 
 class Sessions:
-    """Every session, as of the transaction that is under way. After one that failed, make it anew."""
+    """Every session, as of the current transaction. Make a new object after a failed transaction."""
 
     def __init__(self, records: Iterable[tuple[bytes, bytes]]) -> None:
-        """Raises ValueError for records that are not those of sessions."""
+        """Raises ValueError for records that are not sessions."""
         self._sessions = {_number_in(key): Session.decode(record) for key, record in records}
         self._used: set[int] = set()
         self._evicted: dict[int, bytes | None] = {}
@@ -105,9 +106,9 @@ class Sessions:
         return len(self._sessions)
 
     def open(self, command: Command, index: int) -> Error | None:
-        """Open the command's session; if it is open already, only note that it is in use.
+        """Open the command's session. If it is already open, only note that it is in use.
 
-        A closed one stays closed: this is a late copy of the command that once opened it.
+        A closed session stays closed: this command is a late copy of the one that once opened it.
         """
         session = self._sessions.get(command.session)
         if session is None:
@@ -118,7 +119,7 @@ class Sessions:
         return (UNKNOWN_SESSION,) if session.is_closed else None
 
     def close(self, command: Command, index: int) -> Error | None:
-        """Close it: no command of it is carried out any more. What is left goes when it is evicted."""
+        """Close the session: none of its commands is carried out any more. Its record remains until it is evicted."""
         session = self._sessions.get(command.session)
         if session is None:
             return (UNKNOWN_SESSION,)
@@ -129,9 +130,9 @@ class Sessions:
         return None
 
     def recall(self, command: Command, index: int, revision: int) -> Answer | None:
-        """What this command was answered, or why it must not be carried out. None: carry it out.
+        """The answer to this command if it had one, or why it must not be carried out. None: carry it out.
 
-        `revision` is the latest one, for a refusal to tell.
+        `revision` is the latest one; a refusal carries it.
         """
         session = self._sessions.get(command.session)
         if session is None or session.is_closed:
@@ -158,7 +159,7 @@ class Sessions:
             session.refusals[command.sequence] = revision, error
 
     def store_changes(self, store: StoreRecord) -> None:
-        """Hand over each record that this entry changed: once an entry, at its end."""
+        """Hand over each record that this entry changed. Call once an entry, at its end."""
         for number, record in self._evicted.items():
             if record is not None:
                 store(_key(number), record, None)
@@ -176,13 +177,13 @@ class Sessions:
         self._used.add(command.session)
 
     def _evict(self) -> None:
-        """Forget the one least recently used; of several, the one with the smallest number."""
+        """Forget the least recently used session; among equals, the one with the smallest number."""
         number = min(self._sessions, key=lambda number: (self._sessions[number].used_index, number))
         self._evicted.setdefault(number, self._sessions.pop(number).record)
 
 
 def _without(answers: dict[int, T], first: int, stop: int) -> dict[int, T]:
-    """Without those from `first` up to, not including, `stop`: O(1) for each answer ever dropped, however far apart."""
+    """The answers without those from `first` to before `stop`. O(1) for each answer ever dropped, at any distance."""
     if stop - first > len(answers):
         return {sequence: answer for sequence, answer in answers.items() if sequence >= stop}
     for sequence in range(first, stop):

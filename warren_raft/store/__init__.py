@@ -1,1 +1,1 @@
-"""What a store is: tables and indexes on LMDB, and the operations on them. Knows nothing of Raft."""
+"""The store: tables and indexes on LMDB, and the operations on them. This package knows nothing of Raft."""

@@ -1,8 +1,9 @@
-"""Records and entity bytes: how an entity is read from them, by converters built once from the forms of its fields.
+"""Decoding of records and entity bytes, with converters that are built once from the forms of the fields.
 
-An entity is the array of its fields in order of declaration, without `revision` (encoding.py makes it); a record is
+An entity is the array of its fields in order of declaration, without `revision` (encoding.py makes it). A record is
 [revision, entity]. Both are CBOR.
-Invariant: fields are only appended, so a shorter array is an older entity and a longer one a newer; both are read.
+Invariant: fields are only appended, so a shorter array is an older entity and a longer array a newer one. Both are
+read.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from warren_raft.strict_cbor import BadCbor, decode_record
 
 E = TypeVar("E")
 KeysOf: TypeAlias = Callable[[list[Any]], tuple[bytes, ...]]
-"""From the array of an entity to its keys in one index."""
+"""From the array of an entity to the entity's keys in one index."""
 
 _Convert: TypeAlias = Callable[..., Any]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class MalformedRecord(ValueError):
-    """Bytes that are no record, or no entity, of the kind."""
+    """The bytes are not a record, or not an entity of the kind."""
 
 
 # ------------------------------------------------------------------------------- values that CBOR does not have
 
 
-@lru_cache(maxsize=1024)  # few different ones are in use, and to look one up takes a fifth of making one
+@lru_cache(maxsize=1024)  # few different durations are in use, and a look-up takes a fifth of the time of making one
 def _duration(microseconds: int) -> timedelta:
     return timedelta(0, 0, microseconds)
 
@@ -59,14 +60,15 @@ _PLAIN_DECODERS: Final[dict[FormKind, _Convert]] = {
 
 
 class _Members(dict[str, str]):
-    """From the text of each member of an enumeration to the member; other text is what a newer manager knows."""
+    """From the text of each member of an enumeration to the member. Unknown text stays text: a newer manager may know
+    it."""
 
     def __missing__(self, text: str) -> str:
         return text
 
 
 def _decoder_of(form: Form) -> _Convert | None:
-    """What makes a field's value of CBOR's value; None where it is the same. It is not asked about null."""
+    """The converter from CBOR's value to a field's value; None if both are the same. The converter never gets null."""
     if form.kind is FormKind.SEQUENCE and form.item is not None:
         return _decoder_of_sequence(_decoder_of(form.item))
     if form.kind is FormKind.STRUCT:
@@ -88,7 +90,7 @@ def _conversions(fields: tuple[EntityField, ...]) -> tuple[tuple[int, _Convert],
 
 @cache  # bounded: one entry a class of entities.py
 def _struct_decoder(cls: Any) -> _Convert:
-    """From a CBOR array (a list, which is used up) to an instance; an entity's revision is the second argument."""
+    """From a CBOR array (a list, which is changed) to an instance; the revision of an entity is the second argument."""
     fields = fields_of(cls)
     width, conversions, fit, draft = len(fields), _conversions(fields), _fitter(fields), _draft_of(cls)
 
@@ -107,10 +109,10 @@ def _struct_decoder(cls: Any) -> _Convert:
 
 
 def _draft_of(cls: Any) -> Callable[..., Any]:
-    """A class with the slots of `cls` that is not frozen, to fill first and to turn into `cls` then.
+    """A class with the same slots as `cls` that is not frozen. An instance is filled first and then becomes a `cls`.
 
-    A frozen dataclass sets each field through object.__setattr__, which makes a Container in 4 µs; this way it
-    takes 0.5. Python allows the change of class because the two have the same slots (and raises if they had not).
+    A frozen dataclass sets each field through object.__setattr__, so that making a Container takes 4 µs. This way takes
+    0.5 µs. Python allows the change of class because both classes have the same slots, and raises if they differ.
     """
     names = [field.name for field in fields_of(cls)]
     if "revision" in cls.__slots__:
@@ -120,7 +122,8 @@ def _draft_of(cls: Any) -> Callable[..., Any]:
 
 
 def _fitter(fields: tuple[EntityField, ...]) -> Callable[[Any], list[Any]]:
-    """Cut what a newer manager appended; add the defaults of what an older one did not know."""
+    """Cut off the fields that a newer manager appended; add defaults for the fields that an older manager did not
+    know."""
     width = len(fields)
     required = sum(field.required for field in fields)  # they come first
     defaults = [None if field.required else decode_record(encoder_of(field.form)(field.default)) for field in fields]
@@ -137,10 +140,10 @@ def _fitter(fields: tuple[EntityField, ...]) -> Callable[[Any], list[Any]]:
 
 
 def encode(kind: Kind[E], entity: E) -> bytes:
-    """The entity bytes: the CBOR array of all fields but `revision`. The same entity gives the same bytes.
+    """The entity bytes: the CBOR array of all fields except `revision`. Equal entities give equal bytes.
 
-    Raises one of NOT_PLAIN for what `validate` would refuse or convert. (Lists, dicts and subclasses of str need no
-    conversion here, an id excepted.)
+    Raises one of NOT_PLAIN for a value that `validate` would refuse or convert. (Lists, dicts and subclasses of str
+    need no conversion here, except in an id.)
     """
     if kind.entity is None:
         return dumps([entity])
@@ -182,7 +185,7 @@ def _build(kind: Kind[E], array: Any, revision: Any) -> E:
 
 
 def make_record(revision: int, entity: bytes) -> bytes:
-    """The record of entity bytes that were last changed at `revision`."""
+    """The record for entity bytes that were last changed at `revision`."""
     return b"\x82" + dumps(revision) + entity
 
 
@@ -208,9 +211,9 @@ def _refuse_record() -> NoReturn:
 
 @cache  # bounded: one entry a kind
 def index_keys(kind: Kind[Any]) -> tuple[tuple[Index, KeysOf], ...]:
-    """Each index of the kind, with what takes its keys from the first `indexed_width` items of an entity's array.
+    """Each index of the kind, with the function that takes its keys from the first `indexed_width` items of an entity.
 
-    Never raises, whatever is in the array: what is no text of 1 to 511 bytes is not indexed.
+    The function never raises, with any array: a value that is not a text of 1 to 511 bytes is not indexed.
     """
     if kind.entity is None:
         return ()
@@ -220,13 +223,13 @@ def index_keys(kind: Kind[Any]) -> tuple[tuple[Index, KeysOf], ...]:
 
 @cache  # bounded: one entry a kind
 def indexed_width(kind: Kind[Any]) -> int:
-    """How many items of an entity's array there are up to the last one that is indexed; 0 where none is."""
+    """The number of items of an entity's array up to the last indexed one; 0 if the kind has no index."""
     names = [field.name for field in fields_of(kind.entity)] if kind.indexes else []
     return max((names.index(index.field) + 1 for index in kind.indexes), default=0)
 
 
 INDEXED_WIDTHS: Final[Mapping[int, int]] = {kind.number: indexed_width(kind) for kind in KINDS if kind.indexes}
-"""The same by number, of the kinds that have indexes."""
+"""The indexed width by kind number, for the kinds that have indexes."""
 
 
 def _keys_of(index: Index, position: int) -> KeysOf:
@@ -249,14 +252,14 @@ def _keys_of(index: Index, position: int) -> KeysOf:
 
 
 def exact_key(value: str) -> bytes:
-    """The key of a value in an index; empty where the value cannot be indexed."""
+    """The key of a value in an index; empty if the value cannot be indexed."""
     try:
         key = value.encode()
-    except UnicodeEncodeError:  # a lone surrogate: only a caller's, never a stored one
+    except UnicodeEncodeError:  # a lone surrogate: a caller can pass one, but none is ever stored
         return b""
     return key if len(key) <= ID_MAX_BYTES else b""
 
 
 def folded_key(value: str) -> bytes:
-    """The same with ASCII letters in lower case."""
+    """The same as `exact_key`, with ASCII letters in lower case."""
     return exact_key(value).lower()

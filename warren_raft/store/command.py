@@ -1,6 +1,6 @@
-"""What is replicated: a Command, its request id and its operations, and their one binary form.
+"""The replicated unit: a Command with its request id and its operations, and the one binary form of commands.
 
-Nothing here knows what a kind is or whether a command can be carried out: that is fsm/machine.py.
+Nothing here knows the kinds or whether a command can be carried out: that is fsm/machine.py.
 Invariant: a command has exactly one encoding, so every manager reads the same bytes in the same way.
 """
 
@@ -21,7 +21,7 @@ from warren_raft.store.leading import indexed_items
 
 
 class Verb(IntEnum):
-    """What an operation does. On the wire and in every log, so no number is ever changed or used again."""
+    """The action of an operation. It is on the wire and in every log, so no number is ever changed or used again."""
 
     PUT = 1
     DELETE = 2
@@ -37,28 +37,28 @@ CLOSE_SESSION: Final = Verb.CLOSE_SESSION
 VERSION: Final = 1
 """The version that `encode` writes."""
 SUPPORTED_VERSIONS: Final = range(1, 2)
-"""The versions that `decode` reads; what the handshake between managers announces."""
+"""The versions that `decode` reads; managers announce them in the handshake."""
 
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
-"""The largest encoded command: API.md 1.1. The Writer refuses a larger one before it is sent."""
+"""The largest encoded command. The Writer refuses a larger command before it is sent."""
 
 INDEXED_ITEMS_MAX: Final = 32_768
-"""Items of indexed sequences (hosts of TLS certificates) in one command: they are read and indexed one by one. The
-Writer refuses more, too."""
+"""The most items of indexed sequences (hosts of TLS certificates) in one command, because each item is read and indexed
+by itself. The Writer refuses more, too."""
 
 NO_SESSION: Final = 0
-"""The session of a command that nobody will ever send twice (LocalStore): no duplicates are looked for."""
+"""The session of a command that is never sent twice (LocalStore). Duplicates are not looked for."""
 
 _OWNER_BITS: Final = 24
 _SESSION_BITS: Final = 63
-"""A session's number: who owns it in the high bits, chance in the 39 others."""
+"""A session's number: a hash of the owner's node id in the high bits, random bits in the other 39."""
 
 
 class Operation(NamedTuple):
     """One step of a command.
 
-    `entity` is the entity bytes of store/codec.py for PUT, else None. `if_revision` is the revision that the
-    stored entity must have (0: there must be none; None: no condition). Session verbs have no kind and no id.
+    `entity` is the entity bytes of store/codec.py for PUT, else None. `if_revision` is the revision that the stored
+    entity must have (0: no entity may be stored; None: no condition). Session verbs have no kind and no id.
     """
 
     verb: int
@@ -75,10 +75,10 @@ class Operation(NamedTuple):
 
 
 class Command(NamedTuple):
-    """Operations that happen together or not at all, under the request id (session, sequence).
+    """Operations that are all carried out or all refused, under the request id (session, sequence).
 
-    `lowest` is the lowest sequence of the session whose answer the sender still waits for (its own at most).
-    A command without operations is a barrier: it changes nothing, and its answer says what is applied.
+    `lowest` is the lowest sequence of the session whose answer the sender still waits for; at most `sequence`. A
+    command without operations is a barrier: it changes nothing, and its answer says how far the log is applied.
     """
 
     session: int
@@ -88,31 +88,32 @@ class Command(NamedTuple):
 
 
 class MalformedCommand(ValueError):
-    """Bytes that are not a command of a version that is read here. Never leaves the state machine."""
+    """The bytes are not a command of a version that `decode` reads. Never leaves the state machine."""
 
 
 class UnknownCommandVersion(InvariantViolation):
-    """A command of a newer manager: to skip it would let this replica diverge, so the manager stops."""
+    """A command of a newer manager. Skipping the command would let this replica diverge, so the manager stops."""
 
     def __init__(self, version: int) -> None:
         super().__init__(
             f"the log holds a command of version {version}; this program reads "
-            f"{SUPPORTED_VERSIONS[0]} to {SUPPORTED_VERSIONS[-1]}: upgrade it, then start this manager again; if no "
-            "newer release wrote it, docs/recovery.md says how to go on without it"
+            f"{SUPPORTED_VERSIONS[0]} to {SUPPORTED_VERSIONS[-1]}: upgrade this program, then start this manager again; "
+            "if no newer release wrote the command, docs/recovery.md says how to go on without it"
         )
         self.version = version
 
 
 def new_session(node_id: str, random_bits: Callable[[int], int]) -> int:
-    """A number for a session of this manager. Of the thousand that are remembered none has the same, but once in five
+    """A number for a new session of this manager. It equals one of the thousand remembered sessions once in five
     hundred million starts."""
     low = _SESSION_BITS - _OWNER_BITS
     return _owner_of(node_id) << low | random_bits(low) | 1  # never NO_SESSION
 
 
 def is_session_of(session: int, node_id: str) -> bool:
-    """Whether a manager may write under this session. Every manager sees the sessions of all others in the log, and one
-    that wrote under another's would answer that one's next write with its own."""
+    """Whether a manager may write under this session. Every manager sees the sessions of all others in the log. A
+    manager that wrote under the session of another would make the cluster answer that manager's next write with the
+    wrong answer."""
     return session >> (_SESSION_BITS - _OWNER_BITS) == _owner_of(node_id)
 
 
@@ -122,15 +123,15 @@ def _owner_of(node_id: str) -> int:
 
 
 def session_of(data: bytes) -> int:
-    """Of a command in which `problem_of` sees no problem."""
+    """The session of a command for which `problem_of` returns no problem."""
     return int(_HEADER.unpack_from(data)[3])
 
 
-# The form is CBOR with every head at a fixed width. Any CBOR reader prints it, while Structs write and read
-# it three times quicker than a general encoder, and nothing is left to interpretation (no tags, no indefinite
-# lengths, no second way to write a number): no release of a library can make two managers disagree.
+# The form is CBOR with every head at a fixed width. Any CBOR reader prints it, and Structs write and read it three
+# times quicker than a general encoder. The form leaves nothing to interpretation (no tags, no indefinite lengths, one
+# way to write a number), so no release of a library can make two managers read different commands.
 #   [version, session, sequence, lowest,
-#       [[verb, kind, if_revision (-1 for none), id, entity (empty for none)], ...]]
+#       [[verb, kind, if_revision (-1: no condition), id, entity (empty: no entity)], ...]]
 _HEADER: Final = Struct(">BBBQBQBQ")
 _COUNT: Final = Struct(">BI")
 _STEP: Final = Struct(">BBBBQBH")
@@ -144,14 +145,14 @@ _ARRAY_32: Final = 0x9A
 _ARRAY_TYPE: Final = 4  # the three high bits of a head
 _NEWER_VERSIONS: Final = range(SUPPORTED_VERSIONS.stop, 24)  # CBOR writes an integer below 24 as one byte
 REQUEST_ID_BYTES: Final = _HEADER.size
-"""What a request id adds to encoded operations."""
+"""The bytes that a request id adds to encoded operations."""
 COMMAND_OVERHEAD_BYTES: Final = _HEADER.size + _COUNT.size
 """The size of an encoded command without operations."""
 _STEP_OVERHEAD_BYTES: Final = _STEP.size + _ENTITY.size
 
 
 def encode(command: Command) -> bytes:
-    """The bytes of `command`. The caller has checked its parts: ids ≤ 511 bytes, numbers 0 to 2^64-1."""
+    """The bytes of `command`. The caller has checked the parts: ids ≤ 511 bytes, numbers 0 to 2^64-1."""
     session, sequence, lowest, operations = command
     return with_request_id(session, sequence, lowest, encode_operations(operations))
 
@@ -162,7 +163,7 @@ def with_request_id(session: int, sequence: int, lowest: int, operations: bytes)
 
 
 def encode_operations(operations: Sequence[Operation]) -> bytes:
-    """The last part of a command by itself: what fsm/history.py keeps."""
+    """The last part of a command by itself, as fsm/history.py keeps it."""
     parts = [_COUNT.pack(_ARRAY_32, len(operations))]
     for verb, kind_number, id_, entity, if_revision in operations:
         key = id_.encode()
@@ -174,20 +175,20 @@ def encode_operations(operations: Sequence[Operation]) -> bytes:
 
 
 def encoded_operations(data: bytes) -> bytes:
-    """The part of a command, one that `decode` has read, that `encode_operations` made."""
+    """The bytes of the operations in a command that `decode` accepted, as `encode_operations` made them."""
     return data[_HEADER.size :]
 
 
 def operation_size_bytes(operation: Operation) -> int:
-    """How much an operation adds to its command, encoded. To compare with MAX_BATCH_BYTES."""
+    """The bytes that an operation adds to its encoded command. To compare with MAX_BATCH_BYTES."""
     entity = operation.entity
     return _STEP_OVERHEAD_BYTES + len(operation.id.encode()) + (0 if entity is None else len(entity))
 
 
 def decode(data: bytes) -> Command:
-    """The command in `data`. Raises MalformedCommand, or UnknownCommandVersion for one from a newer manager.
+    """The command in `data`. Raises MalformedCommand, or UnknownCommandVersion for a command of a newer manager.
 
-    It checks the form and that every operation is one that its verb can have, not whether the kind is known.
+    This checks the form, and that the verb allows each operation, but not whether the kind is known.
     """
     try:
         head, version, s, session, q, sequence, w, lowest = _HEADER.unpack_from(data)
@@ -196,18 +197,18 @@ def decode(data: bytes) -> Command:
     if (head, version, s, q, w) != (_ARRAY_OF_5, VERSION, _UINT64, _UINT64, _UINT64):
         _refuse_header(data)
     if lowest > sequence:
-        raise MalformedCommand("waits for nothing up to its own sequence")
+        raise MalformedCommand("its lowest awaited sequence is above its own sequence")
     return Command(session, sequence, lowest, decode_operations(data, _HEADER.size))
 
 
 def problem_of(data: bytes, indexed_widths: Mapping[int, int] = MappingProxyType({})) -> str:
-    """Why `data` is not a command that may be put into a log; "": it is one. Never raises.
+    """Why `data` is not a command that may be put into a log; "" if it is one. Never raises.
 
-    `indexed_widths`: of the kinds, by number, that have indexes, how many first items of their entities are looked at
-    when they are applied; these are texts or arrays of texts.
+    `indexed_widths`: for each number of a kind with indexes, how many of the first items of its entities are examined
+    when they are applied. These items must be texts or arrays of texts.
 
-    It is one where `decode` reads it, it is no larger than a command may be, and has a session. Several times quicker
-    than `decode`, which makes objects: every entry is looked at before a manager appends it.
+    A good command can be read by `decode`, is not larger than a command may be, and has a session. This check is
+    several times quicker than `decode`, which makes objects: a manager checks every entry before it appends the entry.
     """
     if len(data) > MAX_BATCH_BYTES:
         return f"a command of {len(data)} bytes, {MAX_BATCH_BYTES} is the most"
@@ -216,11 +217,11 @@ def problem_of(data: bytes, indexed_widths: Mapping[int, int] = MappingProxyType
         if (head, version, s, q, w) != (_ARRAY_OF_5, VERSION, _UINT64, _UINT64, _UINT64):
             _refuse_header(data)
         if lowest > sequence or session == NO_SESSION:
-            return "a command that waits for nothing up to its own sequence, or has no session"
+            return "a command that has no session, or whose lowest awaited sequence is above its own"
         array, count = _COUNT.unpack_from(data, _HEADER.size)
         offset = _HEADER.size + _COUNT.size
         if array != _ARRAY_32 or count * _STEP_OVERHEAD_BYTES > len(data):
-            return "not a command: a count of operations that cannot be"
+            return "not a command: an impossible count of operations"
         room = INDEXED_ITEMS_MAX
         for _ in range(count):
             offset, room = _skim(data, offset, count, indexed_widths, room)
@@ -232,8 +233,9 @@ def problem_of(data: bytes, indexed_widths: Mapping[int, int] = MappingProxyType
 
 
 def _skim(data: bytes, offset: int, count: int, indexed_widths: Mapping[int, int], room: int) -> tuple[int, int]:
-    """Where the operation at `offset` ends, and how many more indexed items the command may have. Raises what `decode`
-    raises where it is none, ValueError or IndexError where its entity's first items are not what they must be."""
+    """Where the operation at `offset` ends, and how many more indexed items the command may have. For a bad operation
+    this raises the same errors as `decode`. It raises ValueError or IndexError if the entity's first items are of a
+    wrong form."""
     head, verb, kind_number, sign, condition, text, id_length = _STEP.unpack_from(data, offset)
     start = offset + _STEP.size
     end = start + id_length
@@ -256,19 +258,19 @@ def _skim(data: bytes, offset: int, count: int, indexed_widths: Mapping[int, int
 
 
 def _refuse_header(data: bytes) -> NoReturn:
-    """Tell a command of a newer manager from a broken one: in every version the version comes first."""
+    """Distinguish a command of a newer manager from a broken one: the version comes first in every version."""
     if len(data) > 1 and data[0] >> 5 == _ARRAY_TYPE and data[1] in _NEWER_VERSIONS:
         raise UnknownCommandVersion(data[1])
     raise MalformedCommand("not a command")
 
 
 def decode_operations(data: bytes, offset: int = 0) -> tuple[Operation, ...]:
-    """What `encode_operations` wrote, from `offset` to the end of `data`. Raises MalformedCommand."""
+    """The operations in `data` from `offset` to the end, as `encode_operations` wrote them. Raises MalformedCommand."""
     operations: list[Operation] = []
     try:
         head, count = _COUNT.unpack_from(data, offset)
         offset += _COUNT.size
-        while len(operations) < count:  # a count that is false runs out of bytes
+        while len(operations) < count:  # a false count ends with the bytes
             operation, offset = _decode_operation(data, offset)
             _check(operation, count)
             operations.append(operation)
@@ -305,12 +307,12 @@ def _condition(sign: int, value: int) -> int | None:
 
 
 def _check(operation: Operation, count: int) -> None:
-    """Positive and negative space of each verb: what it must have, and what it must not have."""
+    """Check what each verb requires, and what it forbids."""
     verb, kind_number, id_, entity, if_revision = operation
     if verb in (PUT, DELETE):
         if (entity is None) is (verb == PUT) or not id_ or kind_number == 0:
-            raise MalformedCommand("a put has an entity, a delete has none, both have a kind and an id")
+            raise MalformedCommand("a put has an entity, a delete has no entity, both have a kind and an id")
     elif verb not in (OPEN_SESSION, CLOSE_SESSION):
         raise MalformedCommand(f"unknown verb {verb}")
     elif count != 1 or kind_number or id_ or entity is not None or if_revision is not None:
-        raise MalformedCommand("a session is opened and closed by a bare command of its own")
+        raise MalformedCommand("the opening or closing of a session is the only operation of its command")

@@ -1,8 +1,9 @@
-"""Entity bytes: the CBOR array of an entity's fields, checked and written in one pass by one function a class.
+"""Entity bytes: the CBOR array of an entity's fields, checked and written in one pass by one function for each class.
 
-Each function is compiled once from the table of fields, as dataclasses compile `__init__`: it is on the way of every
-write, and walking the table there takes half as long again. What is wrong with a value is not told here (`validate`).
-Invariant: the bytes are those cbor2 writes of the normalised entity; what `validate` refuses is never encoded.
+Each function is compiled once from the table of fields, as dataclasses compile `__init__`. It is part of every write,
+and walking the table there would take half as long again. The fault of a refused value is described by `validate`, not
+here.
+Invariant: the bytes equal cbor2's bytes for the normalised entity. A value that `validate` refuses is never encoded.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from warren_raft.forms import (
 Encode: TypeAlias = Callable[[Any], bytes]
 
 NOT_PLAIN: Final = (TypeError, ValueError, LookupError)
-"""What an encoder raises for a value that cannot be stored, or only after `validate` has converted it."""
+"""An encoder raises one of these for a value that cannot be stored, or only after `validate` has converted it."""
 
 # ------------------------------------------------------------------------------- CBOR (RFC 8949, 3)
 
@@ -56,7 +57,7 @@ _UINT32_MAX: Final = 0xFFFF_FFFF
 
 
 def _head(major: int, number: int) -> bytes:
-    """An item's type and its number (a value, or a length), in the fewest bytes."""
+    """The type of an item and its number (a value or a length), in the fewest bytes."""
     if number < 24:
         return bytes((major | number,))
     if number <= 0xFF:
@@ -69,7 +70,7 @@ def _head(major: int, number: int) -> bytes:
 
 
 class _Heads(dict[int, bytes]):
-    """The heads of one type. Those of small numbers are at hand, the others are made."""
+    """The heads of one type. The heads of small numbers are stored, the others are made when they are needed."""
 
     def __init__(self, major: int) -> None:
         self._major = major
@@ -86,7 +87,8 @@ _UNSIGNED_HEADS: Final = _Heads(_UNSIGNED)
 # ------------------------------------------------------------------------------- values
 
 _utf8: Final = str.encode
-"""TypeError for what is no str, UnicodeEncodeError for a lone surrogate. A subclass gives the text that it is."""
+"""Raises TypeError for a value that is not a str, UnicodeEncodeError for a lone surrogate. A subclass of str is
+text."""
 
 
 def text(value: Any) -> bytes:
@@ -96,7 +98,7 @@ def text(value: Any) -> bytes:
 
 
 def _key(value: Any) -> bytes:
-    """Text that is indexed."""
+    """The bytes of a text that is indexed."""
     data = _utf8(value)
     if len(data) > KEY_MAX_BYTES:
         raise ValueError
@@ -104,14 +106,14 @@ def _key(value: Any) -> bytes:
 
 
 def _id(value: Any) -> bytes:
-    """No subclass of str here: the id goes its own way beside the bytes, as it is."""
+    """The bytes of an id. A subclass of str is refused, because the id itself is also passed on beside the bytes."""
     if type(value) is not str or not value:
         raise TypeError
     return _key(value)
 
 
 def _integer(value: int) -> bytes:
-    """Of any that fits."""
+    """The bytes of an integer of 64 bits."""
     if not INTEGER_MIN <= value <= INTEGER_MAX:
         raise ValueError
     return _UNSIGNED_HEADS[value] if value >= 0 else _head(_NEGATIVE, -1 - value)
@@ -159,20 +161,20 @@ _GO_ZERO: Final = (GO_ZERO_TIME - _EPOCH) // _MICROSECOND
 
 
 def _time(value: Any) -> bytes:
-    """Microseconds since 1970; null where it is not set."""
+    """Microseconds since 1970; null for a time that is not set."""
     if value is None:
         return _NULL
     if type(value) is not datetime or value.tzinfo is not UTC:
         raise TypeError
     since = value - _EPOCH
     microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-    if microseconds > _UINT32_MAX:  # nearly every time: more than an hour and a quarter after
+    if microseconds > _UINT32_MAX:  # nearly every time: all that are later than 01:11:35 on 1 January 1970
         return _HEAD_64(_UNSIGNED | 27, microseconds)
     return _NULL if microseconds == _GO_ZERO else _integer(microseconds)
 
 
 def _duration_encoder(low: timedelta, high: timedelta) -> Encode:
-    """Microseconds."""
+    """An encoder of durations, in microseconds."""
     integer = _integer_encoder(low // _MICROSECOND, high // _MICROSECOND)
 
     def duration(value: Any) -> bytes:
@@ -186,7 +188,7 @@ def _duration_encoder(low: timedelta, high: timedelta) -> Encode:
 
 
 def _map(mapping: Any) -> bytes:
-    """In the order of its keys, so that equal maps have equal bytes."""
+    """In the order of the keys, so that equal maps have equal bytes."""
     if type(mapping) is not FrozenMap and type(mapping) is not dict:
         raise TypeError
     if not mapping:
@@ -211,7 +213,7 @@ def _sequence_encoder(item: Encode) -> Encode:
         if type(value) is not tuple:
             if type(value) is not list:
                 raise TypeError
-            value = tuple(value)  # another thread cannot make it longer than its head says
+            value = tuple(value)  # so that another thread cannot make it longer than the head says
         if not value:
             return _EMPTY_ARRAY
         parts = [_ARRAY_HEADS[len(value)]]
@@ -241,7 +243,7 @@ _RANGED: Final[dict[FormKind, Callable[[Any, Any], Encode]]] = {
 
 
 def encoder_of(form: Form, *, indexed: bool = False) -> Encode:
-    """What makes the bytes of a value of a form."""
+    """The function that makes the bytes of a value of this form."""
     if form.kind is FormKind.SEQUENCE:
         return _sequence_encoder(_key if indexed else encoder_of(form.item))
     if form.kind is FormKind.CHOICE:
@@ -269,7 +271,7 @@ _ITEM: Final = "        encode_{name}(self.{name}),"
 
 @cache  # bounded: one entry a class of entities.py
 def struct_encoder(cls: Any) -> Encode:
-    """The function that makes the bytes of an instance of `cls`; tracebacks show its source."""
+    """The function that makes the bytes of an instance of `cls`. Tracebacks show its source."""
     fields = fields_of(cls)
     items = "\n".join(_ITEM.format(name=field.name) for field in fields)
     source = _SOURCE.format(head=_head(_ARRAY, len(fields)), items=items)
@@ -278,5 +280,5 @@ def struct_encoder(cls: Any) -> Encode:
     names: dict[str, Any] = {"cls": cls, "join": b"".join}
     for field in fields:
         names[f"encode_{field.name}"] = _id if field.required else encoder_of(field.form, indexed=field.indexed)
-    exec(compile(source, filename, "exec"), names)  # noqa: S102 - of the names of our own fields, nothing else
+    exec(compile(source, filename, "exec"), names)  # noqa: S102 - made only from the names of our own fields
     return cast("Encode", names["encode"])

@@ -1,7 +1,7 @@
-"""What a store is to its users: all reads, all writes, and a life that ends with `close`.
+"""The interface that every store has for its users: all reads, all writes, and `close`.
 
-The reads are in reading.py, the writes in writing.py; a store adds where its database is and how a command is done.
-Invariant: a closed store answers nothing, and neither does one in a forked child.
+The reads are in reading.py, the writes in writing.py. Each store adds where its database is and how a command is done.
+Invariant: a closed store answers no call, and a store in a forked child process answers no call.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["Batch", "Reader", "Store", "View", "Writer"]
 
 
 class Store(Reader, Writer):
-    """A store of any kind. Thread-safe. For `with`, or `close()` it.
+    """A store of any kind. Thread-safe. Use it with `with`, or call `close()`.
 
-    For those who write one: set `_database` once it is open, to another when the generation changes (one
-    assignment; reads that have begun go on in the old one), and to None when the store closes.
+    For authors of a subclass: set `_database` once it is open. Set it to the new database when the generation changes
+    (one assignment; reads that have begun continue in the old database), and to None when the store closes.
     """
 
     _database: Database | None = None
@@ -40,7 +40,7 @@ class Store(Reader, Writer):
 
     @abstractmethod
     def close(self) -> None:
-        """End what is going on and close the files. Idempotent, thread-safe; afterwards every call raises Closed."""
+        """Stop all work and close the files. Idempotent, thread-safe; afterwards every call raises Closed."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,8 +1,9 @@
-"""The first items of an entity, read off the bytes of its record: whose entity it is, and what is indexed of it.
+"""The first items of an entity, read directly from the bytes of its record: its id and its indexed fields.
 
-Not with cbor2: every manager must find the same in the same bytes, whatever release of cbor2 it has. And most updates
-change nothing that is indexed, which the first bytes tell in a fifth of the time that decoding them all takes.
-Invariant: nothing here raises, whatever the bytes are; an item that cannot be read is not there, nor is any behind it.
+cbor2 is not used here, because every manager must find the same in the same bytes with any release of cbor2. Most
+updates also leave the indexed fields unchanged, and comparing the first bytes takes a fifth of the time of decoding
+them all.
+Invariant: `is_…`, `begin_alike` and `leading_items` raise nothing for any bytes. An unreadable item ends the reading.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Final
 from warren_raft.store.encoding import text
 
 INTEGER_BYTES: Final = {0x18: 1, 0x19: 2, 0x1A: 4, 0x1B: 8}
-"""How many bytes follow the head of a CBOR unsigned integer, where any do (RFC 8949, 3.1)."""
+"""How many bytes follow the head of a CBOR unsigned integer, for the heads that have more bytes (RFC 8949, 3.1)."""
 
 _BYTES: Final = 2
 _TEXT: Final = 3
@@ -31,7 +32,7 @@ _UNREADABLE: Final = (IndexError, ValueError)
 
 
 def is_entity_of(id: str, entity: bytes) -> bool:  # noqa: A002
-    """Whether these bytes begin as the entity of this id does. What follows the id is not looked at."""
+    """Whether these bytes begin like the entity of this id. The bytes after the id are not examined."""
     try:
         count, start = _array_at(entity, 0)
     except _UNREADABLE:
@@ -49,9 +50,10 @@ def is_byte_string(entity: bytes) -> bool:
 
 
 def begin_alike(record: bytes, other: bytes, count: int) -> bool:
-    """Whether the entities of two records have equally many items, and the same first `count` of them.
+    """Whether the entities of two records have the same number of items, and the same first `count` items.
 
-    For speed: also no where it would take longer to tell, as where one of these is no text of 0 to 255 bytes.
+    For speed the answer is also no if the comparison would take longer, for example if an item is not a text of 0 to
+    255 bytes.
     """
     try:
         start = _entity_start(record)
@@ -70,9 +72,9 @@ def begin_alike(record: bytes, other: bytes, count: int) -> bool:
 
 
 def leading_items(record: bytes, count: int) -> list[Any]:
-    """The first items, up to `count`, of the entity in a record: text, or a list of the texts in an array.
+    """The first items (at most `count`) of the entity in a record: a text, or a list of the texts in an array.
 
-    None stands for an item of any other kind.
+    None stands for an item of any other type.
     """
     items: list[Any] = []
     with suppress(*_UNREADABLE):
@@ -84,10 +86,11 @@ def leading_items(record: bytes, count: int) -> list[Any]:
 
 
 def indexed_items(entity: bytes, at: int, count: int, most: int) -> int:
-    """How many items the arrays hold among the first `count` items of the entity at `at`, `most` at most.
+    """The number of items in the arrays among the first `count` items of the entity at `at`, `most` at most.
 
-    Raises ValueError, IndexError where one of these is neither text nor an array of texts, or the arrays hold more. For
-    commands before they are in a log: `leading_items` takes anything, and for some bytes it takes seconds.
+    Raises ValueError or IndexError if one of the first items is neither text nor an array of texts, or if the arrays
+    hold more. Used for commands before they are in a log: `leading_items` accepts any bytes, and takes seconds for some
+    of them.
     """
     found = 0
     available, at = _array_at(entity, at)
@@ -119,7 +122,7 @@ def _entity_start(record: bytes) -> int:
 
 
 def _array_at(data: bytes, at: int) -> tuple[int, int]:
-    """How many items the array of an entity has, and where the first begins. There are no 256 fields."""
+    """How many items an entity's array has, and where the first begins. No entity has 256 fields."""
     head = data[at]
     if _SHORT_ARRAY <= head < _ARRAY_8:
         return head - _SHORT_ARRAY, at + 1
@@ -137,7 +140,7 @@ def _item_at(data: bytes, at: int) -> tuple[Any, int]:
         return None, _skip(data, at)
     texts: list[str] = []
     at = start
-    for _ in range(number):  # however large a false number is: each item takes a byte at least
+    for _ in range(number):  # a false number ends with the bytes: each item takes at least one byte
         major, size, start = _head_at(data, at)
         if major == _TEXT:
             item, at = _text_at(data, start, size)
@@ -155,7 +158,7 @@ def _text_at(data: bytes, start: int, size: int) -> tuple[str, int]:
 
 
 def _skip(data: bytes, at: int) -> int:
-    """Where the item behind this one begins. No recursion, however deeply it is nested."""
+    """Where the next item begins. Without recursion, so that any depth of nesting is safe."""
     waiting = 1
     while waiting:
         major, number, at = _head_at(data, at)
@@ -172,12 +175,12 @@ def _skip(data: bytes, at: int) -> int:
 
 
 def _head_at(data: bytes, at: int) -> tuple[int, int, int]:
-    """The major type of an item, its number (a value, a length), and where the rest of it begins."""
+    """The major type of an item, its number (a value or a length), and where the rest of the item begins."""
     major, number = divmod(data[at], 32)
     if number < 24:
         return major, number, at + 1
     size = INTEGER_BYTES.get(number)  # the same for every major type
-    if size is None or at + 1 + size > len(data):  # reserved, or without a length: we never write that
+    if size is None or at + 1 + size > len(data):  # reserved, or without a length: this package never writes it
         raise ValueError
     start = at + 1 + size
     return major, int.from_bytes(data[at + 1 : start], "big"), start

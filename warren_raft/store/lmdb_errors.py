@@ -1,8 +1,9 @@
-"""What errors of LMDB mean to this package, and which of its files this package can read at all.
+"""The meaning of LMDB's errors for this package, and which of LMDB's file formats this package can read.
 
-One function translates, for every module that calls LMDB. Nothing is decided about what to do then.
-Invariant: a full disk is told from a broken one, because the first clears by itself and the second must stop a manager;
-and what says nothing of the data file (a newer format, a lock file, this process's limits) is never Corrupted.
+One function translates the errors for every module that calls LMDB. The reaction to an error is decided elsewhere.
+Invariant: a full disk and a broken disk give different errors, because a full disk recovers by itself and a broken disk
+must stop a manager. An error that does not concern the data file (a newer format, a lock file, a limit of this process)
+is never Corrupted.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from warren_raft.errors import Corrupted, InUse, RefusedForSafety, StorageFull, 
 from warren_raft.shortage import shortage_for, storage_full
 
 MAX_READERS: Final = 1024
-"""Read transactions at the same time, over all processes. 64 bytes a slot in the lock file."""
+"""The most read transactions at the same time, over all processes. Each slot takes 64 bytes in the lock file."""
 
 DATA_VERSION: Final = 1
-"""MDB_DATA_VERSION of LMDB 0.9: the one that this package writes."""
+"""MDB_DATA_VERSION of LMDB 0.9, the format that this package writes."""
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _MAGIC: Final = 0xBEEFC0DE
-_HEADER_BYTES: Final = (16, 24)  # of a page in LMDB 0.9 and 1.0; the magic number comes behind it
+_HEADER_BYTES: Final = (16, 24)  # of a page in LMDB 0.9 and in 1.0; the magic number follows the header
 
 _FULL_PROBE_BYTES: Final = 64 * 1024**2  # more than any transaction writes
 
 
 class StorageFailed(WarrenError):
-    """The disk refused a read, a write or a sync for another reason than a lack of space.
+    """The disk failed a read, a write or a sync for another reason than lack of space.
 
     The database must not be used any more; a manager stops. `code` is the errno, or LMDB's negative code.
     """
@@ -51,13 +52,13 @@ class StorageFailed(WarrenError):
 
 
 class WouldBlock(InUse):
-    """Another process has LMDB's lock on a database. LMDB locks the byte of its process id, which is the same number in
-    two containers."""
+    """Another process holds LMDB's lock on a database. LMDB locks the byte whose number is the process id, and
+    processes in two containers can have the same process id."""
 
 
 @contextmanager
 def no_space_as_storage_full(path: str) -> Iterator[None]:
-    """A full disk is StorageFull; other errors pass through."""
+    """Raise StorageFull for a full disk; other errors pass through."""
     try:
         yield
     except OSError as error:
@@ -67,23 +68,23 @@ def no_space_as_storage_full(path: str) -> Iterator[None]:
 
 
 def code_of(error: lmdb.Error) -> int:
-    """The errno, or LMDB's negative code, of an error; 0 where py-lmdb raised it itself."""
+    """The errno of an error, or LMDB's negative code; 0 if py-lmdb raised the error itself."""
     code: int = getattr(error, "code", 0)
     return code
 
 
 def translated(error: lmdb.Error, path: str) -> WarrenError:
-    """The error of this package that an error of LMDB, met with the file `path`, amounts to."""
+    """This package's error for an error of LMDB that occurred with the file `path`."""
     code = code_of(error)
     if isinstance(error, lmdb.MapFullError):
         return StorageFull(f"{path}: no space left for the state")
     if code == errno.EAGAIN:
         return WouldBlock(
             path,
-            f"is locked by a process that has the process id of this one ({os.getpid()}) in another container, and "
-            "reads it without this program or with an older release: stop that process",
+            f"is locked by a process in another container that has the same process id as this one ({os.getpid()}) and "
+            "reads the file without this program or with an older release: stop that process",
         )
-    # A write that the system cuts short for lack of room is EIO to LMDB 0.9 (mdb_page_flush).
+    # If the system cuts a write short for lack of space, LMDB 0.9 reports EIO (mdb_page_flush).
     code_of_shortage = code if code != errno.EIO else _why_short(path)
     shortage = shortage_for(code_of_shortage)
     if shortage is not None:
@@ -92,10 +93,10 @@ def translated(error: lmdb.Error, path: str) -> WarrenError:
             text = f"the state cannot be written: {shortage.what}; {shortage.remedy}"
         return storage_full(f"{path}: {text}", code_of_shortage)
     if isinstance(error, lmdb.ReadersFullError):
-        return InUse(path, f"has {MAX_READERS} open read transactions, which is all there can be")
+        return InUse(path, f"has {MAX_READERS} open read transactions, the most there can be")
     of_a_header = (lmdb.InvalidError, lmdb.VersionMismatchError)
     if isinstance(error, of_a_header) and _data_versions(path) == [DATA_VERSION] * 2:
-        # LMDB says the same of its lock file, which is made anew once nobody has it open.
+        # LMDB reports the same error for its lock file, which is created again when no process has it open.
         return InUse(path, f"is open in a process of another release, which made {path}-lock: stop that process")
     if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, *of_a_header)):
         return Corrupted(path, str(error))
@@ -105,7 +106,7 @@ def translated(error: lmdb.Error, path: str) -> WarrenError:
 
 
 def _data_versions(path: str) -> list[int | None]:
-    """The versions in the two header pages of an LMDB file; None for a page that is none. Raises OSError."""
+    """The versions in the two header pages of an LMDB file; None for a page that is not a header. Raises OSError."""
     found: list[int | None] = []
     with RESERVE.call(open, path, "rb", buffering=0) as file:
         for page in range(2):
@@ -117,9 +118,9 @@ def _data_versions(path: str) -> list[int | None]:
 
 
 def refuse_newer_data(path: str) -> None:
-    """Raises RefusedForSafety for a file in a format of LMDB that this program does not write; OSError.
+    """Raise RefusedForSafety if the file is in a format of LMDB that this program does not write. Raises OSError.
 
-    Both header pages must tell that: one that is damaged is no reason to keep the file from being rebuilt.
+    Both header pages must name that format: a single damaged header page must not prevent the file from being rebuilt.
     """
     first, second = _data_versions(path)
     if first is not None and first == second and first != DATA_VERSION:
@@ -129,7 +130,7 @@ def refuse_newer_data(path: str) -> None:
 
 
 def _why_short(path: str) -> int:
-    """The errno where the file grows by somewhat more than a transaction; 0 where there is enough room."""
+    """The errno if the file cannot grow by more than a transaction needs; 0 if there is enough space."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     try:
         if limit != resource.RLIM_INFINITY and os.stat(path).st_size + _FULL_PROBE_BYTES > limit:

@@ -1,7 +1,7 @@
-"""From a key, a name or a host to entities, within a read transaction: the only code that decodes what readers get.
+"""From a key, a name or a host to entities, within a read transaction. Only this code decodes records for readers.
 
-Who holds the transaction, and for how long, is decided in reading.py.
-Invariant: an entity comes out of the cache only where the record at hand begins with the revision it was decoded at.
+Opening and closing the transaction is decided in reading.py.
+Invariant: an entity comes out of the cache only if the record begins with the revision it was decoded at.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ E = TypeVar("E")
 
 
 def by_id(database: Database, txn: Txn, kind: Kind[E], id: str) -> E:  # noqa: A002
-    """The entity under an id. Raises NotFound, also for an id that none can have."""
+    """The entity under an id. Raises NotFound, also for an id that no entity can have."""
     try:
         key = id.encode()
         record = txn.get(key, None, database.tables[kind.number].handle)
-    except (lmdb.BadValsizeError, UnicodeEncodeError):  # empty, over 511 bytes, or no UTF-8
+    except (lmdb.BadValsizeError, UnicodeEncodeError):  # empty, over 511 bytes, or not UTF-8
         record = None
     if record is None:
         raise NotFound(kind.name, id)
@@ -41,7 +41,7 @@ def by_id(database: Database, txn: Txn, kind: Kind[E], id: str) -> E:  # noqa: A
 
 
 def first_by_index(database: Database, txn: Txn, kind: Kind[E], index: Index, value: str) -> E:
-    """Of the entities with this value the one with the smallest id. Raises NotFound."""
+    """The entity with the smallest id among the entities with this value. Raises NotFound."""
     key = codec.exact_key(value)
     id_ = txn.get(key, None, database.index_handles[index.name]) if key else None  # the first of the duplicates
     if id_ is None:
@@ -71,9 +71,9 @@ def everything(database: Database, txn: Txn, kind: Kind[E]) -> list[E]:
 
 
 def some_after(database: Database, txn: Txn, kind: Kind[E], last: bytes, count: int) -> tuple[list[E], bytes]:
-    """Up to `count` entities with keys above `last` (b"": from the first), and the key of the last of them.
+    """Up to `count` entities with keys above `last` (b"": from the first), and the key of the last one returned.
 
-    For streams: what they decode is not remembered, so that an export does not drive everything else out.
+    For streams: decoded entities are not cached, so that an export does not displace the rest of the cache.
     """
     cursor = txn.cursor(database.tables[kind.number].handle)
     if last and not cursor.set_range(last):
@@ -99,7 +99,7 @@ def _records(database: Database, txn: Txn, kind: Kind[Any], keys: list[bytes]) -
     for key in keys:
         record = txn.get(key, None, handle)
         if record is None:
-            raise Corrupted(database.path, f"an index has {kind.name} {_shown(key)} and its table has not")
+            raise Corrupted(database.path, f"an index has {kind.name} {_shown(key)}, but the table does not have it")
         yield key, record
 
 
@@ -118,7 +118,7 @@ def _entities(
 
 
 def _decoded(database: Database, kind: Kind[E], key: bytes, record: bytes, remember: bool) -> E:
-    """The entity of a record that the cache does not have. Raises Corrupted where it cannot be decoded."""
+    """Decode a record that is not in the cache. Raises Corrupted if the record cannot be decoded."""
     try:
         entity = codec.decode(kind, record)
     except codec.MalformedRecord as error:

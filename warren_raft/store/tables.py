@@ -1,7 +1,7 @@
-"""ONE declaration a kind: its number, names, entity class and secondary indexes.
+"""The single declaration of each kind: its number, its names, its entity class and its secondary indexes.
 
-Only data and look-ups live here. Commands, migration, verification, metrics and the command line all follow from it.
-Invariant: numbers, buckets and index names are on disk and on the wire, so none is ever changed or used again.
+Only data and look-ups live here. Commands, migration, verification, metrics and the command line all use this table.
+Invariant: numbers, buckets and index names are on disk and on the wire. None of them is ever changed or used again.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from warren_raft import entities
 from warren_raft.forms import KEY_MAX_BYTES
 
 ID_MAX_BYTES: Final = KEY_MAX_BYTES
-"""Longest id and longest indexed value: the longest key LMDB takes. Longer index values are not indexed."""
+"""The longest id and the longest indexed value, which is the longest key LMDB takes. Longer values are not indexed."""
 
 CA_ID: Final = "ca"
-"""The id under which the one CA is stored: Warren's own key."""
+"""The id of the one CA record. Warren uses the same key."""
 
 E = TypeVar("E")
 
@@ -27,9 +27,9 @@ E = TypeVar("E")
 class Index:
     """A secondary index: from the value of `field` to the ids of the entities that have it.
 
-    `many`: the field is a sequence, and each item is indexed. `folded`: ASCII letters are compared without
-    case (host names); other letters are left alone, because their lower case depends on the Python version.
-    A change of meaning needs a new name: the old index is never rebuilt, a new one is, at the next open.
+    `many`: the field is a sequence, and each item is indexed. `folded`: ASCII letters are compared without case (host
+    names). Other letters are compared as they are, because their lower case depends on the Python version. A change of
+    meaning needs a new name: an existing index is never rebuilt, but a new index is built at the next open.
     """
 
     name: str
@@ -40,10 +40,11 @@ class Index:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kind(Generic[E]):
-    """What there is to know about a kind of entity. Compared and hashed by identity.
+    """Everything about one kind of entity. Compared and hashed by identity.
 
-    `number` is its name on the wire, `bucket` its sub-database (Warren's bucket), `entity` the class of what
-    reads return (None: plain bytes, the CA). `updatable` says whether the store has an update operation.
+    `number` is the kind's name on the wire, `bucket` its sub-database (Warren's bucket). `entity` is the class that
+    reads return; None means plain bytes (the CA). `updatable` says whether the store has an update operation for the
+    kind.
     """
 
     number: int
@@ -89,7 +90,7 @@ CA: Final[Kind[bytes]] = Kind(9, "ca", "ca", "ca", None)
 KINDS: Final[tuple[Kind[Any], ...]] = (
     NODE, SERVICE, CONTAINER, SECRET, VOLUME, NETWORK, INGRESS, CERTIFICATE, CA,
 )  # fmt: skip
-"""Every kind, in the order of their numbers."""
+"""Every kind, in the order of the numbers."""
 
 INDEXES: Final[tuple[Index, ...]] = tuple(index for kind in KINDS for index in kind.indexes)
 
@@ -98,4 +99,4 @@ BY_BUCKET: Final[Mapping[str, Kind[Any]]] = MappingProxyType({kind.bucket: kind 
 BY_NAME: Final[Mapping[str, Kind[Any]]] = MappingProxyType(
     {name: kind for kind in KINDS for name in (kind.plural, kind.name)}
 )
-"""By name and by plural, as the command line takes them."""
+"""The kinds by name and by plural; the command line takes both."""
