@@ -359,7 +359,7 @@ def test_a_prepared_segment_that_a_tidy_up_removes_is_made_again(tmp_path: Path)
 def test_no_second_process_gets_in_when_the_lock_file_is_removed(tmp_path: Path) -> None:
     lock = DirectoryLock(tmp_path)
     (tmp_path / "lock").unlink()
-    with pytest.raises(InUse, match=r"somebody removed it, perhaps.*fuser -v"):
+    with pytest.raises(InUse, match=r"perhaps somebody removed the lock file.*fuser -v"):
         DirectoryLock(tmp_path)
     (tmp_path / "lock").unlink()
     assert lock.restore_file()
@@ -434,7 +434,7 @@ def test_a_local_store_makes_its_lock_file_again(tmp_path: Path, caplog: pytest.
         store._look_at = 0.0
         store.create_node(Node(id="n1"))
         assert (tmp_path / "lock").exists()
-        assert "keep tidy-ups out of it" in caplog.text
+        assert "exclude this directory from clean-ups" in caplog.text
         with pytest.raises(InUse):
             LocalStore(tmp_path)
 

@@ -1,5 +1,5 @@
-"""A Go Warren's data, in and out: its database file, and its records as JSON lines.
+"""The data of a Go Warren, in and out: its database file, and its records as JSON lines.
 
-Nothing here writes to a store: what is read is handed to the caller as entities.
-Invariant: what comes in is validated, so that nothing can be stored that could not have been written.
+Nothing here writes to a store: the caller gets the records as entities.
+Invariant: incoming data is validated, so that nothing is stored that could not have been written.
 """

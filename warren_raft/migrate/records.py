@@ -1,7 +1,7 @@
 """Warren's own form of a record: the bucket, the key, and the value as Go's encoding/json writes it.
 
-Where records come from (a file of lines, a Go database) and what becomes of them is the caller's matter.
-Invariant: parsing what was formatted gives the same kind and the same entity, or the same bytes for the CA.
+The source of records (a file of lines, a Go database) and their use are the caller's matter.
+Invariant: parsing a formatted record gives the same kind and the same entity, or the same bytes for the CA.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from warren_raft.forms import FormKind, Refused, wrong_type
 from warren_raft.store import tables
 
 Record: TypeAlias = tuple[str, str, Entity | bytes]
-"""The name of a kind, a key, and what is stored under it: an entity, or the bytes of the CA."""
+"""The name of a kind, a key, and the value under it: an entity, or the bytes of the CA."""
 
 _BUCKETS: Final[Mapping[str, tables.Kind[Any]]] = {
     **tables.BY_BUCKET,
-    "tasks": tables.CONTAINER,  # what Warren called containers in its first releases
+    "tasks": tables.CONTAINER,  # Warren's name for containers in its first releases
 }
 _KINDS: Final[Mapping[str, tables.Kind[Any]]] = {kind.name: kind for kind in tables.KINDS}
 
@@ -46,7 +46,7 @@ _GO_WORDS: Final[Mapping[str, str]] = {
     "pem": "PEM",
     "tls": "TLS",
 }
-"""The words that Go does not merely capitalise. (So service_id is ServiceID, and cert_pem is CertPEM.)"""
+"""The words that Go does not simply capitalise. (So service_id is ServiceID, and cert_pem is CertPEM.)"""
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 _MICROSECOND_NANOSECONDS: Final = 1_000
@@ -59,7 +59,7 @@ def go_name(name: str) -> str:
 
 
 def _go_path(path: str) -> str:
-    """`rules[0].path_type` with Go's names, for somebody who looks at Warren's data."""
+    """`rules[0].path_type` with Go's names, for a reader of Warren's data."""
     steps = (step.partition("[") for step in path.split("."))
     return ".".join(go_name(name) + bracket + rest for name, bracket, rest in steps)
 
@@ -75,7 +75,7 @@ def _write_duration(value: timedelta) -> int:
 def _read_duration(value: Any, path: str) -> timedelta:
     if type(value) is not int:
         raise wrong_type(path, value, "a whole number of nanoseconds")
-    microseconds = abs(value) // _MICROSECOND_NANOSECONDS  # cut off, as the fractions of times are
+    microseconds = abs(value) // _MICROSECOND_NANOSECONDS  # the rest is dropped, as with the fractions of times
     try:
         return timedelta(microseconds=microseconds if value >= 0 else -microseconds)
     except OverflowError:
@@ -113,7 +113,7 @@ _GO_ESCAPES: Final = str.maketrans({character: f"\\u{ord(character):04x}" for ch
 """Go escapes these inside strings, which is the only place where JSON can hold them."""
 
 _LINE_ESCAPES: Final = str.maketrans({"\u0085": "\\u0085"})
-"""With Go's: all that a reader which splits text by Unicode's rules would take for the end of a line."""
+"""In addition to Go's: the one other character that ends a line by Unicode's rules."""
 
 
 def _go_json(value: Any) -> str:
@@ -126,7 +126,7 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _read_json(text: str) -> Any:
-    """Parsed JSON. Raises ValueError, also for what Python would take and Go would not."""
+    """Parsed JSON. Raises ValueError, also for input that Python accepts and Go does not."""
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
@@ -137,11 +137,11 @@ def _read_json(text: str) -> Any:
 
 
 def _ca_to_json(data: bytes) -> Any:
-    """The JSON object that the bytes hold, if they can be had back from it to the byte; else base64 text."""
+    """The JSON object in the bytes, if the very same bytes can be made from it; else base64 text."""
     try:
         value = _read_json(data.decode())
         exact = isinstance(value, dict) and _ca_from_json(value) == data
-    except (ValueError, Refused):  # not UTF-8, not JSON, or more than JSON can say
+    except (ValueError, Refused):  # not UTF-8, not JSON, or not possible in JSON
         exact = False
     return value if exact else write_base64(data)
 
@@ -178,10 +178,10 @@ def _entity_from_json(kind: tables.Kind[Any], key: str, value: Any) -> Any:
 
 
 def parse_record(bucket: Any, key: Any, value: Any) -> Record:
-    """The record that a bucket's name, a key and a parsed JSON value describe.
+    """The record for a bucket's name, a key and a parsed JSON value.
 
-    Raises InvalidEntity for an unknown bucket, a key that is not the entity's ID, a field Warren does not
-    have, and all that `validate` refuses. The field's path is in Go's names: `Rules[0].Paths[1].PathType`.
+    Raises InvalidEntity for an unknown bucket, a key that is not the entity's ID, a field that Warren does not have,
+    and everything that `validate` refuses. The field's path is in Go's names: `Rules[0].Paths[1].PathType`.
     """
     kind = _kind_of(bucket)
     if not isinstance(key, str):
@@ -199,8 +199,8 @@ def parse_record(bucket: Any, key: Any, value: Any) -> Record:
 def parse_line(text: str) -> Record:
     """The record of one line, `{"bucket": "nodes", "key": "...", "value": {...Go's field names...}}`.
 
-    Times are cut to the microsecond, null and a missing field are the default. Raises InvalidEntity where the
-    line is not one whole JSON object of these three, and as `parse_record` does.
+    Times are cut to the microsecond; null and a missing field mean the default. Raises InvalidEntity if the line is not
+    one whole JSON object of these three fields, and for the same reasons as `parse_record`.
     """
     try:
         line = _read_json(text)
@@ -212,9 +212,9 @@ def parse_line(text: str) -> Record:
 
 
 def parse_stored(bucket: str, key: bytes, value: bytes) -> Record:
-    """The record under a key of a bucket of Warren's own database: values are JSON, and the CA just bytes.
+    """The record under a key of a bucket of Warren's own database: values are JSON, and the CA is plain bytes.
 
-    Raises InvalidEntity as `parse_record` does, and where the key is not UTF-8 or the value is not JSON.
+    Raises InvalidEntity like `parse_record`, and if the key is not UTF-8 or the value is not JSON.
     """
     kind = _kind_of(bucket)
     try:
@@ -226,13 +226,13 @@ def parse_stored(bucket: str, key: bytes, value: bytes) -> Record:
 
 
 def format_line(kind_name: str, entity: Entity | bytes) -> str:
-    """A record as one line of JSON, without the line's end.
+    """A record as one line of JSON, without the end of the line.
 
-    Fields are in Go's order. Times are in UTC with six digits, a time that is not set is Go's zero time; an
-    empty sequence is [], an empty mapping {}, and null stands for structures that are not set only. The CA
-    is the JSON object it holds if that gives the very same bytes back, else base64 text.
+    Fields are in Go's order. Times are in UTC with six digits; a time that is not set is Go's zero time. An empty
+    sequence is [], an empty mapping {}. Only structures that are not set are null. The CA is the JSON object in its
+    bytes if the object gives the very same bytes back, else base64 text.
 
-    Raises InvalidEntity where there is no such kind or the entity is not of it.
+    Raises InvalidEntity if the kind does not exist or the entity is not of this kind.
     """
     kind = _KINDS.get(kind_name)
     if kind is None:
@@ -249,8 +249,8 @@ def format_line(kind_name: str, entity: Entity | bytes) -> str:
 
 
 def same_record(one: str, other: str) -> bool:
-    """Whether two lines say the same to us: times to the microsecond in any zone, null as empty, 4 as 4.0.
+    """Whether two lines have the same meaning: times to the microsecond in any zone, null equals empty, 4 equals 4.0.
 
-    Raises InvalidEntity as `parse_line` does.
+    Raises InvalidEntity like `parse_line`.
     """
     return parse_line(one) == parse_line(other)

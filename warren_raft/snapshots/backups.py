@@ -1,9 +1,9 @@
-"""Backups by the clock: the leader saves a snapshot to a directory of the operator's, and keeps the newest few there.
+"""Backups by the clock: the leader saves snapshots to a directory of the operator, and keeps the newest few there.
 
-What is due is told by the directory itself, so that neither a restart nor a new leader changes the rhythm. Which of two
-is newer is told by the log index in them, never by a name or a clock: a clock may have been ahead when one was saved.
-Invariant: only whole files of this cluster, with a name this module gave, are ever removed, and only after a new one
-is there, which stays.
+The files in the directory decide when the next backup is due, so neither a restart nor a new leader changes the rhythm.
+The log index in the files decides which of two is newer, never a name or a clock: a clock may have been wrong.
+Invariant: only whole files of this cluster, with a name that this module gave, are ever removed, and only after a new
+backup is there. The new backup is not removed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger("warren_raft.backups")
 POLL_SECONDS: Final = 1.0  # how soon a new leader takes over
 FAILED: Final = "backup-failed"
 MISORDERED: Final = "backup-order"
-RETRY_SECONDS: Final = 60.0  # after a failure, which may be a disk that is full for a moment
+RETRY_SECONDS: Final = 60.0  # after a failure: the disk may be full for a moment only
 
 _STAMP: Final = "%Y%m%dT%H%M%SZ"
 _NAME: Final = re.compile(r"warren-\d{8}T\d{6}Z-\d{16,20}\.mdb\Z")
@@ -41,7 +41,7 @@ _PART: Final = re.compile(r"warren-\d{8}T\d{6}Z\.part(\.[0-9a-f]{8}\.part)?\Z")
 
 
 class Position(NamedTuple):
-    """Where the state is: two equal ones need one backup."""
+    """The position and content of the state. Two equal positions need only one backup."""
 
     cluster_id: str | None
     revision: int
@@ -49,11 +49,11 @@ class Position(NamedTuple):
 
 
 class Backups:
-    """`run` is a thread's. While the last attempt failed, or one would fail, there is the alarm "backup-failed"; while
-    the file that sorts last is not the newest backup, "backup-order".
+    """`run` belongs to one thread. The alarm "backup-failed" lasts while the last attempt failed, or the next one would
+    fail. The alarm "backup-order" lasts while the file that sorts last is not the newest backup.
 
-    `position` tells where the state is, None where this manager does not lead. `take` saves a verified snapshot at a
-    path and returns its manifest. `now` is the time in UTC. `alarms`: the manager's; None: a registry of its own.
+    `position` returns the position of the state, None if this manager does not lead. `take` saves a verified snapshot
+    to a path and returns its manifest. `now` is the time in UTC. `alarms`: the manager's; None: a registry of its own.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Backups:
         self.directory: Final = absolute(directory)
         self._alarms = Alarms("") if alarms is None else alarms
         self._fails = False
-        """The last attempt did, or this manager could not save there; until one went well, or another manager leads
-        and this one could save there too."""
+        """The last attempt failed, or this manager could not save in the directory. False again after a successful
+        backup, or when another manager leads and this manager could save there too."""
         self._every = every_seconds
         self._keep = keep
         self._position = position
@@ -81,18 +81,19 @@ class Backups:
 
     @property
     def alarm(self) -> str | None:
-        """The text of the first alarm about this directory; None while there is none."""
+        """The text of the first alarm about this directory; None if there is none."""
         return next((alarm.text for alarm in self._alarms.active if alarm.subject == self.directory), None)
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set, which also ends a backup under way if `take` heeds it."""
+        """Save backups until `stop` is set, which also ends a running backup if `take` checks it."""
         self._check()
         delay = min(POLL_SECONDS, self._every)
         while not stop.wait(timeouts.wait_seconds(delay)):
             delay = self.look()
 
     def look(self) -> float:
-        """Do what is due. Returns after how many seconds to look again. Never raises: it tells and tries again."""
+        """Save a backup if it is due. Returns the seconds until the next call. Never raises: it raises an alarm and
+        retries."""
         position = self._position()
         if position is None:
             self._alarms.clear_alarm(MISORDERED, self.directory)
@@ -106,7 +107,7 @@ class Backups:
             return POLL_SECONDS
         except (WarrenError, OSError) as error:
             self._failed(error)
-        except Exception as error:  # noqa: BLE001 - a mistake of ours must be seen, and must not be the end of all backups
+        except Exception as error:  # noqa: BLE001 - an error in this program must be seen, but must not end all backups
             log_event(logger, logging.ERROR, "backup failed", directory=self.directory, exc_info=error)
             self._failed(error)
         else:
@@ -125,7 +126,7 @@ class Backups:
         self._alarms.raise_alarm(FAILED, text, subject=self.directory)
 
     def _check(self) -> None:
-        """Whether this manager could save a backup when it leads: once, and while it could not, now and then again."""
+        """Whether this manager could save a backup if it led. Checked once, and while it could not, at times again."""
         now = self._now()
         if self._checked_at is not None:
             age = (now - self._checked_at).total_seconds()
@@ -140,10 +141,11 @@ class Backups:
 
     def _do_due(self, position: Position) -> float:
         with suppress(FileExistsError):
-            os.mkdir(self.directory, 0o700)  # not its parents: one may be a disk that is not mounted
+            os.mkdir(self.directory, 0o700)  # not its parents: one of them may be the mount point of an unmounted disk
         now, backups = self._now(), self._backups(position.cluster_id)
         self._compare_names(backups)
-        # One that is ahead of this state is of a cluster that was set back since: nothing of the present one is in it.
+        # A backup that is ahead of this state is from before the cluster was set back: it does not hold the present
+        # state.
         of_this_state = [manifest for _, manifest in backups if manifest.revision <= position.revision]
         if of_this_state:
             newest = of_this_state[0]
@@ -158,7 +160,7 @@ class Backups:
         return self._every
 
     def _backups(self, cluster_id: str | None) -> list[tuple[str, Manifest]]:
-        """Those of this cluster, the newest first: the one with the most of the log in it."""
+        """The backups of this cluster, the newest first: the one that covers the most of the log."""
         found = []
         for name in os.listdir(self.directory):
             if _NAME.match(name):
@@ -173,7 +175,7 @@ class Backups:
         return sorted(found, key=_age)
 
     def _compare_names(self, backups: list[tuple[str, Manifest]]) -> None:
-        """Whoever restores takes the file that sorts last. While that is not the newest, there is an alarm."""
+        """An operator restores the file that sorts last. While that file is not the newest, there is an alarm."""
         if not backups:
             return
         newest, manifest = backups[0]
@@ -184,18 +186,18 @@ class Backups:
         self._alarms.raise_alarm(
             MISORDERED,
             f"{last} sorts last, and ends at index {last_manifest.index}; the newest backup, {newest}, ends at index "
-            f"{manifest.index}: a clock was wrong when one of them was saved. Restore {newest}, and look at the clocks",
+            f"{manifest.index}: a clock was wrong when one of them was saved. Restore {newest}, and check the clocks",
             subject=self.directory,
         )
 
     def _back_up(self, now: datetime) -> tuple[str, str | None]:
-        """Returns the path of the new backup, and the id of the cluster that it is of."""
+        """Returns the path of the new backup, and the id of its cluster."""
         stamp = now.astimezone(UTC).strftime(_STAMP)
         part = os.path.join(self.directory, f"warren-{stamp}.part")
         manifest = self._take(part)
         path = os.path.join(self.directory, f"warren-{stamp}-{manifest['index']:016d}.mdb")
         if os.path.lexists(path):
-            raise RefusedForSafety(f"{path} is there already, and {part} was to get its name")
+            raise RefusedForSafety(f"{path} exists already, and {part} was to get its name")
         os.rename(part, path)
         sync_directory(self.directory)
         log_event(
@@ -204,7 +206,7 @@ class Backups:
         return path, manifest["cluster_id"]
 
     def _prune(self, backups: list[tuple[str, Manifest]], saved: str) -> list[tuple[str, Manifest]]:
-        """Remove all but the newest, and never the one that was just saved. Returns what is left."""
+        """Remove all but the newest, and never the one that was just saved. Returns the remaining backups."""
         kept = []
         for number, backup in enumerate(backups):
             path = backup[0]
@@ -221,7 +223,7 @@ def _age(backup: tuple[str, Manifest]) -> tuple[int, float]:
 
 
 def _require_writable(directory: str) -> None:
-    """A directory, or the place to make it in, that this user may write to. Raises OSError. Nothing is written."""
+    """Require a directory, or the place to make it in, that this user may write to. Raises OSError. Writes nothing."""
     place = directory if os.path.lexists(directory) else os.path.dirname(directory)
     if not stat.S_ISDIR(os.stat(place).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), place)

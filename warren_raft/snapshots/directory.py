@@ -1,6 +1,6 @@
-"""A manager's own snapshots: DATA_DIR/snapshots, what is in it, and how files come and go there.
+"""A manager's own snapshots in DATA_DIR/snapshots: the files there, and how they are added and set aside.
 
-When one is taken, and what it is used for, is decided elsewhere; the format is in file.py.
+When a snapshot is taken, and its use, is decided elsewhere; the format is in file.py.
 Invariant: a file under a snapshot's name was verified before it got that name, and is on disk.
 """
 
@@ -26,10 +26,11 @@ from warren_raft.store.database import Database
 from warren_raft.store.generations import make_directory, sync_directory
 
 INCOMING: Final = ("incoming.part", "incoming.json")
-"""A snapshot that is being fetched, and what is known of it. They are the transfer's, which may go on after a start."""
+"""A snapshot that is being fetched, and the note about it. They belong to the fetch, which may go on after a
+restart."""
 
 SET_ASIDE_KEPT: Final = 1
-"""Damaged snapshots kept for study: one tells what there is to tell, and each is as large as the state."""
+"""How many damaged snapshots are kept for study: one shows enough, and each is as large as the state."""
 
 _TAKING: Final = "taking.part"
 _NAME: Final = re.compile(r"(\d{16,20})-(\d{1,20})\.mdb\Z")
@@ -40,14 +41,14 @@ Verify: TypeAlias = Callable[[str], Manifest]
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A file whose last page is sound. Whether all of it is, `verify` tells."""
+    """A file whose last page is undamaged. `verify` checks the rest of the file."""
 
     path: str
     manifest: Manifest
 
     @property
     def index(self) -> int:
-        """The last entry of the log that is in it."""
+        """The index of the last log entry that the snapshot covers."""
         return self.manifest.index
 
     @property
@@ -58,28 +59,28 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Damaged:
-    """A file that has the name of a snapshot and is none; `detail` says why."""
+    """A file that has the name of a snapshot and is not a snapshot; `detail` says why."""
 
     path: str
     detail: str
 
 
 class SnapshotDirectory:
-    """DATA_DIR/snapshots (mode 0700), of the one process that holds the directory's lock.
+    """DATA_DIR/snapshots (mode 0700), used by the one process that holds the directory's lock.
 
-    <index, 16 digits>-<term>.mdb      a snapshot; they sort by age
-    <...>.mdb.aside-damaged            one that was found damaged
-    taking.part, incoming.part         one that is being taken, and one that is being fetched
+    <index, 16 digits>-<term>.mdb      a snapshot; the names sort by age
+    <...>.mdb.aside-damaged            a snapshot that was found damaged
+    taking.part, incoming.part         a snapshot that is being taken, and one that is being fetched
 
-    Looking (`list`, `scan`) is for any thread at any time. Of those that change something (`create`, `take`,
-    `adopt`, `set_aside`), one thread at a time. Old ones go when nobody has them in use: keeper.py.
+    Any thread may call `list` and `scan` at any time. The methods that change something (`create`, `take`, `adopt`,
+    `set_aside`) are for one thread at a time. keeper.py removes old snapshots when they are no longer in use.
     """
 
     def __init__(self, data_dir: Path) -> None:
         self.path: Final = os.path.join(absolute(data_dir), "snapshots")
 
     def create(self) -> None:
-        """Make the directory if it is missing; remove what a process left behind that died while it took one."""
+        """Make the directory if it is missing. Remove the part of a process that died while it took a snapshot."""
         make_directory(self.path)
         for name in RESERVE.call(os.listdir, self.path):
             if name.endswith(".part") and name not in INCOMING:
@@ -90,14 +91,14 @@ class SnapshotDirectory:
         """The path of the file that a fetch in progress writes to."""
         return os.path.join(self.path, INCOMING[0])
 
-    # ---- looking
+    # ---- reading the directory
 
     def list(self) -> builtins.list[Snapshot]:
-        """The snapshots whose last page is sound, the newest first. Raises RefusedForSafety: one of a newer format."""
+        """The snapshots whose last page is undamaged, the newest first. Raises RefusedForSafety for a newer format."""
         return self.scan()[0]
 
     def scan(self) -> tuple[builtins.list[Snapshot], builtins.list[Damaged]]:
-        """The same, and the files with a snapshot's name that are none."""
+        """Like `list`, and also the files with a snapshot's name that are not snapshots."""
         snapshots, damaged = [], []
         for name in self._names():
             path = os.path.join(self.path, name)
@@ -116,7 +117,7 @@ class SnapshotDirectory:
         except FileNotFoundError:
             return []
 
-    # ---- changing
+    # ---- changing the directory
 
     def take(
         self,
@@ -127,12 +128,12 @@ class SnapshotDirectory:
         quorum: bool,
         verify: Verify = lambda path: verify_in_child(path, records=False),
     ) -> Snapshot:
-        """Take a snapshot of what `database` holds now, verify it, and only then give it its name.
+        """Take a snapshot of the present content of `database`, verify it, and only then give it its name.
 
-        Of a state that there is a sound snapshot of already, that one is returned.
+        If there is an undamaged snapshot of the same state already, return that one.
 
-        Raises SnapshotInvalid (the copy is not sound: is the state?), StorageFull, OSError, what `verify` raises.
-        Nothing is left then.
+        Raises SnapshotInvalid (the copy is damaged, so perhaps the state is), StorageFull, OSError, and the errors of
+        `verify`. In these cases no file is left.
         """
         part = os.path.join(self.path, _TAKING)
         with suppress(FileNotFoundError):
@@ -151,7 +152,7 @@ class SnapshotDirectory:
             raise
 
     def _sound(self, manifest: Manifest, verify: Verify) -> Snapshot | None:
-        """The snapshot of the same entry, if there is one. A damaged one is set aside."""
+        """The snapshot of the same entry, if there is one. A damaged snapshot is set aside."""
         path = self._path_of(manifest)
         try:
             snapshot = _snapshot_at(path)
@@ -166,7 +167,7 @@ class SnapshotDirectory:
         return snapshot
 
     def adopt(self, part_path: Path) -> Snapshot:
-        """Give a file of this directory, received and verified, its name. Replaces one of the same name.
+        """Give a received and verified file of this directory its name. Replaces a file of the same name.
 
         Raises SnapshotInvalid, RefusedForSafety (a file elsewhere), OSError.
         """
@@ -188,7 +189,7 @@ class SnapshotDirectory:
         return os.path.join(self.path, name_of(manifest))
 
     def set_aside(self, snapshot: Snapshot | Damaged) -> str:
-        """Take its name from a damaged snapshot; only the newest so treated is kept. Returns the new path."""
+        """Rename a damaged snapshot; only the newest of these files is kept. Returns the new path."""
         target = snapshot.path + _SET_ASIDE
         os.rename(snapshot.path, target)
         old = [name for name in RESERVE.call(os.listdir, self.path) if name.endswith(_SET_ASIDE)]
@@ -200,7 +201,7 @@ class SnapshotDirectory:
 
 
 def name_of(manifest: Manifest) -> str:
-    """The name of a snapshot in the directory."""
+    """The name of a snapshot's file."""
     return f"{manifest.index:016d}-{manifest.term}.mdb"
 
 

@@ -1,7 +1,7 @@
-"""A snapshot file: a compact copy of the database, then one page that says what it is and carries its hash.
+"""A snapshot file: a compact copy of the database, then one page with its manifest and its hash.
 
-Writing it, reading that page, and getting the database out of it again; the full proof is in verification.py.
-Invariant: one file, one rename; every flipped bit and every cut in it is found, and no snapshot is ever written to.
+Lives here: writing the file, reading its manifest, and extracting its database. The full check is in verification.py.
+Invariant: one file, one rename; every flipped bit and every truncation is found, and no snapshot is ever written to.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from warren_raft.store.tables import KINDS
 
 Path: TypeAlias = str | os.PathLike[str]
 Progress: TypeAlias = Callable[[float], object]
-"""Called with the share that is done, 0 to 1, never falling."""
+"""Called with the share that is done, from 0 to 1, never decreasing."""
 
 FORMAT: Final = 1
-"""The version of the trailer, and of what the database before it means. A newer one is refused."""
+"""The version of the trailer and of the database before it. A newer one is refused."""
 
 TRAILER_BYTES: Final = 4096
-"""One page behind the database's last one, which LMDB and its verifier do not look at.
+"""One page after the database's last page. LMDB and its verifier do not read it.
 
     0     16  MAGIC
     16    4   format version, big-endian
@@ -44,50 +44,50 @@ TRAILER_BYTES: Final = 4096
     ...       zeros
     4064  32  SHA-256 of the 4064 bytes before
 
-Magic, version and hash stay where they are in every future version."""
+Magic, version and hash stay in these places in every future version."""
 
 MAGIC: Final = b"warren-snapshot\n"
 NUMBER_MAX: Final = 1 << 62
-"""Of an index, a term, a revision, a size."""
+"""The largest index, term, revision or size."""
 _HASH: Final = re.compile("[0-9a-f]{64}")
 MANIFEST_MAX_BYTES: Final = TRAILER_BYTES - 24 - 32
-CHUNK_BYTES: Final = 1024 * 1024  # a read: enough for hashlib to let other threads run, little memory
+CHUNK_BYTES: Final = 1024 * 1024  # one read: enough for hashlib to let other threads run, and little memory
 _FICLONE: Final = 0x4004_9409  # ioctl of linux/fs.h: share the blocks of another file, copy on write
 _NO_COPY_RANGE: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a snapshot says of itself."""
+    """The description of a snapshot, stored in its last page."""
 
     cluster_id: str | None
     index: int
-    """The last entry of the log that is in it, and its term."""
+    """The index and the term of the last log entry that the snapshot covers."""
     term: int
     revision: int
     digest: str
-    """Of the whole state, 64 hexadecimal digits."""
+    """The digest of the whole state, 64 hexadecimal digits."""
     counts: Mapping[str, int]
-    """How many entities there are: by the plural of each kind."""
+    """The number of entities, by the plural of each kind."""
     size_bytes: int
-    """Of the database, without the trailer."""
+    """The size of the database, without the trailer."""
     created_at: datetime
     sha256: str
-    """Of the database, 64 hexadecimal digits."""
+    """The hash of the database, 64 hexadecimal digits."""
     node_id: str
-    """Whose state it is."""
+    """The manager whose state it is."""
     quorum: bool
-    """Whether that manager had a quorum then; else the cluster may have been further by then."""
+    """Whether that manager had a quorum then. If not, the cluster may have been ahead of it."""
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON takes it; `created_at` in RFC 3339."""
+        """The values for JSON; `created_at` is in RFC 3339."""
         created_at = self.created_at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         return asdict(self) | {"counts": dict(self.counts), "created_at": created_at}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Manifest:
-        """What `to_json` wrote. Raises ValueError for anything else; unknown names are skipped."""
+        """The manifest from the values of `to_json`. Raises ValueError for anything else; unknown names are skipped."""
         try:
             created_at = _moment(values["created_at"])
             found = {name: values[name] for name in cls.__dataclass_fields__} | {"created_at": created_at}
@@ -112,14 +112,14 @@ class Manifest:
 
 
 def _moment(text: str) -> datetime:
-    """A time in UTC. Raises ValueError for one without a zone, and for one that UTC's calendar does not have."""
+    """A time in UTC. Raises ValueError for a time without a zone, or outside UTC's calendar."""
     moment = datetime.fromisoformat(text)
     if moment.utcoffset() is None:
         raise ValueError("the manifest has a time without a zone")
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise ValueError(f"the manifest has a time that cannot be: {text}") from None
+        raise ValueError(f"the manifest has an impossible time: {text}") from None
 
 
 def _is_number(value: object) -> bool:
@@ -127,7 +127,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_shown(value: object) -> bool:
-    """Whether it is a text that may be printed to a terminal: a file that was made by hand may hold anything."""
+    """Whether the value is a text that may be printed to a terminal: a file that was made by hand may hold anything."""
     return type(value) is str and value.isprintable()
 
 
@@ -135,9 +135,10 @@ def _is_shown(value: object) -> bool:
 
 
 def write(database: Database, path: Path, *, created_at: datetime, node_id: str, quorum: bool) -> Manifest:
-    """Write what `database` holds now to a new file, mode 0600, and sync it. Writers go on meanwhile.
+    """Write the present content of `database` to a new file, mode 0600, and sync it. Writers go on meanwhile.
 
-    Callers name a `.part`, verify it, rename it and sync the directory. Where anything fails, nothing is left.
+    The caller gives a `.part` name, verifies the file, renames it and syncs the directory. After any error no file is
+    left.
 
     Raises FileExistsError (also for a link), StorageFull, OSError; Closed.
     """
@@ -156,7 +157,8 @@ def write(database: Database, path: Path, *, created_at: datetime, node_id: str,
 
 @contextmanager
 def _new_file(path: str) -> Iterator[int]:
-    """The descriptor of a new file, mode 0600, which is synced when the block ends well, else removed."""
+    """The descriptor of a new file, mode 0600. The file is synced at the end of the block, or removed after an
+    error."""
     with no_space_as_storage_full(path):
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = RESERVE.call(os.open, path, flags, 0o600)
@@ -173,7 +175,7 @@ def _new_file(path: str) -> Iterator[int]:
 
 
 def _copy_database(database: Database, transaction: ReadTransaction, descriptor: int, path: str) -> None:
-    """What fails here is the disk of the copy: the database itself is memory to LMDB."""
+    """Copy the database. Errors come from the disk of the copy: LMDB reads the database itself through memory."""
     try:
         database.copy_to(descriptor, transaction)
     except StorageFull as error:
@@ -214,7 +216,8 @@ def counts_of(transaction: ReadTransaction) -> dict[str, int]:
 
 
 def sha256_of(descriptor: int, size: int, progress: Progress | None = None) -> str:
-    """The SHA-256 of the first `size` bytes, in hexadecimal; a shorter file has another. Other threads go on."""
+    """The SHA-256 of the first `size` bytes, in hexadecimal (of all bytes if the file is shorter). Other threads go
+    on."""
     digest, buffer, position = hashlib.sha256(), bytearray(CHUNK_BYTES), 0
     view = memoryview(buffer)
     while position < size:
@@ -230,7 +233,7 @@ def sha256_of(descriptor: int, size: int, progress: Progress | None = None) -> s
 
 @contextmanager
 def no_space_as_storage_full(path: str) -> Iterator[None]:
-    """A full disk is StorageFull, and so is a limit on the size of files; other errors pass through."""
+    """Raise StorageFull for a full disk and for a limit on the size of files; other errors pass through."""
     try:
         yield
     except OSError as error:
@@ -260,7 +263,10 @@ def make_trailer(manifest: Manifest) -> bytes:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """What a snapshot says of itself, from its last page alone: the database before it is not looked at.
+    """The manifest of a snapshot, read from its last page alone: the database before it is not read.
+
+    Raises SnapshotInvalid (not a snapshot, truncated, or this page is damaged), RefusedForSafety (a newer format),
+    OSError.
 
     Raises SnapshotInvalid (no snapshot, cut, or this page is damaged), RefusedForSafety (a newer format), OSError.
     """
@@ -270,7 +276,8 @@ def read_manifest(path: Path) -> Manifest:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A regular file for reading, as a descriptor. Anything else is SnapshotInvalid; a pipe is not waited for."""
+    """The descriptor of a regular file, for reading. Raises SnapshotInvalid for anything else, without waiting for a
+    pipe."""
     path = os.fspath(path)
     descriptor = RESERVE.call(os.open, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -282,7 +289,7 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def manifest_in(descriptor: int, path: str) -> Manifest:
-    """The same of an open file; `path` is for errors."""
+    """The manifest of an open file; `path` is for errors."""
     size = os.fstat(descriptor).st_size
     page = os.pread(descriptor, TRAILER_BYTES, size - TRAILER_BYTES) if size >= TRAILER_BYTES else b""
     manifest = _parse_trailer(page, path)
@@ -310,14 +317,15 @@ def _parse_trailer(page: bytes, path: str) -> Manifest:
         raise SnapshotInvalid(path, f"its last page cannot be read: {error}") from None
 
 
-# ---------------------------------------------------------------------------------------------- getting it out
+# ---------------------------------------------------------------------------------------------- extracting
 
 
 def extract(path: Path, target: Path) -> Manifest:
-    """Copy the database of a verified snapshot to a new file, mode 0600, and sync it. The snapshot stays as it is.
+    """Copy the database of a verified snapshot to a new file, mode 0600, and sync it. The snapshot is not changed.
 
-    Never a link: LMDB would write into the snapshot. Where the file system can, the blocks are shared until
-    either is written to, which takes no time and no space. Where anything fails, nothing is left.
+    The copy is never a link, because LMDB would write into the snapshot. If the file system can do that, both files
+    share their blocks until one of them is written to, which takes no time and no space. After any error no file is
+    left.
 
     Raises SnapshotInvalid (see `read_manifest`), FileExistsError, StorageFull, OSError.
     """
@@ -336,7 +344,7 @@ def _share_blocks(source: int, copy: int, size: int) -> bool:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
-        return False  # this file system cannot, or not between these two
+        return False  # this file system does not support it, or not between these two files
     os.ftruncate(copy, size)
     return True
 

@@ -1,7 +1,7 @@
-"""The state of a new cluster out of the snapshot of an old one: its entities, and nothing else of it.
+"""The state of a new cluster from the snapshot of an old one: its entities, and nothing else.
 
-The log and the place are not made here (restoring.py, staging.py). Invariant: the same snapshot and the same cluster id
-make the same records, thus the same digest, on every member; the file that it is made of stays as it is.
+The log and the new directory are made elsewhere (restoring.py, staging.py). Invariant: the same snapshot and the same
+cluster id make the same records, thus the same digest, on every member. The snapshot file is not changed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from warren_raft.store.database import (
 from warren_raft.store.generations import StateDirectory
 
 RESTORED_INDEX: Final = 2
-"""Where a restored log begins, in term 0: above 1, so that nobody takes it for one that reaches back to nothing."""
+"""Where a restored log begins, in term 0: above 1, so that no manager takes it for a log that is complete from its
+start."""
 
 REVISION_STEP: Final = 1_000_000_000
-"""By how much revisions go on (etcd's figure): no watcher and no cache of the old cluster takes a new one for its own,
-whatever was written after the snapshot."""
+"""The increase of revisions (etcd's figure). A watcher or a cache of the old cluster never mistakes a new revision for
+one of its own, even if much was written after the snapshot."""
 
 
 def install(
@@ -47,10 +48,10 @@ def install(
     quorum: bool,
     first: Callable[[StateMachine], object] = lambda _machine: None,
 ) -> Manifest:
-    """Make DATA_DIR/state and DATA_DIR/snapshots of a verified snapshot, all of it durable; returns the new manifest.
+    """Make DATA_DIR/state and DATA_DIR/snapshots of a verified snapshot, all durable. Returns the new manifest.
 
-    `sha256`: of the bytes that were verified. `first` may apply more of the old log before that ends.
-    Raises SnapshotInvalid (the file is another one than was verified), StorageFull, OSError; StorageFailed.
+    `sha256`: the hash of the verified bytes. `first` may apply more of the old log before the old log ends. Raises
+    SnapshotInvalid (the file is not the verified one), StorageFull, OSError, StorageFailed.
     """
     state = StateDirectory(data_dir)
     state.create()
@@ -73,12 +74,12 @@ def install(
             quorum=quorum,
             verify=lambda part: verify(part, records=False),
         ).manifest
-    state.seal(generation)  # so that the first start need not look at every record again
+    state.seal(generation)  # so that the first start need not check every record again
     return manifest
 
 
 def begin_anew(database: Database, cluster_id: str) -> None:
-    """Keep the entities, with their revisions; the rest is the new cluster's: no members, no sessions, no history."""
+    """Keep the entities with their revisions. The new cluster begins without members, sessions and history."""
     with database.write() as transaction:
         transaction.clear(SESSIONS)
         transaction.clear(HISTORY)

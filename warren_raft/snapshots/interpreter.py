@@ -1,8 +1,8 @@
-"""Which Python interpreter a child process is started with, and where it imports from.
+"""The Python interpreter for a child process, and the directories that the child imports from.
 
-`sys.executable` is not always one: it is the program itself where that was frozen (PyInstaller) or embeds Python
-(uwsgi), and may be empty or gone. Nothing is started here.
-Invariant: no candidate is this program, unless that is a Python.
+`sys.executable` is not always an interpreter. It is the program itself if that was frozen (PyInstaller) or embeds
+Python (uwsgi), and it may be empty or no longer exist. Nothing is started here.
+Invariant: no candidate is this program, unless this program is a Python interpreter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Final
 
 _NAME: Final = re.compile(r"(python|pypy)[0-9]*(\.[0-9]+)*[a-z]*(-dbg)?\Z")
-_IS_COMPILED: Final = "__compiled__" in globals()  # by Nuitka, which says so in each module
+_IS_COMPILED: Final = "__compiled__" in globals()  # Nuitka sets this name in each module
 
 
 def _current_directory() -> str | None:
@@ -28,11 +28,11 @@ def _current_directory() -> str | None:
 
 _STARTED_IN: Final = (
     _current_directory()
-)  # what relative entries of sys.path meant when modules were imported from them
+)  # the directory that relative entries of sys.path were relative to when modules were imported
 
 
 def candidates() -> list[str]:
-    """Interpreters that may exist, the most likely first. Whether one can import this package, only trying it tells."""
+    """Interpreters that may exist, the most likely first. Only a trial shows whether one can import this package."""
     found = (path for path in _places() if path and os.path.isabs(path) and _is_interpreter(path))
     return list(dict.fromkeys(found))
 
@@ -52,14 +52,14 @@ def _places() -> Iterator[str | None]:
 
 
 def _named_for_multiprocessing() -> str | None:
-    """What the program set with `multiprocessing.set_executable`, the standard way to name an interpreter."""
+    """The interpreter that the program set with `multiprocessing.set_executable`, the standard way to name one."""
     spawn: ModuleType | None = sys.modules.get("multiprocessing.spawn")
     named = None if spawn is None else spawn.get_executable()
     return os.fsdecode(named) if named else None
 
 
 def _is_interpreter(path: str) -> bool:
-    """By its name; and it is not this program under such a name."""
+    """Decided by the name of the file, which must not be this program under such a name."""
     if not _NAME.match(os.path.basename(path)) or not os.access(path, os.X_OK) or os.path.isdir(path):
         return False
     try:
@@ -70,7 +70,7 @@ def _is_interpreter(path: str) -> bool:
 
 
 def import_places() -> list[str]:
-    """Where a child finds what this process has imported, whatever became of the current directory since."""
+    """The directories where a child finds the modules of this process, even if the current directory has changed."""
     places = [str(place) for place in sys.path]
     places = [place if os.path.isabs(place) else os.path.join(_STARTED_IN or "", place) for place in places]
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

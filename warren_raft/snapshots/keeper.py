@@ -1,8 +1,8 @@
-"""What a running manager does with snapshots: takes, sends and fetches them, and opens a state from one.
+"""The snapshots of a running manager: taking, sending and fetching them, and opening a state from one of them.
 
-The decisions are consensus's (raft/catchup.py), which knows this as its `Snapshots`; names are directory.py's matter.
-Invariant: no snapshot is sent, or made into a state, whose bytes were not proved in this process's life, and a state
-that came from one is published only when its file is on disk.
+Consensus (raft/catchup.py) decides when, and knows this class as its `Snapshots`; directory.py decides the names.
+Invariant: a snapshot is sent, or made into a state, only after its bytes were checked in this process's life. A state
+from a fetched snapshot is published only when the snapshot's file is on disk.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ REJOIN: Final = (
 )
 
 Verify: TypeAlias = Callable[[str, bool, Cancel], Manifest]
-"""(path, whether also every record, what ends it early) -> the manifest; raises SnapshotInvalid, Closed."""
+"""(path, whether to check every record, an event that cancels) -> the manifest; raises SnapshotInvalid, Closed."""
 
 
 def verified_in_child(path: str, records: bool, cancel: Cancel) -> Manifest:
-    """In this process it would stall the raft thread by tens of milliseconds at a time."""
+    """In a child, because in this process it would stall the raft thread by tens of milliseconds at a time."""
     return verify_in_child(path, records=records, cancel=cancel)
 
 
@@ -65,7 +65,7 @@ class Held:
 
     @property
     def sha256(self) -> str:
-        """Of the database in it; what else is in the file proves itself."""
+        """The hash of the database in the file. The trailer has a hash of its own."""
         return self.snapshot.manifest.sha256
 
     @property
@@ -74,7 +74,8 @@ class Held:
 
 
 class Keeper:
-    """The snapshots of one open data directory. Jobs (what `take`, `read` ... return) run in any worker thread."""
+    """The snapshots of one open data directory. The jobs that `take`, `read` and others return run in any worker
+    thread."""
 
     def __init__(
         self,
@@ -96,47 +97,47 @@ class Keeper:
         """Paths whose hash was checked since this manager started."""
         self._damaged: set[str] = set()
         self._files = threading.Lock()  # names in the two directories change one at a time
-        self._names = threading.Lock()  # guards _dropped, and that what is in it is not what a name stands for now
+        self._names = threading.Lock()  # guards _dropped: no path in it has a new file by now
         self.is_suspect = False
-        """A snapshot of the state in use did not prove itself: nobody may vouch for that state."""
+        """A snapshot of the state in use failed its verification: this state must not be the source of another."""
         self._retired: list[tuple[int, str]] = []
         self._dropped: list[str] = []
         self._incoming = ("", 0)
         self.closing: Final = threading.Event()
         """Set to end the jobs that run."""
         self.machine: StateMachine
-        """The state in use; set by whoever opens the directory."""
+        """The state in use; set by the code that opens the directory."""
         self.on_swap: Callable[[StateMachine], None] = lambda _machine: None
-        """Called in the raft thread when another state takes the place of `machine`."""
+        """Called in the raft thread when another state replaces `machine`."""
 
     def open(self) -> None:
-        """Look at what is there. Before anything else; the caller holds the directory's lock."""
+        """Read the directory. Call this first; the caller holds the directory's lock."""
         self._directory.create()
         self._state.hold(self._directory.path)
         self._held = [Held(snapshot) for snapshot in self._directory.list()]
         self._incoming = self._read_incoming()
 
-    # What there is -----------------------------------------------------------------------------------------------
+    # The present snapshots ---------------------------------------------------------------------------------------
 
     @property
     def held(self) -> list[Held]:
-        """The newest first."""
+        """The usable snapshots, the newest first."""
         return [held for held in self._held if held.snapshot.path not in self._damaged]
 
     @property
     def newest(self) -> Snapshot | None:
-        """For those who show it."""
+        """The newest snapshot, for display."""
         held = self.held
         return held[0].snapshot if held else None
 
     @property
     def incoming(self) -> tuple[str, int]:
-        """(sha256, bytes) of the file that is being fetched, or was when this manager last ran; ("", 0): none."""
+        """(sha256, bytes) of the file that is being fetched, also since before this manager's start; ("", 0): none."""
         return self._incoming
 
     def state_bytes(self) -> int:
-        """The state's size when the newest snapshot was taken; 0 before the first. Not its size now: a state that only
-        grows is never outweighed by the log that made it grow."""
+        """The state's size when the newest snapshot was taken; 0 before the first. Not its present size: the log could
+        never outgrow a state that only grows with it."""
         newest = self.newest
         return 0 if newest is None else newest.manifest.size_bytes
 
@@ -167,19 +168,19 @@ class Keeper:
         return job
 
     def took(self, snapshot: Held, pinned: set[str]) -> None:
-        """Hold it; of the others keep the newest, and those whose sha256 is pinned."""
+        """Hold a new snapshot. Of the others keep the newest, and those whose sha256 is pinned."""
         others = [each for each in self.held if each.snapshot.path != snapshot.snapshot.path]
         held = sorted([snapshot, *others], key=_age)
         self._held = held[:KEPT] + [each for each in held[KEPT:] if each.sha256 in pinned]
         self._drop(each for each in held[KEPT:] if each not in self._held)
 
     def drop(self, snapshot: Held) -> None:
-        """It was taken, and is not wanted."""
+        """Drop a snapshot that was taken and is not wanted."""
         self._held = [each for each in self._held if each.snapshot.path != snapshot.snapshot.path]
         self._drop([snapshot])
 
     def drop_held(self, but: Held) -> None:
-        """They were taken of a state that turned out wrong; `but` is what came instead."""
+        """Drop all snapshots except `but`: they were taken of a state that had diverged or was damaged."""
         others = [each for each in self._held if each.snapshot.path != but.snapshot.path]
         self._held = []
         self._drop(others)
@@ -189,7 +190,8 @@ class Keeper:
             self._dropped += [each.snapshot.path for each in snapshots]
 
     def _reclaim(self, path: str) -> None:
-        """A proved file has this name now, whatever had it before. FileNotFoundError where `tidy` was faster."""
+        """The name belongs to a new verified file now, and no longer to an old one. Raises FileNotFoundError if `tidy`
+        has removed it already."""
         with self._names:
             self._dropped = [each for each in self._dropped if each != path]
             os.stat(path)
@@ -197,7 +199,7 @@ class Keeper:
         self._proved.add(path)
 
     def require_room(self, wanted_bytes: int) -> None:
-        """Not to the last byte: the log shares this disk, and a snapshot can wait. Raises StorageFull."""
+        """Raise StorageFull below the reserve: the log shares this disk, and a snapshot can wait."""
         status = os.statvfs(self._state.data_dir)
         free = status.f_bavail * status.f_frsize
         if free < wanted_bytes + self._reserve_bytes:
@@ -224,7 +226,7 @@ class Keeper:
         return job
 
     def _prove(self, path: str) -> None:
-        """Once in this process's life: it may have rotted since it was taken."""
+        """Verify once in this process's life: the file may have been damaged since it was taken."""
         if path in self._proved:
             return
         try:
@@ -233,7 +235,7 @@ class Keeper:
             self._set_aside(path, error)
             raise
         except FileNotFoundError:
-            self._damaged.add(path)  # somebody removed it: it is held no more
+            self._damaged.add(path)  # somebody removed it, so it is no longer held
             raise
         self._proved.add(path)
 
@@ -251,14 +253,14 @@ class Keeper:
         def job() -> None:
             try:
                 with no_space_as_storage_full(self._directory.incoming):
-                    self.require_room(2 * size - offset)  # the rest of it, and the state that is made of it
+                    self.require_room(2 * size - offset)  # the rest of it, and the state that is made from it
                     if offset == 0:
                         self._begin_incoming(sha256)
                     self._write_incoming(offset, data)
             except StorageFull as error:
                 shortage = shortage_of(error)
                 if shortage is None or shortage.is_space:
-                    self._remove_incoming()  # the log needs the room more
+                    self._remove_incoming()  # the log needs the space more
                 raise
             self._incoming = (sha256, offset + len(data))
 
@@ -289,7 +291,7 @@ class Keeper:
         return os.path.join(self._directory.path, INCOMING[1])
 
     def _read_incoming(self) -> tuple[str, int]:
-        """What is left of a fetch that was broken off. What it holds is proved when it is complete."""
+        """The part of an interrupted fetch. Its content is verified when it is complete."""
         try:
             with open(self._incoming_note, encoding="utf-8", opener=without_links) as file:
                 sha256 = json.load(file)["sha256"]
@@ -298,11 +300,12 @@ class Keeper:
             return "", 0
 
     def drop_incoming(self) -> None:
-        """It was no sound snapshot; the next fetch begins anew."""
+        """The file was not a valid snapshot; the next fetch starts from the beginning."""
         self._incoming = ("", 0)
 
     def open_incoming(self, sha256: str, cluster_id: str | None) -> Callable[[], tuple[Held, StateMachine]]:
-        """Proved in full, records and indexes too, before LMDB opens it for writing."""
+        """Open the fetched snapshot, after checking all of it, records and indexes too: before LMDB opens it for
+        writing."""
         path = self._directory.incoming
 
         def job() -> tuple[Held, StateMachine]:
@@ -311,7 +314,8 @@ class Keeper:
                 raise SnapshotInvalid(path, f"has the hash {manifest.sha256}, {sha256} was offered")
             if cluster_id is not None and manifest.cluster_id != cluster_id:
                 raise SnapshotInvalid(path, f"is of cluster {manifest.cluster_id}, this manager of {cluster_id}")
-            # First the copy, which may find no room: then it is still the one that is being fetched.
+            # The copy comes first, because there may be no space left for it. In that case the file is still the
+            # incoming one.
             machine = self._open_copy(path)
             try:
                 with self._files:
@@ -328,8 +332,8 @@ class Keeper:
     # A state from a snapshot ---------------------------------------------------------------------------------------
 
     def rebuild(self, log_holds: Callable[[int, int], bool]) -> Callable[[], StateMachine]:
-        """From the newest good snapshot that the log goes on from: `log_holds(index, term)`; from nothing where the log
-        reaches back to its start. Corrupted where there is neither."""
+        """Rebuild the state from the newest good snapshot at which the log continues: `log_holds(index, term)`. Without
+        such a snapshot, rebuild it from the log alone if that is complete. Raises Corrupted if neither is possible."""
         candidates = [held.snapshot.path for held in self.held if log_holds(held.index, held.term)]
         from_nothing = log_holds(FIRST_INDEX, 0)
 
@@ -340,7 +344,7 @@ class Keeper:
                 except SnapshotInvalid:
                     continue  # it was set aside, with a line in the log
                 except FileNotFoundError:
-                    continue  # a newer one took its place meanwhile
+                    continue  # a newer snapshot has replaced it meanwhile
                 return self._open_copy(path)
             if from_nothing:
                 return StateMachine(Database.create(self._state, sync=False))
@@ -355,7 +359,7 @@ class Keeper:
         try:
             database = Database.open_generation(self._state, generation, sync=False)
         except BaseException:
-            self._state.remove(generation)  # it is tried again, under another number
+            self._state.remove(generation)  # the next attempt has another number
             raise
         try:
             return StateMachine(database)
@@ -371,10 +375,10 @@ class Keeper:
         return machine.database.publish
 
     def swap(self, machine: StateMachine, why: str) -> None:
-        """Readers see it from now on; reads that have begun go on in the old one. `why`: the old one is kept for study
-        under this word; "": it was merely old."""
+        """Readers use the new state from now on; reads that have begun go on in the old one. `why`: the old state is
+        kept for study under this word; "": the old state has no fault and is removed."""
         if machine is self.machine:
-            raise InvariantViolation("a state cannot take its own place")
+            raise InvariantViolation("a state cannot replace itself")
         self._retired.append((self.machine.database.generation, why))
         self.is_suspect = False
         self.machine = machine
@@ -385,7 +389,7 @@ class Keeper:
         self._retired.append((machine.database.generation, ""))
 
     def tidy(self) -> None:
-        """Remove the files of states and snapshots that are not used any more. For a timer, one thread."""
+        """Remove the files of states and snapshots that are no longer used. For a timer, one thread."""
         with self._names:
             while self._dropped:
                 with suppress(FileNotFoundError):

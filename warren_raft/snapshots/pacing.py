@@ -1,6 +1,6 @@
-"""A long computation in pieces, so that the other threads of this process, the raft thread first of all, run meanwhile.
+"""A long computation in pieces, so that other threads of this process run meanwhile, above all the raft thread.
 
-Lives here: the pauses, and what reads with pauses. Not here: what is computed (verification.py).
+Lives here: the pauses, and reading with pauses. Not here: the computation (verification.py).
 Invariant: no piece holds the interpreter's lock for much longer than RUN_SECONDS.
 """
 
@@ -15,19 +15,19 @@ from warren_raft.store.transactions import ReadTransaction, Space
 
 RUN_SECONDS: Final = 0.001
 PAUSE_SECONDS: Final = 0.004
-"""A fifth of one processor: ten times slower than alone on a machine, and a heartbeat is not late."""
+"""A fifth of one processor: ten times slower than alone on a machine, but no heartbeat is late."""
 RECORDS: Final = 16
-"""Read at one go: some hundred microseconds."""
+"""Records read between two pauses: some hundred microseconds."""
 
 T = TypeVar("T")
 
 
 class Cancelled(BaseException):
-    """The computation was cancelled. Not an Exception: what it passes through must not take it for a finding."""
+    """The computation was cancelled. Not an Exception, so that no code on the way takes it for a fault of the file."""
 
 
 class Pace:
-    """Call it between pieces. Raises Cancelled once `is_cancelled` says so. For one thread."""
+    """Call it between pieces. Raises Cancelled when `is_cancelled` returns True. For one thread."""
 
     def __init__(self, is_cancelled: Callable[[], bool] = lambda: False) -> None:
         self._is_cancelled = is_cancelled
@@ -61,7 +61,7 @@ class PacedFile(io.FileIO):
 
 
 class PacedTransaction(ReadTransaction):
-    """A read transaction whose records come with pauses."""
+    """A read transaction that pauses between records."""
 
     __slots__ = ("_pace",)
 

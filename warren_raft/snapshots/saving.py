@@ -1,7 +1,7 @@
-"""A snapshot for somebody outside: a file at a path of the caller's, verified, that is whole or not there.
+"""A snapshot for use outside a manager: a verified file at a path of the caller's. It is complete, or does not exist.
 
-A manager's own snapshots are in directory.py. Invariant: a file under the name that was asked for is verified and on
-disk, and no file that was there before is replaced. A device or a FIFO gets a snapshot that was verified before.
+A manager's own snapshots are in directory.py. Invariant: a file under the requested name is verified and on disk, and
+no existing file is replaced. A device or a FIFO gets a snapshot that was verified before.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from warren_raft.store.generations import sync_directory
 logger = logging.getLogger("warren_raft.saving")
 
 LEFTOVER_SECONDS: Final = 86_400.0
-"""A part that nobody has written to for a day is a dead process's. Not a lock: network file systems have none, or
-others."""
+"""A part that was not written to for a day belongs to a dead process. A lock is not used, because some network file
+systems have no locks."""
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES})
 
 
@@ -47,11 +47,11 @@ def save(
 ) -> Manifest:
     """Write a snapshot to `path` (mode 0600), verify every record of it in a child, and only then give it that name.
 
-    Where `path` is a device, a FIFO or /dev/stdout, the snapshot is made in the directory for temporary files, and
-    written there then.
+    If `path` is a device, a FIFO or /dev/stdout, the snapshot is made in the directory for temporary files and then
+    copied to `path`.
 
-    Raises RefusedForSafety (there is a file of that name), StorageFull, OSError, SnapshotInvalid (the state itself is
-    not sound), VerificationFailed, Closed (`cancel` was set). Nothing is left then.
+    Raises RefusedForSafety (a file of that name exists), StorageFull, OSError, SnapshotInvalid (the state itself is
+    damaged), VerificationFailed, Closed (`cancel` was set). In these cases no file is left.
     """
     with new_file(path) as part:
         manifest = write(database, part, created_at=created_at, node_id=node_id, quorum=quorum)
@@ -63,8 +63,9 @@ def save(
 def new_file(path: Path) -> Iterator[str]:
     """The name of a file to make, `PATH.<random>.part`, which gets the name `path` when the block ends well.
 
-    Else it is removed; where the process was killed, by the next one for the same path a day later. Errors name
-    `path`. For a device or a FIFO it is a name in a directory for temporary files, and the file's content goes there.
+    After an error it is removed. If the process was killed, the next save to the same path removes it a day later.
+    Errors name `path`. For a device or a FIFO it is a name in a directory for temporary files, and the content is
+    copied.
     """
     if is_node(path):
         with _for_node(path) as part:
@@ -103,8 +104,8 @@ def _for_node(path: Path) -> Iterator[str]:
 
 
 def remove_leftovers(directory: str, is_part: re.Pattern[str], *, now: float) -> None:
-    """Remove the files of a directory with such a name that are LEFTOVER_SECONDS old at `now`. What cannot be removed
-    is said in the log, and no reason to save nothing."""
+    """Remove the files with such a name in a directory that are LEFTOVER_SECONDS old at `now`. A file that cannot be
+    removed is logged, but does not prevent the next save."""
     try:
         parts = [entry for entry in os.scandir(directory) if is_part.fullmatch(entry.name)]
         for part in parts:
@@ -112,18 +113,18 @@ def remove_leftovers(directory: str, is_part: re.Pattern[str], *, now: float) ->
                 if now - part.stat(follow_symlinks=False).st_mtime > LEFTOVER_SECONDS:
                     os.unlink(part.path)
     except (FileNotFoundError, NotADirectoryError):
-        return  # whoever makes the file says so
+        return  # the code that makes the file reports it
     except OSError as error:
         log_event(logger, logging.WARNING, "part of a killed save not removed", error, directory=directory)
 
 
 def _require_free(path: str) -> None:
     if os.path.lexists(path):
-        raise RefusedForSafety(f"{path} is there already: name another file, or remove it first")
+        raise RefusedForSafety(f"{path} exists already: name another file, or remove it first")
 
 
 def _give_name(part: str, path: str) -> None:
-    """A link, because a rename would replace what somebody else has put there meanwhile."""
+    """Make a link, because a rename would replace a file that another process has put there meanwhile."""
     try:
         os.link(part, path, follow_symlinks=False)
     except FileExistsError:
@@ -137,7 +138,7 @@ def _give_name(part: str, path: str) -> None:
 
 
 def require_hash(path: Path) -> Manifest:
-    """The manifest of a file that came over a connection, if every byte of it came. Raises SnapshotInvalid."""
+    """The manifest of a file that came over a connection, if all bytes are correct. Raises SnapshotInvalid."""
     path = os.fspath(path)
     with opened(path) as descriptor:
         manifest = manifest_in(descriptor, path)
@@ -147,13 +148,14 @@ def require_hash(path: Path) -> Manifest:
 
 
 Take = Callable[[str], object]
-"""Saves a snapshot at a path, as the `snapshot` of a store does."""
+"""A function that saves a snapshot at a path, like the `snapshot` method of a store."""
 
 
 def take_nameless(directory: str, take: Take) -> int:
-    """A snapshot without a name, as a descriptor: its space is given back with that, however this process ends.
+    """The descriptor of a snapshot without a name: its space is freed with the descriptor, however this process ends.
 
-    While it is made it is DIRECTORY/sending-<random>.part; `SnapshotDirectory.create` removes one that was left.
+    While it is made it is DIRECTORY/sending-<random>.part; `SnapshotDirectory.create` removes the part of a dead
+    process.
     """
     path = os.path.join(directory, f"sending-{secrets.token_hex(8)}.part")
     take(path)

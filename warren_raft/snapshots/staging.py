@@ -1,8 +1,9 @@
-"""A data directory whose log, state and snapshots are replaced all at once, or not at all, whenever the process dies.
+"""Replacing the log, state and snapshots of a data directory together or not at all, even if the process dies.
 
-What the new ones hold is made elsewhere (install.py, restoring.py). Within the directory, because it may be a mount
-point, and may hold what is not ours (lost+found). Invariant: until `commit` has returned nothing of the directory is
-touched; from then on whoever opens it next finds the new one, by `finish`; what was there is moved, never removed.
+The new content is made elsewhere (install.py, restoring.py). The new files are made within the directory, because the
+directory may be a mount point and may hold foreign files (lost+found). Invariant: until `commit` has returned, nothing
+of the directory is changed. After that, the next process that opens it gets the new content, by `finish`. The old
+content is set aside, never removed.
 """
 
 from __future__ import annotations
@@ -22,22 +23,23 @@ from warren_raft.store.generations import make_directory, replace_file, sync_dir
 Path = str | os.PathLike[str]
 
 OURS: Final = ("log", "state", "snapshots")
-"""What makes a directory a manager's. A lock, or the socket of one that is gone, does not."""
+"""A directory with one of these belongs to a manager. A lock file, or the socket of a stopped manager, is not
+enough."""
 
 _OTHERS: Final = ("admin.sock", "lost+found")
 _PART: Final = "restore.part"
 _READY: Final = "restore.ready"
-_ASIDE: Final = "aside"  # in either: where the old ones go
+_ASIDE: Final = "aside"  # in both of the above: the name of the directory for the old content
 _ASIDE_NAME: Final = re.compile(r"aside-[0-9TZ-]+\Z")
 
 
 def held(directory: Path) -> list[str]:
-    """Which of OURS the directory holds; whatever else is in it is not looked at."""
+    """The names of OURS that exist in the directory. Other names are not checked."""
     return [name for name in OURS if os.path.lexists(os.path.join(directory, name))]
 
 
 def strangers(directory: Path) -> list[str]:
-    """What else the directory holds, and no manager or file system leaves there."""
+    """The names in the directory that neither a manager nor a file system makes."""
     try:
         names = os.listdir(directory)
     except FileNotFoundError:
@@ -47,7 +49,7 @@ def strangers(directory: Path) -> list[str]:
 
 
 def asides(directory: Path) -> list[str]:
-    """The paths of what was moved aside here, the oldest first."""
+    """The paths of the directories with content that was set aside here, the oldest first."""
     try:
         names = os.listdir(directory)
     except FileNotFoundError:
@@ -56,7 +58,7 @@ def asides(directory: Path) -> list[str]:
 
 
 def begin(directory: Path) -> str:
-    """A new, empty place to make the new ones in, under the names OURS. The caller holds the directory's lock."""
+    """A new empty directory for the new content, under the names OURS. The caller holds the directory's lock."""
     discard(directory)
     part = os.path.join(directory, _PART)
     make_directory(part)
@@ -64,13 +66,14 @@ def begin(directory: Path) -> str:
 
 
 def discard(directory: Path) -> None:
-    """Remove what was begun, by this process or by one that died."""
+    """Remove an unfinished replacement, of this process or of one that died."""
     with suppress(FileNotFoundError):
         shutil.rmtree(os.path.join(directory, _PART))
 
 
 def commit(directory: Path, now: datetime) -> None:
-    """What was made, and synced, is the directory's from now on. The caller closes what it has open, then `finish`."""
+    """Make the new content, which is synced, the directory's content. The caller closes its files and calls
+    `finish`."""
     part = os.path.join(directory, _PART)
     replace_file(os.path.join(part, _ASIDE), _free_name(directory, now).encode())
     sync_directory(part)
@@ -79,7 +82,7 @@ def commit(directory: Path, now: datetime) -> None:
 
 
 def is_committed(directory: Path) -> bool:
-    """Whether there was a `commit` that `finish` has not carried through yet."""
+    """Whether there was a `commit` that `finish` has not completed yet."""
     return os.path.lexists(os.path.join(directory, _READY, _ASIDE))
 
 
@@ -93,9 +96,9 @@ def _free_name(directory: Path, now: datetime) -> str:
 
 
 def finish(directory: Path) -> str | None:
-    """After a `commit`: the old ones go aside, and the new ones take their place. Else nothing.
+    """After a `commit`, set the old content aside and put the new content in its place. Otherwise do nothing.
 
-    May be cut short anywhere and called again. Returns the path of what went aside. The caller holds the lock.
+    An interrupted call may be repeated. Returns the path of the old content. The caller holds the lock.
     """
     ready = os.path.join(directory, _READY)
     try:
@@ -118,7 +121,7 @@ def finish(directory: Path) -> str | None:
 
 def _take_place(new: str, place: str, aside: str) -> None:
     if not os.path.lexists(new):
-        return  # a call before this one got so far
+        return  # an earlier call has moved it
     if os.path.lexists(place):
         make_directory(os.path.dirname(aside))
         os.rename(place, aside)

@@ -1,7 +1,7 @@
-"""The proof of a snapshot: hash, structure, what its manifest says, its digest, and every record of it.
+"""The verification of a snapshot: its hash, its structure, its manifest, its digest, and every record.
 
-In this process (`verify`, a second or more of Python), or in a child (`verify_in_child`), which a manager needs: its
-raft thread would stall. Invariant: LMDB opens no file whose hash and structure were not checked before.
+It runs in this process (`verify`, a second or more of Python), or in a child (`verify_in_child`). A manager needs the
+child, because its raft thread would stall. Invariant: LMDB opens no file whose hash and structure were not checked.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ NICE: Final = 10  # a child of low priority gives way, and still gets a tenth of
 _HASHED, _WALKED, _SUMMED, _DECODED = 0.03, 0.25, 0.3, 0.7  # shares of the whole, as measured
 _REPORT_EVERY: Final = 1_000  # records between two calls of `progress`
 _KILLS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGXCPU})
-"""What ends a child and says nothing about the file; SIGXCPU by a limit that is not ours."""
+"""Signals that say nothing about the file. SIGXCPU may come from a limit that is not ours."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _CRASHES: Final = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
 
 
 class VerificationFailed(WarrenError):
-    """A snapshot could not be verified: nothing is known about it. `path` names it."""
+    """A snapshot could not be verified, so nothing is known about it. `path` names it."""
 
     def __init__(self, path: str, detail: str) -> None:
         super().__init__(path, detail)
@@ -67,22 +67,23 @@ class VerificationFailed(WarrenError):
 
 
 class NoChild(VerificationFailed):
-    """There is no interpreter that a child could be started with. `detail` says what was tried last."""
+    """No interpreter could be started for a child. `detail` describes the last attempt."""
 
 
 class Cancel(Protocol):
-    """A `threading.Event`, as far as it is used here."""
+    """The part of `threading.Event` that is used here."""
 
     def is_set(self) -> bool: ...
 
 
 def verify(path: Path, *, records: bool = True, progress: Progress | None = None, pace: Pace | None = None) -> Manifest:
-    """Prove that the file is what was written: its hash, the structure of the database, the manifest, the digest.
+    """Prove that the file has the written bytes: its hash, the structure of the database, the manifest, the digest.
 
-    `records`: also decode every record, the sessions and the history, and build the indexes anew to compare them.
-    100,000 containers (90 MB) take 0.8 s, with records 3 s, on one processor. `pace`: in pieces, for other threads.
+    `records`: also decode every record, the sessions and the history, and rebuild the indexes to compare them. 100,000
+    containers (90 MB) take 0.8 s, with records 3 s, on one processor. `pace`: in pieces, for other threads.
 
-    Raises SnapshotInvalid (what is wrong, and where), RefusedForSafety (a newer format), OSError, what `pace` raises.
+    Raises SnapshotInvalid (with the fault and its place), RefusedForSafety (a newer format), OSError, and the errors of
+    `pace`.
     """
     report = progress or (lambda _share: None)
     path = os.fspath(path)
@@ -90,7 +91,7 @@ def verify(path: Path, *, records: bool = True, progress: Progress | None = None
         manifest = manifest_in(descriptor, path)
         if sha256_of(descriptor, manifest.size_bytes, lambda share: report(share * _HASHED)) != manifest.sha256:
             raise SnapshotInvalid(path, "is damaged: its bytes do not fit the hash in its last page")
-        same_file = f"/proc/self/fd/{descriptor}"  # whatever happens to the name meanwhile
+        same_file = f"/proc/self/fd/{descriptor}"  # so that a change of the name meanwhile does not matter
         problem = _structure_problem(same_file, pace)
         report(_WALKED)
         if problem is None:
@@ -102,13 +103,13 @@ def verify(path: Path, *, records: bool = True, progress: Progress | None = None
 
 
 def prove_state(path: Path) -> None:
-    """Raise Corrupted where a database that nobody has open is not sound: its structure, its digest, its indexes.
+    """Raise Corrupted if a database that no process has open is damaged: its structure, its digest, its indexes.
 
-    For a state whose manager died: what it would have noted of the file at its end (`StateDirectory.seal`) is missing.
+    For a state whose manager died, and therefore has no seal (`StateDirectory.seal`).
     100,000 containers (90 MB) take 1.2 s.
 
-    Raises RefusedForSafety for a newer format, and OSError or MemoryError where this machine could not look (too many
-    open files, no memory, no permission): nothing is known of the file then.
+    Raises RefusedForSafety for a newer format. Raises OSError or MemoryError if this machine could not check the file
+    (too many open files, no memory, no permission): then nothing is known about the file.
     """
     path = os.fspath(path)
     refuse_newer_data(path)
@@ -141,14 +142,14 @@ def _structure_problem(file: str, pace: Pace | None = None) -> str | None:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno != errno.EIO:
-            raise  # of this machine, and no word about the file: too many open files, say
-        # Whatever hostile bytes can do to the verifier, they are not sound.
+            raise  # an error of this machine (for example too many open files) says nothing about the file
+        # Hostile bytes may raise any other error in the verifier: then the file is damaged.
         problems = [str(error) if isinstance(error, lmdb.verify.VerifyError) else f"{type(error).__name__}: {error}"]
     return f"is not a sound database: {_first(problems)}" if problems else None
 
 
 def _walked(file: str, pace: Pace) -> list[str]:
-    """`lmdb.verify.verify`, which takes no file of ours: this is what it does with the one that it opens."""
+    """`lmdb.verify.verify` takes no open file. This does the same with a file of ours."""
     with PacedFile(file, pace) as opened_file:
         size = os.fstat(opened_file.fileno()).st_size
         problems: list[str] = lmdb.verify._Verifier(opened_file, size).verify()  # type: ignore[no-untyped-call]
@@ -156,7 +157,7 @@ def _walked(file: str, pace: Pace) -> list[str]:
 
 
 def _problem_of(error: StorageFailed | lmdb.Error, path: str) -> str:
-    """What an error of LMDB tells of the file. Raises OSError for one that tells only of this machine."""
+    """The fault of the file, from an error of LMDB. Raises OSError for an error that concerns only this machine."""
     code = error.code if isinstance(error, StorageFailed) else code_of(error)
     if code > 0:  # an errno: of memory, of descriptors, of locks
         raise OSError(code, os.strerror(code), path) from None
@@ -168,7 +169,7 @@ def _first(problems: Sequence[str]) -> str:
 
 
 class _Problem(Exception):
-    """Something is wrong in the database. It does not leave this module."""
+    """The database has a fault. This error does not leave the module."""
 
 
 def _content_problem(
@@ -218,8 +219,8 @@ def _check_manifest(transaction: ReadTransaction, manifest: Manifest) -> None:
 
 
 def _problem_of_members(found: Committed) -> str | None:
-    """What is wrong with the list of members; None where nothing is, or there is none."""
-    from warren_raft.raft.membership import Membership  # it brings asyncio and ssl along
+    """The fault of the list of members; None if it has no fault, or does not exist."""
+    from warren_raft.raft.membership import Membership  # here, because it imports asyncio and ssl
 
     if found.membership is None:
         return None
@@ -295,19 +296,19 @@ def _check_history(transaction: ReadTransaction, manifest: Manifest) -> None:
 # ---------------------------------------------------------------------------------------------- in a child
 
 BEGUN: Final = b"begun\n"
-"""What the child says before it looks at the file. A crash before that (no file descriptor for its own modules, say)
-says nothing about the file."""
+"""The child prints this before it reads the file. A crash before that (for example no file descriptor for its own
+modules) says nothing about the file."""
 
 CPU_SECONDS_MIN: Final = 60
 CPU_SECONDS_PER_MIB: Final = 1
-"""A child's deadline, in processor time, so that a busy machine ends none: thirty times what 100,000 containers (90 MB)
-take. A file that was made by hand may take for ever."""
+"""A child's limit of processor time, so that a busy machine ends no child: thirty times the time for 100,000 containers
+(90 MB). A file that was made by hand may take for ever."""
 
 MEMORY_BYTES_MIN: Final = 1 << 30
 MEMORY_FACTOR: Final = 16
-"""Of the file's size. The indexes are rebuilt in memory, which takes once or twice that size."""
+"""The limit of memory as a multiple of the file's size. The indexes are rebuilt in memory: once or twice the size."""
 
-# The child imports what this process would, from where it would, and nothing that lies in the current directory.
+# The child imports the same modules from the same places as this process, and nothing from the current directory.
 _BEGIN: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from warren_raft.snapshots.verify_child import main; main(sys.argv[2:])"
@@ -323,13 +324,13 @@ def verify_in_child(
 ) -> Manifest:
     """`verify`, in a process of its own that ends with this one. Blocks without the GIL.
 
-    `cancel`, once set, ends it within CANCEL_POLL_SECONDS: Closed. `low_priority`: it gives way to everything else.
-    A file that takes more than CPU_SECONDS_MIN and CPU_SECONDS_PER_MIB of processor time is SnapshotInvalid; one for
-    which MEMORY_BYTES_MIN, and MEMORY_FACTOR times its size, do not suffice is VerificationFailed.
-    Where there is no interpreter for a child (a frozen program, an embedded one) it is done in this process, in pieces
-    that let other threads run, and takes several times longer.
+    Setting `cancel` ends it within CANCEL_POLL_SECONDS with Closed. `low_priority`: it gives way to all other
+    processes. A file that takes more processor time than CPU_SECONDS_MIN plus CPU_SECONDS_PER_MIB is SnapshotInvalid. A
+    file that needs more memory than MEMORY_BYTES_MIN plus MEMORY_FACTOR times its size is VerificationFailed. If there
+    is no interpreter for a child (a frozen program, an embedded one), it is done in this process, in pieces that let
+    other threads run, and takes several times longer.
 
-    Raises what `verify` raises; VerificationFailed where the child could not come to a result.
+    Raises the errors of `verify`, and VerificationFailed if the child got no result.
     """
     path = absolute(path)
     options = {"records": records, "nice": NICE if low_priority else 0}
@@ -344,16 +345,16 @@ def verify_in_child(
 
 
 def prove_state_in_child(path: Path, *, cancel: Cancel | None = None) -> None:
-    """`prove_state`, in a process of its own: a file that ends the process that reads it is Corrupted.
+    """`prove_state`, in a process of its own: a file that ends this process by a crash is Corrupted.
 
-    Raises what `prove_state` raises; VerificationFailed where the child could not come to a result.
+    Raises the errors of `prove_state`, and VerificationFailed if the child got no result.
     """
     path = absolute(path)
     _answer_of_child(path, {"state": True, "nice": 0}, cancel, lambda detail: Corrupted(path, detail))
 
 
 _said: list[str] = []
-"""Why no child could be started; the log has it once."""
+"""Why no child could be started; logged once."""
 
 
 def _verified_here(path: str, records: bool, cancel: Cancel | None, why: NoChild) -> Manifest:
@@ -373,9 +374,9 @@ def _verified_here(path: str, records: bool, cancel: Cancel | None, why: NoChild
 def _answer_of_child(
     path: str, options: dict[str, Any], cancel: Cancel | None, damaged: Callable[[str], WarrenError]
 ) -> dict[str, Any]:
-    """What the child (verify_child.py) found. `damaged` makes the error of a file that ended it.
+    """The findings of the child (verify_child.py). `damaged` makes the error for a file that ended the child.
 
-    Raises NoChild where no interpreter could begin.
+    Raises NoChild if no interpreter could start.
     """
     size = _size_of(path)
     limits = {"cpu_seconds": _cpu_seconds(size), "memory_bytes": MEMORY_BYTES_MIN + MEMORY_FACTOR * size}
@@ -386,14 +387,14 @@ def _answer_of_child(
             code, out, err = _run([interpreter, "-I", "-c", _BEGIN, *arguments], cancel)
         except OSError as error:
             if error.errno in _EXHAUSTED:
-                raise  # over some day
+                raise  # a shortage that will pass
             reason = f"{interpreter} cannot be started: {error.strerror}"
             continue
         begun, answer = out.startswith(BEGUN), out.removeprefix(BEGUN)
         if code == 0 and begun:
             return _result_of(path, answer)
         if begun and code == -signal.SIGXCPU and _is_own_deadline(size):
-            raise damaged(f"takes more processor time than any sound one of its size ({_cpu_seconds(size)} s)")
+            raise damaged(f"takes more processor time than any undamaged file of its size ({_cpu_seconds(size)} s)")
         if begun and -code in _CRASHES:
             raise damaged(f"ended the process that verified it with {signal.Signals(-code).name}")
         unfinished = _unfinished(path, code, err)
@@ -407,22 +408,22 @@ def _size_of(path: str) -> int:
     try:
         return os.stat(path).st_size
     except OSError:
-        return 0  # the child says what is wrong with it
+        return 0  # the child reports the error
 
 
 def _cpu_seconds(size: int) -> int:
-    """A child's deadline for a file of `size` bytes."""
+    """A child's limit of processor time for a file of `size` bytes."""
     return CPU_SECONDS_MIN + CPU_SECONDS_PER_MIB * (size >> 20)
 
 
 def _is_own_deadline(size: int) -> bool:
-    """Whether it is our limit that a child reaches first, and not one that this process has as well."""
+    """Whether a child reaches our limit first, and not a limit that this process has as well."""
     limit, _ = resource.getrlimit(resource.RLIMIT_CPU)
     return limit == resource.RLIM_INFINITY or _cpu_seconds(size) < limit
 
 
 def _run(command: Sequence[str], cancel: Cancel | None) -> tuple[int, bytes, bytes]:
-    """(exit code, stdout, stderr) of a child. Raises OSError where it cannot be started, Closed."""
+    """(exit code, stdout, stderr) of a child. Raises OSError if it cannot be started, Closed."""
     with RESERVE.call(
         subprocess.Popen, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:
@@ -457,7 +458,7 @@ def _result_of(path: str, out: bytes) -> dict[str, Any]:
             return dict(answer["sound"])
         raise _ERRORS[answer["error"]](path, answer)
     except (ValueError, KeyError, TypeError) as error:
-        raise VerificationFailed(path, f"an answer that is none: {out[:200]!r}") from error
+        raise VerificationFailed(path, f"the process that verified it gave a wrong answer: {out[:200]!r}") from error
 
 
 _ERRORS: Final[dict[str, Callable[[str, dict[str, Any]], Exception]]] = {

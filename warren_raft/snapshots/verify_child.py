@@ -1,6 +1,7 @@
-"""The child's side of `verify_in_child` and `prove_state_in_child`: one file, and one JSON object on stdout.
+"""The child's part of `verify_in_child` and `prove_state_in_child`: it checks one file and prints one JSON object.
 
-Nothing is decided here. Invariant: the child does not outlive its parent; what it could not do is an exit code.
+Nothing is decided here. Invariant: the child does not outlive its parent; a check that it cannot do ends with an exit
+code.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ def main(arguments: Sequence[str]) -> None:
     """`arguments`: the path, and the options as JSON: state or records, nice, parent (its process id), and the limits
     cpu_seconds and memory_bytes."""
     path, options = arguments[0], json.loads(arguments[1])
-    forbid_core_dumps()  # a damaged file may end it by a signal
+    forbid_core_dumps()  # a damaged file may end this process by a signal
     _die_with(options["parent"])
     if options["nice"]:
         os.nice(options["nice"])
     _limit(resource.RLIMIT_CPU, options["cpu_seconds"])
     _limit(resource.RLIMIT_DATA, options["memory_bytes"])
-    _limit(resource.RLIMIT_CORE, 0)  # it would hold the secrets that are in the file
+    _limit(resource.RLIMIT_CORE, 0)  # a core dump would hold the secrets in the file
     sys.stdout.write(BEGUN.decode())
     sys.stdout.flush()
     sys.stdout.write(json.dumps(_answer(path, options)))
@@ -39,12 +40,12 @@ def main(arguments: Sequence[str]) -> None:
 
 def _die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it went before
+    if os.getppid() != parent:  # the parent ended before
         os._exit(1)
 
 
 def _limit(name: int, value: int) -> None:
-    """Lower a limit of this process. (Not that of address space: LMDB reserves 64 GiB, and uses little of it.)"""
+    """Lower a limit of this process. (Not the address space: LMDB reserves 64 GiB, and uses little of it.)"""
     soft, hard = resource.getrlimit(name)
     if soft == resource.RLIM_INFINITY or value < soft:
         resource.setrlimit(name, (value, hard))

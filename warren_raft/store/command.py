@@ -97,7 +97,7 @@ class UnknownCommandVersion(InvariantViolation):
     def __init__(self, version: int) -> None:
         super().__init__(
             f"the log holds a command of version {version}; this program reads "
-            f"{SUPPORTED_VERSIONS[0]} to {SUPPORTED_VERSIONS[-1]}: upgrade this program, then start this manager again; "
+            f"{SUPPORTED_VERSIONS[0]} to {SUPPORTED_VERSIONS[-1]}: upgrade it, then start this manager again; "
             "if no newer release wrote the command, docs/recovery.md says how to go on without it"
         )
         self.version = version

@@ -1,6 +1,6 @@
 """One generation of the state as an LMDB environment: transactions, secondary indexes, checkpoints.
 
-Which generation that is, and whether it may be read, is decided in generations.py; entities are bytes here.
+The choice of the generation, and whether it may be read, is made in generations.py. Entities are bytes here.
 Invariant: an index and its records change in one transaction, and no environment is closed under a reader.
 """
 
@@ -92,13 +92,13 @@ __all__ = [
 ]
 
 FORMAT: Final = 1
-"""The version of what this module writes. A newer one is refused at open."""
+"""The version of the format that this module writes. A newer format is refused at open."""
 
 QUOTA_BYTES: Final = MAP_SIZE_BYTES // 2
-"""The leader refuses creates and updates beyond this many used bytes; the other half is room for deletes, for
-copy-on-write, and for pages that open views hold on to."""
+"""The leader refuses creates and updates beyond this many used bytes. The other half is for deletes, for copy-on-write,
+and for pages that open views keep."""
 
-_GENERATION_RACES_MAX: Final = 10  # a pointer read, then its generation replaced before the open
+_GENERATION_RACES_MAX: Final = 10  # how often a generation may be replaced between reading its pointer and opening it
 
 
 def _refuse_closed(*_args: Any, **_kwargs: Any) -> NoReturn:
@@ -112,11 +112,11 @@ def _refuse_forked(*_args: Any, **_kwargs: Any) -> NoReturn:
 class Database:
     """One open generation. All methods may be called from any thread; at most one writer at a time.
 
-    Made by `open`, `create`, `open_generation` (the one process that owns the directory), `open_read_only`
-    (any process of the same user) and `open_file` (a snapshot that nobody writes).
+    Made by `open`, `create`, `open_generation` (the one process that owns the directory), `open_read_only` (any process
+    of the same user) and `open_file` (a snapshot that nobody writes).
 
-    Closing does not end reads that have begun: each transaction holds its environment alive, and the files are
-    closed when the last one has gone. In a forked child every use raises Closed.
+    Closing does not end reads that have begun: each transaction keeps its environment alive, and the files are closed
+    when the last transaction has ended. In a forked child every use raises Closed.
     """
 
     _open_databases: ClassVar[weakref.WeakSet[Database]] = weakref.WeakSet()
@@ -148,14 +148,14 @@ class Database:
         self._read_only = environment.flags()["readonly"]
         self._unsynced = not sync and not self._read_only
         self._marker = marker
-        """A descriptor of the marker of unsynced commits, whose lock tells readers that this process lives; or -1."""
+        """The marker of unsynced commits (a descriptor), or -1. Its lock tells readers that this process is alive."""
         self._failed = False
         self._write_lock = threading.Lock()
         self._writer: WriteTransaction | None = None
         self._writer_thread = 0
         self._reads: set[weakref.ref[ReadTransaction]] = set()
-        """Those that are open. Each step on it is one of the interpreter's: readers take no lock, so that a signal
-        handler may read within a read, and an exception in a reader leaves none behind."""
+        """The open ones. Each step on this set is one step of the interpreter. Readers take no lock, so a signal
+        handler may read within a read, and an exception in a reader leaves no lock behind."""
         self.tables: list[Table] = []
         self.index_handles: dict[str, Handle] = {}
         self.space_handles: dict[str, Handle] = {}
@@ -173,12 +173,12 @@ class Database:
         is_suspect: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> Database:
-        """Open the current generation of a data directory; on a directory without one, make the first.
+        """Open the current generation of a data directory. In a directory without a generation, make the first.
 
-        `sync`: each commit is on disk when it returns. Without it, see `checkpoint` and `close`; after a crash
-        of the machine the next open raises StateUntrusted. `prove(path)` raises Corrupted for a damaged file; it is
-        called for one that was not closed, and so has no seal, and for one that `is_suspect` even so. The caller holds
-        the directory's lock.
+        `sync`: each commit is on disk when it returns. Without it, see `checkpoint` and `close`: after a crash of the
+        machine the next open raises StateUntrusted. `prove(path)` raises Corrupted for a damaged file. It is called for
+        a file that was not closed, and so has no seal, and for any file if `is_suspect`. The caller holds the
+        directory's lock.
         """
         state = directory if isinstance(directory, StateDirectory) else StateDirectory(directory)
         state.create()
@@ -199,9 +199,9 @@ class Database:
 
     @classmethod
     def _adopted(cls, state: StateDirectory, prove: Callable[[str], None] | None) -> int | None:
-        """The generation of a directory that has no pointer: its only one, once it is proved. None: there is none.
+        """The only generation of a directory without a pointer, after it was proved. None: there is no generation.
 
-        Whoever began such a directory anew would remove everything that is in it.
+        A manager that began with an empty state there would remove every file in the directory.
         """
         generation = state.only_generation()
         if generation is None:
@@ -211,12 +211,12 @@ class Database:
         if prove is not None:
             prove(path)
         state.publish(generation)
-        log_event(logger, logging.WARNING, "pointer to the state was missing", "the only one is used", path=path)
+        log_event(logger, logging.WARNING, "pointer to the state was missing", "the only state is used", path=path)
         return generation
 
     @classmethod
     def create(cls, state: StateDirectory, *, sync: bool, clock: Callable[[], float] = time.monotonic) -> Database:
-        """Make an empty generation. It is nobody's until `publish`."""
+        """Make an empty generation. It is not in use until `publish`."""
         state.create()
         generation = state.next_generation()
         descriptor = sharing.open_new(state.file_of(generation), os.O_WRONLY | os.O_EXCL)
@@ -227,10 +227,10 @@ class Database:
     def open_generation(
         cls, state: StateDirectory, generation: int, *, sync: bool, clock: Callable[[], float] = time.monotonic
     ) -> Database:
-        """Open a generation for reading and writing: the current one, or one that was copied to its place.
+        """Open a generation for reading and writing: the current one, or a copy that was put in its place.
 
-        Raises StateUntrusted (do not read it, rebuild it), Corrupted, RefusedForSafety (a newer format),
-        InUse (open in this process).
+        Raises StateUntrusted (do not read it, rebuild it), Corrupted, RefusedForSafety (a newer format), InUse (open in
+        this process).
         """
         return cls._open_for_writing(state, generation, sync, clock, is_new=False)
 
@@ -276,10 +276,10 @@ class Database:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> Database:
-        """Open the current generation for reading, whether or not its manager runs.
+        """Open the current generation for reading, whether its manager runs or not.
 
-        Raises StateUntrusted (the manager will rebuild it), RefusedForSafety (no state there yet, another
-        user's files, a network file system), Corrupted, InUse (open in this process).
+        Raises StateUntrusted (the manager will rebuild it), RefusedForSafety (there is no state yet, files of another
+        user, a network file system), Corrupted, InUse (open in this process).
         """
         state = directory if isinstance(directory, StateDirectory) else StateDirectory(directory)
         for _ in range(_GENERATION_RACES_MAX):
@@ -310,7 +310,7 @@ class Database:
 
     @classmethod
     def open_file(cls, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.monotonic) -> Database:
-        """Open a file that nobody writes, such as a snapshot, without leaving a lock file beside it."""
+        """Open a file that nobody writes, for example a snapshot, without leaving a lock file beside it."""
         environment = open_alone(absolute(path))
         database = cls(environment, state=None, generation=0, sync=True, clock=clock)
         return database._checked_for_reading(environment)
@@ -319,14 +319,14 @@ class Database:
         with (
             closing_on_failure(environment, self.path),
             self.begin(),
-        ):  # LMDB's own transactions see what this one holds
+        ):  # LMDB's own transactions see the same commit as this one
             self._check_format(environment)
             self._open_handles(environment, None)
         Database._open_databases.add(self)
         return self
 
     def _prepare(self, environment: lmdb.Environment, is_new: bool) -> None:
-        """Check the format; make what is missing: everything in a new file, a new index in an old one."""
+        """Check the format and make missing sub-databases: all of them in a new file, a new index in an old file."""
         with environment.begin() as reader:
             missing = [index.name for index in INDEXES if reader.get(index.name.encode()) is None]
         if not is_new:
@@ -354,7 +354,7 @@ class Database:
             )
 
     def _open_handles(self, environment: lmdb.Environment, txn: lmdb.Transaction[bytes] | None) -> None:
-        """Open every sub-database; make the missing ones in `txn`, refuse where there is none."""
+        """Open every sub-database. Make the missing ones in `txn`; without `txn` raise RefusedForSafety for them."""
 
         def handle_of(name: str, dupsort: bool = False) -> Handle:
             try:
@@ -388,11 +388,11 @@ class Database:
         return ReadTransaction(self, expires=expires)
 
     def write(self) -> WriteTransaction:
-        """The next writer: `with database.write() as transaction`. Waits for the one before."""
+        """The next writer: `with database.write() as transaction`. Waits for the previous one."""
         return WriteTransaction(self)
 
     def begin_write(self, transaction: WriteTransaction) -> lmdb.Transaction[bytes]:
-        """For WriteTransaction: wait for the writer before, then begin."""
+        """For WriteTransaction: wait for the previous writer, then begin."""
         if self._writer_thread == threading.get_ident():
             raise InvariantViolation("a write transaction within a write transaction")
         self._write_lock.acquire()
@@ -415,17 +415,17 @@ class Database:
         raise InvariantViolation("unreachable: a closed database began a transaction")
 
     def write_failed(self, error: lmdb.Error) -> WarrenError:
-        """For WriteTransaction, before `end_write`: what its failure amounts to."""
+        """For WriteTransaction, before `end_write`: the error to raise for its failure."""
         failure = translated(error, self.path)
         if isinstance(failure, StorageFull):
             self._give_back_space(self._open_environment())
         return failure
 
     def _give_back_space(self, environment: lmdb.Environment) -> None:
-        """Cut off the pages of a transaction that did not get through: others (the log!) need the disk too.
+        """Cut off the pages of a transaction that failed: others need the space too, above all the log.
 
-        LMDB never shrinks a file, and what is behind the last page of the newest commit belongs to nobody: no
-        snapshot has more pages than that. By path, because a descriptor of ours, closed, drops LMDB's locks.
+        LMDB never shrinks a file. The pages after the last page of the newest commit are in no use: no snapshot has
+        more pages. The file is truncated by path, because closing a descriptor of it would drop LMDB's locks.
         """
         used = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
         if os.path.samestat(os.stat(self.path), self._file.status()) and self._file.status().st_size > used:
@@ -439,18 +439,18 @@ class Database:
     # ---- open reads
 
     def register(self, transaction: ReadTransaction) -> None:
-        """For ReadTransaction: it has begun."""
+        """For ReadTransaction: the transaction has begun."""
         self._reads.add(weakref.ref(transaction, self._reads.discard))
 
     def unregister(self, transaction: ReadTransaction) -> None:
-        """For ReadTransaction: it has ended."""
+        """For ReadTransaction: the transaction has ended."""
         self._reads.discard(weakref.ref(transaction))
 
     def _open_reads(self) -> list[ReadTransaction]:
         return [transaction for reference in tuple(self._reads) if (transaction := reference()) is not None]
 
     def oldest_read_age_seconds(self) -> float:
-        """How long the oldest open view of this process has been open; 0 where none is."""
+        """How long the oldest open view of this process has been open; 0 if none is open."""
         now = self.clock()
         return max((now - transaction.started_seconds for transaction in self._open_reads()), default=0.0)
 
@@ -464,7 +464,7 @@ class Database:
 
     @classmethod
     def end_old_reads_of_all(cls) -> int:
-        """The same for every database that is open in this process for reading only."""
+        """Call `end_old_reads` for every database that is open in this process for reading only."""
         while True:
             try:
                 databases = list(cls._open_databases)
@@ -494,10 +494,10 @@ class Database:
     # ---- durability and copies
 
     def checkpoint(self) -> None:
-        """Write every commit so far to disk; blocks for as long as that takes, without the GIL. For a worker thread.
+        """Write every commit so far to disk. Blocks until that is done, without the GIL. For a worker thread.
 
-        Raises StorageFailed where the disk did not take it. The file is then not to be trusted, not even by this
-        process: the manager stops, and the next start rebuilds it.
+        Raises StorageFailed if the disk failed. The file must then not be trusted, not even by this process: the
+        manager stops, and the next start rebuilds the state.
         """
         self._sync(self._open_environment())
 
@@ -513,7 +513,8 @@ class Database:
             raise failure from error
 
     def _condemn(self, failure: StorageFailed) -> None:
-        """A failed write-back is reported once; after that the kernel takes the lost pages for clean."""
+        """Mark the file as untrusted: the kernel reports a failed write-back once, and then takes the lost pages for
+        clean."""
         if self._state is None:
             return
         try:
@@ -522,12 +523,13 @@ class Database:
             failure.add_note(f"its marker could not be changed either: {error}")
 
     def copy_to(self, descriptor: int, transaction: ReadTransaction | None = None) -> None:
-        """Write a compact copy, of now or of what `transaction` sees, to a file open for writing. Not synced.
+        """Write a compact copy to a file that is open for writing: of now, or of the commit that `transaction` sees.
+        Not synced.
 
-        Writers go on meanwhile. The descriptor decides about the mode (0600); LMDB's own copy() writes 0644.
+        Writers go on meanwhile. The mode is that of the descriptor's file (0600); LMDB's own copy() writes 0644.
         """
         environment = self._open_environment()
-        if transaction is None:  # not one of LMDB's own: beside an owner it would have no slot
+        if transaction is None:  # not a transaction of LMDB: beside an owner it would have no slot
             with self.read() as now:
                 self.copy_to(descriptor, now)
             return
@@ -537,8 +539,8 @@ class Database:
             raise translated(error, self.path) from error
 
     def renewed(self) -> Database:
-        """A new generation that holds what this one does now, published and open for writing. For the owner, while
-        nobody writes. Raises StorageFull, StorageFailed, OSError; nothing has changed then."""
+        """A new generation with the present content of this one, published and open for writing. For the owner, while
+        no thread writes. Raises StorageFull, StorageFailed, OSError; nothing has changed then."""
         if self._state is None or self._read_only:
             raise InvariantViolation(f"{self.path} is open for reading only")
         state, generation = self._state, self._state.next_generation()
@@ -561,12 +563,13 @@ class Database:
         return database
 
     def remove(self) -> None:
-        """The files of a generation that is closed, and not current any more. Reads that have begun go on in them."""
+        """Remove the files of a generation that is closed and no longer current. Reads that have begun go on in
+        them."""
         if self._state is not None:
             self._state.remove(self.generation)
 
     def publish(self) -> None:
-        """Make this generation the current one of its directory. Its commits so far are synced before."""
+        """Make this generation the current one of its directory. Its commits so far are synced first."""
         if self._state is None or self._read_only:
             raise InvariantViolation(f"{self.path} is open for reading only")
         self.checkpoint()
@@ -579,21 +582,21 @@ class Database:
 
     @property
     def is_parents(self) -> bool:
-        """Whether this is a forked child, and the database its parent's."""
+        """Whether this is a forked child, and the database belongs to its parent."""
         return self.begin is _refuse_forked
 
     def file_size_bytes(self) -> int:
-        """The size of the file: it grows, and never shrinks. See `Transaction.used_bytes`."""
+        """The size of the file. The file grows and never shrinks. See `Transaction.used_bytes`."""
         self._open_environment()
         return self._file.status().st_size
 
     def free_bytes(self) -> int:
-        """What anybody but root may still write to the file system of the file."""
+        """The bytes that users other than root may still write to the file system of the file."""
         status = self._file.file_system()
         return status.f_bavail * status.f_frsize
 
     def require_file(self) -> None:
-        """Raises Corrupted where the file was removed: what was committed is lost then. One system call."""
+        """Raises Corrupted if the file was removed: then the commits are lost. One system call."""
         if self._file.status().st_nlink == 0:
             raise moved(self.path)
 
@@ -605,14 +608,14 @@ class Database:
         return environment
 
     def close(self) -> None:
-        """Sync, and tell the next open that everything is on disk. Idempotent; waits for the writer.
+        """Sync, and note for the next open that everything is on disk. Idempotent; waits for the writer.
 
-        Reads that have begun go on; the file is closed when the last has ended. Raises StorageFailed where the
-        sync failed: the database is closed nevertheless, and marked as not to be trusted.
+        Reads that have begun go on; the file is closed when the last has ended. Raises StorageFailed if the sync
+        failed: the database is closed nevertheless, and marked as untrusted.
         """
         if self._writer_thread == threading.get_ident():
             raise InvariantViolation("a database closed within its own write transaction")
-        if self._environment is None:  # also in a forked child, where the lock may be held by nobody who runs
+        if self._environment is None:  # also in a forked child, where the holder of the lock may not exist
             return
         with self._write_lock:
             environment, self._environment = self._environment, None
@@ -631,8 +634,8 @@ class Database:
         self._file.close()
 
     def close_sealed(self) -> None:
-        """The same for whoever holds the directory; and seal the file, unless somebody still reads, or there is no room
-        for a seal: the next open then has to look at every record."""
+        """Close, for the holder of the directory's lock, and seal the file. The file gets no seal if a read is still
+        open, or if the disk has no space left for a seal. The next open then has to check every record."""
         has_readers = bool(self._open_reads())
         self.close()
         if has_readers or self._state is None:
@@ -644,7 +647,8 @@ class Database:
             log_event(logger, logging.WARNING, "state not sealed", f"the next open takes longer: {error}", path=path)
 
     def abandon(self) -> None:
-        """Close without syncing, as a crash of the process would: the marker stays. For a generation on its way out."""
+        """Close without syncing, like a crash of the process: the marker stays. For a generation that is being
+        replaced."""
         with self._write_lock:
             self._environment = None
             self.begin = _refuse_closed
@@ -660,14 +664,14 @@ class Database:
 
     @classmethod
     def _close_all_in_child(cls) -> None:
-        """An environment must not be used in a child: its reader slots and locks are the parent's."""
+        """An environment must not be used in a child: its reader slots and locks belong to the parent."""
         for database in list(cls._open_databases):
             cls._inherited.append((database._environment, database.begin))
             database._environment = None
             database.begin = _refuse_forked
             database._close_descriptors()
             database._writer_thread = 0
-            database._write_lock = threading.Lock()  # held by nobody here
+            database._write_lock = threading.Lock()  # no thread of this process holds it
             reads = database._open_reads()
             for read in reads:
                 read.lock = threading.RLock()
@@ -681,7 +685,8 @@ os.register_at_fork(after_in_child=Database._close_all_in_child)
 
 
 class _File:
-    """The database's file, whatever its path leads to later. With O_PATH: to close it drops none of LMDB's locks."""
+    """The database's file, also after its path leads to another. Closing an O_PATH descriptor drops none of LMDB's
+    locks."""
 
     def __init__(self, path: str) -> None:
         self._descriptor: Final = RESERVE.call(os.open, path, os.O_PATH | os.O_CLOEXEC)
@@ -689,17 +694,17 @@ class _File:
         self.close.atexit = False  # the end of the process closes the stores, which need their files for that
 
     def status(self) -> os.stat_result:
-        """Raises Closed where it is."""
+        """The status of the file. Raises Closed if this object is closed."""
         return self._asked(os.stat)
 
     def file_system(self) -> os.statvfs_result:
-        """Raises Closed where it is."""
+        """The status of its file system. Raises Closed if this object is closed."""
         return self._asked(os.statvfs)
 
     def _asked(self, question: Callable[[int], T]) -> T:
         try:
             return question(self._descriptor)
-        except OSError as error:  # closed just now, perhaps: by another thread, or by a signal handler in this one
+        except OSError as error:  # perhaps closed just now by another thread, or by a signal handler in this one
             if error.errno != errno.EBADF:
                 raise
             raise Closed from None

@@ -1,8 +1,8 @@
-"""Opening LMDB environments: as the one owner of a file, as a reader in another process, or alone.
+"""Opening LMDB environments: as the one owner of a file, as a reader in another process, or without locks.
 
-Lives here: LMDB's settings, which files are open in this process, and what a fork changes. Not here: what is in them
-(database.py), how a reader is seen by the owner (reader_slots.py). Invariant: no file is open twice in one process,
-as LMDB demands; what a forked child inherited does not count, and is never touched.
+Lives here: LMDB's settings, which files are open in this process, and the effects of a fork. Not here: the contents
+(database.py), how the owner sees a reader (reader_slots.py). Invariant: no file is open twice in one process, as LMDB
+demands. Environments that a forked child inherited do not count, and are never used.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from warren_raft.store.reader_slots import OwnersTable, ReadersTable, lock_file_
 T = TypeVar("T")
 
 MAP_SIZE_BYTES: Final = 64 * 1024**3
-"""Address space reserved for a database, once: growing a map under readers is what LMDB is worst at. It takes no
-memory and no disk. Far above any state (100,000 containers are about 0.1 GB)."""
+"""Address space reserved once for a database, because growing a map under readers is the weakest part of LMDB. It takes
+no memory and no disk. Far above any state (100,000 containers are about 0.1 GB)."""
 
-MAX_DATABASES: Final = 64  # kinds, indexes and three more, with room for those of a newer version
+MAX_DATABASES: Final = 64  # kinds, indexes and three more, with spare ones for a newer version
 
 LOCK_SECONDS: Final = 2.0
-"""How long an owner waits for the lock of its process id: a reader that makes a lock file has it for an instant, and
-may have the same process id in another container."""
+"""How long an owner waits for the lock of its process id. A reader that makes a lock file holds that lock for an
+instant, and may have the same process id in another container."""
 _PAUSE_SECONDS: Final = 0.01
 
 
 class _Process:
-    """What this process has open; a forked child begins with nothing."""
+    """The files that this process has open; a forked child begins with none."""
 
     def __init__(self) -> None:
         self.forks = -1
@@ -58,7 +58,7 @@ class _Process:
         self.forks += 1
         self.opening = threading.Lock()
         self.opener = 0
-        """The last thread that took it: the one that holds it while it is taken."""
+        """The last thread that took the lock. While the lock is taken, this thread holds it."""
         self.with_locks: weakref.WeakKeyDictionary[lmdb.Environment, tuple[int, int]] = weakref.WeakKeyDictionary()
 
 
@@ -67,13 +67,11 @@ os.register_at_fork(after_in_child=_process.after_fork)
 
 
 def _one_at_a_time(path: str, open_it: Callable[[], T]) -> T:
-    """What `open_it` returns, called by one thread at a time. Raises InUse in a signal handler that interrupts its own
-    thread in here: that would wait for itself, and must not touch the lock file meanwhile."""
-    thread = threading.get_ident()  # not once the lock is taken: a signal handler may come in that call
+    """The result of `open_it`, called by one thread at a time. Raises InUse in a signal handler that interrupts its own
+    thread in this function: the handler would wait for itself, and must not touch the lock file meanwhile."""
+    thread = threading.get_ident()  # before the lock is taken: a signal handler may interrupt the call that takes it
     if _process.opener == thread and _process.opening.locked():
-        raise InUse(
-            path, "cannot be opened by a signal handler that came while its thread opened a database; try again"
-        )
+        raise InUse(path, "cannot be opened by a signal handler that interrupted the opening of a database; try again")
     with _process.opening:
         _process.opener = thread
         if _is_open_with_locks(path):
@@ -81,23 +79,23 @@ def _one_at_a_time(path: str, open_it: Callable[[], T]) -> T:
         return open_it()
 
 
-# ------------------------------------------------------------------------------- what py-lmdb refuses
+# ------------------------------------------------------------------------------- files that py-lmdb refuses
 
 _file_keys: Final[Any] = lmdb._envid.env_keys
 
 
 def _keys_of_this_process(path: Any, subdir: Any) -> tuple[object, ...]:
-    """py-lmdb remembers which files are open and refuses to open one twice. It does not forget them in a forked child,
-    where the environments are the parent's: its keys get the number of forks since."""
+    """py-lmdb remembers the open files and refuses to open one twice. It does not forget them in a forked child, where
+    the environments belong to the parent. So its keys here also hold the number of forks of this process."""
     return tuple((_process.forks, key) for key in _file_keys(path, subdir))
 
 
-lmdb._envid.env_keys = _keys_of_this_process  # py-lmdb looks it up at each opening
+lmdb._envid.env_keys = _keys_of_this_process  # py-lmdb looks the function up at each opening
 
 
 def _is_open_with_locks(path: str) -> bool:
-    """Whether this process has the file open with LMDB's locks. They are given up as soon as any descriptor of the lock
-    file is closed, so it must not even be opened then."""
+    """Whether this process has the file open with LMDB's locks. The system gives these locks up as soon as any
+    descriptor of the lock file is closed, so the lock file must not even be opened while they are held."""
     status = os.stat(path)
     return (status.st_dev, status.st_ino) in _process.with_locks.values()
 
@@ -106,7 +104,7 @@ def _is_open_with_locks(path: str) -> bool:
 
 
 def open_owned(path: str, *, sync: bool) -> tuple[lmdb.Environment, OwnersTable]:
-    """For reading and writing, by the one process that owns the directory; the file exists.
+    """Open an existing file for reading and writing, as the one process that owns the directory.
 
     Raises InUse, Corrupted, RefusedForSafety (a newer format), StorageFull, StorageFailed, OSError.
     """
@@ -139,7 +137,7 @@ def _open_patiently(path: str, sync: bool) -> lmdb.Environment:
 
 
 def open_foreign(path: str) -> tuple[lmdb.Environment, ReadersTable | None]:
-    """For reading, while another process may own the file and write to it. Without a table: nobody can write to it.
+    """Open a file for reading, while another process may own it and write to it. No table: no process can write to it.
 
     Raises FileNotFoundError, InUse, Corrupted, RefusedForSafety (a newer format; this process may not write to the lock
     file), StorageFull, StorageFailed, OSError.
@@ -165,16 +163,17 @@ def _opened_beside_owner(path: str) -> tuple[lmdb.Environment, ReadersTable | No
 
 
 def _require_read_only_file_system(path: str) -> None:
-    """What is mounted for reading only may be written to by others, through another mount of the same file system."""
+    """A mount for reading only is not enough: another mount of the same file system may let others write to the
+    file."""
     if not is_read_only_file_system(os.path.dirname(path)):
         raise RefusedForSafety(
             f"{path} is mounted for reading only, but a reader must write to {lock_file_of(path)}, so that the manager "
-            "knows of it: mount it for writing too, or use `warren-raft snapshot save`"
+            "sees the reader: mount it for writing too, or use `warren-raft snapshot save`"
         )
 
 
 def open_alone(path: str) -> lmdb.Environment:
-    """For reading, without LMDB's locks and without a lock file: what nobody writes, or with a ReadersTable."""
+    """Open for reading without LMDB's locks and lock file: for a file that nobody writes, or with a ReadersTable."""
     return _open(path, read_only=True, lock=False)
 
 
@@ -192,9 +191,9 @@ def _open(path: str, *, sync: bool = True, read_only: bool = False, lock: bool =
             create=not read_only,
             max_readers=MAX_READERS,
             max_dbs=MAX_DATABASES,
-            max_spare_txns=0,  # py-lmdb 3.0 frees a spare one in a forked child too, and with it the parent's slot
+            max_spare_txns=0,  # py-lmdb 3.0 would free a spare one in a forked child too, and so the parent's slot
             lock=lock,
-            lib_version=0,  # the file format; else the environment variable LMDB_DEFAULT_LIB_VERSION decides
+            lib_version=0,  # LMDB's file format; without it the environment variable LMDB_DEFAULT_LIB_VERSION decides
         )
     except lmdb.Error as error:
         if code_of(error) == errno.ENOMEM:
@@ -202,7 +201,7 @@ def _open(path: str, *, sync: bool = True, read_only: bool = False, lock: bool =
             raise StorageFailed(path, reason, errno.ENOMEM) from error
         if code_of(error) != errno.ENOENT:
             raise translated(error, path) from error
-        if os.path.exists(path):  # LMDB says the same of an empty file
+        if os.path.exists(path):  # LMDB reports the same error for an empty file
             raise Corrupted(path, "is empty") from None
         raise FileNotFoundError(errno.ENOENT, "no such database", path) from None
     with closing_on_failure(environment, path):
@@ -211,8 +210,9 @@ def _open(path: str, *, sync: bool = True, read_only: bool = False, lock: bool =
 
 
 def _close_on_exec(path: str) -> None:
-    """LMDB opens its lock file with O_CLOEXEC and the data file without: a program that is started would get it, with
-    every secret in it. py-lmdb does not tell its descriptor. Where a sandbox hides /proc/self/fd it stays as it is."""
+    """LMDB opens its lock file with O_CLOEXEC, but not the data file: a program that this process starts would inherit
+    it, with every secret in it. py-lmdb does not give its descriptor. If a sandbox hides /proc/self/fd, nothing is
+    changed."""
     wanted = os.stat(path)
     with suppress(FileNotFoundError, PermissionError):
         for number in map(int, RESERVE.call(os.listdir, "/proc/self/fd")):
@@ -226,7 +226,7 @@ def _close_on_exec(path: str) -> None:
 
 @contextmanager
 def closing_on_failure(environment: lmdb.Environment, path: str) -> Iterator[None]:
-    """Errors of LMDB in the block are translated; after any error the environment is closed."""
+    """Translate errors of LMDB in the block; close the environment after any error."""
     try:
         yield
     except lmdb.Error as error:

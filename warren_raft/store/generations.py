@@ -1,4 +1,4 @@
-"""DATA_DIR/state: which generation of the database is current, and which may be read after a crash.
+"""DATA_DIR/state: which generation of the database is current, and whether it may be read after a crash.
 
 Generations, the pointer, the marker of unsynced files and the count of failed starts live here; LMDB is in database.py.
 Invariant: a file that may have lost pages is never opened, and the pointer always names one whole generation.
@@ -26,29 +26,30 @@ if TYPE_CHECKING:
     from warren_raft.store.ownership import Anchors
 
 SET_ASIDE_KEPT: Final = 2
-"""Databases set aside for study are kept: enough to compare two, not enough to fill a disk."""
+"""How many databases that were set aside for study are kept: enough to compare two, not enough to fill a disk."""
 
 SUSPECT_AFTER_STARTS: Final = 2
-"""After so many starts in a row that ended without a word, the state is proved in a child process before it is opened:
-it may be what kills the manager. It is rebuilt only if that proof fails."""
+"""After this many failed starts in a row that left no error, the state is proved in a child process before it is
+opened, because the state may be the cause. It is rebuilt only if that proof fails."""
 
 NETWORK_FILESYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gfs2", "ocfs2", "coda"}
     | {"beegfs", "gpfs", "pvfs2", "vboxsf", "prl_fs"}
 )
-"""LMDB needs file locks and a memory map that all its processes share; these keep neither promise (lmdb.h,
-"Caveats": "Do not use LMDB databases on remote filesystems"). 9p is also what WSL shows Windows disks as."""
+"""LMDB needs file locks and a memory map that all its processes share. These file systems do not keep both promises
+(lmdb.h, "Caveats": "Do not use LMDB databases on remote filesystems"). WSL shows Windows disks as 9p, too."""
 
 LOCAL_FUSE_FILESYSTEMS: Final = frozenset({"fuse.fuse-overlayfs"})
-"""fuse.* is refused (sshfs, s3fs, gluster ...) except what rootless containers have as their root."""
+"""All fuse.* types are refused (sshfs, s3fs, gluster ...), except those that rootless containers have as their root."""
 
 _GENERATION = re.compile(r"(\d{1,18})\.mdb\Z")
 _SET_ASIDE = re.compile(r"(\d{1,18})\.mdb\.aside-[a-z-]+\Z")
 _EMPTY_BYTES: Final = 2 * os.sysconf("SC_PAGE_SIZE")  # LMDB's two header pages
 _SMALL_BYTES: Final = 4096
-_POINTER_MAX_BYTES: Final = 32  # 18 digits and a newline; more is damage
+_POINTER_MAX_BYTES: Final = 32  # 18 digits and a newline; a longer pointer is damaged
 _HIDDEN: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM})
-"""What the system says of files that a sandbox hides. Other errors (too many open files) say nothing about them."""
+"""The errors of the system for files that a sandbox hides. Other errors (too many open files) say nothing about
+them."""
 
 BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 MEMORY_DIRECTORY: Final = "/dev/shm"  # noqa: S108  # the file in it is checked to be this user's
@@ -58,10 +59,10 @@ _REBUILD: Final = "nobody reads it; the manager rebuilds it from its newest snap
 
 
 class StateUntrusted(Corrupted):
-    """The current generation may have lost pages (the machine went down before they were synced), or is gone.
+    """The current generation may have lost pages (the machine went down before they were synced), or is missing.
 
-    It must not be read by anybody: LMDB 0.9 has no page checksums, so lost pages show up as wrong rows, or
-    as a crash. `generation` is its number, None where the pointer itself is unreadable.
+    No process may read it: LMDB 0.9 has no page checksums, so lost pages appear as wrong records or as a crash.
+    `generation` is its number, None if the pointer itself is unreadable.
     """
 
     def __init__(self, path: str, detail: str, generation: int | None) -> None:
@@ -70,12 +71,12 @@ class StateUntrusted(Corrupted):
 
 
 def read_boot_id() -> str:
-    """What distinguishes this run of the kernel from every other: its boot id, or where a sandbox hides that
-    (ProcSubset=pid in a systemd unit) a token in memory. Where there is neither: a value that never recurs, so that
-    no unsynced state is trusted after a crash.
+    """A value that differs between any two runs of the kernel: its boot id, or, if a sandbox hides the boot id
+    (ProcSubset=pid in a systemd unit), a token in memory. If there is neither, the value is never the same twice, so
+    that no unsynced state is trusted after a crash.
 
-    Not the time of boot (/proc/stat, btime): it is made from the wall clock, so two boots of a machine without a
-    battery-backed clock may have the same one.
+    The time of boot (/proc/stat, btime) is not used: it is computed from the wall clock, so two boots of a machine
+    without a battery-backed clock may have the same time.
     """
     try:
         with RESERVE.call(open, BOOT_ID, encoding="ascii") as file:
@@ -88,7 +89,7 @@ def read_boot_id() -> str:
 
 def _token_in_memory(directory: str) -> str | None:
     """A random value in a file of this user on a tmpfs, made if it is missing: it is lost exactly when the page cache
-    is. None where there is no such place."""
+    is lost. None if there is no such file system."""
     path = os.path.join(directory, f"warren-raft-boot-{os.geteuid()}")
     try:
         if mount_of(directory)[1] != "tmpfs":
@@ -107,7 +108,7 @@ def _token_in_memory(directory: str) -> str | None:
 
 
 def _make_token(path: str) -> None:
-    """Raises FileExistsError. The file gets its name when it is whole."""
+    """Raises FileExistsError. The file gets its name when it is complete."""
     part = f"{path}.{uuid.uuid4().hex}"
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -122,8 +123,8 @@ def _make_token(path: str) -> None:
 
 
 def make_directory(path: str) -> None:
-    """Make `path` if it is missing, durably: mode 0700, or 2770 in a shared directory (sharing.py). One that exists
-    keeps its mode."""
+    """Make `path` durably if it is missing: mode 0700, or 2770 in a shared directory (sharing.py). An existing
+    directory keeps its mode."""
     try:
         sharing.make_directory(path)
     except FileExistsError:
@@ -145,12 +146,12 @@ def sync_directory(path: str) -> None:
 
 
 def replace_file(path: str, data: bytes) -> None:
-    """Make `path` hold `data`, atomically and durably: after a crash it is the old file or the new one."""
+    """Make `path` hold `data`, atomically and durably: after a crash it holds either the old data or the new."""
     os.close(_replace_file(path, data, locked=False))
 
 
 def _replace_file(path: str, data: bytes, *, locked: bool) -> int:
-    """The same. Returns a descriptor of the new file; `locked`: with an flock that it had before it had its name."""
+    """Like `replace_file`. Returns a descriptor of the new file; `locked`: it has an flock before it gets its name."""
     temporary = f"{path}.tmp"
     descriptor = sharing.open_new(temporary, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)
     try:
@@ -161,7 +162,7 @@ def _replace_file(path: str, data: bytes, *, locked: bool) -> int:
                 file.write(data)
             os.fsync(descriptor)
             os.rename(temporary, path)
-        except OSError as error:  # a disk that is full, say
+        except OSError as error:  # for example a full disk
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise OSError(error.errno, error.strerror, path) from error
@@ -173,7 +174,7 @@ def _replace_file(path: str, data: bytes, *, locked: bool) -> int:
 
 
 def _is_locked(descriptor: int) -> bool:
-    """Whether somebody has an exclusive flock on an open file."""
+    """Whether another holder has an exclusive flock on an open file."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -188,9 +189,9 @@ def _sha256_of_file(path: str) -> str:
 
 
 def _exists(path: str) -> bool:
-    """Whether there is a file. Raises OSError where that is not known (permissions, a failing disk).
+    """Whether there is a file. Raises OSError if that is not known (permissions, a failing disk).
 
-    `os.path.exists` says False then, and a state that cannot be looked at would be taken for one that is gone.
+    `os.path.exists` returns False in that case, and a state that cannot be examined would be taken for a missing one.
     """
     try:
         os.stat(path)
@@ -208,19 +209,19 @@ def _read_small_file(path: str) -> bytes | None:
 
 
 def mount_of(directory: str) -> tuple[int, str]:
-    """The id and the file system type of the mount that `directory` is on; (-1, "") where /proc does not say."""
+    """The id and the file system type of the mount that `directory` is on; (-1, "") if /proc does not show it."""
     mount_id, file_system = _mount_line(directory)
     return mount_id, file_system.split(" ", 1)[0]
 
 
 def is_read_only_file_system(directory: str) -> bool:
-    """Whether nobody can write to the file system of `directory`, through whatever mount of it."""
+    """Whether the file system of `directory` is read only through every mount of it."""
     options = _mount_line(directory)[1].split(" ")[2:3]
     return "ro" in ",".join(options).split(",")
 
 
 def _mount_line(directory: str) -> tuple[int, str]:
-    """The id of a mount, and what /proc/self/mountinfo tells of its file system: type, source, options."""
+    """The id of a mount, and its file system as in /proc/self/mountinfo: type, source, options."""
     descriptor = RESERVE.call(os.open, directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         info = _read_proc(f"/proc/self/fdinfo/{descriptor}")
@@ -237,7 +238,7 @@ def _mount_line(directory: str) -> tuple[int, str]:
 
 
 def mount_namespace() -> str:
-    """What distinguishes the mount namespace of this process; within one, a mount has one id."""
+    """A text that identifies the mount namespace of this process. Within a namespace, a mount has one id."""
     try:
         return os.readlink("/proc/self/ns/mnt")
     except OSError as error:
@@ -257,7 +258,7 @@ def _read_proc(path: str) -> str:
 
 
 def refuse_network_filesystem(directory: str, file_system: str) -> None:
-    """Raises RefusedForSafety where `file_system` (a type as in /proc/self/mountinfo) is a remote one."""
+    """Raises RefusedForSafety if `file_system` (a type as in /proc/self/mountinfo) is a remote one."""
     remote = file_system in NETWORK_FILESYSTEMS or (
         file_system.startswith("fuse.") and file_system not in LOCAL_FUSE_FILESYSTEMS
     )
@@ -275,11 +276,10 @@ class StateDirectory:
     """DATA_DIR/state. Only the one process that holds the directory's lock changes anything in it.
 
     <n>.mdb            a generation of the database, with LMDB's <n>.mdb-lock beside it
-    <n>.mdb.unsynced   its marker: the file has commits that were never synced; see `require_trusted`
-    <n>.mdb.sealed     the hash that it had when it was closed; see `seal`
-    <n>.mdb.aside-WHY  a generation set aside for study; never opened again
-    current            the pointer: the number of the generation that is read
-    starts             how many starts in a row ended without a word
+    <n>.mdb.unsynced   its marker: the file has commits that were never synced; see `require_trusted` <n>.mdb.sealed
+    the hash of the file when it was closed; see `seal` <n>.mdb.aside-WHY  a generation set aside for study; never
+    opened again current            the pointer: the number of the generation that is read starts             the number
+    of failed starts in a row that left no error
     """
 
     def __init__(
@@ -289,8 +289,8 @@ class StateDirectory:
         boot_id: Callable[[], str] = read_boot_id,
         anchors: Anchors | None = None,
     ) -> None:
-        """`anchors`: of the owner of the directory. The files that must stay in their places are held there, and
-        nothing is changed once one of them is not: what is there then may be somebody else's."""
+        """`anchors`: those of the directory's owner. They hold the files that must stay in their places. Once one of
+        these files is not in its place, nothing is changed: the file there may belong to another process."""
         self.data_dir: Final = absolute(data_dir)
         self.path: Final = os.path.join(self.data_dir, "state")
         self.pointer: Final = os.path.join(self.path, "current")
@@ -305,27 +305,27 @@ class StateDirectory:
         refuse_network_filesystem(self.path, mount_of(self.path)[1])
         self.hold(self.data_dir, self.path)
 
-    # ---- what must stay in its place
+    # ---- files that must stay in their places
 
     def hold(self, *paths: str) -> None:
-        """From now on these paths must lead to what they lead to now. Nothing where there are no anchors."""
+        """From now on these paths must lead to the same files. Does nothing without anchors."""
         if self._anchors is not None:
             for path in paths:
                 self._anchors.hold(path)
 
     def let_go(self, *paths: str) -> None:
-        """Before they are removed or replaced."""
+        """Call before the paths are removed or replaced."""
         if self._anchors is not None:
             for path in paths:
                 self._anchors.let_go(path)
 
     def require_in_place(self) -> None:
-        """Raises Corrupted where the directory, or a file in use, was removed, moved or replaced."""
+        """Raises Corrupted if the directory, or a file in use, was removed, moved or replaced."""
         if self._anchors is not None:
             self._anchors.require()
 
     def _replace(self, path: str, data: bytes, *, locked: bool = False) -> int:
-        """Replace a file that is held; a descriptor of the new one."""
+        """Replace a file that is held. Returns a descriptor of the new file."""
         self.require_in_place()
         self.let_go(path)
         descriptor = _replace_file(path, data, locked=locked)
@@ -343,7 +343,7 @@ class StateDirectory:
     # ---- the pointer
 
     def current(self) -> int | None:
-        """The generation the pointer names; None on a directory without one. Raises StateUntrusted on damage."""
+        """The generation that the pointer names; None if there is no pointer. Raises StateUntrusted on damage."""
         data = _read_small_file(self.pointer)
         if data is None:
             return None
@@ -352,10 +352,10 @@ class StateDirectory:
         return int(data)
 
     def only_generation(self) -> int | None:
-        """For a directory without a pointer: the one generation in it; None where there is none.
+        """For a directory without a pointer: the only generation in it; None if there is no generation.
 
-        A file that nothing was ever committed to is what a first start left that was killed: it is removed. Raises
-        StateUntrusted where there are several: which of them was current is not known.
+        A file without any commit is left by a first start that was killed, and is removed. Raises StateUntrusted if
+        there are several generations, because it is not known which of them was current.
         """
         found = []
         for name in RESERVE.call(os.listdir, self.path):
@@ -370,7 +370,7 @@ class StateDirectory:
         return found[0] if found else None
 
     def publish(self, generation: int) -> None:
-        """Make `generation` the current one: readers see it at their next read."""
+        """Make `generation` the current one. Readers see it at their next read."""
         os.close(self._replace(self.pointer, b"%d\n" % generation))
 
     def next_generation(self) -> int:
@@ -387,9 +387,10 @@ class StateDirectory:
     # ---- old generations
 
     def remove_stale(self) -> None:
-        """Remove generations that are neither current nor set aside: an installation that was cut short.
+        """Remove generations that are neither current nor set aside: the rest of an interrupted replacement of the
+        state.
 
-        Processes that still read one go on with its open file.
+        Processes that still read one of them go on with its open file.
         """
         current = self.current()
         for name in RESERVE.call(os.listdir, self.path):
@@ -398,7 +399,7 @@ class StateDirectory:
                 self.remove(int(match[1]))
 
     def remove(self, generation: int) -> None:
-        """Remove a generation's files, as far as they exist."""
+        """Remove those files of a generation that exist."""
         self.require_in_place()
         self.let_go(self.file_of(generation), self._marker_of(generation))
         for suffix in ("", "-lock", ".unsynced", ".sealed"):
@@ -409,7 +410,7 @@ class StateDirectory:
     def set_aside(self, generation: int, why: str) -> str | None:
         """Keep a generation for study under another name; the newest two stay. `why`: letters a-z and '-'.
 
-        Returns the new path, None where the file is gone. The caller has closed the database.
+        Returns the new path, None if the file is missing. The caller has closed the database.
         """
         self.require_in_place()
         source = self.file_of(generation)
@@ -437,7 +438,8 @@ class StateDirectory:
         return self.file_of(generation) + ".unsynced"
 
     def _page_cache_identity(self, generation: int) -> tuple[bytes, bytes, bytes]:
-        """What must be the same for unsynced pages to be still in the page cache: file, mount; and the namespace."""
+        """The values that must be unchanged if the page cache still has the unsynced pages: file, mount and
+        namespace."""
         status = os.stat(self.file_of(generation))
         return (
             f"boot {self._boot_id()}\ndevice {status.st_dev}\ninode {status.st_ino}\n".encode(),
@@ -446,19 +448,19 @@ class StateDirectory:
         )
 
     def is_unsynced(self, generation: int) -> bool:
-        """Whether the generation has a marker, that is, was not closed cleanly (or is open now)."""
+        """Whether the generation has a marker: it was not closed cleanly, or is open now."""
         return _exists(self._marker_of(generation))
 
     def require_trusted(self, generation: int, *, reading: bool = False) -> None:
-        """Raises StateUntrusted where the file is missing, or was not synced before the page cache was lost.
+        """Raises StateUntrusted if the file is missing, or was not synced before the page cache was lost.
 
-        No marker: it was closed cleanly, or every commit was synced. A marker of this boot and this very file
-        on this very mount: the page cache has what the disk may lack. Any other marker: pages may be lost.
+        No marker: the file was closed cleanly, or every commit was synced. A marker of this boot, this file and this
+        mount: the page cache has the pages that the disk may lack. Any other marker: pages may be lost.
 
-        `reading`: beside a manager. While that runs its marker is locked, and nothing is compared: no lock outlives
-        its boot. It may run in a mount namespace of its own (a container, a systemd unit with a private /tmp), where
-        the same mount has another id, so that is compared within a namespace only. A manager itself is strict: for
-        it, doubt costs the time of a rebuild.
+        `reading`: for a reader beside a manager. While the manager runs, its marker is locked and nothing is compared,
+        because no lock outlives its boot. The manager may run in a mount namespace of its own (a container, a systemd
+        unit with a private /tmp). The same mount has another id there, so mounts are compared only within a namespace.
+        A manager itself is strict: for it, doubt costs only the time of a rebuild.
         """
         path = self.file_of(generation)
         if not _exists(path):
@@ -477,18 +479,18 @@ class StateDirectory:
 
     def _refuse(self, generation: int) -> NoReturn:
         path = self.file_of(generation)
-        raise StateUntrusted(path, "was not synced before the machine, or the disk, went away", generation)
+        raise StateUntrusted(path, "was not synced before the machine went down or the disk was lost", generation)
 
     def mark_unsynced(self, generation: int) -> int:
-        """Make the marker durable. Before the first commit that is not synced, never after.
+        """Make the marker durable. Call before the first commit that is not synced, never after it.
 
-        Returns a descriptor of it, which holds its lock: to be closed when the database is, in forked children too.
+        Returns a descriptor of the marker, which holds its lock. Close it with the database, in forked children too.
         """
         identity = b"".join(self._page_cache_identity(generation))
         return self._replace(self._marker_of(generation), identity, locked=True)
 
     def clear_mark(self, generation: int) -> None:
-        """Take the marker away: every commit has been synced."""
+        """Remove the marker: every commit has been synced."""
         self.require_in_place()
         self.let_go(self._marker_of(generation))
         with contextlib.suppress(FileNotFoundError):
@@ -501,22 +503,22 @@ class StateDirectory:
         return self.file_of(generation) + ".sealed"
 
     def seal(self, generation: int) -> None:
-        """Note what the file holds, now that nobody writes to it: LMDB 0.9 has no page checksums, and a disk may change
-        a bit while no manager looks. Not while an environment of this process has the file open: closing another
-        descriptor of it would drop LMDB's locks."""
+        """Note the hash of the file when writing has ended: LMDB 0.9 has no page checksums, and a disk may change a bit
+        while no manager runs. Do not call this while an environment of this process has the file open: closing another
+        descriptor of the file would drop LMDB's locks."""
         self.require_in_place()
         replace_file(self._seal_of(generation), f"{_sha256_of_file(self.file_of(generation))}\n".encode())
 
     def break_seal(self, generation: int) -> None:
-        """Before anything is written to the file, durably."""
+        """Remove the seal durably, before anything is written to the file."""
         self.require_in_place()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._seal_of(generation))
             sync_directory(self.path)
 
     def is_sealed(self, generation: int) -> bool:
-        """Whether the file holds what it held when it was closed; False where nothing is known (a crash, or another
-        process has it open). Raises Corrupted where it does not. Reads the whole file: 80 MB take 0.1 s."""
+        """Whether the file has the same hash as when it was closed. False if that is not known (after a crash, or while
+        another process has it open). Raises Corrupted if the hash differs. Reads the whole file: 80 MB take 0.1 s."""
         seal = _read_small_file(self._seal_of(generation))
         if seal is None or self.is_unsynced(generation):
             return False
@@ -528,13 +530,14 @@ class StateDirectory:
         return True
 
     def condemn(self, generation: int) -> None:
-        """Let the marker match nothing: a write-back failed, so even this boot's page cache may be wrong."""
+        """Write a marker that matches nothing: after a failed write-back even this boot's page cache may be wrong."""
         os.close(self._replace(self._marker_of(generation), b"write-back failed\n"))
 
-    # ---- starts that ended without a word
+    # ---- failed starts without an error
 
     def note_start(self) -> int:
-        """Count a start. Returns how many before it, in a row, ended without a word (see SUSPECT_AFTER_STARTS)."""
+        """Count a start. Returns how many starts in a row before it failed without an error (see
+        SUSPECT_AFTER_STARTS)."""
         self.require_in_place()
         data = _read_small_file(self._starts) or b"0"
         failed = int(data) if re.fullmatch(rb"\d{1,9}\n?", data) else 0
@@ -542,7 +545,8 @@ class StateDirectory:
         return failed
 
     def forget_starts(self) -> None:
-        """The start got ready, or failed with an error that says why: neither speaks against the state."""
+        """The manager became ready, or failed with an error that names the reason. Both say nothing against the
+        state."""
         self.require_in_place()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._starts)

@@ -1,8 +1,8 @@
-"""Who owns a data directory, and whether it is still the one that was opened.
+"""The owner of a data directory, and the check that the directory is still the one that was opened.
 
-Lives here: the lock that keeps a second process out, and the watch over the directories and files that must stay in
-their places. Not here: what is in them (generations.py, raft/log.py). Invariant: of all processes that open a data
-directory one at most owns it, also when somebody removes the lock file.
+Lives here: the lock that excludes a second process, and the watch over the directories and files that must stay in
+their places. Not here: their contents (generations.py, raft/log.py). Invariant: of all processes that open a data
+directory at most one owns it, even if somebody removes the lock file.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from warren_raft.paths import absolute, moved
 from warren_raft.store.generations import make_directory, sync_directory
 
 LOCK_NAME: Final = "lock"
-_LOCK_RACES_MAX: Final = 10  # a lock file that is removed between its open and its lock
+_LOCK_RACES_MAX: Final = 10  # how often a lock file may be removed between its opening and its locking
 _FILE_LOCK_SECONDS: Final = 0.1
-"""A lock file that is locked is tried for so long: `is_held` takes the lock for an instant."""
+"""How long a locked lock file is tried: `is_held` takes the lock for an instant."""
 _DIRECTORY_LOCK_SECONDS: Final = 1.0
-"""A directory that is locked although its lock file is free is tried for so long: systemd-tmpfiles locks each directory
-for a moment while it looks for old files in it."""
+"""How long a locked directory with a free lock file is tried: systemd-tmpfiles locks each directory for a moment while
+it looks for old files in it."""
 _LOCK_PAUSE_SECONDS: Final = 0.02
 
 LOCK_FILE_REMOVED: Final = (
-    "the file lock was removed from this directory, by a tidy-up perhaps, and was made again: keep tidy-ups out of it, "
-    "they may remove the data next"
+    "the file lock was removed from this directory, perhaps by a clean-up of old files, and was made again: exclude "
+    "this directory from clean-ups, which may remove the data next"
 )
 
 
 def _make_data_directory(path: str) -> None:
-    """With mode 0700 if it is missing, durably, also in a shared directory: to share this one is its owner's choice."""
+    """Make a missing directory durably with mode 0700, in a shared directory too: only the owner may decide to share
+    it."""
     try:
         os.mkdir(path, sharing.PRIVATE_DIRECTORY)
     except FileExistsError:
@@ -50,18 +51,18 @@ def _make_data_directory(path: str) -> None:
 
 
 def require_usable(path: str) -> None:
-    """Raises RefusedForSafety where a data directory, or what is in it, is another user's or open to every user of the
-    host. Changes nothing; nothing where there is no directory. Raises OSError."""
+    """Raises RefusedForSafety if a data directory, or a file in it, belongs to another user or is open to every user of
+    the host. Changes nothing. Does nothing if the directory does not exist. Raises OSError."""
     with suppress(FileNotFoundError):
-        if os.stat(path).st_uid != 0:  # one of root was made for this user, by a package perhaps
-            sharing.require_rights(path, data_dir=path)  # a third user could put other files in the place of ours
+        if os.stat(path).st_uid != 0:  # root may have made the directory for this user, perhaps by a package
+            sharing.require_rights(path, data_dir=path)  # a third user could replace our files by others
     for name in (LOCK_NAME, "log", "state"):
         sharing.require_rights(os.path.join(path, name), data_dir=path)
     privacy.require_private(path)
 
 
 def _lock(descriptor: int, seconds: float) -> bool:
-    """Lock an open file or directory exclusively, within so long; whether that was possible. Raises OSError."""
+    """Lock an open file or directory exclusively, within `seconds`. Returns whether that succeeded. Raises OSError."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -81,7 +82,7 @@ def _is_locked(path: str) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:  # or a file system that does not lock directories
+    except OSError as error:  # some file systems do not lock directories
         return isinstance(error, BlockingIOError)
     finally:
         os.close(descriptor)
@@ -89,13 +90,13 @@ def _is_locked(path: str) -> bool:
 
 
 class DirectoryLock:
-    """The one owner of a data directory: an flock on DATA_DIR/lock and one on DATA_DIR itself, until `release`.
+    """The ownership of a data directory: an flock on DATA_DIR/lock and one on DATA_DIR itself, until `release`.
 
-    They go away with the process, however that ends. The one on the directory holds when a tidy-up removes the file;
-    the file is what releases before this one looked at. Raises InUse where another process, or another store of this
-    process, has either, and RefusedForSafety where the directory or the files in it are another user's, or open to
-    every user of the host (privacy.py). A forked child has no part in it: an flock lasts until the last copy of its
-    descriptor is closed, and a child that lives on would keep its parent's directory locked.
+    Both locks end with the process, however it ends. The lock on the directory still holds if a clean-up removes the
+    file; earlier releases checked only the file. Raises InUse if another process, or another store of this process, has
+    either lock. Raises RefusedForSafety if the directory or a file in it belongs to another user, or is open to every
+    user of the host (privacy.py). A forked child closes its copies: an flock lasts until the last copy of its
+    descriptor is closed, so a child that outlives its parent would keep the parent's directory locked.
     """
 
     _held: ClassVar[weakref.WeakSet[DirectoryLock]] = weakref.WeakSet()
@@ -115,7 +116,7 @@ class DirectoryLock:
         DirectoryLock._held.add(self)
 
     def _locked_file(self) -> int:
-        """The file that has the lock's name, locked."""
+        """The locked file that has the lock's name."""
         for _ in range(_LOCK_RACES_MAX):
             descriptor = sharing.open_new(LOCK_NAME, os.O_RDWR | os.O_NOFOLLOW, directory=self._directory)
             try:
@@ -126,7 +127,7 @@ class DirectoryLock:
             except BaseException:
                 os.close(descriptor)
                 raise
-            os.close(descriptor)  # it was removed after it was opened: its lock keeps nobody out
+            os.close(descriptor)  # it was removed after it was opened, so its lock excludes nobody
         raise InUse(self.path, f"has a lock file that is removed as soon as it is made ({LOCK_NAME})")
 
     def _has_name(self, descriptor: int) -> bool:
@@ -140,24 +141,25 @@ class DirectoryLock:
         try:
             is_ours = _lock(self._directory, _DIRECTORY_LOCK_SECONDS)
         except OSError:
-            return  # a file system that locks files only, as network file systems do
+            return  # a file system that locks only files, as network file systems do
         if not is_ours:
             raise InUse(
                 self.path,
-                "is locked by another process, although its lock file is not (somebody removed it, perhaps): "
+                "is locked by another process, although its lock file is not (perhaps somebody removed the lock file): "
                 f"`fuser -v {self.path}` shows that process",
             )
 
     @classmethod
     def is_held(cls, data_dir: str | os.PathLike[str]) -> bool:
-        """Whether somebody has the directory at this moment. Makes no file."""
+        """Whether a process has the directory locked at this moment. Makes no file."""
         return any(_is_locked(path) for path in (os.path.join(data_dir, LOCK_NAME), os.fspath(data_dir)))
 
     def restore_file(self) -> bool:
-        """Make and lock DATA_DIR/lock again where somebody removed or replaced it; whether that was so.
+        """Make and lock DATA_DIR/lock again if somebody removed or replaced it. Returns whether it was removed or
+        replaced.
 
-        Raises InUse where another process has locked the new one, that is, a store of an older release, which now works
-        in this directory too; OSError. One thread at a time. Two system calls where nothing happened.
+        Raises InUse if another process has locked the new file: a store of an older release that now works in this
+        directory too. Raises OSError. One thread at a time. Costs two system calls if the file is in its place.
         """
         if self._has_name(self._file):
             return False
@@ -166,12 +168,12 @@ class DirectoryLock:
         return True
 
     def release(self) -> None:
-        """Give the directory up. Calling it again does nothing."""
+        """Give up the directory. Idempotent."""
         descriptors = self._file, self._directory
         self._file = self._directory = -1
         for descriptor in descriptors:
             if descriptor >= 0:
-                fcntl.flock(descriptor, fcntl.LOCK_UN)  # for all copies: a child may just have been forked
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # for all copies: a child may have been forked just now
                 os.close(descriptor)
 
     @classmethod
@@ -188,9 +190,9 @@ os.register_at_fork(after_in_child=DirectoryLock._forget_in_child)
 
 
 class Anchors:
-    """Directories and files whose paths must lead to them for as long as a store is open. All methods are thread-safe.
+    """Directories and files that must stay at their paths for as long as a store is open. All methods are thread-safe.
 
-    Each is kept open (O_PATH, which takes no part in locks), so that no other file gets its inode number meanwhile.
+    Each is kept open (O_PATH, which does not affect locks), so that no other file gets its inode number meanwhile.
     """
 
     def __init__(self) -> None:
@@ -198,20 +200,21 @@ class Anchors:
         self._held: dict[str, int] = {}
 
     def hold(self, path: str) -> None:
-        """From now on `path` must lead to what it leads to now; nothing if it is held already. Raises OSError."""
+        """From now on `path` must lead to the same file or directory. Does nothing if it is held already. Raises
+        OSError."""
         with self._lock:
             if path not in self._held:
                 self._held[path] = RESERVE.call(os.open, path, os.O_PATH | os.O_CLOEXEC)
 
     def let_go(self, path: str) -> None:
-        """Before it is removed or replaced; nothing if it is not held."""
+        """Call before the path is removed or replaced. Does nothing if the path is not held."""
         with self._lock:
             descriptor = self._held.pop(path, -1)
             if descriptor >= 0:
                 os.close(descriptor)
 
     def require(self) -> None:
-        """Raises Corrupted, with the path, where one of them is not in its place any more. Two system calls each."""
+        """Raises Corrupted, with the path, if one of them is no longer in its place. Two system calls for each."""
         with self._lock:
             for path, descriptor in self._held.items():
                 held = os.fstat(descriptor)
@@ -223,6 +226,6 @@ class Anchors:
                     raise moved(path)
 
     def close(self) -> None:
-        """Let go of all of them. Idempotent."""
+        """Release all of them. Idempotent."""
         for path in list(self._held):
             self.let_go(path)

@@ -1,12 +1,12 @@
-"""Readers in other processes: how they keep the owner of a database from using pages again that they still read.
+"""Readers in other processes: how they keep the owner of a database from reusing pages that they still read.
 
-LMDB has a table of readers in its lock file, and knows a reader by its process id. In two containers two processes have
-the same id: the second one cannot read at all, and each may free what the other holds. So readers in other processes do
-not use LMDB's locks. The owner sets slots of that table apart, which LMDB then gives to nobody; a reader takes one with
-a lock of its own, and enters in it what it reads, as LMDB does.
+LMDB has a table of readers in its lock file, and identifies a reader by its process id. Two processes in two containers
+can have the same id: then the second process cannot read at all, and each process may free the slots of the other. So
+readers in other processes do not use LMDB's locks. The owner sets slots of that table apart, which LMDB then gives to
+nobody. A reader takes such a slot with a lock of its own, and enters the transaction that it reads, as LMDB does.
 
-Lives here: the table, both sides of it. Not here: which file is open (database.py). Invariant: while a reader reads,
-its slot holds a transaction that is not newer than what it reads, and nobody frees that slot.
+Lives here: the table, and its use by owner and readers. Not here: the choice of the file (database.py). Invariant:
+while a reader reads, its slot holds a transaction that is not newer than the one it reads, and nobody frees that slot.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from warren_raft.store.lmdb_errors import MAX_READERS, WouldBlock, no_space_as_s
 _MAGIC: Final = 0xBEEFC0DE
 _LINE: Final = 64
 _NOTHING: Final = 2**64 - 1
-"""The transaction in a slot whose reader reads nothing just now."""
+"""The transaction in the slot of a reader that is not reading at the moment."""
 
 
 def _mutex_bytes() -> int:
@@ -56,29 +56,29 @@ _COUNT: Final = _NEWEST + 8
 _SLOTS_AT: Final = -(-(_COUNT + 4) // _LINE) * _LINE + -(-_mutex_bytes() // _LINE) * _LINE
 FILE_BYTES: Final = _SLOTS_AT + MAX_READERS * _LINE
 
-# ---------------------------------------------------------------------------------------------- what is set apart
+# ---------------------------------------------------------------------------------------------- slots set apart
 
 FIRST: Final = 16
-"""The slots before are LMDB's: it uses one or two before the others are set apart."""
+"""The slots before this one are LMDB's: it uses one or two of them before the others are set apart."""
 SLOTS: Final = 256
-"""Read transactions of other processes at the same time. The owner looks at each slot when it writes: 16 KB."""
+"""The most read transactions of other processes at the same time. The owner checks each slot when it writes: 16 KB."""
 
 _NUMBER: Final = 2**30
-"""As the process of slot i stands _NUMBER + i: no process has such a number (PID_MAX_LIMIT of Linux is 2^22)."""
+"""Slot i has _NUMBER + i as its process id. No process has such an id (PID_MAX_LIMIT of Linux is 2^22)."""
 _CLAIM: Final = 2**40
-"""Whoever has locked byte _CLAIM + i of the lock file may use slot i. LMDB itself locks byte 0, and the byte whose
-offset is a process id."""
+"""The process that has locked byte _CLAIM + i of the lock file may use slot i. LMDB itself locks byte 0, and the byte
+whose offset is a process id."""
 _ATTACH: Final = _CLAIM - 1
-"""The byte that is locked by the one reader that attaches."""
+"""The byte that is locked by the one reader that is attaching."""
 _OWNED: Final = 2**40
-"""The byte of the data file that its owner has locked, from before it opens the file until it has closed it."""
+"""The byte of the data file that its owner has locked, from before it opens the file until it has closed the file."""
 _READ: Final = 2**40 + 1
-"""The byte of the data file that each reader in another process has locked."""
+"""The byte of the data file that every reader in another process has locked."""
 
 ATTACH_SECONDS: Final = 10.0
-"""How long a reader waits for another one that attaches, and for a lock file that is being made."""
+"""How long a reader waits for another reader that is attaching, and for a lock file that is being made."""
 REMOVED_SECONDS: Final = 1.0
-"""How long an owner may have the data file and not the lock file: then that is another lock file than the owner's."""
+"""How long an owner may hold the data file without this lock file. Then the owner uses another lock file."""
 IN_DOUBT_SECONDS: Final = 1.0
 """How long the newest transaction may be in the database and not in the lock file, before its writer counts as dead."""
 _PAUSE_SECONDS: Final = 0.002
@@ -90,7 +90,7 @@ def lock_file_of(path: str) -> str:
 
 
 def _open_lock_file(path: str) -> int:
-    """That of the data file `path`, made where there is none."""
+    """Open the lock file of the data file `path`; make it if it is missing."""
     descriptor = sharing.open_new(lock_file_of(path), os.O_RDWR | os.O_NOFOLLOW)
     try:
         sharing.correct_mode(lock_file_of(path))
@@ -106,8 +106,8 @@ def _flock(kind: int, start: int, length: int = 1) -> bytes:
 
 
 def _try_lock(descriptor: int, kind: int, start: int, length: int = 1) -> bool:
-    """Lock bytes for this descriptor (an open file description lock: closing another one of the file takes nothing
-    away); whether nobody else has them. A process that dies gives its locks up."""
+    """Lock bytes for this descriptor. Returns False if another process has them. This is an open file description lock:
+    closing another descriptor of the file does not release it. A process that dies releases its locks."""
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(kind, start, length))
     except (BlockingIOError, PermissionError):
@@ -120,21 +120,22 @@ def _unlock(descriptor: int, start: int, length: int = 1) -> None:
 
 
 def _is_locked(descriptor: int, start: int) -> bool:
-    """Whether anybody else has a lock on the byte."""
+    """Whether another descriptor has a lock on the byte."""
     answer: bytes = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, start))
     kind: int = struct.unpack_from("@h", answer)[0]
     return kind != fcntl.F_UNLCK
 
 
 def _slot(number: int) -> int:
-    """Where slot `number` of those set apart begins, in bytes."""
+    """The offset of slot `number` of those set apart, in bytes."""
     return _SLOTS_AT + (FIRST + number) * _LINE
 
 
 class _Table:
     """The lock file in memory: `long` in words of 8 bytes, `short` in words of 4. A word is read or written at once.
 
-    Not the module mmap: that keeps a second descriptor of the file, whose locks a forked child could not give up.
+    The module mmap is not used: it keeps a second descriptor of the file, and a forked child could not release its
+    locks.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -148,24 +149,24 @@ class _Table:
         self.short: Final = whole.cast("I")
 
     def unmap(self) -> None:
-        """Both views raise ValueError afterwards. To read unmapped memory would end the process (SIGSEGV)."""
+        """Both views raise ValueError afterwards. Reading unmapped memory would end the process (SIGSEGV)."""
         self.long.release()
         self.short.release()
         _unmap(self._address, FILE_BYTES)
 
     def set_apart(self) -> None:
-        """Mark the slots that LMDB shall not use. Whoever does it, and however often, writes the same."""
+        """Mark the slots that LMDB must not use. Any process may do it, at any time: all write the same."""
         for number in range(SLOTS):
             at = _slot(number)
             if self.short[(at + 8) // 4] == 0:
                 self.long[at // 8] = _NOTHING
                 self.short[(at + 8) // 4] = _NUMBER + number
         if self.short[_COUNT // 4] < FIRST + SLOTS:
-            self.short[_COUNT // 4] = FIRST + SLOTS  # the writer looks at so many
+            self.short[_COUNT // 4] = FIRST + SLOTS  # the writer checks this many slots
 
 
 def _allocate(descriptor: int) -> None:
-    """Room for the whole lock file. A page of it that finds none when it is written to ends the process (SIGBUS)."""
+    """Reserve space for the whole lock file. Writing to a page of it without space ends the process (SIGBUS)."""
     if _fallocate(descriptor, 0, 0, FILE_BYTES) != 0:
         code = ctypes.get_errno()
         if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
@@ -180,7 +181,7 @@ _map.restype = ctypes.c_void_p
 _map.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
 _unmap: Final[Any] = _libc.munmap
 _unmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-_fallocate: Final[Any] = _libc.fallocate  # not posix_fallocate: where that is not supported, it writes into the file
+_fallocate: Final[Any] = _libc.fallocate  # posix_fallocate writes into the file if the call is not supported
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
@@ -189,20 +190,20 @@ _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 
 class Holder(NamedTuple):
-    """A read transaction that is open, in whatever process."""
+    """A read transaction that is open in any process."""
 
     pid: int
-    """Of the process, in its own namespace of process ids."""
+    """The process id, in the process's own namespace of process ids."""
     namespace: int
-    """The number of that namespace (`lsns -t pid` shows it); 0 where it is not known."""
+    """The number of that namespace (`lsns -t pid` shows it); 0 if it is not known."""
     transaction: int
-    """What it reads: LMDB's number of the last commit that it sees."""
+    """LMDB's number of the last commit that the transaction sees."""
     uses_lmdbs_locks: bool
-    """As the owner itself does, and programs of others."""
+    """True for the owner itself, and for other programs."""
 
 
 class UnknownReaders(InUse):
-    """Other processes read the file, and their lock file was removed: what they read cannot be spared."""
+    """Other processes read the file, and their lock file was removed: the owner cannot see which pages they read."""
 
     def __init__(self, path: str) -> None:
         super().__init__(
@@ -213,10 +214,11 @@ class UnknownReaders(InUse):
 
 
 class OwnersTable:
-    """The slots of an open database, as its one owner sees them. Any thread.
+    """The slots of an open database, for its one owner. Any thread.
 
-    Made before LMDB opens the file; `set_apart` as soon as it has, before anybody reads. It is closed when the
-    environment is gone, not before: closing any descriptor of the lock file gives up all of LMDB's locks on it.
+    Make it before LMDB opens the file. Call `set_apart` as soon as LMDB has opened the file, before any read. It is
+    closed after the environment is gone, not before: closing any descriptor of the lock file releases all of LMDB's
+    locks on it.
     """
 
     def __init__(self, path: str) -> None:
@@ -228,7 +230,7 @@ class OwnersTable:
             _try_lock(self._data, fcntl.F_RDLCK, _OWNED)
             self._lock = _open_lock_file(path)
             self._require_known_readers()
-            # LMDB frees the slots of a process whose byte nobody has locked.
+            # LMDB frees the slots of a process whose byte is not locked.
             _try_lock(self._lock, fcntl.F_RDLCK, _NUMBER, SLOTS)
             if os.fstat(self._lock).st_size >= FILE_BYTES:
                 self._free_own()
@@ -244,26 +246,26 @@ class OwnersTable:
         yield from (self._data, self._lock)
 
     def _require_known_readers(self) -> None:
-        """Raises UnknownReaders where somebody reads the data file whose lock file is another one than this."""
+        """Raises UnknownReaders if a process reads the data file and uses another lock file than this."""
         deadline = time.monotonic() + REMOVED_SECONDS
         while _is_locked(self._data, _READ) and not _is_locked(self._lock, 0):
-            if time.monotonic() > deadline:  # and not a reader that is just ending
+            if time.monotonic() > deadline:  # so it is not a reader that is just ending
                 raise UnknownReaders(self._path)
             time.sleep(_PAUSE_SECONDS)
 
     def is_in_place(self) -> bool:
-        """Whether new readers find the lock file. Else they are refused, until the owner is started again."""
+        """Whether new readers find the lock file. If not, they are refused until the owner is started again."""
         try:
             return os.path.samestat(os.stat(lock_file_of(self._path)), os.fstat(self._lock))
         except FileNotFoundError:
             return False
 
     def _free_own(self) -> None:
-        """The slots of a process before this one that had the same number, as every first process of a container has:
-        LMDB takes them for its own, and never frees them."""
+        """Free the slots of an earlier process that had the same process id, as the first process of every container
+        has. LMDB takes these slots for its own, and never frees them."""
         own = os.getpid()
         if not _try_lock(self._lock, fcntl.F_WRLCK, own):
-            return  # it lives, in another container
+            return  # it is alive, in another container
         try:
             table = os.pread(self._lock, FILE_BYTES, 0)
             for at in range(_SLOTS_AT, FILE_BYTES, _LINE):
@@ -273,17 +275,17 @@ class OwnersTable:
             _unlock(self._lock, own)
 
     def set_apart(self, environment: lmdb.Environment) -> None:
-        """Once LMDB has opened the file, and nobody has begun a transaction."""
+        """Call when LMDB has opened the file and no transaction has begun."""
         weakref.finalize(environment, self.close).atexit = False
         self._table = _Table(self._lock)
-        # Where a reader has the lock file open, LMDB believes it. Where an owner before this one used another lock file
-        # (somebody removed this one, and put it back), it would write over the newest transaction.
+        # If a reader has the lock file open, LMDB trusts the file. If an earlier owner used another lock file (because
+        # somebody removed this one and put it back), LMDB would write over the newest transaction.
         newest = environment.info()["last_txnid"]
         self._table.long[_NEWEST // 8] = max(newest, self._table.long[_NEWEST // 8])
         self._table.set_apart()
 
     def close(self) -> None:
-        """Once: when the environment is gone, or was not opened."""
+        """Call once, when the environment is gone, or was not opened."""
         table, self._table = self._table, None
         if table is not None:
             table.unmap()
@@ -293,7 +295,7 @@ class OwnersTable:
         self._lock = self._data = -1
 
     def holders(self) -> list[Holder]:
-        """All that read just now."""
+        """All open read transactions."""
         table = self._table
         found: list[Holder] = []
         if table is not None:
@@ -323,7 +325,7 @@ class OwnersTable:
 
 
 def pid_namespace() -> int:
-    """The number of this process's namespace of process ids; 0 where it is not known. For messages only."""
+    """The number of this process's namespace of process ids; 0 if it is not known. For messages only."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino & 0xFFFF_FFFF
     except OSError:  # a sandbox hides it
@@ -333,20 +335,20 @@ def pid_namespace() -> int:
 class ReadersTable:
     """The slots, for one reader in a process that does not own the database. Any thread.
 
-    Made before LMDB opens the data file, without its locks; then `use`. `open_natively` opens an environment with
-    LMDB's locks: by that LMDB makes its lock file, where nobody has it open. Raises InUse (another reader attaches, or
-    the lock file is not the owner's), OSError.
+    Make it before LMDB opens the data file without its locks; then call `use`. `open_natively` opens an environment
+    with LMDB's locks: by that LMDB makes its lock file if no process has it open. Raises InUse (another reader is
+    attaching, or the lock file is not the owner's), OSError.
     """
 
     def __init__(self, path: str, open_natively: Callable[[], lmdb.Environment]) -> None:
         self._path: Final = path
         self._free: list[int] = []
         self._users: dict[int, int] = {}
-        """Slot -> id() of the ForeignRead that has it. One operation of a dict or a list each: the garbage collector
-        may give a slot back between any two lines, and must not wait for a lock."""
+        """Slot -> id() of the ForeignRead that has it. Each step is one operation of a dict or a list: the garbage
+        collector may give a slot back between any two lines, and must not wait for a lock."""
         self._claiming = threading.RLock()  # a signal handler may read while its thread claims a slot
         self._claimed: dict[int, object] = {}
-        """Number of a slot that is locked, or that is being locked just now -> for which call of `_claim_slot`."""
+        """Number of a slot that is locked, or is being locked just now -> the token of that call of `_claim_slot`."""
         self._descriptor = _open_lock_file(path)
         self._data = -1
         try:
@@ -371,23 +373,23 @@ class ReadersTable:
         forking.let_go_in_child(self)
 
     def use(self, environment: lmdb.Environment) -> None:
-        """Read from `environment`, which is opened without LMDB's locks. It is held until this object is closed, or is
-        gone: the lock file is closed first, as another environment of this process may lock it afterwards."""
+        """Read from `environment`, which is opened without LMDB's locks. It is kept until this object is closed or
+        gone. The lock file is closed first, because another environment of this process may lock it afterwards."""
         self._begin = environment.begin
         self._held.append(environment)
 
     def close(self) -> None:
-        """Where the opening failed. Otherwise it is closed when nobody has it any more."""
+        """Call if the opening failed. Otherwise the table is closed when nothing refers to it any more."""
         self._close()
 
     def descriptors(self) -> Iterator[int]:
         """For forking.py."""
-        if self._close.alive:  # else the numbers may be other files' by now
+        if self._close.alive:  # otherwise other files may have these numbers by now
             yield from (self._data, self._descriptor)
 
     @staticmethod
     def forget_all_in_child() -> None:
-        """In a forked child: the slots are the parent's, and stay as they are."""
+        """In a forked child: the slots belong to the parent and stay as they are."""
         for table in list(_readers_tables):
             table._close.detach()
             table._users.clear()
@@ -395,21 +397,21 @@ class ReadersTable:
     # ---- attaching
 
     def _attach(self, open_natively: Callable[[], lmdb.Environment]) -> None:
-        """Hold byte 0, as LMDB does, of a lock file that LMDB has made: then nobody makes it anew."""
+        """Hold byte 0, as LMDB does, of a lock file that LMDB has made: then no process makes the file again."""
         deadline = time.monotonic() + ATTACH_SECONDS
         while not _try_lock(self._descriptor, fcntl.F_WRLCK, _ATTACH):
-            self._pause(deadline, "is being opened by another reader, which stands still")
+            self._pause(deadline, "is being opened by another reader, which makes no progress")
         try:
             without_owner = time.monotonic() + REMOVED_SECONDS
             while not self._hold(open_natively, without_owner):
-                self._pause(deadline, "is being opened by another process, which stands still")
+                self._pause(deadline, "is being opened by another process, which makes no progress")
         finally:
             _unlock(self._descriptor, _ATTACH)
         if os.pread(self._descriptor, 4, 0) != _MAGIC_BYTES:
             raise InUse(self._path, "is open in a process of another release: stop that process")
 
     def _mapped(self) -> _Table:
-        """Through a descriptor of its own: what is mapped stays open, in a forked child too, and with it its locks."""
+        """Map through a descriptor of its own: a mapped file stays open, in a forked child too, and keeps its locks."""
         descriptor = RESERVE.call(os.open, lock_file_of(self._path), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if not os.path.samestat(os.fstat(descriptor), os.fstat(self._descriptor)):
@@ -424,8 +426,8 @@ class ReadersTable:
         time.sleep(_PAUSE_SECONDS)
 
     def _hold(self, open_natively: Callable[[], lmdb.Environment], without_owner: float) -> bool:
-        """Whether byte 0 is ours now. Never for a moment only: an owner that opens the file meanwhile would believe
-        what is in it, which may be of another boot of the machine."""
+        """Whether byte 0 is ours now. It is never locked just for a moment: an owner that opens the file in that moment
+        would trust the content of the file, which may be from another boot of the machine."""
         if _is_locked(self._descriptor, 0):
             return _try_lock(self._descriptor, fcntl.F_RDLCK, 0)  # unless LMDB makes the file just now
         if self._is_owned():
@@ -457,28 +459,30 @@ class ReadersTable:
     # ---- reading
 
     def begin(self, *arguments: Any) -> ForeignRead:
-        """As `lmdb.Environment.begin`, for `with`. Raises InUse (no slot is free), lmdb.Error."""
+        """Like `lmdb.Environment.begin`, for `with`. Raises InUse (no slot is free), lmdb.Error."""
         read = ForeignRead(self)
         slot = read.slot = self._take(id(read))
         long, newest_at, doubted_at = self._table.long, _NEWEST // 8, 0.0
         while True:
             newest = long[newest_at]
             long[slot] = newest
-            # From here on the writer spares what `newest` sees. No memory barrier is needed: a writer that has not seen
-            # the slot yet uses such pages again in its third transaction from now at the earliest, and `newest` is
-            # looked at once more below.
+            # From here on the writer keeps the pages that `newest` sees. No memory barrier is needed: a writer that has
+            # not seen the slot yet reuses such pages in its third transaction from now at the earliest, and `newest` is
+            # checked once more below.
             transaction = self._begin(*arguments)
             if transaction.id() == newest == long[newest_at]:
                 break
-            # The writer is at work, and the header page that was read may be half written. Where that lasts, the writer
-            # died after it had written the page, before it told so in the lock file.
+            # The writer is at work, and the header page may have been read half written. If this lasts, the writer died
+            # after it had written the page and before it entered that in the lock file.
             now = time.monotonic()
             doubted_at = doubted_at or now
             if transaction.id() > newest and now - doubted_at > IN_DOUBT_SECONDS and not self._is_owned():
                 break
             transaction.abort()
             if now - doubted_at > ATTACH_SECONDS:
-                raise InUse(self._path, "changes all the time, or its lock file is not its manager's: restart that")
+                raise InUse(
+                    self._path, "changes all the time, or its manager uses another lock file: restart that manager"
+                )
             if now > doubted_at:
                 time.sleep(_PAUSE_SECONDS)
         read.transaction = transaction
@@ -493,10 +497,10 @@ class ReadersTable:
         return slot
 
     def give_back(self, slot: int, user: int) -> None:
-        """The slot, if it is this user's. `slot` is below 0 where an interrupt came before the user knew it."""
+        """Free the slot if it belongs to this user. `slot` is below 0 if an interrupt came before the user knew it."""
         users = self._users
         if not self._close.alive:
-            return  # the table was closed: a read that an interrupt left over is collected later than it
+            return  # the table was closed: a read that an interrupt left over is collected after the table
         if slot < 0:
             slot = next((number for number, whose in list(users.items()) if whose == user), slot)
         if users.get(slot) == user:
@@ -505,17 +509,17 @@ class ReadersTable:
             self._free.append(slot)
 
     def _claim(self) -> int:
-        """A slot that no other reader has, as the place of its first word."""
+        """Claim a slot that no other reader has. Returns the index of its first word."""
         with self._claiming:
             start = secrets.randbelow(SLOTS)
             for number in (*range(start, SLOTS), *range(start)):
                 if number not in self._claimed and self._claim_slot(number):
                     return _slot(number) // 8
-        raise InUse(self._path, f"has {SLOTS} open read transactions of other processes, which is all there can be")
+        raise InUse(self._path, f"has {SLOTS} open read transactions of other processes, the most there can be")
 
     def _claim_slot(self, number: int) -> bool:
-        """The lock on a slot keeps other processes out. `_claimed` keeps out a signal handler that reads in the middle
-        of this, for which the kernel would grant the lock again: it is entered there in one step, and first."""
+        """The lock on a slot excludes other processes. `_claimed` excludes a signal handler that reads in the middle of
+        this, because the kernel would grant it the lock again. The entry in `_claimed` is made first, in one step."""
         token = object()
         is_ours = False
         try:
@@ -533,7 +537,7 @@ class ReadersTable:
         if not is_apart or not _try_lock(descriptor, fcntl.F_RDLCK, _NUMBER + number):
             _unlock(descriptor, _CLAIM + number)
             return False
-        self._table.long[at // 8] = _NOTHING  # a reader that died may have left something
+        self._table.long[at // 8] = _NOTHING  # a reader that died may have left its transaction
         self._table.long[at // 8 + 2] = pid_namespace() << 32 | os.getpid()  # LMDB shows it as the thread
         return True
 
@@ -542,10 +546,10 @@ _MAGIC_BYTES: Final = struct.pack("@I", _MAGIC)
 
 
 class ForeignRead:
-    """A read transaction with its slot. `with` gives the transaction of LMDB."""
+    """A read transaction with its slot. `with` gives LMDB's transaction."""
 
     _is_over = True
-    """Of one whose making was interrupted."""
+    """True if an interrupt came while the object was made."""
 
     def __init__(self, table: ReadersTable) -> None:
         self._table = table
@@ -560,7 +564,7 @@ class ForeignRead:
         self.abort()
 
     def abort(self) -> None:
-        """End the transaction, then give the slot back. Calling it again does nothing."""
+        """End the transaction, then give the slot back. Idempotent."""
         if self.transaction is not None:
             self.transaction.abort()
         self._table.give_back(self.slot, id(self))
@@ -572,8 +576,8 @@ class ForeignRead:
 
 
 def _close_table(descriptors: tuple[int, ...], table: _Table, held: list[lmdb.Environment]) -> None:
-    """The slots are free with the locks. The environment goes last. Each step is done although an exception (Ctrl-C)
-    arrives in the one before."""
+    """The slots become free with the locks. The environment goes last. Each step is done even if an exception (Ctrl-C)
+    arrives in the previous step."""
     data, lock = descriptors
     try:
         table.unmap()

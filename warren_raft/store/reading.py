@@ -1,7 +1,7 @@
-"""All reads of a store: Reader, one transaction a call, and View, one snapshot for many calls.
+"""All reads of a store: Reader (one transaction for each call) and View (one snapshot for many calls).
 
-How a record is found and decoded is lookup.py's; where the database comes from is the store's that inherits Reader.
-Invariant: no transaction stays open across code of the caller, but for the one of a View, which ends and is counted.
+Finding and decoding a record is done in lookup.py. The subclass of Reader provides the database.
+Invariant: no transaction stays open across code of the caller, except that of a View, which is ended after a time.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ E = TypeVar("E")
 R = TypeVar("R")
 P = ParamSpec("P")
 
-_GENERATION_RACES_MAX: Final = 10  # a generation lives for seconds at least; a race lost twice is a bug
+_GENERATION_RACES_MAX: Final = 10  # a generation lives for seconds at least; losing this race twice is a bug
 
 STREAM_CHUNK: Final = 256
-"""Entities decoded at a time by the `iter_` methods: enough to hide what each step costs, little enough to hold."""
+"""Entities decoded at a time by the `iter_` methods: enough to hide the cost of a step, and few enough to hold."""
 
 
 class Reads(ABC):
     """The read operations. Entities come with their revision and are immutable; they may be shared and kept.
 
-    All raise Closed on a closed store, Corrupted where the file does not hold what was written to it. Ids and
-    names of more than 511 bytes are simply not found.
+    All raise Closed on a closed store, and Corrupted if the file does not hold the bytes that were written to it. Ids
+    and names of more than 511 bytes are not found.
     """
 
     __slots__ = ()
@@ -97,7 +97,7 @@ class Reads(ABC):
         return self._get(SERVICE, id)
 
     def get_service_by_name(self, name: str) -> Service:
-        """The service with this name; where several have it, the one with the smallest id. Raises NotFound."""
+        """The service with this name; if several have it, the one with the smallest id. Raises NotFound."""
         return self._named(SERVICE, SERVICE_BY_NAME, name)
 
     def list_services(self) -> list[Service]:
@@ -115,11 +115,11 @@ class Reads(ABC):
         return self._list(CONTAINER)
 
     def list_containers_by_service(self, service_id: str) -> list[Container]:
-        """The containers of a service, ordered by id; none for a service that does not exist."""
+        """The containers of a service, ordered by id; empty for a service that does not exist."""
         return self._with(CONTAINER, CONTAINER_BY_SERVICE, service_id)
 
     def list_containers_by_node(self, node_id: str) -> list[Container]:
-        """The containers on a node, ordered by id; none for a node that does not exist."""
+        """The containers on a node, ordered by id; empty for a node that does not exist."""
         return self._with(CONTAINER, CONTAINER_BY_NODE, node_id)
 
     # ---- secrets
@@ -129,7 +129,7 @@ class Reads(ABC):
         return self._get(SECRET, id)
 
     def get_secret_by_name(self, name: str) -> Secret:
-        """The secret with this name; where several have it, the one with the smallest id. Raises NotFound."""
+        """The secret with this name; if several have it, the one with the smallest id. Raises NotFound."""
         return self._named(SECRET, SECRET_BY_NAME, name)
 
     def list_secrets(self) -> list[Secret]:
@@ -143,7 +143,7 @@ class Reads(ABC):
         return self._get(VOLUME, id)
 
     def get_volume_by_name(self, name: str) -> Volume:
-        """The volume with this name; where several have it, the one with the smallest id. Raises NotFound."""
+        """The volume with this name; if several have it, the one with the smallest id. Raises NotFound."""
         return self._named(VOLUME, VOLUME_BY_NAME, name)
 
     def list_volumes(self) -> list[Volume]:
@@ -163,7 +163,7 @@ class Reads(ABC):
     # ---- the CA
 
     def get_ca(self) -> bytes:
-        """What `save_ca` saved. Raises NotFound where nothing was."""
+        """The bytes that `save_ca` saved. Raises NotFound if none were saved."""
         return self._get(CA, CA_ID)
 
     # ---- ingresses
@@ -173,7 +173,7 @@ class Reads(ABC):
         return self._get(INGRESS, id)
 
     def get_ingress_by_name(self, name: str) -> Ingress:
-        """The ingress with this name; where several have it, the one with the smallest id. Raises NotFound."""
+        """The ingress with this name; if several have it, the one with the smallest id. Raises NotFound."""
         return self._named(INGRESS, INGRESS_BY_NAME, name)
 
     def list_ingresses(self) -> list[Ingress]:
@@ -187,7 +187,7 @@ class Reads(ABC):
         return self._get(CERTIFICATE, id)
 
     def get_tls_certificate_by_name(self, name: str) -> TLSCertificate:
-        """The TLS certificate with this name; where several have it, the one with the smallest id. Raises NotFound."""
+        """The TLS certificate with this name; if several have it, the one with the smallest id. Raises NotFound."""
         return self._named(CERTIFICATE, CERTIFICATE_BY_NAME, name)
 
     def get_tls_certificates_by_host(self, host: str) -> list[TLSCertificate]:
@@ -203,19 +203,20 @@ class Reads(ABC):
 
 
 class Reader(Reads):
-    """The reads of a store. Each call is one read transaction on this machine's database; `read()` gives one to many.
+    """The reads of a store. Each call is one read transaction on this machine's database; `read()` makes one for many
+    reads.
 
-    Thread-safe. A call sees everything that was applied here when it began, and waits for nobody.
+    Thread-safe. A call sees everything that was applied here when it began, and waits for no other thread.
     """
 
     __slots__ = ()
 
     @abstractmethod
     def _attached(self) -> Database:
-        """The database to read from, now. Raises Closed. A store that changes its generation changes the answer."""
+        """The database to read from now; another one after a change of generation. Raises Closed."""
 
     def _leader_contact_age_seconds(self) -> float | None:
-        """How long ago a leader was last heard; 0 on the leader itself; None where that is not known."""
+        """The time since the last contact with a leader; 0 on the leader itself; None if it is not known."""
         return None
 
     def read(self) -> View:
@@ -232,11 +233,11 @@ class Reader(Reads):
                 with database.begin() as txn:
                     return read(database, txn, *args, **kwargs)
             except NotFound as error:
-                # Its traceback would hold the transaction, and that the files: who keeps the error (a test does)
-                # could not open the directory again after `close`.
+                # The traceback would hold the transaction, and the transaction holds the files. A caller that keeps the
+                # error (as a test does) could not open the directory again after `close`.
                 del txn
                 raise error.with_traceback(None) from None
-            except Closed:  # by another generation, after we looked? Then read from that one.
+            except Closed:  # perhaps the generation changed after `_attached`; then read from the new one
                 if self._attached() is database:
                     raise
             except lmdb.Error as error:
@@ -249,10 +250,10 @@ def _opened_view(database: Database, _txn: Txn) -> ReadTransaction:
 
 
 class View(Reads):
-    """One snapshot of the state: every read sees the same moment, whatever is written meanwhile. For `with`.
+    """One snapshot of the state: every read sees the same moment, in spite of later writes. Use it with `with`.
 
-    It outlives a change of generation and the closing of the store. Keep it short: while it is open the database
-    file grows by what is written, and after VIEW_AGE_MAX_SECONDS it is ended, and further reads raise Closed.
+    A view outlives a change of generation and the closing of the store. Keep it short: while it is open, the database
+    file grows by every write. After VIEW_AGE_MAX_SECONDS it is ended, and further reads raise Closed.
     """
 
     __slots__ = ("_contact_age", "_reader", "_revision", "_transaction")
@@ -282,15 +283,16 @@ class View(Reads):
 
     @property
     def revision(self) -> int:
-        """The revision of the latest change that this view sees; 0 before the first."""
+        """The revision of the latest change that this view sees; 0 before the first change."""
         self._opened()
         return self._revision
 
     @property
     def leader_contact_age_seconds(self) -> float | None:
-        """When the view was opened, how long ago a leader had been heard: how far it may lag behind the cluster.
+        """The time since the last contact with a leader when the view was opened: how far it may lag behind the
+        cluster.
 
-        0 on the leader and in a LocalStore; None where it is not known (a ReadOnlyStore, or no leader so far).
+        0 on the leader and in a LocalStore; None if it is not known (a ReadOnlyStore, or no leader so far).
         """
         return self._contact_age
 
@@ -303,7 +305,7 @@ class View(Reads):
             with transaction.lock:
                 return read(transaction.database, transaction.raw, *args, **kwargs)
         except NotFound as error:
-            raise error.with_traceback(None) from None  # see Reader
+            raise error.with_traceback(None) from None  # see Reader._within
         except lmdb.Error as error:
             raise translated(error, transaction.database.path) from error
 

@@ -1,6 +1,6 @@
-"""Read and write transactions on a database: records with their indexes, and the spaces that hold no entities.
+"""Read and write transactions on a database: records with their indexes, and the sub-databases without entities.
 
-Opening, closing and durability are in database.py; entities are bytes here, but for the values that are indexed.
+Opening, closing and durability are in database.py. Entities are bytes here, except for their indexed values.
 Invariant: an index changes in the transaction that changes its records.
 """
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     Handle: TypeAlias = lmdb._Database
 
 VIEW_AGE_MAX_SECONDS: Final = 3600.0
-"""A view open for longer is ended: the file grows by everything written since it began, and never shrinks."""
+"""A view that is open for longer is ended: the file grows by every write since the view began, and never shrinks."""
 
 Space: TypeAlias = Literal["meta", "sessions", "history"]
 WHOLE_IN_A_PAGE_BYTES: Final = 1024
-"""A record of so many bytes lies within a page of a tree whatever its key; larger ones may have pages of their own."""
+"""A record up to this size lies within a page of a tree, with any key; larger ones may have pages of their own."""
 
 META: Final = "meta"
 SESSIONS: Final = "sessions"
 HISTORY: Final = "history"
 SPACES: Final[tuple[Space, ...]] = (META, SESSIONS, HISTORY)
-"""The sub-databases that hold no entities. Keys and values are the owner's (fsm/)."""
+"""The sub-databases that hold no entities. Keys and values belong to the code that uses them (fsm/)."""
 
 APPLIED_INDEX: Final = b"applied_index"
 APPLIED_TERM: Final = b"applied_term"
@@ -56,13 +56,13 @@ META_KEYS: Final = (
     MEMBERSHIP,
     POSITION_CHECK,
 )
-"""All there is in `meta`. Integers are 8 bytes, big-endian."""
+"""All keys of `meta`. Integers are 8 bytes, big-endian."""
 DIGEST_META_KEYS: Final = (CLUSTER_ID, MEMBERSHIP)
-"""Those that are the same for all managers at the same revision, and so in the digest."""
+"""The keys that are the same for all managers at the same revision, and are therefore in the digest."""
 
 
 class Ended:
-    """Stands in for an LMDB transaction that must not be touched any more: every use raises Closed."""
+    """Stands for an LMDB transaction that must not be used any more: every use raises Closed."""
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
@@ -80,9 +80,9 @@ EXPIRED: Final[Any] = Ended(
 
 
 class Table:
-    """The sub-databases of one kind: its records, and each index with how to take its keys from a record.
+    """The sub-databases of one kind: its records, and each index with the function that takes its keys from a record.
 
-    `indexed_width`: how many items of an entity these keys are taken from.
+    `indexed_width`: from how many of the first items of an entity these keys are taken.
     """
 
     __slots__ = ("handle", "indexed_width", "indexes")
@@ -94,7 +94,7 @@ class Table:
 
 
 def key_of(id: str) -> bytes:  # noqa: A002
-    """The key of an entity: its id in UTF-8. Raises InvalidEntity where the id cannot be one."""
+    """The key of an entity: its id in UTF-8. Raises InvalidEntity if the id cannot be a key."""
     try:
         key = id.encode()
     except UnicodeEncodeError:
@@ -105,7 +105,7 @@ def key_of(id: str) -> bytes:  # noqa: A002
 
 
 class Transaction:
-    """What reading and writing transactions have in common: reads of one state of the database."""
+    """The common part of read and write transactions: reads of one state of the database."""
 
     __slots__ = ("__weakref__", "_txn", "database")
 
@@ -116,7 +116,7 @@ class Transaction:
     # ---- records
 
     def get(self, kind: Kind[Any], id: str) -> bytes | None:  # noqa: A002
-        """The record of an entity; None where there is none."""
+        """The record of an entity; None if there is no record."""
         return self._txn.get(key_of(id), None, self.database.tables[kind.number].handle)
 
     def items(self, kind: Kind[Any]) -> Iterator[tuple[bytes, bytes]]:
@@ -134,7 +134,7 @@ class Transaction:
         return self._txn.get(key, None, self.database.space_handles[space])
 
     def scan(self, space: Space, start: bytes = b"", *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        """Every (key, value) from the first key ≥ `start` on; `reverse`: from the last key downwards."""
+        """Every (key, value) from the first key ≥ `start`; `reverse`: from the last key downwards."""
         cursor = self._txn.cursor(self.database.space_handles[space])
         if reverse:
             return cursor.iterprev()
@@ -147,7 +147,7 @@ class Transaction:
         return self._txn.stat(self.database.space_handles[space])["entries"]
 
     def meta_keys(self) -> set[bytes]:
-        """The keys that `meta` has."""
+        """The keys in `meta`."""
         return {key for key, _ in self.scan("meta")}
 
     def integer(self, key: bytes, default: int = 0) -> int:
@@ -157,13 +157,13 @@ class Transaction:
 
     @property
     def revision(self) -> int:
-        """The revision of the latest change; 0 before the first."""
+        """The revision of the latest change; 0 before the first change."""
         return self.integer(REVISION)
 
-    # ---- the whole
+    # ---- the whole state
 
     def digest_items(self) -> Iterator[tuple[str, bytes, bytes]]:
-        """Every (database name, key, record) that the digest is taken over: tables, sessions, members, cluster id."""
+        """Every (database name, key, record) that the digest covers: tables, sessions, members, cluster id."""
         for kind in KINDS:
             for key, record in self.items(kind):
                 yield kind.bucket, key, record
@@ -175,14 +175,14 @@ class Transaction:
                 yield META, key, value
 
     def verify_indexes(self) -> list[str]:
-        """Build every index anew from the records and compare: one line a difference, none where all is well."""
+        """Rebuild every index from the records and compare: one line for each difference, none if all are equal."""
         return [problem for kind in KINDS if kind.indexes for problem in self._index_problems(kind)]
 
     def _index_problems(self, kind: Kind[Any]) -> list[str]:
         indexes, width = codec.index_keys(kind), codec.indexed_width(kind)
         wanted: list[set[tuple[bytes, bytes]]] = [set() for _ in indexes]
         for id_, record in self.items(kind):
-            array = leading_items(record, width)  # once for all indexes: it is most of the time
+            array = leading_items(record, width)  # once for all indexes: it takes most of the time
             for entries, (_, keys_of) in zip(wanted, indexes, strict=True):
                 for key in keys_of(array):
                     entries.add((key, id_))
@@ -203,9 +203,10 @@ class Transaction:
         return iter(self._txn.cursor(self.database.index_handles[name]))
 
     def used_bytes(self, *, history: bool = True) -> int:
-        """The size of the pages in use: what a compact copy of the database would have. O(1).
+        """The size of the pages in use, which is the size of a compact copy of the database. O(1).
 
-        `history`: with that of the history, which has a bound of its own and does not shrink by deleting.
+        `history`: with the pages of the history, which has a bound of its own and does not shrink when entities are
+        deleted.
         """
         txn, pages, page_size = self._txn, 0, 0
         left_out = None if history else self.database.space_handles[HISTORY]
@@ -218,17 +219,17 @@ class Transaction:
         return pages * page_size
 
     def abandon(self, stand_in: Any) -> Any:
-        """Let every further use raise Closed; the LMDB transaction, if there is one, goes to the caller."""
+        """Let every further use raise Closed. Returns the LMDB transaction to the caller, or None."""
         txn: Any = self._txn
         self._txn = stand_in
         return None if type(txn) is Ended else txn
 
 
 class ReadTransaction(Transaction):
-    """One snapshot of the database, for many reads, undisturbed by writers. For `with`; one thread at a time.
+    """One snapshot of the database, for many reads, not affected by writers. Use it with `with`; one thread at a time.
 
-    An old one makes the file grow: `Database.oldest_read_age_seconds` tells. `expires`: it may be ended by
-    `Database.end_old_reads`, under `lock`, which the user then holds for each use.
+    An old one makes the file grow: see `Database.oldest_read_age_seconds`. `expires`: `Database.end_old_reads` may end
+    it under `lock`, so its user then holds `lock` for each use.
     """
 
     __slots__ = ("_begun", "expires", "lock", "started_seconds")
@@ -237,14 +238,14 @@ class ReadTransaction(Transaction):
         super().__init__(database)
         self._begun: Any = None
         self.expires: Final = expires
-        self.lock = threading.RLock()  # a signal handler may read in the view that its thread is reading in
+        self.lock = threading.RLock()  # a signal handler may read in the view in which its thread is reading
         self.started_seconds = 0.0
 
     def __enter__(self) -> ReadTransaction:
         try:
             self._begun = self.database.begin()
             self._txn = self._begun.__enter__()
-        except lmdb.Error as error:  # no reader slot is left, say
+        except lmdb.Error as error:  # for example if no reader slot is left
             raise translated(error, self.database.path) from error
         self.started_seconds = self.database.clock()
         self.database.register(self)
@@ -254,7 +255,7 @@ class ReadTransaction(Transaction):
         self.end(NOT_OPEN)
 
     def end(self, stand_in: Any) -> None:
-        """Give the snapshot up. Calling it again does nothing."""
+        """Give the snapshot up. Idempotent."""
         with self.lock:
             begun = self.abandon(stand_in)
         if begun is not None:
@@ -262,7 +263,7 @@ class ReadTransaction(Transaction):
         self.database.unregister(self)
 
     def abandon(self, stand_in: Any) -> Any:
-        """The same; what `Database.begin` gave goes to the caller."""
+        """Like Transaction.abandon, but returns the object that `Database.begin` gave."""
         begun, self._begun = self._begun, None
         super().abandon(stand_in)
         return begun
@@ -274,10 +275,10 @@ class ReadTransaction(Transaction):
 
 
 class WriteTransaction(Transaction):
-    """The one writer. Everything in the `with` block is committed together, or, on an exception, not at all.
+    """The one writer. Everything in the `with` block is committed together, or, after an exception, not at all.
 
-    Raises StorageFull where the commit finds no space (nothing is changed then, and the database goes on),
-    StorageFailed where the disk fails. One thread; never nested.
+    Raises StorageFull if the commit finds no space left (nothing is changed then, and the database stays usable),
+    StorageFailed if the disk fails. One thread; never nested.
     """
 
     __slots__ = ()
@@ -290,7 +291,7 @@ class WriteTransaction(Transaction):
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         txn = self.abandon(NOT_OPEN)
-        if txn is None:  # in a forked child the transaction, and its lock, are the parent's
+        if txn is None:  # in a forked child the transaction and its lock belong to the parent
             return
         try:
             if kind is None:
@@ -305,16 +306,17 @@ class WriteTransaction(Transaction):
             self.database.end_write()
 
     def put(self, kind: Kind[Any], id: str, record: bytes) -> bytes | None:  # noqa: A002
-        """Store a record and update the kind's indexes. Returns the record that was there before.
+        """Store a record and update the kind's indexes. Returns the previous record.
 
-        Of a record that cannot be read, nothing is indexed. Raises InvalidEntity for an id that cannot be a key.
+        A record that cannot be read is not indexed. Raises InvalidEntity for an id that cannot be a key.
         """
         key = key_of(id)
         table = self.database.tables[kind.number]
         previous = self._txn.get(key, None, table.handle)
         if previous is not None and len(record) < len(previous) and len(previous) > WHOLE_IN_A_PAGE_BYTES:
-            # Written in this very transaction, it may be given all pages of the larger one, and keep them: harmless to
-            # LMDB, but every look at the structure of the file, now and after any restart, takes it for damage.
+            # If the smaller record is written in this same transaction, LMDB may give it all pages of the larger one.
+            # That is harmless to LMDB, but every later check of the file's structure, also after a restart, takes it
+            # for damage.
             self._txn.delete(key, b"", table.handle)
         self._txn.put(key, record, True, True, False, table.handle)
         if table.indexes and (previous is None or not begin_alike(record, previous, table.indexed_width)):
@@ -322,7 +324,7 @@ class WriteTransaction(Transaction):
         return previous
 
     def delete(self, kind: Kind[Any], id: str) -> bytes | None:  # noqa: A002
-        """Remove a record and its index entries. Returns the record that was there, None where there was none."""
+        """Remove a record and its index entries. Returns the previous record, or None."""
         key = key_of(id)
         table = self.database.tables[kind.number]
         previous = self._txn.pop(key, table.handle)
@@ -349,11 +351,11 @@ class WriteTransaction(Transaction):
         self._txn.put(key, value, True, True, False, self.database.space_handles[space])
 
     def erase(self, space: Space, key: bytes) -> bool:
-        """Remove a value of meta, sessions or history. Returns whether it was there."""
+        """Remove a value of meta, sessions or history. Returns whether it existed."""
         return self._txn.delete(key, b"", self.database.space_handles[space])
 
     def clear(self, space: Space) -> None:
-        """Remove everything of sessions or history."""
+        """Remove every entry of sessions or history."""
         self._txn.drop(self.database.space_handles[space], delete=False)
 
     def store_integer(self, key: bytes, value: int) -> None:

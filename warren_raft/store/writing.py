@@ -1,7 +1,7 @@
 """All writes of a store: each is checked and encoded in the caller's thread, then becomes one command.
 
-How a command is carried out is `_execute`, the one method that a store adds (local.py, manager.py).
-Invariant: what reaches `_execute` can be stored: valid entities, ids that fit, within the limits of size.
+`_execute` carries out a command; it is the one method that a store adds (local.py, manager.py).
+Invariant: every operation that reaches `_execute` can be stored: a valid entity, an id and a size within the limits.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ from warren_raft.store.tables import (
 E = TypeVar("E")
 
 ENTITY_MAX_BYTES: Final = 1024 * 1024
-"""The largest entity, encoded (API.md 1.1)."""
+"""The largest entity, encoded."""
 
 REVISION_MAX: Final = 2**63 - 1
-"""Above every revision there will ever be."""
+"""Above every possible revision."""
 
 
 # ------------------------------------------------------------------------------- operations
@@ -65,7 +65,7 @@ TOO_MANY_HOSTS: Final = f"has more than {INDEXED_ITEMS_MAX:,} hosts of TLS certi
 
 
 def put_operation(kind: Kind[E], entity: E, if_revision: int | None) -> Operation:
-    """What stores an entity. Raises InvalidEntity for whatever can never be stored."""
+    """The operation that stores an entity. Raises InvalidEntity for an entity that can never be stored."""
     if kind.entity is None:
         return _ca_operation(entity, if_revision)
     if type(entity) is not kind.entity:
@@ -75,7 +75,7 @@ def put_operation(kind: Kind[E], entity: E, if_revision: int | None) -> Operatio
     try:
         data = codec.encode(kind, valid)
     except NOT_PLAIN:
-        valid = validate(valid)  # converts it, or says what is wrong with it
+        valid = validate(valid)  # converts it, or describes its fault
         data = codec.encode(kind, valid)
     if kind is CERTIFICATE and len(valid.hosts) > INDEXED_ITEMS_MAX:
         raise InvalidEntity(kind.name, TOO_MANY_HOSTS, id=valid.id, field="hosts")
@@ -96,7 +96,7 @@ def _put(kind: Kind[Any], id: str, entity: bytes, if_revision: int | None) -> Op
 
 
 def delete_operation(kind: Kind[Any], id: str, if_revision: int | None) -> Operation:  # noqa: A002
-    """What deletes an entity. Raises InvalidEntity for an id that none can have."""
+    """The operation that deletes an entity. Raises InvalidEntity for an id that no entity can have."""
     if type(id) is not str:
         raise InvalidEntity(kind.name, f"must be text (str), not {type(id).__name__}", field="id")
     try:
@@ -121,30 +121,28 @@ def _checked_revision(kind: Kind[Any], id: str, if_revision: int | None) -> int 
 class Writer(ABC):
     """The write operations of a store. Thread-safe; each is one command and blocks until it is done.
 
-    create and update both store the entity, whether or not there is one with its id, and return the new
-    revision. delete returns the revision of the deletion, or of the latest change where there was nothing to
-    delete. `revision` of an entity that is passed in is not looked at.
+    create and update both store the entity, whether an entity with its id exists or not, and return the new revision.
+    delete returns the revision of the deletion, or the latest revision if there was nothing to delete. `revision` of
+    the given entity has no effect.
 
-    `if_revision=n`: only if the stored entity's revision is n (0: only if there is none).
+    `if_revision=n`: only if the stored entity's revision is n (0: only if no entity is stored).
     `timeout`: seconds from 0 on; `math.inf` waits for ever; None is the store's default.
 
     Raises:
-        InvalidEntity: the entity, or its id, can never be stored, or `timeout` is no such number. Nothing was sent.
-        RevisionConflict: `if_revision` did not hold. Nothing was changed.
-        Unavailable: not known to be done at the deadline; `.maybe_applied`.
-        StorageFull: no room for creates and updates.
-        Closed: the store is closed.
+        InvalidEntity: the entity or its id can never be stored, or `timeout` is not such a number. Nothing was sent.
+        RevisionConflict: `if_revision` did not hold. Nothing was changed. Unavailable: not known to be done at the
+        deadline; `.maybe_applied`. StorageFull: not enough space for creates and updates. Closed: the store is closed.
     """
 
     __slots__ = ()
 
     @abstractmethod
     def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
-        """Carry out one command and return its revision; without `wait` a future of it, at once."""
+        """Carry out one command and return its revision. Without `wait`, return a future of the revision at once."""
 
     @abstractmethod
     def _latest_revision(self) -> int:
-        """The revision of the latest change that is applied here: what an empty batch returns."""
+        """The revision of the latest change that is applied here. An empty batch returns it."""
 
     def _write(self, operation: Operation, timeout: float | None) -> int:
         return cast("int", self._execute((operation,), timeout, True))
@@ -158,38 +156,38 @@ class Writer(ABC):
     def batch(self, *, wait: bool = True, timeout: float | None = None) -> Batch:
         """Several writes as one atomic command: `with store.batch() as b: b.create_node(...)`.
 
-        It is sent at the end of the `with` block, which then waits for it. `wait=False` does not: `b.future` is
-        a `concurrent.futures.Future` of the revision. What one thread writes is carried out in the order in which it
-        wrote it. See Batch.
+        The command is sent at the end of the `with` block, which then waits for its result. With `wait=False` it does
+        not wait: `b.future` is a `concurrent.futures.Future` of the revision. The writes of one thread are carried out
+        in their order. See Batch.
         """
         return Batch(self, wait=wait, timeout=timeouts.checked(timeout))
 
     # ---- nodes
 
     def create_node(self, node: Node, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store a node; one with its id is replaced. Returns the revision."""
+        """Store a node; an existing one with its id is replaced. Returns the revision."""
         return self._save(NODE, node, if_revision, timeout)
 
     def update_node(self, node: Node, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store a node; where there is none with its id, it is created. Returns the revision."""
+        """Store a node; if none exists with its id, it is created. Returns the revision."""
         return self._save(NODE, node, if_revision, timeout)
 
     def delete_node(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
-        """Delete a node, if there is one with this id. Returns the revision."""
+        """Delete the node with this id, if it exists. Returns the revision."""
         return self._delete(NODE, id, if_revision, timeout)
 
     # ---- services
 
     def create_service(self, service: Service, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store a service; one with its id is replaced. Returns the revision."""
+        """Store a service; an existing one with its id is replaced. Returns the revision."""
         return self._save(SERVICE, service, if_revision, timeout)
 
     def update_service(self, service: Service, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store a service; where there is none with its id, it is created. Returns the revision."""
+        """Store a service; if none exists with its id, it is created. Returns the revision."""
         return self._save(SERVICE, service, if_revision, timeout)
 
     def delete_service(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
-        """Delete a service, if there is one with this id. Returns the revision."""
+        """Delete the service with this id, if it exists. Returns the revision."""
         return self._delete(SERVICE, id, if_revision, timeout)
 
     # ---- containers
@@ -197,67 +195,67 @@ class Writer(ABC):
     def create_container(
         self, container: Container, *, if_revision: int | None = None, timeout: float | None = None
     ) -> int:
-        """Store a container; one with its id is replaced. Returns the revision."""
+        """Store a container; an existing one with its id is replaced. Returns the revision."""
         return self._save(CONTAINER, container, if_revision, timeout)
 
     def update_container(
         self, container: Container, *, if_revision: int | None = None, timeout: float | None = None
     ) -> int:
-        """Store a container; where there is none with its id, it is created. Returns the revision."""
+        """Store a container; if none exists with its id, it is created. Returns the revision."""
         return self._save(CONTAINER, container, if_revision, timeout)
 
     def delete_container(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
-        """Delete a container, if there is one with this id. Returns the revision."""
+        """Delete the container with this id, if it exists. Returns the revision."""
         return self._delete(CONTAINER, id, if_revision, timeout)
 
     # ---- secrets
 
     def create_secret(self, secret: Secret, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store a secret; one with its id is replaced. Returns the revision."""
+        """Store a secret; an existing one with its id is replaced. Returns the revision."""
         return self._save(SECRET, secret, if_revision, timeout)
 
     def delete_secret(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
-        """Delete a secret, if there is one with this id. Returns the revision."""
+        """Delete the secret with this id, if it exists. Returns the revision."""
         return self._delete(SECRET, id, if_revision, timeout)
 
     # ---- volumes
 
     def create_volume(self, volume: Volume, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store a volume; one with its id is replaced. Returns the revision."""
+        """Store a volume; an existing one with its id is replaced. Returns the revision."""
         return self._save(VOLUME, volume, if_revision, timeout)
 
     def delete_volume(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
-        """Delete a volume, if there is one with this id. Returns the revision."""
+        """Delete the volume with this id, if it exists. Returns the revision."""
         return self._delete(VOLUME, id, if_revision, timeout)
 
     # ---- networks
 
     def create_network(self, network: Network, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store a network; one with its id is replaced. Returns the revision."""
+        """Store a network; an existing one with its id is replaced. Returns the revision."""
         return self._save(NETWORK, network, if_revision, timeout)
 
     def delete_network(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
-        """Delete a network, if there is one with this id. Returns the revision."""
+        """Delete the network with this id, if it exists. Returns the revision."""
         return self._delete(NETWORK, id, if_revision, timeout)
 
     # ---- the CA
 
     def save_ca(self, data: bytes, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store the CA, whatever was there before. Returns the revision."""
+        """Store the CA; an existing one is replaced. Returns the revision."""
         return self._save(CA, data, if_revision, timeout)
 
     # ---- ingresses
 
     def create_ingress(self, ingress: Ingress, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store an ingress; one with its id is replaced. Returns the revision."""
+        """Store an ingress; an existing one with its id is replaced. Returns the revision."""
         return self._save(INGRESS, ingress, if_revision, timeout)
 
     def update_ingress(self, ingress: Ingress, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store an ingress; where there is none with its id, it is created. Returns the revision."""
+        """Store an ingress; if none exists with its id, it is created. Returns the revision."""
         return self._save(INGRESS, ingress, if_revision, timeout)
 
     def delete_ingress(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
-        """Delete an ingress, if there is one with this id. Returns the revision."""
+        """Delete the ingress with this id, if it exists. Returns the revision."""
         return self._delete(INGRESS, id, if_revision, timeout)
 
     # ---- TLS certificates
@@ -265,17 +263,17 @@ class Writer(ABC):
     def create_tls_certificate(
         self, certificate: TLSCertificate, *, if_revision: int | None = None, timeout: float | None = None
     ) -> int:
-        """Store a TLS certificate; one with its id is replaced. Returns the revision."""
+        """Store a TLS certificate; an existing one with its id is replaced. Returns the revision."""
         return self._save(CERTIFICATE, certificate, if_revision, timeout)
 
     def update_tls_certificate(
         self, certificate: TLSCertificate, *, if_revision: int | None = None, timeout: float | None = None
     ) -> int:
-        """Store a TLS certificate; where there is none with its id, it is created. Returns the revision."""
+        """Store a TLS certificate; if none exists with its id, it is created. Returns the revision."""
         return self._save(CERTIFICATE, certificate, if_revision, timeout)
 
     def delete_tls_certificate(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
-        """Delete a TLS certificate, if there is one with this id. Returns the revision."""
+        """Delete the TLS certificate with this id, if it exists. Returns the revision."""
         return self._delete(CERTIFICATE, id, if_revision, timeout)
 
 
@@ -283,7 +281,7 @@ class Writer(ABC):
 
 
 def _ended(outcome: int | WarrenError) -> Future[int]:
-    """A future that has ended already."""
+    """A future that is already done."""
     future: Future[int] = Future()
     if isinstance(outcome, WarrenError):
         future.set_exception(outcome)
@@ -293,15 +291,17 @@ def _ended(outcome: int | WarrenError) -> Future[int]:
 
 
 class Batch:
-    """Writes that happen together or not at all, as one command and one revision. For one `with` block, one thread.
+    """Writes that are all carried out or all refused, as one command and one revision. For one `with` block, one
+    thread.
 
-    Each write is checked when it is added (InvalidEntity); an exception that leaves the block sends nothing. A
-    condition (`if_revision`) that does not hold undoes all of it, and the end of the block raises
-    RevisionConflict. A later write sees the earlier ones of its batch. At most 4 MiB encoded. An empty batch
-    changes nothing and has the latest revision.
+    Each write is checked when it is added (InvalidEntity); an exception that leaves the block sends nothing. If a
+    condition (`if_revision`) does not hold, nothing is changed, and the end of the block raises RevisionConflict. A
+    later write sees the earlier ones of its batch. At most 4 MiB encoded. An empty batch changes nothing and has the
+    latest revision.
 
-    With `wait=False` the end of the block never blocks, and raises for nothing that the store or the cluster does: a
-    closed store, no leader, no room and a full queue are in the future too. Futures of one thread are sent in order.
+    With `wait=False` the end of the block never blocks and raises only InvalidEntity. The errors of the store and of
+    the cluster are in the future: a closed store, no leader, not enough space, a full queue. Futures of one thread are
+    sent in order.
     """
 
     __slots__ = (
@@ -359,20 +359,20 @@ class Batch:
 
     @property
     def revision(self) -> int:
-        """The revision of the command. After the block; of a batch that does not wait see `future`."""
+        """The revision of the command, after the block. For a batch with `wait=False` see `future`."""
         if self._revision is None:
             raise Closed("the batch has no revision: it was not sent, or not waited for (see future)")
         return self._revision
 
     @property
     def future(self) -> Future[int]:
-        """With `wait=False`, after the block: the revision, or the error, of the command when it is done."""
+        """With `wait=False`, after the block: a future of the command's revision or error."""
         if self._future is None:
             raise Closed("the batch has no future: it was not sent, or was waited for (see revision)")
         return self._future
 
     def __len__(self) -> int:
-        """How many writes it has so far."""
+        """The number of writes so far."""
         return len(self._operations)
 
     def _add(self, operation: Operation) -> None:
@@ -396,63 +396,63 @@ class Batch:
         self._add(delete_operation(kind, id, if_revision))
 
     def create_node(self, node: Node, *, if_revision: int | None = None) -> None:
-        """Store a node; one with its id is replaced."""
+        """Store a node; an existing one with its id is replaced."""
         self._save(NODE, node, if_revision)
 
     def update_node(self, node: Node, *, if_revision: int | None = None) -> None:
-        """Store a node; where there is none with its id, it is created."""
+        """Store a node; if none exists with its id, it is created."""
         self._save(NODE, node, if_revision)
 
     def delete_node(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
-        """Delete a node, if there is one with this id."""
+        """Delete the node with this id, if it exists."""
         self._delete(NODE, id, if_revision)
 
     def create_service(self, service: Service, *, if_revision: int | None = None) -> None:
-        """Store a service; one with its id is replaced."""
+        """Store a service; an existing one with its id is replaced."""
         self._save(SERVICE, service, if_revision)
 
     def update_service(self, service: Service, *, if_revision: int | None = None) -> None:
-        """Store a service; where there is none with its id, it is created."""
+        """Store a service; if none exists with its id, it is created."""
         self._save(SERVICE, service, if_revision)
 
     def delete_service(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
-        """Delete a service, if there is one with this id."""
+        """Delete the service with this id, if it exists."""
         self._delete(SERVICE, id, if_revision)
 
     def create_container(self, container: Container, *, if_revision: int | None = None) -> None:
-        """Store a container; one with its id is replaced."""
+        """Store a container; an existing one with its id is replaced."""
         self._save(CONTAINER, container, if_revision)
 
     def update_container(self, container: Container, *, if_revision: int | None = None) -> None:
-        """Store a container; where there is none with its id, it is created."""
+        """Store a container; if none exists with its id, it is created."""
         self._save(CONTAINER, container, if_revision)
 
     def delete_container(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
-        """Delete a container, if there is one with this id."""
+        """Delete the container with this id, if it exists."""
         self._delete(CONTAINER, id, if_revision)
 
     def create_secret(self, secret: Secret, *, if_revision: int | None = None) -> None:
-        """Store a secret; one with its id is replaced."""
+        """Store a secret; an existing one with its id is replaced."""
         self._save(SECRET, secret, if_revision)
 
     def delete_secret(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
-        """Delete a secret, if there is one with this id."""
+        """Delete the secret with this id, if it exists."""
         self._delete(SECRET, id, if_revision)
 
     def create_volume(self, volume: Volume, *, if_revision: int | None = None) -> None:
-        """Store a volume; one with its id is replaced."""
+        """Store a volume; an existing one with its id is replaced."""
         self._save(VOLUME, volume, if_revision)
 
     def delete_volume(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
-        """Delete a volume, if there is one with this id."""
+        """Delete the volume with this id, if it exists."""
         self._delete(VOLUME, id, if_revision)
 
     def create_network(self, network: Network, *, if_revision: int | None = None) -> None:
-        """Store a network; one with its id is replaced."""
+        """Store a network; an existing one with its id is replaced."""
         self._save(NETWORK, network, if_revision)
 
     def delete_network(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
-        """Delete a network, if there is one with this id."""
+        """Delete the network with this id, if it exists."""
         self._delete(NETWORK, id, if_revision)
 
     def save_ca(self, data: bytes, *, if_revision: int | None = None) -> None:
@@ -460,25 +460,25 @@ class Batch:
         self._save(CA, data, if_revision)
 
     def create_ingress(self, ingress: Ingress, *, if_revision: int | None = None) -> None:
-        """Store an ingress; one with its id is replaced."""
+        """Store an ingress; an existing one with its id is replaced."""
         self._save(INGRESS, ingress, if_revision)
 
     def update_ingress(self, ingress: Ingress, *, if_revision: int | None = None) -> None:
-        """Store an ingress; where there is none with its id, it is created."""
+        """Store an ingress; if none exists with its id, it is created."""
         self._save(INGRESS, ingress, if_revision)
 
     def delete_ingress(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
-        """Delete an ingress, if there is one with this id."""
+        """Delete the ingress with this id, if it exists."""
         self._delete(INGRESS, id, if_revision)
 
     def create_tls_certificate(self, certificate: TLSCertificate, *, if_revision: int | None = None) -> None:
-        """Store a TLS certificate; one with its id is replaced."""
+        """Store a TLS certificate; an existing one with its id is replaced."""
         self._save(CERTIFICATE, certificate, if_revision)
 
     def update_tls_certificate(self, certificate: TLSCertificate, *, if_revision: int | None = None) -> None:
-        """Store a TLS certificate; where there is none with its id, it is created."""
+        """Store a TLS certificate; if none exists with its id, it is created."""
         self._save(CERTIFICATE, certificate, if_revision)
 
     def delete_tls_certificate(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
-        """Delete a TLS certificate, if there is one with this id."""
+        """Delete the TLS certificate with this id, if it exists."""
         self._delete(CERTIFICATE, id, if_revision)

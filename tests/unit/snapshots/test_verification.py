@@ -550,7 +550,7 @@ def test_a_child_that_takes_more_time_than_any_sound_file_is_ended_and_the_file_
     """Of processor time: a busy machine ends none."""
     monkeypatch.setattr(verification, "CPU_SECONDS_MIN", 1)
     monkeypatch.setattr(verification, "_BEGIN", BEGIN_WITH.format("sum(range(10**12))"))
-    with pytest.raises(SnapshotInvalid, match="more processor time than any sound one of its size"):
+    with pytest.raises(SnapshotInvalid, match="more processor time than any undamaged file of its size"):
         verify_in_child(path, records=True)
 
 
