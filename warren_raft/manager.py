@@ -779,6 +779,8 @@ class ReplicatedStore(Store):
         except BaseException as error:  # noqa: BLE001  for whoever called close()
             self._close_error = error
         finally:
+            if self._watchdog is not None:
+                self._watchdog.close(GRACE_SECONDS)
             self._closed = self._ended = True
             self._database = None
             self._changed.ring()
@@ -794,8 +796,6 @@ class ReplicatedStore(Store):
             self._housekeeper.join(HANGS_SECONDS)
         if self._backups is not None:
             self._backups.join(GRACE_SECONDS)  # the backup directory's disk may hang
-        if self._watchdog is not None:
-            self._watchdog.close()
         self._driver.stop(*((GRACE_SECONDS,) if self._is_stuck else ()))
         self._driver.end_writes("the store is closed")
         self._deliveries.finish(GRACE_SECONDS)
@@ -812,22 +812,25 @@ class ReplicatedStore(Store):
                 RESERVE.close()
             return
         # It may be in the middle of a transaction, and go on. Nobody may open the directory before it is gone.
-        log_event(
-            logger,
+        self._say(
             logging.CRITICAL,
             "thread hangs",
             "the data directory stays in use until this process ends",
-            node=self.config.node_id,
             thread=", ".join(hanging),
         )
 
+    def _say(self, level: int, what: str, text: object, **keys: str | float) -> None:
+        """For the end: a log handler that never returns, as its pipe is full, may be what a thread hangs in."""
+        assert self._watchdog is not None  # all was started
+        self._watchdog.say(
+            lambda: log_event(logger, level, what, text, node=self.config.node_id, exc_info=None, **keys)
+        )
+
     def _say_stopped(self, took_seconds: float) -> None:
-        log_event(
-            logger,
+        self._say(
             logging.INFO,
             "manager stopped",
             self.failure or "",
-            node=self.config.node_id,
             reason="closed" if self.failure is None else "failed",
             term=self._engine.term,
             applied_index=self._opened.machine.applied_index,

@@ -89,8 +89,9 @@ class Watchdog:
             f"the raft thread has done nothing for {self._stuck_seconds:.0f} s; the log has its stack"
         )
 
-    def close(self) -> None:
-        self._speaker.shutdown(wait=False)
+    def close(self, seconds: float = 0.0) -> None:
+        """Nothing is said any more. What is left to be said is waited for, so long at most."""
+        self._speaker.shutdown(seconds=seconds)
 
     def say(self, function: Callable[..., object], *arguments: object) -> None:
         with suppress(RuntimeError):  # no thread is to be had: then nothing is said, and all the rest is done

@@ -256,7 +256,7 @@ class HangingHandler(logging.Handler):
 
 
 def test_a_raft_thread_that_is_stuck_in_a_log_line_is_noticed(tmp_path: Path) -> None:
-    """What watches it must not wait for the same lock."""
+    """What watches it, and what closes the store, must not wait for the same lock."""
     let_go = threading.Event()
     store = opened(tmp_path, watchdog_alarm_seconds=0.1, watchdog_stop_seconds=0.5)
     handler = HangingHandler(let_go)
@@ -266,6 +266,10 @@ def test_a_raft_thread_that_is_stuck_in_a_log_line_is_noticed(tmp_path: Path) ->
         assert handler.hangs.wait(DEADLINE)
         assert store.wait_failed(DEADLINE)
         assert not store.is_leader
+        closer = threading.Thread(target=store.close, daemon=True)
+        closer.start()
+        closer.join(20)
+        assert not closer.is_alive(), "close() waits for the log, too"
     finally:
         let_go.set()
         logging.getLogger("warren_raft").removeHandler(handler)
