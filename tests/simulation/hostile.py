@@ -1,7 +1,7 @@
 """Those who do not keep to the rules: impostors with a claim, replays of old hellos, a member that is hostile.
 
 A hostile member is a link of a real one, on which messages come that it never sent. What a hostile leader or candidate
-could do by Raft (DESIGN.md, "Whose word counts") is not drawn: no votes by a false log, no entries, no commit index.
+could do by Raft (DESIGN.md, "Trust") is not drawn: no votes by a false log, no entries, no commit index.
 Not here: faults of correct managers (nemesis.py). Invariant: draws are from a generator of its own.
 """
 

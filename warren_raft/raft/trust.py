@@ -1,6 +1,6 @@
-"""Whose word counts for what: which message may come from a peer of which standing.
+"""Trust: which type of message is accepted from a peer of which standing.
 
-Lives here: the table of DESIGN.md ("Whose word counts"), and it alone says who may send a message. Not here: how a
+Lives here: the table of DESIGN.md ("Trust"); no other code says which peer may send a message. Not here: how a
 standing is found (roster.py), and what of an admitted message is believed, which each part that takes it decides.
 Invariant: a type that the table does not name comes from nobody.
 """

@@ -2,7 +2,7 @@
 made is in force by the committed log, and a majority of that list's voters has it on disk that it is committed: any
 majority of them that comes back after a power cut then has one that counts by this list. At the end every manager has
 the newest list. Not: whether they come back at all (the liveness phase, blackout.py), changes that nobody was answered,
-and what is on whose disk where a hostile leader answered: that is the leader's word (DESIGN.md, "Whose word counts").
+and what is on whose disk where a hostile leader answered: that is the leader's word (DESIGN.md, "Trust").
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Whose word counts for what: strangers, managers that say to be ahead, and members that are hostile.
+"""Trust: strangers, managers that say to be ahead, and members that are hostile.
 
-Hostile ones (tests/hostile.py) among real engines on a virtual clock. The promises are those of DESIGN.md, "Whose word
-counts". Not here: messages that cannot be (test_guard.py).
+Hostile ones (tests/hostile.py) among real engines on a virtual clock. The promises are those of DESIGN.md, "Trust".
+Not here: messages that cannot be (test_guard.py).
 """
 
 from __future__ import annotations
