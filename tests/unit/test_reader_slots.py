@@ -263,7 +263,7 @@ def test_a_reader_that_does_use_lmdbs_locks_is_named_and_costs_nothing(tmp_path:
     assert native.tell(NATIVE.replace("\n", " ")) == 1
     refused = owner.tell("wr.LocalStore(path)")
     assert refused.startswith("WouldBlock: ")
-    assert "the process id of this one (1) in another container" in refused
+    assert "the same process id as this one (1)" in refused
     assert "stop that process" in refused
     reader = other(*IN_NAMESPACE)
     reader.open()
