@@ -1,7 +1,7 @@
 """Counts of tell-tale words in the project's prose: how often it makes its reader work out what a sentence is about.
 
 Prose is the Markdown files, and of Python files the docstrings, the comments and the texts for people (string
-literals of three words or more).. Run `python -m tests.prose` for a table of
+literals of three words or more). Run `python -m tests.prose` for a table of
 all files, and `python -m tests.prose FILE...` for the lines with such words.
 """
 
