@@ -164,7 +164,7 @@ class Manager:
         self.store.wait_ready(WAIT_SECONDS)
 
     def state(self) -> dict[str, Any]:
-        return {**self.store.status(), "leads": self.store.is_leader}
+        return {**self.store.status().to_json(), "leads": self.store.is_leader}
 
     def fill(self, count: int, batch_size: int) -> None:
         """So many containers, some to a command, a thousand commands on their way."""

@@ -62,6 +62,13 @@ if TYPE_CHECKING:
     from .local import LocalStore as LocalStore
     from .local import ReadOnlyStore as ReadOnlyStore
     from .manager import ReplicatedStore as ReplicatedStore
+    from .results import CertificateStatus as CertificateStatus
+    from .results import Fetching as Fetching
+    from .results import MemberAlarm as MemberAlarm
+    from .results import MemberStatus as MemberStatus
+    from .results import OwnSnapshot as OwnSnapshot
+    from .results import Status as Status
+    from .results import Verdict as Verdict
     from .store.interface import Batch as Batch
     from .store.interface import Reader as Reader
     from .store.interface import Store as Store
@@ -129,6 +136,15 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "forms": ("FrozenMap",),
     "local": ("LocalStore", "ReadOnlyStore"),
     "manager": ("ReplicatedStore",),
+    "results": (
+        "CertificateStatus",
+        "Fetching",
+        "MemberAlarm",
+        "MemberStatus",
+        "OwnSnapshot",
+        "Status",
+        "Verdict",
+    ),
     "store.interface": ("Batch", "Reader", "Store", "View", "Writer"),
 }
 _HOME: dict[str, str] = {name: module for module, names in _MODULES.items() for name in names}

@@ -50,6 +50,7 @@ from warren_raft.raft.files import Files
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE
 from warren_raft.raft.reports import Report
 from warren_raft.raft.requests import NO_LEADER, ChangeWanted, TransferWanted
+from warren_raft.results import MemberStatus, Status
 from warren_raft.shortage import shortage_of
 from warren_raft.snapshots.backups import Backups, Position
 from warren_raft.snapshots.saving import save, take_nameless
@@ -426,9 +427,10 @@ class ReplicatedStore(Store):
 
     # Members -----------------------------------------------------------------------------------------------------
 
-    def members(self) -> list[dict[str, Any]]:
-        """Each member: id, address, connected (from here), voter, leader."""
-        return members_of(self._engine)
+    def members(self) -> tuple[MemberStatus, ...]:
+        """Each member of the cluster, as this manager knows it, in the order of the ids. Raises Closed."""
+        self._attached()
+        return members_of(self._engine, self._opened.machine, self.config.node_id, self.alarms)
 
     def add_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
         """Add a manager that runs on an empty directory; returns when it has caught up and votes.
@@ -610,13 +612,13 @@ class ReplicatedStore(Store):
         lists them all. For any thread; also after the end."""
         return self._alarms.active
 
-    def status(self) -> dict[str, Any]:
-        """What an operator asks first; the keys are those of the command line's `status`."""
+    def status(self) -> Status:
+        """This manager and its cluster now. `to_json()` of it is the command line's `status -o json`. Raises Closed."""
         self._attached()
         return status_of(
             self._opened,
             self._engine,
-            certificate=self._certificate.to_json(),
+            certificate=self._certificate.status(),
             alarms=self.alarms,
             failure=self.failure,
             is_stuck=self._is_stuck,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from . import local_certificates, tls_files
 from .alarms import Alarms
@@ -22,6 +22,7 @@ from .credentials import Credentials, utc
 from .errors import InUse, InvalidEntity, RefusedForSafety
 from .join_files import JoinFile, KeyAndCertificates
 from .log_lines import log_event
+from .results import CertificateStatus
 from .tls_files import Fingerprint
 
 logger = logging.getLogger("warren_raft.own_certificate")
@@ -307,17 +308,17 @@ class OwnCertificate:
             f"place (warren-raft cert renew {node}.join --data-dir {data_dir})"
         )
 
-    def to_json(self) -> dict[str, Any] | None:
-        """What `status` says of it; None where links are plaintext."""
+    def status(self) -> CertificateStatus | None:
+        """The certificate in use; None where links are plaintext."""
         credentials = self.credentials
         if credentials is None:
             return None
-        return {
-            "trust_domain": credentials.trust_domain,
-            "serial": credentials.serial,
-            "not_before": _rfc3339(credentials.not_before),
-            "not_after": _rfc3339(credentials.not_after),
-        }
+        return CertificateStatus(
+            trust_domain=credentials.trust_domain,
+            serial=credentials.serial,
+            not_before=datetime.fromtimestamp(credentials.not_before, UTC),
+            not_after=datetime.fromtimestamp(credentials.not_after, UTC),
+        )
 
 
 def _mark_of(path: str | os.PathLike[str] | None) -> Mark | None:
@@ -328,10 +329,6 @@ def _mark_of(path: str | os.PathLike[str] | None) -> Mark | None:
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _rfc3339(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _how_to_get_one(config: Config) -> str:

@@ -7,10 +7,10 @@ connected, and this manager is ready.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any, Final, Literal
+from collections.abc import Collection
+from typing import Final
 
-State = Literal["healthy", "degraded", "no quorum"]
+from warren_raft.results import MemberStatus, State, Status, Verdict
 
 SHOWN: Final = 4
 """Problems named in the line; of more, their number."""
@@ -20,72 +20,72 @@ NOT_COUNTED_ON: Final = (*LOG_NOT_WRITTEN, "member-behind")
 """Alarms of a voting member that cannot be counted on to stand in for another, although it is connected."""
 
 
-def verdict_of(status: Mapping[str, Any]) -> dict[str, Any]:
-    """`state`, `text` and `tolerates_failures`: how many more voting members may fail while writes go on."""
+def verdict_of(status: Status) -> Verdict:
+    """The verdict on a status, whatever verdict that holds."""
     state = _state(status)
     tolerates = max(0, _fit(status, NOT_COUNTED_ON) - _majority(status)) if _has_quorum(status) else 0
-    if status["failure"] is not None:
-        text = f"{status['node_id']} stopped: {status['failure']}"
-    elif status["waits"]:
-        text = status["waits"]
+    if status.failure is not None:
+        text = f"{status.node_id} stopped: {status.failure}"
+    elif status.waits:
+        text = status.waits
     else:
         text = "; ".join(filter(None, (_summary(status, tolerates), _problems(status))))
-    return {"state": state, "text": text, "tolerates_failures": tolerates}
+    return Verdict(state=state, text=text, tolerates_failures=tolerates)
 
 
-def _state(status: Mapping[str, Any]) -> State:
-    if status["failure"] is not None:
+def _state(status: Status) -> State:
+    if status.failure is not None:
         return "degraded"
     if not _has_quorum(status):
         return "no quorum"
     return "degraded" if _away(status) or _troubles(status) else "healthy"
 
 
-def _voters(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [member for member in status["members"] if member["voter"]]
+def _voters(status: Status) -> list[MemberStatus]:
+    return [member for member in status.members if member.voter]
 
 
-def _away(status: Mapping[str, Any]) -> list[str]:
-    return [member["id"] for member in status["members"] if not member["connected"]]
+def _away(status: Status) -> list[str]:
+    return [member.id for member in status.members if not member.connected]
 
 
-def _majority(status: Mapping[str, Any]) -> int:
+def _majority(status: Status) -> int:
     return len(_voters(status)) // 2 + 1
 
 
-def _fit(status: Mapping[str, Any], unfit_by: Collection[str]) -> int:
+def _fit(status: Status, unfit_by: Collection[str]) -> int:
     """How many voting members are connected and have none of these alarms."""
     unfit = {subject or member for member, name, subject in _alarms(status) if name in unfit_by}
-    return sum(bool(member["connected"]) and member["id"] not in unfit for member in _voters(status))
+    return sum(member.connected and member.id not in unfit for member in _voters(status))
 
 
-def _has_quorum(status: Mapping[str, Any]) -> bool:
+def _has_quorum(status: Status) -> bool:
     """Whether a write can be acknowledged: a leader that a majority follows is not enough where its disks are full."""
-    return bool(status["has_quorum"]) and _fit(status, LOG_NOT_WRITTEN) >= _majority(status)
+    return status.has_quorum and _fit(status, LOG_NOT_WRITTEN) >= _majority(status)
 
 
-def _alarms(status: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _alarms(status: Status) -> list[tuple[str, str, str]]:
     """(member that raised it, name, subject): this manager's own, then those that others reported."""
-    own = [(str(status["node_id"]), alarm["name"], alarm["subject"]) for alarm in status["alarms"]]
+    own = [(status.node_id, alarm.name, alarm.subject) for alarm in status.alarms]
     others = [
-        (str(member["id"]), alarm["name"], alarm["subject"])
-        for member in status["members"]
-        if member["id"] != status["node_id"] and member["connected"]
-        for alarm in member["alarms"] or []
+        (member.id, alarm.name, alarm.subject)
+        for member in status.members
+        if member.id != status.node_id and member.connected
+        for alarm in member.alarms or ()
     ]
     return own + others
 
 
-def _summary(status: Mapping[str, Any], tolerates: int) -> str:
+def _summary(status: Status, tolerates: int) -> str:
     voters = _voters(status)
-    leads = f"{status['leader']} leads term {status['term']}" if status["leader"] else "no leader is known"
-    connected = f"{sum(member['connected'] for member in voters)} of {len(voters)} connected"
+    leads = f"{status.leader} leads term {status.term}" if status.leader else "no leader is known"
+    connected = f"{sum(member.connected for member in voters)} of {len(voters)} connected"
     if not _has_quorum(status):
         return f"{leads}, {connected}"
     return f"{leads}, {connected}, tolerates {tolerates} failure{'' if tolerates == 1 else 's'}"
 
 
-def _problems(status: Mapping[str, Any]) -> str:
+def _problems(status: Status) -> str:
     away = _away(status)
     troubles = _troubles(status)
     more = [f"{len(troubles) - SHOWN} more"] if len(troubles) > SHOWN else []
@@ -93,10 +93,10 @@ def _problems(status: Mapping[str, Any]) -> str:
     return "; ".join(named + troubles[:SHOWN] + more)
 
 
-def _troubles(status: Mapping[str, Any]) -> list[str]:
+def _troubles(status: Status) -> list[str]:
     """All but who is not connected."""
-    troubles = [] if status["ready"] else [f"{status['node_id']} is not ready"]
-    if status["full"]:
+    troubles = [] if status.ready else [f"{status.node_id} is not ready"]
+    if status.full:
         troubles.append("creates and updates are refused for want of space")
     away = _away(status)
     told: set[tuple[str, str]] = set()
@@ -105,11 +105,9 @@ def _troubles(status: Mapping[str, Any]) -> list[str]:
         is_said = (
             (name, about) in told
             or (name == "member-away" and about in away)
-            or (name == "no-quorum" and not status["has_quorum"])
+            or (name == "no-quorum" and not status.has_quorum)
         )
         told.add((name, about))
         if not is_said:
-            troubles.append(
-                f"{name} {about}" if member in (status["node_id"], about) else f"{name} {about} on {member}"
-            )
+            troubles.append(f"{name} {about}" if member in (status.node_id, about) else f"{name} {about} on {member}")
     return troubles

@@ -56,7 +56,7 @@ class ManagerProcess:
     def status(self) -> dict[str, Any]:
         store = self.store
         return {
-            **store.status(),
+            **store.status().to_json(),
             "is_leader": store.is_leader,
             "disk": self.disk.counts(),
             "threads": sorted(thread.name for thread in threading.enumerate()),

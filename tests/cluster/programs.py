@@ -57,9 +57,9 @@ def leader_of(stores: dict[str, wr.ReplicatedStore]) -> str:
 def same_state(stores: dict[str, wr.ReplicatedStore]) -> None:
     def level() -> bool:
         states = [store.status() for store in stores.values()]
-        if len({(state["applied_index"], state["commit_index"]) for state in states}) != 1:
+        if len({(state.applied_index, state.commit_index) for state in states}) != 1:
             return False
-        assert len({state["digest"] for state in states}) == 1, states
+        assert len({state.digest for state in states}) == 1, states
         return True
 
     wait_until(level, "one applied index")
@@ -146,7 +146,7 @@ def beside_pysyncobj(directory: Path) -> None:
                 stock[number % 2].add(number, sync=True, timeout=20)
                 one[f"m{number % 2 + 1}"].create_container(container(f"one {number}"))
                 two[f"m{number % 3 + 1}"].create_container(container(f"two {number}"))
-            assert one["m1"].status()["cluster_id"] != two["m1"].status()["cluster_id"]
+            assert one["m1"].status().cluster_id != two["m1"].status().cluster_id
             for name, stores in (("one", one), ("two", two)):
                 same_state(stores)
                 for store in stores.values():
@@ -287,7 +287,7 @@ def wait_in_a_future(directory: Path) -> None:
     that any of these needs, so it costs no leadership either; nor does one that stays there for long."""
     with opened(directory) as stores:
         store = stores[leader_of(stores)]
-        term = store.status()["term"]
+        term = store.status().term
         done, slow_is_over = threading.Event(), threading.Event()
 
         def started() -> Future[int]:
@@ -305,14 +305,14 @@ def wait_in_a_future(directory: Path) -> None:
         started().add_done_callback(lambda _future: slow_is_over.wait(60))
         started().add_done_callback(callback)
         assert done.wait(30), "a callback that waits hangs"
-        assert store.status()["term"] == term
+        assert store.status().term == term
         slow_is_over.set()
         closed = threading.Event()
         started().add_done_callback(lambda _future: (store.close(), closed.set()))
         assert closed.wait(30), "close() in a callback hangs"
         others = [other for other in stores.values() if other is not store]
         others[0].create_container(container("second"))
-        assert others[0].status()["term"] == term + 1, "the hand-over, and nothing else"
+        assert others[0].status().term == term + 1, "the hand-over, and nothing else"
         assert others[0].get_container("x").image == "x"
 
 

@@ -96,7 +96,7 @@ def assert_alive(store: Any) -> None:
     assert database._open_reads() == []
     if isinstance(store, wr.ReplicatedStore):
         assert (store.failure, store.is_leader, store.alarms) == (None, True, ())
-        wait_until(lambda: not store._writes._outstanding and store.status()["pending_writes"] == 0, "all to end")
+        wait_until(lambda: not store._writes._outstanding and store.status().pending_writes == 0, "all to end")
         assert store._writes._ended == set()
         store._changed.ring()  # as with the next change; until then those of interrupted waits stay
         assert not store._changed._sleepers

@@ -73,9 +73,9 @@ def work():
     for number in range(700):
         write(store, number)
     deadline = time.monotonic() + 60
-    while store.status()["snapshot"] is None and time.monotonic() < deadline:
+    while store.status().snapshot is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    print(store.failure, store.status()["snapshot"] is not None)
+    print(store.failure, store.status().snapshot is not None)
     store.close()
 threading.Thread(target=work).start()
 """,

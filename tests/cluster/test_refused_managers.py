@@ -81,7 +81,7 @@ def test_a_right_certificate_is_not_enough(managers: Managers, caplog: pytest.Lo
         managers.start(id_, "m1", "m2", "m3")
     for store in managers.stores.values():
         store.wait_ready(WAIT_SECONDS)
-        assert store.status()["links"] == "tls"
+        assert store.status().links == "tls"
     m1 = managers.stores["m1"]
 
     # A removed member: it was stopped meanwhile, and knows nothing of it.
@@ -111,5 +111,5 @@ def test_a_right_certificate_is_not_enough(managers: Managers, caplog: pytest.Lo
     restore(snapshot, managers.directory / "m1", node_id="m1", members={"m1": managers.addresses["m1"]})
     restored = managers.start("m1", "m1")
     restored.wait_ready(WAIT_SECONDS)
-    why = f"belongs to cluster {restored.status()['cluster_id']}"
+    why = f"belongs to cluster {restored.status().cluster_id}"
     both_say("m2", f"m1 refuses this manager: .*{why}", f"peer=m2 .*we refuse it: .*{why}")

@@ -32,6 +32,14 @@ from warren_raft.entity_json import to_json
 from warren_raft.errors import Unavailable
 
 
+class FakeResult:
+    def __init__(self, **fields: Any) -> None:
+        self._fields = fields
+
+    def to_json(self) -> dict[str, Any]:
+        return self._fields
+
+
 class FakeBatch:
     """Notes what it is told to do, as one atomic command would."""
 
@@ -78,13 +86,13 @@ class FakeManager:
             self.batches.append((batch.operations, batch.timeout))
             batch.revision = len(self.batches)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Any:
         if self.outcome is not None:
             raise self.outcome
-        return {"node_id": "m1", "role": "leader"}
+        return FakeResult(node_id="m1", role="leader")
 
-    def members(self) -> list[dict[str, Any]]:
-        return [{"id": "m1", "address": "127.0.0.1:7946", "connected": True}]
+    def members(self) -> Any:
+        return (FakeResult(id="m1", address="127.0.0.1:7946", connected=True),)
 
     def add_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
         self.calls.append(("add", id, address, timeout))

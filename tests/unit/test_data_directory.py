@@ -91,7 +91,7 @@ def test_a_manager_does_not_follow_a_change_of_the_current_directory(here: Path,
         wait_until(lambda: len(list((here / "data/m1/snapshots").glob("*.mdb"))) == 2, "two snapshots")
         wait_until(lambda: any((here / "backups").glob("warren-*.mdb")), "a backup")
         assert AdminClient(here / "data/m1").status()["node_id"] == "m1"
-        assert store.status()["alarms"] == []
+        assert store.status().alarms == ()
     finally:
         store.close()
     assert contents(elsewhere) == before
@@ -268,7 +268,7 @@ def test_a_manager_whose_directory_goes_away_stops_and_leaves_alone_what_is_ther
         before = contents(directory) if directory.exists() else {}
         with pytest.raises(Closed):
             store.create_node(Node(id="n3"))
-        assert store.status()["failure"] == str(store.failure)
+        assert store.status().failure == str(store.failure)
         assert [node.id for node in store.list_nodes()] == ["n1", "n2"]
         if what == "replaced":
             assert before == others

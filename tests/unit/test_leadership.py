@@ -58,7 +58,7 @@ def test_a_callback_is_told_the_present_state(store: wr.ReplicatedStore, tmp_pat
     told = Told()
     store.on_leadership(told)
     told.wait(True)
-    assert told.states == [(True, store.status()["term"])]
+    assert told.states == [(True, store.status().term)]
     with opened(tmp_path / "alone", others=1) as other:
         told = Told()
         other.on_leadership(told)

@@ -344,8 +344,8 @@ def test_its_end_is_an_alarm_two_weeks_ahead(ca: Authority, tmp_path: Path) -> N
 def test_it_is_in_the_status(ca: Authority, tmp_path: Path) -> None:
     manager = Manager(tmp_path / "m1", HOSTS, join=join_file(ca, tmp_path / "m1.join"))
     credentials = manager.start()
-    shown = manager.certificate.to_json()
+    shown = manager.certificate.status()
     assert shown is not None
-    assert (shown["serial"], shown["trust_domain"]) == (credentials.serial, "prod")
-    assert shown["not_before"] < shown["not_after"]
-    assert Manager(tmp_path / "m2", LOCAL, insecure_plaintext=True).certificate.to_json() is None
+    assert (shown.serial, shown.trust_domain) == (credentials.serial, "prod")
+    assert shown.not_before < shown.not_after
+    assert Manager(tmp_path / "m2", LOCAL, insecure_plaintext=True).certificate.status() is None

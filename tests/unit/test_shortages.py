@@ -190,7 +190,7 @@ assert "no file descriptor left" in str(failed), failed
 assert "log-blocked" in names(store), names(store)
 assert store.failure is None
 limit(resource.RLIMIT_NOFILE, 1000)
-wait_until(lambda: names(store) == [] and not store.status()["full"], "the alarms to end")
+wait_until(lambda: names(store) == [] and not store.status().full, "the alarms to end")
 store.create_node(wr.Node(id="after"), timeout=20)
 print(store.get_node("after").id)
 store.close()
@@ -282,7 +282,7 @@ assert "larger than this process, or its file system, allows" in str(failed), fa
 assert set(names(store)) & {"state-blocked", "log-blocked"}, names(store)
 assert store.failure is None
 limit(resource.RLIMIT_FSIZE, resource.RLIM_INFINITY)
-wait_until(lambda: names(store) == [] and not store.status()["full"], "the alarms to end")
+wait_until(lambda: names(store) == [] and not store.status().full, "the alarms to end")
 store.create_node(wr.Node(id="after"), timeout=20)
 print(store.get_node("after").id)
 store.close()

@@ -128,10 +128,10 @@ def test_without_room_creates_are_refused_at_once_and_deletes_are_not(
     for id_ in "abc":
         store.create_node(wr.Node(id=id_))
     before = store.status()
-    assert not before["full"]
-    assert before["alarms"] == []
+    assert not before.full
+    assert before.alarms == ()
     free[0] = 99 * MIB
-    wait_until(lambda: store.status()["full"], "the manager to be full")
+    wait_until(lambda: store.status().full, "the manager to be full")
     assert str(tmp_path) in store.alarms[0].text
     with pytest.raises(StorageFull, match=r"the disk of .* is low on space: 99\.0 MiB are free"):
         store.create_node(wr.Node(id="d"))
@@ -145,12 +145,12 @@ def test_without_room_creates_are_refused_at_once_and_deletes_are_not(
         outstanding.create_node(wr.Node(id="d"))
     with pytest.raises(StorageFull):
         outstanding.future.result(30)
-    assert store.status()["applied_index"] == before["applied_index"], "something was sent"
+    assert store.status().applied_index == before.applied_index, "something was sent"
     store.delete_node("a")
     store.barrier()
     assert [node.id for node in store.list_nodes()] == ["b", "c"]
     free[0] = 200 * MIB
-    wait_until(lambda: not store.status()["full"], "the manager to have room")
+    wait_until(lambda: not store.status().full, "the manager to have room")
     assert store.alarms == ()
     store.create_node(wr.Node(id="d"))
 
@@ -164,5 +164,5 @@ def test_beyond_the_quota_deletes_make_room(store: wr.ReplicatedStore) -> None:
     assert len(store.list_nodes()) == created
     for number in range(created // 2):
         store.delete_node(f"n{number}")
-    wait_until(lambda: not store.status()["full"], "deletes to make room")
+    wait_until(lambda: not store.status().full, "deletes to make room")
     store.create_node(wr.Node(id="again"))

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
+from warren_raft.results import MemberAlarm, MemberStatus, Status
 from warren_raft.verdict import verdict_of
 
 
-def member(id_: str, **differing: Any) -> dict[str, Any]:
-    usual = {"id": id_, "connected": True, "voter": True, "leader": id_ == "m1", "alarms": []}
-    return usual | differing
+def member(id_: str, **differing: Any) -> MemberStatus:
+    usual: dict[str, Any] = {field.name: None for field in fields(MemberStatus)}
+    usual |= {"id": id_, "connected": True, "voter": True, "leader": id_ == "m1", "alarms": ()}
+    return MemberStatus(**usual | differing)
 
 
-def alarm(name: str, subject: str = "") -> dict[str, str]:
-    return {"name": name, "subject": subject, "severity": "warning"}
+def alarm(name: str, subject: str = "") -> MemberAlarm:
+    return MemberAlarm(name=name, subject=subject, severity="warning")
 
 
-def status(*members: dict[str, Any], **differing: Any) -> dict[str, Any]:
-    usual: dict[str, Any] = {
+def status(*members: MemberStatus, **differing: Any) -> Status:
+    usual: dict[str, Any] = {field.name: None for field in fields(Status)} | {
         "node_id": "m1",
         "leader": "m1",
         "term": 4,
@@ -27,16 +30,15 @@ def status(*members: dict[str, Any], **differing: Any) -> dict[str, Any]:
         "ready": True,
         "full": False,
         "waits": "",
-        "failure": None,
-        "alarms": [],
-        "members": list(members) or [member("m1"), member("m2"), member("m3")],
+        "alarms": (),
+        "members": members or (member("m1"), member("m2"), member("m3")),
     }
-    return usual | differing
+    return Status(**usual | differing)
 
 
-def line(given: dict[str, Any]) -> str:
+def line(given: Status) -> str:
     verdict = verdict_of(given)
-    return f"{verdict['state']}: {verdict['text']}"
+    return f"{verdict.state}: {verdict.text}"
 
 
 AWAY = {"connected": False, "alarms": None}
@@ -115,7 +117,7 @@ AWAY = {"connected": False, "alarms": None}
         ),
     ],
 )
-def test_the_line_says_how_it_is(given: dict[str, Any], said: str) -> None:
+def test_the_line_says_how_it_is(given: Status, said: str) -> None:
     assert line(given) == said
 
 

@@ -186,7 +186,7 @@ def test_a_manager_whose_raft_thread_is_stuck_does_not_say_that_it_leads(
         wait_until(lambda: told == [True, False], "the callback to be told of the standstill")
         assert (store.is_leader, store.leader, store.is_ready) == (False, None, False)
         status = store.status()
-        assert (status["role"], status["leader"], status["has_quorum"]) == ("follower", None, False)
+        assert (status.role, status.leader, status.has_quorum) == ("follower", None, False)
         wait_until(lambda: [alarm.name for alarm in store.alarms] == [ALARM], "the alarm")
         assert store.failure is None
         let_go.set()

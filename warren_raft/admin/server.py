@@ -14,7 +14,7 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -47,6 +47,7 @@ from warren_raft.forking import let_go_in_child
 from warren_raft.forms import Refused
 from warren_raft.log_lines import log_event
 from warren_raft.paths import absolute
+from warren_raft.results import MemberStatus, Status
 from warren_raft.shortage import shortage_of
 from warren_raft.store.tables import BY_NAME, CA, Kind
 from warren_raft.workers import Workers
@@ -89,8 +90,8 @@ class Manager(Protocol):
     `json.dumps` takes, under the names of the command line's documented JSON.
     """
 
-    def status(self) -> Mapping[str, Any]: ...
-    def members(self) -> list[dict[str, Any]]: ...
+    def status(self) -> Status: ...
+    def members(self) -> Sequence[MemberStatus]: ...
     def add_member(self, id: str, address: str, *, timeout: float | None = None) -> object: ...  # noqa: A002
     def update_member(self, id: str, address: str, *, timeout: float | None = None) -> str: ...  # noqa: A002
     def remove_member(self, id: str, *, timeout: float | None = None) -> object: ...  # noqa: A002
@@ -457,8 +458,8 @@ def _transfer_leadership(manager: Manager, arguments: Arguments) -> str:
 
 
 OPERATIONS: Final[Mapping[str, Callable[[Manager, Arguments], object]]] = {
-    "status": lambda manager, _arguments: dict(manager.status()),
-    "members": lambda manager, _arguments: manager.members(),
+    "status": lambda manager, _arguments: manager.status().to_json(),
+    "members": lambda manager, _arguments: [member.to_json() for member in manager.members()],
     "put": _put,
     "put_batch": _put_batch,
     "delete": _delete,

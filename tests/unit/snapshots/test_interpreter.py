@@ -125,12 +125,12 @@ with wr.ReplicatedStore(config) as store:
         global number
         number += 1
         store.create_secret(wr.Secret(id=f"s{number % 4}", name="s", data=bytes(20_000)))
-        return number > 60 and store.status()["log_bytes"] < 2_000_000 and len(snapshots()) == 2
+        return number > 60 and store.status().log_bytes < 2_000_000 and len(snapshots()) == 2
     def snapshots():
         return list(Path(settings["directory"], "snapshots").glob("*.mdb"))
     wait_until(is_cut, "two snapshots, and the log cut")
     store.snapshot(settings["directory"] + "/saved.mdb")
-    print(json.dumps(store.status()["alarms"]))
+    print(json.dumps([alarm.to_json() for alarm in store.status().alarms]))
 """
 
 

@@ -1,0 +1,34 @@
+"""The results of a manager's methods are typed, and their JSON is that of the command line."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from warren_raft.alarms import Alarm
+from warren_raft.results import CertificateStatus, MemberAlarm, Verdict
+
+
+def test_the_json_form_has_the_fields_by_name_and_times_in_utc() -> None:
+    begins = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    shown = CertificateStatus(trust_domain="prod", serial="7f", not_before=begins, not_after=begins)
+    assert shown.to_json() == {
+        "trust_domain": "prod",
+        "serial": "7f",
+        "not_before": "2026-01-02T03:04:05Z",
+        "not_after": "2026-01-02T03:04:05Z",
+    }
+    assert json.dumps(MemberAlarm(name="disk-low", subject="", severity="warning").to_json())
+
+
+def test_a_field_can_still_be_read_like_a_key_with_a_warning() -> None:
+    verdict = Verdict(state="healthy", text="all is well", tolerates_failures=1)
+    with pytest.warns(DeprecationWarning, match=r"read \.state"):
+        assert verdict["state"] == "healthy"
+
+
+def test_an_alarm_within_a_result_keeps_its_own_form() -> None:
+    alarm = Alarm(name="disk-low", subject="", severity="warning", text="t", since=datetime(2026, 1, 1, tzinfo=UTC))
+    assert alarm.to_json()["since"] == "2026-01-01T00:00:00.000Z"

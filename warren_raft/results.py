@@ -1,0 +1,165 @@
+"""The results of a manager's methods as frozen dataclasses: its status, its members, the verdict on its cluster.
+
+Lives here: the types and their JSON form, which is that of the command line's `-o json`. Not here: gathering the values
+(status.py), judging them (verdict.py). Invariant: `to_json()` has the field names as keys and needs no lock or thread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from warren_raft.alarms import Alarm
+
+State = Literal["healthy", "degraded", "no quorum"]
+
+
+class Result:
+    """A frozen dataclass with a JSON form. Reading a field as `result["field"]` is deprecated."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as `json.dumps` takes them: times in RFC 3339, UTC; sequences as lists."""
+        return {each.name: _json_of(getattr(self, each.name)) for each in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def __getitem__(self, name: str) -> Any:
+        text = f"{type(self).__name__} is no mapping any more: read .{name}, or to_json()[{name!r}]"
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return self.to_json()[name]
+
+
+def _json_of(value: Any) -> Any:
+    if isinstance(value, Result | Alarm):
+        return value.to_json()
+    if isinstance(value, tuple):
+        return [_json_of(each) for each in value]
+    if isinstance(value, Mapping):
+        return {key: _json_of(each) for key, each in value.items()}
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict(Result):
+    """Whether the cluster is well, as one manager sees it."""
+
+    state: State
+    text: str
+    """One line: who leads, how many members are connected, and each problem."""
+    tolerates_failures: int
+    """How many more voting members may fail while writes go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetching(Result):
+    """A snapshot on its way to a manager."""
+
+    bytes: int
+    """Received so far."""
+    of: int
+    """Bytes in all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnSnapshot(Result):
+    """The newest snapshot in a manager's own data directory."""
+
+    index: int
+    """The last log entry in it."""
+    size_bytes: int
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateStatus(Result):
+    """The certificate that a manager uses now."""
+
+    trust_domain: str
+    serial: str
+    not_before: datetime
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberAlarm(Result):
+    """An alarm of another member, as that member told it. Its text and its time are in that member's own status."""
+
+    name: str
+    subject: str
+    severity: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberStatus(Result):
+    """A member of the cluster, with the report that it last sent to this manager. None: it has sent none."""
+
+    id: str
+    address: str
+    """`HOST:PORT`, from the list of members."""
+    connected: bool
+    """Whether this manager has a link to it."""
+    voter: bool
+    leader: bool
+    contact_age_seconds: float | None
+    """Since the last message of it arrived."""
+    applied_index: int | None
+    lag_entries: int | None
+    """Entries that it has to apply until it is where the furthest member is."""
+    fetching: Fetching | None
+    disk_free_bytes: int | None
+    database_bytes: int | None
+    """Used in its database, without the history."""
+    version: str | None
+    alarms: tuple[MemberAlarm, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status(Result):
+    """A manager and its cluster at one moment, as this manager knows them."""
+
+    verdict: Verdict
+    node_id: str
+    version: str
+    """Of the package."""
+    cluster_id: str | None
+    """None before the cluster is formed."""
+    role: str
+    """`leader`, `follower` or `candidate`."""
+    leader: str | None
+    term: int
+    commit_index: int
+    applied_index: int
+    revision: int
+    digest: str
+    """Of the whole state, 64 hexadecimal digits. Managers with the same applied index have the same digest."""
+    has_quorum: bool
+    ready: bool
+    waits: str
+    """Before the cluster is formed: the members that this manager waits for, as a sentence; else empty."""
+    links: Literal["tls", "plaintext"]
+    certificate: CertificateStatus | None
+    """None where links are plaintext."""
+    members: tuple[MemberStatus, ...]
+    counts: Mapping[str, int]
+    """Entities by the plural of their kind."""
+    db_size_bytes: int
+    log_entries: int
+    log_bytes: int
+    snapshot: OwnSnapshot | None
+    fetching: Fetching | None
+    full: bool
+    """Creates and updates are refused, because too many members are low on space."""
+    digests_compared: Mapping[str, int]
+    """By member: the newest index at which its digest was the same as here."""
+    pending_writes: int
+    oldest_read_age_seconds: float
+    """0 when no view is open."""
+    alarms: tuple[Alarm, ...]
+    failure: str | None
+    """Why this manager stopped by itself."""
