@@ -85,6 +85,7 @@ from warren_raft.raft.membership import (
     OTHER_CLUSTER,
     OTHER_ORIGIN,
     OTHER_TRUST_DOMAIN,
+    REMOVE,
     REMOVED,
     REMOVED_CERTIFICATE,
     UNKNOWN_DIRECTORY,
@@ -272,6 +273,8 @@ class Engine:
         self._alive_sent_at = LONG_AGO
         self._expire_at = LONG_AGO
         self._foreign: set[str] = set()
+        """Members that are of another cluster, as whoever has their certificates says, or answers where we dial them,
+        and that have had no link since."""
         self._removed_by: set[str] = set()
         """Members that refused this manager as removed, and have not let it in since."""
         self._leadership = Leadership(settings.node_id)
@@ -505,7 +508,8 @@ class Engine:
         refusal = self._roster.judge(hello, identity)
         if refusal is not None:
             peer = str(hello.get("node_id"))
-            self._note_foreign(peer, refusal)
+            if identity is not None:
+                self._note_foreign(identity.node_id, refusal)
             self._roster.guests.refused(peer, refusal.text)
             if refusal.code in NOTED_REFUSALS and peer in self._roster.members:
                 self._note_not_let_in(peer, refusal)
@@ -769,6 +773,7 @@ class Engine:
 
     def _link_up(self, peer: str, number: int, hello: Hello, identity: Identity | None) -> None:
         self._removed_by.discard(peer)
+        self._foreign.discard(peer)
         try:
             self._roster.link_up(peer, number, hello, identity, self._now)
         except ValueError as error:
@@ -816,12 +821,28 @@ class Engine:
         self._note_foreign(peer, refusal)
 
     def _was_refused_as_removed(self, peer: str) -> None:
-        """One member's word stops nobody: a majority of the other voters that we knew says so, or our own log does."""
-        others = self._roster.voters - {self._node_id}
-        if peer in others:
+        """A majority of the other voters says so, or a single one where our own log holds the removal."""
+        if peer in self._roster.voters:
             self._removed_by.add(peer)
-        if self._settling.is_leaving or len(self._removed_by & others) * 2 > len(others):
-            raise _removed(self._node_id)
+            if self._settling.is_leaving or self._log_removes_us or self._say_enough(self._removed_by):
+                raise _removed(self._node_id)
+
+    @property
+    def _log_removes_us(self) -> bool:
+        """Whether an entry that is not applied yet removes this directory: it acknowledged that, and may not have
+        heard that it is committed."""
+        own = (REMOVE, self._node_id, self._log.incarnation)
+        first = max(self._machine.applied_index - self._log.base_index, 0) + 1
+        contents = (entries.decode(entry) for entry, _, _ in self._log.entries[first:] if entry[:2] == entries.CHANGE)
+        changes = (content for content in contents if isinstance(content, Change))
+        return any((change.verb, change.id, change.incarnation) == own for change in changes)
+
+    def _say_enough(self, sayers: set[str]) -> bool:
+        """Whether these are a majority of the other voters, and more than one: a single member's word stops nobody, in
+        a cluster of two neither."""
+        others = self._roster.voters - {self._node_id}
+        count = len(sayers & others)
+        return count > 1 and count * 2 > len(others)
 
     def _note_refusal(self, name: AlarmName, peer: str, text: str) -> None:
         self.alarms.raise_alarm(name, text, subject=self._subject(peer), ends_after_seconds=REFUSAL_SECONDS)
@@ -844,12 +865,11 @@ class Engine:
     def _check_foreign(self) -> None:
         """A manager that was started on the directory of another cluster would wait for ever for one that is gone.
 
-        It stops where so many members have turned out to be of another cluster that the others are no majority; one
-        that has been ready since its start never does.
+        It stops where a majority of the other voters has turned out to be of another cluster; one that has been ready
+        since its start never does.
         """
-        voters = self._roster.voters
-        foreign = self._foreign & voters - self._roster.links.keys()
-        if foreign and not self.is_ready and (len(voters) - len(foreign)) * 2 <= len(voters):
+        foreign = self._foreign & self._roster.voters
+        if not self.is_ready and self._say_enough(foreign):
             raise RefusedForSafety(
                 f"the data directory of {self._node_id} belongs to cluster {self._roster.cluster_id}, and "
                 f"{', '.join(sorted(foreign))} to another; start it among its own members, or on an empty directory"

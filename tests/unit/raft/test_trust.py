@@ -20,7 +20,17 @@ from warren_raft.raft.changes import DONE, PENDING, Answer
 from warren_raft.raft.events import Received, Refused
 from warren_raft.raft.guard import UNCOMMITTED_MAX
 from warren_raft.raft.large import HELD_BYTES_MAX
-from warren_raft.raft.membership import ADD, FORM, REMOVE, REMOVED, UPDATE, Change, Founding, Member
+from warren_raft.raft.membership import (
+    ADD,
+    FORM,
+    OTHER_CLUSTER,
+    REMOVE,
+    REMOVED,
+    UPDATE,
+    Change,
+    Founding,
+    Member,
+)
 from warren_raft.raft.requests import ChangeWanted
 from warren_raft.raft.transport import Refusal
 from warren_raft.raft.trust import KNOWN, MAY_SEND, PeerStanding
@@ -322,6 +332,55 @@ def test_a_single_member_that_says_removed_stops_nobody() -> None:
     cluster.nodes[victim].events.append(Refused(leader.id, Refusal(REMOVED, "removed")))
     cluster.turn()
     assert victim in cluster.stopped
+
+
+def test_in_a_cluster_of_two_no_word_of_the_other_stops_a_manager() -> None:
+    """(Pins a bug: it was a majority of the others by itself.)"""
+    cluster = Cluster(["m1", "m2"])
+    cluster.wait_ready()
+    cluster.isolate("m2")
+    node = cluster.restart("m2")
+    for code in (REMOVED, OTHER_CLUSTER):
+        node.events.append(Refused("m1", Refusal(code, "so it says")))
+        cluster.run(0.1)
+    assert "m2" in cluster.nodes
+    assert "refused-by-member" in node.alarm_names
+    cluster.heal()
+    cluster.write("m2", "w")
+
+
+def test_one_of_two_that_went_down_while_it_was_removed_stops_at_the_word_of_the_other() -> None:
+    """Its own log holds the removal: there would have been none without its acknowledgement."""
+    cluster = Cluster(["m1", "m2"])
+    leader, removed = cluster.wait_ready(), cluster.followers()[0]
+    leader.events.append(ChangeWanted(REMOVE, removed, "", lambda _answer: None))
+    log = cluster.nodes[removed].log
+    cluster.run_until(lambda: log.synced_index == leader.log.last_index > leader.log.commit_index)
+    cluster.hold((leader.id, removed))
+    cluster.run_until(lambda: removed not in cluster.members(leader.id))
+    cluster.restart(removed)
+    cluster.heal()
+    cluster.run_until(lambda: removed in cluster.stopped)
+
+
+@pytest.mark.parametrize("trust_domain", ["", "home"])
+def test_who_says_to_be_of_another_cluster_stops_no_manager_that_has_just_started(trust_domain: str) -> None:
+    """A hello in the name of every other member where links are plaintext; under TLS in that of one. (Pins a bug: it
+    was taken for a start on the directory of another cluster.)"""
+    cluster = Cluster(["m1", "m2", "m3"] if not trust_domain else ["m1", "m2"], trust_domain=trust_domain)
+    cluster.wait_ready()
+    cluster.isolate("m2")
+    node = cluster.restart("m2")
+    for peer in sorted(cluster.nodes.keys() - {"m2"}):
+        stranger = Hostile.stranger(cluster, peer, cluster_id="another", blank=False)
+        refusal = stranger.connect("m2")
+        assert refusal is not None
+        assert refusal.code == OTHER_CLUSTER
+    cluster.run(0.5)
+    assert "m2" in cluster.nodes
+    assert "member-not-let-in" in node.alarm_names
+    cluster.heal()
+    cluster.write("m2", "w")
 
 
 # What gets into a log ---------------------------------------------------------------------------------------------
