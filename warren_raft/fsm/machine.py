@@ -37,6 +37,10 @@ class StateMachine:
     def __init__(self, database: Database) -> None:
         """Continue from the position of `database`. Nothing is written."""
         self.database: Final = database
+        self.applied_index: int
+        """The index of the last entry that was applied; FIRST_INDEX for a new database."""
+        self.applied_term: int
+        """The term of that entry; 0 for a new database."""
         self._ring: list[tuple[int, bytes] | None] = [None] * RECENT_DIGESTS
         self._load()
 
@@ -46,16 +50,6 @@ class StateMachine:
     def committed(self) -> Committed:
         """All of the following properties, as of the same commit."""
         return self._committed
-
-    @property
-    def applied_index(self) -> int:
-        """The index of the last entry that was applied; FIRST_INDEX for a new database."""
-        return self._committed.applied_index
-
-    @property
-    def applied_term(self) -> int:
-        """The term of that entry; 0 for a new database."""
-        return self._committed.applied_term
 
     @property
     def revision(self) -> int:
@@ -148,3 +142,4 @@ class StateMachine:
     def _show(self, committed: Committed) -> None:
         self._ring[committed.applied_index % RECENT_DIGESTS] = (committed.applied_index, committed.digest)
         self._committed = committed
+        self.applied_index, self.applied_term = committed.applied_index, committed.applied_term

@@ -169,6 +169,7 @@ class _Journal:
 
     def __init__(self, log: Log, commit_index: int) -> None:
         self._log = log
+        self._entries = log.entries
         self._commit_index = commit_index
         self.term_position = 0
         """Log.position of the record of the present term and vote; 0: it was durable at the start."""
@@ -177,8 +178,8 @@ class _Journal:
         self._log.append(command, index, term)
 
     def deleteEntriesFrom(self, position: int) -> None:  # noqa: N802
-        if position < len(self._log.entries):
-            self._log.truncate_from(self._log.entries[position][1])
+        if position < len(self._entries):
+            self._log.truncate_from(self._entries[position][1])
 
     def deleteEntriesTo(self, _position: int) -> None:  # noqa: N802
         raise InvariantViolation("PySyncObj tried to compact the log by itself")
@@ -187,12 +188,12 @@ class _Journal:
         raise InvariantViolation("PySyncObj tried to clear the log")
 
     def __len__(self) -> int:
-        return len(self._log.entries)
+        return len(self._entries)
 
     def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
         if isinstance(index, slice) and index.stop is None:
-            return _LogTail(self._log.entries, index.start or 0)
-        return self._log.entries[index]
+            return _LogTail(self._entries, index.start or 0)
+        return self._entries[index]
 
     def setRaftCommitIndex(self, _index: int) -> None:  # noqa: N802
         return None  # guard.py records what was verified; the core's own figure may be clamped below it
@@ -236,6 +237,14 @@ class Core:
         clock: Callable[[], float],
         send: Callable[[str, Message], bool],
     ) -> None:
+        # Attributes, as they are read two hundred times a write: `_look` brings them up to date.
+        self.term = 0
+        self.state = FOLLOWER
+        """FOLLOWER, CANDIDATE or LEADER."""
+        self.is_leader = False
+        self.leader: str | None = None
+        """The leader of the current term as far as this node has heard; itself when it leads."""
+        self.commit_index = 0
         module = load_module(clock)
         Node, Transport = module.Node, module.Transport  # noqa: N806 - classes
 
@@ -244,17 +253,23 @@ class Core:
 
             def __init__(self, id: str) -> None:  # noqa: A002
                 super().__init__(id)
-                self._hash = zlib.crc32(id.encode())
+                self._hash: int = zlib.crc32(id.encode())
 
             def __hash__(self) -> int:
-                return int(self._hash)
+                return self._hash
 
             def __eq__(self, other: object) -> bool:
                 return isinstance(other, Node) and self._id == other._id
 
+        def look_and_send(node: Any, message: Message) -> bool:
+            self._look()
+            return send(node._id, message)
+
         class Link(Transport):  # type: ignore[misc, valid-type]
+            ready = True
+
             def send(self, node: Any, message: Message) -> bool:
-                return send(node.id, message)
+                return look_and_send(node, message)
 
         self._node_class = Member
         self._nodes: dict[str, Any] = {}
@@ -285,6 +300,7 @@ class Core:
         # The core's "apply" only moves its own counter: engine.py applies from the log, bounded by what is synced,
         # so an error while applying can neither be retried for ever nor stop heartbeats (hole 5).
         self._core._SyncObj__doApplyCommand = _apply_nothing
+        self._look()
 
     def _node(self, peer_id: str) -> Any:
         node = self._nodes.get(peer_id)
@@ -294,33 +310,21 @@ class Core:
 
     # What it says of itself --------------------------------------------------------------------------------------
 
-    @property
-    def term(self) -> int:
-        return int(self._core._SyncObj__raftCurrentTerm)
+    def _look(self) -> None:
+        """Bring the attributes up to date. Called wherever our code goes on: after each call into PySyncObj, and when
+        that calls `send`."""
+        core = self._core
+        leader = core._SyncObj__raftLeader
+        self.term = core._SyncObj__raftCurrentTerm
+        self.state = core._SyncObj__raftState
+        self.is_leader = self.state == LEADER
+        self.leader = None if leader is None else leader._id
+        self.commit_index = core._SyncObj__raftCommitIndex
 
     @property
     def term_position(self) -> int:
         """What Log.synced_position has to reach before anybody may hear that we are in this term."""
         return self._journal.term_position
-
-    @property
-    def state(self) -> int:
-        """FOLLOWER, CANDIDATE or LEADER."""
-        return int(self._core._SyncObj__raftState)
-
-    @property
-    def is_leader(self) -> bool:
-        return bool(self._core._SyncObj__raftState == LEADER)
-
-    @property
-    def leader(self) -> str | None:
-        """The leader of the current term as far as this node has heard; itself when it leads."""
-        node = self._core._SyncObj__raftLeader
-        return None if node is None else str(node.id)
-
-    @property
-    def commit_index(self) -> int:
-        return int(self._core._SyncObj__raftCommitIndex)
 
     @property
     def voters(self) -> frozenset[str]:
@@ -344,9 +348,11 @@ class Core:
 
     def deliver(self, peer_id: str, message: Message) -> None:
         self._links._onMessageReceived(self._node(peer_id), message)
+        self._look()
 
     def tick(self) -> None:
         self._core.doTick(0.0)
+        self._look()
 
     def propose(self, entry: bytes) -> None:
         """Append one entry at the next tick. Only ever called on a leader that is ticked in the same step."""
@@ -354,9 +360,11 @@ class Core:
 
     def connected(self, peer_id: str) -> None:
         self._links._onNodeConnected(self._node(peer_id))
+        self._look()
 
     def disconnected(self, peer_id: str) -> None:
         self._links._onNodeDisconnected(self._node(peer_id))
+        self._look()
 
     def campaign(self) -> bool:
         """Become a candidate of the next term now; False when the core did not.
@@ -375,16 +383,19 @@ class Core:
         """Lead no longer, as after too long without answers from a majority; the term stays."""
         self._core._SyncObj__raftState = FOLLOWER
         self._core._SyncObj__raftLeader = None
+        self._look()
 
     def deliver_from_leader(self, message: Message) -> None:
         """As if the leader it believes in had sent it; the core compares the node, None included."""
         self._links._onMessageReceived(self._core._getLeader(), message)
+        self._look()
 
     def observe_term(self, term: int) -> None:
         """Adopt a higher term and step down, by a vote request that can never be granted (hole 6)."""
         if term > self.term:
             request = {"type": "request_vote", "term": term, "last_log_term": -1, "last_log_index": -1}
             self._links._onMessageReceived(self._node(""), request)
+            self._look()
 
     # Where the guard corrects it ---------------------------------------------------------------------------------
 
@@ -408,14 +419,17 @@ class Core:
         """The leader's commit index was clamped to our synced log when it came; the sync has returned since."""
         if index > self._core._SyncObj__raftCommitIndex:
             self._core._SyncObj__raftCommitIndex = index
+            self._look()
 
     # Membership: our own command decides, the core is told (hole 7) ------------------------------------------------
 
     def add_voter(self, peer_id: str) -> None:
         self._core._SyncObj__doChangeCluster(("add", peer_id, self._node(peer_id)))
+        self._look()
 
     def remove_voter(self, peer_id: str) -> None:
         self._core._SyncObj__doChangeCluster(("rem", peer_id, self._node(peer_id)))
+        self._look()
 
     def learner_connected(self, peer_id: str) -> None:
         """A learner is what PySyncObj calls a read-only node: it gets the log and counts in nothing."""
@@ -424,9 +438,11 @@ class Core:
         self._links._onReadonlyNodeConnected(self._node(peer_id))
         # Otherwise a reply of a learner that came while we lead fails on a missing key (upstream #121).
         self._core._SyncObj__lastResponseTime.setdefault(self._node(peer_id), 0.0)
+        self._look()
 
     def learner_disconnected(self, peer_id: str) -> None:
         self._links._onReadonlyNodeDisconnected(self._node(peer_id))
+        self._look()
 
 
 def _apply_nothing(_command: bytes) -> None:

@@ -63,8 +63,10 @@ class Elections:
         self._round = 0
         self._granted: set[str] = set()
         self._asking = False
-        self._leader_contact = -1e9
-        self._leader: str | None = None
+        self.leader: str | None = None
+        """Whom we heard lead, until the link to it broke or its time was up. Never ourselves."""
+        self.leader_contact = -1e9
+        """When a message of the present leader last arrived."""
         self._successor: tuple[str, float] = ("", -1e9)
         """To whom our leader hands over, and when it said so last."""
         self._parked: tuple[str, Message, float] | None = None
@@ -74,70 +76,56 @@ class Elections:
         self.why = STARTED
         """Why there is nobody to follow: what a campaign gives as its reason."""
         # Nobody is known to lead yet, and a pre-vote disturbs nobody who does.
-        self._deadline = now + START_FRACTION * self._draw()
+        self.deadline = now + START_FRACTION * self._draw()
 
     def _draw(self) -> float:
         """Between one and two timeouts (Raft 5.2): long enough apart that one candidate usually comes alone."""
         return self._timeout * (1.0 + self._random.random())
 
-    @property
-    def deadline(self) -> float:
-        return self._deadline
-
-    @property
-    def leader(self) -> str | None:
-        """Whom we heard lead, until the link to it broke or its time was up. Never ourselves."""
-        return self._leader
-
-    @property
-    def leader_contact(self) -> float:
-        """When a message of the present leader last arrived."""
-        return self._leader_contact
-
     def heard_leader(self, leader: str, now: float) -> None:
         if self._waited_for:
             self._waited_for = {of: at for of, at in self._waited_for.items() if of[0] != leader}
-        self._leader_contact = now
-        self._leader = leader
+        self.leader_contact = now
+        self.leader = leader
         self._asking = False
-        self._deadline = now + self._draw()
+        self.deadline = now + self._draw()
 
     def link_down(self, peer: str, now: float) -> None:
         if self._parked is not None and self._parked[0] == peer:
             self._parked = None  # it was asked on that link, and would be answered on the next one
-        if peer == self._leader:
+        if peer == self.leader:
             self.why = Reason(LINK_LOST, f"the link to {peer} broke")
-            self._leader = None
-            self._leader_contact = -1e9
+            self.leader = None
+            self.leader_contact = -1e9
             span = LINK_LOST_MAX_SECONDS - LINK_LOST_MIN_SECONDS
             soon = now + LINK_LOST_MIN_SECONDS + span * self._random.random()
-            self._deadline = min(self._deadline, soon)
+            self.deadline = min(self.deadline, soon)
 
     def founded(self, now: float) -> None:
         """The founding members have met: there is no leader to wait for."""
-        self._deadline = min(self._deadline, now + FOUNDED_MAX_SECONDS * self._random.random())
+        self.deadline = min(self.deadline, now + FOUNDED_MAX_SECONDS * self._random.random())
 
     def became_leader(self) -> None:
         """Whoever led before us is nobody to wait for once we lead no longer."""
-        self._leader = None
-        self._leader_contact = -1e9
+        self.leader = None
+        self.leader_contact = -1e9
         self._asking = False
 
     def stepped_down(self, now: float, why: Reason, *, is_alone: bool = False) -> None:
         """We led and do not any more: wait a full timeout before asking. Our successor may have been heard already. The
         only voter (`is_alone`) has nobody to wait for."""
         self.why = why
-        self._deadline = now if is_alone else now + self._draw()
+        self.deadline = now if is_alone else now + self._draw()
 
     def leader_is_alive(self, now: float, *, is_leader: bool) -> bool:
         """Whether a vote would stand against a leader that was heard within the shortest election timeout."""
-        return is_leader or (self._leader is not None and now - self._leader_contact < self._timeout)
+        return is_leader or (self.leader is not None and now - self.leader_contact < self._timeout)
 
     def voted(self, peer: str, now: float) -> None:
         """We gave our vote: whoever has it gets its time (Raft 5.2: granting a vote restarts the timer)."""
         self._asking = False
         if self._is_waited_for(peer, "vote", now):
-            self._deadline = now + self._draw()
+            self.deadline = now + self._draw()
 
     def _is_waited_for(self, peer: str, what: str, now: float) -> bool:
         """Whether it has not had its time since it led last, or that was long ago."""
@@ -149,7 +137,7 @@ class Elections:
 
     def stand_again(self, now: float) -> None:
         """We led until just now, and our majority follows us still."""
-        self._deadline = now
+        self.deadline = now
 
     # Handing over ------------------------------------------------------------------------------------------------
 
@@ -173,16 +161,16 @@ class Elections:
 
     def tick(self, now: float, standing: Standing) -> bool:
         """Ask for pre-votes when it is time. True: campaign now (only where we alone are the quorum)."""
-        if standing.is_leader or now < self._deadline:
+        if standing.is_leader or now < self.deadline:
             return False
-        if self._leader is not None:
-            self.why = Reason(TIMEOUT, f"{self._leader} was not heard for {now - self._leader_contact:.1f} s")
-            self._leader = None
+        if self.leader is not None:
+            self.why = Reason(TIMEOUT, f"{self.leader} was not heard for {now - self.leader_contact:.1f} s")
+            self.leader = None
         if not standing.is_durable:
             # Our last candidacy, or our vote, has not left yet: to campaign again would take it back before anybody
             # could answer. Where a sync takes as long as our patience nobody was ever elected.
             return False
-        self._deadline = now + self._draw() * RETRY_FRACTION
+        self.deadline = now + self._draw() * RETRY_FRACTION
         if not standing.may_campaign:
             return False
         self._round += 1
@@ -213,10 +201,10 @@ class Elections:
         granted = (
             log_is_new_enough
             and message["term"] >= standing.term
-            and (peer == self._leader or not self.leader_is_alive(now, is_leader=standing.is_leader))
+            and (peer == self.leader or not self.leader_is_alive(now, is_leader=standing.is_leader))
         )
         if granted and self._is_waited_for(peer, "pre-vote", now):
-            self._deadline = max(self._deadline, now + GRANTED_SECONDS)
+            self.deadline = max(self.deadline, now + GRANTED_SECONDS)
         return {"type": "pre_vote_reply", "round": message["round"], "granted": granted, "term": standing.term}
 
     def expects(self, peer: str, message: Message, standing: Standing) -> bool:

@@ -32,7 +32,8 @@ class Log:
     """A manager's log. Everything but Batch.write, the preparation and the removal belongs to one thread.
 
     `entries[0]` is the base: the empty entry that every log starts with, or what compaction left of the
-    ones before. The list is the log's own and stays the same object: read it, do not change it.
+    ones before. The list is the log's own and stays the same object: read it, do not change it; nor what else is an
+    attribute here because it is read so often.
     """
 
     def __init__(
@@ -46,6 +47,10 @@ class Log:
         self.node_id = recovered.node_id
         self.incarnation = recovered.incarnation
         self.entries = recovered.contents.entries
+        self.base_index = recovered.contents.base_index
+        """Index of entries[0]."""
+        self.commit_index = recovered.contents.commit_index
+        """The newest commit index told; after an open, the newest one in a durable batch."""
         self._contents = recovered.contents
         self._files = files
         self._directory = directory
@@ -65,10 +70,14 @@ class Log:
         self._preparation: Preparation | None = None
         self._preparations = 0
         self._prepare_from_batch = 2  # a blank log may stay blank: a learner that is never added, a test
-        self._position = 0
-        self._synced_position = 0
-        self._synced_index = self.last_index
-        self._synced_commit_index = self.commit_index
+        self.position = 0
+        """Changes so far in this process, the commit index left out."""
+        self.synced_position = 0
+        """The newest change that a completed batch covers."""
+        self.synced_index = self.last_index
+        """The highest index that is durable and still in the log."""
+        self.synced_commit_index = self.commit_index
+        """The commit index that the log comes back with after any crash from now on, or a higher one."""
         self._commit_is_due = False
 
     @classmethod
@@ -135,11 +144,6 @@ class Log:
         return self._directory
 
     @property
-    def base_index(self) -> int:
-        """Index of entries[0]."""
-        return self._contents.base_index
-
-    @property
     def base_term(self) -> int:
         """Term of entries[0]."""
         return self._contents.base_term
@@ -163,11 +167,6 @@ class Log:
     def voted_for(self) -> str | None:
         """Whom this node voted for in the current term."""
         return self._contents.voted_for
-
-    @property
-    def commit_index(self) -> int:
-        """The newest commit index told; after an open, the newest one in a durable batch."""
-        return self._contents.commit_index
 
     @property
     def note(self) -> bytes:
@@ -224,7 +223,7 @@ class Log:
         self._contents.truncate_from(index)
         if index > last_index:
             return
-        self._synced_index = min(self._synced_index, index - 1)
+        self.synced_index = min(self.synced_index, index - 1)
         self._pending_truncation = min(index, self._pending_truncation or index)
         if self._in_flight is not None:
             self._in_flight.durable_index = min(self._in_flight.durable_index, index - 1)
@@ -244,11 +243,12 @@ class Log:
         InvariantViolation if it goes back, or beyond the last entry.
         """
         self._contents.set_commit(index)
+        self.commit_index = index
 
     def keep_commit(self) -> None:
         """Make the commit index of now durable: by the next batch, which is made for that alone if nothing else is
         pending. Nothing if it is durable, or on its way."""
-        on_its_way = self._synced_commit_index if self._in_flight is None else self._in_flight.commit_index
+        on_its_way = self.synced_commit_index if self._in_flight is None else self._in_flight.commit_index
         if on_its_way < self.commit_index:
             self._commit_is_due = True
 
@@ -268,11 +268,12 @@ class Log:
         """
         if index <= self.base_index:
             return
-        if index > min(self.commit_index, self._synced_index):
+        if index > min(self.commit_index, self.synced_index):
             raise InvariantViolation(
-                f"cannot drop up to {index}: committed {self.commit_index}, synced {self._synced_index}"
+                f"cannot drop up to {index}: committed {self.commit_index}, synced {self.synced_index}"
             )
         self._contents.drop_prefix(index)
+        self.base_index = index
         self._dropped_index = index
         is_all_dropped = self._taken.last_index <= index and self._active.end >= self._start_segment_bytes
         if is_all_dropped or self._chain.has_gain(index):
@@ -282,29 +283,9 @@ class Log:
         head = form.record_head(kind, first, second, data)
         self._pending += (head, data)
         self._pending_bytes += len(head) + len(data)
-        self._position += 1
+        self.position += 1
 
     # -- making it durable
-
-    @property
-    def position(self) -> int:
-        """Changes so far in this process, the commit index left out."""
-        return self._position
-
-    @property
-    def synced_position(self) -> int:
-        """The newest change that a completed batch covers."""
-        return self._synced_position
-
-    @property
-    def synced_index(self) -> int:
-        """The highest index that is durable and still in the log."""
-        return self._synced_index
-
-    @property
-    def synced_commit_index(self) -> int:
-        """The commit index that the log comes back with after any crash from now on, or a higher one."""
-        return self._synced_commit_index
 
     @property
     def has_pending(self) -> bool:
@@ -317,7 +298,7 @@ class Log:
             return None
         before, self._taken = self._taken, self._contents.state()
         target, instead = self._target(before)
-        batch = Batch(self._next_batch, self._pending, self._taken, self._position, target, instead)
+        batch = Batch(self._next_batch, self._pending, self._taken, self.position, target, instead)
         self._next_batch += 1
         return self._send(batch)
 
@@ -333,13 +314,14 @@ class Log:
         if self._in_flight is not None:
             raise InvariantViolation("cannot reset the log while a batch is on its way")
         self._contents.reset(index, term)
-        self._position += 1
-        self._synced_index = min(self._synced_index, index - 1)
+        self.base_index = self.commit_index = index
+        self.position += 1
+        self.synced_index = min(self.synced_index, index - 1)
         self._taken = self._contents.state()
         self._dropped_index = index
         self._pending_truncation = None
         target = self._roll(self._taken, self._active.number + 1, 0)
-        return self._send(Batch(self._next_batch, [], self._taken, self._position, target, is_reset=True))
+        return self._send(Batch(self._next_batch, [], self._taken, self.position, target, is_reset=True))
 
     def complete(self, batch: Batch) -> None:
         """Count `batch` as durable, once its write() has returned."""
@@ -354,9 +336,9 @@ class Log:
             self._active = segment
         segment.end = end
         self._in_flight = None
-        self._synced_position = batch.position
-        self._synced_index = batch.durable_index
-        self._synced_commit_index = batch.commit_index
+        self.synced_position = batch.position
+        self.synced_index = batch.durable_index
+        self.synced_commit_index = batch.commit_index
 
     def preparation(self) -> Callable[[], None] | None:
         """What fills the next segment with zeros, for a worker thread; None if there is no need.

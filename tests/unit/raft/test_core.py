@@ -216,6 +216,61 @@ def test_state_and_term_and_leader_say_what_it_is() -> None:
     assert (rig.core.state, rig.core.term, rig.core.leader) == (FOLLOWER, 2, "c")
 
 
+def test_what_it_says_is_up_to_date_whenever_our_code_runs() -> None:
+    """These are copies: of the moment when a call returns, and of the moment when it sends a message."""
+    rig = Rig("b", "c")
+    core = rig.core
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        leader = rig.internal("raftLeader")
+        truth = (
+            rig.internal("raftCurrentTerm"),
+            rig.internal("raftState"),
+            rig.internal("raftState") == LEADER,
+            None if leader is None else leader.id,
+            rig.internal("raftCommitIndex"),
+        )
+        assert (core.term, core.state, core.is_leader, core.leader, core.commit_index) == truth
+
+    def send(peer: str, message: Message) -> bool:
+        look()
+        return Rig.send(rig, peer, message)
+
+    rig.send = send  # type: ignore[method-assign]
+    rig.core = core = rig.make("a", ("b", "c"), 1)
+    draw, led = random.Random(1), 0
+    calls: list[Callable[[], object]] = [
+        lambda: core.tick(),
+        lambda: core.campaign() if core.state != LEADER else None,
+        lambda: core.propose(b"\x00x") if core.is_leader else None,
+        lambda: core.step_down(),
+        lambda: core.observe_term(core.term + draw.randrange(2)),
+        lambda: core.connected(draw.choice("bc")),
+        lambda: core.disconnected(draw.choice("bc")),
+        lambda: core.raise_commit_index(draw.randint(1, rig.log.last_index)),
+        lambda: core.add_voter("d"),
+        lambda: core.remove_voter("d"),
+        lambda: core.learner_connected("e"),
+        lambda: core.learner_disconnected("e"),
+        lambda: core.deliver("b", {"type": "response_vote", "term": core.term}),
+        lambda: core.deliver("c", heartbeat(rig, term=core.term + draw.randrange(2))),
+        lambda: core.deliver(
+            "b", {"type": "request_vote", "term": core.term + 1, "last_log_index": 99, "last_log_term": 99}
+        ),
+        lambda: rig.acknowledge("b", rig.log.last_index) if core.is_leader else None,
+    ]
+    for _ in range(3000):
+        rig.now += draw.choice((0.0, 0.05, 2.0))  # after two seconds without answers a leader steps down
+        draw.choice(calls)()
+        look()
+        led += core.is_leader
+    assert looks > 3100
+    assert led > 50
+
+
 def test_term_and_vote_go_to_the_log_before_anybody_is_told() -> None:
     """setCurrentTerm of the journal; and term_position is where the log has to be synced for it."""
     rig = Rig("b", "c")
