@@ -240,7 +240,8 @@ class OpenedDirectory:
             machine=self.machine,
             snapshots=self.keeper,
             alarms=self._alarms,
-            random=self._random,
+            # Drawn from with each append message; it only spreads elections, and names a cluster once.
+            random=Random(self._random.getrandbits(128)),  # noqa: S311
             now=now,
         )
         self._compare_members(engine)

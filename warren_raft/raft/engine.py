@@ -144,6 +144,8 @@ NO_ROOM: Final = "too many managers were low on space until the deadline"
 
 STRANGERS: Final = "strangers"
 """The subject of alarms about managers that are no members."""
+WRITE_TYPES: Final = frozenset({"append_entries", "next_node_idx", "submit"})
+"""Messages of which each write needs some. Everything else that a step looks at waits for no such message."""
 LARGE_TYPES: Final = frozenset(
     {
         *("submit_large", "submit_large_cancel", "submit_large_end"),
@@ -283,6 +285,8 @@ class Engine:
         """When a leader was last known."""
         self._dialed: dict[str, tuple[str, ...]] | None = None
         self._look_at = LONG_AGO
+        """When this manager looks next at what no write waits for. LONG_AGO: in the next step."""
+        self._change_is_due = False
         self._founded = self._roster.founding is not None
         self._ready_index: int | None = None
         self.is_ready = False
@@ -544,10 +548,14 @@ class Engine:
         match event:
             case Received(peer, number, message):
                 self._receive(peer, number, message)
-            case Arriving(peer, number, term):
-                self._arriving(peer, number, term)
+                return
             case Synced(batch, error):
                 self._log_written(batch, error)
+                return
+            case Submitted():
+                return  # `step` has taken it
+            case Arriving(peer, number, term):
+                self._arriving(peer, number, term)
             case LinkUp(peer, number, hello, identity):
                 self._link_up(peer, number, Hello.from_message(hello), identity)
             case LinkDown(peer, number):
@@ -564,36 +572,45 @@ class Engine:
                     log_event(logger, logging.ERROR, "job on snapshots failed", node=self._node_id, exc_info=error)
                     error = WarrenError(f"it failed: {error!r}")
                 work.then(result, error)
+        self._look_at = LONG_AGO
 
     def _decide(self) -> None:
-        is_due = self._now >= self._look_at
-        if is_due:
+        looks = self._now >= self._look_at or self._is_restless
+        if looks:
             self._look_at = self._now + TICK_SECONDS
             self._look_around()
-        self._tick_snapshots()
         if self._installation.is_swapping:
             self._expire()
             return
-        self._first_start()
-        standing = self._standing()
-        if self._elections.tick(self._now, standing):
+        core = self._core
+        is_due = not core.is_leader and self._now >= self._elections.deadline
+        if is_due and self._elections.tick(self._now, self._standing()):
             self._campaign()
-        self._core.tick()
-        self._guard.after_tick()
+        if core.is_leader or looks:  # to a follower a tick does nothing that cannot wait
+            core.tick()
+            self._guard.after_tick()
         self._follow_leadership()
-        if is_due:
+        if looks:
             self._changes.tick()
             self._check_foreign()
-        if not self._roster.is_settled or self._settling.is_leaving:
-            self._settle()
+            if not self._roster.is_settled or self._settling.is_leaving:
+                self._settle()
+            self._change_is_due = True
         self._route()
         self._propose()
-        self._requests.tick(self._now, must_go=self._must_not_lead)
-        self._check_ready()
+        if looks:
+            self._requests.tick(self._now, must_go=self._must_not_lead)
+            self._check_ready()
         self._expire()
 
+    @property
+    def _is_restless(self) -> bool:
+        """Whether something is under way that may go one step further with each message and each sync."""
+        roster, installation = self._roster, self._installation
+        return not roster.is_settled or installation.incoming is not None or self._requests.is_transferring
+
     def _look_around(self) -> None:
-        """What no write and no election waits for, so once a tick."""
+        """What no write waits for: once a tick, and when something has happened that is no part of a write."""
         self._dial()
         self._follow_addresses()
         if not self._installation.is_swapping:
@@ -608,6 +625,9 @@ class Engine:
                 reports=self._health.reports,
             )
             self._watch.look(self._now, situation)
+        self._tick_snapshots()
+        if not self._installation.is_swapping:
+            self._first_start()
 
     @property
     def _must_not_lead(self) -> Reason | None:
@@ -649,8 +669,8 @@ class Engine:
 
     def _collect(self) -> list[Effect]:
         """Everything that may leave now, then the next log batch, then whom to dial."""
-        waited_for = self._committed_origins()
-        for outgoing in self._guard.take_outbox():
+        waited_for = self._committed_origins() if self._origins else ()
+        for outgoing in self._guard.take_outbox() if self._guard.outbox else ():
             if outgoing.gate > self._log.synced_position:
                 self._hold(outgoing)
             elif outgoing.message.get("entries") != [] or outgoing.peer in waited_for:
@@ -660,8 +680,10 @@ class Engine:
             else:
                 _, since = self._notices.get(outgoing.peer, (None, self._now))
                 self._notices[outgoing.peer] = (outgoing.message, since)
-        self._send_notices()
-        self._send_alive()
+        if self._notices:
+            self._send_notices()
+        if self._gated:
+            self._send_alive()
         if self.failure is None:
             self._start_sync()
         if self.failure is not None:
@@ -721,7 +743,7 @@ class Engine:
 
     def _send_alive(self) -> None:
         """A slow disk must not look like a dead manager (check-quorum), nor may it speak for what is not synced."""
-        if not self._gated or self._now - self._gated[0][1] < ALIVE_AFTER_SECONDS:
+        if self._now - self._gated[0][1] < ALIVE_AFTER_SECONDS:
             return
         if self._now - self._alive_sent_at >= ALIVE_AFTER_SECONDS:
             alive = self._guard.alive()
@@ -747,6 +769,7 @@ class Engine:
 
     def _log_written(self, batch: Batch, error: OSError | None) -> None:
         if error is not None:
+            self._look_at = LONG_AGO
             if error.errno == errno.ESTALE:
                 raise moved(self._log.directory) from error
             shortage = shortage_of(error)
@@ -935,6 +958,8 @@ class Engine:
 
     def _dispatch(self, peer: str, message: Message) -> None:
         kind = message["type"]
+        if kind not in WRITE_TYPES:
+            self._look_at = LONG_AGO
         standing = self._roster.standing(peer)
         assert standing is not None  # there is a link
         if not may_send(standing, kind):
@@ -1181,6 +1206,7 @@ class Engine:
         leads = self._core.is_leader
         if leads != self._was_leader:
             self._was_leader = leads
+            self._look_at = LONG_AGO
             self._changes.reset()
             self._requests.leadership_changed()
             self._origins.clear()
@@ -1193,9 +1219,10 @@ class Engine:
             self._leads_for_sure = False
         if leads:
             self._led_term = self._core.term
-        if self.leader is not None:
+        leader = self.leader
+        if leader is not None:
             self._led_at = self._now
-        self._leadership.look(self.leader, self._core.term, self._elections.why)
+        self._leadership.look(leader, self._core.term, self._elections.why)
 
     def _why_stepped_down(self) -> Reason:
         if self._core.term > self._led_term:
@@ -1206,15 +1233,17 @@ class Engine:
     # Writes ------------------------------------------------------------------------------------------------------
 
     def _route(self) -> None:
-        leader = self._core.leader
+        leader, submitter = self._core.leader, self._submitter
         route: Route | None = None
-        if self._takes_writes:
+        takes_writes = self._takes_writes
+        if takes_writes:
             route = Route(self._node_id, self._core.term, 0)
         elif leader is not None and leader != self._node_id and leader in self._roster.links:
             route = Route(leader, self._core.term, self._roster.links[leader].number)
-        self._submitter.set_route(route)
-        self._submitter.flush(self._now)
-        if self._takes_writes:
+        submitter.set_route(route)
+        if submitter.is_waiting:
+            submitter.flush(self._now)
+        if takes_writes and submitter.large.is_busy:
             self._send_ahead()
 
     def _send_ahead(self) -> None:
@@ -1231,15 +1260,11 @@ class Engine:
             return
         if self._log.last_index - self._machine.applied_index >= ENTRIES_IN_FLIGHT:
             return
-        cluster_id = ""
-        if self._roster.membership is None:
-            cluster_id = self._roster.origin or f"{self._random.getrandbits(128):032x}"
-        change = self._changes.next_change(self._machine.applied_index, self._machine.applied_term, cluster_id)
-        if change is not None:
-            self._append(entries.encode_change(change))
-            self._changes.proposed(self._log.last_index, change)
-            return
-        if self._takes_writes:
+        if self._change_is_due:
+            self._change_is_due = False
+            if self._propose_change():
+                return
+        if self._submitter.is_queueing and self._takes_writes:
             self._propose_large()
             commands, origins = self._submitter.take(
                 commands_max=entries.COMMANDS_PER_ENTRY, bytes_max=entries.ENTRY_BYTES
@@ -1248,6 +1273,16 @@ class Engine:
                 self._append(entries.encode_commands(commands))
                 if origins:
                     self._origins.append((self._log.last_index, origins))
+
+    def _propose_change(self) -> bool:
+        cluster_id = ""
+        if self._roster.membership is None:
+            cluster_id = self._roster.origin or f"{self._random.getrandbits(128):032x}"
+        change = self._changes.next_change(self._machine.applied_index, self._machine.applied_term, cluster_id)
+        if change is not None:
+            self._append(entries.encode_change(change))
+            self._changes.proposed(self._log.last_index, change)
+        return change is not None
 
     def _propose_large(self) -> None:
         """Those that a majority holds, each an entry of its own; as many at once as an entry holds of others."""
@@ -1316,15 +1351,12 @@ class Engine:
             else:
                 self._submitter.applied(machine.apply(index, term, content))
             self._catchup.applied(len(command))
+        can_propose = False
         if last > first:
             self._after_apply()
-        can_propose = self._submitter.is_queueing and self._core.is_leader
-        return (
-            self._installation.replay(machine.applied_index)
-            or last < limit
-            or (self._batch is None and log.has_pending)
-            or (last > first and (can_propose or (self._core.is_leader and self._roster.membership is None)))
-        )
+            can_propose = self._core.is_leader and (self._submitter.is_queueing or self._roster.membership is None)
+        is_replaying = self._installation.incoming is not None and self._installation.replay(machine.applied_index)
+        return is_replaying or last < limit or can_propose or (self._batch is None and log.has_pending)
 
     def _after_apply(self) -> None:
         machine = self._machine
@@ -1332,7 +1364,8 @@ class Engine:
             if self._ready_index is None:
                 self._ready_index = machine.applied_index
             self._leads_for_sure = True
-        self._check_ready()
+        if not self.is_ready:
+            self._check_ready()
 
     def _check_ready(self) -> None:
         if not self.is_ready and self._ready_index is not None and self._roster.membership is not None:
@@ -1358,6 +1391,7 @@ class Engine:
 
     def _adopt_membership(self, membership: Membership | None) -> None:
         """The list that the state holds is the one in force."""
+        self._look_at = LONG_AGO
         if membership is None:
             return
         for member in self._roster.members.values():

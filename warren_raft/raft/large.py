@@ -97,6 +97,11 @@ class LargeEntries:
         return bool(self._queue)
 
     @property
+    def is_busy(self) -> bool:
+        """Whether there is any, in the queue or in the log, whose bytes are on their way."""
+        return bool(self._queue or self._proposed)
+
+    @property
     def has_room(self) -> bool:
         return self._queue_bytes < QUEUE_BYTES
 

@@ -80,6 +80,8 @@ class Roster:
         self.voters: frozenset[str] = frozenset()
         self.settled_index = 0
         """All lists up to the one of this index are settled, as far as is known here (settling.py)."""
+        self.is_settled = False
+        """Whether the present list is."""
         self._voters_index = 0 if membership is None else membership.index
         """Index of the newest list with other voters than the one before; after a start that is not known, and the
         present one stands for it."""
@@ -212,16 +214,16 @@ class Roster:
 
     def _take_list(self, membership: Membership | None) -> None:
         self.membership = membership
+        self._look_whether_settled()
         self._members_changed()
 
     def settled(self, index: int) -> None:
         """The list of `index` is settled, and with it all before."""
         self.settled_index = max(self.settled_index, index)
+        self._look_whether_settled()
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether the present list is."""
-        return self.membership is not None and self.settled_index >= self.membership.index
+    def _look_whether_settled(self) -> None:
+        self.is_settled = self.membership is not None and self.settled_index >= self.membership.index
 
     @property
     def has_settled_voters(self) -> bool:

@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from warren_raft.errors import StorageFull, Unavailable
 from warren_raft.log_lines import log_event
@@ -74,8 +74,7 @@ class Proposal:
     """Of one that is not large: the link that it was sent on, where it counts as under way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """Where proposals go: the leader of a term, over one link (0: we lead ourselves)."""
 
     leader: str
@@ -117,6 +116,11 @@ class Submitter:
     def is_queueing(self) -> bool:
         """Whether there may be something to propose."""
         return bool(self.queue) or self.large.is_waiting
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether `flush` may have something to hand on."""
+        return bool(self._waiting or self._waiting_large)
 
     @property
     def has_released(self) -> bool:

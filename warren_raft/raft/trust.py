@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Final
 
 
-class PeerStanding(enum.Enum):
+class PeerStanding(enum.StrEnum):
     """What the peer of a link is to this manager, by the directory and the certificate that the link was made with."""
 
     MEMBER = "member"

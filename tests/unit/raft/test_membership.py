@@ -18,6 +18,7 @@ from tests.engine_harness import STEP_SECONDS, Cluster
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft import core, guard
 from warren_raft.raft.changes import DONE, PENDING, REFUSED, WAIT
+from warren_raft.raft.entries import CHANGE
 from warren_raft.raft.events import LinkUp, NotReached, Received
 from warren_raft.raft.membership import (
     ADD,
@@ -546,6 +547,32 @@ def test_asking_again_is_harmless() -> None:
 
 
 # Updating and removing -----------------------------------------------------------------------------------------------
+
+
+def test_a_change_that_is_asked_for_under_load_comes_before_the_writes_that_wait() -> None:
+    """The leader looks at changes once a tick. At each of these moments two entries may be under way, so that none may
+    be proposed; the next entry has to be the change all the same."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    follower = cluster.followers()[0]
+    for node in cluster.nodes.values():
+        node.disk_seconds = None
+    for text in ("one", "two", "three"):
+        cluster.submit(leader.id, text)
+        cluster.step(leader.id)
+    assert leader.log.last_index == leader.machine.applied_index + 2
+    assert cluster.ask(leader.id, "update", follower, "127.0.0.1:7200").state == PENDING
+    cluster.run(5 * STEP_SECONDS)
+    under_way = leader.log.last_index
+    assert under_way == leader.machine.applied_index + 2
+    while leader.log.last_index == under_way:
+        for node in cluster.nodes.values():
+            if node.batches:
+                cluster.complete_sync(node.id)
+            cluster.step(node.id)
+        for pair in cluster.links:
+            cluster.deliver(*pair)
+    assert leader.log.entries[under_way + 1 - leader.log.base_index][0][:2] == CHANGE
 
 
 def test_a_member_moves_to_another_address() -> None:
