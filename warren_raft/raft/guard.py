@@ -412,7 +412,11 @@ class Guard:
             return
         if next_index <= progress.match:
             if not hint:
-                raise PeerFault(f"{peer} acknowledged up to {progress.match} and now ends at {next_index - 1}")
+                raise PeerFault(
+                    f"{peer} acknowledged up to {progress.match} and now ends at {next_index - 1}: its data directory "
+                    f"is an older copy, or its disk has lost what was synced; with {peer} running on an empty "
+                    f"directory, run: members remove {peer}; members add {peer}=HOST:PORT"
+                )
             next_index = progress.match + 1
         if next_index > self._log.last_index + 1:
             raise PeerFault(f"{peer} asks for index {next_index}, our log ends at {self._log.last_index}")

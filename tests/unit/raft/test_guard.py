@@ -151,6 +151,14 @@ def test_a_leader_drops_a_follower_that_says_what_cannot_be(story: str) -> None:
     cluster.check_writes()
 
 
+def test_for_a_member_whose_log_became_shorter_the_alarm_names_the_commands_that_mend_it() -> None:
+    """An older copy of its directory was put back, with a virtual machine's snapshot say. It dials for ever in vain."""
+    cluster, node, follower = running("leader")
+    (reason,) = put(cluster, node, follower, IMPOSSIBLE_TO_A_LEADER["a log shorter than acknowledged"](node))
+    assert f"its data directory is an older copy, or its disk has lost what was synced; with {follower} run" in reason
+    assert f"members remove {follower}; members add {follower}=HOST:PORT" in reason
+
+
 def test_an_unknown_kind_of_message_is_passed_over() -> None:
     """A later version's; and its name is not remembered, since a peer could make up any number of them."""
     cluster, node, peer = running()
