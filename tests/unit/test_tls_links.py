@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import re
 import socket
@@ -34,6 +35,7 @@ from tests.unit.test_transport import (
     until,
 )
 from warren_raft.credentials import Credentials
+from warren_raft.errors import InvariantViolation
 from warren_raft.raft import handshakes as handshakes_module
 from warren_raft.raft import transport as transport_module
 from warren_raft.raft.handshakes import MAX_UNFINISHED
@@ -457,6 +459,50 @@ def test_without_descriptors_the_door_stays(authority: Authority, tmp_path: Path
             await is_unharmed(a, b)
         c.transport.set_peers({"m2": (b.address,)})
         await linked(c, b)
+
+    scene()
+
+
+def test_a_handshake_that_cannot_be_begun_costs_its_connection_only(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel watches so many sockets for all processes of a user (max_user_watches). An OSError ended the thread of
+    the handshakes, and nobody noticed."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await tls_pair(stage, authority, tmp_path)
+        for node in (a, b):
+            with monkeypatch.context() as patched:
+                patched.setattr(node.transport._handshakes._selector, "register", refused)
+                a.transport.close_link(a.current["m2"], "to be made again")
+                said = f"node={node.node_id} peer="  # the link is dialled by one, and accepted by the other
+                await until(
+                    lambda said=said: any("cannot be begun" in line and said in line for line in caplog.messages)
+                )
+            await until(lambda: "m2" in a.current)
+
+    scene()
+
+
+def test_a_thread_of_handshakes_that_ends_by_a_system_error_is_the_end_of_the_manager(
+    authority: Authority, tmp_path: Path
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        _, b = await tls_pair(stage, authority, tmp_path)
+        failures: list[BaseException] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, context: failures.append(context["exception"]))
+        b.transport._handshakes._call(broken)
+        await until(lambda: bool(failures))
+        assert isinstance(failures[0], InvariantViolation)  # an OSError costs a link, see Driver
 
     scene()
 

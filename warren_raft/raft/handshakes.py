@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from warren_raft.credentials import Credentials, NotAccepted
 from warren_raft.descriptors import limit
+from warren_raft.errors import InvariantViolation
 from warren_raft.raft.addresses import format_address
 from warren_raft.raft.budgets import Budgets, source_of
 from warren_raft.raft.identity import Identity
@@ -202,8 +203,11 @@ class Handshakes:
                         key.data()
                 self._look_at_deadlines()
         except Exception as error:  # noqa: BLE001 - it is the loop's: a manager that nobody can reach has to stop
-            context = {"message": "the thread of the TLS handshakes failed", "exception": error}
+            failure = InvariantViolation(f"the thread of the TLS handshakes failed: {error!r}")
+            failure.__cause__ = error  # which may be an OSError: of those the loop takes no notice
+            context = {"message": "the thread of the TLS handshakes failed", "exception": failure}
             self._to_loop(self._loop.call_exception_handler, context)
+            self._stop()
 
     def _take_commands(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -235,7 +239,7 @@ class Handshakes:
         except OSError as error:
             self._say("accept", logging.ERROR, "connections not accepted", f"{error.strerror}; trying again")
             self._selector.unregister(listener)
-            self._waiting.append((time.monotonic() + ACCEPT_RETRY_SECONDS, listener))
+            self._accept_later(listener)
             return
         self._forget("accept")
         credentials = self.credentials
@@ -251,6 +255,9 @@ class Handshakes:
             text = f"it begins more than {SOURCE_PER_SECOND:g} handshakes a second, or all strangers together too many"
             self._report(peer, f"turned away: {text}")
 
+    def _accept_later(self, listener: socket.socket) -> None:
+        self._waiting.append((time.monotonic() + ACCEPT_RETRY_SECONDS, listener))
+
     def _may_begin(self, host: str) -> bool:
         now = time.monotonic()
         if not self._sources.take(source_of(host), now):
@@ -264,13 +271,25 @@ class Handshakes:
             self._fail(oldest, "too many connections without a handshake")
 
     def _begin(self, connected: socket.socket, peer: Peer, credentials: Credentials, dial: _Dial | None) -> None:
-        connected.setblocking(False)
-        one = _Unfinished(connected, peer, credentials.session(is_server=dial is None), dial)
+        try:
+            connected.setblocking(False)
+            one = _Unfinished(connected, peer, credentials.session(is_server=dial is None), dial)
+            self._selector.register(connected, selectors.EVENT_READ, partial(self._read_or_drop, one))
+        except OSError as error:  # no memory, or too many sockets are watched by this user's processes: costs this one
+            connected.close()
+            self._not_begun(peer, dial, error)
+            return
         one.is_known = peer[0] in self.known_hosts
         self._unfinished[one] = None
-        self._selector.register(connected, selectors.EVENT_READ, partial(self._read_or_drop, one))
         if dial is not None:
             self._shake(one)
+
+    def _not_begun(self, peer: Peer, dial: _Dial | None, error: OSError) -> None:
+        text = f"the handshake cannot be begun: {error.strerror or error}"
+        if dial is None:
+            self._report(peer, text)
+        else:
+            self._answer(dial, HandshakeFailed(text))
 
     def _read_or_drop(self, one: _Unfinished) -> None:
         """A fault of ours that a stranger can bring about must not stop this manager: it costs that connection."""
@@ -362,7 +381,10 @@ class Handshakes:
         ready, self._waiting = self._waiting, [waiting for waiting in self._waiting if waiting[0] > now]
         for at, listener in ready:
             if at <= now:
-                self._selector.register(listener, selectors.EVENT_READ, partial(self._accept, listener))
+                try:
+                    self._selector.register(listener, selectors.EVENT_READ, partial(self._accept, listener))
+                except OSError:  # as in _begin
+                    self._accept_later(listener)
 
     def _fail(self, one: _Unfinished, text: str, *, refused: str | None = None) -> None:
         if one.dial is None:
