@@ -795,6 +795,9 @@ class Engine:
     # Links -------------------------------------------------------------------------------------------------------
 
     def _link_up(self, peer: str, number: int, hello: Hello, identity: Identity | None) -> None:
+        if self._roster.is_foreign(hello):  # it was let in, and this manager has come to know its cluster since
+            self._effects.append(CloseLink(number, f"{peer} belongs to another cluster"))
+            return
         self._removed_by.discard(peer)
         self._foreign.discard(peer)
         try:
@@ -1397,7 +1400,10 @@ class Engine:
         for member in self._roster.members.values():
             if membership.incarnation(member.id) != member.incarnation:
                 self._guard.forget(member.id)
+        is_first = self._roster.membership is None
         self._roster.apply(membership)
+        if is_first:
+            self._meet_non_members_again()
         self._follow_membership()
         self._keep_list()
 
@@ -1409,6 +1415,13 @@ class Engine:
         for peer in sorted(roster.links):
             self._connect_core(peer)
         self._dismiss_removed()
+
+    def _meet_non_members_again(self) -> None:
+        """This manager belongs to a cluster from now on. Links that it made before, with managers of other clusters or
+        of none, would stand on what neither side knew then: of another cluster, or not blank any more."""
+        for peer in self._roster.links_of_non_members:
+            reason = f"{peer} is no member of the cluster that {self._node_id} belongs to now"
+            self._effects.append(CloseLink(self._roster.links[peer].number, reason))
 
     def _keep_list(self) -> None:
         """What the list of members is must be known after any crash, and the state does not survive a power cut: the
@@ -1510,7 +1523,10 @@ class Engine:
 
     def _swap(self, incoming: StateMachine, why: str) -> None:
         self._machine = incoming
+        is_first = self._roster.membership is None
         self._roster.replace(membership_of(incoming))
+        if is_first and self._roster.membership is not None:
+            self._meet_non_members_again()
         self._check_not_removed()
         is_alone = self._roster.voters == {self._node_id}
         self._elections.stepped_down(self._now, STATE_REPLACED, is_alone=is_alone)

@@ -162,7 +162,8 @@ class Roster:
             return PeerStanding.MEMBER
         if self._is_leaving(link.hello):
             return PeerStanding.LEAVING
-        if link.hello.membership_index > (0 if self.membership is None else self.membership.index):
+        is_later = link.hello.membership_index > (0 if self.membership is None else self.membership.index)
+        if is_later and not self.is_foreign(link.hello):
             return PeerStanding.AHEAD
         return PeerStanding.FORMING if self.membership is None else PeerStanding.GUEST
 
@@ -246,6 +247,19 @@ class Roster:
         """Whether it gets the log without counting for the quorum: a learner, or who is leaving."""
         member = self.members.get(peer)
         return self.is_leaving(peer) if member is None else not member.voter
+
+    def is_foreign(self, hello: Hello) -> bool:
+        """Whether it says that it belongs to another cluster than this manager."""
+        return self.membership is not None and hello.cluster_id not in (None, self.membership.cluster_id)
+
+    @property
+    def links_of_non_members(self) -> list[str]:
+        """Those with a link who are no members and did not say, when it was made, that they are of this cluster."""
+        return sorted(
+            peer
+            for peer, link in self.links.items()
+            if not self.counts(peer) and link.hello.cluster_id != self.cluster_id
+        )
 
     @property
     def removed_links(self) -> list[str]:

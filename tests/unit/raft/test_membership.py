@@ -14,16 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine_harness import STEP_SECONDS, Cluster
+from tests.engine_harness import STEP_SECONDS, Cluster, Node
+from tests.hostile import Hostile
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft import core, guard
 from warren_raft.raft.changes import DONE, PENDING, REFUSED, WAIT
 from warren_raft.raft.entries import CHANGE
-from warren_raft.raft.events import LinkUp, NotReached, Received
+from warren_raft.raft.events import CloseLink, LinkUp, NotReached, Received
 from warren_raft.raft.membership import (
     ADD,
     FORM,
     MALFORMED,
+    OTHER_CLUSTER,
     PROMOTE,
     REMOVE,
     REMOVED,
@@ -35,6 +37,7 @@ from warren_raft.raft.membership import (
     Membership,
     apply_change,
 )
+from warren_raft.raft.trust import PeerStanding
 
 JOINER = "127.0.0.1:7100"
 """Address of a manager that is not among the initial ones."""
@@ -920,6 +923,65 @@ def test_a_hello_travels_unchanged() -> None:
     founding = Founding({"m1": Member("m1", "a:1", "i", voter=True)})
     for hello in (HELLO, replace(HELLO, founding=founding.encode(), cluster_id="c", membership_index=9)):
         assert Hello.from_message(hello.to_message()) == hello
+
+
+def guest_of_two_clusters(**options: int) -> tuple[Cluster, Node, Hostile]:
+    """A cluster, its leader, and a leader of another one; m4, which is blank, has links with both."""
+    cluster = Cluster(**options)
+    leader = cluster.wait_ready()
+    cluster.start("m4", address=JOINER, members={**cluster.initial, "m4": JOINER})
+    foreign = Hostile.stranger(cluster, "b1", blank=False, cluster_id="another", membership_index=1 << 40)
+    assert foreign.connect("m4") is None
+    cluster.run_until(lambda: cluster.nodes["m4"].engine._roster.links.keys() == {"m1", "m2", "m3", "b1"})
+    return cluster, leader, foreign
+
+
+@pytest.mark.parametrize("by_snapshot", [False, True], ids=["log", "snapshot"])
+def test_a_guest_of_two_clusters_that_one_of_them_adds_leaves_the_other(by_snapshot: bool) -> None:
+    """(Pins a bug: the link with the other cluster stayed up, as there was nothing to judge it by when it was made; and
+    as that one's list was the later, it was heard as a manager that is ahead.)"""
+    cluster, leader, foreign = guest_of_two_clusters(**({"snapshot_after_bytes": 1000} if by_snapshot else {}))
+    while by_snapshot and leader.log.base_index == 1:
+        cluster.write(leader.id, f"{cluster.now}{'x' * 200}")
+    assert cluster.change(leader.id, ADD, "m4", JOINER).state == DONE
+    assert bool(cluster.states["m4"].installed) is by_snapshot
+    assert ("m4", "b1") not in cluster.links
+    refusal = foreign.connect("m4")
+    assert refusal is not None
+    assert refusal.code == OTHER_CLUSTER
+    assert cluster.nodes["m4"].engine._roster.links.keys() == {"m1", "m2", "m3"}
+
+
+def test_a_link_with_another_cluster_that_was_judged_before_this_one_was_known_does_not_come_up() -> None:
+    cluster, leader, foreign = guest_of_two_clusters()
+    cluster.disconnect("m4", "b1")
+    assert cluster.nodes["m4"].engine.judge(foreign.hello) is None
+    assert cluster.change(leader.id, ADD, "m4", JOINER).state == DONE
+    node = cluster.nodes["m4"]
+    effects = node.engine.step(cluster.now, [LinkUp("b1", 999, foreign.hello)])
+    assert CloseLink(999, "b1 belongs to another cluster") in effects
+    assert "b1" not in node.engine._roster.links
+
+
+def test_a_manager_of_another_cluster_is_not_ahead_however_late_its_list_is() -> None:
+    cluster, leader, _ = guest_of_two_clusters()
+    roster = cluster.nodes["m4"].engine._roster
+    assert roster.standing("b1") is PeerStanding.AHEAD
+    roster.apply(leader.engine._roster.membership)
+    assert roster.standing("b1") is PeerStanding.GUEST
+
+
+def test_two_guests_meet_again_when_one_of_them_is_added() -> None:
+    """Each was blank when the link was made: whoever is asked to add the other has to see it as it is now."""
+    cluster = Cluster(["m1"])
+    cluster.wait_ready()
+    for id_, address in (("m2", JOINER), ("m3", "127.0.0.1:7101")):
+        cluster.start(id_, address=address, members={"m1": "127.0.0.1:7000", "m2": JOINER, "m3": "127.0.0.1:7101"})
+    cluster.run_until(lambda: ("m2", "m3") in cluster.links)
+    assert cluster.change("m1", ADD, "m2", JOINER).state == DONE
+    cluster.run_until(lambda: "m2" in cluster.nodes["m3"].engine._roster.links)
+    cluster.run_until(lambda: cluster.nodes["m3"].engine._roster.links["m2"].hello.cluster_id is not None)
+    cluster.run_until(lambda: "m3" in cluster.nodes["m2"].engine._roster.links)
 
 
 def test_a_directory_of_another_cluster_stops_with_a_clear_line() -> None:
