@@ -16,8 +16,12 @@ from warren_raft.raft.requests import Requests
 from warren_raft.raft.roster import Roster
 
 TERMS_MAX: Final = 1 << 20
-"""A message raises the term by so much at most; a manager that was away for longer catches up in steps. Elections end
-for good at 2^62, which a peer would then need some thousand years for."""
+"""The term rises by so much at most in YIELD_TIMEOUTS, on the word of a single peer. Otherwise a peer that claims later
+and later terms could raise the term of one manager in a second so far that the others would need days to reach it; till
+then that manager could follow and elect nobody. Elections end for good at 2^62, after some million years of claims."""
+CANDIDATE_TERMS: Final = TERMS_MAX // 16
+"""A candidate is heard so many terms beyond that. It went as far as it may itself, for the sake of a manager in a later
+term, and its limit rose a little earlier than ours."""
 LAG_TIMEOUTS: Final = 3.0
 """Election timeouts without a leader after which a manager hears one that says to be ahead of it. Where a leader can be
 elected among those it knows, one is by then."""
@@ -38,6 +42,10 @@ class Admission:
         self._requests = requests
         self._timeout = timeout_seconds
         self._core: Core
+        self._limit: tuple[int, float] | None = None
+        """(latest term, when that was so); it rises with time (`_latest`)."""
+        self._claims: dict[str, int] = {}
+        """Of the other voters with a link: the latest term that each said to be in."""
         self._nacks: dict[str, int] = {}
         """Of the term that we lead: who says to be in a later one, and in which."""
         self._nacks_of_term = 0
@@ -51,9 +59,29 @@ class Admission:
     def forget(self, peer: str) -> None:
         """Its link is down. What limits it stays, or a new link would be a new allowance; ids of members are few."""
         self._nacks.pop(peer, None)
+        self._claims.pop(peer, None)
         if peer not in self._roster.members:
             self._asked_at.pop(peer, None)
             self._yielded_at.pop(peer, None)
+
+    # Terms ---------------------------------------------------------------------------------------------------------
+
+    def claimed(self, peer: str, term: int) -> None:
+        """A peer says that it is in this term."""
+        if peer in self._roster.voters and self._roster.counts(peer):
+            self._claims[peer] = max(term, self._claims.get(peer, 0))
+
+    def _latest(self, now: float) -> int:
+        """The latest term that this manager enters on the word of others. If two other voters claim a term, one of them
+        is right: a manager that was away for very long follows at once."""
+        full = self._core.term + TERMS_MAX
+        start, since = self._limit or (full, now)
+        latest = start + int((now - since) * TERMS_MAX / (YIELD_TIMEOUTS * self._timeout))
+        claimed_by_two = sorted(self._claims.values())[-2] if len(self._claims) > 1 else 0
+        if self._limit is None or latest > full or claimed_by_two > latest:
+            latest = max(claimed_by_two, min(latest, full))
+            self._limit = latest, now
+        return latest
 
     # Those ahead -------------------------------------------------------------------------------------------------
 
@@ -73,13 +101,15 @@ class Admission:
     def may_lead(self, peer: str, term: int, now: float) -> bool:
         """Whether we may follow a peer that says to lead `term`."""
         core, elections = self._core, self._elections
+        self.claimed(peer, term)
         if term <= core.term:
             return term == core.term and core.leader in (None, peer)
         is_expected = peer in (elections.leader, elections.successor(now), self._requests.successor)
         if not is_expected and elections.leader_is_alive(now, is_leader=core.is_leader):
             return False
-        if term - core.term > TERMS_MAX:
-            core.observe_term(core.term + TERMS_MAX)
+        latest = self._latest(now)
+        if term > latest:
+            core.observe_term(latest)
             return False
         return True
 
@@ -89,7 +119,8 @@ class Admission:
         """Whether a request for our vote is heard. One that its leader hands over to is heard at once."""
         core, elections = self._core, self._elections
         term = message["term"]
-        if term - core.term > TERMS_MAX:
+        self.claimed(peer, term)
+        if term > self._latest(now) + CANDIDATE_TERMS:
             return False
         is_asked = bool(message.get("transfer")) and peer in (elections.successor(now), self._requests.successor)
         if is_asked:
@@ -106,9 +137,10 @@ class Admission:
             self._asked_at[peer] = now
         return True
 
-    def bounded(self, term: int) -> int:
-        """A term that we were told of, or the latest one that a single message may bring us to."""
-        return min(term, self._core.term + TERMS_MAX)
+    def bounded(self, peer: str, term: int, now: float) -> int:
+        """The term to stand for election from, when a voter says that it is in a later one."""
+        self.claimed(peer, term)
+        return min(term, self._latest(now))
 
     # A leader that is told of a later term -------------------------------------------------------------------------
 
