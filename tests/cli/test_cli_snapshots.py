@@ -224,7 +224,7 @@ def test_what_is_there_is_not_replaced_and_the_manager_not_even_asked(
         path.mkdir()
     ran = warren("snapshot", "save", path, "--data-dir", tmp_path / "no manager here")
     assert ran.code == 4
-    assert "there already" in ran.err
+    assert "exists already" in ran.err
     assert os.listdir(tmp_path) == ["s.mdb"]
 
 

@@ -134,6 +134,7 @@ with wr.ReplicatedStore(config) as store:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attributes", "is_alone", "lines"),
     [

@@ -41,7 +41,7 @@ def test_it_saves_what_it_has_applied(store: ReplicatedStore, tmp_path: Path) ->
     assert told == verify(tmp_path / "s.mdb").to_json()
     assert (told["index"], told["digest"]) == (status.applied_index, status.digest)
     assert (told["cluster_id"], told["node_id"], told["quorum"]) == (status.cluster_id, "m1", True)
-    with pytest.raises(RefusedForSafety, match="there already"):
+    with pytest.raises(RefusedForSafety, match="exists already"):
         store.snapshot(tmp_path / "s.mdb")
 
 

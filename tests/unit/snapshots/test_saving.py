@@ -71,7 +71,7 @@ def test_what_is_there_is_never_replaced(database: Database, out: Path, what: st
         path.mkdir()
     else:
         path.symlink_to(out / "nowhere")
-    with pytest.raises(RefusedForSafety, match="there already"):
+    with pytest.raises(RefusedForSafety, match="exists already"):
         saved(database, path)
     assert os.listdir(out) == ["s.mdb"]
 
