@@ -21,6 +21,8 @@ import pytest
 from cli_support import EXIT_SECONDS, READY_SECONDS, Command
 from hosts import Hosts, why_not
 
+pytestmark = pytest.mark.docs
+
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "certificates.md").read_text(encoding="utf-8")
 CA_HOST = "the CA's host"
 ADDRESSES = ("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4")

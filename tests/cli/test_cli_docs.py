@@ -19,6 +19,8 @@ from warren_raft import errors
 from warren_raft_cli import main as cli_main
 from warren_raft_cli.main import COMMANDS, EXIT_CODES, cli
 
+pytestmark = pytest.mark.docs
+
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 COMMON = {"--data-dir", "-o", "--output"}
 

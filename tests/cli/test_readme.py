@@ -15,6 +15,8 @@ import pytest
 from cli_support import free_addresses
 from test_cluster_local import SCRIPTS, free_port_base
 
+pytestmark = pytest.mark.docs
+
 PROJECT = Path(__file__).resolve().parents[2]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 

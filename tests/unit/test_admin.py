@@ -471,6 +471,7 @@ def test_a_request_beyond_all_bounds_is_refused(client: AdminClient, manager: Fa
     assert manager.batches == []
 
 
+@pytest.mark.slow
 def test_a_manager_that_closes_under_a_write_leaves_the_outcome_open(manager: FakeManager, tmp_path: Path) -> None:
     """The write may have been applied: to say anything else would make a caller repeat or forget it wrongly."""
     manager.gate = threading.Event()

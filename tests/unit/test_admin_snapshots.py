@@ -95,6 +95,7 @@ def test_a_manager_that_goes_away_half_way_is_noticed(manager: SnapshotManager, 
         assert received < size
 
 
+@pytest.mark.slow
 def test_a_manager_that_closes_before_it_begins_is_noticed(manager: SnapshotManager, tmp_path: Path) -> None:
     (tmp_path / "m1").mkdir()
     manager.gate = threading.Event()

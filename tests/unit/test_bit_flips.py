@@ -97,6 +97,7 @@ def state_file(directory: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_the_state_of_a_closed_manager(original: Path, copy: Path) -> None:
     """The manager builds its state anew from its log; whoever only reads is refused."""
     random = Random(7)
@@ -113,6 +114,7 @@ def test_a_flipped_bit_in_the_state_of_a_closed_manager(original: Path, copy: Pa
         put_back(original, copy)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_the_state_of_a_manager_that_died(original: Path, copy: Path, tmp_path: Path) -> None:
     """There is no seal then; what matters is proved record by record. A flip in a page that nobody uses is nothing, and
     one in the history of changes goes unseen: nobody is served that yet."""
@@ -142,6 +144,7 @@ def test_a_flipped_bit_in_the_state_of_a_manager_that_died(original: Path, copy:
     assert rebuilt > FLIPS // 10, "hardly a flip was found: they hit nothing"
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_the_log_of_a_closed_manager(original: Path, copy: Path) -> None:
     """It starts with all that it had, or not at all."""
     directory = opened(copy)

@@ -118,6 +118,7 @@ def test_indexes_are_on_the_fields_whose_length_validate_checks() -> None:
 # ---- Bytes.
 
 
+@pytest.mark.slow
 @given(any_entity(), st.integers(0, 2**64 - 1))
 def test_what_is_read_is_what_was_written(entity: Any, revision: int) -> None:
     kind = kind_of(entity)
@@ -196,6 +197,7 @@ def test_an_older_entity_has_the_defaults_of_what_it_does_not_know(kind: Kind[An
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ENTITY_KINDS, ids=str)
 def test_what_a_newer_version_appended_is_left_out(kind: Kind[Any]) -> None:
     @given(entities(kind.entity))
@@ -250,6 +252,7 @@ def test_two_revisions_never_have_the_same_head(one: int, other: int) -> None:
     assert (heads[0] == heads[1]) is (one == other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_bytes_that_are_no_record_are_refused_and_nothing_else_happens(kind: Kind[Any]) -> None:
     @given(st.binary(max_size=60))

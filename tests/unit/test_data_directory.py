@@ -70,6 +70,7 @@ def elsewhere(tmp_path: Path) -> Path:
 # -- chdir
 
 
+@pytest.mark.slow
 def test_a_manager_does_not_follow_a_change_of_the_current_directory(here: Path, elsewhere: Path) -> None:
     """(Pins a bug: the log went on in the other deployment's directory, over its log, and both were ruined.)"""
     os.chdir(elsewhere)
@@ -238,6 +239,7 @@ GOES_AWAY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what", [pytest.param(name, marks=needs_root if name == "mounted over" else ()) for name in GOES_AWAY]
 )

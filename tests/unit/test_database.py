@@ -1083,6 +1083,7 @@ def changes(draw: st.DrawFn) -> tuple[Kind[Any], str, Any]:
     return kind, id_, kind.entity(id=id_, **{field: draw(value) for field, value in indexed.items()})  # type: ignore[misc]
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.lists(st.lists(changes(), max_size=6), max_size=6))
 def test_indexes_equal_a_rebuild_after_any_changes(batches: list[list[tuple[Kind[Any], str, Any]]]) -> None:
@@ -1112,6 +1113,7 @@ PAGES = st.sampled_from([10, 1_000, 1_400, 2_100, 5_000, 9_000, 100_000])
 """Bytes of a record: within a page of the tree, near the limit, on one page of its own, on several."""
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.lists(st.lists(st.tuples(SOME_IDS, PAGES), max_size=6), min_size=1, max_size=4))
 def test_a_record_that_shrinks_within_a_transaction_leaves_a_sound_file(batches: list[list[tuple[str, int]]]) -> None:
@@ -1128,6 +1130,7 @@ def test_a_record_that_shrinks_within_a_transaction_leaves_a_sound_file(batches:
         assert lmdb.verify.verify(copy.name) == []
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_whole_entities_leave_nothing_behind_when_they_are_deleted(data: st.DataObject) -> None:
     database = shared_database()

@@ -63,6 +63,7 @@ def encoded(entity: Any) -> bytes:
     return struct_encoder(type(entity))(entity)
 
 
+@pytest.mark.slow
 @given(any_entity())
 def test_the_bytes_are_those_of_cbor2(entity: Any) -> None:
     assert encoded(entity) == cbor2.dumps(array_of(entity))
@@ -95,6 +96,7 @@ def test_the_bytes_are_those_of_cbor2_at_every_edge(entity: Any) -> None:
     assert encoded(entity) == cbor2.dumps(array_of(entity))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", ENTITY_CLASSES.values())
 def test_what_is_encoded_is_what_validate_makes_of_it_and_what_it_refuses_never_is(cls: Any) -> None:
     """Were the encoder the laxer of the two, every manager would find something in the log that cannot be stored."""
@@ -115,6 +117,7 @@ def compare_with_validate(entity: Any) -> None:
     assert data in (None, wanted)
 
 
+@pytest.mark.slow
 @given(any_entity())
 def test_a_normal_entity_is_encoded_without_asking_validate(entity: Any) -> None:
     assert normalised(entity) == entity

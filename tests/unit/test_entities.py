@@ -186,6 +186,7 @@ RICH = validate(
 )
 
 
+@pytest.mark.slow
 @given(any_entity())
 def test_every_entity_survives_deepcopy_pickle_and_replace_and_can_be_hashed(entity: Entity) -> None:
     for twin in (
@@ -533,6 +534,7 @@ def test_a_normal_entity_is_returned_as_it_is(entity: Entity) -> None:
     assert validate(entity) is entity
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", ENTITY_CLASSES.values())
 def test_what_comes_out_is_normal_and_what_came_in_normal_is_the_same_object(cls: Any) -> None:
     for entity in strange_entities(cls):

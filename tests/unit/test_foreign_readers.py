@@ -131,6 +131,7 @@ def other(tmp_path: Path) -> Iterator[Callable[[], Other]]:
         process.close()
 
 
+@pytest.mark.slow
 def test_a_manager_names_the_process_and_its_age_and_stops_when_it_is_over(
     tmp_path: Path, other: Callable[[], Other], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +255,7 @@ def test_a_copy_that_finds_no_room_stops_nobody(
         assert reader.look() == ["first"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_once")
 def test_a_manager_goes_on_in_another_file_too(tmp_path: Path, other: Callable[[], Other]) -> None:
     with wr.ReplicatedStore(alone(tmp_path / "m1")) as store:

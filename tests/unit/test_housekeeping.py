@@ -90,6 +90,7 @@ def test_an_error_in_housekeeping_does_not_end_it(tmp_path: Path, monkeypatch: p
         assert store.failure is None
 
 
+@pytest.mark.slow
 def test_an_error_that_lasts_is_one_traceback_and_an_alarm_that_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

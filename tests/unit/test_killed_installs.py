@@ -124,6 +124,7 @@ def sweep(original: Path, scratch: Path, step: Step, check: Callable[[OpenedDire
     raise AssertionError("it never comes to an end")
 
 
+@pytest.mark.slow
 def test_a_manager_that_dies_while_it_takes_a_snapshot(
     tmp_path: Path, expected: dict[int, Contents], sent: tuple[bytes, str]
 ) -> None:
@@ -172,6 +173,7 @@ def install(directory: OpenedDirectory, sent: tuple[bytes, str]) -> None:
         removal()
 
 
+@pytest.mark.slow
 def test_a_manager_that_dies_while_a_snapshot_is_installed(
     tmp_path: Path, expected: dict[int, Contents], sent: tuple[bytes, str]
 ) -> None:
@@ -191,6 +193,7 @@ def test_a_manager_that_dies_while_a_snapshot_is_installed(
     assert sweep(tmp_path / "original", tmp_path / "m1", lambda each: install(each, sent), check) > 40
 
 
+@pytest.mark.slow
 def test_a_manager_that_dies_while_its_state_is_rebuilt(tmp_path: Path, expected: dict[int, Contents]) -> None:
     """Its log was cut, so it needs its snapshot; it dies at each operation of the start that rebuilds."""
     original = tmp_path / "original"

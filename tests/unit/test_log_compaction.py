@@ -726,6 +726,7 @@ class Walk:
         self.batch = None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_any_history_is_the_same_as_on_a_plain_list(seed: int) -> None:
     """Random appends, truncations, terms, compactions, resets, full disks, crashes and restarts: memory says at each

@@ -152,6 +152,7 @@ def zeroed(begin: int, end: int) -> Callable[[bytearray], None]:
 # -- damage at every byte
 
 
+@pytest.mark.slow
 @every_log
 def test_one_flipped_bit_anywhere_is_found_or_does_no_harm(kind: str) -> None:
     """A disk that lies in one bit: the whole content or Corrupted, for every byte of every segment. In the last
@@ -170,6 +171,7 @@ def test_one_flipped_bit_anywhere_is_found_or_does_no_harm(kind: str) -> None:
     assert min(seen.values()) > 1000
 
 
+@pytest.mark.slow
 @every_log
 def test_every_bit_of_the_last_head_and_trailer_counts(kind: str) -> None:
     """The last batch is the one whose damage could pass for a torn write: no bit of it may be lost silently."""
@@ -180,6 +182,7 @@ def test_every_bit_of_the_last_head_and_trailer_counts(kind: str) -> None:
         assert damaged(record, path, flipped(offset, bit)) == CORRUPTED, (offset, bit)
 
 
+@pytest.mark.slow
 @every_log
 def test_a_tail_turned_to_zeros_is_the_prefix_before_it(kind: str) -> None:
     """What a kill in the middle of a write leaves: the newest segment is as written up to a byte, then as it was
@@ -198,6 +201,7 @@ def test_a_tail_turned_to_zeros_is_the_prefix_before_it(kind: str) -> None:
         assert damaged(record, path, zeroed(cut, len(content))) == in_header, cut
 
 
+@pytest.mark.slow
 @every_log
 def test_a_sealed_segment_misses_nothing(kind: str) -> None:
     """The next segment knows where it ended: zeros from any byte on are damage, as soon as they change anything."""
@@ -211,6 +215,7 @@ def test_a_sealed_segment_misses_nothing(kind: str) -> None:
             assert damaged(record, path, zeroed(cut, len(content))) == expected, (path, cut)
 
 
+@pytest.mark.slow
 @every_log
 def test_a_file_cut_short_is_damage(kind: str) -> None:
     """Segments have their length before they have their name, so no crash shortens one: a cut at any byte is
@@ -252,6 +257,7 @@ def test_a_page_or_sector_turned_to_zeros_costs_the_tail_at_most(unit: int, kind
             ), "lost a batch although something follows"
 
 
+@pytest.mark.slow
 @every_log
 def test_random_damage_never_gives_a_wrong_entry(kind: str) -> None:
     """Anything at all written over anything: Corrupted, or a state that the log once was in."""
@@ -379,6 +385,7 @@ def test_no_subset_of_lost_pages_of_a_batch_with_a_long_trailer_is_taken_for_dam
     assert split
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "sizes"), [([], [1]), ([1, 600], [1500]), ([700], [3300])])
 def test_a_kill_in_the_middle_of_a_write_leaves_the_prefix(before: list[int], sizes: list[int]) -> None:
     """Any number of bytes may have been taken when the process or the machine stopped; and then pages be lost."""
@@ -628,6 +635,7 @@ def check_comes_back(record: Recorder, where: object) -> Snapshot:
     return found
 
 
+@pytest.mark.slow
 @every_scenario
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize("done", [0.0, 0.97, 1.0])
@@ -640,6 +648,7 @@ def test_a_crash_at_any_file_operation_loses_nothing(stop: str, done: float, sto
         check_comes_back(record, (number, done, stop))
 
 
+@pytest.mark.slow
 @every_scenario
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize("done", [0.0, 0.5])
@@ -651,6 +660,7 @@ def test_an_io_error_at_any_file_operation_loses_nothing(stop: str, done: float,
         check_comes_back(record, (number, done, stop))
 
 
+@pytest.mark.slow
 @every_scenario
 @pytest.mark.parametrize("done", [0.0, 0.5])
 def test_a_full_disk_at_any_file_operation_is_got_over(done: float, story: str) -> None:
@@ -666,6 +676,7 @@ def test_a_full_disk_at_any_file_operation_is_got_over(done: float, story: str) 
         assert record.above(check_comes_back(record, number)) == expected
 
 
+@pytest.mark.slow
 @every_scenario
 def test_a_crash_while_coming_back_from_a_crash_loses_nothing(story: str) -> None:
     """The second fault during the recovery from the first, at each operation of it."""

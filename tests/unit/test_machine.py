@@ -319,6 +319,7 @@ def test_what_is_behind_the_id_is_stored_as_it_is(machine: StateMachine, rest: b
     assert_sound(machine)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.binary(max_size=120) | st.binary(max_size=60).map(lambda tail: command()[:34] + tail), max_size=6))
 def test_bytes_that_are_no_command_are_answered_and_change_only_the_index(
@@ -340,6 +341,7 @@ def test_bytes_that_are_no_command_are_answered_and_change_only_the_index(
         assert after_contents == before_contents
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_an_entity_with_any_bytes_changed_is_stored_whole_or_not_at_all(
@@ -582,6 +584,7 @@ def some_steps(random: Random) -> list[Operation]:
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_that_differ_in_everything_else_come_to_the_same_state(tmp_path: Path) -> None:
     """Invariant I16: hash seed, time zone, locale, optimisation and working directory decide nothing."""
     log = tmp_path / "log.json"
@@ -602,6 +605,7 @@ def test_two_processes_that_differ_in_everything_else_come_to_the_same_state(tmp
     assert errors >= {CONFLICT, MALFORMED, STALE}, "the log is to have everything in it"
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 12), min_size=1, max_size=30))
 def test_how_commands_are_grouped_into_entries_changes_no_revision_and_no_entity(

@@ -134,6 +134,7 @@ CLUSTER = """
 """
 
 
+@pytest.mark.slow
 def test_a_cluster_runs_where_reading_a_pickle_is_an_error(tmp_path: Path) -> None:
     """Three managers elect, write, restart and save a snapshot."""
     state = {"XDG_STATE_HOME": str(tmp_path / "state-home")}  # where a host keeps the CA of its local clusters

@@ -98,6 +98,7 @@ def test_a_newer_format_is_refused_for_good(directory: Path) -> None:
     assert not [name for name in state_files(directory) if "aside" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES, errno.EAGAIN, errno.EMFILE, errno.ENOSPC, errno.ENOMEM])
 def test_an_error_of_this_machine_is_no_fault_of_the_state(
     directory: Path, monkeypatch: pytest.MonkeyPatch, code: int
@@ -118,6 +119,7 @@ def test_an_error_of_this_machine_is_no_fault_of_the_state(
     assert_kept(directory)
 
 
+@pytest.mark.slow
 def test_too_few_file_descriptors_never_cost_the_state(directory: Path) -> None:
     """Whichever open it is that fails for want of one: the directory's, the log's, LMDB's, or the proof's."""
     opened(directory).release()  # without a seal, so that it is proved at the next start
@@ -157,6 +159,7 @@ def test_too_few_file_descriptors_never_cost_the_state(directory: Path) -> None:
     assert_kept(directory)
 
 
+@pytest.mark.slow
 def test_managers_that_are_killed_before_they_are_ready_keep_their_state(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -71,6 +71,7 @@ OPENED: dict[str, Callable[[Path], Path]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", [0o4, 0o2, 0o1])
 @pytest.mark.parametrize("what", OPENED)
 def test_what_every_user_may_read_or_write_is_refused_until_the_named_command_was_typed(

@@ -254,6 +254,7 @@ NATIVE = """[
     ), transaction := environment.begin()] and os.getpid()"""
 
 
+@pytest.mark.slow
 @AS_CONTAINERS
 def test_a_reader_that_does_use_lmdbs_locks_is_named_and_costs_nothing(tmp_path: Path, other: Others) -> None:
     """An older release, or a tool of LMDB: until it ends nobody of its number can be the owner. No word of an errno."""
@@ -318,6 +319,7 @@ def test_a_stopped_reader_keeps_what_it_reads(store: wr.LocalStore, other: Other
 # ---- when there is something wrong
 
 
+@pytest.mark.slow
 def test_a_lock_file_that_was_removed_under_its_owner_is_noticed(store: wr.LocalStore, other: Others) -> None:
     """A reader with another lock file would not be seen, and read pages that are used again."""
     before, after = other(), other()
@@ -334,6 +336,7 @@ def test_a_lock_file_that_was_removed_under_its_owner_is_noticed(store: wr.Local
     assert before.begin() == [f"later{ROUNDS - 1}"]
 
 
+@pytest.mark.slow
 def test_a_successor_knows_that_there_are_readers_which_it_does_not_see(tmp_path: Path, other: Others) -> None:
     """Their lock file was removed, so what they read cannot be spared: a manager rebuilds its state beside."""
     reader = other()
@@ -358,6 +361,7 @@ def newest_in_lock_file(path: Path, change: int) -> None:
         file.write((newest + change).to_bytes(8, sys.byteorder))
 
 
+@pytest.mark.slow
 def test_a_commit_whose_writer_died_before_it_told_of_it_is_read(
     tmp_path: Path, other: Others, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,6 +378,7 @@ def test_a_commit_whose_writer_died_before_it_told_of_it_is_read(
         assert second.look() == ["first"]
 
 
+@pytest.mark.slow
 def test_a_lock_file_that_an_owner_does_not_keep_is_not_believed(store: wr.LocalStore, other: Others) -> None:
     reader = other()
     reader.open()
@@ -554,6 +559,7 @@ def test_a_child_opens_its_own_reader_whatever_its_parent_has_open(tmp_path: Pat
     ]
 
 
+@pytest.mark.slow
 def test_a_child_opens_its_own_store_once_its_parent_has_closed_its_own(tmp_path: Path) -> None:
     script = """
         def write():
@@ -572,6 +578,7 @@ def test_a_child_opens_its_own_store_once_its_parent_has_closed_its_own(tmp_path
     assert done == "closed here: 1"
 
 
+@pytest.mark.slow
 def test_what_a_child_inherited_says_whose_it_is(tmp_path: Path) -> None:
     script = """
         import socket
@@ -651,6 +658,7 @@ def test_a_child_leaves_its_parents_slots_alone(store: wr.LocalStore, other: Oth
     assert parent.look() == ["first"]
 
 
+@pytest.mark.slow
 def test_a_pool_of_forked_workers_reads(tmp_path: Path) -> None:
     script = """
         import multiprocessing

@@ -90,6 +90,7 @@ def test_every_record_of_a_go_warren_comes_back_as_it_was(text: str) -> None:
         assert type(entity) is ENTITY_CLASSES[kind]
 
 
+@pytest.mark.slow
 @given(any_entity())
 def test_every_entity_comes_back_from_its_line(entity: Entity) -> None:
     kind = kind_name(type(entity))

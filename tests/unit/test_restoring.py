@@ -159,6 +159,7 @@ def test_only_entities_are_kept_and_revisions_go_on_far_ahead(snapshot: Path, tm
         assert store.get_node("new").revision == restored.revision + 1
 
 
+@pytest.mark.slow
 def test_its_own_snapshot_is_that_state_and_a_lost_state_is_rebuilt_from_it(snapshot: Path, tmp_path: Path) -> None:
     restored = restore(snapshot, tmp_path / "a", node_id="m1", members=MEMBERS)
     (file,) = (tmp_path / "a" / "snapshots").iterdir()
@@ -445,6 +446,7 @@ def every_kill(call: Callable[[Path], object], make: Callable[[int], Path], step
     raise AssertionError("no end")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_syncs")
 def test_killed_at_any_file_operation_it_has_restored_all_or_nothing(snapshot: Path, tmp_path: Path) -> None:
     wanted = held(tmp_path / "whole", snapshot)
@@ -467,6 +469,7 @@ def test_killed_at_any_file_operation_it_has_restored_all_or_nothing(snapshot: P
     assert done > 5, "some kills must have come after the point of no return"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_syncs")
 def test_killed_while_it_moves_aside_it_is_the_old_directory_or_the_new_one(snapshot: Path, tmp_path: Path) -> None:
     import shutil
@@ -730,6 +733,7 @@ def test_what_cannot_be_recovered_is_not_told_to_ask_a_cluster_that_is_gone(
     assert tree(tmp_path / "m1") == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_syncs")
 def test_a_recovery_that_is_killed_is_the_old_directory_or_the_new_one(tmp_path: Path) -> None:
     import shutil

@@ -295,6 +295,7 @@ def test_a_session_is_written_once_an_entry_however_much_it_says(
 # ---------------------------------------------------------------------------------------- all together
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_whatever_is_repeated_lost_and_reordered_each_command_happens_at_most_once(

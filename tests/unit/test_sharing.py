@@ -106,6 +106,7 @@ def run_manager(directory: Path, node: str) -> None:
         assert node in [each.id for each in store.list_nodes()]
 
 
+@pytest.mark.slow
 def test_users_of_the_group_take_turns_with_a_managers_directory(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """(Pins a bug: the second one failed at a chmod that was not needed, and the first one found files of the second
     that he might not read.)"""
@@ -123,6 +124,7 @@ def test_users_of_the_group_take_turns_with_a_managers_directory(place: Path, mo
     as_user(SECOND, read)
 
 
+@pytest.mark.slow
 def test_they_take_turns_after_a_kill_too(place: Path) -> None:
     """What a killed one leaves half done, another one tidies up."""
     share(place / "m1")
@@ -150,6 +152,7 @@ def test_users_of_the_group_take_turns_with_a_local_store(place: Path) -> None:
     assert modes(place / "state") == {"drwxrws---", "-rw-rw----"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [0o700, 0o770, 0o2700, 0o2750])
 def test_a_directory_that_is_not_shared_on_purpose_gives_nobody_rights_and_locks_nobody_out(
     place: Path, mode: int
@@ -176,6 +179,7 @@ def test_a_directory_that_is_not_shared_on_purpose_gives_nobody_rights_and_locks
     as_user(FIRST, lambda: run_manager(directory, "n2"))
 
 
+@pytest.mark.slow
 def test_the_commands_that_are_named_are_the_right_ones(place: Path) -> None:
     directory = place / "m1"
     as_first_made(directory)

@@ -144,6 +144,7 @@ def test_a_forked_child_gives_its_copies_back() -> None:
 # ---- file descriptors
 
 
+@pytest.mark.slow
 def test_a_manager_whose_program_uses_up_all_descriptors_goes_on(tmp_path: Path) -> None:
     """(Pins a bug: it stopped for good with the first segment of its log that it had to make.)"""
     said = run(
@@ -169,6 +170,7 @@ print(len(os.listdir("/proc/self/fd")) < 10)
     assert said == "True\n"
 
 
+@pytest.mark.slow
 def test_a_manager_waits_where_even_its_reserve_was_taken(tmp_path: Path) -> None:
     said = run(
         """
@@ -200,6 +202,7 @@ store.close()
     assert said == "after\n"
 
 
+@pytest.mark.slow
 def test_the_admin_socket_says_once_that_it_cannot_accept_and_accepts_again(tmp_path: Path) -> None:
     """(Pins a bug: asyncio's server wrote a hundred tracebacks a second.)"""
     said = run(
@@ -231,6 +234,7 @@ print([line.split(":")[0] for line in stream.getvalue().splitlines() if "accept"
 # ---- the size of files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disposition", ["SIG_DFL", "SIG_IGN"])
 def test_a_local_store_that_reaches_the_limit_on_file_sizes_says_so_and_goes_on(
     tmp_path: Path, disposition: str
@@ -263,6 +267,7 @@ with wr.LocalStore(directory + "/state") as store:
     assert said == "True True\nTrue\nTrue\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disposition", ["SIG_DFL", "SIG_IGN"])
 def test_a_manager_that_reaches_it_waits_and_goes_on(tmp_path: Path, disposition: str) -> None:
     said = run(

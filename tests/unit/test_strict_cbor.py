@@ -151,6 +151,7 @@ def test_any_bytes_are_plain_values_or_refused(data: bytes) -> None:
         assert_plain(value)
 
 
+@pytest.mark.slow
 def test_nothing_else_calls_cbor2s_decoder() -> None:
     """The one place is strict_cbor.py: `cbor2.loads` elsewhere would be the next hash bomb."""
     found = []

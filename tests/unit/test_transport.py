@@ -912,6 +912,7 @@ async def test_a_handshake_that_stops_half_way_is_given_up(stage: Stage) -> None
     assert not a.events
 
 
+@pytest.mark.slow
 @scenario
 async def test_silence_while_our_own_loop_was_away_is_nobodys_fault(stage: Stage) -> None:
     """After SIGCONT every peer looks silent. Dropping them all would make each pause an election."""
@@ -942,6 +943,7 @@ async def delay_of(a: Node, b: Node, kind: str) -> float:
     return time.monotonic() - begin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["next_node_idx", "append"])
 def test_a_small_message_does_not_wait_behind_a_large_one(kind: str) -> None:
     """A link of 500 kB/s, in a network that would take in megabytes: a heartbeat behind them was seconds late."""
@@ -963,6 +965,7 @@ def test_a_small_message_does_not_wait_behind_a_large_one(kind: str) -> None:
     scene()
 
 
+@pytest.mark.slow
 @scenario
 async def test_parts_of_a_leaders_message_are_told_of_while_it_arrives(stage: Stage) -> None:
     """Elections hear of them, a few times a second, with the term that the message is of."""

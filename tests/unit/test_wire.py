@@ -63,6 +63,7 @@ def read_all(reader: FrameReader, *chunks: bytes) -> list[Message]:
 # What is sent arrives.
 
 
+@pytest.mark.slow
 @given(st.lists(messages, max_size=6), st.data())
 def test_messages_arrive_in_order_however_the_stream_is_cut(sent: list[Message], data: st.DataObject) -> None:
     stream = b"".join(encode(message) for message in sent)
@@ -118,6 +119,7 @@ def parts_of(message: Message, size: int, lane: int, term: int = 5) -> list[byte
     return found
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_lanes_pass_each_other_between_the_parts_of_large_messages(data: st.DataObject) -> None:
     """Each lane's own messages stay in order and whole, wherever those of the others come in between."""

@@ -257,6 +257,7 @@ def delete_many(batch: Batch, count: int) -> None:
         batch.delete_node(str(number))
 
 
+@pytest.mark.slow
 def test_a_batch_of_4_mib_is_sent_and_a_larger_one_is_not(store: DirectStore) -> None:
     def fill(batch: Batch, size: int) -> None:
         for number in range(4):

@@ -296,6 +296,7 @@ def test_a_log_batch_that_ends_while_a_state_is_published_does_not_publish_it_ag
     assert len(state.installed) == 1
 
 
+@pytest.mark.slow
 def test_a_long_publication_under_load_leaves_nobody_behind() -> None:
     """Found by a reviewer: what was sent meanwhile was dropped on a link that stayed up, the leader's window for that
     follower stayed full, and it was sent nothing any more, not even heartbeats."""

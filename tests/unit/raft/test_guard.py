@@ -317,6 +317,7 @@ def messages(draw: st.DrawFn) -> Message:
     return message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["leader", "follower", "candidate"])
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
@@ -339,6 +340,7 @@ def test_no_message_raises_or_reaches_below_commit(role: str, data: st.DataObjec
             cluster.disconnect(node.id, peer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["leader", "follower"])
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())

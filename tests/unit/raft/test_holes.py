@@ -629,6 +629,7 @@ def test_7b_stock_a_restart_forgets_the_members_in_the_log_and_one_index_is_comm
     assert "LEFT" in cluster.acknowledged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turns", range(1, 30, 4))
 def test_7b_ours_a_restart_at_any_moment_of_a_change_counts_by_the_list_that_holds(turns: int) -> None:
     """m4 and m5 are added; at some moment m2 and m3 are killed and come back beside the others, cut off. Whatever they

@@ -199,6 +199,7 @@ def test_a_blank_manager_among_restored_ones_is_named_and_nothing_forms() -> Non
     cluster.wait_ready()
 
 
+@pytest.mark.slow
 def test_a_restored_manager_among_blank_ones_is_named_and_nothing_forms() -> None:
     cluster = restored("m1")
     start_all(cluster)
@@ -208,6 +209,7 @@ def test_a_restored_manager_among_blank_ones_is_named_and_nothing_forms() -> Non
     assert cluster.stopped == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["a file", "a list"])
 def test_restored_from_another_file_or_with_another_list_nothing_forms(other: str) -> None:
     """The id that the restore gives is made of both, so both show as another id."""

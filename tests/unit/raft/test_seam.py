@@ -130,6 +130,7 @@ def run_randomly(seed: int) -> tuple[Cluster, Seam]:
     return cluster, seam
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", range(10))
 def test_random_runs_keep_the_seam_and_every_acknowledged_write(block: int) -> None:
     """Slow and hanging disks, cuts, one-way links, crashes that lose what was not synced. In each run: nothing is said

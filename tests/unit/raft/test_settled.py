@@ -603,6 +603,7 @@ def test_a_far_learner_is_promoted_under_load() -> None:
     cluster.check_writes()
 
 
+@pytest.mark.slow
 def test_a_learner_that_falls_behind_is_not_promoted() -> None:
     """Each round takes longer than an election timeout."""
     cluster = Cluster()

@@ -14,6 +14,7 @@ ELECTION_TIMEOUT_SECONDS = 1.0
 SYNCS_OF_AN_ELECTION = 3  # the candidate's term, the vote, and the new leader's first entry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("sync_seconds", [0.3, 0.6, 1.0, 2.0])
 def test_a_leader_is_elected_although_every_sync_takes_longer_than_an_election(sync_seconds: float, seed: int) -> None:

@@ -156,6 +156,7 @@ def test_whatever_else_the_state_lacks_is_waited_for_and_said_by_its_name(
     assert node.alarm_names == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["receive", "open_incoming", "publish"])
 def test_a_snapshot_is_fetched_and_used_once_there_are_descriptors_again(
     job: str, monkeypatch: pytest.MonkeyPatch
@@ -279,6 +280,7 @@ def test_a_snapshot_without_room_is_tried_again_and_is_one_alarm(monkeypatch: py
     cluster.check_writes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["receive", "open_incoming", "publish"])
 def test_a_fetched_snapshot_without_room_is_tried_again_and_is_one_alarm(
     job: str, monkeypatch: pytest.MonkeyPatch

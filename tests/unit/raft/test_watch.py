@@ -64,6 +64,7 @@ def test_a_lost_quorum_is_one_alarm_since_it_was_lost(left: str, caplog: pytest.
     assert alarm(node, "member-away", lost[1]) is not None
 
 
+@pytest.mark.slow
 def test_a_change_of_leader_and_a_restart_are_no_alarm(caplog: pytest.LogCaptureFixture) -> None:
     cluster, leader, _ = started()
     caplog.set_level(logging.INFO)
@@ -74,6 +75,7 @@ def test_a_change_of_leader_and_a_restart_are_no_alarm(caplog: pytest.LogCapture
     assert not any("alarm raised" in line for line in caplog.messages)
 
 
+@pytest.mark.slow
 def test_managers_that_are_connected_and_elect_nobody_say_so() -> None:
     cluster, _, _ = started()
     for node in cluster.nodes.values():
@@ -89,6 +91,7 @@ def test_managers_that_are_connected_and_elect_nobody_say_so() -> None:
 # Away ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_member_that_is_away_is_an_alarm_of_every_other_one_until_it_is_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -111,6 +114,7 @@ def test_a_member_that_is_away_is_an_alarm_of_every_other_one_until_it_is_back(
     assert len(raised(caplog, "member-away")) == len(others)
 
 
+@pytest.mark.slow
 def test_a_member_that_was_never_heard_since_the_start_is_away() -> None:
     cluster, _, (one, two) = started()
     cluster.crash(two)
@@ -119,6 +123,7 @@ def test_a_member_that_was_never_heard_since_the_start_is_away() -> None:
     assert "it was not heard since this manager started" in found.text
 
 
+@pytest.mark.slow
 def test_the_alarm_of_a_member_ends_when_it_is_removed() -> None:
     cluster, leader, (away, _) = started()
     cluster.crash(away)
@@ -132,6 +137,7 @@ def test_the_alarm_of_a_member_ends_when_it_is_removed() -> None:
 # Behind --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_member_that_applies_nothing_is_behind_for_itself_and_for_others() -> None:
     cluster, leader, (slow, other) = started(Full)
     machine = cluster.nodes[slow].machine
@@ -152,6 +158,7 @@ def test_a_member_that_applies_nothing_is_behind_for_itself_and_for_others() -> 
     assert not any(node.alarm_texts for node in cluster.nodes.values())
 
 
+@pytest.mark.slow
 def test_a_member_that_follows_a_stream_of_writes_is_not_behind() -> None:
     cluster, leader, _ = started()
     for number in range(200):
