@@ -40,7 +40,7 @@ catch-up does not hold a heartbeat back for long, large enough to keep a disk bu
 _ENTRY_OVERHEAD_BYTES: Final = 32
 """Index, term and their heads: so that a run of empty entries does not make a frame of too many items."""
 _UNREACHABLE_BYTES: Final = 1 << 40
-"""The core cuts an entry into 'transmission' pieces at its own batch size (hole 11, r11d); no entry reaches this."""
+"""The core cuts an entry into 'transmission' pieces at its own batch size (hole 11d); no entry reaches this."""
 
 
 class _Refuser:

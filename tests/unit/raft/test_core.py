@@ -531,7 +531,7 @@ def test_a_proposal_is_appended_and_sent_in_the_next_tick() -> None:
 
 
 def test_a_large_entry_is_sent_in_one_piece() -> None:
-    """Its own way of cutting one up fails at some sizes (r11d), so the size at which it starts is never reached."""
+    """Its own way of cutting one up fails at some sizes (hole 11d), so the size at which it starts is never reached."""
     rig = Rig("b")
     rig.lead()
     rig.core.propose(b"\x00" * 6_000_000)
