@@ -647,8 +647,10 @@ class ReplicatedStore(Store):
     def _look_after(self) -> float | None:
         """In this store's own thread, again and again: does the raft thread live, does a callback hold others up?"""
         watchdog = self._watchdog
-        if watchdog is None or not self._is_alive:
+        if watchdog is None:
             return self._deliveries.look()
+        if not self._is_alive:
+            return self._deliveries.look() or watchdog.look_seconds  # writes are being ended, and their futures told
         was_stuck = watchdog.is_stuck
         problem = watchdog.look()
         if problem is not None:

@@ -326,3 +326,18 @@ def test_a_callback_that_takes_long_costs_no_leadership(tmp_path: Path) -> None:
         wait_until(lambda: store._driver.steps > steps + 20, "the raft thread to go on")
         assert start(store).result(DEADLINE)
         let_go.set()
+
+
+def test_of_a_manager_that_stops_each_future_is_told_whatever_the_callback_of_another_does(tmp_path: Path) -> None:
+    """The thread that replaces one that stays in a callback had gone to sleep, as there was nothing to deliver yet."""
+    let_go = threading.Event()
+    with replicated(tmp_path) as store:
+        store.wait_ready(DEADLINE)
+        store._on_failure(wr.InvariantViolation("the disk is broken, say"))
+        wait_until(lambda: store._own._jobs.empty(), "the store's own thread to be idle")
+        for _ in range(3):
+            store._own.call(lambda: None)
+        told = threading.Event()
+        store._deliveries.put([lambda: let_go.wait(60), told.set])
+        assert told.wait(DEADLINE)
+        let_go.set()
