@@ -45,9 +45,9 @@ from warren_raft.raft.lanes import Lane, lane_of
 from warren_raft.raft.large import LARGE_BYTES
 from warren_raft.raft.log import Batch, Entry, Log
 from warren_raft.raft.membership import Origin
+from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
 from warren_raft.raft.submit import Proposal
-from warren_raft.raft.transport import Refusal
 
 Message = dict[str, Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 from tests.engine_harness import Cluster, Message, Node
 from warren_raft.raft.events import CloseLink, LinkUp, Received
 from warren_raft.raft.identity import Identity
-from warren_raft.raft.transport import Refusal
+from warren_raft.raft.refusal import Refusal
 
 
 class Hostile:

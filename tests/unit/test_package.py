@@ -50,6 +50,11 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert {name for name in new if name.startswith("warren_raft")} == {"warren_raft"}
 
 
+def test_the_engine_loads_no_network() -> None:
+    """It is a stepper: links, threads and TLS are the driver's."""
+    assert not modules_after("import warren_raft.raft.engine") & {"asyncio", "socket", "ssl", "aiohttp"}
+
+
 def test_importing_the_package_opens_no_file_but_its_own_code() -> None:
     program = (
         "import sys, typing\nopened = []\n"

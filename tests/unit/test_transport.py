@@ -33,7 +33,8 @@ from warren_raft.errors import InUse, InvariantViolation
 from warren_raft.raft import connection as connection_module
 from warren_raft.raft import transport as transport_module
 from warren_raft.raft.identity import Identity
-from warren_raft.raft.transport import NOTHING_LISTENS, LinkEnd, Refusal, Timing, Transport, parse_address
+from warren_raft.raft.refusal import Refusal
+from warren_raft.raft.transport import NOTHING_LISTENS, LinkEnd, Timing, Transport, parse_address
 from warren_raft.raft.wire import HANDSHAKE_MESSAGE_BYTES, FrameReader, Message, encode
 
 FAST = Timing(

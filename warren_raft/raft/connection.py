@@ -25,6 +25,7 @@ from warren_raft.raft.addresses import format_address
 from warren_raft.raft.identity import Identity
 from warren_raft.raft.lanes import Lane, lane_of, leaders_term
 from warren_raft.raft.link_queue import LinkQueue
+from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.tls_session import Session, is_alert, reason_of
 from warren_raft.raft.wire import (
     HANDSHAKE_ITEMS,
@@ -82,14 +83,6 @@ class Timing:
     """When our own loop was away for so long (SIGSTOP, a laggy machine), silence is no fault of the peers."""
     crossing_seconds: float = 2.0
     """Two opposite dials cross within this time; later the newer one means that the older is dead."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a peer is not let in: a code for its program, a sentence for its operator."""
-
-    code: str
-    text: str
 
 
 class LinkEnd(enum.StrEnum):

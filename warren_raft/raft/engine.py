@@ -95,13 +95,13 @@ from warren_raft.raft.membership import (
     Membership,
     apply_change,
 )
+from warren_raft.raft.refusal import WRONG_NODE, Refusal
 from warren_raft.raft.reports import Heard, Report
 from warren_raft.raft.requests import ChangeWanted, Requests, TransferWanted
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.settling import Settling
 from warren_raft.raft.state_machine import StateMachine, apply_membership, membership_of
 from warren_raft.raft.submit import Proposal, Route, Submitter
-from warren_raft.raft.transport import WRONG_NODE, Refusal
 from warren_raft.raft.trust import KNOWN, PeerStanding, may_send
 from warren_raft.raft.watch import Situation, Watch
 from warren_raft.shortage import SPACE, Shortage, shortage_of

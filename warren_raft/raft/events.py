@@ -10,9 +10,9 @@ from warren_raft.raft.catchup import Job, Then
 from warren_raft.raft.core import Message
 from warren_raft.raft.identity import Identity
 from warren_raft.raft.log import Batch
+from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
 from warren_raft.raft.submit import Proposal
-from warren_raft.raft.transport import Refusal
 
 # Events: what happened since the last step ---------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import cbor2
 from warren_raft import strict_cbor
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft.identity import Identity
-from warren_raft.raft.transport import Refusal
+from warren_raft.raft.refusal import Refusal
 
 FORM, ADD, PROMOTE, UPDATE, REMOVE, CERTIFY = "form", "add", "promote", "update", "remove", "certify"
 VERBS: Final = frozenset({FORM, ADD, PROMOTE, UPDATE, REMOVE, CERTIFY})

@@ -26,7 +26,7 @@ from warren_raft.raft.membership import (
     judge,
     read_note,
 )
-from warren_raft.raft.transport import Refusal
+from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.trust import PeerStanding
 
 Message = dict[str, Any]

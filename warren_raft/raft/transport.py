@@ -33,17 +33,17 @@ from warren_raft.raft.connection import (
     RESERVED_TYPES,
     Connection,
     LinkEnd,
-    Refusal,
     Timing,
     check_sendable,
 )
 from warren_raft.raft.handshakes import Greeted, HandshakeFailed, Handshakes
 from warren_raft.raft.identity import Identity
 from warren_raft.raft.link_log import LinkLog
+from warren_raft.raft.refusal import WRONG_NODE, Refusal
 from warren_raft.raft.wire import HANDSHAKE_MESSAGE_BYTES, MIB, Message, encode
 from warren_raft.workers import Workers
 
-__all__ = ["MAX_BUFFERED_BYTES", "RESERVED_TYPES", "LinkEnd", "Refusal", "Timing", "Transport", "parse_address"]
+__all__ = ["MAX_BUFFERED_BYTES", "RESERVED_TYPES", "LinkEnd", "Timing", "Transport", "parse_address"]
 
 PROTOCOL_MAGIC = "warren_raft"
 PROTOCOL_VERSIONS = (2, 2)
@@ -66,8 +66,6 @@ MAX_LOOK_UPS = 4
 """Names that are looked up at the same time; one whose server does not answer holds a thread for half a minute."""
 
 NOTHING_LISTENS = "nothing listens there"
-WRONG_NODE = "wrong_node"
-"""The code of a refusal by a manager that dialled one peer and found another: its address was out of date."""
 
 Place = tuple[str, int]
 """Host and port."""

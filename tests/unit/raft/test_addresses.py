@@ -15,7 +15,7 @@ from warren_raft.raft.address_book import PLACES_MAX, TOLD_MAX, AddressBook, Sai
 from warren_raft.raft.changes import DONE
 from warren_raft.raft.events import Refused
 from warren_raft.raft.membership import MEMBERS_MAX, TEXT_CHARACTERS, UPDATE, Member
-from warren_raft.raft.transport import WRONG_NODE, Refusal
+from warren_raft.raft.refusal import WRONG_NODE, Refusal
 
 
 def moved(cluster: Cluster, id_: str) -> str:

@@ -18,8 +18,8 @@ from warren_raft.raft import entries, submit, wire
 from warren_raft.raft.engine import APPLY_ENTRIES
 from warren_raft.raft.events import Received, Refused, Send, Submitted, WriteLog
 from warren_raft.raft.membership import REMOVE, REMOVED, Change
+from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.submit import Proposal, Route, Submitter
-from warren_raft.raft.transport import Refusal
 
 # Any manager takes writes --------------------------------------------------------------------------------------------
 

@@ -31,8 +31,8 @@ from warren_raft.raft.membership import (
     Founding,
     Member,
 )
+from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.requests import ChangeWanted
-from warren_raft.raft.transport import Refusal
 from warren_raft.raft.trust import KNOWN, MAY_SEND, PeerStanding
 
 LATER = 1 << 60
