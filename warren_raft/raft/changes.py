@@ -3,8 +3,8 @@
 PySyncObj's own guard against two changes at once is dead code, and its changes take effect when appended (hole 7).
 Ours are ordinary entries that take effect when applied (etcd's scheme), proposed only when the one before is applied,
 the voters that it made are settled (settling.py), and an entry of this term is applied. Not here: what a change does to
-the list (membership.py). Invariant: a request is judged by the applied list only, so asking again is always safe; it is
-judged once more when it is proposed, and called done only when the list that says so is settled.
+the list (membership.py). Invariant: a request is judged by the applied list only, after an entry of this term, so
+asking again is always safe; it is judged once more when it is proposed, and called done only when that list is settled.
 """
 
 from __future__ import annotations
@@ -213,6 +213,9 @@ class Changes:
         roster = self._roster
         if roster.membership is None:
             return Answer(WAIT, "the cluster is not formed yet")
+        if not self._log.holds(applied_index, self._core.term):
+            # A change that was answered before may be in the log only: nothing is judged by the list without it.
+            return Answer(WAIT, "this leader was elected just now, and has not applied an entry of its term yet")
         if applied_index < self._proposed_at:
             return Answer(WAIT, "a membership change is under way")
         try:

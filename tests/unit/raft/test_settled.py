@@ -521,6 +521,33 @@ def test_a_removal_is_judged_again_when_its_turn_comes() -> None:
     assert leader.log.last_index == ends
 
 
+def test_a_new_leader_answers_by_the_newest_list_only() -> None:
+    """It holds a change that was answered as done, and does not know yet that it is committed. (Pins a bug: by the list
+    before, the change back was done as well, and the operator was told so at once.)"""
+    cluster = Cluster()
+    old = cluster.wait_ready()
+    new, other = cluster.followers()
+    node = cluster.nodes[new]
+    before = cluster.addresses[other]
+    cluster.hold((old.id, new))
+    cluster.ask(old.id, UPDATE, other, "127.0.0.1:7555")
+    while node.log.last_index < old.log.last_index:
+        cluster.deliver(old.id, new, 1)
+        cluster.step(new)
+    assert cluster.change(old.id, UPDATE, other, "127.0.0.1:7555").state == DONE
+    cluster.crash(old.id)
+    node.engine._elections._deadline = cluster.now
+    cluster.run_until(lambda: node.engine.role == "leader", 1.0)
+    assert node.engine.members[other].address == before
+    answers: list[Answer] = []
+    node.events.append(ChangeWanted(UPDATE, other, before, answers.append))
+    cluster.step(new)
+    assert answers[0].state == WAIT
+    assert cluster.change(new, UPDATE, other, before).state == DONE
+    assert node.engine.members[other].address == before
+    assert list(changes_in(cluster, new)).count(UPDATE) == 2
+
+
 def test_a_new_leader_does_not_take_for_alive_whom_it_has_not_heard() -> None:
     cluster = Cluster()
     old = cluster.wait_ready()
