@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 
 from tests.fsm_harness import apply, command, contents, delete, one, put, some_entities
 from tests.strategies import any_entity
-from warren_raft.entities import Container, Node, Service, Volume
+from warren_raft.entities import Container, Node, Secret, Service, Volume
 from warren_raft.errors import InvalidEntity, InvariantViolation, RevisionConflict, StorageFull, Unavailable
+from warren_raft.fsm import entry
 from warren_raft.fsm.answers import (
     BAD_ENTITY,
     BAD_KIND,
@@ -35,13 +36,21 @@ from warren_raft.fsm.answers import (
     Result,
     raise_for,
 )
-from warren_raft.fsm.machine import RECENT_DIGESTS, StateMachine, recompute_digest
+from warren_raft.fsm.machine import (
+    EXAMINED_BYTES_EACH,
+    EXAMINED_MAX,
+    RECENT_DIGESTS,
+    StateMachine,
+    recompute_digest,
+)
 from warren_raft.store import codec, environments
 from warren_raft.store.command import (
     OPEN_SESSION,
     PUT,
+    Command,
     Operation,
     UnknownCommandVersion,
+    decode,
 )
 from warren_raft.store.database import Database
 from warren_raft.store.tables import CA, CA_ID, CONTAINER, KINDS, NETWORK, NODE, SECRET, SERVICE
@@ -363,6 +372,37 @@ def test_an_entity_with_any_bytes_changed_is_stored_whole_or_not_at_all(
         assert_sound(machine)
         one(machine, operation)
         assert_sound(machine)
+
+
+def test_a_command_that_was_examined_is_applied_as_any_other_and_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A follower examines the commands of an entry before it appends the entry, and keeps them decoded."""
+    commands = [command(Operation(OPEN_SESSION), session=5, sequence=1, lowest=1)]
+    for sequence, entity in enumerate(some_entities(), 2):
+        commands.append(command(put(entity), session=5, sequence=sequence, lowest=1))
+    large = command(put(Secret(id="large", name="large", data=bytes(EXAMINED_BYTES_EACH))), session=5, sequence=99)
+    with Database.open(tmp_path / "1", sync=False) as first, Database.open(tmp_path / "2", sync=False) as second:
+        examining, plain = StateMachine(first), StateMachine(second)
+        assert not any(examining.problem_of(each, "") for each in (*commands, large))
+        results = apply(plain, *commands, large)
+        decoded: list[bytes] = []
+
+        def counted(data: bytes) -> Command:
+            decoded.append(data)
+            return decode(data)
+
+        monkeypatch.setattr(entry, "decode", counted)
+        assert apply(examining, *(bytes(bytearray(each)) for each in commands), large) == results
+        assert decoded == [large]
+        assert examining.digest == plain.digest
+        assert contents(first) == contents(second)
+
+
+def test_commands_that_are_examined_and_never_applied_do_not_pile_up(machine: StateMachine) -> None:
+    for sequence in range(2 * EXAMINED_MAX + 5):
+        assert machine.problem_of(command(session=5, sequence=sequence, lowest=0), "") == ""
+        assert len(machine._examined) <= EXAMINED_MAX
 
 
 def test_a_command_of_a_newer_manager_stops_this_one_and_the_entry_is_not_applied(machine: StateMachine) -> None:

@@ -121,7 +121,16 @@ def _check_of(position: Committed) -> bytes:
 class Entry:
     """One entry that is being applied, in a transaction that the caller commits after `finish`, or aborts."""
 
-    __slots__ = ("_committed", "_digest_total", "_history", "_index", "_revision", "_sessions", "_transaction")
+    __slots__ = (
+        "_committed",
+        "_decoded",
+        "_digest_total",
+        "_history",
+        "_index",
+        "_revision",
+        "_sessions",
+        "_transaction",
+    )
 
     def __init__(
         self,
@@ -130,12 +139,15 @@ class Entry:
         committed: Committed,
         sessions: Sessions,
         history: History,
+        decoded: dict[bytes, Command],
     ) -> None:
+        """`decoded`: commands that were decoded before. `perform` takes its command out of it."""
         self._transaction = transaction
         self._index = index
         self._committed = committed
         self._sessions = sessions
         self._history = history
+        self._decoded = decoded
         self._revision = committed.revision
         self._digest_total = int.from_bytes(committed.digest, "big")
 
@@ -158,7 +170,7 @@ class Entry:
     def perform(self, data: bytes) -> Result:
         """Carry out one command, unless it was carried out before. Raises only UnknownCommandVersion."""
         try:
-            command = decode(data)
+            command = self._decoded.pop(data, None) or decode(data)
         except MalformedCommand as error:
             return Result(NO_SESSION, 0, self._revision, (MALFORMED, str(error)))
         revision, error_ = self._answer(command, data)

@@ -17,7 +17,7 @@ from warren_raft.fsm.entry import FIRST_INDEX, Committed, Entry, read_committed
 from warren_raft.fsm.history import History
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.store.codec import INDEXED_WIDTHS
-from warren_raft.store.command import is_session_of, problem_of, session_of
+from warren_raft.store.command import Command, examine, is_session_of
 from warren_raft.store.database import Database
 from warren_raft.store.transactions import APPLIED_INDEX, SESSIONS
 
@@ -26,6 +26,12 @@ __all__ = ["FIRST_INDEX", "RECENT_DIGESTS", "Committed", "Result", "StateMachine
 RECENT_DIGESTS: Final = 1_024
 """How many (index, digest) are kept in memory. Managers compare the newest digest that both have. They differ by the
 entries applied between two heartbeats: a few hundred at the very most."""
+
+EXAMINED_MAX: Final = 4_096
+EXAMINED_BYTES_EACH: Final = 2_048
+"""How many commands are kept in their decoded form between the check of an entry and its application, and the size of
+each. An entry has up to 1,024 commands, and a leader has two entries on their way. Commands that are never applied, of
+a leader that failed, stay until the number is reached."""
 
 
 class StateMachine:
@@ -41,6 +47,8 @@ class StateMachine:
         """The index of the last entry that was applied; FIRST_INDEX for a new database."""
         self.applied_term: int
         """The term of that entry; 0 for a new database."""
+        self._examined: dict[bytes, Command] = {}
+        """Commands without a problem that were not applied yet."""
         self._ring: list[tuple[int, bytes] | None] = [None] * RECENT_DIGESTS
         self._load()
 
@@ -76,18 +84,24 @@ class StateMachine:
         pair = self._ring[index % RECENT_DIGESTS]
         return pair[1] if pair is not None and pair[0] == index else None
 
+    # ---- applying the log; one thread
+
     def problem_of(self, command: bytes, sender: str) -> str:
         """Why a command may not be put into a log; "" if every manager of this release can apply it.
 
-        `sender`: the node id in the certificate of the manager that sent the command; "" if it is not known. Any
-        thread.
+        `sender`: the node id in the certificate of the manager that sent the command; "" if it is not known. A good
+        command is usually applied a moment later. It is kept in its decoded form until then, so it is decoded once.
         """
-        problem = problem_of(command, INDEXED_WIDTHS)
-        if not problem and sender and not is_session_of(session_of(command), sender):
+        found = examine(command, INDEXED_WIDTHS)
+        if isinstance(found, str):
+            return found
+        if sender and not is_session_of(found.session, sender):
             return f"{sender} writes under the session of another manager"
-        return problem
-
-    # ---- applying the log; one thread
+        if len(command) <= EXAMINED_BYTES_EACH:
+            if len(self._examined) >= EXAMINED_MAX:
+                self._examined.clear()
+            self._examined[command] = found
+        return ""
 
     def apply(self, index: int, term: int, commands: Sequence[bytes]) -> list[Result]:
         """Carry out the commands of an entry, one result for each. (A new leader begins with an entry without
@@ -123,7 +137,7 @@ class StateMachine:
         with self.database.write() as transaction:
             if transaction.integer(APPLIED_INDEX, FIRST_INDEX) != before.applied_index:
                 raise InvariantViolation(f"{self.database.path} was changed by another writer")
-            entry = Entry(transaction, index, before, self._sessions, self._history)
+            entry = Entry(transaction, index, before, self._sessions, self._history, self._examined)
             yield entry
             after = entry.finish(term)
         self._show(after)

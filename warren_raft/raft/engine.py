@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -1100,7 +1101,7 @@ class Engine:
 
     def _problem_of_entry(self, entry: bytes) -> str:
         """Why an entry of a leader is not appended."""
-        problem = entries.problem_of(entry, lambda command: self._machine.problem_of(command, ""))
+        problem = entries.problem_of(entry, partial(self._machine.problem_of, sender=""))
         if not problem and entry[:2] == entries.CHANGE:
             change = entries.decode(entry)
             assert isinstance(change, Change)

@@ -20,6 +20,8 @@ _COMMANDS: Final = REGULAR + b"\x01"
 CHANGE: Final = REGULAR + b"\x02"
 """The first two bytes of an entry that is a membership change."""
 
+_BYTES: Final = frozenset([bytes])
+
 COMMANDS_PER_ENTRY: Final = 1024
 """Group commit takes at most so many commands into one entry: applying them stays within some tens of milliseconds."""
 ENTRY_BYTES: Final = 1024 * 1024
@@ -47,7 +49,7 @@ def decode(entry: bytes) -> list[bytes] | Change:
     try:
         if kind == _COMMANDS:
             commands = strict_cbor.decode(entry[2:])
-            if type(commands) is list and all(type(command) is bytes for command in commands):
+            if type(commands) is list and {*map(type, commands)} <= _BYTES:
                 return commands
             raise ValueError("its commands are not a list of byte strings")
         if kind == CHANGE:

@@ -23,7 +23,7 @@ class StateMachine(Protocol):
         """A digest of the state after an entry, the same on every manager; None where it is not known (any more)."""
 
     def problem_of(self, command: bytes, sender: str) -> str:
-        """Why a command may not be put into a log; "": every manager of this release can apply it. Any thread.
+        """Why a command may not be put into a log; "": every manager of this release can apply it.
 
         `sender`: the manager that wants it there, by its certificate; "": that is not known, or not to be looked at.
         """

@@ -122,11 +122,6 @@ def _owner_of(node_id: str) -> int:
     return int.from_bytes(blake2b(node_id.encode(), digest_size=_OWNER_BITS // 8).digest(), "big")
 
 
-def session_of(data: bytes) -> int:
-    """The session of a command for which `problem_of` returns no problem."""
-    return int(_HEADER.unpack_from(data)[3])
-
-
 # The form is CBOR with every head at a fixed width. Any CBOR reader prints it, and Structs write and read it three
 # times quicker than a general encoder. The form leaves nothing to interpretation (no tags, no indefinite lengths, one
 # way to write a number), so no release of a library can make two managers read different commands.
@@ -139,6 +134,7 @@ _ENTITY: Final = Struct(">BI")
 _ARRAY_OF_5: Final = 0x85
 _UINT64: Final = 0x1B
 _NEGATIVE_64: Final = 0x3B
+_HEADER_HEADS: Final = (_ARRAY_OF_5, VERSION, _UINT64, _UINT64, _UINT64)
 _TEXT_16: Final = 0x79
 _BYTES_32: Final = 0x5A
 _ARRAY_32: Final = 0x9A
@@ -194,67 +190,36 @@ def decode(data: bytes) -> Command:
         head, version, s, session, q, sequence, w, lowest = _HEADER.unpack_from(data)
     except struct_error:
         _refuse_header(data)
-    if (head, version, s, q, w) != (_ARRAY_OF_5, VERSION, _UINT64, _UINT64, _UINT64):
+    if (head, version, s, q, w) != _HEADER_HEADS:
         _refuse_header(data)
     if lowest > sequence:
         raise MalformedCommand("its lowest awaited sequence is above its own sequence")
     return Command(session, sequence, lowest, decode_operations(data, _HEADER.size))
 
 
-def problem_of(data: bytes, indexed_widths: Mapping[int, int] = MappingProxyType({})) -> str:
-    """Why `data` is not a command that may be put into a log; "" if it is one. Never raises.
+def examine(data: bytes, indexed_widths: Mapping[int, int] = MappingProxyType({})) -> Command | str:
+    """The command in `data` if it may be put into a log, else why it may not. Never raises.
 
     `indexed_widths`: for each number of a kind with indexes, how many of the first items of its entities are examined
     when they are applied. These items must be texts or arrays of texts.
 
-    A good command can be read by `decode`, is not larger than a command may be, and has a session. This check is
-    several times quicker than `decode`, which makes objects: a manager checks every entry before it appends the entry.
+    A good command can be read by `decode`, is not larger than a command may be, and has a session.
     """
     if len(data) > MAX_BATCH_BYTES:
         return f"a command of {len(data)} bytes, {MAX_BATCH_BYTES} is the most"
     try:
-        head, version, s, session, q, sequence, w, lowest = _HEADER.unpack_from(data)
-        if (head, version, s, q, w) != (_ARRAY_OF_5, VERSION, _UINT64, _UINT64, _UINT64):
-            _refuse_header(data)
-        if lowest > sequence or session == NO_SESSION:
-            return "a command that has no session, or whose lowest awaited sequence is above its own"
-        array, count = _COUNT.unpack_from(data, _HEADER.size)
-        offset = _HEADER.size + _COUNT.size
-        if array != _ARRAY_32 or count * _STEP_OVERHEAD_BYTES > len(data):
-            return "not a command: an impossible count of operations"
+        command = decode(data)
         room = INDEXED_ITEMS_MAX
-        for _ in range(count):
-            offset, room = _skim(data, offset, count, indexed_widths, room)
+        for _, kind_number, _, entity, _ in command.operations:
+            if entity is not None and kind_number in indexed_widths:
+                room -= indexed_items(entity, indexed_widths[kind_number], room)
     except UnknownCommandVersion as error:
         return f"a command of version {error.version}, this release reads {SUPPORTED_VERSIONS[-1]}"
-    except (struct_error, ValueError, IndexError):
-        return "not a command"
-    return "" if offset == len(data) else "not a command: bytes after its end"
-
-
-def _skim(data: bytes, offset: int, count: int, indexed_widths: Mapping[int, int], room: int) -> tuple[int, int]:
-    """Where the operation at `offset` ends, and how many more indexed items the command may have. For a bad operation
-    this raises the same errors as `decode`. It raises ValueError or IndexError if the entity's first items are of a
-    wrong form."""
-    head, verb, kind_number, sign, condition, text, id_length = _STEP.unpack_from(data, offset)
-    start = offset + _STEP.size
-    end = start + id_length
-    entity_head, entity_length = _ENTITY.unpack_from(data, end)
-    data[start:end].decode()
-    if (head, text, entity_head) != (_ARRAY_OF_5, _TEXT_16, _BYTES_32) or id_length > KEY_MAX_BYTES:
-        raise MalformedCommand("not an operation")
-    if sign != _UINT64 and (sign != _NEGATIVE_64 or condition):
-        raise MalformedCommand("not a condition")
-    if verb in (PUT, DELETE):
-        is_sound = (entity_length != 0) is (verb == PUT) and id_length and kind_number
-    else:
-        is_bare = count == 1 and not kind_number and not id_length and not entity_length and sign == _NEGATIVE_64
-        is_sound = is_bare and verb in (OPEN_SESSION, CLOSE_SESSION)
-    if not is_sound:
-        raise MalformedCommand("not an operation of its verb")
-    if verb == PUT and kind_number in indexed_widths:
-        room -= indexed_items(data, end + _ENTITY.size, indexed_widths[kind_number], room)
-    return end + _ENTITY.size + entity_length, room
+    except MalformedCommand as error:
+        return f"not a command: {error}"
+    except (ValueError, IndexError):
+        return "not a command: an indexed field of an entity is no text, or there are too many"
+    return command if command.session != NO_SESSION else "a command that has no session"
 
 
 def _refuse_header(data: bytes) -> NoReturn:
@@ -271,9 +236,9 @@ def decode_operations(data: bytes, offset: int = 0) -> tuple[Operation, ...]:
         head, count = _COUNT.unpack_from(data, offset)
         offset += _COUNT.size
         while len(operations) < count:  # a false count ends with the bytes
-            operation, offset = _decode_operation(data, offset)
-            _check(operation, count)
-            operations.append(operation)
+            verb, kind_number, if_revision, id_, start, offset = _operation_at(data, offset, count)
+            entity = data[start:offset] if offset > start else None
+            operations.append(Operation(verb, kind_number, id_, entity, if_revision))
     except (struct_error, UnicodeDecodeError):
         raise MalformedCommand("not an operation") from None
     if head != _ARRAY_32 or offset != len(data):
@@ -281,38 +246,33 @@ def decode_operations(data: bytes, offset: int = 0) -> tuple[Operation, ...]:
     return tuple(operations)
 
 
-def _decode_operation(data: bytes, offset: int) -> tuple[Operation, int]:
-    """The operation at `offset`, and where it ends."""
+def _operation_at(data: bytes, offset: int, count: int) -> tuple[int, int, int | None, str, int, int]:
+    """The operation at `offset`, one of `count`: its verb, kind, condition, id, and where its entity begins and ends.
+
+    Every part is checked: what the verb must have, and what it must not have. Raises MalformedCommand, or the errors of
+    Struct and of UTF-8.
+    """
     head, verb, kind_number, sign, condition, text, id_length = _STEP.unpack_from(data, offset)
     id_start = offset + _STEP.size
     id_end = id_start + id_length
     entity_head, entity_length = _ENTITY.unpack_from(data, id_end)
     start = id_end + _ENTITY.size
     end = start + entity_length
-    if (head, text, entity_head) != (_ARRAY_OF_5, _TEXT_16, _BYTES_32):
+    if head != _ARRAY_OF_5 or text != _TEXT_16 or entity_head != _BYTES_32:
         raise MalformedCommand("not an operation")
     if id_length > KEY_MAX_BYTES or end > len(data):
         raise MalformedCommand("an id or an entity that is too long")
-    id_ = str(data[id_start:id_end], "utf-8")
-    entity = data[start:end] if entity_length else None
-    return Operation(verb, kind_number, id_, entity, _condition(sign, condition)), end
-
-
-def _condition(sign: int, value: int) -> int | None:
     if sign == _UINT64:
-        return value
-    if sign == _NEGATIVE_64 and value == 0:
-        return None
-    raise MalformedCommand("not a condition")
-
-
-def _check(operation: Operation, count: int) -> None:
-    """Check what each verb requires, and what it forbids."""
-    verb, kind_number, id_, entity, if_revision = operation
+        if_revision = condition
+    elif sign == _NEGATIVE_64 and condition == 0:
+        if_revision = None
+    else:
+        raise MalformedCommand("not a condition")
     if verb in (PUT, DELETE):
-        if (entity is None) is (verb == PUT) or not id_ or kind_number == 0:
+        if (entity_length != 0) is not (verb == PUT) or id_length == 0 or kind_number == 0:
             raise MalformedCommand("a put has an entity, a delete has no entity, both have a kind and an id")
     elif verb not in (OPEN_SESSION, CLOSE_SESSION):
         raise MalformedCommand(f"unknown verb {verb}")
-    elif count != 1 or kind_number or id_ or entity is not None or if_revision is not None:
+    elif count != 1 or kind_number or id_length or entity_length or if_revision is not None:
         raise MalformedCommand("the opening or closing of a session is the only operation of its command")
+    return verb, kind_number, if_revision, data[id_start:id_end].decode(), start, end

@@ -85,7 +85,7 @@ def leading_items(record: bytes, count: int) -> list[Any]:
     return items
 
 
-def indexed_items(entity: bytes, at: int, count: int, most: int) -> int:
+def indexed_items(entity: bytes, count: int, most: int) -> int:
     """The number of items in the arrays among the first `count` items of the entity at `at`, `most` at most.
 
     Raises ValueError or IndexError if one of the first items is neither text nor an array of texts, or if the arrays
@@ -93,8 +93,12 @@ def indexed_items(entity: bytes, at: int, count: int, most: int) -> int:
     of them.
     """
     found = 0
-    available, at = _array_at(entity, at)
+    available, at = _array_at(entity, 0)
     for _ in range(min(count, available)):
+        head = entity[at]
+        if _SHORT_TEXT <= head < _TEXT_8:  # nearly all
+            at += 1 + head - _SHORT_TEXT
+            continue
         major, number, at = _head_at(entity, at)
         if major == _ARRAY:
             found += number
