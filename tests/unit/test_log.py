@@ -186,6 +186,48 @@ def test_an_unlawful_change_is_refused_and_changes_nothing(change: Callable[[Log
     assert (snapshot(record.log), record.log.position) == (before, position)
 
 
+def test_a_term_goes_back_while_nothing_but_terms_was_ever_written() -> None:
+    """Any peer that says to lead brings a new manager to a later term, and it has promised nothing there."""
+    record = recorder()
+    record.log.set_term(1 << 60, None)
+    record.sync()
+    reopened = open_log(record.files)
+    assert reopened.is_untouched
+    reopened.set_term(3, None)
+    batch = reopened.take_batch()
+    assert batch is not None
+    batch.write()
+    reopened.complete(batch)
+    assert open_log(record.files).current_term == 3
+
+
+@pytest.mark.parametrize(
+    "promise",
+    [
+        lambda log: log.append(b"x", 2, 5),
+        lambda log: (log.append(b"x", 2, 5), log.truncate_from(2)),
+        lambda log: (log.set_term(5, "b"), log.set_term(6, None)),
+        lambda log: log.set_note(b"n"),
+    ],
+)
+def test_a_term_does_not_go_back_after_an_entry_a_vote_or_a_note(promise: Callable[[Log], None]) -> None:
+    record = recorder()
+    record.log.set_term(5, None)
+    promise(record.log)
+    record.sync()
+    for log in (record.log, open_log(record.files)):
+        assert not log.is_untouched
+        with pytest.raises(InvariantViolation):
+            log.set_term(4, None)
+
+
+def test_a_vote_in_an_earlier_term_is_refused() -> None:
+    record = recorder()
+    record.log.set_term(5, None)
+    with pytest.raises(InvariantViolation):
+        record.log.set_term(4, "b")
+
+
 def test_positions_count_changes_and_follow_completed_batches_only() -> None:
     """Messages wait for synced_position to reach the position they were made at: it must never run ahead."""
     record = recorder()

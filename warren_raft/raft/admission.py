@@ -12,6 +12,7 @@ from typing import Final
 
 from warren_raft.raft.core import Core, Message
 from warren_raft.raft.elections import Elections
+from warren_raft.raft.log import Log
 from warren_raft.raft.requests import Requests
 from warren_raft.raft.roster import Roster
 
@@ -36,7 +37,10 @@ waits for longer before it tries again."""
 class Admission:
     """Raft thread or simulator only."""
 
-    def __init__(self, roster: Roster, elections: Elections, requests: Requests, *, timeout_seconds: float) -> None:
+    def __init__(
+        self, log: Log, roster: Roster, elections: Elections, requests: Requests, *, timeout_seconds: float
+    ) -> None:
+        self._log = log
         self._roster = roster
         self._elections = elections
         self._requests = requests
@@ -107,11 +111,20 @@ class Admission:
         is_expected = peer in (elections.leader, elections.successor(now), self._requests.successor)
         if not is_expected and elections.leader_is_alive(now, is_leader=core.is_leader):
             return False
+        if self._log.is_untouched:
+            return True  # it goes back, too
         latest = self._latest(now)
         if term > latest:
             core.observe_term(latest)
             return False
         return True
+
+    def may_go_back(self, peer: str, term: int, now: float) -> bool:
+        """Whether this manager enters an earlier term, which a peer says to lead. It has promised nothing yet: else a
+        later term, which anybody may have claimed, would keep a new manager from following the leader."""
+        core = self._core
+        is_free = core.leader == peer or not self._elections.leader_is_alive(now, is_leader=False)
+        return 0 <= term < core.term and self._log.is_untouched and is_free
 
     # Votes -------------------------------------------------------------------------------------------------------
 

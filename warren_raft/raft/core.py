@@ -397,6 +397,13 @@ class Core:
             self._links._onMessageReceived(self._node(""), request)
             self._look()
 
+    def go_back(self, term: int) -> None:
+        """Enter an earlier term. Only where the log is untouched: nothing was ever said in the later one."""
+        self.step_down()
+        self._core._SyncObj__raftCurrentTerm = term
+        self._journal.setCurrentTerm(term, None)
+        self._look()
+
     # Where the guard corrects it ---------------------------------------------------------------------------------
 
     def set_next_index(self, peer_id: str, index: int) -> None:

@@ -219,6 +219,7 @@ class Engine:
             send_when_synced=self._send_when_synced,
             hints=settings.hints,
             bootstrap=settings.bootstrap,
+            on_founding=self._before_founding,
             identity=settings.identity,
         )
         self._check_not_removed()
@@ -240,7 +241,7 @@ class Engine:
             send=self._send_to,
         )
         self._admission = Admission(
-            self._roster, self._elections, self._requests, timeout_seconds=settings.election_timeout_seconds
+            log, self._roster, self._elections, self._requests, timeout_seconds=settings.election_timeout_seconds
         )
         self._health = Health(settings.node_id, self._roster, send=self._send_to, alarms=alarms)
         self._watch = Watch(settings.node_id, self._roster, alarms)
@@ -1078,6 +1079,8 @@ class Engine:
         if type(term) is int and term > self._core.term and not self._admission.may_lead(peer, term, self._now):
             self._guard.stats["append message against a living leader ignored"] += 1
             return
+        if type(term) is int and self._admission.may_go_back(peer, term, self._now):
+            self._core.go_back(term)
         self._forget_silent_leader(peer, term)
         self._guard.receive_append(peer, message)
 
@@ -1552,6 +1555,11 @@ class Engine:
         for peer in sorted(self._roster.links):
             self._connect_core(peer)
         self._elections.founded(self._now)
+
+    def _before_founding(self) -> None:
+        """The founders elect the first leader in terms of their own: what was claimed before counts for nothing."""
+        if self._log.is_untouched and self._core.term > 0:
+            self._core.go_back(0)
 
     def _receive_founding(self, peer: str, founding: bytes) -> None:
         try:

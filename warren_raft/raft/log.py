@@ -179,6 +179,11 @@ class Log:
         return self.has_only_base and self.current_term == 0 and self.base_term == 0 and not self.note
 
     @property
+    def is_untouched(self) -> bool:
+        """True while nothing but terms was ever written: no entry, no vote, no note. Then the term may go back."""
+        return self._contents.is_untouched
+
+    @property
     def has_only_base(self) -> bool:
         """True while nothing follows the base; there may be a term and a note."""
         return self.last_index == self.base_index
@@ -230,7 +235,8 @@ class Log:
         self._record(form.TRUNCATE, index, 0, b"")
 
     def set_term(self, term: int, voted_for: str | None) -> None:
-        """Enter a term, or vote in it. InvariantViolation for a lower term or a second vote in one term."""
+        """Enter a term, or vote in it. InvariantViolation for a second vote in one term, or for a lower term
+        unless the log is untouched."""
         before = (self.current_term, self.voted_for)
         vote = b"" if voted_for is None else form.encode_name(voted_for)
         self._contents.set_term(term, voted_for)

@@ -1,7 +1,8 @@
 """What a log holds, in memory: the entries, term and vote, commit index, note; and which changes are lawful.
 
 Lives here: the same checks for a change made now and for one read back. Not here: bytes and files.
-Invariant: indexes have no gap, terms never go back, nothing committed is dropped, one vote a term.
+Invariant: indexes have no gap, nothing committed is dropped, one vote a term, and terms never go back once an entry, a
+vote or a note was written.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Contents:
         self.voted_for = start.voted_for
         self.commit_index = self._at_least_base(start.commit_index)
         self.note = start.note
+        self._has_promised = False
+        """Whether an entry or a vote was ever written."""
 
     def _at_least_base(self, commit_index: int) -> int:
         """What compaction dropped was committed, even where that was written before it was known."""
@@ -47,6 +50,11 @@ class Contents:
         _, index, term = self.entries[-1]
         return State(index, term, self.current_term, self.voted_for, self.commit_index, self.note)
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing but terms was ever written: no entry, no vote, no note. Such a log has promised nothing."""
+        return self.base_index == BASE_INDEX and not self.note and not self._has_promised and self.voted_for is None
+
     def append(self, command: bytes, index: int, term: int) -> None:
         _, last_index, last_term = self.entries[-1]
         if index != last_index + 1 or term < last_term:
@@ -54,6 +62,7 @@ class Contents:
                 f"entry {index} of term {term} cannot follow entry {last_index} of term {last_term}"
             )
         self.entries.append((command, index, term))
+        self._has_promised = True
 
     def truncate_from(self, index: int) -> None:
         if index <= max(self.base_index, self.commit_index):
@@ -65,12 +74,13 @@ class Contents:
             self._on_truncation(index)
 
     def set_term(self, term: int, voted_for: str | None) -> None:
-        if term < self.current_term:
+        if term < self.current_term and not (self.is_untouched and voted_for is None):
             raise InvariantViolation(f"term {term} is lower than the current {self.current_term}")
         if term == self.current_term and self.voted_for not in (None, voted_for):
             raise InvariantViolation(f"term {term} has a vote for {self.voted_for!r}, now {voted_for!r}")
         self.current_term = term
         self.voted_for = voted_for
+        self._has_promised |= voted_for is not None
 
     def set_commit(self, index: int) -> None:
         last_index = self.entries[-1][1]

@@ -66,8 +66,10 @@ class Roster:
         send_when_synced: Callable[[str, Message], None],
         hints: Mapping[str, Sequence[str]],
         bootstrap: bool,
+        on_founding: Callable[[], None],
         identity: Identity | None = None,
     ) -> None:
+        """`on_founding` is called just before the founding record is written."""
         self.node_id = node_id
         self.identity = identity
         """Of this manager's own certificate; None: its links are plaintext."""
@@ -105,6 +107,7 @@ class Roster:
         self._heard_at: dict[str, float] = {}
         """When a peer without a link was last heard."""
         self.founding: Founding | None = None
+        self._on_founding = on_founding
         self._bootstrap = bootstrap
         self.origin = ""
         """The cluster id that this directory was restored with."""
@@ -512,6 +515,7 @@ class Roster:
             self._record(founding)
 
     def _record(self, founding: Founding) -> None:
+        self._on_founding()
         self.founding = founding
         self._members_changed()
         self._log.set_note(founding.encode())

@@ -427,6 +427,18 @@ def test_a_higher_term_is_adopted_without_giving_a_vote() -> None:
     assert rig.core.term == 7
 
 
+def test_a_new_manager_enters_an_earlier_term_and_follows_there() -> None:
+    rig = Rig("b", "c")
+    rig.core.observe_term(7)
+    rig.core.go_back(3)
+    assert (rig.core.term, rig.log.current_term, rig.core.leader) == (3, 3, None)
+    rig.core.deliver("b", heartbeat(rig))
+    assert (rig.core.state, rig.core.term, rig.core.leader) == (FOLLOWER, 3, "b")
+    assert [message["type"] for _, message in rig.take()] == ["next_node_idx"]
+    rig.core.observe_term(4)
+    assert (rig.core.term, rig.internal("raftCurrentTerm")) == (4, 4)
+
+
 def test_a_leader_that_steps_down_keeps_the_term_and_sends_nothing_more() -> None:
     rig = Rig("b", "c")
     rig.lead()

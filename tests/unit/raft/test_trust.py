@@ -559,7 +559,7 @@ def raise_term(cluster: Cluster, id_: str, peer: str) -> None:
     node = cluster.nodes[id_]
     hostile.say(id_, append_to(node, term=LATER))
     cluster.run(0.2)
-    assert node.engine.term == node.log.current_term == TERMS_MAX
+    assert node.engine.term == node.log.current_term == LATER
     cluster.restart(id_)
     cluster.heal()
 
@@ -584,6 +584,51 @@ def test_a_later_term_alone_does_not_keep_a_manager_from_being_added() -> None:
     cluster.run_until(lambda: "m4" in leader.engine._roster.links)
     assert cluster.change(leader.id, ADD, "m4", address).state == DONE
     cluster.run_until(lambda: cluster.members("m4").get("m4"))
+
+
+def test_a_new_manager_follows_the_leader_after_far_later_terms_that_others_claimed() -> None:
+    """(Pins a bug: the leader took up a step towards such a term in 30 election timeouts.)"""
+    cluster, leader = ready()
+    address, far = "127.0.0.1:7004", 1 << 61
+    cluster.isolate("m4")
+    cluster.start("m4", address=address, members={**cluster.initial, "m4": address})
+    raise_term(cluster, "m4", "m2")
+    term = leader.engine.term
+    assert cluster.change(leader.id, ADD, "m4", address, seconds=5).state == DONE
+    assert [node.engine.term for node in cluster.nodes.values()] == [term] * 4
+    hostile = Hostile.member(cluster, cluster.followers()[0])
+    hostile.say("m4", append_to(cluster.nodes["m4"], term=far))
+    assert cluster.nodes["m4"].engine.term == term
+
+
+def test_a_new_manager_joins_a_cluster_whose_terms_are_far_ahead() -> None:
+    cluster, _ = ready()
+    for node in cluster.nodes.values():
+        node.engine._core.observe_term(9 * TERMS_MAX)
+    leader = cluster.wait_leader()
+    address = "127.0.0.1:7004"
+    cluster.start("m4", address=address, members={**cluster.initial, "m4": address})
+    assert cluster.change(leader.id, ADD, "m4", address, seconds=5).state == DONE
+
+
+def test_a_new_manager_goes_back_to_no_earlier_leader_while_it_hears_another() -> None:
+    """Nor does it once it holds an entry: it has acknowledged that in its term."""
+    cluster, _ = ready()
+    cluster.isolate("m4")
+    address = "127.0.0.1:7004"
+    node = cluster.start("m4", address=address, members={**cluster.initial, "m4": address})
+    peers = [Hostile.stranger(cluster, id_, cluster_id="c", membership_index=LATER) for id_ in ("m2", "m3")]
+    for peer, term in zip(peers, (9, 5), strict=True):
+        assert peer.connect("m4") is None
+        peer.say("m4", append_to(node, term=term, prevLogIdx=1, prevLogTerm=0, commit_index=1))
+    assert (node.engine.leader, node.engine.term) == ("m2", 9)
+    cluster.run(3)
+    peers[1].say("m4", append_to(node, term=5, prevLogIdx=1, prevLogTerm=0, commit_index=1))
+    assert (node.engine.leader, node.engine.term) == ("m3", 5)
+    peers[1].say("m4", append_to(node, term=5, entries=[[b"\x01", 2, 5]], commit_index=1))
+    cluster.run(3)
+    peers[0].say("m4", append_to(node, term=4, prevLogIdx=1, prevLogTerm=0, commit_index=1))
+    assert (node.log.last_index, node.engine.term) == (2, 5)
 
 
 def test_a_record_with_another_directory_than_the_one_that_is_there_is_not_taken() -> None:
