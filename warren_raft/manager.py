@@ -155,6 +155,11 @@ class ReplicatedStore(Store):
         self._admin: Any = None
         self._backups: threading.Thread | None = None
         self._housekeeper: threading.Thread | None = None
+        self._is_noted = False
+        """Whether it is on disk that this start got ready. This and the next two are the housekeeper's."""
+        self._written_back = -1
+        """The applied index at the last checkpoint."""
+        self._write_back_at = time.monotonic() + config.checkpoint_interval_seconds
         self._own = OwnThread(f"warren-raft-own {config.node_id}", self._look_after)
         self._leadership = Leadership(
             self._changed,
@@ -662,40 +667,55 @@ class ReplicatedStore(Store):
         return min(watchdog.look_seconds, self._deliveries.look() or watchdog.look_seconds)
 
     def _keep_house(self) -> None:
-        """Measuring of space, checkpoints of the state, stale reader slots, views that were left open."""
-        synced_index = -1
-        noted = False
-        next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds
+        """Measuring of space, checkpoints of the state, stale reader slots, views that were left open. Each is tried
+        whatever became of the others."""
         pause = min(1.0, self.config.checkpoint_interval_seconds)
-        while not self._stop_housekeeping.wait(pause if noted else min(pause, NOTE_READY_SECONDS)):
+        chores = (
+            self._look_at_descriptors,
+            self._look_at_directory,
+            self._look_at_certificate,
+            self._note_ready,
+            self._tidy,
+            self._look_at_foreign_readers,
+            self._measure,
+            self._remember,
+            self._write_back,
+        )
+        while not self._stop_housekeeping.wait(pause if self._is_noted else min(pause, NOTE_READY_SECONDS)):
             self._alarms.tick()
-            try:
-                self._look_at_descriptors()
-                self._opened.look()
-                self._look_at_certificate()
-                if not noted and self._engine.is_ready:
-                    self._opened.state.forget_starts()
-                    noted = True
-                self._opened.keeper.tidy()
-                self._look_at_foreign_readers()
-                self._measure()
-                self._remember()
-                if time.monotonic() < next_checkpoint:
-                    continue
-                next_checkpoint = time.monotonic() + self.config.checkpoint_interval_seconds
-                self._opened.database.reader_check()
-                self._opened.database.end_old_reads()
-                index = self._opened.machine.applied_index
-                if index != synced_index:
-                    self._opened.database.checkpoint()
-                    synced_index = index
-            except Exception as error:  # noqa: BLE001 - who gave up here would never look at the disk again
-                if isinstance(error, WarrenError) and shortage_of(error) is None:
-                    self._on_failure(error)
-                    self._driver.end_writes(f"this manager stopped: {error}")
-                    self._driver.stop()
-                    return
-                self._house_neglected(error)
+            for chore in chores:
+                try:
+                    chore()
+                except Exception as error:  # noqa: BLE001 - who gave up here would never look at the disk again
+                    if isinstance(error, WarrenError) and shortage_of(error) is None:
+                        self._on_failure(error)
+                        self._driver.end_writes(f"this manager stopped: {error}")
+                        self._driver.stop()
+                        return
+                    self._house_neglected(error)
+
+    def _look_at_directory(self) -> None:
+        self._opened.look()
+
+    def _tidy(self) -> None:
+        self._opened.keeper.tidy()
+
+    def _note_ready(self) -> None:
+        if not self._is_noted and self._engine.is_ready:
+            self._opened.state.forget_starts()
+            self._is_noted = True
+
+    def _write_back(self) -> None:
+        """Now and then."""
+        if time.monotonic() < self._write_back_at:
+            return
+        self._write_back_at = time.monotonic() + self.config.checkpoint_interval_seconds
+        self._opened.database.reader_check()
+        self._opened.database.end_old_reads()
+        index = self._opened.machine.applied_index
+        if index != self._written_back:
+            self._opened.database.checkpoint()
+            self._written_back = index
 
     def _house_neglected(self, error: Exception) -> None:
         """It may last for days, and is one traceback in the log; over when it did not come again for a while."""

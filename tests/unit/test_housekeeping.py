@@ -18,10 +18,13 @@ from tests.cluster.harness import wait_until
 from warren_raft.config import Config
 from warren_raft.entities import Node
 from warren_raft.errors import Unavailable
+from warren_raft.foreign_readers import ForeignReaders
 from warren_raft.manager import ReplicatedStore
 from warren_raft.opening import OpenedDirectory
 from warren_raft.paths import moved
+from warren_raft.remembered import Memory
 from warren_raft.snapshots import backups
+from warren_raft.snapshots.keeper import Keeper
 from warren_raft.space import Space
 from warren_raft.store.database import Database
 from warren_raft.store.generations import StateDirectory
@@ -88,6 +91,32 @@ def test_an_error_in_housekeeping_does_not_end_it(tmp_path: Path, monkeypatch: p
         store.create_node(Node(id="n1"))  # something to write back
         assert checkpointed.wait(20)
         assert store.failure is None
+
+
+def test_what_fails_for_good_keeps_nothing_else_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be removed, say, and the disk was never measured again, nor the state written back."""
+    config = alone(tmp_path, checkpoint_interval_seconds=0.05)
+    done: list[str] = []
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    with ReplicatedStore(config) as store:
+        store.wait_ready()
+        for kind, name in ((OpenedDirectory, "look"), (Keeper, "tidy"), (ForeignReaders, "look")):
+            monkeypatch.setattr(kind, name, failing)
+        for kind, name in ((Space, "look"), (Memory, "keep"), (Database, "reader_check"), (Database, "checkpoint")):
+            what = getattr(kind, name)
+
+            def observed(*given: Any, what: Any = what, name: str = f"{kind.__name__}.{name}") -> Any:
+                done.append(name)
+                return what(*given)
+
+            monkeypatch.setattr(kind, name, observed)
+        store.create_node(Node(id="n1"))  # something to write back
+        wait_until(lambda: len(set(done)) == 4, "all the rest to be done")
+        assert [alarm.name for alarm in store.alarms] == ["housekeeping-failed"]
+        monkeypatch.undo()
 
 
 @pytest.mark.slow
