@@ -1,9 +1,9 @@
-"""Futures get their results here, so their callbacks are run here: user code, which may be slow, wait or never return.
+"""Futures get their results here, so their callbacks run here: code of the user that may be slow, wait or never return.
 
-In a thread of its own, so that it costs neither leadership nor a commit. One that stays in a callback is replaced: a
-callback may wait for another write, even for another future. A future whose own lock was left locked (an exception
-arrived inside `result()`) is to us a callback that never returns.
-Invariant: each future is resolved once, in order as long as no callback takes longer than PATIENCE_SECONDS.
+The callbacks run in a thread of their own, so that they cost neither leadership nor a commit. A thread that stays in a
+callback is replaced, because a callback may wait for another write, or even for another future. If a future's own lock
+was left locked (an exception arrived inside `result()`), the future counts as a callback that never returns.
+Invariant: each future is resolved once, and in order as long as no callback takes longer than PATIENCE_SECONDS.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from warren_raft.log_lines import log_event
 logger = logging.getLogger("warren_raft.deliveries")
 
 PATIENCE_SECONDS: Final = 0.25
-"""A delivery that takes longer has another thread take over the ones behind it."""
+"""If a delivery takes longer, another thread takes over the following ones."""
 LOOK_SECONDS: Final = 0.1
 STUCK_MAX: Final = 64
-"""Callbacks that have not returned, each with a thread. With one more nothing is delivered until one returns."""
+"""Callbacks that have not returned, each with a thread. With one more, nothing is delivered until one returns."""
 
 Delivery = Callable[[], object]
 
 
 class _Turn:
-    """One thread's time as the one that delivers."""
+    """The time in which one thread delivers."""
 
     def __init__(self) -> None:
         self.thread: threading.Thread
@@ -38,7 +38,7 @@ class _Turn:
 
 
 class Deliveries:
-    """`put` is for any thread of ours; `look` and `finish` are one thread's, and say what they need of the clock."""
+    """`put` is for any thread of ours. `look` and `finish` belong to one thread."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -48,7 +48,8 @@ class Deliveries:
         self._stuck: list[threading.Thread] = []
 
     def put(self, deliveries: Sequence[Delivery]) -> None:
-        """Have these called, in this order. At once, and here, where not even a first thread can be had."""
+        """Request these calls, in this order. If not even a first thread can be started, they are made here, at
+        once."""
         if not deliveries:
             return
         for delivery in deliveries:
@@ -61,7 +62,7 @@ class Deliveries:
             self._deliver(_Turn())
 
     def look(self) -> float | None:
-        """Replace a thread that stays in a delivery. Returns when to look again, in seconds; None: after a `put`."""
+        """Replace a thread that stays in a delivery. Returns the seconds until the next call; None: after a `put`."""
         if self._turn is None:
             return None
         with self._lock:
@@ -76,7 +77,7 @@ class Deliveries:
             return LOOK_SECONDS
 
     def finish(self, seconds: float) -> None:
-        """Deliver what is left; threads that are in a callback are waited for at most so long. Nothing is put after."""
+        """Deliver the rest; wait at most `seconds` for threads that are in a callback. No `put` may follow."""
         self._waiting.put(None)
         give_up_at = time.monotonic() + seconds
         while (turn := self._turn) is not None and turn.thread.is_alive() and time.monotonic() < give_up_at:
@@ -84,7 +85,8 @@ class Deliveries:
             self.look()
 
     def _start_turn(self) -> None:
-        """Lock held. Where no thread can be had (a limit, or Python is about to end) the present one goes on."""
+        """Call this with the lock held. If no thread can be started (a limit, or Python is ending), the present one
+        goes on."""
         before, turn = self._turn, _Turn()
         turn.thread = threading.Thread(target=self._run, args=(turn,), name=self._name, daemon=True)
         self._turn = turn
@@ -99,14 +101,15 @@ class Deliveries:
             pass
 
     def _deliver(self, turn: _Turn) -> bool:
-        """Wait for the next one, and call it. False: there will be none, or another thread has the next turn."""
+        """Wait for the next delivery and call it. Returns False if there is none left, or another thread has the
+        turn."""
         delivery = self._waiting.get()
         if delivery is None:
             return False
         turn.since = time.monotonic()
         try:
             delivery()
-        except BaseException as error:  # noqa: BLE001  SystemExit too: the others have their callbacks coming
+        except BaseException as error:  # noqa: BLE001  SystemExit too: the other deliveries must follow
             log_event(logger, logging.ERROR, "callback of a future failed", thread=self._name, exc_info=error)
         with self._lock:
             turn.since = None

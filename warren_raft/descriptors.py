@@ -1,7 +1,7 @@
-"""File descriptors kept in reserve, for when the program around a store has used up all that it may have.
+"""File descriptors in reserve, for the case that the program around a store has used all that it may have.
 
-Lives here: the reserve of this process, and calls that may fall back on it. Not here: the log's next segment, which is
-opened ahead (raft/log_segments.py). Invariant: while a store is open and descriptors can be had, RESERVED are held.
+Lives here: the reserve of this process, and calls that may use it. Not here: the log's next segment, which is opened
+ahead (raft/log_segments.py). Invariant: while a store is open and descriptors are available, RESERVED of them are held.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 RESERVED: Final = 12
-"""What the verification of a snapshot needs at one moment: the file, its directory, a child and the pipes to it."""
+"""The verification of a snapshot needs this many at one moment: the file, its directory, a child and its pipes."""
 
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -33,21 +33,21 @@ class Reserve:
         os.register_at_fork(after_in_child=self._forget_in_child)
 
     def open(self) -> None:
-        """A store begins: hold descriptors, as many as there are."""
+        """A store begins: hold as many descriptors as are available."""
         with self._lock:
             self._stores += 1
         self.refill()
 
     def close(self) -> None:
-        """A store ends; with the last one the descriptors are given back."""
+        """A store ends; the last store gives the descriptors back."""
         with self._lock:
             self._stores -= 1
             if self._stores == 0:
                 self._let_go()
 
     def call(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-        """Call a function that opens files. Where it finds no descriptor, those in reserve are let go, and it is called
-        once more. Raises what it raises."""
+        """Call a function that opens files. If it finds no descriptor, free the reserve and call it once more. Raises
+        the errors of the function."""
         try:
             return function(*arguments, **options)
         except Exception as error:
@@ -59,7 +59,8 @@ class Reserve:
             self.refill()
 
     def refill(self) -> bool:
-        """Hold as many as can be had; whether there are more. For a timer too. Raises OSError."""
+        """Hold as many descriptors as are available. Returns whether there are more. For a timer too. Raises
+        OSError."""
         with self._lock:
             try:
                 while self._stores and len(self._held) < self._count:
@@ -98,7 +99,7 @@ def _code(error: BaseException) -> int | None:
 
 
 def limit() -> int:
-    """How many this process may have open (ulimit -n)."""
+    """How many descriptors this process may have open (ulimit -n)."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 

@@ -1,8 +1,8 @@
-"""Readers in other processes that keep one view of the state open for long: who they are, and since when.
+"""Readers in other processes that keep one view of the state open for long: which processes, and since when.
 
-Lives here: watching them, for a timer of the manager. Not here: the table that they are in (store/reader_slots.py), and
-ending old views, which each process does with its own. Invariant: the alarm "reader-holds-pages" is there exactly while
-such a reader holds pages that were changed since.
+Lives here: watching these readers, for a timer of the manager. Not here: their table (store/reader_slots.py), and
+ending old views, which each process does itself. Invariant: the alarm "reader-holds-pages" lasts exactly while such a
+reader holds pages that were changed since.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from warren_raft.store.reader_slots import Holder, pid_namespace
 from warren_raft.store.transactions import VIEW_AGE_MAX_SECONDS
 
 HOLD_SECONDS: Final = 60.0
-"""A reader that has one view open for longer is told of. To read everything takes seconds."""
+"""A reader that has one view open for longer raises the alarm. Reading everything takes seconds."""
 
 RENEW_SECONDS: Final = VIEW_AGE_MAX_SECONDS + 300.0
-"""By then the process should have ended the view itself. It is stopped, or hangs, or is no program of ours."""
+"""By then the process should have ended the view itself. So it is suspended, or hangs, or is not our program."""
 
 
 RENEW_AGAIN_SECONDS: Final = 600.0
-"""A state that was to go on in another file, for such a reader, is not made once more for so long: there was no room,
-or it is at work."""
+"""How long the state is not moved to another file again after an attempt for such a reader: the attempt found no space,
+or is still running."""
 
 
 class ForeignReaders:
-    """For one thread. The age of a view is counted from the first look that found it."""
+    """For one thread. The age of a view is counted from the first check that found it."""
 
     def __init__(self, alarms: Alarms, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._alarms = alarms
@@ -40,7 +40,7 @@ class ForeignReaders:
 
     def look(self, database: Database) -> bool:
         """Raise and clear the alarms. Returns whether there is a reader that will not end by itself (RENEW_SECONDS):
-        the file grows with every change, for as long as it is the one that is written to."""
+        the present file grows with every change as long as that reader has it open."""
         now, newest = self._clock(), database.newest_transaction()
         holders = {
             (database.path, holder)
@@ -75,5 +75,5 @@ class ForeignReaders:
         size = database.file_size_bytes() / 1e6
         return (
             f"{name} has had one view of the state open for {age:.0f} s, and {database.path} ({size:.0f} MB) grows by "
-            f"all that changes meanwhile: if it stands still, {end}"
+            f"all changes meanwhile: if that process makes no progress, {end}"
         )

@@ -1,9 +1,9 @@
-"""What a forked child lets go of: sockets, whose last copy means something to others.
+"""A forked child closes its copies of sockets, because the last copy of a socket matters to others.
 
-A child gets a copy of each, and may outlive its parent: the port would stay bound, and a dead manager's links open, so
-that nobody noticed its death. Not here: what closes the stores (manager.py, database.py) and lets the lock go
-(generations.py) in a child. Invariant: in a child none of these numbers leads to the parent's socket any more, but to
-/dev/null, so that whatever closes it later closes nothing else.
+A child gets a copy of each socket and may outlive its parent. The port would stay bound, and the links of a dead
+manager would stay open, so that no peer noticed its death. Not here: closing the stores (manager.py, database.py) and
+releasing the lock (ownership.py) in a child. Invariant: in a child each of these numbers leads to /dev/null and not to
+the parent's socket, so that code which closes the number later closes nothing else.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Final, Protocol
 
 
 class Holder(Protocol):
-    """Something with sockets."""
+    """An object with sockets."""
 
     def descriptors(self) -> Iterable[int]:
-        """Theirs, as numbers; -1 is skipped. Called in a child, where no other thread runs: it takes no lock."""
+        """The numbers of its descriptors; -1 is skipped. Called in a child without other threads: it takes no lock."""
 
 
 PARENTS: Final = "the store belongs to the parent process of a fork: open a store in this process"
-"""What the text of a Closed says in a forked child."""
+"""The text of a Closed in a forked child."""
 
 _holders: weakref.WeakSet[Holder] = weakref.WeakSet()
 
 
 def let_go_in_child(holder: Holder) -> None:
-    """In each child forked from now on, for as long as the holder exists."""
+    """Do it in each child that is forked from now on, for as long as the holder exists."""
     _holders.add(holder)
 
 

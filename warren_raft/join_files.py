@@ -1,4 +1,4 @@
-"""Join files: what one manager needs to be let in by the others (its key, its certificate, the CA, the members).
+"""Join files: everything that a manager needs to be admitted by the others (its key, certificate, CA, the members).
 
 Lives here: reading and writing such a file. Not here: issuing (certificates.py), and the copy of its certificate that a
 manager keeps (tls_files.py). Invariant: a join file that others can read is never used, because it holds a private key.
@@ -21,9 +21,9 @@ from .outputs import whole_file
 SUFFIX: Final = ".join"
 FORMAT: Final = 1
 FILE_BYTES_MAX: Final = 1024 * 1024
-"""Of a file that is read. A key, three certificates and the addresses of all members that there may be are far less."""
+"""The limit for reading a file. A key, three certificates and the addresses of all possible members are far smaller."""
 _OTHERS: Final = stat.S_IRWXO | stat.S_IWGRP
-"""Rights that nobody but the file's owner may have on a file with a private key."""
+"""Rights that no other user than the owner may have on a file with a private key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +32,10 @@ class KeyAndCertificates:
 
     key: str = field(repr=False)
     certificate: str
-    """The manager's own certificate. While a CA is replaced, the one that leads from the new CA to the old one too."""
+    """The manager's own certificate. While a CA is replaced, also the certificate that links the new CA to the old
+    one."""
     ca: str
-    """The CA of the cluster; while it is replaced, the old one too."""
+    """The CA of the cluster; while it is replaced, the old CA too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,15 +44,15 @@ class JoinFile:
 
     node_id: str
     address: str
-    """host:port that the other managers reach this one at."""
+    """host:port at which the other managers reach this one."""
     members: Mapping[str, str]
-    """Id to address of every manager that the CA knew, this one included."""
+    """Id to address of every manager that the CA knew, including this one."""
     not_before: float
-    """When the certificate begins, in seconds since 1970 (UTC): of two files the one that begins later is newer."""
+    """When the certificate begins, in seconds since 1970 (UTC). Of two files, the one that begins later is newer."""
     files: KeyAndCertificates
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """At once and whole, mode 0600. A file that is there is replaced. Raises OSError, RefusedForSafety."""
+        """Write the file atomically, mode 0600. Replaces an existing file. Raises OSError, RefusedForSafety."""
         value = {
             "format": FORMAT,
             "node_id": self.node_id,
@@ -67,7 +68,7 @@ class JoinFile:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> JoinFile:
-        """Raises InvalidEntity where the file is no join file, RefusedForSafety where others than its owner may read
+        """Raises InvalidEntity if the file is not a join file, RefusedForSafety if other users than its owner may read
         it, and OSError. The key and the certificates are not checked."""
         name = os.fspath(path)
         with open(path, "rb") as file:
@@ -109,13 +110,13 @@ def _decoded(value: Any) -> JoinFile:
 
 def _checked_address(address: object) -> str:
     split_address(address)
-    assert isinstance(address, str)  # split_address has seen to it
+    assert isinstance(address, str)  # split_address has checked it
     return address
 
 
 def require_private(path: str, status: os.stat_result) -> None:
-    """Raises RefusedForSafety where a file with a private key can be read by others than its owner. A file of root
-    may be readable by its group, so that a manager of another user can be given it."""
+    """Raises RefusedForSafety if other users than its owner can read a file with a private key. The group may read a
+    file of root, so that root can give it to a manager of another user."""
     others = _OTHERS if status.st_uid == 0 else _OTHERS | stat.S_IRWXG
     if stat.S_IMODE(status.st_mode) & others:
         raise RefusedForSafety(

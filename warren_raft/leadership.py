@@ -1,8 +1,8 @@
-"""Callbacks that are told whether this manager leads, each in a thread of its own: one that blocks, never returns or
-raises SystemExit silences no other.
+"""Callbacks for gained and lost leadership, each in a thread of its own. A callback that blocks, never returns or
+raises SystemExit does not affect the others.
 
-Not here: who leads (raft/). Invariant: a callback is told the present state first, then of each change, in order; one
-that is slow is told of the newest state, and that leadership was lost where it was lost and won again meanwhile.
+Not here: the election (raft/). Invariant: a callback gets the present state first, then each change, in order. A slow
+callback gets the newest state, and it also hears that leadership was lost if it was lost and won again meanwhile.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from warren_raft.waiting import Bell
 logger = logging.getLogger("warren_raft.leadership")
 
 CALLBACKS_MAX: Final = 100
-"""Each has a thread, until it is unsubscribed and has returned."""
+"""Each callback has a thread, until it is unsubscribed and has returned."""
 
 Callback = Callable[[bool, int], object]
 
@@ -37,8 +37,9 @@ class Subscription:
 
 
 class Leadership:
-    """`leading_term()`: the term this manager leads in, None while it does not; `term()`: the present one; `is_over()`:
-    there will be no change any more. The bell rings after each change of these. `post` has a thread of ours call it."""
+    """`leading_term()`: the term in which this manager leads, None if it does not lead; `term()`: the present term;
+    `is_over()`: no more changes will come. The bell rings after each change of these. `post` lets a thread of ours call
+    a function."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Leadership:
         self._subscriptions: list[Subscription] = []
 
     def start(self, subscription: Subscription) -> None:
-        """Begin to tell. One thread's. Raises RefusedForSafety beyond CALLBACKS_MAX, RuntimeError without a thread."""
+        """Begin the calls. One thread. Raises RefusedForSafety beyond CALLBACKS_MAX, RuntimeError without a thread."""
         self._subscriptions = [each for each in self._subscriptions if each.thread and each.thread.is_alive()]
         if len(self._subscriptions) >= CALLBACKS_MAX:
             raise RefusedForSafety(
@@ -71,12 +72,13 @@ class Leadership:
         self._subscriptions.append(subscription)
 
     def stop(self, subscription: Subscription) -> None:
-        """No call of it begins any more. Any thread, and signal handlers; idempotent."""
+        """Begin no more calls of it. Any thread, and signal handlers; idempotent."""
         subscription.is_over = True
         self._post(self._bell.ring)
 
     def join(self, seconds: float, but: Container[threading.Thread]) -> None:
-        """Wait, so long at most, until every callback has heard of the end and returned; except in some threads."""
+        """Wait at most `seconds` until every callback has heard of the end and returned. The threads in `but` are not
+        awaited."""
         give_up_at = time.monotonic() + seconds
         for subscription in self._subscriptions:
             if subscription.thread is not None and subscription.thread not in but:
@@ -107,5 +109,5 @@ class Leadership:
             return
         try:
             subscription.callback(is_leader, term)
-        except BaseException as error:  # noqa: BLE001  SystemExit too ends nothing here
+        except BaseException as error:  # noqa: BLE001  not even SystemExit ends this thread
             log_event(logger, logging.ERROR, "leadership callback failed", term=term, exc_info=error)

@@ -1,6 +1,7 @@
-"""Certificates for managers that are all on one machine: issued by a CA of this user on this host, by themselves.
+"""Certificates for managers that are all on one machine. They are issued automatically by a CA of this user on this
+host.
 
-Lives here: where that CA is, and issuing with it. Not here: the CA of a cluster of several hosts, which an operator
+Lives here: the place of that CA, and issuing with it. Not here: the CA of a cluster on several hosts, which an operator
 makes (`warren-raft cert init`). Invariant: only this user can read that CA, so a process of any other user has no
 certificate that managers with these certificates trust.
 """
@@ -15,13 +16,14 @@ from .errors import RefusedForSafety
 from .join_files import KeyAndCertificates
 
 TRUST_DOMAIN: Final = "local"
-"""Of every such CA: when one was removed, managers get certificates of the next one and are a cluster as before."""
+"""The trust domain of every such CA. If a CA was removed, managers get certificates of the next one and form a
+cluster."""
 
 
 def directory() -> str:
     """`$XDG_STATE_HOME/warren_raft/local-ca`, by default below ~/.local/state."""
     state = os.environ.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(state):  # as its specification says
+    if not os.path.isabs(state):  # as the XDG specification says
         state = os.path.join(os.path.expanduser("~"), ".local", "state")
     return os.path.join(state, "warren_raft", "local-ca")
 
@@ -32,7 +34,7 @@ def exists() -> bool:
 
 
 def issue(node_id: str) -> KeyAndCertificates:
-    """A key and a certificate for a manager on this host. Raises RefusedForSafety where that CA cannot be had."""
+    """A key and a certificate for a manager on this host. Raises RefusedForSafety if that CA cannot be used."""
     try:
         return _authority().issue_one(node_id)
     except (OSError, RefusedForSafety) as error:
@@ -47,7 +49,7 @@ def issue(node_id: str) -> KeyAndCertificates:
 
 
 def certificates_pem() -> str:
-    """Of this user's CA. Raises OSError, RefusedForSafety."""
+    """The certificate of this user's CA. Raises OSError, RefusedForSafety."""
     return Authority(directory()).certificate_pem
 
 
@@ -57,7 +59,7 @@ def _authority() -> Authority:
         try:
             Authority.create(path, trust_domain=TRUST_DOMAIN)
         except RefusedForSafety:
-            if not exists():  # else another manager made it at the same moment
+            if not exists():  # otherwise another manager made it at the same moment
                 raise
     owner = os.stat(path).st_uid
     if owner != os.geteuid():

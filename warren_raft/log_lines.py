@@ -1,7 +1,7 @@
-"""The form of every line that a manager writes to Python's `logging`: what happened, then keys, then a sentence.
+"""The form of every line that a manager writes to Python's `logging`: the event, then keys, then a sentence.
 
-Lives here: that form. Not here: the words, and handlers or levels, which are the program's. Invariant: one event is
-one line, whatever a peer or an error put into its values.
+Lives here: that form. Not here: the words, and handlers and levels, which the program sets. Invariant: one event is one
+line, with any text of a peer or an error in its values.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def log_event(
     exc_info: BaseException | bool | None = None,
     **keys: object,
 ) -> None:
-    """Log `what key=value …: text`. A key whose value is None is left out.
+    """Log `what key=value …: text`. A key with the value None is left out.
 
-    `what` is a fixed phrase ("leader changed"), so that a line can be searched for; everything that differs from one
-    time to the next is a key, `node` first. `text` is a sentence for people, an error's for instance. The record has
-    the three apart, too: `warren_event`, `warren_keys` (a dict of texts) and `warren_text`, for handlers of JSON.
+    `what` is a fixed phrase ("leader changed"), so that a line can be searched for. Everything that varies is a key,
+    `node` first. `text` is a sentence for people, for example that of an error. The record also has the three parts
+    separately, for handlers of JSON: `warren_event`, `warren_keys` (a dict of texts) and `warren_text`.
     """
     if not logger.isEnabledFor(level):
         return
@@ -36,7 +36,7 @@ def log_event(
 
 
 def word(text: str) -> str:
-    """As it is where it is one word, else in quotes."""
+    """The text itself if it is one word, else the text in quotes."""
     is_word = text.isprintable() and not any(character in ' "=\\' for character in text)
     return text if text and is_word else json.dumps(text, ensure_ascii=False)
 

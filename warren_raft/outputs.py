@@ -1,7 +1,7 @@
-"""Where output goes that a caller named: the file that is made or replaced, or the device, FIFO or descriptor.
+"""The target of output that a caller named: a file that is made or replaced, or a device, a FIFO or a descriptor.
 
-What is written is not known here (cli/data.py, snapshots/saving.py). Invariant: only a regular file is ever replaced,
-at once and by a whole one; anything else (a device, a FIFO, a symbolic link) stays what it is.
+The content is not known here (cli/data.py, snapshots/saving.py). Invariant: only a regular file is ever replaced, at
+once and by a complete one. Anything else (a device, a FIFO, a symbolic link) stays in its place.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from warren_raft.paths import absolute
 from warren_raft.store.generations import sync_directory
 
 LINKS_MAX: Final = 40
-"""Symbolic links that are followed for one name: as many as Linux follows."""
+"""The most symbolic links that are followed for one name, the same limit as Linux has."""
 
 MEMORY_BYTES: Final = 16 * 1024 * 1024
-"""Of output to a device or a FIFO so much is held in memory; more of it in a file without a name."""
+"""Output to a device or a FIFO is held in memory up to this size; more of it is held in a file without a name."""
 
 _COPY_BYTES: Final = 1024 * 1024
 _STDERR: Final = 2
 
 
-# ---- what a name stands for
+# ---- the meaning of a name
 
 
 def is_node(path: str | os.PathLike[str]) -> bool:
@@ -45,9 +45,9 @@ def is_node(path: str | os.PathLike[str]) -> bool:
 
 
 def _own_descriptor(path: str | os.PathLike[str]) -> int | None:
-    """The number of the descriptor of this process that /dev/stdout or /dev/fd/N is; None for other names.
+    """The descriptor number of this process that /dev/stdout or /dev/fd/N means; None for other names.
 
-    Opened by its name, a file that stdout was redirected to would be written from its beginning, over what is there.
+    If stdout was redirected to a file and were opened by its name, output would overwrite the file from its beginning.
     """
     name = absolute(path)
     own = re.compile(rf"{os.path.realpath('/proc/self')}(/task/\d+)?/fd")
@@ -64,7 +64,7 @@ def _own_descriptor(path: str | os.PathLike[str]) -> int | None:
 
 
 def is_stdout(path: str | os.PathLike[str]) -> bool:
-    """Whether output to `path` goes where the messages of this process go: a message would become a part of it."""
+    """Whether output to `path` goes to the same place as this process's messages: a message would become part of it."""
     if _own_descriptor(path) == 1:
         return True
     try:
@@ -74,9 +74,9 @@ def is_stdout(path: str | os.PathLike[str]) -> bool:
 
 
 def resolved(path: str | os.PathLike[str]) -> str:
-    """The absolute name of the regular file that `path` stands for: a symbolic link is followed, as cp and tee do.
+    """The absolute name of the regular file that `path` means: a symbolic link is followed, as cp and tee do.
 
-    Raises RefusedForSafety for a link to nothing, as cp does: whoever made it may have had another file in mind.
+    Raises RefusedForSafety for a link to nothing, as cp does: its maker may have meant another file.
     """
     path = absolute(path)
     if not os.path.islink(path):
@@ -93,10 +93,10 @@ def resolved(path: str | os.PathLike[str]) -> str:
 
 @contextmanager
 def collected(path: str | os.PathLike[str], send: Callable[[IO[bytes]], object]) -> Iterator[IO[bytes]]:
-    """A file to write. When the block ends well, `send` gets it, to read from its beginning; else nobody does.
+    """A file to write. When the block ends well, `send` gets the file, to read it from its beginning.
 
-    Whoever reads `path` may take hours (a pager, a slow link): the block is over before the first byte goes. Raises
-    StorageFull, with a word about `path`, where there is no room for what is not sent yet.
+    The reader of `path` may take hours (a pager, a slow link); so the block is over before the first byte is sent.
+    Raises StorageFull, which names `path`, if there is no space for the output that is not sent yet.
     """
     with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as spool:
         try:
@@ -112,8 +112,8 @@ def collected(path: str | os.PathLike[str], send: Callable[[IO[bytes]], object])
 
 @contextmanager
 def open_node(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A file to write, for a `path` of which `is_node` is true; see `collected`. A FIFO is waited for at the beginning,
-    until somebody opens it. Raises OSError, StorageFull."""
+    """A file to write, for a `path` for which `is_node` is true; see `collected`. Waits at the beginning until a reader
+    opens a FIFO. Raises OSError, StorageFull."""
     node = node_descriptor(path)
     try:
         with collected(path, lambda file: copy_to_node(file, node, path)) as file:
@@ -123,14 +123,14 @@ def open_node(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """A nearly full disk, and a FIFO, take a part first. Raises OSError."""
+    """Write all of it: a nearly full disk, and a FIFO, accept only a part at a time. Raises OSError."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def copy_to_node(source: IO[bytes], node: int, path: str | os.PathLike[str]) -> None:
-    """All that `source` still has. An OSError names `path`."""
+    """Copy the rest of `source`. An OSError names `path`."""
     try:
         while chunk := source.read(_COPY_BYTES):
             write_all(node, chunk)
@@ -143,17 +143,17 @@ def node_descriptor(path: str | os.PathLike[str]) -> int:
     if number is None:
         return os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
     if number <= _STDERR and not os.get_inheritable(number):
-        # It was closed when this process began, and is a file of ours by now: maybe the database.
+        # It was closed when this process began, and is another file of ours by now: perhaps the database.
         raise OSError(errno.EBADF, os.strerror(errno.EBADF), os.fspath(path))
     return os.dup(number)
 
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of the regular file `path`, or makes it, once it is complete and on disk.
+    """A file to write. Once it is complete and on disk, it replaces or becomes the regular file `path`.
 
-    Where anything fails, nothing has changed. A new file has mode 0600. One that is replaced keeps its mode and its
-    group, if no others could read it; else it gets 0600 too. An OSError names the file that was wanted.
+    After an error nothing has changed. A new file has mode 0600. A replaced file keeps its mode and its group if other
+    users could not read it, and else gets 0600 too. An OSError names the file `path`.
     """
     path = resolved(path)
     temporary = f"{path}.{secrets.token_hex(4)}.partial"
@@ -170,7 +170,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             os.unlink(temporary)
             raise
         sync_directory(os.path.dirname(path))
-    except WarrenError:  # some are an OSError too
+    except WarrenError:  # some of these are an OSError too
         raise
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from error
@@ -185,6 +185,6 @@ def _keep_mode(descriptor: int, path: str) -> None:
         return
     try:
         os.fchown(descriptor, -1, before.st_gid)
-    except PermissionError:  # not a member of that group: then ours would get what was meant for another
+    except PermissionError:  # not a member of that group: then our group would get rights that were for another
         return
     os.fchmod(descriptor, before.st_mode & 0o770)

@@ -1,9 +1,9 @@
-"""A thread of a store's own for what must not be left half done: opening, committing, closing.
+"""A thread of each store for calls that must not end half done: opening, committing, closing.
 
-An exception that arrives in a caller's thread (Ctrl-C, a time limit) ends the caller's wait, and nothing else; and a
-signal handler that interrupts one close() and calls another waits for the same one. Python raises such exceptions in
-the main thread, or in a thread that somebody names, which nobody does with this one.
-Invariant: calls are made one at a time, in the order in which they were asked for, each from its beginning to its end.
+An exception that arrives in a caller's thread (Ctrl-C, a time limit) ends only the caller's wait. A signal handler that
+interrupts one close() and calls another waits for the same close. Python raises such exceptions in the main thread, or
+in a thread that the program names, and no program names this one.
+Invariant: calls are made one at a time, in the order in which they were requested, each completely.
 """
 
 from __future__ import annotations
@@ -27,15 +27,14 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 POLL_SECONDS: Final = 1.0
-"""How often a caller looks whether the thread that is to answer still lives, and when an `idle` that raised is called
-again."""
+"""How often a caller checks whether the answering thread is alive, and when an `idle` that raised is called again."""
 
 
 class OwnThread:
     """Makes calls. `call` and `post` may be used by any thread, and in signal handlers.
 
-    `idle()` is called between them; it returns after how many seconds it is to be called again, None: after the next
-    call. What it raises, and what a posted call raises, is logged.
+    `idle()` is called between them. It returns the seconds until its next call, or None for the time after the next
+    posted call. Exceptions of `idle` and of posted calls are logged.
     """
 
     def __init__(self, name: str, idle: Callable[[], float | None] = lambda: None) -> None:
@@ -47,34 +46,34 @@ class OwnThread:
         self._thread.start()
 
     def post(self, function: Callable[[], object]) -> None:
-        """Have it called. Nothing is done with it once the thread has ended."""
+        """Request a call. After the thread has ended, the request has no effect."""
         self._jobs.put(function)
 
     def call(self, function: Callable[[], T]) -> T:
-        """Have it called, and wait: what it returned, or raised. Raises Closed when the thread has ended."""
+        """Request a call and wait for its result or exception. Raises Closed if the thread has ended."""
         reply: Reply[T] = Reply()
         self.post(partial(_answer, reply, function))
         while not reply.wait(POLL_SECONDS):
             if not self._thread.is_alive():
-                if reply.wait(0):  # it answered, then it ended
+                if reply.wait(0):  # it answered and then ended
                     break
                 raise Closed
         return reply.result()
 
     def stop(self) -> None:
-        """The thread ends when it has done what was posted before."""
+        """The thread ends when it has made all calls that were posted before."""
         self._jobs.put(None)
 
     def join(self, seconds: float = math.inf) -> None:
         self._thread.join(None if seconds == math.inf else seconds)
 
     def _run(self) -> None:
-        with held_off():  # also in the threads that begin in here
+        with held_off():  # also in the threads that are started here
             while self._make_next():
                 pass
 
     def _make_next(self) -> bool:
-        """One call, or none if it is time to idle again. False: it was the last one."""
+        """Make one call, or none if it is time for `idle` again. Returns False after the last call."""
         try:
             job = self._jobs.get(timeout=self._do(self._idle, POLL_SECONDS))
         except Empty:
@@ -84,7 +83,7 @@ class OwnThread:
         return job is not None
 
     def _do(self, function: Callable[[], T], otherwise: U) -> T | U:
-        """`otherwise`: what it returns where it raises."""
+        """The result of `function`, or `otherwise` if it raises."""
         try:
             return function()
         except BaseException as error:  # noqa: BLE001  it is logged
@@ -95,7 +94,7 @@ class OwnThread:
 def _answer(reply: Reply[T], function: Callable[[], T]) -> None:
     try:
         value = function()
-    except BaseException as error:  # noqa: BLE001  it belongs to whoever asked
+    except BaseException as error:  # noqa: BLE001  it belongs to the caller
         reply.fail(error)
     else:
         reply.give(value)

@@ -1,7 +1,7 @@
-"""Names of directories: made absolute once, and the error for one that leads elsewhere later.
+"""Names of directories: made absolute once, and the error for a name that leads to another place later.
 
-Lives here: what every part that keeps a name has in common. Not here: opening, and noticing (store/ownership.py).
-Invariant: an absolute name means the directory that was meant when it was given, whatever `os.chdir` does later.
+Lives here: the code that every module with a name needs. Not here: opening, and the check (store/ownership.py).
+Invariant: an absolute name means the directory that was meant when it was given, also after an `os.chdir`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def absolute(path: str | os.PathLike[str]) -> str:
 
 
 def _without_parents(name: str) -> str:
-    """`a/..` is another directory than `.` where a is a symbolic link: the file system decides, not the spelling."""
+    """Resolve `..`: if a is a symbolic link, `a/..` is not `.`, and only the file system knows the parent."""
     parts = name.split("/")
     if ".." not in parts:
         return name
@@ -35,10 +35,10 @@ def _without_parents(name: str) -> str:
 
 
 def moved(path: str) -> Corrupted:
-    """The error that stops a store when a directory or a file is not any more where the store opened it."""
+    """The error that stops a store when a directory or a file is no longer in the place where the store opened it."""
     return Corrupted(
         path,
-        "was removed or moved, or another one took its place, while a store worked in it",
-        remedy="the store stopped, because what it writes would be lost: put back what was there and open it again, "
+        "was removed, moved or replaced while a store worked in it",
+        remedy="the store stopped, because its writes would be lost: put the original back and open it again, "
         "or see docs/recovery.md",
     )

@@ -1,8 +1,8 @@
-"""What a data directory gives to the other users of its host: nothing.
+"""Other users of the host must not have access to a data directory.
 
-Lives here: the look at a directory before it is opened for writing. Not here: which users share one, and the modes of
-new files (sharing.py). Invariant: no store works in a directory where every user may read or write the log, the state,
-a snapshot or a key, nor on files elsewhere that a symbolic link in the directory leads to.
+Lives here: the check of a directory before it is opened for writing. Not here: the users that share one, and the modes
+of new files (sharing.py). Invariant: no store works in a directory where every user may read or write the log, the
+state, a snapshot or a key, nor on files elsewhere to which a symbolic link in the directory leads.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ NAMES: Final = frozenset(
     {"lock", "log", "state", "snapshots", "manager.json", "restore.part", "restore.ready"}
     | {"tls", "tls.part", "tls.new", "tls.old", "tls.lock"}
 )
-"""Of what a manager keeps in its directory. Other names there (lost+found) are not looked at."""
+"""The names of a manager's files in its directory. Other names there (lost+found) are not checked."""
 _ASIDE: Final = re.compile(r"aside-[0-9TZ-]+\Z")
 
 
 def require_private(data_dir: str) -> None:
-    """Raises RefusedForSafety where every user of the host may read or write the directory or what a manager keeps in
-    it, or where that is a symbolic link. Changes nothing; nothing where there is no directory. Raises OSError.
+    """Raises RefusedForSafety if every user of the host may read or write the directory or a manager's file in it, or
+    if such a file is a symbolic link. Changes nothing. Does nothing if the directory does not exist. Raises OSError.
 
-    `data_dir` itself may be a link: its name was chosen by whoever started the manager.
+    `data_dir` itself may be a link: its name was chosen by the operator.
     """
     try:
         status = os.stat(data_dir)
@@ -45,13 +45,13 @@ def require_private(data_dir: str) -> None:
 
 
 def refuse_link(path: str) -> None:
-    """Raises RefusedForSafety where `path` is a symbolic link. Nothing where there is none."""
+    """Raises RefusedForSafety if `path` is a symbolic link. Does nothing if `path` does not exist."""
     if os.path.islink(path):
         raise RefusedForSafety(_is_link(path))
 
 
 def _walk(entries: list[os.DirEntry[str]]) -> Iterator[tuple[str, os.stat_result]]:
-    """These and everything below them, without following a link."""
+    """These entries and everything below them, without following a link."""
     while entries:
         entry = entries.pop()
         try:
@@ -60,7 +60,7 @@ def _walk(entries: list[os.DirEntry[str]]) -> Iterator[tuple[str, os.stat_result
                 with os.scandir(entry.path) as found:
                     entries.extend(found)
         except FileNotFoundError:
-            continue  # the store that has the directory removed it just now
+            continue  # a store in the directory removed it just now
 
 
 def _require_closed(path: str, status: os.stat_result, data_dir: str) -> None:
@@ -81,6 +81,6 @@ def _require_closed(path: str, status: os.stat_result, data_dir: str) -> None:
 def _is_link(path: str) -> str:
     target = os.readlink(path)
     return (
-        f"{path} is a symbolic link to {target}, and links out of a data directory are not followed: put in its place "
-        f"what it leads to, or mount that there (mount --bind {shlex.quote(target)} {shlex.quote(path)})"
+        f"{path} is a symbolic link to {target}, and links out of a data directory are not followed: replace the link "
+        f"by its target, or mount the target there (mount --bind {shlex.quote(target)} {shlex.quote(path)})"
     )

@@ -1,7 +1,7 @@
-"""The end of the process closes every store that is still open: a cluster then need not elect a leader, what nobody
-waits for is done, and the next start finds a state that it need not look through.
+"""The end of the process closes every open store. Then a cluster need not wait for an election timeout, writes that no
+caller waits for are done, and the next start need not verify the state.
 
-Not here: how a store closes. Invariant: a store that was closed, or that belongs to a parent process, is left alone.
+Not here: how a store closes. Invariant: a closed store, or a store of a parent process, is not touched.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _stores: weakref.WeakSet[Closeable] = weakref.WeakSet()
 
 
 def close_at_exit(store: Closeable) -> None:
-    """When the interpreter ends, after what the program registered with `atexit` since this module was imported."""
+    """Close the store when the interpreter ends, after the `atexit` functions that the program registered since this
+    import."""
     _stores.add(store)
 
 

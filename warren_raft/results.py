@@ -47,11 +47,11 @@ def _json_of(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict(Result):
-    """Whether the cluster is well, as one manager sees it."""
+    """Whether the cluster is well, as seen by one manager."""
 
     state: State
     text: str
-    """One line: who leads, how many members are connected, and each problem."""
+    """One line: the leader, how many members are connected, and each problem."""
     tolerates_failures: int
     """How many more voting members may fail while writes go on."""
 
@@ -71,7 +71,7 @@ class OwnSnapshot(Result):
     """The newest snapshot in a manager's own data directory."""
 
     index: int
-    """The last log entry in it."""
+    """The index of the last log entry that it covers."""
     size_bytes: int
     age_seconds: float
 
@@ -88,7 +88,7 @@ class CertificateStatus(Result):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberAlarm(Result):
-    """An alarm of another member, as that member told it. Its text and its time are in that member's own status."""
+    """An alarm of another member, as that member reported it. The text and the time are in that member's own status."""
 
     name: str
     subject: str
@@ -107,10 +107,10 @@ class MemberStatus(Result):
     voter: bool
     leader: bool
     contact_age_seconds: float | None
-    """Since the last message of it arrived."""
+    """Since its last message arrived."""
     applied_index: int | None
     lag_entries: int | None
-    """Entries that it has to apply until it is where the furthest member is."""
+    """How many entries it still has to apply to be level with the furthest member."""
     fetching: Fetching | None
     disk_free_bytes: int | None
     database_bytes: int | None
@@ -126,7 +126,7 @@ class Status(Result):
     verdict: Verdict
     node_id: str
     version: str
-    """Of the package."""
+    """The version of the package."""
     cluster_id: str | None
     """None before the cluster is formed."""
     role: str
@@ -137,14 +137,14 @@ class Status(Result):
     applied_index: int
     revision: int
     digest: str
-    """Of the whole state, 64 hexadecimal digits. Managers with the same applied index have the same digest."""
+    """The digest of the whole state, 64 hexadecimal digits. Managers with the same applied index have the same digest."""
     has_quorum: bool
     ready: bool
     waits: str
     """Before the cluster is formed: the members that this manager waits for, as a sentence; else empty."""
     links: Literal["tls", "plaintext"]
     certificate: CertificateStatus | None
-    """None where links are plaintext."""
+    """None if links are plaintext."""
     members: tuple[MemberStatus, ...]
     counts: Mapping[str, int]
     """Entities by the plural of their kind."""
@@ -154,9 +154,9 @@ class Status(Result):
     snapshot: OwnSnapshot | None
     fetching: Fetching | None
     full: bool
-    """Creates and updates are refused, because too many members are low on space."""
+    """Whether creates and updates are refused, because too many members are low on space."""
     digests_compared: Mapping[str, int]
-    """By member: the newest index at which its digest was the same as here."""
+    """By member: the newest index at which its digest equals this manager's."""
     pending_writes: int
     oldest_read_age_seconds: float
     """0 when no view is open."""

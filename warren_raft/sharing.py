@@ -1,11 +1,11 @@
-"""The users that may read and write the files of a data directory: the one that made them, or all of a group.
+"""The users that may read and write the files of a data directory: the user that made them, or all users of a group.
 
-Lives here: the rule, and making files and directories by it. Not here: what they are for.
-Invariant: a file gives rights to a group only inside a directory that was given to the group on purpose, and it never
-takes them from the user that owned the directory before.
+Lives here: the rule, and making files and directories by it. Not here: the purpose of the files.
+Invariant: a file gives rights to a group only inside a directory that was given to the group on purpose, and never
+takes rights from the user that owned the directory before.
 
-A directory is shared when its group may do everything in it and new files get that group: mode 2770, that is
-`chmod g+rwxs`. Kubernetes sets this where a pod has an fsGroup. A umask never does, so it is always somebody's choice.
+A directory is shared when its group may do everything in it and new files get that group: mode 2770, that is `chmod
+g+rwxs`. Kubernetes sets this mode if a pod has an fsGroup. A umask never sets it, so it is always a decision.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def is_shared(directory: str | int) -> bool:
 
 
 def make_directory(path: str) -> None:
-    """One directory: mode 0700, or 2770 in a shared one. FileExistsError where there is one."""
+    """Make one directory: mode 0700, or 2770 in a shared directory. Raises FileExistsError if it exists."""
     os.mkdir(path, PRIVATE_DIRECTORY)
     if is_shared(os.path.dirname(path) or "."):
-        os.chmod(path, SHARED_DIRECTORY)  # what the umask took away
+        os.chmod(path, SHARED_DIRECTORY)  # the umask may have removed some of these rights
 
 
 def open_new(path: str, flags: int, *, directory: int | None = None) -> int:
-    """`os.open` of a file to make: mode 0600, or 0660 in a shared directory. `directory`: `path` is a name in it."""
+    """`os.open` for a new file: mode 0600, or 0660 in a shared directory. `directory`: `path` is a name in it."""
     descriptor = RESERVE.call(os.open, path, flags | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE, dir_fd=directory)
     try:
         if is_shared(directory if directory is not None else os.path.dirname(path) or "."):
@@ -50,14 +50,15 @@ def open_new(path: str, flags: int, *, directory: int | None = None) -> int:
 
 
 def without_links(path: str, flags: int) -> int:
-    """For `open(path, opener=without_links)`: OSError (ELOOP) where the last part of the name is a symbolic link."""
+    """For `open(path, opener=without_links)`. Raises OSError (ELOOP) if the last part of the name is a symbolic
+    link."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def correct_mode(path: str) -> None:
-    """Give a file of this user the mode that a new one would have: it was copied under some umask, or made by LMDB.
+    """Give a file of this user the mode of a new file. It may have been copied under any umask, or made by LMDB.
 
-    Another user's file stays as it is: only its owner may change it, and need not.
+    The file of another user is not changed: only its owner may change it, and need not.
     """
     _set_mode(path, SHARED_FILE if is_shared(os.path.dirname(path)) else PRIVATE_FILE)
 
@@ -69,8 +70,8 @@ def _set_mode(file: str | int, mode: int) -> None:
 
 
 def require_rights(path: str, *, data_dir: str) -> None:
-    """Raises RefusedForSafety where a file or directory in `data_dir` is another user's and not shared with a group of
-    this process: new files of ours would lock its owner out. Nothing where there is none."""
+    """Raises RefusedForSafety if a file or directory in `data_dir` belongs to another user and is not shared with a
+    group of this process: our new files would lock its owner out. Does nothing if it does not exist."""
     try:
         status = os.stat(path)
         directory = status if stat.S_ISDIR(status.st_mode) else os.stat(os.path.dirname(path))
@@ -95,7 +96,7 @@ def _whose(path: str, owner: int, data_dir: str) -> str:
 
 
 def name_of_user(user: int) -> str:
-    """The name of a user id; `#id` where it has none."""
+    """The name of a user id; `#id` if the user has no name."""
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:

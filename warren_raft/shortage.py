@@ -1,8 +1,8 @@
-"""What a process or a machine runs out of for a while: space, file descriptors, memory, the size that a file may have.
+"""Resources that a process or a machine may lack for a while: space, file descriptors, memory, allowed file size.
 
-Lives here: which errors say so, and in which words. Not here: trying again, and the alarms.
-Invariant: an operation that ends with such an error may be done again. An error that leaves open what is on the disk
-(EIO) is not among them.
+Lives here: the errors that mean a shortage, and the words for them. Not here: trying again, and the alarms.
+Invariant: an operation that ends with such an error may be repeated. An error after which the content of the disk is
+unknown (EIO) is not among them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .errors import StorageFull
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """`what` is lacking, as the end of a sentence with "because"; `remedy` is what to do."""
+    """`what` is the lack, as the end of a sentence with "because"; `remedy` is the advice."""
 
     what: str
     remedy: str
@@ -44,18 +44,18 @@ _SHORTAGES: Final = {
 
 
 def storage_full(text: str, code: int) -> StorageFull:
-    """The error that tells of a shortage; `code` is its errno."""
+    """The error for a shortage; `code` is its errno."""
     error = StorageFull(text)
     error.code = code
     return error
 
 
 def shortage_of(error: BaseException) -> Shortage | None:
-    """What is lacking; None where the error says something else. For an OSError, StorageFull, an error of LMDB."""
+    """The shortage behind an OSError, a StorageFull or an error of LMDB; None if the error is no shortage."""
     code = getattr(error, "errno", None) or getattr(error, "code", None) or 0
     return shortage_for(code) or (SPACE if isinstance(error, StorageFull) else None)
 
 
 def shortage_for(code: int) -> Shortage | None:
-    """The same for an errno."""
+    """The shortage of an errno; None if the errno means no shortage."""
     return _SHORTAGES.get(code)

@@ -1,7 +1,8 @@
-"""How much room a manager has: on the file system of its data directory, and in its database below the quota.
+"""The space of a manager: on the file system of its data directory, and in its database below the quota.
 
-Measured here, once a second by the manager's housekeeping. What follows from it is decided in raft/health.py, by all
-managers together. Invariant: what was low is low until there is clearly more again, so that it does not flicker.
+Measured here, once a second by the manager's housekeeping. The consequences are decided in raft/health.py, by all
+managers together. Invariant: a low value counts as low until it is clearly above the limit, so that it does not
+flicker.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ from warren_raft.alarms import AlarmName, Alarms
 from warren_raft.store.database import Database
 
 DISK_AGAIN: Final = 1.25
-"""A disk has room again with so many times the reserve."""
+"""A disk has enough space again with this multiple of the reserve."""
 QUOTA_AGAIN: Final = 0.95
-"""A database has room again below so much of its quota."""
+"""A database has enough space again below this share of its quota."""
 
 MIB: Final = 1024 * 1024
 
 
 def free_bytes(directory: str) -> int:
-    """What anybody but root may still write to the file system of `directory`."""
+    """The bytes that users other than root may still write to the file system of `directory`."""
     status = os.statvfs(directory)
     return status.f_bavail * status.f_frsize
 
 
 class Space:
-    """`look` is for one thread at a time, `is_low` and `shortages` for any."""
+    """`look` is for one thread at a time, `is_low` and `shortages` for any thread."""
 
     def __init__(
         self,
@@ -48,13 +49,13 @@ class Space:
         self._is_over_quota = False
         self.is_low = False
         self.shortages: tuple[str, ...] = ()
-        """What is short, with figures and what to do; empty while there is room."""
+        """The shortages, with figures and advice; empty while there is enough space."""
         self.free_bytes: int | None = None
         self.used_bytes: int | None = None
-        """At the last look: what the disk has left, and what the database uses without the history."""
+        """At the last check: the free bytes of the disk, and the bytes that the database uses without the history."""
 
     def look(self, database: Database) -> bool:
-        """Measure; whether there is little room. Raises OSError, Closed; what was known then stays."""
+        """Measure. Returns whether this manager is low on space. Raises OSError, Closed; the last values stay then."""
         free = self._free(self._directory)
         with database.read() as transaction:
             used = transaction.used_bytes(history=False)

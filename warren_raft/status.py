@@ -1,7 +1,7 @@
-"""What `warren-raft status` shows of a manager, and of the other members as far as it has heard.
+"""The values of `warren-raft status`: of this manager, and of the other members as they reported them.
 
-Here: gathering it from the parts of a manager. Not here: the verdict (verdict.py), printing (the command line).
-Invariant: nothing in here waits for anything, so that the status of a manager in trouble can be read.
+Lives here: collecting them from the parts of a manager. Not here: the verdict (verdict.py), printing (cli/).
+Invariant: nothing in here waits for anything, so that the status of a manager with a fault can be read.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def status_of(
 ) -> Status:
     """The status of a manager now. Raises Closed.
 
-    `is_stuck`: the raft thread does not run, so its last word on the cluster no longer counts.
+    `is_stuck`: the raft thread does not run, so its last information about the cluster is no longer valid.
     """
     machine, log = opened.machine, opened.log
     database = machine.database

@@ -1,13 +1,13 @@
 """CBOR (RFC 8949) that this process did not write itself: from a peer, a log, a record, a session, a snapshot.
 
 Lives here: the only calls of cbor2's decoder. Not here: encoding, and the meaning of a value, which each reader checks.
-Invariant: bytes yield plain values (null, booleans, integers of 65 bits at most, floats, text, bytes, lists, maps with
+Invariant: bytes give plain values (null, booleans, integers of 65 bits at most, floats, text, bytes, lists, maps with
 text or bytes as keys) or `BadCbor`, in time and memory that are bounded before anything is allocated or hashed.
 
-The bounds exist because CBOR can say much in few bytes. With all of cbor2's features, 478 bytes of shared references as
-the keys of a map keep a process busy for ever (the hash of each nested key is twice the work of the one in it), and
-1 MiB of empty lists takes 70 MiB and a second. cbor2 is written in Rust and does not let go of the interpreter lock
-meanwhile, so no other thread could end it.
+The bounds exist because a few bytes of CBOR can mean much work. With all of cbor2's features, 478 bytes of shared
+references as the keys of a map keep a process busy for ever (the hash of each nested key is twice the work of the key
+in it), and 1 MiB of empty lists takes 70 MiB and a second. cbor2 is written in Rust and does not release the
+interpreter lock meanwhile, so no other thread could end it.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ import cbor2
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 MAX_ITEMS: Final = 64 * 1024
-"""Of one message, log entry or list of members. The most that a manager sends are the 512 KiB of entries of one append
-message: 12,000 of the smallest, four items each. So many empty lists take 16 ms and 4 MiB."""
+"""The limit for one message, log entry or list of members. A manager sends at most the 512 KiB of entries of one append
+message: 12,000 of the smallest, four items each. This many empty lists take 16 ms and 4 MiB."""
 
 MAX_RECORD_ITEMS: Final = 512 * 1024
-"""Of an entity or a session. An entity has up to 1 MiB, which may be texts of one character."""
+"""The limit for an entity or a session. An entity has up to 1 MiB, which may be texts of one character."""
 
 MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
-"""Of a record. An entity travels in a command of at most 4 MiB, and the largest session is smaller than that."""
+"""The limit for a record. An entity travels in a command of at most 4 MiB, and the largest session is smaller."""
 
 MAX_DEPTH: Final = 16
-"""Of lists and maps in each other. Ours have five levels."""
+"""The limit for lists and maps nested in each other. Ours have five levels."""
 
 
 class BadCbor(ValueError):
-    """Bytes that are not CBOR as a manager writes it, or more of it than a manager writes."""
+    """The bytes are not CBOR as a manager writes it, or have more items than a manager writes."""
 
 
 class _NoTags(dict[int, Any]):
-    """Tells cbor2 that every tag has a decoder, which refuses: dates, large numbers, shared references, all."""
+    """Gives cbor2 a decoder for every tag, which refuses it: dates, large numbers, shared references, all of them."""
 
     def __missing__(self, tag: int) -> Any:
         return _refuse_tag
@@ -53,7 +53,7 @@ _NO_TAGS: Final = _NoTags()
 
 
 def decode(data: Buffer, *, max_items: int = MAX_ITEMS) -> Any:
-    """The value that the bytes are, all of them. Raises BadCbor. Any thread."""
+    """The value of exactly these bytes. Raises BadCbor. Any thread."""
     if len(data) > max_items:
         _check_item_count(data, max_items)
     stream = BytesIO(data)
@@ -75,10 +75,10 @@ def decode(data: Buffer, *, max_items: int = MAX_ITEMS) -> Any:
 
 
 def decode_record(data: Buffer) -> Any:
-    """The value that a record of the database begins with; bytes behind it are not looked at. Raises BadCbor.
+    """The value at the beginning of a record of the database; bytes after it are not examined. Raises BadCbor.
 
-    Reads of entities are made of this. To tell where the value ends would take half as long again, and nothing depends
-    on it: a record has its digest, and every manager has the same bytes. Any thread.
+    Reads of entities consist mostly of this. To find where the value ends would take half as long again, and nothing
+    depends on it: a record has its digest, and every manager has the same bytes. Any thread.
     """
     if len(data) > MAX_RECORD_ITEMS:
         if len(data) > MAX_RECORD_BYTES:
@@ -98,7 +98,7 @@ def decode_record(data: Buffer) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """cbor2 says where it was, and its cause says what was wrong."""
+    """cbor2's error has the position, and the error's cause has the reason."""
     return f"{error}: {error.__cause__}" if error.__cause__ is not None else str(error)
 
 
@@ -109,8 +109,8 @@ _STEPS: Final = bytes(
     for major in range(8)
     for info in range(32)
 )
-"""By an item's first byte: how far it is from there to the next item, the content of a long string left out. Items
-follow each other whatever is nested in what; only strings, types 2 and 3, have content in between."""
+"""For each first byte of an item: the distance to the next item, without the content of a long string. Items follow
+each other at any nesting; only strings, types 2 and 3, have content in between."""
 _STRING_8: Final = frozenset({0x58, 0x78})
 _STRING_16: Final = frozenset({0x59, 0x79})
 _STRING_32_64: Final = frozenset({0x5A, 0x5B, 0x7A, 0x7B})
@@ -119,7 +119,7 @@ _STRING_32_64: Final = frozenset({0x5A, 0x5B, 0x7A, 0x7B})
 def _check_item_count(data: Buffer, limit: int) -> None:
     """Refuse more than `limit` items, from their first bytes alone. No data has more items than bytes."""
     at = 0
-    with suppress(IndexError):  # it ends within an item, which the decoder refuses
+    with suppress(IndexError):  # the data ends within an item, which the decoder refuses
         for _ in range(limit):
             first = data[at]
             step = _STEPS[first]

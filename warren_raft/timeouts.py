@@ -1,6 +1,6 @@
-"""What `timeout` means, the same in every store and every method, and how long a thread can wait at most.
+"""The meaning of `timeout`, the same in every store and every method, and the longest time that a thread can wait.
 
-Lives here: checking the argument, and the deadline that follows from it. Not here: what a method does at its deadline.
+Lives here: checking the argument, and computing the deadline. Not here: the action of a method at its deadline.
 Invariant: a wrong timeout is refused before anything is sent, and no wait overflows after a write was applied.
 """
 
@@ -14,7 +14,7 @@ from warren_raft.errors import InvalidEntity
 
 
 def checked(timeout: float | None) -> float | None:
-    """The timeout as a float: seconds from 0 on, `math.inf` for ever. None stays None, the method's own default.
+    """The timeout as a float: seconds from 0 on, `math.inf` for ever. None stays None and means the method's default.
 
     Raises InvalidEntity (a ValueError) for anything else: below 0, NaN, True and False, text.
     """
@@ -32,18 +32,18 @@ def checked(timeout: float | None) -> float | None:
 
 
 def seconds(timeout: float | None, default_seconds: float) -> float:
-    """The same, with the method's default for None."""
+    """The timeout as a float, with the method's default for None."""
     given = checked(timeout)
     return default_seconds if given is None else given
 
 
 def deadline(timeout: float | None, default_seconds: float = math.inf) -> float:
-    """When a call with this timeout gives up, in the clock of `time.monotonic`. Raises InvalidEntity, see `checked`."""
+    """When a call with this timeout ends, in the clock of `time.monotonic`. Raises InvalidEntity, see `checked`."""
     return time.monotonic() + seconds(timeout, default_seconds)
 
 
 def wait_seconds(seconds: float) -> float:
-    """What a lock, an event or a condition takes as its timeout: not below 0, and not more than Python can wait."""
+    """The timeout for a lock, an event or a condition: not below 0, and not more than Python can wait."""
     return min(max(seconds, 0.0), threading.TIMEOUT_MAX)
 
 

@@ -1,8 +1,8 @@
-"""The one line that a status begins with: whether the cluster is well, as one manager sees it, or what is wrong.
+"""The first line of a status: whether the cluster is well, as one manager sees it, or its problems.
 
-Pure: it is computed from a manager's status (status.py), and nothing else. Not here: what is an alarm (alarms.py).
-Invariant: "healthy" is said only where no alarm is raised here or reported by another member, every voting member is
-connected, and this manager is ready.
+Pure: the line is computed only from a manager's status (status.py). Not here: the conditions of alarms (alarms.py).
+Invariant: "healthy" means that no alarm is raised here or reported by another member, every voting member is connected,
+and this manager is ready.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Final
 from warren_raft.results import MemberStatus, State, Status, Verdict
 
 SHOWN: Final = 4
-"""Problems named in the line; of more, their number."""
+"""How many problems the line names; the others are counted."""
 LOG_NOT_WRITTEN: Final = ("log-no-space", "log-blocked")
-"""Alarms of a voting member that acknowledges nothing, although it is connected."""
+"""Alarms of a voting member that acknowledges no entries, although it is connected."""
 NOT_COUNTED_ON: Final = (*LOG_NOT_WRITTEN, "member-behind")
-"""Alarms of a voting member that cannot be counted on to stand in for another, although it is connected."""
+"""Alarms of a voting member that cannot replace another member in a majority, although it is connected."""
 
 
 def verdict_of(status: Status) -> Verdict:
-    """The verdict on a status, whatever verdict that holds."""
+    """The verdict on a status. The verdict that the status already holds has no effect."""
     state = _state(status)
     tolerates = max(0, _fit(status, NOT_COUNTED_ON) - _majority(status)) if _has_quorum(status) else 0
     if status.failure is not None:
@@ -60,12 +60,12 @@ def _fit(status: Status, unfit_by: Collection[str]) -> int:
 
 
 def _has_quorum(status: Status) -> bool:
-    """Whether a write can be acknowledged: a leader that a majority follows is not enough where its disks are full."""
+    """Whether a write can be acknowledged: a leader with a majority is not enough if the disks of the majority are full."""
     return status.has_quorum and _fit(status, LOG_NOT_WRITTEN) >= _majority(status)
 
 
 def _alarms(status: Status) -> list[tuple[str, str, str]]:
-    """(member that raised it, name, subject): this manager's own, then those that others reported."""
+    """(member that raised it, name, subject): this manager's own alarms, then the alarms that others reported."""
     own = [(status.node_id, alarm.name, alarm.subject) for alarm in status.alarms]
     others = [
         (member.id, alarm.name, alarm.subject)
@@ -94,10 +94,10 @@ def _problems(status: Status) -> str:
 
 
 def _troubles(status: Status) -> list[str]:
-    """All but who is not connected."""
+    """All problems except members that are not connected."""
     troubles = [] if status.ready else [f"{status.node_id} is not ready"]
     if status.full:
-        troubles.append("creates and updates are refused for want of space")
+        troubles.append("creates and updates are refused: the cluster is low on space")
     away = _away(status)
     told: set[tuple[str, str]] = set()
     for member, name, subject in _alarms(status):

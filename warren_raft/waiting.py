@@ -1,9 +1,9 @@
-"""How a caller's thread waits for one of ours: an exception may arrive in it between any two instructions (Ctrl-C, an
-alarm for a time limit), and a signal handler may call the store again while it waits.
+"""How a caller's thread waits for one of ours. An exception may arrive in the caller between any two instructions
+(Ctrl-C, an alarm for a time limit), and a signal handler may call the store again while the caller waits.
 
-So a waiting thread holds no lock that anybody else takes: `threading.Condition`, `Event` and `Future` do, and are not
-used between a caller and a manager's threads. Not here: what is waited for.
-Invariant: whatever ends a wait, nobody else is kept waiting, and nobody's wake-up is lost.
+So a waiting thread holds no lock that another thread takes. `threading.Condition`, `Event` and `Future` have such
+locks, and are not used between a caller and a manager's threads. Not here: the reasons to wait.
+Invariant: however a wait ends, no other thread is kept waiting, and no wake-up is lost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _GONE: Final = object()
 
 
 def taken(queue: deque[T]) -> list[T]:
-    """All that is in the queue, taken out of it. Where two threads do this at once each thing goes to one of them."""
+    """Take everything out of the queue. If two threads do this at once, each item goes to one of them."""
     found: list[T] = []
     with suppress(IndexError):
         while True:
@@ -32,31 +32,31 @@ def taken(queue: deque[T]) -> list[T]:
 
 
 class Bell:
-    """Wakes every thread that waits for a condition to come true. Thread-safe. A signal handler may wait too."""
+    """Wakes every thread that waits for a condition to become true. Thread-safe. A signal handler may wait too."""
 
     def __init__(self) -> None:
         self._sleepers: dict[threading.Lock, None] = {}
-        """Each a lock that a waiting thread sleeps on. It is added in one step and taken out in one step, by the thread
-        that then wakes the sleeper, or by the sleeper."""
+        """Each is a lock on which a waiting thread sleeps. It is added in one step, and removed in one step by the
+        thread that then wakes the sleeper, or by the sleeper."""
 
     def ring(self) -> None:
-        """Something may have come true. To be called after it did, by a thread of ours only: an exception in the middle
-        would lose a wake-up."""
+        """Wake the waiting threads. Call this after a condition may have become true, and only in a thread of ours: an
+        exception in the middle would lose a wake-up."""
         for sleeper in list(self._sleepers):
             if self._sleepers.pop(sleeper, _GONE) is not _GONE:
                 sleeper.release()
 
     def wait_for(self, condition: Callable[[], T], deadline: float) -> T:
-        """What `condition` returns, as soon as that is true; at the deadline, what it returns then.
+        """The value of `condition` as soon as it is true; at the deadline, its value at that time.
 
-        The deadline is in the clock of `time.monotonic`. What `condition` raises ends the wait.
+        The deadline is in the clock of `time.monotonic`. An exception of `condition` ends the wait.
         """
         while not (value := condition()):
             sleeper = threading.Lock()
             sleeper.acquire()
             try:
                 self._sleepers[sleeper] = None
-                value = condition()  # once more: it may have come true before anybody could wake us
+                value = condition()  # once more: it may have become true before any thread could wake this one
                 left = deadline - time.monotonic()
                 if value or left <= 0:
                     return value
@@ -67,7 +67,7 @@ class Bell:
 
 
 class Reply(Generic[T]):
-    """One answer, given by one of our threads to one that waits. Given once."""
+    """One answer from a thread of ours to a waiting thread. Given once."""
 
     __slots__ = ("_error", "_lock", "_value")
 
@@ -86,11 +86,12 @@ class Reply(Generic[T]):
         self._lock.release()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it was given, after that many seconds at most."""
+        """Whether the answer was given, after `seconds` at most."""
         return self._lock.acquire(timeout=wait_seconds(seconds))
 
     def result(self) -> T:
-        """The answer, or the error raised. Once, after `wait`: a kept error would keep its traceback, and that us."""
+        """The answer, or its error raised. Call once, after `wait`: a stored error would keep its traceback and this
+        object."""
         error, self._error = self._error, None
         if error is not None:
             try:

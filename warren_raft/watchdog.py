@@ -1,8 +1,8 @@
-"""Whether the raft thread lives: it steps every 20 ms, or applies; one that does neither for seconds is stuck.
+"""Whether the raft thread is alive: it steps every 20 ms, or applies. A thread that does neither for seconds is stuck.
 
-Lives here: counting, and saying so with the thread's stack. Not here: what follows from it (manager.py).
-Invariant: only time during which this process ran is counted, so a process that was stopped (SIGSTOP, a laptop's lid, a
-debugger) raises no alarm when it goes on.
+Lives here: counting, and reporting it with the thread's stack. Not here: the consequences (manager.py).
+Invariant: only time during which this process ran is counted. So a process that was suspended (SIGSTOP, the lid of a
+laptop, a debugger) raises no alarm when it goes on.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from warren_raft.workers import Workers
 logger = logging.getLogger("warren_raft.watchdog")
 
 LOOKS: Final = 10
-"""Looks within the time after which the alarm is raised."""
+"""The number of checks within the time after which the alarm is raised."""
 LOOK_SECONDS_MAX: Final = 1.0
 LATE: Final = 2.0
-"""A look that comes later than this many intervals after the one before counts as if it had come then: this process
-did not run meanwhile, or this thread did not."""
+"""A check that comes later than this many intervals after the previous one counts as if it had come at that time: this
+process, or this thread, did not run meanwhile."""
 ALARM: Final = "raft-thread-stuck"
 
 
 class Watchdog:
-    """`look` is one thread's, which must never wait for anything that the raft thread may hold; so what there is to log
-    is logged by another: a log handler whose pipe is full may be the very thing that the raft thread is stuck in.
+    """`look` belongs to one thread, which must never wait for anything that the raft thread may hold. So another thread
+    writes the log lines: the raft thread may be stuck in a log handler whose pipe is full.
 
-    `progress()` changes with whatever the thread does.
+    `progress()` returns another value after every step of the thread.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class Watchdog:
         self._stuck_seconds = 0.0
         self.look_seconds: Final = min(alarm_seconds / LOOKS, LOOK_SECONDS_MAX)
         self.is_stuck = False
-        """Whether the raft thread is stuck: what it last said of leadership is no longer true."""
+        """Whether the raft thread is stuck: its last information about leadership is no longer valid."""
 
     def look(self) -> InvariantViolation | None:
-        """To be called every `look_seconds`. Returns why this manager must stop, if it must."""
+        """Call this every `look_seconds`. Returns the reason why this manager must stop, if it must."""
         now, seen = self._clock(), self._progress()
         elapsed, self._looked_at = min(now - self._looked_at, LATE * self.look_seconds), now
         if not self._thread.is_alive():
@@ -90,11 +90,11 @@ class Watchdog:
         )
 
     def close(self, seconds: float = 0.0) -> None:
-        """Nothing is said any more. What is left to be said is waited for, so long at most."""
+        """Write nothing more. Wait at most `seconds` for the rest."""
         self._speaker.shutdown(seconds=seconds)
 
     def say(self, function: Callable[..., object], *arguments: object) -> None:
-        with suppress(RuntimeError):  # no thread is to be had: then nothing is said, and all the rest is done
+        with suppress(RuntimeError):  # no thread can be started: then nothing is logged, but everything else is done
             self._speaker.submit(function, *arguments)
 
     def _raise_alarm(self, seconds: float) -> None:

@@ -1,6 +1,6 @@
-"""Numbers and names as they stand in a sentence that somebody reads.
+"""Numbers and values in the form of a sentence for people.
 
-Only words, nothing of what they are about.
+Only words live here, and no knowledge of their subject.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from itertools import islice
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """`1 entry`, `2 entries`; `many` is `one` with an s where it is left out."""
+    """`1 entry`, `2 entries`. Without `many`, the plural is `one` with an s."""
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def quoted(value: object, characters: int) -> str:
-    """The beginning of `repr(value)`, of up to about so many characters. It costs no more than that, however large the
-    value is: the text of 16 MiB that a peer sent takes half a second to make."""
+    """The beginning of `repr(value)`, about `characters` long. The cost does not depend on the size of the value: the
+    `repr` of 16 MiB from a peer would take half a second."""
     if characters <= 0:
         return "…"
     if isinstance(value, str | bytes):

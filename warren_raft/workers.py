@@ -1,8 +1,8 @@
-"""Threads of our own that do jobs, in the place of `ThreadPoolExecutor`.
+"""Threads of our own that do jobs, in place of `ThreadPoolExecutor`.
 
 Python ends every ThreadPoolExecutor, asyncio's default one too, as soon as the main thread has returned, while other
-threads of the program, and `atexit`, still need their manager. Not here: what the jobs do.
-Invariant: as long as the process runs, a job that was taken is done, or its future is cancelled by `shutdown`.
+threads of the program, and `atexit`, still need their manager. Not here: the jobs themselves.
+Invariant: as long as the process runs, an accepted job is done, or its future is cancelled by `shutdown`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 JOIN_SECONDS: Final = 30.0
-"""`shutdown` waits at most so long: a job may be inside a system call that hangs."""
+"""`shutdown` waits at most this long: a job may be inside a system call that hangs."""
 
 Job = tuple["Future[Any]", Callable[[], Any]]
 
@@ -32,8 +32,8 @@ Job = tuple["Future[Any]", Callable[[], Any]]
 class Workers(Executor):
     """Up to `count` daemon threads, started when they are needed. Thread-safe, but not for signal handlers.
 
-    A thread that cannot be started (a limit of the system, or Python is about to end) is done without where there is
-    another: jobs then wait for that one.
+    If a thread cannot be started (a limit of the system, or Python is ending) and there is another, jobs wait for the
+    other.
     """
 
     def __init__(self, count: int, name: str) -> None:
@@ -46,14 +46,14 @@ class Workers(Executor):
         self._is_shut_down = False
 
     def start(self) -> Workers:
-        """Start the first thread now. Raises RuntimeError where that is not possible."""
+        """Start the first thread now. Raises RuntimeError if that is not possible."""
         with self._lock:
             if not self._threads:
                 self._start_thread()
         return self
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Have a thread call the function. Raises RuntimeError after `shutdown`, or if there is no thread at all."""
+        """Let a thread call the function. Raises RuntimeError after `shutdown`, or if there is no thread at all."""
         future: Future[T] = Future()
         with self._lock:
             if self._is_shut_down:
@@ -75,9 +75,9 @@ class Workers(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, seconds: float = JOIN_SECONDS) -> None:
-        """Take no further jobs; with `cancel_futures` those that have not begun are cancelled. Idempotent.
+        """Accept no further jobs; with `cancel_futures`, jobs that have not begun are cancelled. Idempotent.
 
-        `wait`: until the threads have ended, so many seconds at most.
+        `wait`: until the threads have ended, `seconds` at most.
         """
         with self._lock:
             self._is_shut_down = True
@@ -97,7 +97,7 @@ class Workers(Executor):
                 thread.join(max(0.0, give_up_at - time.monotonic()))
 
     def _start_thread(self) -> None:
-        """Lock held."""
+        """Call this with the lock held."""
         name = f"{self._name} {len(self._threads) + 1}"
         thread = threading.Thread(target=self._run, name=name, daemon=True)
         thread.start()
@@ -110,17 +110,17 @@ class Workers(Executor):
                 self._idle -= 1
             tell = _done(*job)
             with self._lock:
-                self._idle += 1  # before anybody hears of it, and has the next job
+                self._idle += 1  # before a waiter learns of the result and has the next job
             tell()
-            del job, tell  # while this thread waits for the next one it keeps nothing of this one alive
+            del job, tell  # so that this thread keeps nothing of this job alive while it waits for the next
 
 
 def _done(future: Future[Any], job: Callable[[], Any]) -> Callable[[], None]:
-    """Do the job; what is left is to tell its outcome."""
+    """Do the job. The returned function publishes its result."""
     if not future.set_running_or_notify_cancel():
         return lambda: None
     try:
         result = job()
-    except BaseException as error:  # noqa: BLE001  SystemExit too is for whoever asked for the job
+    except BaseException as error:  # noqa: BLE001  SystemExit too belongs to the caller that requested the job
         return partial(future.set_exception, error)
     return partial(future.set_result, result)

@@ -1,9 +1,10 @@
-"""Writes on their way from callers to consensus: their request ids, the session of this process, how many may be out.
+"""Writes on their way from callers to consensus: their request ids, the session of this process, and their number.
 
-A caller's thread makes a Write, appends it to a queue and waits for a lock that nobody else waits for; all the rest is
+A caller's thread makes a Write, appends it to a queue and waits for a lock that no other thread waits for. The rest is
 done here, in the raft thread. So an exception that arrives in the caller, or a signal handler that writes in the middle
-of a write, finds no counter half changed and no lock taken. Not here: how a write gets to the leader (raft/submit.py).
-Invariant: every write ends exactly once, and those of one thread are sent in the order in which it made them.
+of a write, finds no counter half changed and no lock taken. Not here: the way of a write to the leader
+(raft/submit.py).
+Invariant: every write ends exactly once, and the writes of one thread are sent in the order in which it made them.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ from warren_raft.timeouts import wait_seconds
 from warren_raft.waiting import taken
 
 SESSION_WINDOW: Final = 16_384
-"""Requests of this process between the oldest unanswered and the newest: what the session must remember."""
+"""The most requests of this process between the oldest unanswered and the newest: the session must remember them."""
 HELD_MAX: Final = 16_384
-"""Writes that nobody waits for and that are held because as many as `queue_limit` are out."""
+"""The most writes with a future that are held because `queue_limit` writes are outstanding."""
 OUTSTANDING_BYTES: Final = 256 * 1024 * 1024
-"""Of writes on their way. With so many, none is let in that nobody waits for: a loop of `batch(wait=False)` would fill
-the memory of this process while there is no leader. A small write, as many of which would take less, is let in all the
-same: to count what others take would cost more time than such a write."""
+"""The limit for the memory of outstanding writes. Beyond it, no write with a future is accepted: a loop of
+`batch(wait=False)` would fill the memory of this process while there is no leader. A small write is accepted if this
+many writes of its size would stay below the limit: counting the size of the others would cost more than the write."""
 EXPIRE_SECONDS: Final = 0.05
 QUEUE_FULL: Final = "the queue of waiting writes is full"
 
@@ -56,51 +57,51 @@ def _taken_lock() -> threading.Lock:
 
 @dataclass(slots=True, eq=False)
 class Write(Proposal):
-    """One command of a caller. `data` is its operations, encoded, until it has a request id."""
+    """One command of a caller. `data` is its encoded operations, until it has a request id."""
 
     future: Future[int] | None = None
-    """Of a write that nobody waits for."""
+    """Of a write whose caller does not wait."""
     turn: threading.Lock = field(default_factory=_taken_lock)
-    """Released when it has ended: the cheapest thing a thread can wait for."""
+    """Released when the write has ended: the cheapest object that a thread can wait for."""
 
     def wait(self, seconds: float) -> bool:
         return self.turn.acquire(timeout=wait_seconds(seconds))
 
     def give_up(self) -> None:
-        """Its caller was interrupted: the raft thread ends it soon, if it is not done before."""
+        """Its caller was interrupted: the raft thread ends the write soon, if it is not done before."""
         self.deadline = -math.inf
 
     def result(self) -> int:
-        """Its revision, or its error raised. Once it has ended."""
+        """The revision, or the error raised. Call it after the write has ended."""
         if self.error is not None:
             raise self.error.with_traceback(None)
         result: Result = self.outcome
         return raise_for(result)
 
     def settle(self) -> None:
-        """Tell the future."""
+        """Give the result to the future."""
         assert self.future is not None
         try:
             revision = self.result()
-        except Exception as error:  # noqa: BLE001  whatever it is, it is the answer
+        except Exception as error:  # noqa: BLE001  any error is the answer
             self.future.set_exception(error)
         else:
             self.future.set_result(revision)
 
 
 class Writes:
-    """The raft thread's, but for what says otherwise."""
+    """Used in the raft thread only, except for methods that say otherwise."""
 
     def __init__(self, node_id: str, queue_limit: int, deliveries: Deliveries) -> None:
         self._new_session: Final = partial(new_session, node_id, SystemRandom().getrandbits)
         self._limit: Final = min(queue_limit, SESSION_WINDOW)
         self._deliveries = deliveries
         self._outstanding: dict[Write, None] = {}
-        """Those that have not ended. Who takes one out of it ends it."""
+        """The writes that have not ended. The thread that takes a write out of it ends the write."""
         self._outstanding_bytes = 0
-        """What they take in memory, without their request ids. Not kept after the end."""
+        """Their memory in bytes, without their request ids. Not maintained after the end."""
         self._held: deque[Write] = deque()
-        """Those that have no request id yet: there is no session, or the queue is full."""
+        """The writes without a request id: there is no session, or the queue is full."""
         self._settled: deque[Callable[[], object]] = deque()
         self._session = 0
         self._opening: Proposal | None = None
@@ -110,8 +111,8 @@ class Writes:
         self._expire_at = -math.inf
 
     def is_full(self, size_bytes: int, submitted: Collection[Write]) -> bool:
-        """Whether there is no room for one more of that size that nobody waits for. `submitted`: those on their way
-        here. For any thread, so it is a little behind."""
+        """Whether the queue has no place for one more write of that size with a future. `submitted`: the writes on
+        their way here. For any thread, so the answer may be slightly out of date."""
         count = len(self._outstanding) + len(submitted)
         if count >= self._limit + HELD_MAX:
             return True
@@ -122,7 +123,7 @@ class Writes:
     # Coming in ---------------------------------------------------------------------------------------------------
 
     def take(self, writes: Iterable[Write]) -> list[Proposal]:
-        """What callers submitted; returns what is to be proposed now."""
+        """Take the writes that callers submitted. Returns the proposals to send now."""
         for write in writes:
             self._outstanding[write] = None
             self._outstanding_bytes += len(write.data)
@@ -142,7 +143,7 @@ class Writes:
 
     @property
     def has_more(self) -> bool:
-        """Whether `take` would have something to propose, although nobody submitted anything."""
+        """Whether `take` would have something to propose without new writes."""
         return bool(self._held) and (self._has_room if self._session else self._opening is None)
 
     @property
@@ -163,7 +164,7 @@ class Writes:
         assert isinstance(proposal, Write)
         self._end_sequence(proposal.sequence)
         if self._is_unknown(proposal) and self._session == proposal.session:
-            self._session = 0  # evicted: the next write opens another
+            self._session = 0  # evicted: the next write opens another session
         self._end(proposal)
 
     def _opened(self, opening: Proposal) -> None:
@@ -185,7 +186,7 @@ class Writes:
 
     def _end(self, write: Write) -> None:
         if self._outstanding.pop(write, _GONE) is _GONE:
-            return  # `end_all` was faster
+            return  # `end_all` has ended it already
         self._outstanding_bytes -= len(write.data) - (REQUEST_ID_BYTES if write.sequence else 0)
         if write.future is None:
             write.turn.release()
@@ -193,7 +194,7 @@ class Writes:
             self._settled.append(write.settle)
 
     def expire(self, now: float, hindrance: Callable[[], tuple[str, bool]]) -> None:
-        """End what has reached its deadline before it got a request id. `hindrance`: see Engine."""
+        """End the writes that reached their deadline before they got a request id. `hindrance`: see Engine."""
         if not self._held or now < self._expire_at:
             return
         self._expire_at = now + EXPIRE_SECONDS
@@ -206,12 +207,12 @@ class Writes:
                 self._end(write)
 
     def flush(self) -> None:
-        """Have the futures told that have ended since the last time. Any thread."""
+        """Let the futures be resolved whose writes have ended since the last call. Any thread."""
         if self._settled:
             self._deliveries.put(taken(self._settled))
 
     def end_all(self, submitted: Iterable[Write], reason: str) -> None:
-        """End these, which were not taken, and every one that was: this manager has ended. For any thread, also when
+        """This manager has ended: end the writes that were not taken, and every one that was. For any thread, also when
         the raft thread is stuck."""
         self.flush()
         ended = []

@@ -266,7 +266,7 @@ def test_a_manager_whose_directory_goes_away_stops_and_leaves_alone_what_is_ther
         assert store.wait_failed(20)
         assert isinstance(store.failure, Corrupted)
         assert store.failure.path.startswith(str(directory))
-        assert "was removed or moved, or another one took its place" in str(store.failure)
+        assert "was removed, moved or replaced" in str(store.failure)
         before = contents(directory) if directory.exists() else {}
         with pytest.raises(Closed):
             store.create_node(Node(id="n3"))
@@ -311,7 +311,7 @@ def test_a_local_store_whose_directory_goes_away_acknowledges_nothing_more(what:
     store._look_at = 0.0  # the next look at the directory is due
     GOES_AWAY[what](directory)
     for _ in range(2):
-        with pytest.raises(Corrupted, match="was removed or moved, or another one took its place"):
+        with pytest.raises(Corrupted, match="was removed, moved or replaced"):
             store.create_node(Node(id="n2"))
     assert [node.id for node in store.list_nodes()] == ["n1"]
     store.close()

@@ -109,7 +109,7 @@ AWAY = {"connected": False, "alarms": None}
         (
             status(full=True),
             "degraded: m1 leads term 4, 3 of 3 connected, tolerates 1 failure; "
-            "creates and updates are refused for want of space",
+            "creates and updates are refused: the cluster is low on space",
         ),
         (
             status(has_quorum=False, failure="the log cannot be written: Input/output error"),
