@@ -137,7 +137,7 @@ class Status(Result):
     applied_index: int
     revision: int
     digest: str
-    """The digest of the whole state, 64 hexadecimal digits. Managers with the same applied index have the same digest."""
+    """Digest of the whole state, 64 hexadecimal digits. Managers with the same applied index have the same digest."""
     has_quorum: bool
     ready: bool
     waits: str

@@ -60,7 +60,7 @@ def _fit(status: Status, unfit_by: Collection[str]) -> int:
 
 
 def _has_quorum(status: Status) -> bool:
-    """Whether a write can be acknowledged: a leader with a majority is not enough if the disks of the majority are full."""
+    """Whether a write can be acknowledged: a leader with a majority is not enough if its disks are full."""
     return status.has_quorum and _fit(status, LOG_NOT_WRITTEN) >= _majority(status)
 
 
