@@ -77,8 +77,8 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# Module -> the public names it holds. The imports above say the same to type checkers and editors;
-# tests/unit/test_package.py sees to it that the two agree and that nothing is missing.
+# Module -> the public names in it. The imports above list the same names for type checkers and editors;
+# tests/unit/test_package.py checks that both lists agree and that no name is missing.
 _MODULES: dict[str, tuple[str, ...]] = {
     "alarms": ("Alarm",),
     "config": ("Config",),
@@ -162,7 +162,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value  # the next use does not come here
+    globals()[name] = value  # so that the next use does not call this function
     return value
 
 

@@ -1,8 +1,8 @@
-"""Alarms: conditions that need an operator, each with a name, a subject, a severity, a text and the time it began.
+"""Alarms: conditions that need an operator, each with a name, a subject, a severity, a text and its beginning.
 
-Lives here: the registry that every part of a manager raises alarms in and clears them from, and their lines in the log.
-Not here: when an alarm is raised; each part decides that. Invariant: an alarm is in the registry exactly while its
-condition lasts, and its `since` never changes meanwhile.
+Lives here: the registry in which every part of a manager raises and clears alarms, and their log lines. Not here: when
+an alarm is raised; each part decides that. Invariant: an alarm is in the registry exactly while its condition lasts,
+and its `since` never changes meanwhile.
 """
 
 from __future__ import annotations
@@ -53,28 +53,28 @@ AlarmName = Literal[
     "state-no-space",
     "state-wrong",
 ]
-"""Every name there is. docs/alarms.md says of each what it means and what to do."""
+"""Every name of an alarm. docs/alarms.md has the meaning of each, and the advice for it."""
 
 REMIND_SECONDS: Final = 300.0
 """An alarm that lasts is logged again at this interval, so that the newest log file always has it."""
 TEXT_CHARACTERS: Final = 500
-"""A text is cut here: a part of it may come from a peer."""
+"""A longer text is cut here: a part of it may come from a peer."""
 SUBJECTS_MAX: Final = 70
-"""Alarms of one name at one moment: a few more than a cluster may have members. A bound against ids that a peer makes
-up; what is beyond it is not raised. The names are fixed, so no peer can keep another alarm out."""
+"""The most alarms of one name at one moment: a few more than a cluster may have members. The bound protects against ids
+that a peer invents; further alarms are not raised. The names are fixed, so no peer can block another alarm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
-    """One condition that needs an operator and lasts now. docs/alarms.md lists every name, and what to do."""
+    """One condition that needs an operator and lasts now. docs/alarms.md lists every name with its advice."""
 
     name: AlarmName
-    """A fixed word, for instance "log-no-space"."""
+    """A fixed word, for example "log-no-space"."""
     subject: str
-    """The thing the alarm is about, for instance a node id; empty when it is this manager itself."""
+    """The thing that the alarm concerns, for example a node id; empty for this manager itself."""
     severity: Severity
     text: str
-    """What happened, to which thing, and what to do or type next. One line."""
+    """The event, the thing, and the next step or command. One line."""
     since: datetime
     """When the condition began: aware, UTC."""
 
@@ -122,10 +122,10 @@ class Alarms:
     @property
     def active(self) -> tuple[Alarm, ...]:
         """The alarms whose condition lasts now, in the order in which they were raised."""
-        return tuple(raised.alarm for raised in list(self._raised.values()))  # no lock: a signal handler may ask too
+        return tuple(raised.alarm for raised in list(self._raised.values()))  # no lock: for signal handlers too
 
     def is_raised(self, name: AlarmName, subject: str = "") -> bool:
-        """For people and tests. What a manager does must not depend on it: alarms are bounded in number."""
+        """For people and tests. A manager's actions must not depend on it, because the number of alarms is bounded."""
         return (name, subject) in self._raised
 
     def raise_alarm(
@@ -138,10 +138,10 @@ class Alarms:
         ago_seconds: float = 0.0,
         ends_after_seconds: float = float("inf"),
     ) -> None:
-        """Raise the alarm, or give the one that is raised already its newest text and severity.
+        """Raise the alarm, or give a raised alarm its newest text and severity.
 
-        Only the first call is logged. `ago_seconds`: the condition began so long before it was an alarm.
-        `ends_after_seconds`: for a condition that is noticed by events; it is over when there was none for so long.
+        Only the first call is logged. `ago_seconds`: how long before now the condition began.
+        `ends_after_seconds`: for a condition that is noticed by events; it ends after so many seconds without an event.
         """
         key = (name, subject)
         text = " ".join(text[: 2 * TEXT_CHARACTERS].split())[:TEXT_CHARACTERS]
@@ -161,7 +161,7 @@ class Alarms:
         self._log("alarm raised", alarm)
 
     def clear_alarm(self, name: AlarmName, subject: str = "") -> None:
-        """The condition is over. Does nothing when the alarm is not raised."""
+        """The condition has ended. Does nothing if the alarm is not raised."""
         key = (name, subject)
         if key not in self._raised:
             return
@@ -186,14 +186,14 @@ class Alarms:
                 self.clear_alarm(name, alarm.subject)
 
     def stopped(self, why: str) -> None:
-        """The manager stopped by itself: it watches nothing any more, so this is the only alarm that is left."""
+        """The manager stopped by itself and watches nothing any more, so this is its only remaining alarm."""
         for alarm in self.active:
             if alarm.name != "manager-failed":
                 self.clear_alarm(alarm.name, alarm.subject)
         self.raise_alarm("manager-failed", f"{self._node_id} stopped by itself: {why}", severity="critical")
 
     def tick(self) -> None:
-        """End what has ended by time, and log every alarm that has lasted for another REMIND_SECONDS.
+        """Clear the alarms whose time is over, and log every alarm that has lasted for another REMIND_SECONDS.
 
         A manager's housekeeping calls it every second or so.
         """

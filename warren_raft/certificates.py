@@ -1,6 +1,6 @@
-"""The CA of a cluster: making it, and issuing the certificates by which its managers know each other.
+"""The CA of a cluster: making it, and issuing the certificates by which its managers identify each other.
 
-Lives here: keys and certificates, and the directory of a CA. Not here: what a manager does with its certificate
+Lives here: keys and certificates, and the directory of a CA. Not here: a manager's use of its certificate
 (credentials.py), and the CA of the orchestrator that `save_ca` stores. Invariant: a CA's key stays in its directory.
 `cryptography` is loaded inside functions only: a manager that has its certificate does not use it.
 """
@@ -31,29 +31,29 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
 
 VALID: Final = timedelta(days=365)
-"""Of a manager's certificate."""
+"""The validity of a manager's certificate."""
 CA_VALID: Final = timedelta(days=3650)
 BACKDATED: Final = timedelta(hours=1)
-"""A certificate begins so long before it is issued: a manager's clock may be slow."""
+"""A certificate begins this long before it is issued, because a manager's clock may be slow."""
 FORMAT: Final = 1
 REGISTRY: Final = "authority.json"
-"""Written last: a directory that has it is a CA."""
+"""Written last: a directory that has this file is a CA."""
 KEY: Final = "ca.key"
 CERTIFICATE: Final = "ca.pem"
 PREVIOUS: Final = "previous.pem"
 """The certificate of the CA that this one replaces, while both are trusted."""
 BRIDGE: Final = "bridge.pem"
-"""This CA's key, certified by the CA that it replaces: managers that know only the old CA come to trust the new one's
-certificates by it, so the managers can be changed over one at a time."""
+"""This CA's key, certified by the CA that it replaces. By this certificate, managers that know only the old CA accept
+the new CA's certificates, so the managers can be changed over one at a time."""
 _TRUST_DOMAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,127}\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateFacts:
-    """What a certificate says, for people."""
+    """The content of a certificate, for people."""
 
     names: tuple[str, ...]
-    """URIs of its subjectAltName: for a manager's certificate one, warren://TRUST-DOMAIN/manager/ID."""
+    """The URIs of its subjectAltName: one for a manager's certificate, warren://TRUST-DOMAIN/manager/ID."""
     subject: str
     issuer: str
     serial: str
@@ -61,21 +61,21 @@ class CertificateFacts:
     not_before: datetime
     not_after: datetime
     sha256: str
-    """Of the whole certificate: its fingerprint."""
+    """The hash of the whole certificate: its fingerprint."""
 
 
 def serial_text(number: int) -> str:
-    """A serial number as links and `status` have it."""
+    """A serial number in the form of links and of `status`."""
     return f"{number:x}"
 
 
 def rfc3339(time: datetime) -> str:
-    """As JSON has it: UTC, to the second."""
+    """The form in JSON: UTC, to the second."""
     return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def facts_of(pem: str) -> list[CertificateFacts]:
-    """Of each certificate in a PEM text. Raises ValueError where there is none, or one that cannot be read."""
+    """The facts of each certificate in a PEM text. Raises ValueError if there is none, or if one cannot be read."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
 
@@ -104,8 +104,8 @@ class Authority:
     """A CA in its directory. One thread at a time; several processes take turns."""
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        """Open the CA in `directory`. Raises RefusedForSafety where there is none, where it is damaged, and where
-        others may read its key; OSError."""
+        """Open the CA in `directory`. Raises RefusedForSafety if there is no CA, if it is damaged, and if other users
+        may read its key; OSError."""
         self.directory: Final = absolute(directory)
         try:
             value = _read_registry(self._path(REGISTRY))
@@ -125,13 +125,13 @@ class Authority:
         replaces: str | os.PathLike[str] | None = None,
         now: datetime | None = None,
     ) -> Authority:
-        """Make a CA in `directory`, which is made (mode 0700) or empty.
+        """Make a CA in `directory`, which is empty or does not exist yet (it gets mode 0700).
 
-        `trust_domain`: the name of what is trusted, 1 to 128 of A-Z a-z 0-9 . -; random if it is not given.
-        `replaces`: the directory of the CA that this one takes the place of. It takes over the trust domain and the
-        managers, and its certificates lead to both CAs until `drop_previous`.
+        `trust_domain`: the name of the trusted domain, 1 to 128 of A-Z a-z 0-9 . -; random if it is not given.
+        `replaces`: the directory of the CA that this one replaces. The new CA takes over the trust domain and the
+        managers, and its certificates chain to both CAs until `drop_previous`.
 
-        Raises RefusedForSafety where the directory holds something, InvalidEntity for a wrong trust domain, OSError.
+        Raises RefusedForSafety if the directory is not empty, InvalidEntity for a wrong trust domain, OSError.
         """
         now = now or datetime.now(UTC)
         directory = absolute(directory)
@@ -155,7 +155,7 @@ class Authority:
     # The managers that it knows ----------------------------------------------------------------------------------
 
     def managers(self) -> dict[str, str]:
-        """Id to address of every manager that a certificate was issued for."""
+        """Id to address of every manager that has got a certificate."""
         return {id_: each["address"] for id_, each in _read_registry(self._path(REGISTRY))["managers"].items()}
 
     def issued(self) -> dict[str, list[dict[str, str]]]:
@@ -164,22 +164,22 @@ class Authority:
 
     @property
     def certificate_pem(self) -> str:
-        """Its own certificate, and that of the CA that it replaces, while both are trusted."""
+        """Its own certificate, and the certificate of the CA that it replaces, while both are trusted."""
         return self._text(CERTIFICATE) + (self._text(PREVIOUS) if self.replaces_another else "")
 
     @property
     def replaces_another(self) -> bool:
-        """Whether its certificates still lead to the CA that it replaces, too."""
+        """Whether its certificates still chain to the CA that it replaces, too."""
         return os.path.exists(self._path(PREVIOUS))
 
     def cuts_short(self, now: datetime | None = None) -> datetime | None:
-        """When this CA ends, if a certificate that it issues now ends with it; else None."""
+        """The end of this CA, if a certificate that it issues now would end with it; else None."""
         ends = self._certificate.not_valid_after_utc
         return ends if ends < (now or datetime.now(UTC)) + VALID else None
 
     def drop_previous(self) -> None:
-        """From now on certificates lead to this CA only. Raises RefusedForSafety where a manager has none of it yet:
-        the others would refuse that manager. Does nothing where it replaces no other."""
+        """From now on certificates chain to this CA only. Raises RefusedForSafety if a manager has no certificate of
+        this CA yet: the others would refuse that manager. Does nothing if this CA replaces no other."""
         if not self.replaces_another:
             return
         lacking = sorted(id_ for id_, issued in self.issued().items() if not issued)
@@ -197,11 +197,11 @@ class Authority:
     def issue(self, wanted: Mapping[str, str | None], *, now: datetime | None = None) -> list[JoinFile]:
         """A key and a certificate for each of these managers, in this order.
 
-        `wanted`: id to address; None for the address that the CA has for it. Each join file has all managers that the
-        CA knows then. A manager that takes the address of another one takes its place in that list.
+        `wanted`: id to address; None for the address that the CA already knows. Each join file lists all managers that
+        the CA then knows. A manager that takes the address of another one replaces it in that list.
 
-        Raises InvalidEntity for a wrong id or address, RefusedForSafety for an unknown address, for too many managers,
-        and where the CA has expired; OSError.
+        Raises InvalidEntity for a wrong id or address; RefusedForSafety for an unknown address, for too many managers,
+        and if the CA has expired; OSError.
         """
         now = now or datetime.now(UTC)
         if self._certificate.not_valid_after_utc <= now:
@@ -237,7 +237,8 @@ class Authority:
         ]
 
     def issue_one(self, node_id: str, *, now: datetime | None = None) -> KeyAndCertificates:
-        """A key and a certificate for a manager whose address the CA need not know. Raises as `issue` does."""
+        """A key and a certificate for a manager whose address the CA need not know. Raises the same errors as
+        `issue`."""
         return self._key_and_certificate(check_node_id(node_id), now or datetime.now(UTC))[1]
 
     def _key_and_certificate(self, node_id: str, now: datetime) -> tuple[x509.Certificate, KeyAndCertificates]:
@@ -288,7 +289,7 @@ def _checked_trust_domain(name: str) -> str:
 
 @contextmanager
 def _locked(directory: str) -> Iterator[None]:
-    """While a CA is made or issues, no other process changes it. It waits for that one."""
+    """While one process makes or uses a CA, no other process changes it: the other waits."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -298,7 +299,8 @@ def _locked(directory: str) -> Iterator[None]:
 
 
 def _require_empty(directory: str) -> None:
-    """The remains of a `cert init` that was killed may be there: without its registry nobody has used that CA."""
+    """The directory may hold the rest of a `cert init` that was killed: without its registry, that CA was never
+    used."""
     found = set(os.listdir(directory))
     if REGISTRY in found:
         raise RefusedForSafety(f"{directory} holds a CA already: issue with it, or name another directory")
@@ -333,7 +335,7 @@ def _write_registry(directory: str, registry: Mapping[str, Any]) -> None:
 
 
 def _read_registry(path: str) -> dict[str, Any]:
-    """Raises FileNotFoundError, RefusedForSafety for one that is not sound, OSError."""
+    """Raises FileNotFoundError, RefusedForSafety for a damaged file, OSError."""
     with open(path, "rb") as file:
         data = file.read()
     try:
@@ -348,12 +350,12 @@ def _read_registry(path: str) -> dict[str, Any]:
                 raise TypeError(f"the certificates of {id_} are not a list")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RefusedForSafety(f"{path} is not the list of a CA: {error}; use a copy of it") from None
-    assert isinstance(value, dict)  # it has been subscripted by names
+    assert isinstance(value, dict)  # it has been indexed by names
     return value
 
 
 def _enter(managers: dict[str, Any], id_: str, address: str | None) -> None:
-    """Put a manager into the list of those that the CA knows."""
+    """Add a manager to the list of the managers that the CA knows."""
     if address is None:
         if id_ not in managers:
             raise RefusedForSafety(f"this CA does not know {id_} yet: give its address, {id_}=HOST:PORT")
@@ -395,8 +397,8 @@ def _ca_certificate(
     issuer_key: ec.EllipticCurvePrivateKey,
     now: datetime,
 ) -> x509.Certificate:
-    """Of a CA: its own signature (`issuer` is None), or the bridge from another CA. A CA may certify managers and its
-    successor, and the successor, by the bridge, managers only (path length 1 and 0)."""
+    """The certificate of a CA: signed by itself (`issuer` is None), or by another CA (the bridge). A CA may certify
+    managers and its successor. By the bridge, the successor may certify only managers (path length 1 and 0)."""
     from cryptography import x509
 
     not_after = now + CA_VALID

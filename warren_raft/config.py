@@ -1,6 +1,6 @@
-"""What one manager is told at its start: who it is, where its data are, whom it meets.
+"""The settings of one manager for its start: its id, its data directory, its members.
 
-Only checking and reading of settings lives here; nothing is opened or created, and no address is resolved.
+Only checking and reading settings is done here; nothing is opened or created, and no address is resolved.
 Invariant: a Config that exists is valid, and it never changes.
 """
 
@@ -20,14 +20,14 @@ from .errors import InvalidEntity
 from .forms import FrozenMap
 from .paths import absolute
 
-MAX_NODE_ID_LENGTH: Final = 64  # it is part of file names, log lines and every frame's handshake
+MAX_NODE_ID_LENGTH: Final = 64  # the id is part of file names, log lines and every frame's handshake
 TOML_BYTES_MAX: Final = 1 << 20
 TOML_DEPTH_MAX: Final = 64
-"""Of tables in each other. The parts of an id, which may have 64 characters, are such tables."""
-MAX_BACKUPS: Final = 100_000  # eleven years of one an hour; each is looked at before the next
+"""The deepest nesting of tables. The parts of an id with dots, which may have 64 characters, are such tables."""
+MAX_BACKUPS: Final = 100_000  # eleven years of hourly backups; each is read before the next is made
 MAX_QUOTA_BYTES: Final = 32 * 1024**3
-"""Half of the address space of a database (store/database.py): the rest is room for deletes, which write too, and for
-pages that open views hold on to."""
+"""Half of the address space of a database (store/database.py). The rest is for deletes, which write too, and for pages
+that open views keep."""
 MISSING: Final = "is missing"
 MAX_QUEUE_LIMIT: Final = 1_000_000  # a million waiting writes of 1 KiB are already 1 GiB of memory
 _NODE_ID = re.compile(r"[A-Za-z0-9._-]+\Z")
@@ -45,72 +45,74 @@ class Config:
     node_id: str
     """This manager's id: 1 to 64 of A-Z a-z 0-9 . _ -, unique in the cluster."""
     data_dir: str | os.PathLike[str]
-    """The directory that holds this manager's log and state. Made (mode 0700) if it does not exist; one that every user
-    of the host may read or write is refused when it is opened (RefusedForSafety, `chmod o-rwx`). A relative name is
-    made absolute when the Config is made; a later `os.chdir` changes nothing. A directory of mode 2770
-    (`chmod g+rwxs`) is shared with its group: files in it get mode 0660, and managers of other users of the group may
-    take over there."""
+    """The directory of this manager's log and state. It is made (mode 0700) if it does not exist. A directory that
+    every user of the host may read or write is refused when it is opened (RefusedForSafety, `chmod o-rwx`). A relative
+    name is made absolute when the Config is made; a later `os.chdir` changes nothing. A directory of mode 2770 (`chmod
+    g+rwxs`) is shared with its group: its files get mode 0660, and managers of other users of the group may take over
+    there."""
     listen: str
-    """host:port that the other managers reach this one at. IPv6 as [::1]:7946."""
+    """host:port at which the other managers reach this one. IPv6 as [::1]:7946."""
     members: Mapping[str, str]
-    """Id to address of every initial member, this one included. They make the member list on an empty directory only;
-    afterwards the replicated list says who is a member, and these addresses are further places to look for them. To
-    join a cluster: its members and this one."""
+    """Id to address of every initial member, including this one. They make the member list only on an empty directory.
+    Afterwards the replicated list counts, and these addresses are further places to look for members. A joiner names
+    the cluster's members and itself."""
     write_timeout_seconds: float = 10.0
-    """How long a write waits for its result where the call names no timeout. Above 0."""
+    """How long a write waits for its result if the call gives no timeout. Above 0."""
     switch_interval_seconds: float | None = 0.0005
-    """`sys.setswitchinterval` while a store is open: at Python's own 5 ms a busy thread of the embedding
-    process makes each write several times slower. None leaves it alone."""
+    """`sys.setswitchinterval` while a store is open. With Python's own 5 ms, a busy thread of the embedding process
+    makes each write several times slower. None leaves the interval unchanged."""
     bootstrap: bool = True
-    """Whether a manager whose `members` name itself alone begins a cluster of one on an empty directory. False: it
-    waits until it is added to a cluster. Set it to False in a program that finds out the members by itself: when it
-    finds none, a second cluster would begin. Without effect where `members` names others, or on a directory that is
-    part of a cluster already."""
+    """Whether a manager whose `members` name only itself begins a cluster of one on an empty directory. False: it waits
+    until it is added to a cluster. Set it to False in a program that finds out the members by itself: if the program
+    found none, a second cluster would begin. No effect if `members` names others, or if the directory is already part
+    of a cluster."""
     admin: bool = True
     """Answer the command line on admin.sock (mode 0600) in the data directory."""
     insecure_plaintext: bool = False
-    """True: links between managers are plain TCP, so whoever reaches `listen` can read everything and act as a member.
-    For tests, and for networks that are encrypted and closed by other means; every manager of the cluster needs it.
-    False: links are TLS, with the key and certificate in data_dir/tls."""
+    """True: links between managers are plain TCP, so everybody with access to `listen` can read everything and act as a
+    member. For tests, and for networks that are encrypted and closed by other means; every manager of the cluster needs
+    it. False: links are TLS, with the key and certificate in data_dir/tls."""
     join: str | os.PathLike[str] | None = None
     """A join file (`warren-raft cert issue`) with this manager's key and certificate. They are copied to data_dir/tls
-    where that is missing or has an older certificate, also while the manager runs. None: what is in data_dir/tls; and
-    where there is nothing, and all addresses are on loopback, a certificate that this user's CA on this host issues by
-    itself. A relative name is made absolute, like `data_dir`."""
+    if that is missing or has an older certificate, also while the manager runs. None: the files in data_dir/tls are
+    used. If there are none, and all addresses are on loopback, this user's CA on this host issues a certificate
+    automatically. A relative name is made absolute, like `data_dir`."""
     heartbeat_interval_seconds: float = 0.1
-    """How often a leader shows the others that it lives. Above 0."""
+    """How often a leader sends the others a heartbeat. Above 0."""
     election_timeout_seconds: float = 1.0
-    """How long a follower waits for a sign of its leader before it asks for an election. At least
-    twice the heartbeat interval, so that one lost heartbeat costs no election."""
+    """How long a follower waits for a message of its leader before it asks for an election. At least twice the
+    heartbeat interval, so that one lost heartbeat causes no election."""
     checkpoint_interval_seconds: float = 30.0
-    """How often the state database is synced to disk. The log is what makes writes durable; this bounds
-    how much of it is replayed after a crash of the machine. Above 0."""
+    """How often the state database is synced to disk. The log makes writes durable; this interval bounds how much of
+    the log is replayed after a crash of the machine. Above 0."""
     disk_reserve_bytes: int = 64 * 1024 * 1024
-    """A manager whose disk has less than this left is low on space: where it is a majority, creates and updates are
-    refused (StorageFull) and deletes go on. Room for the log of those, and for what is on its way. At least 0."""
+    """A manager whose disk has fewer free bytes is low on space. If such managers are a majority, creates and updates
+    are refused (StorageFull) and deletes go on. The reserve is for the log of deletes, and for writes on their way. At
+    least 0."""
     quota_bytes: int = MAX_QUOTA_BYTES
-    """A manager whose database uses more than this is low on space too, with the same consequences. The history of
-    changes, which has its own bound (32 MiB), is not counted. 1 to 32 GiB."""
+    """A manager whose database uses more bytes is low on space too, with the same consequences. The history of changes,
+    which has its own bound (32 MiB), is not counted. 1 to 32 GiB."""
     snapshot_after_bytes: int = 32 * 1024 * 1024
-    """A snapshot of the state is taken, and the log cut, when the log has grown by so many bytes, or by the size of the
-    state if that is more. At least 0."""
+    """A snapshot of the state is taken, and the log compacted, when the log has grown by so many bytes, or by the size
+    of the state if that is more. At least 0."""
     queue_limit: int = 10_000
-    """How many writes may be on their way. Further ones are held until their deadline; of those that nobody waits for
-    (`batch(wait=False)`) 16,384, or 256 MiB, and the next one ends at once. 1 to 1,000,000."""
+    """How many writes may be on their way. Further writes are held until their deadline. Of writes with a future
+    (`batch(wait=False)`) 16,384 are held, or 256 MiB, and the next one fails at once. 1 to 1,000,000."""
     backup_dir: str | os.PathLike[str] | None = None
-    """Where this manager saves backups while it leads: warren-TIME-INDEX.mdb, verified snapshots. None: nowhere.
-    Made (mode 0700) if it does not exist; its parent must. A relative name is made absolute, like `data_dir`."""
+    """Where this manager saves backups while it leads: warren-TIME-INDEX.mdb, verified snapshots. None: no backups. The
+    directory is made (mode 0700) if it does not exist; its parent must exist. A relative name is made absolute, like
+    `data_dir`."""
     backup_every_seconds: float = 3600.0
-    """The time between two backups. None is made while nothing changes. Above 0."""
+    """The time between two backups. No backup is made while nothing changes. Above 0."""
     backup_keep: int = 24
-    """How many backups of this cluster are kept, the newest. 1 to 100,000. No other file is ever removed."""
+    """How many of the newest backups of this cluster are kept. 1 to 100,000. No other file is ever removed."""
 
     watchdog_alarm_seconds: float = 5.0
-    """A raft thread that has done nothing for so long is an alarm, and `is_leader` is False until it goes on. Mostly it
-    does something 50 times a second. Above 0."""
+    """If the raft thread has done nothing for this long, that is an alarm, and `is_leader` is False until it goes on.
+    Normally it does something 50 times a second. Above 0."""
     watchdog_stop_seconds: float | None = 60.0
-    """After so long the manager stops, with `failure` set and the thread's stack in the log. At least
-    watchdog_alarm_seconds; None: never."""
+    """After this time without progress the manager stops, with `failure` set and the thread's stack in the log. At
+    least watchdog_alarm_seconds; None: never."""
 
     def __post_init__(self) -> None:
         check_node_id(self.node_id, field="node_id")
@@ -174,7 +176,7 @@ class Config:
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> Config:
-        """A Config from field names and values. Unlike the constructor it names what is unknown or missing.
+        """A Config from field names and values. Unlike the constructor, it names an unknown or missing setting.
 
         Raises InvalidEntity.
         """
@@ -198,7 +200,7 @@ class Config:
                 raise _wrong(name, "needs backup_dir: without one no backup is made")
 
     def _fix_path(self, field: str, value: object, kind: str = "directory") -> None:
-        """Make the name absolute: every part of a manager must mean the same place, whatever chdir does later."""
+        """Make the name absolute: every part of a manager must mean the same place, even after a chdir."""
         name = os.fspath(value) if isinstance(value, str | os.PathLike) else None
         if not isinstance(name, str) or not name:
             raise _wrong(field, f"must be the name of a {kind}, not {value!r}")
@@ -233,9 +235,9 @@ class Config:
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings of a TOML file by field name, as `Config.from_mapping` takes them. Their values are not checked.
+    """The settings of a TOML file by field name, for `Config.from_mapping`. The values are not checked.
 
-    Raises InvalidEntity for what is not TOML, OSError for a file that cannot be read.
+    Raises InvalidEntity for a file that is not TOML, OSError for a file that cannot be read.
     """
     import tomllib
 
@@ -247,7 +249,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         settings: dict[str, Any] = tomllib.loads(data.removeprefix(codecs.BOM_UTF8).decode())
     except UnicodeDecodeError:
         raise InvalidEntity("config", f"{os.fspath(path)} is not text in UTF-8") from None
-    except ValueError as error:  # TOMLDecodeError is one, and there is another for too many digits
+    except ValueError as error:  # a TOMLDecodeError is one, and so is the error for too many digits
         raise InvalidEntity("config", f"{os.fspath(path)} is not TOML: {error}") from None
     except RecursionError:
         raise InvalidEntity("config", f"{os.fspath(path)} is nested too deeply") from None
@@ -262,7 +264,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether tables and lists are in each other at more than TOML_DEPTH_MAX levels."""
+    """Whether tables and lists are nested at more than TOML_DEPTH_MAX levels."""
     level = [value]
     for _ in range(TOML_DEPTH_MAX):
         nested = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
@@ -280,7 +282,8 @@ def _with_flat_ids(table: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """An id may have dots, and a key with dots and without quotes is a table in a table."""
+    """Join the parts of ids: an id may have dots, and TOML reads a key with dots and without quotes as nested
+    tables."""
     for key, value in table.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
@@ -289,7 +292,7 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def check_node_id(node_id: object, *, field: str = "node_id") -> str:
-    """The id, if it is one: 1 to 64 of A-Z a-z 0-9 . _ -, and neither '.' nor '..'. Else InvalidEntity."""
+    """The id if it is valid: 1 to 64 of A-Z a-z 0-9 . _ -, and neither '.' nor '..'. Else raises InvalidEntity."""
     if not isinstance(node_id, str) or not _NODE_ID.match(node_id) or set(node_id) == {"."}:
         raise _wrong(field, f"{node_id!r} is not a node id (1 to {MAX_NODE_ID_LENGTH} of A-Z a-z 0-9 . _ -)")
     if len(node_id) > MAX_NODE_ID_LENGTH:
@@ -318,7 +321,7 @@ def check_address(address: object, *, field: str = "address") -> str:
     host, port = split_address(address, field=field)
     if _is_every_interface(host):
         raise _wrong(field, f"{host} is no address that others can reach: name this host's own, as 192.0.2.1:{port}")
-    assert isinstance(address, str)  # split_address has seen to it
+    assert isinstance(address, str)  # split_address has checked it
     return address
 
 
@@ -340,7 +343,7 @@ def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False  # a name, which could mean anything tomorrow
+        return False  # a name, which may lead to another host tomorrow
 
 
 def _wrong(field: str, reason: str) -> InvalidEntity:

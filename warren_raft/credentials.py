@@ -1,8 +1,8 @@
-"""A manager's key and certificate for the links between managers: read, proved, and made into TLS contexts.
+"""A manager's key and certificate for the links between managers: reading and checking them, and their TLS contexts.
 
-Here: DATA_DIR/tls at run time, and what the certificate of a peer must say. Not here: making certificates, and who
-belongs to the cluster (raft/membership.py). Invariant: Credentials that exist were accepted by a handshake with
-themselves, and no identity leaves here but of a chain that OpenSSL has verified.
+Lives here: DATA_DIR/tls at run time, and the required content of a peer's certificate. Not here: making certificates,
+and membership of the cluster (raft/membership.py). Invariant: Credentials exist only if a handshake with themselves
+accepted them, and every identity comes from a chain that OpenSSL has verified.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ DIRECTORY_NAME: Final = "tls"
 KEY, CERTIFICATE, AUTHORITIES = "key.pem", "cert.pem", "ca.pem"
 
 _NO_CHECK_TIME: Final = 0x200000
-"""X509_V_FLAG_NO_CHECK_TIME. OpenSSL then leaves the dates to `_check_dates`: it would not say what they are, and an
-operator who is told that a certificate is out of date has to know whether it is the certificate or the clock."""
+"""X509_V_FLAG_NO_CHECK_TIME. OpenSSL then leaves the dates to `_check_dates`. OpenSSL would not say what the dates are,
+and an operator must learn whether the certificate or the clock is wrong."""
 _HANDSHAKE_STEPS: Final = 4
 
 
 class NotAccepted(Exception):
-    """The certificate of a peer is not that of a manager of this cluster, or not now. `code` is for its program."""
+    """The certificate of a peer is not that of a manager of this cluster, or not valid now. `code` is for programs."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
         self.code = code
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Without it, pickle and copy leave the text out."""
+        """Without this method, pickle and copy lose the text."""
         return type(self), (self.code, str(self)), dict(self.__dict__)
 
 
@@ -46,13 +46,13 @@ class Credentials:
 
     directory: str
     identity: Identity
-    """Our own: what peers see."""
+    """This manager's own identity, as peers see it."""
     not_before: float
     """When the certificate begins, in seconds since 1970 (UTC). It ends at `identity.not_after`."""
     server: ssl.SSLContext
-    """For connections that were made to us."""
+    """For connections that peers made to this manager."""
     client: ssl.SSLContext
-    """For connections that we make."""
+    """For connections that this manager makes."""
 
     @property
     def trust_domain(self) -> str:
@@ -68,10 +68,10 @@ class Credentials:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str], node_id: str, *, now: float | None = None) -> Credentials:
-        """Read key.pem, cert.pem and ca.pem of a directory, and prove them by a handshake with themselves.
+        """Read key.pem, cert.pem and ca.pem of a directory, and check them by a handshake with themselves.
 
-        `now`: this host's clock, in seconds since 1970. Raises RefusedForSafety where a file is missing or is not what
-        it should be, where they do not fit each other or the id, and where the certificate is not valid now.
+        `now`: this host's clock, in seconds since 1970. Raises RefusedForSafety if a file is missing or has wrong
+        content, if the files do not fit each other or the id, and if the certificate is not valid now.
         """
         where = os.fspath(directory)
         server, client = (_context(where, node_id, side) for side in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT))
@@ -90,9 +90,9 @@ class Credentials:
         return Session(self.server if is_server else self.client, is_server=is_server)
 
     def identity_of(self, session: Session, now: float) -> Identity:
-        """Who is on the other side of a session whose handshake is done. `now` as for `load`.
+        """The identity of the peer of a session whose handshake is done. `now` as for `load`.
 
-        Raises NotAccepted where the certificate is not a manager's, is of another trust domain, or is not valid now.
+        Raises NotAccepted if the certificate is not a manager's, is of another trust domain, or is not valid now.
         """
         certificate = session.peer_certificate()
         identity = _identity(certificate)
@@ -107,13 +107,13 @@ class Credentials:
 
 
 def utc(seconds: float) -> str:
-    """A time as an operator reads it."""
+    """A time in a form for operators."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _context(where: str, node_id: str, side: int) -> ssl.SSLContext:
     context = ssl.SSLContext(side)
-    context.check_hostname = False  # the name is the URI that `_identity` reads, wherever a manager is
+    context.check_hostname = False  # the name is the URI that `_identity` reads, at any host
     context.verify_mode = ssl.CERT_REQUIRED
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
     context.verify_flags |= ssl.VERIFY_X509_STRICT
@@ -128,7 +128,7 @@ def _context(where: str, node_id: str, side: int) -> ssl.SSLContext:
         context.load_cert_chain(
             os.path.join(where, CERTIFICATE), os.path.join(where, KEY), password=lambda: _no_password(where, node_id)
         )
-    except OSError as error:  # an SSLError is one
+    except OSError as error:  # an SSLError is an OSError
         raise _refusal(where, node_id, f"{KEY} and {CERTIFICATE} cannot be used: {_said(error)}") from None
     try:
         context.load_verify_locations(os.path.join(where, AUTHORITIES))
@@ -138,12 +138,12 @@ def _context(where: str, node_id: str, side: int) -> ssl.SSLContext:
 
 
 def _no_password(where: str, node_id: str) -> str:
-    """OpenSSL would ask at the terminal."""
+    """Without this, OpenSSL would ask for the password at the terminal."""
     raise _refusal(where, node_id, f"{KEY} is encrypted: a manager cannot ask for its password")
 
 
 def _proved(server: ssl.SSLContext, client: ssl.SSLContext, where: str, node_id: str) -> Mapping[str, Any]:
-    """The certificate, as a peer that trusts the same CA sees it from either side."""
+    """The certificate as a peer sees it that trusts the same CA, as server and as client."""
     ours, theirs = Session(server, is_server=True), Session(client, is_server=False)
     try:
         for _ in range(_HANDSHAKE_STEPS):
@@ -160,23 +160,23 @@ def _proved(server: ssl.SSLContext, client: ssl.SSLContext, where: str, node_id:
 
 
 def _identity(certificate: Mapping[str, Any]) -> Identity:
-    """Of a verified certificate, as `getpeercert` has it."""
+    """The identity in a verified certificate, as `getpeercert` returns it."""
     uris = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
     if len(uris) != 1:
         raise NotAccepted("certificate", f"the certificate has {len(uris)} URIs, and a manager's has one")
     try:
         trust_domain, node_id = parse_uri(uris[0])
     except ValueError as error:
-        raise NotAccepted("certificate", f"the certificate is no manager's: {error}") from None
+        raise NotAccepted("certificate", f"the certificate is not a manager's: {error}") from None
     serial = f"{int(certificate['serialNumber'], 16):x}"
     return Identity(trust_domain, node_id, serial, _seconds(certificate["notAfter"]))
 
 
 def _check_dates(certificate: Mapping[str, Any], context: ssl.SSLContext, now: float) -> None:
-    """Of the certificate, and of the CA that it was issued by. Raises NotAccepted.
+    """Check the dates of the certificate, and of the CA that issued it. Raises NotAccepted.
 
-    While a CA is replaced, a certificate of the new one may come with its way to the old one: then one that is trusted
-    has to be valid.
+    While a CA is replaced, a certificate of the new CA may chain to the old one. Then one trusted CA must be
+    valid.
     """
     _check_valid("certificate", certificate, now)
     trusted = context.get_ca_certs()

@@ -1,6 +1,7 @@
 """The directory of a stopped manager, described: node, cluster, indexes, members.
 
-Lives here: reading them. Not here: starting a manager on it (opening.py), making a new cluster of it (restoring.py).
+Lives here: reading them. Not here: starting a manager (opening.py), making a new cluster from a directory
+(restoring.py).
 Invariant: nothing in the directory is changed and no file is made, so it may be read-only, or a copy for study.
 """
 
@@ -30,11 +31,11 @@ VOTER: Final = "voter"
 LEARNER: Final = "learner"
 REMOVED: Final = "removed"
 WAITING: Final = "waiting"
-"""What a directory is to its cluster: a voting member, a member that still catches up, removed; or part of none yet."""
+"""The standing of a directory in its cluster: a voter, a learner, removed, or not yet part of a cluster."""
 
 
 Base = tuple[int, Membership | None]
-"""An index of the log, and the member list there."""
+"""An index of the log, and the member list at that index."""
 
 
 class ReadOnlyFiles(OsFiles):
@@ -54,27 +55,27 @@ class Description:
     cluster_id: str | None
     """None before the directory is part of a cluster."""
     standing: str
-    """`voter`, `learner`, `removed`, or `waiting`: it is of no cluster yet."""
+    """`voter`, `learner`, `removed`, or `waiting`: not yet part of a cluster."""
     members: tuple[Member, ...]
-    """The member list as of the last entry that is known to be committed; before there is one, the members that the
-    directory was founded or restored with."""
+    """The member list after the last entry that is known to be committed. Before there is such an entry, the members
+    with which the directory was founded or restored."""
     index: int
     term: int
     commit_index: int
-    """Up to here entries are known to be committed; those behind it may be."""
+    """Entries up to this index are known to be committed; later entries may be committed."""
     log_bytes: int
     state: Committed | None
-    """Where the state is; None where it cannot be read, and `state_problem` says why."""
+    """The position of the state; None if the state cannot be read, and then `state_problem` says why."""
     state_problem: str | None
     counts: Mapping[str, int]
     db_size_bytes: int
     snapshots: tuple[int, ...]
     """The index of each snapshot, the newest first."""
     aside: tuple[str, ...]
-    """Directories that a restore or recovery moved the old files to."""
+    """Directories with the old files of a restore or recovery."""
     contents: Contents = field(repr=False)
     base: Base = field(repr=False)
-    """The entries behind it lead to every later member list."""
+    """The entries after it lead to every later member list."""
 
     @property
     def address(self) -> str | None:
@@ -82,7 +83,7 @@ class Description:
         return next((member.address for member in self.members if member.id == self.node_id), None)
 
     def membership_at(self, index: int, *, but_removal_of: str = "") -> Membership | None:
-        """The member list after the entry at `index`; as if a directory of this incarnation had not been removed."""
+        """The member list after the entry at `index`; `but_removal_of`: without the removal of this incarnation."""
         return _membership_at(index, self.base, self.contents, but_removal_of)
 
     def to_json(self) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def _standing(membership: Membership | None, node_id: str, incarnation: str) -> 
 
 
 def _initial_members(note: bytes) -> Mapping[str, Member]:
-    """Of the founders' record, or of the list that a directory was restored with."""
+    """The members of the founding record, or of the list with which a directory was restored."""
     match read_note(note):
         case Founding() as founding:
             return founding.members
@@ -213,7 +214,7 @@ def _read_state(directory: str, contents: Contents) -> _State:
 
 
 def _state_file(directory: str) -> str:
-    """Raises Corrupted where no state may be trusted."""
+    """The path of the state. Raises Corrupted if no state may be trusted."""
     state = StateDirectory(directory)
     generation = state.current()
     if generation is None:
@@ -231,12 +232,12 @@ def _membership(committed: Committed, path: str) -> Membership | None:
 
 
 def _base(directory: str, contents: Contents) -> Base:
-    """Without a state: from the newest snapshot that the log goes on from, or from the log's beginning."""
+    """Without a state: from the newest snapshot at which the log continues, or from the log's beginning."""
     for snapshot in SnapshotDirectory(directory).list():
         if contents.holds(snapshot.index, snapshot.term):
             try:
                 with closing(Database.open_file(snapshot.path)) as database, database.read() as transaction:
                     return snapshot.index, _membership(read_committed(transaction), snapshot.path)
             except (Corrupted, SnapshotInvalid):
-                continue  # an older one serves
+                continue  # try an older snapshot
     return BASE_INDEX, None

@@ -1,7 +1,7 @@
-"""Entities as JSON, the way the command line and its scripts see them: snake_case names, times as RFC 3339.
+"""Entities as JSON for the command line and scripts: snake_case names, times as RFC 3339.
 
-The walk over an entity is here once for every notation; Warren's own is another table, in migrate/records.py.
-Invariant: `from_json(type(e), to_json(e)) == e` for every valid entity; `revision` goes out, never in.
+The walk over an entity is here, once for every notation; Warren's own notation is a table in migrate/records.py.
+Invariant: `from_json(type(e), to_json(e)) == e` for every valid entity; `revision` is written, but never read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def format_time(value: datetime) -> str:
 
 
 def parse_time(text: str) -> datetime:
-    """The time that RFC 3339 text names, in UTC; digits beyond the microsecond are cut off.
+    """The time of an RFC 3339 text, in UTC; digits beyond the microsecond are cut off.
 
     Raises ValueError for any other text and for a time outside the years 1 to 9999 of UTC.
     """
@@ -61,7 +61,7 @@ def write_base64(value: bytes) -> str:
 
 
 def read_base64(value: Any, path: str) -> bytes:
-    """The bytes that a text of standard base64 stands for. Raises Refused, which does not quote the text."""
+    """The bytes of a text in standard base64. Raises Refused, which does not quote the text."""
     if not isinstance(value, str):
         raise wrong_type(path, value, "base64 text")
     try:
@@ -87,7 +87,7 @@ def read_time(value: Any, path: str) -> datetime | None:
 
 
 def _write_duration(value: timedelta) -> int | float:
-    """Seconds. (Up to 272 years a float tells all microseconds apart.)"""
+    """Seconds. (Up to 272 years a float can represent every microsecond.)"""
     seconds, microseconds = divmod(value // _MICROSECOND, _SECOND_MICROSECONDS)
     return value.total_seconds() if microseconds else seconds
 
@@ -106,10 +106,10 @@ def _read_duration(value: Any, path: str) -> timedelta:
 
 @dataclass(frozen=True, slots=True)
 class Notation:
-    """How entities are put into JSON: the names of fields, and the kinds of values JSON has no form for.
+    """The form of entities in JSON: the names of fields, and the kinds of values for which JSON has no form.
 
-    Kinds not in `write` and `read` pass as they are; sequences and structures are walked. Where
-    `null_is_unset`, null in any field is taken for its default, as Go does; else only where None is a value.
+    Kinds not in `write` and `read` are passed unchanged; sequences and structures are walked. With `null_is_unset`,
+    null in any field means its default, as in Go; otherwise null is allowed only where None is a value.
     """
 
     name: Callable[[str], str]
@@ -130,7 +130,7 @@ class Notation:
         return value if write is None else write(value)
 
     def struct_from_json(self, cls: Any, value: Any, path: str = "") -> Any:
-        """The entity or structure that a JSON object describes, not yet validated. Raises Refused."""
+        """The entity or structure of a JSON object, not yet validated. Raises Refused."""
         if not isinstance(value, dict):
             raise wrong_type(path, value, "a JSON object")
         prefix = path + "." if path else ""
@@ -190,10 +190,10 @@ def to_json(entity: Any) -> dict[str, Any]:
 
 
 def from_json(cls: type[EntityT], value: Any) -> EntityT:
-    """The entity that a parsed JSON object describes, validated. Fields left out take their defaults.
+    """The validated entity of a parsed JSON object. Missing fields take their defaults.
 
-    `revision` is accepted and ignored. Raises InvalidEntity, with the field's path, for an unknown field, a
-    missing id, a wrong type, bad base64, a bad time, and for all that `validate` refuses.
+    `revision` is accepted and ignored. Raises InvalidEntity, with the field's path, for an unknown field, a missing id,
+    a wrong type, bad base64, a bad time, and everything that `validate` refuses.
     """
     kind = kind_name(cls)
     if not isinstance(value, dict):

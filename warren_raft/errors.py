@@ -1,6 +1,6 @@
-"""Every error the package raises, one small tree under WarrenError, with the data on the error.
+"""Every error that the package raises, in one small tree under WarrenError, with its data in attributes.
 
-Nothing is decided here: modules raise these, callers and the command line read their attributes.
+Nothing is decided here: modules raise these errors, callers and the command line read their attributes.
 Invariant: no caller ever needs to parse a message.
 """
 
@@ -10,10 +10,10 @@ from typing import Any
 
 
 class WarrenError(Exception):
-    """Base of every error of this package. Never raised itself. Each can be pickled and copied, with its data."""
+    """Base of every error of this package. Never raised itself. Every error can be pickled and copied with its data."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Without it, pickle and copy call the class with `args`, and most of these want more, or want it by name."""
+        """Without this method, pickle and copy call the class with `args`, and most classes need other arguments."""
         return _made_again, (type(self), self.args, dict(self.__dict__))
 
 
@@ -37,7 +37,7 @@ class NotFound(WarrenError, KeyError):
 
 
 class RevisionConflict(WarrenError):
-    """`if_revision` did not hold: nothing was changed. `actual` is 0 where there is no such entity."""
+    """`if_revision` did not hold: nothing was changed. `actual` is 0 if there is no such entity."""
 
     def __init__(self, kind: str, id: str, expected: int, actual: int) -> None:  # noqa: A002
         super().__init__(kind, id, expected, actual)
@@ -57,7 +57,7 @@ class RevisionConflict(WarrenError):
 class InvalidEntity(WarrenError, ValueError):
     """A value that can never be stored. Raised in the caller's thread, before anything is sent.
 
-    `field` is the dotted path of the offending field, or None where the whole entity is meant.
+    `field` is the dotted path of the wrong field, or None if the whole entity is meant.
     """
 
     def __init__(self, kind: str, reason: str, *, id: str | None = None, field: str | None = None) -> None:  # noqa: A002
@@ -73,10 +73,10 @@ class InvalidEntity(WarrenError, ValueError):
 
 
 class Unavailable(WarrenError, TimeoutError):
-    """The deadline passed, or there was no quorum until then.
+    """The deadline passed, or there was no quorum until the deadline.
 
-    `maybe_applied` is False only where it is certain that the write never left this process. `of_write` is False where
-    there was no write or change: for a wait, a barrier or a question.
+    `maybe_applied` is False only if it is certain that the write never left this process. `of_write` is False if there
+    was no write or change: for a wait, a barrier or a question.
     """
 
     def __init__(self, reason: str, *, maybe_applied: bool, of_write: bool = True) -> None:
@@ -93,17 +93,17 @@ class Unavailable(WarrenError, TimeoutError):
 
 
 class StorageFull(WarrenError):
-    """No room for creates and updates. Reads and deletes still work; clears by itself.
+    """There is not enough space for creates and updates. Reads and deletes still work. The condition clears by itself.
 
-    `code` is the errno of what the system lacked (file descriptors and memory are waited for like space), 0 where room
-    was measured.
+    `code` is the errno of the shortage (a lack of file descriptors or of memory is handled like a lack of space); 0 if
+    the space was measured.
     """
 
     code: int = 0
 
 
 class Corrupted(WarrenError):
-    """A file does not hold what was written to it. `path` names it, `remedy` says what to do."""
+    """A file does not hold the bytes that were written to it. `path` names the file, `remedy` says what to do."""
 
     def __init__(self, path: str, detail: str, *, remedy: str = "") -> None:
         super().__init__(path, detail)
@@ -128,11 +128,11 @@ class SnapshotInvalid(WarrenError):
 
 
 class RefusedForSafety(WarrenError):
-    """The request is understood and would endanger data. The message is one sentence: what, and what to do."""
+    """The request is understood but would endanger data. The message is one sentence: the danger and the remedy."""
 
 
 class InUse(WarrenError):
-    """A data directory, file or port that somebody else holds. `what` names it."""
+    """Another process or store holds a data directory, a file or a port. `what` names it."""
 
     def __init__(self, what: str, detail: str = "is in use") -> None:
         super().__init__(what, detail)
@@ -144,14 +144,14 @@ class InUse(WarrenError):
 
 
 class WatchLost(WarrenError):
-    """Changes were missed; read everything anew, then resume the watch from `resume_from` (a revision)."""
+    """Changes were missed. Read everything again, then resume the watch from `resume_from` (a revision)."""
 
     def __init__(self, resume_from: int) -> None:
         super().__init__(resume_from)
         self.resume_from = resume_from
 
     def __str__(self) -> str:
-        return f"changes were missed; read anew, then resume from revision {self.resume_from}"
+        return f"changes were missed; read everything again, then resume from revision {self.resume_from}"
 
 
 class Closed(WarrenError):
@@ -162,4 +162,4 @@ class Closed(WarrenError):
 
 
 class InvariantViolation(WarrenError):
-    """Something that must never happen did. The manager stops rather than go on (kept under `python -O`)."""
+    """A condition that must never occur. The manager stops and does not continue (also under `python -O`)."""

@@ -1,7 +1,7 @@
-"""The forms that fields of entities take, read off their dataclasses, and what is asked of a value of each.
+"""The forms of entities' fields, read from their dataclasses, and the requirements for a value of each form.
 
-No entity is named here (they are in entities.py), none encoded: each format walks `fields_of` by itself.
-Invariant: what `normalised` returns is deeply immutable, of exact types, and can be encoded by every format.
+No entity is named here (they are in entities.py) and none is encoded: each format walks `fields_of` itself.
+Invariant: the result of `normalised` is deeply immutable, of exact types, and can be encoded by every format.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from operator import is_
 from typing import Any, Final, NoReturn
 
 KEY_MAX_BYTES: Final = 511
-"""Longest id and longest indexed value, in bytes of UTF-8: LMDB's longest key."""
+"""The longest id and the longest indexed value, in bytes of UTF-8: LMDB's longest key."""
 
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**63 - 1
@@ -29,17 +29,17 @@ DURATION_MAX: Final = timedelta(microseconds=INTEGER_MAX)
 """Durations are stored as a signed 64-bit number of microseconds."""
 
 KEY_SHOWN: Final = 60
-"""Characters of a mapping's key in the path of a value that is refused."""
+"""How many characters of a mapping's key are shown in the path of a refused value."""
 
 GO_ZERO_TIME: Final = datetime(1, 1, 1, tzinfo=UTC)
-"""What Go writes for a time that was never set; here such a time is None."""
+"""Go's value for a time that was never set; here such a time is None."""
 
 
 class FrozenMap(dict[str, str]):
     """An immutable, hashable mapping of text to text; equal to a dict of the same items.
 
-    A dict underneath, so that `dict()`, `json`, `dataclasses.asdict` and `copy` take it for one (`asdict`
-    gives a FrozenMap again). `m | {"a": "b"}` is a new, ordinary dict. Safe to share between threads.
+    It is a dict underneath, so that `dict()`, `json`, `dataclasses.asdict` and `copy` accept it (`asdict` gives a
+    FrozenMap again). `m | {"a": "b"}` is a new, ordinary dict. Safe to share between threads.
     """
 
     __slots__ = ()
@@ -76,7 +76,7 @@ EMPTY_MAP: Final = FrozenMap()
 
 
 class FormKind(Enum):
-    """What may stand in a field, or in an item of a sequence."""
+    """The possible contents of a field, or of an item of a sequence."""
 
     TEXT = "text"
     INTEGER = "an integer"
@@ -95,8 +95,8 @@ class FormKind(Enum):
 class Form:
     """A kind and its details: `cls` for CHOICE (the StrEnum) and STRUCT, `item` (a Form) for SEQUENCE.
 
-    `optional` means that None stands for "not set"; every TIME is optional. `low` and `high` are the least and the
-    greatest value of an INTEGER, a NUMBER or a DURATION that may be written; what is stored already is read as it is.
+    `optional`: None means "not set"; every TIME is optional. `low` and `high` are the least and the greatest value of
+    an INTEGER, a NUMBER or a DURATION that may be written. Values that are already stored are read unchanged.
     """
 
     kind: FormKind
@@ -109,7 +109,7 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class EntityField:
-    """A field of an entity or of a structure in it: what formats walk, in order of declaration."""
+    """A field of an entity or of a structure in it. The formats walk these in order of declaration."""
 
     name: str
     form: Form
@@ -118,7 +118,7 @@ class EntityField:
 
     @property
     def required(self) -> bool:
-        """Whether there is no default; so it is with `id` alone."""
+        """Whether the field has no default. Only `id` has none."""
         return self.default is dataclasses.MISSING
 
 
@@ -146,7 +146,8 @@ def _form_of(hint: Any) -> Form:
 
 
 def within(low: Any, high: Any = None, *, default: Any = 0) -> Any:
-    """A field whose numbers may be from `low` to `high`, in place of 0 to the greatest that can be stored."""
+    """A field whose numbers may be from `low` to `high`, instead of from 0 to the greatest number that can be
+    stored."""
     limits = {"low": low} if high is None else {"low": low, "high": high}
     return dataclasses.field(default=default, metadata={"range": limits})
 
@@ -173,19 +174,19 @@ def _read_fields(cls: Any) -> tuple[EntityField, ...]:
 
 
 def fields_of(cls: Any) -> tuple[EntityField, ...]:
-    """The stored fields of the class of an entity or structure, in order; `revision` is not one of them."""
+    """The stored fields of the class of an entity or structure, in order, without `revision`."""
     return _read_fields(cls)
 
 
-# ---- What is not as it is stored is converted, or refused.
-#
-# This is not on the way of a write: store/encoding.py takes what is plain already, and asks here for the rest.
+# ---- Values that do not have their stored form are converted or refused.
+# #
+# Ordinary writes do not come here: store/encoding.py encodes plain values itself, and calls this module for the rest.
 
 
 def _encodes(text: str) -> bool:
     """Whether text has a UTF-8 form; text with a lone surrogate has none."""
     try:
-        str.encode(text)  # whatever a subclass makes of `encode`
+        str.encode(text)  # so that a subclass's own `encode` has no effect
     except UnicodeEncodeError:
         return False
     return True
@@ -201,7 +202,7 @@ def _known_choices(enum: type[StrEnum]) -> frozenset[str]:
 
 
 class Refused(Exception):
-    """What is wrong, and with which field. `validate` makes an InvalidEntity of it."""
+    """A field and its fault. `validate` turns it into an InvalidEntity."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -210,7 +211,7 @@ class Refused(Exception):
 
 
 def wrong_type(path: str, value: object, expected: str) -> Refused:
-    """Names the type only: the value may be a secret."""
+    """Names only the type, because the value may be a secret."""
     return Refused(path, f"must be {expected}, not {type(value).__name__}")
 
 
@@ -350,7 +351,7 @@ _CONVERT: Final[dict[FormKind, Callable[[Any, Form, str], Any]]] = {
 
 
 def _with_fields_converted(instance: Any, prefix: str) -> Any:
-    """The same instance where nothing had to be converted. An entity's revision stays."""
+    """The same instance if nothing had to be converted. An entity's revision stays."""
     changed: dict[str, Any] = {}
     for f in fields_of(type(instance)):
         value = getattr(instance, f.name)
@@ -378,7 +379,7 @@ def _check_key(text: str, path: str) -> None:
 
 
 def normalised(entity: Any) -> Any:
-    """An entity in which every value has its normal form: the same one if it is so already. Raises Refused."""
+    """The entity with every value in its normal form: the same object if it is so already. Raises Refused."""
     normal = _with_fields_converted(entity, "")
     _check_keys(normal)
     return normal

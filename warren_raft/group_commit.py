@@ -1,8 +1,8 @@
-"""Many callers, one commit: everything that waits while a commit runs goes into the next one together.
+"""Many callers, one commit: all requests that wait while a commit runs go into the next commit together.
 
-The store's own thread commits. A caller's thread only puts its request into a queue and waits for a lock that nobody
-else waits for, so an exception that arrives there, or a signal handler that writes, stops nobody.
-Invariant: one commit runs at a time, in the order of arrival, and every caller learns its own outcome.
+The store's own thread commits. A caller's thread only puts its request into a queue and waits for a lock that no other
+thread waits for. So an exception that arrives there, or a signal handler that writes, blocks no other thread.
+Invariant: one commit runs at a time, in the order of arrival, and every caller gets the result of its own request.
 """
 
 from __future__ import annotations
@@ -25,25 +25,26 @@ from warren_raft.timeouts import wait_seconds
 logger = logging.getLogger("warren_raft.group_commit")
 
 Outcome = int | Exception
-"""What became of a request: its answer, or the error its caller gets."""
+"""The result of a request: its answer, or the error for its caller."""
 
 MAX_WAITING: Final = 16_384
-"""Requests that wait for a commit, and one that nobody waits for is refused: about a second of small writes."""
+"""The most waiting requests; beyond it, a request with a future is refused. About a second of small writes."""
 
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
-"""Of requests that wait. One that nobody waits for and that does not fit beside them is refused; a single one always
-fits. A small one, as many of which would take less, is let in all the same."""
+"""The limit for the bytes of waiting requests. A request with a future that exceeds it is refused, but a single request
+is always accepted. A small one is accepted if this many requests of its size would stay below the limit."""
 
 MAX_GROUP_BYTES: Final = 16 * 1024 * 1024
-"""What one commit takes together (at least one request): its dirty pages stay in memory until it ends."""
+"""The limit for the bytes of one commit (at least one request): its dirty pages stay in memory until the commit
+ends."""
 
 
 class GroupCommit:
     """Hands requests to `commit`, as many together as there are. All methods are thread-safe, and may be called by
     signal handlers.
 
-    `commit` gets encoded requests and returns an outcome for each, in order. What it raises instead is every
-    request's outcome. It is called in `thread`, and so never twice at a time.
+    `commit` gets encoded requests and returns an outcome for each, in order. If it raises, the error is the outcome of
+    every request. It is called in `thread`, and so never twice at the same time.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class GroupCommit:
         try:
             self._enter(request)
             ended = request.wait()
-        except BaseException:  # an interrupt (Ctrl-C): if its commit has not begun, it is not to begin any more
+        except BaseException:  # an interrupt (Ctrl-C): if its commit has not begun, it must not begin any more
             self._leave(request)
             raise
         if not ended and self._leave(request):
@@ -77,8 +78,8 @@ class GroupCommit:
         return request.result()
 
     def start(self, data: bytes, timeout: float) -> Future[int]:
-        """Like `run`, at once; what `run` would return or raise is in the future, when its turn has come. It cannot be
-        cancelled. Raises Unavailable if there is no room in the queue, and Closed."""
+        """Like `run`, but returns at once. The future gets the result or error of `run` later. It cannot be cancelled.
+        Raises Unavailable if the queue is full, and Closed."""
         if self._is_full(len(data)):
             raise Unavailable("too many writes are waiting", maybe_applied=False)
         future: Future[int] = Future()
@@ -87,11 +88,11 @@ class GroupCommit:
         return future
 
     def refuse(self) -> None:
-        """Let no further request in: they raise Closed."""
+        """Accept no further requests: they raise Closed."""
         self._closed = True
 
     def close(self) -> None:
-        """Refuse further requests; return when all that were let in are decided. In `thread`. Idempotent."""
+        """Refuse further requests; return when all accepted requests are decided. Call in `thread`. Idempotent."""
         self.refuse()
         while self._queue:
             self._commit_group()
@@ -110,16 +111,16 @@ class GroupCommit:
         return self._closed
 
     def _is_full(self, size_bytes: int) -> bool:
-        """Whether there is no room for one more of that size that nobody waits for."""
+        """Whether the queue has no place for one more request of that size with a future."""
         waiting = len(self._queue)
         if waiting >= MAX_WAITING:
             return True
-        if waiting * size_bytes <= MAX_WAITING_BYTES:  # a small one: to count the others would take longer than it does
+        if waiting * size_bytes <= MAX_WAITING_BYTES:  # a small one: summing the others would take longer than it
             return False
         return size_bytes + sum(len(request.data) for request in list(self._queue)) > MAX_WAITING_BYTES
 
     def _leave(self, request: _Request) -> bool:
-        """Whether its commit had not begun, and does not begin any more."""
+        """Take the request back. Returns whether that was possible: its commit had not begun, and will not begin."""
         if not request.claim():
             return False
         with suppress(ValueError):
@@ -129,7 +130,7 @@ class GroupCommit:
     # In the thread -----------------------------------------------------------------------------------------------
 
     def _commit_group(self) -> None:
-        """Commit what waits, perhaps nothing any more: each request had this posted, and some go together."""
+        """Commit the waiting requests. There may be none left: this was posted once a request, and some go together."""
         group = self._take_group()
         if not group:
             return
@@ -141,7 +142,7 @@ class GroupCommit:
         self._deliveries.put([request.settle for request in group if request.future is not None])
 
     def _take_group(self) -> list[_Request]:
-        """The first of the queue and what fits with it into one commit."""
+        """The first request of the queue and the following ones that fit with it into one commit."""
         group: list[_Request] = []
         size_bytes = 0
         queue = self._queue
@@ -156,7 +157,7 @@ class GroupCommit:
             group.append(request)
             size_bytes += len(request.data)
         if queue:
-            self._thread.post(self._commit_group)  # what was posted for these may have been used up
+            self._thread.post(self._commit_group)  # the calls that were posted for these may be used up
         return group
 
     def _outcomes(self, group: Sequence[_Request]) -> Sequence[Outcome]:
@@ -164,7 +165,7 @@ class GroupCommit:
             return self._commit([request.data for request in group])
         except Exception as error:  # noqa: BLE001  each caller raises it
             return [error] * len(group)
-        except BaseException as error:  # noqa: BLE001  each caller hears of it
+        except BaseException as error:  # noqa: BLE001  each caller gets an error
             log_event(logger, logging.ERROR, "commit broken off", exc_info=error)
             return [Unavailable("the commit was broken off", maybe_applied=True) for _ in group]
 
@@ -174,7 +175,7 @@ def _too_late() -> Unavailable:
 
 
 class _Request:
-    """What one caller wants committed: its thread waits for it, or (`future`) nobody in particular."""
+    """One caller's bytes to commit. The caller's thread waits for the result, or gets it by `future`."""
 
     __slots__ = ("_claimed", "_deadline", "_turn", "data", "future", "outcome")
 
@@ -183,26 +184,26 @@ class _Request:
         self.future = future
         self.outcome: Outcome | None = None
         self._deadline = time.monotonic() + timeout
-        self._turn = threading.Lock()  # the cheapest thing a thread can wait for: no Condition, no Event
+        self._turn = threading.Lock()  # the cheapest object that a thread can wait for: no Condition, no Event
         self._turn.acquire()
         self._claimed = threading.Lock()
 
     def claim(self) -> bool:
-        """Who takes the request: the thread that commits it, or its caller who gives it up. True once."""
+        """Take the request: either the thread that commits it, or its caller who gives up. Returns True once."""
         return self._claimed.acquire(blocking=False)
 
     def remaining_seconds(self) -> float:
         return wait_seconds(self._deadline - time.monotonic())
 
     def wait(self) -> bool:
-        """Until `wake`, at most to the deadline; whether that came."""
+        """Wait until `wake`, at most to the deadline. Returns whether `wake` came."""
         return self._turn.acquire(timeout=self.remaining_seconds())
 
     def wake(self) -> None:
         self._turn.release()
 
     def settle(self) -> None:
-        """Tell the future."""
+        """Give the result to the future."""
         assert self.future is not None
         outcome = self.outcome
         if isinstance(outcome, Exception):
@@ -211,7 +212,7 @@ class _Request:
             self.future.set_result(self.result())
 
     def result(self) -> int:
-        """The answer, or the error raised. Once only: a kept error would keep its traceback, and that us."""
+        """The answer, or the error raised. Call once: a stored error would keep its traceback and this object."""
         outcome, self.outcome = self.outcome, None
         if isinstance(outcome, Exception):
             try:
@@ -219,5 +220,5 @@ class _Request:
             finally:
                 del outcome
         if outcome is None:
-            raise InvariantViolation("a result was asked for before there was one")
+            raise InvariantViolation("a result was requested before there was one")
         return outcome

@@ -32,8 +32,8 @@ class KeyAndCertificates:
 
     key: str = field(repr=False)
     certificate: str
-    """The manager's own certificate. While a CA is replaced, also the certificate that links the new CA to the old
-    one."""
+    """The manager's own certificate. While a CA is replaced, also the new CA's certificate by
+    the old CA."""
     ca: str
     """The CA of the cluster; while it is replaced, the old CA too."""
 

@@ -1,7 +1,7 @@
 """Opening a manager's data directory in the right order: its lock, its log, then the state, which the log may rebuild.
 
-Not here: threads, links and callers (manager.py), file formats (raft/log.py, store/generations.py). Invariant: a
-manager whose log ends below its applied state, or whose state lost pages, never gets as far as an engine with them.
+Not here: threads, links and callers (manager.py), file formats (raft/log.py, store/generations.py). Invariant: a log
+that ends below its applied state, or a state that lost pages, never reaches an engine.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ from warren_raft.store.reader_slots import lock_file_of
 logger = logging.getLogger("warren_raft.opening")
 
 LOCK_ALARM_SECONDS: Final = 3600.0
-"""A tidy-up that removed the lock file may come again: the alarm stays for so long after the last time."""
+"""How long the alarm lasts after the last removal of the lock file: the clean-up that removed it may come again."""
 
 
 def _discard_part(config: Config) -> None:
-    """Of a restore that was killed: one that runs has the lock. It takes room only, so nobody is kept from starting."""
+    """Remove the part of a restore that was killed (a running restore holds the lock). It only takes space, so an error
+    does not prevent the start."""
     try:
         staging.discard(config.directory)
     except OSError as error:
@@ -57,9 +58,9 @@ class OpenedDirectory:
     """A data directory of this process: `log`, `database` and `machine`, until close(), abandon() or the end.
 
     Opening raises InUse, RefusedForSafety (another node's directory, a network file system, no certificate), Corrupted
-    (with how to rejoin). `certificate` is prepared on the way; None: nobody makes links. Files, boot id and randomness
-    are passed in, so that a simulation opens directories as a manager does;
-    without `files` the log's directory is held open (raft/files.py, HeldDirectory).
+    (with how to rejoin). `certificate` is prepared on the way; None: this opener makes no links. Files, boot id and
+    randomness are passed in, so that a simulation opens directories in the same way as a manager. Without `files` the
+    log's directory is held open (raft/files.py, HeldDirectory).
     """
 
     def __init__(
@@ -108,12 +109,12 @@ class OpenedDirectory:
             )
             self.keeper.open()
             self.keeper.machine = self._open_state()
-            self._held = held.pop_all()  # what the end gives back: the log, directories, and last the lock
+            self._held = held.pop_all()  # to give back at the end: the log, directories, and last the lock
         self._check_agreement()
 
     @property
     def machine(self) -> StateMachine:
-        """The state in use; another one once a snapshot was installed."""
+        """The state in use; another one after the state was replaced."""
         return self.keeper.machine
 
     @property
@@ -121,10 +122,11 @@ class OpenedDirectory:
         return self.machine.database
 
     def look(self) -> None:
-        """Whether this is still the directory that was opened. For a timer, one thread.
+        """Check that this is still the directory that was opened. For a timer, one thread.
 
-        Raises Corrupted where it, or a part of it, was removed, moved or replaced, and InUse where another process has
-        locked it: then this manager must stop, as what it writes is lost, or is another's. OSError.
+        Raises Corrupted if the directory, or a part of it, was removed, moved or replaced, and InUse if another process
+        has locked it. Then this manager must stop, because its writes are lost or go into another's directory. Raises
+        OSError.
         """
         self._anchors.require()
         self._require_segments()
@@ -136,18 +138,18 @@ class OpenedDirectory:
             self._alarms.clear_others("lock-file-removed", {""})
         else:
             text = (
-                f"{lock_file} was removed, by a tidy-up perhaps: new readers in other processes are refused until this "
-                "manager is started again"
+                f"{lock_file} was removed, perhaps by a clean-up: new readers in other processes are refused until "
+                "this manager is started again"
             )
             self._alarms.raise_alarm("lock-file-removed", text, subject=lock_file)
 
     def _require_segments(self) -> None:
         for path in self.log.segment_paths:
-            if not os.path.exists(path) and path in self.log.segment_paths:  # else the log removed it just now
+            if not os.path.exists(path) and path in self.log.segment_paths:  # else the log itself removed it just now
                 raise moved(path)
 
     def _open_state(self) -> StateMachine:
-        """The current state if it may be trusted and the log goes on from it, else one made of a snapshot."""
+        """The current state if it may be trusted and the log continues from it, else a state made from a snapshot."""
         unexplained_starts = self.state.note_start()
         try:
             return self._state_or_rebuilt(is_suspect=unexplained_starts >= SUSPECT_AFTER_STARTS)
@@ -158,7 +160,7 @@ class OpenedDirectory:
     def _forget_starts(self) -> None:
         try:
             self.state.forget_starts()
-        except OSError as error:  # the next start proves the state once more than it must
+        except OSError as error:  # the next start will prove the state once more than necessary
             log_event(logger, logging.WARNING, "count of starts not reset", error, node=self.config.node_id)
 
     def _state_or_rebuilt(self, *, is_suspect: bool) -> StateMachine:
@@ -171,13 +173,13 @@ class OpenedDirectory:
                 return self._rebuild(error.generation, "untrusted")
             return self._rebuild(self.state.current(), "damaged")
         if machine.applied_index < self.log.base_index:
-            machine.database.abandon()  # a snapshot took the log's place, and this process died before the state's turn
+            machine.database.abandon()  # a snapshot replaced the log, and a process died before it replaced the state
             return self._rebuild(machine.database.generation, "outdated")
         return machine
 
     def _prove_in_child(self, path: str) -> None:
-        """The starts before this one ended without an error. A kill, or too little memory, is no fault of the state; a
-        state that ends the process that reads it ends the child, and is rebuilt."""
+        """The previous starts failed without an error. A kill, or too little memory, is not a fault of the state. A
+        state that crashes its reader crashes only the child, and is rebuilt."""
         node = self.config.node_id
         text = "the last starts ended before the manager was ready, without an error: it is proved in a child process"
         log_event(logger, logging.WARNING, "state suspected", text, node=node, path=path)
@@ -191,8 +193,8 @@ class OpenedDirectory:
         log_event(logger, logging.WARNING, "state is sound", text, node=node, path=path)
 
     def _rebuild(self, generation: int | None, why: str) -> StateMachine:
-        """From the newest good snapshot; the log behind it is replayed by the engine. The old file is kept for study
-        once there is another."""
+        """Rebuild the state from the newest good snapshot; the engine replays the log after it. The old file is kept
+        for study once there is a new state."""
         machine = self.keeper.rebuild(self.log.holds)()
         machine.database.publish()
         aside = None if generation is None else self.state.set_aside(generation, why)
@@ -209,7 +211,8 @@ class OpenedDirectory:
         return machine
 
     def _check_agreement(self) -> None:
-        """A log that ends below the applied index was cut or replaced; it must not vote on what is left."""
+        """A log that ends below the applied index was truncated or replaced. The manager must not vote with the
+        rest."""
         if self.machine.applied_index > self.log.last_index:
             detail = f"ends at index {self.log.last_index}, below the applied index {self.machine.applied_index}"
             self.abandon()
@@ -221,7 +224,7 @@ class OpenedDirectory:
             )
 
     def make_engine(self, now: float, identity: Identity | None = None) -> Engine:
-        """`identity`: of this manager's own certificate; None: its links are plaintext."""
+        """`identity`: from this manager's own certificate; None: its links are plaintext."""
         config = self.config
         settings = Settings(
             node_id=config.node_id,
@@ -240,7 +243,7 @@ class OpenedDirectory:
             machine=self.machine,
             snapshots=self.keeper,
             alarms=self._alarms,
-            # Drawn from with each append message; it only spreads elections, and names a cluster once.
+            # Each append message draws from it. It only spreads elections, and names a cluster once.
             random=Random(self._random.getrandbits(128)),  # noqa: S311
             now=now,
         )
@@ -261,9 +264,9 @@ class OpenedDirectory:
             )
 
     def close(self, *, failed: bool) -> None:
-        """Sync the state and let its marker go; then the next start trusts it wherever it happens.
+        """Sync the state and remove its marker; then the next start trusts the state on any boot and mount.
 
-        Who closes cleanly was not killed by the state, whether or not there was a quorum to get ready with.
+        A manager that closes cleanly was not killed by its state, whether it had a quorum and became ready or not.
         """
         try:
             self._anchors.require()
@@ -273,25 +276,26 @@ class OpenedDirectory:
         except Corrupted as error:
             if not failed:
                 log_event(logger, logging.CRITICAL, "state not closed", error, node=self.config.node_id)
-            self.database.abandon()  # what is in its place now is not ours to change
+            self.database.abandon()  # another directory may have its place now, which must not be changed
         finally:
             self._held.close()
 
     def _close_database(self) -> None:
-        """With a seal, unless it is suspected: then the next start has to look at every record."""
+        """Seal the state, unless it is suspect: then the next start must check every record."""
         if self.keeper.is_suspect:
             self.database.close()
         else:
             self.database.close_sealed()
 
     def abandon(self) -> None:
-        """Give up what was opened, for a reason other than the state: a port in use, a log that was replaced. Such a
-        start must not count against the state; to rebuild it would destroy the only evidence that the log is short."""
+        """Give up the opened directory for a reason other than the state: a port in use, a log that was replaced. Such
+        a start must not count against the state, because a rebuild would destroy the only evidence that the log is too
+        short."""
         self._forget_starts()
         self.release()
 
     def release(self) -> None:
-        """What the end of the process would give back, and nothing more: no sync, the marker stays."""
+        """Release only what the end of the process would release: no sync, the marker stays."""
         self.database.abandon()
         self._held.close()
 

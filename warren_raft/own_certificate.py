@@ -1,8 +1,8 @@
-"""The certificate that a manager uses for its links: the one it starts with, newer ones while it runs, and its end.
+"""The certificate that a manager uses for its links: at the start, newer ones while it runs, and its expiry.
 
-Lives here: choosing it, noticing that its files changed, the alarms about it. Not here: reading and proving it
+Lives here: choosing it, noticing that its files changed, the alarms about it. Not here: reading and checking it
 (credentials.py), making it (certificates.py), and links (raft/transport.py).
-Invariant: a certificate that is of no use never takes the place of one that is.
+Invariant: an unusable certificate never replaces a usable one.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ logger = logging.getLogger("warren_raft.own_certificate")
 
 DAY_SECONDS: Final = 86_400.0
 EXPIRES_ALARM_SECONDS: Final = 14 * DAY_SECONDS
-"""The alarm begins so long before a certificate ends."""
+"""The alarm begins this long before a certificate expires."""
 RENEW_LOCAL_SECONDS: Final = 30 * DAY_SECONDS
-"""A manager with a certificate of this host's own CA gets another one so long before it ends."""
+"""A manager with a certificate of this host's own CA gets another one this long before it expires."""
 RENEW_AGAIN_SECONDS: Final = 3600.0
-"""Between two tries to get another certificate of this host's own CA."""
+"""The time between two attempts to get another certificate of this host's own CA."""
 EXCHANGE_SECONDS: Final = 5.0
-"""Files that do not fit each other may be on their way: they are an alarm when it lasts for so long."""
+"""Files that do not fit each other may be in the middle of a replacement: after this time they are an alarm."""
 
 Mark = tuple[int, int, int]
 UNREAD: Final[Mark] = (0, 0, 0)
-"""Of no file."""
+"""The mark of a file that was never read."""
 
 
 class OwnCertificate:
-    """Of one manager. `prepare` before its links begin; then `look` from its housekeeping, one thread at a time."""
+    """The certificate of one manager. Call `prepare` before its links begin; then `look` from its housekeeping, one
+    thread at a time."""
 
     def __init__(self, config: Config, alarms: Alarms, *, clock: Callable[[], float] = time.time) -> None:
         self._config = config
@@ -54,14 +55,14 @@ class OwnCertificate:
         self._wrong_since: float | None = None
         self._renew_at = 0.0
         self.wanted = False
-        """Set by anybody: `look` reads the files although they seem unchanged, and says in the log what it found."""
+        """Any thread may set it: `look` then reads the files even if they seem unchanged, and logs what it found."""
         self.credentials: Credentials | None = None
-        """None where links are plaintext."""
+        """None if links are plaintext."""
 
     # At the start ------------------------------------------------------------------------------------------------
 
     def require_a_way(self) -> None:
-        """Raises RefusedForSafety where there can be no certificate, so that such a start leaves nothing behind."""
+        """Raises RefusedForSafety if no certificate is possible, so that such a start leaves no files."""
         config = self._config
         is_ours = config.insecure_plaintext or config.join is not None or config.is_loopback
         if not is_ours and not tls_files.is_there(config.data_dir):
@@ -72,9 +73,9 @@ class OwnCertificate:
             )
 
     def prepare(self) -> None:
-        """Choose the certificate. The data directory is there, and locked by this process.
+        """Choose the certificate. The data directory exists, and is locked by this process.
 
-        Raises RefusedForSafety where there is none that can be used, with the commands that make one, and OSError.
+        Raises RefusedForSafety if no certificate can be used, with the commands that make one, and OSError.
         """
         if self._config.insecure_plaintext:
             return
@@ -100,9 +101,9 @@ class OwnCertificate:
         return tls_files.directory_of(self._config.data_dir)
 
     def _take_join_file(self) -> None:
-        """Put what the join file holds into DATA_DIR/tls, if it is newer or the only one.
+        """Put the content of the join file into DATA_DIR/tls, if it is newer or the only one.
 
-        Raises RefusedForSafety where it is of no use, OSError, InUse.
+        Raises RefusedForSafety if it cannot be used, OSError, InUse.
         """
         path = self._config.join
         if path is None:
@@ -111,7 +112,7 @@ class OwnCertificate:
         try:
             join = JoinFile.read(path)
         except FileNotFoundError:
-            if present is not None:  # it was removed when it had served, as it should be
+            if present is not None:  # it was removed after its use, as it should be
                 return
             raise RefusedForSafety(
                 f"{path} does not exist and {self._config.data_dir} has no certificate yet: copy the join file there"
@@ -126,7 +127,7 @@ class OwnCertificate:
             self._install(join.files, os.fspath(path))
 
     def _present(self) -> Credentials | None:
-        """What DATA_DIR/tls holds, if it is of use."""
+        """The credentials in DATA_DIR/tls, if they can be used."""
         with suppress(RefusedForSafety):
             return self._load(self._directory)
         return None
@@ -142,8 +143,8 @@ class OwnCertificate:
         log_event(logger, logging.INFO, "certificate taken", node=self._config.node_id, join_file=path)
 
     def _took_join_file(self) -> bool:
-        """At the start. False: it is of no use, which keeps no manager from starting that has a certificate of use;
-        `look` reads it again and makes that an alarm."""
+        """At the start. Returns False if the join file cannot be used. A manager with another usable certificate starts
+        nevertheless; `look` reads the file again and raises an alarm."""
         try:
             self._take_join_file()
         except (RefusedForSafety, OSError) as error:
@@ -153,7 +154,7 @@ class OwnCertificate:
             return False
         return True
 
-    # Of this host's own CA ---------------------------------------------------------------------------------------
+    # This host's own CA ------------------------------------------------------------------------------------------
 
     def _issue_local(self) -> None:
         config = self._config
@@ -162,7 +163,7 @@ class OwnCertificate:
         log_event(logger, logging.INFO, "certificate issued", node=config.node_id, ca=local_certificates.directory())
 
     def _improve_local(self) -> None:
-        """Get another one where this one ends soon, or where this host's CA was made again since."""
+        """Get another certificate if this one expires soon, or if this host's CA was made again since."""
         if not self._config.is_loopback:
             raise RefusedForSafety(
                 f"the certificate of {self._config.node_id} is of this user's CA for managers on one machine, and an "
@@ -187,7 +188,7 @@ class OwnCertificate:
     def _try_to_issue_local(self) -> None:
         try:
             self._issue_local()
-        except (RefusedForSafety, InUse, OSError) as error:  # there is time yet, and an alarm in the end
+        except (RefusedForSafety, InUse, OSError) as error:  # there is still time, and an alarm comes at the end
             log_event(logger, logging.WARNING, "certificate not issued", error, node=self._config.node_id)
 
     def _renew_local_in_time(self, ends_at: float) -> None:
@@ -199,7 +200,7 @@ class OwnCertificate:
             self._try_to_issue_local()
 
     def require_reach(self, member_id: str, address: str) -> None:
-        """Raises RefusedForSafety where a member at this address could have no certificate that this manager trusts."""
+        """Raises RefusedForSafety if a member at this address could have no certificate that this manager trusts."""
         config = self._config
         if self.credentials is None or is_on_loopback(address) or not tls_files.is_local(config.data_dir):
             return
@@ -212,9 +213,9 @@ class OwnCertificate:
     # While it runs -----------------------------------------------------------------------------------------------
 
     def look(self) -> Credentials | None:
-        """Credentials that links are to be made with from now on, where the files are new; else None. For a timer.
+        """The credentials for new links if the files have changed; else None. For a timer.
 
-        Raises nothing: where the new files are of no use, that is an alarm, and the manager goes on as before.
+        Raises nothing: if the new files cannot be used, that is an alarm, and the manager goes on as before.
         """
         is_wanted, self.wanted = self.wanted, False
         if self.credentials is None:
@@ -263,7 +264,7 @@ class OwnCertificate:
         return new
 
     def _could_not_read(self, error: Exception, old: Credentials, *, is_wanted: bool) -> None:
-        """Another process may be in the middle of an exchange, so the alarm waits a little."""
+        """Another process may be in the middle of a replacement, so the alarm waits a little."""
         now = self._clock()
         if self._wrong_since is None:
             self._wrong_since = now
@@ -273,13 +274,13 @@ class OwnCertificate:
             self._alarms.raise_alarm("certificate-not-taken", text)
 
     def _look_at_files(self) -> tuple[Fingerprint | None, Mark | None]:
-        """Changes when one of the files does."""
+        """A value that changes when one of the files does."""
         return tls_files.fingerprint(self._config.data_dir), _mark_of(self._config.join)
 
     def _prove(self, directory: str) -> None:
         self._load(directory)
 
-    # Its end -----------------------------------------------------------------------------------------------------
+    # Its expiry --------------------------------------------------------------------------------------------------
 
     def _look_at_its_end(self, credentials: Credentials) -> None:
         remaining = credentials.not_after - self._clock()
@@ -309,7 +310,7 @@ class OwnCertificate:
         )
 
     def status(self) -> CertificateStatus | None:
-        """The certificate in use; None where links are plaintext."""
+        """The certificate in use; None if links are plaintext."""
         credentials = self.credentials
         if credentials is None:
             return None
@@ -332,10 +333,10 @@ def _mark_of(path: str | os.PathLike[str] | None) -> Mark | None:
 
 
 def _how_to_get_one(config: Config) -> str:
-    """The commands."""
+    """The commands that make a certificate."""
     wanted = " ".join(f"{id_}={address}" for id_, address in config.members.items())
     return (
-        f"where the cluster's CA is to be, type `warren-raft cert init ca` and `warren-raft cert issue {wanted} --ca "
+        f"on the host for the cluster's CA, type `warren-raft cert init ca` and `warren-raft cert issue {wanted} --ca "
         f"ca`, copy {config.node_id}.join to this host, and start with --join {config.node_id}.join (in Python: "
         "Config.join)"
     )

@@ -1,7 +1,7 @@
 """DATA_DIR/manager.json: how a manager was started last, so that its directory alone is enough for the next start.
 
 Lives here: that file, and the settings of a start that names only the directory. Not here: the member list.
-Invariant: the file is a help. A manager starts without it too, or with a damaged one, or with one of another log; and
+Invariant: the file only helps. A manager also starts without it, with a damaged one, or with that of another log, and
 membership of the cluster never depends on it.
 """
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("warren_raft.remembered")
 FILE_NAME: Final = "manager.json"
 FORMAT: Final = 1
 FILE_BYTES_MAX: Final = 256 * 1024
-"""Of a file that is read: two addresses for each of the members that there may be are far less."""
+"""The limit for reading a file: two addresses for each of the possible members are far smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +37,16 @@ class Remembered:
 
     node_id: str
     incarnation: str
-    """Of the log that it belongs to: a directory that was restored since has another."""
+    """The incarnation of the log to which it belongs: a directory that was restored since has another."""
     listen: str
     members: Mapping[str, str]
     """Config.members, id -> address."""
     said: Mapping[str, str]
-    """Addresses that members said they have, where the member list has others: id -> address."""
+    """Addresses that members reported as theirs and that differ from the member list: id -> address."""
 
 
 def read(directory: str | os.PathLike[str]) -> Remembered | None:
-    """None where there is no such file, or one that is not sound, which is logged. Raises OSError."""
+    """None if there is no such file, or if it is damaged, which is logged. Raises OSError."""
     path = os.path.join(directory, FILE_NAME)
     try:
         with open(path, "rb", opener=without_links) as file:
@@ -81,7 +81,7 @@ def _addresses(value: Any) -> dict[str, str]:
 
 
 def write(directory: str | os.PathLike[str], remembered: Remembered) -> None:
-    """Atomically and durably, mode 0600. Raises OSError; the old file is left then."""
+    """Write atomically and durably, mode 0600. Raises OSError; the old file remains then."""
     value = {
         "format": FORMAT,
         "node_id": remembered.node_id,
@@ -105,12 +105,12 @@ class Memory:
 
     @property
     def said(self) -> Mapping[str, str]:
-        """The addresses of other members that were kept: id -> address."""
+        """The addresses of other members in the file: id -> address."""
         return {} if self._kept is None else self._kept.said
 
     def keep(self, said: Mapping[str, str]) -> None:
-        """Write the file if it does not say so already. A disk that does not let it is logged once, and tried again
-        with the next call: the manager works without it."""
+        """Write the file if its content differs. If the disk fails, this is logged once, and the next call tries again:
+        the manager works without the file."""
         config = self._config
         now = Remembered(
             node_id=config.node_id,
@@ -123,7 +123,7 @@ class Memory:
             return
         try:
             if _identity(config) != self._directory:
-                return  # ours was moved or unmounted: another directory has its name now
+                return  # our directory was moved or unmounted: another directory has its name now
             write(config.directory, now)
         except OSError as error:
             if self._failure != str(error):
@@ -147,11 +147,11 @@ def _kept_or_none(config: Config, incarnation: str) -> Remembered | None:
 
 
 def settings_of(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """`node_id`, `listen` and `members` of the directory's manager, as far as they are known there; empty where the
+    """`node_id`, `listen` and `members` of the directory's manager, as far as they are known there; empty if the
     directory holds no manager's log.
 
-    They are those of the last start; without that file, those of the log and the state. Raises InUse (it runs),
-    RefusedForSafety, Corrupted, OSError.
+    They are the settings of the last start, or, without that file, those in the log and the state. Raises InUse (the
+    manager runs), RefusedForSafety, Corrupted, OSError.
     """
     directory = absolute(directory)
     header = newest_header(ReadOnlyFiles(), os.path.join(directory, "log"))

@@ -1,8 +1,8 @@
-"""`snapshot restore` and `recover`: a data directory that begins a new cluster with what an old one had stored.
+"""`snapshot restore` and `recover`: a data directory that begins a new cluster with the data of an old one.
 
-Lives here: what is refused, whose cluster it is, its log. Not here: the state (snapshots/install.py), and how a
-directory is replaced at once (snapshots/staging.py). Invariant: members that restore the same file with the same list
-agree on everything before they have met; nothing is overwritten, what was there is moved aside.
+Lives here: the refusals, the identity of the new cluster, its log. Not here: the state (snapshots/install.py), and the
+replacement of a directory at once (snapshots/staging.py). Invariant: members that restore the same file with the same
+list agree on everything before they have met. Nothing is overwritten: the old content is set aside.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ from warren_raft.wording import counted
 
 CLUSTER_ID_CHARACTERS: Final = 32
 NO_CLUSTER: Final = "none"
-"""What is typed for a snapshot that has no cluster id: of a LocalStore."""
+"""The operator types this for a snapshot without a cluster id, that is, of a LocalStore."""
 SHOWN: Final = 3
-"""Names in one sentence."""
+"""The most names in one sentence."""
 PROBE_SECONDS: Final = 1.0
-"""How long another member may take to accept a connection before it counts as down."""
+"""How long another member may take to accept a connection before it counts as stopped."""
 _VERIFIED: Final = 0.75  # share of the whole, as measured
 _ROOM: Final = 3
 _ROOM_WHY: Final = "three times the state"  # the old one, its copy, and the new one while it is made
-_OLD: Final = "old.mdb"  # in the place where the new directory is made: the old state, while it is needed
+_OLD: Final = "old.mdb"  # the old state, in the directory of the new files while it is needed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """A directory that was made. It becomes a cluster when all `members` have been, and are started."""
+    """A directory that was made. It becomes a cluster when the directories of all `members` are made and started."""
 
     data_dir: str
     node_id: str
@@ -69,9 +69,9 @@ class Restored:
     digest: str
     counts: Mapping[str, int]
     aside: str | None
-    """Where the files are that were there before."""
+    """The directory of the old files."""
     old: Manifest
-    """What the state was made of."""
+    """The manifest of the state from which it was made."""
 
 
 # ---------------------------------------------------------------------------------------------- restore
@@ -88,19 +88,20 @@ def restore(
     allow_rollback: bool = False,
     progress: Progress | None = None,
 ) -> Restored:
-    """Make DATA_DIR the directory of the member `node_id` of a new cluster that begins with what the snapshot holds.
+    """Make DATA_DIR the directory of the member `node_id` of a new cluster that begins with the data of the snapshot.
 
-    `cluster_id`: whose snapshot it must be. `move_aside`: what DATA_DIR holds goes to DATA_DIR/aside-TIME, which needs
-    `cluster_id` if that is of another cluster, and `allow_rollback` if the snapshot is older, or it cannot be read.
+    `cluster_id`: the required cluster id of the snapshot. `move_aside`: the content of DATA_DIR goes to
+    DATA_DIR/aside-TIME. That needs `cluster_id` if the content is of another cluster, and `allow_rollback` if the
+    snapshot is older than the content, or the content cannot be read.
 
-    Raises RefusedForSafety (see docs/recovery.md), SnapshotInvalid, InvalidEntity, StorageFull, OSError. Then, and
-    whenever the process dies, DATA_DIR holds what it did before.
+    Raises RefusedForSafety (see docs/recovery.md), SnapshotInvalid, InvalidEntity, StorageFull, OSError. After an
+    error, and if the process dies, DATA_DIR has its old content.
     """
     file, data_dir = absolute(file), absolute(data_dir)
     report = progress or (lambda _share: None)
     if node_id not in members:
         raise RefusedForSafety(f"{node_id} is not among the members ({', '.join(sorted(members))}): name it with them")
-    Config(node_id=node_id, data_dir=data_dir, listen=members[node_id], members=members)  # its checks are wanted
+    Config(node_id=node_id, data_dir=data_dir, listen=members[node_id], members=members)  # for its checks
     manifest = read_manifest(file)
     if cluster_id is not None and cluster_id != (manifest.cluster_id or NO_CLUSTER):
         raise RefusedForSafety(
@@ -111,8 +112,8 @@ def restore(
         _check_owner(data_dir, node_id)
         if cluster_id is None and _look(data_dir).cluster_id == _common_cluster_id(manifest, members):
             raise RefusedForSafety(
-                f"{data_dir} was restored from this file with these members already: start its manager (to begin "
-                f"anew, add --cluster-id {manifest.cluster_id or NO_CLUSTER})"
+                f"{data_dir} was restored from this file with these members already: start its manager (to restore it "
+                f"again, add --cluster-id {manifest.cluster_id or NO_CLUSTER})"
             )
         _check_target(data_dir, file, manifest, typed=cluster_id is not None, aside=move_aside, rollback=allow_rollback)
         with _part_of(data_dir) as part:
@@ -127,7 +128,7 @@ def restore(
 
 
 def _common_cluster_id(manifest: Manifest, members: Mapping[str, str]) -> str:
-    """The same for all who restore the same with the same, and for nobody else."""
+    """An id that is the same for all members that restore the same file with the same list, and for no others."""
     said = json.dumps([manifest.sha256, sorted(members.items())])
     return hashlib.sha256(said.encode()).hexdigest()[:CLUSTER_ID_CHARACTERS]
 
@@ -135,7 +136,7 @@ def _common_cluster_id(manifest: Manifest, members: Mapping[str, str]) -> str:
 def _make(
     part: str, file: str, manifest: Manifest, origin: Origin, node_id: str, first: Callable[[StateMachine], object]
 ) -> Manifest:
-    """Everything of the new directory, durable, in `part`."""
+    """Make the whole content of the new directory in `part`, durably."""
     made = install(
         file,
         part,
@@ -177,7 +178,7 @@ def _restored(
 
 @contextmanager
 def _locked(data_dir: str) -> Iterator[None]:
-    """The directory's lock. A directory that was made for it goes again where nothing came of it."""
+    """Hold the directory's lock. A directory that was made for the lock is removed if the restore fails."""
     existed = os.path.isdir(data_dir)
     if existed:
         require_rights(data_dir, data_dir=data_dir)
@@ -190,7 +191,7 @@ def _locked(data_dir: str) -> Iterator[None]:
     except BaseException:
         if not existed:
             os.unlink(os.path.join(data_dir, "lock"))
-            with suppress(OSError):  # there is something in it
+            with suppress(OSError):  # the directory is not empty
                 os.rmdir(data_dir)
         raise
     finally:
@@ -208,12 +209,12 @@ def _part_of(data_dir: str) -> Iterator[str]:
 
 
 def _check_room(data_dir: str, needed: int, why: str) -> None:
-    """The state and a snapshot of it; where the file system shares blocks it takes less."""
+    """Require space for the state and a snapshot of it. It takes less if the file system shares blocks."""
     status = os.statvfs(data_dir)
     free = status.f_bavail * status.f_frsize
     if free < needed:
         raise RefusedForSafety(
-            f"the disk of {data_dir} has {_mb(free)} left, and {why}, {_mb(needed)}, is needed: make room first"
+            f"the disk of {data_dir} has {_mb(free)} left, and {why}, {_mb(needed)}, is needed: free some space first"
         )
 
 
@@ -221,12 +222,12 @@ def _mb(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
-# ---------------------------------------------------------------------------------------------- what is there
+# ---------------------------------------------------------------------------------------------- the present content
 
 
 @dataclass(frozen=True)
 class _Held:
-    """What a directory holds; `unreadable` says why that is not known."""
+    """The content of a directory; `unreadable` says why it is not known."""
 
     cluster_id: str | None = None
     index: int = 0
@@ -236,7 +237,7 @@ class _Held:
 
     def __str__(self) -> str:
         if self.unreadable:
-            return f"what cannot be read ({self.unreadable})"
+            return f"data that cannot be read ({self.unreadable})"
         return f"cluster {self.cluster_id or NO_CLUSTER} at index {self.index}, revision {self.revision}"
 
 
@@ -250,11 +251,11 @@ def _look(directory: str) -> _Held:
 
 
 def _check_owner(data_dir: str, node_id: str) -> None:
-    """A slip in --node-id would move another member's data aside."""
+    """A wrong --node-id would set another member's data aside."""
     try:
         owner = owner_of(OsFiles(), os.path.join(data_dir, "log"))
     except Corrupted:
-        return  # nobody can say whose it is
+        return  # the owner is not known
     if owner not in (None, node_id):
         raise RefusedForSafety(f"{data_dir} is the directory of {owner}, not of {node_id}: use one of its own")
 
@@ -278,20 +279,20 @@ def _check_target(data_dir: str, file: str, manifest: Manifest, *, typed: bool, 
     held = _look(data_dir)
     is_other = not held.unreadable and held.cluster_id != manifest.cluster_id
     is_older = not held.unreadable and not is_other and manifest.revision < held.revision
-    # Restored from this line before: what it has numbered since would be numbered again.
+    # Restored from this history before: the revisions that it has used since would be used again.
     is_repeated = is_other and manifest.revision + REVISION_STEP <= held.revision
     compared = (
         f"{data_dir} holds {held}, and {file} has cluster {cluster} at index {manifest.index}, revision "
         f"{manifest.revision}" + (_vanishing(held, manifest) if is_older else "")
     )
     if not aside:
-        raise RefusedForSafety(f"{compared}: use an empty directory, or move what is there aside with --move-aside")
+        raise RefusedForSafety(f"{compared}: use an empty directory, or set the present data aside with --move-aside")
     if is_other and not typed:
         raise RefusedForSafety(f"{compared}, which is another cluster: {type_it}")
     if is_repeated and not rollback:
         raise RefusedForSafety(
-            f"{compared}, and what is restored would go on at a revision below that: watchers and caches would take "
-            "old for new; if that is meant, add --allow-rollback"
+            f"{compared}, and the restored state would continue at a lower revision: watchers and caches would take "
+            "old data for new; if that is meant, add --allow-rollback"
         )
     if (is_older or held.unreadable) and not rollback:
         raise RefusedForSafety(f"{compared}: if that is meant, add --allow-rollback")
@@ -312,20 +313,20 @@ def _vanishing(held: _Held, manifest: Manifest) -> str:
 
 
 class Survivor:
-    """What was found in the directory of a stopped manager that is to be recovered."""
+    """The contents of a stopped manager's directory that is to be recovered."""
 
     data_dir: str
     node_id: str
     old_cluster_id: str
     address: str
-    """Where its manager listened last, or its address in the list."""
+    """The address where its manager listened last, or its address in the list."""
     others: Mapping[str, str]
     """The other members, id -> address in the list."""
     index: int
     term: int
-    """Of the last entry: up to there everything is taken over."""
+    """The term of the last entry. Everything up to this entry is taken over."""
     uncertain: int
-    """Entries of it that are not known to have been acknowledged."""
+    """How many of these entries are not known to have been acknowledged."""
 
     def _take(
         self,
@@ -337,19 +338,19 @@ class Survivor:
         but_removal: Membership | None,
         force: bool,
     ) -> None:
-        """`membership`: after the last entry, whose index and term are `last`; `but_removal`: without the removal of
-        this directory, if the log has that. `certain`: acknowledged up to there."""
+        """`membership`: after the last entry, whose index and term are `last`. `but_removal`: without the removal of
+        this directory, if the log has it. `certain`: the last index that is known to have been acknowledged."""
         if membership is None:
             aside = [os.path.basename(each) for each in staging.asides(self.data_dir)]
             if aside:
                 raise RefusedForSafety(
-                    f"{self.data_dir} was recovered or restored ({', '.join(aside)} has what was there before) and not "
+                    f"{self.data_dir} was recovered or restored (the old files are in {', '.join(aside)}) and not "
                     "started since: start its manager"
                 )
             raise RefusedForSafety(f"{self.data_dir} has not been part of a cluster yet: there is nothing to recover")
         is_member = membership.incarnation(self.node_id) == incarnation
         if not is_member and but_removal is not None and but_removal.incarnation(self.node_id) == incarnation:
-            # It may not have come to that: the others may have been lost before the removal was done.
+            # The removal may not have taken effect: the others may have been lost before it was done.
             if not force:
                 raise RefusedForSafety(
                     f"the removal of {self.node_id} from its cluster is in its log: recover another member, or add "
@@ -357,7 +358,7 @@ class Survivor:
                 )
             membership, is_member = but_removal, True
         if not is_member:
-            raise RefusedForSafety(f"{self.node_id} is no member of its cluster: recover one that is")
+            raise RefusedForSafety(f"{self.node_id} is not a member of its cluster: recover a directory of a member")
         kept = kept_for(self.data_dir, incarnation)
         self.old_cluster_id = membership.cluster_id
         self.address = membership.members[self.node_id].address if kept is None else kept.listen
@@ -367,7 +368,7 @@ class Survivor:
         self._said = {} if kept is None else kept.said
 
     def _refuse_if_others_answer(self) -> None:
-        """At their addresses in the list, and at those that they said they have."""
+        """Probe their addresses in the list, and the addresses that they reported."""
         places = [*self.others.items(), *((id_, at) for id_, at in self._said.items() if id_ in self.others)]
         answering = dict(sorted((id_, address) for id_, address in places if _answers(address)))
         if answering:
@@ -380,9 +381,9 @@ class Survivor:
 
 
 class Preview(Survivor):
-    """What `Recovery` would find and refuse, read without changing anything. The state itself is not proved.
+    """The findings and refusals that `Recovery` would have, without changing anything. The state itself is not proved.
 
-    Raises as Recovery does, and StorageFull is not among it: too little room is RefusedForSafety here as there.
+    Raises the same errors as Recovery, except StorageFull: too little space is RefusedForSafety here as there.
     """
 
     def __init__(self, data_dir: Path, *, force: bool = False) -> None:
@@ -410,13 +411,13 @@ class Preview(Survivor):
 class Recovery(Survivor):
     """The directory of a stopped manager whose cluster lost its quorum for good; `carry_out` makes it a cluster of one.
 
-    For `with`: it holds the directory. Until `carry_out` nothing is changed but what a start of the manager would
-    (its state is rebuilt if it must be). Raises RefusedForSafety, Corrupted, OSError.
+    Use it with `with`: it holds the directory. Until `carry_out`, it changes only what a start of the manager would
+    change (its state is rebuilt if necessary). Raises RefusedForSafety, Corrupted, OSError.
     """
 
     def __init__(self, data_dir: Path, *, force: bool = False) -> None:
-        """`force`: also where another member answers, which may then be a second cluster that goes its own way, and
-        where the log has the removal of this manager."""
+        """`force`: also if another member answers, so that there may be two separate clusters, and if the log has the
+        removal of this manager."""
         self.data_dir = absolute(data_dir)
         if os.path.isdir(self.data_dir):
             with _locked(self.data_dir):
@@ -453,8 +454,8 @@ class Recovery(Survivor):
             self._refuse_if_others_answer()
 
     def _readable(self, force: bool) -> list[tuple[list[bytes] | Change, int, int]]:
-        """The entries behind the state; with `force` up to the first that this release cannot read. Where no release
-        can, no manager has applied that one or any behind it, and nobody was told that they were done."""
+        """The entries after the state; with `force`, up to the first entry that this release cannot read. If no release
+        can read it, no manager has applied it or a later entry, and no caller got an acknowledgement for them."""
         log, machine = self._opened.log, self._opened.machine
         found = []
         for entry, index, term in log.entries[1:]:
@@ -473,8 +474,8 @@ class Recovery(Survivor):
         return found
 
     def carry_out(self, progress: Progress | None = None) -> Restored:
-        """Make the new directory, move the old files to DATA_DIR/aside-TIME. Once; raises SnapshotInvalid (the state is
-        damaged: restore a snapshot instead), StorageFull, OSError. Nothing has changed then."""
+        """Make the new directory and move the old files to DATA_DIR/aside-TIME. Call it once. Raises SnapshotInvalid
+        (the state is damaged: restore a snapshot instead), StorageFull, OSError; nothing has changed then."""
         report = progress or (lambda _share: None)
         origin = Origin(f"{SystemRandom().getrandbits(128):032x}", {self.node_id: self.address})
         with _part_of(self.data_dir) as part:
@@ -493,7 +494,7 @@ class Recovery(Survivor):
         return _restored(self.data_dir, self.node_id, origin, made, aside, old)
 
     def _replay(self, machine: StateMachine) -> None:
-        """On the copy: what an old directory says must stay what its manager knew."""
+        """Replay on the copy: the old directory must keep the knowledge of its manager unchanged."""
         membership = membership_of(machine)
         for content, index, term in self._entries:
             if not isinstance(content, Change):
@@ -514,8 +515,8 @@ class Recovery(Survivor):
 
 
 def _read(entry: bytes) -> tuple[list[bytes] | Change | None, str]:
-    """What is in an entry; None where no manager of this release can apply it, and why. One that is merely malformed is
-    applied: it changes nothing."""
+    """The content of an entry; or None and the reason, if no manager of this release can apply it. A merely malformed
+    entry is applied: it changes nothing."""
     try:
         content = entries.decode(entry)
         for command in content if isinstance(content, list) else ():
@@ -527,7 +528,7 @@ def _read(entry: bytes) -> tuple[list[bytes] | Change | None, str]:
 
 
 def _open(data_dir: str, node_id: str) -> OpenedDirectory:
-    """As its manager would; where it listens is of no matter."""
+    """Open the directory as its manager would; the listen address does not matter."""
     nowhere = "127.0.0.1:1"
     config = Config(node_id=node_id, data_dir=data_dir, listen=nowhere, members={node_id: nowhere})
     try:
@@ -542,7 +543,7 @@ def _runs(data_dir: str) -> RefusedForSafety:
 
 @contextmanager
 def _advice_without_a_cluster() -> Iterator[None]:
-    """Who opens a damaged directory is told how to rejoin the cluster; here there is none left."""
+    """Errors for a damaged directory advise to rejoin the cluster, but here no cluster is left: give other advice."""
     try:
         yield
     except Corrupted as error:

@@ -1,10 +1,10 @@
-"""DATA_DIR/tls: the key and the certificates that a manager uses, and their exchange for newer ones.
+"""DATA_DIR/tls: the key and the certificates that a manager uses, and their replacement by newer ones.
 
-Lives here: writing that directory, as a whole. Not here: whether what is in it is of use (credentials.py), and issuing
-(certificates.py). Invariant: the three files in it belong together, whenever a process is killed.
+Lives here: writing that directory as a whole. Not here: whether its files can be used (credentials.py), and issuing
+(certificates.py). Invariant: the three files in it belong together, even if a process is killed at any moment.
 
-A new directory is written as tls.part, becomes tls.new when it is complete, and then takes the place of tls. Between
-the two renames there is no tls for an instant: a reader tries again, and `finish` completes what was interrupted.
+A new directory is written as tls.part, becomes tls.new when it is complete, and then replaces tls. Between the two
+renames there is no tls for an instant: a reader tries again, and `finish` completes an interrupted replacement.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .paths import absolute
 from .store.generations import sync_directory
 
 LOCAL: Final = "local"
-"""A file that is there where the certificate is one of this host's own CA (local_certificates.py)."""
+"""A file that exists if the certificate was issued by this host's own CA (local_certificates.py)."""
 LOCK_SECONDS: Final = 5.0
-"""An exchange takes some milliseconds; a process that was stopped in the middle of one may have the lock for ever."""
+"""A replacement takes some milliseconds, but a process that was suspended in the middle may keep the lock for ever."""
 LOCK_PAUSE_SECONDS: Final = 0.02
 _PART, _NEW, _OLD = f"{DIRECTORY_NAME}.part", f"{DIRECTORY_NAME}.new", f"{DIRECTORY_NAME}.old"
 
@@ -39,17 +39,18 @@ def directory_of(data_dir: str | os.PathLike[str]) -> str:
 
 
 def is_there(data_dir: str | os.PathLike[str]) -> bool:
-    """Whether there is such a directory, or one that an interrupted exchange has left complete."""
+    """Whether there is such a directory, or a complete one of an interrupted replacement."""
     return any(os.path.lexists(os.path.join(absolute(data_dir), name)) for name in (DIRECTORY_NAME, _NEW))
 
 
 def is_local(data_dir: str | os.PathLike[str]) -> bool:
-    """Whether the certificate in use is one of this host's own CA."""
+    """Whether the certificate in use was issued by this host's own CA."""
     return os.path.exists(os.path.join(directory_of(data_dir), LOCAL))
 
 
 def fingerprint(data_dir: str | os.PathLike[str]) -> Fingerprint | None:
-    """Changes when a file does; None where there is no such directory, or it is being exchanged just now."""
+    """A value that changes when a file does; None if there is no such directory, or if it is being replaced just
+    now."""
     try:
         found = [os.stat(os.path.join(directory_of(data_dir), name)) for name in (KEY, CERTIFICATE, AUTHORITIES)]
     except FileNotFoundError:
@@ -58,7 +59,7 @@ def fingerprint(data_dir: str | os.PathLike[str]) -> Fingerprint | None:
 
 
 def contents(data_dir: str | os.PathLike[str]) -> KeyAndCertificates:
-    """Raises FileNotFoundError where one is missing, or the directory is being exchanged just now; OSError."""
+    """Raises FileNotFoundError if a file is missing, or if the directory is being replaced just now; OSError."""
     texts = []
     for name in (KEY, CERTIFICATE, AUTHORITIES):
         with open(os.path.join(directory_of(data_dir), name), encoding="utf-8", errors="replace") as file:
@@ -74,11 +75,11 @@ def install(
     check: Callable[[str], None],
     local: bool = False,
 ) -> None:
-    """Put these in the place of what is there, if there is anything. The data directory has to exist.
+    """Replace the present files by these. The data directory must exist.
 
-    `check` is called with a directory that holds the new files, before anything is changed; where it raises, nothing
-    has changed. The files belong to the owner of the data directory, also where root types the command.
-    Raises InUse where another process exchanges them, OSError, and whatever `check` raises.
+    `check` is called with a directory that holds the new files, before anything is changed. If it raises, nothing has
+    changed. The files belong to the owner of the data directory, even if root runs the command. Raises InUse if another
+    process replaces them, OSError, and the errors of `check`.
     """
     data_dir = absolute(data_dir)
     with _exchanging(data_dir):
@@ -105,7 +106,7 @@ def install(
 
 
 def finish(data_dir: str | os.PathLike[str]) -> None:
-    """Complete an exchange that was interrupted, or discard it. Does nothing where there was none. Raises OSError."""
+    """Complete an interrupted replacement, or discard it. Does nothing if there was none. Raises OSError."""
     data_dir = absolute(data_dir)
     if any(os.path.lexists(os.path.join(data_dir, name)) for name in (_PART, _NEW, _OLD)):
         with _exchanging(data_dir):
@@ -115,7 +116,7 @@ def finish(data_dir: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def _exchanging(data_dir: str) -> Iterator[None]:
-    """One process at a time. The data directory's own lock is the manager's, which may run meanwhile."""
+    """One process at a time. The data directory's own lock belongs to the manager, which may run meanwhile."""
     path = os.path.join(data_dir, f"{DIRECTORY_NAME}.lock")
     descriptor = sharing.open_new(path, os.O_RDWR | os.O_NOFOLLOW)
     try:

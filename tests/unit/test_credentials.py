@@ -70,7 +70,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: Authority().issue(d, "m1", uris=["warren://a/manager/m1", "warren://a/manager/m2"]),
         "the certificate has 2 URIs",
     ),
-    "an id that is none": (lambda d: Authority().issue(d, "m1", uris=["https://a/manager/m1"]), "is no manager's"),
+    "an id that is none": (lambda d: Authority().issue(d, "m1", uris=["https://a/manager/m1"]), "is not a manager's"),
     "for servers only": (
         lambda d: Authority().issue(d, "m1", usages=[ExtendedKeyUsageOID.SERVER_AUTH]),
         "cert.pem is not accepted by ca.pem",

@@ -294,7 +294,7 @@ def test_no_write_is_acknowledged_into_a_removed_log(tmp_path: Path) -> None:
         store.create_node(Node(id="n1"))
         for segment in (tmp_path / "m1" / "log").glob("*.log"):
             segment.unlink()
-        with pytest.raises((Unavailable, Closed), match="was removed or moved"):
+        with pytest.raises((Unavailable, Closed), match="was removed, moved or replaced"):
             store.create_node(Node(id="n2"))
         assert store.wait_failed(20)
         assert isinstance(store.failure, Corrupted)

@@ -361,7 +361,7 @@ def test_too_little_room_is_refused_before_anything_is_copied(
     status = os.statvfs(tmp_path)
     full = os.statvfs_result([*status[:4], 1, *status[5:]])
     monkeypatch.setattr(os, "statvfs", lambda _path: full)
-    assert "make room first" in refused(lambda: held(tmp_path / "a", snapshot))
+    assert "free some space first" in refused(lambda: held(tmp_path / "a", snapshot))
     assert not (tmp_path / "a").exists()
 
 
