@@ -1,7 +1,7 @@
-"""What a cluster's state is made of: the entities, their enumerations, and `validate`.
+"""The parts of a cluster's state: the entities, their enumerations, and `validate`.
 
-How a value is checked lives in forms.py, how an entity is written down with each format (CBOR, JSON, Go's).
-Invariant: `id` alone has no default, `revision` comes last, and fields are only ever appended before it.
+Checking a value is in forms.py; writing an entity is in the module of each format (CBOR, JSON, Go's JSON).
+Invariant: only `id` has no default, `revision` comes last, and fields are only ever appended before it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NO_DURATION: Final = timedelta(0)
 
 
 class NodeRole(StrEnum):
-    """What a node does."""
+    """The purpose of a node."""
 
     MANAGER = "manager"
     WORKER = "worker"
@@ -54,14 +54,14 @@ class DeployStrategy(StrEnum):
 
 
 class PublishMode(StrEnum):
-    """Where a port is published: on the container's own host, or on every host."""
+    """The place where a port is published: on the container's own host, or on every host."""
 
     HOST = "host"
     INGRESS = "ingress"
 
 
 class HealthCheckType(StrEnum):
-    """How a container's health is asked for."""
+    """The way in which a container's health is checked."""
 
     HTTP = "http"
     TCP = "tcp"
@@ -77,7 +77,7 @@ class RestartCondition(StrEnum):
 
 
 class ContainerState(StrEnum):
-    """Where a container is in its life, wanted or actual."""
+    """The state of a container in its life, wanted or actual."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -94,12 +94,12 @@ class PathType(StrEnum):
 
 
 def _indexed(default: Any = dataclasses.MISSING) -> Any:
-    """A field that the store looks entities up by: its values are keys there, of at most KEY_MAX_BYTES."""
+    """A field by which the store looks up entities: its values are keys of an index, at most KEY_MAX_BYTES long."""
     return field(default=default, metadata={"indexed": True})
 
 
 def _concealed(default: Any = b"") -> Any:
-    """A field that holds secrets, or mostly does, and must not show up in logs and tracebacks."""
+    """A field that holds, or often holds, secrets. It must not appear in logs and tracebacks."""
     return field(default=default, repr=False)
 
 
@@ -108,20 +108,20 @@ def _percent() -> Any:
 
 
 def _port() -> Any:
-    """0 where it is not set."""
+    """A port; 0 if it is not set."""
     return within(0, 65_535)
 
 
 def _revision() -> Any:
-    """The last change of the entity: set by reads, ignored by writes and by `==`."""
+    """The revision of the entity's last change: set by reads, ignored by writes and by `==`."""
     return field(default=0, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeResources:
-    """What a node has and what is taken of it: CPU in cores, memory and disk in bytes.
+    """The resources of a node and the allocated part of them: CPU in cores, memory and disk in bytes.
 
-    `cpu_allocated` may be a hair below 0: it is what callers get by adding and subtracting fractions of a core.
+    `cpu_allocated` may be very slightly below 0, because callers add and subtract fractions of a core.
     """
 
     cpu_cores: int = 0
@@ -169,7 +169,7 @@ class UpdateConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PortMapping:
-    """A port of a container and where it is reached."""
+    """A port of a container and the place where it can be reached."""
 
     name: str = ""
     container_port: int = _port()
@@ -189,7 +189,7 @@ class VolumeMount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HealthCheck:
-    """How health is asked for: `endpoint` for http and tcp, `command` for exec."""
+    """How health is checked: `endpoint` for http and tcp, `command` for exec."""
 
     type: HealthCheckType | str = ""
     endpoint: str = ""
@@ -201,7 +201,7 @@ class HealthCheck:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HealthStatus:
-    """What the last health check said."""
+    """The result of the last health check."""
 
     healthy: bool = False
     message: str = ""
@@ -221,7 +221,7 @@ class RestartPolicy:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResourceRequirements:
-    """What a container may use and what is set aside for it. CPU in cores, memory in bytes."""
+    """The limits of a container and its reserved resources. CPU in cores, memory in bytes."""
 
     cpu_limit: float = 0.0
     memory_limit: int = 0
@@ -231,7 +231,7 @@ class ResourceRequirements:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Service:
-    """A workload a user asked for. `stop_timeout` is a whole number of seconds, as it is in Warren."""
+    """A workload that a user wants to run. `stop_timeout` is a whole number of seconds, as in Warren."""
 
     id: str = _indexed()
     name: str = _indexed("")
@@ -257,9 +257,9 @@ class Service:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Container:
-    """One running instance of a service. `stop_timeout` is a whole number of seconds, as it is in Warren.
+    """One running instance of a service. `stop_timeout` is a whole number of seconds, as in Warren.
 
-    `exit_code` may be negative: Go says -1 of a process that a signal ended.
+    `exit_code` may be negative: Go reports -1 for a process that was ended by a signal.
     """
 
     id: str = _indexed()
@@ -289,7 +289,7 @@ class Container:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Secret:
-    """Sensitive data, encrypted by the caller before it comes here."""
+    """Sensitive data. The caller encrypts it before it calls the store."""
 
     id: str = _indexed()
     name: str = _indexed("")
@@ -327,7 +327,7 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IngressBackend:
-    """The service, by name, that takes a request."""
+    """The service, by name, that receives a request."""
 
     service_name: str = ""
     port: int = _port()
@@ -352,7 +352,7 @@ class HeaderManipulation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RateLimit:
-    """How many requests are let through."""
+    """How many requests are allowed."""
 
     requests_per_second: float = 0.0
     burst: int = 0
@@ -360,7 +360,7 @@ class RateLimit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AccessControl:
-    """Which addresses (or networks, as CIDR) are let through."""
+    """Which addresses (or networks, as CIDR) are allowed."""
 
     allowed_ips: tuple[str, ...] = ()
     denied_ips: tuple[str, ...] = ()
@@ -368,7 +368,7 @@ class AccessControl:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IngressPath:
-    """A path and what becomes of requests to it."""
+    """A path, and the handling of requests to it."""
 
     path: str = ""
     path_type: PathType | str = ""
@@ -452,7 +452,7 @@ _KIND_NAMES: Final[dict[type, str]] = {cls: name for name, cls in ENTITY_CLASSES
 
 
 def kind_name(cls: type) -> str:
-    """The name of the kind whose entities are of this class. Raises InvalidEntity where there is none."""
+    """The name of the kind with this class. Raises InvalidEntity if there is none."""
     try:
         return _KIND_NAMES[cls]
     except KeyError:
@@ -460,17 +460,17 @@ def kind_name(cls: type) -> str:
 
 
 def validate(entity: EntityT) -> EntityT:
-    """The entity as it can be stored: the same object if it is so already, else a normalised copy.
+    """The entity in the form in which it is stored: the same object if it already has this form, else a normalised
+    copy.
 
-    Converted are: list to tuple, mapping to FrozenMap, int to float where a float is declared, aware times to
-    UTC, Go's zero time to None, a subclass of str to str (a member of the field's enumeration stays).
-    `revision` is neither looked at nor changed.
+    These values are converted: list to tuple, mapping to FrozenMap, int to float where a float is declared, aware times
+    to UTC, Go's zero time to None, a subclass of str to str (a member of the field's enumeration stays). `revision` is
+    neither checked nor changed.
 
-    Raises InvalidEntity, with the dotted path of the field (`rules[0].paths[1].path_type`), for: a wrong type
-    (a bool is no int), an empty id, an id or indexed field over KEY_MAX_BYTES, an unknown member of an
-    enumeration ("" means not set), a naive time, text that has no UTF-8 form, a number that is not finite or
-    does not fit, and one that cannot be: a count, a size or a duration below 0, a port above 65535, a percentage
-    above 100. Thread-safe.
+    Raises InvalidEntity, with the dotted path of the field (`rules[0].paths[1].path_type`), for: a wrong type (a bool
+    is not an int), an empty id, an id or indexed field over KEY_MAX_BYTES, an unknown member of an enumeration (""
+    means not set), a naive time, text without a UTF-8 form, a number that is not finite or does not fit, and an
+    impossible number: a count, a size or a duration below 0, a port above 65535, a percentage above 100. Thread-safe.
     """
     kind = kind_name(type(entity))
     try:

@@ -1,7 +1,7 @@
-"""Stores without Raft: LocalStore, all by itself, and ReadOnlyStore, another process's view of a data directory.
+"""Stores without Raft: LocalStore, a store of its own, and ReadOnlyStore, which reads another process's data directory.
 
-What a command does is decided in fsm/, what may be read in store/. Nothing here talks to a manager.
-Invariant: what LocalStore has answered is on disk; ReadOnlyStore changes nothing but LMDB's reader table.
+The effect of a command is decided in fsm/, the rules for reading in store/. Nothing here talks to a manager.
+Invariant: a write that LocalStore has acknowledged is on disk. ReadOnlyStore changes only LMDB's reader table.
 """
 
 from __future__ import annotations
@@ -43,33 +43,32 @@ from warren_raft.waiting import Bell
 logger = logging.getLogger("warren_raft.local")
 
 FREE_BYTES_RESERVE: Final = 16 * 1024 * 1024
-"""With less free on the disk, creates and updates are refused: deletes need room too, to be written."""
+"""With fewer free bytes on the disk, creates and updates are refused: deletes need space too."""
 
 JOIN_SECONDS: Final = 1.0
-"""A closing store waits so long for callbacks of futures, and for the end of its thread."""
+"""How long a closing store waits for callbacks of futures, and for the end of its thread."""
 
 MEASURE_EVERY_BYTES: Final = 64 * 1024 * 1024
-"""How much is written between two looks at the size of the state (20 µs each), which has a limit of gigabytes."""
+"""How much is written between two measurements of the state (20 µs each), whose limit is gigabytes."""
 
 LOOK_SECONDS: Final = 1.0
-"""How often a store that writes looks whether its directory is still in its place."""
+"""How often a store that writes checks whether its directory is still in its place."""
 
 
 END_VIEWS_SECONDS: Final = 30.0
-"""How often a process that only reads looks for views that were open for too long."""
+"""How often a process that only reads checks for views that were open for too long."""
 
 
 class LocalStore(Store):
     """A store in one process, without Raft: the same operations with the same meaning. Thread-safe.
 
-    A write returns when it is on disk. Writes of several threads, and batches that are not waited for, share
-    one sync. `path` is a directory; it is made, with mode 0700, if it is missing.
+    A write returns when it is on disk. Writes of several threads, and batches with `wait=False`, share one sync. `path`
+    is a directory; it is made, with mode 0700, if it does not exist.
 
     Raises, at construction:
         InUse: this or another process has the directory open.
         RefusedForSafety: a manager's directory; another user's files; files that every user of the host may read or
-            write; a network file system; a newer format.
-        Corrupted: the files are damaged.
+        write; a network file system; a newer format. Corrupted: the files are damaged.
     """
 
     _open_stores: ClassVar[weakref.WeakSet[LocalStore]] = weakref.WeakSet()
@@ -81,7 +80,7 @@ class LocalStore(Store):
         self._failure: WarrenError | None = None
         self._close_error: BaseException | None = None
         self._ended = False
-        """Closing is over."""
+        """Whether closing is over."""
         self._changed = Bell()
         self._deliveries = Deliveries("warren-local-futures")
         self._own = OwnThread("warren-local", self._deliveries.look)
@@ -94,7 +93,7 @@ class LocalStore(Store):
             self._own.start()
             self._own.call(partial(self._open, absolute(path)))
         except BaseException:
-            self._own.post(self._close_now)  # if it was this thread that was interrupted, opening goes on until then
+            self._own.post(self._close_now)  # if only this thread was interrupted, opening goes on until then
             raise
 
     def _open(self, path: str) -> None:
@@ -126,7 +125,7 @@ class LocalStore(Store):
         if self._attached().is_parents:
             raise Closed(forking.PARENTS)
         if self._failure is not None:
-            raise self._failure.with_traceback(None)  # else it would collect a traceback a call
+            raise self._failure.with_traceback(None)  # otherwise the error would collect a traceback for each call
         if any(operation.verb == PUT for operation in operations):
             self._room.require()
         data = encode(Command(NO_SESSION, 0, 0, operations))
@@ -137,7 +136,7 @@ class LocalStore(Store):
         self._room.note_written(sum(map(len, requests)))
         outcomes = self._tried(requests)
         if len(requests) > 1 and isinstance(outcomes[0], StorageFull):
-            # What is too large for the disk must not fail those beside it, deletes least of all.
+            # A request that is too large for the disk must not fail the requests beside it, least of all deletes.
             outcomes = [self._tried([request])[0] for request in requests]
         return outcomes
 
@@ -149,7 +148,7 @@ class LocalStore(Store):
         except (StorageFull, StorageFailed, Corrupted, InUse, InvariantViolation) as error:
             _drop_tracebacks(error)
             if not isinstance(error, StorageFull):
-                self._failure = error  # the file cannot be relied on, or this program cannot: no further write
+                self._failure = error  # the file, or this program, cannot be relied on: no further write
             return [error] * len(requests)
 
     def _applied(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
@@ -161,7 +160,7 @@ class LocalStore(Store):
         return [_outcome(result) for result in results]
 
     def _look(self) -> None:
-        """Whether this is still the directory that was opened, every LOOK_SECONDS. Raises Corrupted, InUse."""
+        """Check that this is still the directory that was opened, every LOOK_SECONDS. Raises Corrupted, InUse."""
         now = time.monotonic()
         if now < self._look_at:
             return
@@ -175,12 +174,12 @@ class LocalStore(Store):
         try:
             if self._lock.restore_file():
                 log_event(logger, logging.WARNING, "lock file removed", LOCK_FILE_REMOVED, path=self._lock.path)
-        except OSError as error:  # the lock of the directory itself holds
+        except OSError as error:  # the lock of the directory itself still holds
             log_event(logger, logging.WARNING, "removed lock file not made again", error, path=self._lock.path)
 
     def _renew(self) -> None:
-        """Go on in a copy: a process holds on to pages of this file, and it would grow by all that changes from now on.
-        That process reads on in the old file, which takes no name and no more room."""
+        """Continue in a copy, because a process keeps pages of this file, which would grow by every change from now on.
+        That process reads on in the old file, which gets no name and takes no further space."""
         before = self._machine.database
         try:
             database = before.renewed()
@@ -195,10 +194,10 @@ class LocalStore(Store):
         before.remove()
 
     def snapshot(self, path: str | os.PathLike[str]) -> dict[str, Any]:
-        """Save all that is stored now as one file (mode 0600), verified and on disk. Returns its manifest.
+        """Save the present state as one file (mode 0600), verified and on disk. Returns its manifest.
 
-        Others read and write meanwhile. Raises RefusedForSafety (there is a file of that name), StorageFull, OSError,
-        SnapshotInvalid (the state is damaged). Nothing is left then.
+        Other threads read and write meanwhile. Raises RefusedForSafety (a file of that name exists), StorageFull,
+        OSError, SnapshotInvalid (the state is damaged). In these cases no file is left.
         """
         from warren_raft.snapshots.saving import save
 
@@ -206,10 +205,10 @@ class LocalStore(Store):
         return save(database, path, created_at=datetime.now(UTC), node_id="", quorum=True).to_json()
 
     def close(self) -> None:
-        """Wait for the writes under way, then close the files. Idempotent; afterwards every call raises Closed.
+        """Wait for the running writes, then close the files. Idempotent; afterwards every call raises Closed.
 
-        From any thread, in signal handlers, in callbacks and in `atexit`. It is done by a thread of the store's own: an
-        exception that arrives here ends the waiting for it, and nothing else.
+        Call it from any thread, in signal handlers, in callbacks and in `atexit`. A thread of the store's own closes
+        the store, so an exception that arrives here ends only the waiting.
         """
         if self._ended:
             return
@@ -222,7 +221,7 @@ class LocalStore(Store):
             raise error
 
     def _close_now(self) -> None:
-        """In this store's own thread."""
+        """Close the store, in this store's own thread."""
         if self._ended:
             return
         try:
@@ -231,7 +230,7 @@ class LocalStore(Store):
             database, self._database = self._database, None
             if database is not None:
                 self._close_files(database)
-        except BaseException as error:  # noqa: BLE001  for whoever called close()
+        except BaseException as error:  # noqa: BLE001  for the caller of close()
             self._close_error = error
         finally:
             self._ended = True
@@ -244,7 +243,7 @@ class LocalStore(Store):
             database.close_sealed()
         except Corrupted as error:
             log_event(logger, logging.CRITICAL, "state not closed", error)
-            database.abandon()  # what is in its place now is not ours to change
+            database.abandon()  # another directory may have its place now, which must not be changed
         finally:
             self._anchors.close()
             self._lock.release()
@@ -260,13 +259,14 @@ os.register_at_fork(after_in_child=LocalStore._close_all_in_child)
 
 
 def _refuse_replica(machine: StateMachine, path: str) -> None:
-    """A manager's state must change by its log only: a write of ours would make it differ from all others."""
+    """A manager's state must change only by its log: a write of this store would make it diverge from the others."""
     if machine.cluster_id is not None or machine.applied_term != 0:
         raise RefusedForSafety(f"{path} is a manager's directory: open it with ReplicatedStore, or ReadOnlyStore")
 
 
 def _drop_tracebacks(error: BaseException) -> None:
-    """They hold the transaction, and that the files: the directory could not be opened again while one is kept."""
+    """Tracebacks hold the transaction, which holds the files: the directory could not be opened again while one is
+    kept."""
     link: BaseException | None = error
     while link is not None:
         link.__traceback__ = None
@@ -281,7 +281,7 @@ def _outcome(result: Result) -> Outcome:
 
 
 class _Room:
-    """Whether there is room for creates and updates: on the disk, and below the quota of the database."""
+    """Whether there is enough space for creates and updates: on the disk, and below the quota of the database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -293,7 +293,8 @@ class _Room:
         self._unmeasured_bytes += size_bytes
 
     def require(self) -> None:
-        """Raises StorageFull. It clears by itself: as long as there is no room, every call looks anew."""
+        """Raises StorageFull. The condition clears by itself: while there is too little space, every call measures
+        again."""
         if self._is_over_quota or self._unmeasured_bytes >= MEASURE_EVERY_BYTES:
             self._unmeasured_bytes = 0
             with self._database.read() as transaction:
@@ -305,17 +306,17 @@ class _Room:
 
 
 class _Views:
-    """A thread that ends the views of this process that were open for too long. The manager cannot: it would use again
-    what is still being read."""
+    """A thread that ends views of this process that were open for too long. The manager cannot end them: it would reuse
+    pages that are still being read."""
 
     def __init__(self) -> None:
         self._is_running = False
 
     def end_old_ones(self) -> None:
-        """From now on, until the process ends."""
+        """Start the thread, which runs until the process ends."""
         if not self._is_running:
             threading.Thread(target=self._run, name="warren-raft-views", daemon=True).start()
-            self._is_running = True  # after that: an exception in between means a second thread, and not none
+            self._is_running = True  # after the start: an exception in between means a second thread, not no thread
 
     def forget_in_child(self) -> None:
         self._is_running = False
@@ -331,20 +332,20 @@ os.register_at_fork(after_in_child=_views.forget_in_child)
 
 
 class ReadOnlyStore(Reader):
-    """The reads of a data directory, beside its manager or without one. Thread-safe. For `with`, or `close()` it.
+    """The reads of a data directory, beside its manager or without one. Thread-safe. Use it with `with`, or call
+    `close()`.
 
-    A read sees what the manager has applied when it begins. Where the manager changes to another generation of
-    its database (after an installed snapshot), the next read follows it; a view stays where it is.
+    A read sees everything that the manager has applied when the read begins. If the manager changes to another
+    generation of its database (after it replaced its state), the next read uses that generation; an open view does not
+    change.
 
     Raises, at construction or at a later read:
-        RefusedForSafety: there is no state yet; the files are another user's (the message has the line to
-            type); a network file system.
-        Corrupted: the files are damaged, or the machine went down before they were synced (StateUntrusted):
-            the manager rebuilds them when it starts.
-        InUse: a store of this process has the directory open; 256 read transactions are open in other processes; the
-            manager's lock file beside the database was removed (the message says what to do); a signal handler came
-            while its own thread opened a database (try again).
-        Closed: after `close`, and in a forked child, which may open a store of its own.
+        RefusedForSafety: there is no state yet; the files belong to another user (the message has the command to type);
+        a network file system. Corrupted: the files are damaged, or the machine went down before they were synced
+        (StateUntrusted): the manager rebuilds them when it starts. InUse: a store of this process has the directory
+        open; 256 read transactions are open in other processes; the manager's lock file beside the database was removed
+        (the message says what to do); a signal handler interrupted the opening of a database in its own thread (try
+        again). Closed: after `close`, and in a forked child, which may open a store of its own.
     """
 
     def __init__(self, data_dir: str | os.PathLike[str]) -> None:
@@ -372,13 +373,15 @@ class ReadOnlyStore(Reader):
         return database
 
     def _follow(self) -> Database:
-        """Open the generation that the pointer names now, and let the one before go."""
+        """Open the generation that the pointer names now, and close the previous one."""
         database = self._database
         if database is not None and database.is_parents:
-            raise Closed(forking.PARENTS)  # before the lock, which a thread of the parent may have had
-        thread = threading.get_ident()  # not once the lock is taken: a signal handler may come in that call
+            raise Closed(forking.PARENTS)  # before the lock, which a thread of the parent may have held
+        thread = (
+            threading.get_ident()
+        )  # before the lock is taken: a signal handler may interrupt the call that takes it
         if self._follower == thread and self._change.locked():
-            # A signal handler reads in the middle of this: the state before serves it.
+            # A signal handler reads in the middle of this: it gets the previous state.
             if database is None:
                 raise Closed
             return database
@@ -389,7 +392,7 @@ class ReadOnlyStore(Reader):
                 raise Closed
             pointer = _pointer_identity(self._state)
             generation = self._state.current()
-            # By the file too: in a directory that was restored or emptied, numbers begin anew.
+            # Compare the file too: in a directory that was restored or emptied, the numbers begin again.
             is_another = generation != before.generation
             if is_another or _identity(self._state.file_of(before.generation)) not in (None, self._file):
                 self._database = Database.open_read_only(self._state)
@@ -418,15 +421,15 @@ def _file_identity(database: Database) -> tuple[int, int] | None:
 def _identity(path: str) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
-    except (FileNotFoundError, PermissionError):  # opening will say what is wrong
+    except (FileNotFoundError, PermissionError):  # opening will report the fault
         return None
     return status.st_dev, status.st_ino
 
 
 def _pointer_identity(state: StateDirectory) -> tuple[int, int, int] | None:
-    """Changes with every replacement of the pointer file, and costs 1 µs. None where there is none."""
+    """A value that changes with every replacement of the pointer file; it costs 1 µs. None if there is no pointer."""
     try:
         status = os.stat(state.pointer)
-    except (FileNotFoundError, PermissionError):  # opening will say what is wrong
+    except (FileNotFoundError, PermissionError):  # opening will report the fault
         return None
     return status.st_ino, status.st_mtime_ns, status.st_ctime_ns

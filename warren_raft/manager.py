@@ -1,7 +1,7 @@
-"""ReplicatedStore: one manager of a cluster. Ties store, state machine, consensus and the admin socket together.
+"""ReplicatedStore: one manager of a cluster. It connects store, state machine, consensus and the admin socket.
 
 Lives here: turning a write into a replicated command, waiting for its result, members and leadership, closing cleanly.
-Not here: opening a data directory (opening.py), what a command does (fsm/), how it is agreed upon (raft/).
+Not here: opening a data directory (opening.py), the effect of a command (fsm/), agreement on it (raft/).
 Invariant: a write that returned is committed by a majority and applied to this manager's database.
 """
 
@@ -68,23 +68,23 @@ logger = logging.getLogger("warren_raft.manager")
 T = TypeVar("T")
 
 GRACE_SECONDS: Final = 1.0
-"""The raft thread ends a write at its deadline; a caller waits so much longer before it gives that thread up."""
+"""The raft thread ends a write at its deadline. A caller waits this much longer before it gives up on that thread."""
 ASK_AGAIN_SECONDS: Final = 0.1
-"""Between two questions to the leader about the same membership change, unless something changed before."""
+"""The time between two questions to the leader about the same change of members, unless something changes earlier."""
 MOVED_SECONDS: Final = 2.0
-"""A member that was given another address has so long to answer there before it is said that it does not."""
+"""How long a member with a new address may take to answer there, before the result says that it does not answer."""
 HANGS_SECONDS: Final = 30.0
-"""A thread that a closing manager has waited for for so long may be in a system call that never returns."""
+"""A thread for which a closing manager has waited this long may be in a system call that never returns."""
 HAND_OVER_SECONDS: Final = 2.0
-"""A closing leader waits at most so long for another to take over."""
+"""How long a closing leader waits for another manager to take over."""
 NOTE_READY_SECONDS: Final = 0.05
-"""Whether this manager got ready is looked at so often until it did. A manager that is killed soon after has not failed
-to start; to be taken for that twice costs the next start a proof of the whole state."""
+"""How often a starting manager checks whether it became ready. A manager that is killed soon after its start has not
+failed to start. Counting it as a failed start twice would cost the next start a proof of the whole state."""
 
 
 class _SwitchInterval:
-    """`sys.setswitchinterval` while any store is open. At Python's 5 ms a busy thread of the embedding process turns a
-    0.3 ms round into 15 ms (DESIGN 7). The last store to close puts the old value back."""
+    """`sys.setswitchinterval` while any store is open. With Python's 5 ms, a busy thread of the embedding process turns
+    a round of 0.3 ms into 15 ms. The last store to close restores the old value."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -99,7 +99,7 @@ class _SwitchInterval:
             sys.setswitchinterval(seconds)
 
     def release(self, store: object) -> None:
-        """Does nothing for one that has it not."""
+        """Does nothing for a store that does not hold it."""
         with self._lock:
             if store in self._stores:
                 self._stores.remove(store)
@@ -111,14 +111,14 @@ _switch_interval = _SwitchInterval()
 
 
 class ReplicatedStore(Store):
-    """One manager: reads are local, writes are agreed upon by a majority. Usable from any number of threads.
+    """One manager: reads are local, writes are committed by a majority. Usable from any number of threads.
 
-    Opening raises InUse (directory or port), RefusedForSafety (another node's directory, another user's, one that
-    every user of the host may read or write, a network file system), Corrupted (with how to rejoin). A fork leaves the
-    child with a closed store.
+    Opening raises InUse (directory or port), RefusedForSafety (another node's directory, another user's, one that every
+    user of the host may read or write, a network file system), Corrupted (with how to rejoin). After a fork, the store
+    in the child is closed.
 
-    `files`: what the log does to its disk goes through it, for tests and for disks that need special care
-    (raft/files.py says what it must promise). None: the operating system's.
+    `files`: all file operations of the log go through this object, for tests and for disks that need special care
+    (raft/files.py has its contract). None: the files of the operating system.
     """
 
     _open_stores: ClassVar[weakref.WeakSet[ReplicatedStore]] = weakref.WeakSet()
@@ -127,12 +127,12 @@ class ReplicatedStore(Store):
         super().__init__()
         self.config: Final = config
         self._closed = False
-        """No further call is served. Set when closing begins."""
+        """No further call is accepted. Set when closing begins."""
         self._why_closed: tuple[str, ...] = ()
         self._ended = False
-        """Closing is over."""
+        """Whether closing is over."""
         self.failure: WarrenError | None = None
-        """Why this manager stopped by itself; None while it has not. Reads go on, writes raise Closed."""
+        """Why this manager stopped by itself; None if it has not. Reads go on, writes raise Closed."""
         self._close_error: BaseException | None = None
         self._closers: dict[threading.Thread, None] = {}
         self._changed = Bell()
@@ -172,7 +172,7 @@ class ReplicatedStore(Store):
             self._own.start()
             self._own.call(partial(self._open, files))
         except BaseException:
-            self._own.post(self._close_now)  # if it was this thread that was interrupted, opening goes on until then
+            self._own.post(self._close_now)  # if only this thread was interrupted, opening goes on until then
             raise
 
     def _open(self, files: Files | None) -> None:
@@ -244,8 +244,8 @@ class ReplicatedStore(Store):
         )
         if self.config.insecure_plaintext:
             text = (
-                f"whoever reaches {self.config.listen} can read everything and act as a member; give every manager a "
-                "certificate (warren-raft cert issue) and start it without insecure_plaintext"
+                f"everybody with access to {self.config.listen} can read everything and act as a member; give every "
+                "manager a certificate (warren-raft cert issue) and start it without insecure_plaintext"
             )
             log_event(logger, logging.WARNING, "links are plaintext", text, node=self.config.node_id)
 
@@ -293,20 +293,21 @@ class ReplicatedStore(Store):
         return value
 
     def wait_ready(self, timeout: float | None = 30.0) -> None:
-        """Until a leader is known and the log is applied up to its commit index at our start.
+        """Wait until a leader is known and the log is applied up to the commit index at this manager's start.
 
-        `timeout` in seconds, None: for ever. Raises Unavailable, or Closed when the manager stopped.
+        `timeout` in seconds, None: for ever. Raises Unavailable, or Closed if the manager stopped.
         """
         self._wait_for(lambda: self._engine.is_ready, timeout, f"{self.config.node_id} did not get ready")
 
     def wait_leader(self, timeout: float | None = 10.0) -> str:
         """The id of the leader, as soon as one is known here. Raises Unavailable, Closed."""
         leader = self._wait_for(lambda: self.leader, timeout, "no leader was elected")
-        assert leader is not None  # nor is it ""
+        assert leader is not None  # and not ""
         return leader
 
     def wait_failed(self, timeout: float | None = None) -> bool:
-        """Until this manager stopped by itself (`failure` says why): True. False at the timeout or when it closes."""
+        """Wait until this manager has stopped by itself: True, and `failure` says why. False at the timeout or at
+        `close`."""
         self._changed.wait_for(lambda: not self._is_alive, timeouts.deadline(timeout))
         return self.failure is not None
 
@@ -316,27 +317,27 @@ class ReplicatedStore(Store):
 
     @property
     def waits(self) -> str:
-        """Before the cluster has formed: for whom this manager waits, as a sentence; else empty."""
+        """Before the cluster has formed: the members for which this manager waits, as a sentence; else empty."""
         return self._engine.waits
 
     @property
     def is_leader(self) -> bool:
-        """Whether this manager leads and its local state holds every acknowledged write. It may be deposed already."""
+        """Whether this manager leads and its state holds every acknowledged write. It may be deposed meanwhile."""
         return self._engine.is_leader and self._is_alive and not self._is_stuck
 
     @property
     def leader(self) -> str | None:
-        """The id of the leader as far as this manager knows; None when it has heard of none for a while."""
+        """The id of the leader as far as this manager knows; None if it has heard from no leader for a while."""
         return self._engine.leader if self._is_alive and not self._is_stuck else None
 
     def on_leadership(self, callback: Callback) -> Callable[[], None]:
         """Call `callback(is_leader, term)` with the present state, and then at each change, in order.
 
-        Each callback has a thread of its own. It should return at once: it hears of the next change when it has
-        returned. It may use the store in any way, close it too. What it raises is logged.
+        Each callback has a thread of its own. It should return at once, because it gets the next change only after it
+        has returned. It may use the store in any way, and close it too. Its exceptions are logged.
 
-        Returns a function that ends it: no call begins after that. Raises Closed, and RefusedForSafety for more than
-        100 callbacks at a time.
+        Returns a function that ends the calls: no call begins after that. Raises Closed, and RefusedForSafety for more
+        than 100 callbacks at a time.
         """
         if self._closed:
             raise Closed
@@ -395,7 +396,7 @@ class ReplicatedStore(Store):
         if others:
             told.append(f"low on space: {', '.join(others)}, see {'its' if len(others) == 1 else 'their'} status")
         detail = "; ".join(told) or f"{self._engine.leader} says so"
-        return f"too few managers have room for creates and updates, while reads and deletes go on: {detail}"
+        return f"too few managers have enough space for creates and updates; reads and deletes go on: {detail}"
 
     def _sent_and_waited_for(self, write: Write) -> int:
         if not self._driver.submit(write):
@@ -421,7 +422,7 @@ class ReplicatedStore(Store):
         return write.future
 
     def barrier(self, timeout: float | None = None) -> int:
-        """An empty command: when it returns, every local read is linearizable with what was acknowledged before.
+        """An empty command: after it, every local read sees all writes that were acknowledged before (linearizable).
 
         Returns the revision. Raises Unavailable, Closed.
         """
@@ -433,12 +434,12 @@ class ReplicatedStore(Store):
     # Members -----------------------------------------------------------------------------------------------------
 
     def members(self) -> tuple[MemberStatus, ...]:
-        """Each member of the cluster, as this manager knows it, in the order of the ids. Raises Closed."""
+        """Each member of the cluster, as known to this manager, in the order of the ids. Raises Closed."""
         self._attached()
         return members_of(self._engine, self._opened.machine, self.config.node_id, self.alarms)
 
     def add_member(self, id: str, address: str, *, timeout: float | None = None) -> None:  # noqa: A002
-        """Add a manager that runs on an empty directory; returns when it has caught up and votes.
+        """Add a manager that runs on an empty directory. Returns when it has caught up and votes.
 
         Raises RefusedForSafety, Unavailable (it does not answer, or there is no quorum), InvalidEntity.
         """
@@ -448,8 +449,9 @@ class ReplicatedStore(Store):
         self._change_members(ADD, id, address, timeout)
 
     def update_member(self, id: str, address: str, *, timeout: float | None = None) -> str:  # noqa: A002
-        """Give a member another address. Returns an empty string when its manager answers there, else a sentence that
-        says where it is and what to do: the address counts all the same, so that a manager that is down can be moved.
+        """Give a member another address. Returns an empty string if its manager answers there. Otherwise returns a
+        sentence with its present place and the advice; the new address counts nevertheless, so that a stopped manager
+        can be moved.
 
         Raises RefusedForSafety, Unavailable, InvalidEntity.
         """
@@ -459,20 +461,20 @@ class ReplicatedStore(Store):
         return self._change_members(UPDATE, id, address, timeout)
 
     def remove_member(self, id: str, *, timeout: float | None = None) -> None:  # noqa: A002
-        """Remove a member; a leader hands leadership over first. Removing who is no member does nothing.
+        """Remove a member; a leader hands leadership over first. Removing an id that is not a member does nothing.
 
-        Returns when a majority of the members that stay has it on disk, so that no power cut takes it back. Until then
-        a manager that is removed has to go on running, as its vote may be needed; then it stops by itself.
+        Returns when a majority of the remaining members has the removal on disk, so that no power cut takes it back.
+        Until then the removed manager must go on running, because its vote may be needed; then it stops by itself.
 
-        Raises RefusedForSafety when the quorum would be lost, Unavailable.
+        Raises RefusedForSafety if the quorum would be lost, Unavailable.
         """
         check_node_id(id, field="id")
         self._change_members(REMOVE, id, "", timeout)
 
     def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> str:  # noqa: A002
-        """Let another voting member lead (None: the most caught-up one); returns the id of the new leader.
+        """Let another voting member lead (None: the most caught-up one). Returns the id of the new leader.
 
-        Raises RefusedForSafety when it is no voting member or not connected, Unavailable.
+        Raises RefusedForSafety if the id is not a connected voting member, Unavailable.
         """
         return self._transfer(id, self._deadline(timeout))
 
@@ -490,7 +492,7 @@ class ReplicatedStore(Store):
         return timeouts.deadline(timeout, self.config.write_timeout_seconds)
 
     def _change_members(self, verb: str, member_id: str, address: str, timeout: float | None) -> str:
-        """What the leader has to say to a change that it made; mostly nothing."""
+        """The leader's remark on a change that it made; mostly empty."""
         deadline = self._deadline(timeout)
         said = ""
         known = self._engine.members.get(member_id)
@@ -510,7 +512,7 @@ class ReplicatedStore(Store):
         try:
             self._ask_until(is_so, question, deadline)
         except Closed:
-            # Who removes itself has stopped by the time that it is done.
+            # A manager that removes itself has stopped by the time the removal is done.
             if not (verb == REMOVE and member_id == self.config.node_id and isinstance(self.failure, Removed)):
                 raise
         return said
@@ -521,8 +523,9 @@ class ReplicatedStore(Store):
         question: Callable[[Callable[[Answer], None]], ChangeWanted | TransferWanted],
         deadline: float,
     ) -> None:
-        """Ask the leader again and again until it is so. To ask for a change again is harmless; to ask for a transfer
-        that has happened would start another one, so it is looked at before each question."""
+        """Ask the leader repeatedly until the condition holds. Asking for a change again is harmless. Asking for a
+        transfer that has already happened would start another transfer, so the condition is checked before each
+        question."""
         said = NO_LEADER
         is_first, may_be_so = True, False
         answer: Answer | None = None
@@ -561,7 +564,7 @@ class ReplicatedStore(Store):
 
         def is_answered() -> bool:
             if not answers:
-                self._check_alive()  # a question is not answered any more once the raft thread has ended
+                self._check_alive()  # after the end of the raft thread, no question is answered any more
             return bool(answers)
 
         self._changed.wait_for(is_answered, deadline)
@@ -572,10 +575,10 @@ class ReplicatedStore(Store):
     def snapshot(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Save this manager's state as one file (mode 0600), verified and on disk. Returns its manifest.
 
-        Needs no quorum; `quorum` of the result says whether there was one. On the leader, after `barrier()`, it has
-        every acknowledged write. Reads and writes go on meanwhile. Raises RefusedForSafety (there is a file of that
-        name, or this manager has not been part of a cluster yet), StorageFull, OSError, SnapshotInvalid (the state is
-        damaged), Closed. Nothing is left then.
+        Needs no quorum; `quorum` of the result says whether there was one. On the leader, after `barrier()`, the file
+        has every acknowledged write. Reads and writes go on meanwhile. Raises RefusedForSafety (a file of that name
+        exists, or this manager has not been part of a cluster yet), StorageFull, OSError, SnapshotInvalid (the state is
+        damaged), Closed. In these cases no file is left.
         """
         database = self._attached()
         if self._opened.machine.cluster_id is None:
@@ -594,7 +597,7 @@ class ReplicatedStore(Store):
         ).to_json()
 
     def nameless_snapshot(self) -> int:
-        """The same for the admin socket: a descriptor of a file without a name, which the caller closes."""
+        """Like `snapshot`, for the admin socket: the descriptor of a file without a name, which the caller closes."""
         directory = str(self.config.directory / "snapshots")
         make_directory(directory)
         with self._attached().read() as transaction:
@@ -614,11 +617,11 @@ class ReplicatedStore(Store):
     @property
     def alarms(self) -> tuple[Alarm, ...]:
         """The conditions that need an operator and last now, in the order in which they were raised; docs/alarms.md
-        lists them all. For any thread; also after the end."""
+        lists all names. For any thread, also after the end."""
         return self._alarms.active
 
     def status(self) -> Status:
-        """This manager and its cluster now. `to_json()` of it is the command line's `status -o json`. Raises Closed."""
+        """This manager and its cluster now; `to_json()` has the form of `warren-raft status -o json`. Raises Closed."""
         self._attached()
         return status_of(
             self._opened,
@@ -632,13 +635,13 @@ class ReplicatedStore(Store):
     def reload_certificate(self) -> None:
         """Look for a newer certificate now: in the join file, and in data_dir/tls. Returns at once.
 
-        A manager does so by itself each second; after this call it also says in the log that there is none, or why a
+        A manager does this by itself every second. After this call it also logs that there is no newer one, or why a
         new one cannot be used (the alarm `certificate-not-taken`). From any thread, and in signal handlers.
         """
         self._certificate.wanted = True
 
     def _swapped(self, machine: StateMachine) -> None:
-        """In the raft thread: a snapshot was installed. Reads that have begun go on in the state that they began in."""
+        """In the raft thread, after the state was replaced. Reads that have begun go on in the old state."""
         self._database = machine.database
 
     # Threads of this object --------------------------------------------------------------------------------------
@@ -650,7 +653,8 @@ class ReplicatedStore(Store):
         self._alarms.stopped(str(error))
 
     def _look_after(self) -> float | None:
-        """In this store's own thread, again and again: does the raft thread live, does a callback hold others up?"""
+        """Called again and again in this store's own thread: is the raft thread alive, does a callback block the
+        others?"""
         watchdog = self._watchdog
         if watchdog is None:
             return self._deliveries.look()
@@ -667,8 +671,8 @@ class ReplicatedStore(Store):
         return min(watchdog.look_seconds, self._deliveries.look() or watchdog.look_seconds)
 
     def _keep_house(self) -> None:
-        """Measuring of space, checkpoints of the state, stale reader slots, views that were left open. Each is tried
-        whatever became of the others."""
+        """Housekeeping: measuring space, checkpoints of the state, stale reader slots, views that were left open. Each
+        chore is tried even if another one failed."""
         pause = min(1.0, self.config.checkpoint_interval_seconds)
         chores = (
             self._look_at_descriptors,
@@ -686,7 +690,7 @@ class ReplicatedStore(Store):
             for chore in chores:
                 try:
                     chore()
-                except Exception as error:  # noqa: BLE001 - who gave up here would never look at the disk again
+                except Exception as error:  # noqa: BLE001 - the thread must go on checking the disk
                     if isinstance(error, WarrenError) and shortage_of(error) is None:
                         self._on_failure(error)
                         self._driver.end_writes(f"this manager stopped: {error}")
@@ -706,7 +710,7 @@ class ReplicatedStore(Store):
             self._is_noted = True
 
     def _write_back(self) -> None:
-        """Now and then."""
+        """Sync the state and free readers, once in each checkpoint interval."""
         if time.monotonic() < self._write_back_at:
             return
         self._write_back_at = time.monotonic() + self.config.checkpoint_interval_seconds
@@ -718,7 +722,8 @@ class ReplicatedStore(Store):
             self._written_back = index
 
     def _house_neglected(self, error: Exception) -> None:
-        """It may last for days, and is one traceback in the log; over when it did not come again for a while."""
+        """The error may last for days: log one traceback, and raise an alarm that ends when the error has not come
+        again."""
         if not self._alarms.is_raised("housekeeping-failed"):
             node = self.config.node_id
             log_event(logger, logging.ERROR, "housekeeping failed", "it goes on", node=node, exc_info=error)
@@ -745,19 +750,20 @@ class ReplicatedStore(Store):
             self._driver.set_credentials(new)
 
     def _look_at_foreign_readers(self) -> None:
-        """One that never ends its view would make the state grow for ever: then the state goes on in another file."""
+        """A reader that never ends its view would let the state file grow for ever: then the state moves to another
+        file."""
         now = time.monotonic()
         if self._foreign_readers.look(self._opened.database) and now >= self._renew_at:
             self._renew_at = now + RENEW_AGAIN_SECONDS
             self._engine.renewal_wanted = True
 
     def _remember(self) -> None:
-        """How this manager was started, and where the others are: for a start from its directory alone."""
+        """Write how this manager was started, and the addresses of the others, for a start from its directory alone."""
         memory = self._opened.memory
         memory.keep(self._engine.addresses_to_keep(memory.said))
 
     def _measure(self) -> None:
-        """Consensus tells the others. It is told nothing more often than it tells them, see raft/health.py."""
+        """Give the values to consensus, which sends them to the others. See raft/health.py for how often."""
         self._engine.low_space = self._space.look(self._opened.database)
         self._engine.measured = Report(
             version=self._version, disk_free_bytes=self._space.free_bytes, database_bytes=self._space.used_bytes
@@ -766,10 +772,10 @@ class ReplicatedStore(Store):
     # The end -----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Hand leadership over, end what waits (Closed), sync the state. Idempotent; reads raise Closed afterwards.
+        """Hand leadership over, end waiting calls (Closed), sync the state. Idempotent; reads raise Closed afterwards.
 
-        From any thread, in signal handlers, in callbacks and in `atexit`. It is done by a thread of the store's own: an
-        exception that arrives here ends the waiting for it, and nothing else.
+        Call it from any thread, in signal handlers, in callbacks and in `atexit`. A thread of the store's own closes
+        the store, so an exception that arrives here ends only the waiting.
         """
         if self._ended:
             return
@@ -786,7 +792,7 @@ class ReplicatedStore(Store):
             raise error
 
     def _close_now(self) -> None:
-        """In this store's own thread."""
+        """Close the store, in this store's own thread."""
         if self._ended:
             return
         try:
@@ -800,7 +806,7 @@ class ReplicatedStore(Store):
                 self._database = None
                 self._close_directory()
                 self._say_stopped(time.monotonic() - began)
-        except BaseException as error:  # noqa: BLE001  for whoever called close()
+        except BaseException as error:  # noqa: BLE001  for the caller of close()
             self._close_error = error
         finally:
             if self._watchdog is not None:
@@ -811,7 +817,7 @@ class ReplicatedStore(Store):
             self._own.stop()
 
     def _stop_threads(self) -> None:
-        """All that were started; also where some were not."""
+        """Stop every thread that was started, also if some were not started."""
         if self._admin is not None:
             self._admin.stop()
         self._stop_housekeeping.set()
@@ -835,7 +841,7 @@ class ReplicatedStore(Store):
             finally:
                 RESERVE.close()
             return
-        # It may be in the middle of a transaction, and go on. Nobody may open the directory before it is gone.
+        # The thread may be in the middle of a transaction, and go on. No process may open the directory before it ends.
         self._say(
             logging.CRITICAL,
             "thread hangs",
@@ -844,8 +850,8 @@ class ReplicatedStore(Store):
         )
 
     def _say(self, level: int, what: str, text: object, **keys: str | float) -> None:
-        """For the end: a log handler that never returns, as its pipe is full, may be what a thread hangs in."""
-        assert self._watchdog is not None  # all was started
+        """Log near the end: another thread does it, because a log handler with a full pipe may never return."""
+        assert self._watchdog is not None  # everything was started
         self._watchdog.say(
             lambda: log_event(logger, level, what, text, node=self.config.node_id, exc_info=None, **keys)
         )
@@ -862,7 +868,7 @@ class ReplicatedStore(Store):
         )
 
     def _hand_over(self) -> None:
-        """So that no caller has to wait for an election."""
+        """Hand leadership over, so that no caller has to wait for an election."""
         if self.is_leader and len(self._engine.members) > 1:
             try:
                 self._transfer(None, self._deadline(HAND_OVER_SECONDS), is_closing=True)

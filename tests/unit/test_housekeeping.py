@@ -165,6 +165,6 @@ def test_a_write_that_waits_when_housekeeping_stops_the_manager_is_told_why(
             batch.create_node(Node(id="second"))
         wait_until(lambda: disk.counts()["delays_begun"] == 1, "the sync that hangs")
         monkeypatch.setattr(OpenedDirectory, "look", fail)
-        with pytest.raises(Unavailable, match=r"this manager stopped: .*was removed or moved"):
+        with pytest.raises(Unavailable, match=r"this manager stopped: .*was removed, moved or replaced"):
             batch.future.result(30)
         disk.release()
