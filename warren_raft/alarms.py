@@ -121,7 +121,7 @@ class Alarms:
 
     @property
     def active(self) -> tuple[Alarm, ...]:
-        """The alarms whose condition lasts now, in the order in which they were raised."""
+        """The alarms with a lasting condition, in the order in which they were raised."""
         return tuple(raised.alarm for raised in list(self._raised.values()))  # no lock: for signal handlers too
 
     def is_raised(self, name: AlarmName, subject: str = "") -> bool:
@@ -180,7 +180,7 @@ class Alarms:
             )
 
     def clear_others(self, name: AlarmName, subjects: Collection[str] = ()) -> None:
-        """Clear every alarm of that name whose subject is not among `subjects`."""
+        """Clear every alarm of that name, except for the given subjects."""
         for alarm in self.active:
             if alarm.name == name and alarm.subject not in subjects:
                 self.clear_alarm(name, alarm.subject)
@@ -193,7 +193,7 @@ class Alarms:
         self.raise_alarm("manager-failed", f"{self._node_id} stopped by itself: {why}", severity="critical")
 
     def tick(self) -> None:
-        """Clear the alarms whose time is over, and log every alarm that has lasted for another REMIND_SECONDS.
+        """Clear the alarms that have ended by time, and log every alarm that has lasted for another REMIND_SECONDS.
 
         A manager's housekeeping calls it every second or so.
         """

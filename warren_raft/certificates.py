@@ -237,7 +237,7 @@ class Authority:
         ]
 
     def issue_one(self, node_id: str, *, now: datetime | None = None) -> KeyAndCertificates:
-        """A key and a certificate for a manager whose address the CA need not know. Raises the same errors as
+        """A key and a certificate for a manager; the CA need not know its address. Raises the same errors as
         `issue`."""
         return self._key_and_certificate(check_node_id(node_id), now or datetime.now(UTC))[1]
 

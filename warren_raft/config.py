@@ -62,7 +62,7 @@ class Config:
     """`sys.setswitchinterval` while a store is open. With Python's own 5 ms, a busy thread of the embedding process
     makes each write several times slower. None leaves the interval unchanged."""
     bootstrap: bool = True
-    """Whether a manager whose `members` name only itself begins a cluster of one on an empty directory. False: it waits
+    """If `members` names only this manager: whether it begins a cluster of one on an empty directory. False: it waits
     until it is added to a cluster. Set it to False in a program that finds out the members by itself: if the program
     found none, a second cluster would begin. No effect if `members` names others, or if the directory is already part
     of a cluster."""
@@ -86,12 +86,12 @@ class Config:
     """How often the state database is synced to disk. The log makes writes durable; this interval bounds how much of
     the log is replayed after a crash of the machine. Above 0."""
     disk_reserve_bytes: int = 64 * 1024 * 1024
-    """A manager whose disk has fewer free bytes is low on space. If such managers are a majority, creates and updates
-    are refused (StorageFull) and deletes go on. The reserve is for the log of deletes, and for writes on their way. At
-    least 0."""
+    """With fewer free bytes on its disk, a manager is low on space. If such managers are a majority, creates and
+    updates are refused (StorageFull) and deletes go on. The reserve is for the log of deletes, and for writes on their
+    way. At least 0."""
     quota_bytes: int = MAX_QUOTA_BYTES
-    """A manager whose database uses more bytes is low on space too, with the same consequences. The history of changes,
-    which has its own bound (32 MiB), is not counted. 1 to 32 GiB."""
+    """If its database uses more bytes, a manager is low on space too, with the same consequences. The history of
+    changes, which has its own bound (32 MiB), is not counted. 1 to 32 GiB."""
     snapshot_after_bytes: int = 32 * 1024 * 1024
     """A snapshot of the state is taken, and the log compacted, when the log has grown by so many bytes, or by the size
     of the state if that is more. At least 0."""

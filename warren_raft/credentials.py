@@ -23,7 +23,7 @@ DIRECTORY_NAME: Final = "tls"
 KEY, CERTIFICATE, AUTHORITIES = "key.pem", "cert.pem", "ca.pem"
 
 _NO_CHECK_TIME: Final = 0x200000
-"""X509_V_FLAG_NO_CHECK_TIME. OpenSSL then leaves the dates to `_check_dates`. OpenSSL would not say what the dates are,
+"""X509_V_FLAG_NO_CHECK_TIME. OpenSSL then leaves the dates to `_check_dates`. OpenSSL would not show the dates,
 and an operator must learn whether the certificate or the clock is wrong."""
 _HANDSHAKE_STEPS: Final = 4
 
@@ -90,7 +90,7 @@ class Credentials:
         return Session(self.server if is_server else self.client, is_server=is_server)
 
     def identity_of(self, session: Session, now: float) -> Identity:
-        """The identity of the peer of a session whose handshake is done. `now` as for `load`.
+        """The identity of the peer of a session, after its handshake. `now` as for `load`.
 
         Raises NotAccepted if the certificate is not a manager's, is of another trust domain, or is not valid now.
         """

@@ -212,7 +212,7 @@ class HealthStatus:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RestartPolicy:
-    """When, how often and after what pause a container is started again."""
+    """When, how often and after which pause a container is started again."""
 
     condition: RestartCondition | str = ""
     max_attempts: int = 0

@@ -103,7 +103,7 @@ class StorageFull(WarrenError):
 
 
 class Corrupted(WarrenError):
-    """A file does not hold the bytes that were written to it. `path` names the file, `remedy` says what to do."""
+    """A file does not hold the bytes that were written to it. `path` names the file, `remedy` is the advice."""
 
     def __init__(self, path: str, detail: str, *, remedy: str = "") -> None:
         super().__init__(path, detail)

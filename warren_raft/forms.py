@@ -146,7 +146,7 @@ def _form_of(hint: Any) -> Form:
 
 
 def within(low: Any, high: Any = None, *, default: Any = 0) -> Any:
-    """A field whose numbers may be from `low` to `high`, instead of from 0 to the greatest number that can be
+    """A field with numbers from `low` to `high`, instead of from 0 to the greatest number that can be
     stored."""
     limits = {"low": low} if high is None else {"low": low, "high": high}
     return dataclasses.field(default=default, metadata={"range": limits})

@@ -189,7 +189,7 @@ class _Request:
         self._claimed = threading.Lock()
 
     def claim(self) -> bool:
-        """Take the request: either the thread that commits it, or its caller who gives up. Returns True once."""
+        """Take the request: either the thread that commits it, or its caller that gives up. Returns True once."""
         return self._claimed.acquire(blocking=False)
 
     def remaining_seconds(self) -> float:

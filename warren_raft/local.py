@@ -49,7 +49,7 @@ JOIN_SECONDS: Final = 1.0
 """How long a closing store waits for callbacks of futures, and for the end of its thread."""
 
 MEASURE_EVERY_BYTES: Final = 64 * 1024 * 1024
-"""How much is written between two measurements of the state (20 µs each), whose limit is gigabytes."""
+"""How much is written between two measurements of the state (20 µs each). The limit of the state is gigabytes."""
 
 LOOK_SECONDS: Final = 1.0
 """How often a store that writes checks whether its directory is still in its place."""

@@ -219,7 +219,7 @@ class OpenedDirectory:
             raise Corrupted(
                 str(self.config.directory / "log"),
                 detail,
-                remedy="this manager cannot vote on what is left: remove it from the cluster, empty its data "
+                remedy="this manager cannot vote with the rest of its log: remove it from the cluster, empty its data "
                 "directory, start it and add it again",
             )
 

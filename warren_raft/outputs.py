@@ -101,7 +101,7 @@ def collected(path: str | os.PathLike[str], send: Callable[[IO[bytes]], object])
     with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as spool:
         try:
             yield spool
-            spool.seek(0)  # writes what is left in its buffer
+            spool.seek(0)  # writes the rest of its buffer
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT) or isinstance(error, WarrenError):
                 raise

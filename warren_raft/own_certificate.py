@@ -55,7 +55,7 @@ class OwnCertificate:
         self._wrong_since: float | None = None
         self._renew_at = 0.0
         self.wanted = False
-        """Any thread may set it: `look` then reads the files even if they seem unchanged, and logs what it found."""
+        """Any thread may set it: `look` then reads the files even if they seem unchanged, and logs the result."""
         self.credentials: Credentials | None = None
         """None if links are plaintext."""
 

@@ -338,8 +338,9 @@ class Survivor:
         but_removal: Membership | None,
         force: bool,
     ) -> None:
-        """`membership`: after the last entry, whose index and term are `last`. `but_removal`: without the removal of
-        this directory, if the log has it. `certain`: the last index that is known to have been acknowledged."""
+        """`membership`: after the last entry. `last`: the index and term of that entry. `but_removal`: without the
+        removal of this directory, if the log has it. `certain`: the last index that is known to have been
+        acknowledged."""
         if membership is None:
             aside = [os.path.basename(each) for each in staging.asides(self.data_dir)]
             if aside:
@@ -409,7 +410,7 @@ class Preview(Survivor):
 
 
 class Recovery(Survivor):
-    """The directory of a stopped manager whose cluster lost its quorum for good; `carry_out` makes it a cluster of one.
+    """The directory of a stopped manager after the loss of its cluster's quorum. `carry_out` makes it a cluster of one.
 
     Use it with `with`: it holds the directory. Until `carry_out`, it changes only what a start of the manager would
     change (its state is rebuilt if necessary). Raises RefusedForSafety, Corrupted, OSError.

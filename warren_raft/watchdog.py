@@ -34,7 +34,7 @@ ALARM: Final = "raft-thread-stuck"
 
 class Watchdog:
     """`look` belongs to one thread, which must never wait for anything that the raft thread may hold. So another thread
-    writes the log lines: the raft thread may be stuck in a log handler whose pipe is full.
+    writes the log lines: the raft thread may be stuck in a log handler with a full pipe.
 
     `progress()` returns another value after every step of the thread.
     """

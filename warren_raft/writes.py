@@ -60,7 +60,7 @@ class Write(Proposal):
     """One command of a caller. `data` is its encoded operations, until it has a request id."""
 
     future: Future[int] | None = None
-    """Of a write whose caller does not wait."""
+    """The future of a write, if its caller does not wait."""
     turn: threading.Lock = field(default_factory=_taken_lock)
     """Released when the write has ended: the cheapest object that a thread can wait for."""
 
@@ -207,7 +207,7 @@ class Writes:
                 self._end(write)
 
     def flush(self) -> None:
-        """Let the futures be resolved whose writes have ended since the last call. Any thread."""
+        """Resolve the futures of the writes that have ended since the last call. Any thread."""
         if self._settled:
             self._deliveries.put(taken(self._settled))
 

@@ -205,7 +205,7 @@ def test_a_command_that_is_too_large_or_has_no_session_may_not() -> None:
 
 
 CERTIFICATE, CONTAINER = 8, 3
-NOT_INDEXED = "not a command: an indexed field of an entity is no text, or there are too many"
+NOT_INDEXED = "not a command: an indexed field of an entity is not a text, or there are too many"
 
 
 @pytest.mark.parametrize(

@@ -336,7 +336,7 @@ def test_a_file_is_not_restored_over_what_came_of_it_without_a_word(snapshot: Pa
     """Its revisions were handed out since, and would be once more."""
     held(tmp_path / "a", snapshot)
     text = refused(lambda: held(tmp_path / "a", snapshot, move_aside=True, cluster_id=CLUSTER))
-    assert "watchers and caches would take old for new" in text
+    assert "watchers and caches would take old data for new" in text
     assert text.endswith("add --allow-rollback")
     assert held(tmp_path / "a", snapshot, move_aside=True, cluster_id=CLUSTER, allow_rollback=True).aside
 

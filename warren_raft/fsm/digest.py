@@ -3,8 +3,7 @@
 The digest covers every entity (the CA too), the sessions, the members and the cluster id. It does not cover the
 position in the log (index, term, revision, format) and the history, because managers may keep histories of different
 length.
-Invariant: two states have the same digest exactly when they hold the same records, in whatever order these were
-written.
+Invariant: two states have the same digest exactly when they hold the same records, written in any order.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ Verify: TypeAlias = Callable[[str], Manifest]
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A file whose last page is undamaged. `verify` checks the rest of the file."""
+    """A file with an undamaged last page. `verify` checks the rest of the file."""
 
     path: str
     manifest: Manifest
@@ -94,7 +94,7 @@ class SnapshotDirectory:
     # ---- reading the directory
 
     def list(self) -> builtins.list[Snapshot]:
-        """The snapshots whose last page is undamaged, the newest first. Raises RefusedForSafety for a newer format."""
+        """The snapshots with an undamaged last page, the newest first. Raises RefusedForSafety for a newer format."""
         return self.scan()[0]
 
     def scan(self) -> tuple[builtins.list[Snapshot], builtins.list[Damaged]]:

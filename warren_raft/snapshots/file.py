@@ -75,7 +75,7 @@ class Manifest:
     sha256: str
     """The hash of the database, 64 hexadecimal digits."""
     node_id: str
-    """The manager whose state it is."""
+    """The manager from which the state comes."""
     quorum: bool
     """Whether that manager had a quorum then. If not, the cluster may have been ahead of it."""
     format: int = FORMAT

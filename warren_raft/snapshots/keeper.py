@@ -94,7 +94,7 @@ class Keeper:
         self._clock = clock
         self._held: list[Held] = []
         self._proved: set[str] = set()
-        """Paths whose hash was checked since this manager started."""
+        """Paths of the files that were verified since this manager started."""
         self._damaged: set[str] = set()
         self._files = threading.Lock()  # names in the two directories change one at a time
         self._names = threading.Lock()  # guards _dropped: no path in it has a new file by now
@@ -168,7 +168,7 @@ class Keeper:
         return job
 
     def took(self, snapshot: Held, pinned: set[str]) -> None:
-        """Hold a new snapshot. Of the others keep the newest, and those whose sha256 is pinned."""
+        """Hold a new snapshot. Of the others keep the newest, and those with a pinned sha256."""
         others = [each for each in self.held if each.snapshot.path != snapshot.snapshot.path]
         held = sorted([snapshot, *others], key=_age)
         self._held = held[:KEPT] + [each for each in held[KEPT:] if each.sha256 in pinned]

@@ -1,7 +1,7 @@
 """The verification of a snapshot: its hash, its structure, its manifest, its digest, and every record.
 
 It runs in this process (`verify`, a second or more of Python), or in a child (`verify_in_child`). A manager needs the
-child, because its raft thread would stall. Invariant: LMDB opens no file whose hash and structure were not checked.
+child, because its raft thread would stall. Invariant: LMDB opens a file only after its hash and structure were checked.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def verify(path: Path, *, records: bool = True, progress: Progress | None = None
 def prove_state(path: Path) -> None:
     """Raise Corrupted if a database that no process has open is damaged: its structure, its digest, its indexes.
 
-    For a state whose manager died, and therefore has no seal (`StateDirectory.seal`).
+    For a state that has no seal because its manager died (`StateDirectory.seal`).
     100,000 containers (90 MB) take 1.2 s.
 
     Raises RefusedForSafety for a newer format. Raises OSError or MemoryError if this machine could not check the file

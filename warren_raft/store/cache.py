@@ -43,7 +43,7 @@ class DecodedCache:
         return sum(map(len, self.tables))
 
     def add(self, number: int, key: bytes, head: bytes, entity: Any) -> None:
-        """Remember an entity whose record begins with `head`. If the cache is full, forget the oldest entity of its
+        """Remember an entity; its record begins with `head`. If the cache is full, forget the oldest entity of its
         kind."""
         table = self.tables[number]
         if key not in table:
@@ -54,7 +54,7 @@ class DecodedCache:
         table[key] = (head, entity)
 
     def forget(self, number: int, key: bytes) -> None:
-        """Drop the entity of a key whose record no longer exists."""
+        """Drop the entity of a key that has no record any more."""
         self.tables[number].pop(key, None)
 
 

@@ -77,7 +77,7 @@ class Operation(NamedTuple):
 class Command(NamedTuple):
     """Operations that are all carried out or all refused, under the request id (session, sequence).
 
-    `lowest` is the lowest sequence of the session whose answer the sender still waits for; at most `sequence`. A
+    `lowest` is the lowest sequence of the session for which the sender still waits; at most `sequence`. A
     command without operations is a barrier: it changes nothing, and its answer says how far the log is applied.
     """
 
@@ -154,7 +154,7 @@ def encode(command: Command) -> bytes:
 
 
 def with_request_id(session: int, sequence: int, lowest: int, operations: bytes) -> bytes:
-    """The bytes of a command whose operations are encoded already (`encode_operations`)."""
+    """The bytes of a command with operations that are already encoded (`encode_operations`)."""
     return _HEADER.pack(_ARRAY_OF_5, VERSION, _UINT64, session, _UINT64, sequence, _UINT64, lowest) + operations
 
 
@@ -198,7 +198,7 @@ def decode(data: bytes) -> Command:
 
 
 def examine(data: bytes, indexed_widths: Mapping[int, int] = MappingProxyType({})) -> Command | str:
-    """The command in `data` if it may be put into a log, else why it may not. Never raises.
+    """The command in `data` if it may be put into a log, else the reason why not. Never raises.
 
     `indexed_widths`: for each number of a kind with indexes, how many of the first items of its entities are examined
     when they are applied. These items must be texts or arrays of texts.
@@ -218,7 +218,7 @@ def examine(data: bytes, indexed_widths: Mapping[int, int] = MappingProxyType({}
     except MalformedCommand as error:
         return f"not a command: {error}"
     except (ValueError, IndexError):
-        return "not a command: an indexed field of an entity is no text, or there are too many"
+        return "not a command: an indexed field of an entity is not a text, or there are too many"
     return command if command.session != NO_SESSION else "a command that has no session"
 
 
@@ -249,7 +249,7 @@ def decode_operations(data: bytes, offset: int = 0) -> tuple[Operation, ...]:
 def _operation_at(data: bytes, offset: int, count: int) -> tuple[int, int, int | None, str, int, int]:
     """The operation at `offset`, one of `count`: its verb, kind, condition, id, and where its entity begins and ends.
 
-    Every part is checked: what the verb must have, and what it must not have. Raises MalformedCommand, or the errors of
+    Every part that the verb requires or forbids is checked. Raises MalformedCommand, or the errors of
     Struct and of UTF-8.
     """
     head, verb, kind_number, sign, condition, text, id_length = _STEP.unpack_from(data, offset)

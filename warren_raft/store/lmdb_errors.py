@@ -52,7 +52,7 @@ class StorageFailed(WarrenError):
 
 
 class WouldBlock(InUse):
-    """Another process holds LMDB's lock on a database. LMDB locks the byte whose number is the process id, and
+    """Another process holds LMDB's lock on a database. LMDB locks the byte at the offset of the process id, and
     processes in two containers can have the same process id."""
 
 

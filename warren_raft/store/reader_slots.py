@@ -67,7 +67,7 @@ _NUMBER: Final = 2**30
 """Slot i has _NUMBER + i as its process id. No process has such an id (PID_MAX_LIMIT of Linux is 2^22)."""
 _CLAIM: Final = 2**40
 """The process that has locked byte _CLAIM + i of the lock file may use slot i. LMDB itself locks byte 0, and the byte
-whose offset is a process id."""
+at the offset of a process id."""
 _ATTACH: Final = _CLAIM - 1
 """The byte that is locked by the one reader that is attaching."""
 _OWNED: Final = 2**40
@@ -230,7 +230,7 @@ class OwnersTable:
             _try_lock(self._data, fcntl.F_RDLCK, _OWNED)
             self._lock = _open_lock_file(path)
             self._require_known_readers()
-            # LMDB frees the slots of a process whose byte is not locked.
+            # LMDB frees the slots of a process if its byte is not locked.
             _try_lock(self._lock, fcntl.F_RDLCK, _NUMBER, SLOTS)
             if os.fstat(self._lock).st_size >= FILE_BYTES:
                 self._free_own()
@@ -309,7 +309,7 @@ class OwnersTable:
         return found
 
     def free_dead(self) -> int:
-        """Free the slots set apart whose readers died. Returns how many. One thread at a time."""
+        """Free the slots set apart of readers that died. Returns how many. One thread at a time."""
         table, freed = self._table, 0
         if table is not None:
             for number in range(SLOTS):
