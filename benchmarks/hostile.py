@@ -168,7 +168,7 @@ async def flooding_guest(port: int, credentials: Credentials) -> None:
         on_link_down=nothing,
         on_message=nothing,
         on_arriving=nothing,
-        on_refused=lambda _, refusal: print(refusal, file=sys.stderr),
+        on_refused=lambda _, refusal, _identity: print(refusal, file=sys.stderr),
         on_not_reached=nothing,
         random=random.Random(1),
         credentials=credentials,

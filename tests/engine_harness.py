@@ -342,7 +342,7 @@ class Cluster:
             refusal = judging.engine.judge(hello, self.certificate(judged.id))
             if refusal is not None:
                 self.refusals.append((judging.id, judged.id, refusal))
-                judged.events.append(Refused(judging.id, refusal))
+                judged.events.append(Refused(judging.id, refusal, self.certificate(judging.id)))
                 return
         for node, other, hello in ((one, b, hellos[1]), (two, a, hellos[0])):
             self._link_number += 1

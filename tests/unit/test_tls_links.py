@@ -39,6 +39,7 @@ from warren_raft.errors import InvariantViolation
 from warren_raft.raft import handshakes as handshakes_module
 from warren_raft.raft import transport as transport_module
 from warren_raft.raft.handshakes import MAX_UNFINISHED
+from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.tls_session import Session
 from warren_raft.raft.transport import MAX_GUESTS, Timing
 from warren_raft.raft.wire import encode
@@ -106,6 +107,19 @@ def test_nothing_but_tls_1_3_is_spoken(authority: Authority, tmp_path: Path) -> 
         assert tls.session is None or not tls.session.has_ticket
         a.send("m2", {"type": "well?"})
         await until(lambda: {"type": "well?"} in b.messages())
+
+    scene()
+
+
+def test_a_refusal_is_told_with_the_certificate_of_the_peer_that_refuses(authority: Authority, tmp_path: Path) -> None:
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a = await stage.node("m1", credentials=authority.credentials(tmp_path, "m1"))
+        b = await stage.node("m2", credentials=authority.credentials(tmp_path, "m2"))
+        b.judge = lambda hello: Refusal("removed", f"{hello['node_id']} was removed")
+        a.transport.set_peers({"m2": (b.address,)})
+        await until(lambda: a.told("refused"))
+        assert a.refused_by["m2"] == Credentials.load(tmp_path / "m2", "m2").identity
 
     scene()
 

@@ -66,6 +66,7 @@ class Node:
         self.events: list[tuple[Any, ...]] = []
         self.current: dict[str, int] = {}
         self.identities: dict[str, Identity | None] = {}
+        self.refused_by: dict[str, Identity | None] = {}
         self.judge: Callable[[Message], Refusal | None] = lambda hello: None
         self.on_message: Callable[[str, int, Message], None] = lambda peer_id, link, message: None
         self.on_down: Callable[[], None] = lambda: None
@@ -78,7 +79,7 @@ class Node:
             on_link_down=self._down,
             on_message=self._message,
             on_arriving=lambda peer_id, link, term: self.events.append(("arriving", peer_id, link, term)),
-            on_refused=lambda who, refusal: self.events.append(("refused", who, refusal.code, refusal.text)),
+            on_refused=self._refused,
             on_not_reached=lambda who, why: self.events.append(("dial refused", who, why)),
             random=random.Random(1),
             timing=timing,
@@ -93,6 +94,10 @@ class Node:
         self.identities[peer_id] = identity
         assert dict(self.transport.links) == self.current
         self.events.append(("up", peer_id, link))
+
+    def _refused(self, who: str, refusal: Refusal, identity: Identity | None) -> None:
+        self.refused_by[who] = identity
+        self.events.append(("refused", who, refusal.code, refusal.text))
 
     def _down(self, peer_id: str, link: int, end: LinkEnd) -> None:
         assert self.current.pop(peer_id) == link, "down is told once, of the link that was up"

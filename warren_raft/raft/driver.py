@@ -239,7 +239,7 @@ class Driver:
             on_link_down=lambda peer, link, *_: self._take(LinkDown(peer, link)),
             on_message=lambda peer, link, message: self._take(Received(peer, link, message)),
             on_arriving=lambda peer, link, term: self._take(Arriving(peer, link, term)),
-            on_refused=lambda peer, refusal: self._take(Refused(peer, refusal)),
+            on_refused=lambda peer, refusal, identity: self._take(Refused(peer, refusal, identity)),
             on_not_reached=lambda peer, why: self._take(NotReached(peer, why)),
             random=Random(),  # noqa: S311 - spreads redials; nothing secret
             credentials=self._credentials,

@@ -514,7 +514,7 @@ class Engine:
         refusal = self._roster.judge(hello, identity)
         if refusal is not None:
             peer = str(hello.get("node_id"))
-            if identity is not None:
+            if identity is not None and not self._roster.is_revoked(identity):
                 self._note_foreign(identity.node_id, refusal)
             self._roster.guests.refused(peer, refusal.text)
             if refusal.code in NOTED_REFUSALS and peer in self._roster.members:
@@ -563,8 +563,8 @@ class Engine:
             case LinkDown(peer, number):
                 if self._roster.link_down(peer, number):
                     self._link_down(peer)
-            case Refused(peer, refusal):
-                self._was_refused(peer, refusal)
+            case Refused(peer, refusal, identity):
+                self._was_refused(peer, refusal, identity)
             case NotReached(peer, why):
                 self._roster.guests.not_reached(peer, why)
             case ChangeWanted() | TransferWanted():
@@ -840,12 +840,14 @@ class Engine:
         self._elections.link_down(peer, self._now)
         self._admission.forget(peer)
 
-    def _was_refused(self, peer: str, refusal: Refusal) -> None:
+    def _was_refused(self, peer: str, refusal: Refusal, identity: Identity | None) -> None:
         self._roster.guests.refused(peer, refusal.text)
-        if refusal.code == REMOVED:
-            self._was_refused_as_removed(peer)
         if refusal.code != WRONG_NODE:  # it looked for another manager here, and its own log says so
             self._note_refusal("refused-by-member", peer, f"{peer} refuses this manager: {refusal.text}")
+        if self._roster.is_revoked(identity):
+            return  # whoever has it now is no member
+        if refusal.code == REMOVED:
+            self._was_refused_as_removed(peer)
         self._note_foreign(peer, refusal)
 
     def _was_refused_as_removed(self, peer: str) -> None:

@@ -51,10 +51,12 @@ class Arriving:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A peer refused our hello."""
+    """A peer refused our hello. `identity`: of its certificate; None: links are plaintext, or the TLS handshake did not
+    get so far."""
 
     peer: str
     refusal: Refusal
+    identity: Identity | None = None
 
 
 @dataclass(frozen=True, slots=True)

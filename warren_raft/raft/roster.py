@@ -278,9 +278,13 @@ class Roster:
         membership = self.membership
         if membership is None:
             return False
-        if link.identity is not None and membership.is_removed(link.identity):
+        if self.is_revoked(link.identity):
             return True
         return peer not in self.members and link.hello.incarnation in membership.removed
+
+    def is_revoked(self, identity: Identity | None) -> bool:
+        """Whether this is the certificate of a member that was removed."""
+        return identity is not None and self.membership is not None and self.membership.is_removed(identity)
 
     # Links -------------------------------------------------------------------------------------------------------
 

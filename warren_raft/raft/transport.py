@@ -84,7 +84,7 @@ class Transport:
     then `on_link_down(peer_id, link, end)` exactly once a link, always before the next link to that peer is
     up. `identity` is of the peer's certificate, None where links are plaintext. No callback is called from within
     `send`, `close_link` or `set_peers`. `judge(hello, identity)` is asked about every peer that passed our own checks.
-    `on_refused(peer_id_or_address, refusal)`: a peer does not let us in.
+    `on_refused(peer_id_or_address, refusal, identity)`: a peer does not let us in; its certificate, if that is known.
     `on_not_reached(peer_id, why)`: nothing listens at a peer's address (ECONNREFUSED), or another manager does.
     `on_arriving(peer_id, link, term)`: parts of a large message arrive from a peer that says to lead this term (0: says
     nothing of one).
@@ -102,7 +102,7 @@ class Transport:
         on_link_down: Callable[[str, int, LinkEnd], None],
         on_message: Callable[[str, int, Message], None],
         on_arriving: Callable[[str, int, int], None],
-        on_refused: Callable[[str, Refusal], None],
+        on_refused: Callable[[str, Refusal, Identity | None], None],
         on_not_reached: Callable[[str, str], None],
         random: Random,
         timing: Timing | None = None,
@@ -286,7 +286,7 @@ class Transport:
         """A peer does not let us in. Whoever is told raises an alarm, which has a line of its own in the log."""
         identity = connection.identity
         who = identity.node_id if identity is not None else connection.peer_id or connection.host
-        self._on_refused(who, refusal)
+        self._on_refused(who, refusal, identity)
 
     def ended(self, connection: Connection) -> None:
         """A connection is over: forget its link now, report it when nobody is in the middle of something."""
@@ -376,7 +376,7 @@ class Transport:
         where, text = format_address(place), str(error)
         self._say(peer_id, logging.WARNING, "link not made", text, peer=peer_id, address=where)
         if error.refused is not None:
-            self._on_refused(peer_id, Refusal(error.refused, text))
+            self._on_refused(peer_id, Refusal(error.refused, text), None)
         self._on_not_reached(peer_id, text)
 
     def _know(self, peer_id: str, host: str) -> None:

@@ -16,6 +16,7 @@ from tests.engine_harness import Cluster
 from tests.hostile import Hostile
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft.changes import DONE, PENDING
+from warren_raft.raft.events import Refused
 from warren_raft.raft.identity import Identity
 from warren_raft.raft.membership import (
     ADD,
@@ -23,9 +24,11 @@ from warren_raft.raft.membership import (
     CERTIFY,
     FORM,
     OTHER_CERTIFICATE,
+    OTHER_CLUSTER,
     OTHER_TRUST_DOMAIN,
     PROMOTE,
     REMOVE,
+    REMOVED,
     REMOVED_CERTIFICATE,
     REMOVED_CERTIFICATES_KEPT,
     UPDATE,
@@ -35,6 +38,7 @@ from warren_raft.raft.membership import (
     Membership,
     apply_change,
 )
+from warren_raft.raft.refusal import Refusal
 
 JOINER = "127.0.0.1:7100"
 
@@ -172,6 +176,34 @@ def test_the_certificate_of_a_removed_member_lets_nobody_in_again() -> None:
     cluster.issue(victim)
     cluster.start(victim)
     cluster.run_until(lambda: is_voter(cluster, victim))
+
+
+@pytest.mark.parametrize("code", [REMOVED, OTHER_CLUSTER])
+def test_the_word_of_a_removed_certificate_stops_nobody(code: str) -> None:
+    """A thief has it, and one member is hostile: together they were a majority of the other voters."""
+    cluster = formed()
+    victim, hostile, replaced = "m1", "m2", "m3"
+    stolen = cluster.certificate(replaced)
+    cluster.crash(replaced)
+    assert cluster.change(victim, REMOVE, replaced).state == DONE
+    cluster.wipe(replaced)
+    cluster.issue(replaced)
+    cluster.start(replaced)
+    cluster.run_until(lambda: is_voter(cluster, replaced) and cluster.converged())
+    cluster.isolate(victim)
+    node = cluster.restart(victim)
+    claim = Hostile.stranger(cluster, replaced, cluster_id="another", blank=False)
+    claim.identity = stolen
+    said = [Refused(hostile, Refusal(code, "a claim"), cluster.certificate(hostile))]
+    said.append(Refused(replaced, Refusal(code, "a claim"), stolen))
+    node.events += said
+    cluster.run(0.2)
+    assert claim.connect(victim).code == OTHER_CLUSTER
+    cluster.run(0.2)
+    assert victim in cluster.nodes
+    node.events.append(replace(said[1], identity=cluster.certificate(replaced)))
+    cluster.run(0.2)
+    assert victim in cluster.stopped
 
 
 def test_a_removal_that_is_asked_for_again_spares_the_manager_that_was_added_since() -> None:
