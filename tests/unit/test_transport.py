@@ -748,6 +748,26 @@ async def test_a_link_full_of_small_messages_leaves_the_loop_its_turns(stage: St
     await is_unharmed(a, b)
 
 
+def test_a_link_full_of_small_messages_waits_a_little_after_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """(Pins a fault: a member that sent nothing but small messages had most of the raft thread's time, and the callers
+    of that manager wrote less than half.)"""
+    monkeypatch.setattr(connection_module, "PAUSE_SECONDS", 3600.0)
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await stage.pair()
+        stranger = await stage.dial(b)
+        await stranger.shake_hands("m9")
+        stranger.writer.write(encode({"type": "x"}) * 5_000)
+        await until(lambda: len(b.messages()) >= 256)
+        for number in range(40):  # twice as many turns as all these messages take
+            a.send("m2", {"type": "honest", "number": number})
+            await until(lambda number=number: b.messages()[-1].get("number") == number)
+        assert len(b.messages()) < 1_000
+
+    scene()
+
+
 @scenario
 async def test_a_caller_that_said_nothing_yet_has_nothing_to_refuse(stage: Stage) -> None:
     """(Pins a fault: as the first word, "removed" stopped every manager.)"""

@@ -52,6 +52,9 @@ ARRIVING_SECONDS = 0.05
 MESSAGES_A_TURN = 256
 """Messages of one link that are taken in before others have their turn: 256 KiB may hold 13,000 small ones, and to
 decode those takes 100 ms."""
+PAUSE_SECONDS = 0.01
+"""Before more is taken in of a link that had so many: 25,000 messages a second at most. A peer that floods a manager
+takes a quarter of its raft thread then, and not most of it. Correct managers never send so many at once."""
 
 HANDSHAKE_RECEIVE_BYTES = 4 * KIB
 RECEIVE_BYTES = 256 * KIB
@@ -253,7 +256,7 @@ class Connection(asyncio.BufferedProtocol):
     def _read_on_later(self) -> None:
         if self.end is None and self._transport is not None:
             self._transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._read_on)
+            asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._read_on)
 
     def _read_on(self) -> None:
         if self.end is None and self._transport is not None:
