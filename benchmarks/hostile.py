@@ -1,45 +1,59 @@
-"""What strangers cost a cluster: callers write while another process attacks the leader's port, or only keeps a
-processor busy.
+"""What attackers cost a cluster: callers write while another process attacks the leader, or keeps a processor
+busy.
 
-    python benchmarks/hostile.py [--rounds 3] [--seconds 6] [--attacks hellos,noise,guest] [--directory DIR] [--json]
+    python benchmarks/hostile.py [--part 0.05] [--rounds 4] [--attacks hellos,pre-tls,guest,removed,member] [--json]
 
-Three manager processes with TLS on one machine, 16 callers in the leading one. In turns, for the same time: a busy loop
-in the attacker's place, and the attack. `hellos`: connections with a real ClientHello each, as fast as they can be
-made. `noise`: connections with random bytes. `guest`: one with a certificate that is no member sends well-formed
-messages as fast as its link takes them. Exits with 1 where a mark is missed.
+Three manager processes with TLS on one machine, 16 callers in the leading one. In turns: an attack, and for the same
+time a busy loop in its place. `--part` of 10,000 connections and of 1,000,000 frames, a quarter for each attacker:
+
+- hellos: connections with a real ClientHello each, as fast as they can be made;
+- pre-tls: frames without TLS, 25 a connection; the manager hangs up when it has read the first of them;
+- guest: links with a certificate of the cluster that is no member's, with well-formed messages; now and then one that
+  costs the link;
+- removed: frames behind the hello of a member that was removed, 500 a connection;
+- member: links with the certificate and the directory of a member that is stopped meanwhile, in the same way.
+
+Exits with 1 where a mark is missed.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
+import itertools
 import json
 import random
-import signal
 import socket
 import ssl
-import statistics
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attackers
 import tls
-from common import data_directory, options, peak_growth, quantile, sample, verdict
+from attackers import HASH_BOMB, Gone, Peer, client_context, client_hello, empty_lists, frame, hello_of, linked, without
+from common import WAIT_SECONDS, data_directory, options, peak_growth, verdict
 
 from warren_raft.certificates import Authority
-from warren_raft.credentials import Credentials
-from warren_raft.raft.transport import Transport
-from warren_raft.raft.wire import encode
+from warren_raft.raft.wire import FIRST, GIVEN_UP, MORE, encode, first_body, frame_head
 
+CONNECTIONS = 10_000
+FRAMES = 1_000_000
 CALLERS = 16
-PROBE_SECONDS = 0.005
 OPEN_AT_ONCE = 100
-SETTLE_SECONDS = 0.5
-ATTACK_SECONDS_MAX = 60
+FRAMES_BEFORE_TLS = 25
+FRAMES_OF_REMOVED = 500
+CHUNK_FRAMES = 128
+CHUNKS_AT_ONCE = 20
+"""Without waiting for the manager."""
+FRAMES_A_LINK = 20_000
+"""Then comes a frame that costs the link."""
+BUSY_SECONDS_MIN = 1.0
+ATTACK_SECONDS_MAX = 600.0
+LATER = 1 << 60
 
 MARKS = {"writes/s of the busy loop's": 0.70, "raft thread: longest stall ms": 100.0, "RssAnon growth MiB": 16.0}
 """The first at least, the others at most."""
@@ -47,54 +61,22 @@ MARKS = {"writes/s of the busy loop's": 0.70, "raft thread: longest stall ms": 1
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=6.0)
-    parser.add_argument("--attacks", default="hellos,noise,guest", help="some of them, with commas")
+    parser.add_argument("--part", type=float, default=1.0, help="of the connections and frames")
+    parser.add_argument("--rounds", type=int, default=4, help="into which they are split")
+    parser.add_argument("--attacks", default=",".join(SHARES), help="some of them, with commas")
     parser.add_argument("--manager", help=argparse.SUPPRESS)
-    parser.add_argument("--attacker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--attacker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.manager:
-        Manager(json.loads(arguments.manager)).run()
+        attackers.Manager(json.loads(arguments.manager)).run()
     elif arguments.attacker:
-        attack(*arguments.attacker)
+        attack(json.loads(arguments.attacker))
     else:
         with data_directory(arguments.directory) as directory:
-            figures = measure(Path(directory), arguments.attacks.split(","), arguments.rounds, arguments.seconds)
+            figures = measure(Path(directory), arguments.attacks.split(","), arguments.rounds, arguments.part)
         print(json.dumps(figures, indent=2) if arguments.json else table(figures))
         if not all(is_met(name, value) for each in figures.values() for name, value in each.items() if name in MARKS):
             sys.exit(1)
-
-
-# The managers --------------------------------------------------------------------------------------------------------
-
-
-class Manager(tls.Manager):
-    """Beside the callers, a thread asks the raft thread for a sign of life 200 times a second."""
-
-    def load_for_ever(self, callers: int) -> None:
-        for number in range(callers):
-            self.start_caller([sample(n) for n in range(number, 2_000, callers)])
-        self.stalls: list[tuple[float, float]] = []
-        threading.Thread(target=self._probe, daemon=True).start()
-
-    def _probe(self) -> None:
-        loop = self.store._driver._loop
-        answered = threading.Event()
-        while not self.stop.wait(PROBE_SECONDS):
-            answered.clear()
-            begin = time.monotonic()
-            loop.call_soon_threadsafe(answered.set)
-            answered.wait()
-            self.stalls.append((time.monotonic(), time.monotonic() - begin))
-
-    def pace(self, begin: float, end: float) -> dict[str, float]:
-        took = [seconds for _, seconds in self.between(begin, end)]
-        stalls = [seconds for moment, seconds in [*self.stalls] if begin < moment < end]
-        return {
-            "writes/s": round(len(took) / (end - begin)),
-            "p99 ms": round(quantile(took, 0.99) * 1e3, 1) if took else float("inf"),
-            "stall ms": round(max(stalls) * 1e3, 1) if stalls else (end - begin) * 1e3,
-        }
 
 
 class Cluster(tls.Cluster):
@@ -104,150 +86,254 @@ class Cluster(tls.Cluster):
 # The attacker's process ----------------------------------------------------------------------------------------------
 
 
-def attack(kind: str, port: str, directory: str) -> None:
-    """Until the process is killed, or its parent has been for a while. Counts what it did on stdout."""
-    signal.alarm(ATTACK_SECONDS_MAX)
-    ATTACKS[kind](int(port), Path(directory))
+def attack(order: dict[str, Any]) -> None:
+    """Say "ready", wait for a line, attack, and say how much was done."""
+    work = ATTACKS[order["kind"]](order)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    done = 0
+    while done < order["count"]:
+        done += next(work)
+    print(done, flush=True)
 
 
-def busy(_port: int, _directory: Path) -> None:
-    while True:
-        pass
+def hellos(order: dict[str, Any]) -> Iterator[int]:
+    data = client_hello()
+    return connections(order["port"], itertools.repeat((data, 1)))
 
 
-def hellos(port: int, _directory: Path) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    said = ssl.MemoryBIO()
-    with contextlib.suppress(ssl.SSLWantReadError):
-        context.wrap_bio(ssl.MemoryBIO(), said).do_handshake()
-    data = said.read()
-    connections(port, lambda: data)
-
-
-def noise(port: int, _directory: Path) -> None:
+def before_tls(order: dict[str, Any]) -> Iterator[int]:
+    """Frames of ours, those behind a ClientHello, and TLS records of noise."""
     draw = random.Random(1)
-    connections(port, lambda: draw.randbytes(draw.randint(1, 2_000)))
+    frames = b"".join(itertools.islice(itertools.cycle(FATAL), FRAMES_BEFORE_TLS))
+    records = b"".join(b"\x16\x03\x01\x02\x00" + draw.randbytes(512) for _ in range(FRAMES_BEFORE_TLS))
+    chunks = [(data, FRAMES_BEFORE_TLS) for data in (frames, client_hello() + frames, records)]
+    return connections(order["port"], itertools.cycle(chunks))
 
 
-def connections(port: int, data: Any) -> None:
+def connections(port: int, chunks: Iterator[tuple[bytes, int]]) -> Iterator[int]:
     held: list[socket.socket] = []
-    for count in range(1, 10**9):
+    for data, count in chunks:
         made = socket.socket()
+        made.settimeout(attackers.PATIENCE_SECONDS)
         with contextlib.suppress(OSError):
             made.connect(("127.0.0.1", port))
-            made.send(data())
+            made.send(data)
         held.append(made)
         if len(held) > OPEN_AT_ONCE:
             held.pop(0).close()
-        if count % 100 == 0:
-            print(count, flush=True)
+        yield count
 
 
-def guest(port: int, directory: Path) -> None:
-    asyncio.run(flooding_guest(port, Credentials.load(directory, "m9")))
+def guest(order: dict[str, Any]) -> Iterator[int]:
+    ways = [({"node_id": order["id"]}, GUESTS), ({"node_id": order["id"], "membership_index": LATER}, AHEAD)]
+    return flood(order["ports"][:1], client_context(Path(order["tls"])), itertools.cycle(ways))
 
 
-async def flooding_guest(port: int, credentials: Credentials) -> None:
-    hello = {
-        "address": "127.0.0.1:1",
-        "incarnation": "f" * 32,
-        "blank": True,
-        "cluster_id": None,
-        "membership_index": 0,
-        "founding": b"",
-        "origin": "",
-    }
-    nothing = lambda *_: None  # noqa: E731
-    transport = Transport(
-        listen=("127.0.0.1", 0),
-        node_id="m9",
-        hello=lambda: hello,
-        judge=nothing,
-        on_link_up=nothing,
-        on_link_down=nothing,
-        on_message=nothing,
-        on_arriving=nothing,
-        on_refused=lambda _, refusal, _identity: print(refusal, file=sys.stderr),
-        on_not_reached=nothing,
-        random=random.Random(1),
-        credentials=credentials,
-    )
-    await transport.start()
-    transport.set_peers({f"m{number}": (f"127.0.0.1:{port}",) for number in (1, 2, 3)})
-    frames = b"".join(encode(message) for message in ({"type": "ping"}, {"type": "no such type", "x": [1] * 20})) * 64
-    count = 0
+def member(order: dict[str, Any]) -> Iterator[int]:
+    hello = {**order["hello"], "founding": bytes.fromhex(order["hello"]["founding"])}
+    return flood(order["ports"], client_context(Path(order["tls"])), itertools.repeat((hello, MEMBERS)))
+
+
+def flood(
+    ports: list[int], context: ssl.SSLContext, ways: Iterator[tuple[dict[str, Any], list[bytes]]]
+) -> Iterator[int]:
+    """Links to these managers, one after the other, on which it says what a link survives, and in the end what it does
+    not survive. Counts what the manager has taken in."""
+    last = itertools.cycle(FATAL)
+    for port, (hello, messages) in zip(itertools.cycle(ports), ways, strict=False):
+        chunk = b"".join(itertools.islice(itertools.cycle(messages), CHUNK_FRAMES))
+        try:
+            with linked(port, context, hello) as peer:
+                for _ in range(FRAMES_A_LINK // (CHUNKS_AT_ONCE * CHUNK_FRAMES)):
+                    for _ in range(CHUNKS_AT_ONCE):
+                        peer.write(chunk)
+                    peer.settle()
+                    peer.came.clear()
+                    yield CHUNKS_AT_ONCE * CHUNK_FRAMES
+                peer.write(next(last))
+                yield 1
+                peer.settle()
+        except Gone:
+            yield 0
+
+
+def removed(order: dict[str, Any]) -> Iterator[int]:
+    hello = {**order["hello"], "founding": bytes.fromhex(order["hello"]["founding"])}
+    context = client_context(Path(order["tls"]))
+    data = encode(hello_of(hello)) + b"".join(itertools.islice(itertools.cycle(MEMBERS + FATAL), FRAMES_OF_REMOVED))
     while True:
-        for connection in list(transport._current.values()):
-            out = connection._transport
-            if out is not None and connection.end is None and out.get_write_buffer_size() < 1_000_000:
-                connection._send(out, [frames])
-                count += 128
-        print(count, flush=True)
-        await asyncio.sleep(0.0005)
+        try:
+            with Peer(order["port"], context) as peer:
+                peer.write(data)
+                yield FRAMES_OF_REMOVED
+                peer.hear()
+        except Gone:
+            yield 0
 
 
-ATTACKS = {"busy": busy, "hellos": hellos, "noise": noise, "guest": guest}
+def busy(_order: dict[str, Any]) -> Iterator[int]:
+    return itertools.repeat(0)
+
+
+ATTACKS = {"hellos": hellos, "pre-tls": before_tls, "guest": guest, "removed": removed, "member": member, "busy": busy}
+SHARES = {"hellos": CONNECTIONS, **dict.fromkeys(("pre-tls", "guest", "removed", "member"), FRAMES / 4)}
+"""How much of it is an attacker's."""
+
+
+def given_up() -> bytes:
+    """Of a message of 16 MiB the first KiB, and that the rest does not come."""
+    body = first_body(0, 16 << 20, bytes(1024))
+    return frame_head(2 | FIRST | MORE, body) + body + frame_head(2 | GIVEN_UP, b"") + b""
+
+
+REPORT = {"applied_index": 9, "version": "1", "alarms": []}
+GUESTS = [
+    encode({"type": "ping"}),
+    encode({"type": "founding_view", "view": {"m1": "x"}, "configured": {"m1": "127.0.0.1:1"}}),
+    given_up(),
+]
+"""What a link with any certificate of the cluster survives."""
+AHEAD = [
+    *GUESTS,
+    encode({"type": "no such type", "x": [1] * 20}),
+    encode({"type": "pre_vote", "round": 1, "term": LATER, "last_log_index": LATER, "last_log_term": LATER}),
+    encode({"type": "nack", "term": 1 << 62}),
+    encode({"type": "snapshot_get", "sha256": "0" * 64, "offset": 0}),
+    encode({"type": "snapshot_offer", "sha256": "0" * 64, "index": LATER, "size": 100}),
+]
+"""What it survives of one that says to belong to a later list of members."""
+MEMBERS = [
+    *GUESTS,
+    encode({"type": "nack", "term": 1 << 62}),
+    encode({"type": "request_vote", "term": LATER, "last_log_index": LATER, "last_log_term": LATER, "transfer": True}),
+    encode({"type": "pre_vote", "round": 1, "term": LATER, "last_log_index": LATER, "last_log_term": LATER}),
+    encode({"type": "response_vote", "term": 1}),
+    encode({"type": "hand_over", "term": 1, "target": "m1"}),
+    encode({"type": "timeout_now", "term": 1}),
+    encode({"type": "snapshot_get", "sha256": "0" * 64, "offset": 0}),
+    encode({"type": "addresses", "said": []}),
+    encode(
+        {"type": "health", "digests": [], "low": True, "full": True, "report": REPORT, "commit": None, "settled": 1}
+    ),
+    encode({"type": "change_answer", "number": 1, "state": "done", "text": ""}),
+]
+"""What the link of a member survives."""
+FATAL = [
+    encode({"type": "submit", "commands": [b"\x85\x17"]}),
+    frame(HASH_BOMB),
+    frame(b"\xa2\x64type\x61x\x61x" + empty_lists(60_000)),
+    frame_head(0xFF, b""),
+    b"\x01\xff\xff\xff" + bytes(1000),
+    b"\x01\x00\x00\x04\x00\x00\x00\x00abcd",
+    encode({"type": "append_entries"}),
+    encode({"type": "nack", "term": -1}),
+]
+"""What no link survives."""
 
 
 # The figures ---------------------------------------------------------------------------------------------------------
 
 
-def measure(directory: Path, attacks: list[str], rounds: int, seconds: float) -> dict[str, dict[str, Any]]:
+def measure(directory: Path, attacks: list[str], rounds: int, part: float) -> dict[str, dict[str, Any]]:
     with Cluster(directory, "tls") as cluster:
-        files = Authority(cluster.directory / "ca").issue({"m9": "127.0.0.1:1"})[0].files
-        stranger = directory / "m9"
-        stranger.mkdir(mode=0o700)
-        for name, text in (("key.pem", files.key), ("cert.pem", files.certificate), ("ca.pem", files.ca)):
-            (stranger / name).write_text(text)
-            (stranger / name).chmod(0o600)
         leader_id, _ = cluster.leader_and_follower()
         leader = cluster.managers[leader_id]
-        port = cluster.addresses[leader_id].rpartition(":")[2]
+        orders = {**of_strangers(cluster, directory, leader_id), "member": {}}
         leader.call("load_for_ever", CALLERS)
         time.sleep(1.0)
         figures = {}
         for kind in attacks:
-            pairs = []
-            for _ in range(rounds):
-                pairs.append([during(leader, each, port, stranger, seconds) for each in ("busy", kind)])
-            figures[kind] = compared(pairs)
-        assert leader.call("state")["leads"], "leadership was lost"
+            count = part * SHARES[kind]
+            with contextlib.ExitStack() as stack:
+                if kind == "member":
+                    orders[kind] = stack.enter_context(hostile_member(cluster))
+                order = {"kind": kind, "ports": ports(cluster), "count": max(1, round(count / rounds)), **orders[kind]}
+                order["port"] = order["ports"][0]
+                figures[kind] = compared([pair(leader, order) for _ in range(rounds)])
+        states = cluster.call_all("state")
+        assert not any(state["failure"] for state in states), states
     return figures
 
 
-def during(leader: Any, kind: str, port: str, directory: Path, seconds: float) -> dict[str, float]:
-    command = [sys.executable, __file__, "--attacker", kind, port, str(directory)]
-    said = directory / "said"
-    with open(said, "wb") as file:
-        attacker = subprocess.Popen(command, stdout=file)
+def ports(cluster: Cluster) -> list[int]:
+    """Of the managers that run, the leader's first."""
+    leader_id, _ = cluster.leader_and_follower()
+    ids = [leader_id, *(cluster.managers.keys() - {leader_id})]
+    return [int(cluster.addresses[id_].rpartition(":")[2]) for id_ in ids]
+
+
+def of_strangers(cluster: Cluster, directory: Path, leader_id: str) -> dict[str, dict[str, Any]]:
+    """What attackers know who are no members: the second one was a member, and was removed."""
+    contexts = attackers.issue(Authority(cluster.directory / "ca"), directory, "x1", "x2")
+    places = {id_: str(directory / f"stranger-{id_}" / "tls") for id_ in contexts}
+    hello = attackers.was_member(cluster, leader_id, "x2", contexts["x2"])
+    return {
+        "hellos": {},
+        "pre-tls": {},
+        "guest": {"id": "x1", "tls": places["x1"]},
+        "removed": {"tls": places["x2"], "hello": {**hello, "founding": ""}},
+    }
+
+
+@contextlib.contextmanager
+def hostile_member(cluster: Cluster) -> Iterator[dict[str, Any]]:
+    _, id_ = cluster.leader_and_follower()
+    with without(cluster, id_) as hello:
+        place = str(cluster.directory / id_ / "tls")
+        yield {"tls": place, "hello": {**hello, "founding": hello["founding"].hex()}}
+
+
+def pair(leader: Any, order: dict[str, Any]) -> list[dict[str, float]]:
+    """An attack, and a busy loop for the same time."""
+    attacked = during(leader, order)
+    return [during(leader, {"kind": "busy", "count": 1}, max(BUSY_SECONDS_MIN, attacked["seconds"])), attacked]
+
+
+def during(leader: Any, order: dict[str, Any], seconds: float | None = None) -> dict[str, float]:
+    """What happened while the attacker's process did its work, or for so long."""
+    command = [sys.executable, __file__, "--attacker", json.dumps(order)]
+    attacker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert attacker.stdin is not None
+    assert attacker.stdout is not None
     try:
-        time.sleep(SETTLE_SECONDS)
+        assert attacker.stdout.readline() == "ready\n"
         begin = time.monotonic()
+        attacker.stdin.write("go\n")
+        attacker.stdin.flush()
         with peak_growth(leader.popen.pid, every_seconds=0.02) as grown:
-            time.sleep(seconds)
+            if seconds is None:
+                attacker.wait(ATTACK_SECONDS_MAX)
+            else:
+                time.sleep(seconds)
         end = time.monotonic()
     finally:
         attacker.kill()
-        attacker.wait()
-    counts = said.read_text().split()
-    return {**leader.call("pace", begin, end), "growth": grown[0] / 2**20, "attempts": int(counts[-1]) if counts else 0}
+        attacker.wait(WAIT_SECONDS)
+    done = int(attacker.stdout.read() or 0)
+    pace = leader.call("pace", begin, end)
+    return {**pace, "growth": grown[0] / 2**20, "done": done, "seconds": end - begin}
 
 
 def compared(pairs: list[list[dict[str, float]]]) -> dict[str, Any]:
-    def middle(values: Any) -> float:
-        return round(statistics.median(values), 2)
+    def of(which: int, name: str) -> list[float]:
+        return [round(each[which][name], 1) for each in pairs]
+
+    def mean(which: int) -> float:
+        whole = sum(each[which]["seconds"] for each in pairs)
+        return sum(each[which]["writes/s"] * each[which]["seconds"] for each in pairs) / whole
 
     return {
-        "attempts": sum(attacked["attempts"] for _, attacked in pairs),
-        "writes/s busy": [before["writes/s"] for before, _ in pairs],
-        "writes/s attacked": [attacked["writes/s"] for _, attacked in pairs],
-        "writes/s of the busy loop's": middle(attacked["writes/s"] / before["writes/s"] for before, attacked in pairs),
-        "p99 ms busy": middle(before["p99 ms"] for before, _ in pairs),
-        "p99 ms attacked": middle(attacked["p99 ms"] for _, attacked in pairs),
-        "raft thread: longest stall ms busy": max(before["stall ms"] for before, _ in pairs),
-        "raft thread: longest stall ms": max(attacked["stall ms"] for _, attacked in pairs),
-        "RssAnon growth MiB": max(attacked["growth"] for _, attacked in pairs),
+        "connections or frames": sum(attacked["done"] for _, attacked in pairs),
+        "seconds": round(sum(attacked["seconds"] for _, attacked in pairs), 1),
+        "writes/s busy": of(0, "writes/s"),
+        "writes/s attacked": of(1, "writes/s"),
+        "writes/s of the busy loop's": round(mean(1) / max(mean(0), 1.0), 2),
+        "p99 ms busy": of(0, "p99 ms"),
+        "p99 ms attacked": of(1, "p99 ms"),
+        "raft thread: longest stall ms busy": max(of(0, "stall ms")),
+        "raft thread: longest stall ms": max(of(1, "stall ms")),
+        "RssAnon growth MiB": max(of(1, "growth")),
     }
 
 

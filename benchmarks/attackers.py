@@ -1,0 +1,341 @@
+"""Attackers of a running cluster: a connection that says whatever bytes it is given, and certificates for it.
+
+Used by attacks.py and hostile.py. Lives here: sockets, TLS and handshake of an attacker, and a manager that also tells
+how long its raft thread was busy. Not here: what an attacker says, and what is judged. Invariant: an attacker has
+nothing of the cluster but the certificate that it is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import tls
+from common import quantile, sample
+
+from warren_raft import tls_files
+from warren_raft.certificates import Authority
+from warren_raft.raft.tls_session import Session
+from warren_raft.raft.transport import PROTOCOL_MAGIC, PROTOCOL_VERSIONS
+from warren_raft.raft.wire import MARK, BadFrame, FrameReader, encode, encode_body, frame_head
+
+Message = dict[str, Any]
+
+PATIENCE_SECONDS = 10.0
+"""For whatever a manager answers at once, on a busy machine."""
+TURNED_AWAY_SECONDS = 0.25
+"""Between two tries to get in: one certificate may connect four times a second."""
+TRIES = 20
+RECEIVE_BYTES = 256 * 1024
+PROBE_SECONDS = 0.005
+NORMAL_LANE = 1
+HEARD_MAX = 1000
+"""The newest messages of a manager that nobody asked for are kept."""
+HASH_BOMB = (Path(__file__).parents[1] / "tests/fuzz/corpus/cbor/hash-bomb").read_bytes()[1:]
+"""A map whose keys are lists that hold each other twice, 43 times: to hash it takes months."""
+
+
+class Gone(Exception):
+    """The manager has ended the connection. The text: what it said of it last."""
+
+
+# Connections ---------------------------------------------------------------------------------------------------------
+
+
+def no_certificate() -> ssl.SSLContext:
+    """A client that speaks TLS 1.3, believes everybody, and has nothing to show."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def client_hello() -> bytes:
+    """What a TLS client says first."""
+    session = Session(no_certificate(), is_server=False)
+    session.shake()
+    return session.take()
+
+
+def frame(body: bytes) -> bytes:
+    """One frame with any body."""
+    return frame_head(NORMAL_LANE, body) + body
+
+
+def empty_lists(size_bytes: int) -> bytes:
+    """A list of empty lists in CBOR: 64 bytes of memory for each byte."""
+    return b"\x9a" + (size_bytes - 5).to_bytes(4, "big") + b"\x80" * (size_bytes - 5)
+
+
+class Peer:
+    """A connection to a manager, for `with`. What does not work raises Gone."""
+
+    def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
+        """`context`: of a client; None: plaintext."""
+        self.came = bytearray()
+        """All plain bytes of the manager."""
+        self._heard: deque[Message] = deque(maxlen=HEARD_MAX)
+        self._reader = FrameReader()
+        self._session = None if context is None else Session(context, is_server=False)
+        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
+        self._socket = socket.socket()
+        try:
+            self._socket.settimeout(PATIENCE_SECONDS)
+            self._socket.connect(("127.0.0.1", port))
+            self._socket.setblocking(False)
+            if self._session is not None:
+                self._shake(self._session)
+        except (OSError, Gone) as error:
+            self.close()
+            raise Gone(f"no TLS: {error}") from None
+
+    def _shake(self, session: Session) -> None:
+        while not session.shake():
+            self._send(session.take())
+            self._wait(reading=True, seconds=PATIENCE_SECONDS)
+            data = self._socket.recv(RECEIVE_BYTES)
+            if not data:
+                raise Gone("closed")
+            session.feed(data)
+        self._send(session.take())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def write(self, data: bytes) -> None:
+        """All of it, and read what comes meanwhile: a manager that could not write would stop reading."""
+        self.take()
+        self._send(data if self._session is None else self._session.write(data))
+
+    def say(self, *messages: Message) -> None:
+        self.write(b"".join(map(encode, messages)))
+
+    def _send(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                with contextlib.suppress(BlockingIOError):
+                    rest = rest[self._socket.send(rest) :]
+                    continue
+                self._wait(reading=False, seconds=PATIENCE_SECONDS)
+                self.take()
+        except OSError as error:
+            raise Gone(f"dropped: {error}") from None
+
+    def _wait(self, *, reading: bool, seconds: float) -> None:
+        own, nothing = [self._socket], list[socket.socket]()
+        if not any(select.select(own if reading else nothing, nothing if reading else own, nothing, seconds)):
+            raise Gone("silent" if reading else "it does not read")
+
+    def take(self) -> None:
+        """Read what has come, without waiting. Raises Gone at the end."""
+        while True:
+            try:
+                data = self._socket.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise self._end(f"dropped: {error}") from None
+            if not data:
+                raise self._end("dropped")
+            plain = data if self._session is None else self._decrypted(self._session, data)
+            self.came += plain
+            self._reader.feed(plain)
+            try:
+                while (message := self._reader.read()) is not None:
+                    self._heard.append(message)
+            except BadFrame:
+                raise self._end("refused: an alert of TLS") from None
+
+    def _end(self, text: str) -> Gone:
+        """The manager's last word counts, whatever became of the connection then."""
+        codes = [message["code"] for message in self._heard if message["type"] == "refused"]
+        return Gone(f"refused: {codes[0]}" if codes else text)
+
+    def _decrypted(self, session: Session, data: bytes) -> bytes:
+        session.feed(data)
+        parts = []
+        try:
+            while count := session.read(self._buffer):
+                parts.append(bytes(self._buffer[:count]))
+        except ssl.SSLError as error:
+            raise self._end(f"refused: {error.reason}") from None
+        return b"".join(parts)
+
+    def hear(self, seconds: float = PATIENCE_SECONDS) -> Message:
+        """The next message that is not a ping. Raises Gone, also where none comes."""
+        deadline = time.monotonic() + seconds
+        while True:
+            while self._heard:
+                message = self._heard.popleft()
+                if message["type"] != "ping":
+                    return message
+            self._wait(reading=True, seconds=max(0.0, deadline - time.monotonic()))
+            self.take()
+
+    def shake_hands(self, hello: Message) -> None:
+        """Have a link. Raises Gone, with the code of the refusal where there is one."""
+        self.say(hello_of(hello))
+        for expected in ("hello", "welcome"):
+            message = self.hear()
+            if message["type"] == "refused":
+                raise Gone(f"refused: {message['code']}")
+            if message["type"] != expected:
+                raise Gone(f"dropped: {message['type']}")
+        self.say({"type": "welcome"})
+
+    def settle(self) -> None:
+        """Return when the manager has taken in all that was said; raise Gone if it has ended the link for it."""
+        body = encode_body({"type": "no such type"})
+        self.write(frame_head(NORMAL_LANE | MARK, body) + body)
+        while (message := self.hear())["type"] != "got":
+            if message["type"] == "bye":
+                raise Gone("dropped")
+
+
+def linked(port: int, context: ssl.SSLContext, hello: Message) -> Peer:
+    """A link, or what comes of trying to have one: Gone. One that is turned away for coming too often tries again."""
+    for attempt in range(TRIES):
+        try:
+            peer = Peer(port, context)
+            peer.shake_hands(hello)
+        except Gone as gone:
+            if str(gone).startswith("refused") or attempt == TRIES - 1:
+                raise
+            time.sleep(TURNED_AWAY_SECONDS)
+        else:
+            return peer
+    raise AssertionError
+
+
+def hello_of(claims: Mapping[str, Any]) -> Message:
+    """A manager's hello with these claims."""
+    usual = {"type": "hello", "magic": PROTOCOL_MAGIC, "protocol": list(PROTOCOL_VERSIONS)}
+    blank = {"address": "nowhere", "incarnation": "f" * 32, "blank": True, "cluster_id": None, "membership_index": 0}
+    return {**usual, **blank, "founding": b"", "origin": "", **claims}
+
+
+# Certificates --------------------------------------------------------------------------------------------------------
+
+
+def issue(authority: Authority, directory: Path, *ids: str) -> dict[str, ssl.SSLContext]:
+    """For each of these ids a certificate of the cluster's CA: the client's side of it."""
+    contexts = {}
+    for number, each in enumerate(authority.issue({id_: f"127.0.0.1:{n}" for n, id_ in enumerate(ids, 1)})):
+        place = directory / f"stranger-{ids[number]}"
+        place.mkdir(mode=0o700)
+        tls_files.install(place, each.files, check=lambda _: None)
+        contexts[ids[number]] = client_context(place / "tls")
+    return contexts
+
+
+def client_context(directory: Path) -> ssl.SSLContext:
+    """Of the key and certificate in a directory."""
+    context = no_certificate()
+    context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
+    return context
+
+
+# Managers ------------------------------------------------------------------------------------------------------------
+
+
+class Manager(tls.Manager):
+    """Beside the callers, a thread asks the raft thread for a sign of life 200 times a second. It logs to a file."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        log = logging.FileHandler(settings["data_dir"] + ".log")
+        log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        logger = logging.getLogger("warren_raft")
+        logger.addHandler(log)
+        logger.setLevel(logging.INFO)
+        super().__init__(settings)
+        self.stalls: list[tuple[float, float]] = []
+
+    def load_for_ever(self, callers: int) -> None:
+        for number in range(callers):
+            self.start_caller([sample(n) for n in range(number, 2_000, callers)])
+        self.probe()
+
+    def probe(self) -> None:
+        threading.Thread(target=self._probe, daemon=True).start()
+
+    def _probe(self) -> None:
+        loop = self.store._driver._loop
+        answered = threading.Event()
+        while not self.stop.wait(PROBE_SECONDS):
+            answered.clear()
+            begin = time.monotonic()
+            try:
+                loop.call_soon_threadsafe(answered.set)
+            except RuntimeError:
+                return  # the loop is closed
+            answered.wait()
+            self.stalls.append((time.monotonic(), time.monotonic() - begin))
+
+    def pace(self, begin: float, end: float) -> dict[str, float]:
+        took = [seconds for _, seconds in self.between(begin, end)]
+        return {
+            "writes/s": round(len(took) / (end - begin)),
+            "p99 ms": round(quantile(took, 0.99) * 1e3, 1) if took else float("inf"),
+            "stall ms": self.longest_stall(begin, end),
+        }
+
+    def longest_stall(self, begin: float, end: float) -> float:
+        stalls = [seconds for moment, seconds in [*self.stalls] if begin < moment < end]
+        return round((max(stalls) if stalls else end - begin) * 1e3, 1)
+
+    def member_ids(self) -> list[str]:
+        return [member.id for member in self.store.members()]
+
+    def remove(self, id_: str) -> None:
+        self.store.remove_member(id_, timeout=tls.WAIT_SECONDS)
+
+    def facts(self) -> dict[str, Any]:
+        """What an attacker may know: who this manager says to be, how far its log is, which snapshots it holds."""
+        engine = self.store._driver._engine
+        hello = {name: value.hex() if isinstance(value, bytes) else value for name, value in engine.hello().items()}
+        log, held = engine._log, self.store._opened.keeper.held
+        return {
+            "hello": hello,
+            "term": engine.term,
+            "last_index": log.last_index,
+            "last_term": log.last_term,
+            "commit_index": log.commit_index,
+            "snapshots": [snapshot.sha256 for snapshot in held],
+        }
+
+
+@contextlib.contextmanager
+def without(cluster: tls.Cluster, id_: str) -> Iterator[dict[str, Any]]:
+    """A member is stopped meanwhile, so that somebody can play it: its hello. At the end it runs again."""
+    hello = cluster.managers[id_].call("facts")["hello"]
+    cluster.managers.pop(id_).end()
+    yield {**hello, "founding": bytes.fromhex(hello["founding"])}
+    assert cluster.launch(id_).read() == "started"
+    cluster.managers[id_].call("ready")
+
+
+def was_member(cluster: tls.Cluster, leader_id: str, id_: str, context: ssl.SSLContext) -> Message:
+    """Have the leader add an attacker, as its certificate lets it, and an operator remove it again: its hello."""
+    leader = cluster.managers[leader_id]
+    port = int(cluster.addresses[leader_id].rpartition(":")[2])
+    hello = {"node_id": id_, "address": "127.0.0.1:1", "incarnation": "e" * 32}
+    with linked(port, context, hello):
+        tls.wait_for(lambda: id_ in leader.call("member_ids"), f"{id_} to be added")
+    leader.call("remove", id_)
+    return hello
