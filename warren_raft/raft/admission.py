@@ -17,7 +17,7 @@ from warren_raft.raft.requests import Requests
 from warren_raft.raft.roster import Roster
 
 TERMS_MAX: Final = 1 << 20
-"""The term rises by so much at most in YIELD_TIMEOUTS, on the word of a single peer. Otherwise a peer that claims later
+"""The term rises by so much at most in YIELD_TIMEOUTS, on the word of others. Otherwise a peer that claims later
 and later terms could raise the term of one manager in a second so far that the others would need days to reach it; till
 then that manager could follow and elect nobody. Elections end for good at 2^62, after some million years of claims."""
 CANDIDATE_TERMS: Final = TERMS_MAX // 16
@@ -48,8 +48,6 @@ class Admission:
         self._core: Core
         self._limit: tuple[int, float] | None = None
         """(latest term, when that was so); it rises with time (`_latest`)."""
-        self._claims: dict[str, int] = {}
-        """Of the other voters with a link: the latest term that each said to be in."""
         self._nacks: dict[str, int] = {}
         """Of the term that we lead: who says to be in a later one, and in which."""
         self._nacks_of_term = 0
@@ -63,28 +61,19 @@ class Admission:
     def forget(self, peer: str) -> None:
         """Its link is down. What limits it stays, or a new link would be a new allowance; ids of members are few."""
         self._nacks.pop(peer, None)
-        self._claims.pop(peer, None)
         if peer not in self._roster.members:
             self._asked_at.pop(peer, None)
             self._yielded_at.pop(peer, None)
 
     # Terms ---------------------------------------------------------------------------------------------------------
 
-    def claimed(self, peer: str, term: int) -> None:
-        """A peer says that it is in this term."""
-        if peer in self._roster.voters and self._roster.counts(peer):
-            self._claims[peer] = max(term, self._claims.get(peer, 0))
-
     def _latest(self, now: float) -> int:
-        """The latest term that this manager enters on the word of others. If two other voters claim a term, one of them
-        is right: a manager that was away for very long follows at once."""
+        """The latest term that this manager enters on the word of others."""
         full = self._core.term + TERMS_MAX
         start, since = self._limit or (full, now)
         latest = start + int((now - since) * TERMS_MAX / (YIELD_TIMEOUTS * self._timeout))
-        claimed_by_two = sorted(self._claims.values())[-2] if len(self._claims) > 1 else 0
-        if self._limit is None or latest > full or claimed_by_two > latest:
-            latest = max(claimed_by_two, min(latest, full))
-            self._limit = latest, now
+        if self._limit is None or latest > full:
+            self._limit, latest = (full, now), full
         return latest
 
     # Those ahead -------------------------------------------------------------------------------------------------
@@ -105,7 +94,6 @@ class Admission:
     def may_lead(self, peer: str, term: int, now: float) -> bool:
         """Whether we may follow a peer that says to lead `term`."""
         core, elections = self._core, self._elections
-        self.claimed(peer, term)
         if term <= core.term:
             return term == core.term and core.leader in (None, peer)
         is_expected = peer in (elections.leader, elections.successor(now), self._requests.successor)
@@ -132,7 +120,6 @@ class Admission:
         """Whether a request for our vote is heard. One that its leader hands over to is heard at once."""
         core, elections = self._core, self._elections
         term = message["term"]
-        self.claimed(peer, term)
         if term > self._latest(now) + CANDIDATE_TERMS:
             return False
         is_asked = bool(message.get("transfer")) and peer in (elections.successor(now), self._requests.successor)
@@ -150,9 +137,8 @@ class Admission:
             self._asked_at[peer] = now
         return True
 
-    def bounded(self, peer: str, term: int, now: float) -> int:
+    def bounded(self, term: int, now: float) -> int:
         """The term to stand for election from, when a voter says that it is in a later one."""
-        self.claimed(peer, term)
         return min(term, self._latest(now))
 
     # A leader that is told of a later term -------------------------------------------------------------------------

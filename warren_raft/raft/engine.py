@@ -1147,7 +1147,7 @@ class Engine:
     def _pre_vote_reply(self, peer: str, message: Message) -> None:
         is_expected = self._elections.expects(peer, message, self._standing())
         if message["term"] > self._core.term and self.leader is None and is_expected:
-            self._core.observe_term(self._admission.bounded(peer, message["term"], self._now))
+            self._core.observe_term(self._admission.bounded(message["term"], self._now))
         if self._elections.receive_pre_vote_reply(peer, message, self._standing()):
             self._campaign()
 
@@ -1173,7 +1173,7 @@ class Engine:
 
     def _receive_nack(self, peer: str, message: Message) -> None:
         """A member is in a later term than the one that we lead, and cannot follow us."""
-        core, term = self._core, self._admission.bounded(peer, message["term"], self._now)
+        core, term = self._core, self._admission.bounded(message["term"], self._now)
         if not core.is_leader or term <= core.term:
             return
         if self._admission.must_yield(peer, term):
