@@ -511,11 +511,21 @@ class ReplicatedStore(Store):
 
         try:
             self._ask_until(is_so, question, deadline)
+            # A leader that was replaced and does not know it yet calls done what the newest list may lack. Whoever is
+            # asked after a barrier has every change that was done before it.
+            self._pass_barrier(deadline)
+            self._ask_until(is_so, question, deadline)
         except Closed:
             # A manager that removes itself has stopped by the time the removal is done.
             if not (verb == REMOVE and member_id == self.config.node_id and isinstance(self.failure, Removed)):
                 raise
         return said
+
+    def _pass_barrier(self, deadline: float) -> None:
+        try:
+            self.barrier(max(0.0, deadline - time.monotonic()))
+        except Unavailable as error:
+            raise Unavailable(error.reason, maybe_applied=True) from None
 
     def _ask_until(
         self,

@@ -51,6 +51,19 @@ def test_a_leader_cut_off_acknowledges_nothing_and_the_majority_goes_on(cluster:
     cluster.check()
 
 
+def test_a_leader_cut_off_calls_no_change_of_members_done(cluster: Cluster) -> None:
+    """Its list says so already, and it leads for a moment yet; the others may have made another change meanwhile. (Pins
+    a bug: it was told to be done at once.)"""
+    leader, (other, _) = cluster.wait_leader(), cluster.followers()
+    address = cluster.addresses[other]
+    cluster.isolate(leader)
+    with pytest.raises(ManagerError, match=r"Unavailable.*may have been applied"):
+        cluster.call(leader, "update_member", id=other, address=address, timeout=TIMEOUT_SECONDS)
+    cluster.heal()
+    cluster.wait_leader()
+    cluster.call(leader, "update_member", id=other, address=address, timeout=10.0)
+
+
 def test_a_follower_cut_off_costs_no_election_when_it_is_back(cluster: Cluster) -> None:
     """It hears nobody for longer than any election timeout, asks for votes, and gets none; back, it deposes nobody."""
     leader, (follower, _) = cluster.wait_leader(), cluster.followers()
