@@ -277,8 +277,8 @@ class Engine:
         self._alive_sent_at = LONG_AGO
         self._expire_at = LONG_AGO
         self._foreign: set[str] = set()
-        """Members that are of another cluster, as whoever has their certificates says, or answers where we dial them,
-        and that have had no link since."""
+        """Members that are of another cluster, by the word of the holder of their certificate, or of the manager at an
+        address that was dialled; they have had no new link since."""
         self._removed_by: set[str] = set()
         """Members that refused this manager as removed, and have not let it in since."""
         self._leadership = Leadership(settings.node_id)
@@ -898,7 +898,7 @@ class Engine:
         It stops where a majority of the other voters has turned out to be of another cluster; one that has been ready
         since its start never does.
         """
-        foreign = self._foreign & self._roster.voters
+        foreign = self._foreign & self._roster.voters - self._roster.links.keys()
         if not self.is_ready and self._say_enough(foreign):
             raise RefusedForSafety(
                 f"the data directory of {self._node_id} belongs to cluster {self._roster.cluster_id}, and "

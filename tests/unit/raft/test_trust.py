@@ -429,6 +429,22 @@ def test_who_says_to_be_of_another_cluster_stops_no_manager_that_has_just_starte
     cluster.write("m2", "w")
 
 
+def test_members_that_have_links_are_not_of_another_cluster() -> None:
+    """Whoever else answers at their addresses."""
+    cluster, _ = ready()
+    victim = cluster.followers()[0]
+    others = sorted(cluster.nodes.keys() - {victim})
+    for other in others:
+        cluster.hold((other, victim))
+    node = cluster.restart(victim)
+    cluster.run_until(lambda: all((victim, other) in cluster.links for other in others))
+    cluster.run(0.1)
+    node.events += [Refused(other, Refusal(OTHER_CLUSTER, "a claim")) for other in others]
+    cluster.run(0.2)
+    assert not node.engine.is_ready
+    assert victim in cluster.nodes
+
+
 # What gets into a log ---------------------------------------------------------------------------------------------
 
 BAD_COMMANDS = {
