@@ -1,7 +1,7 @@
-"""`warren-raft cert …`: the CA of a cluster, the join files of its managers, and what a certificate says.
+"""`warren-raft cert …`: the CA of a cluster, the join files of its managers, and the content of a certificate.
 
-Here: arguments and output. Not here: keys and certificates (warren_raft/certificates.py), and links that use them.
-Invariant: these commands need no manager that runs, and a CA's key stays where `cert init` made it.
+Here: arguments and output. Not here: keys and certificates (warren_raft/certificates.py), and the links with TLS.
+Invariant: these commands need no running manager, and a CA's key stays in the directory where `cert init` made it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from warren_raft.join_files import KeyAndCertificates
 
 IN_USE_SECONDS: Final = 30.0
-"""A manager that runs looks at its files each second; so long is for a very busy machine."""
+"""A running manager looks at its files each second; this is enough for a very busy machine."""
 POLL_SECONDS: Final = 0.1
 
 
@@ -51,17 +51,19 @@ def cert() -> None:
 
 @cert.command("init")
 @click.argument("directory", metavar="DIR", type=click.Path(file_okay=False))
-@click.option("--trust-domain", metavar="NAME", help="The name that its certificates share.  [default: random]")
+@click.option(
+    "--trust-domain", metavar="NAME", help="The name that all certificates of the CA share.  [default: random]"
+)
 @click.option(
     "--replaces",
     metavar="DIR",
     type=click.Path(exists=True, file_okay=False),
-    help="The CA that this one takes the place of; its managers come to trust both.",
+    help="The old CA that this one replaces; the managers then trust both.",
 )
 def init(directory: str, trust_domain: str | None, replaces: str | None) -> None:
     """Make the CA of a cluster.
 
-    Keep DIR away from the managers' hosts: whoever has it can let anybody into the cluster.
+    Keep DIR away from the managers' hosts: with its key anybody can let any manager into the cluster.
 
     \b
     Example: warren-raft cert init ca
@@ -72,8 +74,10 @@ def init(directory: str, trust_domain: str | None, replaces: str | None) -> None
     if wants_json():
         print_json(_authority(authority))
         return
-    click.echo(f"made a CA in {directory} (trust domain {authority.trust_domain}); its key never leaves that directory")
-    click.echo(f"next: warren-raft cert issue ID=HOST:PORT … --ca {directory}, with all managers of a new cluster")
+    click.echo(f"made a CA in {directory} (trust domain {authority.trust_domain}); its key stays in that directory")
+    click.echo(
+        f"next: warren-raft cert issue ID=HOST:PORT … --ca {directory}, for all managers of the new cluster at once"
+    )
 
 
 # cert issue ----------------------------------------------------------------------------------------------------------
@@ -98,7 +102,7 @@ class WantedType(click.ParamType):  # type: ignore[type-arg]  # generic for type
 
 
 def _note_outputs(ctx: click.Context, _param: click.Parameter, values: Sequence[str]) -> str | None:
-    """`-o` names the join file here, and still takes the common formats."""
+    """In `cert issue` `-o` names the join file, and also takes the common output formats."""
     files = [value for value in values if value not in OUTPUT_FORMATS]
     for value in values:
         if value in OUTPUT_FORMATS:
@@ -111,7 +115,7 @@ def _note_outputs(ctx: click.Context, _param: click.Parameter, values: Sequence[
 @cert.command("issue")
 @click.argument("wanted", nargs=-1, required=True, type=WantedType(), metavar="ID[=HOST:PORT]…")
 @click.option("--ca", "ca", required=True, metavar="DIR", help="The directory of the CA.")
-@click.option("--address", metavar="HOST:PORT", help="The address of the one manager named, as ID=HOST:PORT.")
+@click.option("--address", metavar="HOST:PORT", help="The address, if one manager is named by its ID alone.")
 @click.option(
     "-o",
     "--output",
@@ -119,19 +123,17 @@ def _note_outputs(ctx: click.Context, _param: click.Parameter, values: Sequence[
     multiple=True,
     callback=_note_outputs,
     metavar="FILE",
-    help="The join file, where one manager is named; or table, wide or json.  [default: ID.join]",
+    help="The join file, if one manager is named; or table, wide or json.  [default: ID.join]",
 )
-@click.option(
-    "--drop-previous-ca", is_flag=True, help="From now on trust only this CA, and not the one that it replaces."
-)
+@click.option("--drop-previous-ca", is_flag=True, help="From now on trust only this CA, not the CA that it replaces.")
 def issue(
     wanted: tuple[tuple[str, str | None], ...], ca: str, address: str | None, file: str | None, drop_previous_ca: bool
 ) -> None:
     """Make a join file for each manager: its key, its certificate, the CA's certificate and the members.
 
     Name all managers of a new cluster in one command. Copy each file to its host, start the manager with
-    `serve --join`, and remove the file elsewhere: it holds the manager's private key. An address is needed once;
-    afterwards the CA knows it. A manager may be issued another certificate at any time.
+    `serve --join`, and remove the other copies of the file: it holds the manager's private key. Give an address once;
+    afterwards the CA knows it. You may issue another certificate for a manager at any time.
 
     \b
     Example: warren-raft cert issue m1=10.0.0.1:7946 m2=10.0.0.2:7946 m3=10.0.0.3:7946 --ca ca
@@ -141,7 +143,7 @@ def issue(
 
     managers = _managers_wanted(wanted, address)
     if file is not None and len(managers) > 1:
-        raise click.UsageError("-o names one file, and each of several managers has one of its own: leave it out")
+        raise click.UsageError("-o names one file, but each manager needs a join file of its own: leave -o out")
     files = {id_: file or f"{id_}.join" for id_ in managers}
     authority = Authority(ca)
     if drop_previous_ca:
@@ -152,7 +154,7 @@ def issue(
     ends = authority.cuts_short()
     if ends is not None:
         click.echo(
-            f"the CA itself ends at {rfc3339(ends)}, and these certificates with it: replace it in time, with "
+            f"the CA itself expires at {rfc3339(ends)}, and these certificates too: replace the CA before, with "
             f"`warren-raft cert init NEW_DIR --replaces {ca}`",
             err=True,
         )
@@ -170,14 +172,16 @@ def issue(
 
 
 def _managers_wanted(wanted: Sequence[tuple[str, str | None]], address: str | None) -> dict[str, str | None]:
-    """Id to address, of the arguments and --address."""
+    """Id -> address, from the arguments and --address."""
     managers: dict[str, str | None] = {}
     for id_, each in wanted:
         if managers.setdefault(id_, each) != each:
-            raise click.UsageError(f"{id_} is named twice, at {managers[id_]} and at {each}")
+            raise click.UsageError(f"{id_} is named twice, with the addresses {managers[id_]} and {each}")
     if address is not None:
         if len(managers) != 1 or None not in managers.values():
-            raise click.UsageError("--address is for one manager that is named by its id; else type ID=HOST:PORT")
+            raise click.UsageError(
+                "--address is for one manager that is named by its id alone: type ID=HOST:PORT for each manager"
+            )
         try:
             split_address(address)
         except InvalidEntity as error:
@@ -186,7 +190,9 @@ def _managers_wanted(wanted: Sequence[tuple[str, str | None]], address: str | No
     taken: dict[str, str] = {}
     for id_, each in managers.items():
         if each is not None and taken.setdefault(each, id_) != id_:
-            raise click.UsageError(f"{taken[each]} and {id_} share the address {each}")
+            raise click.UsageError(
+                f"{taken[each]} and {id_} have the same address {each}: give each manager an address of its own"
+            )
     return managers
 
 
@@ -196,8 +202,8 @@ def _say_next(node_id: str, file: str, *, is_alone: bool) -> None:
     )
     if is_alone:
         click.echo(
-            f"{node_id} is the only manager that this CA knows: it waits until another one lets it in. For a new "
-            "cluster of several managers name them all in one command; for a cluster of one add --bootstrap to serve",
+            f"{node_id} is the only manager that this CA knows: it waits until the leader of a cluster adds it. For a "
+            "new cluster name all managers in one command; for a cluster of one add --bootstrap to serve",
             err=True,
         )
 
@@ -207,13 +213,13 @@ def _say_next(node_id: str, file: str, *, is_alone: bool) -> None:
 
 @cert.command("renew")
 @click.argument("file", required=False, metavar="[FILE.join]", type=click.Path(exists=True, dir_okay=False))
-@click.option("--ca", "ca", metavar="DIR", help="Issue another certificate with this CA, instead of a join file.")
+@click.option("--ca", "ca", metavar="DIR", help="Issue the certificate with this CA, instead of a join file.")
 def renew(file: str | None, ca: str | None) -> None:
     """Give a manager a newer certificate, whether or not it runs.
 
-    FILE.join is what `cert issue` made for this manager. A manager that runs makes its links again with the new
-    certificate, one at a time; the command waits until it has begun. Without FILE.join and --ca, a manager with a
-    certificate of this host's own CA gets another one of it.
+    FILE.join is the join file that `cert issue` made for this manager. A running manager makes its links again with the
+    new certificate, one at a time; the command waits until the manager has begun. Without FILE.join and --ca, a manager
+    with a certificate of this host's own CA gets another certificate of that CA.
 
     \b
     Example: warren-raft cert renew m1.join --data-dir data/m1
@@ -228,12 +234,12 @@ def renew(file: str | None, ca: str | None) -> None:
     new = _manager(files.certificate, files.ca)
     if new["trust_domain"] != present["trust_domain"]:
         raise RefusedForSafety(
-            f"the new certificate is of the trust domain {new['trust_domain']}, and {node_id} and its cluster are of "
+            f"the new certificate is of the trust domain {new['trust_domain']}, but {node_id} and its cluster are of "
             f"{present['trust_domain']}: make the CA with --trust-domain {present['trust_domain']}"
         )
     if new["serial"] != present["serial"] and new["not_before"] < present["not_before"]:
         raise RefusedForSafety(
-            f"{node_id} has a newer certificate already, of {present['not_before']}: issue another one"
+            f"{node_id} already has a newer certificate, of {present['not_before']}: issue another one"
         )
 
     def check(part: str) -> None:
@@ -250,11 +256,11 @@ def renew(file: str | None, ca: str | None) -> None:
     elif is_in_use:
         click.echo(f"{node_id} uses the certificate {new['serial']}, which expires at {new['not_after']}")
     else:
-        click.echo(f"{node_id} does not run; it has the certificate {new['serial']} for its next start")
+        click.echo(f"{node_id} does not run; it will use the certificate {new['serial']} from its next start")
 
 
 def _renewed(directory: str, node_id: str, file: str | None, ca: str | None) -> KeyAndCertificates:
-    """The new key and certificate, of the one place that was named."""
+    """The new key and certificate, from the join file, the CA of --ca, or this user's CA on this host."""
     from warren_raft import local_certificates
     from warren_raft.certificates import Authority
     from warren_raft.join_files import JoinFile
@@ -265,20 +271,23 @@ def _renewed(directory: str, node_id: str, file: str | None, ca: str | None) -> 
     if file is not None:
         join = JoinFile.read(file)
         if join.node_id != node_id:
-            raise RefusedForSafety(f"{file} is for {join.node_id}, and {directory} is the directory of {node_id}")
+            raise RefusedForSafety(f"{file} is for {join.node_id}, but {directory} is the directory of {node_id}")
         return join.files
     if ca is not None:
         return Authority(ca).issue({node_id: None})[0].files
     if not is_local(directory):
         raise click.UsageError(
-            f"where is the new certificate? Type `warren-raft cert issue {node_id} --ca DIR` where the CA is, copy "
+            f"no join file was named: type `warren-raft cert issue {node_id} --ca DIR` on the CA's host, copy "
             f"{node_id}.join here, and name it; or name the CA with --ca DIR"
         )
     return local_certificates.issue(node_id)
 
 
 def _wait_in_use(serial: str) -> bool:
-    """Whether the manager uses it; False where none runs. Raises Unavailable where it does not take it."""
+    """Waits until the manager uses the certificate. Returns False if no manager runs.
+
+    Raises Unavailable if the manager does not use it within IN_USE_SECONDS.
+    """
     from warren_raft.admin.client import NotRunning
 
     deadline = time.monotonic() + IN_USE_SECONDS
@@ -290,7 +299,7 @@ def _wait_in_use(serial: str) -> bool:
         if (status.get("certificate") or {}).get("serial") == serial:
             return True
         if time.monotonic() > deadline:
-            text = f"{status['node_id']} runs and does not use the new certificate yet; `warren-raft status` shows why"
+            text = f"{status['node_id']} does not use the new certificate yet; `warren-raft status` shows the reason"
             raise Unavailable(text, maybe_applied=True, of_write=False)
         time.sleep(POLL_SECONDS)
 
@@ -301,9 +310,10 @@ def _wait_in_use(serial: str) -> bool:
 @cert.command("show")
 @click.argument("path", required=False, metavar="[PATH]", type=click.Path(exists=True))
 def show(path: str | None) -> None:
-    """Show a certificate: whose it is, how long it is valid, and which CA it trusts.
+    """Show a certificate: its manager, its validity, and the CAs that the manager trusts.
 
-    PATH is a join file, a CA's directory or a PEM file. Without it, the certificate of the manager of --data-dir.
+    PATH is a join file, a CA's directory or a PEM file. Without PATH, the certificate of the
+    manager of --data-dir.
 
     \b
     Example: warren-raft cert show --data-dir data/m1
@@ -326,7 +336,7 @@ def show(path: str | None) -> None:
 
 
 def _found(path: str | None) -> dict[str, Any]:
-    """What there is at a path, as JSON."""
+    """The JSON of the join file, the CA's directory, the data directory or the PEM file at a path."""
     from warren_raft.certificates import REGISTRY, Authority, facts_of
     from warren_raft.credentials import AUTHORITIES, CERTIFICATE
     from warren_raft.join_files import JoinFile
@@ -351,7 +361,7 @@ def _found(path: str | None) -> dict[str, Any]:
     try:
         return {"ca": [_facts(each) for each in facts_of(text)]}
     except ValueError as error:
-        raise InvalidEntity("certificate", f"{path} holds none that can be read: {error}") from None
+        raise InvalidEntity("certificate", f"{path} holds no certificate that can be read: {error}") from None
 
 
 def _text(path: str) -> str:
@@ -368,7 +378,7 @@ def _manager(certificate: str, ca: str) -> dict[str, Any]:
         trusted = facts_of(ca)
         trust_domain, node_id = parse_uri(next(iter(own.names), ""))
     except ValueError as error:
-        raise InvalidEntity("certificate", f"it cannot be read: {error}") from None
+        raise InvalidEntity("certificate", f"cannot be read: {error}") from None
     return {"node_id": node_id, "trust_domain": trust_domain, **_facts(own), "ca": [_facts(each) for each in trusted]}
 
 

@@ -1,7 +1,7 @@
-"""What the commands share: the common options, the types of arguments, the way to the manager, the printing.
+"""Shared by the commands: the common options, the types of arguments, the call to the manager, the printing.
 
-No command lives here. Invariant: `--data-dir` and `-o` mean the same before and after a command's name;
-the one nearest to the command wins, the environment comes last.
+Not here: the commands. Invariant: `--data-dir` and `-o` mean the same before and after a command's name. If both are
+given, the option nearest to the command counts; the environment counts last.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DATA_DIR_VARIABLE: Final = "WARREN_DATA_DIR"
 ID_MAX_BYTES: Final = 511
-_DATA_DIR: Final = "warren_raft.data_dir"  # keys of click's `meta`, which a group and its commands share
+_DATA_DIR: Final = "warren_raft.data_dir"  # keys of click's `meta`; a group shares it with its commands
 _OUTPUT: Final = "warren_raft.output"
 
 
@@ -49,25 +49,25 @@ def _common_options() -> list[click.Parameter]:
             metavar="DIR",
             expose_value=False,
             callback=_remember(_DATA_DIR),
-            help=f"The manager's directory on this host.  [env: {DATA_DIR_VARIABLE}]",
+            help=f"The manager's data directory on this host.  [env: {DATA_DIR_VARIABLE}]",
         ),
         click.Option(
             ["-o", "--output"],
             type=click.Choice(OUTPUT_FORMATS),
             expose_value=False,
             callback=_remember(_OUTPUT),
-            help="How to print the result; wide: a table with every column, whole.  [default: table]",
+            help="The form of the result. wide: a table with every column in full.  [default: table]",
         ),
     ]
 
 
 def remember_output_format(ctx: click.Context, value: str) -> None:
-    """For a command whose own `-o` takes one of OUTPUT_FORMATS too."""
+    """For a command with an `-o` of its own that takes OUTPUT_FORMATS too."""
     ctx.meta[_OUTPUT] = value
 
 
 class WarrenCommand(click.Command):
-    """A command with the common options, unless it has one of that name itself."""
+    """A command with the common options. An option of its own with the same name replaces the common one."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -76,7 +76,7 @@ class WarrenCommand(click.Command):
 
 
 class WarrenGroup(click.Group):
-    """A group with the common options, as have its commands and groups."""
+    """A group with the common options. Its commands and groups have them too."""
 
     command_class = WarrenCommand
     group_class = type
@@ -95,60 +95,60 @@ class WarrenGroup(click.Group):
 
 
 def did_you_mean(typed: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for what is nearest to it; else empty."""
+    """`; did you mean X?`, with the known word that is nearest to the typed one; empty if no known word is near."""
 
     near = get_close_matches(typed.lower(), list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def named_data_dir() -> str | None:
-    """The directory the caller named; None where there is none. Raises UsageError for what is no directory."""
+    """The data directory that the operator named; None if none was named. Raises UsageError for a file."""
     directory = click.get_current_context().meta.get(_DATA_DIR) or os.environ.get(DATA_DIR_VARIABLE) or None
     if directory is not None:
         directory = os.path.expanduser(directory)  # a shell leaves the ~ of --data-dir=~/m1 as it is
     if directory is not None and os.path.exists(directory) and not os.path.isdir(directory):
-        raise click.UsageError(f"{directory} is a file, and --data-dir names a directory")
+        raise click.UsageError(f"{directory} is a file; --data-dir must name a directory")
     return directory
 
 
 def data_dir() -> str:
-    """The directory the caller named. Raises UsageError where there is none."""
+    """The data directory that the operator named. Raises UsageError if none was named."""
     directory = named_data_dir()
     if directory is None:
-        raise click.UsageError(f"which manager? Give --data-dir DIR or set {DATA_DIR_VARIABLE}.")
+        raise click.UsageError(f"no manager was named: add --data-dir DIR, or set {DATA_DIR_VARIABLE}")
     return directory
 
 
 def wants_json() -> bool:
-    """Whether the caller asked for `-o json`."""
+    """Whether the operator asked for `-o json`."""
     return bool(click.get_current_context().meta.get(_OUTPUT) == "json")
 
 
 def wants_wide() -> bool:
-    """Whether the caller asked for `-o wide`."""
+    """Whether the operator asked for `-o wide`."""
     return bool(click.get_current_context().meta.get(_OUTPUT) == "wide")
 
 
 def manager() -> AdminClient:
-    """The manager that runs on the directory the caller named."""
+    """The manager that runs on the named data directory."""
     from warren_raft.admin.client import AdminClient
 
     return AdminClient(data_dir())
 
 
 def database() -> ReadOnlyStore:
-    """The database in the directory the caller named, for reading, whether or not its manager runs."""
+    """The database in the named data directory, for reading, whether or not its manager runs."""
     from warren_raft.local import ReadOnlyStore
 
     return ReadOnlyStore(data_dir())
 
 
 class SecondsType(click.FloatRange):
-    """A time to wait: above 0, an hour at most, and a number."""
+    """A time to wait, in seconds: above 0, at most an hour, not NaN."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         seconds = float(super().convert(value, param, ctx))
-        if math.isnan(seconds):  # passes every comparison of a range
+        if math.isnan(seconds):  # NaN is in every range of click
             self.fail(f"{value!r} is not a number of seconds", param, ctx)
         return seconds
 
@@ -175,7 +175,7 @@ timeout_option = click.option(
     "--timeout",
     type=SecondsType(min=0, min_open=True, max=3600),
     metavar="SECONDS",
-    help="How long to wait for a quorum.  [default: the manager's write_timeout_seconds]",
+    help="The longest time to wait for a quorum.  [default: the manager's write_timeout_seconds]",
 )
 if_revision_option = click.option(
     "--if-revision",
@@ -270,12 +270,12 @@ class MemberType(click.ParamType):  # type: ignore[type-arg]  # generic for type
 
 
 def print_json(value: object) -> None:
-    """The value as indented JSON."""
+    """Prints the value as indented JSON."""
     click.echo(json.dumps(value, indent=2))
 
 
 def print_revision(revision: int) -> None:
-    """What every write answers."""
+    """Prints the revision of a write."""
     if wants_json():
         print_json({"revision": revision})
     else:

@@ -1,8 +1,8 @@
-"""`warren-raft import` and `export`: a whole cluster's entities, one a line, in Warren's own form.
+"""`warren-raft import` and `export`: all entities of a cluster, one a line, in Warren's own form.
 
-The form itself is warren_raft/migrate/records.py. Invariant: import stores nothing of a file that has one
-bad line; export is one consistent view, and a file under the name it was given is complete. No view stays open for as
-long as somebody reads the output: the manager's database would grow meanwhile.
+Not here: the form of a line (warren_raft/migrate/records.py). Invariant: import stores nothing if one line of the file
+is bad. Export writes one consistent view, and a file under its final name is complete. Export closes its view before
+it waits for the reader of its output: an open view makes the manager's database grow.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from warren_raft.admin.client import Item
     from warren_raft.store.interface import View
 
-MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # an entity of 1 MiB in base64, spelt out with escapes
+MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # an entity of 1 MiB, in base64 and with every character escaped
 # bbolt's first page: a header of 16 bytes, then this number, little-endian.
 BOLT_MAGIC: Final = b"\xed\xda\x0c\xed"
 BOLT_MAGIC_OFFSET: Final = 16
@@ -45,10 +45,10 @@ ERASE_LINE_ABOVE: Final = "\x1b[1A\x1b[2K\r"
 def import_(source: BinaryIO, timeout: float | None) -> None:
     """Store every record of a file.
 
-    Goes through the running manager; existing entities are replaced.
+    The running manager stores them; existing entities are replaced.
 
-    FILE (- is stdin) has one JSON object a line, as `export` writes it: {"bucket": …, "key": …, "value": …}. All of
-    it is checked before anything is stored. To import a file again is safe.
+    FILE (- is stdin) has one JSON object a line, as `export` writes it: {"bucket": …, "key": …, "value": …}. The whole
+    file is checked before anything is stored. It is safe to import a file again.
 
     \b
     Example: warren-raft import state.jsonl --data-dir data/m1
@@ -75,12 +75,12 @@ def import_(source: BinaryIO, timeout: float | None) -> None:
 
 
 def _items(source: BinaryIO) -> dict[tuple[str, str], Item]:
-    """Every record of the file by kind and key, so that the last of two wins, as if stored line by line."""
+    """The records of the file by kind and key. Of two records with one key the last one counts."""
     items: dict[tuple[str, str], Item] = {}
     for number, line in _lines(source):
         try:
             kind, key, entity = parse_line(line.decode())
-            put_operation(BY_NAME[kind], entity, None)  # its size, and whatever else a store asks of it
+            put_operation(BY_NAME[kind], entity, None)  # checks its size, and the other conditions of a store
         except UnicodeDecodeError:
             raise InvalidEntity("record", f"line {number} of {source.name} is not UTF-8") from None
         except InvalidEntity as error:
@@ -92,15 +92,15 @@ def _items(source: BinaryIO) -> dict[tuple[str, str], Item]:
 
 
 def _lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not empty, with their numbers from 1."""
+    """The lines that are not empty, with their numbers, which begin at 1."""
     number = 0
     while line := source.readline(MAX_LINE_BYTES + 1):
         number += 1
         if number == 1 and line[BOLT_MAGIC_OFFSET:].startswith(BOLT_MAGIC):
-            reason = "is a Go Warren's database file; what is imported here is its content as JSON lines"
+            reason = "is a database file of a Go Warren; import reads only JSON lines"
             raise InvalidEntity("record", f"{source.name} {reason}")
         if len(line) > MAX_LINE_BYTES:
-            raise InvalidEntity("record", f"line {number} of {source.name} is longer than a record can be")
+            raise InvalidEntity("record", f"line {number} of {source.name} is longer than {MAX_LINE_BYTES} bytes")
         if line.strip():
             yield number, line
 
@@ -110,10 +110,9 @@ def _lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
 def export(target: str) -> None:
     """Write every entity to a file.
 
-    FILE (- is stdout) gets one JSON object a line, in Warren's own form. What is written is the state at one moment.
-    Reads the database directly, whether or not the manager runs. FILE holds secrets: a new one is readable by its
-    owner only, and it appears under its name when it is complete. A symbolic link is followed; a device or a FIFO is
-    written to.
+    FILE (- is stdout) gets one JSON object a line, in Warren's own form: the state of one moment. The command reads
+    the database directly, whether or not the manager runs. FILE holds secrets: a new file is readable by its owner
+    only, and appears under its name when it is complete. A symbolic link is followed; a device or a FIFO stays.
 
     \b
     Example: warren-raft export state.jsonl --data-dir data/m1
@@ -144,7 +143,7 @@ def _send_to_stdout(file: IO[bytes]) -> None:
 
 
 def _write_records(view: View, file: IO[bytes]) -> int:
-    """Writes every record of the view, kind by kind, by id. Returns their number."""
+    """Writes every record of the view, ordered by kind and id. Returns their number."""
     written = 0
     for line in _records(view):
         file.write(line.encode() + b"\n")
@@ -163,9 +162,9 @@ def _records(view: View) -> Iterator[str]:
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A progress bar on stderr if that is a terminal, else nothing. Yields what to call with each advance.
+    """A progress bar on stderr, if stderr is a terminal. Yields the function to call with each advance.
 
-    Nothing of it is left where the work fails: the error's line comes in its place.
+    If the work fails, the bar is erased, and the line of the error takes its place.
     """
     if not sys.stderr.isatty():
         yield lambda _count: None
@@ -178,5 +177,5 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], object]]:
 
             yield advance
     except BaseException:
-        click.echo(ERASE_LINE_ABOVE, nl=False, err=True)  # the end of the bar has begun a new line
+        click.echo(ERASE_LINE_ABOVE, nl=False, err=True)  # the bar has ended with a new line
         raise

@@ -1,6 +1,6 @@
-"""`warren-raft describe`: what the directory of a stopped manager holds.
+"""`warren-raft describe`: prints the content of a stopped manager's data directory.
 
-What is read is in warren_raft/describing.py; it is only printed here.
+Not here: reading the directory (warren_raft/describing.py). Invariant: nothing in the directory is changed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 @click.command("describe", cls=WarrenCommand)
 @click.argument("directory", metavar="DIR", required=False)
 def describe(directory: str | None) -> None:
-    """Show what a stopped manager's directory holds.
+    """Show the content of a stopped manager's directory.
 
-    Whose it is, of which cluster, how far its log and its state reach, and the members. Nothing is changed. Without DIR
-    it is the directory of --data-dir. For a running manager see `status`.
+    Shows the manager's id, its cluster, the last index of its log and of its state, and the members. It changes
+    nothing. Without DIR it shows the directory of --data-dir. For a running manager use `status`.
 
     \b
     Example: warren-raft describe data/m1 -o json
@@ -37,7 +37,7 @@ def describe(directory: str | None) -> None:
 
 
 def print_description(description: Description) -> None:
-    """Simple values as lines, the members as a table."""
+    """Prints each simple value on a line, and the members as a table."""
     values = description.to_json()
     members = values.pop("members")
     print_fields(values)

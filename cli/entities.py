@@ -1,7 +1,7 @@
-"""`warren-raft get, list, put, delete`: entities, one or many.
+"""`warren-raft get, list, put, delete`: one entity, or all of a kind.
 
-get and list read the database directly; put and delete ask the running manager. What an entity is and which
-forms it has is not decided here. Invariant: the data of secrets, private keys and the CA need --show to be printed.
+get and list read the database directly; put and delete call the running manager. Not here: the fields and forms of an
+entity. Invariant: the data of secrets, private keys and the CA are printed with --show only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from .tables import Column, print_fields, print_table, time_shown
 if TYPE_CHECKING:
     from warren_raft.store.interface import Reader
 
-# Columns of `list`, as dotted paths into an entity's JSON; a path through a list takes every item. WIDE: with -o wide.
+# Columns of `list`, as dotted paths into an entity's JSON; a path through a list takes every item. The columns of WIDE
+# are shown with -o wide only.
 COLUMNS: Final[Mapping[str, Sequence[str]]] = {
     "node": ("id", "role", "status", "address", "last_heartbeat", "resources.cpu_cores", "hostname", "labels"),
     "service": ("id", "name", "mode", "replicas", "updated_at", "deploy_strategy", "image", "networks"),
@@ -76,25 +77,25 @@ HEADERS: Final = {
 TIMES: Final = {
     "created_at", "finished_at", "last_heartbeat", "not_after", "not_before", "started_at", "updated_at",
 }  # fmt: skip
-# Text that gives way where a terminal is narrow; ids, addresses, times, states and numbers do not.
+# Text columns, which are shortened on a narrow terminal. Ids, addresses, times, states and numbers are not.
 GIVES: Final = {
     "deploy_strategy", "driver", "error", "hostname", "hosts", "image", "issuer", "labels", "mount_path",
     "name", "networks", "options", "rules.host", "service_name",
 }  # fmt: skip
-# Which filters of `list` a kind has; the first that is given decides how the database is asked.
+# Filter of `list` -> the kinds that have it.
 FILTERS: Final[Mapping[str, Sequence[str]]] = {
     "service_id": ("container",),
     "node_id": ("container", "volume"),
     "name": ("service", "secret", "volume", "network", "ingress", "certificate"),
     "host": ("certificate",),
 }
-# What is printed with --show only, JSON included: it would stay in terminals, shell histories and logs of jobs.
+# Secret fields, printed with --show only, also in JSON: they would stay in terminals, shell histories and job logs.
 HIDDEN: Final[Mapping[str, Sequence[str]]] = {"secret": ("data",), "certificate": ("key_pem",)}
-MAX_INPUT_BYTES: Final = 8 * 1024 * 1024  # an entity of 1 MiB in base64, spelt out with escapes
+MAX_INPUT_BYTES: Final = 8 * 1024 * 1024  # an entity of 1 MiB, in base64 and with every character escaped
 
 
 show_option = click.option(
-    "--show", is_flag=True, help="Also print what is secret: a secret's data, a certificate's key, the CA."
+    "--show", is_flag=True, help="Also print the secret parts: a secret's data, a certificate's key, the CA."
 )
 
 
@@ -105,8 +106,8 @@ show_option = click.option(
 def get(kind: Any, entity_id: str | None, show: bool) -> None:
     """Print one entity. Reads the database directly, whether or not the manager runs.
 
-    KIND is node, service, container, secret, volume, network, ingress or certificate, or ca, which has no ID
-    and is printed, with --show, as the bytes it is.
+    KIND is node, service, container, secret, volume, network, ingress, certificate or ca. ca has no ID; with --show
+    its bytes are printed unchanged.
 
     \b
     Example: warren-raft get service svc-1 --data-dir data/m1 -o json
@@ -115,7 +116,7 @@ def get(kind: Any, entity_id: str | None, show: bool) -> None:
         _get_ca(entity_id, show=show)
         return
     if entity_id is None:
-        raise click.UsageError(f"which {kind.name}? Give its ID.")
+        raise click.UsageError(f"no {kind.name} was named: add its ID")
     with database() as store:
         entity = operation(store, "get", kind)(entity_id)
     value = to_json(entity)
@@ -127,32 +128,32 @@ def get(kind: Any, entity_id: str | None, show: bool) -> None:
 
 
 def _without_secrets(kind_name: str, value: Mapping[str, Any]) -> dict[str, Any]:
-    """With null in the place of what is hidden, which `put` takes for no value at all: it refuses it."""
+    """The value with null in the place of each secret field. `put` refuses a secret field that is null."""
     return {**value, **dict.fromkeys(HIDDEN.get(kind_name, ()))}
 
 
 def _get_ca(entity_id: str | None, *, show: bool) -> None:
     if entity_id not in (None, CA_ID):
-        raise click.UsageError("there is one CA and it has no ID: warren-raft get ca")
+        raise click.UsageError("the CA has no ID; type: warren-raft get ca")
     with database() as store:
         data = store.get_ca()
     if wants_json():
         print_json({"data": base64.b64encode(data).decode() if show else None})
-    elif not show:  # and nothing on stdout, which may be a file that is wanted to hold the CA
-        raise click.UsageError(f"the CA has {len(data)} bytes, which are printed with --show only")
+    elif not show:  # nothing goes to stdout: it may be the file that is to hold the CA
+        raise click.UsageError(f"the CA has {len(data)} bytes; to print them add --show")
     else:
         click.echo(data, nl=False)
 
 
 @click.command("list", cls=WarrenCommand)
 @click.argument("kind", type=KindType())
-@click.option("--service", "service_id", type=IdType(), metavar="ID", help="Containers of this service only.")
-@click.option("--node", "node_id", type=IdType(), metavar="ID", help="Containers or volumes on this node only.")
-@click.option("--name", metavar="NAME", help="Entities of this name only.")
-@click.option("--host", metavar="HOST", help="Certificates that cover this host name only.")
+@click.option("--service", "service_id", type=IdType(), metavar="ID", help="Only containers of this service.")
+@click.option("--node", "node_id", type=IdType(), metavar="ID", help="Only containers or volumes on this node.")
+@click.option("--name", metavar="NAME", help="Only entities with this name.")
+@click.option("--host", metavar="HOST", help="Only certificates that cover this host name.")
 @show_option
 def list_(kind: Any, show: bool, **filters: str | None) -> None:
-    """Print the entities of a kind, by id. Reads the database directly, whether or not the manager runs.
+    """Print the entities of a kind, ordered by id. Reads the database directly, whether or not the manager runs.
 
     KIND is node, service, container, secret, volume, network, ingress or certificate, or its plural.
 
@@ -163,7 +164,7 @@ def list_(kind: Any, show: bool, **filters: str | None) -> None:
     for name in given:
         if kind.name not in FILTERS[name]:
             option = "--" + name.removesuffix("_id")
-            raise click.UsageError(f"{option} does not go with {kind.plural}, only with {' '.join(FILTERS[name])}")
+            raise click.UsageError(f"{option} is not for {kind.plural}; it is for: {' '.join(FILTERS[name])}")
     with database() as store:
         entities = _find(store, kind, given)
     values = [to_json(entity) for entity in entities]
@@ -189,7 +190,7 @@ def _in_list(value: Mapping[str, Any], path: str, *, wide: bool) -> Any:
 
 
 def _find(store: Reader, kind: Kind[Any], given: Mapping[str, str]) -> list[Any]:
-    """The entities that pass every filter; an index finds those of a service, a node or a host."""
+    """The entities that pass every filter. The filters by service, node and host use an index."""
     rest = dict(given)
     if kind is CONTAINER and "service_id" in rest:
         found: Sequence[Any] = store.list_containers_by_service(rest.pop("service_id"))
@@ -212,23 +213,23 @@ def _find(store: Reader, kind: Kind[Any], given: Mapping[str, str]) -> list[Any]
 def put(kind: Any, source: BinaryIO, if_revision: int | None, timeout: float | None) -> None:
     """Create or replace one entity through the running manager. Prints the new revision.
 
-    FILE holds what `get -o json` prints; fields left out take their defaults, and `revision` is ignored. For ca
-    it holds the CA's bytes.
+    FILE has the form that `get -o json` prints. Fields that are left out take their defaults, and `revision` is
+    ignored. For ca FILE holds the CA's bytes.
 
     \b
     Example: warren-raft put service -f svc-1.json --data-dir data/m1
     """
     data = source.read(MAX_INPUT_BYTES + 1)
     if len(data) > MAX_INPUT_BYTES:
-        raise InvalidEntity(kind.name, f"{source.name} holds more than an entity can")
-    if not data:  # of a CA too: what was to write into a pipe has failed
+        raise InvalidEntity(kind.name, f"{source.name} is larger than {MAX_INPUT_BYTES} bytes")
+    if not data:  # an error for a CA too: the program that writes into a pipe has failed
         raise InvalidEntity(kind.name, f"{source.name} is empty")
     value = base64.b64encode(data).decode() if kind.entity is None else _parse(kind, source.name, data)
     print_revision(manager().put(kind.name, value, if_revision=if_revision, timeout=timeout))
 
 
 def _parse(kind: Kind[Any], name: str, data: bytes) -> dict[str, Any]:
-    """The JSON object in a file, checked here so that a wrong one is told of whether or not a manager runs."""
+    """The JSON object in a file. It is checked here, so that the error comes also if no manager runs."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -237,7 +238,7 @@ def _parse(kind: Kind[Any], name: str, data: bytes) -> dict[str, Any]:
         raise InvalidEntity(kind.name, f"{name} does not hold a JSON object")
     for field in HIDDEN.get(kind.name, ()):
         if field in value and value[field] is None:
-            raise InvalidEntity(kind.name, f"is null in {name}: print it with `get --show`", field=field)
+            raise InvalidEntity(kind.name, f"is null in {name}: write the file with `get --show -o json`", field=field)
     if kind.entity is not None:
         from_json(kind.entity, value)
     return value
@@ -251,8 +252,8 @@ def _parse(kind: Kind[Any], name: str, data: bytes) -> dict[str, Any]:
 def delete(kind: Any, entity_id: str, if_revision: int | None, timeout: float | None) -> None:
     """Delete one entity through the running manager.
 
-    Done as well when there is none. Prints the revision of the deletion, or of the latest change when there was
-    nothing to delete.
+    Prints the revision of the deletion. If there is no such entity, the command succeeds and prints the revision of
+    the latest change.
 
     \b
     Example: warren-raft delete container con-17 --data-dir data/m1
@@ -261,7 +262,7 @@ def delete(kind: Any, entity_id: str, if_revision: int | None, timeout: float | 
 
 
 def _shown(entity: Any, name: str, value: object, hidden: Sequence[str], *, show: bool) -> object:
-    """A field's JSON as a table may show it."""
+    """The value of a field in a table. Bytes are replaced by their number, unless they are secret and `show` is set."""
     held = getattr(entity, name)
     if not isinstance(held, bytes) or (name in hidden and show):
         return value
@@ -269,7 +270,7 @@ def _shown(entity: Any, name: str, value: object, hidden: Sequence[str], *, show
 
 
 def _at(value: Any, path: str) -> Any:
-    """What is at a dotted path in an entity's JSON; None where there is nothing."""
+    """The value at a dotted path in an entity's JSON; None if there is none."""
     for step in path.split("."):
         if isinstance(value, list):
             value = [item.get(step) for item in value]

@@ -1,7 +1,7 @@
-"""The group `warren-raft`: which commands there are, and what becomes of an error.
+"""The group `warren-raft`: the table of the commands, and the exit code of each error.
 
-No command lives here. Invariant: every way out of a command ends in one of the documented exit codes
-(docs/cli.md), and a failed one in one line on stderr.
+Not here: the commands. Invariant: every command ends with one of the documented exit codes (docs/cli.md), and a
+command that fails prints one line on stderr.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from warren_raft.core_dumps import forbid_core_dumps
 from .common import WarrenGroup
 from .tables import one_line
 
-# Command -> (module, name in it). Loaded when the command is called: `get` shall not wait for the imports of `serve`.
+# Command -> (module, name in it). A module is loaded when its command is called, so that `get` does not wait for the
+# imports of `serve`.
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "serve": ("serve", "serve"),
     "status": ("status", "status"),
@@ -44,7 +45,7 @@ FAILED: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130  # 128 + SIGINT, as every shell expects
 
-# The first class that fits decides.
+# The first class that matches the error decides.
 EXIT_CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
     (errors.Corrupted, 3),
     (errors.SnapshotInvalid, 3),
@@ -57,7 +58,7 @@ EXIT_CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
 
 
 class CommandTable(WarrenGroup):
-    """A group whose commands are imported one by one."""
+    """A group that imports each command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -67,7 +68,7 @@ class CommandTable(WarrenGroup):
             return None
         module, name = COMMANDS[cmd_name]
         command = getattr(import_module(f".{module}", __package__), name)
-        assert isinstance(command, click.Command)  # the table names nothing else
+        assert isinstance(command, click.Command)  # the table names commands only
         return command
 
 
@@ -84,27 +85,27 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Print the version."
 )
 def cli() -> None:
-    """The cluster state of a container orchestrator, the same on every manager.
+    """The cluster state of a container orchestrator, identical on every manager.
 
     \b
     Run a manager:        warren-raft serve --node-id m1 --listen 127.0.0.1:7946 \\
                               --member m1=127.0.0.1:7946 --bootstrap --data-dir data/m1
-    Look at it:           warren-raft status --data-dir data/m1
-    Read what it holds:   warren-raft list services --data-dir data/m1
+    Show its status:      warren-raft status --data-dir data/m1
+    Read its entities:    warren-raft list services --data-dir data/m1
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 verification failed, 4 refused for safety, 5 in use, 6 no quorum
-    or timeout, 7 no space.
+    or timeout, 7 no space left.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of `warren-raft`."""
-    forbid_core_dumps()  # `serve` says where that is not possible
+    forbid_core_dumps()  # if this fails, `serve` logs it
     sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns its exit code; has printed the error's line if there was one."""
+    """Runs one command. Returns its exit code. Prints one line if the command fails."""
     try:
         result: Any = cli.main(arguments, prog_name="warren-raft", standalone_mode=False)
         return result if isinstance(result, int) else DONE
@@ -119,7 +120,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would complain once more when it flushes stdout.
+        # The reader of stdout has closed it. Without this, Python would print an error when it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except errors.WarrenError as error:

@@ -1,6 +1,6 @@
-"""`warren-raft members …` and `warren-raft leader …`: who belongs to the cluster and who leads it.
+"""`warren-raft members …` and `warren-raft leader …`: the members of the cluster, and its leader.
 
-Whether a change is safe is decided by the manager, one change at a time; it is only asked for here.
+Not here: whether a change is safe, which the manager decides. Invariant: each command asks for one change at most.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def members() -> None:
 def list_() -> None:
     """Show every manager of the cluster.
 
-    For each: its address, whether this one is connected to it, whether it votes and whether it leads.
+    For each manager: its address, whether this manager is connected to it, whether it votes and whether it leads.
 
     \b
     Example: warren-raft members list --data-dir data/m1 -o json
@@ -43,7 +43,8 @@ def list_() -> None:
 def add(member: tuple[str, str], timeout: float | None) -> None:
     """Add a manager that runs on an empty directory.
 
-    Start it first, with the cluster's members and itself as --member. Done once it has caught up and votes.
+    Start the manager first, with the cluster's members and itself as --member. The command is done when the manager
+    has caught up and votes.
 
     \b
     Example: warren-raft members add m4=127.0.0.1:7949 --data-dir data/m1
@@ -58,7 +59,7 @@ def add(member: tuple[str, str], timeout: float | None) -> None:
 def update(member: tuple[str, str], timeout: float | None) -> None:
     """Tell the cluster that a manager has moved to another address.
 
-    Says so when that manager does not answer there: its address is changed all the same.
+    If the manager does not answer there, its address is changed too, and the command says that it does not answer.
 
     \b
     Example: warren-raft members update m3=127.0.0.1:8948 --data-dir data/m1
@@ -77,17 +78,17 @@ def update(member: tuple[str, str], timeout: float | None) -> None:
 @click.argument("member_id", type=NodeIdType(), metavar="ID")
 @timeout_option
 def remove(member_id: str, timeout: float | None) -> None:
-    """Remove a manager; done as well when ID is not a member, which is then said.
+    """Remove a manager. If ID is not a member, the command says so and succeeds.
 
-    Refused when the cluster would lose its quorum. A removed manager stops; its directory is of no more use. Leave it
-    running until the command is done: its vote may be needed until then.
+    Refused if the cluster would lose its quorum. A removed manager stops; its directory cannot be used again. Leave the
+    manager running until the command is done: its vote may be needed until then.
 
     \b
     Example: warren-raft members remove m3 --data-dir data/m1
     """
     asked = manager()
     was_member = any(member["id"] == member_id for member in asked.members())
-    asked.remove_member(member_id, timeout=timeout)  # in any case: the leader may know of one who was added just now
+    asked.remove_member(member_id, timeout=timeout)  # also if it is no member here: it may have been added just now
     _say_done(f"removed {member_id}" if was_member else f"{member_id} is not a member")
 
 
@@ -106,7 +107,7 @@ def leader() -> None:
 def transfer(member_id: str | None, timeout: float | None) -> None:
     """Hand leadership to another manager.
 
-    That is the manager ID, or without an ID whichever is best prepared.
+    Without ID, the member that is best prepared takes over.
 
     \b
     Example: warren-raft leader transfer m2 --data-dir data/m1

@@ -1,7 +1,7 @@
 """`warren-raft recover`: the quorum is lost for good, and one stopped survivor becomes a cluster of one.
 
-What is refused and done is in warren_raft/restoring.py; here are the question before it and what is printed after.
-Invariant: nothing is changed before the operator has read what may be missing and said yes.
+Here: the question to the operator, and the printing. Not here: the checks and the work (warren_raft/restoring.py).
+Invariant: nothing is changed before the operator has seen which writes may be missing and has said yes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .tables import print_fields
 if TYPE_CHECKING:
     from warren_raft.restoring import Preview, Recovery, Restored, Survivor
 
-STEPS: Final = 1_000  # of a bar that shows shares
+STEPS: Final = 1_000  # the length of a progress bar
 
 
 @contextmanager
 def shares(label: str) -> Iterator[Callable[[float], None]]:
-    """A progress bar as of `progress`, told the share that is done."""
+    """A progress bar, as `progress` makes it. Yields a function that takes the share that is done, from 0 to 1."""
     shown = 0
     with progress(label, STEPS) as advance:
 
@@ -46,17 +46,17 @@ def shares(label: str) -> Iterator[Callable[[float], None]]:
 @click.option(
     "--force",
     is_flag=True,
-    help="Also if a member seems up, it was to be removed, or an entry is unreadable.",
+    help="Go on if a member seems to run, the manager was to be removed, or an entry is unreadable.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what it would take over, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the entries that it would keep, and change nothing.")
 def recover(yes: bool, force: bool, dry_run: bool) -> None:
-    """Turn a stopped manager's data into a new cluster of one.
+    """Make a new cluster of one from a stopped manager's data.
 
-    For when the quorum is lost for good. Everything that its log holds is taken over, also what is not known to be
-    acknowledged; what only the lost members held is gone. The cluster gets a new id, revisions go on a thousand million
-    further, and the old files stay in DIR/aside-TIME. Recover one survivor only, start it, and add the others on empty
-    directories with `members add`. If a snapshot is newer than the survivor, restore that instead. With `--dry-run`
-    it says what there is and what it would refuse, so that survivors can be compared.
+    Use it when the quorum is lost for good. Every entry in the manager's log is kept, also an entry that may not have
+    been acknowledged. Writes that only the lost members held are gone. The cluster gets a new id, new revisions are a
+    thousand million higher, and the old files stay in DIR/aside-TIME. Recover one survivor only. Then start it, and add
+    the other managers on empty directories with `members add`. If a snapshot is newer than the survivor, restore the
+    snapshot instead. To compare survivors, use --dry-run: it shows the content and refuses in the same cases.
 
     \b
     Example: warren-raft recover --data-dir data/m1
@@ -75,7 +75,7 @@ def recover(yes: bool, force: bool, dry_run: bool) -> None:
         return
     print_restored(restored)
     click.echo(
-        f"{_missing(recovery)}\nStart it as before, and add others on empty directories: members add ID=HOST:PORT."
+        f"{_missing(recovery)}\nStart it as before, and add the others on empty directories: members add ID=HOST:PORT."
     )
 
 
@@ -103,7 +103,7 @@ def _confirm(recovery: Recovery, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise RefusedForSafety(
-            f"{recovery.data_dir} would become a cluster of one, without {_names(recovery)}: add --yes if that is meant"
+            f"{recovery.data_dir} would become a cluster of one, without {_names(recovery)}: add --yes to do it"
         )
     click.echo(f"{recovery.node_id}, of cluster {recovery.old_cluster_id}, has index {recovery.index}.", err=True)
     click.echo(_missing(recovery), err=True)
@@ -126,7 +126,7 @@ def _names(recovery: Survivor) -> str:
 
 
 def restored_json(restored: Restored) -> dict[str, Any]:
-    """A directory that was made, as the commands print it."""
+    """The JSON form of a restored data directory."""
     return {
         "data_dir": restored.data_dir,
         "node_id": restored.node_id,
@@ -142,7 +142,7 @@ def restored_json(restored: Restored) -> dict[str, Any]:
 
 
 def print_restored(restored: Restored) -> None:
-    """What a directory holds now."""
+    """Prints the new content of a data directory."""
     values = restored_json(restored)
     if wants_json():
         print_json(values)

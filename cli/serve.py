@@ -1,7 +1,7 @@
-"""`warren-raft serve`: one manager in the foreground, from its first line to a clean end.
+"""`warren-raft serve`: one manager in the foreground, from its start to a clean end.
 
-Signals, logging and the wait are here; what a manager does is `ReplicatedStore`.
-Invariant: SIGTERM and SIGINT end in a closed store and exit code 0; a manager that stops by itself never does.
+Here: signals, logging, and the wait until the manager can serve. Not here: the manager itself (`ReplicatedStore`).
+Invariant: SIGTERM and SIGINT close the store and give exit code 0; a manager that stops by itself never gives 0.
 """
 
 from __future__ import annotations
@@ -30,58 +30,63 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS: Final = 0.2  # how long a signal may wait to be noticed
-STILL_WAITING_SECONDS: Final = 10.0  # how often a manager without a leader says so
+POLL_SECONDS: Final = 0.2  # the longest time until a signal is noticed
+STILL_WAITING_SECONDS: Final = 10.0  # the time between two log lines of a manager without a leader
 
 
 @click.command("serve", cls=WarrenCommand)
 @click.option("--node-id", metavar="ID", help="This manager's id, unique in the cluster.")
-@click.option("--listen", metavar="HOST:PORT", help="Where the other managers reach this one.")
+@click.option("--listen", metavar="HOST:PORT", help="The address where the other managers reach this manager.")
 @click.option(
     "--member",
     "members",
     type=MemberType(),
     metavar="ID=HOST:PORT",
     multiple=True,
-    help="A manager of the cluster, this one included; once for each. Afterwards only further addresses of members.",
+    help="An initial member, once for each, this manager included. On later starts, further addresses of members.",
 )
 @click.option(
     "--join",
     metavar="FILE",
-    help="This manager's join file (cert issue): its id, address, members, key and certificate; options win over it.",
+    help="This manager's join file (cert issue): id, address, members, key, certificate. Options override it.",
 )
 @click.option(
     "--bootstrap",
     is_flag=True,
-    help="Begin a cluster of one, where --member names this manager alone and its directory is empty.",
+    help="Begin a cluster of one: --member names only this manager, and its directory is empty.",
 )
 @click.option(
     "--insecure-plaintext",
     is_flag=True,
-    help="Links between managers without TLS: whoever reaches them can read everything and act as a member.",
+    help="Links without TLS: every process that reaches the port can read everything and act as a member.",
 )
 @click.option(
     "--backup-dir",
     metavar="DIR",
-    help="While this manager leads, save a verified snapshot there by the clock, unless nothing has changed.",
+    help="While this manager leads, save verified snapshots there at regular times, if something changed.",
 )
-@click.option("--backup-every", type=DurationType(), metavar="TIME", help="As 90s, 15m, 1h or 1d.  [default: 1h]")
 @click.option(
-    "--backup-keep", type=click.IntRange(min=1), metavar="N", help="Keep the newest N of them.  [default: 24]"
+    "--backup-every",
+    type=DurationType(),
+    metavar="TIME",
+    help="The time between backups: 90s, 15m, 1h, 1d.  [default: 1h]",
+)
+@click.option(
+    "--backup-keep", type=click.IntRange(min=1), metavar="N", help="Keep the newest N backups.  [default: 24]"
 )
 @click.option(
     "--config",
     "config_file",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="Settings in TOML, under the names of warren_raft.Config; options win over them.",
+    help="Settings in TOML, under the names of warren_raft.Config. Options override them.",
 )
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
-    help="What to log to stderr.",
+    help="The lowest level that is logged to stderr.",
 )
 def serve(
     node_id: str | None,
@@ -98,10 +103,10 @@ def serve(
 ) -> None:
     """Run one manager in the foreground.
 
-    Prints one line `ready node_id=… listen=… leader=…` on stdout when it can serve, and waits for that as long
-    as it takes. SIGTERM or Ctrl-C hands leadership over and closes cleanly; SIGHUP has it look for a newer certificate.
-    A manager that ran before starts again with --data-dir alone: its id, address, members and certificate are in its
-    directory. Without --join it needs a certificate only where an address is beyond loopback.
+    When the manager can serve, it prints one line `ready node_id=… listen=… leader=…` on stdout. It waits for that
+    without a limit. SIGTERM or Ctrl-C hands leadership over and closes cleanly. SIGHUP makes it look for a newer
+    certificate. A manager that ran before starts again with --data-dir alone: its id, address, members and certificate
+    are in its directory. Without --join every address must be on loopback, unless the directory has a certificate.
 
     \b
     Example: warren-raft serve --join m1.join --data-dir data/m1
@@ -123,10 +128,10 @@ def serve(
     )
     for option, value in (("--backup-every", backup_every), ("--backup-keep", backup_keep)):
         if value is not None and config.backup_dir is None:
-            raise click.UsageError(f"{option} needs --backup-dir: without one no backup is made")
+            raise click.UsageError(f"{option} needs --backup-dir: without it no backup is made")
     _log_to_stderr(log_level)
     if not forbid_core_dumps():
-        text = "a core dump of this process would hold secrets: let it call prctl, or set its limit to 0 (LimitCORE=0)"
+        text = "a core dump of this process would hold secrets: allow it to call prctl, or set LimitCORE=0"
         log_event(log, logging.WARNING, "core dumps not forbidden", text, node=config.node_id)
     from warren_raft.manager import ReplicatedStore
 
@@ -144,8 +149,8 @@ def serve(
 
 
 def _config(config_file: str | None, **settings: Any) -> Config:
-    """The settings of the file, of the options, and last of the directory itself. Raises UsageError for what an
-    operator has to correct."""
+    """The settings from the options, the file, the join file and the data directory; the first that has a setting
+    decides. Raises UsageError for a setting that the operator has to correct."""
     given = {name: value for name, value in settings.items() if value is not None}
     try:
         named = given if config_file is None else {**read_toml(config_file), **given}
@@ -160,12 +165,12 @@ def _config(config_file: str | None, **settings: Any) -> Config:
     except InvalidEntity as error:
         text = str(error)
         if error.reason.startswith(MISSING) and "data_dir" in named:
-            text += f", and {named['data_dir']} holds no manager that has it"
+            text += f", and no manager in {named['data_dir']} has it from an earlier start"
         raise click.UsageError(text) from None
 
 
 def _from_join_file(named: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that were not named and that the join file has. Empty where it was removed after it had served."""
+    """The settings of the join file, without those that were named. Empty if the file was removed after its use."""
     path, directory = named.get("join"), named.get("data_dir")
     if not isinstance(path, str):
         return {}
@@ -177,7 +182,7 @@ def _from_join_file(named: Mapping[str, Any]) -> dict[str, Any]:
     except FileNotFoundError:
         if isinstance(directory, str) and os.path.exists(directory_of(directory)):
             return {}
-        raise click.UsageError(f"--join: there is no file {path}") from None
+        raise click.UsageError(f"--join: {path} does not exist") from None
     members = dict(join.members)
     if named.get("node_id", join.node_id) == join.node_id:
         members[join.node_id] = named.get("listen", join.address)
@@ -186,8 +191,8 @@ def _from_join_file(named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_directory(named: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that were not named and that the data directory knows, because a manager ran on it. An address that
-    is named by --listen takes the place of this manager's old one among the members, too."""
+    """The settings that the data directory has from an earlier start, without those that were named. The address of
+    --listen also replaces this manager's old address among the members."""
     if {"node_id", "listen", "members"} <= named.keys() or not isinstance(named.get("data_dir"), str):
         return {}
     from warren_raft.remembered import settings_of
@@ -198,7 +203,7 @@ def _from_directory(named: Mapping[str, Any]) -> dict[str, Any]:
     owner = held["node_id"]
     if named.get("node_id", owner) != owner:
         raise RefusedForSafety(
-            f"{named['data_dir']} is the directory of {owner}, not of {named['node_id']}: use one of its own"
+            f"{named['data_dir']} is the directory of {owner}, not of {named['node_id']}: name another --data-dir"
         )
     if "members" in named and owner in named["members"]:
         held["listen"] = named["members"][owner]
@@ -208,23 +213,23 @@ def _from_directory(named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mapping(members: tuple[tuple[str, str], ...]) -> dict[str, str] | None:
-    """The --member options as a mapping; None where there are none, so that a file's members hold."""
+    """The --member options as a mapping. None if there are none: then the members of the file count."""
     mapping: dict[str, str] = {}
     for node_id, address in members:
         if mapping.setdefault(node_id, address) != address:
-            raise click.UsageError(f"--member: {node_id} is at {mapping[node_id]} and at {address}")
+            raise click.UsageError(f"--member: {node_id} has two addresses, {mapping[node_id]} and {address}")
     return mapping or None
 
 
 def _wait_ready(store: ReplicatedStore, signals: _Signals) -> bool:
-    """Waits until the manager can serve. False: it was told to stop, or it failed, before."""
+    """Waits until the manager can serve. Returns False if it is told to stop, or fails, before that."""
     say_after = time.monotonic() + STILL_WAITING_SECONDS
     while not signals.must_stop() and store.failure is None:
         try:
             store.wait_ready(timeout=POLL_SECONDS)
         except Unavailable:
             if time.monotonic() >= say_after:
-                text = store.waits or "no leader yet, or the log is not applied yet"
+                text = store.waits or "there is no leader yet, or the log is not applied yet"
                 log_event(log, logging.WARNING, "still waiting", text, node=store.config.node_id)
                 say_after += STILL_WAITING_SECONDS
         except Closed:
@@ -235,16 +240,16 @@ def _wait_ready(store: ReplicatedStore, signals: _Signals) -> bool:
 
 
 class _Signals:
-    """SIGTERM and SIGINT ask for a clean end, and a second one ends the process at once. SIGHUP asks for a look at the
+    """SIGTERM and SIGINT ask for a clean end; a second signal ends the process at once. SIGHUP asks for a look at the
     certificate's files.
 
-    The handlers run between any two steps of the main thread, so they take no lock and write nothing: the main thread
-    looks at what they noted.
+    The handlers run between any two steps of the main thread. So they take no lock and write nothing; they set
+    attributes, which the main thread reads.
     """
 
     def __init__(self) -> None:
         self.stopped_by = ""
-        """The name of the signal that asked for the end; empty while none did."""
+        """The name of the signal that asked for the end; empty before the signal."""
         self._hang_ups = self._seen_hang_ups = 0
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -277,7 +282,7 @@ class _Signals:
 
 
 class KeyValueFormatter(logging.Formatter):
-    """time=… level=… logger=… message="…" key=value … text="…": one line a record, for people and for collectors."""
+    """time=… level=… logger=… message="…" key=value … text="…": one line a record."""
 
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))

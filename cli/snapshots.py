@@ -1,7 +1,7 @@
-"""`warren-raft snapshot …`: save the state of a manager as one file, look into it, prove it, begin anew with it.
+"""`warren-raft snapshot …`: save the state of a manager as one file, inspect it, verify it, restore it.
 
-The format and the proof are in warren_raft/snapshots, what is refused in warren_raft/restoring.py. Invariant: a file
-under the name it was asked for is whole, its owner's alone and on disk; nothing that was there is replaced.
+Not here: the format and the verification (warren_raft/snapshots), the checks of a restore (warren_raft/restoring.py).
+Invariant: a file under its final name is complete, readable by its owner only, and on disk; no file is replaced.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from .tables import print_fields
 if TYPE_CHECKING:
     from warren_raft.snapshots.file import Manifest
 
-FILE: Final = click.Path(readable=False)  # whoever opens it says what is wrong, with the exit code for that
+FILE: Final = click.Path(readable=False)  # opened later: an error then has its own exit code, not that of usage
 
 
 @click.group("snapshot", cls=WarrenGroup)
 def snapshot() -> None:
     """Save, inspect, verify and restore snapshots.
 
-    A snapshot is one file with all that a manager has stored, secrets included, and the hash to prove it.
+    A snapshot is one file with the whole state of a manager, including secrets, and the hash to verify it.
 
     \b
     Example: warren-raft snapshot save warren.snapshot --data-dir data/m1
@@ -45,9 +45,9 @@ def snapshot() -> None:
 def save(target: str) -> None:
     """Save the state of a running manager.
 
-    Works on any manager, and without a quorum; then the file says so. The manager verifies every record before it
-    sends the file. FILE holds secrets: it is readable by its owner only, it appears under its name when it is
-    complete and on disk, and a file that is there already is never replaced. A device or a FIFO is written to.
+    Works on any manager, also without a quorum; then the file says so. The manager verifies every record before it
+    sends the file. FILE holds secrets: it is readable by its owner only, and appears under its name when it is complete
+    and on disk. An existing file is never replaced. FILE may be a device or a FIFO.
 
     \b
     Example: warren-raft snapshot save warren.snapshot --data-dir data/m1
@@ -55,7 +55,9 @@ def save(target: str) -> None:
     from warren_raft.snapshots.saving import new_file, require_hash
 
     if target in ("", "-"):
-        raise click.UsageError(f"{target!r} is not the name of a file: a snapshot is not written to stdout")
+        raise click.UsageError(
+            f"{target!r} is not the name of a file; a snapshot cannot go to stdout: name a file or /dev/stdout"
+        )
     with new_file(target) as part:
         _receive(part, target)
         manifest = require_hash(part)
@@ -96,9 +98,9 @@ def _receive(part: str, target: str) -> None:
 @snapshot.command("inspect")
 @click.argument("file", type=FILE, metavar="FILE")
 def inspect(file: str) -> None:
-    """Show what a snapshot says of itself.
+    """Show the description in a snapshot's last page.
 
-    From its last page alone, at once: whether the rest is whole, `verify` tells.
+    It does not read the rest of the file: use `verify` for that.
 
     \b
     Example: warren-raft snapshot inspect warren.snapshot -o json
@@ -111,10 +113,10 @@ def inspect(file: str) -> None:
 @snapshot.command("verify")
 @click.argument("file", type=FILE, metavar="FILE")
 def verify(file: str) -> None:
-    """Prove that a snapshot is whole.
+    """Verify that a snapshot is as it was saved.
 
-    Its hash, the structure of the database, its digest, every record of it and every index. Exit code 3 on any
-    damage.
+    Checks its hash, the structure of the database, its digest, the members, every record and every index. Any damage
+    gives exit code 3.
 
     \b
     Example: warren-raft snapshot verify warren.snapshot
@@ -138,7 +140,7 @@ def verify(file: str) -> None:
 
 @snapshot.command("restore")
 @click.argument("file", type=FILE, metavar="FILE")
-@click.option("--node-id", required=True, type=NodeIdType(), metavar="ID", help="Which of the members DIR is for.")
+@click.option("--node-id", required=True, type=NodeIdType(), metavar="ID", help="The member that DIR is for.")
 @click.option(
     "--member",
     "members",
@@ -146,11 +148,15 @@ def verify(file: str) -> None:
     metavar="ID=HOST:PORT",
     multiple=True,
     required=True,
-    help="A manager of the new cluster, this one included; once for each, the same on each of them.",
+    help="A manager of the new cluster, once for each, this one included; the same on each manager.",
 )
 @click.option("--cluster-id", metavar="ID", help="Only if FILE is a snapshot of this cluster.")
-@click.option("--move-aside", is_flag=True, help="Move what DIR holds to DIR/aside-TIME.")
-@click.option("--allow-rollback", is_flag=True, help="Although what DIR holds is newer than FILE, or cannot be read.")
+@click.option("--move-aside", is_flag=True, help="Move the present content of DIR to DIR/aside-TIME.")
+@click.option(
+    "--allow-rollback",
+    is_flag=True,
+    help="Restore although the present content of DIR is newer than FILE, or cannot be read.",
+)
 def restore(
     file: str,
     node_id: str,
@@ -159,12 +165,13 @@ def restore(
     move_aside: bool,
     allow_rollback: bool,
 ) -> None:
-    """Make DIR (--data-dir) the directory of a manager of a new cluster that begins with what FILE holds.
+    """Make DIR (--data-dir) the directory of a manager in a new cluster that begins with the content of FILE.
 
-    With all managers stopped, run it for each member with the same FILE and the same members, then start them: they
-    form a new cluster with an id of its own when all of them have met. The entities are those of FILE; revisions go on
-    a thousand million further, so that no watcher takes a new change for an old one. DIR must hold no manager's data;
-    whatever is refused, and whenever this is killed, it stays as it was. docs/recovery.md goes through it step by step.
+    Stop all managers. Run the command for each member with the same FILE and the same members, then start the managers:
+    they form a new cluster with an id of its own when all of them have met. Its entities are those of FILE. New
+    revisions are a thousand million higher, so that no watcher takes a new change for an old one. DIR must hold no
+    manager's data. If the command refuses or is killed, DIR has its old content or all of the new. The steps are in
+    docs/recovery.md.
 
     \b
     Example: warren-raft snapshot restore warren.snapshot --data-dir data/m1 --node-id m1 \\
@@ -176,7 +183,7 @@ def restore(
     addresses: dict[str, str] = {}
     for member, address in members:
         if addresses.setdefault(member, address) != address:
-            raise click.UsageError(f"--member: {member} is at {addresses[member]} and at {address}")
+            raise click.UsageError(f"--member: {member} has two addresses, {addresses[member]} and {address}")
     with shares("restoring") as report:
         try:
             restored = carry_out(
@@ -195,11 +202,13 @@ def restore(
     others = [member for member in restored.members if member != node_id]
     if others and not wants_json():
         are = "is" if len(others) == 1 else "are"
-        click.echo(f"Nothing forms before {', '.join(others)} {are} restored from the same file with the same members.")
+        click.echo(
+            f"The cluster forms when {', '.join(others)} {are} restored too, from the same file with the same members."
+        )
 
 
 def manifest_json(manifest: Manifest) -> dict[str, Any]:
-    """What a snapshot says of itself, as the commands print it."""
+    """The description of a snapshot, as the commands print it."""
     return manifest.to_json()
 
 

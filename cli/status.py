@@ -1,7 +1,7 @@
-"""`warren-raft status`: what a running manager says of itself and of its cluster.
+"""`warren-raft status`: prints the report of a running manager about itself and its cluster.
 
-The manager makes the answer (`ReplicatedStore.status`), the verdict too; it is only printed here. Invariant: the exit
-code of `--check` follows from the verdict's state alone.
+Not here: the report and its verdict, which the manager makes (`ReplicatedStore.status`). Invariant: the exit code of
+`--check` follows from the verdict's state alone.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from .tables import Column, age, one_line, print_fields, print_table, print_text
 
 CHECK_CODES: Final[Mapping[str, int]] = {"healthy": 0, "degraded": 1, "no quorum": 6}
 NOT_LINES: Final = ("verdict", "waits")
-"""Shown otherwise, or only where there is something to show."""
+"""Fields that `status` does not print as a line: the verdict is printed first, and `waits` is part of its text."""
 DIGEST_SHOWN: Final = 16
-"""Characters of a digest: enough to compare two managers by; all of them with -o wide."""
+"""Characters of a digest: enough to compare two managers. With -o wide all characters are shown."""
 MEMBER_COLUMNS: Final = ("id", "address", "connected", "voter", "leader")
 CLUSTER_COLUMNS: Final = (
     *("id", "role", "contact", "applied", "lag", "free", "database"),
@@ -29,13 +29,14 @@ CLUSTER_COLUMNS: Final = (
 
 
 @click.command("status", cls=WarrenCommand)
-@click.option("--check", is_flag=True, help="Print the verdict only; the exit code says the same.")
-@click.option("--cluster", is_flag=True, help="Show what every member last told of itself.")
+@click.option("--check", is_flag=True, help="Print the verdict only; the exit code gives it too.")
+@click.option("--cluster", is_flag=True, help="Show the last report of every member.")
 def status(*, check: bool, cluster: bool) -> int:
     """Show a running manager and its cluster.
 
-    Begins with a verdict: healthy, degraded or no quorum, and why. Then its role, leader, indexes, digest, members,
-    counts and alarms. With --check the exit code is 0 healthy, 1 degraded (or no manager runs), 6 no quorum.
+    Begins with a verdict (healthy, degraded or no quorum) and its reasons. Then it shows the manager's role, leader,
+    indexes, digest, members, counts and alarms. With --check the exit code is 0 for healthy, 1 for degraded (or if no
+    manager runs), 6 for no quorum.
 
     \b
     Example: warren-raft status --data-dir data/m1 -o json
@@ -56,14 +57,15 @@ def status(*, check: bool, cluster: bool) -> int:
 
 
 def print_verdict(answer: Mapping[str, Any]) -> None:
-    """`healthy: m1 leads term 4, 3 of 3 connected, tolerates 1 failure`."""
+    """Prints one line: `healthy: m1 leads term 4, 3 of 3 connected, tolerates 1 failure`."""
     verdict = answer["verdict"]
     state = f"{verdict['state']}: "
     print_text(one_line(state + verdict["text"]), indent=len(state))
 
 
 def print_status(answer: Mapping[str, Any], *, wide: bool = False) -> None:
-    """The verdict, simple values as lines, then counts on one line, each alarm on its own, the members as a table."""
+    """Prints the verdict, each simple value on a line, the counts on one line, each alarm on a line, the members as a
+    table."""
     print_verdict(answer)
     click.echo()
     shown = {name: value for name, value in answer.items() if name not in NOT_LINES and not isinstance(value, list)}
@@ -90,12 +92,12 @@ def _alarm_line(alarm: Mapping[str, Any], *, wide: bool) -> str:
 
 
 def print_members(members: Sequence[Mapping[str, Any]], *, wide: bool) -> None:
-    """Who belongs to the cluster, and whether the manager is connected with each."""
+    """Prints the members, and whether the manager is connected to each of them."""
     print_table(MEMBER_COLUMNS, [[member[name] for name in MEMBER_COLUMNS] for member in members], wide=wide)
 
 
 def print_cluster(members: Sequence[Mapping[str, Any]], *, wide: bool) -> None:
-    """How each member is, as far as the manager has heard."""
+    """Prints the last report of each member."""
     print_table(CLUSTER_COLUMNS, [_cluster_row(member) for member in members], wide=wide)
 
 
@@ -123,7 +125,7 @@ def _contact(member: Mapping[str, Any]) -> str:
 
 
 def _size(size_bytes: int | None) -> str | None:
-    """In the largest unit of which there is at least one."""
+    """The size in the largest unit that gives a number of at least 1."""
     if size_bytes is None:
         return None
     size, units = float(size_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]

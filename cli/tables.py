@@ -1,7 +1,7 @@
-"""Tables and lists of fields for people: what gives way where a terminal is narrow, and ages for times.
+"""Tables and lists of fields for people: they fit the width of the terminal, and show times as ages.
 
-Here: layout. Not here: which columns a command has, and JSON. Invariant: an id, an address, a time or a number is
-printed whole, on one line; on a terminal text gives way to it, and what is left out is said.
+Here: layout. Not here: the columns of each command, and JSON. Invariant: an id, an address, a time or a number is
+printed in full, on one line. On a narrow terminal text is shortened, and a line names the columns that are left out.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import click
 
 GAP: Final = "  "
 SHORTEST: Final = 8
-"""A column of text is not cut shorter than this, or than its header; rather it is left out."""
+"""A text column is not made narrower than this or than its header; it is left out instead."""
 FIELD_WIDTH_MIN: Final = 24
-"""A value beside its name is not wrapped where there is less room than this."""
+"""A value beside its name is not wrapped if fewer cells than this are free for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`gives`: text, which is cut, and then left out, where a terminal is too narrow. `wide`: with -o wide only."""
+    """`gives`: a text column; on a narrow terminal it is shortened, then left out. `wide`: shown with -o wide only."""
 
     header: str
     gives: bool = False
@@ -34,12 +34,12 @@ class Column:
 
 
 def one_line(text: str) -> str:
-    """The text without anything that would break a line or drive a terminal."""
+    """The text without characters that would end the line or control the terminal."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def cell(value: object) -> str:
-    """A value of JSON as it stands in a table."""
+    """A JSON value in the form for a table."""
     if value is None or value in ("", [], {}):
         return "-"
     match value:
@@ -59,7 +59,7 @@ def cell(value: object) -> str:
 
 
 def age(seconds: float) -> str:
-    """A span of time in its largest unit, in two or three characters mostly: 45s, 12m, 5h, 3d."""
+    """A duration in its largest unit, mostly two or three characters: 45s, 12m, 5h, 3d."""
     for unit, size, up_to in (("s", 1, 60), ("m", 60, 60), ("h", 3600, 48)):
         if seconds < size * up_to:
             return f"{int(seconds // size)}{unit}"
@@ -67,7 +67,7 @@ def age(seconds: float) -> str:
 
 
 def time_shown(time: str | None, *, wide: bool) -> str | None:
-    """A time of JSON as its age, `3d`, or `in 5h` where it is to come; whole with -o wide."""
+    """A JSON time as its age, `3d`, or as `in 5h` if it is in the future; unchanged with `wide`."""
     if time is None or wide:
         return time
     seconds = (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
@@ -78,8 +78,8 @@ def time_shown(time: str | None, *, wide: bool) -> str | None:
 
 
 def print_table(columns: Sequence[Column | str], rows: Iterable[Sequence[object]], *, wide: bool = False) -> None:
-    """Rows under headers, one line a row. On a terminal text is cut to make them fit; elsewhere, for grep and awk, and
-    with `wide` everything is whole."""
+    """Prints rows under headers, one line a row. On a terminal text is shortened to fit. In a pipe, for grep and awk,
+    and with `wide` nothing is shortened."""
     named = [Column(column) if isinstance(column, str) else column for column in columns]
     cells = [[cell(value) for value in row] for row in rows]
     shown = [number for number, column in enumerate(named) if wide or not column.wide]
@@ -92,12 +92,12 @@ def print_table(columns: Sequence[Column | str], rows: Iterable[Sequence[object]
     for row in cells:
         _print_row([row[n] for n in shown], widths)
     if left_out:
-        click.echo(f"left out for want of width: {', '.join(left_out)} (-o wide shows all)", err=True)
+        click.echo(f"the terminal is too narrow for: {', '.join(left_out)} (-o wide shows all columns)", err=True)
 
 
 def _narrowed(widths: Sequence[int], columns: Sequence[Column], room: int) -> list[int]:
-    """Widths that fit, if they can be made to: the widest text is cut first; 0 is a column that is left out, the last
-    ones first."""
+    """Widths that fit into `room`, if that is possible. The widest text column is shortened first. Width 0 means that
+    the column is left out; the last text columns are left out first."""
     fitting = list(widths)
     givers = [number for number, column in enumerate(columns) if column.gives]
     least = {number: min(widths[number], max(SHORTEST, _width(columns[number].header))) for number in givers}
@@ -128,7 +128,7 @@ def _print_row(texts: Sequence[str], widths: Sequence[int], *, is_header: bool =
 
 
 def _fitted(text: str, width: int) -> str:
-    """Filled up or cut to a width in cells of a terminal."""
+    """The text padded or shortened to a width, in terminal cells."""
     over = _width(text) - width
     if over <= 0:
         return text + " " * -over
@@ -139,7 +139,7 @@ def _fitted(text: str, width: int) -> str:
 
 
 def _width(text: str) -> int:
-    """In cells of a terminal, where some characters take two and some none."""
+    """The width in terminal cells: some characters take two cells, some none."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -156,7 +156,7 @@ def _terminal_width() -> int:
 
 
 def print_text(text: str, *, indent: int) -> None:
-    """A sentence; on a terminal it goes on below itself, indented."""
+    """Prints a sentence. On a terminal its further lines are indented."""
     room = _terminal_width() - indent if is_terminal() else 0
     first, *others = _wrapped(text, room) if room >= FIELD_WIDTH_MIN else [text]
     click.echo(first)
@@ -168,7 +168,7 @@ def print_text(text: str, *, indent: int) -> None:
 
 
 def print_fields(fields: Mapping[str, object] | Iterable[tuple[str, object]]) -> None:
-    """Names and values, a line each; on a terminal a long value goes on below itself."""
+    """Prints names and values, one line each. On a terminal a long value is wrapped under its own column."""
     pairs = [(name, cell(value)) for name, value in (fields.items() if isinstance(fields, Mapping) else fields)]
     indent = max((len(name) for name, _ in pairs), default=0) + len(GAP)
     room = _terminal_width() - indent if is_terminal() else 0
@@ -180,7 +180,7 @@ def print_fields(fields: Mapping[str, object] | Iterable[tuple[str, object]]) ->
 
 
 def _wrapped(text: str, room: int) -> Iterator[str]:
-    """Lines that end behind a space or a comma. What has neither is never broken: it can be copied whole."""
+    """Lines that end after a space or a comma. A word without either is never broken, so that it can be copied."""
     line = ""
     for part in filter(None, re.findall(r"[^\s,]*[\s,]*", text)):
         if line and _width(line) + _width(part.rstrip()) > room:

@@ -50,7 +50,7 @@ def unchanged(warren: Command, manager: Path) -> Iterator[Path]:
         (("delete", "nodde", "n1"), "there is no kind 'nodde'"),
         (("list", "ca"), "there is no kind 'ca' here"),
         (("delete", "ca", "ca"), "there is no kind 'ca' here"),
-        (("get", "node"), "which node"),
+        (("get", "node"), "no node was named: add its ID"),
         (("get", "node", ""), "1 to 511 bytes, not 0"),
         (("get", "node", TOO_LONG), "1 to 511 bytes, not 600"),
         (("delete", "node", ""), "1 to 511 bytes, not 0"),
@@ -62,9 +62,9 @@ def unchanged(warren: Command, manager: Path) -> Iterator[Path]:
         (("delete", "node", "n1", "--timeout", "nan"), "not a number of seconds"),
         (("members", "remove", ""), "'' is not a node id"),
         (("leader", "transfer", ""), "'' is not a node id"),
-        (("list", "nodes", "--service", "s1"), "--service does not go with nodes"),
-        (("list", "containers", "--host", "h"), "--host does not go with containers"),
-        (("list", "containers", "--name", "n"), "--name does not go with containers"),
+        (("list", "nodes", "--service", "s1"), "--service is not for nodes"),
+        (("list", "containers", "--host", "h"), "--host is not for containers"),
+        (("list", "containers", "--name", "n"), "--name is not for containers"),
         (("put", "node"), "--file"),
         (("put", "node", "-f", "/no/such/file"), "No such file"),
         (("import", "/no/such/file"), "No such file"),
@@ -84,7 +84,7 @@ def unchanged(warren: Command, manager: Path) -> Iterator[Path]:
         (("serve", "--backup-every", "366d"), "'366d' is not from 1s to 365d"),
         (("serve", "--backup-keep", "0"), "--backup-keep"),
         (("snapshot", "save"), "FILE"),
-        (("snapshot", "save", "-"), "'-' is not the name of a file: a snapshot is not written to stdout"),
+        (("snapshot", "save", "-"), "'-' is not the name of a file; a snapshot cannot go to stdout"),
         (("snapshot", "save", ""), "'' is not the name of a file"),
         (("snapshot", "verify"), "FILE"),
         (("members", "add", "m2=nowhere"), "not an address"),
@@ -137,7 +137,7 @@ def test_an_empty_file_is_nothing_to_put(warren: Command, unchanged: Path, tmp_p
         ('{"id": NaN}', "id"),
         ("\ud800".encode("utf-8", "surrogatepass").decode("latin-1"), "is not JSON"),
         (json.dumps({"id": "n1", "hostname": "h" * (1024 * 1024)}), "1048576"),
-        ("{" + " " * (9 * 1024 * 1024), "more than an entity can"),
+        ("{" + " " * (9 * 1024 * 1024), "is larger than 8388608 bytes"),
     ],
 )
 def test_an_entity_that_can_never_be_stored_is_exit_code_1(
@@ -221,7 +221,7 @@ def test_a_go_warrens_database_is_recognised(warren: Command, unchanged: Path, t
     file.write_bytes(struct.pack("<QHHI", 0, 4, 0, 0) + struct.pack("<II", 0xED0CDAED, 2) + bytes(4096 - 24))
     ran = warren("import", file, "--data-dir", unchanged)
     assert ran.code == 1
-    assert "Go Warren's database" in ran.err
+    assert "is a database file of a Go Warren" in ran.err
 
 
 # ----------------------------------------------------------------------------- directories and managers
@@ -266,7 +266,7 @@ def test_a_file_in_place_of_the_directory_is_named(warren: Command, tmp_path: Pa
     (tmp_path / "file").write_text("precious")
     ran = warren(*command, "--data-dir", tmp_path / "file")
     assert ran.code == 2
-    assert f"{tmp_path / 'file'} is a file, and --data-dir names a directory" in ran.err
+    assert f"{tmp_path / 'file'} is a file; --data-dir must name a directory" in ran.err
     assert (tmp_path / "file").read_text() == "precious"
 
 
@@ -298,7 +298,7 @@ def refused(ran: subprocess.CompletedProcess[str]) -> str:
         (
             ("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m1=127.0.0.1:1", "--member", "m1=127.0.0.1:2"),
             2,
-            "m1 is at",
+            "m1 has two addresses",
         ),
         (("--node-id", "m1", "--listen", "0.0.0.0:1", "--member", "m1=127.0.0.1:1"), 2, "no address that others can"),
         (("--node-id", "m1", "--listen", "192.0.2.1:1", "--member", "m1=192.0.2.1:1"), 4, "cert issue m1=192.0.2.1:1"),

@@ -47,7 +47,7 @@ def test_a_join_file_for_each_manager_of_a_new_cluster(warren: Command, ca: Path
 def test_one_manager_alone_is_told_that_it_will_wait(warren: Command, ca: Path) -> None:
     ran = warren("cert", "issue", "m1=127.0.0.1:7946", "--ca", ca)
     assert ran.code == 0
-    assert "name them all in one command; for a cluster of one add --bootstrap" in ran.err
+    assert "name all managers in one command; for a cluster of one add --bootstrap" in ran.err
 
 
 def test_a_new_ca_takes_over_from_the_old_one(warren: Command, ca: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_manager_starts_from_its_join_file_and_takes_newer_ones(
     newest = JoinFile.read("m1.join")
     process.process.send_signal(signal.SIGHUP)
     process.stop()
-    assert warren("cert", "renew", "m1.join", "--data-dir", "m1").text.startswith("m1 does not run; it has the cert")
+    assert warren("cert", "renew", "m1.join", "--data-dir", "m1").text.startswith("m1 does not run; it will use the certificate")
     assert (tmp_path / "m1/tls/cert.pem").read_text() == newest.files.certificate
     os.unlink("m1.join")
     again = start_manager(tmp_path / "m1", "", {}, "--config", str(tmp_path / "m1.toml"))
@@ -112,7 +112,7 @@ def test_a_manager_starts_from_its_join_file_and_takes_newer_ones(
         (("init", "ca2", "--replaces", "ca", "--trust-domain", "other"), 4, "leave out --trust-domain"),
         (("issue", "m1", "--ca", "ca"), 4, "give its address, m1=HOST:PORT"),
         (("issue", "m1=h:1", "--ca", "nothing"), 4, "cert init"),
-        (("issue", "m1=h:1", "m2=h:1", "--ca", "ca"), 2, "share the address"),
+        (("issue", "m1=h:1", "m2=h:1", "--ca", "ca"), 2, "have the same address"),
         (("issue", "m1=h:1", "m1=h:2", "--ca", "ca"), 2, "named twice"),
         (("issue", "m1=h", "--ca", "ca"), 2, "is not an address"),
         (("issue", "m/1=h:1", "--ca", "ca"), 2, "is not a node id"),
@@ -121,11 +121,11 @@ def test_a_manager_starts_from_its_join_file_and_takes_newer_ones(
         (("issue", "m1=h:1", "m2=h:2", "--ca", "ca", "-o", "x.join"), 2, "-o names one file"),
         (("issue", "m1=h:1", "--ca", "ca", "-o", "x.join", "-o", "y.join"), 2, "-o names two files"),
         (("issue", "--ca", "ca"), 2, "Missing argument"),
-        (("show",), 2, "which manager?"),
+        (("show",), 2, "no manager was named"),
         (("show", "--data-dir", "."), 4, "start the manager with serve --join FILE.join"),
         (("show", "nothing"), 2, "does not exist"),
         (("show", "ca/authority.json"), 1, "is not a join file"),
-        (("show", "ca/ca.key"), 1, "holds none that can be read"),
+        (("show", "ca/ca.key"), 1, "holds no certificate that can be read"),
     ],
 )
 def test_what_is_wrong_is_one_line(warren: Command, ca: Path, arguments: tuple[str, ...], code: int, says: str) -> None:

@@ -109,7 +109,7 @@ def test_the_ca_is_not_shown_unasked_and_a_file_that_wants_it_stays_empty(
     refused = warren("get", "ca", "--data-dir", manager)
     assert refused.code == 2
     assert refused.out == ""
-    assert "13 bytes, which are printed with --show only" in refused.err
+    assert "13 bytes; to print them add --show" in refused.err
     assert warren("get", "ca", "-o", "json", "--data-dir", manager).json == {"data": None}
 
 
@@ -179,7 +179,7 @@ def test_a_secret_that_was_not_shown_is_not_stored_as_an_empty_one(
     (tmp_path / "edited.json").write_text(got.out)
     refused = warren("put", kind, "-f", tmp_path / "edited.json", "--data-dir", manager)
     assert refused.code == 1
-    assert f"{kind}.{field}: is null in {tmp_path / 'edited.json'}: print it with `get --show`" in refused.err
+    assert f"{kind}.{field}: is null in {tmp_path / 'edited.json'}: write the file with `get --show -o json`" in refused.err
     assert warren("get", kind, "kept", "--data-dir", manager, "-o", "json", "--show").json[field] == data
 
 

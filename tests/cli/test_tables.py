@@ -36,7 +36,7 @@ def test_text_is_cut_and_ids_and_addresses_are_whole(
     assert header.split() == ["ID", "ADDRESS"]
     assert row == f"{ID}  {ADDRESS}"
     assert short.split() == ["c", "a"]
-    assert said == "left out for want of width: image (-o wide shows all)\n"
+    assert said == "the terminal is too narrow for: image (-o wide shows all columns)\n"
     terminal.setenv("COLUMNS", "90")
     print_table(columns, [[ID, ADDRESS, "registry.example.com/team/nginx:1.25-alpine"]])
     (_, row), said = printed(capsys)
