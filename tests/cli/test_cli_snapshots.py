@@ -291,5 +291,5 @@ def test_a_manager_that_is_killed_meanwhile_is_exit_code_6_and_leaves_nothing(
     monkeypatch.setattr(client_module.AdminClient, "_body", killed_after_one)
     ran = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", tmp_path / "m1")
     assert ran.code == 6
-    assert ran.err == f"warren-raft: the manager on {tmp_path / 'm1'} went away; no snapshot was saved\n"
+    assert ran.err == f"warren-raft: the connection to the manager on {tmp_path / 'm1'} broke; no snapshot was saved\n"
     assert nothing_left(tmp_path)

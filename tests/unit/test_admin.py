@@ -170,7 +170,7 @@ def test_a_caller_of_another_user_is_refused_whatever_the_modes_say(
 
             def call() -> None:
                 for _ in range(3):
-                    with pytest.raises(Unavailable, match="went away"):
+                    with pytest.raises(Unavailable, match="broke"):
                         client.status()
 
             as_user(FIRST, call)

@@ -1,7 +1,7 @@
-"""The manager's own HTTP on a Unix socket: how the command line reaches a running manager.
+"""HTTP on a Unix socket, by which the command line reaches a running manager.
 
-Here is what both ends share: where the socket is, how an error travels, what a store's methods are called.
-The ends are server.py and client.py. Invariant: an error arrives with the class and the data it was raised with.
+Here: the parts that both ends share, which are the socket's name, the JSON form of errors, and the names of a store's
+methods. Not here: the ends (server.py, client.py). Invariant: an error arrives with the class and data of its raise.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 SOCKET_NAME: Final = "admin.sock"
 QUICK_OPERATIONS: Final = {"status", "members"}
-"""Those that answer from memory and the local database, whatever the cluster is doing."""
-# Room for a write of the largest batch (4 MiB) with its bytes in base64 and its text escaped.
+"""Operations that need only memory and the local database, in any state of the cluster."""
+# Enough for a write of the largest batch (4 MiB), with its bytes in base64 and its text escaped.
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 MAX_TIMEOUT_SECONDS: Final = 3600.0
-"""A caller who waits for longer would hold one of the manager's few threads for calls, perhaps for ever."""
+"""A longer wait would hold one of the manager's few threads for calls, perhaps for ever."""
 
-# What each error needs to be made again at the other end; a class not named here has only its message.
+# Error class -> the attributes that make the error again at the client. An error with () has only its message.
 _ERROR_DATA: Mapping[str, tuple[str, ...]] = {
     "NotFound": ("kind", "key"),
     "RevisionConflict": ("kind", "id", "expected", "actual"),
@@ -40,17 +40,17 @@ _ERROR_DATA: Mapping[str, tuple[str, ...]] = {
     "InvariantViolation": (),
 }
 
-_SINGULAR: Mapping[str, str] = {"certificate": "tls_certificate"}  # kinds that the 48 operations call otherwise
+_SINGULAR: Mapping[str, str] = {"certificate": "tls_certificate"}  # kinds with another name in the 48 operations
 
 
 class ManagerFailed(errors.WarrenError):
-    """The manager ran into something that is not one of this package's errors; its log says more."""
+    """The manager failed with an error that is not one of this package's; the manager's log has the traceback."""
 
 
 @contextmanager
 def socket_address(directory: str | os.PathLike[str]) -> Iterator[str]:
-    """An address of DIR/admin.sock to bind or connect to, short enough for AF_UNIX (108 bytes) whatever
-    DIR is called. Valid inside the `with` only. Raises FileNotFoundError, NotADirectoryError."""
+    """An address of DIR/admin.sock to bind or connect to. It is short enough for AF_UNIX (108 bytes), also if DIR is
+    long. Valid inside the `with` only. Raises FileNotFoundError, NotADirectoryError."""
     descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield address_in(descriptor, SOCKET_NAME)
@@ -64,7 +64,7 @@ def address_in(descriptor: int, name: str) -> str:
 
 
 def checked_timeout(timeout: float | None) -> float | None:
-    """The timeout of a call: seconds from 0 to MAX_TIMEOUT_SECONDS; None is the manager's own. Else InvalidEntity."""
+    """The timeout of a call: 0 to MAX_TIMEOUT_SECONDS seconds, or None for the manager's own. Else InvalidEntity."""
     seconds = timeouts.checked(timeout)
     if seconds is not None and seconds > MAX_TIMEOUT_SECONDS:
         raise errors.InvalidEntity("timeout", f"must be at most {MAX_TIMEOUT_SECONDS:.0f} seconds, not {timeout!r:.80}")
@@ -72,7 +72,7 @@ def checked_timeout(timeout: float | None) -> float | None:
 
 
 def error_to_json(error: BaseException) -> dict[str, Any]:
-    """The error as it travels: {"error": class name, "message": one line, "data": {...}}."""
+    """The JSON form of an error: {"error": class name, "message": one line, "data": {...}}."""
     name = type(error).__name__
     if not isinstance(error, errors.WarrenError) or name not in _ERROR_DATA:
         return {"error": ManagerFailed.__name__, "message": f"{name}: {error}", "data": {}}
@@ -81,18 +81,18 @@ def error_to_json(error: BaseException) -> dict[str, Any]:
 
 
 def error_from_json(answer: Mapping[str, Any]) -> errors.WarrenError:
-    """The error that `error_to_json` wrote, made again."""
+    """The error that `error_to_json` turned into this JSON."""
     name, message, data = answer["error"], answer["message"], answer["data"]
     if name not in _ERROR_DATA:
         return ManagerFailed(message)
     made = getattr(errors, name)(**data) if _ERROR_DATA[name] else getattr(errors, name)(message)
-    assert isinstance(made, errors.WarrenError)  # the table above names nothing else
+    assert isinstance(made, errors.WarrenError)  # the table above names only such classes
     return made
 
 
 def operation(store: Any, verb: str, kind: Kind[Any]) -> Any:
-    """A store's (view's, batch's) method for a kind: "get", "list", "iter", "create" or "delete" of anything but
-    the CA, whose two methods have names of their own."""
+    """The method of a store, view or batch for a verb ("get", "list", "iter", "create" or "delete") and a kind. Not for
+    the CA: its two methods have names of their own."""
     if verb in ("list", "iter"):
         return getattr(store, f"{verb}_{kind.bucket}")
     return getattr(store, f"{verb}_{_SINGULAR.get(kind.name, kind.name)}")

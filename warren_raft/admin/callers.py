@@ -1,7 +1,7 @@
-"""Who may call on the admin socket: the user that runs the manager, and root.
+"""The users that may call on the admin socket: the user that runs the manager, and root.
 
-The socket's mode (0600) says the same; it can be changed, and capabilities pass it by. The kernel's word on who has
-connected (SO_PEERCRED, unix(7)) cannot. Invariant: of other users not one byte is read.
+The socket's mode (0600) is not enough: it can be changed, and capabilities override it. The kernel's credentials of the
+client (SO_PEERCRED, unix(7)) cannot be forged. Invariant: not one byte from another user is read.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from warren_raft.sharing import name_of_user
 log = logging.getLogger(__name__)
 
 SILENT_SECONDS: Final = 60.0
-"""Between two lines of the log about refused callers."""
+"""The shortest time between two log lines about refused clients."""
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: process, user, group
 
 
 class Listener(socket.socket):
-    """A listening unix socket that does not block, and gives out connections of this process's user and root only."""
+    """A non-blocking listening Unix socket that accepts only connections of this process's user and of root."""
 
     _silent_until = 0.0
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """As `socket.accept`. BlockingIOError also where the caller is refused: its connection is closed."""
+        """As `socket.accept`. For a refused client it closes the connection and raises BlockingIOError."""
         connection, address = super().accept()
         try:
             process, user, _group = _CREDENTIALS.unpack(
@@ -47,5 +47,5 @@ class Listener(socket.socket):
         now = time.monotonic()
         if now >= self._silent_until:
             self._silent_until = now + SILENT_SECONDS
-            text = "the admin socket answers the user that runs the manager, and root"
+            text = "the admin socket answers only root and the user that runs the manager"
             log_event(log, logging.WARNING, "admin caller refused", text, user=name_of_user(user), process=process)

@@ -1,7 +1,7 @@
-"""The command line's side of a manager's admin socket: one blocking call, one connection.
+"""The client of a manager's admin socket: each call blocks and has a connection of its own.
 
-Nothing is retried and nothing is printed here. Invariant: a call that may have reached the manager
-and has no answer is `Unavailable(maybe_applied=True)`, never a plain failure.
+Not here: retries and printing. Invariant: if a call may have reached the manager and got no answer, it raises
+`Unavailable(maybe_applied=True)`, never an error that says that nothing happened.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from warren_raft.errors import RefusedForSafety, Unavailable, WarrenError
 from warren_raft.paths import absolute
 from warren_raft.workers import Workers
 
-# The manager answers at its own deadline; the client waits this much longer before it gives up on it.
+# The manager answers by the deadline of the call; the client waits this much longer before it gives up.
 ANSWER_MARGIN_SECONDS: Final = 5.0
-# Used where the call names no timeout: above any sensible `Config.write_timeout_seconds`.
+# For a call without a timeout: more than any sensible `Config.write_timeout_seconds`.
 DEFAULT_ANSWER_SECONDS: Final = 60.0
-# For what needs nobody else: a manager that takes so long is stopped, or its machine is.
+# For operations that need no other manager: if these take so long, the process or its machine is suspended.
 QUICK_ANSWER_SECONDS: Final = 10.0
-# A chunk of an import is one atomic batch: below the batch limit of 4 MiB with room to spare.
+# A chunk of an import is one atomic batch, well below the batch limit of 4 MiB.
 CHUNK_RECORDS: Final = 200
 CHUNK_BYTES: Final = 1024 * 1024
 CHUNKS_IN_FLIGHT: Final = 4
 
-# A snapshot is taken and verified before its first byte comes: minutes for a state of gigabytes on a busy machine.
+# The manager takes and verifies a snapshot before it sends the first byte: for a state of gigabytes on a busy machine
+# that takes minutes.
 SNAPSHOT_SECONDS: Final = 1800.0
 SNAPSHOT_CHUNK_BYTES: Final = 256 * 1024
 
@@ -55,7 +56,7 @@ class NotRunning(WarrenError):
 
 
 class SnapshotCut(Unavailable):
-    """Not all of a snapshot came."""
+    """The connection ended before the whole snapshot came."""
 
     def __str__(self) -> str:
         return f"{self.reason}; no snapshot was saved"
@@ -76,7 +77,7 @@ def _cut(reason: str) -> Unavailable:
 class AdminClient:
     """Calls to the manager that runs on `directory`. Holds no connection; may be used by many threads.
 
-    Every call raises what the manager raised, NotRunning, or Unavailable. `timeout`: seconds from 0 to an hour, else
+    Every call raises the manager's own error, NotRunning, or Unavailable. `timeout`: seconds from 0 to an hour, else
     InvalidEntity; None is the manager's default.
     """
 
@@ -103,16 +104,16 @@ class AdminClient:
         return _expect(int, self.call("delete", arguments, timeout=timeout))
 
     def put_batch(self, items: Iterable[Item], *, timeout: float | None = None) -> int:
-        """Creates or replaces all of these in one atomic command. Returns the revision."""
+        """Creates or replaces all items in one atomic command. Returns the revision."""
         return _expect(int, self.call("put_batch", {"items": list(items)}, timeout=timeout))
 
     def put_all(
         self, items: Iterable[Item], *, timeout: float | None = None, done: Callable[[int], object] = lambda _: None
     ) -> None:
-        """Creates or replaces all of these, in atomic batches of at most CHUNK_RECORDS, several at a time.
+        """Creates or replaces all items, in atomic batches of at most CHUNK_RECORDS, several batches at a time.
 
-        `done(n)` is told, in the caller's thread, whenever n more are stored. Two items of one id
-        must not be given: which of them wins would be open. On an error, batches may be stored already.
+        Calls `done(n)` in the caller's thread whenever n more items are stored. The items must not have two of one
+        kind and id, because either of the two could be stored last. On an error, some batches may be stored already.
         """
         workers = Workers(CHUNKS_IN_FLIGHT, "import")
         waiting: deque[tuple[int, Future[int]]] = deque()
@@ -133,7 +134,7 @@ class AdminClient:
         self.call("add_member", {"id": id, "address": address}, timeout=timeout)
 
     def update_member(self, id: str, address: str, *, timeout: float | None = None) -> str:  # noqa: A002
-        """Returns an empty string when the member answers at the address, else a sentence about where it is."""
+        """Returns an empty string if the member answers at the address, else a sentence about its true address."""
         said = self.call("update_member", {"id": id, "address": address}, timeout=timeout)
         return said if isinstance(said, str) else ""  # an earlier release answers nothing
 
@@ -141,14 +142,14 @@ class AdminClient:
         self.call("remove_member", {"id": id}, timeout=timeout)
 
     def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> str:  # noqa: A002
-        """Hands leadership to this member, or to the best prepared one. Returns the id of the new leader."""
+        """Hands leadership over to this member, or to the best prepared member. Returns the id of the new leader."""
         return _expect(str, self.call("transfer_leadership", {"id": id}, timeout=timeout))
 
     @contextmanager
     def snapshot(self) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """A snapshot of the manager's state, verified there, as it comes: (its size, its bytes).
+        """A snapshot of the manager's state, which the manager has verified: (its size, an iterator of its bytes).
 
-        Raises SnapshotCut, also from the iteration, where the manager goes away before all of it came.
+        Raises SnapshotCut, also from the iteration, if the connection breaks before the whole snapshot came.
         """
         connection = _Connection(self.directory, SNAPSHOT_SECONDS)
         try:
@@ -199,22 +200,22 @@ class AdminClient:
             raise NotRunning(self.directory) from None
         except PermissionError:
             raise RefusedForSafety(
-                f"the manager on {self.directory} cannot be reached by this user; run it as the owner of the data"
+                f"this user may not connect to the manager on {self.directory}; run this as the owner of the data"
             ) from None
         connection.request("POST", f"/v1/{operation}", body, {"Content-Type": "application/json"})
         return connection.getresponse()
 
     @contextmanager
     def _told(self, error: Callable[[str], Unavailable]) -> Iterator[None]:
-        """What a connection can do, as the error that it amounts to."""
+        """Turns the errors of a connection into `error`."""
         try:
             yield
-        except WarrenError:  # one is a TimeoutError too
+        except WarrenError:  # Unavailable is a TimeoutError too
             raise
         except TimeoutError:
             raise error(f"the manager on {self.directory} did not answer") from None
         except (OSError, http.client.HTTPException, ValueError, TypeError):
-            raise error(f"the manager on {self.directory} went away") from None
+            raise error(f"the connection to the manager on {self.directory} broke") from None
 
 
 class _Connection(http.client.HTTPConnection):
@@ -258,5 +259,7 @@ def _finish(waiting: deque[tuple[int, Future[int]]], done: Callable[[int], objec
 
 def _expect(kind: type[T], value: object) -> T:
     if not isinstance(value, kind):
-        raise ManagerFailed(f"an answer of {type(value).__name__}; is the manager of another version?")
+        raise ManagerFailed(
+            f"the manager answered with {type(value).__name__}, not {kind.__name__}; it may be of another version"
+        )
     return value

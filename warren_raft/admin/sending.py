@@ -1,7 +1,7 @@
 """A snapshot over the admin socket: the server's side of `snapshot save`.
 
-Taking and verifying it is the manager's matter; only its bytes are sent here. Invariant: it is sent whole or the
-connection ends early, it takes no name on the manager's disk, and a receiver that stands still is given up.
+Here: sending the bytes. Not here: taking and verifying the snapshot. Invariant: the whole snapshot is sent, or the
+connection ends early. The file has no name on the manager's disk. A receiver that does not read on is dropped.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 SNAPSHOT_TYPE: Final = "application/vnd.warren-raft.snapshot"
 CHUNK_BYTES: Final = 256 * 1024
-STALL_SECONDS: Final = 60.0  # without a chunk taken: the receiver was stopped, or its disk hangs
-MAX_SENDERS: Final = 2  # each holds as much disk as the state has
+STALL_SECONDS: Final = 60.0  # the longest time for one chunk; a slower receiver is suspended, or its disk hangs
+MAX_SENDERS: Final = 2  # each uses as much disk space as the state
 
 
 class Senders:
-    """Counts those that are under way. For `with`, in the event loop."""
+    """Counts the snapshots that are being sent. For `with`, in the event loop."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -40,7 +40,7 @@ class Senders:
 
 
 async def send_file(request: web.Request, descriptor: int) -> web.StreamResponse:
-    """Send what the descriptor has, all of it; where that fails, the connection ends, which tells the receiver."""
+    """Send the whole file of the descriptor. If that fails, the connection ends, so that the receiver notices."""
     size = os.fstat(descriptor).st_size
     response = web.StreamResponse(headers={"Content-Type": SNAPSHOT_TYPE, "Content-Length": str(size)})
     await response.prepare(request)
@@ -58,7 +58,7 @@ async def _send(response: web.StreamResponse, descriptor: int, size: int) -> Non
     while position < size:
         chunk = os.pread(descriptor, CHUNK_BYTES, position)
         if not chunk:
-            raise OSError(f"the file has {position} bytes and not {size}")
+            raise OSError(f"the file has {position} bytes, not {size}")
         async with asyncio.timeout(STALL_SECONDS):
             await response.write(chunk)
         position += len(chunk)

@@ -1,7 +1,7 @@
 """A manager's answers on its admin socket: aiohttp in a thread and event loop of its own.
 
-HTTP is turned into calls of the `Manager` protocol and errors into JSON; nothing is decided here.
-Invariant: a slow or dead caller costs the manager one of a bounded number of threads, never its raft thread.
+Here: HTTP requests become calls of the `Manager` protocol, and errors become JSON. Not here: any decision.
+Invariant: a slow or dead client costs the manager one of a limited number of threads, never its raft thread.
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_CALLS: Final = 32  # calls that wait for the cluster at the same time; further ones wait their turn
-MAX_QUICK_CALLS: Final = 4  # and those that do not: whoever looks why nothing moves must not queue behind it
+MAX_CALLS: Final = 32  # calls that wait for the cluster at the same time; further calls queue
+MAX_QUICK_CALLS: Final = 4  # other calls: `status` must not queue behind the calls that hang
 MAX_BATCH_ITEMS: Final = 10_000  # a batch is one entry of the log and one transaction
 SOCKET_BACKLOG: Final = 128
 START_SECONDS: Final = 30.0
-LOOK_SECONDS: Final = 1.0  # how often it is looked whether the socket still has its name
-SILENT_SECONDS: Final = 60.0  # between two lines of the log that say the same
-SHUTDOWN_SECONDS: Final = 1.0  # for answers that are under way when the manager closes
+LOOK_SECONDS: Final = 1.0  # the time between two checks that the socket still has its name
+SILENT_SECONDS: Final = 60.0  # the shortest time between two log lines with one text
+SHUTDOWN_SECONDS: Final = 1.0  # for answers that are being sent when the manager closes
 STOP_SECONDS: Final = 10.0
-ACCEPT_TURNS: Final = 3  # of the loop, until a connection that was accepted is known to aiohttp
+ACCEPT_TURNS: Final = 3  # turns of the loop until aiohttp knows an accepted connection
 
-# The HTTP status is for people with curl; our client reads the body.
+# The HTTP status is for people that use curl; our client reads the body.
 _HTTP_STATUS: Final[tuple[tuple[type[WarrenError], int], ...]] = (
     (NotFound, 404),
     (RevisionConflict, 409),
@@ -84,10 +84,9 @@ T = TypeVar("T")
 
 
 class Manager(Protocol):
-    """What the admin socket needs of a manager; `ReplicatedStore` is one.
+    """The methods of a manager that the admin socket calls. `ReplicatedStore` has them.
 
-    Every method may be called from several threads at once and raises this package's errors. Dicts hold what
-    `json.dumps` takes, under the names of the command line's documented JSON.
+    Every method may be called from several threads at once and raises this package's errors.
     """
 
     def status(self) -> Status: ...
@@ -101,10 +100,11 @@ class Manager(Protocol):
 
 
 class AdminServer:
-    """Answers on DIR/admin.sock (mode 0600) from `start` to `stop`: the user of this process, and root (callers.py).
+    """Answers on DIR/admin.sock (mode 0600) from `start` to `stop`. Only the user of this process and root get answers
+    (callers.py).
 
-    Whoever starts it must hold the directory's lock until it is stopped: a socket that is there already is
-    taken for one that a dead manager left behind, and replaced.
+    The caller of `start` must hold the lock of the data directory until `stop`: `start` replaces an existing socket,
+    as one that a dead manager left.
     """
 
     def __init__(self, manager: Manager, directory: str | os.PathLike[str]) -> None:
@@ -120,16 +120,16 @@ class AdminServer:
         let_go_in_child(self)
 
     def descriptors(self) -> list[int]:
-        """The listener's, for a child to let go: callers of a dead manager must not be kept waiting by its children."""
+        """The descriptor of the listener. A forked child closes it, so that no client waits for a dead manager."""
         return [] if self._listener is None else [self._listener.fileno()]
 
     def start(self) -> None:
-        """Returns when the socket takes calls. Raises OSError where that is not possible."""
+        """Returns when the socket takes calls. Raises OSError if it cannot."""
         self._thread.start()
         self._started.result(START_SECONDS)
 
     def stop(self) -> None:
-        """Ends the answering; calls that still block get an end of their connection. Idempotent, any thread."""
+        """Stops the answers. The connections of calls that still block are closed. Idempotent, any thread."""
         if self._loop is not None and self._stopped is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended already
                 self._loop.call_soon_threadsafe(self._stopped.set)
@@ -149,7 +149,7 @@ class AdminServer:
     async def _serve(self) -> None:
         self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_exception_handler(self._failed_in_background)
-        place = _Place(self._directory)  # it may raise, and what is below has threads
+        place = _Place(self._directory)  # first, because it may raise, and the objects below start threads
         calls = _Calls(self._manager)
         runner = web.AppRunner(_application(calls), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
@@ -166,7 +166,7 @@ class AdminServer:
             place.close()
 
     def _failed_in_background(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """asyncio tries to accept again each second; the log has that once a minute."""
+        """asyncio tries to accept again each second; the failure is logged once a minute."""
         error, now = context.get("exception"), loop.time()
         if error is None or shortage_of(error) is None:
             loop.default_exception_handler(context)
@@ -177,7 +177,7 @@ class AdminServer:
     async def _listen(self, runner: web.AppRunner, place: _Place) -> None:
         listener = self._listener = place.listen()
         try:
-            # asyncio accepts so many at once, and where there is no descriptor it fails and complains as often.
+            # asyncio accepts `backlog` connections at once. Without free descriptors it would fail and log as often.
             await web.SockSite(runner, listener, backlog=1).start()
             listener.listen(SOCKET_BACKLOG)
         except BaseException:
@@ -186,8 +186,8 @@ class AdminServer:
             raise
 
     async def _stop_accepting(self) -> None:
-        """To be called before the listener is closed: asyncio fails to attach a connection that it has accepted, and
-        whose turn comes after that, and leaves it open (an assertion in `Server._attach`)."""
+        """Call it before the listener is closed. asyncio cannot attach a connection that it accepted before and handles
+        after the close: an assertion in `Server._attach` fails, and the connection stays open."""
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener = None
@@ -195,7 +195,7 @@ class AdminServer:
                 await asyncio.sleep(0)
 
     async def _listen_again(self, runner: web.AppRunner, place: _Place) -> None:
-        """Somebody removed the socket's name, a tidy-up perhaps: callers would be told that no manager runs."""
+        """Somebody removed the socket's name, perhaps a clean-up job. Clients would be told that no manager runs."""
         try:
             await self._stop_accepting()
             for site in list(runner.sites):
@@ -218,16 +218,16 @@ async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
 
 
 class _Place:
-    """The directory of the socket, held open: another one that takes its place later, with another manager's socket,
-    is left alone."""
+    """The data directory with the socket, held open. If another directory takes its place, with the socket of another
+    manager, nothing in that directory is changed."""
 
     def __init__(self, directory: str) -> None:
         self._descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._socket: os.stat_result | None = None
 
     def listen(self) -> socket.socket:
-        """A listening socket under its name in the directory, mode 0600. It gets that name once it listens, so
-        that whoever sees it can call; what had the name is replaced."""
+        """A listening socket under its name in the directory, mode 0600. It gets the name when it listens, so that a
+        client that sees the name can connect. An existing file of that name is replaced."""
         listener = Listener(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             os.fchmod(listener.fileno(), stat.S_IRUSR | stat.S_IWUSR)  # before bind: the name inherits it
@@ -257,7 +257,7 @@ class _Place:
             return None
 
     def close(self) -> None:
-        """Remove the name, and give the directory back."""
+        """Remove the name, and close the directory."""
         try:
             if self.has_socket:
                 os.unlink(SOCKET_NAME, dir_fd=self._descriptor)
@@ -269,7 +269,7 @@ class _Place:
 
 
 class _Calls:
-    """The threads that calls of the manager block in: a few for looking, more for what waits for the cluster."""
+    """The threads for calls of the manager: a few for quick calls, more for calls that wait for the cluster."""
 
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
@@ -285,11 +285,11 @@ class _Calls:
         return await asyncio.get_running_loop().run_in_executor(pool, call, self._manager, arguments)
 
     async def snapshot(self) -> int:
-        """A snapshot, as a descriptor."""
+        """A descriptor of a new snapshot."""
         return await asyncio.get_running_loop().run_in_executor(self._waiting, self._manager.nameless_snapshot)
 
     def shutdown(self) -> None:
-        """Calls that block are not waited for: they end with the store, at their deadline at the latest."""
+        """Does not wait for blocked calls: they end when the store closes, or at their deadline."""
         self._quick.shutdown(wait=False, cancel_futures=True)
         self._waiting.shutdown(wait=False, cancel_futures=True)
 
@@ -404,7 +404,7 @@ def _delete(manager: Manager, arguments: Arguments) -> int:
 
 
 def _write(manager: Manager, arguments: Arguments, fill: Callable[[Batch], object]) -> int:
-    """One command, filled by `fill`. Returns its revision."""
+    """Writes one command, which `fill` fills. Returns its revision."""
     with manager.batch(timeout=arguments.timeout) as batch:
         fill(batch)
     return batch.revision
@@ -432,7 +432,7 @@ def _kind(name: str) -> Kind[Any]:
 
 
 def _value(kind: Kind[Any], value: Any) -> Any:
-    """What is to be stored: an entity from its JSON, the CA's bytes from base64."""
+    """The value to store: an entity from its JSON, or the CA's bytes from base64."""
     if kind.entity is not None:
         return from_json(kind.entity, value)
     try:
