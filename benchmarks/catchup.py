@@ -1,10 +1,10 @@
-"""What snapshots cost a cluster while it works: taking one, sending one, and a manager's restart.
+"""The cost of snapshots for a working cluster: taking one, sending one, and a manager's restart.
 
     python benchmarks/catchup.py [--containers 100000] [--parts taking,sending,restart] [--directory DIR] [--json]
 
-Three manager processes on one machine, callers in the leading one, every container of realistic size. Exits with 1
-where a mark is missed; on a busy machine, compare the disk's own figures beside it. What a snapshot costs by itself,
-without a cluster, is in snapshots.py.
+Three manager processes run on one machine, with callers in the leader and containers of realistic size. The exit code
+is 1 if a mark is missed; on a busy machine, compare the figures of the disk beside it. Not here: a snapshot without a
+cluster (snapshots.py).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ CALLERS = 32
 BATCH = 200
 RESTART_COMMANDS = 10_000
 BEFORE_SECONDS = 4.0
-"""Of undisturbed load, which each disturbance is compared with."""
+"""The time of undisturbed load before each disturbance, for comparison."""
 CUT_AFTER_BYTES = 12 * 1024 * 1024
-"""While a follower is away: so that two snapshots are taken, and the log is cut to the older one."""
+"""While a follower is away: small enough that two snapshots are taken, and the log is compacted to the older one."""
 LEVEL_ENTRIES = 64
-"""A follower that lacks at most so many entries has caught up: it is applying what has just been committed."""
+"""A follower that lacks at most so many entries has caught up: it is applying the newest committed entries."""
 
 MARKS = {
     "taking on the leader: p99 ratio": 2.0,
@@ -42,13 +42,15 @@ MARKS = {
     "restart after kill -9: first read s": 0.5,
     "restart after kill -9: ready s": 1.0,
 }
-"""First marks of a 2-core machine: at most so much."""
+"""The first marks, of a 2-core machine: upper bounds."""
 
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--containers", type=int, default=100_000, help="60,000 are too few for sending")
-    parser.add_argument("--parts", default="taking,sending,restart", help="some of them, with commas")
+    parser.add_argument(
+        "--containers", type=int, default=100_000, help="the number of containers; 60,000 are too few for sending"
+    )
+    parser.add_argument("--parts", default="taking,sending,restart", help="the parts to run, with commas")
     parser.add_argument("--manager", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.manager:
@@ -65,7 +67,7 @@ def main() -> None:
 
 
 class Manager(common.Manager):
-    """The first lines are sent unasked: the id of the first container at the first local read, and that it is ready."""
+    """It sends its first lines by itself: the id of the first container, from its first local read, then "ready"."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.containers = settings.pop("containers")
@@ -84,7 +86,7 @@ class Manager(common.Manager):
             self.start_caller([sample(n) for n in range(number, self.containers, max(1, self.containers // 64))])
 
     def pace(self, begin: float, end: float) -> dict[str, float]:
-        """Of the writes that were acknowledged in this time."""
+        """The figures of the writes that were acknowledged in this time."""
         took = [seconds for _, seconds in self.between(begin, end)]
         return {
             "writes/s": round(len(took) / (end - begin)),
@@ -93,13 +95,13 @@ class Manager(common.Manager):
         }
 
     def take(self) -> float:
-        """Take and verify a snapshot, as the product does; seconds."""
+        """Take and verify a snapshot, as the product does. Returns the seconds."""
         begin = time.monotonic()
         self.store._opened.keeper.take(quorum=True)()
         return time.monotonic() - begin
 
     def cut_often(self, often: bool) -> None:
-        """Whether snapshots are taken, and the log cut, after CUT_AFTER_BYTES, whatever the state's size."""
+        """Decides whether snapshots are taken, and the log compacted, after CUT_AFTER_BYTES, at any state size."""
         self.store._opened.keeper.state_bytes = (lambda: 0) if often else (lambda: 1 << 60)
 
 
@@ -123,7 +125,7 @@ def wait_for(condition: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + WAIT_SECONDS
     while not (found := condition()):
         if time.monotonic() > deadline:
-            raise TimeoutError("a condition that does not come")
+            raise TimeoutError("the condition did not hold in time")
         time.sleep(0.02)
     return found
 
@@ -140,8 +142,10 @@ def measure(directory: Path, parts: list[str], containers: int) -> dict[str, Any
 
 
 def taking(directory: Path, containers: int) -> dict[str, Any]:
-    """Medians of ROUNDS: the leader's writes while it takes and verifies a snapshot; and while all three do at once,
-    which has no mark: managers take theirs at different times (catchup.py, STAGGER_STEPS)."""
+    """Medians of ROUNDS: the leader's writes while it takes and verifies a snapshot, and while all three managers do.
+
+    The second has no mark: managers take their snapshots at different times (STAGGER_STEPS in raft/catchup.py).
+    """
     with Cluster(directory, containers) as managers:
         leader = managers.managers[managers.leader_and_follower()[0]]
         leader.call("fill", containers, BATCH)
@@ -183,7 +187,7 @@ def compared(name: str, rounds: list[tuple[dict[str, float], dict[str, float], f
 
 
 def sending(directory: Path, containers: int) -> dict[str, Any]:
-    """One round, as it is minutes: a follower was away while all the containers came, and the log was cut."""
+    """One round, as it takes minutes: a follower is away while the containers are written and the log compacted."""
     with Cluster(directory, containers) as managers:
         leader_id, away = managers.leader_and_follower()
         leader = managers.managers[leader_id]
@@ -206,7 +210,7 @@ def sending(directory: Path, containers: int) -> dict[str, Any]:
         begin = time.monotonic()
         follower = managers.launch(away)
         follower.read()
-        follower.read()  # ready: it has what was committed when it first heard the leader
+        follower.read()  # ready: it has every entry that was committed when it first heard the leader
 
         def is_level() -> bool:
             return bool(
@@ -224,7 +228,7 @@ def sending(directory: Path, containers: int) -> dict[str, Any]:
 
 
 def restart(directory: Path, _containers: int) -> dict[str, Any]:
-    """Medians of ROUNDS: from the start of a follower's process, the interpreter's own included."""
+    """Medians of ROUNDS: the time from the start of a follower's process, including the start of the interpreter."""
     figures: dict[str, Any] = {}
     with Cluster(directory, RESTART_COMMANDS) as managers:
         leader, follower = managers.leader_and_follower()
@@ -249,7 +253,9 @@ def restarted(managers: Cluster, id_: str, how: str) -> tuple[float, float]:
     assert process.read() == "ready"
     ready = time.monotonic() - process.begun
     process.call("cut_often", False)
-    wait_for(lambda: not (managers.directory / id_ / "state" / "starts").exists())  # else it counts as a failed start
+    wait_for(
+        lambda: not (managers.directory / id_ / "state" / "starts").exists()
+    )  # a kill before that would count as a failed start
     return first, ready
 
 

@@ -1,6 +1,7 @@
-"""What the benchmarks share: their options, a realistic container, managers in processes of their own with callers in
-them, and what to compare their figures with: the disk's fdatasync, a process's memory. What is measured, and what the
-figures have to be, is each benchmark's own.
+"""Shared by the benchmarks: their options, a realistic container, and managers in processes of their own with callers.
+
+Also here: the machine's own figures for comparison, which are fdatasync and a process's memory. Not here: the measured
+figures and their marks, which each benchmark has itself.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any, Self
 import warren_raft as wr
 
 WAIT_SECONDS = 300.0
-"""For whatever comes by itself, unless something is wrong."""
+"""The longest wait for a condition that comes by itself unless something is wrong."""
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 
@@ -35,20 +36,20 @@ MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 
 def options(description: str | None) -> argparse.ArgumentParser:
-    """Those that every benchmark with figures in JSON has; the caller adds its own."""
+    """A parser with the common options. Each benchmark adds its own."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--directory", help="where the data go: put it on the disk that is to be measured")
+    parser.add_argument("--directory", help="the directory for the data: it decides which disk is measured")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     return parser
 
 
 def data_directory(parent: str | None) -> tempfile.TemporaryDirectory[str]:
-    """For `with`: where a benchmark's data are while it runs."""
+    """For `with`: the directory of a benchmark's data while it runs."""
     return tempfile.TemporaryDirectory(prefix="warren-raft-bench-", dir=parent)
 
 
 def quantile(values: Sequence[float], part: float) -> float:
-    """The smallest value that this part of all does not exceed."""
+    """The smallest value that is not exceeded by this part of all values."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(part * len(ordered)) - 1)]
 
@@ -61,7 +62,7 @@ def verdict(is_met: bool, mark: str) -> str:
 
 
 def sync_ms(directory: Path) -> float:
-    """Median fdatasync of 700 bytes in a preallocated file: what one log batch of one write costs."""
+    """Median fdatasync of 700 bytes in a preallocated file, in milliseconds: the cost of one log batch of one write."""
     path, count = directory / "sync", 300
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
@@ -81,7 +82,7 @@ def sync_ms(directory: Path) -> float:
 
 @contextlib.contextmanager
 def peak_growth(pid: int, every_seconds: float) -> Iterator[list[int]]:
-    """By how many bytes the anonymous memory of a process grew at most meanwhile; known at the end."""
+    """For `with`: yields a list with the largest growth of a process's anonymous memory, in bytes; final at the end."""
     before, done = rss_anon(pid), threading.Event()
     grown = [0]
 
@@ -103,11 +104,11 @@ def rss_anon(pid: int) -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
 
 
-# What is written -----------------------------------------------------------------------------------------------------
+# The entities --------------------------------------------------------------------------------------------------------
 
 
 def sample(number: int) -> wr.Container:
-    """A container of realistic size, every structure there."""
+    """A container of realistic size, with every structure."""
     return wr.Container(
         id=f"container-{number:012d}",
         service_id=f"service-{number % 100:08d}",
@@ -134,24 +135,24 @@ def sample(number: int) -> wr.Container:
 
 
 def say(what: Any) -> None:
-    """From a Manager to its Process: one `read` there."""
+    """Sends a value from a Manager to its Process, which gets it with one `read`."""
     print(json.dumps(what), flush=True)
 
 
 class Manager:
-    """A manager in this process: reads a command a line, a method's name and its arguments, answers with a line of
-    JSON. A benchmark's own adds what it is to do."""
+    """A manager in this process. It reads one command a line (a method's name and its arguments), and answers each with
+    one line of JSON. A benchmark's subclass adds its own commands."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        logging.getLogger("warren_raft").addHandler(logging.NullHandler())  # links break here, that is no news
+        logging.getLogger("warren_raft").addHandler(logging.NullHandler())  # broken links are expected here
         self.store = wr.ReplicatedStore(wr.Config(**settings))
         self.stop = threading.Event()
         self.times: list[tuple[float, float]] = []
-        """When a caller's write was acknowledged, and how long it took."""
+        """For each write of a caller: the time of its acknowledgement, and its duration, in seconds."""
         self.unanswered = 0
 
     def run(self) -> None:
-        """Until stdin ends."""
+        """Reads commands until stdin ends."""
         try:
             for line in sys.stdin:
                 name, *arguments = json.loads(line)
@@ -167,7 +168,10 @@ class Manager:
         return {**self.store.status().to_json(), "leads": self.store.is_leader}
 
     def fill(self, count: int, batch_size: int) -> None:
-        """So many containers, some to a command, a thousand commands on their way."""
+        """Writes `count` containers, `batch_size` in each command.
+
+        At most 1,000 // batch_size + 8 commands are on their way at the same time.
+        """
         waiting: list[Any] = []
         for start in range(0, count, batch_size):
             with self.store.batch(wait=False, timeout=WAIT_SECONDS) as batch:
@@ -180,7 +184,7 @@ class Manager:
             future.result()
 
     def start_caller(self, containers: list[wr.Container]) -> None:
-        """A thread that writes them in turn, one after the other, until the end."""
+        """Starts a thread that writes the containers in turn, one after the other, until the end."""
         threading.Thread(target=self._call, args=(containers,), daemon=True).start()
 
     def _call(self, containers: list[wr.Container]) -> None:
@@ -199,17 +203,17 @@ class Manager:
             self.times.append((end, end - begin))
 
     def between(self, begin: float, end: float) -> list[tuple[float, float]]:
-        """The times of the writes that were acknowledged after the one and before the other moment."""
+        """The times and durations of the writes that were acknowledged between `begin` and `end`."""
         return [(moment, took) for moment, took in [*self.times] if begin < moment < end]
 
     def longest_pause(self, begin: float, end: float) -> float:
-        """Between two acknowledged writes of any of its callers."""
+        """The longest time between two acknowledged writes, of any caller of this manager, in seconds."""
         moments = sorted(moment for moment, _ in self.between(begin, end))
         return max(after - before for before, after in itertools.pairwise([begin, *moments, end]))
 
 
 class Process:
-    """The other end of a Manager: `script --manager SETTINGS`."""
+    """The process of a Manager, seen from the benchmark: `script --manager SETTINGS`."""
 
     def __init__(self, script: str, settings: dict[str, Any]) -> None:
         arguments = [sys.executable, script, "--manager", json.dumps(settings)]
@@ -230,7 +234,7 @@ class Process:
         return self.read()
 
     def end(self) -> None:
-        """However far it is: stdin's end closes it cleanly, where it has not ended by itself."""
+        """Ends the process, at any moment. The end of stdin closes its manager cleanly."""
         for pipe in (self.popen.stdin, self.popen.stdout):
             assert pipe is not None
             with contextlib.suppress(OSError):
@@ -239,7 +243,7 @@ class Process:
 
 
 class Cluster:
-    """Three managers on this machine, in directories of their own: for `with`."""
+    """For `with`: three managers on this machine, in directories of their own."""
 
     def __init__(self, script: str, directory: Path, **settings: Any) -> None:
         self.directory = Path(tempfile.mkdtemp(dir=directory))
@@ -250,7 +254,7 @@ class Cluster:
             self.launch(id_)
 
     def launch(self, id_: str) -> Process:
-        """Start its process; what that says at first is still to be read."""
+        """Start the process of a manager. The caller still has to read its first lines."""
         settings = {"node_id": id_, "data_dir": str(self.directory / id_), "listen": self.addresses[id_]}
         self.managers[id_] = Process(self._script, {**settings, "members": self.addresses, **self._settings})
         return self.managers[id_]

@@ -1,10 +1,10 @@
-"""What the loss of a leader costs the callers on the other managers, and that a busy machine loses none by itself.
+"""The cost of a lost leader for the callers on the other managers, and the elections on a busy machine without a fault.
 
     python benchmarks/failover.py [--kills 50] [--closes 10] [--quiet-minutes 10 [--burn leader|follower|all]]
 
-Three manager processes on one machine, callers on each. A kill is SIGKILL of the leader; its time ends when each of
-the two survivors has acknowledged a write that began after it. A close is ReplicatedStore.close or SIGTERM. Of what is
-set to 0 nothing is measured.
+Three manager processes run on one machine, with callers on each. A kill is SIGKILL of the leader; its time ends when
+each of the two survivors has acknowledged a write that began after the kill. A close is ReplicatedStore.close or
+SIGTERM. A part that is set to 0 is left out.
 """
 
 from __future__ import annotations
@@ -24,25 +24,28 @@ from common import Process, data_directory, options, quantile, sample, say, verd
 
 FAILOVER_P50_MARK, FAILOVER_MAX_MARK = 0.5, 1.0
 CLOSE_MARK = 0.1
-"""Seconds. For the quiet run the mark is no election at all."""
+"""Seconds. The mark of the quiet run is 0 elections."""
 CALM_SECONDS = 1.0
-"""Of undisturbed load before each fault: who was restarted has caught up, and nothing of the last fault is left."""
+"""The undisturbed load before each fault. The restarted manager catches up, and effects of the last fault end."""
 AROUND_SECONDS = 0.3
-"""A pause is looked for from so long before a close until so long after it."""
+"""The pause is measured from this long before a close until this long after it."""
 LEADER_SECONDS = 60.0
-"""For a leader that all follow to come, or one that was told to go to be gone, unless something is wrong."""
+"""The longest wait for a leader that all managers follow, or for the end of the old leader's process."""
 
 
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--kills", type=int, default=50, help="SIGKILLs of the leader")
     parser.add_argument("--closes", type=int, default=10, help="clean closes of the leader, and as many SIGTERMs")
-    parser.add_argument("--quiet-minutes", type=float, default=0.0, help="of full load without a fault")
+    parser.add_argument("--quiet-minutes", type=float, default=0.0, help="the minutes of full load without a fault")
     parser.add_argument(
-        "--burn", choices=("leader", "follower", "all"), default="leader", help="who computes meanwhile"
+        "--burn",
+        choices=("leader", "follower", "all"),
+        default="leader",
+        help="the managers that also compute in the quiet run",
     )
-    parser.add_argument("--callers", type=int, default=2, help="on each manager while leaders are lost")
-    parser.add_argument("--quiet-callers", type=int, default=32, help="on each manager in the quiet run")
+    parser.add_argument("--callers", type=int, default=2, help="the callers on each manager while leaders are lost")
+    parser.add_argument("--quiet-callers", type=int, default=32, help="the callers on each manager in the quiet run")
     parser.add_argument("--manager", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.manager:
@@ -57,7 +60,7 @@ def main() -> None:
 
 
 class Manager(common.Manager):
-    """SIGTERM closes the store and ends it."""
+    """SIGTERM closes the store and ends the process."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -78,7 +81,7 @@ class Manager(common.Manager):
         threading.Thread(target=compute, daemon=True).start()
 
     def write_once(self) -> float:
-        """When a write that begins now is acknowledged."""
+        """Writes once. Returns the time of the acknowledgement."""
         self.store.update_container(sample(next(self.numbers)))
         return time.monotonic()
 
@@ -98,7 +101,7 @@ class Cluster(common.Cluster):
         self.load(*self.managers)
 
     def load(self, *ids: str) -> None:
-        """Callers on those that were just launched, once they are ready."""
+        """Starts callers on the managers that were just launched, when they are ready."""
         for id_ in ids:
             self.managers[id_].read()
         for id_ in ids:
@@ -110,7 +113,7 @@ class Cluster(common.Cluster):
         self.load(id_)
 
     def leader(self) -> str:
-        """Whom all follow, when they have for a while and all are level."""
+        """The leader that all managers have followed for CALM_SECONDS."""
         deadline = time.monotonic() + LEADER_SECONDS
         since, before = time.monotonic(), ""
         while time.monotonic() < deadline:
@@ -122,7 +125,7 @@ class Cluster(common.Cluster):
             elif time.monotonic() - since >= CALM_SECONDS:
                 return id_
             time.sleep(0.02)
-        raise TimeoutError("no leader that all follow")
+        raise TimeoutError("no leader that all managers follow")
 
     def others(self, id_: str) -> list[Process]:
         return [manager for other, manager in self.managers.items() if other != id_]
@@ -151,7 +154,7 @@ def measure(directory: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def kill(managers: Cluster) -> dict[str, Any]:
-    """Seconds until both survivors have acknowledged a write that began after the kill; and the elections it took."""
+    """The seconds until both survivors have acknowledged a write that began after the kill, and the terms it took."""
     leader = managers.leader()
     term = managers.term()
     survivors = managers.others(leader)
@@ -168,7 +171,7 @@ def kill(managers: Cluster) -> dict[str, Any]:
 
 
 def close(managers: Cluster, how: str) -> dict[str, Any]:
-    """The longest pause of the callers on either of the others, while the leader goes."""
+    """The longest pause of the callers on the two other managers, while the leader closes."""
     leader = managers.leader()
     term = managers.term()
     going = managers.managers.pop(leader)
@@ -189,7 +192,7 @@ def close(managers: Cluster, how: str) -> dict[str, Any]:
 
 
 def undisturbed(managers: Cluster) -> dict[str, Any]:
-    """The same when nothing happens: what of a pause is the machine's."""
+    """The longest pause without a fault, which the machine itself causes."""
     others = managers.others(managers.leader())
     begin = time.monotonic()
     time.sleep(4 * AROUND_SECONDS)
@@ -198,7 +201,7 @@ def undisturbed(managers: Cluster) -> dict[str, Any]:
 
 
 def quiet(managers: Cluster, seconds: float, burn: str) -> dict[str, Any]:
-    """How many elections there were where nothing called for one."""
+    """The number of elections during load without a fault."""
     leader = managers.leader()
     busy = {"leader": [leader], "follower": [id_ for id_ in managers.managers if id_ != leader][:1]}
     for id_ in busy.get(burn, managers.managers):
@@ -232,8 +235,8 @@ def table(figures: dict[str, Any]) -> str:
             mark = verdict(is_met, f"p50 <= {FAILOVER_P50_MARK * 1e3:.0f}, max <= {FAILOVER_MAX_MARK * 1e3:.0f}")
         elif name != "undisturbed":
             mark = verdict(highest <= CLOSE_MARK, f"max <= {CLOSE_MARK * 1e3:.0f}")
-        what = f"{names.get(name, f'{name} of the leader: pause')} ({len(values)})"
-        lines.append(f"{what:<32}{p50 * 1e3:>9.1f}{p99 * 1e3:>9.1f}{highest * 1e3:>9.1f}  {mark}")
+        label = f"{names.get(name, f'{name} of the leader: pause')} ({len(values)})"
+        lines.append(f"{label:<32}{p50 * 1e3:>9.1f}{p99 * 1e3:>9.1f}{highest * 1e3:>9.1f}  {mark}")
         terms = [row["terms"] for row in figures[name] if "terms" in row]
         if terms:
             lines.append(f"    terms it took: {', '.join(f'{terms.count(n)} x {n}' for n in sorted(set(terms)))}")

@@ -1,8 +1,8 @@
-"""The log alone: a synced batch beside the disk's bare fdatasync, and the time an open takes.
+"""The log alone: a synced batch beside a bare fdatasync of the disk, and the time to open a log.
 
     python benchmarks/log.py [--rounds 2000] [--directory DIR]
 
-The ways to sync take turns, write by write, so that whatever else the machine does is shared by all of them.
+The ways to sync take turns after each write, so that other load on the machine slows all of them alike.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OPEN_ENTRIES = 10_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2000, help="synced writes of each kind")
-    parser.add_argument("--directory", help="where the files go: put it on the disk that is to be measured")
+    parser.add_argument("--directory", help="the directory for the files: it decides which disk is measured")
     arguments = parser.parse_args()
     with data_directory(arguments.directory) as directory:
         for size in (400, 30_000):
@@ -39,7 +39,7 @@ def open_log(directory: str, name: str) -> Log:
 
 
 def measure_syncs(directory: str, rounds: int, size: int) -> None:
-    """One entry of `size` bytes a batch, and the same number of bytes written and synced without a log."""
+    """Measures batches with one entry of `size` bytes, and the same number of bytes synced without a log."""
     log = open_log(directory, f"log-{size}")
     command = os.urandom(size)
     span = -(-(size + 600) // 512) * 512
@@ -80,7 +80,7 @@ def write_batch(log: Log, command: bytes) -> None:
 
 
 def bare_writer(path: str, span: int, *, ahead: bool) -> Callable[[], None]:
-    """Write `span` bytes and fdatasync; the file starts anew when it has the length of a segment."""
+    """A function that writes `span` bytes and calls fdatasync. After the length of a segment it starts at 0 again."""
     file = OsFiles().open(path, create=True)
     if ahead:
         file.write(0, bytes(SEGMENT_BYTES))
@@ -100,7 +100,7 @@ def bare_writer(path: str, span: int, *, ahead: bool) -> Callable[[], None]:
 
 
 def measure_open(directory: str, entries_a_batch: int) -> None:
-    """Small entries, in few or many batches: what a restart costs."""
+    """Measures the cost of a restart: opens a log of small entries, in few or many batches."""
     name = f"open-{entries_a_batch}"
     log = open_log(directory, name)
     while log.entry_count < OPEN_ENTRIES:

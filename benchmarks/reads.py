@@ -1,8 +1,8 @@
-"""Reads of a store against LMDB alone, in the same run: `python benchmarks/reads.py`.
+"""Reads of a store compared with LMDB alone, in the same run: `python benchmarks/reads.py`.
 
-A LocalStore with 10,000 containers of 100 services on 100 nodes. Each number is the median of several rounds, so
-that a busy machine shows in all of them alike; LMDB alone (a transaction and a get of the same record, nothing
-decoded) says what the machine can do. Exits with 1 where a read is above its mark.
+The store is a LocalStore with 10,000 containers of 100 services on 100 nodes. Each number is the median of several
+rounds, so that a busy machine slows all numbers alike. LMDB alone (a transaction and a get of the same record, without
+decoding) is the limit of the machine. The exit code is 1 if a read is above its mark.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NOON = datetime(2025, 10, 9, 12, 0, 0, 123456, tzinfo=UTC)
 
 
 def container(number: int) -> Container:
-    """As an orchestrator writes them: every structure is there, about 450 bytes in the file."""
+    """A container as an orchestrator writes it: with every structure, about 450 bytes in the file."""
     service = number % SERVICES
     return Container(
         id=f"container-{number:012x}",
@@ -92,7 +92,7 @@ def seconds_of(call: Callable[[], object], count: int) -> float:
 
 
 def once_microseconds(call: Callable[[], object], prepare: Callable[[], object]) -> float:
-    """The same for a call that is only to be timed after a preparation, which is not."""
+    """The same for a call that needs a preparation each time. The preparation is not timed."""
 
     def timed() -> float:
         prepare()
@@ -102,7 +102,7 @@ def once_microseconds(call: Callable[[], object], prepare: Callable[[], object])
 
 
 def measure(store: LocalStore) -> list[tuple[str, float, float | None]]:
-    """(what, microseconds, the mark in microseconds or None) of each read."""
+    """(label, microseconds, mark in microseconds or None) for each read."""
     database = store._attached()
     handle, index = database.tables[CONTAINER.number].handle, database.index_handles[CONTAINER_BY_SERVICE.name]
     id_, service_id, name = container(5_000).id, container(5_000).service_id, container(5_000).service_name
@@ -155,17 +155,17 @@ def measure_read_only(path: str) -> tuple[str, float, float | None]:
 
 
 def main() -> int:
-    """Print the table; 1 where a mark is missed."""
+    """Prints the table. Returns 1 if a mark is missed."""
     with tempfile.TemporaryDirectory() as path:
         with LocalStore(path) as store:
             fill(store)
             gc.collect()
             rows = measure(store)
         rows.append(measure_read_only(path))
-    missed = [what for what, microseconds, mark in rows if mark is not None and microseconds > mark]
-    for what, microseconds, mark in rows:
-        note = "" if mark is None else f"  (mark {mark:,} µs{', MISSED' if what in missed else ''})"
-        print(f"{what:36} {microseconds:12,.2f} µs{note}")
+    missed = [label for label, microseconds, mark in rows if mark is not None and microseconds > mark]
+    for label, microseconds, mark in rows:
+        note = "" if mark is None else f"  (mark {mark:,} µs{', MISSED' if label in missed else ''})"
+        print(f"{label:36} {microseconds:12,.2f} µs{note}")
     return 1 if missed else 0
 
 

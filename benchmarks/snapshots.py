@@ -1,9 +1,9 @@
-"""Snapshots of a realistic state: taking, proving, unpacking and restoring one, beside what the disk can do.
+"""Snapshots of a realistic state: taking, verifying, extracting and restoring one, compared with the disk itself.
 
     python benchmarks/snapshots.py [--containers 100000] [--directory DIR] [--json]
 
-100,000 containers, every field set. Each figure is the median of five. Exits with 1 where one misses its mark; on a
-busy machine, compare the disk's and the processor's own figures beside it.
+The state has 100,000 containers with every field set. Each figure is the median of five. The exit code is 1 if a figure
+misses its mark; on a busy machine, compare the figures of the disk and the processor beside it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MARKS = {
     "rss_anon_growth_mib": 32.0,
     "restore_to_first_read_seconds": 2.0,
 }
-"""First marks of a 2-core machine: at most so much."""
+"""The first marks, of a 2-core machine: upper bounds."""
 
 FIRST_READ = """
 import sys
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def fill(database: Database, count: int) -> int:
-    """Store so many containers as a cluster would, with their history. Returns their size in JSON, estimated."""
+    """Stores `count` containers as a cluster would, with their history. Returns an estimate of their size in JSON."""
     machine = StateMachine(database)
     machine.apply_membership(machine.applied_index + 1, 1, "benchmark", b"members")
     for start in range(0, count, COMMANDS_AN_ENTRY):
@@ -95,7 +95,7 @@ def measure(directory: Path, count: int) -> dict[str, Any]:
         def take() -> None:
             write(database, path, created_at=datetime.now(UTC), node_id="m1", quorum=True)
 
-        take()  # warm: the mapping, the page cache
+        take()  # warms the mapping and the page cache
         figures["containers"], figures["json_mb"] = count, round(json_bytes / 1e6, 1)
         figures["file_mb"] = round(path.stat().st_size / 1e6, 1)
         figures["disk_write_and_fsync_seconds"] = median(lambda: plain_write(path, copy), copy)
@@ -114,7 +114,7 @@ def measure(directory: Path, count: int) -> dict[str, Any]:
 
 
 def restored(path: Path, directory: Path) -> dict[str, float]:
-    """`snapshot restore` but for the verification of the file, and a manager of its own from its start to a read."""
+    """`snapshot restore` without the verification of the file; then the time from a manager's start to a read."""
     work, start = [], []
     for _ in range(ROUNDS):
         shutil.rmtree(directory, ignore_errors=True)
@@ -150,7 +150,7 @@ def first_read_seconds(directory: Path, address: str) -> float:
 
 
 def median(call: Callable[[], object], made: Path | None = None) -> float:
-    """Of ROUNDS calls, in seconds; the file that a call makes is removed before each."""
+    """The median of ROUNDS calls, in seconds. The file that a call makes is removed before each call."""
     times = []
     for _ in range(ROUNDS):
         if made is not None:
@@ -162,14 +162,14 @@ def median(call: Callable[[], object], made: Path | None = None) -> float:
 
 
 def plain_write(path: Path, copy: Path) -> None:
-    """What the disk can do: the same bytes, written and synced, nothing else."""
+    """Writes and syncs the same bytes, nothing else: the limit of the disk."""
     with open(path, "rb") as source, open(copy, "wb") as target:
         os.sendfile(target.fileno(), source.fileno(), 0, path.stat().st_size)
         os.fsync(target.fileno())
 
 
 def growth_of(call: Callable[[], object]) -> int:
-    """By how many bytes the memory of this process grew at most while it was called."""
+    """The largest growth of this process's memory during the call, in bytes."""
     gc.collect()
     with peak_growth(os.getpid(), every_seconds=0.001) as grown:
         call()

@@ -1,9 +1,10 @@
-"""Replicated writes: throughput and latency on three managers of one machine, beside that machine's fdatasync.
+"""Replicated writes: throughput and latency on three managers of one machine, compared with its fdatasync.
 
     python benchmarks/writes.py [--seconds 4] [--directory DIR] [--json]
 
-Three manager processes share the disk and the processors with the callers, who are threads of the leading process: the
-way an orchestrator embeds the store. Each write updates one of 2,000 containers of realistic size, every field set.
+Three manager processes share the disk and the processors with the callers. The callers are threads of the leader's
+process, because an orchestrator embeds the store in this way. Each write updates one of 2,000 containers of realistic
+size, with every field set.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ CONTAINERS = 2_000
 BATCH = 200
 
 MARKS = {"64 threads": 4_500, "256 outstanding": 12_000}
-"""First marks of a 2-core machine, writes/s. One caller: p50 1.5 ms, or three times three parallel syncs."""
+"""The first marks, of a 2-core machine, in writes/s. One caller: p50 1.5 ms, or three times three parallel syncs."""
 
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of load for each figure")
+    parser.add_argument("--seconds", type=float, default=4.0, help="the seconds of load for each figure")
     parser.add_argument("--manager", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.manager:
@@ -47,7 +48,7 @@ def main() -> None:
 
 
 def three_parallel_syncs(directory: Path) -> float:
-    """Median time until three files, synced at the same time by three threads, are all durable: seconds."""
+    """The median time until three files, which three threads sync at the same time, are all durable, in seconds."""
     barrier = threading.Barrier(3)
     rounds: list[list[float]] = [[], [], []]
 

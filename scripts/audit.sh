@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Asks an advisory database about what requirements/ pins. Exit code 1 where one of them has a known vulnerability; 0
-# where none has, and also where the database, or what asks it (pip-audit), cannot be reached: then it says so.
+# Asks an advisory database about the dependencies that requirements/ pins. Exit code 1 if one has a known vulnerability.
+# Exit code 0 if none has one. If pip-audit cannot be installed, or the database is not reachable, it says so and gives 0.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A cluster of managers on this machine; scripts/cluster-local.sh --help says what it can do.
-# Installs what it needs into .venv by itself. The work is done by local_cluster.py and demo.py beside it.
+# A cluster of managers on this machine; scripts/cluster-local.sh --help lists the commands.
+# Installs the dependencies into .venv first. local_cluster.py and demo.py beside it do the work.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"

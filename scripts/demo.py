@@ -1,7 +1,7 @@
-"""The demonstration: three managers, the leader killed under load, nothing lost; then a second cluster of a snapshot.
+"""The demonstration: the leader of three is killed under load, and nothing is lost; then a snapshot is restored.
 
-Runs on free ports in a directory of its own, so that no other cluster is disturbed.
-Invariant: it ends with exit code 0 only if everything it prints as shown was checked in this run.
+Runs on free ports and in a directory of its own, so that it disturbs no other cluster.
+Invariant: it gives exit code 0 only if this run has checked every line that it prints as shown.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ WRITERS_PER_MANAGER: Final = 2
 WRITES_BEFORE: Final = 300  # acknowledged before the leader is killed
 WRITES_AFTER: Final = 300  # and after
 WRITE_TIMEOUT_SECONDS: Final = 10.0
-LOAD_SECONDS: Final = 120.0  # for the writes above, on a busy machine
+LOAD_SECONDS: Final = 120.0  # the longest time for these writes, on a busy machine
 SERVICE: Final = "demo-service"
 
 
 @dataclass
 class Load:
-    """What the writers have been told. Only ids that were acknowledged are in `acknowledged`."""
+    """The answers that the writers got. `acknowledged` has only ids of acknowledged writes."""
 
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -98,7 +98,7 @@ def _demonstrate(cluster: LocalCluster) -> None:
     index, digest = _same_digest(cluster)
     cluster.print_status()
 
-    _step("Comparing what was acknowledged with what each manager holds")
+    _step("Comparing the acknowledged writes with the records of each manager")
     for manager in cluster.managers.values():
         _check_acknowledged(manager, load.acknowledged)
     exported = _check_exports(cluster)
@@ -117,7 +117,7 @@ def _demonstrate(cluster: LocalCluster) -> None:
 
 
 def _restore_and_compare(cluster: LocalCluster) -> str:
-    """A second cluster out of a snapshot of this one holds the same records. Returns its managers' digest."""
+    """Checks that a second cluster, restored from a snapshot, holds the same records. Returns its managers' digest."""
     file = cluster.directory.parent / "demo.snapshot"
     source = cluster.managers[MANAGERS[0]]
     _step(f"Saving a snapshot of {source.id} and restoring it into a second cluster")
@@ -139,13 +139,13 @@ def _restore_and_compare(cluster: LocalCluster) -> str:
 
 
 def _check_same_records(cluster: LocalCluster, restored: LocalCluster) -> None:
-    """Digests cannot be compared: the members and the cluster's id are in them."""
+    """Compares exports. Digests cannot be compared: they include the members and the cluster's id."""
     exports = [
         run_cli("export", "-", f"--data-dir={m.data_dir}")
         for m in (cluster.managers[MANAGERS[0]], *restored.managers.values())
     ]
     if len(set(exports)) != 1:
-        raise ClusterFailed("the restored cluster holds other records than the first")
+        raise ClusterFailed("the records of the restored cluster differ from those of the first")
     click.echo(f"{len(exports[0].splitlines())} records on each of the restored managers, the same as before")
 
 
@@ -154,7 +154,7 @@ def _check_same_records(cluster: LocalCluster, restored: LocalCluster) -> None:
 
 @contextmanager
 def _writers(cluster: LocalCluster) -> Iterator[Load]:
-    """Writers on every manager for the time of the block."""
+    """Runs writers on every manager until the block ends."""
     load = Load()
     managers = list(cluster.managers.values())
     threads = [
@@ -168,11 +168,11 @@ def _writers(cluster: LocalCluster) -> Iterator[Load]:
         stack.callback(load.stop.set)  # called first
         yield load
     if load.failed:
-        raise ClusterFailed(f"a writer was told: {load.failed[0]}")
+        raise ClusterFailed(f"a writer got this error: {load.failed[0]}")
 
 
 def _write(load: Load, managers: Sequence[Manager], prefix: str) -> None:
-    """Writes one container after the other, through the first of the managers while it answers."""
+    """Writes one container after the other, through the first manager that answers."""
     number = 0
     try:
         while not load.stop.is_set():
@@ -184,13 +184,13 @@ def _write(load: Load, managers: Sequence[Manager], prefix: str) -> None:
 
 
 def _write_one(load: Load, managers: Sequence[Manager], container_id: str) -> None:
-    """One container, through one manager after the other until one acknowledges it."""
+    """Writes one container. Tries the managers in turn until one acknowledges it."""
     entity = {"id": container_id, "service_id": SERVICE, "image": f"image-of-{container_id}", "exit_code": 0}
     for manager in managers:
         try:
             revision = manager.client.put("container", entity, timeout=WRITE_TIMEOUT_SECONDS)
         except (NotRunning, Unavailable):
-            continue  # killed, or it has lost its leader: to put the same once more changes nothing
+            continue  # killed, or without a leader. A second put of the same entity changes nothing
         with load.lock:
             load.acknowledged[container_id] = revision
             load.times.append(time.monotonic())
@@ -200,7 +200,7 @@ def _write_one(load: Load, managers: Sequence[Manager], container_id: str) -> No
 def _wait_for_writes(load: Load, count: int) -> None:
     def enough() -> bool:
         if load.failed:
-            raise ClusterFailed(f"a writer was told: {load.failed[0]}")
+            raise ClusterFailed(f"a writer got this error: {load.failed[0]}")
         return len(load) >= count
 
     wait_until(enough, LOAD_SECONDS, f"{count} acknowledged writes (there are {len(load)})")
@@ -216,7 +216,7 @@ def _longest_pause(load: Load, since: float) -> float:
 
 
 def _leader(cluster: LocalCluster) -> Manager:
-    """The manager that says it leads; there must be one within the deadline."""
+    """The manager that reports that it leads. Raises ClusterFailed if there is none within the deadline."""
 
     def leading() -> list[Manager]:
         return [m for m in cluster.managers.values() if (m.status() or {}).get("role") == "leader"]
@@ -241,7 +241,7 @@ def _same_digest(cluster: LocalCluster) -> tuple[int, str]:
 
 
 def _check_acknowledged(manager: Manager, acknowledged: Mapping[str, int]) -> None:
-    """Every acknowledged write is in the manager's own database, with what was written."""
+    """Checks that every acknowledged write is in the manager's own database, with its content."""
     with ReadOnlyStore(manager.data_dir) as store:
         held = {container.id: container for container in store.list_containers_by_service(SERVICE)}
     missing = [name for name in acknowledged if name not in held]
@@ -252,7 +252,7 @@ def _check_acknowledged(manager: Manager, acknowledged: Mapping[str, int]) -> No
 
 
 def _check_exports(cluster: LocalCluster) -> int:
-    """The exports of all managers are the same, and the sample state is in them. Returns the number of records."""
+    """Checks that the managers' exports are equal and have the sample state. Returns the number of records."""
     exports = {m.id: run_cli("export", "-", f"--data-dir={m.data_dir}") for m in cluster.managers.values()}
     if len(set(exports.values())) != 1:
         raise ClusterFailed("the managers' exports differ")
@@ -260,7 +260,7 @@ def _check_exports(cluster: LocalCluster) -> int:
     held = {_key(line): line for line in lines}
     for line in SAMPLE_STATE.read_text(encoding="utf-8").splitlines():
         if not same_record(line, held.get(_key(line), "{}")):
-            raise ClusterFailed(f"the sample's record {_key(line)} is not as it was")
+            raise ClusterFailed(f"the record {_key(line)} of the sample state has changed")
     return len(lines)
 
 
@@ -272,7 +272,7 @@ def _key(line: str) -> tuple[str, str]:
 
 
 def _free_addresses() -> list[str]:
-    """Addresses on loopback whose ports were free a moment ago."""
+    """Addresses on loopback with ports that were free a moment ago."""
     with ExitStack() as stack:
         links = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in MANAGERS]
         return [f"127.0.0.1:{link.getsockname()[1]}" for link in links]

@@ -1,6 +1,6 @@
 # Sets up .venv for the scripts beside it: source it, then call ensure_venv EXTRAS.
-# Installs only when pyproject.toml, requirements/ or the Python changed since the last time (a stamp in .venv says so).
-# What is installed is pinned, with hashes, in requirements/ (scripts/lock.sh writes them).
+# Installs only if pyproject.toml, requirements/ or the Python changed since the last installation (a stamp in .venv shows it).
+# requirements/ pins all packages, with hashes (scripts/lock.sh writes it).
 
 project_root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv="$project_root/.venv"
@@ -23,12 +23,12 @@ find_python() {
     fail "needs Python 3.11 or newer; on Debian and Ubuntu: sudo apt-get install python3 python3-venv"
 }
 
-# What an installation depends on, in one line.
+# One line that changes if anything changes that an installation depends on.
 venv_stamp() {
     printf '%s %s\n' "$("$1" -V)" "$(cat "$project_root"/pyproject.toml "$project_root"/requirements/*.txt | sha256sum)"
 }
 
-# Whether $venv holds the project and the extras as pyproject.toml wants them now.
+# Whether $venv holds the project and the extras of the present pyproject.toml.
 venv_is_current() {
     local stamp=$1 part
     [[ -x $venv/bin/warren-raft ]] || return 1
@@ -64,14 +64,14 @@ install_venv() {
         rm -rf -- "$venv"
         "$python" -m venv "$venv"
     fi
-    echo "Installing what is needed into $venv (again only when pyproject.toml or requirements/ changes) …" >&2
+    echo "Installing the dependencies into $venv (again only if pyproject.toml or requirements/ changes) …" >&2
     for part in base ${extras//,/ }; do
         pins+=(--requirement "$project_root/requirements/$part.txt")
     done
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes "${pins[@]}" >&2 ||
-        fail "the installation failed, see above"
+        fail "the installation failed; the lines above have the reason"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-        --editable "$project_root" >&2 || fail "the installation failed, see above"
+        --editable "$project_root" >&2 || fail "the installation failed; the lines above have the reason"
     "$venv/bin/python" -m pip check --quiet --disable-pip-version-check >&2 ||
-        fail "requirements/ does not have what pyproject.toml asks for: run scripts/lock.sh"
+        fail "requirements/ does not fit pyproject.toml: run scripts/lock.sh"
 }

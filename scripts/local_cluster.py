@@ -1,7 +1,7 @@
-"""A cluster of manager processes on this machine, under one directory; what scripts/cluster-local.sh runs.
+"""A cluster of manager processes on this machine, under one directory; scripts/cluster-local.sh runs this file.
 
-Only processes are handled here: what managers do, they are asked through `warren-raft`'s own clients.
-Invariant: a signal goes to a process only while it is known to be the manager of this directory.
+Here: the processes. Not here: the work of managers, which is done through the clients of `warren-raft`.
+Invariant: a signal is sent only to a process that is known to be the manager of this directory.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ SAMPLE_STATE: Final = PROJECT / "examples" / "sample-state.jsonl"
 DEFAULT_DIRECTORY: Final = PROJECT / ".cluster"
 DEFAULT_PORT_BASE: Final = 7946
 AUTHORITY: Final = "ca"
-"""The directory of the cluster's CA, in that of the cluster."""
-# Deadlines for a busy machine; each wait ends as soon as its condition holds.
+"""The directory of the CA, in the directory of the cluster."""
+# Deadlines for a busy machine. Each wait ends when its condition holds.
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 30.0
 KILL_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.05
-DIGEST_SHOWN: Final = 16  # characters: enough to compare by eye
+DIGEST_SHOWN: Final = 16  # characters, enough to compare digests by eye
 
 
 class ClusterFailed(click.ClickException):
-    """Something about the cluster's processes is not as it must be; the message says what, and where to look."""
+    """A process of the cluster is in a wrong state. The message names the process and the log file to read."""
 
 
 class Manager:
-    """One manager process of the cluster: its files and how to start and end it."""
+    """One manager process of the cluster: its files, its start and its end."""
 
     def __init__(self, directory: Path, node_id: str, members: Mapping[str, str]) -> None:
         self.id = node_id
@@ -58,7 +58,7 @@ class Manager:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the running manager; None where none runs."""
+        """The process id of the manager; None if it does not run."""
         with suppress(FileNotFoundError, ValueError):
             pid = int(self._pid_file.read_text())
             return pid if self._is_ours(pid) else None
@@ -72,14 +72,14 @@ class Manager:
         if len(self._members) == 1:
             command.append("--bootstrap")
         with open(self.log, "ab") as log:
-            # A session of its own: Ctrl-C on the script must not reach managers that are to stay.
+            # A session of its own, so that Ctrl-C on the script does not reach the managers.
             self._child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         self._pid_file.write_text(f"{self._child.pid}\n")
 
     def _settings(self) -> list[str]:
-        """Its join file; a cluster of an older release has none, and its managers' certificates come by themselves."""
+        """Its join file. A cluster of an older release has none: its managers make their certificates."""
         if self._join_file.exists():
             return [f"--join={self._join_file}"]
         members = [f"--member={node_id}={address}" for node_id, address in self._members.items()]
@@ -92,25 +92,25 @@ class Manager:
             raise ClusterFailed(f"{self.id} ended with exit code {self._child.returncode}: {last} (log: {self.log})")
 
     def status(self) -> dict[str, Any] | None:
-        """What the manager says of itself; None where it does not answer."""
+        """The status of the manager; None if it does not answer."""
         try:
             return self.client.status()
         except (NotRunning, Unavailable):
             return None
 
     def answers(self) -> bool:
-        """Whether it answers at all. Raises ClusterFailed if the process has ended."""
+        """Whether the manager answers. Raises ClusterFailed if the process has ended."""
         self.check_running()
         return self.status() is not None
 
     def is_ready(self) -> bool:
-        """Whether it answers, knows a leader and has a quorum. Raises as `answers` does."""
+        """Whether the manager answers, knows a leader and has a quorum. Raises ClusterFailed as `answers` does."""
         self.check_running()
         status = self.status()
         return status is not None and bool(status["leader"]) and bool(status["has_quorum"])
 
     def end(self, number: signal.Signals, timeout: float) -> bool:
-        """Sends the signal and waits for the process to end. False where none ran."""
+        """Sends the signal and waits until the process has ended. Returns False if no process ran."""
         pid = self.pid
         if pid is None:
             return False
@@ -119,7 +119,7 @@ class Manager:
         except ProcessLookupError:
             return False
         try:
-            if not self._is_ours(pid):  # asked again: the descriptor now stands for this very process
+            if not self._is_ours(pid):  # checked again: from now on the descriptor stands for this process
                 return False
             signal.pidfd_send_signal(descriptor, number)
             if not select.select([descriptor], [], [], timeout)[0]:
@@ -143,7 +143,7 @@ class Manager:
 
 
 class LocalCluster:
-    """The managers whose data, logs and process ids are under one directory."""
+    """The managers under one directory, which has their data, logs and process ids."""
 
     def __init__(self, directory: Path, members: Mapping[str, str]) -> None:
         self.directory = directory
@@ -152,9 +152,9 @@ class LocalCluster:
 
     @classmethod
     def create(cls, directory: Path, members: Mapping[str, str]) -> LocalCluster:
-        """A new cluster in a directory that holds none, with a CA of its own and a join file for each manager."""
+        """Makes a cluster in a directory without one, with a CA of its own and a join file for each manager."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.rmtree(directory / AUTHORITY, ignore_errors=True)  # of a creation that was killed
+        shutil.rmtree(directory / AUTHORITY, ignore_errors=True)  # of an earlier `create` that was killed
         run_cli("cert", "init", AUTHORITY, here=directory)
         wanted = [f"{node_id}={address}" for node_id, address in members.items()]
         run_cli("cert", "issue", *wanted, "--ca", AUTHORITY, here=directory)
@@ -176,8 +176,8 @@ class LocalCluster:
             raise ClusterFailed(f"there is no manager {node_id} here, only {' '.join(self.managers)}") from None
 
     def start(self, managers: Iterable[Manager] | None = None) -> None:
-        """Starts the managers (default: those that do not run) and waits until each is ready; where too few
-        run for a quorum, until each answers. Where that fails, the ones started here are stopped again.
+        """Starts the managers (default: those that do not run) and waits until each is ready. If too few managers run
+        for a quorum, it waits until each answers. If that fails, it stops the managers that it has started.
         """
         chosen = [m for m in self.managers.values() if m.pid is None] if managers is None else list(managers)
         started: list[Manager] = []
@@ -192,7 +192,7 @@ class LocalCluster:
 
                 def all_run(is_up: Callable[[], bool] = is_up) -> bool:
                     for each in started:
-                        each.check_running()  # else one is waited for that waits for one that has ended
+                        each.check_running()  # one that has ended would keep the others waiting
                     return is_up()
 
                 wait_until(all_run, START_SECONDS, what)
@@ -201,7 +201,7 @@ class LocalCluster:
             raise
 
     def stop(self, managers: Iterable[Manager] | None = None) -> int:
-        """SIGTERM to the managers (default: all), SIGKILL to one that does not heed it. Returns how many ran."""
+        """Sends SIGTERM to the managers (default: all), and SIGKILL if one does not end. Returns how many ran."""
         stopped = 0
         for manager in list(self.managers.values()) if managers is None else managers:
             try:
@@ -217,7 +217,7 @@ class LocalCluster:
         run_cli("import", str(path), f"--data-dir={target.data_dir}")
 
     def print_status(self) -> None:
-        """A line a manager: who it is, where it is, how far it is."""
+        """Prints one line for each manager: its id, address, role and progress."""
         from warren_raft_cli.tables import print_table
 
         headers = ("id", "address", "process", "role", "leader", "term", "applied", "revision", "digest")
@@ -234,7 +234,7 @@ class LocalCluster:
 
 
 def wait_until(condition: Callable[[], bool], timeout: float, what: str) -> None:
-    """Returns once the condition holds; raises ClusterFailed if it does not within `timeout` seconds."""
+    """Returns when the condition holds. Raises ClusterFailed if it does not hold within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
@@ -243,7 +243,7 @@ def wait_until(condition: Callable[[], bool], timeout: float, what: str) -> None
 
 
 def run_cli(*arguments: str, here: Path | None = None) -> str:
-    """Runs `warren-raft`, in the directory `here`; returns what it printed."""
+    """Runs `warren-raft` in the directory `here`. Returns its stdout."""
     command = [sys.executable, "-m", "warren_raft_cli", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=here)
     if done.returncode != 0:
@@ -259,12 +259,12 @@ def run_cli(*arguments: str, here: Path | None = None) -> str:
     "--directory",
     type=click.Path(path_type=Path, file_okay=False),
     default=DEFAULT_DIRECTORY,
-    help="Where the cluster's data, logs and process ids are.  [default: .cluster of the project]",
+    help="The directory of the cluster's data, logs and process ids.  [default: .cluster in the project]",
 )
 @click.pass_context
 def main(context: click.Context, directory: Path) -> None:
     """A cluster of managers on this machine."""
-    # So that what was started for the time of a command is stopped when the command is.
+    # SIGTERM raises SystemExit, so that a command stops the processes that it has started for itself.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     context.obj = directory.resolve()
 
@@ -277,20 +277,24 @@ def _existing(directory: Path) -> LocalCluster:
 
 
 @main.command()
-@click.option("--managers", "count", type=click.IntRange(1, 9), help="How many managers.  [default: 3]")
+@click.option("--managers", "count", type=click.IntRange(1, 9), help="The number of managers.  [default: 3]")
 @click.option(
-    "--port-base", type=click.IntRange(1024, 65000), help=f"Port of the first.  [default: {DEFAULT_PORT_BASE}]"
+    "--port-base",
+    type=click.IntRange(1024, 65000),
+    help=f"The port of the first manager.  [default: {DEFAULT_PORT_BASE}]",
 )
 @click.pass_obj
 def up(directory: Path, count: int | None, port_base: int | None) -> None:
-    """Start the cluster; on the first start, load the sample state into it."""
+    """Start the cluster. On the first start, load the sample state."""
     cluster = LocalCluster.find(directory)
     if cluster is None:
         first = port_base or DEFAULT_PORT_BASE
         members = {f"m{n + 1}": f"127.0.0.1:{first + n}" for n in range(count or 3)}
         cluster = LocalCluster.create(directory, members)
     elif count is not None or port_base is not None:
-        raise ClusterFailed(f"{directory} holds a cluster already; --managers and --port-base are for a new one")
+        raise ClusterFailed(
+            f"{directory} already holds a cluster; --managers and --port-base are for a new one: leave them out"
+        )
     cluster.start()
     loaded = directory / "sample-state-loaded"
     if not loaded.exists():
@@ -319,7 +323,7 @@ def status(directory: Path) -> None:
 @click.argument("node_id", metavar="ID")
 @click.pass_obj
 def kill(directory: Path, node_id: str) -> None:
-    """End a manager with SIGKILL, as a crash would."""
+    """End a manager with SIGKILL, like a crash."""
     if not _existing(directory).manager(node_id).end(signal.SIGKILL, KILL_SECONDS):
         raise ClusterFailed(f"{node_id} does not run")
     click.echo(f"killed {node_id}")

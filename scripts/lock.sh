@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Pins what the scripts install into .venv, with hashes, in requirements/: run it after a change of the dependencies in
-# pyproject.toml, and to take newer releases. Needs a package registry.
-#   scripts/lock.sh              keeps the pins that still fit
+# Writes requirements/, which pins the packages that the scripts install into .venv, with hashes. Run it after a change of
+# the dependencies in pyproject.toml, or to take newer releases. It needs a package registry.
+#   scripts/lock.sh              keeps the pins that still fit pyproject.toml
 #   scripts/lock.sh --upgrade    takes the newest releases that fit
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -25,7 +25,7 @@ parts = {"base": [*project["dependencies"], *settings["build-system"]["requires"
 for name, wanted in parts.items():
     Path(sys.argv[1], f"{name}.in").write_text("".join(f"{each}\n" for each in wanted))
 PYTHON
-# All together first, so that what two parts need has one version.
+# First all parts together, so that a package which two parts need has one version.
 cat "$scratch"/*.in >"$scratch/all"
 cat requirements/*.txt >"$scratch/together" 2>/dev/null || true
 pins=("$scratch/venv/bin/uv" pip compile --quiet --no-header --universal --python-version 3.11 --no-annotate)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Changes one small thing in the product at a time, and looks whether a test notices:
+# Changes one small thing in the product at a time, and checks whether a test fails:
 #   scripts/mutation.sh --mutants 300 --seed 1 --results mutants.jsonl
-#   scripts/mutation.sh --again mutants.jsonl      the survivors of that run once more, after tests were added
+#   scripts/mutation.sh --again mutants.jsonl      tries the survivors of that run again, after tests were added
 # Works on a copy in the temporary directory, with a .venv of its own.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh

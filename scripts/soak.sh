@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Load with compaction on for as long as one likes, and whether anything grows: files, memory, descriptors, reader slots.
+# Runs load with compaction for some minutes, and checks that nothing grows: files, memory, descriptors, reader slots.
 #   scripts/soak.sh --minutes 60 --csv soak.csv --svg soak.svg
-#   scripts/soak.sh --render soak.csv --svg soak.svg          draws and judges a run again
-# Installs what it needs into .venv by itself. A line a minute; ends with PASS and 0, or FAIL, what grew, and 1.
+#   scripts/soak.sh --render soak.csv --svg soak.svg          draws and judges an earlier run again
+# Installs the dependencies into .venv first. Prints one line a minute. At the end it prints PASS, with exit code 0, or FAIL
+# and the figures that grew, with exit code 1.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Kills, pauses, parts and slows down the managers of real clusters under load, and checks what is left:
-#   scripts/torture.sh --minutes 10             for so long
-#   scripts/torture.sh --kills 1000 --seed 7    until so many kill -9, with the faults of that seed
-# Installs what it needs into .venv by itself. Ends with a summary and 0, or with what was not as promised.
+# Kills, suspends, partitions and slows down the managers of real clusters under load, and checks the promises afterwards:
+#   scripts/torture.sh --minutes 10             for 10 minutes
+#   scripts/torture.sh --kills 1000 --seed 7    until 1000 kill -9, with the faults of seed 7
+# Installs the dependencies into .venv first. Ends with a summary and exit code 0, or with the promise that was broken.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"

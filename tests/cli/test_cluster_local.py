@@ -233,7 +233,7 @@ def test_a_restored_cluster_that_lacks_a_record_makes_the_demonstration_fail(
     other = local_cluster.LocalCluster.create(empty, {"m1": f"127.0.0.1:{free_port_base(1)}"})
     try:
         other.start()
-        with pytest.raises(local_cluster.ClusterFailed, match="other records"):
+        with pytest.raises(local_cluster.ClusterFailed, match="differ from those of the first"):
             demo._check_same_records(found, other)
     finally:
         other.stop()
