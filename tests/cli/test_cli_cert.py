@@ -96,7 +96,9 @@ def test_a_manager_starts_from_its_join_file_and_takes_newer_ones(
     newest = JoinFile.read("m1.join")
     process.process.send_signal(signal.SIGHUP)
     process.stop()
-    assert warren("cert", "renew", "m1.join", "--data-dir", "m1").text.startswith("m1 does not run; it will use the certificate")
+    assert warren("cert", "renew", "m1.join", "--data-dir", "m1").text.startswith(
+        "m1 does not run; it will use the certificate"
+    )
     assert (tmp_path / "m1/tls/cert.pem").read_text() == newest.files.certificate
     os.unlink("m1.join")
     again = start_manager(tmp_path / "m1", "", {}, "--config", str(tmp_path / "m1.toml"))
