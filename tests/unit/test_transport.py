@@ -1061,6 +1061,29 @@ def test_unfinished_messages_of_all_links_together_are_bounded(monkeypatch: pyte
     scene()
 
 
+def test_unfinished_messages_of_guests_leave_members_their_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """(Pins a fault: one guest had a manager hold 32 MiB, and all guests together 128 MiB, which the links of members
+    lacked then.)"""
+    monkeypatch.setattr(transport_module, "MAX_GUESTS_UNFINISHED_BYTES", 1_000_000)
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await stage.pair()
+        b.transport.set_peers({"m1": (a.address,), "m2": (b.address,)})
+        unfinished = encode({"type": "append", "data": bytes(1_400_000)})[:-1]
+        member, guest = a.transport._by_number[a.current["m2"]], await stage.dial(b)
+        assert member._transport is not None
+        member._transport.write(unfinished)
+        await until(lambda: b.transport._unfinished_bytes > 1_300_000)
+        await guest.shake_hands("m9")
+        guest.writer.write(unfinished)
+        await until(lambda: b.told("down") == [("m9", LinkEnd.CLOSED)])
+        member._transport.write(encode({"type": "append", "data": bytes(1_400_000)})[-1:])
+        await until(lambda: [message["type"] for message in b.messages()] == ["append"])
+
+    scene()
+
+
 # How a link ends is evidence.
 
 

@@ -139,7 +139,7 @@ class Owner(Protocol):
     def has_unsent(self, connection: Connection) -> None:
         """Something was queued: `flush` wants to be called in this turn of the loop."""
 
-    def may_hold(self, size: int) -> bool:
+    def may_hold(self, connection: Connection, size: int) -> bool:
         """Whether there is memory for so much more of unfinished messages; negative: so much is free again."""
 
 
@@ -178,6 +178,11 @@ class Connection(asyncio.BufferedProtocol):
         """The socket's; -1 before it is open and after."""
         connected = None if self._transport is None else self._transport.get_extra_info("socket")
         return -1 if connected is None else int(connected.fileno())
+
+    @property
+    def held_bytes(self) -> int:
+        """Of messages that have arrived in part."""
+        return self._held_bytes
 
     @property
     def dialled(self) -> bool:
@@ -442,7 +447,7 @@ class Connection(asyncio.BufferedProtocol):
         held = reader.held_bytes
         if held != self._held_bytes:
             grown, self._held_bytes = held - self._held_bytes, held
-            if not self._owner.may_hold(grown):
+            if not self._owner.may_hold(self, grown):
                 self.close(LinkEnd.CLOSED, "the unfinished messages of all links are too many bytes")
         if self._state is not _State.UP:
             return
@@ -497,8 +502,8 @@ class Connection(asyncio.BufferedProtocol):
         self.why = why
         self._state = _State.OVER
         self._ended_at = self._now()
-        self._owner.may_hold(-self._held_bytes)
-        self._held_bytes = 0
+        held, self._held_bytes = self._held_bytes, 0
+        self._owner.may_hold(self, -held)
         self._queue = LinkQueue()
         self.over.set()
         self._owner.ended(self)

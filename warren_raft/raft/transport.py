@@ -74,6 +74,10 @@ MAX_UNFINISHED_BYTES = 128 * MIB
 """Of messages and frames of all links that have arrived in part: eight of the largest. A link that would go beyond is
 dropped; a cluster's largest message, on every link of seven managers at once, is a quarter of this."""
 
+MAX_GUESTS_UNFINISHED_BYTES = 12 * MIB
+"""Of those on links with managers that are none of our peers, and on connections that are no links yet. A leader that
+we do not know sends one entry in each of two lanes, of 5 MiB at most."""
+
 _link_numbers = itertools.count(1)
 
 
@@ -315,10 +319,17 @@ class Transport:
             self._loop.call_soon(self.flush)
         self._unflushed.append(connection)
 
-    def may_hold(self, size: int) -> bool:
+    def may_hold(self, connection: Connection, size: int) -> bool:
         """Count what a connection holds of unfinished messages; False: it is too much."""
         self._unfinished_bytes += size
-        return size <= 0 or self._unfinished_bytes <= MAX_UNFINISHED_BYTES
+        if size <= 0:
+            return True
+        if self._unfinished_bytes > MAX_UNFINISHED_BYTES:
+            return False
+        if connection.peer_id in self._dialers:
+            return True
+        of_guests = sum(each.held_bytes for each in self._connections if each.peer_id not in self._dialers)
+        return of_guests <= MAX_GUESTS_UNFINISHED_BYTES
 
     # What the dialers call.
 
