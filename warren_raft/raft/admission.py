@@ -100,7 +100,7 @@ class Admission:
         if not is_expected and elections.leader_is_alive(now, is_leader=core.is_leader):
             return False
         if self._log.is_untouched:
-            return True  # it goes back, too
+            return True  # its term may go back, too
         latest = self._latest(now)
         if term > latest:
             core.observe_term(latest)
