@@ -367,7 +367,7 @@ class Disaster:
         with self._tools(directory):
             holds = staging.held(directory.path)
             if holds and self.random.random() < REFUSALS:
-                words = "move what is there aside with --move-aside"
+                words = "set the present data aside with --move-aside"
                 plain = partial(call, snapshot.path, directory.path, node_id=id_)
                 self._refused(("restore", "not empty"), id_, words, plain)
             wrong = self.random.choice(ids)
