@@ -58,7 +58,7 @@ def test_all_of_it_comes(client: AdminClient, manager: SnapshotManager) -> None:
 def test_no_descriptor_is_left_behind(manager: SnapshotManager, tmp_path: Path) -> None:
     (tmp_path / "m1").mkdir()
     with running(manager, tmp_path / "m1") as client:
-        fetched(client)  # what is loaded once is loaded now
+        fetched(client)  # modules that are loaded once are loaded now
     before = set(os.listdir("/proc/self/fd"))
     with running(manager, tmp_path / "m1") as client:
         for _ in range(5):

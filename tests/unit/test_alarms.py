@@ -113,7 +113,7 @@ def test_an_alarm_that_waited_before_it_was_raised_began_when_its_condition_did(
     assert [alarm.since for alarm in alarms.active] == [START + timedelta(seconds=50)]
 
 
-def test_what_a_peer_puts_into_a_text_makes_no_second_line(alarms: Alarms, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_text_from_a_peer_makes_no_second_line(alarms: Alarms, caplog: pytest.LogCaptureFixture) -> None:
     alarms.raise_alarm("peer-fault", "m2 sent\nCRITICAL all is lost", subject="m2\nalarm")
     assert alarms.active[0].text == "m2 sent CRITICAL all is lost"
     assert "\n" not in caplog.messages[0]

@@ -1,7 +1,7 @@
-"""A bit that flips in the files of a stopped manager is never served, voted on or sent: found at the next start.
+"""A bit that flips in the files of a stopped manager is found at the next start. It is never served, voted on or sent.
 
 A real data directory, opened as a manager opens it (opening.py). FLIPS in CI; `WARREN_RAFT_FLIPS=1000` for more. Flips
-in a snapshot file are in tests/unit/snapshots; every byte of a log, at its own level, in test_log_sweep.py.
+in a snapshot file are in tests/unit/snapshots; flips of every byte of a log are in test_log_sweep.py.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def state_file(directory: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_flipped_bit_in_the_state_of_a_closed_manager(original: Path, copy: Path) -> None:
-    """The manager builds its state anew from its log; whoever only reads is refused."""
+    """The manager rebuilds its state from its log; a mere reader is refused."""
     random = Random(7)
     for _ in range(FLIPS):
         where = flip(state_file(copy), random)
@@ -116,8 +116,8 @@ def test_a_flipped_bit_in_the_state_of_a_closed_manager(original: Path, copy: Pa
 
 @pytest.mark.slow
 def test_a_flipped_bit_in_the_state_of_a_manager_that_died(original: Path, copy: Path, tmp_path: Path) -> None:
-    """There is no seal then; what matters is proved record by record. A flip in a page that nobody uses is nothing, and
-    one in the history of changes goes unseen: nobody is served that yet."""
+    """There is no seal then; every record that is served is proved. A flip in an unused page has no effect, and a flip
+    in the history of changes is not found: nothing serves the history yet."""
     directory = opened(copy)
     whole = without_history(directory)
     directory.release()  # as the end of the process would

@@ -211,7 +211,7 @@ def test_a_trust_domain_is_a_name(tmp_path: Path, trust_domain: str) -> None:
         " " * 2_000_000,
     ],
 )
-def test_what_is_not_a_join_file_is_named(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_join_file_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "m1.join"
     path.write_text(text)
     path.chmod(0o600)

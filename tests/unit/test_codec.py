@@ -1,7 +1,7 @@
-"""The promise: what was written is what is read, whichever version wrote it and whichever version reads it.
+"""The promise: a record is read as it was written, by any version and from any version.
 
-A record outlives the program that wrote it by years, and is read by managers older and newer than that. So the
-bytes are pinned here, and so is what happens to an entity with fewer fields, or more, than this version knows.
+A record outlives the program that wrote it by years, and is read by older and newer managers. So the bytes are pinned
+here, and so is the reading of an entity with fewer or more fields than this version knows.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def record_of(kind: Kind[Any], entity: Any, revision: int = 7) -> bytes:
 
 
 def index_values(kind: Kind[Any], array: list[Any]) -> dict[str, tuple[str, ...]]:
-    """What each index of the kind has for an entity."""
+    """The keys of an entity in each index of the kind."""
     return {index.name: tuple(key.decode() for key in keys_of(array)) for index, keys_of in codec.index_keys(kind)}
 
 
@@ -108,7 +108,7 @@ def test_a_kind_is_found_by_each_of_its_names() -> None:
     assert {kind.name: kind.entity for kind in ENTITY_KINDS} == dict(ENTITY_CLASSES)
 
 
-def test_indexes_are_on_the_fields_whose_length_validate_checks() -> None:
+def test_indexes_are_on_fields_of_a_length_that_validate_checks() -> None:
     """An index on a field that may be longer than a key would silently lack its entries."""
     for kind in ENTITY_KINDS:
         checked = {f.name: f.form.kind is FormKind.SEQUENCE for f in fields_of(kind.entity) if f.indexed}
@@ -120,7 +120,7 @@ def test_indexes_are_on_the_fields_whose_length_validate_checks() -> None:
 
 @pytest.mark.slow
 @given(any_entity(), st.integers(0, 2**64 - 1))
-def test_what_is_read_is_what_was_written(entity: Any, revision: int) -> None:
+def test_reading_gives_back_the_written_value(entity: Any, revision: int) -> None:
     kind = kind_of(entity)
     record = record_of(kind, entity, revision)
     read = codec.decode(kind, record)
@@ -182,7 +182,7 @@ def test_the_ca_is_its_bytes() -> None:
 
 
 @pytest.mark.parametrize("kind", ENTITY_KINDS, ids=str)
-def test_an_older_entity_has_the_defaults_of_what_it_does_not_know(kind: Kind[Any]) -> None:
+def test_an_older_entity_has_defaults_for_the_fields_it_does_not_know(kind: Kind[Any]) -> None:
     """Every prefix of the fields is an entity that some older version could have written."""
 
     @given(entities(kind.entity), st.data())
@@ -199,7 +199,7 @@ def test_an_older_entity_has_the_defaults_of_what_it_does_not_know(kind: Kind[An
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ENTITY_KINDS, ids=str)
-def test_what_a_newer_version_appended_is_left_out(kind: Kind[Any]) -> None:
+def test_a_field_that_a_newer_version_appended_is_left_out(kind: Kind[Any]) -> None:
     @given(entities(kind.entity))
     def check(entity: Any) -> None:
         array = cbor2.loads(codec.encode(kind, entity))
@@ -281,7 +281,7 @@ def test_bytes_that_are_no_record_are_refused_and_nothing_else_happens(kind: Kin
 
 
 @pytest.mark.parametrize("data", [b"", b"\x82", b"\x81\x01", b"\x82\x18", b"\x82\x20\x80", b"\x82\x1c\x80", b"\x80"])
-def test_a_revision_is_not_read_from_what_has_none(data: bytes) -> None:
+def test_a_revision_is_not_read_from_bytes_without_one(data: bytes) -> None:
     with pytest.raises(codec.MalformedRecord):
         codec.record_revision(data)
 
@@ -328,7 +328,7 @@ def test_empty_values_are_not_indexed_equal_ones_once_and_hosts_without_case(
 
 
 def test_a_value_longer_than_a_key_is_not_indexed() -> None:
-    """No write of ours has one, and what a peer sends must not stop apply."""
+    """No write of ours has one, and a message of a peer must not stop apply."""
     longest, longer = "x" * ID_MAX_BYTES, "x" * (ID_MAX_BYTES + 1)
     assert index_values(SERVICE, ["s", longest]) == {"service.name": (longest,)}
     assert index_values(SERVICE, ["s", longer]) == {"service.name": ()}

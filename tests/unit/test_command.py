@@ -1,6 +1,6 @@
-"""Promise: a command has exactly one encoding, every manager reads it alike, and no bytes whatever do harm.
+"""Promise: a command has exactly one encoding, every manager reads it alike, and no bytes do harm.
 
-What a newer manager wrote stops this one; what is merely broken is `MalformedCommand`, which apply answers.
+A command of a newer manager stops this one. A merely malformed command is `MalformedCommand`, which apply answers.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ EXAMPLE = Command(2**62 + 7, 12, 10, (Operation(PUT, 3, "c-1", b"\x81\x63c-1"), 
 
 
 @given(commands())
-def test_what_is_read_is_what_was_written(command: Command) -> None:
+def test_reading_gives_back_the_written_value(command: Command) -> None:
     data = encode(command)
     assert decode(data) == command
     assert encoded_operations(data) == encode_operations(command.operations)
@@ -84,7 +84,7 @@ def test_any_cbor_reader_can_print_a_command_and_finds_the_version_first(command
 
 @given(commands(), st.data())
 def test_there_is_no_second_encoding_of_the_same_command(command: Command, data: st.DataObject) -> None:
-    """A changed byte makes another command or none: else two managers could differ over what was proposed."""
+    """A changed byte makes another command or none: otherwise two managers could read different proposals."""
     good = bytearray(encode(command))
     position = data.draw(st.integers(0, len(good) - 1))
     good[position] ^= data.draw(st.integers(1, 255))
@@ -159,7 +159,7 @@ def test_an_id_that_is_not_utf_8_is_malformed() -> None:
         decode(encode(EXAMPLE).replace(b"n-1", b"n\xff1"))
 
 
-# What may be put into a log -----------------------------------------------------------------------------------------
+# Commands that may be put into a log --------------------------------------------------------------------------------
 
 
 def problem_of(data: bytes, indexed_widths: Mapping[int, int] = MappingProxyType({})) -> str:
@@ -199,7 +199,7 @@ def test_a_command_of_another_version_is_named_as_such() -> None:
     assert problem_of(bytes(raw)) == "a command of version 9, this release reads 1"
 
 
-def test_a_command_that_is_too_large_or_has_no_session_may_not() -> None:
+def test_a_command_that_is_too_large_or_has_no_session_may_not_be_put_into_a_log() -> None:
     assert "is the most" in problem_of(bytes(MAX_BATCH_BYTES + 1))
     assert "no session" in problem_of(encode(Command(NO_SESSION, 1, 1)))
 
@@ -220,7 +220,7 @@ NOT_INDEXED = "not a command: an indexed field of an entity is not a text, or th
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_what_would_be_indexed_is_text(kind_number: int, entity: object) -> None:
+def test_an_indexed_field_must_be_text(kind_number: int, entity: object) -> None:
     """Such an entity of 4 MiB took nine seconds of each manager's raft thread."""
     command = encode(Command(5, 1, 1, (Operation(PUT, kind_number, "c1", cbor2.dumps(entity)),)))
     assert problem_of(command, INDEXED_WIDTHS) == NOT_INDEXED

@@ -1,4 +1,4 @@
-"""The promise: a Config that exists is valid, never changes, and whatever was wrong was named by its field.
+"""The promise: a Config that exists is valid, never changes, and every wrong setting is reported with its field.
 
 A manager started with a typing error in its settings could otherwise form a cluster of its own.
 """

@@ -1,5 +1,5 @@
-"""The promise: a manager's key and certificate are proved before they are used, and whatever is wrong with them is said
-at the start, with the command that mends it: not by peers that hang up at night."""
+"""The promise: a manager's key and certificate are checked before they are used. Each fault is reported at the start,
+with the command that mends it, and not by peers that close the link at night."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_is_wrong_is_said_with_the_command_that_mends_it(tmp_path: Path, what: str) -> None:
+def test_a_fault_is_reported_with_the_command_that_mends_it(tmp_path: Path, what: str) -> None:
     make, says = WRONG[what]
     make(tmp_path / "tls")
     with pytest.raises(RefusedForSafety) as caught:

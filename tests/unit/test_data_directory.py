@@ -1,6 +1,6 @@
-"""The promise: a store works in the directory that was named when it was opened, and in no other one, whatever the
-program around it does with its current directory; it is the only one that works there, also when somebody removes the
-lock file; and where the directory goes away it says so and acknowledges nothing more.
+"""The promise: a store works in the directory that was named when it was opened, and in no other, even if the program
+around it changes its current directory. It is the only store that works there, also when somebody removes the lock
+file. If the directory is removed or replaced, the store reports it and acknowledges nothing more.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def alone(directory: str, **options: Any) -> Config:
 
 
 def contents(directory: Path) -> dict[str, str]:
-    """Every file below a directory, with its hash; of a socket the inode. Not what is filled or used as memory."""
+    """Every file below a directory, with its hash; the inode for a socket. Without files that are filled or used as
+    memory."""
     return {
         str(path.relative_to(directory)): (
             hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path.stat().st_ino)
@@ -121,9 +122,7 @@ def test_local_stores_readers_and_clients_do_not_follow_it_either(here: Path, el
     assert contents(elsewhere) == before
 
 
-def test_a_config_made_before_a_change_of_the_current_directory_means_what_it_meant(
-    here: Path, elsewhere: Path
-) -> None:
+def test_a_change_of_the_current_directory_does_not_change_a_config(here: Path, elsewhere: Path) -> None:
     config = alone("data/m1", backup_dir="backups")
     os.chdir(elsewhere)
     assert config.data_dir == str(here / "data/m1")
@@ -196,7 +195,7 @@ def test_a_log_goes_on_in_its_own_directory_when_another_one_takes_its_name(tmp_
 
 
 def remove(*names: str) -> Callable[[Path], None]:
-    """What a slip of the operator removes from a data directory."""
+    """The part of a data directory that an operator removes by mistake."""
 
     def act(directory: Path) -> None:
         for name in names:
@@ -243,9 +242,7 @@ GOES_AWAY = {
 @pytest.mark.parametrize(
     "what", [pytest.param(name, marks=needs_root if name == "mounted over" else ()) for name in GOES_AWAY]
 )
-def test_a_manager_whose_directory_goes_away_stops_and_leaves_alone_what_is_there_then(
-    what: str, tmp_path: Path
-) -> None:
+def test_a_manager_without_its_directory_stops_and_leaves_the_new_one_alone(what: str, tmp_path: Path) -> None:
     """(Pins a bug: it went on, and acknowledged writes into files that had no name any more.)"""
     with ReplicatedStore(alone(str(tmp_path / "other"))) as other:
         other.wait_ready(20)
@@ -301,7 +298,7 @@ def test_no_write_is_acknowledged_into_a_removed_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["state", "the database file", "the pointer", "moved", "replaced"])
-def test_a_local_store_whose_directory_goes_away_acknowledges_nothing_more(what: str, tmp_path: Path) -> None:
+def test_a_local_store_without_its_directory_acknowledges_nothing_more(what: str, tmp_path: Path) -> None:
     with LocalStore(tmp_path / "other") as other:
         other.create_node(Node(id="other"))
     others = contents(tmp_path / "other")

@@ -1,8 +1,8 @@
-"""The promises: an index never differs from its records; a file that may have lost pages is read by nobody;
-no reader loses the file under its feet; and nobody but the owner can read or disturb it.
+"""The promises: an index never differs from its records; no process reads a file that may have lost pages; no reader
+loses the file during its read; and only the owner can read or change it.
 
-The first story behind the markers: an LMDB file that lost pages with the power was opened, and in one case of four
-it gave wrong rows without a word (DESIGN.md 4). Files are real here; what a crash leaves is made by hand.
+The first story behind the markers: an LMDB file that lost pages in a power cut was opened, and in one case of four it
+silently gave wrong records. Files are real here; the state after a crash is made by hand.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def test_another_users_data_are_refused_with_the_line_to_type(tmp_path: Path) ->
 
 
 @AS_ROOT
-def test_a_user_who_may_not_read_the_directory_is_told_the_same() -> None:
+def test_a_user_that_may_not_read_the_directory_gets_the_same_answer() -> None:
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o755)
         Database.open(f"{directory}/data", sync=True).close()
@@ -440,11 +440,11 @@ def test_synced_commits_need_no_marker(state: StateDirectory) -> None:
     Database.open(state, sync=False).abandon()
     assert state.is_unsynced(1)
     with Database.open(state, sync=True):
-        assert not state.is_unsynced(1)  # what was unsynced was synced at open
+        assert not state.is_unsynced(1)  # the unsynced pages were synced at open
 
 
 class FailingEnvironment:
-    """An environment whose disk refuses to sync."""
+    """An environment on a disk that refuses to sync."""
 
     def __init__(self, environment: lmdb.Environment) -> None:
         self._environment = environment
@@ -507,7 +507,7 @@ def test_the_token_in_memory_is_gone_after_a_boot_and_is_trusted_only_where_it_i
     assert first.startswith("token-")
     assert generations.read_boot_id() == first
     (token,) = hidden_boot_id.iterdir()
-    token.unlink()  # what a boot does
+    token.unlink()  # as a boot does
     second = generations.read_boot_id()
     assert second.startswith("token-")
     assert second != first
@@ -558,7 +558,7 @@ def test_too_few_descriptors_are_not_another_boot(tmp_path: Path, hidden: str, m
     Database.open(state, sync=False).close()
 
 
-def test_a_reader_trusts_what_a_living_manager_has_marked_whatever_boot_id_it_sees(tmp_path: Path) -> None:
+def test_a_reader_trusts_the_marker_of_a_living_manager_with_any_boot_id(tmp_path: Path) -> None:
     """A manager in a sandbox that hides the boot id, and the command line beside it; or the other way round. No lock
     outlives its boot, so a marker that is locked is of this one."""
     of_manager, of_reader = StateDirectory(tmp_path, boot_id=lambda: "a"), StateDirectory(tmp_path, boot_id=lambda: "b")
@@ -585,7 +585,7 @@ def test_a_reader_trusts_what_a_living_manager_has_marked_whatever_boot_id_it_se
         os.close(write)
 
 
-# ---- Files that are not what they should be.
+# ---- Files with wrong contents.
 
 
 def test_an_empty_directory_has_no_state_to_read(tmp_path: Path) -> None:
@@ -594,7 +594,7 @@ def test_an_empty_directory_has_no_state_to_read(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_a_current_generation_that_is_gone_is_rebuilt_not_begun_anew(state: StateDirectory) -> None:
+def test_a_missing_current_generation_is_rebuilt_and_not_replaced_by_an_empty_one(state: StateDirectory) -> None:
     """An empty database in its place would be a manager that forgot everything and votes on."""
     Database.open(state, sync=False).close()
     os.unlink(state.file_of(1))
@@ -688,7 +688,7 @@ def test_a_reader_stays_in_its_generation_and_the_next_one_is_in_the_new(state: 
 
 
 def test_a_generation_that_was_never_published_is_removed_at_the_next_open(state: StateDirectory) -> None:
-    """What a manager that died while it installed a snapshot leaves behind."""
+    """The rest of a manager that died while it replaced its state."""
     Database.create(state, sync=False).abandon()
     assert state.current() is None
     Database.open(state, sync=False).close()
@@ -731,7 +731,7 @@ def test_a_read_only_database_cannot_be_written_or_published(state: StateDirecto
 # ---- Copies.
 
 
-def test_a_copy_is_what_the_transaction_sees_and_leaves_no_lock_file(database: Database, tmp_path: Path) -> None:
+def test_a_copy_holds_the_state_of_the_transaction_and_leaves_no_lock_file(database: Database, tmp_path: Path) -> None:
     put_all(database, (NODE, Node(id="before")))
     path = tmp_path / "copy.mdb"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -846,8 +846,8 @@ def test_other_spaces_are_ordered_maps_of_bytes(database: Database) -> None:
         assert [transaction.erase(SESSIONS, b"\x02") for _ in range(2)] == [True, False]
 
 
-def test_the_digest_is_over_what_managers_have_in_common(database: Database) -> None:
-    """Where an entry is applied (the index, the history) is each manager's own; what it made is everybody's."""
+def test_the_digest_covers_the_records_that_managers_have_in_common(database: Database) -> None:
+    """Managers may differ in the place where an entry is applied (the index, the history), but not in its result."""
     with database.write() as transaction:
         transaction.put(NODE, "n", b"node")
         transaction.put(SERVICE, "s", b"service")
@@ -936,7 +936,7 @@ def lmdb_error(kind: type[lmdb.Error], code: int) -> lmdb.Error:
         (lmdb.Error("is already open in this process"), InUse),
     ],
 )
-def test_errors_of_lmdb_are_told_apart_by_what_is_to_be_done(
+def test_errors_of_lmdb_are_distinguished_by_their_remedy(
     error: lmdb.Error, meaning: type[Exception], tmp_path: Path
 ) -> None:
     assert type(lmdb_errors.translated(error, str(tmp_path / "x.mdb"))) is meaning
@@ -1056,7 +1056,7 @@ def test_a_wrong_index_is_found(database: Database) -> None:
 
 
 def test_a_record_that_cannot_be_decoded_is_kept_and_indexed_nowhere(database: Database) -> None:
-    """Apply stores what the log says, on every manager alike; it is no reason to stop them all."""
+    """Apply stores the bytes of the log, on every manager alike; they are no reason to stop all managers."""
     with database.write() as transaction:
         transaction.put(SERVICE, "s", record(SERVICE, Service(id="s", name="web")))
         transaction.put(SERVICE, "s", b"\x82\x02noise")

@@ -93,7 +93,7 @@ def test_many_that_never_return_silence_nobody_and_one_too_many_only_until_one_r
     wait_until(lambda: sum(t.name == "test-futures" for t in threading.enumerate()) == 1, "the others to end")
 
 
-def test_finish_delivers_what_is_left_also_behind_one_that_waits_for_the_end() -> None:
+def test_finish_delivers_the_rest_also_behind_a_callback_that_waits_for_the_end() -> None:
     """close() in a callback."""
     deliveries = Deliveries("test-futures")
     told, finished = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""The promise: what is said of a stopped manager's directory is true, and saying it changes nothing there.
+"""The promise: the description of a stopped manager's directory is true, and making it changes nothing there.
 
 An operator at night compares the directories that are left; a look must not be a start.
 """
@@ -177,11 +177,13 @@ def damaged(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("scene", [running, unfinished, no_manager_s, damaged])
-def test_what_cannot_be_described_is_refused_with_the_reason(tmp_path: Path, scene: Callable[[Path], None]) -> None:
+def test_a_directory_that_cannot_be_described_is_refused_with_the_reason(
+    tmp_path: Path, scene: Callable[[Path], None]
+) -> None:
     scene(tmp_path / "m1")
 
 
-def test_a_look_at_a_log_finds_what_an_opening_finds_and_writes_nothing() -> None:
+def test_a_look_at_a_log_finds_the_same_as_an_opening_and_writes_nothing() -> None:
     files = MemoryFiles()
 
     def open_log() -> Log:

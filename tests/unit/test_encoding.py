@@ -1,7 +1,7 @@
 """The promise: an entity's bytes are those of its CBOR array, and nothing is stored that `validate` would refuse.
 
-The encoders are compiled and write CBOR by themselves, so both are held against something slower that is plain to
-see: the bytes against cbor2's own of an array built field by field, the checks against the walk that converts.
+The encoders are compiled and write CBOR by themselves, so both are compared with something slower that is plainly
+right: the bytes with cbor2's for an array that is built field by field, the checks with the walk that converts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 def array_of(entity: Any) -> list[Any]:
-    """What the bytes stand for: the values of all fields but `revision`, in order."""
+    """The meaning of the bytes: the values of all fields but `revision`, in order."""
     return [plain(field.form, getattr(entity, field.name)) for field in fields_of(type(entity))]
 
 
@@ -98,7 +98,7 @@ def test_the_bytes_are_those_of_cbor2_at_every_edge(entity: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cls", ENTITY_CLASSES.values())
-def test_what_is_encoded_is_what_validate_makes_of_it_and_what_it_refuses_never_is(cls: Any) -> None:
+def test_the_encoder_agrees_with_validate_also_in_its_refusals(cls: Any) -> None:
     """Were the encoder the laxer of the two, every manager would find something in the log that cannot be stored."""
     for entity in strange_entities(cls):
         compare_with_validate(entity)
@@ -125,7 +125,7 @@ def test_a_normal_entity_is_encoded_without_asking_validate(entity: Any) -> None
 
 
 def test_lists_and_dicts_are_encoded_as_they_are() -> None:
-    """They are what most callers have; a conversion would take longer than the write itself."""
+    """Most callers have these; a conversion would take longer than the write itself."""
     given_in = Service(id="s", env=["A=1"], labels={"b": "2", "a": "1"})  # type: ignore[arg-type]
     assert encoded(given_in) == encoded(validate(given_in))
 
@@ -156,7 +156,7 @@ class Lookalike:
         return hash("manager")
 
 
-def test_what_only_looks_like_a_member_of_an_enumeration_is_none() -> None:
+def test_a_value_that_only_looks_like_a_member_of_an_enumeration_is_refused() -> None:
     lookalike: Any = Lookalike()
     with pytest.raises(NOT_PLAIN):
         encoded(Node(id="n", role=lookalike))

@@ -1,7 +1,7 @@
-"""The promise: what `validate` lets through is immutable to the last level and can be stored.
+"""The promise: an entity that `validate` accepts is immutable to the last level and can be stored.
 
-A value that slips through here is found by the state machine of every manager at once, when it is too late to
-refuse it. And an entity that a reader can change is one that every other reader of the cache sees changed.
+A wrong value that slips through here is found by the state machines of all managers at once, when it is too late to
+refuse it. And if one reader could change an entity, every other reader of the cache would see the change.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def test_only_the_id_is_needed_and_only_keywords_are_taken(cls: Any) -> None:
         cls()
 
 
-def test_the_revision_is_not_part_of_what_is_compared() -> None:
+def test_the_revision_is_not_compared() -> None:
     assert Node(id="n", revision=3) == Node(id="n", revision=4)
     assert hash(Node(id="n", revision=3)) == hash(Node(id="n", revision=4))
     assert validate(Node(id="n", revision=3)).revision == 3
@@ -162,7 +162,7 @@ def test_secrets_do_not_show_in_the_text_of_an_entity() -> None:
     assert "hunter2" not in repr(Volume(id="v", options={"o": "username=u,password=hunter2"}))
 
 
-def test_nor_in_the_text_of_what_carries_one() -> None:
+def test_nor_in_the_text_of_an_object_that_carries_one() -> None:
     operation = Operation(PUT, 4, "s", b"hunter2")
     assert repr(Command(1, 2, 3, (operation,))) == (
         "Command(session=1, sequence=2, lowest=3, operations=(Operation(verb=1, kind_number=4, id='s', "
@@ -171,7 +171,7 @@ def test_nor_in_the_text_of_what_carries_one() -> None:
     assert "hunter2" not in repr(Change(1, "put", BY_NAME["secret"], "s", b"hunter2", 0))
 
 
-# ---- Immutability, and what callers do with entities.
+# ---- Immutability, and the use of entities by callers.
 
 RICH = validate(
     Service(
@@ -260,7 +260,7 @@ def test_a_frozen_map_is_a_mapping_that_compares_hashes_and_copies() -> None:
     assert repr(frozen) == "FrozenMap({'a': '1', 'b': '2'})"
 
 
-def test_the_caller_who_keeps_the_dict_and_the_list_it_wrote_cannot_change_the_entity() -> None:
+def test_a_caller_that_keeps_its_dict_and_list_cannot_change_the_entity() -> None:
     labels, env = {"a": "1"}, ["A=1"]
     written = validate(Service(id="s", labels=labels, env=env))  # type: ignore[arg-type]
     labels["a"] = "2"
@@ -269,7 +269,7 @@ def test_the_caller_who_keeps_the_dict_and_the_list_it_wrote_cannot_change_the_e
     assert written.env == ("A=1",)
 
 
-# ---- What is converted.
+# ---- Values that are converted.
 
 
 def test_lists_and_dicts_become_tuples_and_frozen_maps_at_every_depth() -> None:
@@ -332,7 +332,7 @@ def test_subclasses_of_text_become_text() -> None:
     assert (service.id, service.name, service.env) == ("s", "worker", ("A=1",))
 
 
-# ---- What is refused, and how it is named.
+# ---- Values that are refused, and the name of their fault.
 
 
 class Port(IntEnum):
@@ -344,7 +344,7 @@ class Other(StrEnum):
 
 
 class Special(Node):
-    """A subclass, which could hold what no format knows."""
+    """A subclass, which could hold a field that no format knows."""
 
 
 NAIVE = datetime(2025, 1, 1)  # noqa: DTZ001
@@ -434,7 +434,9 @@ REFUSED: list[tuple[Any, str | None, str]] = [
 
 
 @pytest.mark.parametrize(("entity", "field", "reason"), REFUSED)
-def test_what_cannot_be_stored_is_refused_by_the_name_of_its_field(entity: Any, field: str | None, reason: str) -> None:
+def test_a_value_that_cannot_be_stored_is_refused_by_the_name_of_its_field(
+    entity: Any, field: str | None, reason: str
+) -> None:
     with pytest.raises(InvalidEntity) as caught:
         validate(entity)
     error = caught.value
@@ -482,7 +484,7 @@ def test_errors_do_not_quote_values_that_may_be_secret() -> None:
         assert caught.value.__suppress_context__
 
 
-# ---- What is normal, form by form.
+# ---- The normal form, form by form.
 
 
 def _anatomy(value: Any) -> Any:
@@ -536,7 +538,7 @@ def test_a_normal_entity_is_returned_as_it_is(entity: Entity) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cls", ENTITY_CLASSES.values())
-def test_what_comes_out_is_normal_and_what_came_in_normal_is_the_same_object(cls: Any) -> None:
+def test_the_result_is_normal_and_a_normal_value_stays_the_same_object(cls: Any) -> None:
     for entity in strange_entities(cls):
         check_normalised(entity)
     given(almost_entities(cls))(check_normalised)()

@@ -1,5 +1,5 @@
-"""The promise: what the command line prints as JSON can be put back as it is, and a mistake in it is named by its path.
-
+"""The promise: JSON that the command line prints can be put back unchanged, and a mistake in it is reported by its
+path.
 Scripts read these names and notations, so each is pinned here by example as well.
 """
 
@@ -91,7 +91,7 @@ def test_bytes_are_base64() -> None:
     assert from_json(Secret, {"id": "s", "data": "//4A"}).data == b"\xff\xfe\x00"
 
 
-def test_what_is_left_out_takes_its_default_and_the_revision_is_ignored() -> None:
+def test_a_missing_field_takes_its_default_and_the_revision_is_ignored() -> None:
     assert from_json(Service, {"id": "s", "revision": 99}) == Service(id="s")
     assert from_json(Service, {"id": "s", "revision": 99}).revision == 0
     assert from_json(Service, {"id": "s", "revision": "nonsense"}).revision == 0
@@ -102,7 +102,7 @@ def test_null_is_taken_where_it_means_not_set() -> None:
     assert from_json(Container, given_in) == Container(id="c")
 
 
-def test_what_comes_in_is_normalised() -> None:
+def test_incoming_values_are_normalised() -> None:
     node = from_json(Node, {"id": "n", "labels": {"a": "b"}, "resources": {"cpu_allocated": 2}})
     assert type(node.labels) is FrozenMap
     assert node.resources is not None
@@ -173,7 +173,7 @@ def test_a_mistake_in_a_secret_does_not_quote_it() -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_what_is_no_entity_has_no_json() -> None:
+def test_an_object_that_is_not_an_entity_has_no_json() -> None:
     with pytest.raises(InvalidEntity):
         from_json(HealthStatus, {})  # type: ignore[type-var]
 
@@ -239,6 +239,6 @@ def test_times_are_read_in_every_form_that_go_writes(text: str, moment: datetime
         "２０２５-10-09T08:53:20Z",
     ],
 )
-def test_what_is_no_rfc_3339_time_is_refused(text: str) -> None:
+def test_a_text_that_is_not_an_rfc_3339_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         parse_time(text)

@@ -1,7 +1,7 @@
-"""Every error can be pickled and copied, with its data, and its sentence says what happened and no more.
+"""Every error can be pickled and copied, with its data, and its sentence names the event and no more.
 
-Programs send errors between processes (multiprocessing, task queues) and keep copies of them; one that cannot be made
-again there ends the worker instead of the task.
+Programs send errors between processes (multiprocessing, task queues) and keep copies of them. An error that cannot be
+made again there ends the worker instead of the task.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def test_a_conflict_says_whether_there_is_such_an_entity(expected: int, actual: 
     assert str(errors.RevisionConflict("service", "svc-1", expected, actual)) == said
 
 
-def test_what_was_no_write_is_not_said_to_have_been_applied_or_not() -> None:
+def test_an_error_of_a_wait_does_not_speak_of_applying() -> None:
     assert str(errors.Unavailable("no quorum", maybe_applied=True)) == "no quorum; it may have been applied"
     assert str(errors.Unavailable("no quorum", maybe_applied=False)) == "no quorum; it was not applied"
     assert str(errors.Unavailable("no leader", maybe_applied=False, of_write=False)) == "no leader"

@@ -1,4 +1,4 @@
-"""The promise: a process that holds on to old pages is named while it does, and none makes the state grow for ever."""
+"""The promise: a process that keeps old pages is named while it does, and no process makes the state grow for ever."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from warren_raft.store.reader_slots import Holder, pid_namespace
 
 
 class Table:
-    """What a database tells of its readers."""
+    """The readers of a database."""
 
     def __init__(self, *readers: Holder) -> None:
         self.path = "/data/state/1.mdb"

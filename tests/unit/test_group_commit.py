@@ -1,6 +1,6 @@
-"""Promise: what waits while a commit runs is committed together, and each caller learns its own outcome.
+"""Promise: requests that wait while a commit runs are committed together, and each caller gets its own outcome.
 
-Nobody is left waiting: not at a deadline, not after an interrupt, not when a callback writes again.
+No caller waits for ever: not at a deadline, not after an interrupt, not when a callback writes again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DEADLINE = 20.0
 
 
 class Disk:
-    """A commit that the test holds up: it shows what it was given, and answers with each request's length."""
+    """A commit that the test holds up: it shows its requests, and answers with each request's length."""
 
     def __init__(self) -> None:
         self.groups: list[list[bytes]] = []
@@ -84,7 +84,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Poll: what is waited for is inside the class, which must not grow hooks for tests."""
+    """Poll: the awaited condition is inside the class, which must not get hooks for tests."""
     pause = threading.Event()
     for _ in range(int(DEADLINE * 1000)):
         if condition():
@@ -104,7 +104,7 @@ def test_a_single_caller_does_not_commit_in_its_own_thread(disk: Disk, commits: 
     assert disk.threads == {"test-commits"}
 
 
-def test_what_waits_is_committed_together(disk: Disk, commits: GroupCommit, pool: ThreadPoolExecutor) -> None:
+def test_waiting_requests_are_committed_together(disk: Disk, commits: GroupCommit, pool: ThreadPoolExecutor) -> None:
     first = pool.submit(commits.run, b"1", DEADLINE)
     disk.wait_started()
     others = [pool.submit(commits.run, b"x" * n, DEADLINE) for n in range(2, 12)]
@@ -152,7 +152,7 @@ def test_at_the_deadline_a_request_that_still_waits_was_certainly_not_applied(
     assert [data for group in disk.groups for data in group] == [b"1", b"next"]
 
 
-def test_at_the_deadline_a_request_whose_commit_runs_may_be_applied(
+def test_at_the_deadline_a_request_in_a_running_commit_may_be_applied(
     disk: Disk, commits: GroupCommit, pool: ThreadPoolExecutor
 ) -> None:
     first = pool.submit(commits.run, b"1", DEADLINE)
@@ -262,7 +262,7 @@ def test_an_interrupted_caller_takes_its_request_along(
     assert [data for group in disk.groups for data in group] == [b"1", b"22"]
 
 
-def test_a_full_queue_refuses_what_nobody_waits_for_at_once(
+def test_a_full_queue_refuses_a_request_with_a_future_at_once(
     disk: Disk, commits: GroupCommit, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_commit, "MAX_WAITING", 2)
@@ -281,7 +281,7 @@ def test_a_full_queue_refuses_what_nobody_waits_for_at_once(
     assert waits.result(DEADLINE) == 4
 
 
-def test_a_future_whose_turn_comes_too_late_was_not_applied(disk: Disk, commits: GroupCommit) -> None:
+def test_a_future_with_a_turn_that_comes_too_late_was_not_applied(disk: Disk, commits: GroupCommit) -> None:
     first = commits.start(b"1", DEADLINE)
     disk.wait_started()
     late = commits.start(b"late", 0)
@@ -338,7 +338,7 @@ def test_a_commit_takes_no_more_than_fits(
     assert [len(group) for group in disk.groups] == [1, 2, 2, 2, 2, 1]
 
 
-def test_close_waits_for_what_was_let_in_and_refuses_the_rest(
+def test_close_waits_for_accepted_requests_and_refuses_the_rest(
     disk: Disk, commits: GroupCommit, pool: ThreadPoolExecutor
 ) -> None:
     future = commits.start(b"1", DEADLINE)

@@ -1,6 +1,6 @@
 """Promise: a watcher that resumes sees every change since, in order and once, or is told that it missed some.
 
-What is kept for it is bounded in number and in bytes, and no transaction ever deletes for long.
+The history for it is bounded in number and in bytes, and no transaction ever deletes for long.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def node(number: int) -> Node:
     return Node(id=f"n-{number}", hostname=str(number))
 
 
-def test_every_change_is_seen_in_order_with_what_it_made(machine: StateMachine) -> None:
+def test_every_change_is_seen_in_order_with_its_result(machine: StateMachine) -> None:
     one(machine, put(node(1)))
     one(machine, delete(NODE, "n-1"))
     one(machine, put(b"the CA"))
@@ -64,8 +64,8 @@ def test_every_change_is_seen_in_order_with_what_it_made(machine: StateMachine) 
         assert changes_since(machine, revision) == expected[revision:]
 
 
-def test_a_batch_is_one_revision_whose_changes_are_counted(machine: StateMachine) -> None:
-    """Only what changed something is a change: not the deletion of what was not there."""
+def test_a_batch_is_one_revision_with_counted_changes(machine: StateMachine) -> None:
+    """Only an effective operation is a change: the deletion of a missing entity is none."""
     one(
         machine,
         put(node(1)),
@@ -83,7 +83,7 @@ def test_a_batch_is_one_revision_whose_changes_are_counted(machine: StateMachine
     ]
 
 
-def test_what_changes_nothing_is_not_a_change(machine: StateMachine) -> None:
+def test_an_operation_without_effect_is_not_a_change(machine: StateMachine) -> None:
     apply(machine, command(), command(put(node(1), 5)), command(delete(NODE, "x")), b"junk")
     assert changes_since(machine, 0) == []
 
@@ -94,7 +94,7 @@ def test_a_watcher_ahead_of_this_manager_waits(machine: StateMachine) -> None:
     assert changes_since(machine, 5) == []
 
 
-def test_the_oldest_changes_go_first_and_who_needs_them_is_told(
+def test_the_oldest_changes_go_first_and_a_watcher_that_needs_them_is_told(
     machine: StateMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "MAX_CHANGES", 5)
@@ -211,7 +211,7 @@ def test_a_reader_takes_as_much_as_it_wants(machine: StateMachine) -> None:
 def test_replaying_the_history_gives_the_state(
     tmp_path_factory: pytest.TempPathFactory, entries: list[list[int]], batch: int
 ) -> None:
-    """Completeness: what a watcher builds from the changes is what the tables hold."""
+    """Completeness: the tables that a watcher builds from the changes equal the real tables."""
     with Database.open(tmp_path_factory.mktemp("replay"), sync=False) as database:
         machine = StateMachine(database)
         for numbers in entries:

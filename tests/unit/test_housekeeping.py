@@ -31,7 +31,7 @@ from warren_raft.store.generations import StateDirectory
 
 
 def alone(directory: Path, others: Mapping[str, str] = MappingProxyType({}), **options: Any) -> Config:
-    """Of a cluster of one, or of one whose `others` are away."""
+    """The settings for a cluster of one, or for a cluster with its `others` away."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -93,7 +93,7 @@ def test_an_error_in_housekeeping_does_not_end_it(tmp_path: Path, monkeypatch: p
         assert store.failure is None
 
 
-def test_what_fails_for_good_keeps_nothing_else_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chore_that_fails_for_good_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that cannot be removed, say, and the disk was never measured again, nor the state written back."""
     config = alone(tmp_path, checkpoint_interval_seconds=0.05)
     done: list[str] = []

@@ -1,5 +1,5 @@
 """A manager that dies at any file operation of taking, fetching or installing a snapshot, or of rebuilding its state,
-starts again with what it had before or with what it was about to have; nothing in between, and nothing is lost.
+starts again with its old state or with the new one. There is no state in between, and nothing is lost.
 
 Files and LMDB are real, one process, no threads. Not here: power cuts and races, which the simulation draws.
 """
@@ -71,7 +71,7 @@ def extend(directory: OpenedDirectory, last: int) -> None:
 
 
 def replay(machine: StateMachine, log: Log) -> None:
-    """What the engine does with what is committed."""
+    """Apply the committed entries as the engine does."""
     for index in range(machine.applied_index + 1, log.commit_index + 1):
         data, _, term = log.entries[index - log.base_index]
         machine.apply(index, term, entries.decode(data))  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, str]:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Contents]:
-    """What a state holds at an index."""
+    """The contents of a state at an index."""
     directory = opened(tmp_path_factory.mktemp("expected"))
     found = {}
     for index in range(2, NEW + 6):

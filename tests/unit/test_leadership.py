@@ -1,5 +1,5 @@
-"""The promise: each callback of `on_leadership` is told the present state, then every change, in order, in a thread of
-its own. None can silence another, and none is told anything once it is unsubscribed. Every wait ends with the store.
+"""The promise: each callback of `on_leadership` gets the present state, then every change, in order, in a thread of its
+own. No callback can silence another, and none is called after it is unsubscribed. Every wait ends with the store.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEADLINE = 30.0
 
 
 def opened(directory: Path, others: int = 0) -> wr.ReplicatedStore:
-    """Of a cluster of one, or of one whose others are away, so that it never leads."""
+    """A store of a cluster of one, or of a cluster with its others away, so that it never leads."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(1 + others)]
     members = {f"m{number}": address for number, address in enumerate(addresses, 1)}
     return wr.ReplicatedStore(
@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Iterator[wr.ReplicatedStore]:
 
 
 class Told:
-    """A callback that notes what it is told."""
+    """A callback that notes its arguments."""
 
     def __init__(self, also: Callable[[], object] = lambda: None) -> None:
         self.states: list[tuple[bool, int]] = []
@@ -54,7 +54,7 @@ class Told:
 
 
 def test_a_callback_is_told_the_present_state(store: wr.ReplicatedStore, tmp_path: Path) -> None:
-    """Who registered after the election was told nothing, and never did its work."""
+    """A callback that was registered after the election heard nothing, and never did its work."""
     told = Told()
     store.on_leadership(told)
     told.wait(True)
@@ -196,7 +196,7 @@ def test_every_wait_ends_when_the_store_is_closed(tmp_path: Path) -> None:
         began.release()
         try:
             ended[name] = wait()
-        except BaseException as error:  # noqa: BLE001  it is what the test asks for
+        except BaseException as error:  # noqa: BLE001  the test asks for it
             ended[name] = type(error)
 
     calls = waits(store)

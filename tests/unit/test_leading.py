@@ -1,6 +1,6 @@
-"""The promise: whose record it is, and what is indexed of it, every manager reads alike, whatever the bytes are.
+"""The promise: every manager reads the id and the indexed fields of a record alike, from any bytes.
 
-Held against cbor2, which reads the same from bytes in the form that we write, and against noise, which does no harm.
+The results are compared with those of cbor2, for bytes in the form that this package writes, and noise does no harm.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def seen(item: Any) -> Any:
 
 
 @given(REVISIONS, st.lists(ITEMS, max_size=26), st.integers(0, 26))
-def test_the_first_items_are_what_cbor2_reads(revision: int, array: list[Any], count: int) -> None:
+def test_the_first_items_are_the_same_as_cbor2_reads(revision: int, array: list[Any], count: int) -> None:
     assert leading_items(record_of(revision, array), count) == [seen(item) for item in array[:count]]
 
 
@@ -95,7 +95,7 @@ FORMS = st.sampled_from(
 
 
 @given(st.lists(FORMS, max_size=12).map(b"".join) | st.binary(max_size=40), st.binary(max_size=40), st.integers(0, 4))
-def test_no_bytes_raise_and_what_cannot_be_read_is_not_there(noise: bytes, other: bytes, count: int) -> None:
+def test_no_bytes_raise_and_an_unreadable_item_is_left_out(noise: bytes, other: bytes, count: int) -> None:
     for record in (noise, b"\x82\x01" + noise):
         items = leading_items(record, count)
         assert items == leading_items(record, 4)[:count]
@@ -117,7 +117,7 @@ def test_a_false_length_costs_nothing(form: str) -> None:
     ("record", "items"),
     [
         ("8201826161", ["a"]),  # of two items, one is there
-        ("820181616a6162", ["j"]),  # what is behind the array is none of its items
+        ("820181616a6162", ["j"]),  # bytes after the array are not items of it
         ("82018142ff", []),
         ("82018198", []),
         ("820181826161", []),
@@ -148,7 +148,7 @@ def test_an_entity_is_known_by_its_id(id_: str, others: list[Any]) -> None:
 @pytest.mark.parametrize(
     "entity", ["", "80", "806161", "98", "9800", "9f6161ff", "a16161f6", "6161", "816162", "814161", "81786161"]
 )
-def test_what_begins_in_another_way_is_nobodys(entity: str) -> None:
+def test_bytes_that_begin_in_another_way_belong_to_no_entity(entity: str) -> None:
     assert not is_entity_of("a", bytes.fromhex(entity))
 
 

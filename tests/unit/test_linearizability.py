@@ -1,7 +1,7 @@
-"""The checker of histories itself: it accepts what one order in real time explains, and nothing else.
+"""The checker of histories itself: it accepts a history if one order in real time explains it, and no other.
 
-A checker that accepts everything would let every lost write pass. So it is held against histories that are known to be
-good or bad, each a story, and against a search over all orders on thousands of small random histories.
+A checker that accepts everything would let every lost write pass. So it is tested with histories that are known to be
+good or bad, each a story, and compared with a search over all orders on thousands of small random histories.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ HISTORIES: dict[str, tuple[Verdict, list[Call]]] = {
         [put("a", 0, 1, 1), read(2, 3, 2, "a")],
     ),
     "a condition that holds": (GOOD, [put("a", 0, 1, 1), call("cas", (1, "b"), 2, 3, 2), read(4, 5, 2, "b")]),
-    "a condition on what is not there any more": (
+    "a condition on a missing entity": (
         BAD,
         [put("a", 0, 1, 1), put("b", 2, 3, 2), call("cas", (1, "c"), 4, 5, 3), read(6, 7, 3, "c")],
     ),
@@ -78,7 +78,7 @@ HISTORIES: dict[str, tuple[Verdict, list[Call]]] = {
         [put("x", 0, 1, 1), call("cas", (1, "a"), 2, 9, 2), call("cas", (1, "b"), 2, 9, 3)],
     ),
     "a conflict that is told the truth": (GOOD, [put("x", 0, 1, 4), call("cas", (2, "a"), 2, 3, ("conflict", 4))]),
-    "a conflict with what it asked for": (BAD, [put("x", 0, 1, 4), call("cas", (4, "a"), 2, 3, ("conflict", 4))]),
+    "a conflict with its own condition": (BAD, [put("x", 0, 1, 4), call("cas", (4, "a"), 2, 3, ("conflict", 4))]),
     "a conflict with the past": (
         BAD,
         [put("x", 0, 1, 4), put("y", 2, 3, 5), call("cas", (2, "a"), 4, 5, ("conflict", 4))],
@@ -91,8 +91,8 @@ HISTORIES: dict[str, tuple[Verdict, list[Call]]] = {
         GOOD,
         [put("x", 0, 1, 1), call("delete", None, 2, 3, 2), call("delete", None, 4, 5, 2), put("y", 6, 7, 3)],
     ),
-    "a delete that did not see what was there": (BAD, [put("x", 0, 1, 5), call("delete", None, 2, 3, 5)]),
-    "a delete without answer explains what is gone": (
+    "a delete that did not see the entity": (BAD, [put("x", 0, 1, 5), call("delete", None, 2, 3, 5)]),
+    "a delete without answer explains a missing entity": (
         GOOD,
         [put("x", 0, 1, 1), call("delete", None, 2), read(3, 4, 1, "x"), read(5, 6, 0, None)],
     ),
@@ -168,7 +168,7 @@ def _random_history(random: Random, count: int, lost: float) -> list[Call]:
 
 
 def _explained(calls: list[Call]) -> bool:
-    """By trying all orders of all subsets: what the checker has to agree with."""
+    """The result that the checker must agree with, by trying all orders of all subsets."""
     answered = [c for c in calls if c.returned < NEVER]
     open_ends = [c for c in calls if c.returned == NEVER and c.kind != "read"]
     for mask in range(1 << len(open_ends)):
@@ -188,7 +188,8 @@ def _in_real_time(order: tuple[Call, ...]) -> bool:
 
 
 def _replays(order: tuple[Call, ...]) -> bool:
-    """`floor`: no revision at or below it is given any more. What is there may have a revision nobody knows yet."""
+    """`floor`: no revision at or below it is given any more. A present entity may have a revision that nobody knows
+    yet."""
     floor, present, value = 0, 0, None  # present -1: unknown, above floor
     for entry in order:
         result, argument = entry.result, entry.argument

@@ -1,7 +1,7 @@
-"""Promise: a LocalStore is a store in one process: what it has answered is on disk, to all callers it is one order.
+"""Promise: a LocalStore is a store in one process: acknowledged writes are on disk, and all callers see one order.
 
-Nobody else opens its directory meanwhile; what has no room is refused and changes nothing; a forked child has no part
-in it. (What each of the operations means is tested by tests/model.)
+No other process opens its directory meanwhile. A write without space is refused and changes nothing. A forked child has
+no part in it. (The meaning of each operation is tested by tests/model.)
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def assert_sound(store: LocalStore) -> None:
 # ---------------------------------------------------------------------------------------- writing and reading
 
 
-def test_a_caller_reads_what_it_wrote_also_after_a_restart(path: Path) -> None:
+def test_a_caller_reads_its_own_writes_also_after_a_restart(path: Path) -> None:
     with LocalStore(path) as store:
         assert store.create_service(Service(id="s", name="web", replicas=3)) == 1
         assert store.get_service_by_name("web").replicas == 3
@@ -183,7 +183,7 @@ def test_a_callback_of_such_a_future_may_write(store: LocalStore) -> None:
 
 
 def test_commits_are_synced(store: LocalStore) -> None:
-    """What makes "on disk" true: LMDB syncs each commit, and no marker of unsynced pages is left."""
+    """The reason why "on disk" is true: LMDB syncs each commit, and no marker of unsynced pages is left."""
     flags = store._machine.database._open_environment().flags()
     assert (flags["sync"], flags["metasync"], flags["writemap"]) == (True, True, False)
     assert not store._machine.database._unsynced
@@ -275,7 +275,7 @@ def test_a_commit_that_is_broken_off_leaves_a_store_that_goes_on_rightly(
     assert_sound(store)
 
 
-# ---------------------------------------------------------------------------------------- whose directory it is
+# ---------------------------------------------------------------------------------------- the owner of the directory
 
 
 def test_a_second_store_of_the_same_directory_is_refused(path: Path, store: LocalStore) -> None:
@@ -323,7 +323,7 @@ def test_directories_and_files_are_the_owners_only(path: Path, store: LocalStore
         assert mode in ((0o700,) if (path.parent / name).is_dir() else (0o600,)), (name, oct(mode))
 
 
-def test_what_was_answered_survives_a_kill(path: Path) -> None:
+def test_an_acknowledged_write_survives_a_kill(path: Path) -> None:
     code = """
 import os, signal
 import warren_raft as wr
@@ -404,7 +404,7 @@ def test_close_waits_for_the_write_under_way(
 
 
 def in_child(action: Callable[[], None]) -> None:
-    """Run `action` in a forked child and fail with what it raised."""
+    """Run `action` in a forked child and fail with its error."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -479,7 +479,7 @@ def test_a_child_that_lives_on_does_not_keep_the_directory(path: Path) -> None:
             assert again.create_node(Node(id="n")) == 1
         os.read(ready_reading, 1)
         second._database, database = None, second._database
-        for name in ("_file", "_directory"):  # what remains of a process that was killed
+        for name in ("_file", "_directory"):  # the rest of a process that was killed
             os.close(getattr(second._lock, name))
             setattr(second._lock, name, -1)
         assert database is not None
@@ -507,7 +507,7 @@ def test_a_full_map_refuses_and_changes_nothing_and_deletes_work(path: Path, mon
         assert_sound(store)
 
 
-def test_what_is_too_large_does_not_take_others_with_it(
+def test_a_request_that_is_too_large_does_not_fail_others(
     path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environments, "MAP_SIZE_BYTES", 1024 * 1024)
@@ -553,7 +553,7 @@ def test_above_the_quota_only_deletes_are_taken(store: LocalStore, monkeypatch: 
     assert 40 < len(store.list_services()) < 250
     for service in store.list_services():
         store.delete_service(service.id)
-    monkeypatch.setattr(local, "QUOTA_BYTES", 10_000_000)  # the history still has what was deleted
+    monkeypatch.setattr(local, "QUOTA_BYTES", 10_000_000)  # the history still has the deleted entities
     assert store.create_node(Node(id="n")) > 80
 
 

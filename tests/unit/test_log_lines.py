@@ -1,4 +1,4 @@
-"""Every event is one line, `what key=value: text`, whatever is in its values."""
+"""Every event is one line, `what key=value: text`, with any text in its values."""
 
 from __future__ import annotations
 

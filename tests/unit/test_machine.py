@@ -1,6 +1,6 @@
 """Promise: the same log makes the same state everywhere; an entry is applied wholly or not at all, and once.
 
-What a command says is answered, never raised; what the disk says is raised, and changes nothing.
+A wrong command gets an answer, and raises nothing. An error of the disk is raised, and changes nothing.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def stored(machine: StateMachine, kind: Any, id: str) -> Any:  # noqa: A002
 
 
 def assert_sound(machine: StateMachine) -> None:
-    """What must hold after every entry, and what a machine that is made anew must find."""
+    """The conditions that must hold after every entry, also for a machine that is made again."""
     with machine.database.read() as transaction:
         assert recompute_digest(transaction) == machine.digest
         assert transaction.verify_indexes() == []
@@ -231,7 +231,7 @@ def test_one_condition_that_fails_undoes_the_whole_batch_and_no_other_command(ma
         ((put(Service(id="a", name="x")), put(Node(id="a"), 1)), None),  # another kind with the same id
     ],
 )
-def test_a_later_condition_of_a_batch_sees_what_the_batch_did_before(
+def test_a_later_condition_of_a_batch_sees_the_earlier_operations(
     machine: StateMachine, batch: Sequence[Operation], error: tuple[Any, ...] | None
 ) -> None:
     one(machine, put(Node(id="a")))
@@ -254,7 +254,7 @@ def test_of_several_writes_to_one_entity_in_a_batch_the_last_one_stays(machine: 
 
 
 @pytest.mark.parametrize("fields", [["c", "s"], ["c", "s", "web", ""], ["c", "s", "web", "m"], ["c", "t", "web", "n"]])
-def test_an_update_leaves_in_an_index_what_the_new_entity_has(machine: StateMachine, fields: list[str]) -> None:
+def test_after_an_update_an_index_has_the_values_of_the_new_entity(machine: StateMachine, fields: list[str]) -> None:
     """Also an entity of an older manager that ends before the field. Most updates change no index, and are quick."""
     one(machine, put(Container(id="c", service_id="s", service_name="web", node_id="n", image="before")))
     one(machine, Operation(PUT, CONTAINER.number, "c", cbor2.dumps(fields)))
@@ -265,7 +265,7 @@ def test_an_update_leaves_in_an_index_what_the_new_entity_has(machine: StateMach
     assert_sound(machine)
 
 
-# ---------------------------------------------------------------------------------------- what is malformed
+# ---------------------------------------------------------------------------------------- malformed commands
 
 
 GOOD = codec.encode(NODE, Node(id="n"))
@@ -287,7 +287,7 @@ GOOD = codec.encode(NODE, Node(id="n"))
         (Operation(PUT, CA.number, CA_ID, codec.encode(CA, b"data") + b"\x00"), BAD_ENTITY),
     ],
 )
-def test_what_cannot_be_stored_is_answered_and_changes_nothing(
+def test_a_command_that_cannot_be_stored_is_answered_and_changes_nothing(
     machine: StateMachine, operation: Operation, reason: str
 ) -> None:
     one(machine, put(Node(id="n", hostname="before")))
@@ -312,10 +312,10 @@ def test_what_cannot_be_stored_is_answered_and_changes_nothing(
         b"\x9f\xff\x61m\x61m",  # no length
     ],
 )
-def test_what_is_behind_the_id_is_stored_as_it_is(machine: StateMachine, rest: bytes) -> None:
+def test_the_bytes_after_the_id_are_stored_unchanged(machine: StateMachine, rest: bytes) -> None:
     """A decoder's opinion of it may change with its release, and then two managers would differ for ever.
 
-    No writer of ours makes such a thing. Who reads it sees what is left of it, or is told that it is corrupted.
+    No writer of ours makes such a record. A reader sees the rest of it, or gets Corrupted.
     """
     one(machine, put(Container(id="c", service_id="s", node_id="m")))
     before = machine.digest
@@ -356,7 +356,7 @@ def test_bytes_that_are_no_command_are_answered_and_change_only_the_index(
 def test_an_entity_with_any_bytes_changed_is_stored_whole_or_not_at_all(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """Whatever gets in can be read by every reader as far as the record and its indexes go."""
+    """Every reader can read the record and its indexes of every accepted entity."""
     entity = data.draw(any_entity())
     operation = put(entity)
     broken = bytearray(operation.entity or b"")
@@ -478,7 +478,7 @@ def test_members_and_the_cluster_id_are_in_the_digest(machine: StateMachine) -> 
     assert digests[0] == digests[3]
 
 
-def test_recent_digests_tell_what_two_managers_can_compare(machine: StateMachine) -> None:
+def test_two_managers_can_compare_recent_digests(machine: StateMachine) -> None:
     digests = {1: machine.digest}
     for number in range(RECENT_DIGESTS + 10):
         one(machine, put(Node(id=f"n-{number % 7}", hostname=str(number))))
@@ -545,7 +545,7 @@ def test_a_commit_that_fails_leaves_everything_as_it_was_and_may_be_repeated(
 def test_an_interrupt_behind_the_commit_does_not_apply_the_entry_twice(
     machine: StateMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C between the commit and the line that notes it: what this object shows would be one entry behind."""
+    """Ctrl-C between the commit and the line that notes it: the published state would be one entry behind."""
     with failing_exit(monkeypatch, after_commit=True, error=Interrupted()), pytest.raises(Interrupted):
         one(machine, put(Node(id="a")))
     assert machine.applied_index == 1
@@ -557,7 +557,7 @@ def test_an_interrupt_behind_the_commit_does_not_apply_the_entry_twice(
     assert_sound(machine)
 
 
-def test_a_full_map_changes_nothing_and_what_fits_still_goes_in(
+def test_a_full_map_changes_nothing_and_a_smaller_write_still_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environments, "MAP_SIZE_BYTES", 1024 * 1024)
@@ -687,7 +687,7 @@ def test_applying_changes_nothing_but_the_database(machine: StateMachine, monkey
 # ---------------------------------------------------------------------------------------- results as errors
 
 
-def test_an_answer_becomes_what_the_caller_of_a_write_is_promised() -> None:
+def test_an_answer_becomes_the_promised_error_of_a_write() -> None:
     assert raise_for(Result(1, 2, 3)) == 3
     with pytest.raises(RevisionConflict) as conflict:
         raise_for(Result(1, 2, 9, (CONFLICT, CONTAINER.number, "c-1", 4, 7)))

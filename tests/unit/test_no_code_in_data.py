@@ -1,5 +1,5 @@
-"""The promise: data never become code. Nothing that could make them so is used in the product, and a whole cluster runs
-where reading a pickle is an error.
+"""The promise: data never become code. Nothing that could do that is used in the product, and a whole cluster runs
+while reading a pickle is an error.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ALLOWED = {
 
 
 def found_in(tree: ast.AST) -> Iterator[str]:
-    """Names of what data could become code by."""
+    """Names by which data could become code."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names if each.name.partition(".")[0] in MODULES)

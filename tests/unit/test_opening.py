@@ -1,5 +1,5 @@
-"""The promise: opening a data directory leaves nothing behind that keeps its owner out of it, and throws no sound state
-away, however often it fails: only the state's own damage has it rebuilt.
+"""The promise: opening a data directory, however often it fails, leaves nothing behind that locks its owner out, and
+throws no good state away: a state is rebuilt only for its own damage.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def config(directory: Path) -> wr.Config:
     return wr.Config(node_id="m1", data_dir=directory, listen="127.0.0.1:7", members={"m1": "127.0.0.1:7"}, admin=False)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can open what is another user's")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can open another user's directory")
 def test_root_does_not_write_into_another_users_directory(tmp_path: Path) -> None:
     """An operator typed `sudo` once; the log files that root made kept the manager's own user out at its next start."""
     nobody = pwd.getpwnam("nobody").pw_uid
@@ -43,7 +43,7 @@ def test_root_does_not_write_into_another_users_directory(tmp_path: Path) -> Non
     assert os.listdir(tmp_path) == ["log"]
 
 
-def test_what_cannot_be_removed_of_a_killed_restore_keeps_nobody_from_starting(
+def test_the_rest_of_a_killed_restore_does_not_prevent_a_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "restore.part").touch(mode=0o600)  # a file, where a directory was expected
@@ -165,15 +165,15 @@ def test_managers_that_are_killed_before_they_are_ready_keep_their_state(
 ) -> None:
     """A supervisor with too little patience; the state is looked at in a child, and found sound."""
     for _ in range(STARTS):
-        opened(directory).release()  # what the end of the process gives back
+        opened(directory).release()  # as the end of the process does
     assert "state is sound" in caplog.text
     assert_kept(directory)
 
 
-def test_a_state_that_ends_whoever_reads_it_is_rebuilt(
+def test_a_state_that_crashes_its_reader_is_rebuilt(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its manager dies by a signal at each start, and cannot say of what: the child shows it."""
+    """Its manager dies by a signal at each start, and cannot give the reason: the child shows it."""
     for _ in range(SUSPECT_AFTER_STARTS):
         opened(directory).release()
     monkeypatch.setattr(verification, "_BEGIN", "import os; os.write(1, b'begun\\n'); os.abort()")
@@ -214,7 +214,7 @@ def test_a_start_that_failed_with_an_error_does_not_count(directory: Path, monke
 # ---- a lost pointer
 
 
-def test_a_local_store_whose_pointer_was_removed_keeps_what_it_holds(tmp_path: Path) -> None:
+def test_a_local_store_with_a_removed_pointer_keeps_its_state(tmp_path: Path) -> None:
     """(Pins a bug: it was taken for a new directory, and the database in it was removed.)"""
     with wr.LocalStore(tmp_path) as store:
         store.create_service(wr.Service(id="s"))
@@ -235,7 +235,7 @@ def test_which_of_two_databases_was_current_is_not_guessed(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("left", [b"", bytes(8192)])
-def test_what_a_killed_first_start_left_keeps_nobody_out(tmp_path: Path, left: bytes) -> None:
+def test_the_rest_of_a_killed_first_start_does_not_prevent_a_start(tmp_path: Path, left: bytes) -> None:
     (tmp_path / "state").mkdir(mode=0o700)
     (tmp_path / "state" / "1.mdb").touch(mode=0o600)
     (tmp_path / "state" / "1.mdb").write_bytes(left)

@@ -1,5 +1,5 @@
-"""The promise: output goes to what the caller named, as with cp and tee. A file is whole or as it was before; a device,
-a FIFO or a link is never replaced by a file.
+"""The promise: output goes to the target that the caller named, as with cp and tee. A file is complete or unchanged; a
+device, a FIFO or a link is never replaced by a file.
 
 No test writes to a device of this machine by its name: where it is run as root, a bug would cost that device.
 """
@@ -87,7 +87,7 @@ def test_a_group_that_cannot_be_kept_is_not_replaced_by_ours(tmp_path: Path, mon
     assert mode_of(tmp_path / "out") == 0o600
 
 
-def test_output_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+def test_output_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"old")
     with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "out") as file:
         fail_after(file)
@@ -215,7 +215,7 @@ def must_not(_file: IO[bytes]) -> None:
     raise AssertionError("there is nothing to send")
 
 
-def test_no_room_for_what_is_not_sent_yet_names_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_space_for_unsent_output_names_the_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "gettempdir", lambda: "/the/place")
     with pytest.raises(StorageFull, match="/the/place has no space left"), collected("out", must_not):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -231,7 +231,7 @@ def test_a_full_device_is_named(tmp_path: Path) -> None:
 
 
 def run(script: str, shell: str, directory: Path) -> str:
-    """What the shell line leaves in `out`; $PROGRAM is Python with the script."""
+    """The output of the shell line in `out`; $PROGRAM is Python with the script."""
     program = "import os, sys\nsys.path[:] = sys.argv[1].split(':')\n" + script
     environment = {"PATH": os.environ["PATH"], "PYTHON": sys.executable, "SCRIPT": program, "P": ":".join(sys.path)}
     line = f'run() {{ "$PYTHON" -c "$SCRIPT" "$P"; }}; {shell}'
@@ -253,7 +253,7 @@ with open_node("/dev/stdout") as file:
 
 @pytest.mark.parametrize("shell", ["run > out", "(echo before; run; echo after) > out", "run | cat > out"])
 def test_stdout_by_name_is_the_stdout_that_there_is(tmp_path: Path, shell: str) -> None:
-    """Opened by its name, a file would be written from its beginning, over what the others wrote."""
+    """If the file were opened by its name, it would be overwritten from its beginning."""
     between = ("before\n", "after\n") if "before" in shell else ("", "")
     assert run(WRITE_STDOUT, shell, tmp_path) == "data\n".join(between)
 

@@ -1,7 +1,7 @@
-"""The promise: a manager always has the newest certificate that is of use, says when it ends, and never goes on without
+"""The promise: a manager always has the newest usable certificate, says when it expires, and never continues without
 one.
 
-Whoever rotates certificates at night must not stop a manager by a wrong file.
+A wrong file in a rotation of certificates at night must not stop a manager.
 """
 
 from __future__ import annotations
@@ -309,7 +309,7 @@ def test_a_key_that_does_not_fit_is_not_used(ca: Authority, tmp_path: Path) -> N
     assert manager.raised == {"certificate-not-taken": "warning"}
 
 
-def test_who_asks_for_a_look_is_told_that_nothing_is_new(
+def test_a_requested_look_logs_that_nothing_is_new(
     ca: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     manager = Manager(tmp_path / "m1", HOSTS, join=join_file(ca, tmp_path / "m1.join"))

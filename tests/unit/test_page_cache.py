@@ -1,4 +1,4 @@
-"""The tests' own model of a power cut (tests/page_cache.py) takes what was not synced, and nothing else.
+"""The tests' own model of a power cut (tests/page_cache.py) takes all unsynced data, and nothing else.
 
 A model that loses too little finds nothing; one that loses too much blames the product.
 """
@@ -41,7 +41,7 @@ def root(tmp_path: Path) -> Path:
     return directory
 
 
-def test_what_was_there_before_stays(root: Path) -> None:
+def test_the_earlier_content_stays(root: Path) -> None:
     cache = PageCache(root)
     with cache.watching():
         pass
@@ -96,7 +96,7 @@ def test_names_that_were_not_synced_survive_in_their_order(root: Path) -> None:
         (root / "a").unlink()
 
 
-def test_what_the_product_calls_durable_is(root: Path) -> None:
+def test_data_that_the_product_calls_durable_is_durable(root: Path) -> None:
     cache = PageCache(root)
     with cache.watching():
         make_directory(str(root / "one" / "two"))

@@ -1,5 +1,5 @@
-"""The promise: no store works in a directory where every user of the host may read or write what it keeps, or on files
-elsewhere that a link in its directory leads to. The refusal changes nothing, and names the one command that mends it.
+"""The promise: no store works in a directory where every user of the host may read or write its files, or on files
+elsewhere to which a link in its directory leads. The refusal changes nothing, and names the one command that mends it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ OPENED: dict[str, Callable[[Path], Path]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("others", [0o4, 0o2, 0o1])
 @pytest.mark.parametrize("what", OPENED)
-def test_what_every_user_may_read_or_write_is_refused_until_the_named_command_was_typed(
+def test_files_open_to_every_user_are_refused_until_the_named_command_was_typed(
     directory: Path, what: str, others: int
 ) -> None:
     path = OPENED[what](directory)
@@ -152,7 +152,7 @@ def test_the_name_of_the_directory_may_be_a_link(directory: Path, tmp_path: Path
         DirectoryLock(tmp_path / "name")
 
 
-def test_what_is_not_a_managers_is_not_looked_at(directory: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_managers_is_not_examined(directory: Path, tmp_path: Path) -> None:
     (directory / "lost+found").mkdir(mode=0o755)
     (directory / "notes").symlink_to(tmp_path)
     DirectoryLock(directory).release()
@@ -205,7 +205,7 @@ def test_a_directory_of_a_third_user_is_refused_also_when_it_is_empty(place: Pat
 @pytest.mark.skipif(os.geteuid() != 0, reason="to become other users needs root")
 def test_a_volume_of_root_can_be_used_where_it_is_closed_to_others(place: Path) -> None:
     """As a package makes one (root:GROUP 0770), or Kubernetes for a pod with an fsGroup: there the volume itself may be
-    open to everybody (mode 2777), and what helps is a directory inside it."""
+    open to everybody (mode 2777), and a directory inside it is the remedy."""
     (place / "volume").mkdir()
     os.chown(place / "volume", 0, SECOND)
     os.chmod(place / "volume", 0o2777)

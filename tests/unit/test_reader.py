@@ -1,7 +1,7 @@
-"""The promises of reads: each sees one moment, nobody is waited for, and what the cache gives is what the file has.
+"""The promises of reads: each sees one moment, waits for nobody, and the cache gives the same entities as the file.
 
-The cache is where a mistake would hide: a wrong entity out of it looks like any other. So each way in which an
-entity can change under it (update, delete, another generation, an older view) is walked here.
+A mistake would hide in the cache: a wrong entity from it looks like any other. So each way in which an entity can
+change under it (update, delete, another generation, an older view) is tested here.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def test_no_read_operation_is_forgotten_here() -> None:
 
 
 @pytest.mark.parametrize("through_view", [False, True], ids=["store", "view"])
-def test_every_read_operation_finds_what_is_there_and_says_so_where_nothing_is(
+def test_every_read_operation_finds_a_present_entity_and_reports_a_missing_one(
     database: Database, store: DirectStore, through_view: bool
 ) -> None:
     def check(reads: reading.Reads, is_empty: bool) -> None:
@@ -344,7 +344,7 @@ def test_large_records_and_streams_are_not_kept(database: Database, store: Direc
     assert len(database.decoded) == 1
 
 
-def test_threads_that_fill_and_empty_the_cache_see_what_was_committed(
+def test_threads_that_fill_and_empty_the_cache_see_the_committed_state(
     database: Database, store: DirectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "CACHED_ENTITIES_MAX", 20)
@@ -378,7 +378,7 @@ def test_threads_that_fill_and_empty_the_cache_see_what_was_committed(
     assert len(database.decoded) == sum(map(len, database.decoded.tables)) <= 20 + len(threads)
 
 
-# ---- What the file should not have.
+# ---- Contents that the file should not have.
 
 
 def test_an_unknown_member_of_an_enumeration_is_read_as_text(database: Database, store: DirectStore) -> None:
@@ -508,7 +508,7 @@ def test_a_read_on_the_store_leaves_no_transaction_open(database: Database, stor
 # ---- ReadOnlyStore.
 
 
-def test_a_read_only_store_reads_what_a_stopped_store_left(tmp_path: Path) -> None:
+def test_a_read_only_store_reads_the_state_of_a_stopped_store(tmp_path: Path) -> None:
     with Database.open(tmp_path, sync=True) as database:
         put_twins(database)
     with ReadOnlyStore(tmp_path) as store:

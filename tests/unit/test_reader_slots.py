@@ -1,7 +1,7 @@
-"""The promise: a reader in another process never sees a page that was used again, whichever process ids, forks and
-kills there are; and the owner never waits for a reader, nor keeps what a dead one held.
+"""The promise: a reader in another process never sees a page that was reused, with any process ids, forks and kills.
+The owner never waits for a reader, and keeps no pages for a dead one.
 
-A reader here is a process that does what it is told, line by line: each test knows what happens before what.
+A reader here is a process that takes orders line by line, so each test knows the order of events.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def test_lmdb_leaves_the_slots_alone_that_are_set_apart(store: wr.LocalStore) ->
 # ---- pages that are read
 
 
-def test_a_view_in_another_process_stays_what_it_is(store: wr.LocalStore, other: Others) -> None:
+def test_a_view_in_another_process_does_not_change(store: wr.LocalStore, other: Others) -> None:
     reader = other()
     reader.open()
     assert reader.begin() == ["first"]
@@ -143,7 +143,7 @@ def test_a_view_in_another_process_stays_what_it_is(store: wr.LocalStore, other:
     assert reader.begin() == [f"later{ROUNDS - 1}"]
 
 
-def test_views_of_several_moments_in_several_processes_stay_what_they_are(store: wr.LocalStore, other: Others) -> None:
+def test_views_of_several_moments_in_several_processes_do_not_change(store: wr.LocalStore, other: Others) -> None:
     readers = [other() for _ in range(3)]
     for number, reader in enumerate(readers):
         write(store, f"moment{number}")
@@ -174,7 +174,7 @@ def test_pages_that_nobody_reads_any_more_are_used_again(store: wr.LocalStore, o
     assert unused() <= before
 
 
-def test_an_owner_that_is_killed_and_its_successor_spare_what_is_read(tmp_path: Path, other: Others) -> None:
+def test_a_killed_owner_and_its_successor_keep_the_pages_that_are_read(tmp_path: Path, other: Others) -> None:
     owner, reader = other(), other()
     owner.tell("[store := wr.LocalStore(path)] and 'open'")
     fill = f"[wr.Container(id=f'c{{n}}', image='first', env=('x' * 500,)) for n in range({RECORDS})]"
@@ -237,7 +237,7 @@ def test_a_reader_does_not_keep_an_owner_of_its_number_from_starting(tmp_path: P
 
 
 @AS_CONTAINERS
-def test_what_an_owner_of_the_same_number_held_when_it_was_killed_is_freed(tmp_path: Path, other: Others) -> None:
+def test_the_slots_of_a_killed_owner_with_the_same_process_id_are_freed(tmp_path: Path, other: Others) -> None:
     """LMDB takes its slots for the successor's own, and would never use a page again. The reader keeps the table."""
     owner, reader, successor = (other(*IN_NAMESPACE) for _ in range(3))
     owner.tell("[store := wr.LocalStore(path)] and store.create_container(wr.Container(id='c', image='first'))")
@@ -305,7 +305,7 @@ def test_a_store_that_writes_frees_the_slots_of_the_dead_by_itself(
     assert foreign(store) == []
 
 
-def test_a_stopped_reader_keeps_what_it_reads(store: wr.LocalStore, other: Others) -> None:
+def test_a_suspended_reader_keeps_its_pages(store: wr.LocalStore, other: Others) -> None:
     reader = other()
     reader.open()
     assert reader.begin() == ["first"]
@@ -338,7 +338,8 @@ def test_a_lock_file_that_was_removed_under_its_owner_is_noticed(store: wr.Local
 
 @pytest.mark.slow
 def test_a_successor_knows_that_there_are_readers_which_it_does_not_see(tmp_path: Path, other: Others) -> None:
-    """Their lock file was removed, so what they read cannot be spared: a manager rebuilds its state beside."""
+    """Their lock file was removed, so the pages that they read are not known: a manager rebuilds its state in a new
+    file."""
     reader = other()
     with wr.LocalStore(tmp_path / "s") as store:
         write(store, "first")
@@ -353,7 +354,7 @@ def test_a_successor_knows_that_there_are_readers_which_it_does_not_see(tmp_path
 
 
 def newest_in_lock_file(path: Path, change: int) -> None:
-    """Changes what the lock file says of the newest transaction."""
+    """Changes the newest transaction in the lock file."""
     with open(path, "r+b") as file:
         file.seek(reader_slots._NEWEST)
         newest = int.from_bytes(file.read(8), sys.byteorder)
@@ -362,13 +363,13 @@ def newest_in_lock_file(path: Path, change: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_commit_whose_writer_died_before_it_told_of_it_is_read(
+def test_a_commit_is_read_although_its_writer_died_before_noting_it(
     tmp_path: Path, other: Others, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with wr.LocalStore(tmp_path / "s") as store:
         write(store, "first")
     first, second = other(), other()
-    first.open()  # so that LMDB does not make the lock file anew
+    first.open()  # so that LMDB does not make the lock file again
     newest_in_lock_file(tmp_path / "s" / "state" / "1.mdb-lock", -1)
     second.open()
     assert second.begin() == ["first"]
@@ -579,7 +580,7 @@ def test_a_child_opens_its_own_store_once_its_parent_has_closed_its_own(tmp_path
 
 
 @pytest.mark.slow
-def test_what_a_child_inherited_says_whose_it_is(tmp_path: Path) -> None:
+def test_a_store_that_a_child_inherited_says_that_it_belongs_to_the_parent(tmp_path: Path) -> None:
     script = """
         import socket
         with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -615,7 +616,7 @@ def test_what_a_child_inherited_says_whose_it_is(tmp_path: Path) -> None:
         assert line.endswith("Closed: the store belongs to the parent process of a fork: open a store in this process")
 
 
-def test_a_child_that_lives_on_does_not_hold_what_its_dead_parent_read(store: wr.LocalStore, other: Others) -> None:
+def test_a_child_does_not_keep_the_pages_that_its_dead_parent_read(store: wr.LocalStore, other: Others) -> None:
     parent = other()
     parent.open()
     assert parent.begin() == ["first"]

@@ -1,6 +1,6 @@
-"""The promise: a Go Warren's data comes in whole, and goes out so that a Go Warren would read the same from it.
+"""The promise: a Go Warren's data comes in completely, and goes out so that a Go Warren would read the same from it.
 
-What was lost here would be lost on the day of the migration, silently, for every cluster that moves.
+Data lost here would be lost silently on the day of the migration, for every cluster that moves.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ def test_stored_records_that_are_none_are_refused(bucket: str, key: bytes, value
         parse_stored(bucket, key, value)
 
 
-# ---- What is refused.
+# ---- Records that are refused.
 
 WHOLE = line("nodes", "x")
 

@@ -1,6 +1,6 @@
-"""The promise: a manager that ran starts again from its directory alone, and what it keeps for that is never needed.
+"""The promise: a manager that ran starts again from its directory alone, and never needs the file that helps with that.
 
-The file is a help. One that is missing, damaged, old or of another log must not keep a manager from starting.
+A missing, damaged or old file, or one of another log, must not prevent the start of a manager.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def config(directory: Path) -> Config:
     return Config(node_id="m1", data_dir=directory, listen=KEPT.listen, members=KEPT.members)
 
 
-def test_what_is_written_is_read_and_nobody_else_reads_it(tmp_path: Path) -> None:
+def test_the_file_is_read_back_and_no_other_user_can_read_it(tmp_path: Path) -> None:
     assert read(tmp_path) is None
     write(tmp_path, KEPT)
     assert read(tmp_path) == KEPT
@@ -70,7 +70,7 @@ def test_a_file_that_is_not_sound_is_ignored_with_a_line_in_the_log(
 
 
 def test_a_file_of_another_log_is_not_this_manager_s(tmp_path: Path) -> None:
-    """The directory was restored since: who was where in the old cluster is of no use in the new one."""
+    """The directory was restored since: the addresses in the old cluster are of no use in the new one."""
     write(tmp_path, KEPT)
     assert Memory(config(tmp_path), "i1").said == KEPT.said
     assert Memory(config(tmp_path), "i2").said == {}
@@ -154,7 +154,7 @@ def test_a_blank_directory_of_which_nothing_was_kept_knows_its_id(tmp_path: Path
     assert describe(tmp_path / "m1").members == ()
 
 
-def test_what_is_no_manager_s_directory_knows_nothing(tmp_path: Path) -> None:
+def test_a_directory_without_a_manager_has_no_settings(tmp_path: Path) -> None:
     assert settings_of(tmp_path) == settings_of(tmp_path / "nowhere") == {}
     write(tmp_path, KEPT)
     assert settings_of(tmp_path) == {}

@@ -1,5 +1,5 @@
-"""The promise: a restore makes a whole directory or changes nothing, every mistake is refused with one sentence, and
-all members that restore the same file with the same list come to the same state of the same cluster.
+"""The promise: a restore makes a complete directory or changes nothing, and every mistake is refused with one sentence.
+All members that restore the same file with the same list get the same state of the same cluster.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def refused(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-# What comes of it ----------------------------------------------------------------------------------------------------
+# The result ----------------------------------------------------------------------------------------------------------
 
 
 def test_two_members_come_to_the_same_state_of_the_same_new_cluster(snapshot: Path, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_the_file_stays_as_it_is_and_may_be_the_directorys_own(snapshot: Path, t
     assert restored.revision == restored.old.revision + REVISION_STEP
 
 
-def test_what_file_systems_and_dead_managers_leave_does_not_matter(snapshot: Path, tmp_path: Path) -> None:
+def test_the_remains_of_file_systems_and_dead_managers_do_not_matter(snapshot: Path, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir(mode=0o700)
     (tmp_path / "a" / "lost+found").mkdir()
     (tmp_path / "a" / "tls").mkdir(mode=0o700)
@@ -272,7 +272,7 @@ def test_the_directory_of_another_member_is_refused(snapshot: Path, tmp_path: Pa
     assert tree(tmp_path / "a") == before
 
 
-def test_what_was_restored_already_is_told_so(snapshot: Path, tmp_path: Path) -> None:
+def test_a_repeated_restore_is_refused_with_the_reason(snapshot: Path, tmp_path: Path) -> None:
     held(tmp_path / "a", snapshot)
     text = refused(lambda: held(tmp_path / "a", snapshot, move_aside=True))
     assert "was restored from this file with these members already: start its manager" in text
@@ -291,7 +291,7 @@ def test_the_id_that_is_typed_must_be_the_files(snapshot: Path, tmp_path: Path) 
 
 
 def test_a_snapshot_of_no_cluster_is_told_by_the_word_that_is_typed_for_it(snapshot: Path, tmp_path: Path) -> None:
-    """`cluster None` is Python's word; what --cluster-id takes is `none`."""
+    """`cluster None` is Python's word; --cluster-id takes `none`."""
     with LocalStore(tmp_path / "local") as store:
         store.create_node(Node(id="n1"))
         store.snapshot(tmp_path / "local.mdb")
@@ -321,7 +321,7 @@ def test_also_where_the_other_cluster_was_moved_aside(snapshot: Path, tmp_path: 
     assert held(tmp_path / "a", snapshot).old.cluster_id == CLUSTER
 
 
-def test_an_older_snapshot_says_what_would_vanish_and_needs_a_word(snapshot: Path, tmp_path: Path) -> None:
+def test_an_older_snapshot_needs_a_flag_and_its_refusal_lists_the_loss(snapshot: Path, tmp_path: Path) -> None:
     with Database.open(tmp_path / "old", sync=True) as database:
         for name in ("x", "y"):
             add_node(database, name)
@@ -332,7 +332,7 @@ def test_an_older_snapshot_says_what_would_vanish_and_needs_a_word(snapshot: Pat
     assert held(tmp_path / "old", snapshot, move_aside=True, allow_rollback=True).aside
 
 
-def test_a_file_is_not_restored_over_what_came_of_it_without_a_word(snapshot: Path, tmp_path: Path) -> None:
+def test_a_file_is_not_restored_over_its_own_later_state_without_a_flag(snapshot: Path, tmp_path: Path) -> None:
     """Its revisions were handed out since, and would be once more."""
     held(tmp_path / "a", snapshot)
     text = refused(lambda: held(tmp_path / "a", snapshot, move_aside=True, cluster_id=CLUSTER))
@@ -347,7 +347,7 @@ def test_one_change_is_no_plural(snapshot: Path, tmp_path: Path) -> None:
     assert "older by 1 change that would vanish (2 nodes become 1)" in refused(lambda: held(tmp_path / "old", snapshot))
 
 
-def test_what_cannot_be_read_is_not_moved_without_a_word(snapshot: Path, tmp_path: Path) -> None:
+def test_data_that_cannot_be_read_is_not_set_aside_without_a_flag(snapshot: Path, tmp_path: Path) -> None:
     (tmp_path / "old" / "state" / "1.mdb").write_bytes(b"rubbish")
     text = refused(lambda: held(tmp_path / "old", snapshot, move_aside=True))
     assert "cannot be read" in text
@@ -491,8 +491,8 @@ def test_killed_while_it_moves_aside_it_is_the_old_directory_or_the_new_one(snap
         assert tree(Path(aside)) == before
 
 
-def test_what_a_killed_restore_left_goes_when_the_manager_starts(tmp_path: Path) -> None:
-    """It is as large as the state; who decided against the restore would never have got that space back."""
+def test_the_part_of_a_killed_restore_goes_when_the_manager_starts(tmp_path: Path) -> None:
+    """The part is as large as the state; an operator that gave up the restore would never have got that space back."""
     survivor(tmp_path / "m1")
     part = Path(staging.begin(tmp_path / "m1"))
     (part / "state").touch(mode=0o600)
@@ -533,7 +533,7 @@ def survivor(
         membership = apply_change(None, form, 2)
         assert membership is not None
         machine.apply_membership(2, 3, CLUSTER, membership.encode())
-        for index in range(3, 9):  # behind what it knows to be committed: a crash lost the rest
+        for index in range(3, 9):  # after the entries that it knows to be committed: a crash lost the rest
             machine.apply(index, 3, entries.decode(log.entries[index - 1][0]))  # type: ignore[arg-type]
     log.close()
 
@@ -552,7 +552,7 @@ def test_a_survivor_becomes_a_cluster_of_one_with_everything_its_log_held(tmp_pa
     assert restored.aside is not None
     assert tree(Path(restored.aside)).keys() >= before.keys()
     with ReadOnlyStore(restored.aside) as old, ReadOnlyStore(tmp_path / "m1") as new:
-        assert len(old.list_nodes()) == 6, "what may not be committed is not in what was moved aside"
+        assert len(old.list_nodes()) == 6, "the old state has no entry that may not be committed"
         assert len(new.list_nodes()) == 12
     directory = opened(tmp_path / "m1")
     assert read_note(directory.log.note) == Origin(restored.cluster_id, {"m1": MEMBERS["m1"]})
@@ -564,8 +564,8 @@ def test_a_survivor_becomes_a_cluster_of_one_with_everything_its_log_held(tmp_pa
 def test_the_last_survivor_is_recovered_though_it_was_to_be_removed(
     tmp_path: Path, look: type[Recovery | Preview]
 ) -> None:
-    """The leader died with the removal half-way: the entry is in the log of the one that was to go, who has all the
-    data. Whether it was done, nobody knows; the operator does."""
+    """The leader died during the removal: the entry is in the log of the removed member, which has all the data. Only
+    the operator can know whether the removal was done."""
     survivor(tmp_path / "m1")
     log = Log.open(str(tmp_path / "m1" / "log"), files=OsFiles(), node_id="m1", new_incarnation=lambda: "never")
     log.append(entries.encode_change(Change(REMOVE, id="m1", incarnation="i1")), 15, 3)
@@ -593,7 +593,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_an_entry_that_no_manager_can_read_is_left_out_with_all_behind_it(tmp_path: Path, name: str) -> None:
-    """An attacker put it there, say, and every manager stopped at it: whatever is behind it was applied by none."""
+    """For example an attacker put it there, and every manager stopped at it: no manager applied any later entry."""
     survivor(tmp_path / "m1")
     log = Log.open(str(tmp_path / "m1" / "log"), files=OsFiles(), node_id="m1", new_incarnation=lambda: "never")
     log.append(UNREADABLE[name], 15, 3)
@@ -635,7 +635,7 @@ def test_nothing_is_changed_before_it_is_carried_out(tmp_path: Path) -> None:
 
 
 LOOKS = pytest.mark.parametrize("look", [Recovery, Preview])
-"""A dry run refuses what the recovery would, in the same words."""
+"""A dry run refuses the same cases as the recovery, in the same words."""
 
 
 @LOOKS
@@ -679,7 +679,9 @@ def test_several_that_answer_are_named_in_one_sentence(tmp_path: Path) -> None:
 
 
 @LOOKS
-def test_what_is_no_survivor_is_refused(tmp_path: Path, snapshot: Path, look: type[Recovery | Preview]) -> None:
+def test_a_directory_that_is_not_a_survivors_is_refused(
+    tmp_path: Path, snapshot: Path, look: type[Recovery | Preview]
+) -> None:
     assert "holds no manager's log" in refused(lambda: look(tmp_path / "nowhere"))
     assert not (tmp_path / "nowhere").exists()
     assert "holds no manager's log" in refused(lambda: look(tmp_path / "old"))
@@ -691,7 +693,7 @@ def test_what_is_no_survivor_is_refused(tmp_path: Path, snapshot: Path, look: ty
     lock.release()
 
 
-def test_a_dry_run_says_what_would_be_taken_over_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_lists_the_entries_to_take_over_and_changes_nothing(tmp_path: Path) -> None:
     survivor(tmp_path / "m1")
     before = everything(tmp_path / "m1")
     found = Preview(tmp_path / "m1")
@@ -719,10 +721,10 @@ def spoil_batch(directory: Path) -> None:
 
 @LOOKS
 @pytest.mark.parametrize("spoil", [spoil_header, spoil_batch])
-def test_what_cannot_be_recovered_is_not_told_to_ask_a_cluster_that_is_gone(
+def test_a_failed_recovery_does_not_advise_to_ask_the_lost_cluster(
     tmp_path: Path, spoil: Callable[[Path], None], look: type[Recovery | Preview]
 ) -> None:
-    """A manager with a damaged log is to be removed and added again; here nobody is left who could do that."""
+    """The usual advice for a damaged log is to remove and add the manager again; here no cluster is left for that."""
     survivor(tmp_path / "m1")
     spoil(tmp_path / "m1")
     before = tree(tmp_path / "m1")

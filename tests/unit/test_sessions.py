@@ -1,6 +1,7 @@
-"""Promise: however often a command arrives, and in whatever company, it is carried out once and answered alike.
+"""Promise: a command is carried out once and always gets the same answer, however often and with whichever others it
+arrives.
 
-The rules are the Raft thesis's (6.3) and RIFL's. Everything that is remembered for this is bounded.
+The rules are those of the Raft thesis (6.3) and of RIFL. Everything that is remembered for this is bounded.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ def test_two_sessions_count_for_themselves(machine: StateMachine) -> None:
     assert say(machine, 1, node("a")).revision == 1
 
 
-# ---------------------------------------------------------------------------------------- what is waited for
+# ---------------------------------------------------------------------------------------- commands and waiting senders
 
 
 def test_answers_that_nobody_waits_for_are_dropped(machine: StateMachine) -> None:
@@ -168,8 +169,8 @@ def test_refusals_are_dropped_like_answers_and_a_restart_changes_no_byte(machine
     assert (session.answers, list(session.refusals)) == ({}, [2**64 - 1])
 
 
-def test_a_command_below_what_its_sender_waits_for_is_stale(machine: StateMachine) -> None:
-    """It was given up; carried out now, it would surprise whoever wrote since."""
+def test_a_command_below_the_lowest_awaited_sequence_is_stale(machine: StateMachine) -> None:
+    """Its sender gave up. If it were carried out now, it would surprise the senders of later writes."""
     say(machine, 5, node("a"), lowest=5)
     for sequence, lowest in [(4, 0), (1, 1), (0, 0)]:
         result = say(machine, sequence, node("late"), lowest=lowest)
@@ -198,7 +199,7 @@ def test_answers_come_in_any_order(machine: StateMachine) -> None:
     assert [say(machine, sequence, node("x"), lowest=1).revision for sequence in (1, 2, 3)] == [2, 3, 1]
 
 
-def test_a_sender_too_far_ahead_of_what_it_waits_for_is_refused(machine: StateMachine) -> None:
+def test_a_sender_too_far_above_its_lowest_awaited_sequence_is_refused(machine: StateMachine) -> None:
     assert say(machine, 1 + MAX_OUTSTANDING, node("a"), lowest=1).error == (TOO_MANY_OUTSTANDING,)
     assert machine.revision == 0
     assert say(machine, MAX_OUTSTANDING, node("b"), lowest=1).revision == 1
@@ -238,7 +239,7 @@ def test_a_closed_session_is_not_opened_by_a_late_copy_of_its_first_command(mach
     assert (session.is_closed, session.answers, session.refusals) == (True, {}, {})
 
 
-def test_closing_what_was_never_opened_is_answered(machine: StateMachine) -> None:
+def test_closing_a_session_that_was_never_opened_is_answered(machine: StateMachine) -> None:
     assert close_session(machine, 99).error == (UNKNOWN_SESSION,)
     assert list(session_records(machine)) == [S]
 

@@ -1,6 +1,6 @@
 """The promise: a directory that its owner shares with a group (mode 2770) serves every user of that group in turn, as
-under a pod's fsGroup whose uid changes; no other directory gives anybody rights, and a user who may not work there is
-told the commands to type, before anything is changed.
+with a pod's fsGroup and changing uids. No other directory gives rights to others. A user that may not work there gets
+the commands to type, before anything is changed.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _as_user(uid: int, function: Callable[[], object], groups: tuple[int, ...], 
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
             function()
-        except BaseException:  # noqa: BLE001 - whatever it is, the parent raises it
+        except BaseException:  # noqa: BLE001 - the parent raises any error
             os.write(write, traceback.format_exc().encode()[-4000:])
         finally:
             os._exit(0)
@@ -97,7 +97,7 @@ def statuses(directory: Path) -> dict[Path, tuple[int, ...]]:
 
 
 def run_manager(directory: Path, node: str) -> None:
-    """One life of a manager: it writes, takes snapshots, cuts its log, and reads what was there."""
+    """One run of a manager: it writes, takes snapshots, compacts its log, and reads the earlier entities."""
     with ReplicatedStore(alone(str(directory), admin=False, snapshot_after_bytes=0)) as store:
         store.wait_ready(30)
         store.create_node(Node(id=node))
@@ -126,7 +126,7 @@ def test_users_of_the_group_take_turns_with_a_managers_directory(place: Path, mo
 
 @pytest.mark.slow
 def test_they_take_turns_after_a_kill_too(place: Path) -> None:
-    """What a killed one leaves half done, another one tidies up."""
+    """If one manager is killed in the middle of a step, another one completes the step."""
     share(place / "m1")
 
     def killed() -> None:
@@ -197,7 +197,7 @@ def as_first_made(directory: Path) -> None:
     as_user(FIRST, lambda: run_manager(directory, "n1"))
 
 
-def test_who_is_not_in_the_group_is_refused_by_name(place: Path) -> None:
+def test_a_user_outside_the_group_is_refused_by_name(place: Path) -> None:
     share(place / "m1")
     as_user(FIRST, lambda: run_manager(place / "m1", "n1"))
 

@@ -1,5 +1,5 @@
-"""The promise: a process that runs out of file descriptors, or may not make a file so large, costs a store nothing but
-the time that it lasts; what is kept in reserve carries it through; and no signal ends the program.
+"""The promise: a process that runs out of file descriptors, or may not make a file so large, costs a store only the
+time of the shortage. The reserve carries the store through it, and no signal ends the program.
 
 Real limits (setrlimit), in processes of their own. Not here: full disks (tests/cluster/test_full_disk.py), consensus
 (tests/unit/raft/test_space.py).
@@ -33,7 +33,7 @@ SECONDS = 100.0
 
 
 def run(program: str, directory: Path, **settings: Any) -> str:
-    """What a program prints, in a process of its own. BEGINNING is in front of it."""
+    """The output of a program, in a process of its own, after BEGINNING."""
     command = [sys.executable, "-W", "error", "-c", BEGINNING + program, str(directory), json.dumps(settings)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr[-6000:]}"
@@ -145,7 +145,7 @@ def test_a_forked_child_gives_its_copies_back() -> None:
 
 
 @pytest.mark.slow
-def test_a_manager_whose_program_uses_up_all_descriptors_goes_on(tmp_path: Path) -> None:
+def test_a_manager_goes_on_when_its_program_uses_up_all_descriptors(tmp_path: Path) -> None:
     """(Pins a bug: it stopped for good with the first segment of its log that it had to make.)"""
     said = run(
         """
@@ -314,16 +314,16 @@ def test_the_signal_is_held_off_for_a_call_and_in_threads_that_begin_in_it() -> 
     assert [signal.SIGXFSZ in mask for mask in masks] == [True, True, False]
 
 
-# ---- what is one
+# ---- errors that are a shortage
 
 
-def test_an_error_that_leaves_open_what_is_on_the_disk_is_no_shortage() -> None:
+def test_an_error_after_which_the_disk_is_unknown_is_no_shortage() -> None:
     assert shortage_of(OSError(errno.EIO, "Input/output error")) is None
     assert shortage_of(PermissionError(errno.EPERM, "no")) is None
     assert shortage_of(ValueError("no")) is None
 
 
-def test_a_storage_full_says_what_was_lacking() -> None:
+def test_a_storage_full_names_the_lack() -> None:
     space, descriptors_ = shortage_of(StorageFull("by measure")), shortage_of(storage_full("x", errno.EMFILE))
     assert space is not None
     assert space.is_space

@@ -1,5 +1,5 @@
-"""The promise: before a disk or the database is full, creates and updates are refused by name, and nothing else is; it
-ends by itself when there is room again."""
+"""The promise: before a disk or the database is full, only creates and updates are refused, with the reason. The
+refusal ends by itself when there is enough space again."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_the_quota_is_at_most_half_the_map() -> None:
 
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What the disk of every manager has left."""
+    """The free bytes on the disk of every manager."""
     left = [10_000 * MIB]
     monkeypatch.setattr(space_module.Space.__init__, "__kwdefaults__", {"free": lambda _: left[0]})
     return left

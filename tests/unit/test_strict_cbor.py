@@ -30,7 +30,7 @@ PROJECT = Path(__file__).parents[2]
 
 
 def outcome_of(read: Callable[[bytes], object], data: bytes) -> str:
-    """The name of what was raised."""
+    """The name of the error that was raised."""
     try:
         return f"returned {read(data)!r:.80}"
     except Exception as error:  # noqa: BLE001
@@ -101,14 +101,14 @@ def test_nesting_has_a_bound() -> None:
         decode(b"\x81" * (MAX_DEPTH + 1) + b"\x00")
 
 
-def test_what_follows_the_end_is_refused_but_behind_a_record() -> None:
+def test_bytes_after_the_end_are_refused_except_after_a_record() -> None:
     for more in (b"\x00", b"\xff", bytes(50_000)):
         with pytest.raises(BadCbor, match=f"{len(more)} bytes follow"):
             decode(b"\x82\x01\x80" + more)
         assert decode_record(b"\x82\x01\x80" + more) == [1, []]
 
 
-def test_the_reason_names_what_was_wrong() -> None:
+def test_the_reason_names_the_fault() -> None:
     with pytest.raises(BadCbor, match=r"tag 28.*tags are not used"):
         decode(hash_bomb())
 
@@ -168,7 +168,7 @@ def test_nothing_else_calls_cbor2s_decoder() -> None:
     assert decoding == {("strict_cbor.py", name) for name in ("CBORDecoder", "CBORDecodeError", "loads")}
 
 
-# ---- what is plain, and not what its reader takes
+# ---- plain values of a wrong type for their reader
 
 
 MEMBER = ["m1", "127.0.0.1:7946", "inc-1", True]
@@ -183,7 +183,7 @@ ROWS = {
     "no members": cbor2.dumps(["c", 1, [], []]),
     "a member that is not a list": cbor2.dumps(["c", 1, ["abcd"], []]),
     "a member without an incarnation": cbor2.dumps(["c", 1, [MEMBER[:2]], []]),
-    "a member whose id is not a text": cbor2.dumps(["c", 1, [[["m1"], *MEMBER[1:]]], []]),
+    "a member with an id that is not a text": cbor2.dumps(["c", 1, [[["m1"], *MEMBER[1:]]], []]),
     "a voter of another type": cbor2.dumps(["c", 1, [[*MEMBER[:3], 1]], []]),
     "the same member twice": cbor2.dumps(["c", 1, [MEMBER, MEMBER], []]),
     "65 members": cbor2.dumps(["c", 1, [[f"m{n}", *MEMBER[1:]] for n in range(65)], []]),

@@ -121,7 +121,7 @@ def test_nothing_that_is_asked_to_wait_overflows() -> None:
     assert timeouts.deadline(None) == math.inf
 
 
-def test_backups_at_an_interval_beyond_what_a_thread_can_wait_go_on(tmp_path: Path) -> None:
+def test_backups_go_on_with_an_interval_longer_than_a_thread_can_wait(tmp_path: Path) -> None:
     """`stop.wait(1e10)` is an OverflowError: it ended the thread for backups, and no alarm said so."""
     backups = Backups(tmp_path, every_seconds=1e10, keep=1, position=lambda: None, take=lambda _path: {})
     looked = threading.Event()
@@ -133,7 +133,7 @@ def test_backups_at_an_interval_beyond_what_a_thread_can_wait_go_on(tmp_path: Pa
         try:
             backups.run(stop)
             ended.append(None)
-        except BaseException as error:  # noqa: BLE001  it is what the test asks for
+        except BaseException as error:  # noqa: BLE001  the test asks for it
             ended.append(error)
 
     thread = threading.Thread(target=run)

@@ -86,7 +86,7 @@ def test_the_files_are_private_and_an_exchange_is_noticed(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_what_root_installs_belongs_to_the_owner_of_the_data_directory(tmp_path: Path) -> None:
+def test_files_that_root_installs_belong_to_the_owner_of_the_data_directory(tmp_path: Path) -> None:
     os.chown(tmp_path, 1234, 5678)
     tls_files.install(tmp_path, OLD, check=accept)
     paths = [tmp_path / "tls", *(tmp_path / "tls").iterdir(), tmp_path / "tls.lock"]

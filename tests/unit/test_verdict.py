@@ -1,4 +1,5 @@
-"""The first line of a status says that all is well only where it is, else what is wrong, and how many more may fail."""
+"""The first line of a status says "healthy" only if all is well. Else it names the faults, and how many more may
+fail."""
 
 from __future__ import annotations
 
@@ -132,6 +133,6 @@ def test_of_many_problems_some_are_named() -> None:
     assert line(given).endswith("; backup-failed /0; backup-failed /1; backup-failed /2; backup-failed /3; 5 more")
 
 
-def test_what_a_member_told_before_it_went_away_is_not_said() -> None:
+def test_the_alarms_of_a_member_that_is_away_are_not_shown() -> None:
     gone = member("m3", connected=False, alarms=[alarm("disk-low")])
     assert "disk-low" not in line(status(member("m1"), member("m2"), gone))

@@ -33,14 +33,14 @@ def test_every_thread_that_waits_is_woken() -> None:
         wait_until(lambda: len(bell._sleepers) == 4 - len(seen), "all to sleep")
         goal[0] = number
         bell.ring()
-        wait_until(lambda number=number: len(seen) == number + 1, "those whose time has come")
+        wait_until(lambda number=number: len(seen) == number + 1, "the waits that are over")
     for thread in threads:
         thread.join()
     assert sorted(seen) == [1, 1, 2, 3]
     assert not bell._sleepers
 
 
-def test_at_the_deadline_it_returns_what_the_condition_returns_then() -> None:
+def test_at_the_deadline_it_returns_the_present_value_of_the_condition() -> None:
     bell = Bell()
     assert bell.wait_for(lambda: "", time.monotonic() - 1) == ""
     assert bell.wait_for(list, time.monotonic() + 0.01) == []
@@ -48,7 +48,7 @@ def test_at_the_deadline_it_returns_what_the_condition_returns_then() -> None:
     assert not bell._sleepers
 
 
-def test_what_the_condition_raises_ends_the_wait() -> None:
+def test_an_error_of_the_condition_ends_the_wait() -> None:
     bell = Bell()
     looks = iter([False, False, False])
 

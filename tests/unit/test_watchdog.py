@@ -1,8 +1,8 @@
-"""The promise: a raft thread that is stuck is an alarm within seconds, and this manager says no longer that it leads;
-later it stops, with the thread's stack in the log, and every call ends. A process that was stopped for a while, or a
+"""The promise: a stuck raft thread is an alarm within seconds, and its manager no longer says that it leads. Later the
+manager stops, with the thread's stack in the log, and every call ends. A process that was suspended for a while, or a
 thread that is busy with a long apply, is not stuck.
 
-(Pins: a raft thread that never stepped again. `is_leader` stayed true while another manager led, no alarm was raised,
+(Pins: a raft thread never stepped again. `is_leader` stayed true while another manager led, no alarm was raised,
 `failure` was None, and writes ended one by one at their deadlines.)
 """
 
@@ -64,7 +64,7 @@ class Watched:
         )
 
     def pass_seconds(self, seconds: float) -> Any:
-        """What the last look returned."""
+        """The result of the last check."""
         problem = None
         for _ in range(round(seconds / self.watchdog.look_seconds)):
             self.clock.now += self.watchdog.look_seconds
@@ -175,7 +175,7 @@ def opened(directory: Path, **settings: Any) -> wr.ReplicatedStore:
     return store
 
 
-def test_a_manager_whose_raft_thread_is_stuck_does_not_say_that_it_leads(
+def test_a_manager_with_a_stuck_raft_thread_does_not_say_that_it_leads(
     tmp_path: Path, hang: Callable[[], threading.Event]
 ) -> None:
     told: list[bool] = []
@@ -196,7 +196,7 @@ def test_a_manager_whose_raft_thread_is_stuck_does_not_say_that_it_leads(
 
 
 @pytest.mark.slow
-def test_a_manager_whose_raft_thread_stays_stuck_stops_and_every_call_ends(
+def test_a_manager_with_a_raft_thread_that_stays_stuck_stops_and_every_call_ends(
     tmp_path: Path, hang: Callable[[], threading.Event], caplog: pytest.LogCaptureFixture
 ) -> None:
     store = opened(tmp_path, watchdog_alarm_seconds=0.1, watchdog_stop_seconds=0.5)
@@ -207,7 +207,7 @@ def test_a_manager_whose_raft_thread_stays_stuck_stops_and_every_call_ends(
     def call(function: Callable[[], object]) -> None:
         try:
             function()
-        except BaseException as error:  # noqa: BLE001  it is what the test asks for
+        except BaseException as error:  # noqa: BLE001  the test asks for it
             ended.append(error)
 
     with store.batch(wait=False, timeout=math.inf) as batch:
@@ -244,7 +244,7 @@ def test_a_manager_whose_raft_thread_stays_stuck_stops_and_every_call_ends(
 
 
 class HangingHandler(logging.Handler):
-    """A log's pipe that nobody reads: whoever logs waits, with the handler's lock held."""
+    """A log's pipe that nobody reads: a thread that logs waits, with the handler's lock held."""
 
     def __init__(self, let_go: threading.Event) -> None:
         super().__init__(logging.INFO)
@@ -257,7 +257,7 @@ class HangingHandler(logging.Handler):
 
 
 def test_a_raft_thread_that_is_stuck_in_a_log_line_is_noticed(tmp_path: Path) -> None:
-    """What watches it, and what closes the store, must not wait for the same lock."""
+    """The watchdog, and the code that closes the store, must not wait for the same lock."""
     let_go = threading.Event()
     store = opened(tmp_path, watchdog_alarm_seconds=0.1, watchdog_stop_seconds=0.5)
     handler = HangingHandler(let_go)

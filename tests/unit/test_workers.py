@@ -38,7 +38,7 @@ def test_one_job_after_another_needs_one_thread() -> None:
     workers.shutdown()
 
 
-def test_what_a_job_raises_is_in_its_future() -> None:
+def test_an_error_of_a_job_is_in_its_future() -> None:
     workers = Workers(1, "test")
 
     def leave() -> None:
@@ -70,7 +70,7 @@ def test_without_a_thread_to_be_had_the_others_do_the_jobs(monkeypatch: pytest.M
     workers.shutdown()
 
 
-def test_shutdown_cancels_what_has_not_begun() -> None:
+def test_shutdown_cancels_jobs_that_have_not_begun() -> None:
     workers = Workers(1, "test")
     began, hold = threading.Event(), threading.Event()
 

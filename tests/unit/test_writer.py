@@ -1,7 +1,8 @@
-"""The promises of writes, on the caller's side: what can never be stored is refused before anything is sent, and
-each call is one command, a batch too.
+"""The promises of writes, on the caller's side: an entity that can never be stored is refused before anything is sent,
+and each call is one command, a batch too.
 
-What gets past these checks is found by every manager's state machine at once. What commands do is tested with fsm/.
+A fault that passes these checks is found by every manager's state machine at once. The effects of commands are tested
+with fsm/.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def test_the_store_has_the_48_operations() -> None:
     assert all(inspect.getdoc(getattr(Store, name)) for name in public)
 
 
-def test_what_can_be_updated_is_what_the_table_says() -> None:
+def test_the_updatable_kinds_are_those_of_the_table() -> None:
     assert {kind_of(method) for method in WRITES if method.startswith(("update", "save"))} == {
         kind for kind in KINDS if kind.updatable
     }
@@ -148,7 +149,9 @@ def test_a_batch_has_a_bounded_number_of_hosts(store: DirectStore) -> None:
 
 
 @pytest.mark.parametrize(("method", "argument"), BAD_WRITES)
-def test_what_can_never_be_stored_is_refused_before_it_is_sent(store: DirectStore, method: str, argument: Any) -> None:
+def test_an_entity_that_can_never_be_stored_is_refused_before_it_is_sent(
+    store: DirectStore, method: str, argument: Any
+) -> None:
     with pytest.raises(InvalidEntity) as caught:
         getattr(store, method)(argument)
     assert caught.value.kind == kind_of(method).name
@@ -184,7 +187,7 @@ def test_the_longest_id_and_name_are_stored_and_found(store: DirectStore) -> Non
     assert store.list_services() == []
 
 
-def test_what_was_written_is_normalised_and_the_callers_revision_is_not_looked_at(store: DirectStore) -> None:
+def test_a_written_entity_is_normalised_and_the_callers_revision_is_ignored(store: DirectStore) -> None:
     entity = Service(id="s", env=["A=b"], labels={"k": "v"}, revision=99)  # type: ignore[arg-type]
     revision = store.create_service(entity)
     read = store.get_service("s")

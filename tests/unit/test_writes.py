@@ -1,7 +1,7 @@
 """The promise: `batch(wait=False)` returns at once and raises for nothing that the cluster does. Every write ends, in
-its future or in its caller. Those of one thread are sent in the order in which they were made.
+its future or in its caller. The writes of one thread are sent in the order in which they were made.
 
-(Pins: the first one of a process blocked for the whole timeout where there was no leader, and then raised.)
+(Pins: without a leader, the first write of a process blocked for the whole timeout, and then raised.)
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from warren_raft.writes import QUEUE_FULL, Write, Writes
 
 DEADLINE = 30.0
 SOON = 5.0
-"""For what does not block, on a busy machine."""
+"""For steps that do not block, on a busy machine."""
 
 
 # ------------------------------------------------------------------------------------------------- by itself
 
 
 class Sent:
-    """The writes, and what comes out of it as commands."""
+    """The writes, and the commands that come out of it."""
 
     def __init__(self, queue_limit: int = 100) -> None:
         self.writes = Writes("m1", queue_limit, Deliveries("test-futures"))
@@ -145,7 +145,7 @@ def test_at_the_deadline_a_held_write_ends_with_the_reason(full: bool) -> None:
     assert sent.take() == []
 
 
-def test_what_its_caller_gave_up_is_not_sent() -> None:
+def test_a_write_that_its_caller_gave_up_is_not_sent() -> None:
     sent = Sent()
     a, b = sent.write("a"), sent.write("b")
     sent.take(a, b)
@@ -208,7 +208,9 @@ def test_without_a_leader_the_future_ends_at_its_deadline(lonely: wr.ReplicatedS
         assert "no leader" in str(error)
 
 
-def test_what_has_no_room_ends_at_once(lonely: wr.ReplicatedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_the_queue_cannot_take_ends_at_once(
+    lonely: wr.ReplicatedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "HELD_MAX", 2)
     futures = [start(lonely, timeout=math.inf) for _ in range(6)]
     error = futures[5].exception(SOON)
@@ -232,7 +234,9 @@ def test_what_has_no_room_ends_at_once(lonely: wr.ReplicatedStore, monkeypatch: 
     assert all(isinstance(future.exception(DEADLINE), wr.Closed) for future in futures[:5])
 
 
-def test_what_has_no_room_for_its_bytes_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_with_too_many_bytes_for_the_queue_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A large one beside many small ones has room; as many large ones have not."""
     monkeypatch.setattr(module, "OUTSTANDING_BYTES", 10_000)
     with replicated(tmp_path, others=1) as store:
@@ -288,7 +292,7 @@ def full(store: Any, patch: pytest.MonkeyPatch) -> None:
     ("trouble", "errors"),
     [(closed, (wr.Closed,)), (failed, (wr.Closed, wr.InvariantViolation)), (full, (wr.StorageFull,))],
 )
-def test_what_a_store_does_is_in_the_future(
+def test_an_error_of_the_store_is_in_the_future(
     kind: str,
     trouble: Callable[[Any, pytest.MonkeyPatch], None],
     errors: tuple[type[Exception], ...],

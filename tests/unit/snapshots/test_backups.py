@@ -298,7 +298,7 @@ def test_a_disk_that_is_not_mounted_is_told_and_not_written_to_elsewhere(world: 
 
 
 @pytest.mark.parametrize("what", ["no parent", "a file", "not writable"])
-def test_who_does_not_lead_tells_too_that_no_backup_could_be_saved_there(
+def test_a_follower_too_reports_that_no_backup_could_be_saved_there(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     """Else the first to notice is the manager that takes over when the one with the backups is gone."""
@@ -338,7 +338,7 @@ def test_the_directory_is_looked_at_as_soon_as_the_manager_starts(world: World, 
     assert world.alarm is not None
 
 
-def test_who_does_not_lead_any_more_has_no_alarm(world: World) -> None:
+def test_a_manager_that_no_longer_leads_has_no_alarm(world: World) -> None:
     backups = world.backups()
     world.failure = StorageFull("no space left")
     backups.look()
@@ -354,7 +354,7 @@ def test_a_manager_that_closes_is_no_failure(world: World) -> None:
     assert world.alarm is None
 
 
-def test_what_a_dead_manager_left_is_removed_when_it_is_certainly_dead(world: World) -> None:
+def test_the_part_of_a_dead_manager_is_removed_when_it_is_certainly_dead(world: World) -> None:
     make(world, 1, keep=3)
     old, young = "warren-20200101T000000Z.part", "warren-20261122T150000Z.part.0123abcd.part"
     for name in (old, young, "other.part"):

@@ -56,7 +56,7 @@ def test_a_directory_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
     assert SnapshotDirectory(tmp_path).scan() == ([], [])
 
 
-def test_a_snapshot_is_named_by_what_is_in_it(directory: SnapshotDirectory, database: Database) -> None:
+def test_a_snapshot_is_named_by_its_index_and_term(directory: SnapshotDirectory, database: Database) -> None:
     snapshot = taken(directory, database)
     assert os.path.basename(snapshot.path) == f"{snapshot.index:016}-1.mdb"
     assert snapshot.index == snapshot.manifest.index
@@ -81,7 +81,7 @@ def test_the_child_verifies_unless_somebody_else_does(
     assert asked == [("taking.part", False)]
 
 
-def test_what_is_not_verified_does_not_get_a_name(directory: SnapshotDirectory, database: Database) -> None:
+def test_an_unverified_file_does_not_get_a_name(directory: SnapshotDirectory, database: Database) -> None:
     def refuse(path: str) -> Manifest:
         assert names(directory) == ["taking.part"]
         raise SnapshotInvalid(path, "is wrong")
@@ -147,7 +147,7 @@ def test_the_newest_is_first(directory: SnapshotDirectory, database: Database) -
     assert directory.list() == made
 
 
-def test_what_is_no_snapshot_is_told_and_not_passed_over(
+def test_a_file_that_is_not_a_snapshot_is_reported_and_not_skipped(
     directory: SnapshotDirectory, database: Database, tmp_path: Path
 ) -> None:
     newest, middle, oldest = several(directory, database, 3)
@@ -188,7 +188,7 @@ def test_only_a_whole_file_of_this_directory_is_adopted(
     assert names(directory) == ["incoming.part"]
 
 
-def test_a_start_removes_what_was_begun_but_not_what_is_being_fetched(directory: SnapshotDirectory) -> None:
+def test_a_start_removes_unfinished_files_but_not_a_fetch_in_progress(directory: SnapshotDirectory) -> None:
     for name in ("taking.part", "0000000000000001-1.mdb.part", "incoming.part", "incoming.json", "notes.txt"):
         Path(directory.path, name).touch()
     directory.create()

@@ -1,4 +1,4 @@
-"""The promise: a snapshot is one file, whole or not there, its owner's alone, that proves by itself what it is."""
+"""The promise: a snapshot is one file, complete or absent, readable only by its owner, that proves its own content."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def path(database: Database, tmp_path: Path) -> Path:
 # ---- writing
 
 
-def test_the_manifest_says_what_the_state_says_of_itself(database: Database, tmp_path: Path) -> None:
+def test_the_manifest_agrees_with_the_state(database: Database, tmp_path: Path) -> None:
     manifest = snapshot_of(database, tmp_path / "s.mdb")
     machine = StateMachine(database)
     data = (tmp_path / "s.mdb").read_bytes()
@@ -91,7 +91,7 @@ def test_only_its_owner_may_read_it_whatever_the_umask(database: Database, tmp_p
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_what_is_there_already_is_left_alone_a_link_too(database: Database, tmp_path: Path, link: bool) -> None:
+def test_an_existing_file_or_link_is_not_touched(database: Database, tmp_path: Path, link: bool) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_bytes(b"precious")
     path = tmp_path / "s.mdb"
@@ -177,10 +177,10 @@ def test_lmdb_without_space_is_storage_full_of_the_copy(
     assert not (tmp_path / "s.mdb").exists()
 
 
-def test_it_is_what_was_there_when_it_began(
+def test_a_snapshot_holds_the_state_at_its_beginning(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Copy, index, digest and counts are of one moment, whatever is written meanwhile."""
+    """Copy, index, digest and counts are of one moment, in spite of writes meanwhile."""
     index, copy_to = StateMachine(database).applied_index, Database.copy_to
 
     def with_a_write_before(self: Database, *arguments: Any) -> None:
@@ -210,7 +210,7 @@ def test_every_flipped_bit_is_found(path: Path) -> None:
     verify(path)
 
 
-def test_every_flipped_bit_of_the_last_page_is_found_by_who_reads_only_that(path: Path) -> None:
+def test_every_flipped_bit_of_the_last_page_is_found_by_a_reader_of_that_page(path: Path) -> None:
     data = bytearray(path.read_bytes())
     with open(path, "r+b") as file:
         for position in range(len(data) - TRAILER_BYTES, len(data)):
@@ -241,7 +241,7 @@ def test_a_page_that_is_missing_in_the_middle_or_too_many_is_found(path: Path) -
             read_manifest(path)
 
 
-# ---- what is no snapshot
+# ---- files that are not snapshots
 
 
 def test_other_files_are_not_taken_for_snapshots(database: Database, tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def without_reflink(*_arguments: object) -> Any:
 
 
 @pytest.mark.parametrize("how", ["as this file system does it", "in the kernel", "by hand"])
-def test_what_comes_out_is_the_database_and_the_snapshot_stays(
+def test_the_extracted_file_is_the_database_and_the_snapshot_stays(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     if how != "as this file system does it":
@@ -327,7 +327,7 @@ def test_what_comes_out_is_the_database_and_the_snapshot_stays(
 def test_a_file_system_that_shares_blocks_is_asked_first(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reflink shares the whole file, so what is behind the database is cut off."""
+    """The reflink shares the whole file, so the part after the database is cut off."""
 
     def reflink(copy: int, request: int, source: int) -> int:
         assert request == 0x40049409
@@ -360,7 +360,7 @@ def test_a_snapshot_that_shrinks_while_it_is_copied_is_noticed(
     assert not (tmp_path / "copy.mdb").exists()
 
 
-def test_what_came_out_is_a_state_to_go_on_from(path: Path, tmp_path: Path) -> None:
+def test_an_extracted_database_is_a_state_to_continue_from(path: Path, tmp_path: Path) -> None:
     manifest = read_manifest(path)
     with Database.open(tmp_path / "other", sync=True) as made:
         target = made.path

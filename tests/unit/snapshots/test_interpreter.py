@@ -1,5 +1,5 @@
-"""The promise: a program that holds a manager is never started as a child of itself, and its snapshots are verified,
-whatever `sys.executable` is: the program, nothing, or an interpreter that is gone.
+"""The promise: a program that embeds a manager is never started as a child of itself, and its snapshots are verified
+with any `sys.executable`: the program, nothing, or an interpreter that no longer exists.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The promise: of a manager's own snapshots the newest two stay, and for as long as somebody needs them, those in use.
+"""The promise: of a manager's own snapshots the newest two stay, and the snapshots in use stay as long as necessary.
 
-Jobs run here one after the other; what comes between them is in tests/unit/test_killed_installs.py and the simulation.
+Jobs run here one after the other. Events between them are in tests/unit/test_killed_installs.py and the simulation.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def test_a_fetch_gives_way_on_a_full_disk_and_waits_for_anything_else_that_is_la
     keeper = opened(0)
     with files_no_larger_than(5_000), pytest.raises(StorageFull):
         keeper.receive("a hash", 5_000, b"x" * 5_000, 10_000)()
-    assert keeper.incoming == ("a hash", 5_000), "a file may not become larger just now: what is there stays"
+    assert keeper.incoming == ("a hash", 5_000), "a file may not become larger just now: the present part stays"
 
     keeper = opened(1 << 60)
     with pytest.raises(StorageFull):
@@ -83,7 +83,7 @@ def test_a_fetch_gives_way_on_a_full_disk_and_waits_for_anything_else_that_is_la
 
 
 def test_a_snapshot_of_another_cluster_is_refused_and_any_is_taken_by_a_manager_without_one(tmp_path: Path) -> None:
-    """A manager whose directory was lost has no cluster yet: the snapshot tells it."""
+    """A manager that lost its directory has no cluster yet: the snapshot gives it the cluster id."""
     (tmp_path / "sender").mkdir()
     with small_state(tmp_path / "sender", containers=5) as database:
         sha256 = snapshot_of(database, tmp_path / "sent").sha256

@@ -1,4 +1,4 @@
-"""The promise: a manager saves what it has applied, while it goes on; one that closes does not wait for that."""
+"""The promise: a manager saves the state that it has applied, and goes on. Closing does not wait for a save."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> Iterator[ReplicatedStore]:
         yield opened
 
 
-def test_it_saves_what_it_has_applied(store: ReplicatedStore, tmp_path: Path) -> None:
+def test_it_saves_the_applied_state(store: ReplicatedStore, tmp_path: Path) -> None:
     told = store.snapshot(tmp_path / "s.mdb")
     status = store.status()
     assert told == verify(tmp_path / "s.mdb").to_json()

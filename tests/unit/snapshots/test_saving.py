@@ -1,4 +1,4 @@
-"""The promise: `store.snapshot(path)` makes one verified file or none, replaces nothing, and says what is in it."""
+"""The promise: `store.snapshot(path)` makes one verified file or none, replaces nothing, and returns the manifest."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def saved(database: Database, path: Path, **more: Any) -> None:
     save(database, path, created_at=NOON, node_id="n1", quorum=True, **more)
 
 
-def test_a_local_store_saves_what_it_has(tmp_path: Path, out: Path) -> None:
+def test_a_local_store_saves_its_state(tmp_path: Path, out: Path) -> None:
     before = datetime.now(UTC)
     with LocalStore(tmp_path / "store") as store:
         store.create_node(Node(id="n1"))
@@ -63,7 +63,7 @@ def test_a_local_store_saves_what_it_has(tmp_path: Path, out: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["file", "directory", "link that leads nowhere"])
-def test_what_is_there_is_never_replaced(database: Database, out: Path, what: str) -> None:
+def test_an_existing_file_is_never_replaced(database: Database, out: Path, what: str) -> None:
     path = out / "s.mdb"
     if what == "file":
         path.write_text("precious")
@@ -76,7 +76,7 @@ def test_what_is_there_is_never_replaced(database: Database, out: Path, what: st
     assert os.listdir(out) == ["s.mdb"]
 
 
-def test_what_was_put_there_meanwhile_is_not_replaced_either(
+def test_a_file_that_was_put_there_meanwhile_is_not_replaced_either(
     database: Database, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saving, "verify_in_child", lambda *_a, **_n: (out / "s.mdb").write_text("precious"))
@@ -159,7 +159,7 @@ def test_an_interrupt_leaves_nothing(out: Path) -> None:
     assert os.listdir(out) == []
 
 
-def test_what_a_killed_one_left_goes_with_one_to_the_same_file_a_day_later(database: Database, out: Path) -> None:
+def test_the_part_of_a_killed_save_goes_with_the_next_save_a_day_later(database: Database, out: Path) -> None:
     """It is as large as the state, and nobody else would ever remove it. One that is being filled is not that old."""
     others = ["s.mdb.89abcdef.part", "s.mdb.0123abcd.part.part", "s.mdb.mine.part", "t.mdb.0123abcd.part"]
     for name in ["s.mdb.0123abcd.part", *others]:
@@ -170,7 +170,7 @@ def test_what_a_killed_one_left_goes_with_one_to_the_same_file_a_day_later(datab
     assert sorted(os.listdir(out)) == sorted(["s.mdb", *others])
 
 
-def test_what_cannot_be_removed_does_not_keep_one_from_saving(
+def test_a_part_that_cannot_be_removed_does_not_prevent_a_save(
     database: Database, out: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (out / "s.mdb.0123abcd.part").mkdir()
@@ -191,7 +191,7 @@ def test_a_file_that_was_changed_on_its_way_is_refused(database: Database, out: 
 
 def test_a_nameless_one_takes_no_name(database: Database, out: Path) -> None:
     def take(path: str) -> None:
-        assert os.path.basename(path).endswith(".part"), "else a start would not remove what is left of it"
+        assert os.path.basename(path).endswith(".part"), "else a start would not remove the rest of it"
         snapshot_of(database, Path(path))
 
     with open(take_nameless(str(out), take), "rb") as file:

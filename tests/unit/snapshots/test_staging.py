@@ -66,7 +66,7 @@ def test_an_empty_directory_gets_no_aside(tmp_path: Path) -> None:
     assert staging.held(tmp_path) == list(staging.OURS)
 
 
-def test_what_was_begun_and_never_committed_goes_with_the_next(tmp_path: Path) -> None:
+def test_an_uncommitted_part_goes_with_the_next(tmp_path: Path) -> None:
     fill(Path(staging.begin(tmp_path)), "first")
     part = Path(staging.begin(tmp_path))
     assert contents(part) == {}

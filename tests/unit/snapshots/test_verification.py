@@ -1,6 +1,6 @@
-"""The promise: `verify` finds what the hash cannot, too: a state that was wrong before it was copied, or one made up.
+"""The promise: `verify` finds faults that the hash cannot find: a state that was wrong before its copy, or was forged.
 
-Each test damages one thing and lets everything that is checked before it fit. The child says what `verify` says.
+Each test damages one thing and makes everything fit that is checked before it. The child reports the same as `verify`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def path(database: Database, tmp_path: Path) -> Path:
 
 
 def problem_of(database: Database, tmp_path: Path, *, records: bool = True) -> str:
-    """What is found wrong with a snapshot of this state."""
+    """The fault that is found in a snapshot of this state."""
     path = tmp_path / "wrong.mdb"
     snapshot_of(database, path)
     with pytest.raises(SnapshotInvalid) as caught:
@@ -64,7 +64,7 @@ def problem_of(database: Database, tmp_path: Path, *, records: bool = True) -> s
     return caught.value.detail
 
 
-# ---- structure, and what LMDB is let near
+# ---- structure, and the files that LMDB may open
 
 
 def test_the_page_behind_the_database_does_not_trouble_lmdb_or_its_verifier(path: Path) -> None:
@@ -75,7 +75,7 @@ def test_the_page_behind_the_database_does_not_trouble_lmdb_or_its_verifier(path
 def test_a_structure_that_is_not_sound_is_found_before_lmdb_opens_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hash is made to fit: what is left then is to look at the structure."""
+    """The hash is made to fit, so only the check of the structure can find the fault."""
 
     def must_not(*_arguments: object, **_named: object) -> Any:
         raise AssertionError("LMDB was let at it")
@@ -91,7 +91,7 @@ def test_a_structure_that_is_not_sound_is_found_before_lmdb_opens_it(
                 verify(path, records=False, pace=pace)
 
 
-def test_a_file_whose_hash_is_wrong_is_not_looked_at_any_further(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_a_wrong_hash_is_not_examined_any_further(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[object] = []
     monkeypatch.setattr(lmdb.verify, "verify", looked.append)
     monkeypatch.setattr(Database, "open_file", looked.append)
@@ -179,7 +179,7 @@ def store_record(kind: Any, id: str, record: bytes) -> Callable[[WriteTransactio
         (lambda transaction: transaction.store(HISTORY, b"\0" * 7 + b"\5", b"nonsense"), "its history cannot be read"),
     ],
 )
-def test_what_cannot_be_used_is_found_although_all_hashes_fit(
+def test_an_unusable_record_is_found_although_all_hashes_fit(
     database: Database, tmp_path: Path, do: Callable[[WriteTransaction], object], said: str
 ) -> None:
     change(database, do, new_digest=True)
@@ -219,7 +219,7 @@ HIDING_PLACES: dict[str, Callable[[WriteTransaction], object]] = {
 
 @pytest.mark.parametrize("where", HIDING_PLACES)
 def test_a_snapshot_made_by_hand_to_hang_its_reader_is_refused(database: Database, tmp_path: Path, where: str) -> None:
-    """Some hundred bytes of CBOR whose hash takes months, in a file with all its hashes and digests in order."""
+    """Some hundred bytes of CBOR with a hash that takes months, in a file with all its hashes and digests correct."""
     change(database, HIDING_PLACES[where], new_digest=True)
     snapshot_of(database, tmp_path / "s.mdb")
     cancel = threading.Event()
@@ -269,7 +269,7 @@ def test_progress_goes_from_nothing_to_all_and_never_back(path: Path, monkeypatc
 
 
 def test_a_file_that_was_found_wrong_is_not_kept_open(database: Database, tmp_path: Path) -> None:
-    """Who keeps the error must be able to look again: LMDB opens a file once in a process."""
+    """A caller that keeps the error must be able to verify again: LMDB opens a file once in a process."""
     change(database, lambda transaction: transaction.delete(CONTAINER, "c-0007"))
     snapshot_of(database, tmp_path / "s.mdb")
     errors = []
@@ -290,7 +290,7 @@ def test_nothing_is_left_beside_the_file_and_nothing_is_written_to_it(path: Path
 # ---- in a child
 
 
-def test_the_child_says_what_is_said_here(path: Path) -> None:
+def test_the_child_gives_the_same_answer_as_this_process(path: Path) -> None:
     assert verify_in_child(path, records=True) == read_manifest(path)
     assert verify_in_child(path, records=False, low_priority=False) == read_manifest(path)
     data = bytearray(path.read_bytes())
@@ -405,7 +405,7 @@ def test_where_no_child_can_begin_the_file_is_verified_here_and_the_log_says_so_
     assert line.startswith("no child process can verify snapshots")
     assert why in line
     with pytest.raises(VerificationFailed, match=why):
-        prove_state_in_child(path)  # nobody waits for this process yet: whoever starts it proves the state here
+        prove_state_in_child(path)  # no cluster waits for this process yet: the caller proves the state here
 
 
 @pytest.mark.usefixtures("no_child")
@@ -452,7 +452,7 @@ def test_the_child_does_not_outlive_its_parent() -> None:
         assert process.stdout.read() == b""  # the end of the pipe: nobody holds it any more
 
 
-def test_a_child_whose_parent_went_before_ends_at_once(path: Path) -> None:
+def test_a_child_without_its_parent_ends_at_once(path: Path) -> None:
     program = (
         "import sys, json; from warren_raft.snapshots.verify_child import main; "
         f"main([{str(path)!r}, json.dumps({{'records': False, 'nice': 0, 'parent': 1}})])"
@@ -472,7 +472,7 @@ def test_the_child_gives_way(path: Path) -> None:
     assert int(ran.stderr) == min(19, before + 10)
 
 
-# ---- what is no fault of the file
+# ---- errors that are not a fault of the file
 
 
 @pytest.mark.parametrize(
@@ -502,7 +502,7 @@ def test_a_sector_that_cannot_be_read_is_damage(path: Path, monkeypatch: pytest.
         prove_state(path)
 
 
-def test_the_child_says_of_a_state_what_is_said_here(database: Database, tmp_path: Path) -> None:
+def test_the_child_gives_the_same_answer_for_a_state_as_this_process(database: Database, tmp_path: Path) -> None:
     path = tmp_path / "state.mdb"
     with path.open("wb") as file:
         database.copy_to(file.fileno())
@@ -545,7 +545,7 @@ BEGIN_WITH = (
 )
 
 
-def test_a_child_that_takes_more_time_than_any_sound_file_is_ended_and_the_file_called_damaged(
+def test_a_child_that_takes_too_much_time_is_ended_and_its_file_counts_as_damaged(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of processor time: a busy machine ends none."""
