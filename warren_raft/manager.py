@@ -749,7 +749,7 @@ class ReplicatedStore(Store):
             return
         text = (
             f"the program of {self.config.node_id} has used up its file descriptors (at most {limit()}): it can take "
-            "no connections, and has a few in reserve for the log and for snapshots; find what leaks them "
+            "no connections, and has a few in reserve for the log and for snapshots; find the leak "
             f"(as root: ls -l /proc/{os.getpid()}/fd), or raise the limit (ulimit -n, LimitNOFILE=)"
         )
         self._alarms.raise_alarm("descriptors-low", text)

@@ -295,7 +295,7 @@ class OpenedDirectory:
         self.release()
 
     def release(self) -> None:
-        """Release only what the end of the process would release: no sync, the marker stays."""
+        """Release the same things as the end of the process: no sync, the marker stays."""
         self.database.abandon()
         self._held.close()
 

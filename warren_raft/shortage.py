@@ -30,12 +30,13 @@ _SHORTAGES: Final = {
     errno.EDQUOT: Shortage("this user's quota on the disk is used up", "free space, or raise the quota", is_space=True),
     errno.EMFILE: Shortage(
         "this process has no file descriptor left",
-        "find what leaks them (as root: ls -l /proc/PID/fd), or raise the limit (ulimit -n, LimitNOFILE=)",
+        "find the leak (as root: ls -l /proc/PID/fd), or raise the limit (ulimit -n, LimitNOFILE=)",
     ),
     errno.ENFILE: Shortage(
-        "this machine has no file descriptor left", "find what leaks them (lsof), or raise fs.file-max (sysctl)"
+        "this machine has no file descriptor left",
+        "find the process that leaks them (lsof), or raise fs.file-max (sysctl)",
     ),
-    errno.ENOMEM: Shortage("there is no memory left", "find what uses it, or raise the limit"),
+    errno.ENOMEM: Shortage("there is no memory left", "find the process that uses it, or raise the limit"),
     errno.EFBIG: Shortage(
         "a file would become larger than this process, or its file system, allows",
         "raise the limit (ulimit -f, LimitFSIZE=)",
