@@ -395,7 +395,7 @@ class ReplicatedStore(Store):
         told = [*own]
         if others:
             told.append(f"low on space: {', '.join(others)}, see {'its' if len(others) == 1 else 'their'} status")
-        detail = "; ".join(told) or f"{self._engine.leader} says so"
+        detail = "; ".join(told) or f"the leader {self._engine.leader} reports it"
         return f"too few managers have enough space for creates and updates; reads and deletes go on: {detail}"
 
     def _sent_and_waited_for(self, write: Write) -> int:

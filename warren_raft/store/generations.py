@@ -55,7 +55,7 @@ BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 MEMORY_DIRECTORY: Final = "/dev/shm"  # noqa: S108  # the file in it is checked to be this user's
 _TOKEN_CHARACTERS: Final = 32
 
-_REBUILD: Final = "nobody reads it; the manager rebuilds it from its newest snapshot and its log"
+_REBUILD: Final = "it is not read; the manager rebuilds it from its newest snapshot and its log"
 
 
 class StateUntrusted(Corrupted):
