@@ -477,6 +477,20 @@ def test_without_descriptors_the_door_stays(authority: Authority, tmp_path: Path
     scene()
 
 
+def test_who_answers_in_the_place_of_another_and_refuses_is_known(authority: Authority, tmp_path: Path) -> None:
+    """For whoever adds a manager at an address where one of another cluster runs."""
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await tls_pair(stage, authority, tmp_path)
+        b.judge = lambda hello: Refusal("other-cluster", f"{hello['node_id']} belongs to another cluster")
+        a.transport.set_peers({"m9": (b.address,)})
+        await until(lambda: ("m9", "m2 does") in a.told("dial refused"))
+        assert ("m2", "other-cluster", "m1 belongs to another cluster") in a.told("refused")
+
+    scene()
+
+
 def test_a_handshake_that_cannot_be_begun_costs_its_connection_only(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -108,9 +108,10 @@ class Changes:
         return self._proposed is not None and (self._proposed.verb, self._proposed.id) == (REMOVE, member_id)
 
     def tick(self) -> None:
-        """See how far the learners are."""
+        """See how far the learners are, and which guests are still asked for."""
         if not self._core.is_leader:
             return
+        self._roster.guests.expire(self._clock())
         for member in self._roster.members.values():
             if member.voter:
                 continue
@@ -280,9 +281,9 @@ class Changes:
         holder = next((m.id for m in self._roster.members.values() if m.address == address), None)
         if holder is not None:
             return Answer(REFUSED, f"{address} is the address of {holder}")
+        answers = self._roster.guests.invite(member_id, address, self._clock())
         link = self._roster.links.get(member_id)
         if link is None:
-            answers = self._roster.guests.invite(member_id, address)
             return Answer(WAIT, f"{answers}; start {member_id} there, on an empty data directory")
         if not link.hello.blank or link.hello.origin:
             return Answer(REFUSED, f"the data directory of {member_id} is not empty; start it on an empty one")

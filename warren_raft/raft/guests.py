@@ -11,6 +11,9 @@ from typing import Final
 
 GUESTS_MAX: Final = 4
 """Invited at once; a further one takes the place of the oldest. Any member may ask, and each is dialled."""
+ASKED_SECONDS: Final = 10.0
+"""Whoever wants a manager added asks ten times a second. One that nobody asked for in so long is not dialled any more:
+it may be another cluster's, and refuse for ever."""
 ANOTHER_SECONDS: Final = 15.0
 """A manager that is refused dials again within seconds: one that did not for so long runs no more."""
 
@@ -22,25 +25,33 @@ class Guests:
         self.addresses: dict[str, str] = {}
         """Whom to dial: id -> address."""
         self._answers: dict[str, str] = {}
+        self._asked_at: dict[str, float] = {}
         self._others_at: dict[str, float] = {}
         """When a manager with a member's id, on another directory than the member's, was last refused."""
 
-    def invite(self, guest: str, address: str) -> str:
+    def invite(self, guest: str, address: str, now: float) -> str:
         """Dial it until it is forgotten. Returns a clause that says whether it answers, and as whom."""
         if self.addresses.get(guest) != address:
             self.forget(guest)
             while len(self.addresses) >= GUESTS_MAX:
                 self.forget(next(iter(self.addresses)))
             self.addresses[guest] = address
+        self._asked_at[guest] = now
         return self._answers.get(guest, f"{guest} does not answer at {address}")
 
     def forget(self, guest: str) -> None:
         self.addresses.pop(guest, None)
         self._answers.pop(guest, None)
+        self._asked_at.pop(guest, None)
+
+    def expire(self, now: float) -> None:
+        """Forget those that nobody asks for any more."""
+        for guest in [guest for guest, asked_at in self._asked_at.items() if now - asked_at > ASKED_SECONDS]:
+            self.forget(guest)
 
     def clear(self) -> None:
-        self.addresses.clear()
-        self._answers.clear()
+        for guest in list(self.addresses):
+            self.forget(guest)
 
     def not_reached(self, guest: str, why: str) -> None:
         """A dial got nowhere, or somewhere else."""

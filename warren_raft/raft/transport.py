@@ -291,6 +291,9 @@ class Transport:
         identity = connection.identity
         who = identity.node_id if identity is not None else connection.peer_id or connection.host
         self._on_refused(who, refusal, identity)
+        if connection.expected_id not in (None, who):  # it would have told so in its hello, which it keeps to itself
+            assert connection.expected_id is not None
+            self._on_not_reached(connection.expected_id, f"{who} does")
 
     def ended(self, connection: Connection) -> None:
         """A connection is over: forget its link now, report it when nobody is in the middle of something."""

@@ -21,6 +21,7 @@ from warren_raft.raft import core, guard
 from warren_raft.raft.changes import DONE, PENDING, REFUSED, WAIT
 from warren_raft.raft.entries import CHANGE
 from warren_raft.raft.events import CloseLink, LinkUp, NotReached, Received
+from warren_raft.raft.guests import ASKED_SECONDS
 from warren_raft.raft.membership import (
     ADD,
     FORM,
@@ -371,6 +372,22 @@ def test_a_member_that_is_not_started_is_not_added() -> None:
     assert answer.text == f"m4 does not answer at {other}; start m4 there, on an empty data directory", (
         "of another place"
     )
+
+
+def test_a_manager_that_nobody_asks_to_add_any_more_is_not_dialled_for_ever() -> None:
+    """One of another cluster refused for ever, and the alarm that it does stayed until another manager led."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    cluster.ask(leader.id, ADD, "m4", JOINER)
+    cluster.run_until(lambda: leader.dialed.get("m4") == (JOINER,))
+    cluster.run(ASKED_SECONDS - 1)
+    cluster.ask(leader.id, ADD, "m4", JOINER)
+    cluster.run(ASKED_SECONDS - 1)
+    assert leader.dialed.get("m4") == (JOINER,)
+    cluster.run(2)
+    assert "m4" not in leader.dialed
+    assert cluster.leader is leader
+    join(cluster)
 
 
 def test_a_learner_counts_in_no_quorum() -> None:
