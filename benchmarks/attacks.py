@@ -1,0 +1,619 @@
+"""Attacks against a running cluster, each by several attackers, and what came of it.
+
+    python benchmarks/attacks.py [--seconds 1] [--managers 3] [--directory DIR] [--json]
+
+Three manager processes with TLS on one machine; two callers write in the leading one. The attackers: a process
+without a certificate; one with a certificate of the cluster that is not a member's; a member that was removed; and a
+member: the attacker has its certificate and its directory, and it is stopped itself. Each attack is made against
+every manager, once at least, and for so many seconds. Exits with 1 if a manager stopped, if something was read or
+changed, or if a mark is missed. The times have no mark: they need a quiet machine, and benchmarks/hostile.py has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attackers
+import tls
+from attackers import HASH_BOMB, Gone, Message, Peer, client_hello, empty_lists, frame, hello_of, linked, no_certificate
+from common import data_directory, options, peak_growth
+
+import warren_raft as wr
+from warren_raft.certificates import Authority
+from warren_raft.credentials import Credentials
+from warren_raft.raft import entries
+from warren_raft.raft.membership import REMOVE, Change, Founding, Member
+from warren_raft.raft.tls_session import Session
+from warren_raft.raft.wire import FIRST, MORE, encode, first_body, frame_head
+from warren_raft.store.command import PUT, Command, Operation, new_session
+from warren_raft.store.command import encode as encode_command
+from warren_raft.store.tables import CA
+
+CALLERS = 2
+LATER = 1 << 60
+SECRET = b"only members may read this"
+AUTHORITY = b"the CA of the orchestrator"
+HOSTILE = b"the CA of an attacker"
+GUESTS = 200
+
+MARKS = {"growth MiB": 16.0, "descriptors": 100.0, "log KiB": 64.0}
+"""At most, for one attack by one attacker."""
+GROWTH_MARKS = {"non-member": 32.0, "member": 48.0}
+"""Of the one attack that begins messages and does not end them. All guests together have 12 MiB of these, a member has
+16 MiB in each of two lanes. A link that is dropped for it leaves its memory to the next one, not to the system."""
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each attack by each attacker")
+    parser.add_argument("--managers", type=int, default=3, help="how many of them are attacked, the leader first")
+    parser.add_argument("--manager", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.manager:
+        Manager(json.loads(arguments.manager)).run()
+        return
+    with data_directory(arguments.directory) as directory:
+        rows = measure(Path(directory), arguments.seconds, arguments.managers)
+    print(json.dumps(rows, indent=2) if arguments.json else table(rows))
+    if any(row["wrong"] for row in rows):
+        sys.exit(1)
+
+
+# The managers --------------------------------------------------------------------------------------------------------
+
+
+class Manager(attackers.Manager):
+    def furnish(self) -> None:
+        """What an attacker would like to have, and a snapshot of it."""
+        self.store.save_ca(AUTHORITY)
+        self.store.create_secret(wr.Secret(id="s", name="s", data=SECRET))
+        keeper = self.store._opened.keeper
+        self.store._driver._loop.call_soon_threadsafe(keeper.took, keeper.take(quorum=True)(), set())
+        tls.wait_for(lambda: keeper.held, "a snapshot")
+
+    def furniture(self) -> list[Any]:
+        """All that no caller writes here."""
+        with self.store.read() as view:
+            secrets = [(secret.id, secret.data.decode(), secret.revision) for secret in view.list_secrets()]
+            authority = view.get_ca().decode()
+        counts = {**self.store.status().to_json()["counts"], "containers": "those of the callers"}
+        return [secrets, authority, counts, sorted(self.member_ids())]
+
+    def write_one(self) -> None:
+        """By the raft thread and the log: what was said before is done then."""
+        self.store.barrier(timeout=tls.WAIT_SECONDS)
+
+    def rest(self) -> None:
+        """The callers write no more."""
+        self.stop.set()
+
+
+class Cluster(tls.Cluster):
+    """The first manager is attacked before the others are there."""
+
+    script = __file__
+
+    def __init__(self, directory: Path, attacked: int) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.attacked = attacked
+        super().__init__(directory, "tls")
+
+    def launch(self, id_: str) -> Any:
+        if id_ == "m2" and not self.rows:
+            self._issue("m2")
+            self.rows = [forge_founders(self, name) for name in ("no certificate", "non-member", "member")]
+        return super().launch(id_)
+
+    def port(self, id_: str) -> int:
+        return int(self.addresses[id_].rpartition(":")[2])
+
+
+# Attackers -----------------------------------------------------------------------------------------------------------
+
+
+Way = tuple[ssl.SSLContext | None, Message]
+"""What an attacker shows (None: it speaks no TLS), and the hello that it says."""
+
+
+@dataclass
+class Attacker:
+    """`ways`: in which it tries to have a link."""
+
+    name: str
+    ways: Callable[[], list[Way]]
+    place: Path | None = None
+    """The directory of the member that it plays."""
+
+    @property
+    def is_member(self) -> bool:
+        return self.place is not None
+
+
+@dataclass
+class Scene:
+    """What an attack is made against."""
+
+    cluster: Cluster
+    attacker: Attacker
+    ports: list[int]
+    """Of the managers that run, the leader's first."""
+    leader: dict[str, Any]
+    """What an attacker may know of the leader."""
+    heard: bytearray = field(default_factory=bytearray)
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+    def came_of(self, gone: Gone) -> None:
+        self.outcomes[str(gone).partition(":")[0]] += 1
+
+    def connect(self, port: int, way: Way, say: Callable[[Peer], None], *, hello: bool) -> None:
+        """Whatever ends it is an outcome. `hello`: have a link first, where the attacker speaks TLS."""
+        try:
+            with linked(port, way[0], way[1]) if hello and way[0] is not None else Peer(port, way[0]) as peer:
+                try:
+                    say(peer)
+                finally:
+                    self.heard += peer.came
+        except Gone as gone:
+            self.came_of(gone)
+
+    def say(self, first: Sequence[bytes], then: Sequence[bytes]) -> None:
+        """To every manager, in each way: bytes as the first word of a connection, and on a link."""
+        for port in self.ports:
+            ways = self.attacker.ways()
+            for data in [] if self.attacker.is_member else first:  # it has a link to say it on
+                self.connect(port, ways[0], partial(self.say_all, [data]), hello=False)
+            for way in ways:
+                left = list(then)
+                while left:
+                    before = len(left)
+                    self.connect(port, way, partial(self.say_all, left), hello=True)
+                    if len(left) == before:
+                        break  # it gets no link
+
+    def say_all(self, left: list[bytes], peer: Peer) -> None:
+        """One after the other, until one costs the connection."""
+        while left:
+            peer.write(left.pop(0))
+            peer.settle()
+            self.outcomes["ignored"] += 1
+
+
+def ahead(id_: str, leader: Message) -> Message:
+    return {"node_id": id_, "cluster_id": leader["cluster_id"], "membership_index": LATER}
+
+
+# Attacks -------------------------------------------------------------------------------------------------------------
+
+
+def stop_by_refusal(scene: Scene) -> None:
+    refused = encode({"type": "refused", "code": "removed", "text": "removed"})
+    scene.say([refused], [refused])
+    if scene.attacker.is_member:
+        answer_dials(scene, refused)
+
+
+def answer_dials(scene: Scene, data: bytes) -> None:
+    """In the place of the member, to every manager that dials it."""
+    place = scene.attacker.place
+    assert place is not None
+    credentials = Credentials.load(place / "tls", place.name)
+    with socket_of(scene.cluster.port(place.name)) as listener:
+        for _ in scene.ports:
+            connected, _ = listener.accept()
+            with connected:
+                session = Session(credentials.server, is_server=True)
+                while not session.shake():
+                    connected.sendall(session.take())
+                    session.feed(connected.recv(65_536))
+                connected.sendall(session.take() + session.write(data))
+                while connected.recv(65_536):
+                    pass
+            scene.outcomes["dialled"] += 1
+
+
+def socket_of(port: int) -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", port))
+    listener.settimeout(attackers.PATIENCE_SECONDS)
+    return listener
+
+
+def hash_bomb(scene: Scene) -> None:
+    me = scene.attacker.ways()[0][1]
+    hello = encode(hello_of({**me, "founding": HASH_BOMB}))
+    fields = [
+        {"type": "founding", "founding": HASH_BOMB},
+        {"type": "submit", "commands": [HASH_BOMB]},
+        {"type": "append_entries", **after(scene.leader, [b"\x00\x01" + HASH_BOMB])},
+    ]
+    scene.say([frame(HASH_BOMB), hello], [frame(HASH_BOMB), *map(encode, fields)])
+
+
+def claim_membership(scene: Scene) -> None:
+    said = [encode({"type": kind, **fields}) for kind, fields in one_of_each(scene.leader).items()]
+    scene.say([encode(hello_of(ahead("x", scene.leader["hello"])))], said)
+
+
+def nack(scene: Scene) -> None:
+    said = encode({"type": "nack", "term": 1 << 62})
+    scene.say([said], [said])
+
+
+def unreadable_command(scene: Scene) -> None:
+    command = b"\x85\x17" + encode_command(Command(5, 1, 1))[2:]
+    entry = entries.encode_commands([command])
+    in_log(scene, command, entry)
+
+
+def replace_ca(scene: Scene) -> None:
+    """As a write, and as an entry of a leader. (A member may write.)"""
+    put = Operation(PUT, CA.number, "ca", HOSTILE)
+    command = encode_command(Command(new_session("m1", lambda _: 7), 1, 1, (put,)))
+    in_log(scene, command, entries.encode_commands([command]), may_submit=scene.attacker.is_member)
+
+
+def in_log(scene: Scene, command: bytes, entry: bytes, *, may_submit: bool = False) -> None:
+    term = scene.leader["term"]
+    said = [
+        {"type": "append_entries", **after(scene.leader, [entry])},
+        {"type": "append_entries", **after(scene.leader, [entry], term=term)},
+        {"type": "large_entry", "number": 1, "term": term + 1, "entry": entry},
+    ]
+    if not may_submit:
+        said += [
+            {"type": "submit", "commands": [command]},
+            {"type": "submit_large", "number": 1, "heard": 0, "command": command, "milliseconds": 9000},
+        ]
+    scene.say([encode(message) for message in said[-1:]], [encode(message) for message in said])
+
+
+def download(scene: Scene) -> None:
+    wanted = [{"type": "snapshot_wanted", "index": 1}]
+    wanted += [{"type": "snapshot_get", "sha256": sha256, "offset": 0} for sha256 in scene.leader["snapshots"]]
+    scene.say([encode(wanted[-1])], [encode(message) for message in wanted])
+
+
+def remove_members(scene: Scene) -> None:
+    """As an operator's wish, and as entries of a leader. (A member may wish.)"""
+    others = [id_ for id_ in scene.cluster.addresses if id_ != "m1"]
+    wishes = [
+        {"type": "change", "number": number, "verb": REMOVE, "id": id_, "address": "", "incarnation": None}
+        for number, id_ in enumerate(others, 1)
+    ]
+    removals = [entries.encode_change(Change(REMOVE, id_, incarnation="i" * 32)) for id_ in others]
+    led = [{"type": "append_entries", **after(scene.leader, removals)}]
+    said = led if scene.attacker.is_member else wishes + led
+    scene.say([encode(said[-1])], [encode(message) for message in said])
+
+
+def descriptors(scene: Scene) -> None:
+    """Half of the connections say nothing, half of them a ClientHello or all that it takes to be there."""
+    held = []
+    for number, port in zip(range(GUESTS), itertools.cycle(scene.ports), strict=False):
+        with contextlib.suppress(Gone):
+            peer = Peer(port, scene.attacker.ways()[0][0] if number % 2 else None)
+            held.append(peer)
+            if not number % 2:
+                peer.write(client_hello())
+    for peer in held:
+        try:
+            peer.take()
+            scene.outcomes["held"] += 1
+        except Gone as gone:
+            scene.came_of(gone)
+        peer.close()
+
+
+def grow(scene: Scene) -> None:
+    """Messages of 16 MiB in each lane of as many links as there are to be had, without their last byte."""
+    held: list[Peer] = []
+    part, size = bytes(64 * 1024 - 12), 16 << 20
+    for port, way in itertools.product(scene.ports, scene.attacker.ways()):
+        try:
+            peer = Peer(port) if way[0] is None else linked(port, way[0], way[1])
+            held.append(peer)
+            for lane in (1, 2):
+                first = first_body(0, size, part)
+                peer.write(frame_head(lane | FIRST | MORE, first) + first)
+                for _ in range(size // len(part) - 1):
+                    peer.write(frame_head(lane | MORE, part) + part)
+        except Gone as gone:
+            scene.came_of(gone)
+    for peer in held:
+        with contextlib.suppress(Gone):
+            peer.take()
+            scene.outcomes["held"] += 1
+        peer.close()
+
+
+def lists(scene: Scene) -> None:
+    small, large = b"\xa2dtypeaxax" + empty_lists(60_000), b"\xa2dtypeaxax" + empty_lists(1 << 20)
+    step = 64 * 1024 - 12
+    first = first_body(0, len(large), large[:step])
+    parts = [frame_head(1 | FIRST | MORE, first) + first]
+    for at in range(step, len(large), step):
+        part = large[at : at + step]
+        parts.append(frame_head(1 | (MORE if at + step < len(large) else 0), part) + part)
+    scene.say([frame(small)], [frame(small), b"".join(parts)])
+
+
+def fill_log(scene: Scene) -> None:
+    """Whatever has a manager write a line, as often as it goes."""
+    for port in scene.ports:
+        for number in range(12):
+            way = scene.attacker.ways()[-(number % 2)]
+            data = b"GET / HTTP/1.1\r\n\r\n" + os.urandom(100) if number % 3 else client_hello()
+            scene.connect(port, way, partial(scene.say_all, [data]), hello=False)
+
+
+ATTACKS: dict[str, Callable[[Scene], None]] = {
+    '"refused: removed" as the first frame': stop_by_refusal,
+    "hash bomb of 476 bytes": hash_bomb,
+    "membership_index 2^60": claim_membership,
+    "nack of term 2^62": nack,
+    "command of unknown version into the log": unreadable_command,
+    "replace the CA": replace_ca,
+    "download the database": download,
+    "remove two of three members": remove_members,
+    "grow by 500 MiB": grow,
+    "1 MiB of empty lists": lists,
+    "200 guests": descriptors,
+    "5 GB of log a day": fill_log,
+}
+"""The last two leave an attacker's certificate with no connection to make for a while."""
+
+
+def after(leader: dict[str, Any], said: Sequence[bytes], term: int | None = None) -> Message:
+    """Entries at the end of the leader's log, in a later term unless one is given."""
+    term, last = leader["term"] + 1 if term is None else term, leader["last_index"]
+    place = {"term": term, "commit_index": last + len(said), "prevLogIdx": last, "prevLogTerm": leader["last_term"]}
+    return {**place, "seq": 1, "entries": [[entry, last + number, term] for number, entry in enumerate(said, 1)]}
+
+
+def one_of_each(leader: dict[str, Any]) -> dict[str, Message]:
+    """Messages with which a manager that is ahead would have others do something."""
+    term, last, sha256 = leader["term"], leader["last_index"], "0" * 64
+    asked = {"last_log_index": LATER, "last_log_term": LATER}
+    return {
+        "append_entries": after(leader, [b"\x01"]),
+        "request_vote": {"term": term + 1, **asked, "transfer": True, "why": ["x", "x"]},
+        "pre_vote": {"round": 1, "term": term + 1, **asked},
+        "response_vote": {"term": term + 1},
+        "next_node_idx": {"next_node_idx": last + 1, "success": True, "reset": False, "re": [term, 1], "kept": LATER},
+        "hand_over": {"term": term, "target": "x"},
+        "timeout_now": {"term": term, "why": ["x", "x"]},
+        "snapshot_offer": {"sha256": sha256, "index": LATER, "size": 100},
+        "snapshot_get": {"sha256": leader["snapshots"][0], "offset": 0},
+        "health": {"digests": [], "low": True, "full": True, "report": {}, "commit": [last, term], "settled": LATER},
+    }
+
+
+# The first start -----------------------------------------------------------------------------------------------------
+
+
+def forge_founders(cluster: Cluster, name: str) -> dict[str, Any]:
+    """The first manager hears of founders that nobody named. What counts is whom the cluster has in the end."""
+    port, outcomes = cluster.port("m1"), Counter[str]()
+    contexts: dict[str, ssl.SSLContext | None] = {"no certificate": no_certificate(), "member": None}
+    if name == "non-member":
+        contexts |= attackers.issue(Authority(cluster.directory / "ca"), cluster.directory, "x")
+    context = {"no certificate": contexts["no certificate"], "non-member": contexts.get("x")}.get(name)
+    if name == "member":
+        context = attackers.client_context(cluster.directory / "m2" / "tls")
+    me = "m2" if name == "member" else "x"
+    forged = Founding({id_: Member(id_, "127.0.0.1:1", "f" * 32, voter=True) for id_ in ("m1", me, "m3")}).encode()
+    for hello in ({"node_id": me, "founding": forged}, {"node_id": me}):
+        try:
+            with linked_when_it_listens(port, context, hello) as peer:
+                peer.say({"type": "founding", "founding": forged})
+                peer.settle()
+                outcomes["ignored"] += 1
+        except Gone as gone:
+            outcomes[str(gone).partition(":")[0]] += 1
+    return {"attack": "forge the founders of a first start", "attacker": name, **shown(outcomes), "wrong": []}
+
+
+def linked_when_it_listens(port: int, context: ssl.SSLContext | None, hello: Message) -> Peer:
+    deadline = time.monotonic() + tls.WAIT_SECONDS
+    while True:
+        try:
+            with Peer(port):
+                pass
+        except Gone:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return linked(port, context, hello) if context is not None else Peer(port, context)
+
+
+# The figures ---------------------------------------------------------------------------------------------------------
+
+
+def measure(directory: Path, seconds: float, attacked: int) -> list[dict[str, Any]]:
+    begin = time.monotonic()
+    with Cluster(directory, attacked) as cluster:
+        leader_id, follower_id = cluster.leader_and_follower()
+        leader = cluster.managers[leader_id]
+        assert sorted(leader.call("member_ids")) == ["m1", "m2", "m3"], "the cluster has other members"
+        leader.call("furnish")
+        strangers = iter_strangers(cluster, directory, leader_id)
+        leader.call("load_for_ever", CALLERS)
+        for id_ in cluster.managers.keys() - {leader_id}:
+            cluster.managers[id_].call("probe")
+        rows = list(cluster.rows)
+        rows.append(row(cluster, "none", Attacker("nobody", list), lambda _: time.sleep(max(seconds, 0.3)), 0.0))
+        for name, attack in ATTACKS.items():
+            rows += [row(cluster, name, attacker, attack, seconds) for attacker in next(strangers)]
+        with attackers.without(cluster, follower_id) as own:
+            rows += attacks_of_a_member(cluster, cluster.directory / follower_id, own, seconds)
+        wrong = differences(cluster)
+        logged, passed = log_bytes(cluster), time.monotonic() - begin
+        said = (
+            f"the managers logged {logged >> 10} KiB in {passed:.0f} s, {logged / passed * 86_400 / 1e6:.0f} MB a day"
+        )
+        said += "" if wrong else "; same state on all three"
+        rows.append({"attack": "afterwards", "attacker": "", "outcome": said, "wrong": wrong})
+    return rows
+
+
+def iter_strangers(cluster: Cluster, directory: Path, leader_id: str) -> Iterator[list[Attacker]]:
+    """For each attack those who are no members, with another certificate each time: one certificate connects four times
+    a second. There is one removed member, which tries its ways in turn."""
+    ids = [f"x{number}" for number in range(len(ATTACKS))]
+    contexts = attackers.issue(Authority(cluster.directory / "ca"), directory, "gone", *ids)
+    member = cluster.managers[leader_id].call("facts")["hello"]
+    gone = attackers.was_member(cluster, leader_id, "gone", contexts["gone"])
+    as_gone = itertools.cycle([gone, {"node_id": "gone"}, ahead("gone", member)])
+    for id_ in ids:
+        claims: list[Message] = [{"node_id": id_}, ahead(id_, member), {**member, "founding": b""}]
+        claim = next(as_gone)
+        yield [
+            Attacker("no certificate", lambda: [(None, {"node_id": "x"}), (no_certificate(), {"node_id": "x"})]),
+            Attacker("non-member", lambda id_=id_, claims=claims: [(contexts[id_], each) for each in claims]),
+            Attacker("removed", lambda claim=claim: [(contexts["gone"], claim)]),
+        ]
+
+
+def attacks_of_a_member(cluster: Cluster, place: Path, hello: Message, seconds: float) -> list[dict[str, Any]]:
+    """`place`: its directory."""
+    context = attackers.client_context(place / "tls")
+    member = Attacker("member", lambda: [(context, hello)], place)
+    rows = []
+    for name, attack in ATTACKS.items():
+        if attack is download:
+            rows.append({"attack": name, "attacker": member.name, "outcome": "it has all of it", "wrong": []})
+        else:
+            rows.append(row(cluster, name, member, attack, seconds))
+    return rows
+
+
+def row(
+    cluster: Cluster, name: str, attacker: Attacker, attack: Callable[[Scene], None], seconds: float
+) -> dict[str, Any]:
+    """One attack by one attacker: what came of it, and of the cluster."""
+    leader_id, _ = cluster.leader_and_follower()
+    ids = [leader_id, *(cluster.managers.keys() - {leader_id})][: cluster.attacked]
+    before = cluster.call_all("furniture")
+    logs = log_bytes(cluster)
+    facts = cluster.managers[leader_id].call("facts")
+    scene = Scene(cluster, attacker, [cluster.port(id_) for id_ in ids], facts)
+    begin = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        grown = [stack.enter_context(peak_growth(manager.popen.pid, 0.02)) for manager in cluster.managers.values()]
+        opened = [stack.enter_context(most_descriptors(each.popen.pid)) for each in cluster.managers.values()]
+        while not scene.outcomes or time.monotonic() < begin + seconds:
+            attack(scene)
+            if not scene.outcomes:
+                break
+    cluster.call_all("write_one")
+    end = time.monotonic()
+    figures = {
+        "stall ms": max(cluster.call_all("longest_stall", begin, end)),
+        "growth MiB": round(max(each[0] for each in grown) / 2**20, 1),
+        "descriptors": max(each[0] for each in opened),
+        "log KiB": round((log_bytes(cluster) - logs) / 1024, 1),
+    }
+    pace = max(cluster.call_all("pace", begin, end), key=lambda each: each["writes/s"])
+    marks = {**MARKS, "growth MiB": GROWTH_MARKS.get(attacker.name, 16.0)} if attack is grow else MARKS
+    wrong = [f"{mark} {figures[mark]}" for mark in marks if figures[mark] > marks[mark]]
+    if cluster.call_all("furniture") != before:
+        wrong.append("something was changed")
+    if not attacker.is_member and (SECRET in scene.heard or AUTHORITY in scene.heard):
+        wrong.append("something was read")
+    wrong += [f"{state['node_id']} stopped" for state in cluster.call_all("state") if state["failure"]]
+    return {
+        "attack": name,
+        "attacker": attacker.name,
+        **shown(scene.outcomes),
+        "seconds": round(end - begin, 1),
+        "p99 ms": pace["p99 ms"],
+        "writes/s": pace["writes/s"],
+        **figures,
+        "wrong": wrong,
+    }
+
+
+def shown(outcomes: Counter[str]) -> dict[str, str]:
+    return {"outcome": ", ".join(f"{count} {what}" for what, count in outcomes.most_common())}
+
+
+def log_bytes(cluster: Cluster) -> int:
+    return sum(file.stat().st_size for file in cluster.directory.glob("*.log"))
+
+
+@contextlib.contextmanager
+def most_descriptors(pid: int) -> Iterator[list[int]]:
+    """By how many the descriptors of a process grew at most meanwhile; known at the end."""
+    before, done, grown = count_descriptors(pid), threading.Event(), [0]
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            grown[0] = max(grown[0], count_descriptors(pid) - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield grown
+    finally:
+        done.set()
+        watcher.join()
+
+
+def count_descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def differences(cluster: Cluster) -> list[str]:
+    """Of the managers, when all of them have the same."""
+
+    def is_same() -> bool:
+        states = cluster.call_all("state")
+        return len({(state["applied_index"], state["digest"]) for state in states}) == 1
+
+    cluster.call_all("rest")
+    try:
+        tls.wait_for(is_same, "the same state on all managers")
+    except TimeoutError as error:
+        return [str(error)]
+    return []
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    head = (
+        "attack",
+        "attacker",
+        "seconds",
+        "p99 ms",
+        "writes/s",
+        "stall ms",
+        "growth MiB",
+        "descriptors",
+        "log KiB",
+        "outcome",
+    )
+    lines = ["  ".join((f"{head[0]:<42}", f"{head[1]:<15}", *(f"{name:>11}" for name in head[2:-1]), head[-1]))]
+    for each in rows:
+        cells = [f"{each['attack']:<42}", f"{each['attacker']:<15}"]
+        cells += [f"{each.get(name, ''):>11}" for name in head[2:-1]]
+        wrong = f"  WRONG: {'; '.join(each['wrong'])}" if each["wrong"] else ""
+        lines.append("  ".join((*cells, each["outcome"] + wrong)))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
