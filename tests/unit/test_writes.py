@@ -6,6 +6,7 @@ its future or in its caller. The writes of one thread are sent in the order in w
 
 from __future__ import annotations
 
+import errno
 import math
 import threading
 import time
@@ -23,6 +24,7 @@ from warren_raft.fsm.answers import STALE, UNKNOWN_SESSION, Result
 from warren_raft.raft.engine import NO_QUORUM
 from warren_raft.raft.submit import Proposal
 from warren_raft.store.command import OPEN_SESSION, Operation, Verb, decode, encode_operations
+from warren_raft.store.database import Database
 from warren_raft.writes import QUEUE_FULL, Write, Writes
 
 DEADLINE = 30.0
@@ -285,6 +287,17 @@ def full(store: Any, patch: pytest.MonkeyPatch) -> None:
     else:
         store._room._is_over_quota = True
         patch.setattr("warren_raft.local.QUOTA_BYTES", -1)
+
+
+def test_an_error_of_the_disk_is_in_the_future_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_database: Database) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with wr.LocalStore(tmp_path / "local") as store:
+        monkeypatch.setattr(Database, "free_bytes", broken)
+        error = start(store).exception(DEADLINE)
+        assert isinstance(error, OSError)
+        assert error.errno == errno.EIO
 
 
 @pytest.mark.parametrize("kind", ["replicated", "local"])

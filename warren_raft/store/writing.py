@@ -280,10 +280,10 @@ class Writer(ABC):
 # ------------------------------------------------------------------------------- many writes, one command
 
 
-def _ended(outcome: int | WarrenError) -> Future[int]:
+def _ended(outcome: int | Exception) -> Future[int]:
     """A future that is already done."""
     future: Future[int] = Future()
-    if isinstance(outcome, WarrenError):
+    if isinstance(outcome, Exception):
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
@@ -347,7 +347,7 @@ class Batch:
             result = self._result(operations)
         except InvalidEntity:  # the caller's own fault
             raise
-        except WarrenError as error:
+        except (WarrenError, OSError) as error:  # a disk that does not even say how much is free
             self._future = _ended(error)
         else:
             self._future = result if isinstance(result, Future) else _ended(result)
