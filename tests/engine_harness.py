@@ -41,10 +41,11 @@ from warren_raft.raft.events import (
     WriteLog,
 )
 from warren_raft.raft.identity import Identity
-from warren_raft.raft.lanes import Lane, lane_of
+from warren_raft.raft.lanes import Lane
 from warren_raft.raft.large import LARGE_BYTES
 from warren_raft.raft.log import Batch, Entry, Log
 from warren_raft.raft.membership import Origin
+from warren_raft.raft.messages import lane_of
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
 from warren_raft.raft.submit import Proposal
@@ -618,3 +619,10 @@ class Cluster:
             for node in self.nodes.values()
         ]
         return "; ".join([*lines, *(f"{id_} stopped: {failure}" for id_, failure in self.stopped.items())])
+
+
+def send_raw(node: Node, peer: str, wire: Message) -> None:
+    """A message that the engine itself would not send, as it goes on the wire. Nothing if there is no link."""
+    link = node.engine._roster.links.get(peer)
+    if link is not None:
+        node.engine._effects.append(Send(link.number, wire))

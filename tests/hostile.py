@@ -83,10 +83,10 @@ def append_to(node: Node, **changes: Any) -> Message:
         "type": "append_entries",
         "term": node.engine.term,
         "commit_index": node.log.commit_index,
-        "prevLogIdx": node.log.last_index,
-        "prevLogTerm": node.log.last_term,
+        "previous_index": node.log.last_index,
+        "previous_term": node.log.last_term,
         "entries": [],
-        "seq": 1000,
+        "sequence": 1000,
         **changes,
     }
 

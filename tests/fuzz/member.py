@@ -16,8 +16,8 @@ from tests.list_machine import ListMachine, ListSnapshots
 from tests.memory_files import MemoryFiles
 from warren_raft.raft import entries
 from warren_raft.raft.events import Arriving, LinkDown, LinkUp, Received
-from warren_raft.raft.fields import FIELDS
 from warren_raft.raft.membership import ADD, PROMOTE, REMOVE, UPDATE, Change
+from warren_raft.raft.messages import BY_NAME
 
 Message = dict[str, Any]
 
@@ -25,17 +25,7 @@ IDS: Final = ("m1", "m2", "m3")
 SELF: Final = "m2"
 STEPS_MAX: Final = 40
 
-CORE_FIELDS: Final[dict[str, tuple[str, ...]]] = {
-    "append_entries": ("term", "commit_index", "prevLogIdx", "prevLogTerm", "entries", "seq"),
-    "next_node_idx": ("next_node_idx", "reset", "success", "re", "kept"),
-    "request_vote": ("term", "last_log_index", "last_log_term", "transfer", "why"),
-    "response_vote": ("term",),
-    "nack": ("term",),
-    "submit_refused": (),
-    "snapshot_gone": ("sha256",),
-}
-"""What the core's own messages hold; fields.py has the others."""
-KINDS: Final = {**{kind: tuple(fields) for kind, fields in FIELDS.items()}, **CORE_FIELDS}
+KINDS: Final = {name: tuple(check[0] for check in cls.CHECKS) for name, cls in BY_NAME.items()}
 _FLAGS: Final = frozenset({"reset", "success", "granted", "transfer", "again", "low", "full"})
 _DIGESTS: Final = ("0" * 64, "a" * 64, "a" * 63)
 
@@ -162,7 +152,7 @@ class Member:
                 return [source.blob() for _ in range(source.below(4))]
             case "entry":
                 return self.entry(source)
-            case "re" | "commit":
+            case "answers" | "commit":
                 return source.pick((None, [self.number_near(source), self.number_near(source)]))
             case "sha256":
                 return source.pick(_DIGESTS)

@@ -30,9 +30,8 @@ from warren_raft.errors import Corrupted, InvalidEntity, InvariantViolation, Ref
 from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.migrate.records import format_line, parse_line, same_record
-from warren_raft.raft import entries, log_format, wire
-from warren_raft.raft.fields import check_fields
-from warren_raft.raft.guard import PeerFault
+from warren_raft.raft import entries, log_format, messages, wire
+from warren_raft.raft.messages import PeerFault
 from warren_raft.raft.state_machine import membership_of
 from warren_raft.raft.wire import BadFrame, FrameReader
 from warren_raft.snapshots.file import MAGIC, TRAILER_BYTES, extract, read_manifest
@@ -118,7 +117,7 @@ def fuzz_frames(data: bytes) -> None:
             while (message := reader.read()) is not None:
                 assert type(message["type"]) is str
                 with suppress(PeerFault):
-                    check_fields(message)
+                    messages.decode(message)
             assert reader.unfinished_bytes <= len(stream)
 
 

@@ -13,8 +13,7 @@ from typing import Any
 from tests.simulation.world import Process, World
 from warren_raft.raft import entries
 from warren_raft.raft.events import LinkDown, LinkUp, Received
-from warren_raft.raft.guard import INDEX_MAX
-from warren_raft.raft.membership import ADD
+from warren_raft.raft.membership import ADD, INDEX_MAX
 
 MESSAGES_MAX = 30
 HELLOS_KEPT = 50
@@ -128,9 +127,9 @@ class Hostile:
             "append_entries": {
                 "term": engine.term + FAR,
                 "commit_index": log.commit_index,
-                "seq": 1,
-                "prevLogIdx": log.last_index,
-                "prevLogTerm": log.last_term,
+                "sequence": 1,
+                "previous_index": log.last_index,
+                "previous_term": log.last_term,
                 "entries": [[bad, 1, 1]],
             },
         }

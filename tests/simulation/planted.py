@@ -54,8 +54,8 @@ _UNCHECKED_TRUNCATION = Change(
 _SECOND_VOTE = Change(
     Guard,
     "receive_vote_request",
-    "        request = {",
-    "        self.core._core._SyncObj__votedForNodeId = None\n        request = {",
+    "        self.core.deliver_vote_request(peer, message)",
+    "        self.core._core._SyncObj__votedForNodeId = None\n        self.core.deliver_vote_request(peer, message)",
 )
 
 PLANTED: dict[str, tuple[Change, ...]] = {
@@ -210,7 +210,12 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     ),
     # And one that nobody was told is its leader's wish.
     "armed-without-a-word": (
-        Change(Engine, "_timeout_now", "self._campaign(why)", "self._core.deliver(peer, message)"),
+        Change(
+            Engine,
+            "_on_timeout_now",
+            "self._campaign(why)",
+            "self._core._deliver(peer, {'type': 'timeout_now', 'term': message.term})",
+        ),
     ),
 }
 

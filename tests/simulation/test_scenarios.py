@@ -33,7 +33,7 @@ def test_a_word_that_is_no_command_fails() -> None:
 BROKEN: dict[str, tuple[Change, ...]] = {
     "slow_disks_elect": (
         Change(Elections, "tick", "if not standing.is_durable:", "if False:"),
-        Change(Engine, "_dispatch", "self._send_when_synced(peer, reply)", "self._send_to(peer, reply)"),
+        Change(Engine, "_on_pre_vote", "self._send_when_synced(peer, reply)", "self._send_to(peer, reply)"),
     ),
     "a_dead_leader_is_nobodys_leader": (
         Change(Engine, "leader", "return leader if is_heard else None", "return leader"),
@@ -62,7 +62,7 @@ BROKEN: dict[str, tuple[Change, ...]] = {
         Change(
             Elections,
             "answer_pre_vote",
-            "and (peer == self._leader or not self.leader_is_alive(now, is_leader=standing.is_leader))",
+            "and (peer == self.leader or not self.leader_is_alive(now, is_leader=standing.is_leader))",
             "and True",
         ),
         Change(Elections, "leader_is_alive", "return is_leader or (", "return is_leader or (False and "),

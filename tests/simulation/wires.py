@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from warren_raft.raft.connection import ARRIVING_SECONDS
-from warren_raft.raft.lanes import Lane, lane_of, leaders_term
+from warren_raft.raft.lanes import Lane
 from warren_raft.raft.link_queue import LinkQueue
+from warren_raft.raft.messages import lane_of, leaders_term
 from warren_raft.raft.wire import FrameReader, encode_body
 
 if TYPE_CHECKING:

@@ -970,7 +970,7 @@ async def delay_of(a: Node, b: Node, kind: str) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["next_node_idx", "append"])
+@pytest.mark.parametrize("kind", ["append_reply", "append"])
 def test_a_small_message_does_not_wait_behind_a_large_one(kind: str) -> None:
     """A link of 500 kB/s, in a network that would take in megabytes: a heartbeat behind them was seconds late."""
 
@@ -1010,7 +1010,7 @@ async def test_parts_of_a_leaders_message_are_told_of_while_it_arrives(stage: St
 async def test_the_network_is_not_filled_with_what_a_large_message_has_left(stage: Stage) -> None:
     a, _ = await stage.thin_pair(500_000, THIN)
     a.send("m2", {"type": "append", "data": bytes(LARGE_BYTES)})
-    await delay_of(a, _, "next_node_idx")
+    await delay_of(a, _, "append_reply")
     assert a.transport.buffered_bytes(a.current["m2"]) > LARGE_BYTES // 2, "it waits where it can be overtaken"
 
 
@@ -1018,7 +1018,7 @@ async def test_the_network_is_not_filled_with_what_a_large_message_has_left(stag
 async def test_a_link_that_closes_says_goodbye_at_once_whatever_bulk_waits(stage: Stage) -> None:
     a, b = await stage.thin_pair(500_000, THIN)
     a.send("m2", {"type": "snapshot_chunk", "data": bytes(8 * LARGE_BYTES)})
-    await delay_of(a, b, "next_node_idx")
+    await delay_of(a, b, "append_reply")
     begin = time.monotonic()
     await a.transport.close()
     await until(lambda: b.told("down"))

@@ -125,14 +125,14 @@ def test_lanes_pass_each_other_between_the_parts_of_large_messages(data: st.Data
     """Each lane's own messages stay in order and whole, wherever those of the others come in between."""
     normal = [*parts_of(LARGE, 40_000, Lane.NORMAL), encode(APPEND), *parts_of(LARGE, 64_000, Lane.NORMAL)]
     bulk = [*parts_of({"type": "snapshot_chunk", "data": bytes(150_000)}, 50_000, Lane.BULK, term=0)]
-    control = [encode({"type": "next_node_idx", "n": n}) for n in range(4)]
+    control = [encode({"type": "append_reply", "n": n}) for n in range(4)]
     waiting = [normal, bulk, control]
     stream = []
     while any(waiting):
         stream.append(data.draw(st.sampled_from([lane for lane in waiting if lane])).pop(0))
     found = read_all(FrameReader(), *stream)
     assert [m for m in found if m["type"] in ("append_entries", "append")] == [LARGE, APPEND, LARGE]
-    assert [m["n"] for m in found if m["type"] == "next_node_idx"] == [0, 1, 2, 3]
+    assert [m["n"] for m in found if m["type"] == "append_reply"] == [0, 1, 2, 3]
     assert [len(m["data"]) for m in found if m["type"] == "snapshot_chunk"] == [150_000]
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from warren_raft.raft.core import Core, Message
+from warren_raft.raft.core import Core
 from warren_raft.raft.elections import Elections
 from warren_raft.raft.log import Log
+from warren_raft.raft.messages import RequestVote
 from warren_raft.raft.requests import Requests
 from warren_raft.raft.roster import Roster
 
@@ -116,19 +117,19 @@ class Admission:
 
     # Votes -------------------------------------------------------------------------------------------------------
 
-    def may_get_vote(self, peer: str, message: Message, now: float) -> bool:
+    def may_get_vote(self, peer: str, message: RequestVote, now: float) -> bool:
         """Whether a request for our vote is heard. One that its leader hands over to is heard at once."""
         core, elections = self._core, self._elections
-        term = message["term"]
+        term = message.term
         if term > self._latest(now) + CANDIDATE_TERMS:
             return False
-        is_asked = bool(message.get("transfer")) and peer in (elections.successor(now), self._requests.successor)
+        is_asked = message.transfer and peer in (elections.successor(now), self._requests.successor)
         if is_asked:
             return True
         if peer == elections.leader:
             return True  # so it leads no more
         if elections.leader_is_alive(now, is_leader=core.is_leader):
-            if message.get("transfer"):
+            if message.transfer:
                 elections.park(peer, message, now)  # the word of our leader may come after it
             return False
         if term > core.term:

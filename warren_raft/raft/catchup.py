@@ -15,14 +15,22 @@ from typing import Any, Final, Protocol
 
 from warren_raft.alarms import Alarms
 from warren_raft.errors import SnapshotInvalid
-from warren_raft.raft.guard import Guard, PeerFault
+from warren_raft.raft.guard import Guard
 from warren_raft.raft.log import Log
 from warren_raft.raft.log_contents import BASE_INDEX
+from warren_raft.raft.messages import (
+    CHUNK_BYTES_MAX,
+    Message,
+    PeerFault,
+    SnapshotChunk,
+    SnapshotGet,
+    SnapshotGone,
+    SnapshotOffer,
+    SnapshotWanted,
+)
 from warren_raft.raft.roster import Roster
 
-Message = dict[str, Any]
-
-CHUNK_BYTES: Final = 256 * 1024
+CHUNK_BYTES: Final = CHUNK_BYTES_MAX
 """A chunk shares its link with heartbeats and entries; a link of 10 MB/s is busy with it for 25 ms. Whole pages."""
 OFFER_SECONDS: Final = 1.0
 """A leader repeats its offer so often, until the follower has caught up."""
@@ -227,7 +235,7 @@ class Catchup:
         self._look_after_fetch()
         if self.wanted and not self.is_served and leader is not None and now - self._wanted_at >= RETRY_SECONDS:
             self._wanted_at = now
-            self._send(leader, {"type": "snapshot_wanted", "index": self._log.base_index})
+            self._send(leader, SnapshotWanted(self._log.base_index))
 
     @property
     def is_served(self) -> bool:
@@ -304,20 +312,15 @@ class Catchup:
             snapshot = pinned  # it is fetching that one
         self._send(
             peer,
-            {
-                "type": "snapshot_offer",
-                "sha256": snapshot.sha256,
-                "index": snapshot.index,
-                "size": snapshot.file_bytes,
-            },
+            SnapshotOffer(sha256=snapshot.sha256, index=snapshot.index, size=snapshot.file_bytes),
         )
 
-    def asked(self, peer: str, message: Message) -> None:
+    def asked(self, peer: str, message: SnapshotGet) -> None:
         """A follower wants the next chunk. It asks for one at a time, so whoever is slow slows only itself down."""
-        sha256, offset = message["sha256"], message["offset"]
+        sha256, offset = message.sha256, message.offset
         snapshot = next((each for each in self.snapshots.held if each.sha256 == sha256), None)
         if snapshot is None or offset >= snapshot.file_bytes or peer not in self._offered:
-            self._send(peer, {"type": "snapshot_gone", "sha256": sha256})
+            self._send(peer, SnapshotGone(sha256))
             return
         self._pin(peer, snapshot, offset)
         if peer in self._reading:
@@ -330,10 +333,10 @@ class Catchup:
             if error is not None:
                 text = f"a snapshot cannot be read for {peer}: {error}"
                 self._alarms.raise_alarm("snapshot-unreadable", text, subject=peer, ends_after_seconds=PINNED_SECONDS)
-                self._send(peer, {"type": "snapshot_gone", "sha256": sha256})
+                self._send(peer, SnapshotGone(sha256))
                 return
             self._alarms.clear_alarm("snapshot-unreadable", peer)
-            chunk = {"type": "snapshot_chunk", "sha256": sha256, "offset": offset, "data": data, "check": check(data)}
+            chunk = SnapshotChunk(sha256=sha256, offset=offset, data=data, check=check(data))
             self._send(peer, chunk)
 
         self._reading[peer] = read
@@ -362,9 +365,9 @@ class Catchup:
 
     # Fetching ----------------------------------------------------------------------------------------------------
 
-    def offered(self, peer: str, message: Message) -> None:
+    def offered(self, peer: str, message: SnapshotOffer) -> None:
         """The leader's word that our log ends before its own begins."""
-        sha256, index = message["sha256"], message["index"]
+        sha256, index = message.sha256, message.index
         if self._received is not None or (index <= self._applied_index and not self.wanted):
             return
         if self._now < self._refused.get(sha256, -1e9) + RETRY_SECONDS:
@@ -374,7 +377,7 @@ class Catchup:
             return
         known, have = self.snapshots.incoming
         offset = have - have % CHUNK_BYTES if known == sha256 else 0
-        size = message["size"]
+        size = message.size
         self.fetch = _Fetch(peer, sha256, index, size, min(offset, size), self._now, self._now)
         if self.fetch.offset == self.fetch.size:
             self._open(self.fetch)
@@ -383,17 +386,17 @@ class Catchup:
 
     def _ask(self, fetch: _Fetch) -> None:
         fetch.asked_at = self._now
-        self._send(fetch.peer, {"type": "snapshot_get", "sha256": fetch.sha256, "offset": fetch.offset})
+        self._send(fetch.peer, SnapshotGet(sha256=fetch.sha256, offset=fetch.offset))
 
-    def received(self, peer: str, message: Message) -> None:
+    def received(self, peer: str, message: SnapshotChunk) -> None:
         """A chunk. Raises PeerFault for one that cannot be."""
         fetch = self.fetch
-        if fetch is None or fetch.busy or (peer, message["sha256"]) != (fetch.peer, fetch.sha256):
+        if fetch is None or fetch.busy or (peer, message.sha256) != (fetch.peer, fetch.sha256):
             return
-        offset, data = message["offset"], message["data"]
+        offset, data = message.offset, message.data
         if offset != fetch.offset:
             return  # the answer to a question that was asked twice
-        if message["check"] != check(data):
+        if message.check != check(data):
             raise PeerFault(f"a snapshot's chunk at {offset} that was damaged on its way")
         if len(data) != min(CHUNK_BYTES, fetch.size - offset):
             raise PeerFault(f"a snapshot's chunk of {len(data)} bytes at {offset}")
@@ -422,9 +425,9 @@ class Catchup:
         if self.fetch is not None and self.fetch.peer == peer:
             self.fetch.parts_at = now
 
-    def gone(self, peer: str, message: Message) -> None:
+    def gone(self, peer: str, message: SnapshotGone) -> None:
         """The holder has it no more; the next offer is of another one."""
-        if self.fetch is not None and (self.fetch.peer, self.fetch.sha256) == (peer, message["sha256"]):
+        if self.fetch is not None and (self.fetch.peer, self.fetch.sha256) == (peer, message.sha256):
             self.fetch = None
 
     def _open(self, fetch: _Fetch) -> None:

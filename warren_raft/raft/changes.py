@@ -33,6 +33,7 @@ from warren_raft.raft.membership import (
     Change,
     Member,
 )
+from warren_raft.raft.messages import DONE, PENDING, REFUSED, WAIT
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.rounds import Rounds
 
@@ -40,7 +41,6 @@ logger = logging.getLogger("warren_raft.changes")
 
 Message = dict[str, Any]
 
-DONE, PENDING, WAIT, REFUSED = "done", "pending", "wait", "refused"
 LONG_AGO: Final = -1e9
 
 

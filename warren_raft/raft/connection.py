@@ -23,8 +23,9 @@ from typing import Protocol, cast
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft.addresses import format_address
 from warren_raft.raft.identity import Identity
-from warren_raft.raft.lanes import Lane, lane_of, leaders_term
+from warren_raft.raft.lanes import Lane
 from warren_raft.raft.link_queue import LinkQueue
+from warren_raft.raft.messages import lane_of, leaders_term
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.tls_session import Session, is_alert, reason_of
 from warren_raft.raft.wire import (

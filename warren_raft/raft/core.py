@@ -12,18 +12,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft import audited
 from warren_raft.raft.audited import UnauditedEngine
+from warren_raft.raft.messages import AppendEntries, AppendReply, RequestVote, Vote
 
 if TYPE_CHECKING:
     from warren_raft.raft.log import Log
 
+BEHIND: Final[Literal["behind"]] = "behind"
+"""In the place of an append message: the follower is behind the start of our log."""
+CoreMessage = AppendEntries | AppendReply | RequestVote | Vote
+"""The messages that PySyncObj itself sends and takes. Only this file knows their form there."""
+NO_ANSWER: Final = (0, 0)
 Entry = tuple[bytes, int, int]
 """(command, index, term): PySyncObj's own order."""
-Message = dict[str, Any]
 
 REGULAR: Final = b"\x00"
 """First byte of an entry of ours. PySyncObj's membership (2) and version (3) entries are never written."""
@@ -235,7 +240,7 @@ class Core:
         heartbeat_seconds: float,
         check_quorum_seconds: float,
         clock: Callable[[], float],
-        send: Callable[[str, Message], bool],
+        send: Callable[[str, CoreMessage | Literal["behind"]], None],
     ) -> None:
         # Attributes, as they are read two hundred times a write: `_look` brings them up to date.
         self.term = 0
@@ -261,14 +266,17 @@ class Core:
             def __eq__(self, other: object) -> bool:
                 return isinstance(other, Node) and self._id == other._id
 
-        def look_and_send(node: Any, message: Message) -> bool:
+        def look_and_send(node: Any, message: dict[str, Any]) -> bool:
             self._look()
-            return send(node._id, message)
+            typed = _typed(message)
+            if typed is not None:
+                send(node._id, typed)
+            return True
 
         class Link(Transport):  # type: ignore[misc, valid-type]
             ready = True
 
-            def send(self, node: Any, message: Message) -> bool:
+            def send(self, node: Any, message: dict[str, Any]) -> bool:
                 return look_and_send(node, message)
 
         self._node_class = Member
@@ -346,7 +354,39 @@ class Core:
 
     # What goes in ------------------------------------------------------------------------------------------------
 
-    def deliver(self, peer_id: str, message: Message) -> None:
+    def deliver_append(self, peer_id: str, message: AppendEntries) -> None:
+        """Entries that the guard has checked, behind an entry that our log has."""
+        core_message = {
+            "type": "append_entries",
+            "term": message.term,
+            "commit_index": message.commit_index,
+            "prevLogIdx": message.previous_index,
+            "prevLogTerm": message.previous_term,
+            "entries": message.entries,
+        }
+        self._deliver(peer_id, core_message)
+
+    def deliver_answer(self, peer_id: str) -> None:
+        """A follower has answered; this says nothing of its log."""
+        self._deliver(peer_id, {"type": "next_node_idx", "next_node_idx": 0, "reset": False, "success": False})
+
+    def deliver_success(self, peer_id: str, index: int) -> None:
+        """A follower holds everything up to `index`."""
+        self._deliver(peer_id, {"type": "next_node_idx", "next_node_idx": index + 1, "reset": False, "success": True})
+
+    def deliver_vote_request(self, peer_id: str, message: RequestVote) -> None:
+        core_message = {
+            "type": "request_vote",
+            "term": message.term,
+            "last_log_index": message.last_log_index,
+            "last_log_term": message.last_log_term,
+        }
+        self._deliver(peer_id, core_message)
+
+    def deliver_vote(self, peer_id: str, term: int) -> None:
+        self._deliver(peer_id, {"type": "response_vote", "term": term})
+
+    def _deliver(self, peer_id: str, message: dict[str, Any]) -> None:
         self._links._onMessageReceived(self._node(peer_id), message)
         self._look()
 
@@ -372,7 +412,9 @@ class Core:
         A `timeout_now` that is delivered and not ticked at once stays armed and would depose a healthy leader after
         a reconnect (found by running it), so both happen here.
         """
-        self.deliver_from_leader({"type": "timeout_now", "term": self.term})
+        # As if the leader that it believes in had sent it: it compares the node, None included.
+        self._links._onMessageReceived(self._core._getLeader(), {"type": "timeout_now", "term": self.term})
+        self._look()
         before = self.term
         self.tick()
         self._core._SyncObj__transferInProgress = False
@@ -383,11 +425,6 @@ class Core:
         """Lead no longer, as after too long without answers from a majority; the term stays."""
         self._core._SyncObj__raftState = FOLLOWER
         self._core._SyncObj__raftLeader = None
-        self._look()
-
-    def deliver_from_leader(self, message: Message) -> None:
-        """As if the leader it believes in had sent it; the core compares the node, None included."""
-        self._links._onMessageReceived(self._core._getLeader(), message)
         self._look()
 
     def observe_term(self, term: int) -> None:
@@ -450,6 +487,43 @@ class Core:
     def learner_disconnected(self, peer_id: str) -> None:
         self._links._onReadonlyNodeDisconnected(self._node(peer_id))
         self._look()
+
+
+def _typed(message: dict[str, Any]) -> CoreMessage | Literal["behind"] | None:
+    """A message of PySyncObj as one of ours; None for one that no manager sends.
+
+    Those are apply_command and its response: PySyncObj's own forwarding loses callbacks and applies twice (hole 10).
+    submit.py carries writes to the leader.
+    """
+    match message["type"]:
+        case "append_entries" if message.get("entries") is None:
+            return BEHIND
+        case "append_entries":
+            return AppendEntries(
+                term=message["term"],
+                commit_index=message["commit_index"],
+                previous_index=message["prevLogIdx"],
+                previous_term=message["prevLogTerm"],
+                entries=message["entries"],
+                sequence=0,
+            )
+        case "next_node_idx":
+            return AppendReply(
+                answers=NO_ANSWER,
+                next_index=message["next_node_idx"],
+                success=message["success"],
+                reset=message["reset"],
+            )
+        case "request_vote":
+            return RequestVote(
+                term=message["term"],
+                last_log_index=message["last_log_index"],
+                last_log_term=message["last_log_term"],
+            )
+        case "response_vote":
+            return Vote(message["term"])
+        case _:
+            return None
 
 
 def _apply_nothing(_command: bytes) -> None:

@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from warren_raft.raft.leadership import LINK_LOST, STARTED, TIMEOUT, Reason
-
-Message = dict[str, Any]
+from warren_raft.raft.messages import Message, PreVote, PreVoteReply, RequestVote
 
 LINK_LOST_MIN_SECONDS: Final = 0.03
 LINK_LOST_MAX_SECONDS: Final = 0.25
@@ -69,7 +68,7 @@ class Elections:
         """When a message of the present leader last arrived."""
         self._successor: tuple[str, float] = ("", -1e9)
         """To whom our leader hands over, and when it said so last."""
-        self._parked: tuple[str, Message, float] | None = None
+        self._parked: tuple[str, RequestVote, float] | None = None
         """A request for our vote of a candidate that says to be asked by our leader, which has not said so yet."""
         self._waited_for: dict[tuple[str, str], float] = {}
         """(peer, for what) -> when it was last given time, since it led last."""
@@ -141,7 +140,7 @@ class Elections:
 
     # Handing over ------------------------------------------------------------------------------------------------
 
-    def handed_over(self, target: str, now: float) -> tuple[str, Message] | None:
+    def handed_over(self, target: str, now: float) -> tuple[str, RequestVote] | None:
         """Our leader hands over to `target`. Returns what that one asked already, in the last timeout."""
         self._successor = (target, now)
         parked, self._parked = self._parked, None
@@ -154,7 +153,7 @@ class Elections:
         target, said_at = self._successor
         return target if now - said_at <= self._timeout else None
 
-    def park(self, peer: str, message: Message, now: float) -> None:
+    def park(self, peer: str, message: RequestVote, now: float) -> None:
         self._parked = (peer, message, now)
 
     # Pre-vote ----------------------------------------------------------------------------------------------------
@@ -176,46 +175,45 @@ class Elections:
         self._round += 1
         self._granted = {self._node_id}
         self._asking = True
-        request = {
-            "type": "pre_vote",
-            "round": self._round,
-            "term": standing.term,
-            "last_log_index": standing.last_index,
-            "last_log_term": standing.last_term,
-        }
+        request = PreVote(
+            round=self._round,
+            term=standing.term,
+            last_log_index=standing.last_index,
+            last_log_term=standing.last_term,
+        )
         for peer in sorted(standing.voters - {self._node_id}):
             self._send(peer, request)
         return self._won(standing)
 
-    def answer_pre_vote(self, peer: str, message: Message, now: float, standing: Standing) -> Message:
+    def answer_pre_vote(self, peer: str, message: PreVote, now: float, standing: Standing) -> PreVoteReply:
         """Would we vote for it? Changes nothing: it may ask for ever without harm. Our own leader that asks leads no
         more.
 
         The answer is to leave when our log is synced: who cannot make a vote durable now must not promise one, and a
         candidate whose vote waits for our disk must not be made to begin anew.
         """
-        log_is_new_enough = (message["last_log_term"], message["last_log_index"]) >= (
+        log_is_new_enough = (message.last_log_term, message.last_log_index) >= (
             standing.last_term,
             standing.last_index,
         )
         granted = (
             log_is_new_enough
-            and message["term"] >= standing.term
+            and message.term >= standing.term
             and (peer == self.leader or not self.leader_is_alive(now, is_leader=standing.is_leader))
         )
         if granted and self._is_waited_for(peer, "pre-vote", now):
             self.deadline = max(self.deadline, now + GRANTED_SECONDS)
-        return {"type": "pre_vote_reply", "round": message["round"], "granted": granted, "term": standing.term}
+        return PreVoteReply(round=message.round, granted=granted, term=standing.term)
 
-    def expects(self, peer: str, message: Message, standing: Standing) -> bool:
+    def expects(self, peer: str, message: PreVoteReply, standing: Standing) -> bool:
         """Whether it answers what we ask now."""
-        return self._asking and message["round"] == self._round and peer in standing.voters
+        return self._asking and message.round == self._round and peer in standing.voters
 
-    def receive_pre_vote_reply(self, peer: str, message: Message, standing: Standing) -> bool:
+    def receive_pre_vote_reply(self, peer: str, message: PreVoteReply, standing: Standing) -> bool:
         """True: a quorum would vote for us, campaign now."""
         if not self.expects(peer, message, standing):
             return False
-        if message["granted"]:
+        if message.granted:
             self._granted.add(peer)
         return standing.may_campaign and not standing.is_leader and self._won(standing)
 

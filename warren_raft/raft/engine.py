@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
@@ -38,7 +38,7 @@ from warren_raft.raft.catchup import (
     Then,
 )
 from warren_raft.raft.changes import Changes
-from warren_raft.raft.core import Core, Message
+from warren_raft.raft.core import NO_ANSWER, Core
 from warren_raft.raft.elections import Elections, Standing
 from warren_raft.raft.events import (
     Arriving,
@@ -59,8 +59,7 @@ from warren_raft.raft.events import (
     Worked,
     WriteLog,
 )
-from warren_raft.raft.fields import check_fields
-from warren_raft.raft.guard import Guard, Outgoing, PeerFault
+from warren_raft.raft.guard import Guard, Outgoing
 from warren_raft.raft.health import Health
 from warren_raft.raft.identity import Identity
 from warren_raft.raft.installation import Installation
@@ -96,6 +95,43 @@ from warren_raft.raft.membership import (
     Membership,
     apply_change,
 )
+from warren_raft.raft.messages import (
+    BY_NAME,
+    Addresses,
+    AppendEntries,
+    AppendReply,
+    ChangeAnswer,
+    FoundingRecord,
+    FoundingView,
+    HandOver,
+    HealthReport,
+    LargeEntry,
+    LargeEntryCancel,
+    LargeEntryDrop,
+    LargeEntryHeld,
+    LargeEntryRefused,
+    Message,
+    Nack,
+    PeerFault,
+    PreVote,
+    PreVoteReply,
+    RequestChange,
+    RequestVote,
+    SnapshotChunk,
+    SnapshotGet,
+    SnapshotGone,
+    SnapshotOffer,
+    SnapshotWanted,
+    Submit,
+    SubmitLarge,
+    SubmitLargeCancel,
+    SubmitLargeEnd,
+    SubmitRefused,
+    TimeoutNow,
+    Vote,
+    decode,
+    encode,
+)
 from warren_raft.raft.refusal import WRONG_NODE, Refusal
 from warren_raft.raft.reports import Heard, Report
 from warren_raft.raft.requests import ChangeWanted, Requests, TransferWanted
@@ -103,7 +139,7 @@ from warren_raft.raft.roster import Roster
 from warren_raft.raft.settling import Settling
 from warren_raft.raft.state_machine import StateMachine, apply_membership, membership_of
 from warren_raft.raft.submit import Proposal, Route, Submitter
-from warren_raft.raft.trust import KNOWN, PeerStanding, may_send
+from warren_raft.raft.trust import PeerStanding
 from warren_raft.raft.watch import Situation, Watch
 from warren_raft.shortage import SPACE, Shortage, shortage_of
 
@@ -145,15 +181,16 @@ NO_ROOM: Final = "too many managers were low on space until the deadline"
 
 STRANGERS: Final = "strangers"
 """The subject of alarms about managers that are no members."""
-WRITE_TYPES: Final = frozenset({"append_entries", "next_node_idx", "submit"})
+WRITE_TYPES: Final = frozenset({AppendEntries, AppendReply, Submit})
 """Messages of which each write needs some. Everything else that a step looks at waits for no such message."""
-LARGE_TYPES: Final = frozenset(
+ALSO_WHILE_SWAPPING: Final = frozenset(
     {
-        *("submit_large", "submit_large_cancel", "submit_large_end"),
-        *("large_entry", "large_entry_held", "large_entry_drop", "large_entry_cancel", "large_entry_refused"),
+        *(FoundingView, FoundingRecord, HealthReport, Addresses),
+        *(SubmitLarge, SubmitLargeCancel, SubmitLargeEnd),
+        *(LargeEntry, LargeEntryHeld, LargeEntryDrop, LargeEntryCancel, LargeEntryRefused),
     }
 )
-"""Messages that carry large commands (large.py)."""
+"""Messages that touch neither log nor state, and are taken also while the state is replaced."""
 
 
 NOTED_REFUSALS: Final = frozenset(
@@ -270,6 +307,7 @@ class Engine:
             is_alone=lambda: self._roster.voters == {self._node_id},
         )
         self._effects: list[Effect] = []
+        self._handlers = self._handlers_by_class()
         self._batch: Batch | None = None
         self._batch_since = now
         self._retry_sync_at = LONG_AGO
@@ -506,7 +544,7 @@ class Engine:
 
     # For the transport, called between steps ---------------------------------------------------------------------
 
-    def hello(self) -> Message:
+    def hello(self) -> dict[str, Any]:
         return self._roster.hello().to_message()
 
     def judge(self, hello: Mapping[str, Any], identity: Identity | None = None) -> Refusal | None:
@@ -675,8 +713,8 @@ class Engine:
         for outgoing in self._guard.take_outbox() if self._guard.outbox else ():
             if outgoing.gate > self._log.synced_position:
                 self._hold(outgoing)
-            elif outgoing.message.get("entries") != [] or outgoing.peer in waited_for:
-                if "entries" in outgoing.message:
+            elif not is_notice(outgoing.message) or outgoing.peer in waited_for:
+                if type(outgoing.message) is AppendEntries:
                     self._notices.pop(outgoing.peer, None)
                 self._send_to(outgoing.peer, outgoing.message)
             else:
@@ -732,7 +770,7 @@ class Engine:
     def _send_to(self, peer: str, message: Message) -> None:
         link = self._roster.links.get(peer)
         if link is not None:
-            self._effects.append(Send(link.number, message))
+            self._effects.append(Send(link.number, encode(message)))
 
     def _cancel(self, peer: str, number: int) -> None:
         link = self._roster.links.get(peer)
@@ -922,15 +960,20 @@ class Engine:
 
     # Messages ----------------------------------------------------------------------------------------------------
 
-    def _receive(self, peer: str, number: int, message: Message) -> None:
+    def _receive(self, peer: str, number: int, wire: Mapping[str, Any]) -> None:
         link = self._roster.links.get(peer)
         if link is None or link.number != number:
             self._guard.stats["message of a superseded connection dropped"] += 1
             return
         link.heard_at = self._now
         try:
-            check_fields(message)
-            self._dispatch(peer, message)
+            message = decode(wire)
+            if message is not None:
+                self._dispatch(peer, message)
+            elif self._roster.standing(peer) in (PeerStanding.FORMING, PeerStanding.GUEST):
+                self._close_to_non_member(peer)
+            else:
+                self._guard.stats["unknown message dropped"] += 1  # a later version's
         except PeerFault as fault:
             self._drop(peer, f"{peer} sent what cannot be, its link is dropped: {fault}")
 
@@ -952,122 +995,142 @@ class Engine:
             return self._admission.hears(peer, self._now, self._led_at)
         return self._roster.counts(peer)
 
-    def _turn_away(self, peer: str, standing: PeerStanding, kind: str) -> None:
-        """What may not come from a peer of this standing (trust.py)."""
+    def _turn_away(self, peer: str, standing: PeerStanding) -> None:
+        """A message came that a peer of this standing may not send (messages.py)."""
         if standing in (PeerStanding.FORMING, PeerStanding.GUEST):
-            # It said who it is when the link came up, and may have become a member since: a new link says so.
-            self._guard.stats["message of a non-member dropped"] += 1
-            self._effects.append(CloseLink(self._roster.links[peer].number, f"{peer} is no member by its hello"))
-        elif kind in KNOWN:
-            self._guard.stats[f"message of a peer that is {standing.value} dropped"] += 1
+            self._close_to_non_member(peer)
         else:
-            self._guard.stats["unknown message dropped"] += 1  # a later version's
+            self._guard.stats[f"message of a peer that is {standing.value} dropped"] += 1
+
+    def _close_to_non_member(self, peer: str) -> None:
+        """It said who it is when the link came up, and may have become a member since: a new link says so."""
+        self._guard.stats["message of a non-member dropped"] += 1
+        self._effects.append(CloseLink(self._roster.links[peer].number, f"{peer} is no member by its hello"))
 
     def _dispatch(self, peer: str, message: Message) -> None:
-        kind = message["type"]
+        kind = type(message)
         if kind not in WRITE_TYPES:
             self._look_at = LONG_AGO
         standing = self._roster.standing(peer)
         assert standing is not None  # there is a link
-        if not may_send(standing, kind):
-            self._turn_away(peer, standing, kind)
-            return
-        if standing is PeerStanding.AHEAD and not self._admission.hears(peer, self._now, self._led_at):
+        if standing not in kind.SENT_BY:
+            self._turn_away(peer, standing)
+        elif standing is PeerStanding.AHEAD and not self._admission.hears(peer, self._now, self._led_at):
             self._guard.stats["message of a peer that is ahead not heard"] += 1
-            if kind == "large_entry":
-                self._send_to(peer, {"type": "large_entry_refused", "number": message["number"]})
-            return
-        if kind == "founding_view":
-            complaint = self._roster.receive_view(peer, message["view"], message["configured"])
-            if complaint is None:
-                self.alarms.clear_alarm("initial-members-differ", peer)
-            else:
-                self.alarms.raise_alarm("initial-members-differ", complaint, subject=self._subject(peer))
-            return
-        if kind == "founding":
-            self._receive_founding(peer, message["founding"])
-            return
-        if kind == "health":
-            self._health.receive(peer, message, self._now)
-        if kind == "addresses":
-            self._roster.receive_addresses(peer, message["said"])
-            return
-        if kind in LARGE_TYPES:
-            self._receive_large(peer, message)
-            return
-        if self._installation.is_swapping:
+            if isinstance(message, LargeEntry):
+                self._send_to(peer, LargeEntryRefused(message.number))
+        elif self._installation.is_swapping and kind not in ALSO_WHILE_SWAPPING:
             self._guard.stats["message while the state is replaced dropped"] += 1
-            return
-        match kind:
-            case "health":
-                self._hear_of_lists(peer, message)
-            case "append_entries":
-                self._receive_append(peer, message)
-            case "next_node_idx":
-                self._guard.receive_reply(peer, message)
-            case "submit":
-                self._check_commands(peer, message["commands"])
-                self._submitter.receive(peer, message["commands"], is_leader=self._takes_writes)
-            case "submit_refused":
-                self._submitter.refused(peer, self._now)
-            case "pre_vote":
-                if self._roster.may_vote:
-                    reply = self._elections.answer_pre_vote(peer, message, self._now, self._standing())
-                    self._send_when_synced(peer, reply)
-            case "pre_vote_reply":
-                self._pre_vote_reply(peer, message)
-            case "request_vote":
-                self._vote_request(peer, message)
-            case "response_vote":
-                self._guard.receive_vote(peer, message)
-            case "nack":
-                self._receive_nack(peer, message)
-            case "hand_over":
-                self._receive_hand_over(peer, message)
-            case "timeout_now":
-                self._timeout_now(peer, message)
-            case "change":
-                self._send_to(peer, self._requests.answer(peer, message, self._machine.applied_index))
-            case "change_answer":
-                self._requests.receive_answer(peer, message)
-            case "snapshot_offer":
-                if peer == self._core.leader:
-                    self._catchup.offered(peer, message)
-            case "snapshot_get":
-                self._catchup.asked(peer, message)
-            case "snapshot_chunk":
-                self._catchup.received(peer, message)
-            case "snapshot_gone":
-                self._catchup.gone(peer, message)
-            case "snapshot_wanted":
-                if self._core.is_leader:
-                    self._catchup.asked_for_snapshot(peer, message["index"])
+        else:
+            self._handlers[kind](peer, message)
 
-    def _receive_large(self, peer: str, message: Message) -> None:
-        """What carries large commands. Also while the state is replaced: nothing of it touches log or state."""
-        submitter, number = self._submitter, message["number"]
-        match message["type"]:
-            case "submit_large":
-                self._check_commands(peer, [message["command"]])
-                submitter.large.receive(peer, message, self._now, is_leader=self._takes_writes)
-            case "submit_large_cancel":
-                submitter.large.receive_cancel(peer, number)
-            case "submit_large_end":
-                submitter.large_ended(peer, number, self._now, again=message["again"])
-            case "large_entry":
-                if not self._admission.may_lead(peer, message["term"], self._now):
-                    self._guard.is_led_by(peer, message["term"])  # which tells a leader of an older term so
-                    self._send_to(peer, {"type": "large_entry_refused", "number": number})
-                    return
-                if not self._held.add(peer, number, message["entry"]):
-                    raise PeerFault("more large entries, sent ahead, than any leader sends")
-                self._send_to(peer, {"type": "large_entry_held", "number": number})
-            case "large_entry_held":
-                submitter.large.held(peer, number)
-            case "large_entry_refused":
-                submitter.large.refused(peer, number)
-            case _:
-                self._held.drop(peer, number)
+    def _handlers_by_class(self) -> dict[type[Message], Callable[[str, Any], None]]:
+        """The method that takes each message."""
+        return {cls: getattr(self, f"_on_{name}") for name, cls in BY_NAME.items()}
+
+    # Each message, under its name on the wire
+
+    def _on_founding_view(self, peer: str, message: FoundingView) -> None:
+        complaint = self._roster.receive_view(peer, message.view, message.configured)
+        if complaint is None:
+            self.alarms.clear_alarm("initial-members-differ", peer)
+        else:
+            self.alarms.raise_alarm("initial-members-differ", complaint, subject=self._subject(peer))
+
+    def _on_founding(self, peer: str, message: FoundingRecord) -> None:
+        try:
+            self._roster.receive_founding(peer, message.founding)
+        except ValueError as error:
+            raise PeerFault(str(error)) from error
+
+    def _on_addresses(self, peer: str, message: Addresses) -> None:
+        self._roster.receive_addresses(peer, message.said)
+
+    def _on_health(self, peer: str, message: HealthReport) -> None:
+        self._health.receive(peer, message, self._now)
+        if not self._installation.is_swapping:
+            self._hear_of_lists(message)
+
+    def _on_append_entries(self, peer: str, message: AppendEntries) -> None:
+        if message.term > self._core.term and not self._admission.may_lead(peer, message.term, self._now):
+            self._guard.stats["append message against a living leader ignored"] += 1
+            return
+        if self._admission.may_go_back(peer, message.term, self._now):
+            self._core.go_back(message.term)
+        self._forget_silent_leader(peer, message.term)
+        self._guard.receive_append(peer, message)
+
+    def _on_append_reply(self, peer: str, message: AppendReply) -> None:
+        self._guard.receive_reply(peer, message)
+
+    def _on_submit(self, peer: str, message: Submit) -> None:
+        self._check_commands(peer, message.commands)
+        self._submitter.receive(peer, message.commands, is_leader=self._takes_writes)
+
+    def _on_submit_refused(self, peer: str, _message: SubmitRefused) -> None:
+        self._submitter.refused(peer, self._now)
+
+    def _on_submit_large(self, peer: str, message: SubmitLarge) -> None:
+        self._check_commands(peer, [message.command])
+        self._submitter.large.receive(peer, message, self._now, is_leader=self._takes_writes)
+
+    def _on_submit_large_cancel(self, peer: str, message: SubmitLargeCancel) -> None:
+        self._submitter.large.receive_cancel(peer, message.number)
+
+    def _on_submit_large_end(self, peer: str, message: SubmitLargeEnd) -> None:
+        self._submitter.large_ended(peer, message.number, self._now, again=message.again)
+
+    def _on_large_entry(self, peer: str, message: LargeEntry) -> None:
+        if not self._admission.may_lead(peer, message.term, self._now):
+            self._guard.is_led_by(peer, message.term)  # which tells a leader of an older term so
+            self._send_to(peer, LargeEntryRefused(message.number))
+            return
+        if not self._held.add(peer, message.number, message.entry):
+            raise PeerFault("more large entries, sent ahead, than any leader sends")
+        self._send_to(peer, LargeEntryHeld(message.number))
+
+    def _on_large_entry_held(self, peer: str, message: LargeEntryHeld) -> None:
+        self._submitter.large.held(peer, message.number)
+
+    def _on_large_entry_refused(self, peer: str, message: LargeEntryRefused) -> None:
+        self._submitter.large.refused(peer, message.number)
+
+    def _on_large_entry_drop(self, peer: str, message: LargeEntryDrop) -> None:
+        self._held.drop(peer, message.number)
+
+    def _on_large_entry_cancel(self, peer: str, message: LargeEntryCancel) -> None:
+        self._held.drop(peer, message.number)
+
+    def _on_pre_vote(self, peer: str, message: PreVote) -> None:
+        if self._roster.may_vote:
+            reply = self._elections.answer_pre_vote(peer, message, self._now, self._standing())
+            self._send_when_synced(peer, reply)
+
+    def _on_response_vote(self, peer: str, message: Vote) -> None:
+        self._guard.receive_vote(peer, message)
+
+    def _on_change(self, peer: str, message: RequestChange) -> None:
+        self._send_to(peer, self._requests.answer(peer, message, self._machine.applied_index))
+
+    def _on_change_answer(self, peer: str, message: ChangeAnswer) -> None:
+        self._requests.receive_answer(peer, message)
+
+    def _on_snapshot_offer(self, peer: str, message: SnapshotOffer) -> None:
+        if peer == self._core.leader:
+            self._catchup.offered(peer, message)
+
+    def _on_snapshot_get(self, peer: str, message: SnapshotGet) -> None:
+        self._catchup.asked(peer, message)
+
+    def _on_snapshot_chunk(self, peer: str, message: SnapshotChunk) -> None:
+        self._catchup.received(peer, message)
+
+    def _on_snapshot_gone(self, peer: str, message: SnapshotGone) -> None:
+        self._catchup.gone(peer, message)
+
+    def _on_snapshot_wanted(self, peer: str, message: SnapshotWanted) -> None:
+        if self._core.is_leader:
+            self._catchup.asked_for_snapshot(peer, message.index)
 
     def _held_entry(self, peer: str, name: int) -> bytes | None:
         """What a leader means: what it sent ahead, or, by a negative name, a command that it has from us."""
@@ -1075,16 +1138,6 @@ class Engine:
             return self._held.get(peer, name)
         command = self._submitter.lent.of(peer).get(-name)
         return None if command is None else entries.encode_commands([command.data])
-
-    def _receive_append(self, peer: str, message: Message) -> None:
-        term = message.get("term")
-        if type(term) is int and term > self._core.term and not self._admission.may_lead(peer, term, self._now):
-            self._guard.stats["append message against a living leader ignored"] += 1
-            return
-        if type(term) is int and self._admission.may_go_back(peer, term, self._now):
-            self._core.go_back(term)
-        self._forget_silent_leader(peer, term)
-        self._guard.receive_append(peer, message)
 
     def _forget_silent_leader(self, peer: str, term: object) -> None:
         """Whoever said to lead this term, and is silent, was not elected, or leads no more: it does not keep us from
@@ -1144,14 +1197,14 @@ class Engine:
         if self._ready_index is None:
             self._ready_index = commit_index
 
-    def _pre_vote_reply(self, peer: str, message: Message) -> None:
+    def _on_pre_vote_reply(self, peer: str, message: PreVoteReply) -> None:
         is_expected = self._elections.expects(peer, message, self._standing())
-        if message["term"] > self._core.term and self.leader is None and is_expected:
-            self._core.observe_term(self._admission.bounded(message["term"], self._now))
+        if message.term > self._core.term and self.leader is None and is_expected:
+            self._core.observe_term(self._admission.bounded(message.term, self._now))
         if self._elections.receive_pre_vote_reply(peer, message, self._standing()):
             self._campaign()
 
-    def _vote_request(self, peer: str, message: Message) -> None:
+    def _on_request_vote(self, peer: str, message: RequestVote) -> None:
         if not self._roster.may_vote:
             return
         self._leadership.heard_candidate(peer, message)
@@ -1163,17 +1216,17 @@ class Engine:
         if self._log.voted_for == peer and before != (self._log.current_term, peer):
             self._elections.voted(peer, self._now)
 
-    def _receive_hand_over(self, peer: str, message: Message) -> None:
+    def _on_hand_over(self, peer: str, message: HandOver) -> None:
         """Our leader says to whom it hands over: that one may ask for our vote, although the leader is alive."""
-        if peer != self._core.leader or message["term"] != self._core.term:
+        if peer != self._core.leader or message.term != self._core.term:
             return
-        asked = self._elections.handed_over(message["target"], self._now)
+        asked = self._elections.handed_over(message.target, self._now)
         if asked is not None and self._roster.counts(asked[0]):
-            self._vote_request(*asked)
+            self._on_request_vote(*asked)
 
-    def _receive_nack(self, peer: str, message: Message) -> None:
+    def _on_nack(self, peer: str, message: Nack) -> None:
         """A member is in a later term than the one that we lead, and cannot follow us."""
-        core, term = self._core, self._admission.bounded(message["term"], self._now)
+        core, term = self._core, self._admission.bounded(message.term, self._now)
         if not core.is_leader or term <= core.term:
             return
         if self._admission.must_yield(peer, term):
@@ -1194,10 +1247,10 @@ class Engine:
         self._leadership.stands(self._node_id, self._core.term, why)
         self._guard.after_tick()
 
-    def _timeout_now(self, peer: str, message: Message) -> None:
+    def _on_timeout_now(self, peer: str, message: TimeoutNow) -> None:
         """Our leader hands leadership to us (Raft thesis 3.10)."""
-        if peer == self._core.leader and message["term"] == self._core.term and self._standing().may_campaign:
-            why = Reason.heard(message.get("why")) or Reason(TRANSFER, f"{peer} hands over")
+        if peer == self._core.leader and message.term == self._core.term and self._standing().may_campaign:
+            why = Reason.heard(message.why) or Reason(TRANSFER, f"{peer} hands over")
             self._campaign(why)
 
     def _step_down(self) -> None:
@@ -1446,9 +1499,9 @@ class Engine:
         if self._roster.settled_index != was_settled:
             self._dismiss_removed()
 
-    def _hear_of_lists(self, peer: str, message: Message) -> None:
+    def _hear_of_lists(self, message: HealthReport) -> None:
         """What others know of commits and lists, also where nobody can lead."""
-        commit, settled = message.get("commit"), message.get("settled")
+        commit, settled = message.commit, message.settled
         if commit is not None and self.leader is None:  # a leader says so itself
             self._learn_of_change(*commit)
         membership = self._roster.membership
@@ -1522,7 +1575,8 @@ class Engine:
             self.own_report(self._machine.applied_index, self.alarms.active),
             low=self.lacks_space,
             is_leader=self._core.is_leader,
-            known={"commit": self._committed_entry(), "settled": self._roster.settled_index},
+            commit=self._committed_entry(),
+            settled=self._roster.settled_index,
         )
         if is_odd:
             self._installation.state_is_wrong()
@@ -1563,12 +1617,6 @@ class Engine:
         if self._log.is_untouched and self._core.term > 0:
             self._core.go_back(0)
 
-    def _receive_founding(self, peer: str, founding: bytes) -> None:
-        try:
-            self._roster.receive_founding(peer, founding)
-        except ValueError as error:
-            raise PeerFault(str(error)) from error
-
     # The end -----------------------------------------------------------------------------------------------------
 
     def _fail(self, error: WarrenError) -> None:
@@ -1586,8 +1634,24 @@ class Engine:
 
 def _repeats(later: Outgoing, earlier: Outgoing) -> bool:
     """Whether they say the same to the same peer, but for the numbers that tie them to a message or a round."""
-    numbers = {"re": 0, "round": 0, "seq": 0}
-    return later.peer == earlier.peer and later.message | numbers == earlier.message | numbers
+    return later.peer == earlier.peer and _without_numbers(later.message) == _without_numbers(earlier.message)
+
+
+def _without_numbers(message: Message) -> Message:
+    match message:
+        case AppendReply():
+            return replace(message, answers=NO_ANSWER)
+        case AppendEntries():
+            return replace(message, sequence=0)
+        case PreVote() | PreVoteReply():
+            return replace(message, round=0)
+        case _:
+            return message
+
+
+def is_notice(message: Message) -> bool:
+    """Whether it is an append message without entries."""
+    return type(message) is AppendEntries and not message.entries
 
 
 def _removed(node_id: str) -> Removed:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from warren_raft.raft.catchup import Job, Then
-from warren_raft.raft.core import Message
 from warren_raft.raft.identity import Identity
 from warren_raft.raft.log import Batch
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
 from warren_raft.raft.submit import Proposal
+from warren_raft.raft.wire import Message
 
 # Events: what happened since the last step ---------------------------------------------------------------------------
 

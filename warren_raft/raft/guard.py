@@ -10,32 +10,35 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
 
 from warren_raft.errors import InvariantViolation
-from warren_raft.raft.core import CANDIDATE, Core, Entry, Message
+from warren_raft.raft.core import BEHIND, CANDIDATE, Core, CoreMessage, Entry
 from warren_raft.raft.large import UNDER_WAY, LargeEntries
 from warren_raft.raft.log import Log
 from warren_raft.raft.log_contents import BASE_INDEX
-from warren_raft.wording import quoted
+from warren_raft.raft.messages import (
+    AppendEntries,
+    AppendReply,
+    Message,
+    Nack,
+    PeerFault,
+    RequestVote,
+    Vote,
+)
 
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """Entries on their way to one follower without an answer. Beyond it nothing new is sent to that follower: without a
 bound the core would pour a lagging follower's whole backlog into the link's buffer in one tick (hole 9)."""
 NAMED_BYTES: Final = 16
 """What an entry counts in that window which its message only names, as the follower holds its bytes (large.py)."""
-INDEX_MAX: Final = 1 << 62
 UNCOMMITTED_MAX: Final = 4096
 UNCOMMITTED_FEW: Final = 64
 UNCOMMITTED_BYTES: Final = 128 * 1024 * 1024
 """Entries beyond what a leader says is committed, and their bytes where they are more than a few. No snapshot ever
 stands for them, so a leader that sent them without end would fill the log. A correct one proposes two at a time, or a
 megabyte of large ones, and inherits as many from each leader before it."""
-
-
-class PeerFault(Exception):
-    """An impossible message: the link is dropped, an alarm raised, and this manager goes on."""
 
 
 @dataclass(slots=True)
@@ -111,40 +114,34 @@ class Guard:
         self._append_in_outbox: dict[str, int] = {}
         self._braked: dict[str, int] = {}
         self._answering: tuple[str, int, int] | None = None
-        self._answer: Message = {}
+        self._answer: tuple[int, bool] | None = None
+        """(next index, hint) of the reply, where it is not the core's."""
         self._last_answered: tuple[str, int, int] | None = None
         self._votes: tuple[int, set[str]] = (-1, set())
 
     # Out: called by the core while it handles a message or a tick -------------------------------------------------
 
-    def outgoing(self, peer: str, message: Message) -> bool:
-        kind = message["type"]
-        if kind == "append_entries":
+    def outgoing(self, peer: str, message: CoreMessage | Literal["behind"]) -> None:
+        if message == BEHIND:
+            # The core would repeat this message without end within one tick (hole 4e), so it is told that the follower
+            # is gone until the tick is over.
+            self._behind(peer)
+        elif type(message) is AppendEntries:
             self._outgoing_append(peer, message)
-        elif kind == "next_node_idx":
+        elif type(message) is AppendReply:
             self._outgoing_reply(peer, message)
-        elif kind == "request_vote":
-            self._emit_gated(peer, dict(message, transfer=self.transferring, why=self.why))
-        elif kind == "response_vote":
-            self._emit_gated(peer, message)
+        elif type(message) is RequestVote:
+            self._emit_gated(peer, replace(message, transfer=self.transferring, why=self.why))
         else:
-            # apply_command and its response: PySyncObj's own forwarding loses callbacks and applies twice (hole 10);
-            # submit.py carries writes to the leader.
-            self.stats["forwarding by the core dropped"] += 1
-        return True
+            self._emit_gated(peer, message)
 
     def _emit_gated(self, peer: str, message: Message) -> None:
         """Nothing speaks for what is not synced (hole 1): it waits for everything the log holds at this moment."""
         self.outbox.append(Outgoing(peer, message, self._log.position))
 
-    def _outgoing_append(self, peer: str, message: Message) -> None:
-        entries = message.get("entries")
+    def _outgoing_append(self, peer: str, message: AppendEntries) -> None:
+        entries = message.entries
         progress = self._progress_of(peer)
-        if entries is None:
-            # The follower is behind the start of our log. The core would repeat this message without end within one
-            # tick (hole 4e), so it is told that the follower is gone until the tick is over.
-            self._behind(peer)
-            return
         if entries and peer in self.needs_snapshot:
             # It cannot use them before it has the snapshot; until then it gets heartbeats, and answers them.
             self._brake(peer, entries[0][1])
@@ -157,15 +154,14 @@ class Guard:
         if entries and self._large.is_naming:
             entries = self._named(peer, entries)
         self._sequence += 1
-        out = {
-            "type": "append_entries",
-            "term": message["term"],
-            "commit_index": min(message["commit_index"], self._log.synced_index),
-            "prevLogIdx": message["prevLogIdx"],
-            "prevLogTerm": message["prevLogTerm"],
-            "entries": entries,
-            "seq": self._sequence,
-        }
+        out = AppendEntries(
+            term=message.term,
+            commit_index=min(message.commit_index, self._log.synced_index),
+            previous_index=message.previous_index,
+            previous_term=message.previous_term,
+            entries=entries,
+            sequence=self._sequence,
+        )
         if entries:
             size = sum(NAMED_BYTES if isinstance(entry[0], int) else len(entry[0]) for entry in entries)
             progress.next_index = entries[-1][1] + 1
@@ -185,12 +181,13 @@ class Guard:
             named.append((command if name is None else name, index, term))
         return named
 
-    def _put_append(self, peer: str, message: Message) -> None:
+    def _put_append(self, peer: str, message: AppendEntries) -> None:
         """An empty message that a fuller one of the same step follows is not worth a packet."""
         position = self._append_in_outbox.get(peer)
         if position is not None:
             earlier = self.outbox[position].message
-            if not earlier["entries"] and earlier["prevLogIdx"] == message["prevLogIdx"]:
+            assert isinstance(earlier, AppendEntries)
+            if not earlier.entries and earlier.previous_index == message.previous_index:
                 self.outbox[position].message = message
                 return
         self._append_in_outbox[peer] = len(self.outbox)
@@ -219,19 +216,19 @@ class Guard:
         self._append_in_outbox.clear()
         return outbox
 
-    def _outgoing_reply(self, peer: str, message: Message) -> None:
+    def _outgoing_reply(self, peer: str, message: AppendReply) -> None:
         if self._answering is None or self._answering[0] != peer:
             raise InvariantViolation("PySyncObj replied to a message that it was not given")
         _, term, sequence = self._answering
-        reply = {
-            "type": "next_node_idx",
-            "next_node_idx": message["next_node_idx"],
-            "reset": message["reset"],
-            "success": message["success"],
-            "re": [term, sequence],
-            "kept": self._log.synced_commit_index,
-        }
-        reply.update(self._answer)
+        next_index, hint = self._answer or (message.next_index, False)
+        reply = AppendReply(
+            answers=(term, sequence),
+            next_index=next_index,
+            success=message.success,
+            reset=message.reset,
+            hint=hint,
+            kept=self._log.synced_commit_index,
+        )
         self._emit_gated(peer, reply)
 
     def alive(self) -> Outgoing | None:
@@ -239,44 +236,37 @@ class Guard:
         if self._last_answered is None:
             return None
         peer, term, sequence = self._last_answered
-        message = {
-            "type": "next_node_idx",
-            "next_node_idx": 0,
-            "reset": False,
-            "success": False,
-            "re": [term, sequence],
-        }
-        return Outgoing(peer, message, 0)
+        return Outgoing(peer, AppendReply(answers=(term, sequence), next_index=0, success=False, reset=False), 0)
 
     # In: append messages -----------------------------------------------------------------------------------------
 
-    def receive_append(self, peer: str, message: Message) -> None:
+    def receive_append(self, peer: str, message: AppendEntries) -> None:
         """Raises PeerFault for what no correct leader sends."""
-        term, sequence = _integer(message, "term"), _integer(message, "seq")
+        term, sequence = message.term, message.sequence
         if term < self.core.term:
             # Stock ignores it without a word and the stale leader goes on for 30 s (hole 6).
-            self._emit_gated(peer, {"type": "nack", "term": self.core.term})
+            self._emit_gated(peer, Nack(self.core.term))
             return
         if term == self.core.term and self.core.leader not in (None, peer):
             raise PeerFault(f"{peer} claims to lead term {term}, which {self.core.leader} leads")
         self._answering = self._last_answered = (peer, term, sequence)
-        self._answer = {}
+        self._answer = None
         try:
             self._append(peer, message, _checked_entries(message, lambda name: self._held(peer, name)))
         finally:
             self._answering = None
-        self._heard_leader(peer, _integer(message, "commit_index"))
+        self._heard_leader(peer, message.commit_index)
 
     def is_led_by(self, peer: str, term: int) -> bool:
         """Whether a peer, of whose large message parts arrive, leads us now; it says that it leads this term."""
         if term < self.core.term:
-            self._emit_gated(peer, {"type": "nack", "term": self.core.term})  # as for the message, which comes later
+            self._emit_gated(peer, Nack(self.core.term))  # as for the message, which comes later
         return term == self.core.term and peer == self.core.leader
 
-    def _append(self, peer: str, message: Message, entries: Sequence[Entry]) -> None:
+    def _append(self, peer: str, message: AppendEntries, entries: Sequence[Entry]) -> None:
         log = self._log
-        previous, previous_term = _integer(message, "prevLogIdx"), _integer(message, "prevLogTerm")
-        leader_commit = _integer(message, "commit_index")
+        previous, previous_term = message.previous_index, message.previous_term
+        leader_commit = message.commit_index
         if previous > log.last_index:
             self._deliver_append(peer, message, previous, previous_term, (), 0)  # the core answers: reset to last + 1
             return
@@ -295,7 +285,7 @@ class Guard:
             # so the core sees a heartbeat at our own last index; the reply says what was really verified.
             if verified < log.last_index:
                 self.stats["truncation of matching entries avoided"] += 1
-            self._answer = {"next_node_idx": verified + 1}
+            self._answer = (verified + 1, False)
             self._note_commit(known_commit)
             last = log.last_index
             self._deliver_append(peer, message, last, self._term_at(last), (), known_commit)
@@ -327,22 +317,26 @@ class Guard:
             self._log.set_commit(index)
 
     def _deliver_append(
-        self, peer: str, message: Message, previous: int, previous_term: int, entries: Sequence[Entry], commit: int
+        self,
+        peer: str,
+        message: AppendEntries,
+        previous: int,
+        previous_term: int,
+        entries: Sequence[Entry],
+        commit: int,
     ) -> None:
-        self.core.deliver(
-            peer,
-            {
-                "type": "append_entries",
-                "term": message["term"],
-                # Nothing is applied beyond the synced log; the rest follows when the sync returns (synced()).
-                "commit_index": min(commit, self._log.synced_index),
-                "prevLogIdx": previous,
-                "prevLogTerm": previous_term,
-                "entries": entries,
-            },
+        checked = AppendEntries(
+            term=message.term,
+            # Nothing is applied beyond the synced log; the rest follows when the sync returns (synced()).
+            commit_index=min(commit, self._log.synced_index),
+            previous_index=previous,
+            previous_term=previous_term,
+            entries=entries,
+            sequence=message.sequence,
         )
+        self.core.deliver_append(peer, checked)
 
-    def _answer_conflict(self, peer: str, message: Message, previous: int, previous_term: int) -> None:
+    def _answer_conflict(self, peer: str, message: AppendEntries, previous: int, previous_term: int) -> None:
         log = self._log
         if previous <= log.commit_index:
             raise PeerFault(f"{peer} has another entry at committed index {previous}")
@@ -352,7 +346,7 @@ class Guard:
         conflicting = self._term_at(previous)
         while first - 1 > max(log.commit_index, log.base_index) and self._term_at(first - 1) == conflicting:
             first -= 1
-        self._answer = {"next_node_idx": max(first, log.commit_index + 1), "hint": True}
+        self._answer = (max(first, log.commit_index + 1), True)
         self._deliver_append(peer, message, previous, previous_term, (), 0)
 
     def _matching(self, entries: Sequence[Entry]) -> int:
@@ -368,9 +362,9 @@ class Guard:
 
     # In: replies -------------------------------------------------------------------------------------------------
 
-    def receive_reply(self, peer: str, message: Message) -> None:
+    def receive_reply(self, peer: str, message: AppendReply) -> None:
         """Raises PeerFault for an acknowledgement that cannot be."""
-        term, sequence = _pair(message, "re")
+        term, sequence = message.answers
         if not self.core.is_leader or term != self.core.term:
             # Stock counts it for the present term: a match index for entries the follower never had (hole 3).
             self.stats["reply to another term dropped"] += 1
@@ -378,16 +372,16 @@ class Guard:
         if not self.core.follows(peer):
             raise PeerFault(f"{peer} answers what nobody sent it")
         progress = self._progress_of(peer)
-        next_index = _integer(message, "next_node_idx")
-        if next_index <= BASE_INDEX and (message.get("success") or message.get("reset")):
+        next_index = message.next_index
+        if next_index <= BASE_INDEX and (message.success or message.reset):
             raise PeerFault(f"{peer} speaks of index {next_index - 1}, which no log lacks")
-        if "kept" in message:  # not in a sign of life
-            progress.kept = max(progress.kept, _integer(message, "kept"))
-        self.core.deliver(peer, {"type": "next_node_idx", "next_node_idx": 0, "reset": False, "success": False})
-        if message.get("success"):
+        if message.kept is not None:
+            progress.kept = max(progress.kept, message.kept)
+        self.core.deliver_answer(peer)
+        if message.success:
             self._acknowledged(peer, progress, next_index - 1)
-        elif message.get("reset"):
-            self._reset(peer, progress, next_index, sequence, hint=bool(message.get("hint")))
+        elif message.reset:
+            self._reset(peer, progress, next_index, sequence, hint=message.hint)
 
     def _acknowledged(self, peer: str, progress: _Progress, index: int) -> None:
         if index > self._log.last_index:
@@ -397,9 +391,7 @@ class Guard:
         if index >= self._log.base_index:
             self.needs_snapshot.discard(peer)
         counted = min(index, self._log.synced_index)
-        self.core.deliver(
-            peer, {"type": "next_node_idx", "next_node_idx": counted + 1, "reset": False, "success": True}
-        )
+        self.core.deliver_success(peer, counted)
         # Stock rewinds nextIndex to what was acknowledged and sends everything in flight again (hole 2b).
         self.core.set_next_index(peer, max(progress.next_index, progress.match + 1))
         if window_was_full and progress.unacknowledged_bytes < WINDOW_BYTES:
@@ -431,21 +423,20 @@ class Guard:
 
     # In: votes ---------------------------------------------------------------------------------------------------
 
-    def receive_vote_request(self, peer: str, message: Message) -> None:
+    def receive_vote_request(self, peer: str, message: RequestVote) -> None:
         """The caller has decided that we may vote at all, and that no living leader stands against it."""
-        request = {name: _integer(message, name) for name in ("term", "last_log_index", "last_log_term")}
-        self.core.deliver(peer, {"type": "request_vote", **request})
+        self.core.deliver_vote_request(peer, message)
 
-    def receive_vote(self, peer: str, message: Message) -> None:
+    def receive_vote(self, peer: str, message: Vote) -> None:
         """Stock counts votes without asking from whom (hole 6); each voter counts once a term."""
-        term = _integer(message, "term")
+        term = message.term
         if self.core.state != CANDIDATE or term != self.core.term or peer not in self.core.voters:
             return
         if self._votes[0] != term:
             self._votes = (term, set())
         if peer not in self._votes[1]:
             self._votes[1].add(peer)
-            self.core.deliver(peer, {"type": "response_vote", "term": term})
+            self.core.deliver_vote(peer, term)
 
     # Links and syncs ---------------------------------------------------------------------------------------------
 
@@ -462,8 +453,9 @@ class Guard:
         self._braked.pop(peer, None)
         # What was answered in this very step was asked on that link, and would go out on the next one.
         self.outbox = [each for each in self.outbox if each.peer != peer]
-        appends = {each.peer: position for position, each in enumerate(self.outbox) if "entries" in each.message}
-        self._append_in_outbox = appends
+        self._append_in_outbox = {
+            each.peer: position for position, each in enumerate(self.outbox) if isinstance(each.message, AppendEntries)
+        }
         if self._last_answered is not None and self._last_answered[0] == peer:
             self._last_answered = None
 
@@ -518,32 +510,14 @@ class Guard:
         return progress
 
 
-def _integer(message: Message, name: str) -> int:
-    value = message.get(name)
-    if type(value) is not int or not 0 <= value <= INDEX_MAX:
-        raise PeerFault(f"{message.get('type')} with {name} = {quoted(value, 200)}"[:200])
-    return value
-
-
-def _pair(message: Message, name: str) -> tuple[int, int]:
-    value: Any = message.get(name)
-    if not isinstance(value, list) or len(value) != 2 or not all(type(part) is int for part in value):
-        raise PeerFault(f"{message.get('type')} without {name}")
-    return value[0], value[1]
-
-
-def _checked_entries(message: Message, held: Callable[[int], bytes | None]) -> list[Entry]:
+def _checked_entries(message: AppendEntries, held: Callable[[int], bytes | None]) -> list[Entry]:
     """Consecutive indexes, terms that never go back nor beyond the leader's, commands that are bytes, or are held."""
-    raw = message.get("entries")
-    if not isinstance(raw, list):
-        raise PeerFault("append_entries without entries")
     entries: list[Entry] = []
-    index, term = _integer(message, "prevLogIdx"), _integer(message, "prevLogTerm")
-    leader_term = _integer(message, "term")
-    for item in raw:
+    index, term = message.previous_index, message.previous_term
+    for item in message.entries:
         index += 1
         if not isinstance(item, (list, tuple)) or len(item) != 3:
-            raise PeerFault("append_entries with an entry that is none")
+            raise PeerFault("append_entries with an entry that is not three values")
         command, item_index, item_term = item
         if type(command) is int:
             name, command = command, held(command)
@@ -551,7 +525,7 @@ def _checked_entries(message: Message, held: Callable[[int], bytes | None]) -> l
                 raise PeerFault(f"append_entries names an entry, {name}, that it did not send before"[:200])
         if type(command) is not bytes or not command or item_index != index or type(item_term) is not int:
             raise PeerFault(f"append_entries with a bad entry at index {index}")
-        if not term <= item_term <= leader_term:
+        if not term <= item_term <= message.term:
             raise PeerFault(f"append_entries with term {item_term} at index {index}")
         term = item_term
         entries.append((command, item_index, item_term))

@@ -8,23 +8,20 @@ that could not be made counts neither as agreement nor as disagreement.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from warren_raft.alarms import Alarms
-from warren_raft.raft.reports import Heard, Report
+from warren_raft.raft.messages import HealthReport, Message
+from warren_raft.raft.reports import SAMPLES_TOLD, Heard, Report
 from warren_raft.raft.roster import Roster
-
-Message = dict[str, Any]
 
 TELL_SECONDS: Final = 1.0
 SAMPLE_EVERY: Final = 64
 """Digests are told for the newest applied index and for multiples of this: managers that are never at the same index at
 the same moment have these in common."""
-SAMPLES_TOLD: Final = 4
 CLAIMS_KEPT: Final = 64
 """Of one peer; the oldest go first. A peer that is further ahead than this is compared when we have caught up."""
-DIGEST_BYTES: Final = 32
 
 
 class Digests(Protocol):
@@ -58,19 +55,30 @@ class Health:
         return now - self._told_at >= TELL_SECONDS and self._roster.membership is not None
 
     def tick(
-        self, now: float, machine: Digests, report: Report, *, low: bool, is_leader: bool, known: Mapping[str, Any]
+        self,
+        now: float,
+        machine: Digests,
+        report: Report,
+        *,
+        low: bool,
+        is_leader: bool,
+        commit: tuple[int, int] | None,
+        settled: int,
     ) -> bool:
-        """Tell, and compare. Whether a majority of the voters agrees on another state than ours. `known`: what is told
-        besides, which the receiver's engine takes up."""
+        """Tell the others, and compare. Returns whether a majority of the voters agrees on another state than ours.
+
+        `commit` is the (index, term) of the newest entry that is known to be committed here, `settled` the index of
+        the newest settled list: the engine of the receiver takes them up.
+        """
         self._told_at = now
-        message = {
-            "type": "health",
-            "digests": self._samples(machine),
-            "low": low,
-            "full": is_leader and self.lacks_room(low=low),
-            "report": report.to_message(),
-            **known,
-        }
+        message = HealthReport(
+            digests=self._samples(machine),
+            low=low,
+            full=is_leader and self.lacks_room(low=low),
+            report=report.to_message(),
+            commit=commit,
+            settled=settled,
+        )
         self._forget_removed()
         for peer in sorted(self._roster.links):
             if self._roster.counts(peer):
@@ -86,14 +94,14 @@ class Health:
         found = [(index, machine.digest_at(index)) for index in sorted(indexes)]
         return [(index, digest) for index, digest in found if digest is not None]
 
-    def receive(self, peer: str, message: Message, now: float) -> None:
-        self.reports[peer] = Heard(Report.from_message(message["report"]), now)
+    def receive(self, peer: str, message: HealthReport, now: float) -> None:
+        self.reports[peer] = Heard(Report.from_message(message.report), now)
         claims = self._claims.setdefault(peer, {})
-        claims.update(message["digests"])
+        claims.update(message.digests)
         for index in sorted(claims)[:-CLAIMS_KEPT]:
             del claims[index]
-        self._low[peer] = message["low"]
-        self._full[peer] = message["full"]
+        self._low[peer] = message.low
+        self._full[peer] = message.full
 
     def _forget_removed(self) -> None:
         members = self._roster.members
@@ -173,16 +181,3 @@ class Health:
         """Who is low on space, as far as is known here. For any thread."""
         known = {**self._low, self._node_id: low}
         return sorted(id_ for id_, is_low in known.items() if is_low)
-
-
-def are_digests(value: Any) -> bool:
-    """Whether a peer sent digests: pairs of an index and 32 bytes, few."""
-    return type(value) is list and len(value) <= 2 * SAMPLES_TOLD and all(map(_is_sample, value))
-
-
-def _is_sample(value: Any) -> bool:
-    if type(value) is not list or len(value) != 2:
-        return False
-    index, digest = value
-    is_index = type(index) is int and 0 <= index <= 1 << 62
-    return is_index and type(digest) is bytes and len(digest) == DIGEST_BYTES

@@ -15,8 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from warren_raft.raft import entries
+from warren_raft.raft.messages import (
+    LargeEntry,
+    LargeEntryCancel,
+    LargeEntryDrop,
+    Message,
+    SubmitLarge,
+    SubmitLargeCancel,
+    SubmitLargeEnd,
+)
 
-Message = dict[str, Any]
 Send = Callable[[str, Message], None]
 Cancel = Callable[[str, int], None]
 
@@ -112,11 +120,11 @@ class LargeEntries:
         if large.origin:
             large.names[large.origin] = -large.origin_number
 
-    def receive(self, peer: str, message: Message, now: float, *, is_leader: bool) -> None:
+    def receive(self, peer: str, message: SubmitLarge, now: float, *, is_leader: bool) -> None:
         """A manager sends one. It is given back where we do not lead, or have no room."""
-        number = message["number"]
-        if is_leader and self.has_room and message["heard"] >= self._refused.get(peer, 0):
-            self.add(Large(message["command"], now + message["milliseconds"] / 1000, peer, number))
+        number = message.number
+        if is_leader and self.has_room and message.heard >= self._refused.get(peer, 0):
+            self.add(Large(message.command, now + message.milliseconds / 1000, peer, number))
         else:
             self._end(peer, number, again=True)
 
@@ -148,7 +156,7 @@ class LargeEntries:
         large.number = large.number or self.next_number()
         large.names[peer] = UNDER_WAY
         self._ahead_bytes[peer] = self._ahead_bytes.get(peer, 0) + len(large.command)
-        self._send(peer, {"type": "large_entry", "number": large.number, "term": term, "entry": large.entry})
+        self._send(peer, LargeEntry(number=large.number, term=term, entry=large.entry))
 
     def _has_room_for(self, peer: str, large: Large) -> bool:
         ahead = self._ahead_bytes.get(peer, 0)
@@ -250,15 +258,15 @@ class LargeEntries:
         self._ahead_bytes[peer] -= len(large.command)
         if name == UNDER_WAY:
             self._cancel(peer, large.number)
-            self._send(peer, {"type": "large_entry_cancel", "number": large.number})  # should it arrive all the same
+            self._send(peer, LargeEntryCancel(large.number))  # should it arrive all the same
         else:
-            self._send(peer, {"type": "large_entry_drop", "number": large.number})  # behind what names it
+            self._send(peer, LargeEntryDrop(large.number))  # behind what names it
 
     def _end(self, peer: str, number: int, *, again: bool = False) -> None:
         """Tell a manager that what it sent is not needed any more; `again`: it was not done."""
         if again:
             self._refused[peer] = max(number, self._refused.get(peer, 0))
-        self._send(peer, {"type": "submit_large_end", "number": number, "again": again})
+        self._send(peer, SubmitLargeEnd(number=number, again=again))
 
 
 class HeldEntries:
@@ -338,13 +346,12 @@ class LentCommands(Generic[C]):
         number = self._next_number()
         self.of(peer)[number] = command
         command.sent = True
-        message = {
-            "type": "submit_large",
-            "number": number,
-            "heard": self._heard.get(peer, 0),
-            "command": command.data,
-            "milliseconds": int(1000 * min(max(command.deadline - now, 0.0), LONGEST_SECONDS)),
-        }
+        message = SubmitLarge(
+            number=number,
+            heard=self._heard.get(peer, 0),
+            command=command.data,
+            milliseconds=int(1000 * min(max(command.deadline - now, 0.0), LONGEST_SECONDS)),
+        )
         self._send(peer, message)
 
     def ended(self, peer: str, number: int, *, again: bool) -> C | None:
@@ -362,7 +369,7 @@ class LentCommands(Generic[C]):
                 if number not in self._cancelled and not is_wanted(command):
                     self._cancelled.add(number)
                     self._cancel(peer, number)
-                    self._send(peer, {"type": "submit_large_cancel", "number": number})
+                    self._send(peer, SubmitLargeCancel(number))
 
     def link_down(self, peer: str) -> None:
         gone = self._lent.pop(peer, {}).keys()

@@ -7,10 +7,10 @@ Invariant: nothing is decided by a reason. A reason that came from a peer is cut
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from warren_raft.log_lines import log_event
+from warren_raft.raft.messages import RequestVote
 
 logger = logging.getLogger("warren_raft.engine")
 
@@ -66,11 +66,10 @@ class Leadership:
         """A manager, maybe this one, asks for votes in a term."""
         self._candidates[candidate] = term, reason
 
-    def heard_candidate(self, peer: str, message: Mapping[str, Any]) -> None:
-        """A vote request, which nobody has checked yet."""
-        reason = Reason.heard(message.get("why"))
-        if reason is not None and type(message.get("term")) is int:
-            self.stands(peer, message["term"], reason)
+    def heard_candidate(self, peer: str, request: RequestVote) -> None:
+        reason = Reason.heard(request.why)
+        if reason is not None:
+            self.stands(peer, request.term, reason)
 
     def look(self, leader: str | None, term: int, why: Reason) -> None:
         """Log a change. `why` there is nobody to follow, as far as this manager knows by itself."""

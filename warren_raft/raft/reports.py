@@ -16,6 +16,11 @@ TEXT_CHARACTERS: Final = 256
 NUMBER_MAX: Final = 1 << 62
 
 
+SAMPLES_TOLD: Final = 4
+"""Digests in one message, of different indexes."""
+DIGEST_BYTES: Final = 32
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Of one manager, at one moment. None: it did not say."""
@@ -84,3 +89,16 @@ def _is_number(value: Any) -> bool:
 
 def _is_text(value: Any) -> bool:
     return type(value) is str and len(value) <= TEXT_CHARACTERS
+
+
+def are_digests(value: Any) -> bool:
+    """Whether a peer sent digests: pairs of an index and 32 bytes, few."""
+    return type(value) is list and len(value) <= 2 * SAMPLES_TOLD and all(map(_is_sample, value))
+
+
+def _is_sample(value: Any) -> bool:
+    if type(value) is not list or len(value) != 2:
+        return False
+    index, digest = value
+    is_index = type(index) is int and 0 <= index <= 1 << 62
+    return is_index and type(digest) is bytes and len(digest) == DIGEST_BYTES

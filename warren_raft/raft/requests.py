@@ -7,24 +7,35 @@ change does (membership.py), and whether it may be made (changes.py). Invariant:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
-from warren_raft.raft.changes import DONE, PENDING, REFUSED, WAIT, Answer, Changes
+from warren_raft.raft.changes import Answer, Changes
 from warren_raft.raft.core import Core
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.leadership import CLOSING, REMOVED, TRANSFER, Reason
 from warren_raft.raft.log import Log
 from warren_raft.raft.membership import REMOVE, UPDATE
+from warren_raft.raft.messages import (
+    DONE,
+    PENDING,
+    REFUSED,
+    WAIT,
+    ChangeAnswer,
+    HandOver,
+    Message,
+    RequestChange,
+    TimeoutNow,
+)
 from warren_raft.raft.roster import Roster
-
-Message = dict[str, Any]
 
 TRANSFER_SECONDS: Final = 1.0
 """A leadership transfer that has not happened by then is called off, and writes go on here."""
 TELL_AGAIN_SECONDS: Final = 0.05
 """The target of a transfer is told to campaign so often: who has not applied all that is committed cannot at once."""
 LONG_AGO: Final = -1e9
+TRANSFER_VERB: Final = "transfer"
+"""In the place of the verb of a change: a transfer of leadership."""
 NO_LEADER: Final = "there is no leader"
 """The answer to a question that went nowhere."""
 
@@ -103,41 +114,41 @@ class Requests:
         if self._core.is_leader:
             self.answered(self.answer(self._node_id, message, applied_index))
         elif leader is None or leader not in self._roster.links:
-            self.answered({"number": self._number, "state": "wait", "text": NO_LEADER})
+            self.answered(ChangeAnswer(number=self._number, state=WAIT, text=NO_LEADER))
         else:
             self._send(leader, message)
 
-    def answer(self, asker: str, message: Message, applied_index: int) -> Message:
+    def answer(self, asker: str, message: RequestChange, applied_index: int) -> ChangeAnswer:
         """The leader's answer to a question that was asked at the manager `asker`."""
         if not self._core.is_leader:
             answer = Answer("wait", "the leader changed")
-        elif message["verb"] == "transfer":
+        elif message.verb == TRANSFER_VERB:
             why = Reason(TRANSFER, f"asked for at {asker}")
-            if message.get("closing"):
+            if message.closing:
                 why = Reason(CLOSING, f"{asker} closes")
-            answer = self.transfer_to(message["id"] or None, why)
-        elif message["verb"] == REMOVE and message["id"] == self._node_id and len(self._roster.voters) > 1:
+            answer = self.transfer_to(message.id or None, why)
+        elif message.verb == REMOVE and message.id == self._node_id and len(self._roster.voters) > 1:
             answer = self._changes.why_stay() or self._leave(asker)
         else:
-            what = message["verb"], message["id"], message["address"]
-            answer = self._changes.request(*what, applied_index, asker, message.get("incarnation") or "")
-        return {"type": "change_answer", "number": message["number"], "state": answer.state, "text": answer.text}
+            what = message.verb, message.id, message.address
+            answer = self._changes.request(*what, applied_index, asker, message.incarnation or "")
+        return ChangeAnswer(number=message.number, state=answer.state, text=answer.text)
 
     def _leave(self, asker: str) -> Answer:
         """Whoever leads next removes us."""
         answer = self.transfer_to(None, Reason(REMOVED, f"the removal of {self._node_id} was asked for at {asker}"))
         return Answer(WAIT, "leadership moves first") if answer.state != REFUSED else answer
 
-    def receive_answer(self, peer: str, message: Message) -> None:
+    def receive_answer(self, peer: str, message: ChangeAnswer) -> None:
         """Of the leader that was asked; nobody else answers for it. A change is done when the list here says so too:
         what this manager has applied is committed, and the leader's word alone is no proof."""
-        asked = self._asked.get(message["number"])
+        asked = self._asked.get(message.number)
         if asked is None or asked[2] != peer:
             return
         wanted = asked[0]
-        if message["state"] == DONE and isinstance(wanted, ChangeWanted) and not self._shows(wanted):
+        if message.state == DONE and isinstance(wanted, ChangeWanted) and not self._shows(wanted):
             text = f"{peer} says that the change is made; {self._node_id} has not applied it yet"
-            message = {**message, "state": PENDING, "text": text}
+            message = replace(message, state=PENDING, text=text)
         self.answered(message)
 
     def _shows(self, wanted: ChangeWanted) -> bool:
@@ -148,16 +159,16 @@ class Requests:
         is_there = member is not None and member.address == wanted.address
         return is_there and (wanted.verb == UPDATE or wanted.member_id in self._roster.voters)
 
-    def answered(self, message: Message) -> None:
-        asked = self._asked.pop(message["number"], None)
+    def answered(self, message: ChangeAnswer) -> None:
+        asked = self._asked.pop(message.number, None)
         if asked is not None:
-            asked[0].answer(Answer(message["state"], message["text"]))
+            asked[0].answer(Answer(message.state, message.text))
 
     def expire(self) -> None:
         """The leader's answer may be lost with its link: whoever asked is told to ask again."""
         for number, (_, since, _) in list(self._asked.items()):
             if self._now - since > self._answer_seconds:
-                self.answered({"number": number, "state": PENDING, "text": "the leader does not answer"})
+                self.answered(ChangeAnswer(number=number, state=PENDING, text="the leader does not answer"))
 
     @property
     def successor(self) -> str | None:
@@ -186,7 +197,8 @@ class Requests:
 
     def _announce(self) -> None:
         """Tell the voters who will ask for their votes while we lead: from nobody else they hear that."""
-        message = {"type": "hand_over", "term": self._core.term, "target": self._transfer_target}
+        assert self._transfer_target is not None
+        message = HandOver(term=self._core.term, target=self._transfer_target)
         for peer in sorted(self._roster.voters - {self._node_id}):
             self._send(peer, message)
 
@@ -212,15 +224,12 @@ class Requests:
             self._told_at = now
             self._announce()
             why = Reason(self._transfer_why.word, f"{self._node_id} hands over: {self._transfer_why.text}")
-            self._send(target, {"type": "timeout_now", "term": self._core.term, "why": why.told()})
+            self._send(target, TimeoutNow(term=self._core.term, why=why.told()))
 
 
-def _message(number: int, wanted: Wanted) -> Message:
+def _message(number: int, wanted: Wanted) -> RequestChange:
     if isinstance(wanted, ChangeWanted):
         verb, id_, address = wanted.verb, wanted.member_id, wanted.address
-    else:
-        verb, id_, address = "transfer", wanted.target or "", ""
-    message = {"type": "change", "number": number, "verb": verb, "id": id_, "address": address}
-    if isinstance(wanted, ChangeWanted):
-        return {**message, "incarnation": wanted.incarnation}
-    return {**message, "closing": wanted.is_closing}
+        return RequestChange(number=number, verb=verb, id=id_, address=address, incarnation=wanted.incarnation)
+    target = wanted.target or ""
+    return RequestChange(number=number, verb=TRANSFER_VERB, id=target, address="", closing=wanted.is_closing)

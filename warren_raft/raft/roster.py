@@ -26,10 +26,9 @@ from warren_raft.raft.membership import (
     judge,
     read_note,
 )
+from warren_raft.raft.messages import Addresses, FoundingRecord, FoundingView, Message
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.trust import PeerStanding
-
-Message = dict[str, Any]
 
 DIAL_ANYWAY_SECONDS: Final = 1.0
 """The smaller id dials the larger. Whoever is without a link for so long dials too: the other may not know us yet (a
@@ -102,7 +101,8 @@ class Roster:
         self._send_when_synced = send_when_synced
         self._founding_position = 0
         """Log.position of the founders' record; 0: it was durable at the start."""
-        self._declared: dict[str, str] | None = None
+        self._declared: dict[str, str] = {}
+        """Whom this blank manager has told the others that it met; empty until it has."""
         self._unlinked_since: dict[str, float] = {}
         self._heard_at: dict[str, float] = {}
         """When a peer without a link was last heard."""
@@ -337,7 +337,7 @@ class Roster:
         self._unlinked_since.pop(peer, None)
         self._hear(peer, hello.incarnation, hello.address)
         self._told_version = -1
-        if self._declared is not None and self._is_forming:
+        if self._declared and self._is_forming:
             self._declare_to(peer)
         if self.membership is None:
             self._tell_founding(peer)  # the hello may be older than the record
@@ -418,7 +418,7 @@ class Roster:
         if told and is_news and self.membership is not None:
             for peer in sorted(self.links):
                 if self.counts(peer):
-                    self._send(peer, {"type": "addresses", "said": told})
+                    self._send(peer, Addresses(told))
         return self.book.differing(self.members.values())
 
     def address_alarm(self, id_: str, address: str) -> str:
@@ -484,7 +484,7 @@ class Roster:
         )
 
     def _declare_to(self, peer: str) -> None:
-        message = {"type": "founding_view", "view": self._declared, "configured": self.configured}
+        message = FoundingView(view=self._declared, configured=self.configured)
         self._send(peer, message)
 
     def _agrees(self, link: Link) -> bool:
@@ -529,7 +529,7 @@ class Roster:
 
     def _tell_founding(self, peer: str) -> None:
         if self.founding is not None:
-            self._send_when_synced(peer, {"type": "founding", "founding": self.founding.encode()})
+            self._send_when_synced(peer, FoundingRecord(self.founding.encode()))
 
 
 def _voting(members: Mapping[str, Member]) -> set[tuple[str, str]]:

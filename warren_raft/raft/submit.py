@@ -18,18 +18,15 @@ from typing import Any, Final, NamedTuple, Protocol
 from warren_raft.errors import StorageFull, Unavailable
 from warren_raft.log_lines import log_event
 from warren_raft.raft.large import LARGE_BYTES, Large, LargeEntries, LentCommands
+from warren_raft.raft.messages import Message, Submit, SubmitRefused
 from warren_raft.raft.thread_order import ThreadOrder
 
 logger = logging.getLogger("warren_raft.submit")
 
-Message = dict[str, Any]
 Key = tuple[int, int]
 
 SUBMIT_BYTES: Final = 256 * 1024
 """Commands of one submit message together, unless the first alone is larger."""
-COMMAND_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Of one command. A frame has 64 KiB more, for what an entry and its message add: a longer one could be submitted, and
-then stop each manager that has to send the entry on."""
 QUEUE_BYTES: Final = 128 * 1024 * 1024
 """Commands of all managers waiting at the leader; beyond it the sender is told to come back."""
 SUBMIT_WINDOW_BYTES: Final = 1024 * 1024
@@ -186,7 +183,7 @@ class Submitter:
         while self._waiting and self._sent_bytes < SUBMIT_WINDOW_BYTES and now >= self._not_before:
             commands = self._next_message()
             if commands:
-                self._send(route.leader, {"type": "submit", "commands": commands})
+                self._send(route.leader, Submit(commands))
         while self._waiting_large and now >= self._large_not_before:
             if not self.lent.has_room_for(route.leader, self._waiting_large[0]):
                 break
@@ -227,7 +224,7 @@ class Submitter:
 
     def receive(self, peer: str, commands: list[bytes], *, is_leader: bool) -> None:
         if not is_leader or self._queue_bytes > QUEUE_BYTES:
-            self._send(peer, {"type": "submit_refused"})
+            self._send(peer, SubmitRefused())
             return
         for command in commands:
             self._enqueue(peer, command)

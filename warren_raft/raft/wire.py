@@ -21,7 +21,8 @@ import cbor2
 
 from warren_raft import strict_cbor
 from warren_raft.errors import InvariantViolation, WarrenError
-from warren_raft.raft.lanes import Lane, lane_of, leaders_term
+from warren_raft.raft.lanes import Lane
+from warren_raft.raft.messages import lane_of, leaders_term
 
 Message = dict[str, Any]
 Buffer = bytes | bytearray | memoryview

@@ -32,7 +32,7 @@ class AnswersStayOnTheirLink:
 def _question(message: dict[str, Any]) -> Key | None:
     match message["type"]:
         case "append_entries":
-            return "entries", message["term"], message["seq"]
+            return "entries", message["term"], message["sequence"]
         case "request_vote":
             return "vote", message["term"]
         case "pre_vote":
@@ -46,8 +46,8 @@ def _question(message: dict[str, Any]) -> Key | None:
 
 def _answered(message: dict[str, Any]) -> Key | None:
     match message["type"]:
-        case "next_node_idx":
-            return "entries", *message["re"]
+        case "append_reply":
+            return "entries", *message["answers"]
         case "response_vote":
             return "vote", message["term"]
         case "pre_vote_reply":

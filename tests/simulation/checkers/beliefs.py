@@ -16,9 +16,9 @@ class LeadersBeliefs:
         """(process, term, follower) -> the highest index that it was told of."""
 
     def delivered(self, process: Process, peer: str, message: dict[str, Any]) -> None:
-        if message["type"] == "next_node_idx" and message["success"]:
-            key = (process.number, message["re"][0], peer)
-            self._acknowledged[key] = max(message["next_node_idx"] - 1, self._acknowledged.get(key, 0))
+        if message["type"] == "append_reply" and message["success"]:
+            key = (process.number, message["answers"][0], peer)
+            self._acknowledged[key] = max(message["next_index"] - 1, self._acknowledged.get(key, 0))
 
     def stepped(self, process: Process) -> None:
         engine = process.engine

@@ -75,16 +75,16 @@ class Speech:
         if check is not None:
             check(process, peer, message)
 
-    def _next_node_idx(self, process: Process, peer: str, message: dict[str, Any]) -> None:
-        index = message["next_node_idx"] - 1
+    def _append_reply(self, process: Process, peer: str, message: dict[str, Any]) -> None:
+        index = message["next_index"] - 1
         if message["success"]:
             self._belongs(process, "acknowledges entries")
             # An answer to the leader of an earlier term may speak of what a later one has cut since.
             log = process.opened.log
-            if index > log.synced_index and message["re"][0] == log.current_term:
+            if index > log.synced_index and message["answers"][0] == log.current_term:
                 raise Failure(f"{process.id} acknowledges {index} to {peer}, its log is synced to less")
         if message["success"] or message["reset"]:
-            self._is_durable(process, message["re"][0], "an answer")
+            self._is_durable(process, message["answers"][0], "an answer")
 
     def _response_vote(self, process: Process, peer: str, message: dict[str, Any]) -> None:
         self._belongs(process, "votes")

@@ -65,7 +65,7 @@ def test_it_answers_every_heartbeat_while_it_fetches_and_writes_go_on(monkeypatc
     before, term = len(cluster.sent), leader.engine.term
     cluster.write(leader.id, *(f"meanwhile {number}" for number in range(20)))
     cluster.run(5)
-    said = [s for s in cluster.sent[before:] if s.sender == away and s.message["type"] == "next_node_idx"]
+    said = [s for s in cluster.sent[before:] if s.sender == away and s.message["type"] == "append_reply"]
     heard = [s for s in cluster.sent[before:] if s.receiver == away and s.message["type"] == "append_entries"]
     assert len(heard) > 30, "the leader's heartbeats come every tenth of a second"
     assert len(said) >= len(heard) - 1

@@ -29,14 +29,17 @@ import pysyncobj.serializer
 import pysyncobj.syncobj
 import pytest
 
-from tests.engine_harness import Cluster
+from tests.engine_harness import Cluster, send_raw
 from tests.memory_files import MemoryFiles
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft import audited
 from warren_raft.raft import core as core_module
 from warren_raft.raft.audited import UnauditedEngine
-from warren_raft.raft.core import CANDIDATE, FOLLOWER, LEADER, NO_OP, Core, Message, load_module
+from warren_raft.raft.core import BEHIND, CANDIDATE, FOLLOWER, LEADER, NO_OP, Core, load_module
 from warren_raft.raft.log import Log
+from warren_raft.raft.messages import encode
+
+Message = dict[str, Any]
 
 HEARTBEAT_SECONDS = 0.1
 CHECK_QUORUM_SECONDS = 1.5
@@ -63,9 +66,8 @@ class Rig:
             send=self.send,
         )
 
-    def send(self, peer: str, message: Message) -> bool:
-        self.sent.append((peer, dict(message)))
-        return True
+    def send(self, peer: str, message: Any) -> None:
+        self.sent.append((peer, {"type": "append_entries", "entries": None} if message == BEHIND else encode(message)))
 
     def take(self, kind: str | None = None) -> list[tuple[str, Message]]:
         sent, self.sent = self.sent, []
@@ -81,12 +83,12 @@ class Rig:
             self.core.connected(other)
         assert self.core.campaign()
         for other in sorted(self.core.voters - {"a"}):
-            self.core.deliver(other, {"type": "response_vote", "term": self.core.term})
+            self.core._deliver(other, {"type": "response_vote", "term": self.core.term})
         assert self.core.is_leader
         self.take()
 
     def acknowledge(self, peer: str, index: int) -> None:
-        self.core.deliver(peer, {"type": "next_node_idx", "next_node_idx": index + 1, "reset": False, "success": True})
+        self.core._deliver(peer, {"type": "next_node_idx", "next_node_idx": index + 1, "reset": False, "success": True})
 
     def internal(self, name: str) -> Any:
         return getattr(self.core._core, f"_SyncObj__{name}")
@@ -210,9 +212,9 @@ def test_state_and_term_and_leader_say_what_it_is() -> None:
     rig.core.connected("b")
     assert rig.core.campaign()
     assert (rig.core.state, rig.core.term, rig.core.leader) == (CANDIDATE, 1, None)
-    rig.core.deliver("b", {"type": "response_vote", "term": 1})
+    rig.core._deliver("b", {"type": "response_vote", "term": 1})
     assert (rig.core.state, rig.core.term, rig.core.leader) == (LEADER, 1, "a")
-    rig.core.deliver("c", heartbeat(rig, term=2))
+    rig.core._deliver("c", heartbeat(rig, term=2))
     assert (rig.core.state, rig.core.term, rig.core.leader) == (FOLLOWER, 2, "c")
 
 
@@ -235,9 +237,9 @@ def test_what_it_says_is_up_to_date_whenever_our_code_runs() -> None:
         )
         assert (core.term, core.state, core.is_leader, core.leader, core.commit_index) == truth
 
-    def send(peer: str, message: Message) -> bool:
+    def send(peer: str, message: Any) -> None:
         look()
-        return Rig.send(rig, peer, message)
+        Rig.send(rig, peer, message)
 
     rig.send = send  # type: ignore[method-assign]
     rig.core = core = rig.make("a", ("b", "c"), 1)
@@ -255,9 +257,9 @@ def test_what_it_says_is_up_to_date_whenever_our_code_runs() -> None:
         lambda: core.remove_voter("d"),
         lambda: core.learner_connected("e"),
         lambda: core.learner_disconnected("e"),
-        lambda: core.deliver("b", {"type": "response_vote", "term": core.term}),
-        lambda: core.deliver("c", heartbeat(rig, term=core.term + draw.randrange(2))),
-        lambda: core.deliver(
+        lambda: core._deliver("b", {"type": "response_vote", "term": core.term}),
+        lambda: core._deliver("c", heartbeat(rig, term=core.term + draw.randrange(2))),
+        lambda: core._deliver(
             "b", {"type": "request_vote", "term": core.term + 1, "last_log_index": 99, "last_log_term": 99}
         ),
         lambda: rig.acknowledge("b", rig.log.last_index) if core.is_leader else None,
@@ -275,7 +277,7 @@ def test_term_and_vote_go_to_the_log_before_anybody_is_told() -> None:
     """setCurrentTerm of the journal; and term_position is where the log has to be synced for it."""
     rig = Rig("b", "c")
     assert rig.core.term_position == 0
-    rig.core.deliver("b", {"type": "request_vote", "term": 3, "last_log_index": 9, "last_log_term": 9})
+    rig.core._deliver("b", {"type": "request_vote", "term": 3, "last_log_index": 9, "last_log_term": 9})
     assert (rig.log.current_term, rig.log.voted_for) == (3, "b")
     assert rig.core.term_position == rig.log.position > 0
     assert rig.take() == [("b", {"type": "response_vote", "term": 3})]
@@ -344,7 +346,7 @@ def test_a_match_index_raised_from_outside_commits_just_the_same() -> None:
 
 def test_a_commit_index_raised_from_outside_never_goes_back() -> None:
     rig = Rig("b", "c")
-    rig.core.deliver("b", heartbeat(rig, entries=[(NO_OP, 2, 1), (NO_OP, 3, 1)]))
+    rig.core._deliver("b", heartbeat(rig, entries=[(NO_OP, 2, 1), (NO_OP, 3, 1)]))
     assert rig.core.commit_index == 1
     rig.core.raise_commit_index(3)
     rig.core.raise_commit_index(2)
@@ -365,7 +367,7 @@ def test_next_index_decides_what_is_sent() -> None:
     rig.take()
     rig.tick(2 * HEARTBEAT_SECONDS)
     ((_, message),) = rig.take("append_entries")
-    assert (message["prevLogIdx"], message["entries"]) == (5, [])
+    assert (message["previous_index"], message["entries"]) == (5, [])
     rig.core.set_next_index("b", 3)
     rig.tick(2 * HEARTBEAT_SECONDS)
     ((_, message),) = rig.take("append_entries")
@@ -390,7 +392,7 @@ def test_a_transfer_in_progress_is_not_left_armed() -> None:
     rig.core.connected("b")
     assert rig.core.campaign()
     assert rig.internal("transferInProgress") is False
-    rig.core.deliver("c", heartbeat(rig, term=2))
+    rig.core._deliver("c", heartbeat(rig, term=2))
     term = rig.core.term
     for _ in range(100):
         rig.tick(10.0)
@@ -432,9 +434,9 @@ def test_a_new_manager_enters_an_earlier_term_and_follows_there() -> None:
     rig.core.observe_term(7)
     rig.core.go_back(3)
     assert (rig.core.term, rig.log.current_term, rig.core.leader) == (3, 3, None)
-    rig.core.deliver("b", heartbeat(rig))
+    rig.core._deliver("b", heartbeat(rig))
     assert (rig.core.state, rig.core.term, rig.core.leader) == (FOLLOWER, 3, "b")
-    assert [message["type"] for _, message in rig.take()] == ["next_node_idx"]
+    assert [message["type"] for _, message in rig.take()] == ["append_reply"]
     rig.core.observe_term(4)
     assert (rig.core.term, rig.internal("raftCurrentTerm")) == (4, 4)
 
@@ -455,7 +457,7 @@ def test_last_response_time_is_check_quorum() -> None:
     rig.lead()
     assert rig.core.last_response("b") == rig.now
     rig.now += 1.0
-    rig.core.deliver("b", {"type": "next_node_idx", "next_node_idx": 0, "reset": False, "success": False})
+    rig.core._deliver("b", {"type": "next_node_idx", "next_node_idx": 0, "reset": False, "success": False})
     assert rig.core.last_response("b") == rig.now
     rig.tick(CHECK_QUORUM_SECONDS - 0.1)
     assert rig.core.is_leader
@@ -469,7 +471,7 @@ def test_an_answer_of_nothing_marks_a_follower_as_alive_and_no_more() -> None:
     rig.lead()
     rig.acknowledge("b", 2)
     before = (rig.core.match_index("b"), dict(rig.internal("raftNextIndex")))
-    rig.core.deliver("b", {"type": "next_node_idx", "next_node_idx": 0, "reset": False, "success": False})
+    rig.core._deliver("b", {"type": "next_node_idx", "next_node_idx": 0, "reset": False, "success": False})
     assert (rig.core.match_index("b"), dict(rig.internal("raftNextIndex"))) == before
 
 
@@ -769,7 +771,7 @@ def test_a_snapshot_in_a_message_is_no_way_into_that_code() -> None:
     before = (list(follower.log.entries), follower.engine.commit_index)
     chunk = {"type": "append_entries", "term": leader.engine.term, "commit_index": 99, "seq": 99}
     for content in ({"serialized": None}, {"serialized": [b"x", True, True]}, {"transmission": "finish", "data": b"x"}):
-        leader.engine._send_to(follower.id, {**chunk, **content})
+        send_raw(leader, follower.id, {**chunk, **content})
         cluster.run(0.05)
     assert (list(follower.log.entries), follower.engine.commit_index) == before
     assert any("sent what cannot be" in alarm for alarm in follower.alarm_texts)
@@ -783,14 +785,14 @@ def test_a_follower_that_needs_a_snapshot_costs_one_message_a_tick() -> None:
     lagging, other = cluster.followers()
     cluster.hold((leader.id, lagging))
     calls = 0
-    outgoing = leader.engine._guard.outgoing
+    send = leader.engine._core._links.send
 
-    def counted(peer: str, message: Message) -> bool:
+    def counted(node: Any, message: Message) -> bool:
         nonlocal calls
-        calls += peer == lagging and message.get("entries", ()) is not None and "serialized" in message
-        return outgoing(peer, message)
+        calls += node.id == lagging and message.get("entries", ()) is not None and "serialized" in message
+        return bool(send(node, message))
 
-    leader.engine._core._links.send = lambda node, message: counted(node.id, message)
+    leader.engine._core._links.send = counted
     for _ in range(20):
         leader.engine._core.set_next_index(lagging, 1)
         leader.engine._core.send_soon()

@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from tests.engine_harness import STEP_SECONDS, Cluster, Full
+from tests.engine_harness import STEP_SECONDS, Cluster, Full, send_raw
 from warren_raft.raft.changes import DONE, PENDING, REFUSED
 from warren_raft.raft.events import Arriving
 from warren_raft.raft.leadership import Reason
@@ -302,7 +302,7 @@ def test_a_vote_request_of_a_higher_term_is_ignored_while_the_leader_is_heard() 
     rogue, follower = cluster.followers()
     request = {"type": "request_vote", "term": 50, "last_log_index": 999, "last_log_term": 49, "transfer": False}
     for target in (leader.id, follower):
-        cluster.nodes[rogue].engine._send_to(target, request)
+        send_raw(cluster.nodes[rogue], target, request)
     cluster.run(2 * TIMEOUT_SECONDS)
     assert leader.engine.is_leader
     assert terms(cluster) == {leader.engine.term}
@@ -471,8 +471,8 @@ def test_timeout_now_counts_only_from_the_leader_of_this_term() -> None:
     leader = cluster.wait_ready()
     target, other = cluster.followers()
     term = leader.engine.term
-    cluster.nodes[other].engine._send_to(target, {"type": "timeout_now", "term": term})
-    leader.engine._send_to(target, {"type": "timeout_now", "term": term - 1})
+    send_raw(cluster.nodes[other], target, {"type": "timeout_now", "term": term})
+    send_raw(leader, target, {"type": "timeout_now", "term": term - 1})
     cluster.run(TIMEOUT_SECONDS)
     assert leader.engine.is_leader
     assert terms(cluster) == {term}
@@ -510,7 +510,7 @@ def test_each_voter_counts_once() -> None:
         if pair[1] == candidate.id:
             cluster.wire[pair].clear()
     for _ in range(3):
-        cluster.nodes[voter].engine._send_to(candidate.id, {"type": "response_vote", "term": candidate.engine.term})
+        send_raw(cluster.nodes[voter], candidate.id, {"type": "response_vote", "term": candidate.engine.term})
         cluster.step(voter)
         cluster.deliver(voter, candidate.id)
         cluster.step(candidate.id)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine_harness import Cluster
+from tests.engine_harness import Cluster, send_raw
 from tests.list_machine import ListMachine, Outcome
 from tests.stock_pysyncobj import SUCCESS, StockCluster, StockNode, make_newer_machine_class
 from tests.unit.raft.worlds import OurWorld, StockWorld, World, acknowledges, is_reset
@@ -209,7 +209,7 @@ def test_2_a_repeated_message_of_the_present_link_cuts_nothing_either(world: Mak
         assert w.log_of("m2") == ["w0"][:wanted]
     else:
         assert isinstance(w, OurWorld)
-        w.cluster.nodes["m1"].engine._send_to("m2", message)
+        send_raw(w.cluster.nodes["m1"], "m2", message)
         w.tick("m1")
         w.deliver("m1", "m2")
         assert w.log_of("m2") == ["w0", "w1", "w2", "w3"]

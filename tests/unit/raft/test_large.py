@@ -17,6 +17,7 @@ from warren_raft.errors import Unavailable
 from warren_raft.raft import large as large_module
 from warren_raft.raft.events import Cancel, CloseLink, Received, Submitted
 from warren_raft.raft.large import HELD_BYTES_MAX, UNDER_WAY
+from warren_raft.raft.messages import SubmitLarge
 from warren_raft.raft.submit import REFUSED_WAIT_SECONDS, Proposal, Route, Submitter
 
 LARGE = 200
@@ -440,7 +441,7 @@ def test_a_leader_that_leads_again_is_not_sent_what_is_still_on_its_way_to_it() 
 def test_a_large_write_that_a_snapshot_covers_is_asked_for_again_and_answered() -> None:
     """Its sender's state is replaced by the leader's, which holds what came of it, while the link stays up: it is
     never applied there. It counted as sent, and its caller waited until the deadline."""
-    messages: list[Message] = []
+    messages: list[object] = []
     ended: list[Proposal] = []
     submitter = Submitter(lambda _peer, message: messages.append(message), lambda _peer, _number: None, LARGE)
     leader = Route("m2", 1, 5)
@@ -450,7 +451,7 @@ def test_a_large_write_that_a_snapshot_covers_is_asked_for_again_and_answered() 
     submitter.state_replaced()
     submitter.set_route(leader)
     submitter.flush(2.0)
-    first, again = (message["number"] for message in messages if message["type"] == "submit_large")
+    first, again = (message.number for message in messages if isinstance(message, SubmitLarge))
     assert set(submitter.lent.of("m2")) == {first, again}, "the leader may name either"
     submitter.large_ended("m2", first, 2.0, again=False)
     submitter.applied([Outcome(7, 1, "as it was")])
@@ -590,10 +591,10 @@ def test_an_append_message_that_names_what_nobody_holds_costs_its_link(name: int
         "type": "append_entries",
         "term": node.engine.term,
         "commit_index": node.log.commit_index,
-        "prevLogIdx": last,
-        "prevLogTerm": node.log.last_term,
+        "previous_index": last,
+        "previous_term": node.log.last_term,
         "entries": [[name, last + 1, node.engine.term]],
-        "seq": 1000,
+        "sequence": 1000,
     }
     (reason,) = closed(cluster, node, leader.id, message)
     assert "names an entry" in reason

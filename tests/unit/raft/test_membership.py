@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine_harness import STEP_SECONDS, Cluster, Node
+from tests.engine_harness import STEP_SECONDS, Cluster, Node, send_raw
 from tests.hostile import Hostile
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft import core, guard
@@ -456,7 +456,7 @@ def test_a_guest_answers_no_vote_request() -> None:
     before = len(cluster.sent)
     for kind in ("pre_vote", "request_vote"):
         message = {"type": kind, "round": 1, "term": 50, "last_log_index": 99, "last_log_term": 49, "transfer": True}
-        leader.engine._send_to("m4", message)
+        send_raw(leader, "m4", message)
     cluster.run(1)
     assert [sent.message for sent in cluster.sent[before:] if sent.sender == "m4"] == []
     assert guest.log.is_blank
@@ -476,12 +476,12 @@ def test_a_directory_that_is_no_member_counts_for_nobody_though_its_link_is_up()
     cluster.links[leader.id, other] = 999
     leader.events.append(LinkUp(other, 999, hello))
     answer = {
-        "next_node_idx": leader.log.last_index + 1,
+        "next_index": leader.log.last_index + 1,
         "success": True,
         "reset": False,
-        "re": [leader.engine.term, 99],
+        "answers": [leader.engine.term, 99],
     }
-    leader.events.append(Received(other, 999, {"type": "next_node_idx", **answer}))
+    leader.events.append(Received(other, 999, {"type": "append_reply", **answer}))
     cluster.step(leader.id)
     assert "w" not in cluster.acknowledged
     assert leader.engine.guard_stats["message of a non-member dropped"] == 1
@@ -497,8 +497,8 @@ def test_an_answer_of_one_that_says_to_be_ahead_is_dropped_and_stops_nobody() ->
     assert leader.engine.judge(hello) is None
     cluster.links[leader.id, "x"] = 999
     leader.events.append(LinkUp("x", 999, hello))
-    answer = {"next_node_idx": 3, "success": True, "reset": False, "re": [leader.engine.term, 1]}
-    leader.events.append(Received("x", 999, {"type": "next_node_idx", **answer}))
+    answer = {"next_index": 3, "success": True, "reset": False, "answers": [leader.engine.term, 1]}
+    leader.events.append(Received("x", 999, {"type": "append_reply", **answer}))
     cluster.step(leader.id)
     assert leader.engine.guard_stats["message of a peer that is ahead dropped"] == 1
     cluster.write(leader.id, "w")

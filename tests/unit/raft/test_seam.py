@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from tests.engine_harness import STEP_SECONDS, Cluster, Full, Message, Node
+from tests.engine_harness import STEP_SECONDS, Cluster, Full, Message, Node, send_raw
 from warren_raft.raft.changes import PENDING
 from warren_raft.raft.membership import ADD
 from warren_raft.raft.rounds import Rounds
@@ -24,8 +24,8 @@ IDS = ("m1", "m2", "m3", "m4", "m5")
 def is_sign_of_life(message: Message) -> bool:
     """The one answer that may leave before the disk has returned: it claims no entry, no term and no vote."""
     return (
-        message["type"] == "next_node_idx"
-        and message["next_node_idx"] == 0
+        message["type"] == "append_reply"
+        and message["next_index"] == 0
         and not message["success"]
         and not message["reset"]
     )
@@ -53,15 +53,15 @@ class Seam:
         assert message["commit_index"] <= durable, "told to be committed, and not durable at the leader"
 
     @staticmethod
-    def _next_node_idx(node: Node, _peer: str, message: Message) -> None:
+    def _append_reply(node: Node, _peer: str, message: Message) -> None:
         if is_sign_of_life(message):
             return
-        term, _ = message["re"]
+        term, _ = message["answers"]
         assert term <= node.durable.term, "answered in a term that a power cut would take back"
         if message["success"] and term == node.durable.term == node.log.current_term:
-            claimed = message["next_node_idx"] - node.log.base_index
+            claimed = message["next_index"] - node.log.base_index
             assert node.durable.entries[:claimed] == tuple(node.log.entries[:claimed])
-            assert node.durable.entries[-1][1] >= message["next_node_idx"] - 1
+            assert node.durable.entries[-1][1] >= message["next_index"] - 1
 
     @staticmethod
     def _request_vote(node: Node, _peer: str, message: Message) -> None:
@@ -97,7 +97,7 @@ def disturb(cluster: Cluster, random: Random) -> None:
         if node.batches and node.disk_seconds is not None:
             node.write_at = cluster.now + node.disk_seconds
     elif act < 0.19:
-        node.engine._send_to(other, {"type": "timeout_now", "term": node.engine.term})
+        send_raw(node, other, {"type": "timeout_now", "term": node.engine.term})
 
 
 def slowness(random: Random) -> float | None:
@@ -141,7 +141,7 @@ def test_random_runs_keep_the_seam_and_every_acknowledged_write(block: int) -> N
         cluster, seam = run_randomly(seed)
         cluster.check_writes()
         counts += seam.counts
-    assert counts.keys() >= {"append_entries", "next_node_idx", "request_vote", "response_vote", "sign of life"}, counts
+    assert counts.keys() >= {"append_entries", "append_reply", "request_vote", "response_vote", "sign of life"}, counts
 
 
 # A slow disk ---------------------------------------------------------------------------------------------------------
@@ -242,10 +242,11 @@ def test_a_follower_that_lost_its_link_sends_no_answer_meant_for_the_old_one() -
     cluster.complete_sync(follower)
     cluster.run(0.3)
     since = cluster.sent[before:]
-    first = min(s.message["seq"] for s in since if s.receiver == follower and s.message["type"] == "append_entries")
-    answers = [s.message for s in since if s.sender == follower and s.message["type"] == "next_node_idx"]
+    appends = [s.message for s in since if s.receiver == follower and s.message["type"] == "append_entries"]
+    first = min(message["sequence"] for message in appends)
+    answers = [s.message for s in since if s.sender == follower and s.message["type"] == "append_reply"]
     assert any(message["success"] for message in answers)
-    assert [message for message in answers if message["re"][1] < first] == []
+    assert [message for message in answers if message["answers"][1] < first] == []
     node.disk_seconds = 0.0
     cluster.run(0.3)
     if node.batches:
@@ -263,7 +264,7 @@ def test_what_is_answered_in_the_step_in_which_its_link_breaks_is_not_said_on_th
     cluster.hold((leader.id, follower), (follower, leader.id))
     cluster.submit(leader.id, "w")
     cluster.run(0.1)
-    asked = {m["seq"] for m in cluster.deliver(leader.id, follower) if m["type"] == "append_entries"}
+    asked = {m["sequence"] for m in cluster.deliver(leader.id, follower) if m["type"] == "append_entries"}
     assert asked
     before = len(cluster.sent)
     cluster.disconnect(leader.id, follower)
@@ -271,11 +272,9 @@ def test_what_is_answered_in_the_step_in_which_its_link_breaks_is_not_said_on_th
     cluster.step(follower)
     cluster.heal()
     cluster.run(1.0)
-    answers = [
-        s.message for s in cluster.sent[before:] if s.sender == follower and s.message["type"] == "next_node_idx"
-    ]
+    answers = [s.message for s in cluster.sent[before:] if s.sender == follower and s.message["type"] == "append_reply"]
     assert answers
-    assert [message for message in answers if message["re"][1] in asked] == []
+    assert [message for message in answers if message["answers"][1] in asked] == []
     cluster.check_writes()
 
 

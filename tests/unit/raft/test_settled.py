@@ -378,7 +378,7 @@ def test_a_removed_follower_answers_its_leader_and_is_no_candidate_against_it() 
     before = len(cluster.sent)
     cluster.run(4)
     said = {sent.message["type"] for sent in cluster.sent[before:] if sent.sender == removed}
-    assert "next_node_idx" in said
+    assert "append_reply" in said
     assert not said & {"pre_vote", "request_vote"}
     assert (cluster.wait_leader().id, leader.engine.term) == (leader.id, term)
     assert [alarm for alarm in leader.engine.alarms.active if "cannot be" in alarm.text] == []

@@ -18,6 +18,7 @@ from warren_raft.raft import entries, submit, wire
 from warren_raft.raft.engine import APPLY_ENTRIES
 from warren_raft.raft.events import Received, Refused, Send, Submitted, WriteLog
 from warren_raft.raft.membership import REMOVE, REMOVED, Change
+from warren_raft.raft.messages import COMMAND_BYTES_MAX
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.submit import Proposal, Route, Submitter
 
@@ -265,7 +266,7 @@ class Recorded:
         self.sent: list[tuple[str, list[bytes]]] = []
         self.ended: list[Proposal] = []
         self.submitter = Submitter(
-            lambda peer, message: self.sent.append((peer, message.get("commands", []))), lambda peer, number: None
+            lambda peer, message: self.sent.append((peer, getattr(message, "commands", []))), lambda peer, number: None
         )
 
     def propose(self, *sequences: int, size: int = 10, deadline: float = 10.0) -> list[Proposal]:
@@ -399,12 +400,12 @@ def test_a_command_too_long_for_an_append_message_is_not_proposed() -> None:
     leader = cluster.wait_ready()
     origin = cluster.followers()[0]
     before = leader.log.last_index
-    for size in (submit.COMMAND_BYTES_MAX + 1, submit.COMMAND_BYTES_MAX):
+    for size in (COMMAND_BYTES_MAX + 1, COMMAND_BYTES_MAX):
         overhead = len(cbor2.dumps([7, 1, "x" * size])) - size
         message = {"type": "submit", "commands": [cbor2.dumps([7, 1, "x" * (size - overhead)])]}
         wire.encode(message)  # it can be sent
         leader.events.append(Received(origin, cluster.links[leader.id, origin], message))
-        refused = size > submit.COMMAND_BYTES_MAX
+        refused = size > COMMAND_BYTES_MAX
         for effect in leader.engine.step(cluster.now, leader.events):
             if isinstance(effect, Send):
                 wire.encode(effect.message)

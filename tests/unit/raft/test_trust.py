@@ -6,7 +6,7 @@ Not here: messages that cannot be (test_guard.py).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_type_hints
 
 import cbor2
 import pytest
@@ -17,6 +17,7 @@ from tests.list_machine import UNREADABLE
 from warren_raft.raft import entries
 from warren_raft.raft.admission import LAG_TIMEOUTS, TERMS_MAX
 from warren_raft.raft.changes import DONE, PENDING, Answer
+from warren_raft.raft.engine import Engine
 from warren_raft.raft.events import Received, Refused
 from warren_raft.raft.guard import UNCOMMITTED_MAX
 from warren_raft.raft.large import HELD_BYTES_MAX
@@ -31,9 +32,10 @@ from warren_raft.raft.membership import (
     Founding,
     Member,
 )
+from warren_raft.raft.messages import BY_NAME, decode, encode
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.requests import ChangeWanted
-from warren_raft.raft.trust import KNOWN, MAY_SEND, PeerStanding
+from warren_raft.raft.trust import PeerStanding
 
 LATER = 1 << 60
 
@@ -61,7 +63,7 @@ def messages(node: Node) -> dict[str, Message]:
     known = {"commit": [last, term], "settled": LATER}
     return {
         "append_entries": append_to(node, term=term + 1, entries=[[b"\x01", last + 1, term + 1]]),
-        "next_node_idx": {"next_node_idx": last + 1, "success": True, "reset": False, "re": [term, 1], "kept": LATER},
+        "append_reply": {"next_index": last + 1, "success": True, "reset": False, "answers": [term, 1], "kept": LATER},
         "nack": {"term": term + 1},
         "request_vote": vote_request(node, transfer=True),
         "response_vote": {"term": term},
@@ -98,13 +100,32 @@ def messages(node: Node) -> dict[str, Message]:
 
 def test_the_table_names_every_type() -> None:
     _, leader = ready()
-    assert messages(leader).keys() == KNOWN
-    assert MAY_SEND[PeerStanding.AHEAD] <= MAY_SEND[PeerStanding.LEAVING] < MAY_SEND[PeerStanding.MEMBER]
+    assert messages(leader).keys() == BY_NAME.keys() == {cls.NAME for cls in leader.engine._handlers}
+    may_send = {each: {name for name, cls in BY_NAME.items() if each in cls.SENT_BY} for each in PeerStanding}
+    assert may_send[PeerStanding.AHEAD] <= may_send[PeerStanding.LEAVING] < may_send[PeerStanding.MEMBER]
+    assert may_send[PeerStanding.GUEST] == {"founding_view"}
+
+
+def test_each_handler_takes_the_message_that_it_is_for() -> None:
+    """They are found by their names, so that a type checker does not see them."""
+    for name, cls in BY_NAME.items():
+        hints = get_type_hints(getattr(Engine, f"_on_{name}"))
+        assert [hint for field, hint in hints.items() if field not in ("peer", "return")] == [cls]
+
+
+def test_a_message_survives_the_wire() -> None:
+    _, leader = ready()
+    for name, fields in messages(leader).items():
+        message = decode({"type": name, **fields})
+        assert message is not None
+        wire = encode(message)
+        assert wire.items() >= fields.items()
+        assert decode(wire | {"of a later version": 1}) == message
 
 
 @pytest.mark.parametrize("role", ["leader", "follower"])
 @pytest.mark.parametrize("claim", [0, LATER], ids=["guest", "ahead"])
-@pytest.mark.parametrize("kind", sorted(KNOWN))
+@pytest.mark.parametrize("kind", sorted(BY_NAME))
 def test_a_stranger_changes_nothing_where_a_leader_is_heard(kind: str, claim: int, role: str) -> None:
     """With a certificate of the cluster, or with the claim to belong to a later list: whatever it sends."""
     cluster, leader = SHARED.get(), SHARED.get().wait_leader()
@@ -153,7 +174,7 @@ def test_one_that_says_to_be_ahead_is_heard_by_a_manager_without_a_leader_only()
     stranger.say(victim, append_to(node, term=node.engine.term + 1))
     assert node.engine.leader == "x"
     before = state(node)
-    for kind in ("submit", "change", "snapshot_get", "health", "timeout_now", "next_node_idx", "nack"):
+    for kind in ("submit", "change", "snapshot_get", "health", "timeout_now", "append_reply", "nack"):
         stranger.say(victim, {"type": kind, **messages(node)[kind]})
     assert state(node) == before
     cluster.heal()

@@ -29,14 +29,18 @@ NOTICE_SECONDS = 0.003
 """Our leader holds a message without entries back for 2 ms."""
 
 
+REPLIES = {"next_node_idx": "next_node_idx", "append_reply": "next_index"}
+"""A follower's reply in stock PySyncObj and in ours, and its field with the next index."""
+
+
 def is_reset(message: Message) -> bool:
-    return message["type"] == "next_node_idx" and bool(message["reset"])
+    return message["type"] in REPLIES and bool(message["reset"])
 
 
 def acknowledges(index: int) -> Callable[[Message], bool]:
     """A follower's success that covers an entry."""
     return lambda message: (
-        message["type"] == "next_node_idx" and bool(message["success"]) and message["next_node_idx"] > index
+        message["type"] in REPLIES and bool(message["success"]) and message[REPLIES[message["type"]]] > index
     )
 
 
