@@ -37,6 +37,17 @@ def hash_of(start: bytes, record: bytes) -> int:
     return int.from_bytes(blake2b(start + record, digest_size=SIZE_BYTES).digest(), "big")
 
 
+def difference(frame: bytes, key: bytes, before: bytes | None, after: bytes | None) -> int:
+    """What the sum grows by when the record of `key` is replaced. None: there was no record, or there is none now."""
+    start = frame + len(key).to_bytes(2, "big") + key
+    total = 0
+    if after is not None:
+        total = int.from_bytes(blake2b(start + after, digest_size=SIZE_BYTES).digest(), "big")
+    if before is not None:
+        total -= int.from_bytes(blake2b(start + before, digest_size=SIZE_BYTES).digest(), "big")
+    return total
+
+
 def to_bytes(total: int) -> bytes:
     """The digest: the sum modulo 2^256."""
     return (total % MODULUS).to_bytes(SIZE_BYTES, "big")

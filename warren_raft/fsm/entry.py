@@ -58,6 +58,7 @@ class _Target(NamedTuple):
 
 
 _TARGETS: Final = {kind.number: _Target(kind, digest.framed(kind.bucket)) for kind in KINDS}
+_OF_SESSIONS: Final = frozenset((OPEN_SESSION, CLOSE_SESSION))
 _SPACE_FRAMES: Final[dict[Space, bytes]] = {space: digest.framed(space) for space in (META, SESSIONS)}
 
 
@@ -179,7 +180,7 @@ class Entry:
     def _answer(self, command: Command, data: bytes) -> Answer:
         operations = command.operations
         verb = operations[0].verb if operations else PUT
-        if verb in (OPEN_SESSION, CLOSE_SESSION):
+        if verb in _OF_SESSIONS:
             return self._revision, self._open_or_close(command, verb)
         if command.session == NO_SESSION:
             return self._carry_out(operations, data)
@@ -250,16 +251,8 @@ class Entry:
                 return False
         else:
             before = self._transaction.put(kind, operation.id, record)
-        self._count(digest.keyed(frame, operation.id.encode()), before, record)
+        self._digest_total += digest.difference(frame, operation.id.encode(), before, record)
         return True
-
-    def _count(self, start: bytes, before: bytes | None, after: bytes | None) -> None:
-        """Update the digest: subtract the hash of the old record, add that of the new one. `start`: see
-        digest.keyed."""
-        if before is not None:
-            self._digest_total -= digest.hash_of(start, before)
-        if after is not None:
-            self._digest_total += digest.hash_of(start, after)
 
     # ---- the other records that the digest covers
 
@@ -279,7 +272,7 @@ class Entry:
             self._transaction.erase(space, key)
         else:
             self._transaction.store(space, key, after)
-        self._count(digest.keyed(_SPACE_FRAMES[space], key), before, after)
+        self._digest_total += digest.difference(_SPACE_FRAMES[space], key, before, after)
 
 
 def _is_entity(kind: Kind[Any], id: str, entity: bytes) -> bool:  # noqa: A002

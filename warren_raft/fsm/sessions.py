@@ -173,7 +173,8 @@ class Sessions:
 
     def _use(self, command: Command, session: Session, index: int) -> None:
         session.used_index = index
-        session.raise_lowest(command.lowest)
+        if command.lowest > session.lowest:
+            session.raise_lowest(command.lowest)
         self._used.add(command.session)
 
     def _evict(self) -> None:

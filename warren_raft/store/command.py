@@ -34,6 +34,9 @@ DELETE: Final = Verb.DELETE
 OPEN_SESSION: Final = Verb.OPEN_SESSION
 CLOSE_SESSION: Final = Verb.CLOSE_SESSION
 
+_OF_ENTITIES: Final = frozenset((PUT, DELETE))
+_OF_SESSIONS: Final = frozenset((OPEN_SESSION, CLOSE_SESSION))
+
 VERSION: Final = 1
 """The version that `encode` writes."""
 SUPPORTED_VERSIONS: Final = range(1, 2)
@@ -230,49 +233,43 @@ def _refuse_header(data: bytes) -> NoReturn:
 
 
 def decode_operations(data: bytes, offset: int = 0) -> tuple[Operation, ...]:
-    """The operations in `data` from `offset` to the end, as `encode_operations` wrote them. Raises MalformedCommand."""
+    """The operations in `data` from `offset` to the end, as `encode_operations` wrote them. Raises MalformedCommand.
+
+    Every part is checked: what each verb must have, and what it must not have. In one function, because each command
+    passes through it on each manager.
+    """
     operations: list[Operation] = []
     try:
-        head, count = _COUNT.unpack_from(data, offset)
+        array, count = _COUNT.unpack_from(data, offset)
         offset += _COUNT.size
         while len(operations) < count:  # a false count ends with the bytes
-            verb, kind_number, if_revision, id_, start, offset = _operation_at(data, offset, count)
-            entity = data[start:offset] if offset > start else None
-            operations.append(Operation(verb, kind_number, id_, entity, if_revision))
+            head, verb, kind_number, sign, condition, text, id_length = _STEP.unpack_from(data, offset)
+            id_start = offset + _STEP.size
+            id_end = id_start + id_length
+            entity_head, entity_length = _ENTITY.unpack_from(data, id_end)
+            start = id_end + _ENTITY.size
+            offset = start + entity_length
+            if head != _ARRAY_OF_5 or text != _TEXT_16 or entity_head != _BYTES_32:
+                raise MalformedCommand("not an operation")
+            if id_length > KEY_MAX_BYTES or offset > len(data):
+                raise MalformedCommand("an id or an entity that is too long")
+            if sign == _UINT64:
+                if_revision = condition
+            elif sign == _NEGATIVE_64 and condition == 0:
+                if_revision = None
+            else:
+                raise MalformedCommand("not a condition")
+            entity = data[start:offset] if entity_length else None
+            if verb in _OF_ENTITIES:
+                if (entity is None) is (verb == PUT) or id_length == 0 or kind_number == 0:
+                    raise MalformedCommand("a put has an entity, a delete has no entity, both have a kind and an id")
+            elif verb not in _OF_SESSIONS:
+                raise MalformedCommand(f"unknown verb {verb}")
+            elif count != 1 or kind_number or id_length or entity is not None or if_revision is not None:
+                raise MalformedCommand("the opening or closing of a session is the only operation of its command")
+            operations.append(Operation(verb, kind_number, data[id_start:id_end].decode(), entity, if_revision))
     except (struct_error, UnicodeDecodeError):
         raise MalformedCommand("not an operation") from None
-    if head != _ARRAY_32 or offset != len(data):
+    if array != _ARRAY_32 or offset != len(data):
         raise MalformedCommand("bytes after the end")
     return tuple(operations)
-
-
-def _operation_at(data: bytes, offset: int, count: int) -> tuple[int, int, int | None, str, int, int]:
-    """The operation at `offset`, one of `count`: its verb, kind, condition, id, and where its entity begins and ends.
-
-    Every part that the verb requires or forbids is checked. Raises MalformedCommand, or the errors of
-    Struct and of UTF-8.
-    """
-    head, verb, kind_number, sign, condition, text, id_length = _STEP.unpack_from(data, offset)
-    id_start = offset + _STEP.size
-    id_end = id_start + id_length
-    entity_head, entity_length = _ENTITY.unpack_from(data, id_end)
-    start = id_end + _ENTITY.size
-    end = start + entity_length
-    if head != _ARRAY_OF_5 or text != _TEXT_16 or entity_head != _BYTES_32:
-        raise MalformedCommand("not an operation")
-    if id_length > KEY_MAX_BYTES or end > len(data):
-        raise MalformedCommand("an id or an entity that is too long")
-    if sign == _UINT64:
-        if_revision = condition
-    elif sign == _NEGATIVE_64 and condition == 0:
-        if_revision = None
-    else:
-        raise MalformedCommand("not a condition")
-    if verb in (PUT, DELETE):
-        if (entity_length != 0) is not (verb == PUT) or id_length == 0 or kind_number == 0:
-            raise MalformedCommand("a put has an entity, a delete has no entity, both have a kind and an id")
-    elif verb not in (OPEN_SESSION, CLOSE_SESSION):
-        raise MalformedCommand(f"unknown verb {verb}")
-    elif count != 1 or kind_number or id_length or entity_length or if_revision is not None:
-        raise MalformedCommand("the opening or closing of a session is the only operation of its command")
-    return verb, kind_number, if_revision, data[id_start:id_end].decode(), start, end

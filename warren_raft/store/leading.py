@@ -33,6 +33,8 @@ _UNREADABLE: Final = (IndexError, ValueError)
 
 def is_entity_of(id: str, entity: bytes) -> bool:  # noqa: A002
     """Whether these bytes begin like the entity of this id. The bytes after the id are not examined."""
+    if entity and _SHORT_ARRAY < entity[0] < _ARRAY_8:  # nearly all
+        return entity.startswith(text(id), 1)
     try:
         count, start = _array_at(entity, 0)
     except _UNREADABLE:
@@ -56,7 +58,9 @@ def begin_alike(record: bytes, other: bytes, count: int) -> bool:
     255 bytes.
     """
     try:
-        start = _entity_start(record)
+        if record[0] != _ARRAY_OF_2 or other[0] != _ARRAY_OF_2:
+            return False
+        start = 2 + INTEGER_BYTES.get(record[1], 0)
         _, at = _array_at(record, start)
         for _ in range(count):
             head = record[at]
@@ -66,7 +70,7 @@ def begin_alike(record: bytes, other: bytes, count: int) -> bool:
                 at += 2 + record[at + 1]
             else:
                 return False
-        return at <= len(record) and other.startswith(record[start:at], _entity_start(other))
+        return at <= len(record) and other.startswith(record[start:at], 2 + INTEGER_BYTES.get(other[1], 0))
     except _UNREADABLE:
         return False
 
@@ -86,7 +90,7 @@ def leading_items(record: bytes, count: int) -> list[Any]:
 
 
 def indexed_items(entity: bytes, count: int, most: int) -> int:
-    """The number of items in the arrays among the first `count` items of the entity at `at`, `most` at most.
+    """The number of items in the arrays among the first `count` items of an entity, `most` at most.
 
     Raises ValueError or IndexError if one of the first items is neither text nor an array of texts, or if the arrays
     hold more. Used for commands before they are in a log: `leading_items` accepts any bytes, and takes seconds for some
