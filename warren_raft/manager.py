@@ -378,7 +378,7 @@ class ReplicatedStore(Store):
     def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
         deadline = self._deadline(timeout)
         self._check_alive()
-        needs_room = any(operation.verb == PUT for operation in operations)
+        needs_room = PUT in [operation.verb for operation in operations]
         if needs_room and self._engine.is_full:
             raise StorageFull(self._why_full())
         data = encode_operations(operations)
@@ -400,6 +400,7 @@ class ReplicatedStore(Store):
         return f"too few managers have enough space for creates and updates; reads and deletes go on: {detail}"
 
     def _sent_and_waited_for(self, write: Write) -> int:
+        write.prepare_wait()
         if not self._driver.submit(write):
             self._check_alive()
             raise Closed

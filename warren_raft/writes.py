@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from random import SystemRandom
 from typing import Final
@@ -49,22 +49,22 @@ _OPENING: Final = encode_operations((Operation(OPEN_SESSION),))
 _GONE: Final = object()
 
 
-def _taken_lock() -> threading.Lock:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
-
-
 @dataclass(slots=True, eq=False)
 class Write(Proposal):
     """One command of a caller. `data` is its encoded operations, until it has a request id."""
 
     future: Future[int] | None = None
     """The future of a write, if its caller does not wait."""
-    turn: threading.Lock = field(default_factory=_taken_lock)
-    """Released when the write has ended: the cheapest object that a thread can wait for."""
+    turn: threading.Lock | None = None
+    """If its caller waits: released when the write has ended. It is the cheapest object that a thread can wait for."""
+
+    def prepare_wait(self) -> None:
+        """Before the write is submitted, if its caller waits."""
+        self.turn = threading.Lock()
+        self.turn.acquire()
 
     def wait(self, seconds: float) -> bool:
+        assert self.turn is not None
         return self.turn.acquire(timeout=wait_seconds(seconds))
 
     def give_up(self) -> None:
@@ -163,7 +163,7 @@ class Writes:
         """`Proposal.done` of every write."""
         assert isinstance(proposal, Write)
         self._end_sequence(proposal.sequence)
-        if self._is_unknown(proposal) and self._session == proposal.session:
+        if self._session == proposal.session and self._is_unknown(proposal):
             self._session = 0  # evicted: the next write opens another session
         self._end(proposal)
 
@@ -179,6 +179,9 @@ class Writes:
         return result is not None and result.error is not None and result.error[0] == UNKNOWN_SESSION
 
     def _end_sequence(self, sequence: int) -> None:
+        if sequence == self._lowest and not self._ended:  # nearly always
+            self._lowest += 1
+            return
         self._ended.add(sequence)
         while self._lowest in self._ended:
             self._ended.remove(self._lowest)
@@ -188,9 +191,9 @@ class Writes:
         if self._outstanding.pop(write, _GONE) is _GONE:
             return  # `end_all` has ended it already
         self._outstanding_bytes -= len(write.data) - (REQUEST_ID_BYTES if write.sequence else 0)
-        if write.future is None:
+        if write.turn is not None:
             write.turn.release()
-        else:
+        elif write.future is not None:
             self._settled.append(write.settle)
 
     def expire(self, now: float, hindrance: Callable[[], tuple[str, bool]]) -> None:
@@ -224,6 +227,6 @@ class Writes:
                 write.error = Unavailable(reason, maybe_applied=True) if write.sequence else Closed(reason)
                 ended.append(write)
         for write in ended:
-            if write.future is None:
+            if write.turn is not None:
                 write.turn.release()
         self._deliveries.put([write.settle for write in ended if write.future is not None])

@@ -57,7 +57,9 @@ class Sent:
 
     def write(self, name: str, deadline: float = math.inf) -> Write:
         data = encode_operations([Operation(Verb.DELETE, 1, name)])
-        return Write(0, 0, data, deadline, self.writes.done)
+        write = Write(0, 0, data, deadline, self.writes.done)
+        write.prepare_wait()
+        return write
 
 
 def name_of(proposal: Proposal) -> str:

@@ -309,8 +309,10 @@ class Driver:
             log_event(logger, logging.ERROR, "raft thread failed", node=self._node_id, exc_info=error)
             self._fail(InvariantViolation(f"the raft thread failed: {error!r}"))
             return
-        if any(isinstance(event, Synced) for event in events):
-            self._remove()
+        for event in events:
+            if isinstance(event, Synced):
+                self._remove()
+                break
         seen = self._engine.view
         if seen != self._seen:
             self._seen = seen
