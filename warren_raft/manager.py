@@ -677,6 +677,7 @@ class ReplicatedStore(Store):
         if problem is not None:
             self.failure = problem
             self._driver.end_writes(f"this manager stopped: {problem}")
+            self._driver.request_stop()  # should it go on some day: its links would make peers take it for alive
             watchdog.say(self._alarms.stopped, str(problem))
         if watchdog.is_stuck != was_stuck or problem is not None:
             self._changed.ring()

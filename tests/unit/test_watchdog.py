@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -241,6 +242,23 @@ def test_a_manager_with_a_raft_thread_that_stays_stuck_stops_and_every_call_ends
     with pytest.raises(wr.InUse):  # the thread may still be in the middle of a transaction
         wr.ReplicatedStore(store.config)
     let_go.set()
+
+
+def test_a_raft_thread_that_goes_on_after_its_manager_was_stopped_closes_its_links(
+    tmp_path: Path, hang: Callable[[], threading.Event]
+) -> None:
+    """Nobody else does, where the program does not look at `failure`; and peers took this manager for connected."""
+    store = opened(tmp_path, watchdog_alarm_seconds=0.1, watchdog_stop_seconds=0.5)
+    host, _, port = store.config.listen.rpartition(":")
+    let_go = hang()
+    assert store.wait_failed(DEADLINE)
+    let_go.set()
+    store._driver.thread.join(DEADLINE)
+    assert not store._driver.thread.is_alive()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port))).close()
+    store.close()
+    wr.ReplicatedStore(store.config).close()  # the directory was given back
 
 
 class HangingHandler(logging.Handler):

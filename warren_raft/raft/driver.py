@@ -151,8 +151,12 @@ class Driver:
         After that many seconds the raft thread hangs, which `thread.is_alive()` tells.
         """
         if self._thread.is_alive():
-            self._call(self._stop_requested.set)
+            self.request_stop()
             self._thread.join(seconds)
+
+    def request_stop(self) -> None:
+        """The same, without waiting: the thread ends as soon as it can."""
+        self._call(self._stop_requested.set)
 
     def end_writes(self, reason: str) -> None:
         """End every write, and let no other in. For a thread of ours, also while the raft thread hangs."""
