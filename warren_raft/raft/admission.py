@@ -108,12 +108,11 @@ class Admission:
             return False
         return True
 
-    def may_go_back(self, peer: str, term: int, now: float) -> bool:
+    def may_go_back(self, peer: str, now: float) -> bool:
         """Whether this manager enters an earlier term, which a peer says to lead. It has promised nothing yet: else a
         later term, which anybody may have claimed, would keep a new manager from following the leader."""
-        core = self._core
-        is_free = core.leader == peer or not self._elections.leader_is_alive(now, is_leader=False)
-        return 0 <= term < core.term and self._log.is_untouched and is_free
+        is_free = self._core.leader == peer or not self._elections.leader_is_alive(now, is_leader=False)
+        return self._log.is_untouched and is_free
 
     # Votes -------------------------------------------------------------------------------------------------------
 

@@ -1055,7 +1055,7 @@ class Engine:
         if message.term > self._core.term and not self._admission.may_lead(peer, message.term, self._now):
             self._guard.stats["append message against a living leader ignored"] += 1
             return
-        if self._admission.may_go_back(peer, message.term, self._now):
+        if message.term < self._core.term and self._admission.may_go_back(peer, self._now):
             self._core.go_back(message.term)
         self._forget_silent_leader(peer, message.term)
         self._guard.receive_append(peer, message)

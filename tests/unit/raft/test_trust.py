@@ -669,14 +669,18 @@ def test_a_new_manager_goes_back_to_no_earlier_leader_while_it_hears_another() -
     peers = [Hostile.stranger(cluster, id_, cluster_id="c", membership_index=LATER) for id_ in ("m2", "m3")]
     for peer, term in zip(peers, (9, 5), strict=True):
         assert peer.connect("m4") is None
-        peer.say("m4", append_to(node, term=term, prevLogIdx=1, prevLogTerm=0, commit_index=1))
+        peer.say("m4", append_to(node, term=term, previous_index=1, previous_term=0, commit_index=1))
     assert (node.engine.leader, node.engine.term) == ("m2", 9)
     cluster.run(3)
-    peers[1].say("m4", append_to(node, term=5, prevLogIdx=1, prevLogTerm=0, commit_index=1))
+    for term in (-1, 1 << 70):
+        assert peers[1].say("m4", append_to(node, term=term, previous_index=1, previous_term=0)) != []
+        assert (node.engine.leader, node.engine.term) == (None, 9)
+        assert peers[1].connect("m4") is None
+    peers[1].say("m4", append_to(node, term=5, previous_index=1, previous_term=0, commit_index=1))
     assert (node.engine.leader, node.engine.term) == ("m3", 5)
     peers[1].say("m4", append_to(node, term=5, entries=[[b"\x01", 2, 5]], commit_index=1))
     cluster.run(3)
-    peers[0].say("m4", append_to(node, term=4, prevLogIdx=1, prevLogTerm=0, commit_index=1))
+    peers[0].say("m4", append_to(node, term=4, previous_index=1, previous_term=0, commit_index=1))
     assert (node.log.last_index, node.engine.term) == (2, 5)
 
 
