@@ -768,6 +768,28 @@ def test_a_link_full_of_small_messages_waits_a_little_after_each_turn(monkeypatc
     scene()
 
 
+def test_a_link_whose_messages_take_long_to_decode_waits_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """(Pins a fault: messages that consist of empty lists kept the raft thread busy, and the callers of that manager
+    wrote a twentieth.)"""
+    monkeypatch.setattr(connection_module, "TURN_SECONDS", 0.001)
+    monkeypatch.setattr(connection_module, "REST_FOR_A_TURN", 1e9)
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await stage.pair()
+        stranger = await stage.dial(b)
+        await stranger.shake_hands("m9")
+        dense = encode({"type": "x", "lists": [[]] * 30_000})
+        stranger.writer.write(dense * 4)
+        await until(lambda: b.messages())
+        for number in range(20):
+            a.send("m2", {"type": "honest", "number": number})
+            await until(lambda number=number: b.messages()[-1].get("number") == number)
+        assert [message["type"] for message in b.messages()].count("x") == 1
+
+    scene()
+
+
 @scenario
 async def test_a_caller_that_said_nothing_yet_has_nothing_to_refuse(stage: Stage) -> None:
     """(Pins a fault: as the first word, "removed" stopped every manager.)"""
