@@ -137,8 +137,7 @@ def serve(
 
     with _Signals() as signals, ReplicatedStore(config) as store:
         if _wait_ready(store, signals):
-            status = store.status()
-            print(f"ready node_id={config.node_id} listen={config.listen} leader={status['leader']}", flush=True)
+            _say_ready(config, store.leader)
         while not signals.must_stop() and not store.wait_failed(POLL_SECONDS):
             if signals.take_hang_up():
                 store.reload_certificate()
@@ -146,6 +145,15 @@ def serve(
         if failure is not None:
             raise failure
         log_event(log, logging.INFO, "stop requested", node=config.node_id, signal=signals.stopped_by)
+
+
+def _say_ready(config: Config, leader: str | None) -> None:
+    """Where nobody reads stdout any more (a closed terminal, a pipe whose reader ended) the manager goes on."""
+    try:
+        print(f"ready node_id={config.node_id} listen={config.listen} leader={leader}", flush=True)
+    except OSError as error:
+        log_event(log, logging.WARNING, "ready line not written", error, node=config.node_id)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is in its buffer goes there at the end
 
 
 def _config(config_file: str | None, **settings: Any) -> Config:

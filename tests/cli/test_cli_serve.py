@@ -67,6 +67,17 @@ def test_a_signal_ends_one_that_never_got_ready(tmp_path: Path, start_manager: S
     assert process.process.stdout.read() == b""
 
 
+def test_a_stdout_that_nobody_reads_does_not_end_it(tmp_path: Path, start_manager: StartManager) -> None:
+    """A terminal that was closed before the manager was ready, or a pipe whose reader ended: it died without a word."""
+    address = free_addresses(1)[0]
+    process = start_manager(tmp_path / "m1", "m1", {"m1": address})
+    assert process.process.stdout is not None
+    process.process.stdout.close()
+    wait_until(lambda: '"ready line not written" node=m1 text="[Errno 32]' in process.log.read_text(), "the line")
+    process.wait_socket()
+    assert process.stop() == 0
+
+
 def test_a_hang_up_does_not_end_it_and_is_a_line_in_the_log(tmp_path: Path, start_manager: StartManager) -> None:
     """A closed terminal, or `systemctl reload`: it died, without handing over and without closing its files. Now it
     looks for a newer certificate."""
