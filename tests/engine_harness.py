@@ -23,23 +23,9 @@ from tests.memory_files import MemoryFiles
 from warren_raft.alarms import Alarms
 from warren_raft.errors import StorageFull, WarrenError
 from warren_raft.raft.changes import DONE, REFUSED, Answer
+from warren_raft.raft.effects import CloseLink, Dial, Effect, Send, Work, WriteLog
 from warren_raft.raft.engine import Engine, Settings
-from warren_raft.raft.events import (
-    CloseLink,
-    Dial,
-    Effect,
-    Event,
-    LinkDown,
-    LinkUp,
-    Received,
-    Refused,
-    Send,
-    Submitted,
-    Synced,
-    Work,
-    Worked,
-    WriteLog,
-)
+from warren_raft.raft.events import Event, LinkDown, LinkUp, Received, Refused, Submitted, Synced, Worked
 from warren_raft.raft.identity import Identity
 from warren_raft.raft.lanes import Lane
 from warren_raft.raft.large import LARGE_BYTES
@@ -625,4 +611,4 @@ def send_raw(node: Node, peer: str, wire: Message) -> None:
     """A message that the engine itself would not send, as it goes on the wire. Nothing if there is no link."""
     link = node.engine._roster.links.get(peer)
     if link is not None:
-        node.engine._effects.append(Send(link.number, wire))
+        node.engine._outbox.add(Send(link.number, wire))

@@ -27,6 +27,7 @@ from warren_raft.raft.guard import Guard
 from warren_raft.raft.installation import Installation
 from warren_raft.raft.log import Log
 from warren_raft.raft.log_contents import Contents
+from warren_raft.raft.outbox import Outbox
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.settling import Settling
 from warren_raft.raft.submit import Submitter
@@ -60,7 +61,7 @@ _SECOND_VOTE = Change(
 
 PLANTED: dict[str, tuple[Change, ...]] = {
     # Hole 1: PySyncObj flushes its journal, it does not sync it.
-    "no-sync-before-reply": (Change(Guard, "_emit_gated", "self._log.position", "0"),),
+    "no-sync-before-reply": (Change(Outbox, "send_when_synced", "self._log.position", "0"),),
     "apply-beyond-synced-log": (
         Change(Engine, "_apply", "min(self._core.commit_index, log.synced_index)", "self._core.commit_index"),
         Change(Guard, "_deliver_append", "min(commit, self._log.synced_index)", "commit"),
@@ -121,8 +122,8 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     # What waits for the disk when a link breaks leaves on the next one.
     "answers-survive-their-link": (
         Change(
-            Engine,
-            "_link_down",
+            Outbox,
+            "link_down",
             "        self._gated = deque(item for item in self._gated if item[0].peer != peer)\n",
             "",
         ),

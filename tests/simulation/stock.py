@@ -23,7 +23,8 @@ from tests.simulation.run import LIVENESS_SECONDS, Result
 from tests.simulation.world import Failure, Process, World
 from tests.stock_pysyncobj import REASONS, SUCCESS, StockJournal, StockNode, load_stock, make_machine_class
 from warren_raft.alarms import Alarms
-from warren_raft.raft.events import Dial, Effect, LinkDown, LinkUp, Received, Send
+from warren_raft.raft.effects import Dial, Effect, Send
+from warren_raft.raft.events import LinkDown, LinkUp, Received
 from warren_raft.raft.membership import Hello, Member, Membership
 
 ELECTION_SECONDS = (0.4, 1.4)

@@ -11,6 +11,7 @@ from tests.simulation.scenario import SCENARIOS, Scenario, ScenarioFailed, run_f
 from warren_raft.raft.elections import Elections
 from warren_raft.raft.engine import Engine
 from warren_raft.raft.guard import Guard
+from warren_raft.raft.outbox import Outbox
 from warren_raft.raft.roster import Roster
 
 
@@ -33,7 +34,7 @@ def test_a_word_that_is_no_command_fails() -> None:
 BROKEN: dict[str, tuple[Change, ...]] = {
     "slow_disks_elect": (
         Change(Elections, "tick", "if not standing.is_durable:", "if False:"),
-        Change(Engine, "_on_pre_vote", "self._send_when_synced(peer, reply)", "self._send_to(peer, reply)"),
+        Change(Engine, "_on_pre_vote", "self._outbox.send_when_synced(peer, reply)", "self._outbox.send(peer, reply)"),
     ),
     "a_dead_leader_is_nobodys_leader": (
         Change(Engine, "leader", "return leader if is_heard else None", "return leader"),
@@ -67,7 +68,7 @@ BROKEN: dict[str, tuple[Change, ...]] = {
         ),
         Change(Elections, "leader_is_alive", "return is_leader or (", "return is_leader or (False and "),
     ),
-    "everybody_crashes_with_a_vote_on_the_way": (Change(Guard, "_emit_gated", "self._log.position", "0"),),
+    "everybody_crashes_with_a_vote_on_the_way": (Change(Outbox, "send_when_synced", "self._log.position", "0"),),
 }
 """The product as it was, or would be, without the rule that the story tells of."""
 

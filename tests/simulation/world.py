@@ -33,8 +33,9 @@ from warren_raft.errors import Corrupted, RefusedForSafety, WarrenError
 from warren_raft.fsm.entry import store_position
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.opening import OpenedDirectory
+from warren_raft.raft.effects import Cancel, CloseLink, Dial, Effect, Send, Work, WriteLog
 from warren_raft.raft.engine import Engine
-from warren_raft.raft.events import Cancel, CloseLink, Dial, Effect, Event, Send, Synced, Work, Worked, WriteLog
+from warren_raft.raft.events import Event, Synced, Worked
 from warren_raft.raft.log import Batch
 from warren_raft.raft.submit import Proposal
 from warren_raft.snapshots.keeper import Held

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from warren_raft.alarms import Alarms
 from warren_raft.errors import SnapshotInvalid
+from warren_raft.raft.effects import Job, Then
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.log import Log
 from warren_raft.raft.log_contents import BASE_INDEX
@@ -70,10 +71,6 @@ class Snapshot(Protocol):
     def sha256(self) -> str: ...
     @property
     def file_bytes(self) -> int: ...
-
-
-Job = Callable[[], Any]
-Then = Callable[[Any, Exception | None], None]
 
 
 class Snapshots(Protocol):

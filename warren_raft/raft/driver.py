@@ -19,27 +19,22 @@ from typing import Any, Final, Protocol
 from warren_raft.credentials import Credentials
 from warren_raft.errors import InvariantViolation, WarrenError
 from warren_raft.log_lines import log_event
-from warren_raft.raft.engine import NOTICE_SECONDS, TICK_SECONDS, Engine
+from warren_raft.raft.effects import Cancel, CloseLink, Dial, Effect, Send, Work, WriteLog
+from warren_raft.raft.engine import TICK_SECONDS, Engine
 from warren_raft.raft.events import (
     Arriving,
-    Cancel,
-    CloseLink,
-    Dial,
-    Effect,
     Event,
     LinkDown,
     LinkUp,
     NotReached,
     Received,
     Refused,
-    Send,
     Submitted,
     Synced,
-    Work,
     Worked,
-    WriteLog,
 )
 from warren_raft.raft.log import Batch, Log
+from warren_raft.raft.outbox import NOTICE_SECONDS
 from warren_raft.raft.submit import Proposal
 from warren_raft.raft.transport import Transport
 from warren_raft.waiting import taken

@@ -30,36 +30,24 @@ from warren_raft.paths import moved
 from warren_raft.raft import entries
 from warren_raft.raft.admission import Admission
 from warren_raft.raft.blocked import clear_blocked, raise_blocked
-from warren_raft.raft.catchup import (
-    TAKEN_AFTER_BYTES,
-    Catchup,
-    Job,
-    Snapshots,
-    Then,
-)
+from warren_raft.raft.catchup import TAKEN_AFTER_BYTES, Catchup, Snapshots
 from warren_raft.raft.changes import Changes
-from warren_raft.raft.core import NO_ANSWER, Core
+from warren_raft.raft.core import Core
+from warren_raft.raft.effects import CloseLink, Dial, Effect, Job, Then, Work, WriteLog
 from warren_raft.raft.elections import Elections, Standing
 from warren_raft.raft.events import (
     Arriving,
-    Cancel,
-    CloseLink,
-    Dial,
-    Effect,
     Event,
     LinkDown,
     LinkUp,
     NotReached,
     Received,
     Refused,
-    Send,
     Submitted,
     Synced,
-    Work,
     Worked,
-    WriteLog,
 )
-from warren_raft.raft.guard import Guard, Outgoing
+from warren_raft.raft.guard import Guard
 from warren_raft.raft.health import Health
 from warren_raft.raft.identity import Identity
 from warren_raft.raft.installation import Installation
@@ -130,8 +118,8 @@ from warren_raft.raft.messages import (
     TimeoutNow,
     Vote,
     decode,
-    encode,
 )
+from warren_raft.raft.outbox import Outbox
 from warren_raft.raft.refusal import WRONG_NODE, Refusal
 from warren_raft.raft.reports import Heard, Report
 from warren_raft.raft.requests import ChangeWanted, Requests, TransferWanted
@@ -152,12 +140,6 @@ ENTRIES_IN_FLIGHT: Final = 2
 smaller groups and more syncs for the same commands."""
 APPLY_ENTRIES: Final = 64
 """Entries applied at one go; then links and timers get their turn, so that a long catch-up costs no heartbeat."""
-NOTICE_SECONDS: Final = 0.002
-"""An append message without entries (a new commit index, a heartbeat) waits so long for one with entries to ride on:
-with writes following each other it spares each follower one of three wake-ups a write. It does not wait for a follower
-whose own caller's write it commits."""
-ALIVE_AFTER_SECONDS: Final = 0.05
-"""A reply that has waited so long for our disk is preceded by a sign of life that claims nothing."""
 CHECK_QUORUM_TIMEOUTS: Final = 1.5
 """A leader that no majority has answered for so many election timeouts steps down."""
 RETRY_SECONDS: Final = 1.0
@@ -246,14 +228,15 @@ class Engine:
         self._random = random
         self._now = now
         self._check_log_reaches_state()
+        self._outbox = Outbox(log)
         self._roster = Roster(
             settings.node_id,
             settings.address,
             settings.members,
             log,
             membership_of(machine),
-            send=self._send_to,
-            send_when_synced=self._send_when_synced,
+            send=self._outbox.send,
+            send_when_synced=self._outbox.send_when_synced,
             hints=settings.hints,
             bootstrap=settings.bootstrap,
             on_founding=self._before_founding,
@@ -266,27 +249,27 @@ class Engine:
             timeout_seconds=settings.election_timeout_seconds,
             random=random,
             now=now,
-            send=self._send_to,
+            send=self._outbox.send,
         )
-        self._submitter = Submitter(self._send_to, self._cancel, settings.large_bytes)
+        self._submitter = Submitter(self._outbox.send, self._outbox.cancel, settings.large_bytes)
         self._held = HeldEntries()
         self._requests = Requests(
             settings.node_id,
             self._roster,
             log,
             answer_seconds=settings.election_timeout_seconds,
-            send=self._send_to,
+            send=self._outbox.send,
         )
         self._admission = Admission(
             log, self._roster, self._elections, self._requests, timeout_seconds=settings.election_timeout_seconds
         )
-        self._health = Health(settings.node_id, self._roster, send=self._send_to, alarms=alarms)
+        self._health = Health(settings.node_id, self._roster, send=self._outbox.send, alarms=alarms)
         self._watch = Watch(settings.node_id, self._roster, alarms)
         self._catchup = Catchup(
             log=log,
             roster=self._roster,
             snapshots=snapshots,
-            send=self._send_to,
+            send=self._outbox.send,
             work=self._start_work,
             alarms=alarms,
             install=lambda machine: self._installation.install(machine),
@@ -306,13 +289,11 @@ class Engine:
             step_down=self._step_down,
             is_alone=lambda: self._roster.voters == {self._node_id},
         )
-        self._effects: list[Effect] = []
         self._handlers = self._handlers_by_class()
         self._batch: Batch | None = None
         self._batch_since = now
         self._retry_sync_at = LONG_AGO
         self._apply_again_at = LONG_AGO
-        self._alive_sent_at = LONG_AGO
         self._expire_at = LONG_AGO
         self._foreign: set[str] = set()
         """Members that are of another cluster, by the word of the holder of their certificate, or of the manager at an
@@ -354,8 +335,10 @@ class Engine:
         if self._log.commit_index < self._machine.applied_index <= self._log.last_index:
             self._log.set_commit(self._machine.applied_index)  # it rides with the batches, and may have come too late
         self._keep_list()
+        self._outbox.clear()
         self._guard = Guard(
             self._log,
+            self._outbox,
             heard_leader=self._heard_leader,
             large=self._submitter.large,
             held=self._held_entry,
@@ -383,8 +366,6 @@ class Engine:
             recent_seconds=settings.election_timeout_seconds,
         )
         self._requests.attach(self._core, self._guard, self._changes)
-        self._gated: deque[tuple[Outgoing, float]] = deque()
-        self._notices: dict[str, tuple[Message, float]] = {}
         self._origins: deque[tuple[int, frozenset[str]]] = deque()
         self._was_leader = False
         self._leads_for_sure = False
@@ -709,45 +690,21 @@ class Engine:
 
     def _collect(self) -> list[Effect]:
         """Everything that may leave now, then the next log batch, then whom to dial."""
-        waited_for = self._committed_origins() if self._origins else ()
-        for outgoing in self._guard.take_outbox() if self._guard.outbox else ():
-            if outgoing.gate > self._log.synced_position:
-                self._hold(outgoing)
-            elif not is_notice(outgoing.message) or outgoing.peer in waited_for:
-                if type(outgoing.message) is AppendEntries:
-                    self._notices.pop(outgoing.peer, None)
-                self._send_to(outgoing.peer, outgoing.message)
-            else:
-                _, since = self._notices.get(outgoing.peer, (None, self._now))
-                self._notices[outgoing.peer] = (outgoing.message, since)
-        if self._notices:
-            self._send_notices()
-        if self._gated:
-            self._send_alive()
+        outbox = self._outbox
+        outbox.flush(self._now, self._committed_origins() if self._origins else ())
+        if outbox.holds_for_disk:
+            outbox.send_alive(self._now, self._guard.alive)
         if self.failure is None:
             self._start_sync()
-        if self.failure is not None:
+        else:
             self._dial()
-        effects, self._effects = self._effects, []
-        return effects
+        return outbox.take()
 
     def _dial(self) -> None:
         peers = {} if self.failure is not None else self._roster.peers_to_dial(self._now)
         if peers != self._dialed:
             self._dialed = peers
-            self._effects.append(Dial(peers))
-
-    def _hold(self, outgoing: Outgoing) -> None:
-        """It waits for the disk, in the place of what it repeats if there is such: a disk may be full for days, and
-        each heartbeat brings another answer."""
-        for position in range(len(self._gated) - 1, -1, -1):
-            earlier, since = self._gated[position]
-            if earlier.gate != outgoing.gate:
-                break
-            if _repeats(outgoing, earlier):
-                self._gated[position] = outgoing, since
-                return
-        self._gated.append((outgoing, self._now))
+            self._outbox.add(Dial(peers))
 
     def _committed_origins(self) -> set[str]:
         """The followers that sent commands of what has been committed since the last step."""
@@ -759,37 +716,7 @@ class Engine:
     @property
     def holds_notices(self) -> bool:
         """Whether a step is wanted within NOTICE_SECONDS."""
-        return bool(self._notices)
-
-    def _send_notices(self) -> None:
-        for peer, (message, since) in list(self._notices.items()):
-            if self._now - since >= NOTICE_SECONDS:
-                del self._notices[peer]
-                self._send_to(peer, message)
-
-    def _send_to(self, peer: str, message: Message) -> None:
-        link = self._roster.links.get(peer)
-        if link is not None:
-            self._effects.append(Send(link.number, encode(message)))
-
-    def _cancel(self, peer: str, number: int) -> None:
-        link = self._roster.links.get(peer)
-        if link is not None:
-            self._effects.append(Cancel(link.number, number))
-
-    def _send_when_synced(self, peer: str, message: Message) -> None:
-        """It leaves when everything that the log holds now is durable."""
-        self._guard.outbox.append(Outgoing(peer, message, self._log.position))
-
-    def _send_alive(self) -> None:
-        """A slow disk must not look like a dead manager (check-quorum), nor may it speak for what is not synced."""
-        if self._now - self._gated[0][1] < ALIVE_AFTER_SECONDS:
-            return
-        if self._now - self._alive_sent_at >= ALIVE_AFTER_SECONDS:
-            alive = self._guard.alive()
-            if alive is not None:
-                self._alive_sent_at = self._now
-                self._send_to(alive.peer, alive.message)
+        return self._outbox.holds_notices
 
     # The log -----------------------------------------------------------------------------------------------------
 
@@ -800,12 +727,12 @@ class Engine:
                 self._write_log(batch)
         elif self.disk_full and self._now >= self._retry_sync_at:
             self._retry_sync_at = float("inf")
-            self._effects.append(WriteLog(self._batch))
+            self._outbox.add(WriteLog(self._batch))
 
     def _write_log(self, batch: Batch) -> None:
         self._batch = batch
         self._batch_since = self._now
-        self._effects.append(WriteLog(batch))
+        self._outbox.add(WriteLog(batch))
 
     def _log_written(self, batch: Batch, error: OSError | None) -> None:
         if error is not None:
@@ -827,19 +754,18 @@ class Engine:
         self._log.complete(batch)
         if self._installation.log_written(batch):
             return  # what waits for the log speaks for one that is gone
-        while self._gated and self._gated[0][0].gate <= self._log.synced_position:
-            outgoing, _ = self._gated.popleft()
-            self._send_to(outgoing.peer, outgoing.message)
+        self._outbox.synced()
         self._guard.synced()
 
     # Links -------------------------------------------------------------------------------------------------------
 
     def _link_up(self, peer: str, number: int, hello: Hello, identity: Identity | None) -> None:
         if self._roster.is_foreign(hello):  # it was let in, and this manager has come to know its cluster since
-            self._effects.append(CloseLink(number, f"{peer} belongs to another cluster"))
+            self._outbox.add(CloseLink(number, f"{peer} belongs to another cluster"))
             return
         self._removed_by.discard(peer)
         self._foreign.discard(peer)
+        self._outbox.link_up(peer, number)
         try:
             self._roster.link_up(peer, number, hello, identity, self._now)
         except ValueError as error:
@@ -861,9 +787,7 @@ class Engine:
             self._core.learner_connected(peer)
 
     def _link_down(self, peer: str) -> None:
-        # What waits for a sync was meant for the old link; on a new one it would be out of order.
-        self._gated = deque(item for item in self._gated if item[0].peer != peer)
-        self._notices.pop(peer, None)
+        self._outbox.link_down(peer)
         if peer in self._core.voters:
             self._core.disconnected(peer)
         else:
@@ -956,7 +880,7 @@ class Engine:
         link = self._roster.links.get(peer)
         if link is not None:
             self.alarms.raise_alarm("peer-fault", reason, subject=self._subject(peer), ends_after_seconds=FAULT_SECONDS)
-            self._effects.append(CloseLink(link.number, reason))
+            self._outbox.close_link(peer, reason)
 
     # Messages ----------------------------------------------------------------------------------------------------
 
@@ -986,8 +910,8 @@ class Engine:
         if term and self._guard.is_led_by(peer, term):
             self._elections.heard_leader(peer, self._now)
             alive = self._guard.alive()
-            if alive is not None and alive.peer == peer:
-                self._send_to(peer, alive.message)
+            if alive is not None and alive[0] == peer:
+                self._outbox.send(*alive)
 
     def _hears(self, peer: str) -> bool:
         """Whether the peer of a link is listened to at all."""
@@ -1005,7 +929,7 @@ class Engine:
     def _close_to_non_member(self, peer: str) -> None:
         """It said who it is when the link came up, and may have become a member since: a new link says so."""
         self._guard.stats["message of a non-member dropped"] += 1
-        self._effects.append(CloseLink(self._roster.links[peer].number, f"{peer} is no member by its hello"))
+        self._outbox.close_link(peer, f"{peer} is no member by its hello")
 
     def _dispatch(self, peer: str, message: Message) -> None:
         kind = type(message)
@@ -1018,7 +942,7 @@ class Engine:
         elif standing is PeerStanding.AHEAD and not self._admission.hears(peer, self._now, self._led_at):
             self._guard.stats["message of a peer that is ahead not heard"] += 1
             if isinstance(message, LargeEntry):
-                self._send_to(peer, LargeEntryRefused(message.number))
+                self._outbox.send(peer, LargeEntryRefused(message.number))
         elif self._installation.is_swapping and kind not in ALSO_WHILE_SWAPPING:
             self._guard.stats["message while the state is replaced dropped"] += 1
         else:
@@ -1083,11 +1007,11 @@ class Engine:
     def _on_large_entry(self, peer: str, message: LargeEntry) -> None:
         if not self._admission.may_lead(peer, message.term, self._now):
             self._guard.is_led_by(peer, message.term)  # which tells a leader of an older term so
-            self._send_to(peer, LargeEntryRefused(message.number))
+            self._outbox.send(peer, LargeEntryRefused(message.number))
             return
         if not self._held.add(peer, message.number, message.entry):
             raise PeerFault("more large entries, sent ahead, than any leader sends")
-        self._send_to(peer, LargeEntryHeld(message.number))
+        self._outbox.send(peer, LargeEntryHeld(message.number))
 
     def _on_large_entry_held(self, peer: str, message: LargeEntryHeld) -> None:
         self._submitter.large.held(peer, message.number)
@@ -1104,13 +1028,13 @@ class Engine:
     def _on_pre_vote(self, peer: str, message: PreVote) -> None:
         if self._roster.may_vote:
             reply = self._elections.answer_pre_vote(peer, message, self._now, self._standing())
-            self._send_when_synced(peer, reply)
+            self._outbox.send_when_synced(peer, reply)
 
     def _on_response_vote(self, peer: str, message: Vote) -> None:
         self._guard.receive_vote(peer, message)
 
     def _on_change(self, peer: str, message: RequestChange) -> None:
-        self._send_to(peer, self._requests.answer(peer, message, self._machine.applied_index))
+        self._outbox.send(peer, self._requests.answer(peer, message, self._machine.applied_index))
 
     def _on_change_answer(self, peer: str, message: ChangeAnswer) -> None:
         self._requests.receive_answer(peer, message)
@@ -1480,7 +1404,7 @@ class Engine:
         of none, would stand on what neither side knew then: of another cluster, or not blank any more."""
         for peer in self._roster.links_of_non_members:
             reason = f"{peer} is no member of the cluster that {self._node_id} belongs to now"
-            self._effects.append(CloseLink(self._roster.links[peer].number, reason))
+            self._outbox.close_link(peer, reason)
 
     def _keep_list(self) -> None:
         """What the list of members is must be known after any crash, and the state does not survive a power cut: the
@@ -1526,7 +1450,7 @@ class Engine:
         for peer in self._roster.removed_links:
             self._core.learner_disconnected(peer)
             self._guard.forget(peer)
-            self._effects.append(CloseLink(self._roster.links[peer].number, f"{peer} was removed from the cluster"))
+            self._outbox.close_link(peer, f"{peer} was removed from the cluster")
 
     def _follow_voters(self) -> None:
         roster, core = self._roster, self._core
@@ -1541,7 +1465,7 @@ class Engine:
     # Another state in the place of ours ----------------------------------------------------------------------------
 
     def _start_work(self, job: Job, then: Then) -> None:
-        self._effects.append(Work(job, then))
+        self._outbox.add(Work(job, then))
 
     def _tick_snapshots(self) -> None:
         machine = self._machine
@@ -1630,28 +1554,6 @@ class Engine:
         self._stopped = True
         self._installation.abandon()
         self._submitter.fail_all(lambda proposal: _closed(proposal, "the store is closed"))
-
-
-def _repeats(later: Outgoing, earlier: Outgoing) -> bool:
-    """Whether they say the same to the same peer, but for the numbers that tie them to a message or a round."""
-    return later.peer == earlier.peer and _without_numbers(later.message) == _without_numbers(earlier.message)
-
-
-def _without_numbers(message: Message) -> Message:
-    match message:
-        case AppendReply():
-            return replace(message, answers=NO_ANSWER)
-        case AppendEntries():
-            return replace(message, sequence=0)
-        case PreVote() | PreVoteReply():
-            return replace(message, round=0)
-        case _:
-            return message
-
-
-def is_notice(message: Message) -> bool:
-    """Whether it is an append message without entries."""
-    return type(message) is AppendEntries and not message.entries
 
 
 def _removed(node_id: str) -> Removed:

@@ -1,4 +1,8 @@
-"""What a step of the Engine takes in and what it asks for: events and effects. Plain data; driver.py carries out."""
+"""The events that a step of the engine takes in: what happened since the last step. Plain data.
+
+Lives here: the classes. Not here: what a step asks for in return (effects.py), and who makes events (driver.py, or a
+simulator in tests). Invariant: an event is immutable and holds nothing of a thread, socket or clock.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from warren_raft.raft.catchup import Job, Then
+from warren_raft.raft.effects import Work
 from warren_raft.raft.identity import Identity
 from warren_raft.raft.log import Batch
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
 from warren_raft.raft.submit import Proposal
 from warren_raft.raft.wire import Message
-
-# Events: what happened since the last step ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,51 +104,3 @@ Event = (
     | Synced
     | Worked
 )
-
-
-# Effects: what the driver has to do, in this order -------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    link: int
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """Of the message in the BULK lane with this `number`, do not send what has not left yet."""
-
-    link: int
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class WriteLog:
-    """Call batch.write() in a worker thread, then step with Synced(batch)."""
-
-    batch: Batch
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Call job() in some worker thread, then step with Worked. `then` is the engine's own."""
-
-    job: Job
-    then: Then
-
-
-@dataclass(frozen=True, slots=True)
-class CloseLink:
-    link: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Dial:
-    """Hold or seek a link to each of these, at one of its addresses in turn; replaces the last one."""
-
-    peers: Mapping[str, Sequence[str]]
-
-
-Effect = Send | Cancel | WriteLog | Work | CloseLink | Dial

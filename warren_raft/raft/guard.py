@@ -27,6 +27,7 @@ from warren_raft.raft.messages import (
     RequestVote,
     Vote,
 )
+from warren_raft.raft.outbox import Outbox
 
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """Entries on their way to one follower without an answer. Beyond it nothing new is sent to that follower: without a
@@ -39,15 +40,6 @@ UNCOMMITTED_BYTES: Final = 128 * 1024 * 1024
 """Entries beyond what a leader says is committed, and their bytes where they are more than a few. No snapshot ever
 stands for them, so a leader that sent them without end would fill the log. A correct one proposes two at a time, or a
 megabyte of large ones, and inherits as many from each leader before it."""
-
-
-@dataclass(slots=True)
-class Outgoing:
-    """A message that may leave once the log is synced up to `gate` (a Log.position); 0: at once."""
-
-    peer: str
-    message: Message
-    gate: int
 
 
 @dataclass(slots=True)
@@ -89,6 +81,7 @@ class Guard:
     def __init__(
         self,
         log: Log,
+        outbox: Outbox,
         *,
         heard_leader: Callable[[str, int], None],
         large: LargeEntries,
@@ -96,12 +89,12 @@ class Guard:
         problem_of: Callable[[bytes], str],
     ) -> None:
         self._log = log
+        self._outbox = outbox
         self._problem_of = problem_of
         self._heard_leader = heard_leader
         self._large = large
         self._held = held
         self.core: Core  # set by the engine right after the core, which needs outgoing(), is made
-        self.outbox: list[Outgoing] = []
         self.transferring = False
         self.why: list[str] = []
         """The reason of the present campaign, for the logs of those who are asked to vote."""
@@ -111,7 +104,6 @@ class Guard:
         self._progress: dict[str, _Progress] = {}
         self._progress_term = -1
         self._sequence = 0
-        self._append_in_outbox: dict[str, int] = {}
         self._braked: dict[str, int] = {}
         self._answering: tuple[str, int, int] | None = None
         self._answer: tuple[int, bool] | None = None
@@ -137,7 +129,7 @@ class Guard:
 
     def _emit_gated(self, peer: str, message: Message) -> None:
         """Nothing speaks for what is not synced (hole 1): it waits for everything the log holds at this moment."""
-        self.outbox.append(Outgoing(peer, message, self._log.position))
+        self._outbox.send_when_synced(peer, message)
 
     def _outgoing_append(self, peer: str, message: AppendEntries) -> None:
         entries = message.entries
@@ -167,7 +159,9 @@ class Guard:
             progress.next_index = entries[-1][1] + 1
             progress.unacknowledged.append((entries[-1][1], size))
             progress.unacknowledged_bytes += size
-        self._put_append(peer, out)
+        # Its own entries need not be durable yet, but its term must be: a single voter leads before its vote for itself
+        # is synced, and would after a crash lead the same term again with other entries at the same indexes.
+        self._outbox.append(peer, out, self.core.term_position)
 
     def _named(self, peer: str, entries: Sequence[Entry]) -> list[tuple[bytes | int, int, int]]:
         """Those whose bytes the follower holds are only named. One that it is about to hold is not sent again: it and
@@ -180,20 +174,6 @@ class Guard:
                 break
             named.append((command if name is None else name, index, term))
         return named
-
-    def _put_append(self, peer: str, message: AppendEntries) -> None:
-        """An empty message that a fuller one of the same step follows is not worth a packet."""
-        position = self._append_in_outbox.get(peer)
-        if position is not None:
-            earlier = self.outbox[position].message
-            assert isinstance(earlier, AppendEntries)
-            if not earlier.entries and earlier.previous_index == message.previous_index:
-                self.outbox[position].message = message
-                return
-        self._append_in_outbox[peer] = len(self.outbox)
-        # Its own entries need not be durable yet, but its term must be: a single voter leads before its vote for itself
-        # is synced, and would after a crash lead the same term again with other entries at the same indexes.
-        self.outbox.append(Outgoing(peer, message, self.core.term_position))
 
     def _brake(self, peer: str, first_unsent: int) -> None:
         self.core.disconnected(peer)
@@ -211,11 +191,6 @@ class Guard:
             self.core.set_next_index(peer, first_unsent)
         self._braked.clear()
 
-    def take_outbox(self) -> list[Outgoing]:
-        outbox, self.outbox = self.outbox, []
-        self._append_in_outbox.clear()
-        return outbox
-
     def _outgoing_reply(self, peer: str, message: AppendReply) -> None:
         if self._answering is None or self._answering[0] != peer:
             raise InvariantViolation("PySyncObj replied to a message that it was not given")
@@ -231,12 +206,12 @@ class Guard:
         )
         self._emit_gated(peer, reply)
 
-    def alive(self) -> Outgoing | None:
+    def alive(self) -> tuple[str, Message] | None:
         """A sign of life to the leader that claims nothing, for while the disk is slow: no entry, no term, no vote."""
         if self._last_answered is None:
             return None
         peer, term, sequence = self._last_answered
-        return Outgoing(peer, AppendReply(answers=(term, sequence), next_index=0, success=False, reset=False), 0)
+        return peer, AppendReply(answers=(term, sequence), next_index=0, success=False, reset=False)
 
     # In: append messages -----------------------------------------------------------------------------------------
 
@@ -451,11 +426,6 @@ class Guard:
 
     def link_down(self, peer: str) -> None:
         self._braked.pop(peer, None)
-        # What was answered in this very step was asked on that link, and would go out on the next one.
-        self.outbox = [each for each in self.outbox if each.peer != peer]
-        self._append_in_outbox = {
-            each.peer: position for position, each in enumerate(self.outbox) if isinstance(each.message, AppendEntries)
-        }
         if self._last_answered is not None and self._last_answered[0] == peer:
             self._last_answered = None
 

@@ -17,7 +17,8 @@ from warren_raft.errors import Corrupted, InvariantViolation, WarrenError
 from warren_raft.log_lines import log_event
 from warren_raft.raft import entries
 from warren_raft.raft.blocked import clear_blocked, raise_blocked
-from warren_raft.raft.catchup import Catchup, Job, Snapshots, Then
+from warren_raft.raft.catchup import Catchup, Snapshots
+from warren_raft.raft.effects import Job, Then
 from warren_raft.raft.log import Batch, Log
 from warren_raft.raft.membership import Change, apply_change
 from warren_raft.raft.state_machine import StateMachine, apply_membership, membership_of

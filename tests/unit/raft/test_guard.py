@@ -18,7 +18,8 @@ from tests.engine_harness import Cluster, Message, Node
 from tests.hostile import append_to
 from warren_raft.raft import guard
 from warren_raft.raft.core import _typed
-from warren_raft.raft.events import CloseLink, Received
+from warren_raft.raft.effects import CloseLink
+from warren_raft.raft.events import Received
 from warren_raft.raft.messages import PeerFault, decode
 
 NO_OP = b"\x01"

@@ -15,7 +15,8 @@ from tests.engine_harness import STEP_SECONDS, Cluster, Message, Node
 from tests.list_machine import Outcome
 from warren_raft.errors import Unavailable
 from warren_raft.raft import large as large_module
-from warren_raft.raft.events import Cancel, CloseLink, Received, Submitted
+from warren_raft.raft.effects import Cancel, CloseLink
+from warren_raft.raft.events import Received, Submitted
 from warren_raft.raft.large import HELD_BYTES_MAX, UNDER_WAY
 from warren_raft.raft.messages import SubmitLarge
 from warren_raft.raft.submit import REFUSED_WAIT_SECONDS, Proposal, Route, Submitter

@@ -19,8 +19,9 @@ from tests.hostile import Hostile
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft import core, guard
 from warren_raft.raft.changes import DONE, PENDING, REFUSED, WAIT
+from warren_raft.raft.effects import CloseLink
 from warren_raft.raft.entries import CHANGE
-from warren_raft.raft.events import CloseLink, LinkUp, NotReached, Received
+from warren_raft.raft.events import LinkUp, NotReached, Received
 from warren_raft.raft.guests import ASKED_SECONDS
 from warren_raft.raft.membership import (
     ADD,

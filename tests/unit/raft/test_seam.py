@@ -385,12 +385,12 @@ def test_answers_that_wait_for_room_do_not_pile_up() -> None:
     full.disk_error = OSError(28, "No space left on device")
     cluster.write(leader.id, "w")
     cluster.run(2)
-    waiting = len(full.engine._gated)
+    waiting = len(full.engine._outbox._gated)
     cluster.run(20)
-    assert len(full.engine._gated) == waiting
+    assert len(full.engine._outbox._gated) == waiting
     full.disk_error = None
     cluster.check_writes()
-    assert not full.engine._gated
+    assert not full.engine._outbox._gated
 
 
 def test_a_leader_without_room_for_its_log_hands_leadership_to_one_that_has() -> None:
