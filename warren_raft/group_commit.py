@@ -102,9 +102,7 @@ class GroupCommit:
             raise Closed
         self._queue.append(request)
         self._thread.post(self._commit_group)
-        if self._is_closed() and self._leave(
-            request
-        ):  # since: `close` may have looked into the queue for the last time
+        if self._is_closed() and self._leave(request):  # closed since then: `close` may not check the queue again
             raise Closed
 
     def _is_closed(self) -> bool:
