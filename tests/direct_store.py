@@ -1,6 +1,6 @@
 """A store without a log: a command is carried out on the database at once, without sync, sessions or history.
 
-For tests of the store's own part: reads, checks of writes, the cache. What commands mean is tested with fsm/.
+For tests of the store's own part: reads, checks of writes, the cache. The effects of commands are tested with fsm/.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class DirectStore(Store):
         self.commands: list[tuple[Operation, ...]] = []
 
     def attach(self, database: Database) -> None:
-        """What a store does when its generation changes."""
+        """Change the generation, as a store does."""
         self._database = database
 
     def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:

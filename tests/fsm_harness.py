@@ -1,4 +1,4 @@
-"""What tests of the state machine share: entries built from operations, and a look at all that a database holds."""
+"""Helpers for tests of the state machine: entries built from operations, and the whole contents of a database."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def one(machine: StateMachine, *operations: Operation) -> Result:
 
 
 def contents(database: Database) -> Contents:
-    """Every record of every sub-database, by name: what has to be the same on every manager."""
+    """Every record of every sub-database, by name. It must be the same on every manager."""
     with database.read() as transaction:
         found = {kind.bucket: dict(transaction.items(kind)) for kind in KINDS}
         found |= {space: dict(transaction.scan(space)) for space in SPACES}
@@ -52,7 +52,7 @@ def contents(database: Database) -> Contents:
 
 
 def some_entities() -> list[Entity | bytes]:
-    """One of most kinds, and two of what is looked up by more than the id."""
+    """One entity of most kinds, and two of the kinds that are looked up by more than the id."""
     return [
         Node(id="n-1", hostname="alpha"),
         Service(id="s-1", name="web", image="nginx:1.25", replicas=3),

@@ -1,4 +1,4 @@
-"""What tests of snapshots share: a small state with a bit of everything, and files changed behind a snapshot's back."""
+"""Helpers for tests of snapshots: a small state with a bit of everything, and files that change behind a snapshot."""
 
 from __future__ import annotations
 

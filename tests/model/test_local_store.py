@@ -1,7 +1,7 @@
-"""Promise: a store means what API.md 1.1 says, for every operation and in every order of them.
+"""Promise: every operation of a store has the meaning in its docstring (reading.py, writing.py), in every order.
 
 Hypothesis drives a LocalStore and a few dicts side by side: writes, batches, conditions, look-ups, restarts. After each
-step everything that can be read must be the same, the digest that of the records, the indexes those of a rebuild.
+step all reads must be the same, the digest must be that of the records, and the indexes those of a rebuild.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def writes(draw: st.DrawFn) -> Write:
 
 
 class Model:
-    """What API.md says, on dicts: (entity, revision) by kind and id."""
+    """The documented meaning of the operations, on dicts: (entity, revision) by kind and id."""
 
     def __init__(self) -> None:
         self.tables: dict[str, dict[str, tuple[Any, int]]] = {kind.name: {} for kind in KINDS}
@@ -94,7 +94,7 @@ class Model:
         return self.tables[write.kind.name].get(write.id, (None, 0))[1]
 
     def if_revision(self, write: Write) -> int | None:
-        """What the drawn condition is, as things stand now."""
+        """The value of the drawn condition for the present state."""
         actual = self.revision_of(write)
         return {"none": None, "right": actual, "absent": 0, "wrong": actual + 1}[write.condition]
 
@@ -172,7 +172,7 @@ class LocalStoreModel(RuleBasedStateMachine):
         self.expect(steps, send_batch)
 
     def expect(self, steps: list[tuple[Write, int | None]], call: Callable[[], int]) -> None:
-        """The store answers what the model answers."""
+        """The store gives the same answer as the model."""
         expected = self.model.carry_out(steps)
         if isinstance(expected, int):
             assert call() == expected
@@ -187,7 +187,7 @@ class LocalStoreModel(RuleBasedStateMachine):
         self.store.close()
         self.store = LocalStore(self.path)
 
-    # ---- what can be read
+    # ---- all reads
 
     @invariant()
     def every_entity_is_there_with_its_revision(self) -> None:
@@ -240,7 +240,7 @@ class LocalStoreModel(RuleBasedStateMachine):
             found = get(key)
             assert (found, found.revision) == expected
 
-    # ---- what lies below
+    # ---- below the reads
 
     @invariant()
     def digest_and_indexes_are_those_of_the_records(self) -> None:
