@@ -38,6 +38,9 @@ TRIES = 20
 RECEIVE_BYTES = 256 * 1024
 PROBE_SECONDS = 0.005
 NORMAL_LANE = 1
+ENTRY_BYTES = 200
+"""Of the objects of an entry of the log, beside its bytes."""
+FIGURE_BYTES = 112
 HEARD_MAX = 1000
 """The newest messages of a manager that nobody asked for are kept."""
 HASH_BOMB = (Path(__file__).parents[1] / "tests/fuzz/corpus/cbor/hash-bomb").read_bytes()[1:]
@@ -298,6 +301,11 @@ class Manager(tls.Manager):
     def longest_stall(self, begin: float, end: float) -> float:
         stalls = [seconds for moment, seconds in [*self.stalls] if begin < moment < end]
         return round((max(stalls) if stalls else end - begin) * 1e3, 1)
+
+    def own_bytes(self) -> int:
+        """Of memory that the writes of the callers take, whoever attacks: their entries in the log, and our figures."""
+        log_bytes = sum(len(entry[0]) + ENTRY_BYTES for entry in tuple(self.store._driver._engine._log.entries))
+        return log_bytes + FIGURE_BYTES * (len(self.times) + len(self.stalls))
 
     def member_ids(self) -> list[str]:
         return [member.id for member in self.store.members()]
