@@ -21,9 +21,10 @@ from warren_raft.log_lines import log_event
 from warren_raft.own_certificate import OwnCertificate
 from warren_raft.paths import moved
 from warren_raft.raft.engine import Engine, Settings
-from warren_raft.raft.files import Files, HeldDirectory
+from warren_raft.raft.files import Files, HeldDirectory, OsFiles
 from warren_raft.raft.identity import Identity
 from warren_raft.raft.log import Log
+from warren_raft.raft.log_opening import require_owner
 from warren_raft.remembered import Memory
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.keeper import Keeper, Verify, verified_in_child
@@ -88,6 +89,7 @@ class OpenedDirectory:
             staging.finish(config.directory)
             _discard_part(config)
             if certificate is not None:
+                require_owner(files or OsFiles(), log_directory, config.node_id)  # before its certificate is replaced
                 certificate.prepare()
             self._anchors = held.enter_context(closing(Anchors()))
             self.state = StateDirectory(config.directory, boot_id=boot_id, anchors=self._anchors)

@@ -346,13 +346,16 @@ def test_another_nodes_directory_is_exit_code_4(tmp_path: Path, start_manager: S
     address = free_addresses(1)[0]
     first = start_manager(tmp_path / "m1", "m1", {"m1": address})
     first.wait_ready()
+    digest = warren("status", "--data-dir", first.data_dir, "-o", "json").json["digest"]
     assert first.stop() == 0
     before = warren("describe", first.data_dir, "-o", "json").json
     ran = serve(*arguments_of("m2", address, first.data_dir))
     assert ran.returncode == 4
     assert "m1" in refused(ran)
     assert warren("describe", first.data_dir, "-o", "json").json == before
-    start_manager(tmp_path / "m1", "m1", {"m1": address}).wait_ready()
+    again = start_manager(tmp_path / "m1", "m1", {"m1": address})
+    again.wait_ready()
+    assert warren("status", "--data-dir", again.data_dir, "-o", "json").json["digest"] == digest
 
 
 def test_a_write_without_a_quorum_is_exit_code_6_at_its_deadline(

@@ -17,12 +17,14 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.harness import free_ports
 from warren_raft import local_certificates, tls_files
 from warren_raft.alarms import Alarms
 from warren_raft.certificates import Authority
 from warren_raft.config import Config
 from warren_raft.credentials import Credentials
 from warren_raft.errors import RefusedForSafety
+from warren_raft.manager import ReplicatedStore
 from warren_raft.own_certificate import OwnCertificate
 
 LOCAL = {"m1": "127.0.0.1:7946", "m2": "[::1]:7947"}
@@ -349,3 +351,28 @@ def test_it_is_in_the_status(ca: Authority, tmp_path: Path) -> None:
     assert (shown.serial, shown.trust_domain) == (credentials.serial, "prod")
     assert shown.not_before < shown.not_after
     assert Manager(tmp_path / "m2", LOCAL, insecure_plaintext=True).certificate.status() is None
+
+
+# A start that is refused
+
+
+@pytest.mark.parametrize("with_ca", [False, True])
+def test_a_start_with_the_id_of_another_manager_leaves_the_certificate_alone(tmp_path: Path, with_ca: bool) -> None:
+    """`m2` was started on the directory of `m1`. It was refused, but `m1` had the key and certificate of `m2` then."""
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    settings: dict[str, Any] = {"data_dir": tmp_path / "m1", "listen": address}
+    if with_ca:
+        ca = Authority.create(tmp_path / "own-ca", trust_domain="prod")
+        for join in ca.issue({"m1": address, "m2": "10.0.0.2:7946"}):
+            join.write(tmp_path / f"{join.node_id}.join")
+
+    def start(node_id: str) -> None:
+        join = {"join": tmp_path / f"{node_id}.join"} if with_ca else {}
+        with ReplicatedStore(Config(node_id=node_id, members={node_id: address}, **settings, **join)):
+            pass
+
+    start("m1")
+    before = tls_files.contents(tmp_path / "m1")
+    with pytest.raises(RefusedForSafety, match="is the log of 'm1', not of 'm2'"):
+        start("m2")
+    assert tls_files.contents(tmp_path / "m1") == before

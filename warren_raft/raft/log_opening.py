@@ -166,11 +166,7 @@ class Opening:
         """Open the segments that the newest one needs, in order."""
         newest = self._find(numbers[-1])
         found.append(newest)
-        if newest.header.node_id != self._node_id:
-            raise RefusedForSafety(
-                f"{self._directory} is the log of {newest.header.node_id!r}, not of {self._node_id!r}: "
-                "give each manager a directory of its own"
-            )
+        _check_owner(self._directory, newest.header, self._node_id)
         for number in range(numbers[-1] - 1, newest.header.oldest_segment - 1, -1):
             if number not in numbers:
                 raise _corrupted(segment_path(self._directory, number), "this segment is missing")
@@ -282,6 +278,19 @@ def owner_of(files: Files, directory: str) -> str | None:
     """The node id that the log in `directory` was made for; None where there is no log. Raises as an opening does."""
     header = newest_header(files, directory)
     return None if header is None else header.node_id
+
+
+def require_owner(files: Files, directory: str, node_id: str) -> None:
+    """Raises RefusedForSafety if the log in `directory` is another manager's. Otherwise raises as an opening does."""
+    header = newest_header(files, directory)
+    if header is not None:
+        _check_owner(directory, header, node_id)
+
+
+def _check_owner(directory: str, header: SegmentHeader, node_id: str) -> None:
+    if header.node_id != node_id:
+        text = f"{directory} is the log of {header.node_id!r}, not of {node_id!r}"
+        raise RefusedForSafety(f"{text}: give each manager a directory of its own")
 
 
 def newest_header(files: Files, directory: str) -> SegmentHeader | None:
