@@ -609,7 +609,7 @@ class Engine:
             self._campaign()
         if core.is_leader or looks:  # to a follower a tick does nothing that cannot wait
             core.tick()
-            self._guard.after_tick()
+        self._guard.after_tick()  # also for a follower: it may have led when its disk was given what is on it now
         self._follow_leadership()
         if looks:
             self._changes.tick()

@@ -472,3 +472,23 @@ def test_an_input_output_error_of_the_log_stops_the_manager() -> None:
     assert str(cluster.stopped[broken]) == "the log cannot be written: [Errno 5] Input/output error"
     cluster.start(broken)
     cluster.check_writes()
+
+
+def test_what_is_applied_is_committed_in_the_log_though_leadership_was_lost_before_its_sync() -> None:
+    """A leader that is the only voter counts an entry as committed before its disk has it. If it does not lead any more
+    when the disk returns, it applies the entry all the same; what is applied, the log must know to be committed."""
+    cluster = Cluster(["m1"])
+    leader = cluster.wait_ready()
+    cluster.run(1.0)
+    leader.disk_seconds = None
+    before = leader.log.last_index
+    cluster.submit(leader.id, "one")
+    cluster.run_until(lambda: leader.engine._core.commit_index > before)
+    assert leader.machine.applied_index == before
+    leader.engine._core.step_down()
+    for _ in range(3):
+        cluster.step(leader.id)
+    cluster.complete_sync(leader.id)
+    cluster.step(leader.id)
+    assert not leader.engine.is_leader
+    assert leader.log.commit_index >= leader.machine.applied_index == before + 1
