@@ -513,8 +513,8 @@ class ReplicatedStore(Store):
 
         try:
             self._ask_until(is_so, question, deadline)
-            # A leader that was replaced and does not know it yet calls done what the newest list may lack. Whoever is
-            # asked after a barrier has every change that was done before it.
+            # A leader that was replaced and does not know it yet may report a change as done that the newest list
+            # lacks. A leader that is asked after a barrier has every change that was done before the barrier.
             self._pass_barrier(deadline)
             self._ask_until(is_so, question, deadline)
         except Closed:
@@ -677,7 +677,7 @@ class ReplicatedStore(Store):
         if problem is not None:
             self.failure = problem
             self._driver.end_writes(f"this manager stopped: {problem}")
-            self._driver.request_stop()  # should it go on some day: its links would make peers take it for alive
+            self._driver.request_stop()  # if it goes on some day, its links would make peers take it for alive
             watchdog.say(self._alarms.stopped, str(problem))
         if watchdog.is_stuck != was_stuck or problem is not None:
             self._changed.ring()

@@ -38,7 +38,7 @@ def hash_of(start: bytes, record: bytes) -> int:
 
 
 def difference(frame: bytes, key: bytes, before: bytes | None, after: bytes | None) -> int:
-    """What the sum grows by when the record of `key` is replaced. None: there was no record, or there is none now."""
+    """The change of the sum when the record of `key` is replaced. None: no record before, or none after."""
     start = frame + len(key).to_bytes(2, "big") + key
     total = 0
     if after is not None:

@@ -235,8 +235,8 @@ def _refuse_header(data: bytes) -> NoReturn:
 def decode_operations(data: bytes, offset: int = 0) -> tuple[Operation, ...]:
     """The operations in `data` from `offset` to the end, as `encode_operations` wrote them. Raises MalformedCommand.
 
-    Every part is checked: what each verb must have, and what it must not have. In one function, because each command
-    passes through it on each manager.
+    Every part that a verb requires or forbids is checked. This is one function, because each command passes through it
+    on each manager.
     """
     operations: list[Operation] = []
     try:

@@ -347,7 +347,7 @@ class Batch:
             result = self._result(operations)
         except InvalidEntity:  # the caller's own fault
             raise
-        except (WarrenError, OSError) as error:  # a disk that does not even say how much is free
+        except (WarrenError, OSError) as error:  # the disk does not even report its free space
             self._future = _ended(error)
         else:
             self._future = result if isinstance(result, Future) else _ended(result)
