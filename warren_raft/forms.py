@@ -179,7 +179,7 @@ def fields_of(cls: Any) -> tuple[EntityField, ...]:
 
 
 # ---- Values that do not have their stored form are converted or refused.
-# #
+#
 # Ordinary writes do not come here: store/encoding.py encodes plain values itself, and calls this module for the rest.
 
 

@@ -68,7 +68,8 @@ class LocalStore(Store):
     Raises, at construction:
         InUse: this or another process has the directory open.
         RefusedForSafety: a manager's directory; another user's files; files that every user of the host may read or
-        write; a network file system; a newer format. Corrupted: the files are damaged.
+            write; a network file system; a newer format.
+        Corrupted: the files are damaged.
     """
 
     _open_stores: ClassVar[weakref.WeakSet[LocalStore]] = weakref.WeakSet()
@@ -340,12 +341,14 @@ class ReadOnlyStore(Reader):
     change.
 
     Raises, at construction or at a later read:
-        RefusedForSafety: there is no state yet; the files belong to another user (the message has the command to type);
-        a network file system. Corrupted: the files are damaged, or the machine went down before they were synced
-        (StateUntrusted): the manager rebuilds them when it starts. InUse: a store of this process has the directory
-        open; 256 read transactions are open in other processes; the manager's lock file beside the database was removed
-        (the message says what to do); a signal handler interrupted the opening of a database in its own thread (try
-        again). Closed: after `close`, and in a forked child, which may open a store of its own.
+        RefusedForSafety: there is no state yet; the files belong to another user (the message has the command to
+            type); a network file system.
+        Corrupted: the files are damaged, or the machine went down before they were synced (StateUntrusted):
+            the manager rebuilds them when it starts.
+        InUse: a store of this process has the directory open; 256 read transactions are open in other processes; the
+            manager's lock file beside the database was removed (the message has the remedy); a signal handler
+            interrupted the opening of a database in its own thread (try again).
+        Closed: after `close`, and in a forked child, which may open a store of its own.
     """
 
     def __init__(self, data_dir: str | os.PathLike[str]) -> None:

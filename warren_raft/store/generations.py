@@ -276,10 +276,11 @@ class StateDirectory:
     """DATA_DIR/state. Only the one process that holds the directory's lock changes anything in it.
 
     <n>.mdb            a generation of the database, with LMDB's <n>.mdb-lock beside it
-    <n>.mdb.unsynced   its marker: the file has commits that were never synced; see `require_trusted` <n>.mdb.sealed
-    the hash of the file when it was closed; see `seal` <n>.mdb.aside-WHY  a generation set aside for study; never
-    opened again current            the pointer: the number of the generation that is read starts             the number
-    of failed starts in a row that left no error
+    <n>.mdb.unsynced   its marker: the file has commits that were never synced; see `require_trusted`
+    <n>.mdb.sealed     the hash of the file when it was closed; see `seal`
+    <n>.mdb.aside-WHY  a generation set aside for study; never opened again
+    current            the pointer: the number of the generation that is read
+    starts             the number of failed starts in a row that left no error
     """
 
     def __init__(

@@ -130,8 +130,10 @@ class Writer(ABC):
 
     Raises:
         InvalidEntity: the entity or its id can never be stored, or `timeout` is not such a number. Nothing was sent.
-        RevisionConflict: `if_revision` did not hold. Nothing was changed. Unavailable: not known to be done at the
-        deadline; `.maybe_applied`. StorageFull: not enough space for creates and updates. Closed: the store is closed.
+        RevisionConflict: `if_revision` did not hold. Nothing was changed.
+        Unavailable: not known to be done at the deadline; `.maybe_applied`.
+        StorageFull: not enough space for creates and updates.
+        Closed: the store is closed.
     """
 
     __slots__ = ()
