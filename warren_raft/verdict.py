@@ -16,8 +16,9 @@ SHOWN: Final = 4
 """How many problems the line names; the others are counted."""
 LOG_NOT_WRITTEN: Final = ("log-no-space", "log-blocked")
 """Alarms of a voting member that acknowledges no entries, although it is connected."""
-NOT_COUNTED_ON: Final = (*LOG_NOT_WRITTEN, "member-behind")
-"""Alarms of a voting member that cannot replace another member in a majority, although it is connected."""
+NOT_COUNTED_ON: Final = (*LOG_NOT_WRITTEN, "state-no-space", "state-blocked", "member-behind")
+"""Alarms of a voting member that cannot replace another member, although it is connected: it does not acknowledge, or
+it cannot lead, because it has not applied all that is committed."""
 
 
 def verdict_of(status: Status) -> Verdict:

@@ -87,6 +87,14 @@ AWAY = {"connected": False, "alarms": None}
             status(member("m1"), member("m2", alarms=[alarm("log-blocked")]), member("m3")),
             "degraded: m1 leads term 4, 3 of 3 connected, tolerates 0 failures; log-blocked m2",
         ),
+        (  # they acknowledge, and neither could lead in the place of m1: who has not applied everything does not
+            status(member("m1"), *(member(id_, alarms=[alarm("state-no-space")]) for id_ in ("m2", "m3"))),
+            "degraded: m1 leads term 4, 3 of 3 connected, tolerates 0 failures; state-no-space m2; state-no-space m3",
+        ),
+        (
+            status(member("m1"), member("m2"), member("m3", alarms=[alarm("state-blocked")])),
+            "degraded: m1 leads term 4, 3 of 3 connected, tolerates 0 failures; state-blocked m3",
+        ),
         (
             status(member("m1"), *(member(id_, alarms=[alarm("log-no-space")]) for id_ in ("m2", "m3"))),
             "no quorum: m1 leads term 4, 3 of 3 connected; log-no-space m2; log-no-space m3",
