@@ -45,10 +45,11 @@ from warren_raft.own_thread import OwnThread
 from warren_raft.process_end import close_at_exit
 from warren_raft.raft.changes import Answer
 from warren_raft.raft.driver import Driver
-from warren_raft.raft.engine import Engine, Removed
+from warren_raft.raft.engine import Engine
 from warren_raft.raft.files import Files
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE
 from warren_raft.raft.messages import DONE, PENDING, REFUSED
+from warren_raft.raft.refusals import Removed
 from warren_raft.raft.reports import Report
 from warren_raft.raft.requests import NO_LEADER, ChangeWanted, TransferWanted
 from warren_raft.results import MemberStatus, Status

@@ -16,7 +16,7 @@ from functools import partial
 from random import Random
 from typing import Any, Final
 
-from warren_raft.alarms import Alarm, AlarmName, Alarms
+from warren_raft.alarms import Alarm, Alarms
 from warren_raft.errors import (
     Closed,
     InvariantViolation,
@@ -70,13 +70,6 @@ from warren_raft.raft.leadership import REMOVED as LEAVING
 from warren_raft.raft.log import Batch, Log
 from warren_raft.raft.membership import (
     FORM,
-    OTHER_CLUSTER,
-    OTHER_ORIGIN,
-    OTHER_TRUST_DOMAIN,
-    REMOVE,
-    REMOVED,
-    REMOVED_CERTIFICATE,
-    UNKNOWN_DIRECTORY,
     Change,
     Hello,
     Member,
@@ -120,7 +113,8 @@ from warren_raft.raft.messages import (
     decode,
 )
 from warren_raft.raft.outbox import Outbox
-from warren_raft.raft.refusal import WRONG_NODE, Refusal
+from warren_raft.raft.refusal import Refusal
+from warren_raft.raft.refusals import Refusals, removed
 from warren_raft.raft.reports import Heard, Report
 from warren_raft.raft.requests import ChangeWanted, Requests, TransferWanted
 from warren_raft.raft.roster import Roster
@@ -144,10 +138,6 @@ CHECK_QUORUM_TIMEOUTS: Final = 1.5
 """A leader that no majority has answered for so many election timeouts steps down."""
 RETRY_SECONDS: Final = 1.0
 """What a full disk refused (the log's batch, or applying) is tried again so often."""
-REFUSAL_SECONDS: Final = 15.0
-"""A peer that refuses is dialled again within seconds: a refusal that did not come again for so long is over."""
-FAULT_SECONDS: Final = 300.0
-"""A peer that sent an impossible message is under suspicion for so long."""
 HUNG_DISK_SECONDS: Final = 5.0
 """A leader whose disk has not returned for so long offers leadership to others. Shorter is a hiccup."""
 ODD_WAITS_TIMEOUTS: Final = 5
@@ -161,8 +151,6 @@ NO_ROOM: Final = "too many managers were low on space until the deadline"
 """Why a write that reached its deadline came to nothing, as far as its own manager can tell."""
 
 
-STRANGERS: Final = "strangers"
-"""The subject of alarms about managers that are no members."""
 WRITE_TYPES: Final = frozenset({AppendEntries, AppendReply, Submit})
 """Messages of which each write needs some. Everything else that a step looks at waits for no such message."""
 ALSO_WHILE_SWAPPING: Final = frozenset(
@@ -173,16 +161,6 @@ ALSO_WHILE_SWAPPING: Final = frozenset(
     }
 )
 """Messages that touch neither log nor state, and are taken also while the state is replaced."""
-
-
-NOTED_REFUSALS: Final = frozenset(
-    {OTHER_CLUSTER, OTHER_ORIGIN, OTHER_TRUST_DOMAIN, REMOVED_CERTIFICATE, UNKNOWN_DIRECTORY}
-)
-"""Why a member that is not let in needs an operator here."""
-
-
-class Removed(RefusedForSafety):
-    """This manager stopped because it is a member no longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +242,7 @@ class Engine:
             log, self._roster, self._elections, self._requests, timeout_seconds=settings.election_timeout_seconds
         )
         self._health = Health(settings.node_id, self._roster, send=self._outbox.send, alarms=alarms)
+        self._refusals = Refusals(settings.node_id, self._roster, log, self._outbox, alarms)
         self._watch = Watch(settings.node_id, self._roster, alarms)
         self._catchup = Catchup(
             log=log,
@@ -295,11 +274,8 @@ class Engine:
         self._retry_sync_at = LONG_AGO
         self._apply_again_at = LONG_AGO
         self._expire_at = LONG_AGO
-        self._foreign: set[str] = set()
         """Members that are of another cluster, by the word of the holder of their certificate, or of the manager at an
         address that was dialled; they have had no new link since."""
-        self._removed_by: set[str] = set()
-        """Members that refused this manager as removed, and have not let it in since."""
         self._leadership = Leadership(settings.node_id)
         self._led_term = 0
         self._led_at = now
@@ -381,7 +357,7 @@ class Engine:
     def _check_not_removed(self) -> None:
         """By incarnation: one that was added anew reads in the log how its predecessor of the same id was removed."""
         if self._roster.was_removed:
-            raise _removed(self._node_id)
+            raise removed(self._node_id)
 
     def _check_trust_domain(self) -> None:
         membership, own = self._roster.membership, self._roster.trust_domain
@@ -532,20 +508,8 @@ class Engine:
         """Why a peer is not let in; None: it is. `identity`: of its certificate; None: the link is plaintext."""
         refusal = self._roster.judge(hello, identity)
         if refusal is not None:
-            peer = str(hello.get("node_id"))
-            if identity is not None and not self._roster.is_revoked(identity):
-                self._note_foreign(identity.node_id, refusal)
-            self._roster.guests.refused(peer, refusal.text)
-            if refusal.code in NOTED_REFUSALS and peer in self._roster.members:
-                self._note_not_let_in(peer, refusal)
+            self._refusals.judged(str(hello.get("node_id")), refusal, identity, self._now)
         return refusal
-
-    def _note_not_let_in(self, peer: str, refusal: Refusal) -> None:
-        if refusal.code == UNKNOWN_DIRECTORY:
-            if self._roster.membership is None or self._roster.connected(peer):
-                return  # nobody knows the directories yet; or a stranger has the id of a member that works
-            self._roster.guests.met_another(peer, self._now)
-        self._note_refusal("member-not-let-in", peer, f"{peer} is not let in: {refusal.text}")
 
     # One step ----------------------------------------------------------------------------------------------------
 
@@ -583,7 +547,13 @@ class Engine:
                 if self._roster.link_down(peer, number):
                     self._link_down(peer)
             case Refused(peer, refusal, identity):
-                self._was_refused(peer, refusal, identity)
+                self._refusals.heard(
+                    peer,
+                    refusal,
+                    identity,
+                    applied_index=self._machine.applied_index,
+                    is_leaving=self._settling.is_leaving,
+                )
             case NotReached(peer, why):
                 self._roster.guests.not_reached(peer, why)
             case ChangeWanted() | TransferWanted():
@@ -613,7 +583,7 @@ class Engine:
         self._follow_leadership()
         if looks:
             self._changes.tick()
-            self._check_foreign()
+            self._refusals.check_foreign(is_ready=self.is_ready)
             if not self._roster.is_settled or self._settling.is_leaving:
                 self._settle()
             self._change_is_due = True
@@ -633,7 +603,7 @@ class Engine:
     def _look_around(self) -> None:
         """What no write waits for: once a tick, and when something has happened that is no part of a write."""
         self._dial()
-        self._follow_addresses()
+        self._refusals.follow_addresses()
         if not self._installation.is_swapping:
             self._compare_states()
         if self._watch.is_due(self._now):
@@ -763,15 +733,12 @@ class Engine:
         if self._roster.is_foreign(hello):  # it was let in, and this manager has come to know its cluster since
             self._outbox.add(CloseLink(number, f"{peer} belongs to another cluster"))
             return
-        self._removed_by.discard(peer)
-        self._foreign.discard(peer)
+        self._refusals.link_up(peer)
         self._outbox.link_up(peer, number)
         try:
             self._roster.link_up(peer, number, hello, identity, self._now)
         except ValueError as error:
-            self._drop(peer, f"{peer} says in its hello what cannot be, its link is dropped: {error}")
-        self.alarms.clear_alarm("refused-by-member", peer)
-        self.alarms.clear_alarm("member-not-let-in", peer)
+            self._refusals.drop(peer, f"{peer} says in its hello what cannot be, its link is dropped: {error}")
         self._connect(peer)
 
     def _connect(self, peer: str) -> None:
@@ -802,85 +769,10 @@ class Engine:
         self._elections.link_down(peer, self._now)
         self._admission.forget(peer)
 
-    def _was_refused(self, peer: str, refusal: Refusal, identity: Identity | None) -> None:
-        self._roster.guests.refused(peer, refusal.text)
-        if refusal.code != WRONG_NODE:  # it looked for another manager here, and its own log says so
-            self._note_refusal("refused-by-member", peer, f"{peer} refuses this manager: {refusal.text}")
-        if self._roster.is_revoked(identity):
-            return  # whoever has it now is no member
-        if refusal.code == REMOVED:
-            self._was_refused_as_removed(peer)
-        self._note_foreign(peer, refusal)
-
-    def _was_refused_as_removed(self, peer: str) -> None:
-        """A majority of the other voters says so, or a single one where our own log holds the removal."""
-        if peer in self._roster.voters:
-            self._removed_by.add(peer)
-            if self._settling.is_leaving or self._log_removes_us or self._say_enough(self._removed_by):
-                raise _removed(self._node_id)
-
-    @property
-    def _log_removes_us(self) -> bool:
-        """Whether an entry that is not applied yet removes this directory: it acknowledged that, and may not have
-        heard that it is committed."""
-        own = (REMOVE, self._node_id, self._log.incarnation)
-        first = max(self._machine.applied_index - self._log.base_index, 0) + 1
-        contents = (entries.decode(entry) for entry, _, _ in self._log.entries[first:] if entry[:2] == entries.CHANGE)
-        changes = (content for content in contents if isinstance(content, Change))
-        return any((change.verb, change.id, change.incarnation) == own for change in changes)
-
-    def _say_enough(self, sayers: set[str]) -> bool:
-        """Whether these are a majority of the other voters, and more than one: a single member's word stops nobody, in
-        a cluster of two neither."""
-        others = self._roster.voters - {self._node_id}
-        count = len(sayers & others)
-        return count > 1 and count * 2 > len(others)
-
-    def _note_refusal(self, name: AlarmName, peer: str, text: str) -> None:
-        self.alarms.raise_alarm(name, text, subject=self._subject(peer), ends_after_seconds=REFUSAL_SECONDS)
-
-    def _subject(self, peer: str) -> str:
-        """What an alarm about a peer is about. Strangers share one place, or they would take those of members: alarms
-        are bounded in number."""
-        roster = self._roster
-        return peer if peer in roster.members or peer in roster.guests.addresses else STRANGERS
-
     def _committed_entry(self) -> tuple[int, int] | None:
         """(index, term) of the newest entry that is known to be committed and is durable here."""
         index, base = self.commit_index, self._log.base_index
         return (index, self._log.entries[index - base][2]) if index >= base else None
-
-    def _note_foreign(self, peer: str, refusal: Refusal) -> None:
-        if refusal.code == OTHER_CLUSTER and peer in self._roster.members and self._roster.membership is not None:
-            self._foreign.add(peer)
-
-    def _check_foreign(self) -> None:
-        """A manager that was started on the directory of another cluster would wait for ever for one that is gone.
-
-        It stops where a majority of the other voters has turned out to be of another cluster; one that has been ready
-        since its start never does.
-        """
-        foreign = self._foreign & self._roster.voters - self._roster.links.keys()
-        if not self.is_ready and self._say_enough(foreign):
-            raise RefusedForSafety(
-                f"the data directory of {self._node_id} belongs to cluster {self._roster.cluster_id}, and "
-                f"{', '.join(sorted(foreign))} to another; start it among its own members, or on an empty directory"
-            )
-
-    def _follow_addresses(self) -> None:
-        """A member that has moved is found by what it says; the operator has to bring the list up to date."""
-        differing = self._roster.tell_addresses()
-        if differing is None:
-            return
-        self.alarms.clear_others("address-differs", differing.keys())
-        for id_, address in differing.items():
-            self.alarms.raise_alarm("address-differs", self._roster.address_alarm(id_, address), subject=id_)
-
-    def _drop(self, peer: str, reason: str) -> None:
-        link = self._roster.links.get(peer)
-        if link is not None:
-            self.alarms.raise_alarm("peer-fault", reason, subject=self._subject(peer), ends_after_seconds=FAULT_SECONDS)
-            self._outbox.close_link(peer, reason)
 
     # Messages ----------------------------------------------------------------------------------------------------
 
@@ -899,7 +791,7 @@ class Engine:
             else:
                 self._guard.stats["unknown message dropped"] += 1  # a later version's
         except PeerFault as fault:
-            self._drop(peer, f"{peer} sent what cannot be, its link is dropped: {fault}")
+            self._refusals.drop(peer, f"{peer} sent what cannot be, its link is dropped: {fault}")
 
     def _arriving(self, peer: str, number: int, term: int) -> None:
         """Parts of a large message count as signs of life, both ways: over a thin link its end may be far away."""
@@ -959,7 +851,7 @@ class Engine:
         if complaint is None:
             self.alarms.clear_alarm("initial-members-differ", peer)
         else:
-            self.alarms.raise_alarm("initial-members-differ", complaint, subject=self._subject(peer))
+            self.alarms.raise_alarm("initial-members-differ", complaint, subject=self._refusals.subject(peer))
 
     def _on_founding(self, peer: str, message: FoundingRecord) -> None:
         try:
@@ -1419,7 +1311,7 @@ class Engine:
         was_settled = self._roster.settled_index
         self._settling.tick()
         if self._settling.may_leave:
-            raise _removed(self._node_id)
+            raise removed(self._node_id)
         if self._roster.settled_index != was_settled:
             self._dismiss_removed()
 
@@ -1554,10 +1446,6 @@ class Engine:
         self._stopped = True
         self._installation.abandon()
         self._submitter.fail_all(lambda proposal: _closed(proposal, "the store is closed"))
-
-
-def _removed(node_id: str) -> Removed:
-    return Removed(f"{node_id} was removed from the cluster and stops; its data directory is of no more use")
 
 
 def _closed(proposal: Proposal, reason: str) -> Exception:

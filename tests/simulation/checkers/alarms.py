@@ -5,7 +5,7 @@ of hellos, disks that are full, and other alarms that faults rightly cause.
 from __future__ import annotations
 
 from tests.simulation.world import Failure, Process
-from warren_raft.raft.engine import STRANGERS
+from warren_raft.raft.refusals import STRANGERS
 
 
 class NoAccusations:

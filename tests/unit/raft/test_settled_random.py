@@ -14,8 +14,8 @@ import pytest
 
 from tests.engine_harness import Cluster
 from warren_raft.raft.changes import DONE, Answer
-from warren_raft.raft.engine import Removed
 from warren_raft.raft.membership import ADD, REMOVE
+from warren_raft.raft.refusals import Removed
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
 
 STORIES = 60

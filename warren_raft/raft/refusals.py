@@ -1,0 +1,162 @@
+"""The refusals and faults of peers: which are alarms, and which stop this manager.
+
+Lives here: refusals of this manager and by this manager, messages that no manager sends, and members at other addresses
+than the list has. Not here: whether a peer is let in (roster.py, membership.py). Invariant: the word of a single member
+stops no manager.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from warren_raft.alarms import AlarmName, Alarms
+from warren_raft.errors import RefusedForSafety
+from warren_raft.raft import entries
+from warren_raft.raft.identity import Identity
+from warren_raft.raft.log import Log
+from warren_raft.raft.membership import (
+    OTHER_CLUSTER,
+    OTHER_ORIGIN,
+    OTHER_TRUST_DOMAIN,
+    REMOVE,
+    REMOVED,
+    REMOVED_CERTIFICATE,
+    UNKNOWN_DIRECTORY,
+    Change,
+)
+from warren_raft.raft.outbox import Outbox
+from warren_raft.raft.refusal import WRONG_NODE, Refusal
+from warren_raft.raft.roster import Roster
+
+REFUSAL_SECONDS: Final = 15.0
+"""A peer that refuses is dialled again within seconds: a refusal that was not repeated for this long is over."""
+FAULT_SECONDS: Final = 300.0
+"""A peer that sent an impossible message is under suspicion for this long."""
+STRANGERS: Final = "strangers"
+"""The subject of alarms about managers that are no members."""
+NOTED_REFUSALS: Final = frozenset(
+    {OTHER_CLUSTER, OTHER_ORIGIN, OTHER_TRUST_DOMAIN, REMOVED_CERTIFICATE, UNKNOWN_DIRECTORY}
+)
+"""Reasons for which a member is not let in that need an operator here."""
+
+
+class Removed(RefusedForSafety):
+    """This manager stopped because it is no longer a member."""
+
+
+def removed(node_id: str) -> Removed:
+    return Removed(f"{node_id} was removed from the cluster and stops; its data directory is of no more use")
+
+
+class Refusals:
+    """Raft thread or simulator only."""
+
+    def __init__(self, node_id: str, roster: Roster, log: Log, outbox: Outbox, alarms: Alarms) -> None:
+        self._node_id = node_id
+        self._roster = roster
+        self._log = log
+        self._outbox = outbox
+        self._alarms = alarms
+        self._foreign: set[str] = set()
+        """Members that turned out to be of another cluster, and have had no link since."""
+        self._removed_by: set[str] = set()
+        """Members that refused this manager as removed, and have not let it in since."""
+
+    def link_up(self, peer: str) -> None:
+        self._removed_by.discard(peer)
+        self._foreign.discard(peer)
+        self._alarms.clear_alarm("refused-by-member", peer)
+        self._alarms.clear_alarm("member-not-let-in", peer)
+
+    # Refusals ------------------------------------------------------------------------------------------------------
+
+    def judged(self, peer: str, refusal: Refusal, identity: Identity | None, now: float) -> None:
+        """This manager does not let a peer in, which says that it is `peer`."""
+        if identity is not None and not self._roster.is_revoked(identity):
+            self._note_foreign(identity.node_id, refusal)
+        self._roster.guests.refused(peer, refusal.text)
+        if refusal.code not in NOTED_REFUSALS or peer not in self._roster.members:
+            return
+        if refusal.code == UNKNOWN_DIRECTORY:
+            if self._roster.membership is None or self._roster.connected(peer):
+                return  # nobody knows the directories yet; or a stranger has the id of a member that works
+            self._roster.guests.met_another(peer, now)
+        self._note("member-not-let-in", peer, f"{peer} is not let in: {refusal.text}")
+
+    def heard(
+        self, peer: str, refusal: Refusal, identity: Identity | None, *, applied_index: int, is_leaving: bool
+    ) -> None:
+        """A peer refuses this manager. Raises Removed where that, and what others said before, proves a removal.
+
+        `is_leaving`: this manager has applied its own removal.
+        """
+        self._roster.guests.refused(peer, refusal.text)
+        if refusal.code != WRONG_NODE:  # it looked for another manager here, and its own log says so
+            self._note("refused-by-member", peer, f"{peer} refuses this manager: {refusal.text}")
+        if self._roster.is_revoked(identity):
+            return  # the certificate was stolen, or is that of a removed member: its holder's word counts for nothing
+        if refusal.code == REMOVED and peer in self._roster.voters:
+            self._removed_by.add(peer)
+            if is_leaving or self._log_removes_us(applied_index) or self._are_enough(self._removed_by):
+                raise removed(self._node_id)
+        self._note_foreign(peer, refusal)
+
+    def _log_removes_us(self, applied_index: int) -> bool:
+        """Whether an entry that is not applied yet removes this directory: this manager acknowledged that entry, and
+        may not have heard that it is committed."""
+        own = (REMOVE, self._node_id, self._log.incarnation)
+        first = max(applied_index - self._log.base_index, 0) + 1
+        contents = (entries.decode(entry) for entry, _, _ in self._log.entries[first:] if entry[:2] == entries.CHANGE)
+        changes = (content for content in contents if isinstance(content, Change))
+        return any((change.verb, change.id, change.incarnation) == own for change in changes)
+
+    def _are_enough(self, members: set[str]) -> bool:
+        """Whether these are a majority of the other voters, and more than one: a single member's word stops no manager,
+        also in a cluster of two."""
+        others = self._roster.voters - {self._node_id}
+        count = len(members & others)
+        return count > 1 and count * 2 > len(others)
+
+    def _note(self, name: AlarmName, peer: str, text: str) -> None:
+        self._alarms.raise_alarm(name, text, subject=self.subject(peer), ends_after_seconds=REFUSAL_SECONDS)
+
+    def _note_foreign(self, peer: str, refusal: Refusal) -> None:
+        if refusal.code == OTHER_CLUSTER and peer in self._roster.members and self._roster.membership is not None:
+            self._foreign.add(peer)
+
+    def check_foreign(self, *, is_ready: bool) -> None:
+        """A manager that was started on the directory of another cluster would wait for ever for that cluster.
+
+        Raises RefusedForSafety when a majority of the other voters has turned out to be of another cluster. A manager
+        that has been ready since its start goes on.
+        """
+        foreign = self._foreign & self._roster.voters - self._roster.links.keys()
+        if not is_ready and self._are_enough(foreign):
+            raise RefusedForSafety(
+                f"the data directory of {self._node_id} belongs to cluster {self._roster.cluster_id}, and "
+                f"{', '.join(sorted(foreign))} to another; start it among its own members, or on an empty directory"
+            )
+
+    # Faults and addresses --------------------------------------------------------------------------------------------
+
+    def drop(self, peer: str, reason: str) -> None:
+        """A peer sent a message that no manager sends: its link is closed, with an alarm."""
+        if peer in self._roster.links:
+            subject = self.subject(peer)
+            self._alarms.raise_alarm("peer-fault", reason, subject=subject, ends_after_seconds=FAULT_SECONDS)
+            self._outbox.close_link(peer, reason)
+
+    def subject(self, peer: str) -> str:
+        """The subject of an alarm about a peer. Alarms are bounded in number: strangers share one place, so that they
+        cannot take the places of members."""
+        roster = self._roster
+        return peer if peer in roster.members or peer in roster.guests.addresses else STRANGERS
+
+    def follow_addresses(self) -> None:
+        """A member that moved is found at the address that it says. The operator has to bring the list up to date."""
+        differing = self._roster.tell_addresses()
+        if differing is None:
+            return
+        self._alarms.clear_others("address-differs", differing.keys())
+        for id_, address in differing.items():
+            self._alarms.raise_alarm("address-differs", self._roster.address_alarm(id_, address), subject=id_)
