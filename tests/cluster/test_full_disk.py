@@ -117,7 +117,7 @@ def test_a_disk_that_is_full_to_the_last_byte_loses_nothing(on_small_disks: Make
         return False
 
     cluster.wait(refused, "the disk to be full to the last byte")
-    assert "no space for the" in alarms(cluster, "m1")
+    assert "no space left for the" in alarms(cluster, "m1")
     assert cluster.call("m1", "get", key="before")[0] == "x"
     disks["m1"].free()
     cluster.wait(lambda: not cluster.status("m1")["full"], "room")

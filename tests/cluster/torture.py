@@ -221,7 +221,7 @@ class Torture:
         self.cluster.wait_acknowledged(WRITES_BETWEEN, *self.others(victim))
         self.hold()
         self.cluster.call(victim, "make_room")
-        self.cluster.wait(lambda: not self.says(victim, "no space for the log"), "the alarm of a full disk to end")
+        self.cluster.wait(lambda: not self.says(victim, "no space left for the log"), "the alarm of a full disk to end")
 
     def forge_marker(self) -> None:
         victim = self.draw.choice(self.cluster.alive)

@@ -1,7 +1,8 @@
-"""The alarms of a log or a state that cannot be written for want of something; both go on by themselves.
+"""The alarms for a log or a state that cannot be written, because space, descriptors or memory are short.
 
-Lives here: their names and words. Not here: what is lacking (shortage.py), and trying again (engine.py,
-installation.py). Invariant: of one thing at most one such alarm is raised, and none once it was written.
+Lives here: the names and words of these alarms. Not here: the resource that is short (shortage.py), and the next
+attempt, which needs no operator (engine.py, installation.py). Invariant: a log or a state has at most one such alarm,
+and has no such alarm once it was written.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ _NAMES: Final[dict[Thing, tuple[AlarmName, AlarmName]]] = {
     "state": ("state-no-space", "state-blocked"),
 }
 _CONSEQUENCES: Final[dict[Thing, str]] = {
-    "log": "this manager acknowledges nothing until it can be",
-    "state": "this manager applies nothing until it can be",
+    "log": "this manager acknowledges no writes until the log can be written",
+    "state": "this manager applies no entries until the state can be written",
 }
 
 
 def raise_blocked(alarms: Alarms, thing: Thing, shortage: Shortage, error: Exception, *, place: str = "") -> None:
-    """`place`: the path that is written to, where the error does not name it."""
+    """Raise the alarm for `thing`. `place` is the path that is written to, if the error does not name it."""
     of_space, of_others = _NAMES[thing]
     name, other = (of_space, of_others) if shortage.is_space else (of_others, of_space)
     alarms.clear_alarm(other)
-    why = f"no space for the {thing}" if shortage.is_space else f"the {thing} cannot be written: {shortage.what}"
+    why = f"no space left for the {thing}" if shortage.is_space else f"the {thing} cannot be written: {shortage.what}"
     text = f"{why}; {_CONSEQUENCES[thing]} ({error})"
     if shortage.remedy not in text:
         text += f"; {shortage.remedy}"
@@ -36,6 +37,6 @@ def raise_blocked(alarms: Alarms, thing: Thing, shortage: Shortage, error: Excep
 
 
 def clear_blocked(alarms: Alarms, thing: Thing) -> None:
-    """It was written."""
+    """Clear the alarms of `thing`, because it was written."""
     for name in _NAMES[thing]:
         alarms.clear_alarm(name)

@@ -1,7 +1,7 @@
-"""How much one address, or one id, may ask of this manager in a time: token buckets by key.
+"""A limit on the rate of requests from one address or one id: token buckets by key.
 
-Here: the buckets. Not here: what they are spent on (handshakes.py, link_log.py). Invariant: the number of keys is
-bounded too, and time is passed in.
+Lives here: the buckets. Not here: the requests that cost tokens (handshakes.py, link_log.py). Invariant: the number of
+keys is bounded too, and time is passed in.
 """
 
 from __future__ import annotations
@@ -10,21 +10,26 @@ import ipaddress
 from typing import Final
 
 IPV6_PREFIX_BITS: Final = 64
-"""One host has that many bits of an IPv6 address to itself, and could have an address for each connection."""
+"""The bits of an IPv6 address that name a network. A host has all addresses of its network, and could use another one
+for each connection."""
 
 
 class Budgets:
-    """One bucket a key: `burst` at first, and `per_second` more each second. Not thread-safe."""
+    """One bucket for each key: it begins with `burst` tokens, its maximum, and gains `per_second` tokens each second.
+
+    Not thread-safe.
+    """
 
     def __init__(self, *, per_second: float, burst: float, keys_max: int = 1024) -> None:
         self._per_second = per_second
         self._burst = burst
         self._keys_max = keys_max
         self._levels: dict[str, tuple[float, float]] = {}
-        """Key -> tokens, and when there were so many. The least recently used first: that one is forgotten."""
+        """Key -> tokens, and the time when the key had so many. The least recently used key is the first, and is
+        forgotten first."""
 
     def take(self, key: str, now: float) -> bool:
-        """Spend one of the key's; False: there is none left."""
+        """Spend one token of the key. False if the key has no token left."""
         tokens, since = self._levels.pop(key, (self._burst, now))
         tokens = min(self._burst, tokens + (now - since) * self._per_second)
         is_enough = tokens >= 1.0
@@ -35,7 +40,7 @@ class Budgets:
 
 
 def source_of(host: str) -> str:
-    """The key of an address: the host, and with IPv6 its network."""
+    """The key of an address: the host for IPv4 and for names, the network for IPv6."""
     try:
         address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:

@@ -1,7 +1,7 @@
-"""What is inside a log entry: a batch of commands, or one membership change, or nothing (a leader's first entry).
+"""The content of a log entry: a batch of commands, one change of members, or nothing (a leader's first entry).
 
-Not here: what a command means (the state machine's matter). Invariant: an entry of a kind this version does not know
-stops the manager rather than being skipped, since the others may have understood it.
+Not here: the meaning of a command (the state machine's matter). Invariant: an entry of an unknown kind stops the
+manager. It is never skipped, because other managers may have applied it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from warren_raft.raft.membership import Change
 
 _COMMANDS: Final = REGULAR + b"\x01"
 CHANGE: Final = REGULAR + b"\x02"
-"""The first two bytes of an entry that is a membership change."""
+"""The first two bytes of an entry that holds a change of members."""
 
 _BYTES: Final = frozenset([bytes])
 
 COMMANDS_PER_ENTRY: Final = 1024
-"""Group commit takes at most so many commands into one entry: applying them stays within some tens of milliseconds."""
+"""The most commands that group commit puts into one entry. Applying so many takes some tens of milliseconds."""
 ENTRY_BYTES: Final = 1024 * 1024
-"""... and stops taking more at this size; a single larger command goes alone."""
+"""The most bytes that group commit puts into one entry. A larger command has an entry of its own."""
 _HEADS_BYTES: Final = 16 * COMMANDS_PER_ENTRY
-"""More than CBOR puts before the commands of an entry."""
+"""More bytes than CBOR adds to the commands of an entry."""
 
 
 def encode_commands(commands: Sequence[bytes]) -> bytes:
@@ -39,9 +39,9 @@ def encode_change(change: Change) -> bytes:
 
 
 def decode(entry: bytes) -> list[bytes] | Change:
-    """The commands of an entry (none for a leader's first entry), or its membership change.
+    """The commands of an entry (no command for a leader's first entry), or its change of members.
 
-    Raises InvariantViolation for a kind of entry that this version does not know, or one that does not decode.
+    Raises InvariantViolation if this version does not know the kind of the entry, or if the entry does not decode.
     """
     if entry == NO_OP:
         return []
@@ -55,15 +55,15 @@ def decode(entry: bytes) -> list[bytes] | Change:
         if kind == CHANGE:
             return Change.decode(entry[2:])
     except ValueError as error:
-        raise InvariantViolation(f"a log entry that does not decode: {error}") from None
+        raise InvariantViolation(f"a log entry does not decode: {error}") from None
     raise InvariantViolation(
-        f"a log entry of unknown kind {kind!r}: upgrade, if a newer release wrote it; if none did, docs/recovery.md "
-        "says how to go on without it"
+        f"a log entry has the unknown kind {kind!r}. If a newer release wrote it, upgrade this manager. If not, "
+        "docs/recovery.md says how to continue without the entry"
     )
 
 
 def problem_of(entry: bytes, of_command: Callable[[bytes], str]) -> str:
-    """Why the entry may not be put into a log; "": it may. `of_command` says the same of each command in it."""
+    """Why the entry may not be put into a log; "" if it may. `of_command` answers the same for one command."""
     try:
         content = decode(entry)
     except InvariantViolation as error:

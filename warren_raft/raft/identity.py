@@ -1,7 +1,7 @@
-"""Who a manager is by its certificate: the URI in it, and what a link keeps of it.
+"""The identity of a manager in its certificate: the URI, and the fields that a link keeps.
 
-Not here: keys, certificates and TLS contexts, and who belongs to the cluster (membership.py). Invariant: an Identity is
-made of a certificate that was verified, never of what a peer says.
+Not here: keys, certificates and TLS contexts; which managers belong to the cluster (membership.py). Invariant: an
+Identity is made from a certificate that was verified, never from a peer's claim.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _URI: Final = re.compile(r"warren://([A-Za-z0-9][A-Za-z0-9.-]{0,127})/manager/([
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What the verified certificate of a peer says. Where links are plaintext there is none."""
+    """The contents of the verified certificate of a peer. Plaintext links have no Identity."""
 
     trust_domain: str
     node_id: str
     serial: str
-    """Of the certificate, in hexadecimal: one CA gives no two certificates the same."""
+    """Serial number of the certificate, in hexadecimal. A CA gives each certificate another one."""
     not_after: float
-    """When the certificate ends, in seconds since 1970 (UTC)."""
+    """The end of the certificate's validity, in seconds since 1970 (UTC)."""
 
 
 def uri_of(trust_domain: str, node_id: str) -> str:
@@ -32,7 +32,7 @@ def uri_of(trust_domain: str, node_id: str) -> str:
 
 
 def parse_uri(uri: str) -> tuple[str, str]:
-    """Trust domain and node id of such a name. Raises ValueError for any other."""
+    """The trust domain and the node id in the name of a manager. Raises ValueError if `uri` is not such a name."""
     match = _URI.fullmatch(uri)
     if match is None or set(match[2]) == {"."}:
         raise ValueError(f"{uri[:200]!r} is not the name of a manager (warren://TRUST-DOMAIN/manager/ID)")

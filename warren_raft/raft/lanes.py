@@ -1,9 +1,9 @@
-"""Which messages may pass which others on a link: three lanes.
+"""Which messages may overtake which others on a link: three lanes.
 
-Lives here: the lanes. Not here: how they share a link (link_queue.py), and which message takes which (messages.py).
-Invariant: messages of one lane arrive in the order in which they were sent; the guard counts on it for append messages
-and for replies. A reply may pass the entries that its sender sent before, as the leader of an older term: terms tell
-such messages apart. A vote may, for the same reason. A message that cancels a large one takes the lane of that one.
+Lives here: the lanes. Not here: how lanes share a link (link_queue.py), and the lane of each message (messages.py).
+Invariant: messages of one lane arrive in the order in which they were sent. The guard relies on this for append
+messages and for replies. A reply or a vote may overtake entries that its sender sent earlier, as the leader of an older
+term: the terms tell such messages apart. A message that cancels a large message takes the lane of the large message.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Final
 
 
 class Lane(enum.IntEnum):
-    """The smaller lane goes first. The numbers are part of the format of a frame (wire.py)."""
+    """The lane with the smaller number goes first. The numbers are part of the format of a frame (wire.py)."""
 
     CONTROL = 0
-    """A few hundred bytes at most, a few times a second: elections, replies, signs of life. It never waits."""
+    """Elections, replies, signs of life: a few hundred bytes at most, a few times a second. This lane never waits."""
     NORMAL = 1
-    """The log's entries and everything else."""
+    """The entries of the log, and all messages that are in no other lane."""
     BULK = 2
-    """Megabytes that nobody else may wait for. Each of these messages makes sense in any order with all others."""
+    """Megabytes. No other lane may wait for them. Each message here makes sense in any order with all others."""
 
 
 LINK_LANES: Final[Mapping[str, Lane]] = dict.fromkeys(
     ("hello", "welcome", "refused", "ping", "got", "bye"), Lane.CONTROL
 )
-"""The links' own messages, by name. messages.py names the lane of each other one."""
+"""The links' own messages, by name. messages.py names the lanes of all other messages."""

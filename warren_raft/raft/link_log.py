@@ -1,7 +1,7 @@
-"""What the log says of links: a line where something changed, none for each retry, and a budget for each source.
+"""The log lines about links: one line for each change, no line for a retry, and a budget of lines for each source.
 
-Here: which lines are written. Not here: what happens to links (transport.py, handshakes.py). Invariant: a stranger who
-tries for ever writes a bounded number of lines a day, from however many addresses.
+Lives here: which lines are written. Not here: the links (transport.py, handshakes.py). Invariant: a stranger that
+connects again and again causes a bounded number of lines a day, from any number of addresses.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from warren_raft.log_lines import log_event
 from warren_raft.raft.budgets import Budgets, source_of
 
 REMEMBERED_LINES_MAX: Final = 256
-"""Lines remembered so as not to be repeated. Strangers can cause some."""
+"""The number of lines that are remembered so that they are not repeated. It is bounded because strangers can cause
+lines."""
 LINES_PER_SECOND: Final = 1 / 60
 LINES_BURST: Final = 20
-"""Of one source: then one a minute, 1,440 a day."""
+"""Lines of one source: 20 at once, then one a minute, which is 1,440 a day."""
 STRANGERS_LINES_PER_SECOND: Final = 1 / 5
 STRANGERS_LINES_BURST: Final = 200
-"""Of all sources that proved no identity: at most 17,280 a day, 5 MB."""
+"""Lines of all sources that proved no identity: 200 at once, then at most 17,280 a day (5 MB)."""
 _STRANGERS: Final = ""
 
 _log = logging.getLogger("warren_raft.transport")
 
 
 class LinkLog:
-    """Thread-safe."""
+    """Writes the log lines of one manager's links. Thread-safe."""
 
     def __init__(self, node_id: str, now: Callable[[], float] = time.monotonic) -> None:
         self._node_id = node_id
@@ -53,10 +54,12 @@ class LinkLog:
         is_stranger: bool = False,
         **keys: Any,
     ) -> None:
-        """Log a line about a peer or a place, once until `forget`: two refusals may alternate for ever.
+        """Log a line about a peer or an address. The same line is not written again until `forget`, also if other
+        lines came in between, because two refusals may alternate for ever.
 
-        `source`: the host whose budget it costs, of which another port makes no line new; None: it is our own doing.
-        `is_stranger`: it has not proved who it is.
+        `source` is the host that caused the line and pays for it from its budget; the same line from another port of
+        this host is not written again. None: this manager caused the line. `is_stranger`: the source has not proved an
+        identity.
         """
         with self._lock:
             where = address if source is None else source
@@ -82,12 +85,12 @@ class LinkLog:
         return not is_stranger or self._strangers.take(_STRANGERS, now)
 
     def forget(self, subject: str) -> None:
-        """Something changed: what was said about it is news again."""
+        """The subject has changed, so its lines may be written again."""
         with self._lock:
             for said in [said for said in self._said if said[0] == subject]:
                 del self._said[said]
 
     def has_said(self, subject: str) -> bool:
-        """Whether there is a line about it that will not be repeated."""
+        """Whether a line about the subject was written since the last `forget`."""
         with self._lock:
             return any(said[0] == subject for said in self._said)

@@ -1,7 +1,7 @@
-"""Why a peer is not let in: a code for its program and a sentence for its operator.
+"""The reason why a peer is refused: a code for the peer's program and a sentence for the peer's operator.
 
-Lives here: the value that links and members share. Not here: when a peer is refused (transport.py for its protocol and
-its certificate, membership.py and roster.py for its membership). Invariant: `text` is one line.
+Lives here: the value that links and members share. Not here: when a peer is refused (transport.py judges its protocol
+and its certificate, membership.py and roster.py its membership). Invariant: `text` is one line.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Final
 
 WRONG_NODE: Final = "wrong_node"
-"""The code of a manager that dialled one peer and found another: its address was out of date."""
+"""The code for a manager that dialled one peer and found another, because its address for the peer is out of date."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a peer is not let in."""
+    """The reason why a peer is refused."""
 
     code: str
     text: str

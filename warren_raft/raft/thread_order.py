@@ -1,7 +1,7 @@
-"""Writes of one thread keep their order, although large commands and others go different ways.
+"""Writes of one thread keep their order, although large and small commands take different ways to the log.
 
-Here: which write may set out, and which waits until those before it have ended. Not here: the ways (submit.py,
-large.py). Invariant: of one thread, either large ones or others are on their way, and they set out in order.
+Lives here: which write may start, and which waits for the thread's earlier writes to end. Not here: the two ways
+(submit.py, large.py). Invariant: either large or small writes of a thread are on their way, and they start in order.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Ordered(Protocol):
-    """What is looked at of a write."""
+    """The attributes of a write that decide its order."""
 
     thread: int
-    """The thread that made it; 0: it is in no order with any."""
+    """The thread that made the write. 0: the write has no order."""
     is_large: bool
     is_held: bool
-    """It has to wait; set here."""
+    """The write has to wait for earlier writes. Set by ThreadOrder."""
 
 
 W = TypeVar("W", bound=Ordered)
 
 
 class _Thread(Generic[W]):
-    """A thread that has writes on their way. Those behind them are held as soon as one is of the other kind."""
+    """A thread that has writes on their way. The first write of the other kind waits, and so do all writes after it."""
 
     __slots__ = ("held", "is_large", "under_way")
 
@@ -35,13 +35,16 @@ class _Thread(Generic[W]):
 
 
 class ThreadOrder(Generic[W]):
-    """Raft thread or simulator only."""
+    """Holds a write back while writes of the other kind by the same thread are on their way.
+
+    Not thread-safe: for the raft thread or the simulator.
+    """
 
     def __init__(self) -> None:
         self._threads: dict[int, _Thread[W]] = {}
 
     def admit(self, write: W) -> bool:
-        """Whether it may set out; else `ended` returns it when it may."""
+        """Whether the write may start now. If not, a later call of `ended` returns it."""
         if not write.thread:
             return True
         thread = self._threads.get(write.thread)
@@ -55,7 +58,7 @@ class ThreadOrder(Generic[W]):
         return True
 
     def ended(self, write: W) -> list[W]:
-        """It has ended; those that may set out now, in order."""
+        """Note the end of a write. Returns the writes that may start now, in order."""
         thread = self._threads.get(write.thread)
         if thread is None:
             return []

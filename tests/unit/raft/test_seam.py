@@ -365,7 +365,7 @@ def test_a_manager_without_room_for_its_log_acknowledges_nothing_and_resumes_by_
     cluster.run(5)
     assert full.engine.disk_full
     assert full.log.synced_index < full.log.last_index
-    assert any("no space for the log" in alarm for alarm in full.alarm_texts)
+    assert any("no space left for the log" in alarm for alarm in full.alarm_texts)
     before = len(cluster.sent)
     cluster.crash(leader.id)
     cluster.run(5)
