@@ -1,7 +1,8 @@
 """PySyncObj's source as it was audited: which release, the hash of each module that is loaded, and loading them.
 
-Lives here: the look at the source. Not here: what of it is replaced, and how it is used (core.py). Invariant: no line
-of PySyncObj runs here that is not in the audited source; neither stale compiled code nor a module that others loaded.
+Lives here: checking and loading the source. Not here: which parts of it are replaced, and how it is used (core.py).
+Invariant: no line of PySyncObj runs here that is not in the audited source. Stale compiled code and modules that other
+code has loaded never run.
 """
 
 from __future__ import annotations
@@ -37,31 +38,32 @@ SHA256: Final[Mapping[str, str]] = {
     "version": "0b8426a8b52ecf874193897d26c4214acbd85335145ea9ff17e27a22b1132943",
     "win_inet_pton": "75315fdf68bfa4219c2952b21077387be45a02c4f01db45c7355cdc883c8e9cc",
 }
-"""Of each module that syncobj.py imports, itself included; others of the package are never loaded."""
+"""The hash of syncobj.py and of each module that it imports. Other modules of the package are never loaded."""
 UNWANTED: Final = frozenset({"cryptography"})
-"""What PySyncObj imports where it is installed, and can do without: a manager has no use for it at run time."""
+"""Packages that PySyncObj imports if they are installed, and can do without. A manager does not need them."""
 
 
 class UnauditedEngine(ImportError):
-    """The installed PySyncObj is not the source this project was audited against."""
+    """The installed PySyncObj is not the source that this project has audited."""
 
 
 _lock: Final = threading.RLock()
 
 
 def directory() -> Path:
-    """Where PySyncObj is installed; none of it is imported. Raises UnauditedEngine."""
+    """The directory in which PySyncObj is installed. Imports nothing of it. Raises UnauditedEngine if it is not
+    installed."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise UnauditedEngine(f"{PACKAGE} {RELEASE} is not installed")
+        raise UnauditedEngine(f"{PACKAGE} {RELEASE} is not installed: pip install {PACKAGE}=={RELEASE}")
     return Path(spec.submodule_search_locations[0])
 
 
 class Sources:
-    """Modules of PySyncObj, each loaded once for this object and known to nobody else. Thread-safe.
+    """Modules of PySyncObj. Each is loaded once for this object, and no other code sees it. Thread-safe.
 
-    Their import statements are answered here: another module of the package comes from its audited source, anything
-    else from Python.
+    Their import statements are answered here: modules of the package come from the audited source, all others from
+    Python.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -69,10 +71,11 @@ class Sources:
         self._package = ModuleType(PACKAGE)
         self._modules: dict[str, ModuleType] = {}
         self._code: dict[str, CodeType] = {}
-        self._sources = {name: _audited(directory, name) for name in SHA256}  # all: it goes on where an import fails
+        # All of them, at once: syncobj.py catches errors of some imports and would go on without these modules.
+        self._sources = {name: _audited(directory, name) for name in SHA256}
 
     def new_module(self, name: str) -> ModuleType:
-        """The module, executed anew. Raises UnauditedEngine."""
+        """A new copy of the module, executed. Raises UnauditedEngine."""
         with _lock:
             module = ModuleType(f"{PACKAGE}.{name}")
             self._execute(module, name)
@@ -87,7 +90,10 @@ class Sources:
 
     def _code_of(self, name: str) -> CodeType:
         if name not in self._sources:
-            raise UnauditedEngine(f"{PACKAGE}.{name} was not audited, and {PACKAGE} imports it")
+            raise UnauditedEngine(
+                f"{PACKAGE}.{name} was not audited, and {PACKAGE} imports it: "
+                f"pip install --force-reinstall {PACKAGE}=={RELEASE}"
+            )
         if name not in self._code:
             path = str(self._directory / f"{name}.py")
             self._code[name] = compile(self._sources[name], path, "exec", dont_inherit=True)
@@ -101,11 +107,11 @@ class Sources:
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
-        """What `import` calls, see `__import__` in Python's documentation."""
+        """The function that `import` calls (see `__import__` in Python's documentation)."""
         top, _, rest = name.partition(".")
         if level == 0 and top != PACKAGE:
             if top in UNWANTED:
-                raise ImportError(f"{name} is not wanted here")
+                raise ImportError(f"{name} is not loaded for {PACKAGE}, because a manager does not need it")
             return __import__(name, globals, locals, fromlist or (), level)
         module = self._submodule(name if level else rest)
         return module if fromlist else self._package
@@ -120,7 +126,7 @@ class Sources:
 
 
 def _audited(directory: Path, name: str) -> bytes:
-    """The source. Raises UnauditedEngine where it is another one."""
+    """The source of a module. Raises UnauditedEngine if it is missing, or is not the audited source."""
     path = directory / f"{name}.py"
     try:
         source = path.read_bytes()

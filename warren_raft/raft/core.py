@@ -1,8 +1,9 @@
-"""PySyncObj behind glass: a private copy of its module, and every internal of it that we touch.
+"""PySyncObj behind glass: a private copy of its module, and each of its internals that we use. "The core" is this copy.
 
-Lives here: replacing what must never run (its journal, pickle, snapshots, sockets, clock),
-and the handful of name-mangled attributes we read or set, each with its why. Not here: which messages may reach it
-(guard.py) and when it may campaign (elections.py). Invariant: nothing outside this file knows a PySyncObj name.
+Lives here: the replacements for its parts that must never run (journal, pickle, snapshots, sockets, clock), and the few
+name-mangled attributes that we read or set, each with its reason. "Hole N" is a section of docs/pysyncobj-holes.md. Not
+here: which messages may reach the core (guard.py) and when it may campaign (elections.py). Invariant: no other file
+knows a PySyncObj name.
 """
 
 from __future__ import annotations
@@ -23,45 +24,46 @@ if TYPE_CHECKING:
     from warren_raft.raft.log import Log
 
 BEHIND: Final[Literal["behind"]] = "behind"
-"""In the place of an append message: the follower is behind the start of our log."""
+"""Takes the place of an append message if the follower is behind the start of our log."""
 CoreMessage = AppendEntries | AppendReply | RequestVote | Vote
-"""The messages that PySyncObj itself sends and takes. Only this file knows their form there."""
+"""The messages that PySyncObj itself sends and takes. Only this file knows the form in which it does."""
 NO_ANSWER: Final = (0, 0)
 Entry = tuple[bytes, int, int]
-"""(command, index, term): PySyncObj's own order."""
+"""(command, index, term), in PySyncObj's order."""
 
 REGULAR: Final = b"\x00"
-"""First byte of an entry of ours. PySyncObj's membership (2) and version (3) entries are never written."""
+"""The first byte of our own entries. PySyncObj's membership entries (2) and version entries (3) are never written."""
 NO_OP: Final = b"\x01"
 """A leader's first entry of its term, written by PySyncObj itself."""
 
 FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
 
 NEVER_SECONDS: Final = 1e9
-"""The core's own election timer and connection timer are off: elections.py and the links decide."""
+"""The core's own election timer and connection timer are off, because elections.py and the links decide."""
 MESSAGE_BYTES: Final = 512 * 1024
-"""Entries of one append message together, unless the first alone is larger: small enough that a lagging follower's
-catch-up does not hold a heartbeat back for long, large enough to keep a disk busy."""
+"""The most bytes of entries in one append message; a first entry that is larger goes alone. A heartbeat does not wait
+long behind so few bytes while a follower catches up, and so many keep a disk busy."""
 _ENTRY_OVERHEAD_BYTES: Final = 32
-"""Index, term and their heads: so that a run of empty entries does not make a frame of too many items."""
+"""Counted for the index and the term of each entry. Without it, a run of empty entries would make a message of too many
+items."""
 _UNREACHABLE_BYTES: Final = 1 << 40
-"""The core cuts an entry into 'transmission' pieces at its own batch size (hole 11d); no entry reaches this."""
+"""The core cuts an entry into 'transmission' pieces at its own batch size (hole 11d). No entry is as large as this."""
 
 
 class _Refuser:
-    """Stands where the core must never go; any use is a bug of ours."""
+    """Takes the place of a part that the core must never use. Each use is a bug of ours."""
 
     def __init__(self, what: str) -> None:
         self._what = what
 
     def __getattr__(self, name: str) -> Any:
-        raise InvariantViolation(f"PySyncObj reached for {self._what}.{name}, which is never used here")
+        raise InvariantViolation(f"PySyncObj used {self._what}.{name}, which no manager may use")
 
 
 class _NoSnapshots:
-    """PySyncObj's snapshot code stays unused (holes 4a-4f, 11a, 11c): it always believes one is being written.
+    """PySyncObj's snapshot code never runs (holes 4a-4f, 11a, 11c), because a snapshot is always being written.
 
-    A follower that needs a snapshot shows as a message without entries, see guard.py.
+    If a follower needs a snapshot, the core sends a message without entries (see guard.py).
     """
 
     _SERIALIZING = 1  # SERIALIZER_STATE.SERIALIZING: __tryLogCompaction returns at once
@@ -80,14 +82,14 @@ class _NoSnapshots:
 
 
 class _NoPoller:
-    """The core polls nothing: sockets belong to transport.py."""
+    """The core polls no socket. Sockets belong to transport.py."""
 
     def poll(self, _timeout: float) -> None:
         return None
 
 
 class _NoResolver:
-    """The real one is shared by every user of PySyncObj in the process; we must not change its settings."""
+    """All users of PySyncObj in the process share the real resolver, so we must not change its settings."""
 
     def setTimeouts(self, *_: object) -> None:  # noqa: N802
         return None
@@ -97,7 +99,7 @@ class _NoResolver:
 
 
 class _NoRandomness:
-    """Only the core's own, disabled, election timer asks."""
+    """Only the core's own election timer asks for random numbers, and that timer is off."""
 
     @staticmethod
     def random() -> float:
@@ -110,9 +112,9 @@ def _sources(directory: Path) -> audited.Sources:
 
 
 def load_module(clock: Callable[[], float]) -> ModuleType:
-    """A copy of pysyncobj.syncobj of its own, so that another user of PySyncObj in this process is not affected.
+    """A private copy of pysyncobj.syncobj, so that another user of PySyncObj in this process is not affected.
 
-    Raises UnauditedEngine when the installed source is another one. Nothing of it gets into sys.modules.
+    The copy is not in sys.modules. Raises UnauditedEngine if the installed source is not the audited one.
     """
     module = _sources(audited.directory()).new_module("syncobj")
     names: dict[str, Any] = {
@@ -127,15 +129,16 @@ def load_module(clock: Callable[[], float]) -> ModuleType:
     }
     for name, replacement in names.items():
         if not hasattr(module, name):
-            raise UnauditedEngine(f"pysyncobj.syncobj has no {name}")
+            raise UnauditedEngine(f"pysyncobj.syncobj has no {name}, which this program replaces")
         setattr(module, name, replacement)
     return module
 
 
 class _LogTail(Sequence[Entry]):
-    """`raftLog[i:]` as the core asks for it before every message, bounded to MESSAGE_BYTES.
+    """`raftLog[i:]`, which the core asks for before every message, bounded to MESSAGE_BYTES.
 
-    A list slice would copy the whole rest of the log for each message (hole 9: 4.7 s at 400,000 entries behind).
+    A slice of a list would copy the whole rest of the log for each message (hole 9). For a follower that was 400,000
+    entries behind, that took 4.7 s.
     """
 
     __slots__ = ("_entries", "_start")
@@ -170,14 +173,14 @@ class _LogTail(Sequence[Entry]):
 
 
 class _Journal:
-    """What the core believes to be its journal: our durable log. Nothing is on disk before the batch is synced."""
+    """Our durable log, in the form of the core's journal. A change is not on disk before its batch is synced."""
 
     def __init__(self, log: Log, commit_index: int) -> None:
         self._log = log
         self._entries = log.entries
         self._commit_index = commit_index
         self.term_position = 0
-        """Log.position of the record of the present term and vote; 0: it was durable at the start."""
+        """Log.position of the record of the present term and vote; 0 if the record was durable at the start."""
 
     def add(self, command: bytes, index: int, term: int) -> None:
         self._log.append(command, index, term)
@@ -201,7 +204,7 @@ class _Journal:
         return self._entries[index]
 
     def setRaftCommitIndex(self, _index: int) -> None:  # noqa: N802
-        return None  # guard.py records what was verified; the core's own figure may be clamped below it
+        return None  # guard.py records the verified commit index; the core's own may be clamped to a lower one
 
     def getRaftCommitIndex(self) -> int:  # noqa: N802
         return self._commit_index
@@ -226,8 +229,8 @@ class _Journal:
 class Core:
     """One PySyncObj node without its network, disk, clock, timers, snapshots and membership.
 
-    Not thread-safe: used by the raft thread (or the simulator) only. `send(peer_id, message)` is called for every
-    message it wants to send, from inside deliver() and tick().
+    Not thread-safe: for the raft thread or the simulator. `send(peer_id, message)` is called for every message that the
+    core wants to send, from inside the deliver methods and tick().
     """
 
     def __init__(
@@ -242,19 +245,20 @@ class Core:
         clock: Callable[[], float],
         send: Callable[[str, CoreMessage | Literal["behind"]], None],
     ) -> None:
-        # Attributes, as they are read two hundred times a write: `_look` brings them up to date.
+        # These are attributes because they are read two hundred times for each write. `_look` updates them.
         self.term = 0
         self.state = FOLLOWER
         """FOLLOWER, CANDIDATE or LEADER."""
         self.is_leader = False
         self.leader: str | None = None
-        """The leader of the current term as far as this node has heard; itself when it leads."""
+        """The leader of the current term, if this manager knows it; this manager itself if it leads."""
         self.commit_index = 0
         module = load_module(clock)
         Node, Transport = module.Node, module.Transport  # noqa: N806 - classes
 
         class Member(Node):  # type: ignore[misc, valid-type]
-            """Its hash does not depend on PYTHONHASHSEED: the core walks sets of these, a simulation must repeat."""
+            """Its hash does not depend on PYTHONHASHSEED. The core iterates over sets of members, and a simulation
+            must repeat."""
 
             def __init__(self, id: str) -> None:  # noqa: A002
                 super().__init__(id)
@@ -303,10 +307,10 @@ class Core:
             return self._links
 
         self._core: Any = module.SyncObj(self._node(node_id), others, conf, nodeClass=Member, transportClass=links)
-        # The database decides where replay starts (DESIGN 3): what is applied is not handed out again.
+        # The state decides where replay starts. Entries that are applied are not handed out again.
         self._core._SyncObj__raftLastApplied = applied_index
-        # The core's "apply" only moves its own counter: engine.py applies from the log, bounded by what is synced,
-        # so an error while applying can neither be retried for ever nor stop heartbeats (hole 5).
+        # The core's "apply" only moves its own counter. engine.py applies from the log, up to the synced index. So an
+        # error while applying is not retried for ever and does not stop the heartbeats (hole 5).
         self._core._SyncObj__doApplyCommand = _apply_nothing
         self._look()
 
@@ -316,11 +320,11 @@ class Core:
             node = self._nodes[peer_id] = self._node_class(peer_id)
         return node
 
-    # What it says of itself --------------------------------------------------------------------------------------
+    # Its state ---------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Bring the attributes up to date. Called wherever our code goes on: after each call into PySyncObj, and when
-        that calls `send`."""
+        """Update the attributes. Called before our own code runs again: after each call into PySyncObj, and when
+        PySyncObj calls `send`."""
         core = self._core
         leader = core._SyncObj__raftLeader
         self.term = core._SyncObj__raftCurrentTerm
@@ -331,31 +335,31 @@ class Core:
 
     @property
     def term_position(self) -> int:
-        """What Log.synced_position has to reach before anybody may hear that we are in this term."""
+        """The position that Log.synced_position has to reach before a peer may hear that we are in this term."""
         return self._journal.term_position
 
     @property
     def voters(self) -> frozenset[str]:
-        """The voting members it counts, itself included."""
+        """The voters that the core counts, this manager included."""
         return frozenset([*(node.id for node in self._core._SyncObj__otherNodes), self._core.selfNode.id])
 
     def match_index(self, peer_id: str) -> int:
         return int(self._core._SyncObj__raftMatchIndex.get(self._node(peer_id), 0))
 
     def follows(self, peer_id: str) -> bool:
-        """Whether it counts what this member holds, as a leader does of voters and of learners with a link. An
-        acknowledgement of anybody else fails on a missing key."""
+        """Whether the core tracks the log of this member. A leader tracks voters, and learners that have a link. An
+        acknowledgement from any other peer would fail on a missing key."""
         return self._node(peer_id) in self._core._SyncObj__raftMatchIndex
 
     def last_response(self, peer_id: str) -> float | None:
-        """When a member last answered this leader, in the clock's seconds."""
+        """The time when a member last answered this leader, in seconds of the clock; None if it never did."""
         value = self._core._SyncObj__lastResponseTime.get(self._node(peer_id))
         return None if value is None else float(value)
 
-    # What goes in ------------------------------------------------------------------------------------------------
+    # Messages and events for the core ----------------------------------------------------------------------------
 
     def deliver_append(self, peer_id: str, message: AppendEntries) -> None:
-        """Entries that the guard has checked, behind an entry that our log has."""
+        """Deliver entries that the guard has checked. They follow an entry that our log has."""
         core_message = {
             "type": "append_entries",
             "term": message.term,
@@ -367,11 +371,11 @@ class Core:
         self._deliver(peer_id, core_message)
 
     def deliver_answer(self, peer_id: str) -> None:
-        """A follower has answered; this says nothing of its log."""
+        """Note that a follower has answered. This says nothing about its log."""
         self._deliver(peer_id, {"type": "next_node_idx", "next_node_idx": 0, "reset": False, "success": False})
 
     def deliver_success(self, peer_id: str, index: int) -> None:
-        """A follower holds everything up to `index`."""
+        """Note that a follower holds all entries up to `index`."""
         self._deliver(peer_id, {"type": "next_node_idx", "next_node_idx": index + 1, "reset": False, "success": True})
 
     def deliver_vote_request(self, peer_id: str, message: RequestVote) -> None:
@@ -395,7 +399,7 @@ class Core:
         self._look()
 
     def propose(self, entry: bytes) -> None:
-        """Append one entry at the next tick. Only ever called on a leader that is ticked in the same step."""
+        """Append one entry at the next tick. Only for a leader that is ticked in the same step."""
         self._core._applyCommand(entry, None, None)
 
     def connected(self, peer_id: str) -> None:
@@ -407,12 +411,12 @@ class Core:
         self._look()
 
     def campaign(self) -> bool:
-        """Become a candidate of the next term now; False when the core did not.
+        """Become a candidate of the next term now. False if the core did not.
 
-        A `timeout_now` that is delivered and not ticked at once stays armed and would depose a healthy leader after
-        a reconnect (found by running it), so both happen here.
+        A `timeout_now` without a tick stays armed, and would depose a healthy leader after a reconnection; this
+        happened in a run. So the message and the tick both happen here.
         """
-        # As if the leader that it believes in had sent it: it compares the node, None included.
+        # The sender has to be the leader that the core knows, because the core compares them. It may be None.
         self._links._onMessageReceived(self._core._getLeader(), {"type": "timeout_now", "term": self.term})
         self._look()
         before = self.term
@@ -422,50 +426,56 @@ class Core:
         return self.term == before + 1
 
     def step_down(self) -> None:
-        """Lead no longer, as after too long without answers from a majority; the term stays."""
+        """Become a follower in the same term, as after too long without answers from a majority."""
         self._core._SyncObj__raftState = FOLLOWER
         self._core._SyncObj__raftLeader = None
         self._look()
 
     def observe_term(self, term: int) -> None:
-        """Adopt a higher term and step down, by a vote request that can never be granted (hole 6)."""
+        """Enter a higher term and step down, by a vote request that can never be granted (hole 6)."""
         if term > self.term:
             request = {"type": "request_vote", "term": term, "last_log_term": -1, "last_log_index": -1}
             self._links._onMessageReceived(self._node(""), request)
             self._look()
 
     def go_back(self, term: int) -> None:
-        """Enter an earlier term. Only where the log is untouched: nothing was ever said in the later one."""
+        """Enter an earlier term. Only if the log is untouched, because then nothing was promised in the later term."""
         self.step_down()
         self._core._SyncObj__raftCurrentTerm = term
         self._journal.setCurrentTerm(term, None)
         self._look()
 
-    # Where the guard corrects it ---------------------------------------------------------------------------------
+    # The guard's corrections -------------------------------------------------------------------------------------
 
     def set_next_index(self, peer_id: str, index: int) -> None:
-        """A success rewinds nextIndex although newer entries are in flight, so the leader resends without need and,
-        unguarded, the follower truncates what it acknowledged (hole 2b)."""
+        """Set the index of the first entry that is sent next.
+
+        After an acknowledgement the core sets it back although newer entries are on their way. The leader would send
+        them again without need. Without the guard the follower would truncate entries that it acknowledged (hole 2b).
+        """
         self._core._SyncObj__raftNextIndex[self._node(peer_id)] = index
 
     def send_soon(self) -> None:
-        """Send append messages at the next tick instead of the next heartbeat: catching up, or room in the window."""
+        """Send append messages at the next tick instead of the next heartbeat. For a follower that catches up, or whose
+        window has become open again."""
         self._core._SyncObj__newAppendEntriesTime = -NEVER_SECONDS
 
     def raise_match_index(self, peer_id: str, index: int) -> None:
-        """The follower had it before our own disk did; once ours is synced the earlier success counts in full."""
+        """Count an earlier success of a follower in full. The follower had the entry on disk before we did, and now our
+        own disk has it too."""
         match = self._core._SyncObj__raftMatchIndex
         node = self._node(peer_id)
         if node in match and match[node] < index:
             match[node] = index
 
     def raise_commit_index(self, index: int) -> None:
-        """The leader's commit index was clamped to our synced log when it came; the sync has returned since."""
+        """Raise the commit index, which was clamped to our synced log when the leader's message came. The sync has
+        returned since."""
         if index > self._core._SyncObj__raftCommitIndex:
             self._core._SyncObj__raftCommitIndex = index
             self._look()
 
-    # Membership: our own command decides, the core is told (hole 7) ------------------------------------------------
+    # Membership: our own entries decide, and then the core is told (hole 7) ----------------------------------------
 
     def add_voter(self, peer_id: str) -> None:
         self._core._SyncObj__doChangeCluster(("add", peer_id, self._node(peer_id)))
@@ -476,11 +486,11 @@ class Core:
         self._look()
 
     def learner_connected(self, peer_id: str) -> None:
-        """A learner is what PySyncObj calls a read-only node: it gets the log and counts in nothing."""
+        """Send the log to a learner. PySyncObj calls it a read-only node: it counts for no majority."""
         if self._node(peer_id) in self._core._SyncObj__readonlyNodes:
-            return  # connecting twice would forget how far it is
+            return  # a second connect would forget the learner's progress
         self._links._onReadonlyNodeConnected(self._node(peer_id))
-        # Otherwise a reply of a learner that came while we lead fails on a missing key (upstream #121).
+        # Without this key, a reply of a learner that connected while we lead fails (issue 121 of PySyncObj).
         self._core._SyncObj__lastResponseTime.setdefault(self._node(peer_id), 0.0)
         self._look()
 
@@ -490,10 +500,10 @@ class Core:
 
 
 def _typed(message: dict[str, Any]) -> CoreMessage | Literal["behind"] | None:
-    """A message of PySyncObj as one of ours; None for one that no manager sends.
+    """A message of PySyncObj as a message of ours; None if no manager sends it.
 
-    Those are apply_command and its response: PySyncObj's own forwarding loses callbacks and applies twice (hole 10).
-    submit.py carries writes to the leader.
+    No manager sends apply_command and its response, because PySyncObj's forwarding loses callbacks and applies twice
+    (hole 10). submit.py carries writes to the leader.
     """
     match message["type"]:
         case "append_entries" if message.get("entries") is None:

@@ -1,7 +1,7 @@
-"""What the log does to a disk, as a protocol passed in, and the real implementations.
+"""The log's operations on a disk, as a protocol that is passed in, and the real implementations.
 
-Lives here: the operations and their promises. Not here: what is written (log_format.py) and when (log.py).
-Invariant: nothing survives a power cut for sure before sync() (bytes) or sync_directory() (names) returned.
+Lives here: the operations and their promises. Not here: the bytes that are written (log_format.py) and when (log.py).
+Invariant: bytes are sure to survive a power cut only after sync() has returned; names, after sync_directory().
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ class File(Protocol):
     """An open file. Offsets and sizes are bytes. Every method raises OSError as the system reports it."""
 
     def read(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from `offset`; fewer only at the end of the file."""
+        """Read `size` bytes from `offset`, or fewer at the end of the file."""
 
     def write(self, offset: int, data: bytes) -> None:
-        """All of `data` at `offset`. After an OSError any prefix of it may have been written."""
+        """Write all of `data` at `offset`. After an OSError any prefix of `data` may be written."""
 
     def truncate(self, size: int) -> None:
         """Cut the file to `size` bytes."""
 
     def sync(self) -> None:
-        """fdatasync: the bytes and the size written so far survive a power cut once this has returned.
+        """Call fdatasync. When it has returned, the bytes written so far and the size survive a power cut.
 
-        After an error the kernel may call the pages clean although they are not on disk: only writing
-        the same bytes again and syncing again makes them durable. A file that has no name any more is an
-        error too: its bytes are lost with this process.
+        After an error the kernel may call the pages clean although they are not on disk. Then only a second write of
+        the same bytes and a second sync make them durable. If the file has no name any more, that is an error too,
+        because its bytes are lost when this process ends.
         """
 
     def size(self) -> int:
-        """Length in bytes."""
+        """The length in bytes."""
 
     def close(self) -> None:
-        """Give the descriptor back; a second call does nothing. Does not sync."""
+        """Close the descriptor. Does not sync. A second call does nothing."""
 
 
 class Files(Protocol):
-    """A file system. Any thread may call; no two threads use the same File at the same moment."""
+    """A file system. Thread-safe, but two threads must not use the same File at the same time."""
 
     def list_directory(self, path: str) -> list[str]:
-        """The names in a directory, in no order. FileNotFoundError where there is none."""
+        """The names in a directory, in any order. FileNotFoundError if the directory does not exist."""
 
     def make_directory(self, path: str) -> None:
-        """One directory, mode 0700 (2770 in a shared one). FileExistsError where there is one."""
+        """Make one directory, mode 0700 (2770 in a shared directory). FileExistsError if `path` exists."""
 
     def open(self, path: str, *, create: bool = False) -> File:
-        """Open for reading and writing. `create` starts an empty file, mode 0600 (0660 in a shared directory), whatever
-        was there."""
+        """Open for reading and writing. With `create` the file is new or emptied, with mode 0600 (0660 in a shared
+        directory)."""
 
     def rename(self, old: str, new: str) -> None:
         """Give a file another name in the same directory, atomically."""
@@ -64,7 +64,7 @@ class Files(Protocol):
         """Remove a name."""
 
     def sync_directory(self, path: str) -> None:
-        """fsync of a directory: its names survive a power cut once this has returned."""
+        """Call fsync on a directory. When it has returned, the directory's names survive a power cut."""
 
 
 class OsFile:
@@ -86,7 +86,7 @@ class OsFile:
 
     def write(self, offset: int, data: bytes) -> None:
         written = os.pwrite(self._descriptor, data, offset)
-        while written < len(data):  # a nearly full disk takes a part first, and says ENOSPC to the rest
+        while written < len(data):  # a nearly full disk writes a part first, and raises ENOSPC for the rest
             written += os.pwrite(self._descriptor, memoryview(data)[written:], offset + written)
 
     def truncate(self, size: int) -> None:
@@ -95,7 +95,7 @@ class OsFile:
     def sync(self) -> None:
         os.fdatasync(self._descriptor)
         if os.fstat(self._descriptor).st_nlink == 0:
-            raise OSError(errno.ESTALE, "the file was removed while it was written to")
+            raise OSError(errno.ESTALE, "the file was removed while this process wrote to it")
 
     def size(self) -> int:
         return os.fstat(self._descriptor).st_size
@@ -133,11 +133,11 @@ class OsFiles:
 
 
 class HeldDirectory(OsFiles):
-    """The real file system, with one directory (by its absolute path) that is opened once.
+    """The real file system, with one directory (given by its absolute path) that is opened once.
 
-    Its names are looked up in that very directory from then on, also when the path leads elsewhere later, because it
-    was moved, unmounted or replaced: nothing is ever written to, or removed from, the other directory. Other paths
-    are looked up as OsFiles does. `close` gives the directory back.
+    Names in this directory are looked up in the opened directory, also if its path later leads to another directory,
+    because it was moved, unmounted or replaced. So nothing is ever written to or removed from the wrong directory.
+    Other paths are looked up as in OsFiles. `close` closes the directory.
     """
 
     def __init__(self, path: str) -> None:
@@ -175,7 +175,7 @@ class HeldDirectory(OsFiles):
             super().sync_directory(path)
 
     def _at(self, path: str) -> tuple[str, int | None]:
-        """`path` as a name, and the directory to look it up in."""
+        """The name for `path`, and the descriptor of the directory in which it is looked up."""
         directory, name = posixpath.split(path)
         return (name, self._descriptor) if directory == self._path else (path, None)
 
@@ -193,7 +193,7 @@ def _open_directory(path: str, further_flags: int = 0) -> int:
 
 @contextmanager
 def _naming(path: str) -> Iterator[None]:
-    """Errors name the whole path, not the last part of it."""
+    """Make errors name the whole path, not its last part only."""
     try:
         yield
     except OSError as error:

@@ -1,9 +1,9 @@
-"""What stands between the links and PySyncObj: which messages reach the core, in which form, and what leaves it.
+"""The filter between the links and PySyncObj: which messages reach the core, in which form, and which leave it.
 
-Each rule closes one hole of PySyncObj 0.3.17, named where it stands (docs/pysyncobj-holes.md tells each story).
-Not here: timers, elections, membership. Pure: no clock, randomness, files or sockets. Invariant: the core never
-truncates an entry that matches or is committed, and never counts an acknowledgement that was not given to this leader
-in this term for entries that are durable on both sides.
+Each rule closes one hole of PySyncObj 0.3.17. "Hole N" is a section of docs/pysyncobj-holes.md, which tells its story.
+"Stock" is PySyncObj as released. Not here: timers, elections, membership. Pure: no clock, randomness, files or sockets.
+Invariant: the core never truncates an entry that matches or is committed. It counts an acknowledgement only if it was
+given to this leader in this term, for entries that are durable on both sides.
 """
 
 from __future__ import annotations
@@ -30,32 +30,34 @@ from warren_raft.raft.messages import (
 from warren_raft.raft.outbox import Outbox
 
 WINDOW_BYTES: Final = 4 * 1024 * 1024
-"""Entries on their way to one follower without an answer. Beyond it nothing new is sent to that follower: without a
-bound the core would pour a lagging follower's whole backlog into the link's buffer in one tick (hole 9)."""
+"""The window of a follower: entries on their way to it without an answer. While the window is full, the follower gets
+no new entries. Without a bound the core would pour the whole backlog of a lagging follower into the buffer of its link
+in one tick (hole 9)."""
 NAMED_BYTES: Final = 16
-"""What an entry counts in that window which its message only names, as the follower holds its bytes (large.py)."""
+"""The size that counts in the window for an entry that its message only names, because the follower holds the entry's
+bytes (large.py)."""
 UNCOMMITTED_MAX: Final = 4096
 UNCOMMITTED_FEW: Final = 64
 UNCOMMITTED_BYTES: Final = 128 * 1024 * 1024
-"""Entries beyond what a leader says is committed, and their bytes where they are more than a few. No snapshot ever
-stands for them, so a leader that sent them without end would fill the log. A correct one proposes two at a time, or a
-megabyte of large ones, and inherits as many from each leader before it."""
+"""The most entries that a leader may send beyond its commit index, and the most bytes of them if they are more than a
+few. No snapshot ever covers such entries, so a leader that sent more and more of them would fill the log. A correct
+leader proposes two at a time, or a megabyte of large entries, and inherits as many from each leader before it."""
 
 
 @dataclass(slots=True)
 class _Progress:
-    """What the leader of this term knows of one follower."""
+    """The leader's knowledge of one follower, in this term."""
 
     match: int = 0
-    """Highest index the follower acknowledged as durable, whether or not our own disk has it yet."""
+    """The highest index that the follower acknowledged as durable. Our own disk may not have it yet."""
     kept: int = 0
-    """The commit index that the follower has on its disk, or a higher one."""
+    """The follower has this commit index, or a higher one, on disk."""
     next_index: int = 0
-    """First index not yet sent on the present link; 0 before the first entries."""
+    """The first index that was not sent on the present link; 0 before the first entries."""
     barrier: int = 0
-    """Resets that answer messages before this sequence number are stale: a later reset was acted upon already."""
+    """A reset that answers a message before this sequence number is stale: this leader has acted on a later reset."""
     unacknowledged: deque[tuple[int, int]] = field(default_factory=deque)
-    """(last index, bytes) of each message with entries on its way."""
+    """(last index, bytes) of each message with entries that is on its way."""
     unacknowledged_bytes: int = 0
 
     def forget_link(self, next_sequence: int) -> None:
@@ -71,11 +73,11 @@ class _Progress:
 
 
 class Guard:
-    """The filter of one manager.
+    """The filter of one manager. Not thread-safe: for the raft thread or the simulator.
 
-    `heard_leader(peer, commit_index)` is called for each append message of a legitimate leader. `large` are the entries
-    that we sent ahead as a leader; `held(peer, name)` is the one that a leader sent ahead to us; None: there is none.
-    `problem_of(entry)` says why an entry may not be appended; "": it may.
+    `heard_leader(peer, commit_index)` is called for each append message of a legitimate leader. `large` has the entries
+    that we sent ahead as a leader. `held(peer, name)` returns an entry that a leader sent ahead to us, or None.
+    `problem_of(entry)` returns the reason why an entry may not be appended, or "".
     """
 
     def __init__(
@@ -94,11 +96,12 @@ class Guard:
         self._heard_leader = heard_leader
         self._large = large
         self._held = held
-        self.core: Core  # set by the engine right after the core, which needs outgoing(), is made
+        self.core: Core  # set by the engine as soon as the core exists, which needs outgoing()
         self.transferring = False
+        """Whether the leader asked for the present campaign. The vote requests say so, and then voters do not refuse
+        them because of the leader."""
         self.why: list[str] = []
-        """The reason of the present campaign, for the logs of those who are asked to vote."""
-        """The running campaign was asked for by the leader: its vote requests say so, and are not held sticky."""
+        """The reason of the present campaign, for the logs of the voters."""
         self.stats: Counter[str] = Counter()
         self.needs_snapshot: set[str] = set()
         self._progress: dict[str, _Progress] = {}
@@ -107,7 +110,7 @@ class Guard:
         self._braked: dict[str, int] = {}
         self._answering: tuple[str, int, int] | None = None
         self._answer: tuple[int, bool] | None = None
-        """(next index, hint) of the reply, where it is not the core's."""
+        """(next index, hint) of the reply, if they are not the core's."""
         self._last_answered: tuple[str, int, int] | None = None
         self._votes: tuple[int, set[str]] = (-1, set())
 
@@ -115,8 +118,8 @@ class Guard:
 
     def outgoing(self, peer: str, message: CoreMessage | Literal["behind"]) -> None:
         if message == BEHIND:
-            # The core would repeat this message without end within one tick (hole 4e), so it is told that the follower
-            # is gone until the tick is over.
+            # The core would repeat this message without end in one tick (hole 4e). So the core is told that the
+            # follower is away until the end of the tick.
             self._behind(peer)
         elif type(message) is AppendEntries:
             self._outgoing_append(peer, message)
@@ -128,19 +131,20 @@ class Guard:
             self._emit_gated(peer, message)
 
     def _emit_gated(self, peer: str, message: Message) -> None:
-        """Nothing speaks for what is not synced (hole 1): it waits for everything the log holds at this moment."""
+        """Send a message when all changes that the log has at this moment are synced. No message may speak for changes
+        that are not synced (hole 1)."""
         self._outbox.send_when_synced(peer, message)
 
     def _outgoing_append(self, peer: str, message: AppendEntries) -> None:
         entries = message.entries
         progress = self._progress_of(peer)
         if entries and peer in self.needs_snapshot:
-            # It cannot use them before it has the snapshot; until then it gets heartbeats, and answers them.
+            # The follower cannot use entries before it has the snapshot. Until then it gets heartbeats, and answers.
             self._brake(peer, entries[0][1])
             entries = []
         if entries and progress.unacknowledged_bytes >= WINDOW_BYTES:
-            # A heartbeat nevertheless: its answer tells of entries that were dropped on the way, while that manager
-            # replaced its state, say, on a link that stayed up. Without one the window would stay full for ever.
+            # A heartbeat is sent nevertheless. Its answer shows that entries were dropped on the way, for example while
+            # that manager replaced its state and the link stayed up. Without it the window would stay full for ever.
             self._brake(peer, entries[0][1])
             entries = []
         if entries and self._large.is_naming:
@@ -159,13 +163,13 @@ class Guard:
             progress.next_index = entries[-1][1] + 1
             progress.unacknowledged.append((entries[-1][1], size))
             progress.unacknowledged_bytes += size
-        # Its own entries need not be durable yet, but its term must be: a single voter leads before its vote for itself
-        # is synced, and would after a crash lead the same term again with other entries at the same indexes.
+        # The leader's entries need not be durable yet, but its term must be. A single voter leads before its vote for
+        # itself is synced. After a crash it would lead the same term again, with other entries at the same indexes.
         self._outbox.append(peer, out, self.core.term_position)
 
     def _named(self, peer: str, entries: Sequence[Entry]) -> list[tuple[bytes | int, int, int]]:
-        """Those whose bytes the follower holds are only named. One that it is about to hold is not sent again: it and
-        what follows wait."""
+        """The entries as they are sent. An entry whose bytes the follower holds is only named. An entry whose bytes are
+        on their way is not sent again: it and the entries behind it wait."""
         named: list[tuple[bytes | int, int, int]] = []
         for command, index, term in entries:
             name = self._large.name_for(peer, index)
@@ -180,12 +184,14 @@ class Guard:
         self._braked.setdefault(peer, first_unsent)
 
     def _behind(self, peer: str) -> None:
-        """It lacks entries that our log has dropped; catchup.py offers it a snapshot that ends at our base or above."""
+        """The follower lacks entries that our log has compacted. catchup.py offers it a snapshot that ends at our base
+        or above."""
         self.needs_snapshot.add(peer)
         self._brake(peer, self._log.base_index + 1)
 
     def release_brakes(self) -> None:
-        """After the tick: the braked followers are connected again, and are sent from where we stopped."""
+        """After the tick: connect the followers again that were disconnected in it. The next entries that they get are
+        the first ones that were not sent."""
         for peer, first_unsent in self._braked.items():
             self.core.connected(peer)
             self.core.set_next_index(peer, first_unsent)
@@ -193,7 +199,7 @@ class Guard:
 
     def _outgoing_reply(self, peer: str, message: AppendReply) -> None:
         if self._answering is None or self._answering[0] != peer:
-            raise InvariantViolation("PySyncObj replied to a message that it was not given")
+            raise InvariantViolation("PySyncObj replied to a message that it did not get")
         _, term, sequence = self._answering
         next_index, hint = self._answer or (message.next_index, False)
         reply = AppendReply(
@@ -207,7 +213,8 @@ class Guard:
         self._emit_gated(peer, reply)
 
     def alive(self) -> tuple[str, Message] | None:
-        """A sign of life to the leader that claims nothing, for while the disk is slow: no entry, no term, no vote."""
+        """(leader, sign of life), for the time while the disk is slow. It claims no entry, term or vote. None if there
+        is no leader to send it to."""
         if self._last_answered is None:
             return None
         peer, term, sequence = self._last_answered
@@ -216,10 +223,10 @@ class Guard:
     # In: append messages -----------------------------------------------------------------------------------------
 
     def receive_append(self, peer: str, message: AppendEntries) -> None:
-        """Raises PeerFault for what no correct leader sends."""
+        """Raises PeerFault if no correct leader sends this message."""
         term, sequence = message.term, message.sequence
         if term < self.core.term:
-            # Stock ignores it without a word and the stale leader goes on for 30 s (hole 6).
+            # Stock drops the message without an answer, and the stale leader goes on for 30 s (hole 6).
             self._emit_gated(peer, Nack(self.core.term))
             return
         if term == self.core.term and self.core.leader not in (None, peer):
@@ -233,9 +240,9 @@ class Guard:
         self._heard_leader(peer, message.commit_index)
 
     def is_led_by(self, peer: str, term: int) -> bool:
-        """Whether a peer, of whose large message parts arrive, leads us now; it says that it leads this term."""
+        """Whether a peer leads us now that claims to lead `term` and sends parts of a large message."""
         if term < self.core.term:
-            self._emit_gated(peer, Nack(self.core.term))  # as for the message, which comes later
+            self._emit_gated(peer, Nack(self.core.term))  # the answer to the whole message would be the same
         return term == self.core.term and peer == self.core.leader
 
     def _append(self, peer: str, message: AppendEntries, entries: Sequence[Entry]) -> None:
@@ -246,7 +253,7 @@ class Guard:
             self._deliver_append(peer, message, previous, previous_term, (), 0)  # the core answers: reset to last + 1
             return
         if previous < log.base_index:
-            # Everything at or below our base is committed, so it matches; what lies above decides.
+            # All entries up to our base are committed, so they match. The entries above the base decide.
             entries = [entry for entry in entries if entry[1] > log.base_index]
             previous, previous_term = log.base_index, log.base_term
         if self._term_at(previous) != previous_term:
@@ -256,8 +263,8 @@ class Guard:
         known_commit = min(leader_commit, verified)
         held = self._matching(entries)
         if held == len(entries):
-            # Nothing new. Stock would cut everything behind `previous`, acknowledged entries included (holes 2a-2c),
-            # so the core sees a heartbeat at our own last index; the reply says what was really verified.
+            # No entry is new. Stock would truncate everything behind `previous`, acknowledged entries too (holes
+            # 2a-2c). So the core gets a heartbeat at our own last index, and the reply says how far we verified.
             if verified < log.last_index:
                 self.stats["truncation of matching entries avoided"] += 1
             self._answer = (verified + 1, False)
@@ -273,11 +280,11 @@ class Guard:
         self._note_commit(known_commit)
 
     def _check_new(self, entries: Sequence[Entry], last: int, committed: int) -> None:
-        """What a manager could not read never gets into the log: no manager could start on it."""
+        """An entry that a manager cannot read never gets into the log, because no manager could start on that log."""
         for command, index, _ in entries:
             problem = self._problem_of(command)
             if problem:
-                raise PeerFault(f"an entry at index {index} that may not be appended: {problem}")
+                raise PeerFault(f"the entry at index {index} may not be appended: {problem}")
         if last - committed > UNCOMMITTED_MAX:
             raise PeerFault(f"{last - committed} entries that are not committed; no leader has more than a few")
         if last - committed > UNCOMMITTED_FEW:
@@ -286,8 +293,8 @@ class Guard:
                 raise PeerFault(f"more than {UNCOMMITTED_BYTES} bytes of entries that are not committed")
 
     def _note_commit(self, index: int) -> None:
-        """What is known to be committed rides with the next log batch. A message may know less than we do already: a
-        new leader's first heartbeat, or one that is older than the last."""
+        """Remember the commit index; the next batch of the log carries it. A message may have a lower commit index than
+        we know already: a new leader's first heartbeat, or a message that is older than the last one."""
         if index > self._log.commit_index:
             self._log.set_commit(index)
 
@@ -302,7 +309,7 @@ class Guard:
     ) -> None:
         checked = AppendEntries(
             term=message.term,
-            # Nothing is applied beyond the synced log; the rest follows when the sync returns (synced()).
+            # No entry is applied beyond the synced log. synced() raises the commit index when the sync has returned.
             commit_index=min(commit, self._log.synced_index),
             previous_index=previous,
             previous_term=previous_term,
@@ -315,8 +322,8 @@ class Guard:
         log = self._log
         if previous <= log.commit_index:
             raise PeerFault(f"{peer} has another entry at committed index {previous}")
-        # One step a term instead of one an entry; stock walks down one index a heartbeat and, past one batch, never
-        # arrives at all (hole 11b).
+        # The answer goes back a whole term at once. Stock goes back one index with each heartbeat, and never finds the
+        # place if it is further back than one message (hole 11b).
         first = previous
         conflicting = self._term_at(previous)
         while first - 1 > max(log.commit_index, log.base_index) and self._term_at(first - 1) == conflicting:
@@ -325,7 +332,7 @@ class Guard:
         self._deliver_append(peer, message, previous, previous_term, (), 0)
 
     def _matching(self, entries: Sequence[Entry]) -> int:
-        """How many of the first entries our log holds already."""
+        """The number of entries, from the first on, that our log holds already."""
         last = self._log.last_index
         for count, (_, index, term) in enumerate(entries):
             if index > last or self._term_at(index) != term:
@@ -338,18 +345,18 @@ class Guard:
     # In: replies -------------------------------------------------------------------------------------------------
 
     def receive_reply(self, peer: str, message: AppendReply) -> None:
-        """Raises PeerFault for an acknowledgement that cannot be."""
+        """Raises PeerFault for an impossible acknowledgement."""
         term, sequence = message.answers
         if not self.core.is_leader or term != self.core.term:
-            # Stock counts it for the present term: a match index for entries the follower never had (hole 3).
+            # Stock counts the reply in the present term, for entries that the follower never had (hole 3).
             self.stats["reply to another term dropped"] += 1
             return
         if not self.core.follows(peer):
-            raise PeerFault(f"{peer} answers what nobody sent it")
+            raise PeerFault(f"{peer} answers an append message, but this leader sent it none")
         progress = self._progress_of(peer)
         next_index = message.next_index
         if next_index <= BASE_INDEX and (message.success or message.reset):
-            raise PeerFault(f"{peer} speaks of index {next_index - 1}, which no log lacks")
+            raise PeerFault(f"{peer} answers with index {next_index - 1}, but every log begins at index {BASE_INDEX}")
         if message.kept is not None:
             progress.kept = max(progress.kept, message.kept)
         self.core.deliver_answer(peer)
@@ -360,33 +367,35 @@ class Guard:
 
     def _acknowledged(self, peer: str, progress: _Progress, index: int) -> None:
         if index > self._log.last_index:
-            raise PeerFault(f"{peer} acknowledges index {index}, our log ends at {self._log.last_index}")
+            raise PeerFault(f"{peer} acknowledges index {index}, but our log ends at {self._log.last_index}")
         window_was_full = progress.unacknowledged_bytes >= WINDOW_BYTES
         progress.acknowledge(index)
         if index >= self._log.base_index:
             self.needs_snapshot.discard(peer)
         counted = min(index, self._log.synced_index)
         self.core.deliver_success(peer, counted)
-        # Stock rewinds nextIndex to what was acknowledged and sends everything in flight again (hole 2b).
+        # Stock sets nextIndex back to the acknowledged index and sends all entries again that are on their way (hole
+        # 2b).
         self.core.set_next_index(peer, max(progress.next_index, progress.match + 1))
         if window_was_full and progress.unacknowledged_bytes < WINDOW_BYTES:
             self.core.send_soon()
 
     def _reset(self, peer: str, progress: _Progress, next_index: int, sequence: int, *, hint: bool) -> None:
         if sequence < progress.barrier:
-            # Several messages of one burst miss; acting on each sends the same again and again (holes 2a, 11b).
+            # Several messages of one burst do not match. If the leader acted on each reset, it would send the same
+            # entries again and again (holes 2a, 11b).
             self.stats["stale reset dropped"] += 1
             return
         if next_index <= progress.match:
             if not hint:
                 raise PeerFault(
-                    f"{peer} acknowledged up to {progress.match} and now ends at {next_index - 1}: its data directory "
-                    f"is an older copy, or its disk has lost what was synced; with {peer} running on an empty "
-                    f"directory, run: members remove {peer}; members add {peer}=HOST:PORT"
+                    f"{peer} acknowledged up to index {progress.match}, and its log now ends at {next_index - 1}: its "
+                    "data directory is an older copy, or its disk has lost synced bytes. Start "
+                    f"{peer} on an empty directory, and run: members remove {peer}; members add {peer}=HOST:PORT"
                 )
             next_index = progress.match + 1
         if next_index > self._log.last_index + 1:
-            raise PeerFault(f"{peer} asks for index {next_index}, our log ends at {self._log.last_index}")
+            raise PeerFault(f"{peer} asks for index {next_index}, but our log ends at {self._log.last_index}")
         progress.forget_link(self._sequence + 1)
         if next_index <= self._log.base_index:
             self.needs_snapshot.add(peer)
@@ -399,11 +408,11 @@ class Guard:
     # In: votes ---------------------------------------------------------------------------------------------------
 
     def receive_vote_request(self, peer: str, message: RequestVote) -> None:
-        """The caller has decided that we may vote at all, and that no living leader stands against it."""
+        """Deliver a vote request. The caller has decided that we may vote, and that no living leader forbids it."""
         self.core.deliver_vote_request(peer, message)
 
     def receive_vote(self, peer: str, message: Vote) -> None:
-        """Stock counts votes without asking from whom (hole 6); each voter counts once a term."""
+        """Count each voter once in a term. Stock counts votes without a check of the sender (hole 6)."""
         term = message.term
         if self.core.state != CANDIDATE or term != self.core.term or peer not in self.core.voters:
             return
@@ -416,7 +425,8 @@ class Guard:
     # Links and syncs ---------------------------------------------------------------------------------------------
 
     def link_up(self, peer: str) -> None:
-        """What was on its way on the old link is lost: send again from what is known to be there."""
+        """Entries that were on their way on the old link are lost. Send again from the first entry that the peer has
+        not acknowledged."""
         progress = self._progress_of(peer)
         progress.forget_link(self._sequence + 1)
         if self.core.is_leader:
@@ -430,13 +440,14 @@ class Guard:
             self._last_answered = None
 
     def forget(self, peer: str) -> None:
-        """A member left. What its data directory acknowledged says nothing of the next one under the same id."""
+        """A member left. The acknowledgements of its data directory say nothing about the next directory under the same
+        id."""
         self._progress.pop(peer, None)
         self._braked.pop(peer, None)
         self.needs_snapshot.discard(peer)
 
     def synced(self) -> None:
-        """Our own disk has caught up: count what waited for it."""
+        """Our own disk has caught up. Count the acknowledgements, or the leader's commit index, that waited for it."""
         log = self._log
         if self.core.is_leader:
             for peer, progress in self._progresses().items():
@@ -446,20 +457,21 @@ class Guard:
 
     def after_tick(self) -> None:
         self.release_brakes()
-        # Of a leader; and of one that has just counted a majority and, in the same tick, found itself cut off.
+        # The commit index of a leader, also of one that in this tick counted a majority and then lost its quorum.
         self._note_commit(min(self.core.commit_index, self._log.synced_index))
 
     def match_index(self, peer: str) -> int:
-        """What the follower holds for certain, as this leader knows it; 0 when unknown."""
+        """The highest index that the follower has acknowledged to this leader; 0 if unknown."""
         return self._progresses()[peer].match if peer in self._progresses() else 0
 
     def kept_index(self, peer: str) -> int:
-        """Up to where the follower knows after any crash that entries are committed; 0 when unknown."""
+        """The commit index that the follower still knows after any crash; 0 if unknown."""
         return self._progresses()[peer].kept if peer in self._progresses() else 0
 
     def learn_commit(self, index: int, term: int) -> None:
-        """A peer says that the entry (index, term) is committed. If our log holds it, it is so here too, whoever said
-        it: who leads, and who has all entries but not the word of it, need not be the same (DESIGN.md)."""
+        """A peer says that the entry (index, term) is committed. If our log holds that entry, it is committed here too,
+        even if the peer does not lead. A manager may have all entries and not know yet that they are committed, while
+        another manager leads (DESIGN.md)."""
         log = self._log
         if not self.core.is_leader and index > log.commit_index and log.holds(index, term):
             log.set_commit(index)
@@ -481,22 +493,26 @@ class Guard:
 
 
 def _checked_entries(message: AppendEntries, held: Callable[[int], bytes | None]) -> list[Entry]:
-    """Consecutive indexes, terms that never go back nor beyond the leader's, commands that are bytes, or are held."""
+    """The entries of a message, with the bytes of those that it only names.
+
+    Raises PeerFault unless the indexes are consecutive, the terms do not go back or beyond the leader's, and each
+    command is bytes or the name of bytes that are held.
+    """
     entries: list[Entry] = []
     index, term = message.previous_index, message.previous_term
     for item in message.entries:
         index += 1
         if not isinstance(item, (list, tuple)) or len(item) != 3:
-            raise PeerFault("append_entries with an entry that is not three values")
+            raise PeerFault("append_entries has an entry that is not three values")
         command, item_index, item_term = item
         if type(command) is int:
             name, command = command, held(command)
             if command is None:
-                raise PeerFault(f"append_entries names an entry, {name}, that it did not send before"[:200])
+                raise PeerFault(f"append_entries names the entry {name}, which was not sent before"[:200])
         if type(command) is not bytes or not command or item_index != index or type(item_term) is not int:
-            raise PeerFault(f"append_entries with a bad entry at index {index}")
+            raise PeerFault(f"append_entries has a bad entry at index {index}")
         if not term <= item_term <= message.term:
-            raise PeerFault(f"append_entries with term {item_term} at index {index}")
+            raise PeerFault(f"append_entries has an entry of the impossible term {item_term} at index {index}")
         term = item_term
         entries.append((command, item_index, item_term))
     return entries

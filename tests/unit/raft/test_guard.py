@@ -158,7 +158,7 @@ def test_for_a_member_whose_log_became_shorter_the_alarm_names_the_commands_that
     """An older copy of its directory was put back, with a virtual machine's snapshot say. It dials for ever in vain."""
     cluster, node, follower = running("leader")
     (reason,) = put(cluster, node, follower, IMPOSSIBLE_TO_A_LEADER["a log shorter than acknowledged"](node))
-    assert f"its data directory is an older copy, or its disk has lost what was synced; with {follower} run" in reason
+    assert f"an older copy, or its disk has lost synced bytes. Start {follower} on an empty directory" in reason
     assert f"members remove {follower}; members add {follower}=HOST:PORT" in reason
 
 
