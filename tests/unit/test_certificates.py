@@ -98,7 +98,8 @@ def test_no_certificate_outlives_its_ca_and_an_expired_ca_issues_none(tmp_path: 
 
 
 def test_managers_change_to_a_new_ca_one_at_a_time(ca: Path, tmp_path: Path) -> None:
-    """One that was changed over and one that was not know each other, in both directions; nobody is stopped."""
+    """A manager with a new certificate and one with an old certificate accept each other, in both directions. All run
+    on."""
     old = {id_: issued(ca, id_) for id_ in THREE}
     new_ca = Authority.create(tmp_path / "new", replaces=ca)
     assert new_ca.trust_domain == Authority(ca).trust_domain

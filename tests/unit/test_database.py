@@ -1118,8 +1118,7 @@ PAGES = st.sampled_from([10, 1_000, 1_400, 2_100, 5_000, 9_000, 100_000])
 @given(st.lists(st.lists(st.tuples(SOME_IDS, PAGES), max_size=6), min_size=1, max_size=4))
 def test_a_record_that_shrinks_within_a_transaction_leaves_a_sound_file(batches: list[list[tuple[str, int]]]) -> None:
     """Two writes to one entity in one log entry, a large one first: LMDB gave the second all pages of the first, and
-    the structure was taken for damage. No snapshot could be taken any more, on no manager, nor the state be opened
-    after a kill."""
+    the structure was taken for damage. After that no manager could take a snapshot, or open its state after a kill."""
     database = shared_database()
     for batch in batches:
         with database.write() as transaction:

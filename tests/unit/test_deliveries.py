@@ -1,5 +1,5 @@
-"""The promise: callbacks of futures are called one after another in order. One that waits, raises SystemExit or never
-returns keeps none of the others from being called.
+"""The promise: callbacks of futures are called one after another, in order. A callback that waits, raises SystemExit or
+never returns does not prevent the calls of the others.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ class Name(str):
 
 
 def test_an_id_has_exactly_the_type_of_text() -> None:
-    """It goes into the command beside the bytes, as it is."""
+    """The id itself goes into the command beside the bytes."""
     with pytest.raises(NOT_PLAIN):
         encoded(Node(id=Name("n")))
     assert encoded(Node(id="n", address=Name("a"))) == encoded(Node(id="n", address="a"))

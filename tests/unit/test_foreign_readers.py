@@ -152,7 +152,7 @@ def test_a_manager_names_the_process_and_its_age_and_stops_when_it_is_over(
 
 
 def test_a_process_that_only_reads_ends_its_old_views_itself(tmp_path: Path, other: Callable[[], Other]) -> None:
-    """(Pins a bug: a manager ended its own views only; one that another process forgot lasted for ever.)"""
+    """(Pins a bug: a manager ended only its own views; a view that another process forgot lasted for ever.)"""
     with wr.LocalStore(tmp_path / "m1") as store:
         store.create_container(wr.Container(id="c", image="first"))
         reader = other()
@@ -186,7 +186,7 @@ def test_a_local_store_ends_its_own_old_views(tmp_path: Path, monkeypatch: pytes
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader that was there at one look counts as one that stands still at the next."""
+    """A reader that is seen by two checks counts as holding its pages since the first."""
     monkeypatch.setattr(foreign_readers, "HOLD_SECONDS", 0.0)
     monkeypatch.setattr(foreign_readers, "RENEW_SECONDS", 0.0)
     monkeypatch.setattr(local, "LOOK_SECONDS", 0.0)

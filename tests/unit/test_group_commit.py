@@ -199,7 +199,7 @@ def test_callers_and_futures_are_served_in_order(disk: Disk, commits: GroupCommi
 
 
 def test_a_callback_of_a_future_may_write_and_close(disk: Disk, commits: GroupCommit) -> None:
-    """It may wait for another future too: such a callback has another thread deliver the next ones."""
+    """A callback may wait for another future, too: then another thread delivers the next ones."""
     disk.slow = False
     answers: list[int] = []
     done = threading.Event()

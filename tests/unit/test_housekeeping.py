@@ -49,7 +49,7 @@ def test_a_membership_change_that_nobody_was_asked_for_was_not_made(tmp_path: Pa
 def test_a_backup_directory_that_hangs_does_not_keep_a_manager_from_closing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its server is gone; the manager's own disk is not."""
+    """The server of the backup directory does not answer; the manager's own disk works."""
     hangs, server_is_back = threading.Event(), threading.Event()
 
     def hang(_directory: str) -> None:
@@ -94,7 +94,8 @@ def test_an_error_in_housekeeping_does_not_end_it(tmp_path: Path, monkeypatch: p
 
 
 def test_a_chore_that_fails_for_good_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that cannot be removed, say, and the disk was never measured again, nor the state written back."""
+    """(Pins a bug: after one file could not be removed, the disk was never measured and the state never synced
+    again.)"""
     config = alone(tmp_path, checkpoint_interval_seconds=0.05)
     done: list[str] = []
 

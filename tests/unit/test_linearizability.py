@@ -221,7 +221,7 @@ def _replays(order: tuple[Call, ...]) -> bool:
 
 
 def _has_unseen(calls: list[Call]) -> bool:
-    """Whether a revision is told of that no answer explains."""
+    """Whether there is a revision that no answer explains."""
     problem, _ = _pose(calls)
     return problem is not None and any(step.call is None for step in problem.changes)
 

@@ -134,7 +134,7 @@ def _fill(batch: Batch, node: Node, gone: str, *, if_revision: int | None = None
 
 
 def _create_services(store: LocalStore, size: int) -> None:
-    """Until there is no room."""
+    """Write until there is no space left."""
     for number in range(10_000):
         store.create_service(Service(id=f"s-{number}", name="web", image="x" * size))
 
@@ -492,7 +492,7 @@ def test_a_child_that_lives_on_does_not_keep_the_directory(path: Path) -> None:
         os.waitpid(child, 0)
 
 
-# ---------------------------------------------------------------------------------------- no room, broken disks
+# ---------------------------------------------------------------------------------------- no space left, broken disks
 
 
 def test_a_full_map_refuses_and_changes_nothing_and_deletes_work(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -577,7 +577,8 @@ def test_a_broken_disk_ends_all_writing_and_no_reading(store: LocalStore, monkey
 def test_a_disk_that_breaks_when_it_is_nearly_full_ends_writing_too(
     store: LocalStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The commit of three has no room; of the three alone, one is done, one breaks the disk, one is not tried."""
+    """There is no space for the commit of three. Of the three alone, one succeeds, one breaks the disk, one is not
+    tried."""
     held = Held(store, monkeypatch)
     first = pool.submit(store.create_node, Node(id="first"))
     held.wait_started()

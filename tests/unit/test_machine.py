@@ -447,7 +447,7 @@ def test_the_digest_depends_on_every_record_and_not_on_how_it_came_about(tmp_pat
 
 
 def test_the_digest_of_a_state_is_pinned(machine: StateMachine) -> None:
-    """It is stored, in snapshots too, and compared with that of other managers, perhaps of another version."""
+    """The digest is stored, in snapshots too, and compared with those of other managers, perhaps of another version."""
     one(machine, Operation(PUT, NETWORK.number, "x", b"\x81\x61x"))
     assert machine.digest.hex() == "269739a0bfdf29fe5bc0a9baae64f9ad30fde1266e57f99174a1514b5d59c22f"
 

@@ -74,7 +74,7 @@ def state_files(directory: Path) -> list[str]:
 
 
 def assert_kept(directory: Path) -> None:
-    """The state is the one that it was: not rebuilt, not set aside."""
+    """The state is the same one: not rebuilt, not set aside."""
     assert [name for name in state_files(directory) if name.partition(".")[0] != "1" or "aside" in name] == []
     again = opened(directory)
     try:
@@ -187,7 +187,7 @@ def test_a_state_that_crashes_its_reader_is_rebuilt(
 
 
 def test_a_child_that_comes_to_no_result_condemns_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was killed for want of memory, say."""
+    """For example the child was killed because there was too little memory."""
     monkeypatch.setattr(verification, "_BEGIN", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     for _ in range(STARTS):
         opened(directory).release()

@@ -259,7 +259,7 @@ def test_stdout_by_name_is_the_stdout_that_there_is(tmp_path: Path, shell: str) 
 
 
 def test_a_stdout_that_was_closed_is_no_file_of_ours(tmp_path: Path) -> None:
-    """Its number is given to the next file that is opened: the database, say."""
+    """The next file that is opened gets its number, for example the database."""
     script = """
 from warren_raft.outputs import open_node
 victim = os.open("out", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -170,7 +170,7 @@ def test_a_manager_that_has_its_certificate_does_not_load_the_code_that_makes_th
         f"members={LOCAL!r}), Alarms('m1')); own.prepare(); own.wanted = True; own.look()\n"
         "assert own.credentials is not None; print('cryptography' in sys.modules)"
     )
-    # Its CA is gone, as on a host that it was copied to: else it is compared with that of the certificate.
+    # Without this host's CA, as after a copy from another host: with it, its certificate would be compared too.
     shutil.rmtree(local_certificates.directory())
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -194,7 +194,7 @@ def refused(directory: Path, text: str) -> Callable[[], None]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="to become other users needs root")
 def test_a_directory_of_a_third_user_is_refused_also_when_it_is_empty(place: Path) -> None:
-    """He could put other files in the place of ours."""
+    """That user could replace the manager's files by others."""
     (place / "m1").mkdir(mode=0o770)
     os.chown(place / "m1", FIRST, SECOND)
     as_user(SECOND, refused(place / "m1", f"belongs to user #{FIRST}.*sudo -u"))

@@ -433,7 +433,7 @@ def test_a_slot_that_a_signal_handler_took_is_not_taken_again(store: wr.LocalSto
 def test_no_room_for_the_lock_file_is_an_error_not_the_end_of_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page of it that finds no room when it is written to would be SIGBUS."""
+    """A page of the lock file without space would raise SIGBUS when it is written to."""
 
     def full(*_arguments: int) -> int:
         ctypes.set_errno(errno.ENOSPC)
@@ -471,7 +471,7 @@ READ_ONLY = """
     reason="may not mount",
 )
 def test_a_mount_for_reading_only_is_read_only_where_nobody_can_write(tmp_path: Path) -> None:
-    """(Pins a bug: on such a mount LMDB reads without any lock, beside a manager that has it mounted for writing.)"""
+    """(Pins a bug: on such a mount LMDB reads without any lock, beside a manager that has mounted it for writing.)"""
     with wr.LocalStore(tmp_path / "s") as store:
         write(store, "first")
     (tmp_path / "mounted").mkdir()

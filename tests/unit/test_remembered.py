@@ -129,7 +129,7 @@ def test_a_manager_is_started_as_it_was_last(tmp_path: Path) -> None:
 
 
 def test_without_the_file_log_and_state_say_it(tmp_path: Path) -> None:
-    """As it is with a directory that an earlier release made, and with one that was recovered."""
+    """Like a directory that an earlier release made, or a recovered one."""
     survivor(tmp_path / "m1")
     expected: dict[str, Any] = {"node_id": "m1", "listen": MEMBERS["m1"], "members": MEMBERS}
     assert settings_of(tmp_path / "m1") == expected

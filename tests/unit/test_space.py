@@ -55,7 +55,7 @@ def test_a_reserve_of_nothing_is_never_touched(tmp_path: Path) -> None:
 
 
 class Sized:
-    """A database that uses as much as it is told."""
+    """A database with a size that the test sets."""
 
     used = 0
 

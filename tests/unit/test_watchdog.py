@@ -298,8 +298,8 @@ def test_a_raft_thread_that_is_stuck_in_a_log_line_is_noticed(tmp_path: Path) ->
 def test_a_raft_thread_that_is_thrown_out_of_its_loop_ends_the_manager(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SystemExit, and it alone with Ctrl-C, ends an asyncio loop: the thread was gone, and nobody said so. It then
-    shuts down, and only once: two tasks did at a time, and one of them was broken off."""
+    """Only SystemExit and Ctrl-C end an asyncio loop: the thread ended silently. The driver now shuts down in that
+    case, and only once: two tasks did it at the same time, and one of them was interrupted."""
     begun: list[Driver] = []
     shut_down = Driver._shut_down
 

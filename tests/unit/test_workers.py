@@ -1,5 +1,5 @@
-"""The promise: jobs are done for as long as the process runs, also when its main thread has returned; one that raises
-SystemExit costs no thread, and a thread that cannot be started costs no job while there is another.
+"""The promise: jobs are done for as long as the process runs, also after its main thread has returned. A job that
+raises SystemExit costs no thread, and a thread that cannot be started costs no job while there is another thread.
 """
 
 from __future__ import annotations

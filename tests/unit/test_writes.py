@@ -230,7 +230,7 @@ def test_a_write_that_the_queue_cannot_take_ends_at_once(
             ended.append(error)
 
     waits = threading.Thread(target=wait)
-    waits.start()  # one that is waited for has room: there are only as many as there are threads
+    waits.start()  # a write with a waiting thread is accepted: there are only as many as there are threads
     wait_until(lambda: len(lonely._writes._outstanding) == 6, "it to wait")
     lonely.close()
     waits.join(DEADLINE)
@@ -241,7 +241,7 @@ def test_a_write_that_the_queue_cannot_take_ends_at_once(
 def test_a_write_with_too_many_bytes_for_the_queue_ends_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A large one beside many small ones has room; as many large ones have not."""
+    """A large write beside many small ones is accepted; many large ones are not."""
     monkeypatch.setattr(module, "OUTSTANDING_BYTES", 10_000)
     with replicated(tmp_path, others=1) as store:
         futures = [start(store, timeout=math.inf) for _ in range(50)]
@@ -348,7 +348,7 @@ def test_a_callback_that_takes_long_costs_no_leadership(tmp_path: Path) -> None:
 
 
 def test_of_a_manager_that_stops_each_future_is_told_whatever_the_callback_of_another_does(tmp_path: Path) -> None:
-    """The thread that replaces one that stays in a callback had gone to sleep, as there was nothing to deliver yet."""
+    """The thread that replaces a blocked one had gone to sleep, because there was nothing to deliver yet."""
     let_go = threading.Event()
     with replicated(tmp_path) as store:
         store.wait_ready(DEADLINE)

@@ -1,5 +1,5 @@
-"""The promise: with a directory for them, there is a backup no older than one interval, unless nothing has changed;
-the newest few stay, nothing else is touched, and a failure is told and tried again.
+"""The promise: with a backup directory, there is a backup no older than one interval, unless nothing has changed. The
+newest few stay, no other file is touched, and a failure is reported and tried again.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class World:
 
     @property
     def alarm(self) -> str | None:
-        """The text of the one that there is."""
+        """The text of the only alarm."""
         texts = [alarm.text for alarm in self.alarms.active]
         assert len(texts) <= 1
         return texts[0] if texts else None
@@ -301,7 +301,7 @@ def test_a_disk_that_is_not_mounted_is_told_and_not_written_to_elsewhere(world: 
 def test_a_follower_too_reports_that_no_backup_could_be_saved_there(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
-    """Else the first to notice is the manager that takes over when the one with the backups is gone."""
+    """Otherwise only the next leader would notice, because it is the first to try to save a backup."""
     world.leads = False
     if what == "no parent":
         world.directory = tmp_path / "mnt" / "backups"

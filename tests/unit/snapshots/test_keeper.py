@@ -23,7 +23,8 @@ from warren_raft.store.generations import StateDirectory
 
 
 def test_old_ones_go_and_those_in_use_stay(tmp_path: Path) -> None:
-    """A follower that fetches the oldest is not to find it gone; once it has it, it goes with the next."""
+    """A follower that fetches the oldest snapshot must still find it. After the fetch, the snapshot goes with the
+    next."""
     directory = SnapshotDirectory(tmp_path)
     with small_state(tmp_path, containers=5) as database:
         keeper = Keeper(
@@ -61,8 +62,8 @@ def files_no_larger_than(size_bytes: int) -> Iterator[None]:
 
 
 def test_a_fetch_gives_way_on_a_full_disk_and_waits_for_anything_else_that_is_lacking(tmp_path: Path) -> None:
-    """On a full disk the log needs the room more than half a snapshot does. Where something else is lacking for a
-    while, it is no use to fetch the first half again."""
+    """On a full disk the log needs the space more than half a snapshot does. During any other shortage, fetching the
+    first half again would be of no use."""
 
     def opened(reserve_bytes: int) -> Keeper:
         keeper = Keeper(StateDirectory(tmp_path), node_id="n1", reserve_bytes=reserve_bytes)

@@ -60,7 +60,7 @@ def test_writes_go_on_while_it_is_verified(
 def test_closing_ends_one_that_is_under_way(
     store: ReplicatedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The child is one that would never end: only `close` can end the wait for it."""
+    """The child would never end: only `close` can end the wait for it."""
     monkeypatch.setattr("warren_raft.snapshots.verification._BEGIN", "import threading; threading.Event().wait()")
     began, caught = threading.Event(), []
     popen = manager_module.save.__globals__["verify_in_child"]

@@ -160,7 +160,8 @@ def test_an_interrupt_leaves_nothing(out: Path) -> None:
 
 
 def test_the_part_of_a_killed_save_goes_with_the_next_save_a_day_later(database: Database, out: Path) -> None:
-    """It is as large as the state, and nobody else would ever remove it. One that is being filled is not that old."""
+    """The part is as large as the state, and nothing else would ever remove it. A part that is being filled is
+    younger."""
     others = ["s.mdb.89abcdef.part", "s.mdb.0123abcd.part.part", "s.mdb.mine.part", "t.mdb.0123abcd.part"]
     for name in ["s.mdb.0123abcd.part", *others]:
         (out / name).touch()
