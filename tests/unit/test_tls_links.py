@@ -39,6 +39,7 @@ from warren_raft.errors import InvariantViolation
 from warren_raft.raft import handshakes as handshakes_module
 from warren_raft.raft import transport as transport_module
 from warren_raft.raft.handshakes import MAX_UNFINISHED
+from warren_raft.raft.identity import Identity
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.tls_session import Session
 from warren_raft.raft.transport import MAX_GUESTS, Timing
@@ -250,6 +251,28 @@ def test_who_is_refused_and_what_each_side_says(
 
     with caplog.at_level(logging.INFO, logger="warren_raft.transport"):
         scene()
+
+
+def test_a_link_that_is_up_stays_when_its_certificate_expires(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster whose certificates expire together goes on. But there is no new link."""
+    identity_of = Credentials.identity_of
+
+    def later(self: Credentials, session: Session, now: float) -> Identity:
+        return identity_of(self, session, now + 400 * DAY.total_seconds())
+
+    @scenario
+    async def scene(stage: Stage) -> None:
+        a, b = await tls_pair(stage, authority, tmp_path)
+        monkeypatch.setattr(Credentials, "identity_of", later)
+        c = await stage.node("m3", PATIENT, credentials=authority.credentials(tmp_path, "m3"))
+        c.transport.set_peers({"m2": (b.address,)})
+        await until(lambda: any("has expired" in why for _, why in c.told("dial refused")))
+        assert not c.told("up")
+        await is_unharmed(a, b)
+
+    scene()
 
 
 # What those without a certificate can do, and those with one that are no members.
