@@ -325,6 +325,7 @@ class Manager(tls.Manager):
             "last_term": log.last_term,
             "commit_index": log.commit_index,
             "snapshots": [snapshot.sha256 for snapshot in held],
+            "incarnations": {member.id: member.incarnation for member in engine.members.values()},
         }
 
 

@@ -40,9 +40,10 @@ from warren_raft.raft import entries
 from warren_raft.raft.membership import REMOVE, Change, Founding, Member
 from warren_raft.raft.tls_session import Session
 from warren_raft.raft.wire import FIRST, MORE, encode, first_body, frame_head
-from warren_raft.store.command import PUT, Command, Operation, new_session
+from warren_raft.store import codec
+from warren_raft.store.command import OPEN_SESSION, PUT, Command, Operation, new_session
 from warren_raft.store.command import encode as encode_command
-from warren_raft.store.tables import CA
+from warren_raft.store.tables import CA, CA_ID
 
 CALLERS = 2
 LATER = 1 << 60
@@ -254,19 +255,20 @@ def nack(scene: Scene) -> None:
 
 
 def unreadable_command(scene: Scene) -> None:
-    command = b"\x85\x17" + encode_command(Command(5, 1, 1))[2:]
-    entry = entries.encode_commands([command])
-    in_log(scene, command, entry)
+    in_log(scene, [b"\x85\x17" + encode_command(Command(5, 1, 1))[2:]])
 
 
 def replace_ca(scene: Scene) -> None:
     """As a write, and as an entry of a leader. (A member may write.)"""
-    put = Operation(PUT, CA.number, "ca", HOSTILE)
-    command = encode_command(Command(new_session("m1", lambda _: 7), 1, 1, (put,)))
-    in_log(scene, command, entries.encode_commands([command]), may_submit=scene.attacker.is_member)
+    session = new_session(scene.attacker.ways()[0][1]["node_id"], lambda _: 7)
+    steps = (Operation(OPEN_SESSION), Operation(PUT, CA.number, CA_ID, codec.encode(CA, HOSTILE)))
+    commands = [encode_command(Command(session, n, n, (step,))) for n, step in enumerate(steps, 1)]
+    in_log(scene, commands, may_submit=scene.attacker.is_member)
 
 
-def in_log(scene: Scene, command: bytes, entry: bytes, *, may_submit: bool = False) -> None:
+def in_log(scene: Scene, commands: list[bytes], *, may_submit: bool = False) -> None:
+    """`may_submit`: so that a member does not."""
+    entry = entries.encode_commands(commands)
     term = scene.leader["term"]
     said = [
         {"type": "append_entries", **after(scene.leader, [entry])},
@@ -275,8 +277,8 @@ def in_log(scene: Scene, command: bytes, entry: bytes, *, may_submit: bool = Fal
     ]
     if not may_submit:
         said += [
-            {"type": "submit", "commands": [command]},
-            {"type": "submit_large", "number": 1, "heard": 0, "command": command, "milliseconds": 9000},
+            {"type": "submit", "commands": commands},
+            {"type": "submit_large", "number": 1, "heard": 0, "command": commands[-1], "milliseconds": 9000},
         ]
     scene.say([encode(message) for message in said[-1:]], [encode(message) for message in said])
 
@@ -294,7 +296,8 @@ def remove_members(scene: Scene) -> None:
         {"type": "change", "number": number, "verb": REMOVE, "id": id_, "address": "", "incarnation": None}
         for number, id_ in enumerate(others, 1)
     ]
-    removals = [entries.encode_change(Change(REMOVE, id_, incarnation="i" * 32)) for id_ in others]
+    known = scene.leader["incarnations"]
+    removals = [entries.encode_change(Change(REMOVE, id_, incarnation=known[id_])) for id_ in others]
     led = [{"type": "append_entries", **after(scene.leader, removals)}]
     said = led if scene.attacker.is_member else wishes + led
     scene.say([encode(said[-1])], [encode(message) for message in said])
@@ -407,14 +410,13 @@ def one_of_each(leader: dict[str, Any]) -> dict[str, Message]:
 
 def forge_founders(cluster: Cluster, name: str) -> dict[str, Any]:
     """The first manager hears of founders that nobody named. What counts is whom the cluster has in the end."""
-    port, outcomes = cluster.port("m1"), Counter[str]()
-    contexts: dict[str, ssl.SSLContext | None] = {"no certificate": no_certificate(), "member": None}
-    if name == "non-member":
-        contexts |= attackers.issue(Authority(cluster.directory / "ca"), cluster.directory, "x")
-    context = {"no certificate": contexts["no certificate"], "non-member": contexts.get("x")}.get(name)
-    if name == "member":
+    port, outcomes, me = cluster.port("m1"), Counter[str](), "m2" if name == "member" else "x"
+    if name == "no certificate":
+        context = no_certificate()
+    elif name == "member":
         context = attackers.client_context(cluster.directory / "m2" / "tls")
-    me = "m2" if name == "member" else "x"
+    else:
+        context = attackers.issue(Authority(cluster.directory / "ca"), cluster.directory, me)[me]
     forged = Founding({id_: Member(id_, "127.0.0.1:1", "f" * 32, voter=True) for id_ in ("m1", me, "m3")}).encode()
     for hello in ({"node_id": me, "founding": forged}, {"node_id": me}):
         try:
@@ -427,7 +429,7 @@ def forge_founders(cluster: Cluster, name: str) -> dict[str, Any]:
     return {"attack": "forge the founders of a first start", "attacker": name, **shown(outcomes), "wrong": []}
 
 
-def linked_when_it_listens(port: int, context: ssl.SSLContext | None, hello: Message) -> Peer:
+def linked_when_it_listens(port: int, context: ssl.SSLContext, hello: Message) -> Peer:
     deadline = time.monotonic() + tls.WAIT_SECONDS
     while True:
         try:
@@ -438,7 +440,7 @@ def linked_when_it_listens(port: int, context: ssl.SSLContext | None, hello: Mes
                 raise
             time.sleep(0.05)
         else:
-            return linked(port, context, hello) if context is not None else Peer(port, context)
+            return linked(port, context, hello)
 
 
 # The figures ---------------------------------------------------------------------------------------------------------
