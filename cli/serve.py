@@ -148,12 +148,12 @@ def serve(
 
 
 def _say_ready(config: Config, leader: str | None) -> None:
-    """Where nobody reads stdout any more (a closed terminal, a pipe whose reader ended) the manager goes on."""
+    """Prints the line `ready …`. If stdout has no reader any more (a closed terminal or pipe), the manager goes on."""
     try:
         print(f"ready node_id={config.node_id} listen={config.listen} leader={leader}", flush=True)
     except OSError as error:
         log_event(log, logging.WARNING, "ready line not written", error, node=config.node_id)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is in its buffer goes there at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the buffered line goes there at the end
 
 
 def _config(config_file: str | None, **settings: Any) -> Config:
