@@ -27,21 +27,33 @@ _ASIDE: Final = re.compile(r"aside-[0-9TZ-]+\Z")
 
 def require_private(data_dir: str) -> None:
     """Raises RefusedForSafety if every user of the host may read or write the directory or a manager's file in it, or
-    if such a file is a symbolic link. Changes nothing. Does nothing if the directory does not exist. Raises OSError.
+    if such a file is a symbolic link. Does nothing if the directory does not exist. Raises OSError.
 
-    `data_dir` itself may be a link: its name was chosen by the operator.
+    A directory that holds no manager's file yet is closed to other users, if this process may do that: `mkdir` leaves
+    it open. Nothing else is changed. `data_dir` itself may be a link: its name was chosen by the operator.
     """
     try:
         status = os.stat(data_dir)
     except FileNotFoundError:
         return
+    if status.st_mode & stat.S_IRWXO and os.geteuid() in (0, status.st_uid) and not _ours(data_dir):
+        os.chmod(data_dir, stat.S_IMODE(status.st_mode) & ~stat.S_IRWXO)
+        if _ours(data_dir):  # another user has put a file there just now
+            raise RefusedForSafety(
+                f"{data_dir} was open to every user of this host, and files that this manager did not make have come "
+                f"into it; look at them, and empty it: ls -la {shlex.quote(data_dir)}"
+            )
+        status = os.stat(data_dir)
     _require_closed(data_dir, status, data_dir)
-    with os.scandir(data_dir) as found:
-        ours = [entry for entry in found if entry.name in NAMES or _ASIDE.match(entry.name)]
-    for path, status in _walk(ours):
+    for path, status in _walk(_ours(data_dir)):
         if stat.S_ISLNK(status.st_mode):
             raise RefusedForSafety(_is_link(path))
         _require_closed(path, status, data_dir)
+
+
+def _ours(data_dir: str) -> list[os.DirEntry[str]]:
+    with os.scandir(data_dir) as found:
+        return [entry for entry in found if entry.name in NAMES or _ASIDE.match(entry.name)]
 
 
 def refuse_link(path: str) -> None:
