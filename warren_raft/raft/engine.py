@@ -1229,12 +1229,13 @@ class Engine:
             else:
                 self._submitter.applied(machine.apply(index, term, content))
             self._catchup.applied(len(command))
-        can_propose = False
+        can_write = self._submitter.has_released  # a small write that a large one of its thread held up
         if last > first:
             self._after_apply()
             can_propose = self._core.is_leader and (self._submitter.is_queueing or self._roster.membership is None)
+            can_write = can_write or can_propose
         is_replaying = self._installation.incoming is not None and self._installation.replay(machine.applied_index)
-        return is_replaying or last < limit or can_propose or (self._batch is None and log.has_pending)
+        return is_replaying or last < limit or can_write or (self._batch is None and log.has_pending)
 
     def _after_apply(self) -> None:
         machine = self._machine

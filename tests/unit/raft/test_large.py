@@ -191,6 +191,29 @@ def test_what_a_thread_writes_after_a_large_one_does_not_pass_it(through: str) -
 
 
 @pytest.mark.parametrize("through", ["leader", "follower"])
+def test_a_small_write_behind_a_large_one_does_not_wait_for_the_next_tick(
+    through: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(Pins a fault: the engine did not ask for a step when the large one ended, and the small one lost 20 ms.)"""
+    cluster, leader, others = make()
+    node = leader if through == "leader" else cluster.nodes[others[0]]
+    made = submit_in_order(cluster, node.id, text("large"), "behind")
+    wanted: list[bool] = []
+    apply = node.engine.apply
+
+    def watched() -> bool:
+        had_ended = made[0].outcome is not None
+        more = apply()
+        if made[0].outcome is not None and not had_ended:
+            wanted.append(more)
+        return more
+
+    monkeypatch.setattr(node.engine, "apply", watched)
+    cluster.run_until(lambda: made[1].outcome is not None)
+    assert wanted == [True]
+
+
+@pytest.mark.parametrize("through", ["leader", "follower"])
 def test_one_thread_keeps_its_order_whatever_it_mixes(through: str) -> None:
     """Small ones before a large one as well: the large lane must not pass them while they are gathered."""
     cluster, leader, others = make()
