@@ -1,7 +1,7 @@
-"""The effects that a step of the engine asks for: what the driver has to do next. Plain data.
+"""The effects that a step of the engine asks for: the driver carries them out after the step. Plain data.
 
 Lives here: the classes. Not here: carrying them out (driver.py, or a simulator in tests), and which effects a step asks
-for (engine.py). Invariant: the driver carries the effects of one step out in their order.
+for (engine.py). Invariant: the driver carries out the effects of one step in their order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from warren_raft.raft.log import Batch
 from warren_raft.raft.wire import Message
 
 Job = Callable[[], Any]
-"""For a worker thread."""
+"""A function for a worker thread to call."""
 Then = Callable[[Any, Exception | None], None]
 """Called in the raft thread with the result of a job, or with its error."""
 
@@ -27,7 +27,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Of the message in the BULK lane with this `number`, do not send what has not left yet."""
+    """Do not send the parts that have not left yet of the message with this `number` in the lane BULK."""
 
     link: int
     number: int
@@ -42,7 +42,7 @@ class WriteLog:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Call job() in some worker thread, then step with Worked. `then` is the engine's own."""
+    """Call job() in any worker thread, then step with Worked. `then` is for the engine."""
 
     job: Job
     then: Then
@@ -56,7 +56,7 @@ class CloseLink:
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """Hold or seek a link to each of these, at one of its addresses in turn; replaces the last one."""
+    """Keep or make a link to each of these peers, at its addresses in turn. Replaces the Dial before it."""
 
     peers: Mapping[str, Sequence[str]]
 

@@ -1,10 +1,11 @@
-"""When to campaign, and when to let others: pre-vote, stickiness, leadership transfer.
+"""When this manager campaigns, and when it lets others campaign: pre-vote, stickiness, leadership transfer.
 
-PySyncObj's own timer is off: it has neither pre-vote nor stickiness, so one node that cannot hear deposes a healthy
-leader for ever (hole 6). Here a campaign starts only after a quorum said, without changing any term, that it would vote
-(Raft thesis 9.6). Not here: counting real votes (the core, behind guard.py). Time and randomness are passed in.
-Invariant: no vote is asked for, and none given, while a leader is known to be alive, unless that leader asks for it.
-A candidate gets its time once; one that asks again and again, and never leads, holds nobody up.
+PySyncObj's own timer is off: it has neither pre-vote nor stickiness, so one manager that cannot hear deposes a healthy
+leader for ever (docs/pysyncobj-holes.md, hole 6). Here a campaign starts only after a quorum said, without changing any
+term, that it would vote (Raft thesis 9.6). Time and randomness are passed in. Not here: counting real votes (the core,
+behind guard.py). Invariant: while a leader is known to be alive, this manager asks for no vote and gives no vote,
+unless that leader asks for it. A candidate gets its time once: if it asks again and again and never leads, it delays no
+other manager.
 """
 
 from __future__ import annotations
@@ -19,33 +20,36 @@ from warren_raft.raft.messages import Message, PreVote, PreVoteReply, RequestVot
 
 LINK_LOST_MIN_SECONDS: Final = 0.03
 LINK_LOST_MAX_SECONDS: Final = 0.25
-"""After the link to the leader broke (its process died, or the network did) a follower asks for pre-votes within this
-range instead of waiting for the election timeout. A pre-vote disturbs nobody when the leader is in fact alive."""
+"""After the link to the leader broke (its process died, or the network failed) a follower asks for pre-votes within
+this range, and does not wait for the election timeout. If the leader is in fact alive, a pre-vote does no harm."""
 START_FRACTION: Final = 0.3
-"""Of a drawn timeout: how soon a manager that has just started asks for pre-votes."""
+"""A manager that has just started asks for pre-votes after this part of a drawn timeout."""
 FOUNDED_MAX_SECONDS: Final = 0.15
-"""The founding members ask within this range: all of them are there, and no leader can be."""
+"""The initial members ask within this time after the founding record: all are connected, and there is no leader yet."""
 RETRY_FRACTION: Final = 0.5
-"""A pre-vote round that got no quorum is repeated after this part of a timeout."""
+"""A pre-vote round that got no quorum is repeated after this part of a drawn timeout."""
 GRANTED_SECONDS: Final = 0.1
-"""Whoever got our pre-vote is given so long to campaign before we ask ourselves: two candidates split the vote. Shorter
-than any manager's pause between two rounds, so one that asks for ever and cannot win delays nobody for long."""
+"""A peer that got our pre-vote has this time to campaign before we ask ourselves, because two candidates split the
+vote. It is shorter than a manager's pause between two rounds, so a peer that asks for ever and cannot win does not
+delay other managers for long."""
 PATIENCE_TIMEOUTS: Final = 5.0
-"""Whoever got our vote, or our pre-vote, and did not lead within so many timeouts is not waited for again meanwhile."""
+"""We wait for a peer that got our vote or our pre-vote. If it does not become the leader, we do not wait for it again
+until this many timeouts have passed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What an election is decided on, taken from core and log by the engine."""
+    """The facts that decide an election. The engine takes them from the core and the log."""
 
     term: int
     last_index: int
     last_term: int
     voters: frozenset[str]
     may_campaign: bool
-    """A voter under its own incarnation, every membership change at or below commit applied, disk in order."""
+    """This manager is a voter under its own incarnation, has applied every change of members up to the commit index,
+    and its disk works."""
     is_durable: bool
-    """All that was written to the log is synced: our own last term and vote, too."""
+    """Everything that was written to the log is synced, also our own last term and vote."""
     is_leader: bool
 
 
@@ -63,22 +67,22 @@ class Elections:
         self._granted: set[str] = set()
         self._asking = False
         self.leader: str | None = None
-        """Whom we heard lead, until the link to it broke or its time was up. Never ourselves."""
+        """The leader that we heard, until the link to it breaks or its time is up. Never this manager."""
         self.leader_contact = -1e9
         """When a message of the present leader last arrived."""
         self._successor: tuple[str, float] = ("", -1e9)
-        """To whom our leader hands over, and when it said so last."""
+        """The manager that our leader hands over to, and when the leader last said so."""
         self._parked: tuple[str, RequestVote, float] | None = None
-        """A request for our vote of a candidate that says to be asked by our leader, which has not said so yet."""
+        """A vote request of a candidate that says that our leader hands over to it. Our leader has not said so yet."""
         self._waited_for: dict[tuple[str, str], float] = {}
-        """(peer, for what) -> when it was last given time, since it led last."""
+        """(peer, "vote" or "pre-vote") -> when we last waited for it. Cleared when the peer leads."""
         self.why = STARTED
-        """Why there is nobody to follow: what a campaign gives as its reason."""
-        # Nobody is known to lead yet, and a pre-vote disturbs nobody who does.
+        """Why there is no leader to follow. A campaign gives it as its reason."""
+        # No leader is known yet. If there is one, a pre-vote does it no harm.
         self.deadline = now + START_FRACTION * self._draw()
 
     def _draw(self) -> float:
-        """Between one and two timeouts (Raft 5.2): long enough apart that one candidate usually comes alone."""
+        """Between one and two timeouts (Raft 5.2): so wide a range that usually one manager is a candidate alone."""
         return self._timeout * (1.0 + self._random.random())
 
     def heard_leader(self, leader: str, now: float) -> None:
@@ -91,7 +95,7 @@ class Elections:
 
     def link_down(self, peer: str, now: float) -> None:
         if self._parked is not None and self._parked[0] == peer:
-            self._parked = None  # it was asked on that link, and would be answered on the next one
+            self._parked = None  # the request came over that link; its answer must not go over the next link
         if peer == self.leader:
             self.why = Reason(LINK_LOST, f"the link to {peer} broke")
             self.leader = None
@@ -101,33 +105,33 @@ class Elections:
             self.deadline = min(self.deadline, soon)
 
     def founded(self, now: float) -> None:
-        """The founding members have met: there is no leader to wait for."""
+        """The initial members have met: there is no leader to wait for."""
         self.deadline = min(self.deadline, now + FOUNDED_MAX_SECONDS * self._random.random())
 
     def became_leader(self) -> None:
-        """Whoever led before us is nobody to wait for once we lead no longer."""
+        """We lead now. Forget the leader before us: when we do not lead any more, we must not wait for it."""
         self.leader = None
         self.leader_contact = -1e9
         self._asking = False
 
     def stepped_down(self, now: float, why: Reason, *, is_alone: bool = False) -> None:
-        """We led and do not any more: wait a full timeout before asking. Our successor may have been heard already. The
-        only voter (`is_alone`) has nobody to wait for."""
+        """We led and do not any more: wait a full timeout before asking. We may have heard our successor already. The
+        only voter (`is_alone`) does not wait."""
         self.why = why
         self.deadline = now if is_alone else now + self._draw()
 
     def leader_is_alive(self, now: float, *, is_leader: bool) -> bool:
-        """Whether a vote would stand against a leader that was heard within the shortest election timeout."""
+        """Whether this manager leads, or heard a leader within the shortest election timeout: then it gives no vote."""
         return is_leader or (self.leader is not None and now - self.leader_contact < self._timeout)
 
     def voted(self, peer: str, now: float) -> None:
-        """We gave our vote: whoever has it gets its time (Raft 5.2: granting a vote restarts the timer)."""
+        """We gave our vote to a peer: it gets time to win (Raft 5.2: granting a vote restarts the timer)."""
         self._asking = False
         if self._is_waited_for(peer, "vote", now):
             self.deadline = now + self._draw()
 
     def _is_waited_for(self, peer: str, what: str, now: float) -> bool:
-        """Whether it has not had its time since it led last, or that was long ago."""
+        """Whether we wait for the peer now: we did not since it last led, or PATIENCE_TIMEOUTS have passed since."""
         waited_at = self._waited_for.get((peer, what), -1e9)
         if now - waited_at < PATIENCE_TIMEOUTS * self._timeout:
             return False
@@ -135,13 +139,13 @@ class Elections:
         return True
 
     def stand_again(self, now: float) -> None:
-        """We led until just now, and our majority follows us still."""
+        """We led until just now, and our majority still follows us."""
         self.deadline = now
 
     # Handing over ------------------------------------------------------------------------------------------------
 
     def handed_over(self, target: str, now: float) -> tuple[str, RequestVote] | None:
-        """Our leader hands over to `target`. Returns what that one asked already, in the last timeout."""
+        """Our leader hands over to `target`. Returns the vote request that `target` sent within the last timeout."""
         self._successor = (target, now)
         parked, self._parked = self._parked, None
         if parked is None or parked[0] != target or now - parked[2] > self._timeout:
@@ -149,7 +153,7 @@ class Elections:
         return parked[:2]
 
     def successor(self, now: float) -> str | None:
-        """To whom our leader said, within the last timeout, that it hands over."""
+        """The manager that our leader hands over to, if the leader said so within the last timeout."""
         target, said_at = self._successor
         return target if now - said_at <= self._timeout else None
 
@@ -159,15 +163,15 @@ class Elections:
     # Pre-vote ----------------------------------------------------------------------------------------------------
 
     def tick(self, now: float, standing: Standing) -> bool:
-        """Ask for pre-votes when it is time. True: campaign now (only where we alone are the quorum)."""
+        """Ask for pre-votes when it is time. True: campaign now (only if we alone are the quorum)."""
         if standing.is_leader or now < self.deadline:
             return False
         if self.leader is not None:
             self.why = Reason(TIMEOUT, f"{self.leader} was not heard for {now - self.leader_contact:.1f} s")
             self.leader = None
         if not standing.is_durable:
-            # Our last candidacy, or our vote, has not left yet: to campaign again would take it back before anybody
-            # could answer. Where a sync takes as long as our patience nobody was ever elected.
+            # Our last vote request, or our vote, waits for the disk and has not left yet. Another campaign would take
+            # it back before any peer could answer. With syncs as long as our timeout, no leader was ever elected.
             return False
         self.deadline = now + self._draw() * RETRY_FRACTION
         if not standing.may_campaign:
@@ -186,11 +190,11 @@ class Elections:
         return self._won(standing)
 
     def answer_pre_vote(self, peer: str, message: PreVote, now: float, standing: Standing) -> PreVoteReply:
-        """Would we vote for it? Changes nothing: it may ask for ever without harm. Our own leader that asks leads no
-        more.
+        """Say whether we would vote for the peer. That changes no term: a peer may ask for ever without harm. If our
+        own leader asks, it does not lead any more.
 
-        The answer is to leave when our log is synced: who cannot make a vote durable now must not promise one, and a
-        candidate whose vote waits for our disk must not be made to begin anew.
+        The answer must leave only after our log is synced. A manager that cannot make a vote durable now must not
+        promise one; and a candidate whose vote waits for our disk must not be made to begin again.
         """
         log_is_new_enough = (message.last_log_term, message.last_log_index) >= (
             standing.last_term,
@@ -206,7 +210,7 @@ class Elections:
         return PreVoteReply(round=message.round, granted=granted, term=standing.term)
 
     def expects(self, peer: str, message: PreVoteReply, standing: Standing) -> bool:
-        """Whether it answers what we ask now."""
+        """Whether the reply is of a voter, and to our present round."""
         return self._asking and message.round == self._round and peer in standing.voters
 
     def receive_pre_vote_reply(self, peer: str, message: PreVoteReply, standing: Standing) -> bool:

@@ -1,7 +1,7 @@
-"""The events that a step of the engine takes in: what happened since the last step. Plain data.
+"""The events since the last step, which the next step of the engine takes in. Plain data.
 
-Lives here: the classes. Not here: what a step asks for in return (effects.py), and who makes events (driver.py, or a
-simulator in tests). Invariant: an event is immutable and holds nothing of a thread, socket or clock.
+Lives here: the classes. Not here: the effects that a step asks for (effects.py), and making events (driver.py, or a
+simulator in tests). Invariant: an event is immutable and refers to no thread, socket or clock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class LinkUp:
     link: int
     hello: Mapping[str, Any]
     identity: Identity | None = None
-    """Of the peer's certificate; None: the link is plaintext."""
+    """The identity in the peer's certificate; None: the link is plaintext."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Arriving:
-    """Parts of a large message arrive from a peer that says to lead this term; 0: it says nothing of a term. Told some
-    times a second at most."""
+    """Parts of a large message arrive from a peer that claims to lead this term; 0: the message names no term. Comes at
+    most a few times a second."""
 
     peer: str
     link: int
@@ -53,8 +53,8 @@ class Arriving:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A peer refused our hello. `identity`: of its certificate; None: links are plaintext, or the TLS handshake did not
-    get so far."""
+    """A peer refused our hello. `identity`: the one in its certificate; None: links are plaintext, or the TLS handshake
+    ended before the certificate came."""
 
     peer: str
     refusal: Refusal
@@ -63,7 +63,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class NotReached:
-    """Nobody, or another manager, answered at the address of a peer."""
+    """No manager, or another manager, answered at the address of a peer."""
 
     peer: str
     why: str
@@ -76,7 +76,7 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """The batch of the last WriteLog is durable, or `error` says why not."""
+    """The batch of the last WriteLog is durable, or `error` says why it is not."""
 
     batch: Batch
     error: OSError | None = None
@@ -84,7 +84,7 @@ class Synced:
 
 @dataclass(frozen=True, slots=True)
 class Worked:
-    """A Work effect was carried out: what its job returned, or raised."""
+    """A Work effect was carried out: its job returned `result`, or raised `error`."""
 
     work: Work
     result: Any

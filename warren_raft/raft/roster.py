@@ -1,7 +1,7 @@
-"""The members as seen from this manager now: its links, whose word counts, whom to dial, and the first start.
+"""The members as this manager sees them now: its links, the standing of each peer, the peers to dial, the first start.
 
 Lives here: the live side of membership.py. Not here: proposing changes (changes.py) and raft messages (guard.py).
-Invariant: nobody counts whose link was not opened under the incarnation that the membership names.
+Invariant: a peer counts as a member only if its link was opened under the incarnation in the member list.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.trust import PeerStanding
 
 DIAL_ANYWAY_SECONDS: Final = 1.0
-"""The smaller id dials the larger. Whoever is without a link for so long dials too: the other may not know us yet (a
-joiner), or not our new address."""
+"""The manager with the smaller id dials the one with the larger id. After this time without a link the larger one dials
+too: the smaller one may not know it yet (it is a joiner), or may not know its new address."""
 
 
 @dataclass(slots=True)
 class Link:
-    """One established link. What the peer declared before there was a cluster: `view`, whom it has met (id ->
-    incarnation), and `configured`, its initial members (id -> address)."""
+    """One established link. `view` and `configured` are the peer's declaration before there was a cluster: the managers
+    that it has met (id -> incarnation), and its initial members (id -> address)."""
 
     number: int
     hello: Hello
@@ -77,22 +77,22 @@ class Roster:
         self.membership = membership
         """The replicated list as it is applied; None before there is a cluster."""
         self.members: Mapping[str, Member] = {}
-        """The best list there is: the replicated one, else the founding one, else the configured one."""
+        """The replicated list; without one, the founding record's; without that, the configured initial members."""
         self.voters: frozenset[str] = frozenset()
         self.settled_index = 0
-        """All lists up to the one of this index are settled, as far as is known here (settling.py)."""
+        """This manager knows that all lists up to the one of this index are settled (settling.py)."""
         self.is_settled = False
-        """Whether the present list is."""
+        """Whether this manager knows that the present list is settled."""
         self._voters_index = 0 if membership is None else membership.index
-        """Index of the newest list with other voters than the one before; after a start that is not known, and the
-        present one stands for it."""
+        """Index of the newest list whose voters differ from those of the list before. It is not known after a start;
+        then it is the index of the present list."""
         self.links: dict[str, Link] = {}
         given = {id_: (configured[id_],) if id_ in configured else () for id_ in {*configured, *hints}}
         self.book = AddressBook(address, {id_: (*first, *hints.get(id_, ())) for id_, first in given.items()})
         self._told_version = -1
-        """The version of the book that the links that are up were told."""
+        """The version of the address book that was sent over the present links."""
         self._told_rows: tuple[list[tuple[str, str, str]], dict[str, int]] = ([], {})
-        """What was told last, and over which links."""
+        """The addresses that were sent last, and the links over which they were sent."""
         self._places: dict[str, tuple[str, ...]] = {}
         self._places_version = -1
         self.guests: Final = Guests()
@@ -100,19 +100,19 @@ class Roster:
         self._send = send
         self._send_when_synced = send_when_synced
         self._founding_position = 0
-        """Log.position of the founders' record; 0: it was durable at the start."""
+        """Log.position of the founding record; 0: the record was durable at the start."""
         self._declared: dict[str, str] = {}
-        """Whom this blank manager has told the others that it met; empty until it has."""
+        """The view that this blank manager declared last (id -> incarnation); empty before its first declaration."""
         self._unlinked_since: dict[str, float] = {}
         self._heard_at: dict[str, float] = {}
-        """When a peer without a link was last heard."""
+        """Peer without a link -> when its last message arrived."""
         self.founding: Founding | None = None
         self._on_founding = on_founding
         self._bootstrap = bootstrap
         self.origin = ""
         """The cluster id that this directory was restored with."""
         self.waits = ""
-        """For whom the first start waits, for people; any thread may read it."""
+        """A sentence for people about the managers that the first start waits for; any thread may read it."""
         match read_note(log.note):
             case Origin() as origin:
                 self.origin, self.configured = origin.cluster_id, dict(origin.members)
@@ -121,10 +121,10 @@ class Roster:
         self._choose_list()
         self._hear_again()
 
-    # Who ---------------------------------------------------------------------------------------------------------
+    # Members and standings ---------------------------------------------------------------------------------------
 
     def _choose_list(self) -> None:
-        """`members` and `voters` are looked at a hundred times a write, and change with the list only."""
+        """Set `members` and `voters`: each write reads them a hundred times, and they change only with the list."""
         if self.membership is not None:
             self.members = self.membership.members
         elif self.founding is not None:
@@ -140,23 +140,24 @@ class Roster:
 
     @property
     def is_voter(self) -> bool:
-        """Whether this very data directory is a voting member. A blank one never is."""
+        """Whether this very data directory is a voting member. A blank directory never is."""
         me = self.members.get(self.node_id)
         return me is not None and me.voter and me.incarnation == self._log.incarnation
 
     @property
     def was_removed(self) -> bool:
-        """Whether the list says that this very data directory is a member no more."""
+        """Whether the list says that this very data directory was removed."""
         return self.membership is not None and self._log.incarnation in self.membership.removed
 
     @property
     def may_vote(self) -> bool:
-        """A learner that was promoted may not know it yet, so any directory that belongs to a cluster answers (Raft
-        4.1: servers vote by the candidate's word); a blank one never does (PYSYNCOBJ hole 7, wiped disks)."""
+        """Any directory that belongs to a cluster answers vote requests, because a learner that was promoted may not
+        know it yet (Raft thesis 4.1: a server votes for a candidate that its own list does not have). A blank directory
+        never votes (docs/pysyncobj-holes.md, hole 7: wiped disks)."""
         return self.membership is not None or self.founding is not None
 
     def standing(self, peer: str) -> PeerStanding | None:
-        """Of the peer of the present link (trust.py); None: there is no link."""
+        """The standing of the peer, by its present link (trust.py); None: there is no link."""
         link = self.links.get(peer)
         if link is None:
             return None
@@ -171,7 +172,7 @@ class Roster:
         return PeerStanding.FORMING if self.membership is None else PeerStanding.GUEST
 
     def counts(self, peer: str) -> bool:
-        """Whether what comes over the present link to `peer` is the word of a member of the list that is applied."""
+        """Whether messages over the present link to `peer` are those of a member of the applied list."""
         return self.standing(peer) in (PeerStanding.MEMBER, PeerStanding.LEAVING)
 
     def may_serve(self, peer: str) -> bool:
@@ -179,7 +180,7 @@ class Roster:
         return self.counts(peer) or self.standing(peer) is PeerStanding.AHEAD
 
     def identity_of(self, member: Member) -> Identity | None:
-        """Of the certificate that a member shows now; None: it has no link, or a plaintext one."""
+        """The identity in the certificate that a member shows now; None: it has no link, or a plaintext link."""
         if member.id == self.node_id:
             return self.identity if member.incarnation == self._log.incarnation else None
         link = self.links.get(member.id)
@@ -188,14 +189,14 @@ class Roster:
 
     @property
     def trust_domain(self) -> str:
-        """Of this manager's own certificate; "": its links are plaintext."""
+        """The trust domain of this manager's own certificate; "": its links are plaintext."""
         return "" if self.identity is None else self.identity.trust_domain
 
     def connected(self, peer: str) -> bool:
         return peer == self.node_id or self.counts(peer)
 
     def contact_age(self, peer: str, now: float) -> float | None:
-        """Seconds since a message of the peer last arrived; None: none since this manager started. For any thread."""
+        """Seconds since the peer's last message; None: no message since this manager started. For any thread."""
         link = self.links.get(peer)
         heard_at = self._heard_at.get(peer) if link is None else link.heard_at
         return 0.0 if peer == self.node_id else None if heard_at is None else max(0.0, now - heard_at)
@@ -203,15 +204,15 @@ class Roster:
     # Changes of the list -----------------------------------------------------------------------------------------
 
     def apply(self, membership: Membership) -> None:
-        """The list after one more change."""
+        """Take the list that one more change has made."""
         if self.membership is None:
-            self.settled(membership.index)  # the founders' list: their record of it has been durable since before it
+            self.settled(membership.index)  # the founding record of this list was durable before it
         elif _voting(self.members) != _voting(membership.members):
             self._voters_index = membership.index
         self._take_list(membership)
 
     def replace(self, membership: Membership | None) -> None:
-        """The list of another state that has taken the place of ours: nobody knows which change was the last."""
+        """Take the list of another state that has replaced ours. It is not known which change was the last one."""
         if membership is not None and membership != self.membership:
             self._voters_index = membership.index
         self._take_list(membership)
@@ -222,7 +223,7 @@ class Roster:
         self._members_changed()
 
     def settled(self, index: int) -> None:
-        """The list of `index` is settled, and with it all before."""
+        """Note that the list of `index` and all lists before it are settled."""
         self.settled_index = max(self.settled_index, index)
         self._look_whether_settled()
 
@@ -231,33 +232,33 @@ class Roster:
 
     @property
     def has_settled_voters(self) -> bool:
-        """Whether no voter that was added or removed is in the balance: the voters may be changed again."""
+        """Whether the newest list with other voters is settled, so that the voters may be changed again."""
         return self.settled_index >= self._voters_index
 
     def _is_leaving(self, hello: Hello) -> bool:
-        """Whether this is the directory whose removal made the present voters, and its vote may still be needed. Only
-        the newest one can be: the next change waits until the one before is settled."""
+        """Whether this is the directory whose removal made the present voters, and its vote may still be needed. That
+        can be only the directory removed last: the next change waits until the change before it is settled."""
         membership = self.membership
         if membership is None or not membership.removed or self.has_settled_voters:
             return False
         return hello.incarnation == membership.removed[-1] and hello.node_id not in membership.members
 
     def is_leaving(self, peer: str) -> bool:
-        """Whether the present link to `peer` is one to such a directory."""
+        """Whether the present link to `peer` leads to a directory that is leaving (glossary)."""
         return peer in self.links and self._is_leaving(self.links[peer].hello)
 
     def is_fed(self, peer: str) -> bool:
-        """Whether it gets the log without counting for the quorum: a learner, or who is leaving."""
+        """Whether the peer gets the log without counting for the quorum: it is a learner, or it is leaving."""
         member = self.members.get(peer)
         return self.is_leaving(peer) if member is None else not member.voter
 
     def is_foreign(self, hello: Hello) -> bool:
-        """Whether it says that it belongs to another cluster than this manager."""
+        """Whether the peer says that it belongs to another cluster than this manager."""
         return self.membership is not None and hello.cluster_id not in (None, self.membership.cluster_id)
 
     @property
     def links_of_non_members(self) -> list[str]:
-        """Those with a link who are no members and did not say, when it was made, that they are of this cluster."""
+        """Peers with a link that are not members, and did not name this cluster in their hello."""
         return sorted(
             peer
             for peer, link in self.links.items()
@@ -266,7 +267,7 @@ class Roster:
 
     @property
     def removed_links(self) -> list[str]:
-        """Those with a link who were removed, or whose certificate was, and may go."""
+        """Peers with a link whose directory or certificate was removed, and that are not leaving any more."""
         return sorted(
             peer
             for peer, link in self.links.items()
@@ -274,7 +275,7 @@ class Roster:
         )
 
     def _is_removed(self, peer: str, link: Link) -> bool:
-        """Its directory, or its certificate."""
+        """Whether the peer's directory or its certificate was removed."""
         membership = self.membership
         if membership is None:
             return False
@@ -302,15 +303,16 @@ class Roster:
 
     @property
     def _is_blank(self) -> bool:
-        """Whether this directory has taken part in nothing yet: no entry and no founders, so it gave no vote either.
+        """Whether this directory has taken part in nothing yet: no entry and no founding record, so also no vote.
 
-        A later term alone is no part: any peer that says to lead can bring a new manager to one, and it has to be
-        let in after that.
+        A later term alone does not count as taking part: any peer that claims to lead can bring a new manager into a
+        later term, and the cluster has to let that manager in after that.
         """
         return self._log.has_only_base and self._log.base_term == 0 and self.founding is None
 
     def _told_founding(self) -> bytes:
-        """Nobody hears of a record that a power cut would take back: we might agree to another view then."""
+        """The founding record for a hello, empty before the record is durable: after a power cut took the record away,
+        this manager might agree to another view."""
         if self.founding is None or self._log.synced_position < self._founding_position:
             return b""
         return self.founding.encode()
@@ -344,7 +346,7 @@ class Roster:
         self._adopt_founding(peer, hello.founding)
 
     def link_down(self, peer: str, number: int) -> bool:
-        """False when it was an older link than the present one."""
+        """False: that was an older link than the present one."""
         link = self.links.get(peer)
         if link is None or link.number != number:
             return False
@@ -354,12 +356,12 @@ class Roster:
         return True
 
     def peers_to_dial(self, now: float) -> dict[str, tuple[str, ...]]:
-        """Whom the transport should hold or seek a link to: id -> addresses, in the order in which to try them."""
+        """The peers that the transport is to keep or make links to: id -> addresses, in the order to try them."""
         wanted: dict[str, tuple[str, ...]] = {id_: (address,) for id_, address in self.guests.addresses.items()}
         for member in self.members.values():
             if member.id == self.node_id:
                 continue
-            linked = member.id in self.links  # named on, or the transport would hang up on it
+            linked = member.id in self.links  # it stays in the answer, or the transport would close its link
             since = now if linked else self._unlinked_since.setdefault(member.id, now)
             if linked or member.id > self.node_id or now - since >= DIAL_ANYWAY_SECONDS:
                 wanted[member.id] = self._places_of(member)
@@ -368,7 +370,7 @@ class Roster:
     # Addresses ---------------------------------------------------------------------------------------------------
 
     def _places_of(self, member: Member) -> tuple[str, ...]:
-        """Asked in each step, so it is looked up once only."""
+        """The addresses of a member. Each step asks for them, so they are kept until the address book changes."""
         if self._places_version != self.book.version:
             self._places_version = self.book.version
             self._places.clear()
@@ -383,7 +385,7 @@ class Roster:
             self.book.heard(member, incarnation, address)
 
     def _members_changed(self) -> None:
-        """The address that a manager said before it was a member counts now."""
+        """Take the new list. The address that a new member gave before it was a member counts from now on."""
         before = self.members
         self._choose_list()
         self.book.members_changed(before, self.members)
@@ -395,7 +397,7 @@ class Roster:
             self._hear(peer, link.hello.incarnation, link.hello.address)
 
     def said_address(self, id_: str) -> str | None:
-        """The address that a member says it has, over its present link; None where there is none."""
+        """The address that a member gave in its hello on the present link; None: it has no link."""
         if id_ == self.node_id:
             return self.address
         link, member = self.links.get(id_), self.members.get(id_)
@@ -403,17 +405,17 @@ class Roster:
         return link.hello.address if link is not None and is_member else None
 
     def tell_addresses(self) -> dict[str, str] | None:
-        """Tell each member which of the others have other addresses than the list says: two that have moved find each
-        other when the third, which knows both, dies.
+        """Tell each member which other members have other addresses than the list says. So two members that have moved
+        find each other after the third one, which knew both addresses, has died.
 
-        Returns the members with other addresses (id -> address); None where nothing has changed since the last call.
+        Returns the members with other addresses (id -> address); None: nothing has changed since the last call.
         """
         if self._told_version == self.book.version:
             return None
         self._told_version = self.book.version
         told = [row for row in self.book.to_tell(self.members) if row[0] != self.node_id]
         linked = {peer: link.number for peer, link in self.links.items()}
-        is_news = (told, linked) != self._told_rows  # what others tell us is told to nobody
+        is_news = (told, linked) != self._told_rows  # addresses that other members told us are not passed on
         self._told_rows = (told, linked)
         if told and is_news and self.membership is not None:
             for peer in sorted(self.links):
@@ -422,7 +424,7 @@ class Roster:
         return self.book.differing(self.members.values())
 
     def address_alarm(self, id_: str, address: str) -> str:
-        """For the operator: the member says that it has this address, and the command to type."""
+        """A text for the operator: the member says that it has this address, and the command to type."""
         listed = self.members[id_].address
         says = "listens on" if id_ == self.node_id else "says that its address is"
         return (
@@ -431,7 +433,7 @@ class Roster:
         )
 
     def receive_addresses(self, peer: str, said: Sequence[tuple[str, str, str]]) -> None:
-        """A member tells the addresses of others. They are places to dial; they make nobody a member."""
+        """A member tells the addresses of other members. This manager dials them; they make no manager a member."""
         entries = [(id_, Said(incarnation, address)) for id_, incarnation, address in said]
         self.book.told(peer, entries, self.members)
 
@@ -442,19 +444,20 @@ class Roster:
         return self.membership is None and self._is_blank
 
     def found(self) -> None:
-        """One step towards the founding members.
+        """One step towards the founding record.
 
-        Each blank manager declares whom it sees, and whom it was told to expect. When all initial members are linked,
-        blank, and declare the same as we do, that view is recorded (durable before any vote, as votes wait for the
-        log).
+        Each blank manager declares the managers that it has met, and the initial members that it was told to expect. If
+        all initial members have links, are blank, and declare the same as this manager, it records that view. The
+        record is durable before any vote, because votes wait for the log.
         """
         if not self._is_forming:
             self.waits = ""
             return
         if self.configured.keys() == {self.node_id} and not (self._bootstrap or self.origin):
             self.waits = (
-                f"{self.node_id} knows of no other member and begins no cluster: add it to one, by members add "
-                f"{self.node_id}={self.address} on a manager there, or start it with --bootstrap as a cluster of one"
+                f"{self.node_id} knows no other member and begins no cluster: to add it to a cluster, type there: "
+                f"warren-raft members add {self.node_id}={self.address}; or start it with --bootstrap as a cluster of "
+                "one"
             )
             return
         view = {self.node_id: self._log.incarnation}
@@ -476,7 +479,7 @@ class Roster:
 
     def _waiting_for(self, missing: list[str], unsure: list[str]) -> str:
         if not missing:
-            return f"the cluster is not formed yet: some have not met everybody ({', '.join(unsure)})" if unsure else ""
+            return f"the cluster is not formed: {', '.join(unsure)} did not meet all initial members" if unsure else ""
         return f"the cluster is not formed yet: {self.node_id} waits for {', '.join(missing)}" + (
             f", to be restored from the same file with the same members ({', '.join(sorted(self.configured))})"
             if self.origin
@@ -491,7 +494,8 @@ class Roster:
         return link.view == self._declared and link.configured == self.configured
 
     def receive_view(self, peer: str, view: Mapping[str, str], configured: Mapping[str, str]) -> str | None:
-        """What a peer declares while the cluster forms; a line for the operator when it can never agree with us."""
+        """Take a peer's declaration while the cluster forms. Returns a line for the operator if the peer has other
+        initial members, and so can never agree with this manager."""
         link = self.links.get(peer)
         if link is None:
             return None
@@ -499,15 +503,20 @@ class Roster:
         if configured == self.configured or not self._is_forming or link.hello.cluster_id is not None:
             return None
         ours, theirs = (", ".join(f"{i}={a}" for i, a in sorted(m.items())) for m in (self.configured, configured))
-        return f"{peer} was started with other initial members ({theirs}) than {self.node_id} ({ours}): none is formed"
+        return (
+            f"{peer} was started with other initial members ({theirs}) than {self.node_id} ({ours}): they form no "
+            "cluster; start both with the same initial members"
+        )
 
     def receive_founding(self, peer: str, founding: bytes) -> None:
-        """A founding member has recorded the view that we are part of. Raises ValueError for what is none."""
+        """A founding member has recorded the view that this manager is part of. Raises ValueError for bytes that are
+        not a founding record."""
         self._adopt_founding(peer, founding)
 
     def _adopt_founding(self, peer: str, data: bytes) -> None:
-        """It names whom the operator named, this directory, and those that we have links to as they are. So whoever
-        made it up could leave out a directory, and put in none of its own under another's id."""
+        """Record a peer's founding record, if it names exactly the initial members that the operator named, this
+        directory, and the present incarnation of each initial member with a link. So a hostile peer that invents a
+        record could leave a directory out, but could not put a directory of its own in under another manager's id."""
         if not data or not self._is_forming:
             return
         founding = Founding.decode(data)
@@ -533,5 +542,5 @@ class Roster:
 
 
 def _voting(members: Mapping[str, Member]) -> set[tuple[str, str]]:
-    """The voters, each with its directory."""
+    """The voters, each with the incarnation of its directory."""
     return {(member.id, member.incarnation) for member in members.values() if member.voter}

@@ -1,4 +1,8 @@
-"""What consensus needs of the state: apply in order, and say how far it is. fsm/machine.py is one."""
+"""The interface of the state machine that consensus uses: apply entries in order, and give the applied index.
+
+Lives here: the protocol, and reading its member list. Not here: an implementation (fsm/machine.py). Invariant: a member
+list that no version wrote raises InvariantViolation.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from warren_raft.raft.submit import Outcome
 
 
 class StateMachine(Protocol):
-    """Raft thread or simulator only; `applied_index` is for any thread."""
+    """For the raft thread or a simulator only; `applied_index` may be read from any thread."""
 
     @property
     def applied_index(self) -> int: ...
@@ -20,22 +24,25 @@ class StateMachine(Protocol):
     @property
     def membership(self) -> bytes | None: ...
     def digest_at(self, index: int) -> bytes | None:
-        """A digest of the state after an entry, the same on every manager; None where it is not known (any more)."""
+        """The digest of the state after the entry at `index`, the same on every manager; None: it is not known (any
+        more)."""
 
     def problem_of(self, command: bytes, sender: str) -> str:
         """Why a command may not be put into a log; "": every manager of this release can apply it.
 
-        `sender`: the manager that wants it there, by its certificate; "": that is not known, or not to be looked at.
+        `sender`: the manager that sent the command, by its certificate; "": it is not known, or is not to be checked.
         """
 
     def apply(self, index: int, term: int, commands: Sequence[bytes]) -> Sequence[Outcome]: ...
     def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes) -> None: ...
     def settle(self) -> None:
-        """After an apply that raised StorageFull: see what became of it, before applied_index is read again."""
+        """Call this after an apply that raised StorageFull, before applied_index is read again. It finds out whether
+        the transaction was committed."""
 
 
 def membership_of(machine: StateMachine) -> Membership | None:
-    """Raises InvariantViolation for a list that no version wrote: a state proves its bytes, so they were made up."""
+    """The member list in the state. Raises InvariantViolation for bytes that no version wrote. The state's own checks
+    exclude damage, so such bytes were made up."""
     blob = machine.membership
     try:
         return Membership.decode(blob) if blob else None

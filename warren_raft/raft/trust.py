@@ -1,7 +1,7 @@
 """Trust: the standings that a peer can have (DESIGN.md, "Trust").
 
-Not here: how a standing is found (roster.py), which message a peer of a standing may send (messages.py), and which
-claims of an admitted message are believed, which each part that takes it decides. Invariant: a peer has one standing.
+Not here: how a standing is found (roster.py), which messages a peer of each standing may send (messages.py), and which
+claims of a message are believed (each module that takes the message). Invariant: a peer has one standing.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ import enum
 
 
 class PeerStanding(enum.StrEnum):
-    """What the peer of a link is to this manager, by the directory and the certificate that the link was made with."""
+    """The relation of a peer to this manager, by the directory and the certificate with which the link was made."""
 
     MEMBER = "member"
-    """In the list that this manager has applied (or, before there is one, in the founders' record), as this very
-    directory."""
+    """The list that this manager has applied (before there is a list: the founding record) has this very directory."""
     LEAVING = "leaving"
-    """A directory that was removed, and whose vote may still be needed (DESIGN.md, "Settled lists")."""
+    """The directory was removed, and its vote may still be needed (DESIGN.md, "Settled lists")."""
     AHEAD = "ahead"
-    """It says that it belongs to a later list than the one this manager has applied. That is a claim: it is heard by a
-    manager that lags, and by no other."""
+    """The peer claims to have a later list than this manager has applied. Only a manager that lags hears the peer."""
     FORMING = "forming"
-    """There is no list yet, and no record of the founders that names it."""
+    """There is no list yet, and no founding record that names the peer."""
     GUEST = "guest"
-    """It has a link, so that it can be added."""
+    """The peer has a link so that it can be added, and nothing else."""

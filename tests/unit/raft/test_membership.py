@@ -313,8 +313,8 @@ def test_a_manager_that_knows_of_no_other_founds_no_cluster_unless_it_is_told_to
     cluster.run(10)
     assert alone.log.is_blank
     assert alone.engine.waits == (
-        f"m4 knows of no other member and begins no cluster: add it to one, by members add m4={JOINER} on a manager "
-        "there, or start it with --bootstrap as a cluster of one"
+        "m4 knows no other member and begins no cluster: to add it to a cluster, type there: warren-raft members add "
+        f"m4={JOINER}; or start it with --bootstrap as a cluster of one"
     )
     assert alone.alarm_names == ["cluster-not-formed"]
     assert cluster.change(leader.id, ADD, "m4", JOINER).state == DONE
