@@ -344,7 +344,7 @@ def test_an_address_where_the_member_is_not_is_named_as_wrong(
     told = warren("members", "update", f"m3={wrong}", *m1)
     assert told.text == f"moved m3 to {wrong}\n"
     assert f"m3 says that its address is {members['m3']}" in told.err
-    assert f"type members update m3={members['m3']}" in told.err
+    assert f"type: warren-raft members update m3={members['m3']}" in told.err
     assert warren("members", "update", f"m3={members['m3']}", *m1, "-o", "json").json["warning"] is None
     assert managers["m3"].stop() == 0
     answer = warren("members", "update", f"m3={wrong}", *m1, "-o", "json").json

@@ -1,10 +1,11 @@
-"""Membership changes as the leader makes them: one at a time, refused when they would lose the quorum.
+"""Changes of members as the leader makes them: one at a time, refused if they would lose the quorum.
 
-PySyncObj's own guard against two changes at once is dead code, and its changes take effect when appended (hole 7).
-Ours are ordinary entries that take effect when applied (etcd's scheme), proposed only when the one before is applied,
-the voters that it made are settled (settling.py), and an entry of this term is applied. Not here: what a change does to
-the list (membership.py). Invariant: a request is judged by the applied list only, after an entry of this term, so
-asking again is always safe; it is judged once more when it is proposed, and called done only when that list is settled.
+PySyncObj's own guard against two changes at once is dead code, and its changes take effect when they are appended
+(docs/pysyncobj-holes.md, hole 7). Ours are ordinary entries that take effect when they are applied (etcd's scheme). The
+leader proposes one only when the change before it is applied, the voters that it made are settled (settling.py), and an
+entry of this term is applied. Not here: the effect of a change on the list (membership.py). Invariant: a request is
+judged by the applied list only, after an entry of this term, so it is always safe to ask again. It is judged again when
+the change is proposed, and is called done only when the list with the change is settled.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ LONG_AGO: Final = -1e9
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the leader says to a request: DONE (`text`: what is still wrong), PENDING (it was begun, and may be done by
-    now; ask again), WAIT (nothing was done; `text`: for what it waits; ask again), or REFUSED (`text`: why)."""
+    """The leader's answer to a request. DONE: the change is made; `text` may hold a warning. PENDING: the change was
+    begun, and may be done by now; ask again. WAIT: nothing was done; `text` says what the leader waits for; ask again.
+    REFUSED: `text` says why."""
 
     state: str
     text: str = ""
@@ -74,8 +76,8 @@ class Changes:
         clock: Callable[[], float],
         recent_seconds: float,
     ) -> None:
-        """`recent_seconds`: the election timeout. Who has not answered for so long does not count as alive, who asked
-        and has not asked again is gone, and a learner that needs longer does not keep up."""
+        """`recent_seconds`: the election timeout. A member whose last answer is older does not count as alive. A
+        request that is not repeated within it is dropped. A learner whose round takes longer does not keep up."""
         self._core = core
         self._log = log
         self._guard = guard
@@ -90,7 +92,7 @@ class Changes:
         self._wanted_at = LONG_AGO
 
     def reset(self) -> None:
-        """Leadership changed: what was wanted is asked for again by whoever wants it."""
+        """Leadership changed: forget the requests. The managers that asked for a change ask again."""
         self._led_since = self._clock()
         self._wanted = self._proposed = None
         self._proposed_at = 0
@@ -108,7 +110,7 @@ class Changes:
         return self._proposed is not None and (self._proposed.verb, self._proposed.id) == (REMOVE, member_id)
 
     def tick(self) -> None:
-        """See how far the learners are, and which guests are still asked for."""
+        """Look how far the learners are, and forget the guests that no manager asks for any more."""
         if not self._core.is_leader:
             return
         self._roster.guests.expire(self._clock())
@@ -126,11 +128,11 @@ class Changes:
                 answered=self._core.last_response(member.id),
             )
 
-    # What to propose ---------------------------------------------------------------------------------------------
+    # The next change ---------------------------------------------------------------------------------------------
 
     def next_change(self, applied_index: int, applied_term: int, new_cluster_id: str) -> Change | None:
-        """The change to propose now, alone in its entry, or None. It names our trust domain, which the list takes over
-        if it has none."""
+        """The change to propose now, alone in its entry; None: there is none. It names our trust domain; a list without
+        a trust domain takes it over."""
         change = self._next_change(applied_index, applied_term, new_cluster_id)
         return None if change is None else replace(change, trust_domain=self._roster.trust_domain)
 
@@ -147,13 +149,13 @@ class Changes:
         return self._wanted_change() or self._promotion() or self._certification() or self._invitation()
 
     def _certificates_of(self, member: Member) -> tuple[Certificate, ...]:
-        """Those that the list has, and before them the one that we see it with now."""
+        """The certificate that the member shows now, then those that the list has for it."""
         identity = self._roster.identity_of(member)
         shown = () if identity is None else (Certificate.of(identity),)
         return shown + tuple(each for each in member.certificates if each not in shown)
 
     def _certification(self) -> Change | None:
-        """The list knows every certificate that is in use: when a member is removed, they are all refused."""
+        """Put each certificate that a member uses into the list, so that all of them are refused after its removal."""
         for member in self._roster.members.values():
             certificates = self._certificates_of(member)
             if certificates[:1] != member.certificates[:1]:
@@ -161,7 +163,7 @@ class Changes:
         return None
 
     def _invitation(self) -> Change | None:
-        """A blank manager whose certificate is of this cluster is added without being asked for: who gave it the
+        """Add a blank manager with a certificate of this cluster, without a request: the operator who issued the
         certificate wants it here."""
         roster = self._roster
         membership = roster.membership
@@ -180,19 +182,19 @@ class Changes:
         return None
 
     def _wanted_change(self) -> Change | None:
-        """What was asked for, judged anew: it may have waited, and a member may have died meanwhile."""
+        """The change that was asked for, judged again: it may have waited, and a member may have died meanwhile."""
         wanted = self._wanted
         if wanted is None:
             return None
         found = self._judge(wanted) if self._is_asked_for else None
         if not isinstance(found, Change):
-            self._wanted = None  # whoever asks again hears why
+            self._wanted = None  # the manager that asks again gets the reason
             return None
         return found
 
     @property
     def _is_asked_for(self) -> bool:
-        """Who wants a change asks again and again; one that nobody asks for any more is not made."""
+        """Whether a manager still asks for the change. It repeats its request; without that the change is not made."""
         return self._clock() - self._wanted_at <= self._recent_seconds
 
     def _promotion(self) -> Change | None:
@@ -209,16 +211,17 @@ class Changes:
     def request(
         self, verb: str, member_id: str, address: str, applied_index: int, asker: str, incarnation: str = ""
     ) -> Answer:
-        """What an operator wants at the manager `asker`. Called again until it answers DONE or REFUSED. `incarnation`:
-        the directory that is to be removed; "": whichever has the id."""
+        """Answer a request of an operator at the manager `asker`. It is repeated until the answer is DONE or REFUSED.
+        `incarnation`: the directory to remove; "": the directory that has the id now."""
         roster = self._roster
         if roster.membership is None:
             return Answer(WAIT, "the cluster is not formed yet")
         if not self._log.holds(applied_index, self._core.term):
-            # A change that was answered before may be in the log only: nothing is judged by the list without it.
+            # A change that was acknowledged before may still be in the log only, and the list does not have it yet. No
+            # request is judged by that list.
             return Answer(WAIT, "this leader was elected just now, and has not applied an entry of its term yet")
         if applied_index < self._proposed_at:
-            return Answer(WAIT, "a membership change is under way")
+            return Answer(WAIT, "a change of members is under way")
         try:
             check_node_id(member_id)
             if verb in (ADD, UPDATE):
@@ -234,17 +237,17 @@ class Changes:
         return found
 
     def why_stay(self) -> Answer | None:
-        """Why this leader does not hand over yet so that it can be removed; None: it may. Otherwise two operators, each
-        removing one of two members, make leadership go to and fro, and neither removal is made."""
+        """Why this leader does not hand over yet so that it can be removed; None: it may hand over. Without these
+        conditions two operators, each removing one of two members, would pass leadership to and fro for ever."""
         if self._wanted is not None and self._is_asked_for:
-            return Answer(WAIT, "another membership change is under way")
+            return Answer(WAIT, "another change of members is under way")
         if self._clock() - self._led_since <= self._recent_seconds:
             return Answer(WAIT, "this leader was elected just now, and hands over when it has led for a moment")
         return None
 
     def _want(self, wanted: _Wanted, asker: str) -> Answer:
         if self._wanted not in (None, wanted) and self._is_asked_for:
-            return Answer(WAIT, "another membership change is under way")
+            return Answer(WAIT, "another change of members is under way")
         if wanted != self._wanted:
             log_event(
                 logger,
@@ -260,7 +263,7 @@ class Changes:
         return Answer(PENDING, "the change is under way")
 
     def _judge(self, wanted: _Wanted) -> Change | Answer:
-        """The change that is to be made for it, or why there is none."""
+        """The change to make for the request, or the answer that says why there is none."""
         member = self._roster.members.get(wanted.id)
         if wanted.verb == ADD:
             return self._add(member, wanted.id, wanted.address)
@@ -273,10 +276,12 @@ class Changes:
     def _add(self, member: Member | None, member_id: str, address: str) -> Change | Answer:
         if member is not None:
             if member.address != address:
-                return Answer(REFUSED, f"{member_id} is a member already, at {member.address}")
+                return Answer(REFUSED, f"{member_id} is already a member, at {member.address}")
             if not self._roster.connected(member_id):
-                # Done, if it was away a moment; or a new directory runs there, which the cluster does not know.
-                return Answer(WAIT, f"{member_id} is a member already, and not connected; {self._why_away(member_id)}")
+                # The member may be away for a moment only; or it runs with a new directory that is not in the list.
+                return Answer(
+                    WAIT, f"{member_id} is already a member, and is not connected; {self._why_away(member_id)}"
+                )
             return Answer(DONE) if member.voter else Answer(PENDING, f"{member_id} was added, and is catching up")
         holder = next((m.id for m in self._roster.members.values() if m.address == address), None)
         if holder is not None:
@@ -288,7 +293,7 @@ class Changes:
         if not link.hello.blank or link.hello.origin:
             return Answer(REFUSED, f"the data directory of {member_id} is not empty; start it on an empty one")
         if link.hello.address != address:
-            return Answer(REFUSED, f"{member_id} says its address is {link.hello.address}, not {address}")
+            return Answer(REFUSED, f"{member_id} says that its address is {link.hello.address}, not {address}")
         self._roster.guests.forget(member_id)
         certificate = None if link.identity is None else Certificate.of(link.identity)
         return Change(ADD, id=member_id, address=address, incarnation=link.hello.incarnation, certificate=certificate)
@@ -304,7 +309,7 @@ class Changes:
             return Answer(REFUSED, f"{member_id} is not a member")
         if member.address == address:
             return Answer(DONE, self._not_there(member_id, address))
-        # Not by the list alone: two may have taken each other's address.
+        # The list alone is not enough: two members may have taken each other's address.
         addresses = {m.id: m.address for m in self._roster.members.values()}
         addresses |= self._roster.book.differing(self._roster.members.values())
         holder = next((id_ for id_, its in addresses.items() if its == address and id_ != member_id), None)
@@ -313,19 +318,25 @@ class Changes:
         return Change(UPDATE, id=member_id, address=address, incarnation=member.incarnation)
 
     def _not_there(self, member_id: str, address: str) -> str:
-        """What the operator has to know where the member does not answer at its new address; else empty."""
+        """A warning for the operator if the member does not answer at its new address; else empty."""
         said = self._roster.said_address(member_id)
         if said == address:
             return ""
         restart = f"start {member_id} with --listen {address}"
         if said is None:
-            return f"{member_id} does not answer at {address}: {restart}, or correct the address with members update"
-        return f"{member_id} says that its address is {said}: {restart}, or type members update {member_id}={said}"
+            return (
+                f"{member_id} does not answer at {address}: {restart}, or correct the address: warren-raft members "
+                f"update {member_id}=HOST:PORT"
+            )
+        return (
+            f"{member_id} says that its address is {said}: {restart}, or type: warren-raft members update "
+            f"{member_id}={said}"
+        )
 
     def _remove(self, member: Member | None, wanted: _Wanted) -> Change | Answer:
         member_id = wanted.id
         if member is None or wanted.incarnation not in ("", member.incarnation):
-            return Answer(DONE)  # where there is another one, it was added since
+            return Answer(DONE)  # a member with this id and another directory was added after the removal
         rest = self._roster.voters - {member_id}
         if not rest:
             return Answer(REFUSED, f"{member_id} is the only voting member")
@@ -333,10 +344,10 @@ class Changes:
         change = Change(REMOVE, id=member_id, incarnation=member.incarnation, certificate=certificate)
         return (self._why_not(rest, member_id) if member.voter else None) or change
 
-    # Who is alive ------------------------------------------------------------------------------------------------
+    # Members that are alive --------------------------------------------------------------------------------------
 
     def _why_not(self, rest: frozenset[str], member_id: str) -> Answer | None:
-        """Why the voters `rest` cannot be left to themselves; None: they can."""
+        """Why the voters `rest` alone would have no quorum; None: they have one."""
         lost = f"removing {member_id} would lose the quorum"
         connected = sum(map(self._roster.connected, rest))
         if connected * 2 <= len(rest):
@@ -351,11 +362,11 @@ class Changes:
         )
 
     def _answers(self, member_id: str) -> bool:
-        """Whether it has answered this leader a moment ago. A link says less: it stands for seconds after its other end
-        has died."""
+        """Whether the member has answered this leader within `recent_seconds`. A link alone is not enough: it lasts for
+        seconds after the peer has died."""
         if member_id == self._roster.node_id:
             return True
         answered = self._core.last_response(member_id)
         if answered is None or answered <= self._led_since:
-            return False  # a new leader's core takes everybody for alive, for the sake of its own check of the quorum
+            return False  # a new leader's core counts all members as alive, for its own check of the quorum
         return self._roster.connected(member_id) and self._clock() - answered <= self._recent_seconds

@@ -1,7 +1,8 @@
-"""What operators ask of the cluster: membership changes and leadership transfers, from any manager to the leader.
+"""Requests of operators: changes of members and transfers of leadership, from any manager to the leader.
 
-A question goes to the leader and its answer comes back; whoever asked repeats it until it is done. Not here: what a
-change does (membership.py), and whether it may be made (changes.py). Invariant: every question is answered once.
+A request goes to the leader and its answer comes back; the manager that asked repeats it until it is done. Not here:
+the effect of a change (membership.py), and whether it may be made (changes.py). Invariant: each request gets one
+answer.
 """
 
 from __future__ import annotations
@@ -30,27 +31,29 @@ from warren_raft.raft.messages import (
 from warren_raft.raft.roster import Roster
 
 TRANSFER_SECONDS: Final = 1.0
-"""A leadership transfer that has not happened by then is called off, and writes go on here."""
+"""A transfer of leadership that has not happened after this time is called off, and writes go on at this leader."""
 TELL_AGAIN_SECONDS: Final = 0.05
-"""The target of a transfer is told to campaign so often: who has not applied all that is committed cannot at once."""
+"""The leader repeats its message to the target of a transfer this often. The target cannot campaign before it has
+applied all committed entries."""
 LONG_AGO: Final = -1e9
 TRANSFER_VERB: Final = "transfer"
-"""In the place of the verb of a change: a transfer of leadership."""
+"""The verb of a request for a transfer of leadership, in the place of the verb of a change."""
 NO_LEADER: Final = "there is no leader"
-"""The answer to a question that went nowhere."""
+"""The answer to a request while no leader is connected."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeWanted:
-    """An operator's membership change; `answer` is called once per request, in the raft thread."""
+    """An operator's change of members; `answer` is called once per request, in the raft thread."""
 
     verb: str
     member_id: str
     address: str
     answer: Callable[[Answer], None]
     incarnation: str = ""
-    """Of a removal that is asked for again until it is done: the directory that is meant. The leader may have added
-    another one under that id since. "": the list here did not have the member, so the leader's word counts."""
+    """For a removal: the directory that is meant. The request is repeated until it is done, and the leader may have
+    added another directory under that id since. "": this manager's list did not have the member, so the leader's answer
+    counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ Wanted = ChangeWanted | TransferWanted
 
 
 class Requests:
-    """Raft thread or simulator only. Core, guard and changes are renewed with the state, see `attach`."""
+    """Raft thread or simulator only. Core, guard and changes are replaced together with the state, see `attach`."""
 
     def __init__(
         self, node_id: str, roster: Roster, log: Log, *, answer_seconds: float, send: Callable[[str, Message], None]
@@ -83,7 +86,7 @@ class Requests:
         self._now = LONG_AGO
         self._number = 0
         self._asked: dict[int, tuple[Wanted, float, str]] = {}
-        """What operators asked here: when, and whom it was sent to."""
+        """Number -> a request of an operator here, when it was made, and the leader that it was sent to."""
         self._transfer_until = LONG_AGO
         self._transfer_target: str | None = None
         self._transfer_tried: str | None = None
@@ -99,13 +102,13 @@ class Requests:
 
     @property
     def is_transferring(self) -> bool:
-        """No new entries while a transfer runs, so that the target can have everything."""
+        """Whether a transfer runs. Then there are no new entries, so that the target can have all entries."""
         return self._transfer_until > self._now
 
-    # Questions and answers ---------------------------------------------------------------------------------------
+    # Requests and answers ----------------------------------------------------------------------------------------
 
     def ask(self, now: float, wanted: Wanted, applied_index: int) -> None:
-        """Take an operator's question to the leader."""
+        """Send an operator's request to the leader."""
         self._now = now
         self._number += 1
         message = _message(self._number, wanted)
@@ -119,7 +122,7 @@ class Requests:
             self._send(leader, message)
 
     def answer(self, asker: str, message: RequestChange, applied_index: int) -> ChangeAnswer:
-        """The leader's answer to a question that was asked at the manager `asker`."""
+        """The leader's answer to a request that was made at the manager `asker`."""
         if not self._core.is_leader:
             answer = Answer("wait", "the leader changed")
         elif message.verb == TRANSFER_VERB:
@@ -135,13 +138,13 @@ class Requests:
         return ChangeAnswer(number=message.number, state=answer.state, text=answer.text)
 
     def _leave(self, asker: str) -> Answer:
-        """Whoever leads next removes us."""
+        """Hand leadership over: the next leader removes this manager."""
         answer = self.transfer_to(None, Reason(REMOVED, f"the removal of {self._node_id} was asked for at {asker}"))
-        return Answer(WAIT, "leadership moves first") if answer.state != REFUSED else answer
+        return Answer(WAIT, "leadership is handed over first") if answer.state != REFUSED else answer
 
     def receive_answer(self, peer: str, message: ChangeAnswer) -> None:
-        """Of the leader that was asked; nobody else answers for it. A change is done when the list here says so too:
-        what this manager has applied is committed, and the leader's word alone is no proof."""
+        """Take the answer of the leader that was asked; answers of other peers are dropped. A change is done only when
+        the list here has it too: applied entries are committed, and the leader's answer alone is no proof."""
         asked = self._asked.get(message.number)
         if asked is None or asked[2] != peer:
             return
@@ -152,7 +155,7 @@ class Requests:
         self.answered(message)
 
     def _shows(self, wanted: ChangeWanted) -> bool:
-        """Whether the list that is applied here has the change."""
+        """Whether the applied list here has the change."""
         member = self._roster.members.get(wanted.member_id)
         if wanted.verb == REMOVE:
             return member is None or member.incarnation != wanted.incarnation
@@ -165,20 +168,20 @@ class Requests:
             asked[0].answer(Answer(message.state, message.text))
 
     def expire(self) -> None:
-        """The leader's answer may be lost with its link: whoever asked is told to ask again."""
+        """The leader's answer may be lost with its link: tell callers that have waited too long to ask again."""
         for number, (_, since, _) in list(self._asked.items()):
             if self._now - since > self._answer_seconds:
                 self.answered(ChangeAnswer(number=number, state=PENDING, text="the leader does not answer"))
 
     @property
     def successor(self) -> str | None:
-        """To whom this leader hands over now."""
+        """The manager that this leader hands over to now."""
         return self._transfer_target if self.is_transferring and self._core.is_leader else None
 
     # Transfers ---------------------------------------------------------------------------------------------------
 
     def transfer_to(self, target: str | None, why: Reason) -> Answer:
-        """Begin a transfer to `target`, or to the most caught-up voter that was not tried last."""
+        """Begin a transfer to `target`, or else to the voter that `_suits` best."""
         voters = self._roster.voters - {self._node_id}
         if target == self._node_id:
             return Answer(DONE)
@@ -193,23 +196,24 @@ class Requests:
             self._transfer_until = self._now + TRANSFER_SECONDS
             self._transfer_why = why
             self._announce()
-        return Answer(PENDING, f"leadership moves to {self._transfer_target}")
+        return Answer(PENDING, f"leadership is being handed over to {self._transfer_target}")
 
     def _announce(self) -> None:
-        """Tell the voters who will ask for their votes while we lead: from nobody else they hear that."""
+        """Tell the voters which manager will ask for their votes while we lead. They believe only their leader."""
         assert self._transfer_target is not None
         message = HandOver(term=self._core.term, target=self._transfer_target)
         for peer in sorted(self._roster.voters - {self._node_id}):
             self._send(peer, message)
 
     def _suits(self, voter: str) -> tuple[bool, bool, int, str]:
-        """The higher, the better: not who is being removed, nor who was tried last, but who has most of the log."""
+        """How well a voter suits as the next leader, higher is better: it is not being removed, it was not tried last,
+        and it has the most of the log."""
         stays, is_untried = not self._changes.is_removing(voter), voter != self._transfer_tried
         return stays, is_untried, self._guard.match_index(voter), voter
 
     def tick(self, now: float, *, must_go: Reason | None) -> None:
-        """When the target of a transfer has everything, it is told to campaign at once. `must_go`: why this leader can
-        commit nothing, or must not, so that it offers leadership of its own accord."""
+        """When the target of a transfer has all entries, tell it to campaign at once. `must_go`: why this leader cannot
+        or must not commit, so that it hands leadership over by itself; None: it need not."""
         self._now = now
         if not self._core.is_leader:
             return

@@ -1,8 +1,9 @@
 """Whether a learner keeps up with the leader: rounds of catching up, as the Raft thesis has them (4.2.1).
 
-A round begins with the leader's last index of that moment and ends with an answer, given after it began, that holds all
-up to there. A learner keeps up if its last round took at most an election timeout. How many entries are on their way
-says nothing: that is their rate times the round trip. Not here: the promotion (changes.py). Pure; time is passed in.
+A round begins with the leader's last index of that moment. It ends when the learner, in an answer given after the round
+began, has all entries up to that index. A learner keeps up if its last round took at most an election timeout. The
+number of entries on their way says nothing about that: it is their rate times the round trip. Pure; time is passed in.
+Not here: the promotion (changes.py). Invariant: a learner that is not connected does not keep up.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from dataclasses import dataclass
 class _Round:
     began: float
     target: int
-    """The leader's last index when it began."""
+    """The leader's last index when the round began."""
     was_quick: bool = False
-    """Whether the round before it took at most an election timeout."""
+    """Whether the round before this one took at most an election timeout."""
 
 
 class Rounds:
-    """Of all learners of one leader."""
+    """The rounds of all learners of one leader."""
 
     def __init__(self, quick_seconds: float) -> None:
         self._quick_seconds = quick_seconds
@@ -30,11 +31,11 @@ class Rounds:
         self._rounds.clear()
 
     def forget(self, learner: str) -> None:
-        """It is not connected, or no learner any more."""
+        """The member is not connected, or is not a learner any more."""
         self._rounds.pop(learner, None)
 
     def look(self, learner: str, now: float, *, last_index: int, match_index: int, answered: float | None) -> None:
-        """To be called often. `match_index`: what the learner holds for certain; `answered`: when it last answered."""
+        """Call this often. `match_index`: the learner certainly holds the log up to it; `answered`: its last answer."""
         current = self._rounds.get(learner)
         if current is None:
             self._rounds[learner] = _Round(now, last_index)

@@ -173,15 +173,15 @@ def test_members_update_says_where_nobody_answers_and_where_the_member_is() -> N
     address = cluster.addresses[follower]
     assert answer.state == DONE
     assert answer.text == (
-        f"{follower} says that its address is {address}: start {follower} with --listen {nowhere}, or type members "
-        f"update {follower}={address}"
+        f"{follower} says that its address is {address}: start {follower} with --listen {nowhere}, or type: "
+        f"warren-raft members update {follower}={address}"
     )
     cluster.crash(follower)
     cluster.run_until(lambda: (leader, follower) not in cluster.links)
     answer = cluster.change(leader, UPDATE, follower, "127.0.0.1:9998")
     assert answer.text == (
         f"{follower} does not answer at 127.0.0.1:9998: start {follower} with --listen 127.0.0.1:9998, or correct the "
-        "address with members update"
+        f"address: warren-raft members update {follower}=HOST:PORT"
     )
     cluster.start(follower, address="127.0.0.1:9998")
     cluster.wait_ready()

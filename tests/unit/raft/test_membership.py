@@ -693,7 +693,7 @@ def test_of_two_changes_at_once_one_waits() -> None:
     first = leader.engine._changes.request(ADD, "m4", "127.0.0.1:7100", leader.machine.applied_index, leader.id)
     second = leader.engine._changes.request(ADD, "m5", "127.0.0.1:7101", leader.machine.applied_index, leader.id)
     assert (first.state, second.state) == (PENDING, WAIT)
-    assert second.text == "another membership change is under way"
+    assert second.text == "another change of members is under way"
     cluster.heal()
     cluster.run_until(lambda: cluster.members(leader.id).get("m4"))
     assert "m5" not in cluster.members(leader.id)
