@@ -1,9 +1,9 @@
-"""Who belongs to the cluster: members, incarnations, the cluster id, and who may talk to whom.
+"""The member list: members, incarnations, the cluster id, and the decision whether a peer may have a link.
 
-Lives here: the replicated list and its one-at-a-time changes as pure functions, what a log's note says before there is
-one, and the judgement of a peer's hello. Not here: when a change is proposed (changes.py). Invariant: a data directory
-counts for a member only under the incarnation that was added, so a wiped disk never votes or acknowledges in its
-predecessor's name.
+Lives here: the replicated list and its changes, one at a time, as pure functions; the contents of a log's note before
+there is a list; the judgement of a peer's hello. Not here: when a change is proposed (changes.py). Invariant: a data
+directory counts as a member only under the incarnation that was added, so a wiped disk never votes or acknowledges in
+the name of the directory before it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ FORM, ADD, PROMOTE, UPDATE, REMOVE, CERTIFY = "form", "add", "promote", "update"
 VERBS: Final = frozenset({FORM, ADD, PROMOTE, UPDATE, REMOVE, CERTIFY})
 
 REMOVED_KEPT: Final = 1000
-"""Removed incarnations remembered, so that a removed manager hears that it was removed; the oldest are forgotten."""
+"""The list keeps the incarnations removed last, so that a removed manager hears that it was removed."""
 MEMBERS_MAX: Final = 64
 """Sanity bound of the list; Raft clusters have three or five voters."""
 FOUNDING_BYTES: Final = 32 * 1024
-"""A founding record travels in a hello (64 KiB at most) and is the log's note (as much)."""
+"""A founding record travels in a hello and is the log's note; each may have 64 KiB."""
 TEXT_CHARACTERS: Final = 256
-"""Of an id, an address or an incarnation."""
+"""The longest id, address or incarnation."""
 CERTIFICATES_KEPT: Final = 4
-"""Certificates of one member that may be in use at once; renewed ones push out the oldest."""
+"""Certificates of one member that may be in use at once; a renewed one pushes out the oldest."""
 REMOVED_CERTIFICATES_KEPT: Final = 1000
-"""Those of removed members. Beyond it the ones that end first are forgotten: they are the first to be of no use."""
+"""Certificates of removed members. Beyond this number those that expire first are forgotten, because they stop working
+by themselves first."""
 INDEX_MAX: Final = 1 << 62
 
 
@@ -47,7 +48,7 @@ def _is_text_or_empty(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What the list keeps of a member's certificate."""
+    """The part of a member's certificate that the list keeps."""
 
     serial: str
     not_after: int
@@ -60,14 +61,14 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One manager. A learner (`voter=False`) gets the log and counts in no quorum until it has caught up."""
+    """One manager. A learner (`voter=False`) gets the log, and counts in no quorum before it has caught up."""
 
     id: str
     address: str
     incarnation: str
     voter: bool
     certificates: tuple[Certificate, ...] = ()
-    """Those it was seen with under TLS, the newest first."""
+    """The certificates that it has shown on TLS links, the newest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,10 @@ class Membership:
     members: Mapping[str, Member]
     removed: tuple[str, ...] = ()
     trust_domain: str = ""
-    """Whose certificates count; "": the cluster was formed in plaintext, and no change was made under TLS since."""
+    """The certificates of this trust domain count. "": the cluster was formed with plaintext links, and no change was
+    made under TLS since."""
     removed_certificates: tuple[Certificate, ...] = ()
-    """Of members that were removed: nobody gets in with these. In the order of their ends, the last one first."""
+    """Certificates of removed members: no manager gets in with one of these. Those that expire last come first."""
 
     @property
     def voters(self) -> frozenset[str]:
@@ -104,7 +106,7 @@ class Membership:
 
     @classmethod
     def decode(cls, data: bytes) -> Membership:
-        """Raises ValueError for bytes that are not such a list."""
+        """Raises ValueError for bytes that are not a member list."""
         try:
             cluster_id, index, rows, removed, *trust = strict_cbor.decode(data)
             (trust_domain, certificates), *rest = trust or [["", []]]
@@ -129,7 +131,7 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change, alone in its log entry. `members` only for FORM, the others name one member."""
+    """One change, alone in its log entry. FORM has `members`; each other change names one member."""
 
     verb: str
     id: str = ""
@@ -138,9 +140,11 @@ class Change:
     cluster_id: str = ""
     members: tuple[Member, ...] = ()
     trust_domain: str = ""
-    """Of the leader's certificate; a cluster without a trust domain takes it over. "": its links are plaintext."""
+    """The trust domain of the leader's certificate; a cluster without a trust domain takes it over. "": the leader's
+    links are plaintext."""
     certificate: Certificate | None = None
-    """ADD, CERTIFY: the one that the member has. REMOVE: the one that it had last, if it is not in the list."""
+    """ADD, CERTIFY: the certificate that the member has. REMOVE: the certificate that it showed last, if the list does
+    not have it."""
 
     def encode(self) -> bytes:
         rows = [_row_of(member) for member in self.members]
@@ -151,7 +155,7 @@ class Change:
 
     @classmethod
     def decode(cls, data: bytes) -> Change:
-        """Raises ValueError for bytes that are not a change, or one that this version does not know."""
+        """Raises ValueError for bytes that are not a change, or are a change that this version does not know."""
         try:
             verb, id_, address, incarnation, cluster_id, rows, *trust = strict_cbor.decode(data)
             (trust_domain, certificates), *rest = trust or [["", []]]
@@ -217,9 +221,9 @@ def _certificates_of(rows: Any) -> tuple[Certificate, ...]:
 
 
 def apply_change(current: Membership | None, change: Change, index: int) -> Membership | None:
-    """The list after `change`, committed at `index`. Pure; a change that no longer fits changes nothing.
+    """The list after `change`, which was committed at `index`. Pure; a change that no longer fits changes nothing.
 
-    Every manager computes this from the same list and the same entry, so all of them agree.
+    Every manager computes the new list from the same list and the same entry, so all managers agree.
     """
     if current is None:
         if change.verb != FORM:
@@ -230,7 +234,7 @@ def apply_change(current: Membership | None, change: Change, index: int) -> Memb
     removed, revoked = current.removed, current.removed_certificates
     member = members.get(change.id)
     if member is not None and member.incarnation != change.incarnation:
-        return current  # meant for the directory that this one replaces
+        return current  # the change was meant for an earlier directory of this id
     certificates = () if change.certificate is None else (change.certificate,)
     if change.verb == ADD and member is None and len(members) < MEMBERS_MAX:
         members[change.id] = Member(change.id, change.address, change.incarnation, False, certificates)
@@ -263,15 +267,15 @@ def _revoked(known: tuple[Certificate, ...], further: Iterable[Certificate]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Founding:
-    """The initial members as this data directory met them, before there is a cluster id. Durable before the first vote.
+    """The founding record: the initial members as this directory met them. It is durable before the first vote.
 
-    It is recorded only when every initial member is linked, blank, of the same origin, and has declared the very same
-    view, so two directories can never hold different ones (the argument is in DESIGN.md beside this file).
+    It is recorded only when every initial member has a link, is blank, has the same origin, and has declared the very
+    same view. So two directories can never hold different records (the argument is in DESIGN.md beside this file).
     """
 
     members: Mapping[str, Member]
     origin: str = ""
-    """The cluster id that restored directories were given; "": there is none before the first leader's."""
+    """The cluster id that restored directories were given; "": the first leader will choose one."""
 
     def encode(self) -> bytes:
         rows = [[m.id, m.address, m.incarnation] for _, m in sorted(self.members.items())]
@@ -279,7 +283,7 @@ class Founding:
 
     @classmethod
     def decode(cls, data: bytes) -> Founding:
-        """Raises ValueError: a peer may have sent it."""
+        """Raises ValueError for bytes that are not a founding record; a peer may have sent them."""
         try:
             value = strict_cbor.decode(data)
             origin, rows = (value["cluster"], value["founders"]) if type(value) is dict else ("", value)
@@ -289,39 +293,41 @@ class Founding:
         named = all(_is_text(text) for m in members for text in (m.id, m.address, m.incarnation))
         named = named and (origin == "" or _is_text(origin))
         if not named or not 1 <= len(members) <= MEMBERS_MAX or len(data) > FOUNDING_BYTES:
-            raise ValueError("not a founding record: too long, or names that are none")
+            raise ValueError("not a founding record: it is too long, or a name in it is empty or too long")
         return cls({member.id: member for member in members}, origin)
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a restored directory knows before it has met anybody: its cluster's id, and who the members are to be.
+    """The cluster id and the initial members that a restored directory has before it has met another manager.
 
-    All that are restored from the same snapshot with the same members have the same; it is made with the directory.
+    It is made together with the directory. Directories restored from the same snapshot with the same members have the
+    same origin.
     """
 
     cluster_id: str
     members: Mapping[str, str]
-    """Initial members, id -> address; they count, whatever is configured."""
+    """Initial members, id -> address. They count instead of the configured initial members."""
 
     def encode(self) -> bytes:
         return cbor2.dumps({"cluster": self.cluster_id, "initial": dict(sorted(self.members.items()))})
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> Origin:
-        """From what `encode` wrote. Raises KeyError, ValueError."""
+        """The origin that `encode` wrote, from the decoded map. Raises KeyError, ValueError."""
         cluster_id, members = value["cluster"], value["initial"]
         if not _is_text(cluster_id) or type(members) is not dict or not 1 <= len(members) <= MEMBERS_MAX:
-            raise ValueError("not the origin of a restored directory")
+            raise ValueError("not the origin of a restored directory: a field of another type or length")
         if not all(_is_text(part) for item in members.items() for part in item):
             raise ValueError("an initial member without an id or an address")
         return cls(cluster_id, members)
 
 
 def read_note(note: bytes) -> Origin | Founding | None:
-    """What the log's note says: a restored directory's origin, then the founders; None at first.
+    """The contents of the log's note: a restored directory's origin, later the founding record; None: it is empty.
 
-    Raises InvariantViolation for a note that no version wrote: the log proves its bytes, so they were made up.
+    Raises InvariantViolation for a note that no version wrote. The log's checksums exclude damage, so such a note was
+    made up.
     """
     if not note:
         return None
@@ -336,7 +342,7 @@ def read_note(note: bytes) -> Origin | Founding | None:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What a manager says of itself when a link comes up."""
+    """The first message on a link: what a manager says about itself."""
 
     node_id: str
     address: str
@@ -363,7 +369,7 @@ class Hello:
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> Hello:
-        """Raises ValueError where a field is missing or of another type: what a peer says never stops us."""
+        """Raises ValueError if a field is missing or of another type: a peer's message must never stop this manager."""
         try:
             hello = cls(**{name: message[name] for name in cls.__slots__})
         except KeyError as error:
@@ -404,10 +410,10 @@ def judge(
     identity: Identity | None = None,
     trust_domain: str = "",
 ) -> Refusal | None:
-    """Whether a link to `theirs` may come up, from what this manager knows. Pure. None: it may.
+    """Judge whether a link to the peer with the hello `theirs` may come up. Pure. None: it may.
 
-    `identity`: of the peer's certificate; None: the link is plaintext. `trust_domain`: of our own certificate; what the
-    list says comes first.
+    `identity`: the one in the peer's certificate; None: the link is plaintext. `trust_domain`: the one of our own
+    certificate; it counts only if the list has no trust domain.
     """
     if identity is not None:
         refusal = _judge_certificate(theirs, identity, membership, trust_domain)
@@ -418,14 +424,15 @@ def judge(
     if membership is not None:
         return _judge_as_member(theirs, membership, identity)
     if theirs.cluster_id is not None:
-        return None  # it knows better; it refuses us if we are not who was added
+        return None  # the peer has a cluster and we do not: the peer refuses us if we are not the added directory
     return _judge_before_cluster(mine, theirs, configured)
 
 
 def _judge_certificate(
     theirs: Hello, identity: Identity, membership: Membership | None, trust_domain: str
 ) -> Refusal | None:
-    """Whose certificate it is. Whether it is one of a removed member is looked at later: its directory comes first."""
+    """Judge the id and the trust domain in the certificate. Whether it is a removed member's certificate is judged
+    later, after the directory."""
     if identity.node_id != theirs.node_id:
         text = f"the certificate of {identity.node_id} does not let it in as {theirs.node_id}"
         return Refusal(OTHER_CERTIFICATE, text)
@@ -440,7 +447,8 @@ def _judge_certificate(
 
 
 def _are_of_two_clusters(mine: Hello, theirs: Hello) -> bool:
-    """Of two that were restored and have not formed, it is not certain that they are not meant to be one."""
+    """Whether the two have different clusters. Two restored directories that have not formed a cluster do not count:
+    they may be meant to become one."""
     clusters = [hello.cluster_id or hello.origin for hello in (mine, theirs)]
     return all(clusters) and clusters[0] != clusters[1] and bool(mine.cluster_id or theirs.cluster_id)
 
@@ -460,18 +468,18 @@ def _judge_as_member(theirs: Hello, membership: Membership, identity: Identity |
     if identity is not None and membership.is_removed(identity):
         return Refusal(
             REMOVED_CERTIFICATE,
-            f"the certificate of {theirs.node_id} (serial {identity.serial}) is that of a member that was removed; "
+            f"the certificate of {theirs.node_id} (serial {identity.serial}) was used by a member that was removed; "
             f"give it another one: warren-raft cert issue {theirs.node_id}",
         )
     known = membership.members.get(theirs.node_id)
     if known is not None and known.incarnation == theirs.incarnation:
         return None
     if theirs.membership_index > membership.index:
-        return None  # a later change that we have not applied yet
+        return None  # a later change may have added the peer; we have not applied it yet
     if known is not None:
         return _unknown_directory(theirs.node_id)
     if theirs.blank:
-        return None  # a guest: known to us so that `members add` can name its incarnation
+        return None  # a guest: `members add` takes its incarnation from this link
     return Refusal(NOT_LISTED, f"{theirs.node_id} is not a member and its data directory is not empty")
 
 
@@ -481,7 +489,7 @@ def _judge_before_cluster(mine: Hello, theirs: Hello, configured: Mapping[str, s
     if theirs.founding and theirs.node_id not in configured:
         return _not_listed(mine, theirs)
     if mine.founding or theirs.founding:
-        # One has begun to form: the other, blank, must be the very directory that was met.
+        # One of the two has a founding record: the other, blank, must be the very directory that the record names.
         members = Founding.decode(mine.founding or theirs.founding).members
         for hello in (mine, theirs):
             known = members.get(hello.node_id)
@@ -503,7 +511,7 @@ def _different_origins(mine: Hello, theirs: Hello) -> str:
     remedy = "restore each member from the same file with the same members"
     for restored, other in ((mine, theirs), (theirs, mine)):
         if not other.origin:
-            return f"{other.node_id} was not restored, and {restored.node_id} was: {remedy}, or none of them"
+            return f"{other.node_id} was not restored, and {restored.node_id} was: {remedy}, or restore no member"
     return (
         f"{mine.node_id} and {theirs.node_id} were restored from different snapshots, or with different lists of "
         f"members: {remedy}"
@@ -513,6 +521,7 @@ def _different_origins(mine: Hello, theirs: Hello) -> str:
 def _unknown_directory(node_id: str) -> Refusal:
     return Refusal(
         UNKNOWN_DIRECTORY,
-        f"the data directory of {node_id} is not the one the cluster knows (wiped or replaced); with {node_id} running "
-        f"on an empty directory, run: members remove {node_id}; members add {node_id}=HOST:PORT",
+        f"the data directory of {node_id} is not the one the cluster knows (wiped or replaced); start "
+        f"{node_id} on an empty directory, then type on another member: warren-raft members remove {node_id}; "
+        f"warren-raft members add {node_id}=HOST:PORT",
     )

@@ -1,10 +1,10 @@
 """A write's way from any manager to the leader's log, and its result back: deadlines, retries, order.
 
-PySyncObj's forwarding loses callbacks with a connection and applies a retried command twice (hole 10), so nothing of it
-is used. Here the origin keeps each proposal until its own state machine has applied it, and sends it again whenever
-leader, term or link changed; the request id inside makes that harmless. Not here: what a command is.
-Large commands have a way of their own (large.py), on which others pass them.
-Invariant: a proposal ends exactly once, with the result that was applied or with an error.
+PySyncObj's forwarding loses callbacks with a connection and applies a retried command twice (docs/pysyncobj-holes.md,
+hole 10), so we do not use it. Here the manager of the caller keeps each proposal until its own state machine has
+applied it, and sends it again whenever the leader, the term or the link changed; the request id inside makes that
+harmless. Not here: large commands, which have a way of their own (large.py) so that others can pass them, and the
+contents of a command. Invariant: a proposal ends exactly once, with the applied result or with an error.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ logger = logging.getLogger("warren_raft.submit")
 Key = tuple[int, int]
 
 SUBMIT_BYTES: Final = 256 * 1024
-"""Commands of one submit message together, unless the first alone is larger."""
+"""The commands of one submit message together, unless the first command alone is larger."""
 QUEUE_BYTES: Final = 128 * 1024 * 1024
-"""Commands of all managers waiting at the leader; beyond it the sender is told to come back."""
+"""Commands of all managers that wait at the leader; beyond it the sender is told to try again."""
 SUBMIT_WINDOW_BYTES: Final = 1024 * 1024
-"""Of small commands on their way to the leader without an answer. What is beyond waits here, where it ends at its
-deadline without having been sent, and not in the link's queue, which a thin link would fill until it is dropped."""
+"""Small commands on their way to the leader without an answer. Further commands wait here, where a command ends at its
+deadline without being sent. In the link's queue they would fill a thin link until it is dropped."""
 REFUSED_WAIT_SECONDS: Final = 0.05
-"""A manager that was told "not the leader" waits so long before it asks again."""
+"""A manager that was told "not the leader" waits this long before it asks again."""
 
 
 class Outcome(Protocol):
-    """What the state machine says of one command."""
+    """The state machine's result for one command."""
 
     @property
     def session(self) -> int: ...
@@ -53,26 +53,26 @@ class Proposal:
     sequence: int
     data: bytes
     deadline: float
-    """In the raft thread's clock, seconds."""
+    """By the raft thread's clock, in seconds."""
     done: Callable[[Proposal], None]
     outcome: Any = None
     error: Exception | None = None
     sent: bool = False
-    """Whether it may have reached a log: it left this process, or this process's own log has it."""
+    """Whether the command may have reached a log: it left this process, or is in this manager's own log."""
     needs_room: bool = False
-    """Whether it creates or updates something: it fails with StorageFull where a full disk was in its way."""
+    """Whether the command creates or updates something: if no space is left, it fails with StorageFull."""
     thread: int = 0
-    """The thread that made it, whose writes keep their order; 0: in no order with any."""
+    """The thread that made the command. The writes of a thread keep their order; 0: no order."""
     is_large: bool = False
-    """Whether it goes the way of large commands (large.py)."""
+    """Whether the command goes the way of large commands (large.py)."""
     is_held: bool = False
-    """Whether it waits for earlier ones of its thread (thread_order.py)."""
+    """Whether the command waits for earlier commands of its thread (thread_order.py)."""
     link: int = -1
-    """Of one that is not large: the link that it was sent on, where it counts as under way."""
+    """The link that a small command was sent on, so that it counts as under way there; -1: it was not sent."""
 
 
 class Route(NamedTuple):
-    """Where proposals go: the leader of a term, over one link (0: we lead ourselves)."""
+    """The way that proposals go: to the leader of a term, over one link (0: this manager leads)."""
 
     leader: str
     term: int
@@ -80,16 +80,16 @@ class Route(NamedTuple):
 
 
 class Submitter:
-    """The proposals of this manager and, while it leads, the queue of all. Raft thread or simulator only."""
+    """The proposals of this manager and, while it leads, the queue of all managers. Raft thread or simulator only."""
 
     def __init__(
         self, send: Callable[[str, Message], None], cancel: Callable[[str, int], None], large_bytes: int = LARGE_BYTES
     ) -> None:
         self._send = send
         self.large_bytes = large_bytes
-        """A command above this is large."""
+        """A command above this size is large."""
         self.large = LargeEntries(send, cancel)
-        """Those of all managers while we lead."""
+        """The large commands of all managers, while this manager leads."""
         self.lent: LentCommands[Proposal] = LentCommands(send, cancel, self.large.next_number)
         self._order: ThreadOrder[Proposal] = ThreadOrder()
         self._has_released = False
@@ -98,11 +98,11 @@ class Submitter:
         self._waiting_large: deque[Proposal] = deque()
         self._route: Route | None = None
         self._sent_bytes = 0
-        """Of small ones that were sent on the present route and are unanswered."""
+        """Bytes of the small commands that were sent on the present route and have no answer yet."""
         self._not_before = self._large_not_before = -1e9
         self.queue: deque[tuple[str, bytes, Proposal | None]] = deque()
-        """Commands that the leader has not proposed yet, in the order they came, each with the manager that sent it
-        ("" for our own callers', with the proposal)."""
+        """Commands that the leader has not proposed yet, in the order in which they came, each with the manager that
+        sent it. For a command of our own callers that is "", and the proposal comes with it."""
         self._queue_bytes = 0
 
     @property
@@ -116,12 +116,12 @@ class Submitter:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether `flush` may have something to hand on."""
+        """Whether `flush` may have something to send."""
         return bool(self._waiting or self._waiting_large)
 
     @property
     def has_released(self) -> bool:
-        """Whether writes that were held may set out since the last `flush`."""
+        """Whether writes that were held were released since the last `flush`."""
         return self._has_released
 
     def submit(self, proposals: Iterable[Proposal]) -> None:
@@ -135,7 +135,7 @@ class Submitter:
         (self._waiting_large if proposal.is_large else self._waiting).append(proposal)
 
     def set_route(self, route: Route | None) -> None:
-        """Everything unanswered goes (again) to a leader that is new to us, in the old order."""
+        """Send all proposals without an answer to the new leader, in their old order."""
         if route == self._route:
             return
         if self._route is not None and self._route.link == 0:
@@ -146,8 +146,8 @@ class Submitter:
         self._line_up_large()
 
     def state_replaced(self) -> None:
-        """Another state is in the place of ours. What it holds is never applied here, so a caller that waits for it
-        would hear nothing: everything unanswered is sent again, and is answered as it was."""
+        """Another state has replaced ours. The commands that it contains are never applied here, so a caller that waits
+        for one would get no answer. So send all proposals without an answer again; each gets its first result."""
         self.lent.overtake()
         self.set_route(None)
 
@@ -160,7 +160,7 @@ class Submitter:
                 self._waiting.append(proposal)
 
     def _line_up_large(self) -> None:
-        """But for those that the leader has, or is getting, over the present link."""
+        """All large commands, except those that the leader has or is getting over the present link."""
         lent = [] if self._route is None else self.lent.awaited(self._route.leader)
         under_way = {(proposal.session, proposal.sequence) for proposal in lent}
         pending = ((key, each) for key, each in self._pending.items() if each.is_large and not each.is_held)
@@ -172,7 +172,7 @@ class Submitter:
         self.large.clear()
 
     def flush(self, now: float) -> None:
-        """Hand what waits to the leader: our own queue, or messages to another manager."""
+        """Hand the waiting commands to the leader: put them into our own queue, or send messages to another manager."""
         route = self._route
         self._has_released = False
         if route is None:
@@ -234,9 +234,10 @@ class Submitter:
         self._queue_bytes += len(command)
 
     def take(self, *, commands_max: int, bytes_max: int) -> tuple[list[bytes], frozenset[str]]:
-        """Everything that waits becomes one entry (group commit), within bounds; at least one command if any waits.
+        """Take the waiting commands for one entry (group commit), within bounds; at least one if any waits.
 
-        Also the other managers whose callers wait for it. What nobody waits for any more is passed over.
+        Returns the commands, and the other managers whose callers wait for them. Commands of our own callers that do
+        not wait any more are left out.
         """
         taken: list[bytes] = []
         origins: set[str] = set()
@@ -258,7 +259,7 @@ class Submitter:
         return taken, frozenset(origins)
 
     def next_large(self, node_id: str, voters: frozenset[str]) -> Large | None:
-        """The large command that is to be an entry now, alone: a majority holds its bytes."""
+        """The large command that is to become an entry now, alone: a majority holds its bytes."""
         while (large := self.large.next_ready(node_id, voters)) is not None:
             if large.waiter is None or self._is_pending(large.waiter):
                 return large
@@ -273,14 +274,14 @@ class Submitter:
     # Back at the origin ------------------------------------------------------------------------------------------
 
     def refused(self, peer: str, now: float) -> None:
-        """The manager we took for the leader does not lead (any more), or is overloaded."""
+        """The manager that we took for the leader does not lead (any more), or its queue is full."""
         if self._route is not None and self._route.leader == peer and self._route.link != 0:
             self._not_before = now + REFUSED_WAIT_SECONDS
             self._line_up_small()
 
     def large_ended(self, peer: str, number: int, now: float, *, again: bool) -> None:
-        """A manager does not need a large command any more that we sent to it; `again`: it does not lead, or has no
-        room."""
+        """A manager does not need the large command any more that we sent to it. `again`: it was not proposed, because
+        that manager does not lead or its queue is full."""
         self.lent.ended(peer, number, again=again)
         if again and self._route is not None and self._route.leader == peer:
             self._large_not_before = now + REFUSED_WAIT_SECONDS
@@ -300,7 +301,7 @@ class Submitter:
                 _end(proposal)
 
     def _answered(self, proposal: Proposal) -> None:
-        """It is pending no more."""
+        """The proposal is not pending any more."""
         if not proposal.is_large and self._route is not None and proposal.link == self._route.link:
             self._sent_bytes -= len(proposal.data)
         if proposal.thread:
@@ -309,7 +310,8 @@ class Submitter:
                 self._has_released = True
 
     def expire(self, now: float, reason: str, *, full: bool = False) -> None:
-        """End what has reached its deadline; `reason` says why nothing became of it. `full`: a full disk is why."""
+        """End the proposals that have reached their deadline; `reason` says why they got no result. `full`: the reason
+        is that no space is left."""
         late = [key for key, proposal in self._pending.items() if proposal.deadline <= now]
         for key in late:
             proposal = self._pending.pop(key)
@@ -320,20 +322,20 @@ class Submitter:
             self._drop_ended()
             self.lent.cancel(self._is_pending)
         if len(self._waiting) > 2 * len(self._pending):
-            # What ended while there was no leader would be kept until there is one.
+            # Proposals that ended while there is no leader would be kept until there is one.
             self._waiting = deque(filter(self._is_pending, self._waiting))
         if len(self._waiting_large) > 2 * len(self._pending):
             self._waiting_large = deque(filter(self._is_pending, self._waiting_large))
 
     def _too_slow(self, proposal: Proposal) -> str:
-        """Why a large one is late whose bytes are still on their way; "": they are not."""
+        """Why a large command is late, if its bytes are still on their way; "": they are not."""
         route = self._route
         if not proposal.is_large or proposal.is_held or route is None:
             return ""
         lent = self.lent.of(route.leader).values()
         if proposal.sent if route.link == 0 else all(each is not proposal for each in lent):
             return ""
-        return f"its {len(proposal.data):,} bytes did not get to a majority of the managers until the deadline"
+        return f"its {len(proposal.data):,} bytes did not get to a majority of the managers by the deadline"
 
     def fail_all(self, error: Callable[[Proposal], Exception]) -> None:
         pending, self._pending = self._pending, {}
@@ -345,7 +347,8 @@ class Submitter:
             _end(proposal)
 
     def _drop_ended(self) -> None:
-        """A leader whose disk is full takes nothing from its queue, and callers come and give up."""
+        """Remove ended proposals from the queue: while no space is left the leader takes nothing from it, and more
+        callers come and give up."""
         if len(self.queue) > 2 * len(self._pending):
             kept = [item for item in self.queue if item[2] is None or self._is_pending(item[2])]
             self.queue = deque(kept)
@@ -353,14 +356,15 @@ class Submitter:
 
 
 def expired(proposal: Proposal, reason: str, *, full: bool) -> Exception:
-    """What a proposal that reached its deadline ends with, see Submitter.expire."""
+    """The error for a proposal that reached its deadline, see Submitter.expire."""
     if full and proposal.needs_room and not proposal.sent:
         return StorageFull(reason)
     return Unavailable(reason, maybe_applied=proposal.sent)
 
 
 def _end(proposal: Proposal) -> None:
-    """Tell whoever waits. Its own error is its own: stock applies a command twice when its callback raises (hole 5)."""
+    """Call the caller's callback. An error in it is only logged: stock PySyncObj applies a command twice if its
+    callback raises (docs/pysyncobj-holes.md, hole 5)."""
     try:
         proposal.done(proposal)
     except Exception as error:  # noqa: BLE001 - it is logged

@@ -340,7 +340,7 @@ def test_what_the_links_are_too_thin_for_was_not_applied_and_leaves_nothing_behi
     error = cluster.failed[text("large")]
     assert isinstance(error, Unavailable)
     assert not error.maybe_applied
-    assert "bytes did not get to a majority of the managers until the deadline" in str(error), "there is a quorum"
+    assert "bytes did not get to a majority of the managers by the deadline" in str(error), "there is a quorum"
     assert leader.log.last_index == before
     cluster.heal()  # what had left arrives, and is dropped
     cluster.write(leader.id, "after")

@@ -772,7 +772,7 @@ def test_a_wiped_member_is_refused_with_what_to_type_then_removed_and_added_agai
     assert cluster.nodes[victim].log.is_blank
     text = refusal_texts(cluster, victim)[0]
     assert f"the data directory of {victim} is not the one the cluster knows (wiped or replaced)" in text
-    assert f"members remove {victim}; members add {victim}=" in text
+    assert f"warren-raft members remove {victim}; warren-raft members add {victim}=" in text
     assert cluster.change(other, REMOVE, victim).state == DONE
     assert cluster.change(other, ADD, victim, cluster.addresses[victim]).state == DONE
     assert leader.engine.is_leader

@@ -192,7 +192,7 @@ def test_others_say_that_a_wiped_member_is_not_let_in_and_not_that_it_is_away() 
     cluster.run(3 * AWAY_SECONDS)
     for node in (cluster.nodes[leader], cluster.nodes[other]):
         assert node.alarm_names == ["member-not-let-in"]
-        assert f"members remove {wiped}; members add {wiped}=" in node.alarm_texts[0]
+        assert f"members remove {wiped}; warren-raft members add {wiped}=" in node.alarm_texts[0]
     answer = cluster.ask(other, "add", wiped, cluster.addresses[wiped])
     assert answer.state == WAIT
     assert f"the manager that answers as {wiped} has another data directory; type: warren-raft members " in answer.text
