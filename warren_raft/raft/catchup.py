@@ -1,8 +1,8 @@
-"""Snapshots as consensus sees them: when to take one, how far the log is cut, who is sent one and who fetches.
+"""Snapshots as consensus sees them: when to take one, how far to compact the log, sending snapshots and fetching them.
 
-Decides; the files, their checks and the state are the `Snapshots` that it is given (snapshots/keeper.py), whose slow
-work runs in a worker. Not here: putting a fetched state in the place of the present one (installation.py).
-Invariant: the log keeps reaching back to every verified snapshot that is held, as long as only one or two are.
+Lives here: the decisions. Not here: the files, their checks and the state (the `Snapshots` that it is given, see
+snapshots/keeper.py, whose slow work runs in a worker), and replacing the state by a fetched one (installation.py).
+Invariant: the log reaches back to each verified snapshot that is held, as long as one or two are held.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ from warren_raft.raft.roster import Roster
 CHUNK_BYTES: Final = CHUNK_BYTES_MAX
 """A chunk shares its link with heartbeats and entries; a link of 10 MB/s is busy with it for 25 ms. Whole pages."""
 OFFER_SECONDS: Final = 1.0
-"""A leader repeats its offer so often, until the follower has caught up."""
+"""A leader repeats its offer at this interval, until the follower has caught up."""
 ASK_AGAIN_SECONDS: Final = 3.0
-"""A chunk that was asked for and has not come by then is asked for again: the holder may have been restarted."""
+"""A chunk that has not come after this time is asked for again: the holder may have been restarted."""
 ASK_AGAIN_LATEST_SECONDS: Final = 60.0
-"""While parts of anything large arrive from the holder a chunk may be on its way behind them, and to ask for it again
-would only double it: at 64 KiB/s one takes four seconds. At the latest it is asked for again after this."""
+"""While parts of any large message arrive from the holder, the chunk may be on its way behind them. Asking again would
+only send it twice: at 64 KiB/s a chunk takes four seconds. After this time it is asked for again in any case."""
 GIVE_UP_SECONDS: Final = 10.0
-"""A holder that has sent nothing for so long may be replaced by another. What was fetched stays, see `incoming`."""
+"""If a holder has sent nothing for this long, another may replace it. The fetched bytes stay, see `incoming`."""
 PINNED_SECONDS: Final = 60.0
-"""A snapshot is kept for a follower that last asked for a chunk so long ago."""
+"""A snapshot is kept for a follower for this long after the follower last asked for a chunk of it."""
 ASKED_FOR_SECONDS: Final = 30.0
-"""A follower may ask so often for a snapshot that it was not offered: one may have to be taken for it."""
+"""A follower may ask for a snapshot that it was not offered once in this time: one may have to be taken for it."""
 RETRY_SECONDS: Final = 10.0
-"""After a snapshot could not be taken, or a fetched one was refused or found no room."""
+"""The pause after a snapshot could not be taken, or a fetched one was refused or found no space left."""
 FORGOTTEN_SECONDS: Final = 3 * RETRY_SECONDS
-"""A snapshot that found no room and was not tried again for so long is not wanted any more."""
+"""If a snapshot that found no space left was not tried again for this long, it is not wanted any more."""
 TAKEN_AFTER_BYTES: Final = 32 * 1024 * 1024
-"""A snapshot is not worth its writing before the log has grown by so much, or by the size of the
-state in the last one if that is more."""
+"""A snapshot is not worth its writing before the log has grown by this much, or by the size of the state in the last
+snapshot if that is more."""
 STAGGER_STEPS: Final = 16
-"""Managers apply the same, and would take their snapshots all at the same moment. By its id, each waits for up to half
-as much log again, so that a majority is not busy with it at once."""
+"""Managers apply the same entries, and would all take their snapshots at the same moment. Depending on its id, each
+waits for up to half as much log again, so that a majority is not busy at the same time."""
 CHECK_BYTES: Final = 16
 SNAPSHOTS_KEPT: Final = 2
 
@@ -74,62 +74,63 @@ class Snapshot(Protocol):
 
 
 class Snapshots(Protocol):
-    """What there is of snapshots on this manager. The jobs are for a worker thread, the rest for the raft thread.
+    """The snapshots on this manager. The jobs are for a worker thread, everything else is for the raft thread.
 
-    Jobs raise OSError, StorageFull, SnapshotInvalid, Corrupted; a job of one kind runs once at a time.
+    Jobs raise OSError, StorageFull, SnapshotInvalid, Corrupted. Of each kind of job only one runs at a time.
     """
 
     @property
     def held(self) -> Sequence[Snapshot]:
-        """Verified snapshots, the newest first. What is found damaged or missing disappears at any time."""
+        """Verified snapshots, the newest first. One that is found damaged or missing disappears at any time."""
 
     @property
     def incoming(self) -> tuple[str, int]:
-        """(sha256, bytes) of the file that is being fetched, or was when this manager last ran."""
+        """(sha256, bytes) of the file that is being fetched, or was being fetched when this manager last ran."""
 
     def state_bytes(self) -> int:
-        """The size of the newest snapshot's state; 0 before the first."""
+        """The size of the newest snapshot's state; 0 before the first snapshot."""
 
     def take(self, *, quorum: bool) -> Job:
-        """Writes and verifies one, and returns it."""
+        """Writes and verifies a snapshot, and returns it."""
 
     def took(self, snapshot: Any, pinned: set[str]) -> None:
-        """Hold what `take` returned, or what was fetched; of the others keep the newest and those that are pinned."""
+        """Hold a snapshot that was taken or fetched. Of the other snapshots keep the newest and the pinned ones."""
 
     def read(self, sha256: str, offset: int, size: int) -> Job: ...
 
     def receive(self, sha256: str, offset: int, data: bytes, size: int) -> Job:
-        """Writes a chunk of the file of `size` bytes that is being fetched; offset 0 begins it anew."""
+        """Writes a chunk of the file of `size` bytes that is being fetched; offset 0 begins the file again."""
 
     def open_incoming(self, sha256: str, cluster_id: str | None) -> Job:
         """Verifies the fetched file in full, and returns (the snapshot, a state machine on a copy of it)."""
 
     def rebuild(self, log_holds: Callable[[int, int], bool]) -> Job:
-        """A state machine on a copy of the newest good snapshot that ends at an (index, term) the log holds, or on
-        nothing if the log reaches back to its start; Corrupted where there is neither."""
+        """A state machine on a copy of the newest good snapshot that ends at an (index, term) the log holds. If there
+        is none, and the log reaches back to its start, on an empty state; else raises Corrupted."""
 
     def publish(self, machine: Any) -> Job:
         """Makes the state of `machine` the one that the next start opens."""
 
     def swap(self, machine: Any, why: str) -> None:
-        """Readers see it from now on. `why`: a word under which the old one is kept for study; "": it was old."""
+        """From now on readers see the state of `machine`. `why`: a word under which the old state is kept for study;
+        "": the old state was only old, and is not kept."""
 
     def discard(self, machine: Any) -> None:
-        """It is not wanted after all."""
+        """The state of `machine` is not wanted after all."""
 
     def drop(self, snapshot: Any) -> None:
-        """What `take` returned is not wanted."""
+        """The snapshot that `take` returned is not wanted."""
 
     def drop_held(self, but: Any) -> None:
-        """What is held is not to be used any more, except for what was fetched just now."""
+        """Do not use the held snapshots any more, except for `but`, which was fetched just now."""
 
     def drop_incoming(self) -> None:
-        """Forget what was fetched."""
+        """Forget the fetched bytes."""
 
 
 @dataclass(slots=True)
 class _Fetch:
-    """One snapshot on its way to us."""
+    """One snapshot on its way to this manager."""
 
     peer: str
     sha256: str
@@ -139,9 +140,9 @@ class _Fetch:
     asked_at: float
     heard_at: float
     parts_at: float = -1e9
-    """When parts of something large last arrived from the holder."""
+    """When parts of a large message last arrived from the holder."""
     busy: bool = False
-    """A chunk is being written, or the whole is being verified."""
+    """A chunk is being written, or the whole file is being verified."""
 
 
 class Catchup:
@@ -173,35 +174,36 @@ class Catchup:
         self._now = -1e9
         self._applied_index = 0
         self._bytes = 0
-        """Of commands that were applied since the newest snapshot."""
+        """Bytes of the commands that were applied since the newest snapshot."""
         self._taking = self._owed = False
         self._not_before = -1e9
         self._offered: dict[str, float] = {}
         self._pins: dict[str, tuple[Snapshot, float]] = {}
-        """Follower -> what it is fetching, and when it last asked for a chunk."""
+        """Follower -> the snapshot that it fetches, and when it last asked for a new chunk."""
         self._served: dict[tuple[str, str], int] = {}
-        """(follower, sha256) -> the highest offset that it asked for, of snapshots that are held."""
+        """(follower, sha256 of a held snapshot) -> the highest offset that the follower asked for."""
         self._asked_for: dict[str, float] = {}
         """Follower -> when it last asked for a snapshot that it was not offered."""
         self._reading: dict[str, Then] = {}
-        """Who waits for a chunk that is being read, over the present link -> what is then done with it."""
+        """Follower that waits, on its present link, for a chunk that is being read -> the function that sends it."""
         self._refused: dict[str, float] = {}
         self._wanted_by: dict[str, int] = {}
-        """Followers whose own state is wrong, and which have not been offered a snapshot since they said so; each with
-        where its log begins, as what ends before is of no use to it."""
+        """Follower whose own state is wrong, and that was not offered a snapshot since it said so -> the index at which
+        its log begins. A snapshot that ends before that index is useless for it."""
         self._epoch = 0
         """How often the state was replaced."""
         self.state_is_wrong = False
-        """A snapshot of our own state did not prove itself. For the engine, which resets it."""
+        """A snapshot of our own state failed its verification. For the engine, which resets it."""
         self._wanted_at = -1e9
         self._received: Any = None
-        """The snapshot of the state that is being installed; held once the log goes on from it."""
+        """The snapshot whose state is about to replace ours. It is held once the log goes on from it."""
         self.fetch: _Fetch | None = None
         self.wanted = False
-        """This manager's state is wrong: whatever the leader has is to be fetched."""
+        """This manager's state is wrong: fetch any snapshot that the leader has."""
 
     def count_log(self, applied_index: int) -> None:
-        """At the start, and when the state was replaced: what the log holds beyond the newest snapshot."""
+        """Count the bytes that the log holds beyond the newest snapshot. Called at the start, and after the state was
+        replaced."""
         newest = self.snapshots.held[0].index if self.snapshots.held else 0
         base = self._log.base_index
         first, last = max(newest, base) + 1, min(applied_index, self._log.last_index)
@@ -213,8 +215,8 @@ class Catchup:
     # One step ----------------------------------------------------------------------------------------------------
 
     def tick(self, now: float, guard: Guard, *, applied_index: int, leader: str | None, may_take: bool = True) -> None:
-        """`leader`: whom we follow; None while we lead, or know of nobody. `may_take`: False while our state is wrong,
-        or about to be replaced."""
+        """`leader`: the manager that we follow; None: we lead, or know no leader. `may_take`: False while our state is
+        wrong, or is about to be replaced."""
         self._now = now
         self._applied_index = applied_index
         if guard.core.is_leader:
@@ -228,7 +230,7 @@ class Catchup:
             self._offer(peer)
         for peer, (snapshot, _) in list(self._pins.items()):
             if guard.match_index(peer) >= snapshot.index:
-                del self._pins[peer]  # it has it; the log need not wait for it any more
+                del self._pins[peer]  # the follower has its state; the log need not wait for it any more
         self._look_after_fetch()
         if self.wanted and not self.is_served and leader is not None and now - self._wanted_at >= RETRY_SECONDS:
             self._wanted_at = now
@@ -236,7 +238,7 @@ class Catchup:
 
     @property
     def is_served(self) -> bool:
-        """Whether another manager's snapshot is on its way here, or is being installed."""
+        """Whether another manager's snapshot is on its way here, or is about to replace our state."""
         return self.fetch is not None or self._received is not None
 
     # Taking ------------------------------------------------------------------------------------------------------
@@ -248,10 +250,10 @@ class Catchup:
             return True
         newest = self._sendable()
         if newest is None and (is_needed or self._log.base_index > BASE_INDEX):
-            return True  # a follower waits for one; or all of ours were damaged, and the log does not reach back
+            return True  # a follower waits for a snapshot; or all were damaged, and the log does not reach back
         lacking = [index for index in self._wanted_by.values() if index <= self._applied_index]
         if newest is not None and any(newest.index < index for index in lacking):
-            return True  # what we have ends before the log of one who needs it
+            return True  # our newest snapshot ends before the log of a follower that needs one
         if self._bytes <= self._stagger * self._taken_after_bytes:
             return False
         return self._bytes > self._stagger * self.snapshots.state_bytes()
@@ -264,10 +266,10 @@ class Catchup:
             self._taking = False
             if epoch != self._epoch:
                 if error is None:
-                    self.snapshots.drop(snapshot)  # of a state that was replaced meanwhile, and may have been wrong
+                    self.snapshots.drop(snapshot)  # its state was replaced meanwhile, and may have been wrong
                 return
             if isinstance(error, SnapshotInvalid):
-                self.state_is_wrong = True  # a copy of it does not prove itself
+                self.state_is_wrong = True  # a copy of the state fails its verification
             self._owed = error is not None  # due again even if the state has grown beyond the log meanwhile
             if error is not None:
                 self._not_before = self._now + RETRY_SECONDS
@@ -284,13 +286,13 @@ class Catchup:
         self.snapshots.took(snapshot, pinned)
         held = self.snapshots.held
         if len(held) >= SNAPSHOTS_KEPT:
-            # To the oldest: should the newer one turn out damaged, the state is rebuilt from that.
+            # Back to the oldest: if the newer snapshot turns out damaged, the state is rebuilt from the oldest.
             self._log.drop_prefix(min(self._applied_index, *(each.index for each in held)))
 
     # Sending -----------------------------------------------------------------------------------------------------
 
     def _sendable(self) -> Snapshot | None:
-        """The newest one, if our log goes on from there."""
+        """The newest snapshot, if our log goes on from its end."""
         held = self.snapshots.held
         return held[0] if held and held[0].index >= self._log.base_index else None
 
@@ -299,21 +301,21 @@ class Catchup:
         if snapshot is None or not self._roster.counts(peer) or snapshot.index < self._wanted_by.get(peer, 0):
             return
         if self._roster.is_leaving(peer):
-            return  # it may hold its own removal, which it must not have before it may go
+            return  # the snapshot may contain the peer's removal, which it must not have before it may stop
         if self._now - self._offered.get(peer, -1e9) < OFFER_SECONDS:
             return
         self._offered[peer] = self._now
         self._wanted_by.pop(peer, None)
         pinned, since = self._pins.get(peer, (snapshot, self._now))
         if self._now - since < GIVE_UP_SECONDS and pinned in self.snapshots.held:
-            snapshot = pinned  # it is fetching that one
+            snapshot = pinned  # the peer fetches that snapshot already
         self._send(
             peer,
             SnapshotOffer(sha256=snapshot.sha256, index=snapshot.index, size=snapshot.file_bytes),
         )
 
     def asked(self, peer: str, message: SnapshotGet) -> None:
-        """A follower wants the next chunk. It asks for one at a time, so whoever is slow slows only itself down."""
+        """A follower wants the next chunk. It asks for one chunk at a time, so a slow follower slows only itself."""
         sha256, offset = message.sha256, message.offset
         snapshot = next((each for each in self.snapshots.held if each.sha256 == sha256), None)
         if snapshot is None or offset >= snapshot.file_bytes or peer not in self._offered:
@@ -325,7 +327,7 @@ class Catchup:
 
         def read(data: Any, error: Exception | None) -> None:
             if self._reading.get(peer) is not read:
-                return  # it was asked for over an earlier link, and the next one may be another process's
+                return  # the request came over an earlier link; the present link may belong to another process
             del self._reading[peer]
             if error is not None:
                 text = f"a snapshot cannot be read for {peer}: {error}"
@@ -340,8 +342,8 @@ class Catchup:
         self._work(self.snapshots.read(sha256, offset, CHUNK_BYTES), read)
 
     def _pin(self, peer: str, snapshot: Snapshot, offset: int) -> None:
-        """Keep it, and the log behind it, while the follower gets on: one that asks for the same again and again would
-        make the log grow for ever."""
+        """Keep the snapshot and the log behind it, as long as the follower asks for new chunks. A follower that asks
+        for the same chunk again and again would make the log grow for ever."""
         held = {each.sha256 for each in self.snapshots.held}
         self._served = {of: highest for of, highest in self._served.items() if of[1] in held}
         if offset > self._served.get((peer, snapshot.sha256), -1):
@@ -349,7 +351,7 @@ class Catchup:
             self._pins[peer] = (snapshot, self._now)
 
     def asked_for_snapshot(self, peer: str, index: int) -> None:
-        """A follower found its own state wrong, and could not mend it by itself; its log begins at `index`."""
+        """A follower found that its own state is wrong, and could not rebuild it; its log begins at `index`."""
         if self._now - self._asked_for.get(peer, -1e9) >= ASKED_FOR_SECONDS:
             self._asked_for[peer] = self._now
             self._wanted_by[peer] = index
@@ -358,12 +360,12 @@ class Catchup:
         self._offered.pop(peer, None)
         self._reading.pop(peer, None)
         if self.fetch is not None and self.fetch.peer == peer and not self.fetch.busy:
-            self.fetch = None  # what there is of it stays, should it be offered again
+            self.fetch = None  # the fetched bytes stay, for the case that the snapshot is offered again
 
     # Fetching ----------------------------------------------------------------------------------------------------
 
     def offered(self, peer: str, message: SnapshotOffer) -> None:
-        """The leader's word that our log ends before its own begins."""
+        """The leader offers a snapshot, because our log ends before its log begins."""
         sha256, index = message.sha256, message.index
         if self._received is not None or (index <= self._applied_index and not self.wanted):
             return
@@ -386,17 +388,17 @@ class Catchup:
         self._send(fetch.peer, SnapshotGet(sha256=fetch.sha256, offset=fetch.offset))
 
     def received(self, peer: str, message: SnapshotChunk) -> None:
-        """A chunk. Raises PeerFault for one that cannot be."""
+        """A chunk arrived. Raises PeerFault if it is damaged or has a wrong length."""
         fetch = self.fetch
         if fetch is None or fetch.busy or (peer, message.sha256) != (fetch.peer, fetch.sha256):
             return
         offset, data = message.offset, message.data
         if offset != fetch.offset:
-            return  # the answer to a question that was asked twice
+            return  # the chunk was asked for twice
         if message.check != check(data):
-            raise PeerFault(f"a snapshot's chunk at {offset} that was damaged on its way")
+            raise PeerFault(f"a snapshot's chunk at offset {offset} was damaged on its way")
         if len(data) != min(CHUNK_BYTES, fetch.size - offset):
-            raise PeerFault(f"a snapshot's chunk of {len(data)} bytes at {offset}")
+            raise PeerFault(f"a snapshot's chunk at offset {offset} has a wrong length, {len(data)} bytes")
         fetch.busy = True
         fetch.heard_at = self._now
 
@@ -405,7 +407,7 @@ class Catchup:
             if self.fetch is not fetch:
                 return
             if error is not None:
-                self._give_up(fetch, f"a snapshot cannot be received: {error}")
+                self._give_up(fetch, f"a chunk of the snapshot of {fetch.peer} cannot be saved: {error}")
                 return
             fetch.offset += len(data)
             if fetch.offset == fetch.size:
@@ -413,17 +415,17 @@ class Catchup:
             elif self._roster.may_serve(fetch.peer):
                 self._ask(fetch)
             else:
-                self.fetch = None  # its link went meanwhile
+                self.fetch = None  # the link broke meanwhile
 
         self._work(self.snapshots.receive(fetch.sha256, offset, data, fetch.size), written)
 
     def arriving(self, peer: str, now: float) -> None:
-        """Parts of something large arrive from a peer."""
+        """Parts of a large message arrive from a peer."""
         if self.fetch is not None and self.fetch.peer == peer:
             self.fetch.parts_at = now
 
     def gone(self, peer: str, message: SnapshotGone) -> None:
-        """The holder has it no more; the next offer is of another one."""
+        """The holder does not have the snapshot any more; it will offer another one."""
         if self.fetch is not None and (self.fetch.peer, self.fetch.sha256) == (peer, message.sha256):
             self.fetch = None
 
@@ -435,7 +437,7 @@ class Catchup:
             if error is not None:
                 if isinstance(error, SnapshotInvalid):
                     self.snapshots.drop_incoming()
-                self._give_up(fetch, f"the snapshot of {fetch.peer} is not installed: {error}")
+                self._give_up(fetch, f"the snapshot of {fetch.peer} cannot replace the state: {error}")
                 return
             self._alarms.clear_alarm("snapshot-not-installed")
             self.fetch = None
@@ -446,13 +448,13 @@ class Catchup:
         self._work(self.snapshots.open_incoming(fetch.sha256, self._roster.cluster_id), opened)
 
     def installed(self, applied_index: int) -> None:
-        """The state in use is another one now."""
+        """The state was replaced."""
         self._epoch += 1
         self._applied_index = applied_index
         received, self._received = self._received, None
         if received is not None:
             if self.wanted:
-                self.snapshots.drop_held(received)  # they were taken of the state that was wrong
+                self.snapshots.drop_held(received)  # the others were taken of the wrong state
             self.wanted = False
             self._hold(received)
         self.count_log(applied_index)
@@ -461,7 +463,8 @@ class Catchup:
         self._received = None
 
     def _give_up(self, fetch: _Fetch, reason: str) -> None:
-        """For now. A disk that is full may be so for days: one alarm, with the newest figures, until it has room."""
+        """Stop this fetch for now. A disk may have no space left for days, so there is one alarm with the newest
+        figures, until there is enough space."""
         self._refused = {fetch.sha256: self._now}
         self.fetch = None
         self._alarms.raise_alarm("snapshot-not-installed", reason)
@@ -470,7 +473,7 @@ class Catchup:
         fetch = self.fetch
         if self._refused and max(self._refused.values()) + FORGOTTEN_SECONDS < self._now:
             self._refused = {}
-            self._alarms.clear_alarm("snapshot-not-installed")  # it is offered no more: we caught up by other means
+            self._alarms.clear_alarm("snapshot-not-installed")  # not offered any more: we caught up by other means
         if fetch is None or fetch.busy:
             return
         patience = ASK_AGAIN_SECONDS
@@ -479,11 +482,12 @@ class Catchup:
         if self._now - fetch.asked_at < patience:
             return
         if self._now - fetch.heard_at >= GIVE_UP_SECONDS and not self._roster.may_serve(fetch.peer):
-            self.fetch = None  # what there is of it stays, should it be offered again
+            self.fetch = None  # the fetched bytes stay, for the case that the snapshot is offered again
         else:
             self._ask(fetch)
 
 
 def check(data: bytes) -> bytes:
-    """What goes with a chunk: the whole is proved by its SHA-256, this tells early, and where."""
+    """The short hash that goes with a chunk. The file's SHA-256 verifies the whole; this hash shows damage early, and
+    where it is."""
     return blake2b(data, digest_size=CHECK_BYTES).digest()

@@ -1,10 +1,10 @@
-"""Large commands: their bytes go to the others ahead of the log, in parts, beside everything else.
+"""Large commands: their bytes go to the other voters ahead of the log, in parts, beside all other messages.
 
-The log has an order, so what follows a 4 MiB entry in it waits for all of its bytes: four seconds at 1 MB/s, for a
-write of some bytes. So the leader sends a large entry ahead, in the lane of what nobody waits for (lanes.py), and
-proposes it when a majority holds its bytes. The append message to a peer that holds them only names them. Not here:
-whose commands they are (submit.py), the log. Invariant: whatever is named to a peer is held there until the leader says
-that it may be dropped, or the link ends; nothing held counts for anything before it is appended.
+The log has an order, so entries behind a 4 MiB entry wait for all of its bytes: four seconds at 1 MB/s, for a write of
+some bytes. So the leader sends a large entry ahead in the lane BULK (lanes.py), and proposes it when a majority holds
+its bytes. The append message to a peer that holds the bytes only names them. Not here: the callers of large commands
+(submit.py), the log. Invariant: a peer holds the bytes that an append message names to it until the leader says that
+they may be dropped, or the link ends. Held bytes count for nothing before the entry is appended.
 """
 
 from __future__ import annotations
@@ -29,47 +29,47 @@ Send = Callable[[str, Message], None]
 Cancel = Callable[[str, int], None]
 
 LARGE_BYTES: Final = 64 * 1024
-"""A command above this is large: a link of 1 MB/s is busy with it for 65 ms. For a smaller one, sending it ahead costs
-more, a way and back, than it saves."""
+"""A command above this is large: a link of 1 MB/s is busy with it for 65 ms. To send a smaller command ahead costs more
+(one round trip) than it saves."""
 AHEAD_BYTES: Final = 8 * 1024 * 1024
-"""Of large entries on their way to one peer, or held there and not in its log yet: two of the largest. One is always
-let through. The same for what a manager has sent to the leader."""
+"""Large entries on their way to one peer, or held there and not in its log yet: two of the largest. One entry is always
+let through. The same bound holds for the large commands that a manager has sent to the leader."""
 QUEUE_BYTES: Final = 64 * 1024 * 1024
-"""Of large commands that wait at the leader; who sends more is told to come back."""
+"""Large commands that wait at the leader; beyond it the sender is told to try again."""
 HELD_BYTES_MAX: Final = 4 * AHEAD_BYTES
 HELD_MAX: Final = 16 * 1024
-"""What a manager holds for a leader. No correct one sends half of it."""
+"""Bytes and entries that a manager holds for a leader. A correct leader sends less than half of it."""
 
 LONGEST_SECONDS: Final = 1e9
-"""In a message, for a command whose caller waits for ever."""
+"""The deadline in a message for a command whose caller waits for ever."""
 
 UNDER_WAY: Final = 0
-"""In the place of the name of an entry: the peer is about to hold it, so it is not to be sent again."""
+"""In the place of the name of an entry: the entry is on its way to the peer, so it is not sent to it again."""
 
 
 @dataclass(slots=True, eq=False)
 class Large:
-    """A large command at the leader, and from when it travels, its entry."""
+    """A large command at the leader, and its entry once that is needed."""
 
     command: bytes
     deadline: float
     origin: str = ""
-    """The manager that sent it; "": it is of a caller of ours."""
+    """The manager that sent the command; "": one of our own callers made it."""
     origin_number: int = 0
     waiter: Any = None
     """The proposal of our own caller."""
     number: int = 0
-    """By which it is known to those it is sent to; 0: it was not sent to anybody yet."""
+    """The number under which it is sent to peers; 0: it was not sent to any peer yet."""
     encoded: bytes = b""
-    """As an entry, from when it is needed."""
+    """The entry, encoded when it is first needed."""
     index: int = 0
-    """Where it is in the log; 0: not yet."""
+    """Its index in the log; 0: it is not in the log yet."""
     names: dict[str, int] = field(default_factory=dict)
-    """Peer -> under which name it is held there, or UNDER_WAY: our own number, or for what a peer sent to us the
-    number of that peer, negative."""
+    """Peer -> the name under which the peer holds it, or UNDER_WAY. The name is `number`; for the peer that sent the
+    command to us it is -origin_number."""
     refused_by: set[str] = field(default_factory=set)
-    """Peers that did not take it ahead of the log, as they did not know that we lead. It is in an append message to
-    them."""
+    """Peers that did not take it ahead of the log, because they did not know that we lead. The append message to them
+    has its bytes."""
 
     @property
     def entry(self) -> bytes:
@@ -79,24 +79,24 @@ class Large:
 
 
 class LargeEntries:
-    """Those of a leader. Raft thread or simulator only."""
+    """The large commands at a leader. Raft thread or simulator only."""
 
     def __init__(self, send: Send, cancel: Cancel) -> None:
         self._send = send
         self._cancel = cancel
         self._number = 0
         self._refused: dict[str, int] = {}
-        """Manager -> the newest of its commands that was given back. What it sent before it has heard of that is given
-        back too: it would be proposed before the other."""
+        """Manager -> the number of its newest command that was given back. The commands that it sent before it knew of
+        that are given back too: they would be proposed before the earlier command."""
         self._queue: deque[Large] = deque()
         self._queue_bytes = 0
         self._proposed: dict[int, Large] = {}
-        """By index; kept until whoever holds the bytes has the entry in its log."""
+        """Index -> its large command, kept until all peers that hold the bytes have the entry in their logs."""
         self._ahead_bytes: dict[str, int] = {}
-        """Of what is on its way to a peer, or held there."""
+        """Peer -> bytes on their way to it, or held there."""
 
     def next_number(self) -> int:
-        """Of what this manager sends: never used twice."""
+        """The number of the next large message of this manager; no number is used twice."""
         self._number += 1
         return self._number
 
@@ -106,7 +106,7 @@ class LargeEntries:
 
     @property
     def is_busy(self) -> bool:
-        """Whether there is any, in the queue or in the log, whose bytes are on their way."""
+        """Whether a large command waits in the queue, or is in the log and still held by a peer."""
         return bool(self._queue or self._proposed)
 
     @property
@@ -114,14 +114,14 @@ class LargeEntries:
         return self._queue_bytes < QUEUE_BYTES
 
     def add(self, large: Large) -> None:
-        """Queue it: they are proposed in the order in which they came."""
+        """Put a large command into the queue. They are proposed in the order in which they came."""
         self._queue.append(large)
         self._queue_bytes += len(large.command)
         if large.origin:
             large.names[large.origin] = -large.origin_number
 
     def receive(self, peer: str, message: SubmitLarge, now: float, *, is_leader: bool) -> None:
-        """A manager sends one. It is given back where we do not lead, or have no room."""
+        """A manager sends a large command. It is given back if we do not lead, or the queue is full."""
         number = message.number
         if is_leader and self.has_room and message.heard >= self._refused.get(peer, 0):
             self.add(Large(message.command, now + message.milliseconds / 1000, peer, number))
@@ -129,7 +129,7 @@ class LargeEntries:
             self._end(peer, number, again=True)
 
     def receive_cancel(self, peer: str, number: int) -> None:
-        """A manager does not wait for one any more. It may never have arrived as a whole."""
+        """A manager does not wait for its large command any more. The command may not have arrived as a whole."""
         found = [large for large in self._all() if large.names.get(peer) == -number]
         for large in found:
             if not large.index:
@@ -140,7 +140,7 @@ class LargeEntries:
     # Sending ahead -----------------------------------------------------------------------------------------------
 
     def send_ahead(self, now: float, term: int, peers: list[str]) -> None:
-        """One step: those at the head of the queue go to every peer (the other voters with a link)."""
+        """One step: send the commands at the head of the queue to each peer (the other voters with a link)."""
         for large in [large for large in self._queue if large.deadline <= now]:
             self._give_up(large)
         with_room = list(peers)
@@ -167,13 +167,13 @@ class LargeEntries:
         yield from self._proposed.values()
 
     def held(self, peer: str, number: int) -> None:
-        """A peer says that it holds all of it."""
+        """A peer says that it holds the whole entry."""
         for large in self._all():
             if large.number == number and large.names.get(peer) == UNDER_WAY:
                 large.names[peer] = number
 
     def refused(self, peer: str, number: int) -> None:
-        """A peer does not take it."""
+        """A peer does not take the entry."""
         for large in self._all():
             if large.number == number and large.names.get(peer) == UNDER_WAY:
                 del large.names[peer]
@@ -183,7 +183,7 @@ class LargeEntries:
     # Into the log ------------------------------------------------------------------------------------------------
 
     def next_ready(self, node_id: str, voters: frozenset[str]) -> Large | None:
-        """The first in the queue, if a majority holds it."""
+        """The first command in the queue, if a majority holds it."""
         if not self._queue:
             return None
         large = self._queue[0]
@@ -191,11 +191,11 @@ class LargeEntries:
         return large if len(holders & voters) * 2 > len(voters) else None
 
     def drop_next(self) -> None:
-        """The first in the queue is not wanted any more."""
+        """Drop the first command in the queue: its caller does not wait any more."""
         self._give_up(self._queue[0])
 
     def proposed(self, index: int) -> None:
-        """The first in the queue is in the log now."""
+        """The first command in the queue is in the log now, at `index`."""
         large = self._queue.popleft()
         self._queue_bytes -= len(large.command)
         large.index = index
@@ -208,12 +208,13 @@ class LargeEntries:
         return bool(self._proposed)
 
     def name_for(self, peer: str, index: int) -> int | None:
-        """How an append message names this entry to a peer; UNDER_WAY: not yet; None: it holds none of it."""
+        """The name of this entry in an append message to a peer. UNDER_WAY: the entry is still on its way to the peer;
+        None: the peer has no bytes of it."""
         large = self._proposed.get(index)
         return None if large is None else large.names.get(peer)
 
     def appended(self, match_index: Callable[[str], int]) -> None:
-        """Whoever has an entry in its log does not need to hold it beside."""
+        """Tell the peers that have an entry in their logs to drop the held bytes of it."""
         for index, large in list(self._proposed.items()):
             for peer in [peer for peer in large.names if match_index(peer) >= index]:
                 self._let_go(large, peer)
@@ -223,7 +224,7 @@ class LargeEntries:
     # The end -----------------------------------------------------------------------------------------------------
 
     def link_down(self, peer: str) -> None:
-        """What it held is gone, and what it sent it will send again."""
+        """The peer has dropped the bytes that it held. It will send its own large commands again."""
         self._refused.pop(peer, None)
         for large in [large for large in self._queue if large.origin == peer]:
             large.names.pop(peer, None)
@@ -234,7 +235,7 @@ class LargeEntries:
         self._ahead_bytes.pop(peer, None)
 
     def clear(self) -> None:
-        """We lead no more."""
+        """This manager does not lead any more."""
         for large in [*self._all()]:
             self._release(large, again=True)
         self._queue.clear()
@@ -258,19 +259,19 @@ class LargeEntries:
         self._ahead_bytes[peer] -= len(large.command)
         if name == UNDER_WAY:
             self._cancel(peer, large.number)
-            self._send(peer, LargeEntryCancel(large.number))  # should it arrive all the same
+            self._send(peer, LargeEntryCancel(large.number))  # for the case that the entry arrives all the same
         else:
-            self._send(peer, LargeEntryDrop(large.number))  # behind what names it
+            self._send(peer, LargeEntryDrop(large.number))  # it arrives after the append message that names the entry
 
     def _end(self, peer: str, number: int, *, again: bool = False) -> None:
-        """Tell a manager that what it sent is not needed any more; `again`: it was not done."""
+        """Tell a manager that its large command is not needed any more; `again`: it was not proposed."""
         if again:
             self._refused[peer] = max(number, self._refused.get(peer, 0))
         self._send(peer, SubmitLargeEnd(number=number, again=again))
 
 
 class HeldEntries:
-    """What this manager holds for the leader that sent it ahead. Raft thread or simulator only."""
+    """The large entries that this manager holds, sent ahead by the leader. Raft thread or simulator only."""
 
     def __init__(self) -> None:
         self._peer = ""
@@ -278,7 +279,7 @@ class HeldEntries:
         self._bytes = 0
 
     def add(self, peer: str, number: int, entry: bytes) -> bool:
-        """False: it is more than a correct leader sends. What another leader sent before is of no use any more."""
+        """Hold an entry. Entries of another leader are dropped. False: this is more than a correct leader sends."""
         if peer != self._peer:
             self.link_down(self._peer)
             self._peer = peer
@@ -301,7 +302,7 @@ class HeldEntries:
 
 
 class Command(Protocol):
-    """What is looked at of a caller's large command."""
+    """The fields of a caller's large command that LentCommands uses."""
 
     data: bytes
     deadline: float
@@ -312,8 +313,8 @@ C = TypeVar("C", bound=Command)
 
 
 class LentCommands(Generic[C]):
-    """Large commands that a manager has sent to the leader, until that one says that it does not need them any more.
-    Raft thread or simulator only."""
+    """Large commands that this manager has sent to the leader, kept until the leader says that it does not need them
+    any more. Raft thread or simulator only."""
 
     def __init__(self, send: Send, cancel: Cancel, next_number: Callable[[], int]) -> None:
         self._send = send
@@ -322,20 +323,20 @@ class LentCommands(Generic[C]):
         self._lent: dict[str, dict[int, C]] = {}
         self._cancelled: set[int] = set()
         self._overtaken: set[int] = set()
-        """Our state was replaced since they were sent, by one that may hold their outcome: each is sent once more."""
+        """Numbers sent before our state was replaced. The new state may contain these commands; each is sent again."""
         self._heard: dict[str, int] = {}
-        """Manager -> the newest one that it gave back."""
+        """Manager -> the number of the newest command that it gave back."""
 
     def of(self, peer: str) -> dict[int, C]:
-        """Those that a manager has, or is getting, by number."""
+        """The commands that a manager has, or is getting: number -> command."""
         return self._lent.setdefault(peer, {})
 
     def awaited(self, peer: str) -> list[C]:
-        """Those of them whose outcome is still to come to us without another copy."""
+        """The commands among them that need not be sent again for us to see their result."""
         return [command for number, command in self.of(peer).items() if number not in self._overtaken]
 
     def overtake(self) -> None:
-        """Our state was replaced."""
+        """Our state was replaced: all commands sent so far are to be sent again."""
         self._overtaken = {number for lent in self._lent.values() for number in lent}
 
     def has_room_for(self, peer: str, command: C) -> bool:
@@ -355,7 +356,7 @@ class LentCommands(Generic[C]):
         self._send(peer, message)
 
     def ended(self, peer: str, number: int, *, again: bool) -> C | None:
-        """A manager does not need it any more; what it was."""
+        """A manager does not need a command any more. Returns the command; None: its number is not known."""
         if again:
             self._heard[peer] = max(number, self._heard.get(peer, 0))
         self._cancelled.discard(number)
@@ -363,7 +364,7 @@ class LentCommands(Generic[C]):
         return self.of(peer).pop(number, None)
 
     def cancel(self, is_wanted: Callable[[C], bool]) -> None:
-        """What is on its way for nobody does not hold up what comes behind it."""
+        """Cancel the commands whose callers do not wait any more, so that they do not delay the commands behind."""
         for peer, lent in self._lent.items():
             for number, command in lent.items():
                 if number not in self._cancelled and not is_wanted(command):

@@ -177,7 +177,7 @@ def test_a_snapshot_that_arrived_damaged_is_fetched_again(monkeypatch: pytest.Mo
     node.works = True
     cluster.do_work(away)  # the last chunk is there; one bit of what was written rots
     state.received = bytes([state.received[0] ^ 1]) + state.received[1:]
-    cluster.run_until(lambda: any("is not installed" in alarm for alarm in node.alarm_texts))
+    cluster.run_until(lambda: any("cannot replace the state" in alarm for alarm in node.alarm_texts))
     cluster.run_until(lambda: state.installed, seconds=60)
     assert node.alarm_texts == []
     cluster.check_writes()
