@@ -40,7 +40,7 @@ class Script:
         self.directory = directory
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
-        command = [sys.executable, str(SCRIPTS / "local_cluster.py"), "--directory", str(self.directory), *arguments]
+        command = [sys.executable, str(SCRIPTS / "cluster_commands.py"), "--directory", str(self.directory), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
@@ -172,7 +172,7 @@ def managers_under(directory: Path) -> set[int]:
 
 
 def test_the_demonstration_ends_well_says_what_it_showed_and_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPTS / "local_cluster.py"), "demo"]
+    command = [sys.executable, str(SCRIPTS / "cluster_commands.py"), "demo"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=115, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -185,7 +185,7 @@ def test_the_demonstration_ends_well_says_what_it_showed_and_leaves_nothing(tmp_
 
 
 def test_a_demonstration_that_is_stopped_stops_its_managers(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPTS / "local_cluster.py"), "demo"]
+    command = [sys.executable, str(SCRIPTS / "cluster_commands.py"), "demo"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as demo:
         assert demo.stdout is not None

@@ -43,7 +43,7 @@ def test_the_python_examples_run(tmp_path: Path, number: int) -> None:
 
 def test_the_shell_example_runs(tmp_path: Path) -> None:
     script = blocks("bash")[1]
-    cluster = f"{sys.executable} {SCRIPTS / 'local_cluster.py'} --directory {tmp_path / 'cluster'}"
+    cluster = f"{sys.executable} {SCRIPTS / 'cluster_commands.py'} --directory {tmp_path / 'cluster'}"
     script = script.replace("scripts/cluster-local.sh up", f"{cluster} up --port-base {free_port_base()}")
     script = script.replace("scripts/cluster-local.sh", cluster).replace(".cluster/", f"{tmp_path}/cluster/")
     script = script.replace("$PWD/.venv/bin", str(Path(sys.executable).parent))
