@@ -19,12 +19,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from .config import check_node_id, split_address
+from .durable import make_directory, replace_file
 from .errors import InvalidEntity, RefusedForSafety
 from .join_files import JoinFile, KeyAndCertificates, require_private
 from .paths import absolute
 from .raft.identity import uri_of
 from .raft.membership import MEMBERS_MAX
-from .store.generations import make_directory, replace_file
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -15,6 +15,7 @@ from typing import Final
 
 from warren_raft.alarms import Alarms
 from warren_raft.config import Config
+from warren_raft.durable import make_directory
 from warren_raft.errors import Corrupted
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.log_lines import log_event
@@ -30,13 +31,7 @@ from warren_raft.snapshots import staging
 from warren_raft.snapshots.keeper import Keeper, Verify, verified_in_child
 from warren_raft.snapshots.verification import VerificationFailed, prove_state, prove_state_in_child
 from warren_raft.store.database import Database
-from warren_raft.store.generations import (
-    SUSPECT_AFTER_STARTS,
-    StateDirectory,
-    StateUntrusted,
-    make_directory,
-    read_boot_id,
-)
+from warren_raft.store.generations import SUSPECT_AFTER_STARTS, StateDirectory, StateUntrusted, read_boot_id
 from warren_raft.store.ownership import LOCK_FILE_REMOVED, Anchors, DirectoryLock
 from warren_raft.store.reader_slots import lock_file_of
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Final
 
+from warren_raft.durable import sync_directory
 from warren_raft.errors import RefusedForSafety, StorageFull, WarrenError
 from warren_raft.paths import absolute
-from warren_raft.store.generations import sync_directory
 
 LINKS_MAX: Final = 40
 """The most symbolic links that are followed for one name, the same limit as Linux has."""

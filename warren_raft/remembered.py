@@ -16,12 +16,12 @@ from typing import Any, Final
 
 from warren_raft.config import Config, check_address, check_node_id
 from warren_raft.describing import ReadOnlyFiles, describe
+from warren_raft.durable import replace_file
 from warren_raft.log_lines import log_event
 from warren_raft.paths import absolute
 from warren_raft.raft.log_opening import newest_header
 from warren_raft.raft.membership import MEMBERS_MAX
 from warren_raft.sharing import without_links
-from warren_raft.store.generations import replace_file
 
 logger = logging.getLogger("warren_raft.remembered")
 

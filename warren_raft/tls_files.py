@@ -19,10 +19,10 @@ from typing import Final
 
 from . import sharing
 from .credentials import AUTHORITIES, CERTIFICATE, DIRECTORY_NAME, KEY
+from .durable import sync_directory
 from .errors import InUse
 from .join_files import KeyAndCertificates
 from .paths import absolute
-from .store.generations import sync_directory
 
 LOCAL: Final = "local"
 """A file that exists if the certificate was issued by this host's own CA (local_certificates.py)."""

@@ -15,15 +15,14 @@ import re
 import stat
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
 from warren_raft import sharing
 from warren_raft.descriptors import RESERVE
+from warren_raft.durable import make_directory, replace_and_hold, replace_file, sync_directory
 from warren_raft.errors import Corrupted, RefusedForSafety
 from warren_raft.paths import absolute
-
-if TYPE_CHECKING:
-    from warren_raft.store.ownership import Anchors
+from warren_raft.store.ownership import Anchors
 
 SET_ASIDE_KEPT: Final = 2
 """How many databases that were set aside for study are kept: enough to compare two, not enough to fill a disk."""
@@ -117,60 +116,6 @@ def _make_token(path: str) -> None:
         os.link(part, path)
     finally:
         os.unlink(part)
-
-
-# ------------------------------------------------------------------------------- files and directories
-
-
-def make_directory(path: str) -> None:
-    """Make `path` durably if it is missing: mode 0700, or 2770 in a shared directory (sharing.py). An existing
-    directory keeps its mode."""
-    try:
-        sharing.make_directory(path)
-    except FileExistsError:
-        return
-    except FileNotFoundError:
-        make_directory(os.path.dirname(path))
-        make_directory(path)  # another process may make it meanwhile
-        return
-    sync_directory(os.path.dirname(path))
-
-
-def sync_directory(path: str) -> None:
-    """Make the names in a directory durable."""
-    descriptor = RESERVE.call(os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def replace_file(path: str, data: bytes) -> None:
-    """Make `path` hold `data`, atomically and durably: after a crash it holds either the old data or the new."""
-    os.close(_replace_file(path, data, locked=False))
-
-
-def _replace_file(path: str, data: bytes, *, locked: bool) -> int:
-    """Like `replace_file`. Returns a descriptor of the new file; `locked`: it has an flock before it gets its name."""
-    temporary = f"{path}.tmp"
-    descriptor = sharing.open_new(temporary, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)
-    try:
-        try:
-            if locked:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with open(descriptor, "wb", closefd=False) as file:
-                file.write(data)
-            os.fsync(descriptor)
-            os.rename(temporary, path)
-        except OSError as error:  # for example a full disk
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise OSError(error.errno, error.strerror, path) from error
-        sync_directory(os.path.dirname(path))
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _is_locked(descriptor: int) -> bool:
@@ -329,7 +274,7 @@ class StateDirectory:
         """Replace a file that is held. Returns a descriptor of the new file."""
         self.require_in_place()
         self.let_go(path)
-        descriptor = _replace_file(path, data, locked=locked)
+        descriptor = replace_and_hold(path, data, locked=locked)
         try:
             self.hold(path)
         except OSError:

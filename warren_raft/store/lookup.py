@@ -18,14 +18,14 @@ from warren_raft.store.cache import CACHED_RECORD_BYTES_MAX, HEAD_BYTES
 from warren_raft.store.tables import ID_MAX_BYTES, Index, Kind
 
 if TYPE_CHECKING:
-    from warren_raft.store.database import Database
+    from warren_raft.store.transactions import Owner
 
     Txn = lmdb.Transaction[bytes]
 
 E = TypeVar("E")
 
 
-def by_id(database: Database, txn: Txn, kind: Kind[E], id: str) -> E:  # noqa: A002
+def by_id(database: Owner, txn: Txn, kind: Kind[E], id: str) -> E:  # noqa: A002
     """The entity under an id. Raises NotFound, also for an id that no entity can have."""
     try:
         key = id.encode()
@@ -40,7 +40,7 @@ def by_id(database: Database, txn: Txn, kind: Kind[E], id: str) -> E:  # noqa: A
     return _decoded(database, kind, key, record, True)
 
 
-def first_by_index(database: Database, txn: Txn, kind: Kind[E], index: Index, value: str) -> E:
+def first_by_index(database: Owner, txn: Txn, kind: Kind[E], index: Index, value: str) -> E:
     """The entity with the smallest id among the entities with this value. Raises NotFound."""
     key = codec.exact_key(value)
     id_ = txn.get(key, None, database.index_handles[index.name]) if key else None  # the first of the duplicates
@@ -49,13 +49,13 @@ def first_by_index(database: Database, txn: Txn, kind: Kind[E], index: Index, va
     return _entities(database, kind, _records(database, txn, kind, [id_]))[0]
 
 
-def by_index(database: Database, txn: Txn, kind: Kind[E], index: Index, value: str) -> list[E]:
+def by_index(database: Owner, txn: Txn, kind: Kind[E], index: Index, value: str) -> list[E]:
     """The entities with this value, ordered by id."""
     keys = _keys_in(database, txn, index, codec.exact_key(value))
     return _entities(database, kind, _records(database, txn, kind, keys))
 
 
-def by_host(database: Database, txn: Txn, kind: Kind[E], index: Index, host: str) -> list[E]:
+def by_host(database: Owner, txn: Txn, kind: Kind[E], index: Index, host: str) -> list[E]:
     """The entities with `host`, or with the wildcard of its parent (RFC 6125, 6.4.3), ordered by id."""
     exact = codec.folded_key(host)
     label, _, parent = exact.partition(b".")
@@ -65,12 +65,12 @@ def by_host(database: Database, txn: Txn, kind: Kind[E], index: Index, host: str
     return _entities(database, kind, _records(database, txn, kind, sorted(keys)))
 
 
-def everything(database: Database, txn: Txn, kind: Kind[E]) -> list[E]:
+def everything(database: Owner, txn: Txn, kind: Kind[E]) -> list[E]:
     """Every entity of a kind, ordered by id."""
     return _entities(database, kind, txn.cursor(database.tables[kind.number].handle))
 
 
-def some_after(database: Database, txn: Txn, kind: Kind[E], last: bytes, count: int) -> tuple[list[E], bytes]:
+def some_after(database: Owner, txn: Txn, kind: Kind[E], last: bytes, count: int) -> tuple[list[E], bytes]:
     """Up to `count` entities with keys above `last` (b"": from the first), and the key of the last one returned.
 
     For streams: decoded entities are not cached, so that an export does not displace the rest of the cache.
@@ -87,14 +87,14 @@ def some_after(database: Database, txn: Txn, kind: Kind[E], last: bytes, count: 
 # ------------------------------------------------------------------------------- records to entities
 
 
-def _keys_in(database: Database, txn: Txn, index: Index, key: bytes) -> list[bytes]:
+def _keys_in(database: Owner, txn: Txn, index: Index, key: bytes) -> list[bytes]:
     if not 0 < len(key) <= ID_MAX_BYTES:
         return []
     cursor = txn.cursor(database.index_handles[index.name])
     return list(cursor.iternext_dup()) if cursor.set_key(key) else []
 
 
-def _records(database: Database, txn: Txn, kind: Kind[Any], keys: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+def _records(database: Owner, txn: Txn, kind: Kind[Any], keys: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
     handle = database.tables[kind.number].handle
     for key in keys:
         record = txn.get(key, None, handle)
@@ -104,7 +104,7 @@ def _records(database: Database, txn: Txn, kind: Kind[Any], keys: list[bytes]) -
 
 
 def _entities(
-    database: Database, kind: Kind[E], pairs: Iterable[tuple[bytes, bytes]], *, remember: bool = True
+    database: Owner, kind: Kind[E], pairs: Iterable[tuple[bytes, bytes]], *, remember: bool = True
 ) -> list[E]:
     cached = database.decoded.tables[kind.number].get
     found: list[E] = []
@@ -117,7 +117,7 @@ def _entities(
     return found
 
 
-def _decoded(database: Database, kind: Kind[E], key: bytes, record: bytes, remember: bool) -> E:
+def _decoded(database: Owner, kind: Kind[E], key: bytes, record: bytes, remember: bool) -> E:
     """Decode a record that is not in the cache. Raises Corrupted if the record cannot be decoded."""
     try:
         entity = codec.decode(kind, record)

@@ -17,9 +17,9 @@ from typing import ClassVar, Final
 
 from warren_raft import privacy, sharing
 from warren_raft.descriptors import RESERVE
+from warren_raft.durable import make_directory, sync_directory
 from warren_raft.errors import InUse
 from warren_raft.paths import absolute, moved
-from warren_raft.store.generations import make_directory, sync_directory
 
 LOCK_NAME: Final = "lock"
 _LOCK_RACES_MAX: Final = 10  # how often a lock file may be removed between its opening and its locking

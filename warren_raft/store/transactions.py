@@ -7,22 +7,21 @@ Invariant: an index changes in the transaction that changes its records.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Protocol, TypeAlias
 
 import lmdb
 
 from warren_raft import forking
-from warren_raft.errors import Closed, InvalidEntity
+from warren_raft.errors import Closed, InvalidEntity, WarrenError
 from warren_raft.store import codec
+from warren_raft.store.cache import DecodedCache
 from warren_raft.store.leading import begin_alike, leading_items
 from warren_raft.store.lmdb_errors import translated
 from warren_raft.store.tables import ID_MAX_BYTES, KINDS, Kind
 
 if TYPE_CHECKING:
-    from warren_raft.store.database import Database
-
     Handle: TypeAlias = lmdb._Database
 
 VIEW_AGE_MAX_SECONDS: Final = 3600.0
@@ -93,6 +92,40 @@ class Table:
         self.indexed_width = indexed_width
 
 
+class Owner(Protocol):
+    """The database that a transaction belongs to (database.py): its handles, and the beginning and the end of a
+    transaction."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def clock(self) -> Callable[[], float]:
+        """In seconds, for the age of a view."""
+
+    @property
+    def decoded(self) -> DecodedCache: ...
+    @property
+    def tables(self) -> Sequence[Table]:
+        """By the number of the kind."""
+
+    @property
+    def space_handles(self) -> Mapping[str, Handle]: ...
+    @property
+    def index_handles(self) -> Mapping[str, Handle]: ...
+    @property
+    def all_handles(self) -> Sequence[Handle]: ...
+    @property
+    def begin(self) -> Callable[[], Any]:
+        """Begins an LMDB read transaction."""
+
+    def register(self, transaction: ReadTransaction) -> None: ...
+    def unregister(self, transaction: ReadTransaction) -> None: ...
+    def begin_write(self, transaction: WriteTransaction) -> lmdb.Transaction[bytes]: ...
+    def end_write(self) -> None: ...
+    def write_failed(self, error: lmdb.Error) -> WarrenError:
+        """The error to raise for a commit that failed."""
+
+
 def key_of(id: str) -> bytes:  # noqa: A002
     """The key of an entity: its id in UTF-8. Raises InvalidEntity if the id cannot be a key."""
     try:
@@ -109,7 +142,7 @@ class Transaction:
 
     __slots__ = ("__weakref__", "_txn", "database")
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Owner) -> None:
         self.database: Final = database
         self._txn: lmdb.Transaction[bytes] = NOT_OPEN
 
@@ -234,7 +267,7 @@ class ReadTransaction(Transaction):
 
     __slots__ = ("_begun", "expires", "lock", "started_seconds")
 
-    def __init__(self, database: Database, *, expires: bool = False) -> None:
+    def __init__(self, database: Owner, *, expires: bool = False) -> None:
         super().__init__(database)
         self._begun: Any = None
         self.expires: Final = expires
