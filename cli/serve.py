@@ -237,7 +237,7 @@ def _wait_ready(store: ReplicatedStore, signals: _Signals) -> bool:
             store.wait_ready(timeout=POLL_SECONDS)
         except Unavailable:
             if time.monotonic() >= say_after:
-                text = store.waits or "there is no leader yet, or the log is not applied yet"
+                text = store.waiting_for or "there is no leader yet, or the log is not applied yet"
                 log_event(log, logging.WARNING, "still waiting", text, node=store.config.node_id)
                 say_after += STILL_WAITING_SECONDS
         except Closed:

@@ -21,7 +21,7 @@ from .recovery import print_restored, shares
 from .tables import print_fields
 
 if TYPE_CHECKING:
-    from warren_raft.snapshots.file import Manifest
+    from warren_raft.snapshots.file import SnapshotInfo
 
 FILE: Final = click.Path(readable=False)  # opened later: an error then has its own exit code, not that of usage
 
@@ -207,12 +207,12 @@ def restore(
         )
 
 
-def manifest_json(manifest: Manifest) -> dict[str, Any]:
+def manifest_json(manifest: SnapshotInfo) -> dict[str, Any]:
     """The description of a snapshot, as the commands print it."""
     return manifest.to_json()
 
 
-def _print_manifest(manifest: Manifest) -> None:
+def _print_manifest(manifest: SnapshotInfo) -> None:
     values = manifest_json(manifest)
     if wants_json():
         print_json(values)

@@ -14,7 +14,7 @@ from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.entry import read_committed, store_position
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.raft.membership import Member, Membership
-from warren_raft.snapshots.file import TRAILER_BYTES, Manifest, make_trailer, read_manifest, write
+from warren_raft.snapshots.file import TRAILER_BYTES, SnapshotInfo, make_trailer, read_manifest, write
 from warren_raft.store.command import Operation, Verb
 from warren_raft.store.database import Database, WriteTransaction
 
@@ -44,7 +44,7 @@ def add_node(database: Database, id: str) -> None:  # noqa: A002
     apply(StateMachine(database), command(put(Node(id=id))))
 
 
-def snapshot_of(database: Database, path: Path) -> Manifest:
+def snapshot_of(database: Database, path: Path) -> SnapshotInfo:
     """Written by the node n1 at NOON, with a quorum."""
     return write(database, path, created_at=NOON, node_id="n1", quorum=True)
 

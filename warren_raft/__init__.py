@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .alarms import Alarm as Alarm
     from .config import Config as Config
+    from .describing import Description as Description
     from .entities import AccessControl as AccessControl
     from .entities import Container as Container
     from .entities import ContainerState as ContainerState
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from .errors import InUse as InUse
     from .errors import InvalidEntity as InvalidEntity
     from .errors import InvariantViolation as InvariantViolation
+    from .errors import Misuse as Misuse
     from .errors import NotFound as NotFound
     from .errors import RefusedForSafety as RefusedForSafety
     from .errors import RevisionConflict as RevisionConflict
@@ -61,7 +63,13 @@ if TYPE_CHECKING:
     from .forms import FrozenMap as FrozenMap
     from .local import LocalStore as LocalStore
     from .local import ReadOnlyStore as ReadOnlyStore
+    from .maintenance import describe as describe
+    from .maintenance import inspect as inspect
+    from .maintenance import recover as recover
+    from .maintenance import restore as restore
+    from .maintenance import verify as verify
     from .manager import ReplicatedStore as ReplicatedStore
+    from .restoring import Restored as Restored
     from .results import CertificateStatus as CertificateStatus
     from .results import Fetching as Fetching
     from .results import MemberAlarm as MemberAlarm
@@ -69,6 +77,7 @@ if TYPE_CHECKING:
     from .results import OwnSnapshot as OwnSnapshot
     from .results import Status as Status
     from .results import Verdict as Verdict
+    from .snapshots.file import SnapshotInfo as SnapshotInfo
     from .store.interface import Batch as Batch
     from .store.interface import Reader as Reader
     from .store.interface import Store as Store
@@ -124,6 +133,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "InUse",
         "InvalidEntity",
         "InvariantViolation",
+        "Misuse",
         "NotFound",
         "RefusedForSafety",
         "RevisionConflict",
@@ -136,6 +146,10 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "forms": ("FrozenMap",),
     "local": ("LocalStore", "ReadOnlyStore"),
     "manager": ("ReplicatedStore",),
+    "describing": ("Description",),
+    "maintenance": ("describe", "inspect", "recover", "restore", "verify"),
+    "restoring": ("Restored",),
+    "snapshots.file": ("SnapshotInfo",),
     "results": (
         "CertificateStatus",
         "Fetching",

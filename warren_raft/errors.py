@@ -154,6 +154,11 @@ class WatchLost(WarrenError):
         return f"changes were missed; read everything again, then resume from revision {self.resume_from}"
 
 
+class Misuse(WarrenError, RuntimeError):
+    """A mistake in the calling program: a batch or a view was used before, after or twice instead of within one `with`
+    block, or was asked for a result that it does not have."""
+
+
 class Closed(WarrenError):
     """The store is closed, was never open, or belongs to the parent process of a fork."""
 

@@ -11,13 +11,14 @@ import math
 import os
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, ClassVar, Final, Literal, Self, overload
+from typing import ClassVar, Final, Literal, Self, overload
 
 from warren_raft import forking, timeouts
 from warren_raft.alarms import Alarms
@@ -32,6 +33,7 @@ from warren_raft.log_lines import log_event
 from warren_raft.own_thread import OwnThread
 from warren_raft.paths import absolute
 from warren_raft.process_end import close_at_exit
+from warren_raft.snapshots.file import SnapshotInfo
 from warren_raft.snapshots.verification import prove_state
 from warren_raft.store.command import NO_SESSION, PUT, Command, Operation, encode
 from warren_raft.store.database import QUOTA_BYTES, Database, StorageFailed
@@ -62,8 +64,8 @@ END_VIEWS_SECONDS: Final = 30.0
 class LocalStore(Store):
     """A store in one process, without Raft: the same operations with the same meaning. Thread-safe.
 
-    A write returns when it is on disk. Writes of several threads, and batches with `wait=False`, share one sync. `path`
-    is a directory; it is made, with mode 0700, if it does not exist.
+    A write returns when it is on disk. Writes of several threads, and batches with `wait=False`, share one sync.
+    `data_dir` is a directory; it is made, with mode 0700, if it does not exist. `path` is its old name.
 
     Raises, at construction:
         InUse: this or another process has the directory open.
@@ -74,7 +76,19 @@ class LocalStore(Store):
 
     _open_stores: ClassVar[weakref.WeakSet[LocalStore]] = weakref.WeakSet()
 
-    def __init__(self, path: str | os.PathLike[str], *, write_timeout_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str] | None = None,
+        *,
+        write_timeout_seconds: float = 10.0,
+        path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if path is not None:
+            warnings.warn("the directory of a LocalStore is data_dir, not path", DeprecationWarning, stacklevel=2)
+        directory = data_dir if data_dir is not None else path
+        if directory is None or (data_dir is not None and path is not None):
+            raise TypeError("LocalStore() takes one directory: data_dir")
+        self._directory: Final = absolute(directory)
         self._write_timeout_seconds: Final = timeouts.seconds(write_timeout_seconds, math.inf)
         self._look_at = self._renew_at = 0.0
         self._foreign_readers: Final = ForeignReaders(Alarms("local"))
@@ -92,7 +106,7 @@ class LocalStore(Store):
         self._room: _Room
         try:
             self._own.start()
-            self._own.call(partial(self._open, absolute(path)))
+            self._own.call(partial(self._open, self._directory))
         except BaseException:
             self._own.post(self._close_now)  # if only this thread was interrupted, opening goes on until then
             raise
@@ -194,7 +208,7 @@ class LocalStore(Store):
         before.close()
         before.remove()
 
-    def snapshot(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+    def snapshot(self, path: str | os.PathLike[str]) -> SnapshotInfo:
         """Save the present state as one file (mode 0600), verified and on disk. Returns its manifest.
 
         Other threads read and write meanwhile. Raises RefusedForSafety (a file of that name exists), StorageFull,
@@ -203,7 +217,11 @@ class LocalStore(Store):
         from warren_raft.snapshots.saving import save
 
         database = self._attached()
-        return save(database, path, created_at=datetime.now(UTC), node_id="", quorum=True).to_json()
+        return save(database, path, created_at=datetime.now(UTC), node_id="", quorum=True)
+
+    def __repr__(self) -> str:
+        """For logs and debuggers. Any state, any thread; never raises."""
+        return f"<LocalStore {self._directory!r}, {'closed' if self._ended else 'open'}>"
 
     def close(self) -> None:
         """Wait for the running writes, then close the files. Idempotent; afterwards every call raises Closed.
@@ -403,6 +421,10 @@ class ReadOnlyStore(Reader):
                 before.close()
             self._pointer = pointer
             return self._database or before
+
+    def __repr__(self) -> str:
+        """For logs and debuggers. Any state, any thread; never raises."""
+        return f"<ReadOnlyStore {self._state.data_dir!r}, {'closed' if self._database is None else 'open'}>"
 
     def close(self) -> None:
         """Close the files, at once or when the last open view ends. Idempotent."""

@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -28,6 +29,7 @@ from warren_raft.alarms import Alarm, Alarms
 from warren_raft.config import Config, check_address, check_node_id, split_address
 from warren_raft.deliveries import Deliveries
 from warren_raft.descriptors import RESERVE, limit
+from warren_raft.durable import make_directory
 from warren_raft.errors import (
     Closed,
     RefusedForSafety,
@@ -55,11 +57,11 @@ from warren_raft.raft.requests import NO_LEADER, ChangeWanted, TransferWanted
 from warren_raft.results import MemberStatus, Status
 from warren_raft.shortage import shortage_of
 from warren_raft.snapshots.backups import Backups, Position
+from warren_raft.snapshots.file import SnapshotInfo
 from warren_raft.snapshots.saving import save, take_nameless
 from warren_raft.space import Space
 from warren_raft.status import members_of, status_of
 from warren_raft.store.command import PUT, Operation, encode_operations
-from warren_raft.store.generations import make_directory
 from warren_raft.store.interface import Store
 from warren_raft.waiting import Bell
 from warren_raft.watchdog import Watchdog
@@ -290,7 +292,7 @@ class ReplicatedStore(Store):
 
         value = self._changed.wait_for(looked, timeouts.deadline(timeout))
         if not value:
-            waits = f": {self.waits}" if self.waits else ""
+            waits = f": {self.waiting_for}" if self.waiting_for else ""
             raise Unavailable(f"{what} within {timeout:g} s{waits}", maybe_applied=False, of_write=False)
         return value
 
@@ -318,9 +320,15 @@ class ReplicatedStore(Store):
         return self._engine.is_ready and self._is_alive and not self._is_stuck
 
     @property
-    def waits(self) -> str:
+    def waiting_for(self) -> str:
         """Before the cluster has formed: the members for which this manager waits, as a sentence; else empty."""
         return self._engine.waits
+
+    @property
+    def waits(self) -> str:
+        """The old name of `waiting_for`."""
+        warnings.warn("ReplicatedStore.waits is waiting_for now", DeprecationWarning, stacklevel=2)
+        return self.waiting_for
 
     @property
     def is_leader(self) -> bool:
@@ -585,7 +593,7 @@ class ReplicatedStore(Store):
 
     # Snapshots ---------------------------------------------------------------------------------------------------
 
-    def snapshot(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+    def snapshot(self, path: str | os.PathLike[str]) -> SnapshotInfo:
         """Save this manager's state as one file (mode 0600), verified and on disk. Returns its manifest.
 
         Needs no quorum; `quorum` of the result says whether there was one. On the leader, after `barrier()`, the file
@@ -607,7 +615,7 @@ class ReplicatedStore(Store):
             node_id=self.config.node_id,
             quorum=quorum,
             cancel=self._stop_housekeeping,
-        ).to_json()
+        )
 
     def nameless_snapshot(self) -> int:
         """Like `snapshot`, for the admin socket: the descriptor of a file without a name, which the caller closes."""
@@ -784,6 +792,11 @@ class ReplicatedStore(Store):
         )
 
     # The end -----------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        """For logs and debuggers. Any state, any thread; never raises."""
+        state = "closed" if self._closed else "failed" if self.failure is not None else "open"
+        return f"<ReplicatedStore {self.config.node_id} on {str(self.config.directory)!r}, {state}>"
 
     def close(self) -> None:
         """Hand leadership over, end waiting calls (Closed), sync the state. Idempotent; reads raise Closed afterwards.

@@ -34,7 +34,7 @@ from warren_raft.raft.state_machine import membership_of
 from warren_raft.remembered import kept_for
 from warren_raft.sharing import require_rights
 from warren_raft.snapshots import staging
-from warren_raft.snapshots.file import Manifest, Path, Progress, counts_of, read_manifest, write
+from warren_raft.snapshots.file import Path, Progress, SnapshotInfo, counts_of, read_manifest, write
 from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP, install
 from warren_raft.snapshots.verification import verify
 from warren_raft.store.command import MalformedCommand, decode
@@ -70,7 +70,7 @@ class Restored:
     counts: Mapping[str, int]
     aside: str | None
     """The directory of the old files."""
-    old: Manifest
+    old: SnapshotInfo
     """The manifest of the state from which it was made."""
 
 
@@ -127,15 +127,15 @@ def restore(
     return _restored(data_dir, node_id, origin, made, aside, manifest)
 
 
-def _common_cluster_id(manifest: Manifest, members: Mapping[str, str]) -> str:
+def _common_cluster_id(manifest: SnapshotInfo, members: Mapping[str, str]) -> str:
     """An id that is the same for all members that restore the same file with the same list, and for no others."""
     said = json.dumps([manifest.sha256, sorted(members.items())])
     return hashlib.sha256(said.encode()).hexdigest()[:CLUSTER_ID_CHARACTERS]
 
 
 def _make(
-    part: str, file: str, manifest: Manifest, origin: Origin, node_id: str, first: Callable[[StateMachine], object]
-) -> Manifest:
+    part: str, file: str, manifest: SnapshotInfo, origin: Origin, node_id: str, first: Callable[[StateMachine], object]
+) -> SnapshotInfo:
     """Make the whole content of the new directory in `part`, durably."""
     made = install(
         file,
@@ -160,7 +160,7 @@ def _make(
 
 
 def _restored(
-    data_dir: str, node_id: str, origin: Origin, made: Manifest, aside: str | None, old: Manifest
+    data_dir: str, node_id: str, origin: Origin, made: SnapshotInfo, aside: str | None, old: SnapshotInfo
 ) -> Restored:
     return Restored(
         data_dir=data_dir,
@@ -260,7 +260,9 @@ def _check_owner(data_dir: str, node_id: str) -> None:
         raise RefusedForSafety(f"{data_dir} is the directory of {owner}, not of {node_id}: use one of its own")
 
 
-def _check_target(data_dir: str, file: str, manifest: Manifest, *, typed: bool, aside: bool, rollback: bool) -> None:
+def _check_target(
+    data_dir: str, file: str, manifest: SnapshotInfo, *, typed: bool, aside: bool, rollback: bool
+) -> None:
     cluster = manifest.cluster_id or NO_CLUSTER
     type_it = f"if that is meant, add --cluster-id {cluster}"
     if not staging.held(data_dir):
@@ -298,7 +300,7 @@ def _check_target(data_dir: str, file: str, manifest: Manifest, *, typed: bool, 
         raise RefusedForSafety(f"{compared}: if that is meant, add --allow-rollback")
 
 
-def _vanishing(held: _Held, manifest: Manifest) -> str:
+def _vanishing(held: _Held, manifest: SnapshotInfo) -> str:
     there = held.counts or {}
     fewer = [
         f"{counted(n, BY_NAME[k].name, k)} {'becomes' if n == 1 else 'become'} {manifest.counts.get(k, 0)}"

@@ -240,7 +240,7 @@ class ManagerProcess:
 
     def snapshot(self, path: str) -> int:
         """Its revision."""
-        revision: int = self.store.snapshot(path)["revision"]
+        revision: int = self.store.snapshot(path).revision
         return revision
 
     def disk_counts(self) -> dict[str, int]:

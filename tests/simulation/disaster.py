@@ -34,7 +34,7 @@ from warren_raft.opening import OpenedDirectory
 from warren_raft.raft.membership import Founding, read_note
 from warren_raft.restoring import Recovery, restore
 from warren_raft.snapshots import staging
-from warren_raft.snapshots.file import Manifest, extract, write
+from warren_raft.snapshots.file import SnapshotInfo, extract, write
 from warren_raft.snapshots.verification import verify
 from warren_raft.store import codec
 from warren_raft.store.database import Database
@@ -63,7 +63,7 @@ OLD_AND_NEW = ("was restored as cluster", "belongs to cluster", "was not restore
 
 class Snapshot(NamedTuple):
     path: Path
-    manifest: Manifest
+    manifest: SnapshotInfo
 
 
 class Made(NamedTuple):

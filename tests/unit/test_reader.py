@@ -32,7 +32,7 @@ from warren_raft.entities import (
     TLSCertificate,
     Volume,
 )
-from warren_raft.errors import Closed, Corrupted, InUse, NotFound, RefusedForSafety
+from warren_raft.errors import Closed, Corrupted, InUse, Misuse, NotFound, RefusedForSafety
 from warren_raft.local import ReadOnlyStore
 from warren_raft.store import cache, codec, reading
 from warren_raft.store.database import REVISION, Database
@@ -457,7 +457,7 @@ def test_a_view_ends_with_its_block_and_is_opened_once(database: Database, store
     calls: list[Callable[[], Any]] = [view.list_nodes, lambda: view.get_node("n1"), lambda: list(view.iter_nodes())]
     calls.append(lambda: view.revision)
     for call in calls:
-        with pytest.raises(Closed):
+        with pytest.raises(Misuse):
             call()
     with view:
         stream = view.iter_nodes()
@@ -467,7 +467,7 @@ def test_a_view_ends_with_its_block_and_is_opened_once(database: Database, store
             call()
     assert [node.id for node in stream] == ["n2"]  # decoded before the end
     assert view.revision == 1
-    with pytest.raises(Closed), view:
+    with pytest.raises(Misuse), view:
         pass
 
 

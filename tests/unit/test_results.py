@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from warren_raft.alarms import Alarm
+from warren_raft.local import LocalStore, ReadOnlyStore
 from warren_raft.results import CertificateStatus, MemberAlarm, Verdict
 
 
@@ -32,3 +34,26 @@ def test_a_field_can_still_be_read_like_a_key_with_a_warning() -> None:
 def test_an_alarm_within_a_result_keeps_its_own_form() -> None:
     alarm = Alarm(name="disk-low", subject="", severity="warning", text="t", since=datetime(2026, 1, 1, tzinfo=UTC))
     assert alarm.to_json()["since"] == "2026-01-01T00:00:00.000Z"
+
+
+def test_stores_views_and_batches_show_themselves(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "state")
+    assert repr(store) == f"<LocalStore {str(tmp_path / 'state')!r}, open>"
+    view = store.read()
+    assert repr(view) == "<View, not open>"
+    with store.batch() as batch, view:
+        batch.delete_node("a")
+        assert repr(batch) == "<Batch of 1 writes, open>"
+        assert repr(view) == "<View of revision 0>"
+    store.close()
+    assert repr(store) == f"<LocalStore {str(tmp_path / 'state')!r}, closed>"
+    with ReadOnlyStore(tmp_path / "state") as reader:
+        assert repr(reader) == f"<ReadOnlyStore {str(tmp_path / 'state')!r}, open>"
+
+
+def test_the_directory_of_a_local_store_had_another_name(tmp_path: Path) -> None:
+    with pytest.warns(DeprecationWarning, match="data_dir, not path"):
+        LocalStore(path=tmp_path / "state").close()
+    with pytest.raises(TypeError):
+        LocalStore()
+    LocalStore(data_dir=tmp_path / "state").close()

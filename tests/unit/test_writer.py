@@ -26,7 +26,7 @@ from warren_raft.entities import (
     TLSCertificate,
     Volume,
 )
-from warren_raft.errors import Closed, InvalidEntity
+from warren_raft.errors import Closed, InvalidEntity, Misuse
 from warren_raft.store import codec
 from warren_raft.store.command import DELETE, INDEXED_ITEMS_MAX, PUT, Command, Operation, encode
 from warren_raft.store.database import Database
@@ -209,7 +209,7 @@ def test_a_batch_is_one_command_in_the_order_of_its_writes(store: DirectStore) -
         [(PUT, "a"), (DELETE, "a"), (PUT, "b")]
     ]
     assert [node.id for node in store.list_nodes()] == ["b"]
-    with pytest.raises(Closed):
+    with pytest.raises(Misuse):
         _ = batch.future
 
 
@@ -219,19 +219,19 @@ def test_an_exception_in_the_block_sends_nothing(store: DirectStore) -> None:
         batch.create_node(Node(id=str(1 / 0)))
     assert store.commands == []
     for attribute in ("revision", "future"):
-        with pytest.raises(Closed):
+        with pytest.raises(Misuse):
             getattr(batch, attribute)
 
 
 def test_a_batch_is_used_once_and_within_its_block(store: DirectStore) -> None:
     batch = store.batch()
-    with pytest.raises(Closed):
+    with pytest.raises(Misuse):
         batch.create_node(Node(id="before"))
     with batch:
         batch.create_node(Node(id="within"))
-    with pytest.raises(Closed):
+    with pytest.raises(Misuse):
         batch.create_node(Node(id="after"))
-    with pytest.raises(Closed), batch:
+    with pytest.raises(Misuse), batch:
         pass
     assert [node.id for node in store.list_nodes()] == ["within"]
 
@@ -251,7 +251,7 @@ def test_a_batch_that_does_not_wait_has_a_future(store: DirectStore) -> None:
         batch.create_node(Node(id="n"))
     assert isinstance(batch.future, Future)
     assert batch.future.result(0) == 1
-    with pytest.raises(Closed, match="future"):
+    with pytest.raises(Misuse, match="future"):
         _ = batch.revision
 
 

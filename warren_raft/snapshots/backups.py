@@ -14,19 +14,19 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from warren_raft import timeouts
 from warren_raft.alarms import Alarms
+from warren_raft.durable import sync_directory
 from warren_raft.errors import Closed, RefusedForSafety, WarrenError
 from warren_raft.log_lines import log_event
 from warren_raft.paths import absolute
-from warren_raft.snapshots.file import Manifest, Path, read_manifest
+from warren_raft.snapshots.file import Path, SnapshotInfo, read_manifest
 from warren_raft.snapshots.saving import remove_leftovers
-from warren_raft.store.generations import sync_directory
 
 logger = logging.getLogger("warren_raft.backups")
 
@@ -63,7 +63,7 @@ class Backups:
         every_seconds: float,
         keep: int,
         position: Callable[[], Position | None],
-        take: Callable[[str], Mapping[str, Any]],
+        take: Callable[[str], SnapshotInfo],
         alarms: Alarms | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -159,7 +159,7 @@ class Backups:
         self._compare_names(self._prune(self._backups(cluster_id), saved))
         return self._every
 
-    def _backups(self, cluster_id: str | None) -> list[tuple[str, Manifest]]:
+    def _backups(self, cluster_id: str | None) -> list[tuple[str, SnapshotInfo]]:
         """The backups of this cluster, the newest first: the one that covers the most of the log."""
         found = []
         for name in os.listdir(self.directory):
@@ -174,7 +174,7 @@ class Backups:
                     found.append((path, manifest))
         return sorted(found, key=_age)
 
-    def _compare_names(self, backups: list[tuple[str, Manifest]]) -> None:
+    def _compare_names(self, backups: list[tuple[str, SnapshotInfo]]) -> None:
         """An operator restores the file that sorts last. While that file is not the newest, there is an alarm."""
         if not backups:
             return
@@ -195,17 +195,15 @@ class Backups:
         stamp = now.astimezone(UTC).strftime(_STAMP)
         part = os.path.join(self.directory, f"warren-{stamp}.part")
         manifest = self._take(part)
-        path = os.path.join(self.directory, f"warren-{stamp}-{manifest['index']:016d}.mdb")
+        path = os.path.join(self.directory, f"warren-{stamp}-{manifest.index:016d}.mdb")
         if os.path.lexists(path):
             raise RefusedForSafety(f"{path} exists already, and {part} was to get its name")
         os.rename(part, path)
         sync_directory(self.directory)
-        log_event(
-            logger, logging.INFO, "backup saved", path=path, index=manifest["index"], bytes=manifest["size_bytes"]
-        )
-        return path, manifest["cluster_id"]
+        log_event(logger, logging.INFO, "backup saved", path=path, index=manifest.index, bytes=manifest.size_bytes)
+        return path, manifest.cluster_id
 
-    def _prune(self, backups: list[tuple[str, Manifest]], saved: str) -> list[tuple[str, Manifest]]:
+    def _prune(self, backups: list[tuple[str, SnapshotInfo]], saved: str) -> list[tuple[str, SnapshotInfo]]:
         """Remove all but the newest, and never the one that was just saved. Returns the remaining backups."""
         kept = []
         for number, backup in enumerate(backups):
@@ -218,7 +216,7 @@ class Backups:
         return kept
 
 
-def _age(backup: tuple[str, Manifest]) -> tuple[int, float]:
+def _age(backup: tuple[str, SnapshotInfo]) -> tuple[int, float]:
     return -backup[1].index, -backup[1].created_at.timestamp()
 
 

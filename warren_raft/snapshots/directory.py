@@ -17,13 +17,13 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from warren_raft.descriptors import RESERVE
+from warren_raft.durable import make_directory, sync_directory
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid
 from warren_raft.paths import absolute
 from warren_raft.sharing import correct_mode
-from warren_raft.snapshots.file import Manifest, Path, read_manifest, write
+from warren_raft.snapshots.file import Path, SnapshotInfo, read_manifest, write
 from warren_raft.snapshots.verification import verify_in_child
 from warren_raft.store.database import Database
-from warren_raft.store.generations import make_directory, sync_directory
 
 INCOMING: Final = ("incoming.part", "incoming.json")
 """A snapshot that is being fetched, and the note about it. They belong to the fetch, which may go on after a
@@ -36,7 +36,7 @@ _TAKING: Final = "taking.part"
 _NAME: Final = re.compile(r"(\d{16,20})-(\d{1,20})\.mdb\Z")
 _SET_ASIDE: Final = ".aside-damaged"
 
-Verify: TypeAlias = Callable[[str], Manifest]
+Verify: TypeAlias = Callable[[str], SnapshotInfo]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Snapshot:
     """A file with an undamaged last page. `verify` checks the rest of the file."""
 
     path: str
-    manifest: Manifest
+    manifest: SnapshotInfo
 
     @property
     def index(self) -> int:
@@ -151,7 +151,7 @@ class SnapshotDirectory:
                 os.unlink(part)
             raise
 
-    def _sound(self, manifest: Manifest, verify: Verify) -> Snapshot | None:
+    def _sound(self, manifest: SnapshotInfo, verify: Verify) -> Snapshot | None:
         """The snapshot of the same entry, if there is one. A damaged snapshot is set aside."""
         path = self._path_of(manifest)
         try:
@@ -178,14 +178,14 @@ class SnapshotDirectory:
         _sync_file(part)
         return self._give_name(part, manifest)
 
-    def _give_name(self, part: str, manifest: Manifest) -> Snapshot:
+    def _give_name(self, part: str, manifest: SnapshotInfo) -> Snapshot:
         path = self._path_of(manifest)
         correct_mode(part)
         os.rename(part, path)
         sync_directory(self.path)
         return Snapshot(path=path, manifest=manifest)
 
-    def _path_of(self, manifest: Manifest) -> str:
+    def _path_of(self, manifest: SnapshotInfo) -> str:
         return os.path.join(self.path, name_of(manifest))
 
     def set_aside(self, snapshot: Snapshot | Damaged) -> str:
@@ -200,7 +200,7 @@ class SnapshotDirectory:
         return target
 
 
-def name_of(manifest: Manifest) -> str:
+def name_of(manifest: SnapshotInfo) -> str:
     """The name of a snapshot's file."""
     return f"{manifest.index:016d}-{manifest.term}.mdb"
 

@@ -23,6 +23,7 @@ from warren_raft.descriptors import RESERVE
 from warren_raft.errors import InvariantViolation, RefusedForSafety, SnapshotInvalid, StorageFull
 from warren_raft.fsm.entry import Committed, read_committed
 from warren_raft.outputs import write_all
+from warren_raft.results import Result
 from warren_raft.shortage import shortage_of, storage_full
 from warren_raft.store.database import Database, ReadTransaction, StorageFailed
 from warren_raft.store.tables import KINDS
@@ -57,7 +58,7 @@ _NO_COPY_RANGE: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errn
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
+class SnapshotInfo(Result):
     """The description of a snapshot, stored in its last page."""
 
     cluster_id: str | None
@@ -86,7 +87,7 @@ class Manifest:
         return asdict(self) | {"counts": dict(self.counts), "created_at": created_at}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Manifest:
+    def from_json(cls, values: Mapping[str, Any]) -> SnapshotInfo:
         """The manifest from the values of `to_json`. Raises ValueError for anything else; unknown names are skipped."""
         try:
             created_at = _moment(values["created_at"])
@@ -134,7 +135,7 @@ def _is_shown(value: object) -> bool:
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def write(database: Database, path: Path, *, created_at: datetime, node_id: str, quorum: bool) -> Manifest:
+def write(database: Database, path: Path, *, created_at: datetime, node_id: str, quorum: bool) -> SnapshotInfo:
     """Write the present content of `database` to a new file, mode 0600, and sync it. Writers go on meanwhile.
 
     The caller gives a `.part` name, verifies the file, renames it and syncs the directory. After any error no file is
@@ -194,8 +195,8 @@ def _manifest(
     created_at: datetime,
     node_id: str,
     quorum: bool,
-) -> Manifest:
-    return Manifest(
+) -> SnapshotInfo:
+    return SnapshotInfo(
         cluster_id=committed.cluster_id,
         index=committed.applied_index,
         term=committed.applied_term,
@@ -252,7 +253,7 @@ def _no_room(path: str, error: Exception, code: int) -> StorageFull:
 # ---------------------------------------------------------------------------------------------- the trailer
 
 
-def make_trailer(manifest: Manifest) -> bytes:
+def make_trailer(manifest: SnapshotInfo) -> bytes:
     """The last page of a snapshot."""
     body = json.dumps(manifest.to_json(), sort_keys=True, separators=(",", ":")).encode()
     if len(body) > MANIFEST_MAX_BYTES:
@@ -262,13 +263,11 @@ def make_trailer(manifest: Manifest) -> bytes:
     return page + hashlib.sha256(page).digest()
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> SnapshotInfo:
     """The manifest of a snapshot, read from its last page alone: the database before it is not read.
 
     Raises SnapshotInvalid (not a snapshot, truncated, or this page is damaged), RefusedForSafety (a newer format),
     OSError.
-
-    Raises SnapshotInvalid (no snapshot, cut, or this page is damaged), RefusedForSafety (a newer format), OSError.
     """
     with opened(path) as descriptor:
         return manifest_in(descriptor, os.fspath(path))
@@ -288,7 +287,7 @@ def opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def manifest_in(descriptor: int, path: str) -> Manifest:
+def manifest_in(descriptor: int, path: str) -> SnapshotInfo:
     """The manifest of an open file; `path` is for errors."""
     size = os.fstat(descriptor).st_size
     page = os.pread(descriptor, TRAILER_BYTES, size - TRAILER_BYTES) if size >= TRAILER_BYTES else b""
@@ -299,7 +298,7 @@ def manifest_in(descriptor: int, path: str) -> Manifest:
     return manifest
 
 
-def _parse_trailer(page: bytes, path: str) -> Manifest:
+def _parse_trailer(page: bytes, path: str) -> SnapshotInfo:
     if not page.startswith(MAGIC):
         raise SnapshotInvalid(path, "is not a snapshot, or its end is missing")
     if hashlib.sha256(page[:-32]).digest() != page[-32:]:
@@ -312,7 +311,7 @@ def _parse_trailer(page: bytes, path: str) -> Manifest:
     length = int.from_bytes(page[20:24], "big")
     try:
         values = json.loads(page[24 : 24 + length])
-        return Manifest.from_json(values)
+        return SnapshotInfo.from_json(values)
     except (ValueError, RecursionError) as error:
         raise SnapshotInvalid(path, f"its last page cannot be read: {error}") from None
 
@@ -320,7 +319,7 @@ def _parse_trailer(page: bytes, path: str) -> Manifest:
 # ---------------------------------------------------------------------------------------------- extracting
 
 
-def extract(path: Path, target: Path) -> Manifest:
+def extract(path: Path, target: Path) -> SnapshotInfo:
     """Copy the database of a verified snapshot to a new file, mode 0600, and sync it. The snapshot is not changed.
 
     The copy is never a link, because LMDB would write into the snapshot. If the file system can do that, both files

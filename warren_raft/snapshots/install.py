@@ -16,7 +16,7 @@ from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.entry import Committed, store_position
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.snapshots.directory import SnapshotDirectory
-from warren_raft.snapshots.file import Manifest, Path, extract, opened, sha256_of
+from warren_raft.snapshots.file import Path, SnapshotInfo, extract, opened, sha256_of
 from warren_raft.snapshots.verification import verify
 from warren_raft.store.database import (
     CLUSTER_ID,
@@ -47,7 +47,7 @@ def install(
     created_at: datetime,
     quorum: bool,
     first: Callable[[StateMachine], object] = lambda _machine: None,
-) -> Manifest:
+) -> SnapshotInfo:
     """Make DATA_DIR/state and DATA_DIR/snapshots of a verified snapshot, all durable. Returns the new manifest.
 
     `sha256`: the hash of the verified bytes. `first` may apply more of the old log before the old log ends. Raises

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 from warren_raft.descriptors import RESERVE
+from warren_raft.durable import replace_file
 from warren_raft.errors import Corrupted, InvariantViolation, SnapshotInvalid, StorageFull
 from warren_raft.fsm.entry import FIRST_INDEX
 from warren_raft.fsm.machine import StateMachine
@@ -27,10 +28,10 @@ from warren_raft.outputs import write_all
 from warren_raft.sharing import open_new, without_links
 from warren_raft.shortage import shortage_of
 from warren_raft.snapshots.directory import INCOMING, Damaged, Snapshot, SnapshotDirectory
-from warren_raft.snapshots.file import TRAILER_BYTES, Manifest, extract, no_space_as_storage_full
+from warren_raft.snapshots.file import TRAILER_BYTES, SnapshotInfo, extract, no_space_as_storage_full
 from warren_raft.snapshots.verification import Cancel, verify_in_child
 from warren_raft.store.database import Database
-from warren_raft.store.generations import StateDirectory, replace_file
+from warren_raft.store.generations import StateDirectory
 
 logger = logging.getLogger("warren_raft.snapshots")
 
@@ -40,11 +41,11 @@ REJOIN: Final = (
     "and add it again"
 )
 
-Verify: TypeAlias = Callable[[str, bool, Cancel], Manifest]
+Verify: TypeAlias = Callable[[str, bool, Cancel], SnapshotInfo]
 """(path, whether to check every record, an event that cancels) -> the manifest; raises SnapshotInvalid, Closed."""
 
 
-def verified_in_child(path: str, records: bool, cancel: Cancel) -> Manifest:
+def verified_in_child(path: str, records: bool, cancel: Cancel) -> SnapshotInfo:
     """In a child, because in this process it would stall the raft thread by tens of milliseconds at a time."""
     return verify_in_child(path, records=records, cancel=cancel)
 

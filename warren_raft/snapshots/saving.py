@@ -19,14 +19,14 @@ from datetime import datetime
 from typing import Final
 
 from warren_raft.descriptors import RESERVE
+from warren_raft.durable import sync_directory
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid
 from warren_raft.log_lines import log_event
 from warren_raft.outputs import copy_to_node, is_node, node_descriptor
 from warren_raft.paths import absolute
-from warren_raft.snapshots.file import Manifest, Path, manifest_in, opened, sha256_of, write
+from warren_raft.snapshots.file import Path, SnapshotInfo, manifest_in, opened, sha256_of, write
 from warren_raft.snapshots.verification import Cancel, verify_in_child
 from warren_raft.store.database import Database
-from warren_raft.store.generations import sync_directory
 
 logger = logging.getLogger("warren_raft.saving")
 
@@ -44,7 +44,7 @@ def save(
     node_id: str,
     quorum: bool,
     cancel: Cancel | None = None,
-) -> Manifest:
+) -> SnapshotInfo:
     """Write a snapshot to `path` (mode 0600), verify every record of it in a child, and only then give it that name.
 
     If `path` is a device, a FIFO or /dev/stdout, the snapshot is made in the directory for temporary files and then
@@ -137,7 +137,7 @@ def _give_name(part: str, path: str) -> None:
         os.rename(part, path)
 
 
-def require_hash(path: Path) -> Manifest:
+def require_hash(path: Path) -> SnapshotInfo:
     """The manifest of a file that came over a connection, if all bytes are correct. Raises SnapshotInvalid."""
     path = os.fspath(path)
     with opened(path) as descriptor:

@@ -15,10 +15,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
+from warren_raft.durable import make_directory, replace_file, sync_directory
 from warren_raft.errors import Corrupted
 from warren_raft.privacy import NAMES
 from warren_raft.sharing import without_links
-from warren_raft.store.generations import make_directory, replace_file, sync_directory
 
 Path = str | os.PathLike[str]
 

@@ -27,9 +27,9 @@ from warren_raft.fsm.sessions import Sessions
 from warren_raft.log_lines import log_event
 from warren_raft.paths import absolute
 from warren_raft.snapshots.file import (
-    Manifest,
     Path,
     Progress,
+    SnapshotInfo,
     counts_of,
     manifest_in,
     opened,
@@ -76,7 +76,9 @@ class Cancel(Protocol):
     def is_set(self) -> bool: ...
 
 
-def verify(path: Path, *, records: bool = True, progress: Progress | None = None, pace: Pace | None = None) -> Manifest:
+def verify(
+    path: Path, *, records: bool = True, progress: Progress | None = None, pace: Pace | None = None
+) -> SnapshotInfo:
     """Prove that the file has the written bytes: its hash, the structure of the database, the manifest, the digest.
 
     `records`: also decode every record, the sessions and the history, and rebuild the indexes to compare them. 100,000
@@ -173,7 +175,7 @@ class _Problem(Exception):
 
 
 def _content_problem(
-    file: str, manifest: Manifest, path: str, records: bool, report: Progress, pace: Pace | None
+    file: str, manifest: SnapshotInfo, path: str, records: bool, report: Progress, pace: Pace | None
 ) -> str | None:
     try:
         with Database.open_file(file) as database, _reading(database, pace) as transaction:
@@ -194,7 +196,7 @@ def _reading(database: Database, pace: Pace | None) -> ReadTransaction:
     return database.read() if pace is None else PacedTransaction(database, pace)
 
 
-def _check_manifest(transaction: ReadTransaction, manifest: Manifest) -> None:
+def _check_manifest(transaction: ReadTransaction, manifest: SnapshotInfo) -> None:
     problem = position_problem(transaction)
     if problem is not None:
         raise _Problem(problem)
@@ -238,7 +240,7 @@ def _problem_of_members(found: Committed) -> str | None:
 # ---------------------------------------------------------------------------------------------- the records
 
 
-def _check_records(transaction: ReadTransaction, manifest: Manifest, report: Progress) -> None:
+def _check_records(transaction: ReadTransaction, manifest: SnapshotInfo, report: Progress) -> None:
     total = max(1, sum(manifest.counts.values()))
     done = 0
     for kind in KINDS:
@@ -280,7 +282,7 @@ def _check_sessions(transaction: ReadTransaction) -> None:
         raise _Problem(f"its sessions cannot be read: {error}") from error
 
 
-def _check_history(transaction: ReadTransaction, manifest: Manifest) -> None:
+def _check_history(transaction: ReadTransaction, manifest: SnapshotInfo) -> None:
     newest = floor = history.floor(transaction)
     try:
         for change in history.since(transaction, floor):
@@ -321,7 +323,7 @@ def verify_in_child(
     records: bool,
     low_priority: bool = True,
     cancel: Cancel | None = None,
-) -> Manifest:
+) -> SnapshotInfo:
     """`verify`, in a process of its own that ends with this one. Blocks without the GIL.
 
     Setting `cancel` ends it within CANCEL_POLL_SECONDS with Closed. `low_priority`: it gives way to all other
@@ -339,7 +341,7 @@ def verify_in_child(
     except NoChild as error:
         return _verified_here(path, records, cancel, error)
     try:
-        return Manifest.from_json(answer)
+        return SnapshotInfo.from_json(answer)
     except ValueError as error:
         raise VerificationFailed(path, f"the process that verified it gave a wrong answer: {error}") from error
 
@@ -357,7 +359,7 @@ _said: list[str] = []
 """Why no child could be started; logged once."""
 
 
-def _verified_here(path: str, records: bool, cancel: Cancel | None, why: NoChild) -> Manifest:
+def _verified_here(path: str, records: bool, cancel: Cancel | None, why: NoChild) -> SnapshotInfo:
     if not _said:
         _said.append(why.detail)
         text = (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 import lmdb
 
 from warren_raft.entities import Container, Ingress, Network, Node, Secret, Service, TLSCertificate, Volume
-from warren_raft.errors import Closed, NotFound
+from warren_raft.errors import Closed, Misuse, NotFound
 from warren_raft.store import lookup
 from warren_raft.store.lmdb_errors import translated
 from warren_raft.store.tables import (
@@ -38,10 +38,11 @@ from warren_raft.store.tables import (
     Index,
     Kind,
 )
+from warren_raft.store.transactions import ReadTransaction
 
 if TYPE_CHECKING:
     from warren_raft.store.database import Database
-    from warren_raft.store.transactions import ReadTransaction
+    from warren_raft.store.transactions import Owner
 
     Txn = lmdb.Transaction[bytes]
 
@@ -68,7 +69,7 @@ class Reads(ABC):
     def _get(self, kind: Kind[E], id: str) -> E: ...  # noqa: A002
 
     @abstractmethod
-    def _within(self, read: Callable[Concatenate[Database, Txn, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def _within(self, read: Callable[Concatenate[Owner, Txn, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """`read(database, transaction, ...)` in this object's transaction."""
 
     def _list(self, kind: Kind[E]) -> list[E]:
@@ -226,7 +227,7 @@ class Reader(Reads):
     def _get(self, kind: Kind[E], id: str) -> E:  # noqa: A002
         return self._within(lookup.by_id, kind, id)
 
-    def _within(self, read: Callable[Concatenate[Database, Txn, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def _within(self, read: Callable[Concatenate[Owner, Txn, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         for _ in range(_GENERATION_RACES_MAX):
             database = self._attached()
             try:
@@ -245,8 +246,8 @@ class Reader(Reads):
         raise Closed("the database was replaced again and again")
 
 
-def _opened_view(database: Database, _txn: Txn) -> ReadTransaction:
-    return database.read(expires=True).__enter__()
+def _opened_view(database: Owner, _txn: Txn) -> ReadTransaction:
+    return ReadTransaction(database, expires=True).__enter__()
 
 
 class View(Reads):
@@ -266,7 +267,7 @@ class View(Reads):
 
     def __enter__(self) -> View:
         if self._transaction is not None:
-            raise Closed("a view is opened once; ask the store for another")
+            raise Misuse("a view is opened once; ask the store for another")
         self._contact_age = self._reader._leader_contact_age_seconds()
         self._transaction = self._reader._within(_opened_view)
         self._revision = self._transaction.revision
@@ -276,9 +277,13 @@ class View(Reads):
         if self._transaction is not None:
             self._transaction.__exit__(*exception)
 
+    def __repr__(self) -> str:
+        """For logs and debuggers. Any state; never raises."""
+        return f"<View of revision {self._revision}>" if self._transaction is not None else "<View, not open>"
+
     def _opened(self) -> ReadTransaction:
         if self._transaction is None:
-            raise Closed("the view is not open: with store.read() as view")
+            raise Misuse("the view is not open: with store.read() as view")
         return self._transaction
 
     @property
@@ -299,7 +304,7 @@ class View(Reads):
     def _get(self, kind: Kind[E], id: str) -> E:  # noqa: A002
         return self._within(lookup.by_id, kind, id)
 
-    def _within(self, read: Callable[Concatenate[Database, Txn, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def _within(self, read: Callable[Concatenate[Owner, Txn, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         transaction = self._opened()
         try:
             with transaction.lock:

@@ -22,7 +22,7 @@ from warren_raft.entities import (
     Volume,
     validate,
 )
-from warren_raft.errors import Closed, InvalidEntity, WarrenError
+from warren_raft.errors import InvalidEntity, Misuse, WarrenError
 from warren_raft.store import codec
 from warren_raft.store.command import (
     COMMAND_OVERHEAD_BYTES,
@@ -331,7 +331,7 @@ class Batch:
 
     def __enter__(self) -> Batch:
         if self._state != "new":
-            raise Closed("a batch is used once; ask the store for another")
+            raise Misuse("a batch is used once; ask the store for another")
         self._state = "open"
         return self
 
@@ -363,15 +363,19 @@ class Batch:
     def revision(self) -> int:
         """The revision of the command, after the block. For a batch with `wait=False` see `future`."""
         if self._revision is None:
-            raise Closed("the batch has no revision: it was not sent, or not waited for (see future)")
+            raise Misuse("the batch has no revision: it was not sent, or not waited for (see future)")
         return self._revision
 
     @property
     def future(self) -> Future[int]:
         """With `wait=False`, after the block: a future of the command's revision or error."""
         if self._future is None:
-            raise Closed("the batch has no future: it was not sent, or was waited for (see revision)")
+            raise Misuse("the batch has no future: it was not sent, or was waited for (see revision)")
         return self._future
+
+    def __repr__(self) -> str:
+        """For logs and debuggers. Any state; never raises."""
+        return f"<Batch of {len(self._operations)} writes, {self._state}>"
 
     def __len__(self) -> int:
         """The number of writes so far."""
@@ -379,7 +383,7 @@ class Batch:
 
     def _add(self, operation: Operation) -> None:
         if self._state != "open":
-            raise Closed("a batch takes writes within its with block only")
+            raise Misuse("a batch takes writes within its with block only")
         size_bytes = self._size_bytes + operation_size_bytes(operation)
         if size_bytes > MAX_BATCH_BYTES:
             raise InvalidEntity("batch", f"takes more than {MAX_BATCH_BYTES} bytes encoded")

@@ -7,10 +7,9 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,7 @@ from warren_raft.alarms import Alarms
 from warren_raft.errors import Closed, StorageFull
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.snapshots.backups import POLL_SECONDS, RETRY_SECONDS, Backups, Position
-from warren_raft.snapshots.file import read_manifest, write
+from warren_raft.snapshots.file import SnapshotInfo, read_manifest, write
 from warren_raft.snapshots.saving import LEFTOVER_SECONDS
 from warren_raft.snapshots.verification import verify
 from warren_raft.store.database import Database
@@ -43,12 +42,11 @@ class World:
         machine = StateMachine(self.database)
         return Position(machine.cluster_id, machine.revision, machine.digest.hex()) if self.leads else None
 
-    def take(self, path: str) -> Mapping[str, Any]:
+    def take(self, path: str) -> SnapshotInfo:
         self.taken += 1
         if self.failure is not None:
             raise self.failure
-        manifest = write(self.database, path, created_at=self.now, node_id="n1", quorum=True)
-        return manifest.to_json()
+        return write(self.database, path, created_at=self.now, node_id="n1", quorum=True)
 
     def backups(self, keep: int = 3) -> Backups:
         return Backups(

@@ -13,7 +13,7 @@ from tests.snapshot_support import NOON, add_node, small_state, snapshot_of
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid, StorageFull
 from warren_raft.snapshots import directory as directory_module
 from warren_raft.snapshots.directory import Damaged, Snapshot, SnapshotDirectory
-from warren_raft.snapshots.file import Manifest, read_manifest
+from warren_raft.snapshots.file import SnapshotInfo, read_manifest
 from warren_raft.snapshots.verification import verify
 from warren_raft.store.database import Database
 
@@ -31,7 +31,7 @@ def directory(tmp_path: Path) -> SnapshotDirectory:
     return made
 
 
-def taken(directory: SnapshotDirectory, database: Database, check: Callable[[str], Manifest] = verify) -> Snapshot:
+def taken(directory: SnapshotDirectory, database: Database, check: Callable[[str], SnapshotInfo] = verify) -> Snapshot:
     return directory.take(database, created_at=NOON, node_id="n1", quorum=True, verify=check)
 
 
@@ -72,7 +72,7 @@ def test_the_child_verifies_unless_somebody_else_does(
 ) -> None:
     asked: list[tuple[str, bool]] = []
 
-    def child(path: str, *, records: bool) -> Manifest:
+    def child(path: str, *, records: bool) -> SnapshotInfo:
         asked.append((os.path.basename(path), records))
         return read_manifest(path)
 
@@ -82,7 +82,7 @@ def test_the_child_verifies_unless_somebody_else_does(
 
 
 def test_an_unverified_file_does_not_get_a_name(directory: SnapshotDirectory, database: Database) -> None:
-    def refuse(path: str) -> Manifest:
+    def refuse(path: str) -> SnapshotInfo:
         assert names(directory) == ["taking.part"]
         raise SnapshotInvalid(path, "is wrong")
 

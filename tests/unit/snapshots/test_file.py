@@ -24,7 +24,7 @@ from warren_raft.snapshots import file as file_module
 from warren_raft.snapshots.file import (
     MAGIC,
     TRAILER_BYTES,
-    Manifest,
+    SnapshotInfo,
     extract,
     make_trailer,
     read_manifest,
@@ -53,7 +53,7 @@ def test_the_manifest_agrees_with_the_state(database: Database, tmp_path: Path) 
     manifest = snapshot_of(database, tmp_path / "s.mdb")
     machine = StateMachine(database)
     data = (tmp_path / "s.mdb").read_bytes()
-    assert manifest == Manifest(
+    assert manifest == SnapshotInfo(
         cluster_id="cluster-1",
         index=machine.applied_index,
         term=1,
@@ -295,9 +295,9 @@ def test_a_manifest_that_is_none_is_damage(path: Path, body: bytes) -> None:
 )  # fmt: skip
 def test_a_value_of_a_wrong_type_is_no_manifest(path: Path, wrong: dict[str, Any]) -> None:
     good = read_manifest(path).to_json()
-    assert Manifest.from_json(good | {"added by a newer release": 1}) == read_manifest(path)
+    assert SnapshotInfo.from_json(good | {"added by a newer release": 1}) == read_manifest(path)
     with pytest.raises(ValueError, match=r"manifest|isoformat"):
-        Manifest.from_json(good | wrong)
+        SnapshotInfo.from_json(good | wrong)
 
 
 # ---- getting the database out

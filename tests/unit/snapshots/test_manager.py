@@ -16,9 +16,9 @@ from warren_raft import manager as manager_module
 from warren_raft.config import Config
 from warren_raft.entities import Node
 from warren_raft.errors import Closed, RefusedForSafety
+from warren_raft.maintenance import inspect, verify
 from warren_raft.manager import ReplicatedStore
-from warren_raft.snapshots.file import Manifest, read_manifest
-from warren_raft.snapshots.verification import verify
+from warren_raft.snapshots.file import SnapshotInfo, read_manifest
 
 
 def config(directory: Path, **more: Any) -> Config:
@@ -38,9 +38,9 @@ def store(tmp_path: Path) -> Iterator[ReplicatedStore]:
 def test_it_saves_the_applied_state(store: ReplicatedStore, tmp_path: Path) -> None:
     told = store.snapshot(tmp_path / "s.mdb")
     status = store.status()
-    assert told == verify(tmp_path / "s.mdb").to_json()
-    assert (told["index"], told["digest"]) == (status.applied_index, status.digest)
-    assert (told["cluster_id"], told["node_id"], told["quorum"]) == (status.cluster_id, "m1", True)
+    assert told == verify(tmp_path / "s.mdb") == inspect(tmp_path / "s.mdb")
+    assert (told.index, told.digest) == (status.applied_index, status.digest)
+    assert (told.cluster_id, told.node_id, told.quorum) == (status.cluster_id, "m1", True)
     with pytest.raises(RefusedForSafety, match="exists already"):
         store.snapshot(tmp_path / "s.mdb")
 
@@ -48,13 +48,21 @@ def test_it_saves_the_applied_state(store: ReplicatedStore, tmp_path: Path) -> N
 def test_writes_go_on_while_it_is_verified(
     store: ReplicatedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def meanwhile(path: str, **_named: object) -> Manifest:
+    def meanwhile(path: str, **_named: object) -> SnapshotInfo:
         store.create_node(Node(id="meanwhile"))
         return read_manifest(path)
 
     monkeypatch.setattr("warren_raft.snapshots.saving.verify_in_child", meanwhile)
-    assert store.snapshot(tmp_path / "s.mdb")["counts"]["nodes"] == 1
+    assert store.snapshot(tmp_path / "s.mdb").counts["nodes"] == 1
     assert store.get_node("meanwhile")
+
+
+def test_a_manager_shows_itself_and_knows_the_old_name_of_a_property(store: ReplicatedStore, tmp_path: Path) -> None:
+    assert repr(store) == f"<ReplicatedStore m1 on {str(store.config.directory)!r}, open>"
+    with pytest.warns(DeprecationWarning, match="waiting_for"):
+        assert store.waits == store.waiting_for == ""
+    store.close()
+    assert repr(store) == f"<ReplicatedStore m1 on {str(store.config.directory)!r}, closed>"
 
 
 def test_closing_ends_one_that_is_under_way(
@@ -94,7 +102,7 @@ def test_also_in_the_callback_of_a_future(store: ReplicatedStore, tmp_path: Path
     with store.batch(wait=False) as batch:
         batch.create_node(Node(id="n"))
     batch.future.add_done_callback(lambda _future: saved.set_result(store.snapshot(tmp_path / "s.mdb")))
-    assert saved.result(60)["counts"]["nodes"] == 2
+    assert saved.result(60).counts["nodes"] == 2
 
 
 def test_a_nameless_one_takes_no_name_in_the_managers_directory(store: ReplicatedStore, tmp_path: Path) -> None:

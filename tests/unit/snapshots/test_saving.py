@@ -51,10 +51,10 @@ def test_a_local_store_saves_its_state(tmp_path: Path, out: Path) -> None:
         told = store.snapshot(out / "s.mdb")
         store.create_node(Node(id="n2"))
     manifest = verify(out / "s.mdb")
-    assert told == manifest.to_json()
-    assert told["counts"]["nodes"] == 1
-    assert told["revision"] == 1
-    assert told["cluster_id"] is None
+    assert told == manifest
+    assert told.counts["nodes"] == 1
+    assert told.revision == 1
+    assert told.cluster_id is None
     assert before <= manifest.created_at <= datetime.now(UTC)
     assert os.listdir(out) == ["s.mdb"]
     assert stat.S_IMODE((out / "s.mdb").stat().st_mode) == 0o600
