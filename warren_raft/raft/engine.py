@@ -1,6 +1,6 @@
 """Consensus as a stepper: (now, events) -> effects, then apply(). No thread, socket, file or clock of its own.
 
-Lives here: the order of things within a step. What is decided lives in guard.py, elections.py, roster.py, changes.py,
+Lives here: the order of the parts within a step. The decisions are in guard.py, elections.py, roster.py, changes.py,
 requests.py, submit.py, health.py, catchup.py and installation.py. Driven by driver.py, and by a simulator in tests.
 Invariant: nothing that speaks for the log leaves, and nothing is applied, before the sync that covers it.
 """
@@ -137,9 +137,9 @@ APPLY_ENTRIES: Final = 64
 CHECK_QUORUM_TIMEOUTS: Final = 1.5
 """A leader that no majority has answered for so many election timeouts steps down."""
 RETRY_SECONDS: Final = 1.0
-"""What a full disk refused (the log's batch, or applying) is tried again so often."""
+"""After a refusal by a full disk, the log's batch, or applying, is tried again at this interval."""
 HUNG_DISK_SECONDS: Final = 5.0
-"""A leader whose disk has not returned for so long offers leadership to others. Shorter is a hiccup."""
+"""A leader whose disk has not returned for this long offers leadership to others. A shorter delay is a hiccup."""
 ODD_WAITS_TIMEOUTS: Final = 5
 """Election timeouts without a leader after which a manager campaigns although its state is not the majority's: the one
 that could lead in its place may have died."""
@@ -178,7 +178,7 @@ class Settings:
     bootstrap: bool = True
     """Whether a list of members that names this manager alone makes a cluster of one."""
     hints: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Further addresses at which to dial members, by id: what was learnt before this start. `members` are hints too."""
+    """Further addresses at which to dial members, by id, learnt before this start. `members` are hints too."""
     identity: Identity | None = None
     """Of this manager's own certificate; None: its links are plaintext."""
 
@@ -282,7 +282,7 @@ class Engine:
         """When a leader was last known."""
         self._dialed: dict[str, tuple[str, ...]] | None = None
         self._look_at = LONG_AGO
-        """When this manager looks next at what no write waits for. LONG_AGO: in the next step."""
+        """When this manager looks next at the matters that no write waits for. LONG_AGO: in the next step."""
         self._change_is_due = False
         self._founded = self._roster.founding is not None
         self._ready_index: int | None = None
@@ -291,22 +291,22 @@ class Engine:
         """Whether the log cannot be written, for want of space or of something else (`_shortage`)."""
         self._shortage = SPACE
         self.low_space = False
-        """Set by whoever measures this manager's disk, from any thread: it has little room left."""
+        """Set from any thread by the code that measures this manager's disk: the disk has little room left."""
         self.renewal_wanted = False
-        """Set from any thread: the file of the state cannot be gone on with, though what it holds is right."""
+        """Set from any thread: the state is right, and has to move to another file."""
         self.measured = Report()
         """Its version and room, set by the same; told to the others."""
         self._stopped = False
         self.failure: WarrenError | None = None
         """Set when this manager must stop: an invariant broke, or it was removed."""
         self.is_full = False
-        """Whether creates and updates are refused for want of space, by the word of the leader; deletes are not."""
+        """Whether creates and updates are refused because too many managers are low on space, as the leader says."""
         self._assemble()
         self._catchup.count_log(machine.applied_index)
 
     def _assemble(self) -> None:
-        """The core and what stands around it, on the log and the state as they are now: at the start, and again when
-        another state has taken the place of ours."""
+        """Make the core, and the parts that hold it, for the present log and state: at the start, and after another
+        state has replaced ours."""
         settings = self._settings
         if self._log.commit_index < self._machine.applied_index <= self._log.last_index:
             self._log.set_commit(self._machine.applied_index)  # it rides with the batches, and may have come too late
@@ -355,7 +355,7 @@ class Engine:
             )
 
     def _check_not_removed(self) -> None:
-        """By incarnation: one that was added anew reads in the log how its predecessor of the same id was removed."""
+        """By incarnation: a manager that was added again reads in the log the removal of its predecessor."""
         if self._roster.was_removed:
             raise removed(self._node_id)
 
@@ -381,8 +381,8 @@ class Engine:
 
     @property
     def leader(self) -> str | None:
-        """Who leads the present term, as far as it is heard: the core remembers a leader that died until another one
-        is elected, and whoever waits for a leader, or for a quorum, must not be told that one."""
+        """The leader of the present term, if it is heard: the core remembers a leader that died until another one
+        is elected, and a caller that waits for a leader or a quorum must not be told of that one."""
         leader = self._core.leader
         is_heard = leader in (self._node_id, self._elections.leader) and not self._stopped
         return leader if is_heard else None
@@ -404,13 +404,12 @@ class Engine:
         return self._roster.members
 
     def addresses_to_keep(self, before: Mapping[str, str]) -> dict[str, str]:
-        """Addresses of members, by id, that the member list lacks and the next start has use for. `before`: what was
-        kept so far."""
+        """Addresses of members, by id, that the member list lacks and the next start needs. `before`: kept so far."""
         return self._roster.book.to_keep(before, self._roster.members)
 
     @property
     def waits(self) -> str:
-        """For whom the first start waits, for people; empty once the founders are recorded."""
+        """For people: the members that the first start waits for; empty once the founders are recorded."""
         return self._roster.waits
 
     def is_connected(self, peer: str) -> bool:
@@ -431,7 +430,7 @@ class Engine:
 
     @property
     def view(self) -> tuple[object, ...]:
-        """What somebody may wait for; compared after each step."""
+        """The values that a caller may wait for; compared after each step."""
         return self.leader, self._core.term, self._leads_for_sure, self.is_ready, self._roster.membership
 
     def leader_contact_age(self, now: float) -> float:
@@ -457,7 +456,7 @@ class Engine:
 
     @property
     def shortage(self) -> Shortage | None:
-        """What this manager's log or state waits for; None while it waits for nothing."""
+        """The shortage that this manager's log or state waits for; None if there is none."""
         state_waits = self._apply_again_at > LONG_AGO or self._installation.waits_for_room
         return self._shortage if self.disk_full or state_waits else None
 
@@ -473,11 +472,11 @@ class Engine:
 
     @property
     def reports(self) -> Mapping[str, Heard]:
-        """What each of the other members last told of itself."""
+        """The last report of each other member."""
         return dict(self._health.reports)
 
     def own_report(self, applied_index: int, alarms: Iterable[Alarm]) -> Report:
-        """What this manager tells the others of itself."""
+        """The report of this manager to the others."""
         told = tuple((alarm.name, alarm.subject, alarm.severity) for alarm in alarms)
         return replace(self.measured, applied_index=applied_index, fetching=self.fetching, alarms=told)
 
@@ -514,7 +513,7 @@ class Engine:
     # One step ----------------------------------------------------------------------------------------------------
 
     def step(self, now: float, events: Iterable[Event] = ()) -> list[Effect]:
-        """Take in what happened, decide, and return what is to be done. Never raises for what a peer or caller says."""
+        """Take the events in, decide, and return the effects. No message or call makes it raise."""
         self._now = max(self._now, now)
         events = list(events)
         for event in events:  # first: should anything else stop this manager, these writes end with the others
@@ -579,7 +578,7 @@ class Engine:
             self._campaign()
         if core.is_leader or looks:  # to a follower a tick does nothing that cannot wait
             core.tick()
-        self._guard.after_tick()  # also for a follower: it may have led when its disk was given what is on it now
+        self._guard.after_tick()  # also for a follower: it may have led when the disk got its present batch
         self._follow_leadership()
         if looks:
             self._changes.tick()
@@ -601,7 +600,7 @@ class Engine:
         return not roster.is_settled or installation.incoming is not None or self._requests.is_transferring
 
     def _look_around(self) -> None:
-        """What no write waits for: once a tick, and when something has happened that is no part of a write."""
+        """The matters that no write waits for: once a tick, and after an event that is not part of a write."""
         self._dial()
         self._refusals.follow_addresses()
         if not self._installation.is_swapping:
@@ -622,8 +621,8 @@ class Engine:
 
     @property
     def _must_not_lead(self) -> Reason | None:
-        """A leader that cannot write its log or its state can commit nothing; one whose state is wrong misleads; one
-        that was removed stays only until the others can do without it."""
+        """A leader that cannot write its log or its state can commit nothing, and one with a wrong state misleads. A
+        removed leader stays only until the others can do without it."""
         if self._batch is not None and self._now - self._batch_since > HUNG_DISK_SECONDS:
             return Reason(DISK_HUNG, f"its disk has not returned for {self._now - self._batch_since:.0f} s")
         if self.disk_full:
@@ -659,7 +658,7 @@ class Engine:
         return own_reason if own else NO_ROOM if self.is_full else NO_QUORUM, own or self.is_full
 
     def _collect(self) -> list[Effect]:
-        """Everything that may leave now, then the next log batch, then whom to dial."""
+        """The messages that may leave now, then the next log batch; after a failure, no more dialling."""
         outbox = self._outbox
         outbox.flush(self._now, self._committed_origins() if self._origins else ())
         if outbox.holds_for_disk:
@@ -677,7 +676,7 @@ class Engine:
             self._outbox.add(Dial(peers))
 
     def _committed_origins(self) -> set[str]:
-        """The followers that sent commands of what has been committed since the last step."""
+        """The followers whose commands have been committed since the last step."""
         origins: set[str] = set()
         while self._origins and self._origins[0][0] <= self._core.commit_index:
             origins |= self._origins.popleft()[1]
@@ -723,7 +722,7 @@ class Engine:
         self._batch = None
         self._log.complete(batch)
         if self._installation.log_written(batch):
-            return  # what waits for the log speaks for one that is gone
+            return  # the messages that wait speak for a log that is gone
         self._outbox.synced()
         self._guard.synced()
 
@@ -738,7 +737,7 @@ class Engine:
         try:
             self._roster.link_up(peer, number, hello, identity, self._now)
         except ValueError as error:
-            self._refusals.drop(peer, f"{peer} says in its hello what cannot be, its link is dropped: {error}")
+            self._refusals.drop(peer, f"{peer} has an impossible hello, so its link is dropped: {error}")
         self._connect(peer)
 
     def _connect(self, peer: str) -> None:
@@ -791,7 +790,7 @@ class Engine:
             else:
                 self._guard.stats["unknown message dropped"] += 1  # a later version's
         except PeerFault as fault:
-            self._refusals.drop(peer, f"{peer} sent what cannot be, its link is dropped: {fault}")
+            self._refusals.drop(peer, f"{peer} sent an impossible message, so its link is dropped: {fault}")
 
     def _arriving(self, peer: str, number: int, term: int) -> None:
         """Parts of a large message count as signs of life, both ways: over a thin link its end may be far away."""
@@ -819,7 +818,7 @@ class Engine:
             self._guard.stats[f"message of a peer that is {standing.value} dropped"] += 1
 
     def _close_to_non_member(self, peer: str) -> None:
-        """It said who it is when the link came up, and may have become a member since: a new link says so."""
+        """Its hello is as old as the link, and it may have become a member since: a new link says so."""
         self._guard.stats["message of a non-member dropped"] += 1
         self._outbox.close_link(peer, f"{peer} is no member by its hello")
 
@@ -949,14 +948,14 @@ class Engine:
             self._catchup.asked_for_snapshot(peer, message.index)
 
     def _held_entry(self, peer: str, name: int) -> bytes | None:
-        """What a leader means: what it sent ahead, or, by a negative name, a command that it has from us."""
+        """The entry that a leader names: one that it sent ahead or, by a negative number, a command of ours."""
         if name > 0:
             return self._held.get(peer, name)
         command = self._submitter.lent.of(peer).get(-name)
         return None if command is None else entries.encode_commands([command.data])
 
     def _forget_silent_leader(self, peer: str, term: object) -> None:
-        """Whoever said to lead this term, and is silent, was not elected, or leads no more: it does not keep us from
+        """A peer that claimed this term and is silent was not elected, or no longer leads: it does not keep us from
         the one that does."""
         core = self._core
         if term != core.term or core.is_leader or core.leader in (None, peer):
@@ -965,7 +964,7 @@ class Engine:
             core.step_down()
 
     def _check_commands(self, peer: str, commands: Sequence[bytes]) -> None:
-        """Raises PeerFault for what may not be put into a log: it came from a manager that looked at it before."""
+        """Raises PeerFault for a command that may not be put into a log: a correct manager does not send it."""
         identity = self._roster.links[peer].identity
         sender = "" if identity is None else identity.node_id
         for command in commands:
@@ -1033,7 +1032,7 @@ class Engine:
             self._elections.voted(peer, self._now)
 
     def _on_hand_over(self, peer: str, message: HandOver) -> None:
-        """Our leader says to whom it hands over: that one may ask for our vote, although the leader is alive."""
+        """Our leader names its successor, which may ask for our vote although the leader is alive."""
         if peer != self._core.leader or message.term != self._core.term:
             return
         asked = self._elections.handed_over(message.target, self._now)
@@ -1186,7 +1185,7 @@ class Engine:
     # Applying ----------------------------------------------------------------------------------------------------
 
     def apply(self) -> bool:
-        """Apply what is committed and durable here, some entries at a time. True when there is more to do at once."""
+        """Apply the entries that are committed and durable here, some at a time. True: there is more to do at once."""
         if self.failure is not None:
             return False
         if self._now < self._apply_again_at or self._installation.is_swapping:
@@ -1284,7 +1283,7 @@ class Engine:
         self._keep_list()
 
     def _follow_membership(self) -> None:
-        """Make the core's member set, and our links, what the applied list says."""
+        """Bring the core's members and our links into line with the applied list."""
         roster = self._roster
         self._check_not_removed()
         self._follow_voters()
@@ -1294,13 +1293,13 @@ class Engine:
 
     def _meet_non_members_again(self) -> None:
         """This manager belongs to a cluster from now on. Links that it made before, with managers of other clusters or
-        of none, would stand on what neither side knew then: of another cluster, or not blank any more."""
+        of none, were judged by an older knowledge on both sides, and are made again."""
         for peer in self._roster.links_of_non_members:
             reason = f"{peer} is no member of the cluster that {self._node_id} belongs to now"
             self._outbox.close_link(peer, reason)
 
     def _keep_list(self) -> None:
-        """What the list of members is must be known after any crash, and the state does not survive a power cut: the
+        """The list of members must be known after any crash, and the state does not survive a power cut: the
         commit index that covers the newest change is made durable, by a batch of its own if need be."""
         membership = self._roster.membership
         if membership is None or self._roster.is_settled:
@@ -1317,7 +1316,7 @@ class Engine:
             self._dismiss_removed()
 
     def _hear_of_lists(self, message: HealthReport) -> None:
-        """What others know of commits and lists, also where nobody can lead."""
+        """The commit index and the settled list of a peer, also where no manager can lead."""
         commit, settled = message.commit, message.settled
         if commit is not None and self.leader is None:  # a leader says so itself
             self._learn_of_change(*commit)
@@ -1339,7 +1338,7 @@ class Engine:
                 return
 
     def _dismiss_removed(self) -> None:
-        """Who was removed and is needed no more is told so when it comes back."""
+        """A removed manager whose vote is no longer needed is told so when it comes back."""
         for peer in self._roster.removed_links:
             self._core.learner_disconnected(peer)
             self._guard.forget(peer)
@@ -1417,7 +1416,7 @@ class Engine:
     # The first start ---------------------------------------------------------------------------------------------
 
     def _first_start(self) -> None:
-        """The founders are recorded here, or were heard of from one who has: by a message, or by a link's hello."""
+        """The founders are recorded here, or another manager has recorded them and told us, by a message or a hello."""
         self._roster.found()
         if self._founded or self._roster.founding is None:
             return
@@ -1430,7 +1429,7 @@ class Engine:
         self._elections.founded(self._now)
 
     def _before_founding(self) -> None:
-        """The founders elect the first leader in terms of their own: what was claimed before counts for nothing."""
+        """The founders elect the first leader in terms of their own: earlier claims count for nothing."""
         if self._log.is_untouched and self._core.term > 0:
             self._core.go_back(0)
 

@@ -1,7 +1,7 @@
-"""Every message between managers, in one table: its name on the wire, its lane, who may send it, and its fields.
+"""Every message between managers, in one table: its name on the wire, its lane, its permitted senders, its fields.
 
-Lives here: the message classes, and how a message is checked, decoded and encoded. Not here: frames (wire.py), and what
-the receiver does with a message (dispatch.py). Invariant: a decoded message holds only values that its class allows.
+Lives here: the message classes, and how a message is checked, decoded and encoded. Not here: frames (wire.py), and the
+handling of a message (engine.py). Invariant: a decoded message holds only values that its class allows.
 
 On the wire a message is a CBOR map: `type` is its name, the other keys are its fields. A missing field has its default;
 a field without a default must be there. Keys that the class does not name are ignored: a later version sends them.
@@ -41,7 +41,7 @@ class PeerFault(Exception):
     """A message that no correct manager sends: its link is dropped, an alarm is raised, and this manager goes on."""
 
 
-# What a field may hold ------------------------------------------------------------------------------------------------
+# The values of a field ------------------------------------------------------------------------------------------------
 
 
 def _is_index(value: Any) -> bool:
@@ -221,7 +221,7 @@ class Vote(Message):
 
 @_message("hand_over", Lane.CONTROL, _VOTER)
 class HandOver(Message):
-    """The leader tells the voters to whom it hands leadership over."""
+    """The leader tells the voters which member it hands leadership over to."""
 
     term: Index
     target: Text
@@ -420,7 +420,7 @@ class HealthReport(Message):
 
 @_message("founding_view", Lane.NORMAL, _ANYBODY_NEW)
 class FoundingView(Message):
-    """Whom a blank manager has met, and whom it was told to expect."""
+    """The members that a blank manager has met, and those that it was told to expect."""
 
     view: TextsByMember
     configured: TextsByMember

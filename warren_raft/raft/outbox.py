@@ -19,7 +19,7 @@ from warren_raft.raft.messages import AppendEntries, AppendReply, Message, PreVo
 NOTICE_SECONDS: Final = 0.002
 """An append message without entries (a new commit index, a heartbeat) waits this long for one with entries to ride on:
 with writes following each other it spares each follower one of three wake-ups a write. It does not wait for a follower
-whose own caller's write it commits."""
+that has a caller of this write."""
 ALIVE_AFTER_SECONDS: Final = 0.05
 """A reply that has waited this long for our disk is preceded by a sign of life that claims nothing."""
 LONG_AGO: Final = -1e9
@@ -125,7 +125,7 @@ class Outbox:
         return bool(self._gated)
 
     def flush(self, now: float, waited_for: Collection[str]) -> None:
-        """Send what may leave. `waited_for`: the followers whose callers wait for what has just been committed."""
+        """Send the messages that may leave. `waited_for`: followers whose callers wait for newly committed entries."""
         if self._new:
             new, self._new = self._new, []
             self._new_appends.clear()

@@ -86,7 +86,7 @@ class Refusals:
     def heard(
         self, peer: str, refusal: Refusal, identity: Identity | None, *, applied_index: int, is_leaving: bool
     ) -> None:
-        """A peer refuses this manager. Raises Removed where that, and what others said before, proves a removal.
+        """A peer refuses this manager. Raises Removed if that, with earlier refusals by others, proves a removal.
 
         `is_leaving`: this manager has applied its own removal.
         """

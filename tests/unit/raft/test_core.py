@@ -774,7 +774,7 @@ def test_a_snapshot_in_a_message_is_no_way_into_that_code() -> None:
         send_raw(leader, follower.id, {**chunk, **content})
         cluster.run(0.05)
     assert (list(follower.log.entries), follower.engine.commit_index) == before
-    assert any("sent what cannot be" in alarm for alarm in follower.alarm_texts)
+    assert any("sent an impossible message" in alarm for alarm in follower.alarm_texts)
 
 
 def test_a_follower_that_needs_a_snapshot_costs_one_message_a_tick() -> None:

@@ -110,7 +110,7 @@ def test_a_follower_drops_a_leader_that_says_what_cannot_be(story: str) -> None:
     before = state(node)
     reasons = put(cluster, node, leader, IMPOSSIBLE_TO_A_FOLLOWER[story](node))
     assert len(reasons) == 1
-    assert reasons[0].startswith(f"{leader} sent what cannot be, its link is dropped: ")
+    assert reasons[0].startswith(f"{leader} sent an impossible message, so its link is dropped: ")
     assert reasons[0] in node.alarm_texts
     assert state(node) == before
     assert node.engine.failure is None
