@@ -29,16 +29,16 @@ def require_private(data_dir: str) -> None:
     """Raises RefusedForSafety if every user of the host may read or write the directory or a manager's file in it, or
     if such a file is a symbolic link. Does nothing if the directory does not exist. Raises OSError.
 
-    A directory that holds no manager's file yet is closed to other users, if this process may do that: `mkdir` leaves
-    it open. Nothing else is changed. `data_dir` itself may be a link: its name was chosen by the operator.
+    An empty directory is closed to other users, if this process may do that: `mkdir` leaves it open. Nothing else is
+    changed. `data_dir` itself may be a link: its name was chosen by the operator.
     """
     try:
         status = os.stat(data_dir)
     except FileNotFoundError:
         return
-    if status.st_mode & stat.S_IRWXO and os.geteuid() in (0, status.st_uid) and not _ours(data_dir):
+    if status.st_mode & stat.S_IRWXO and os.geteuid() in (0, status.st_uid) and _is_empty(data_dir):
         os.chmod(data_dir, stat.S_IMODE(status.st_mode) & ~stat.S_IRWXO)
-        if _ours(data_dir):  # another user has put a file there just now
+        if not _is_empty(data_dir):  # another user has put a file there just now
             raise RefusedForSafety(
                 f"{data_dir} was open to every user of this host, and files that this manager did not make have come "
                 f"into it; look at them, and empty it: ls -la {shlex.quote(data_dir)}"
@@ -49,6 +49,11 @@ def require_private(data_dir: str) -> None:
         if stat.S_ISLNK(status.st_mode):
             raise RefusedForSafety(_is_link(path))
         _require_closed(path, status, data_dir)
+
+
+def _is_empty(data_dir: str) -> bool:
+    """Apart from the directory that a new file system has."""
+    return not set(os.listdir(data_dir)) - {"lost+found"}
 
 
 def _ours(data_dir: str) -> list[os.DirEntry[str]]:

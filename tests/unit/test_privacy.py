@@ -116,6 +116,16 @@ def test_a_new_directory_that_mkdir_made_is_closed_to_others(tmp_path: Path) -> 
     assert stat.S_IMODE(made.stat().st_mode) == 0o2770, "the rights of its group are not changed"
 
 
+def test_a_directory_with_somebody_elses_files_keeps_its_mode(tmp_path: Path) -> None:
+    """As root, `--data-dir /tmp` must not take that directory from every user."""
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o1777)
+    (tmp_path / "shared" / "a file").touch()
+    with pytest.raises(RefusedForSafety, match="is open to every user"):
+        DirectoryLock(tmp_path / "shared")
+    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o1777
+
+
 def test_a_directory_that_others_fill_while_it_is_closed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
