@@ -1,7 +1,8 @@
 """The raft thread: an asyncio loop that feeds the engine, carries out its effects, and owns links and workers.
 
-Nothing is decided here. Not here: consensus (engine.py), sockets (transport.py), file formats (log.py). Invariant: the
-engine is stepped by this thread only, and what a step says may leave leaves before anything is applied.
+Lives here: threads, queues and the loop; it decides nothing. Not here: consensus (engine.py), sockets (transport.py),
+file formats (log.py). Invariant: only this thread steps the engine, and the messages of a step leave before entries are
+applied.
 """
 
 from __future__ import annotations
@@ -44,31 +45,31 @@ logger = logging.getLogger("warren_raft.driver")
 
 START_SECONDS: Final = 30.0
 WORKERS: Final = 4
-"""Threads for jobs on snapshots: a chunk for a follower does not wait until a snapshot is verified."""
+"""Threads for jobs on snapshots: a chunk for a follower does not wait while a snapshot is verified."""
 LOG_WORKERS: Final = 2
-"""Threads for the log's segments, one to prepare and one to remove: they wait for no snapshot."""
+"""Threads for the log's segments, one to prepare and one to remove: they do not wait for jobs on snapshots."""
 STOP_SECONDS: Final = 30.0
-"""A worker that is inside fdatasync when we stop is waited for so long."""
+"""When we stop, we wait this long for a worker that is inside fdatasync."""
 
 
 class Writes(Protocol):
-    """What makes proposals of what callers submit. Called by the raft thread only, but for `end_all`."""
+    """Makes proposals of the writes that callers submit. For the raft thread only, except for `end_all`."""
 
     @property
     def has_more(self) -> bool:
-        """Whether `take` would have something to propose, although nobody submitted anything."""
+        """Whether `take` would return proposals, although no caller submitted a write since."""
 
     def take(self, writes: Iterable[Any]) -> list[Proposal]:
-        """What is to be proposed now, of these and of those taken before."""
+        """The proposals to make now, of these writes and of the writes taken before."""
 
     def expire(self, now: float, hindrance: Callable[[], tuple[str, bool]]) -> None:
-        """End what has reached its deadline before it was proposed. `hindrance`: Engine's."""
+        """End the writes that reached their deadline before they were proposed. `hindrance`: see Engine.hindrance."""
 
     def flush(self) -> None:
-        """The step is over: tell who is to be told."""
+        """The step is over: wake the callers whose writes have ended."""
 
     def end_all(self, submitted: Iterable[Any], reason: str) -> None:
-        """End these, which were never taken, and all that were taken."""
+        """End the writes in `submitted`, which were never taken, and all writes that were taken."""
 
 
 class Driver:
@@ -100,11 +101,11 @@ class Driver:
         self._events: list[Event] = []
         self._submitted: deque[Any] = deque()
         self._woken = False
-        """A caller has asked for a step that has not begun. Only a hint: an exception may arrive in that caller before
-        it does ask, so the raft thread does not look at it, and a step comes with the next tick at the latest."""
+        """A caller has asked for a step that has not begun. Only a hint: an exception may arrive in the caller after
+        it set the hint and before it asks. So a step comes with the next tick at the latest."""
         self._step_due = False
         self.steps = 0
-        """Steps so far: for whoever watches whether this thread lives."""
+        """Steps so far; the watchdog sees by it that this thread lives."""
         self._notice_due = False
         self._finished = False
         self._batches: SimpleQueue[Batch | None] = SimpleQueue()
@@ -128,11 +129,11 @@ class Driver:
 
     @property
     def submitted(self) -> Collection[Any]:
-        """Writes that the raft thread has not looked at. It changes at any time: copy it before iterating."""
+        """Writes that the raft thread has not taken yet. They change at any time: copy them before iterating."""
         return self._submitted
 
     def start(self) -> None:
-        """Returns when the port is bound; raises InUse when it is not ours to bind."""
+        """Returns when the port is bound. Raises InUse if another program has the port."""
         self._thread.start()
         if not self._started.wait(START_SECONDS):
             raise InvariantViolation("the raft thread did not start")
@@ -141,32 +142,32 @@ class Driver:
             raise self._start_error
 
     def stop(self, seconds: float = 2 * STOP_SECONDS) -> None:
-        """Every waiting write ends, links close, the last log batch is waited for. Idempotent.
+        """End all waiting writes, close the links, and wait for the last batch of the log. Idempotent.
 
-        After that many seconds the raft thread hangs, which `thread.is_alive()` tells.
+        Returns after `seconds` at the latest. If `thread.is_alive()` then, the raft thread hangs.
         """
         if self._thread.is_alive():
             self.request_stop()
             self._thread.join(seconds)
 
     def request_stop(self) -> None:
-        """The same, without waiting: the thread ends as soon as it can."""
+        """Like `stop`, without waiting: the raft thread ends as soon as it can."""
         self._call(self._stop_requested.set)
 
     def end_writes(self, reason: str) -> None:
-        """End every write, and let no other in. For a thread of ours, also while the raft thread hangs."""
+        """End all writes, and accept no more. For threads of this package, also while the raft thread hangs."""
         self._finished = True
         self._writes.end_all(taken(self._submitted), reason)
 
     # From any thread ---------------------------------------------------------------------------------------------
 
     def submit(self, write: Any) -> bool:
-        """Hand a write to the raft thread. False: this manager has ended, and nobody will end that write."""
+        """Hand a write to the raft thread. False: this manager has ended, and the write will never be ended here."""
         self._submitted.append(write)
         if self._finished:
             try:
                 self._submitted.remove(write)
-            except ValueError:  # `end_writes` has it
+            except ValueError:  # `end_writes` has taken it
                 return True
             return False
         if not self._woken:
@@ -175,11 +176,11 @@ class Driver:
         return True
 
     def post(self, event: Event) -> None:
-        """An event from outside. Dropped when the thread has ended."""
+        """Pass an event from outside to the engine. It is dropped if the raft thread has ended."""
         self._call(self._take, event)
 
     def set_credentials(self, credentials: Credentials) -> None:
-        """Use another certificate for links; see Transport. For a manager that was started with one."""
+        """Use another certificate for links; see Transport. For a manager that was started with a certificate."""
 
         def use() -> None:
             self._engine.renewed(credentials.identity)
@@ -188,7 +189,7 @@ class Driver:
         self._call(use)
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
-        """Have the raft thread call it, unless it has ended."""
+        """Have the raft thread call a function, unless the thread has ended."""
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:  # the loop is closed
@@ -201,14 +202,14 @@ class Driver:
         main = self._loop.create_task(self._main())
         try:
             self._loop.run_until_complete(main)
-        except BaseException as error:  # noqa: BLE001  SystemExit ends an event loop, say
+        except BaseException as error:  # noqa: BLE001 - SystemExit also ends an event loop
             self._broke(main, error)
         finally:
             self._loop.close()
             self.end_writes("the store is closed")
 
     def _broke(self, main: asyncio.Task[None], error: BaseException) -> None:
-        """Nobody may take this manager for alive, nor a peer its links."""
+        """The raft thread broke. Stop this manager and close its links, so that no caller and no peer counts on it."""
         log_event(logger, logging.CRITICAL, "raft thread broke", node=self._node_id, exc_info=error)
         if not self._started.is_set():
             self._start_error = error
@@ -220,8 +221,8 @@ class Driver:
             self._loop.run_until_complete(main)  # it shuts down, as after any failure
 
     def _background_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A callback or task of the loop failed. A network's error costs a link; anything else is a bug of ours, and a
-        manager whose dialling had quietly died would be worse than one that stops."""
+        """A callback or task of the loop failed. An error of the network costs a link. Any other error is a bug, and
+        stops this manager: a manager that silently does not dial any more would be worse."""
         error = context.get("exception")
         loop.default_exception_handler(context)
         if isinstance(error, Exception) and not isinstance(error, OSError):
@@ -290,7 +291,7 @@ class Driver:
 
     def _step(self) -> None:
         if self._finished or not (self._step_due or self._woken):
-            return  # a step that was asked for later came first
+            return  # an earlier step has done the work already
         self._step_due = self._woken = False
         self.steps += 1
         events, self._events = self._events, []
@@ -369,7 +370,7 @@ class Driver:
             except OSError as problem:
                 error = problem
             except Exception as problem:  # noqa: BLE001 - it is logged
-                # A bug, and the end: whoever waits for this batch would wait for ever.
+                # A bug, and the end of this manager: the writes that wait for this batch would wait for ever.
                 log_event(
                     logger, logging.ERROR, "log batch failed", node=self._node_id, batch=batch.number, exc_info=problem
                 )
@@ -381,12 +382,12 @@ class Driver:
     def _work(self, work: Work) -> None:
         try:
             done = Worked(work, work.job())
-        except Exception as problem:  # noqa: BLE001 - the engine tells a full disk from a bug
+        except Exception as problem:  # noqa: BLE001 - the engine distinguishes "no space left" from a bug
             done = Worked(work, None, problem)
         self._call(self._take, done)
 
     def _remove(self) -> None:
-        """Unlink the segments of the log that a snapshot stands for."""
+        """Unlink the segments of the log that a snapshot covers."""
         if self._removing or self._finished:
             return
         work = self._log.removal()
@@ -403,9 +404,9 @@ class Driver:
             raise error
 
     def _prepare(self) -> None:
-        """Fill the log's next segment ahead, so that a batch never waits for it."""
+        """Make the log's next segment ahead, so that a batch never waits for it."""
         if self._preparing or self._finished or self._engine.lacks_space:
-            return  # where there is little room, a segment is made when it is needed, and a small one
+            return  # low on space: a segment is made when it is needed, and is small
         work = self._log.preparation()
         if work is not None:
             self._preparing = True

@@ -1,8 +1,8 @@
-"""What managers tell each other of themselves once a second: digests of their states, and whether their disks are full.
+"""Health reports between managers, once a second: digests of their states, and whether they are low on space.
 
-Here: who disagrees with the majority, and whether a majority has room for more. Not here: what becomes of a manager
-whose state is wrong (engine.py), measuring a disk (manager.py). Pure, but for what it sends. Invariant: a comparison
-that could not be made counts neither as agreement nor as disagreement.
+Lives here: finding the states that have diverged, and whether a majority has enough space. Pure, except for the
+messages that it sends. Not here: replacing a wrong state (installation.py), measuring a disk (manager.py). Invariant: a
+comparison that could not be made counts neither as agreement nor as disagreement.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from warren_raft.raft.roster import Roster
 
 TELL_SECONDS: Final = 1.0
 SAMPLE_EVERY: Final = 64
-"""Digests are told for the newest applied index and for multiples of this: managers that are never at the same index at
-the same moment have these in common."""
+"""A report has the digests at the newest applied index and at multiples of this. So managers that are never at the same
+index at the same moment have some indexes in common."""
 CLAIMS_KEPT: Final = 64
-"""Of one peer; the oldest go first. A peer that is further ahead than this is compared when we have caught up."""
+"""Digests kept of one peer; the oldest are dropped first. A peer that is further ahead is compared when we have caught
+up."""
 
 
 class Digests(Protocol):
     @property
     def applied_index(self) -> int: ...
     def digest_at(self, index: int) -> bytes | None:
-        """The digest after an entry; None where it is not known (any more)."""
+        """The digest of the state after the entry at `index`; None: it is not known (any more)."""
 
 
 class Health:
@@ -44,14 +45,14 @@ class Health:
         self._low: dict[str, bool] = {}
         self._full: dict[str, bool] = {}
         self._disagreed_at: dict[str, int] = {}
-        """The newest index at which each peer's digest was another than ours, while that is so."""
+        """Peer -> the newest index at which its digest differs from ours, until the two agree at a later index."""
         self.compared: dict[str, int] = {}
-        """The newest index at which each peer's digest was ours. What is not in here was never compared."""
+        """Peer -> the newest index at which its digest equals ours. A peer that is missing here was never equal."""
         self.reports: dict[str, Heard] = {}
-        """What each peer told last, also of one whose link is down."""
+        """Peer -> its last report, also if its link is down."""
 
     def is_due(self, now: float) -> bool:
-        """Whether it is time to tell the others."""
+        """Whether it is time to send a report to the other members."""
         return now - self._told_at >= TELL_SECONDS and self._roster.membership is not None
 
     def tick(
@@ -65,10 +66,11 @@ class Health:
         commit: tuple[int, int] | None,
         settled: int,
     ) -> bool:
-        """Tell the others, and compare. Returns whether a majority of the voters agrees on another state than ours.
+        """Send a report to the other members, and compare digests. Returns whether a majority of the voters agrees on
+        another state than ours.
 
-        `commit` is the (index, term) of the newest entry that is known to be committed here, `settled` the index of
-        the newest settled list: the engine of the receiver takes them up.
+        `commit` is the (index, term) of the newest entry that this manager knows to be committed, `settled` the index
+        of the newest settled list. The engine of the receiver uses both.
         """
         self._told_at = now
         message = HealthReport(
@@ -112,12 +114,12 @@ class Health:
         self._alarms.clear_others("state-differs", self._disagreed_at)
 
     def link_down(self, peer: str) -> None:
-        """What it says later, it says of a state that may be another one."""
+        """Forget the peer's digests and space: after its link was down it may have another state."""
         for known in (self._claims, self._low, self._full):
             known.pop(peer, None)
 
     def state_changed(self) -> None:
-        """Our own state was replaced: whether others agree is to be found out anew."""
+        """Our own state was replaced: all comparisons must be made again."""
         self.compared.clear()
         self._disagreed_at.clear()
         self._alarms.clear_others("state-differs")
@@ -151,10 +153,10 @@ class Health:
         majority = next((digest for digest, count in votes.items() if count * 2 > len(voters)), None)
         for peer in sorted(differing):
             if index < self._disagreed_at.get(peer, self.compared.get(peer, 0) + 1):
-                continue  # there is news of a later index
+                continue  # a later index was compared already
             self._disagreed_at[peer] = index
             if majority is None:
-                verdict = "it is not known yet who is right"
+                verdict = "it is not known yet which of the two states is right"
             elif claims[peer] == majority:
                 verdict = f"{self._node_id} is in the minority"
             else:
@@ -163,21 +165,21 @@ class Health:
             self._alarms.raise_alarm("state-differs", text, subject=peer, severity="critical")
         return majority is not None and majority != mine
 
-    # Room --------------------------------------------------------------------------------------------------------
+    # Space -------------------------------------------------------------------------------------------------------
 
     def lacks_room(self, *, low: bool) -> bool:
-        """At the leader: whether so many voters are low on space that the others are no majority."""
+        """For the leader: whether the voters with enough space are not a majority. `low`: this manager is low."""
         voters = self._roster.voters
         with_room = sum(not (low if id_ == self._node_id else self._low.get(id_, False)) for id_ in voters)
         return with_room * 2 <= len(voters)
 
     def is_full(self, leader: str | None, *, low: bool) -> bool:
-        """Whether creates and updates are refused, by the word of the leader; without one, as far as is known here."""
+        """Whether creates and updates are refused: the leader says so, or without a leader, the reports known here."""
         if leader is None or leader == self._node_id:
             return self.lacks_room(low=low)
         return self._full.get(leader, False)
 
     def low_members(self, *, low: bool) -> list[str]:
-        """Who is low on space, as far as is known here. For any thread."""
+        """The members that are low on space, by the last reports. For any thread."""
         known = {**self._low, self._node_id: low}
         return sorted(id_ for id_, is_low in known.items() if is_low)

@@ -1,9 +1,10 @@
-"""Another state in the place of ours: one that was fetched, or was rebuilt because ours turned out to be wrong.
+"""Replacing the state: by one that was fetched, or by one that was rebuilt because ours turned out to be wrong.
 
-It is replayed to where ours is, or the log is begun anew where it ends; then it is made the one that the next start
-opens; then it is used. Not here: where it comes from (catchup.py), and the core that is built anew on it (engine.py).
-A leader does not change its state, as that takes a while in which it hears nobody: it is relieved, or steps down.
-Invariant: dying between any two of these leaves what the next start can go on from; local readers never go back.
+The new state is replayed up to our applied index, or else the log is reset to begin at its end. Then it becomes the
+state that the next start opens, then the state in use. A leader does not replace its state, because it hears no peer
+meanwhile: it hands leadership over, or steps down. Not here: the source of a state (catchup.py), and the core that is
+rebuilt on it (engine.py). Invariant: if the process dies between any two of these steps, the next start can go on;
+local readers never go back.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from warren_raft.shortage import shortage_of
 logger = logging.getLogger("warren_raft.engine")
 
 REPLAYED_ENTRIES: Final = 64
-"""At one go; then links and timers get their turn."""
+"""Entries that are replayed in one turn; then links and timers get their turn."""
 RETRY_SECONDS: Final = 1.0
-"""A state that found no room, or nothing else that it needed, is made durable again so often."""
+"""The pause before the new state is made durable again, after a shortage (of space, say) was in the way."""
 REBUILD_AGAIN_SECONDS: Final = 10.0
-"""Between two attempts to rebuild the state that follow no new verdict."""
+"""The least time between two attempts to rebuild the state without a new verdict."""
 RELIEF_SECONDS: Final = 5.0
-"""A leader whose state is wrong offers leadership to others for so long, then it helps itself."""
+"""A leader whose state is wrong offers leadership to others for this long; then it replaces its state itself."""
 REBUILDS_MAX: Final = 2
-"""Of a state that differs from the majority's, in one process: from our own snapshot, then from the leader's."""
+"""Attempts to replace a wrong state in one process: from our own snapshot, then from the leader's."""
 REJOIN: Final = "remove this manager from the cluster, empty its data directory, start it and add it again"
 RESTORE: Final = "stop this manager, and restore it from a snapshot or a backup: warren-raft snapshot restore"
 NEVER: Final = float("inf")
@@ -59,8 +60,8 @@ class Installation:
         step_down: Callable[[], None],
         is_alone: Callable[[], bool],
     ) -> None:
-        """`swap` makes a state the one in use; the other one is kept under a word, or not if that is empty. `is_alone`:
-        there is no other voter."""
+        """`swap` makes a state the one in use; the old state is kept under the given word, or not at all if the word is
+        empty. `is_alone`: there is no other voter."""
         self._node_id = node_id
         self._log = log
         self._snapshots = snapshots
@@ -73,24 +74,24 @@ class Installation:
         self._step_down = step_down
         self._is_alone = is_alone
         self.incoming: StateMachine | None = None
-        """A state that will take the place of the present one."""
+        """A state that will replace the present one."""
         self.is_swapping = False
-        """From where the log is reset, or the new state made the one that the next start opens, until it is in use."""
+        """True from the moment that the log is reset, or the new state is published, until the new state is in use."""
         self._reset_batch: Batch | None = None
-        """The batch that begins the log anew for the incoming state, while it is written."""
+        """The batch that resets the log for the incoming state, while it is written."""
         self._publish_again_at = NEVER
         self.waits_for_room = False
-        """The disk has no room for the new state."""
+        """There is a shortage (of space, say) that keeps the new state from being published."""
         self._is_rebuilding = False
         self._rebuild_failed = False
         self._not_before = -NEVER
         self._unrelieved_since = NEVER
-        """When this manager began to lead with a state that is wrong."""
+        """When this manager began to lead with a state that it wants to replace."""
         self._rebuilds = 0
         self.is_renewing = False
-        """The state is right, and made once more, in another file."""
+        """The state is right, and is made again in another file."""
         self.is_odd = False
-        """A majority holds another state than ours: this manager must not lead, and is given another state."""
+        """Our state is wrong: this manager must not lead, and gets another state."""
 
     def tick(self, applied_index: int, *, leads: bool, log_is_idle: bool) -> None:
         """One step further. `applied_index` is the present state's; `leads`: this manager leads."""
@@ -111,24 +112,25 @@ class Installation:
 
     @property
     def _is_on_its_own(self) -> bool:
-        """Whether there is nobody who could lead in our place, or give us a state."""
+        """Whether no other manager can lead in our place, or give us a state."""
         return self._is_alone() or self._clock() - self._unrelieved_since >= RELIEF_SECONDS
 
     def _wait_as_leader(self, incoming: StateMachine, applied_index: int) -> None:
-        """Somebody else is to lead before the state is changed (engine.py offers it); if nobody can, nobody does."""
+        """Before the state is replaced, another manager is to lead (engine.py offers leadership). If none can, this
+        leader steps down."""
         if not (self.is_odd or self.is_renewing) or not self._log_goes_on_from(incoming):
-            self._drop(incoming)  # who leads holds all that is committed, and needs no other's state
+            self._drop(incoming)  # a leader holds all committed entries, and needs no other manager's state
         elif self._is_ready(incoming, applied_index) and self._is_on_its_own:
             self._step_down()
 
     @property
     def wants_relief(self) -> bool:
-        """Whether another manager is to lead, so that a renewed state can take the place of this one."""
+        """Whether another manager is to lead, so that a renewed state can replace the present one."""
         return self.is_renewing and self.incoming is not None
 
     def renew(self) -> None:
-        """Make the state once more, from our own snapshot and log, and go on in that. For a file that cannot be gone on
-        with, although what it holds is right. Where it fails it is told, and nothing changes."""
+        """Rebuild the state in a new file, from our own snapshot and log, and use that. For a file that cannot be used
+        for long any more, although its contents are right. A failure is logged, and changes nothing."""
         if self.incoming is None and not self.is_odd and not self.is_renewing and not self._catchup.is_served:
             self.is_renewing = True
             self._work(self._snapshots.rebuild(self._log.holds), self._renewed)
@@ -141,14 +143,14 @@ class Installation:
             log_event(logger, logging.WARNING, "state not renewed", error, node=self._node_id)
 
     def install(self, machine: Any) -> None:
-        """It is to take the place of the present state."""
+        """Replace the present state by that of `machine`, step by step."""
         if self.incoming is not None:
             self._snapshots.discard(machine)
         else:
             self.incoming = cast(StateMachine, machine)
 
     def abandon(self) -> None:
-        """Before the end of this process."""
+        """Discard the incoming state. Called before this process ends."""
         incoming, self.incoming = self.incoming, None
         if incoming is not None:
             self._snapshots.discard(incoming)
@@ -156,22 +158,22 @@ class Installation:
     # A state that is wrong -----------------------------------------------------------------------------------------
 
     def state_is_wrong(self) -> None:
-        """Our state is not the majority's. First from our own snapshot and log; if that comes out wrong too, from the
-        leader's; a third time there is something in this manager that must be looked at: raises Corrupted."""
+        """Our state is wrong. Rebuild it from our own snapshot and log. If the result is wrong too, fetch the leader's
+        snapshot. If the state is wrong a third time, an operator must look at this manager: raises Corrupted."""
         if self.is_odd:
             return
         self.is_odd = True
         self._rebuilds += 1
         if self._rebuilds > REBUILDS_MAX:
             if self._is_alone():
-                detail = f"of {self._node_id} does not prove itself, whenever it is rebuilt"
+                detail = f"of {self._node_id} fails its verification, whenever it is rebuilt"
                 raise Corrupted("the state", detail, remedy=RESTORE)
             raise Corrupted(
                 "the state", f"of {self._node_id} differs from the majority's whenever it is rebuilt", remedy=REJOIN
             )
         self._alarms.raise_alarm(
             "state-wrong",
-            f"the state of {self._node_id} is wrong; it does not lead, and rebuilds the state",
+            f"the state of {self._node_id} is wrong; this manager does not lead, and rebuilds its state",
             severity="critical",
         )
         if self._rebuilds == REBUILDS_MAX and not self._is_alone():
@@ -196,17 +198,22 @@ class Installation:
         self._rebuild_failed = may_pass
         if may_pass:
             text = (
-                f"the state is wrong, and cannot be rebuilt yet; it is tried again every {REBUILD_AGAIN_SECONDS:.0f} s"
+                f"the state of {self._node_id} is wrong, and cannot be rebuilt yet; this manager tries again every "
+                f"{REBUILD_AGAIN_SECONDS:.0f} s"
             )
             self._alarms.raise_alarm("state-wrong", f"{text}: {error}", severity="critical")
         else:
-            text = f"the state is wrong, and can be rebuilt only from the leader's snapshot, not from our own: {error}"
+            text = (
+                f"the state of {self._node_id} is wrong, and cannot be rebuilt from its own snapshot and log; this "
+                f"manager fetches the leader's snapshot: {error}"
+            )
             self._alarms.raise_alarm("state-wrong", text, severity="critical")
             self._rebuilds = REBUILDS_MAX
             self._catchup.wanted = True
 
     def _help_itself(self) -> None:
-        """Rebuild the state once more: what was in the way may be gone; or nobody is left to fetch one from."""
+        """Rebuild the state again, if the last attempt failed for a reason that may be over, or if there is no manager
+        to fetch a state from."""
         is_idle = self.incoming is None and not self._is_rebuilding and not self._catchup.is_served
         has_nobody = self._catchup.wanted and self._is_on_its_own
         if self.is_odd and is_idle and (has_nobody or self._rebuild_failed) and self._clock() >= self._not_before:
@@ -215,18 +222,19 @@ class Installation:
     # Step by step --------------------------------------------------------------------------------------------------
 
     def _log_goes_on_from(self, machine: StateMachine) -> bool:
-        """So that nothing of it is to be dropped."""
+        """Whether the log holds the last entry of this state, so that no entry must be dropped."""
         return self._log.holds(machine.applied_index, machine.applied_term)
 
     def _is_ready(self, incoming: StateMachine, applied_index: int) -> bool:
-        """Not before the log up to there is durable: the next start would find a log that ends below its state."""
+        """Whether the new state is not behind ours, and the log is durable up to its end. Otherwise the next start
+        could find a log that ends below its state."""
         return applied_index <= incoming.applied_index <= self._log.synced_index
 
     def _drop(self, incoming: StateMachine) -> None:
-        """We caught up by other means."""
+        """Drop the incoming state: we caught up by other means."""
         self.incoming = None
         self.is_renewing = False
-        self.is_odd = self.is_odd and self._catchup.wanted  # else it is judged, and rebuilt, again
+        self.is_odd = self.is_odd and self._catchup.wanted  # else the state is judged, and rebuilt, again
         if not self.is_odd:
             self._alarms.clear_alarm("state-wrong")
         self._catchup.not_installed()
@@ -244,7 +252,7 @@ class Installation:
             self._write_log(self._reset_batch)
 
     def replay(self, applied_index: int) -> bool:
-        """Bring a state that came from a snapshot closer to where the present one is; True if it is not there yet."""
+        """Apply the next entries of the log to the incoming state. True: it was behind the present state."""
         incoming, log = self.incoming, self._log
         if incoming is None or not self._log_goes_on_from(incoming) or incoming.applied_index >= applied_index:
             return False
@@ -261,7 +269,7 @@ class Installation:
         return True
 
     def log_written(self, batch: Batch) -> bool:
-        """Whether it was the one that begins the log where the incoming state ends."""
+        """Whether the batch was the one that resets the log to begin at the end of the incoming state."""
         if batch is not self._reset_batch or self.incoming is None:
             return False
         self._reset_batch = None

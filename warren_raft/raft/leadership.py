@@ -1,7 +1,7 @@
-"""Why leadership changed, for the log: one line a change, with the reason that the candidate or the old leader gave.
+"""Log lines that say why leadership changed: one line a change, with the reason of the candidate or the old leader.
 
-Lives here: reasons, and what was said last. Not here: elections themselves (elections.py), transfers (requests.py).
-Invariant: nothing is decided by a reason. A reason that came from a peer is cut, and is one line.
+Lives here: reasons, and the state that was logged last. Not here: elections (elections.py), transfers (requests.py).
+Invariant: no decision depends on a reason. A reason that came from a peer has a limited length, and is one line.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Reason(NamedTuple):
     text: str
 
     def told(self) -> list[str]:
-        """As a peer is told it, in a message."""
+        """The form of the reason in a message to a peer."""
         return [self.word, self.text[:TEXT_CHARACTERS]]
 
     @classmethod
     def heard(cls, value: Any) -> Reason | None:
-        """What a peer said; None where it gave no reason, or none that makes sense."""
+        """The reason in a peer's message; None: the peer gave no reason, or its form is wrong."""
         if type(value) is not list or len(value) != 2 or not all(type(part) is str for part in value):
             return None
         word, text = (part[:TEXT_CHARACTERS] for part in value)
@@ -54,7 +54,7 @@ STATE_REPLACED: Final = Reason("state-replaced", "this manager replaced its stat
 
 
 class Leadership:
-    """What this manager knows of the last candidates, and what it logged last. Raft thread or simulator only."""
+    """The last candidates and their reasons, and the leader that was logged last. Raft thread or simulator only."""
 
     def __init__(self, node_id: str) -> None:
         self._node_id = node_id
@@ -63,7 +63,7 @@ class Leadership:
         self._term = 0
 
     def stands(self, candidate: str, term: int, reason: Reason) -> None:
-        """A manager, maybe this one, asks for votes in a term."""
+        """A manager, perhaps this one, asks for votes in a term."""
         self._candidates[candidate] = term, reason
 
     def heard_candidate(self, peer: str, request: RequestVote) -> None:
@@ -72,7 +72,7 @@ class Leadership:
             self.stands(peer, request.term, reason)
 
     def look(self, leader: str | None, term: int, why: Reason) -> None:
-        """Log a change. `why` there is nobody to follow, as far as this manager knows by itself."""
+        """Log a change of leader or term. `why`: the reason that this manager itself knows for having no leader."""
         if leader == self._leader and (leader is None or term == self._term):
             return
         previous, is_later = self._leader, term > self._term

@@ -1,7 +1,7 @@
-"""What a manager tells the others of itself once a second, for people: how far it is, its room, version and alarms.
+"""The report that a manager sends to the others once a second, for people: applied index, space, version and alarms.
 
-Lives here: a report, its form in a message, and the last one of each member. Not here: digests and whether disks are
-full, which decide something (health.py). Invariant: nothing that this manager decides depends on a report.
+Lives here: a report, and its form in a message. Not here: digests and being low on space, on which decisions depend
+(health.py). Invariant: no decision of this manager depends on a report.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 ALARMS_TOLD: Final = 20
-"""Of one manager; a bound on what a report carries."""
+"""The most alarms of one manager in a report."""
 TEXT_CHARACTERS: Final = 256
 NUMBER_MAX: Final = 1 << 62
 
 
 SAMPLES_TOLD: Final = 4
-"""Digests in one message, of different indexes."""
+"""Digests in one message, each at another index."""
 DIGEST_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Of one manager, at one moment. None: it did not say."""
+    """Facts about one manager at one moment. None: the manager did not say."""
 
     applied_index: int = 0
     version: str = ""
     disk_free_bytes: int | None = None
     database_bytes: int | None = None
-    """Used in its database, without the history."""
+    """Bytes used in its database, without the history."""
     fetching: tuple[int, int] | None = None
-    """(bytes received, bytes in all) of a snapshot on its way to it."""
+    """(bytes received, bytes in all) of the snapshot that it fetches; None also: it fetches none."""
     alarms: tuple[tuple[str, str, str], ...] = ()
     """(name, subject, severity)."""
 
@@ -47,7 +47,7 @@ class Report:
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> Report:
-        """Of one that `is_report` accepted."""
+        """The report in a message that `is_report` accepted."""
         fetching = message.get("fetching")
         return cls(
             applied_index=message["applied_index"],
@@ -61,14 +61,14 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A member's last report, and when it came, by this manager's clock."""
+    """A member's last report, and when it arrived by this manager's clock."""
 
     report: Report
     at: float
 
 
 def is_report(value: Any) -> bool:
-    """Whether a peer sent a report. A later version's may hold more."""
+    """Whether the value that a peer sent is a report. The report of a later version may have more fields."""
     if type(value) is not dict:
         return False
     fetching, alarms = value.get("fetching"), value.get("alarms")
@@ -92,7 +92,7 @@ def _is_text(value: Any) -> bool:
 
 
 def are_digests(value: Any) -> bool:
-    """Whether a peer sent digests: pairs of an index and 32 bytes, few."""
+    """Whether the value that a peer sent is digests: a few pairs of an index and 32 bytes."""
     return type(value) is list and len(value) <= 2 * SAMPLES_TOLD and all(map(_is_sample, value))
 
 

@@ -1,7 +1,8 @@
-"""Conditions that become alarms only once they have lasted: no quorum, a member away or behind, no cluster formed.
+"""Conditions that become alarms only after they have lasted: no quorum, a member away or behind, no cluster formed.
 
-Lives here: since when each has lasted, and its alarm. Not here: alarms of single events (engine.py and what it calls).
-Invariant: pure, time is passed in; a condition that ends before its time is up is never an alarm.
+Lives here: the time since which each condition lasts, and its alarm. Pure; time is passed in. Not here: alarms of
+single events (engine.py and the modules that it calls). Invariant: a condition that ends before its time raises no
+alarm.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ from warren_raft.raft.reports import Heard
 from warren_raft.raft.roster import Roster
 
 LOOK_SECONDS: Final = 0.5
-"""Between two looks."""
+"""Time between two looks at the conditions."""
 NOT_FORMED_SECONDS: Final = 3.0
 """Managers that are started together meet within this time."""
 NO_QUORUM_SECONDS: Final = 5.0
 """An election takes one or two seconds, a restart as long."""
 AWAY_SECONDS: Final = 10.0
-"""A restart takes less."""
+"""A restart takes less time."""
 BEHIND_SECONDS: Final = 10.0
 BEHIND_BY_SECONDS: Final = 2.0
-"""A member is behind when it lacks what another one had applied so long ago."""
+"""A member is behind if it lacks an entry that another member had applied this long ago."""
 TEXT_IDS: Final = 5
-"""Ids named in a text; of more, their number."""
+"""A text names at most this many ids; if there are more, it gives their number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """What this manager sees now."""
+    """The facts that this manager sees now."""
 
     waits: str
-    """For whom the first start waits, a sentence; empty once the founders are recorded."""
+    """A sentence about the managers that the first start waits for; empty after the founding record is made."""
     has_quorum: bool
     leader: str | None
     applied_index: int
@@ -52,10 +53,10 @@ class Watch:
         self._roster = roster
         self._alarms = alarms
         self._since: dict[tuple[AlarmName, str], float] = {}
-        """When each condition that holds now began: (alarm's name, subject) -> time."""
+        """(alarm's name, subject) of a condition that holds now -> when it began."""
         self._looked_at = -1e9
         self._newest: deque[tuple[float, int]] = deque()
-        """The newest index that any member had applied, at each look of the last seconds."""
+        """For each look of the last seconds: its time, and the newest index that any member had applied."""
 
     def is_due(self, now: float) -> bool:
         return now - self._looked_at >= LOOK_SECONDS
@@ -94,28 +95,29 @@ class Watch:
             self._forget_others(name)
 
     def _away(self, member: Member, now: float) -> str:
-        """Nothing while it refuses us or we refuse it: that has an alarm of its own."""
+        """The alarm's text if the member is away. Empty while it refuses us or we refuse it: that has an alarm of its
+        own."""
         refusals: tuple[AlarmName, ...] = ("refused-by-member", "member-not-let-in")
         if self._roster.counts(member.id) or any(self._alarms.is_raised(name, member.id) for name in refusals):
             return ""
         age = self._roster.contact_age(member.id, now)
         heard = "it was not heard since this manager started" if age is None else f"it was last heard {age:.0f} s ago"
         return (
-            f"{self._node_id} has no link with {member.id} at {member.address}, {heard}; start it, or look at the "
-            f"network between the two; if it is lost for good: warren-raft members remove {member.id}"
+            f"{self._node_id} has no link with {member.id} at {member.address}, {heard}; start {member.id}, or look at "
+            f"the network between the two; if it is lost for good, type: warren-raft members remove {member.id}"
         )
 
     def _peer_behind(self, peer: str, heard: Heard) -> str:
         return self._behind(peer, heard.at, heard.report.applied_index, heard.report.fetching)
 
     def _behind(self, member_id: str, at: float, applied_index: int, fetching: tuple[int, int] | None) -> str:
-        """`applied_index` is what the member had applied at the time `at`."""
+        """The alarm's text if the member is behind, else empty. `applied_index`: its applied index at the time `at`."""
         long_ago = [index for seen_at, index in self._newest if seen_at <= at - BEHIND_BY_SECONDS]
         if not long_ago or applied_index >= long_ago[-1]:
             return ""
         text = f"{member_id} is behind: it has applied up to index {applied_index}, others up to {self._newest[-1][1]}"
         if fetching is not None:
-            return f"{text}; it fetches a snapshot, {fetching[0]} of {fetching[1]} bytes"
+            return f"{text}; it fetches a snapshot, and has {fetching[0]} of {fetching[1]} bytes"
         return f"{text}; it catches up by itself; if it does not, look at its disk, its load and its own alarms"
 
     def _no_quorum(self, leader: str | None) -> str:
@@ -143,7 +145,7 @@ class Watch:
         subject: str = "",
         severity: Severity = "warning",
     ) -> None:
-        """The condition is not so while `text` is empty."""
+        """Raise the alarm if the condition has lasted for `after_seconds`. An empty `text`: the condition is over."""
         if not text:
             self._since.pop((name, subject), None)
             self._alarms.clear_alarm(name, subject)
@@ -153,7 +155,7 @@ class Watch:
             self._alarms.raise_alarm(name, text, subject=subject, severity=severity, ago_seconds=lasted)
 
     def _forget_others(self, name: AlarmName) -> None:
-        """Of ids that are members no more."""
+        """Clear the alarms of ids that are not members any more."""
         members = self._roster.members
         self._alarms.clear_others(name, members)
         for known in [known for known in self._since if known[0] == name and known[1] not in members]:
