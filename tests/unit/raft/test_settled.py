@@ -229,7 +229,7 @@ def test_leadership_is_not_given_to_the_one_that_is_being_removed() -> None:
     other, removed = cluster.followers()
     cluster.write(leader.id, "a")
     cluster.run(0.5)
-    assert "moves to " + removed in cluster.ask(leader.id, "transfer").text, "otherwise it would be the one"
+    assert "handed over to " + removed in cluster.ask(leader.id, "transfer").text, "otherwise it would be the one"
     cluster.run(3)
     leader = cluster.wait_leader()
     if leader.id == removed:
@@ -238,7 +238,7 @@ def test_leadership_is_not_given_to_the_one_that_is_being_removed() -> None:
     cluster.hold(*((id_, leader.id) for id_ in cluster.followers()))
     want(cluster, REMOVE, removed)
     cluster.turn()
-    assert "moves to " + removed not in cluster.ask(leader.id, "transfer").text
+    assert "handed over to " + removed not in cluster.ask(leader.id, "transfer").text
 
 
 def test_the_next_change_waits_for_the_voters_to_be_settled() -> None:
