@@ -1,1 +1,1 @@
-"""Consensus: PySyncObj and what makes it safe. Knows nothing of entities or LMDB; see DESIGN.md beside this file."""
+"""Consensus: PySyncObj, and the modules that make it safe. They know no entities and no LMDB; see DESIGN.md here."""

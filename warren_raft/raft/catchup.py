@@ -1,7 +1,7 @@
 """Snapshots as consensus sees them: when to take one, how far to compact the log, sending snapshots and fetching them.
 
 Lives here: the decisions. Not here: the files, their checks and the state (the `Snapshots` that it is given, see
-snapshots/keeper.py, whose slow work runs in a worker), and replacing the state by a fetched one (installation.py).
+snapshots/keeper.py; its slow work runs in a worker), and replacing the state by a fetched one (installation.py).
 Invariant: the log reaches back to each verified snapshot that is held, as long as one or two are held.
 """
 
@@ -61,7 +61,7 @@ SNAPSHOTS_KEPT: Final = 2
 
 
 class Snapshot(Protocol):
-    """One verified snapshot file. `sha256` names it; `file_bytes` is what is sent."""
+    """One verified snapshot file. `sha256` names it; `file_bytes` is its size."""
 
     @property
     def index(self) -> int: ...
@@ -188,7 +188,7 @@ class Catchup:
         """Follower that waits, on its present link, for a chunk that is being read -> the function that sends it."""
         self._refused: dict[str, float] = {}
         self._wanted_by: dict[str, int] = {}
-        """Follower whose own state is wrong, and that was not offered a snapshot since it said so -> the index at which
+        """Follower with a wrong state that was not offered a snapshot since it said so -> the index at which
         its log begins. A snapshot that ends before that index is useless for it."""
         self._epoch = 0
         """How often the state was replaced."""
@@ -196,7 +196,7 @@ class Catchup:
         """A snapshot of our own state failed its verification. For the engine, which resets it."""
         self._wanted_at = -1e9
         self._received: Any = None
-        """The snapshot whose state is about to replace ours. It is held once the log goes on from it."""
+        """The fetched snapshot that is about to replace our state. It is held once the log goes on from it."""
         self.fetch: _Fetch | None = None
         self.wanted = False
         """This manager's state is wrong: fetch any snapshot that the leader has."""

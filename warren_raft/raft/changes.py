@@ -76,8 +76,8 @@ class Changes:
         clock: Callable[[], float],
         recent_seconds: float,
     ) -> None:
-        """`recent_seconds`: the election timeout. A member whose last answer is older does not count as alive. A
-        request that is not repeated within it is dropped. A learner whose round takes longer does not keep up."""
+        """`recent_seconds`: the election timeout. A member does not count as alive if its last answer is older. A
+        request that is not repeated within it is dropped. A learner does not keep up if its round takes longer."""
         self._core = core
         self._log = log
         self._guard = guard
@@ -163,8 +163,8 @@ class Changes:
         return None
 
     def _invitation(self) -> Change | None:
-        """Add a blank manager with a certificate of this cluster, without a request: the operator who issued the
-        certificate wants it here."""
+        """Add a blank manager with a certificate of this cluster, without a request: the operator issued the
+        certificate because the manager is to be a member."""
         roster = self._roster
         membership = roster.membership
         if membership is None or not membership.trust_domain or len(membership.members) >= MEMBERS_MAX:

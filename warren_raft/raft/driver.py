@@ -66,7 +66,7 @@ class Writes(Protocol):
         """End the writes that reached their deadline before they were proposed. `hindrance`: see Engine.hindrance."""
 
     def flush(self) -> None:
-        """The step is over: wake the callers whose writes have ended."""
+        """The step is over: wake the callers of the writes that have ended."""
 
     def end_all(self, submitted: Iterable[Any], reason: str) -> None:
         """End the writes in `submitted`, which were never taken, and all writes that were taken."""

@@ -194,7 +194,7 @@ class Elections:
         own leader asks, it does not lead any more.
 
         The answer must leave only after our log is synced. A manager that cannot make a vote durable now must not
-        promise one; and a candidate whose vote waits for our disk must not be made to begin again.
+        promise one; and a candidate must not be made to begin again while our vote for it waits for our disk.
         """
         log_is_new_enough = (message.last_log_term, message.last_log_index) >= (
             standing.last_term,

@@ -34,7 +34,7 @@ RETRY_SECONDS: Final = 1.0
 REBUILD_AGAIN_SECONDS: Final = 10.0
 """The least time between two attempts to rebuild the state without a new verdict."""
 RELIEF_SECONDS: Final = 5.0
-"""A leader whose state is wrong offers leadership to others for this long; then it replaces its state itself."""
+"""A leader with a wrong state offers leadership to others for this long; then it replaces its state itself."""
 REBUILDS_MAX: Final = 2
 """Attempts to replace a wrong state in one process: from our own snapshot, then from the leader's."""
 REJOIN: Final = "remove this manager from the cluster, empty its data directory, start it and add it again"

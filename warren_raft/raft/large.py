@@ -41,7 +41,7 @@ HELD_MAX: Final = 16 * 1024
 """Bytes and entries that a manager holds for a leader. A correct leader sends less than half of it."""
 
 LONGEST_SECONDS: Final = 1e9
-"""The deadline in a message for a command whose caller waits for ever."""
+"""The deadline in a message if the caller of the command waits for ever."""
 
 UNDER_WAY: Final = 0
 """In the place of the name of an entry: the entry is on its way to the peer, so it is not sent to it again."""
@@ -364,7 +364,7 @@ class LentCommands(Generic[C]):
         return self.of(peer).pop(number, None)
 
     def cancel(self, is_wanted: Callable[[C], bool]) -> None:
-        """Cancel the commands whose callers do not wait any more, so that they do not delay the commands behind."""
+        """Cancel the commands that no caller waits for any more, so that they do not delay the commands behind."""
         for peer, lent in self._lent.items():
             for number, command in lent.items():
                 if number not in self._cancelled and not is_wanted(command):

@@ -342,7 +342,7 @@ def read_note(note: bytes) -> Origin | Founding | None:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first message on a link: what a manager says about itself."""
+    """The first message on a link: a manager's facts about itself."""
 
     node_id: str
     address: str

@@ -84,7 +84,7 @@ class Roster:
         self.is_settled = False
         """Whether this manager knows that the present list is settled."""
         self._voters_index = 0 if membership is None else membership.index
-        """Index of the newest list whose voters differ from those of the list before. It is not known after a start;
+        """Index of the newest list with other voters than the list before. It is not known after a start;
         then it is the index of the present list."""
         self.links: dict[str, Link] = {}
         given = {id_: (configured[id_],) if id_ in configured else () for id_ in {*configured, *hints}}
@@ -236,8 +236,8 @@ class Roster:
         return self.settled_index >= self._voters_index
 
     def _is_leaving(self, hello: Hello) -> bool:
-        """Whether this is the directory whose removal made the present voters, and its vote may still be needed. That
-        can be only the directory removed last: the next change waits until the change before it is settled."""
+        """Whether the removal of this directory made the present voters, and its vote may still be needed. That can be
+        only the directory removed last: the next change waits until the change before it is settled."""
         membership = self.membership
         if membership is None or not membership.removed or self.has_settled_voters:
             return False
@@ -267,7 +267,7 @@ class Roster:
 
     @property
     def removed_links(self) -> list[str]:
-        """Peers with a link whose directory or certificate was removed, and that are not leaving any more."""
+        """Peers with a link and a removed directory or certificate, if they are not leaving any more."""
         return sorted(
             peer
             for peer, link in self.links.items()

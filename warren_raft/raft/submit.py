@@ -236,7 +236,7 @@ class Submitter:
     def take(self, *, commands_max: int, bytes_max: int) -> tuple[list[bytes], frozenset[str]]:
         """Take the waiting commands for one entry (group commit), within bounds; at least one if any waits.
 
-        Returns the commands, and the other managers whose callers wait for them. Commands of our own callers that do
+        Returns the commands, and the other managers that sent some of them. Commands of our own callers that do
         not wait any more are left out.
         """
         taken: list[bytes] = []
