@@ -1,12 +1,12 @@
-"""What must hold in every run, one module a promise; each says at its top what it checks and what it does not.
+"""The promises that must hold in every run, one module for each; its docstring says what it checks, and what it omits.
 
-A checker is an observer of the world. It has methods named for what it wants to be told of a process: `started`,
-`step_ended`, `stepped` where a step changed something, `took(…, batch)` and `wrote(…, batch)` of the log, `sent(…,
-peer, message)` and `delivered(…, peer, message)`, the same as `sent_on` and `received_on` with the number of the
-connection, `swapped` when its state is another one, `local_read(…, revision, key, found)`, `change_done(…, step,
-answer)` where an operator hears it, `ending`, `failed(…, error)`; and of the world: `quiet_begins`, `quiet_ends`, and
-`finish(world, workload)` at the end. It raises Failure. A cluster that was restored has checkers of its own, which are
-told `restored(cluster_id)` first.
+A checker is an observer of the world, and raises Failure. Each of its methods is named for an event of a process, which
+is the first argument: `started`; `step_ended`; `stepped`, if a step changed something; `took(…, batch)` and `wrote(…,
+batch)` of the log; `sent(…, peer, message)` and `delivered(…, peer, message)`, and the same events as `sent_on` and
+`received_on` with the number of the connection; `swapped`, when the state was replaced; `local_read(…, revision, key,
+found)`; `change_done(…, step, answer)`, when an operator gets the answer; `ending`; `failed(…, error)`. Events of the
+world: `quiet_begins`, `quiet_ends`, and `finish(world, workload)` at the end. A restored cluster has its own checkers;
+the first event that they get is `restored(cluster_id)`.
 """
 
 from tests.simulation.checkers.acknowledged import AcknowledgedWrites
@@ -67,9 +67,9 @@ WHITE_BOX = (
     NoAccusations,
     CallsEnd,
 )
-"""Those that look inside a manager while it runs, instead of at what it does and what its callers are told."""
+"""Checkers that look inside a manager while it runs. The others look only at its actions and its callers' answers."""
 
 OF_CORRECT_PEERS = (Speech, AnswersStayOnTheirLink, PromptCampaigns)
-"""Those that hold what a manager says against what its peers have sent: a hostile one says what no peer sent."""
+"""Checkers that compare a manager's messages with those of its peers: a hostile peer adds messages of its own."""
 
 __all__ = ["ALL", "OF_CORRECT_PEERS", "WHITE_BOX"]

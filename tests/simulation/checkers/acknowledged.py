@@ -1,6 +1,5 @@
-"""Checks: every acknowledged change is in the committed log exactly once as applied (its request id is answered with
-the revision that the caller saw), and the last acknowledged change of each key, by revision, is not older than what
-is there in the end. Not: real time order (linearizability.py).
+"""Checks: each revision was acknowledged for one request only; and at the end no manager's record of a key is older
+than the last acknowledged change of that key, by revision. Not: real time order (linearizability.py).
 """
 
 from __future__ import annotations
@@ -33,14 +32,15 @@ class AcknowledgedWrites:
 
     @staticmethod
     def _unique(revisions: dict[int, Call], call: Call) -> None:
-        """Two puts with one revision are one batch, or something was applied over something."""
+        """Two puts with the same revision must be parts of one batch; otherwise one was applied over the other."""
         other = revisions.setdefault(call.result, call)
         if other is not call and other.request != call.request:
             raise Failure(f"revision {call.result} was given to two changes, {other} and {call}")
 
     @staticmethod
     def survive_in(records: Mapping[bytes, bytes], id_: str, workload: Workload, to_revision: int) -> None:
-        """What the callers of `workload` were told up to that revision, in what was restored or recovered."""
+        """The changes that were acknowledged to callers of `workload`, up to a revision, are in the restored or
+        recovered records."""
         changes: dict[str, list[Call]] = defaultdict(list)
         for call in workload.calls:
             if call.kind in ("put", "cas", "delete") and isinstance(call.result, int) and call.result <= to_revision:

@@ -1,5 +1,5 @@
-"""Checks: correct managers never find each other's messages impossible (a link dropped for a PeerFault). Not: refusals
-of hellos, disks that are full, and other alarms that faults rightly cause.
+"""Checks: a correct manager never finds a message of a correct manager impossible (a link dropped for a PeerFault).
+Not: refused hellos, disks without space, and other alarms that faults rightly cause.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Checks: a membership change that was answered is never forgotten. When its operator is told "done", the list that it
-made is in force by the committed log, and a majority of that list's voters has it on disk that it is committed: any
-majority of them that comes back after a power cut then has one that counts by this list. At the end every manager has
-the newest list. Not: whether they come back at all (the liveness phase, blackout.py), changes that nobody was answered,
-and what is on whose disk where a hostile leader answered: that is the leader's word (DESIGN.md, "Trust").
+"""Checks: a change of members that was answered is never forgotten. When its operator gets the answer "done", the list
+that the change made is in force by the committed log, and a majority of that list's voters has on its disk that the
+change is committed. So after a power cut each majority of them contains a manager that counts by this list. At the end
+every manager has the newest list. Not: whether managers come back at all (the liveness phase, blackout.py); changes
+without an answer; and disks after an answer of a hostile leader, because an operator has to trust the leader
+(DESIGN.md, "Trust").
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class AnsweredChanges:
         if found is None:
             raise Failure(f"{step} was answered as done, and no committed list says so")
         if found is lists[0]:
-            return  # the founders' own list, which their record keeps as well
+            return  # the first list, which the founding record keeps as well
         if answer.text == FORGED:
             process.world.checked["seen: a hostile leader said that a change is done"] += 1
             return
@@ -70,7 +71,7 @@ def _effect(verb: str, member_id: str, address: str) -> Callable[[Membership], b
 
 
 def _in_force_since(lists: list[Membership], holds: Callable[[Membership], bool]) -> Membership | None:
-    """The list that began the last time that it held."""
+    """The list from which on `holds` has been true until now (or until it last was)."""
     found = None
     for earlier in reversed(lists):
         if holds(earlier):

@@ -1,7 +1,7 @@
-"""Checks: an answer (to entries, to a request for a vote or a pre-vote, to an operator's question, to a request for a
-chunk of a snapshot) leaves on the connection on which its question came. What waits for the disk, for a worker or for
-another message when a connection breaks is not said on the next one: there it would come out of order, and perhaps to
-another process. Not: what is said (speech.py).
+"""Checks: an answer (to entries, to a request for a vote or a pre-vote, to an operator's request, to a request for a
+chunk of a snapshot) leaves on the connection on which its question came. If an answer waits for the disk, for a worker
+or for another message when a connection breaks, it must not leave on the next connection: there it would come out of
+order, and perhaps to another process. Not: the contents of answers (speech.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Key = tuple[object, ...]
 class AnswersStayOnTheirLink:
     def __init__(self) -> None:
         self._asked: dict[tuple[int, int], set[Key]] = {}
-        """(process, what it calls the connection) -> what was asked on it."""
+        """(process, its number of the connection) -> the questions that came over it."""
 
     def received_on(self, process: Process, number: int, message: dict[str, Any]) -> None:
         question = _question(message)

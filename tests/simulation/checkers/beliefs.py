@@ -1,6 +1,6 @@
-"""Checks: what a leader counts as acknowledged was acknowledged to it in this term, and is in the follower's synced
-log, with the same term, while both are in the leader's term. Not: followers that went on to a later term, whose log
-may have been cut since.
+"""Checks: each entry that a leader counts as acknowledged was acknowledged to it in this term, and is in the follower's
+synced log, with the same term, while both are in the leader's term. Not: followers that went on to a later term; their
+logs may have been truncated since.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tests.simulation.world import Failure, Process
 class LeadersBeliefs:
     def __init__(self) -> None:
         self._acknowledged: dict[tuple[int, int, str], int] = {}
-        """(process, term, follower) -> the highest index that it was told of."""
+        """(process, term, follower) -> the highest index that the follower acknowledged to the process."""
 
     def delivered(self, process: Process, peer: str, message: dict[str, Any]) -> None:
         if message["type"] == "append_reply" and message["success"]:

@@ -1,5 +1,5 @@
-"""Checks: when nothing is wrong any more and all have converged, leader and term stay as they are. Not: how soon that
-is.
+"""Checks: after the last fault, when all managers have converged, leader and term stay as they are. Not: how soon
+managers converge.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from tests.simulation.world import Failure, World
 
 
 class Calm:
-    """Asked by run.py before and after a quiet time, as it needs the world to go on in between."""
+    """run.py calls it before and after a quiet time, because the world has to go on in between."""
 
     def __init__(self) -> None:
         self._before: tuple[str, int] | None = None

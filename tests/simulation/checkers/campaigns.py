@@ -1,5 +1,5 @@
-"""Checks: a manager campaigns in the very step in which a promise of a vote, or its leader's word, came in: none is
-kept for later, when there may be another leader. Not: whether the promises were enough (speech.py).
+"""Checks: a manager campaigns only in the step in which a promised vote, or its leader's request to campaign, came in.
+No promise is kept for later, when there may be another leader. Not: whether the promises were enough (speech.py).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Checks: there is one cluster id, the same on every manager, ever; after a restore it is the one that the restore
-named. Not: who belongs to it (speech.py).
+"""Checks: there is one cluster id, the same on every manager, for the whole run; after a restore it is the id that the
+restore gave. Not: which managers belong to the cluster (speech.py).
 """
 
 from __future__ import annotations

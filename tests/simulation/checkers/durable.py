@@ -1,7 +1,7 @@
-"""Checks: what a log calls synced is on its disk: the newest entry that it calls so is in the last batch that was
+"""Checks: the entries that a log calls synced are on its disk: the newest of them is in the last batch that was
 written, with the same term. Not: that the disk keeps it (Restarts).
 
-Told by the batches alone: each holds what its log held when it was taken.
+It uses the batches only: each contains the entries that its log had when the batch was taken.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class DurableLogs:
     def __init__(self) -> None:
         self._taken: dict[int, tuple[Batch, Terms]] = {}
         self._written: dict[int, Terms] = {}
-        """Process -> what its disk holds."""
+        """Process -> the entries on its disk."""
 
     def started(self, process: Process) -> None:
         self._written[process.number] = _terms(process.opened.log)
@@ -34,7 +34,7 @@ class DurableLogs:
         base, terms = self._written[process.number]
         index = log.synced_index
         if index < max(base, log.base_index):
-            return  # of a log that is replaced, and compaction drops only what was synced
+            return  # the log was replaced or compacted; compaction drops only synced entries
         term = log.entries[index - log.base_index][2]
         if index - base >= len(terms) or terms[index - base] != term:
             raise Failure(f"{process.id} calls index {index} of term {term} synced; it is not on its disk")

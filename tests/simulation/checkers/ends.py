@@ -1,6 +1,6 @@
-"""Checks: every call ends by its deadline, with an answer or an error, as long as its manager runs. Where nothing is
-wrong any more and a manager knows its leader, a call that was waiting when the manager's state was replaced by a
-snapshot is answered, and not left to its deadline. Not: with what (the other checkers).
+"""Checks: every call ends by its deadline, with an answer or an error, as long as its manager runs. After the last
+fault, if a manager knows its leader, a call that waited while a snapshot replaced the manager's state gets an answer
+before its deadline. Not: which answer (the other checkers).
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from tests.simulation.world import Failure, Process
 LATE_SECONDS = 0.5
 """Deadlines are looked at now and then, and in a step."""
 ANSWERED_SECONDS = 3.0
-"""Of one and the same leader: the time of a few round trips, and of the slowest disk."""
+"""The time for an answer under one leader: a few round trips, and the slowest disk."""
 WAYS = 3
-"""That a call, or what it waits behind, may have begun before the calm, each as slow as a message can be."""
+"""A call, and the calls that it waits behind, may have begun so many of the slowest messages before the calm."""
 
 
 class CallsEnd:
     def __init__(self) -> None:
         self._waiting: dict[int, tuple[set[tuple[int, int]], float, object]] = {}
-        """Process -> (calls that waited at its last change of state, since when, under which leader)."""
+        """Process -> (calls that waited when its state was last replaced, the time since then, the leader then)."""
         self._look_again: dict[int, float] = {}
 
     def step_ended(self, process: Process) -> None:

@@ -1,5 +1,5 @@
-"""Checks: no manager stops by itself but for what it was made to: EIO of its log (not for want of room), its
-removal, damage that was injected, or a start among members of another cluster. Not: whether it stopped soon enough.
+"""Checks: no manager stops by itself without one of these reasons: EIO at its log (not: no space left), its removal,
+injected damage, or a start among members of another cluster. Not: whether it stopped soon enough.
 """
 
 from __future__ import annotations

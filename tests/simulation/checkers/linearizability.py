@@ -1,9 +1,8 @@
-"""Checks: what callers were told of each key is explained by one order of their calls that respects real time
-(linearizable: Herlihy and Wing 1990; the search is Wing and Gong's with Lowe's memory of visited states, as in
-Porcupine).
+"""Checks: for each key, one order of the calls that respects real time explains all answers (linearizable: Herlihy and
+Wing 1990; the search is Wing and Gong's with Lowe's memory of visited states, as in Porcupine).
 
-Not: order between keys (revisions.py), plain local reads (monotonic.py). A search that exceeds its budget is counted
-as not decided, never as passed. A call without an answer may take effect at any later time, or never.
+Not: order between keys (revisions.py), plain local reads (monotonic.py). A search that exceeds its budget is counted as
+not decided, never as passed. A call without an answer may take effect at any later time, or never.
 """
 
 from __future__ import annotations
@@ -32,31 +31,32 @@ class Verdict(Enum):
 
 @dataclass(slots=True, eq=False)
 class _Step:
-    """A call as the search takes it. `revision`: that a change made, or that a read or a conflict saw (0: absent)."""
+    """A call in the form for the search. `revision`: the one that a change made, or that a read or a conflict saw (0:
+    there was no record)."""
 
     call: Call | None
-    """None: some change that nobody was answered, see _explain_the_unseen."""
+    """None: a change without an answer, see _explain_the_unseen."""
     revision: int
     invoked: float
     returned: float
     expected: int | None = None
-    """What a successful conditional change found there."""
+    """The revision that a successful conditional change found."""
     is_delete: bool = False
     position: int = 0
-    """In the order of return times: its bit in the search's masks."""
+    """Its place in the order of return times, which is its bit in the search's masks."""
 
 
 @dataclass(slots=True)
 class _Problem:
-    """One key. Revisions only grow, so changes whose revision is known can come in one order only; deletes that found
-    nothing were answered the latest revision, so they stand in that order as well. What is to be searched for is
-    where reads, conflicts and the deletes of unknown outcome come in between."""
+    """The calls on one key. Revisions only grow, so changes with a known revision can come in one order only. The
+    answer to a delete that found no record is the latest revision, so these deletes have a place in that order too. The
+    search finds the places of the reads, the conflicts and the deletes of unknown outcome."""
 
     changes: list[_Step] = field(default_factory=list)
     looks: dict[int, list[_Step]] = field(default_factory=lambda: defaultdict(list))
     """Reads and conflicts by the revision that they saw."""
     erasers: list[float] = field(default_factory=list)
-    """When the deletes of unknown outcome began, sorted. They are all alike."""
+    """The start times of the deletes of unknown outcome, sorted. There is no other difference between them."""
     by_return: list[_Step] = field(default_factory=list)
 
 
@@ -68,13 +68,13 @@ def check_key(calls: Iterable[Call], states_max: int = STATES_MAX) -> tuple[Verd
     return _search(problem, states_max)
 
 
-# What the answers say by themselves ----------------------------------------------------------------------------------
+# The answers by themselves -------------------------------------------------------------------------------------------
 
 
 def _pose(calls: Sequence[Call]) -> tuple[_Problem | None, str]:
-    """The search problem, or None and what is wrong before any search: a value under two revisions, or one that nobody
-    wrote. A change of unknown outcome whose value somebody read has a known revision thereby. One that nobody saw can
-    be left out: it changes what later calls find only by hiding it, and the next change hides it as well."""
+    """The search problem; or None and the fault that shows without a search: a value with two revisions, or a value
+    that no call wrote. If a read saw the value of a change of unknown outcome, the revision of that change is known. A
+    change that no call saw can be left out: it only hides an earlier value, and the next change hides that as well."""
     problem = _Problem()
     writers = {_value(call): call for call in calls if call.kind in ("put", "cas")}
     seen: dict[str, int] = {}
@@ -105,7 +105,7 @@ def _value(call: Call) -> str:
 
 
 def _sightings(call: Call) -> Iterable[tuple[str, int]]:
-    """(value, revision) as told by this answer."""
+    """Each (value, revision) in the answer of this call."""
     if call.kind == "read" and isinstance(call.result, tuple) and call.result[0]:
         yield str(call.result[1]), call.result[0]
     elif call.kind in ("put", "cas") and isinstance(call.result, int):
@@ -139,9 +139,9 @@ def _enter(problem: _Problem, step: _Step, *, looks: bool) -> None:
 
 
 def _explain_the_unseen(problem: _Problem, unseen: Sequence[Call]) -> None:
-    """A conflict, or a condition that held, may tell of a revision that no other answer does: some change of unknown
-    outcome made it. Which one is not searched for, nor what it found itself, so two such revisions may be explained by
-    one call: this accepts a little more than it should."""
+    """A conflict, or a condition that held, may name a revision that no other answer names: a change of unknown outcome
+    made it. This function does not search for the change, or for the revision that the change found. So one call may
+    explain two revisions, and this accepts a little more than it should."""
     known = {step.revision for step in problem.changes if not step.is_delete}
     told: dict[int, float] = {}
     for step in [*problem.by_return]:
@@ -159,8 +159,9 @@ def _explain_the_unseen(problem: _Problem, unseen: Sequence[Call]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """`done`: what is linearized, by bits. `next_change`: how many of the changes. `present`: the revision there is,
-    0 for none. `floor`: the highest revision so far. `erased`: deletes of unknown outcome that took effect."""
+    """`done`: the steps that are linearized, as bits. `next_change`: the number of linearized changes. `present`: the
+    revision of the record, 0: there is no record. `floor`: the highest revision so far. `erased`: the number of deletes
+    of unknown outcome that took effect."""
 
     done: int
     next_change: int
@@ -193,13 +194,13 @@ def _search(problem: _Problem, states_max: int) -> tuple[Verdict, str]:
 
 
 def _deadline(problem: _Problem, done: int) -> float:
-    """The earliest return among what is not linearized: nothing that began later may come before it."""
+    """The earliest return of a step that is not linearized: no step that began later may come before that step."""
     position = (~done & (done + 1)).bit_length() - 1
     return problem.by_return[position].returned if position < len(problem.by_return) else NEVER
 
 
 def _look_around(problem: _Problem, state: _State) -> _State:
-    """Every call that changes nothing and fits here is put here: that takes no possibility away."""
+    """Put all calls that change nothing and fit into this state here. That excludes no other solution."""
     done, looks = state.done, problem.looks.get(state.present, ())
     again = bool(looks)
     while again:
@@ -227,7 +228,8 @@ def _following(problem: _Problem, state: _State) -> Iterable[_State]:
 
 
 def _next_group(problem: _Problem, state: _State) -> list[_Step]:
-    """The changes of the lowest revision that is not done. Several: deletes that were answered the same one."""
+    """The changes with the lowest revision that is not done. If there are several, they are deletes with the same
+    answer."""
     changes, first = problem.changes, state.next_change
     while first < len(changes) and state.done >> changes[first].position & 1:
         first += 1
@@ -244,7 +246,7 @@ def _next_group(problem: _Problem, state: _State) -> list[_Step]:
 
 def _fits(step: _Step, state: _State) -> bool:
     if step.is_delete:
-        # One that finds nothing is answered the latest revision, which another key's change may have made.
+        # The answer to a delete that finds no record is the latest revision. A change of another key may have made it.
         return step.revision > state.floor if state.present else step.revision >= state.floor
     if step.expected is not None and step.expected != state.present:
         return False
@@ -262,7 +264,7 @@ def _explain(problem: _Problem, state: _State) -> str:
 
 
 class Linearizability:
-    """At the end of a run: each key by itself."""
+    """Checks each key by itself at the end of a run."""
 
     def finish(self, world: World, workload: Workload) -> None:
         by_key: dict[str, list[Call]] = defaultdict(list)

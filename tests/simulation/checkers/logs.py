@@ -1,5 +1,5 @@
-"""Checks: at each index that any manager ever counted as committed there is one entry, the same everywhere, for ever;
-nothing is applied beyond the synced log, nor beyond what the log is told to be committed. Not: what the entries do.
+"""Checks: at each index that any manager ever counted as committed there is one entry, the same everywhere, for ever.
+No manager applies an entry beyond its synced log, or beyond the commit index in its log. Not: the entries' effects.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Checks: on one data directory term, known commit index and applied index never go back within a process, and what a
-local read shows (the revision) never goes back within a process. Not: across a rebuild of the state after lost pages.
+"""Checks: within a process the term, the known commit index, the applied index, and the revision that a local read
+shows never go back. Not: across a rebuild of the state after lost pages.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Checks: each request took effect at most once, and where it was answered exactly once, at the revision that the
-caller was told, and nothing did that nobody asked for: by the history of changes that each manager keeps. Not: their
-order in real time (revisions.py).
+"""Checks, by the history of changes on each manager: each request took effect at most once; an answered request took
+effect exactly once, at the revision in its answer; no change took effect that no caller asked for. Not: their order in
+real time (revisions.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Checks: what a directory held durably is there when a manager starts on it again: term and vote, entries that were
-synced and committed, the commit index of the last batch; and a state that was rebuilt reaches its old applied index
-again. Not: directories that were wiped or damaged on purpose.
+"""Checks: the durable contents of a directory are there when a manager starts on it again: term and vote, synced and
+committed entries, the commit index of the last batch. A rebuilt state reaches its old applied index again. Not:
+directories that were wiped or damaged on purpose.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class _Held(NamedTuple):
 class Restarts:
     def __init__(self) -> None:
         self._taken: dict[int, tuple[Batch, _Held]] = {}
-        """Process -> (the batch under way, what it leads to)."""
+        """Process -> (the batch under way, the facts that will be durable with it)."""
         self._durable: dict[str, _Held] = {}
         self._committed: dict[str, int] = {}
         self._applied: dict[str, int] = {}
@@ -29,7 +29,7 @@ class Restarts:
     def took(self, process: Process, batch: Batch) -> None:
         log = process.opened.log
         if process.number in self._taken and self._taken[process.number][0] is batch:
-            return  # tried again, for want of room; what it says is what it said, and the log has gone on meanwhile
+            return  # the same batch again, after no space was left: its contents stay, while the log has gone on
         self._taken[process.number] = batch, _Held(log.current_term, log.voted_for, log.commit_index)
 
     def wrote(self, process: Process, _batch: Batch) -> None:

@@ -1,6 +1,6 @@
-"""Checks: revisions respect real time over all keys. Of two answered changes, where one ended before the other began,
-the later has the higher revision; a delete that found nothing, a lower one at least not. Two changes share a
-revision only as parts of one batch. Not: values (linearizability.py), what was never answered.
+"""Checks: revisions respect real time over all keys. If one answered change ended before another one began, the later
+change has the higher revision; for a delete that found no record, at least the same revision. Two changes share a
+revision only as parts of one batch. Not: values (linearizability.py), calls without an answer.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Checks each message as it leaves: nothing speaks for what is not on disk (an acknowledged entry, a term, a vote),
-nobody asks for votes without a quorum's pre-votes or its leader's word, and a directory that is no member's neither
-votes nor acknowledges. Not: whether what is said is useful.
+"""Checks each message when it leaves. A message claims no entry, term or vote that is not on the sender's disk. A
+manager asks for votes only with a quorum's pre-votes, or because its leader hands over to it. A directory that belongs
+to no member does not vote and does not acknowledge entries. Not: whether messages are useful.
 
-A term and a vote count as on disk once the log batch that holds them was written; entries once the log says so, which
-CommittedLogs and Restarts prove.
+A term and a vote count as on disk after the log batch with them was written; entries count when the log says so, which
+CommittedLogs and Restarts check.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Speech:
 
     def took(self, process: Process, batch: Batch) -> None:
         if self._batch.get(process.number) is batch:
-            return  # tried again, for want of room
+            return  # the same batch again, after no space was left
         self._batch[process.number] = batch
         log = process.opened.log
         self._taken[process.number] = (log.current_term, log.voted_for)
@@ -43,12 +43,12 @@ class Speech:
         self._durable[process.number] = self._taken[process.number]
 
     def stepped(self, process: Process) -> None:
-        """Who belongs: the founders as first recorded, and whomever a committed change names."""
+        """Collect the directories that belong: those of the first founding record, and those of committed changes."""
         log = process.opened.log
         if not self._founded and log.note:
             founding = read_note(log.note)
             if not isinstance(founding, Founding):
-                return  # restored, and has not met the others yet
+                return  # the directory was restored, and has not met the others yet
             self._founded = True
             self._looked = log.base_index
             self._incarnations.update(m.incarnation for m in founding.members.values())
@@ -67,7 +67,7 @@ class Speech:
             if message["round"] == number:
                 granted.add(peer)
         elif message["type"] == "timeout_now":
-            # The newest: an earlier leader's may arrive again on a later connection.
+            # The newest term counts: an earlier leader's message may arrive again on a later connection.
             self._handed[process.number] = max(message["term"], self._handed.get(process.number, -1))
 
     def sent(self, process: Process, peer: str, message: dict[str, Any]) -> None:
@@ -79,7 +79,7 @@ class Speech:
         index = message["next_index"] - 1
         if message["success"]:
             self._belongs(process, "acknowledges entries")
-            # An answer to the leader of an earlier term may speak of what a later one has cut since.
+            # An answer to the leader of an earlier term may name entries that a later leader has truncated since.
             log = process.opened.log
             if index > log.synced_index and message["answers"][0] == log.current_term:
                 raise Failure(f"{process.id} acknowledges {index} to {peer}, its log is synced to less")
@@ -98,7 +98,7 @@ class Speech:
         self._is_durable(process, message["term"], "leading")
 
     def _pre_vote(self, process: Process, _peer: str, message: dict[str, Any]) -> None:
-        """Answers to earlier rounds, of an earlier process too, may still arrive; they promise nothing for this one."""
+        """Answers to earlier rounds, also of an earlier process, may still arrive; they do not count for this round."""
         if self._granted.get(process.number, (0, set()))[0] != message["round"]:
             self._granted[process.number] = (message["round"], set())
 

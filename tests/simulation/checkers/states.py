@@ -1,6 +1,6 @@
-"""Checks: the same applied index has the same digest and revision on every manager, ever; at the end every digest
-equals the one recomputed from the records, and every secondary index equals a rebuild. A state that the run made wrong
-on purpose is replaced by then. Not: that the state is what callers meant.
+"""Checks: the same applied index has the same digest and revision on every manager, for the whole run. At the end every
+digest equals the one recomputed from the records, and every secondary index equals a rebuilt index. A state that the
+run made wrong on purpose is replaced by then. Not: whether the state is as the callers intended.
 """
 
 from __future__ import annotations

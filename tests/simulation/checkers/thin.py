@@ -1,5 +1,5 @@
-"""Checks: where nothing is wrong but that links carry few bytes a second (profile "thin links"), whoever leads first
-leads to the end, in one term, and every write is acknowledged. Not: how soon; other runs.
+"""Checks: if nothing is wrong except that links carry few bytes a second (profile "thin links"), the first leader leads
+to the end, in one term, and every write is acknowledged. Not: how soon; other runs.
 """
 
 from __future__ import annotations
