@@ -1,8 +1,8 @@
-"""An idle cluster loses power: nothing was written for long, perhaps after one last change of its members.
+"""An idle cluster loses power: nothing was written for a long time, perhaps after one last change of its members.
 
-What is durable only with the next write never becomes durable here. Afterwards as many members as may be lost stay
-away for good. Not here: losing everything (disaster.py). Invariant: nothing else fails meanwhile, so that all members
-run and have settled when the power goes.
+A fact that becomes durable only with the next write never becomes durable here. Afterwards as many members as may be
+lost stay down for good. Not here: losing all managers (disaster.py). Invariant: nothing else fails meanwhile, so all
+members run and have settled when the power goes.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from tests.simulation.workload import Workload
 from tests.simulation.world import Failure, World
 
 SETTLING_SECONDS = 60.0
-"""As in the liveness phase."""
+"""The same time as in the liveness phase."""
 LAST_CHANGE = 0.7
 """Probability that the last entry before the silence is a change of the members."""
 EVERYBODY = 0.7
-"""Probability that the power goes everywhere; else at some managers, at least one."""
+"""Probability that all managers lose power; otherwise some do, at least one."""
 NOT_ALL_COME_BACK = 0.5
 RESTART_MAX_SECONDS = 2.0
 
 
 def strike(world: World, workload: Workload, nemesis: Nemesis) -> None:
-    """Ends when those who come back have been told to start."""
+    """Returns when the starts of the managers that come back are planned."""
     nemesis.heal(stay_down=False)
     workload.is_paused = True
     try:
@@ -37,7 +37,7 @@ def strike(world: World, workload: Workload, nemesis: Nemesis) -> None:
 
 
 def _settle(world: World, nemesis: Nemesis) -> None:
-    """Every change is answered or given up, every member votes, nobody waits for an answer."""
+    """Wait until every change is answered or abandoned, every member votes, and no caller waits for an answer."""
     if not world.run_until(world.now + SETTLING_SECONDS, lambda: nemesis.operators.is_settled):
         raise Failure(f"the members have not settled within {SETTLING_SECONDS:g} s\n{world.describe()}")
 

@@ -1,7 +1,7 @@
-"""What the draws of a run have to bring about, by the names under which runs count it.
+"""The events that the draws of a run have to bring about, by the names under which runs count them.
 
-A report of many seeds shows each of these names, so that one which never happened stands there with 0, and tests ask
-for each (test_simulation.py). Not here: the probabilities (options.py). Invariant: each name is one that a run counts.
+A report of many seeds shows each of these names, so an event that never happened is shown with 0. Tests ask for each
+of them (test_simulation.py). Not here: the probabilities (options.py). Invariant: a run counts each of these names.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DRAWN: Final = frozenset(
         "large message cancelled",
     }
 )
-"""Where members change, disks, states and links have their troubles, and an idle cluster loses power."""
+"""Changes of members, faults of disks, states and links, and an idle cluster that loses power."""
 
 WAYS: Final = frozenset(
     {
@@ -54,6 +54,6 @@ WAYS: Final = frozenset(
         "old members among recovered",
     }
 )
-"""Where all managers are lost (disaster.py)."""
+"""Ways to restore or recover after all managers were lost (disaster.py)."""
 
 EXPECTED: Final = DRAWN | WAYS | {f"profile: {name}" for name in PROFILES}

@@ -1,6 +1,6 @@
-"""What callers asked and were answered, as the linearizability checker takes it.
+"""The calls and their answers, in the form that the linearizability checker takes.
 
-Invariant: a call whose outcome the caller does not know has no end; it may take effect at any later time, or never.
+Invariant: a call has no end if its caller does not know the result; it may take effect at any later time, or never.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ NEVER = float("inf")
 class Call:
     """One call on one key. `kind`: put, cas, delete, read. `argument`: the value, and for cas the expected revision.
 
-    `result`: the revision of a change; (revision, value) of a read, (0, None) where there is nothing; ("conflict",
-    actual revision); None while unknown.
+    `result`: the revision of a change; (revision, value) of a read, (0, None) if there is no record; ("conflict",
+    actual revision); None: it is not known.
     """
 
     client: str

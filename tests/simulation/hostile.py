@@ -1,8 +1,8 @@
-"""Those who do not keep to the rules: impostors with a claim, replays of old hellos, a member that is hostile.
+"""Attackers: impostors with false claims, replays of old hellos, a hostile member.
 
-A hostile member is a link of a real one, on which messages come that it never sent. What a hostile leader or candidate
-could do by Raft (DESIGN.md, "Trust") is not drawn: no votes by a false log, no entries, no commit index.
-Not here: faults of correct managers (nemesis.py). Invariant: draws are from a generator of its own.
+A hostile member is simulated by messages on a real member's link that the member never sent. Attacks of a hostile
+leader or candidate that Raft allows (DESIGN.md, "Trust") are not drawn: votes by a false log, entries, a commit index.
+Not here: faults of correct managers (nemesis.py). Invariant: the draws are from a generator of its own.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ MESSAGES_MAX = 30
 HELLOS_KEPT = 50
 STAYS_SECONDS = 1.0
 FORGED = "a hostile member says so"
-"""The text of its answers to operators."""
+"""The text of a hostile leader's answers to operators."""
 FAR = 1 << 60
 
 Message = dict[str, Any]
 
 
 class Hostile:
-    """`turn` is one act of one of them."""
+    """The attackers of a run; each `turn` is one act of one of them."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.random = Random(f"hostile {world.options.seed}")
         self._hellos: list[Message] = []
-        """Of managers as they were."""
+        """Hellos that managers had at some time."""
         self._links = 0
 
     def turn(self) -> None:
@@ -49,7 +49,7 @@ class Hostile:
     # Strangers -----------------------------------------------------------------------------------------------------
 
     def _impostor(self, victim: Process) -> None:
-        """It claims an id, a directory, a later list, or a record of the founders."""
+        """An impostor claims an id, a directory, a later list, or a founding record."""
         own, random = victim.engine.hello(), self.random
         claims = {
             "node_id": random.choice(["x", *self.world.initial]),
@@ -62,7 +62,7 @@ class Hostile:
         self._come("impostor", victim, {**own, "address": "127.0.0.1:6666", **claims}, says=True)
 
     def _replay(self, victim: Process) -> None:
-        """The hello of another one, or of its predecessor, which somebody has heard."""
+        """Replay an overheard hello, of another manager or of an earlier directory."""
         self._come("replayed hello", victim, self.random.choice(self._hellos), says=False)
 
     def _come(self, what: str, victim: Process, hello: Message, *, says: bool) -> None:

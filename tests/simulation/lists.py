@@ -1,7 +1,7 @@
-"""Which lists of members one cluster ever had: computed here from the changes that its managers committed.
+"""All member lists that one cluster has had, computed from the changes that its managers committed.
 
-An observer of the world, for the operators of a run (operators.py) and for checkers. Not here: whether managers keep
-to the lists (checkers/answered.py). Invariant: `all` is in the order of the log, one list for each change in force.
+An observer of the world, for the operators of a run (operators.py) and for checkers. Not here: whether managers follow
+the lists (checkers/answered.py). Invariant: `all` is in the order of the log, one list for each change in force.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class MemberLists:
     def __init__(self) -> None:
         self.all: list[Membership] = []
         self._looked = 0
-        """The highest index whose entry was looked at."""
+        """The highest index of an entry that was looked at."""
 
     @property
     def newest(self) -> Membership | None:
@@ -29,7 +29,7 @@ class MemberLists:
         log = process.opened.log
         if self._looked < log.base_index:
             if self.all:
-                return  # it lacks entries that nobody else showed yet; another manager has them
+                return  # this manager's log begins later than the entries still missing; another manager has them
             self._looked = log.base_index
         last = min(process.engine.commit_index, log.last_index)
         while self._looked < last:

@@ -1,8 +1,9 @@
-"""What goes wrong in the safety phase, and how it all is healed for the liveness phase.
+"""The faults of the safety phase, and healing them for the liveness phase.
 
-Faults stay within what the promise covers: a crash loses unsynced pages, a wiped directory comes back blank and at
-most a minority's is wiped at a time. Not here: who changes the members (operators.py), and what must hold nevertheless
-(checkers). Invariant: after heal() nothing fails any more, and a majority of the members runs.
+Faults stay within the limits of the promise: a crash loses unsynced pages, a wiped directory comes back blank, and at
+most a minority's directories are wiped at a time. Not here: changes of the members (operators.py), and the promises
+that must hold nevertheless (checkers). Invariant: after heal() nothing fails any more, and a majority of the members
+runs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tests.simulation.world import Directory, Process, World
 from warren_raft.raft.requests import TransferWanted
 
 LEAP_MIN_SECONDS, LEAP_MAX_SECONDS = 0.1, 3600.0
-"""A hiccup of the host, and a virtual machine that was paused over lunch."""
+"""From a hiccup of the host to a virtual machine that was suspended for an hour."""
 TIMES_WRONG_MAX = 2
 FAR_OPERATION = 40
 """A log batch is two file operations, so a planned fault comes within some twenty batches."""
@@ -115,7 +116,7 @@ class Nemesis:
         self.world.after(self.random.uniform(0.0, self.world.options.down_max), lambda: self.world.restart(process.id))
 
     def _crash_in_write(self, process: Process) -> None:
-        """The log batch was under way: some of its operations happened."""
+        """Crash while the log batch is under way: some of its operations happen."""
         files = process.directory.files
         files.crash(files.operations + self.random.randrange(1, 4), done=self.random.random())
         batch = process.batch
@@ -128,8 +129,8 @@ class Nemesis:
         self.world.faults["crash in the middle of a log write"] += 1
 
     def _damage(self, directory: Directory) -> None:
-        """One bit of the log of a manager that is down, before its last batch (from there on it would look like a write
-        that was torn). It has to start with what it had, or not at all; then the disk is read well again."""
+        """Flip one bit in the log of a stopped manager, before its last batch (from there on, damage would look like a
+        torn write). The manager must start with all that it had, or not at all. Later the bit is right again."""
         if directory.last_batch is None or directory.damaged is not None:
             return
         last_path, last_offset = directory.last_batch
@@ -154,7 +155,7 @@ class Nemesis:
         self.world.restart(directory.id)
 
     def mend(self, directory: Directory) -> None:
-        """The bit is what it was; nobody runs there. A start that failed half-way may have cut it off."""
+        """Flip the bit back; no manager runs there. A start that failed half-way may have cut the bit off."""
         if directory.damaged is not None:
             path, offset, bit = directory.damaged
             if path in directory.files.paths() and offset < len(directory.files.content(path)):
@@ -162,7 +163,7 @@ class Nemesis:
             directory.damaged = None
 
     def _swap(self) -> None:
-        """A manager is started on another's directory by mistake: it refuses, and touches nothing."""
+        """A manager is started on another manager's directory by mistake: it refuses, and changes nothing."""
         running = list(self.world.running())
         if len(running) < 2:
             return
@@ -190,7 +191,7 @@ class Nemesis:
             process.leap(seconds)
 
     def _fail_a_file_operation(self) -> None:
-        """The Nth from now: of a write, a sync, or of what a manager reads and makes when it opens its log."""
+        """The Nth file operation of the log from now fails: a write, a sync, or an operation of opening the log."""
         process = self._some()
         if process is None:
             return
@@ -220,7 +221,8 @@ class Nemesis:
             self._count("no room for the state", process.id)
 
     def _spoil_state(self) -> None:
-        """One at a time, where the others are a majority that agrees; and twice at most, as a manager gives up then."""
+        """Make a manager's state wrong: one at a time, if the others are a majority that agrees; and at most twice in a
+        process, because a manager stops at the third time."""
         newest, process = self.world.audience.lists.newest, self._some()
         if newest is None or process is None or len(newest.voters) < 3 or process.id not in newest.voters:
             return
@@ -239,7 +241,8 @@ class Nemesis:
             process.take(TransferWanted(None, lambda _answer: None))
 
     def _throw(self) -> None:
-        """Leadership goes to another and comes back, while what one follower answers the leader is on its way."""
+        """Leadership goes to another manager and comes back, while one follower's answers to the leader are held
+        back."""
         leader = self.world.leader
         others = sorted(set(leader.engine.members) - {leader.id}) if leader is not None else []
         if leader is None or len(others) < 2:
@@ -253,7 +256,8 @@ class Nemesis:
         self.world.after(self.random.uniform(0.5, 4.0), lambda: self.world.network.unblock(direction))
 
     def _overrule(self) -> None:
-        """Others elect another leader meanwhile, which has the cut-off one drop what it wrote."""
+        """Cut off a leader with a slow disk. The others elect another leader, and the old one has to drop the entries
+        that it wrote meanwhile."""
         leader = self.world.leader
         if leader is None or len(leader.engine.members) < 3:
             return
@@ -270,20 +274,20 @@ class Nemesis:
         if process is not None:
             process.take(TransferWanted(to, lambda _answer: None))
 
-    # The end of it -----------------------------------------------------------------------------------------------
+    # Healing -----------------------------------------------------------------------------------------------------
 
     def _leave_a_minority_down(self) -> None:
-        """The rest has to do without it, for good. Only where it is known who the members are."""
+        """The other members have to do without this minority for good. Only if the member list is certain."""
         newest = self.world.audience.lists.newest
         if self.random.random() > self.world.options.minority_stays_down:
             return
         if any(process.state_is_wrong for process in self.world.running()):
-            return  # the others that know better might be those left down
+            return  # the minority that is left down might be the managers with a right state
         if newest is not None and self.operators.is_settled and not self.world.removed:
             self.leave_down(newest.voters)
 
     def leave_down(self, voters: Iterable[str]) -> list[str]:
-        """As many as may be lost, of what is the last list of voters for certain."""
+        """Leave down as many of `voters` as may be lost. `voters` is certainly the last list."""
         voters = sorted(voters)
         chosen = self.random.sample(voters, (len(voters) - 1) // 2)
         for id_ in chosen:
@@ -295,7 +299,7 @@ class Nemesis:
         return chosen
 
     def heal(self, *, stay_down: bool = True) -> None:
-        """Nothing fails any more. A manager that stopped by itself for its disk is started again."""
+        """Nothing fails any more. Managers that stopped by themselves because of their disks are started again."""
         self.quiet = self.world.is_calm = True
         self.operators.heal()
         if stay_down:

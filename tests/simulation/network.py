@@ -1,8 +1,8 @@
 """Links between simulated managers: connections with delay, loss by breaking, partitions in one or both directions.
 
-A connection is in order and loses nothing while it lives, as TCP; what was on its way when it broke is lost, or arrives
-late under the old number. Not here: which managers dial (the engine says). Invariant: of two links between a pair only
-the newer is up at either end, and its down-event precedes the next up-event.
+A connection keeps the order and loses nothing while it lives, like TCP. When it breaks, the messages on their way are
+lost, or arrive late under the old number. Not here: which managers dial (the engine decides). Invariant: of two links
+between a pair only the newer one is up at each end, and its down-event comes before the next up-event.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from tests.simulation.world import Process, World
 
 LINK_TIMEOUT_SECONDS = 5.0
-"""A connection on which nothing arrives for so long is given up, as by the product's transport."""
+"""A connection on which nothing arrives for this long is closed, as the product's transport does it."""
 
 REPLAY_MAX_SECONDS = 0.5
-"""How long after a reconnect a message of the old connection comes again, at most."""
+"""A message of the old connection comes again at most this long after a reconnect."""
 
 MANY_CHUNKS = 5
 
@@ -35,12 +35,13 @@ KEPT_MAX = 20
 
 
 SLOW_MAX = 20.0
-"""A slow direction, and a slow message, take up to so many times as long."""
+"""A slow direction, and a slow message, take up to this many times as long."""
 
 
 @dataclass
 class Connection:
-    """Between `a` and `b`; `numbers[x]` is what x calls it, `up` who has not been told of its end."""
+    """A connection between `a` and `b`. `numbers[x]` is the number that x uses for it. `up`: the ends that do not know
+    of its end yet."""
 
     a: str
     b: str
@@ -48,20 +49,20 @@ class Connection:
     up: set[str] = field(default_factory=set)
     broken: bool = False
     last_delivery: dict[tuple[str, Lane], float] = field(default_factory=dict)
-    """By receiver and lane: only within one is there an order."""
+    """(receiver, lane) -> the last arrival. Messages have an order within a lane only."""
     held: dict[str, list[Callable[[], None]]] = field(default_factory=dict)
-    """By receiver: the arrivals that a partition keeps back."""
+    """Receiver -> the arrivals that a partition holds back."""
     kept: list[tuple[str, str, bytes]] = field(default_factory=list)
-    """(sender, receiver, message): arrived, and will do so again when this connection has been replaced."""
+    """(sender, receiver, message) of messages that arrived, and arrive again when this connection was replaced."""
     wires: dict[str, Wire] = field(default_factory=dict)
-    """By receiver, where links carry a limited number of bytes a second."""
+    """Receiver -> its wire, if links carry a limited number of bytes a second."""
 
 
 class Network:
     def __init__(self, world: World) -> None:
         self.world = world
         self.blocked: set[tuple[str, str]] = set()
-        """(from, to): nothing arrives."""
+        """(from, to) of the directions in which nothing arrives."""
         self._current: dict[frozenset[str], Connection] = {}
         self._by_number: dict[tuple[str, int], Connection] = {}
         self._number = 0
@@ -111,7 +112,7 @@ class Network:
             self._replay(older)
 
     def _string(self, connection: Connection) -> None:
-        """Both wires of a connection."""
+        """Make both wires of a connection."""
         a, b = connection.a, connection.b
         for sender, receiver in ((a, b), (b, a)):
             connection.wires[receiver] = Wire(
@@ -135,7 +136,7 @@ class Network:
         self.world.at(when, come)
 
     def _pass(self, connection: Connection, sender: str, receiver: str, arrive: Callable[[], None]) -> None:
-        """It arrives, or waits for the end of a partition, behind what waits already."""
+        """Have a message arrive, or let it wait for the end of a partition, behind the messages that wait already."""
         if (sender, receiver) in self.blocked or receiver in connection.held:
             connection.held.setdefault(receiver, []).append(arrive)
         else:
@@ -155,7 +156,7 @@ class Network:
         connection.kept = [*connection.kept[1 - KEPT_MAX :], (sender, receiver, data)]
 
     def _replay(self, older: Connection) -> None:
-        """What somebody kept of the last connection comes once more, under its old number, beside the new one."""
+        """The kept messages of the last connection arrive again, under its old number, beside the new connection."""
         for sender, receiver, data in older.kept:
             self.world.after(
                 self.world.random.uniform(0.0, REPLAY_MAX_SECONDS),
@@ -196,7 +197,7 @@ class Network:
         self.world.at(arrival, lambda: self._arrive(connection, sender, receiver, data))
 
     def cancel(self, process: Process, number: int, message_number: int) -> None:
-        """A large message is not wanted any more; only a wire has not sent all of it yet."""
+        """A large message is not wanted any more. Only a wire may not have sent all of it yet."""
         connection = self._by_number.get((process.id, number))
         if connection is not None and connection.wires and not connection.broken:
             self.world.faults["large message cancelled"] += 1
@@ -208,13 +209,13 @@ class Network:
             self._arriving(connection, sender, receiver, term)
 
     def _fell_silent(self, connection: Connection) -> None:
-        """One message took longer than a link may be silent, and all behind it wait."""
+        """One message took longer than a link may be silent, and all messages behind it wait."""
         if not connection.broken:
             self._break(connection, at_once=False)
 
     @property
     def latest_arrival(self) -> float:
-        """When the last message that is on its way arrives."""
+        """The time at which the last message on its way arrives."""
         return max((at for each in self._current.values() for at in each.last_delivery.values()), default=0.0)
 
     def _arrive(self, connection: Connection, sender: str, receiver: str, data: bytes) -> None:
@@ -240,7 +241,7 @@ class Network:
 
     @property
     def slowest_seconds(self) -> float:
-        """What was sent before the calm may be on its way for so long, and holds up its lane."""
+        """A message that was sent before the calm may be on its way for this long, and delays its lane."""
         options = self.world.options
         factor = (SLOW_MAX if options.slow_link else 1.0) * (SLOW_MAX if options.slow_direction else 1.0)
         return options.latency_max * factor
@@ -280,7 +281,7 @@ class Network:
             self._break(self.world.random.choice(alive), at_once=False)
 
     def overslept(self, id_: str) -> None:
-        """Its transport finds that nothing came for too long, unless something has come meanwhile."""
+        """A manager's machine slept: its transport finds that nothing came for too long, unless a message comes now."""
         for pair, connection in sorted(self._current.items(), key=lambda item: sorted(item[0])):
             if id_ in pair and not connection.broken and self.world.random.random() < 0.5:
                 self._break(connection, at_once=False)

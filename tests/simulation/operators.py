@@ -1,8 +1,8 @@
-"""What operators ask of a cluster's members: add, remove, move, replace; alone or two at once, patiently or not.
+"""Operators that change a cluster's members: add, remove, move, replace; alone or two at once, patient or not.
 
 An operator asks any manager again and again until the change is done, or goes away before an answer came. Not here:
-what else goes wrong (nemesis.py). Invariant: no two operators work on the same member unless both remove it, and an
-operator who replaces a lost directory is alone, as more than that cannot be survived.
+other faults (nemesis.py). Invariant: two operators work on the same member only if both remove it; and an operator that
+replaces a lost directory is alone, because a cluster cannot survive more than that.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ ASK_AGAIN_SECONDS = 0.2
 JOINERS = ("m8", "m9")
 """Ids of managers that are not among the initial members."""
 MORE_MAX = 2
-"""A cluster grows to so many members more than it began with, at most."""
+"""A cluster grows by at most this many members."""
 PATIENCE_MAX_SECONDS = 1.5
-"""How long an operator who goes away waited before that, at most."""
+"""An impatient operator waits at most this long before it goes away."""
 FORGOTTEN_SECONDS = 3.0
-"""A question that nobody repeats has reached its leader by then, or never will."""
+"""A request that is not repeated has reached its leader after this time, or never will."""
 RETURN_SECONDS = (0.5, 4.0)
-"""How long a removed manager runs that somebody starts again by mistake."""
+"""For this long a removed manager runs that is started again by mistake."""
 LIVES_ON = 0.3
-"""Probability that a removed manager is left running: it has to find out by itself."""
+"""Probability that a removed manager is left running: it has to find out by itself that it was removed."""
 POINTLESS = ("is the only voting member", "is not a member")
-"""What another operator did meanwhile: who is answered so does not ask again."""
+"""Answers after which an operator does not ask again: another operator's change has made the request pointless."""
 
 Step = tuple[str, str, str]
 """(verb, member id, address)."""
@@ -39,13 +39,13 @@ Step = tuple[str, str, str]
 
 @dataclass(eq=False)
 class Work:
-    """What one operator is about: the steps that are left, in order."""
+    """The work of one operator: the steps that are left, in order."""
 
     steps: list[Step]
     then: Callable[[], None] = lambda: None
     gives_up_at: float = float("inf")
     is_alone: bool = False
-    """Nobody else may change members meanwhile."""
+    """No other operator may change members meanwhile."""
     ids: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,11 +58,11 @@ class Operators:
         self.random: Random = world.random
         self._at_work: list[Work] = []
         self._removed: dict[str, Directory] = {}
-        """Directories of removed members, which somebody may start again."""
+        """Directories of removed members. An operator may start a manager on one again."""
         self._returned: set[str] = set()
         """Removed members that run again now."""
         self._abandoned_at: float | None = None
-        """When the newest request was abandoned whose fate is not known."""
+        """When the newest request with an unknown result was abandoned; None: there is none."""
         self._most = len(world.directories) + MORE_MAX
 
     @property
@@ -71,7 +71,7 @@ class Operators:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the newest list is the last one for now, and all its members vote."""
+        """Whether no change is under way after the newest list, and all its members vote."""
         newest = self.world.audience.lists.newest
         if self.busy or newest is None or newest.voters != newest.members.keys():
             return False
@@ -80,7 +80,7 @@ class Operators:
         return self._abandoned_at is None
 
     def _fate_is_known(self, voters: Iterable[str]) -> bool:
-        """Of a request that was abandoned: it is in force, or nowhere any more."""
+        """Whether an abandoned request is certainly in force, or certainly lost."""
         if self._abandoned_at is None or self.world.now - self._abandoned_at < FORGOTTEN_SECONDS:
             return False
         running = [self.world.processes.get(id_) for id_ in voters]
@@ -94,10 +94,10 @@ class Operators:
         self.world.faults[what] += 1
         self.world.note(f"operator: {what} {note}".rstrip())
 
-    # What they do ------------------------------------------------------------------------------------------------
+    # Changes -----------------------------------------------------------------------------------------------------
 
     def turn(self) -> None:
-        """Somebody wants something."""
+        """An operator begins a change."""
         newest = self.world.audience.lists.newest
         if newest is None or len(self._at_work) >= self.world.options.operators:
             return
@@ -124,7 +124,8 @@ class Operators:
             self._start(Work([(ADD, id_, self._blank(id_).address)], gives_up_at=self._patience()))
 
     def _blank(self, id_: str) -> Directory:
-        """A new directory for it, where it runs already; that of a request that was abandoned is tried again."""
+        """A new directory on which a manager with this id runs. If an abandoned request has left a directory that was
+        not removed, that one is used again."""
         world = self.world
         newest, directory = world.audience.lists.newest, world.directories.get(id_)
         if directory is not None and newest is not None and directory.incarnation not in newest.removed:
@@ -136,7 +137,8 @@ class Operators:
         return directory
 
     def _free_address(self, first_port: int, count: int) -> str:
-        """One that nobody has, nor is about to have: the cluster refuses that, and its operator would ask for ever."""
+        """An address that no manager has or is about to have. The cluster refuses a used address, and the operator
+        would ask for ever."""
         newest = self.world.audience.lists.newest
         used = {directory.address for directory in self.world.directories.values()}
         used |= {member.address for member in newest.members.values()} if newest is not None else set()
@@ -145,7 +147,7 @@ class Operators:
         return next(address for n in range(count) if (address := f"127.0.0.1:{port + n}") not in used)
 
     def known_members(self) -> dict[str, str]:
-        """What an operator writes into the configuration of a manager that is to join."""
+        """The members that an operator writes into the configuration of a joiner."""
         newest = self.world.audience.lists.newest
         return {} if newest is None else {m.id: m.address for m in newest.members.values()}
 
@@ -162,9 +164,9 @@ class Operators:
         self._start(Work([(REMOVE, id_, "")], lambda: self._gone(id_, directory), self._patience()))
 
     def _gone(self, id_: str, directory: Directory | None) -> None:
-        """It is a member no more: its process ends, or is forgotten; its directory lies about."""
+        """The member was removed. Its process ends, or is forgotten; its directory stays."""
         if directory is None or self.world.directories.get(id_) is not directory:
-            return  # two operators removed it, or somebody has begun to add it again, with another directory
+            return  # two operators removed it, or one has begun to add it again, with another directory
         del self.world.directories[id_]
         process = self.world.processes.get(id_)
         if process is not None and self.random.random() < LIVES_ON:
@@ -176,7 +178,7 @@ class Operators:
             self._removed[id_] = directory
 
     def _take_away(self, id_: str) -> None:
-        """Nothing runs under this id, and nothing will."""
+        """End the process with this id, and forget its directories."""
         process = self.world.processes.get(id_)
         if process is not None:
             self.world.end(process, power_cut=False)
@@ -184,7 +186,7 @@ class Operators:
         self._removed.pop(id_, None)
 
     def _return(self) -> None:
-        """Somebody starts a removed member on the directory that it had."""
+        """An operator starts a removed member on its old directory."""
         free = sorted(
             id_
             for id_ in self._removed.keys() - self.world.directories.keys() - self.world.processes.keys()
@@ -209,7 +211,7 @@ class Operators:
             self.world.end(process, power_cut=False)
 
     def _move(self) -> None:
-        """A member gets another address: it is told to the cluster, then the manager restarts there."""
+        """A member gets another address: an operator tells the cluster, then the manager restarts there."""
         free = [id_ for id_ in self._members() if id_ in self.world.directories and not self._is_taken(id_)]
         if not free:
             return
@@ -244,12 +246,13 @@ class Operators:
     # Lost directories --------------------------------------------------------------------------------------------
 
     def may_wipe(self, id_: str) -> bool:
-        """One at a time, of three or more, and none while another change runs: more cannot be survived."""
+        """Whether the directory of this member may be wiped: one at a time, of three or more voters, and not while
+        another change runs. A cluster cannot survive more."""
         newest = self.world.audience.lists.newest
         return self.is_settled and newest is not None and id_ in newest.voters and len(newest.voters) >= 3
 
     def replace(self, id_: str) -> None:
-        """Its directory is lost for good; nobody runs there."""
+        """The directory of this member is lost for good, and no manager runs there: remove it and add it again."""
         self._count("directory wiped", id_)
         directory = self.world.directories[id_]
         directory.wipe()
@@ -257,13 +260,13 @@ class Operators:
         self._start(Work([(REMOVE, id_, ""), (ADD, id_, directory.address)], is_alone=True))
 
     def add(self, ids: Iterable[str]) -> None:
-        """Blank managers that are started, one after the other."""
+        """Add blank managers that run, one after the other."""
         steps = [(ADD, id_, self.world.directories[id_].address) for id_ in ids]
         if steps:
             self._start(Work(steps, is_alone=True))
 
     def change_once(self) -> None:
-        """One change, whose operator waits for the answer."""
+        """Make one change, by an operator that waits for the answer."""
         members = self._members()
         if len(members) > 1 and self.random.random() < 0.5:
             id_ = self.random.choice(members)
@@ -308,7 +311,7 @@ class Operators:
             if verb == ADD and directory is not None:
                 newest = self.world.audience.lists.newest
                 if newest is not None and directory.incarnation in newest.removed:
-                    # Another operator removed it meanwhile; those who tell it so may be fewer than it takes to stop it.
+                    # Another operator removed it meanwhile. The managers that tell it so may be too few to stop it.
                     directory = self._blank(id_)
                 address = directory.address  # it may have moved since the operator began
             step = work.steps[0] = (verb, id_, address)
@@ -316,7 +319,7 @@ class Operators:
         self.world.after(ASK_AGAIN_SECONDS, lambda: self._ask(work))
 
     def _question(self, process: Process, work: Work, step: Step) -> ChangeWanted:
-        """As the product's manager asks it: a removal names the directory."""
+        """The request in the form in which the product's manager makes it: a removal names the directory."""
         verb, id_, _ = step
         newest = self.world.audience.lists.newest
         member = newest.members.get(id_) if newest is not None and verb == REMOVE else None
@@ -333,14 +336,14 @@ class Operators:
             work.steps.pop(0)
             if not work.steps:
                 self._at_work.remove(work)
-                self.world.after(0.0, work.then)  # not within a step of the manager that it may end
+                self.world.after(0.0, work.then)  # later, because it may end the manager that makes this step
         elif answer.state == REFUSED:
             self.world.checked["seen: member change refused"] += 1
             if any(words in answer.text for words in POINTLESS):
                 self._at_work.remove(work)
 
     def heal(self) -> None:
-        """Whatever is under way goes on to its end; nobody begins anything."""
+        """Changes under way go on to their end; no operator begins another one."""
         for id_ in sorted(self._returned):
             self._leave_again(id_)
 

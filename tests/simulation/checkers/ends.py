@@ -12,7 +12,8 @@ LATE_SECONDS = 0.5
 ANSWERED_SECONDS = 3.0
 """The time for an answer under one leader: a few round trips, and the slowest disk."""
 WAYS = 3
-"""A call, and the calls that it waits behind, may have begun so many of the slowest messages before the calm."""
+"""The call, and the calls that it waits behind, may have begun before the calm: so many of the slowest messages more
+are allowed."""
 
 
 class CallsEnd:
