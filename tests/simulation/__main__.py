@@ -31,10 +31,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="run one seed again and print its trace")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument(
-        "--plant", choices=[*PLANTED, "all"], help="with this bug; ends at the first seed that finds it"
+        "--plant", choices=[*PLANTED, "all"], help="plant this bug, and stop at the first seed that finds it"
     )
-    parser.add_argument("--black-box", action="store_true", help="without the checkers that look inside a manager")
-    parser.add_argument("--engine", choices=ENGINES, default="warren", help="stock: PySyncObj as it is released")
+    parser.add_argument("--black-box", action="store_true", help="leave out the checkers that look inside a manager")
+    parser.add_argument("--engine", choices=ENGINES, default="warren", help="stock: the released PySyncObj")
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
     one_seed = partial(one, plant=arguments.plant, black_box=arguments.black_box, engine=arguments.engine)
@@ -64,14 +64,14 @@ def one(
         with planted(plant):
             result = run(draw(seed), checkers)
     finally:
-        logging.disable(before)  # other tests of the process look at what is logged
+        logging.disable(before)  # other tests in this process check log lines
     if result.failure is None and not keep_trace:
         result.trace = []
     return result
 
 
 def results(one_seed: partial[Result], seeds: range, jobs: int) -> Iterator[Result]:
-    """In the order of the seeds. Closing the iterator gives up those that have not begun."""
+    """The results, in the order of the seeds. Closing the iterator gives up the seeds that have not begun."""
     if jobs == 1:
         yield from map(one_seed, seeds)
         return
@@ -91,7 +91,7 @@ def report_one(result: Result) -> int:
 
 
 def report_planted(names: list[str], seeds: range, jobs: int, black_box: bool) -> int:
-    """A table: which seed found which bug, which checker, after how many seconds of search."""
+    """Print a table: for each bug the seed and the checker that found it, and the seconds of the search."""
     missed = 0
     print(f"{'bug':32} {'seed':>6} {'seconds':>8}  found by", flush=True)
     for name in names:
@@ -141,7 +141,7 @@ def report_many(found: Iterator[Result], count: int, engine: str) -> int:
         f"{done} seeds, {len(failed)} failed; {acknowledged} calls acknowledged; "
         f"{done / seconds * 60:.0f} seeds a minute, {simulated / seconds:.0f} simulated seconds a second"
     )
-    print(f"injected: {sum(faults.values())} faults of {len(faults)} kinds; then what was seen and checked")
+    print(f"injected: {sum(faults.values())} faults of {len(faults)} kinds; then the counts of seen and checked events")
     print(f"  {'times':>8}  {'in seeds':>8}")
     expected = EXPECTED if engine == "warren" else frozenset()
     for what, number in [*sorted((what, faults[what]) for what in faults.keys() | expected), *sorted(checked.items())]:

@@ -1,8 +1,8 @@
 """All managers are lost at once, and operators restore a snapshot or recover a survivor: often by mistake at first.
 
-They use the product's own code (restoring.py), on the directories of the simulation. What comes of it is another
-cluster, with checkers and callers of its own, who begin with what was restored. Not here: faults (nemesis.py), before
-and after. Invariant: `strike` ends with one cluster's members started, whatever went wrong before.
+They use the product's own code (restoring.py), on the directories of the simulation. The result is another cluster,
+with its own checkers and callers, which begin with the restored records. Not here: the faults before and after
+(nemesis.py). Invariant: `strike` always ends with the members of one cluster started.
 """
 
 from __future__ import annotations
@@ -42,23 +42,24 @@ from warren_raft.store.generations import StateDirectory
 from warren_raft.store.tables import SERVICE
 
 RESTORES = 0.7
-"""Of the disasters; in the others a survivor is recovered."""
+"""Probability that a disaster ends with a restore; otherwise a survivor is recovered."""
 REFUSALS = 0.3
 """Probability of each small mistake that has to be refused at once."""
 INTERRUPTIONS = ("killed", "power cut", "disk full")
 BEST = 0.7
-"""Probability that it is the survivor with the longest log that is recovered, as it should be."""
+"""Probability that the survivor with the longest log is recovered, as it should be."""
 RESTORE_OPERATIONS, RECOVER_OPERATIONS = 100, 145
-"""How many file operations they take, about."""
+"""The number of file operations that restoring and recovering take, about."""
 MISTAKE_SECONDS = 3.0
-"""How long managers run that have to find out that they do not belong together."""
+"""For this long managers run that have to find out that they do not belong together."""
 FORMING_SECONDS = 60.0
 AFTERWARDS_SECONDS = (0.5, 2.5)
-"""Of faults, in the new cluster."""
+"""The time of faults in the new cluster."""
 
 TWO_ORIGINS = ("were restored from different snapshots",)
 OLD_AND_NEW = ("was restored as cluster", "belongs to cluster", "was not restored, and", "is not the one the cluster")
-"""One of these is said; the last one by an old member that had met the founders and nobody since."""
+"""An alarm or error has one of these texts. The last one comes from an old member that had met the initial members, and
+no other manager since."""
 
 
 class Snapshot(NamedTuple):
@@ -67,7 +68,7 @@ class Snapshot(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What a directory holds that was restored or recovered."""
+    """The contents of a restored or recovered directory."""
 
     cluster_id: str
     revision: int
@@ -76,7 +77,7 @@ class Made(NamedTuple):
 
 
 class Disaster:
-    """Of one run: made when it begins, so that there are snapshots; `strike` once."""
+    """The disaster of one run. Make it when the run begins, so that snapshots are saved; call `strike` once."""
 
     def __init__(self, world: World, workload: Workload, checkers: Sequence[Callable[[], object]]) -> None:
         self.world = world
@@ -93,11 +94,11 @@ class Disaster:
             world.after(self.random.random() * world.options.safety_seconds, self._save)
 
     def failed(self, _process: Process, error: WarrenError) -> None:
-        """Told of each manager of the old cluster that stops by itself."""
+        """Observer's method: a manager of the old cluster stops by itself."""
         self._said.append(str(error))
 
     def strike(self, nemesis: Nemesis) -> tuple[Workload, Nemesis]:
-        """The callers and the faults of the cluster that there is afterwards."""
+        """Strike, and return the callers and the faults of the cluster afterwards."""
         world = self.world
         if self._cluster.cluster_id is None:
             world.checked["seen: disaster before there was a cluster"] += 1
@@ -107,12 +108,12 @@ class Disaster:
             self._while_they_run()
         is_settled = nemesis.operators.is_settled
         for process in world.running():
-            process.directory.damaged = None  # where nothing is read; its log has gone on since
+            process.directory.damaged = None  # the damaged bytes were not read, and the log has gone on since
         nemesis.operators.heal()
         self._stop_all()
         for directory in world.directories.values():
             nemesis.mend(directory)
-            directory.members = None  # whatever is restored or blank now is told of the new cluster
+            directory.members = None  # restored and blank directories get the members of the new cluster
         snapshots = self._snapshots()
         if snapshots and self.random.random() < RESTORES:
             workload, to_add = self._restore_one_of(snapshots, mistaken)
@@ -129,10 +130,10 @@ class Disaster:
         following.operators.add(to_add)
         return workload, following
 
-    # What there is -----------------------------------------------------------------------------------------------
+    # Snapshots ---------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        """`snapshot save`, of a manager that runs."""
+        """`snapshot save` at a manager that runs."""
         running = [p for p in self.world.running() if p.opened.machine.committed.cluster_id is not None]
         sound = [process for process in running if not process.state_is_wrong]
         if sound:
@@ -143,7 +144,7 @@ class Disaster:
             self._saved.append(Snapshot(path, manifest))
 
     def _snapshots(self) -> list[Snapshot]:
-        """What was saved, and what a manager took that is still good, out of the way of what is done to directories."""
+        """The saved snapshots, and copies of some good snapshots that managers took: directories change later."""
         found = list(self._saved)
         held = [p for id_ in sorted(self.world.directories) for p in self._held(id_)]
         for path in self.random.sample(held, min(2, len(held))):
@@ -171,7 +172,8 @@ class Disaster:
 
     @contextmanager
     def _tools(self, directory: Directory) -> Iterator[None]:
-        """The product's code finds this world's randomness, boots and network; the log where it looks for it."""
+        """Within this block the product's code uses this world's randomness, boots and network, and finds the log on
+        the real disk."""
         opened = partial(
             OpenedDirectory,
             boot_id=lambda: f"boot {directory.boot}",
@@ -218,25 +220,25 @@ class Disaster:
                     call()
             made = _made(directory)
         if made.records != _records_of(snapshot, self.world.root / "looked-at"):
-            raise Failure(f"{id_}: what was restored is not what was in the snapshot")
+            raise Failure(f"{id_}: the restored records are not those in the snapshot")
         return made
 
     def _interrupt_restore(self, directory: Directory, call: Callable[[], None]) -> None:
-        """Then the directory is as it was, or whoever opens it next completes it."""
+        """Interrupt a restore. Afterwards the directory is as it was, or the next start on it completes the restore."""
         before, asides = _tree(directory), staging.asides(directory.path)
         self._interrupted("restore", directory, call, RESTORE_OPERATIONS)
         is_done = (directory.path / "restore.ready").exists() or staging.asides(directory.path) != asides
         if not is_done and _tree(directory) != before:
-            raise Failure(f"{directory.id}: a restore came to no end, and its directory is not what it was")
+            raise Failure(f"{directory.id}: a restore did not end, and its directory has changed")
 
     def _interrupted(self, tool: str, directory: Directory, call: Callable[[], None], operations: int) -> None:
-        """The tool dies, or its disk is full, at one of about so many file operations; the power may also go when it
-        has just returned."""
+        """Call the tool. It dies, or finds no space left, at one of about `operations` file operations; or there is a
+        power cut just after it returned."""
         how, random = self.random.choice(INTERRUPTIONS), self.random
         at = random.randrange(operations + operations // 2)
         if how == "disk full":
             try:
-                with full_after(at // 4) as countdown:  # few of them need room
+                with full_after(at // 4) as countdown:  # few of the operations need space
                     call()
             except (OSError, WarrenError) as problem:
                 is_full = isinstance(problem, StorageFull) or "No space left" in str(problem)
@@ -259,7 +261,7 @@ class Disaster:
             directory.boot += 1
 
     def _refused(self, what: tuple[str, str], id_: str, words: str, call: Callable[[], object]) -> None:
-        """`what` (of the tools, the mistake) is refused in these words, and nothing has changed."""
+        """Check that `what` (tool, mistake) is refused with these words, and that nothing has changed."""
         directory = self.world.directories[id_]
         before = _tree(directory)
         try:
@@ -270,15 +272,16 @@ class Disaster:
         else:
             raise Failure(f"{id_}: {what} is not refused")
         if _tree(directory) != before:
-            raise Failure(f"{id_}: {what} is refused, and its directory is not what it was")
+            raise Failure(f"{id_}: {what} is refused, and its directory has changed")
         self._count(f"{what[0]} refused: {what[1]}", id_)
 
     def _begin(self, made: Made, ids: Sequence[str], told: int) -> Workload:
-        """A new cluster, on these directories: new checkers and callers, and what the old ones were told is there."""
+        """Begin a new cluster on these directories, with new checkers and callers. Check that the changes that were
+        acknowledged to the old callers are there."""
         world = self.world
         before = [call.result for call in self._old.calls if isinstance(call.result, int)]
         if made.cluster_id == self._cluster.cluster_id or made.revision <= max(before, default=0):
-            raise Failure("what was restored can be taken for the old cluster: its id, or its revision")
+            raise Failure("the new cluster can be taken for the old one: by its id, or by its revision")
         world.audience = Audience()
         workload = self._latest = Workload(world, after=self._latest)
         world.observers.append(world.audience.lists)
@@ -298,8 +301,8 @@ class Disaster:
     # Restored ----------------------------------------------------------------------------------------------------
 
     def _while_they_run(self) -> None:
-        """Both tools see that a manager has the directory, whatever else they are told to overlook. Not tried where a
-        removed manager was left running: its directory is nobody's any more."""
+        """Both tools refuse a directory on which a manager runs, with any options. Not tried with a removed manager
+        that was left running, because its directory belongs to no member any more."""
         running = [p for p in self.world.running() if self.world.directories.get(p.id) is p.directory]
         if running:
             process = self.random.choice(running)
@@ -335,7 +338,8 @@ class Disaster:
     def _mistakes(
         self, ids: Sequence[str], snapshot: Snapshot, snapshots: Sequence[Snapshot]
     ) -> list[Callable[[], dict[str, Made]] | None]:
-        """Those that can be made here; each returns what was done rightly. None: one that is made afterwards."""
+        """The mistakes that can be made here; each returns the part that was done right. None: a mistake that is made
+        after the restore."""
         if len(ids) < 3:
             return [dict]
         others = [each for each in snapshots if each.manifest.sha256 != snapshot.manifest.sha256]
@@ -352,7 +356,7 @@ class Disaster:
         interrupted: str | None = None,
         done: Mapping[str, Made] = MappingProxyType({}),
     ) -> Workload:
-        """As it should be. `done`: those for whom it was so before."""
+        """Restore all members in the right way. `done`: members that were restored in the right way before."""
         made = [self._restore(id_, snapshot, members, interrupted=id_ == interrupted) for id_ in ids if id_ not in done]
         if any(each != made[0] for each in [*made, *done.values()]):
             raise Failure("the same snapshot and the same members made different states or clusters")
@@ -360,7 +364,7 @@ class Disaster:
         return self._begin(made[0], ids, snapshot.manifest.revision)
 
     def _refusals(self, ids: Sequence[str], snapshot: Snapshot) -> None:
-        """Slips of the hand."""
+        """Small mistakes on the command line; each is refused."""
         id_ = self.random.choice(ids)
         directory = self.world.directories[id_]
         call = partial(restore, members=self.world.initial, cluster_id=snapshot.manifest.cluster_id)
@@ -393,7 +397,8 @@ class Disaster:
         return sorted(self.random.sample(ids, self.random.randrange(1, len(ids))))
 
     def _old_among_restored(self, ids: Sequence[str], snapshot: Snapshot) -> dict[str, Made]:
-        """They refuse each other. The old ones go on if they are enough; the restored ones wait."""
+        """Old and restored managers refuse each other. The old ones go on if they have a quorum; the restored ones
+        wait."""
         restored = self._some(ids)
         old = [id_ for id_ in ids if id_ not in restored]
         made = self._restore_some(restored, snapshot)
@@ -405,7 +410,7 @@ class Disaster:
         return made if self.random.random() < 0.5 else {}
 
     def _only_some_restored(self, ids: Sequence[str], snapshot: Snapshot) -> dict[str, Made]:
-        """The others are down, or begin with nothing."""
+        """The other managers are down, or start on blank directories."""
         restored = self._some(ids)
         others = [id_ for id_ in ids if id_ not in restored]
         made = self._restore_some(restored, snapshot)
@@ -433,13 +438,13 @@ class Disaster:
         return made if self.random.random() < 0.5 else {}
 
     def _restore_some(self, ids: Sequence[str], snapshot: Snapshot) -> dict[str, Made]:
-        """Their part of it is right: whether it is done again is drawn."""
+        """Restore some members. Their part is right, so the caller draws whether it is done again."""
         made = {id_: self._restore(id_, snapshot, self.world.initial) for id_ in ids}
         self._begin(made[ids[0]], ids, snapshot.manifest.revision)
         return made
 
     def _old_beside_restored(self, ids: Sequence[str], snapshot: Snapshot) -> tuple[Workload, list[str]]:
-        """One that the new list leaves out is started on its old directory, when the others have formed."""
+        """A manager that is not in the new list starts on its old directory, after the others have formed."""
         old = self.random.choice(ids)
         new = [id_ for id_ in ids if id_ != old]
         members = {id_: address for id_, address in self.world.initial.items() if id_ != old}
@@ -460,7 +465,7 @@ class Disaster:
         processes = [self.world.processes.get(id_) for id_ in ids]
         return all(process is not None and process.engine.is_ready for process in processes)
 
-    # What has to be seen -----------------------------------------------------------------------------------------
+    # Checks ------------------------------------------------------------------------------------------------------
 
     def _none_formed(self, ids: Sequence[str]) -> None:
         for id_ in ids:
@@ -478,7 +483,7 @@ class Disaster:
             raise Failure(f"nobody says that they do not belong together: {lines}\n{self.world.describe()}")
 
     def _refuse_each_other(self, new: Sequence[str], old: Sequence[str]) -> None:
-        """No old one is linked to a new one; who has met nobody, blank, may be a guest."""
+        """Check that no old manager has a link to a new one. (A blank one that has met no manager may be a guest.)"""
         old = [id_ for id_ in old if id_ in self.world.processes and self._is_old(id_)]
         for id_ in old:
             if set(self.world.network.peers_of(id_)) & set(new):
@@ -518,7 +523,7 @@ class Disaster:
         return workload, others
 
     def _survivors(self) -> dict[str, tuple[int, int]]:
-        """What the tool says, before it asks, of each that can be recovered: how far its log goes."""
+        """For each manager that can be recovered: the term and index of its log's end, as the tool shows them."""
         found = {}
         for id_, directory in sorted(self.world.directories.items()):
             try:
@@ -527,11 +532,11 @@ class Disaster:
             except RefusedForSafety:
                 self.world.note(f"{id_} cannot be recovered")
         if not found:
-            raise Failure("nobody can be recovered")
+            raise Failure("no manager can be recovered")
         return found
 
     def _others_answer(self, survivor: str, others: Sequence[str]) -> None:
-        """They are not dead at all."""
+        """The other managers still run and answer: the tool has to refuse."""
         for id_ in others:
             self.world.restart(id_)
         directory = self.world.directories[survivor]
@@ -562,7 +567,7 @@ class Disaster:
 
         with self._tools(directory):
             if interrupted:
-                # That it is the old one or the new one is seen when it is called again.
+                # The next call shows whether the directory is the old one or the new one.
                 self._interrupted("recover", directory, call, RECOVER_OPERATIONS)
             try:
                 call()
@@ -581,7 +586,7 @@ def _made(directory: Directory) -> Made:
 
 
 def _records_of(snapshot: Snapshot, place: Path) -> dict[bytes, bytes]:
-    """Read without the code that restores."""
+    """The records in a snapshot, read without the code that restores."""
     state = StateDirectory(place)
     state.create()
     generation = state.next_generation()
@@ -594,7 +599,7 @@ def _records_of(snapshot: Snapshot, place: Path) -> dict[bytes, bytes]:
 
 
 def _tree(directory: Directory) -> dict[str, bytes]:
-    """Everything that a manager would find, by path; not LMDB's lock files, which a reader may make."""
+    """All files that a manager would find: path -> contents. Not LMDB's lock files, because a reader may make them."""
     walks = (walk for each in staging.OURS for walk in os.walk(directory.path / each))
     files = (Path(base, name) for base, _, names in walks for name in names)
     return {str(path): path.read_bytes() for path in files if not path.name.endswith("-lock")}

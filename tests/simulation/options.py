@@ -1,7 +1,7 @@
-"""What one seed means: every option of a run, drawn from it and printed with it.
+"""The options of a run: all of them are drawn from its seed, and printed with it.
 
-Not here: what the options do (world.py, network.py, nemesis.py, workload.py). Invariant: the same seed and overrides
-give the same options on every machine, so a failing seed can be run again exactly.
+Not here: the effects of the options (world.py, network.py, nemesis.py, workload.py). Invariant: the same seed and
+overrides give the same options on every machine, so a failing seed can be run again exactly.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from random import Random
 from typing import Any, Final
 
 DISASTERS = 0.12
-"""Share of the seeds in which there is one. Drawn by itself, so the other seeds are what they would be without."""
+"""Share of the seeds with a disaster. It has its own draw, so the other seeds do not depend on it."""
 MISTAKES = 0.7
-"""Of the disasters."""
+"""Share of the disasters in which operators make a mistake first."""
 INTERRUPTED = 0.5
-"""Of those with a mistake."""
+"""Share of the disasters with a mistake in which a tool is interrupted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +25,10 @@ class Options:
 
     seed: int
     profile: str = ""
-    """Which of PROFILES, if any."""
+    """A name in PROFILES; "": no profile."""
     managers: int
     safety_seconds: float
-    """How long faults are injected."""
+    """The time during which faults are injected."""
     latency_min: float
     latency_max: float
     slow_link: float
@@ -36,22 +36,22 @@ class Options:
     slow_direction: float
     """Probability that a direction between two managers is up to 20 times slower for the whole run."""
     link_bytes_per_second: float
-    """How much each direction of a link carries; 0: as much as there is."""
+    """The bytes that each direction of a link carries; 0: no limit."""
     large_values: float
     """Probability that a put writes a value of many bytes."""
     value_bytes: int
     tick_seconds: float
-    """How often a manager steps when nothing happens."""
+    """The interval of a manager's steps when nothing happens."""
     clock_drift: float
-    """How much faster or slower a manager's clock runs, at most."""
+    """The largest fraction by which a manager's clock runs faster or slower."""
     sync_min: float
     sync_max: float
     slow_sync: float
     """Probability that a log sync takes up to 2 s."""
     overrule_rate: float
-    """A leader with a slow disk is cut off, goes on writing, and comes back while the disk is still at it."""
+    """A leader with a slow disk is cut off, goes on writing, and comes back while its disk is still writing."""
     late_messages: bool
-    """Whether what was on a broken connection may still arrive, under its old number."""
+    """Whether messages on a broken connection may still arrive, under its old number."""
     break_rate: float
     partition_rate: float
     partition_max: float
@@ -67,66 +67,66 @@ class Options:
     down_max: float
     disk_full_rate: float
     disk_error: float
-    """Probability that a crash is one by EIO at a random file operation."""
+    """Probability that EIO at a random file operation takes the place of a crash."""
     member_rate: float
-    """How often somebody wants to change the members."""
+    """Changes of members that operators begin."""
     founders_leave: float
-    """Probability that it is any member that is removed; else one that was added."""
+    """Probability that any member may be removed; otherwise only one that was added."""
     operators: int
-    """How many of them may be at it at once."""
+    """The most operators that change members at the same time."""
     abandon: float
     """Probability that an operator goes away before a change is answered."""
     damage: float
     """Probability that a bit of a crashed manager's log is flipped."""
     swap_rate: float
-    """Two managers are stopped and one is started on the other's directory."""
+    """Two managers are stopped, and one is started on the directory of the other."""
     wipe: float
     """Probability that a crashed manager comes back with an empty directory, and is removed and added again."""
     minority_stays_down: float
-    """Probability that as many members as may fail are down for the whole liveness phase."""
+    """Probability that as many members as may be lost are down for the whole liveness phase."""
     transfer_rate: float
     throw_rate: float
-    """Two transfers in short order, there and back, with one follower's answers held back."""
+    """Two transfers of leadership, there and back, while one follower's answers are held back."""
     call_rate: float
-    """Calls per manager."""
+    """Calls at each manager."""
     keys: int
     write_timeout: float
     leap_rate: float
     """A manager's clock leaps forward by 0.1 s to an hour."""
     file_fault_rate: float
-    """One of the next file operations of a manager's log fails, for want of room or for a bad disk."""
+    """One of the next file operations of a manager's log fails: no space is left, or the disk is bad."""
     replay: float
-    """Probability that a message that arrived does so again when its connection has been replaced."""
+    """Probability that a message arrives again after its connection was replaced."""
     snapshot_after_bytes: int
-    """How much the log grows before a snapshot is taken and the log is cut."""
+    """The bytes by which the log grows before a snapshot is taken and the log is compacted."""
     chunk_bytes: int
-    """Of a snapshot on its way: small ones make many."""
+    """The size of a snapshot's chunk; a small size makes many chunks."""
     sessions_max: int
-    """How many sessions are remembered; few are evicted while they are in use."""
+    """The number of sessions that are remembered; with a small number, sessions in use are evicted."""
     wrong_state_rate: float
-    """The state of a manager that runs is not what it should be any more: a bug, or a bit of its memory."""
+    """The state of a manager that runs becomes wrong, as by a bug, or by a flipped bit of its memory."""
     hostile_rate: float
-    """Acts of impostors, of those who replay hellos, and of a hostile member (hostile.py)."""
+    """Acts of impostors, of programs that replay hellos, and of a hostile member (hostile.py)."""
     state_full_rate: float
-    """The disk of a manager's state has no room for up to 3 s."""
+    """The disk of a manager's state has no space left, for up to 3 s."""
     job_seconds: float
-    """How long a job on snapshots takes, at most."""
+    """The longest time of a job on snapshots."""
     job_kill: float
     """Probability that a manager dies at some file operation of a job on snapshots."""
     rot: float
-    """Probability that a crashed manager's newest snapshot, or what it has fetched, is damaged."""
+    """Probability that a crashed manager's newest snapshot, or its fetched file, is damaged."""
     idle: float
-    """How long nothing is written before the power goes (blackout.py), at most; 0: it does not go."""
+    """The longest time without a write before the power cut (blackout.py); 0: there is no such power cut."""
     disaster: float
-    """Probability that all is lost after the safety phase, and operators restore or recover (disaster.py)."""
+    """Probability that all managers are lost after the safety phase, and operators restore or recover (disaster.py)."""
     mistake: float
-    """Probability that they make a mistake first."""
+    """Probability that the operators make a mistake first."""
     interrupted: float
-    """Probability that a tool does not get to its end at one of the members, where mistakes are made."""
+    """If they make a mistake: the probability that a tool is interrupted at one of the members."""
     large_bytes: int
     """A command above this travels ahead of the log."""
     bulk_factor: float
-    """How many times longer it takes what nobody waits for to arrive, as large messages do on thin links."""
+    """Messages in the lane BULK take so many times as long, as on thin links."""
 
     def describe(self) -> str:
         return " ".join(
@@ -146,8 +146,8 @@ HANDOVERS: Final[Mapping[str, Any]] = {
     "crash_rate": 0.0,
     "call_rate": 3.0,
 }
-"""Leadership is handed to and fro while links break and managers pause: what one of them was told before it paused
-meets what happened meanwhile."""
+"""Leadership is handed to and fro while links break and managers are suspended. A manager that goes on acts on messages
+from before, in a cluster that has changed meanwhile."""
 FETCHES: Final[Mapping[str, Any]] = {
     "managers": 3,
     "safety_seconds": 10.0,
@@ -159,7 +159,7 @@ FETCHES: Final[Mapping[str, Any]] = {
     "crash_rate": 0.3,
     "down_max": 5.0,
 }
-"""Managers are away until the log is cut, and fetch snapshots of many chunks over links that break."""
+"""Managers are away until the log is compacted, and fetch snapshots of many chunks over links that break."""
 OPERATORS: Final[Mapping[str, Any]] = {
     "safety_seconds": 10.0,
     "member_rate": 2.0,
@@ -170,7 +170,7 @@ OPERATORS: Final[Mapping[str, Any]] = {
     "crash_rate": 0.2,
     "idle": 3.0,
 }
-"""The members change all the time, by two operators who do not wait for each other."""
+"""The members change all the time, by two operators that do not wait for each other."""
 THIN_LINKS: Final = "thin links"
 THIN: Final[Mapping[str, Any]] = {
     "managers": 3,
@@ -207,18 +207,19 @@ THIN: Final[Mapping[str, Any]] = {
     "idle": 0.0,
     "disaster": 0.0,
 }
-"""Nothing is wrong, but one large write takes four seconds to a follower: four election timeouts."""
+"""Nothing fails, but a large write takes four seconds to a follower: four election timeouts."""
 PROFILES: Final[Mapping[str, tuple[float, Mapping[str, Any]]]] = {
     "handovers": (0.05, HANDOVERS),
     "fetches": (0.04, FETCHES),
     "operators": (0.06, OPERATORS),
     THIN_LINKS: (0.02, THIN),
 }
-"""Name -> (share of the seeds, what is fixed in them): what independent draws bring about too seldom."""
+"""Name -> (share of the seeds, the options that are fixed in them). Independent draws bring these situations about too
+seldom."""
 
 
 def draw(seed: int) -> Options:
-    """Calm, rough and terrible runs alike: each kind of fault is absent in a good part of the seeds."""
+    """Draw calm, rough and terrible runs: each kind of fault is absent in a good part of the seeds."""
     random = Random(f"options {seed}")
 
     def sometimes(probability: float, low: float, high: float) -> float:
@@ -226,7 +227,7 @@ def draw(seed: int) -> Options:
 
     latency = random.choice([0.0005, 0.002, 0.01, 0.05])
     sync = random.choice([0.0002, 0.001, 0.01])
-    others = Random(f"hostile options {seed}")  # so that the other draws of a seed stay what they were
+    others = Random(f"hostile options {seed}")  # so that the other draws of a seed do not change
     options = Options(
         seed=seed,
         hostile_rate=others.uniform(0.3, 4.0) if others.random() < 0.15 else 0.0,

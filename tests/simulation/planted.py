@@ -1,8 +1,8 @@
 """Bugs to be planted into the product for one run, to see that the simulator finds them: `--plant NAME`.
 
-Each is a table row: what to replace in the source of which function. Not in the product: the functions are compiled
-again with the other words, in this process, and put back afterwards. Invariant: a row whose words are not in the
-source any more raises, so no planted bug can turn into none.
+Each is a row of a table: a function, and the text to replace in its source. The product's files stay as they are: the
+functions are compiled again with the new text, in this process, and the old ones are put back afterwards. Invariant: a
+row raises an error if its text is not in the source any more, so a planted bug cannot disappear unnoticed.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
         Change(Guard, "_deliver_append", "min(commit, self._log.synced_index)", "commit"),
         Change(Guard, "_acknowledged", "min(index, self._log.synced_index)", "index"),
     ),
-    # Holes 2a to 2c: everything behind prevLogIdx goes, whether or not it is what the message brings.
+    # Holes 2a to 2c: all entries behind prevLogIdx are dropped, even if the message has the same entries.
     "truncate-on-match": _TRUNCATION,
     "truncate-on-match-unchecked": (*_TRUNCATION, _UNCHECKED_TRUNCATION),
     # Hole 3: an answer to an earlier term counts in this one.
@@ -76,7 +76,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     ),
     # Hole 10: a command that was sent again is carried out again.
     "apply-twice": (Change(Sessions, "recall", "if done_at is not None:", "if False:"),),
-    # A caller whose time is up is told that nothing became of its write, which may be on its way.
+    # At its deadline a caller is told that its write was not applied, although the write may be on its way.
     "late-is-taken-for-never": (Change(submit, "expired", "maybe_applied=proposal.sent", "maybe_applied=False"),),
     "vote-twice": (_SECOND_VOTE,),
     "vote-twice-unchecked": (
@@ -95,9 +95,9 @@ PLANTED: dict[str, tuple[Change, ...]] = {
         Change(membership, "_judge_as_member", "return _unknown_directory(theirs.node_id)", "return None"),
         Change(membership, "_judge_before_cluster", "return _unknown_directory(hello.node_id)", "pass"),
     ),
-    # Hole 2c: what was on a connection that is gone is taken for what is on the present one.
+    # Hole 2c: a message of an old connection is taken for one of the present connection.
     "hears-dead-links": (Change(Engine, "_receive", "link is None or link.number != number", "link is None"),),
-    # Whoever does not look at what fdatasync says; planted below the log.
+    # The result of fdatasync is not looked at; planted below the log.
     "deaf-to-failed-syncs": (
         Change(MemoryFile, "sync", "end(fault,", "end(None if fault and fault.error == errno.EIO else fault,"),
     ),
@@ -105,7 +105,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     "full-disk-for-ever": (
         Change(Engine, "_log_written", "self._retry_sync_at = self._now + RETRY_SECONDS", "self._retry_sync_at = 1e18"),
     ),
-    # As it was, for an hour: a power cut leaves a log that ends below its state.
+    # A bug that the product had for an hour: a power cut leaves a log that ends below its state.
     "install-before-the-log-is-synced": (
         Change(Installation, "_is_ready", "<= self._log.synced_index", "<= self._log.last_index"),
     ),
@@ -119,7 +119,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
             "            manifest = looked_at(path)",
         ),
     ),
-    # What waits for the disk when a link breaks leaves on the next one.
+    # If a message waits for the disk when its link breaks, it leaves on the next link.
     "answers-survive-their-link": (
         Change(
             Outbox,
@@ -128,14 +128,15 @@ PLANTED: dict[str, tuple[Change, ...]] = {
             "",
         ),
     ),
-    # A state is put in the place of another one that had gone on meanwhile.
+    # A state is replaced by an older one, because it has gone on meanwhile.
     "installed-state-goes-back": (
         Change(Installation, "_is_ready", "applied_index <= incoming.applied_index <=", "incoming.applied_index <="),
     ),
     "callers-are-forgotten-at-a-swap": (
         Change(Engine, "_swap", "self._submitter.state_replaced()", "self._submitter._pending.clear()"),
     ),
-    # What had been sent is not sent again: what a snapshot covers is never applied here, and nobody is answered.
+    # Writes that were sent are not sent again. The writes that a snapshot covers are never applied here, and their
+    # callers get no answer.
     "callers-do-not-ask-again": (
         Change(
             Submitter, "_line_up_small", "and not proposal.is_held:", "and not proposal.is_held and not proposal.sent:"
@@ -144,23 +145,24 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     "commit-index-is-lost-at-a-swap": (
         Change(Core, "__init__", "_Journal(log, max(applied_index, log.commit_index))", "_Journal(log, applied_index)"),
     ),
-    # The batch on its way holds entries that are cut away meanwhile, and others take their indexes.
+    # The batch on its way holds entries that are truncated meanwhile, and other entries take their indexes.
     "truncation-forgets-the-batch": (Change(Log, "truncate_from", "if self._in_flight is not None:", "if False:"),),
     # Over a thin link a large message takes longer than an election timeout, and nothing else is heard meanwhile.
     "parts-are-no-sign-of-life": (
         Change(Engine, "_arriving", "if term and self._guard.is_led_by(peer, term):", "if False:"),
     ),
-    # A change is answered when it is applied, and the commit index that covers it is durable with the next write only.
+    # A change is answered when it is applied, but the commit index that covers it becomes durable with the next write.
     "an-answered-change-is-forgotten": (
         Change(Changes, "request", "if found.state == DONE and not roster.is_settled:", "if False:"),
     ),
-    # Whoever applies its own removal first stops voting before anybody knows that it is committed.
+    # The removed voter applies its own removal first, and stops voting before another manager knows that the removal is
+    # committed.
     "a-removed-voter-leaves-at-once": (
         Change(Settling, "holds_back", "if not is_own or not roster.is_voter:", "if True:"),
     ),
-    # Of a restored directory: a power cut takes its log.
+    # A power cut takes the log of a restored directory.
     "restored-log-is-not-synced": (Change(OsFile, "sync", "os.fdatasync(self._descriptor)", "pass"),),
-    # What the product does not do: a leader answers a barrier by itself, as long as its own clock says that nobody else
+    # The product does not do this: a leader answers a barrier by itself, as long as by its own clock no other manager
     # can have been elected since a quorum last answered.
     "reads-by-lease": (
         Change(
@@ -173,7 +175,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
             "        self._submit(",
         ),
     ),
-    # Restored from two snapshots, they would be one cluster with two states.
+    # Managers that were restored from two snapshots become one cluster with two states.
     "origin-is-ignored": (
         Change(membership, "_judge_before_cluster", "mine.origin != theirs.origin", "False"),
         Change(Roster, "found", " and hello.origin == self.origin", ""),
@@ -188,7 +190,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
         ),
     ),
     "any-cluster-is-let-in": (Change(membership, "_are_of_two_clusters", "all(clusters) and", "False and"),),
-    # What a survivor does not know to be committed may have been acknowledged all the same.
+    # An entry that a survivor does not know to be committed is left out, although it may have been acknowledged.
     "recover-leaves-out-the-uncertain": (
         Change(
             Recovery,
@@ -197,8 +199,8 @@ PLANTED: dict[str, tuple[Change, ...]] = {
             "in self._entries[: len(self._entries) - self.uncertain]:",
         ),
     ),
-    # Hole 6: a timeout_now in the core's hands stays armed until it ticks with a link, whatever happens in between. As
-    # it was: told to campaign in a step in which the last link broke, it deposes the leader that it has met again.
+    # Hole 6: a timeout_now that the core has stays armed until the core ticks with a link. The product had this bug: a
+    # manager that was told to campaign in the step in which its last link broke deposed the leader that it met later.
     "armed-timeout-now": (
         Change(Core, "campaign", "        self.tick()\n", ""),
         Change(Core, "campaign", "        self._core._SyncObj__transferInProgress = False\n", ""),
@@ -209,7 +211,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
             "",
         ),
     ),
-    # And one that nobody was told is its leader's wish.
+    # The same, and the voters do not know that the leader hands over.
     "armed-without-a-word": (
         Change(
             Engine,
@@ -222,14 +224,14 @@ PLANTED: dict[str, tuple[Change, ...]] = {
 
 
 def holds_lease(engine: Engine) -> bool:
-    """Whether a quorum has answered this leader, by its clock, for less than an election takes: of "reads-by-lease"."""
+    """For "reads-by-lease": whether a quorum has answered this leader, by its clock, within an election timeout."""
     others = [engine._core.last_response(voter) or 0.0 for voter in engine._core.voters - {engine._node_id}]
     heard = sorted(others, reverse=True)[: len(engine._core.voters) // 2]
     return engine.is_leader and all(engine._now - at < engine._settings.election_timeout_seconds for at in heard)
 
 
 def planted(name: str | None) -> AbstractContextManager[None]:
-    """The product with this bug, until the end of the block. None: as it is."""
+    """The product with this bug, until the end of the block. None: without a bug."""
     return changed(PLANTED[name] if name is not None else ())
 
 
@@ -251,7 +253,9 @@ def _rewritten(change: Change) -> Any:
     found = vars(change.owner)[change.name]
     source = _source(found)
     if source.count(change.old) != 1:
-        raise ValueError(f"{change.name} has {change.old!r} {source.count(change.old)} times: plant it anew")
+        raise ValueError(
+            f"{change.name} has {change.old!r} {source.count(change.old)} times: update the row in PLANTED"
+        )
     source = source.replace(change.old, change.new)
     module = sys.modules[change.owner.__module__] if inspect.isclass(change.owner) else change.owner
     body = source
@@ -272,7 +276,7 @@ _kept: list[Any] = []
 
 
 def _source(found: Any) -> str:
-    """Of a function or property, indented by four as in its class; of one that was rewritten, the other words."""
+    """The source of a function or property, indented by four as in its class; if it was rewritten, the new source."""
     if id(found) in _sources:
         return _sources[id(found)]
     function = found.fget if isinstance(found, property) else found

@@ -1,5 +1,5 @@
-"""One run: a safety phase with faults, then a liveness phase where everything is healed and must converge. In between,
-in some, all is lost and restored (disaster.py), with a safety phase of the new cluster.
+"""One run: a safety phase with faults, then a liveness phase in which everything is healed and must converge. In some
+runs all managers are lost in between and restored (disaster.py), and the new cluster has a safety phase of its own.
 
 Not here: the command line (__main__.py). Invariant: a run depends on its options alone.
 """
@@ -23,12 +23,12 @@ from tests.simulation.workload import Workload
 from tests.simulation.world import Failure, World
 
 LIVENESS_SECONDS = 60.0
-"""Within so long after the last fault every manager must have converged. Elections take two seconds at most, a dead
-link is given up after five, and the slowest simulated disk takes two seconds a sync."""
+"""All managers must have converged within this time after the last fault. An election takes two seconds at most, a dead
+link is closed after five, and the slowest simulated disk takes two seconds for a sync."""
 
 SETTLE_SECONDS = 1.5
-"""A leadership transfer that was asked for in the safety phase has a second, from when its message, which may have
-been slow, has arrived."""
+"""A transfer of leadership that was asked for in the safety phase has one second after its message, which may be slow,
+has arrived."""
 
 QUIET_SECONDS = 2.5
 """Longer than the longest election timeout (2 s): by then a manager that does not hear its leader has said so."""
@@ -39,7 +39,7 @@ class Result:
     seed: int
     failure: str | None = None
     found_by: str = ""
-    """The checker that raised, or where else it came from."""
+    """The checker that raised the failure, or else the function."""
     trace: list[str] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     checked: Counter[str] = field(default_factory=Counter)
@@ -76,7 +76,7 @@ def run(options: Options, checkers: Sequence[Callable[[], object]] = ALL) -> Res
         nemesis.heal()
         _converge(world, workload, nemesis)
         world.tell("finish", world, workload)
-    except Exception as failure:  # noqa: BLE001 - whatever it is, it is this seed's failure, and is printed with it
+    except Exception as failure:  # noqa: BLE001 - any exception is this seed's failure, and is printed with it
         result.failure = str(failure) if isinstance(failure, Failure) else traceback.format_exc()
         result.found_by = _raiser(failure)
         world.note(f"FAILURE: {result.failure}\n{world.describe()}")
@@ -94,7 +94,7 @@ def run(options: Options, checkers: Sequence[Callable[[], object]] = ALL) -> Res
 
 
 def _raiser(failure: Exception) -> str:
-    """The innermost class of the traceback that is a checker, else the innermost function."""
+    """The innermost checker in the traceback, else the innermost function."""
     name = ""
     for frame, _ in traceback.walk_tb(failure.__traceback__):
         name = frame.f_code.co_name
@@ -104,7 +104,7 @@ def _raiser(failure: Exception) -> str:
 
 
 def _converge(world: World, workload: Workload, nemesis: Nemesis) -> None:
-    """Callers go on for a while, so that a write after the last fault is seen to work; then all is quiet."""
+    """Let callers go on until writes after the last fault are acknowledged; then let all be quiet."""
     before = workload.acknowledged
     deadline = world.now + LIVENESS_SECONDS
     if not world.run_until(deadline, lambda: workload.acknowledged > before + 3):

@@ -1,8 +1,8 @@
-"""What a run changes in the product so that it meets an edge that real sizes put out of its reach, and a full disk of
-the state, which LMDB cannot be made to meet without one.
+"""Small sizes in the product, so that a run reaches limits that real sizes put out of reach; and "no space left" for
+the state, because LMDB meets that on a really full disk only.
 
 Constants that are made small: bytes of a snapshot's chunk, sessions that are remembered. Not here: disks of the log
-(memory_files.py). Invariant: the product's own decisions stay; only the numbers, and what a commit ends with, differ.
+(memory_files.py). Invariant: the product's own decisions stay; only the numbers, and the result of a commit, differ.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from warren_raft.raft import catchup
 from warren_raft.store.database import Database, WriteTransaction
 
 CAME_THROUGH = 0.2
-"""Probability that a commit which says that there is no room is on disk nevertheless: who applies has to look."""
+"""Probability that a commit that fails with "no space left" is on disk all the same: the state machine has to look."""
 
 
 @contextmanager
 def scaled(world: World) -> Iterator[None]:
-    """Until the end of the block, for every manager of this process."""
+    """The small sizes, until the end of the block, for all managers of this process."""
     options: Options = world.options
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(catchup, "CHUNK_BYTES", options.chunk_bytes))
@@ -57,7 +57,7 @@ def _writer(world: World) -> object:
 
 
 class _Full(WriteTransaction):
-    """One whose commit finds no room."""
+    """A write transaction that finds no space left when it commits."""
 
     __slots__ = ("_directory",)
 

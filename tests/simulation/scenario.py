@@ -1,8 +1,8 @@
-"""Scripts of scenarios: one command a line on a cluster of real engines (tests/engine_harness.py), after the story of
-the bug they pin. `python -m tests.simulation.scenario FILE` runs one and says each line as it goes.
+"""Scripts of scenarios: the story of the bug that the script pins, then one command a line on a cluster of real engines
+(tests/engine_harness.py). `python -m tests.simulation.scenario FILE` runs a script and prints each line.
 
-A name may stand for a manager: `call L leader`, `call F follower`, `call G follower` name the leader and the followers
-at that moment. A line that does not hold raises with its number. Not here: random faults (world.py).
+A name may stand for a manager: `call L leader`, `call F follower`, `call G follower` give names to the leader and the
+followers of that moment. A line that does not hold raises an error with its number. Not here: random faults (world.py).
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ class Scenario:
     # Managers ----------------------------------------------------------------------------------------------------
 
     def do_cluster(self, *ids: str) -> None:
-        """Managers with these ids as their initial members, none of which runs."""
+        """Make a cluster with these ids as its initial members. No manager runs yet."""
         self._cluster = Cluster(ids, start=False)
 
     def do_start(self, id_: str, *members: str) -> None:
-        """`start m1 [m1 m2]`: with another list of initial members than the cluster's."""
+        """`start m1 [m1 m2]`: start a manager, with its own list of initial members if one is given."""
         addresses = self._cluster.addresses
         self._cluster.start(id_, members={member: addresses[member] for member in members} or None)
 
     def do_join(self, id_: str, address: str) -> None:
-        """Start one that is no initial member."""
+        """Start a manager that is not an initial member."""
         self._cluster.start(id_, members={**self._cluster.initial, id_: address}, address=address)
 
     def do_crash(self, *ids: str) -> None:
@@ -70,7 +70,7 @@ class Scenario:
         self._cluster.wipe(id_)
 
     def do_call(self, name: str, what: str) -> None:
-        """`call NAME leader`, or the next follower that has no name yet."""
+        """`call NAME leader`, or `call NAME follower`: the next follower without a name."""
         if what == "leader":
             self._names[name] = self._cluster.wait_leader().id
         else:
@@ -86,7 +86,7 @@ class Scenario:
         self._cluster.part(a, b)
 
     def do_hold(self, a: str, b: str) -> None:
-        """What a sends to b stays on the wire."""
+        """Messages from a to b stay on the wire."""
         self._cluster.hold((a, b))
 
     def do_heal(self) -> None:
@@ -110,7 +110,7 @@ class Scenario:
         self._cluster.run(float(seconds))
 
     def do_ready(self) -> None:
-        """Until each running manager is ready."""
+        """Run until all running managers are ready."""
         self._cluster.wait_ready()
 
     def do_submit(self, id_: str, *texts: str) -> None:
@@ -118,7 +118,7 @@ class Scenario:
             self._cluster.submit(id_, text)
 
     def do_write(self, id_: str, *texts: str) -> None:
-        """Submit, and wait for the answers."""
+        """Submit writes, and wait for the answers."""
         self._cluster.write(id_, *texts)
 
     def do_change(self, id_: str, verb: str, member: str, address: str = "") -> None:
@@ -130,10 +130,10 @@ class Scenario:
         assert answer.state == REFUSED, answer.text
 
     def do_ask(self, id_: str, verb: str, member: str, address: str = "") -> None:
-        """Ask once, whatever the answer."""
+        """Ask once; each answer is accepted."""
         self._cluster.ask(id_, verb, member, address)
 
-    # What must hold ----------------------------------------------------------------------------------------------
+    # Checks ------------------------------------------------------------------------------------------------------
 
     def do_leads(self, id_: str, within: str, seconds: str) -> None:
         """`leads m1 within 2`, or `leads anybody within 2`."""
@@ -141,7 +141,7 @@ class Scenario:
         self._cluster.run_until(lambda: self._leader_is(id_), float(seconds))
 
     def do_notleads(self, id_: str, within: str, seconds: str) -> None:
-        """Another one leads."""
+        """Another manager leads."""
         assert within == "within"
         self._cluster.run_until(
             lambda: self._cluster.leader is not None and self._cluster.leader.id != id_, float(seconds)
@@ -155,7 +155,7 @@ class Scenario:
         assert self._cluster.leader is None, f"{self._cluster.leader and self._cluster.leader.id} leads"
 
     def do_names(self, id_: str, leader: str) -> None:
-        """`names m1 nobody`: whom it takes for the leader."""
+        """`names m1 m2`, `names m1 nobody`: the manager that m1 takes for the leader."""
         found = self._cluster.nodes[id_].engine.leader
         assert (found or "nobody") == leader, found
 
@@ -168,20 +168,20 @@ class Scenario:
             assert text not in self._cluster.acknowledged, f"{text} is acknowledged"
 
     def do_running(self, *ids: str) -> None:
-        """Exactly these."""
+        """Exactly these managers run."""
         assert set(ids) == set(self._cluster.nodes), f"running: {sorted(self._cluster.nodes)}"
 
     def do_voters(self, id_: str, *members: str) -> None:
-        """The voting members of the list that it has applied."""
+        """The voters in the list that the manager has applied."""
         votes = {member for member, voter in self._cluster.members(id_).items() if voter}
         assert votes == set(members), sorted(votes)
 
     def do_blank(self, id_: str) -> None:
-        """Nothing was ever written to its log."""
+        """The manager's log is blank: nothing was ever written to it."""
         assert self._node(id_).log.is_blank
 
     def do_kept(self) -> None:
-        """Each acknowledged write is applied exactly once everywhere, and all managers hold the same."""
+        """Each acknowledged write is applied exactly once on every manager, and all managers have the same writes."""
         self._cluster.check_writes()
 
     def _node(self, id_: str) -> Node:

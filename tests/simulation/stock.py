@@ -1,8 +1,9 @@
-"""Stock PySyncObj in the same world: `--engine stock`. Its own messages, elections, log and journal, on the same
-network and under the same faults as far as they apply, so that everybody can see what they do to it.
+"""Stock PySyncObj in the same world: `--engine stock`. It has its own messages, elections, log and journal, on the same
+network and under the same faults as far as they apply. So the effect of these faults on it can be seen.
 
-It is treated kindly: its journal loses nothing in a crash (the real one is never synced), no disk fails or fills,
-nothing is wiped, and neither members nor snapshots change. Not here: the library in memory (tests/stock_pysyncobj.py).
+It is treated kindly: its journal loses nothing in a crash (the real journal is never synced), no disk fails or fills,
+no directory is wiped, members do not change, and there are no snapshots. Not here: the library in memory
+(tests/stock_pysyncobj.py).
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from warren_raft.raft.events import LinkDown, LinkUp, Received
 from warren_raft.raft.membership import Hello, Member, Membership
 
 ELECTION_SECONDS = (0.4, 1.4)
-"""The library's defaults, as all its other settings here."""
+"""The library's default; all its other settings here are defaults as well."""
 
 
 UNSYNCED_SECONDS = 5.0
-"""How much of what was written last a power cut takes from a journal that is never synced; Linux writes back after 5 to
-35 s."""
+"""A power cut takes at most the writes of this time from a journal that is never synced. Linux writes pages back after
+5 to 35 s."""
 
 
 def stock_options(seed: int) -> Options:
-    """The same options, less the faults that the library knows nothing of."""
+    """The same options, without the faults that do not apply to the library."""
     return replace(
         draw(seed),
         member_rate=0,
@@ -74,7 +75,7 @@ class _Links(Transport):  # type: ignore[misc]
 
 
 class StockEngine:
-    """Looks like our engine to the world."""
+    """The library, with the interface of our engine for the world."""
 
     failure = None
     holds_notices = False
@@ -107,7 +108,7 @@ class StockEngine:
         make = make_machine_class(module)
         self.machine = make(StockNode(opened.id), others, conf, nodeClass=StockNode, transportClass=links)
 
-    # As the world asks -------------------------------------------------------------------------------------------
+    # The engine's interface --------------------------------------------------------------------------------------
 
     @property
     def role(self) -> str:
@@ -145,12 +146,12 @@ class StockEngine:
                 del self._links[peer]
                 self._transport._onNodeDisconnected(StockNode(peer))
             case Received(peer, _, message):
-                # Also of a connection that was superseded: the library's callback stays bound to the peer.
+                # Also messages of a replaced connection: the library's callback stays bound to the peer.
                 content = pickle.loads(message["data"])
                 self._guarded(content["type"], self._transport._onMessageReceived, StockNode(peer), content)
 
     def _guarded(self, where: str, function: Callable[..., object], *arguments: object) -> None:
-        """The library's own thread logs what is raised and goes on."""
+        """Call a function like the library's own thread, which logs exceptions and goes on."""
         try:
             function(*arguments)
         except Exception as error:  # noqa: BLE001 - see above
@@ -171,7 +172,7 @@ class StockEngine:
 
 
 class StockDirectory:
-    """An opened directory, as the world knows one."""
+    """An opened directory, with the interface that the world uses."""
 
     def __init__(self, id_: str, members: Mapping[str, str], journal: StockJournal, seed: int) -> None:
         self.id = id_
@@ -187,7 +188,7 @@ class StockDirectory:
 
 
 class StockWorld(World):
-    """Starts stock managers."""
+    """A world that starts stock managers."""
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
@@ -238,7 +239,7 @@ def machine_of(process: Process) -> Any:
 
 
 class StockCallers:
-    """Callers that put each value once, and what must hold: the name of each invariant begins its failure's text."""
+    """Callers that put each value once, and the checks. Each failure's text begins with the name of the invariant."""
 
     def __init__(self, world: World) -> None:
         self.world = world

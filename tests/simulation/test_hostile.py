@@ -1,4 +1,4 @@
-"""Impostors, replayed hellos and a hostile member among real managers: each kind is drawn, and harms nothing."""
+"""Impostors, replayed hellos and a hostile member among real managers: each kind is drawn, and does no harm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each bug that can be told on a few lines stays told: a script per story, run on the real engines."""
+"""Each bug that a few lines can tell has a script, which runs on the real engines."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ BROKEN: dict[str, tuple[Change, ...]] = {
     ),
     "everybody_crashes_with_a_vote_on_the_way": (Change(Outbox, "send_when_synced", "self._log.position", "0"),),
 }
-"""The product as it was, or would be, without the rule that the story tells of."""
+"""Scenario -> the changes that take the rule of its story out of the product."""
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_scenario_fails_without_the_rule_that_it_tells_of(name: str) -> None:
-    """A script that holds whatever the product does pins nothing."""
+    """A script that always holds, whether or not the product has the rule, pins nothing."""
     with changed(BROKEN[name]), pytest.raises(ScenarioFailed):
         run_file(SCENARIOS / f"{name}.txt")

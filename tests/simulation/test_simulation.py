@@ -1,5 +1,5 @@
-"""No acknowledged write is lost, whatever fails: a few hundred seeds of the simulation, and proof that it can find
-what it is for. Wider: `python -m tests.simulation --seeds 0:10000 --jobs 2`.
+"""No acknowledged write is lost, under all simulated faults: a few hundred seeds of the simulation, and proof that it
+finds planted bugs. More seeds: `python -m tests.simulation --seeds 0:10000 --jobs 2`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.simulation.world import World
 pytestmark = pytest.mark.timeout(300)
 SEEDS = range(1_000_000, 1_000_200)
 BUDGET_SECONDS = 45.0
-"""For SEEDS; where that is not enough, the rest of them is left out, and the test says so."""
+"""Time for SEEDS. If it is not enough, the rest of them is left out, and the test says so."""
 SEEDS_MIN = 15
 RARER_FAULTS = {
     "ENOSPC at a write of the log",
@@ -41,7 +41,7 @@ RARER_FAULTS = {
     "partition: pair one way",
 }
 RARER_FAULTS_WITHIN = 100
-"""In so many seeds each of them is there."""
+"""Each of the rarer faults happens within this many seeds."""
 DISASTERS: Mapping[str, Any] = {
     "profile": "",
     "managers": 3,
@@ -51,7 +51,7 @@ DISASTERS: Mapping[str, Any] = {
     "mistake": 1.0,
     "interrupted": 1.0,
 }
-"""Under which each of WAYS is gone soon."""
+"""Options under which each of WAYS happens soon."""
 DISASTERS_MAX = 80
 DRAWN_OFTEN = {
     "member_rate": 0.6,
@@ -70,10 +70,10 @@ DRAWN_OFTEN = {
     "large_bytes": 2_000,
     "safety_seconds": 8.0,
 }
-"""Under which each of DRAWN happens soon."""
+"""Options under which each of DRAWN happens soon."""
 DRAWN_MAX = 40
 RESTORED_SEED = 1_000_013
-"""One that has a disaster."""
+"""A seed with a disaster."""
 FETCHES_OF_WRONG_STATES: Mapping[str, Any] = {**FETCHES, "wrong_state_rate": 0.3}
 CONDITIONS: dict[str, Mapping[str, Any]] = {
     "truncate-on-match": {"managers": 3, "latency_max": 0.2, "throw_rate": 0.5, "call_rate": 30.0},
@@ -160,10 +160,10 @@ CONDITIONS: dict[str, Mapping[str, Any]] = {
     },
     "restored-log-is-not-synced": {"managers": 3, "disaster": 1.0, "mistake": 1.0},
 }
-"""Options under which a rare bug shows soon: which seed finds it moves with every change of the product, and a test
-cannot search a thousand. `--plant all --seeds 0:1000` does, without them."""
+"""Options under which a rare bug shows soon. Every change of the product may change the seed that finds a bug, and a
+test cannot search a thousand seeds. `--plant all --seeds 0:1000` searches them, without these options."""
 STOCK_SEEDS = {False: range(60, 160), True: range(60)}
-"""Where the library's journal loses nothing a lost write is rare."""
+"""If the library's journal loses nothing, a lost write is rare."""
 FIRST_SEEDS = {
     "truncate-on-match": 74,
     "truncate-on-match-unchecked": 74,
@@ -183,16 +183,16 @@ FIRST_SEEDS = {
     "recover-leaves-out-the-uncertain": 24,
     "armed-timeout-now": 25,
 }
-"""Where the search for a bug begins, so that it is short; 0 where no seed is named. When a change of the product moves
-the seed that finds it, the search goes on from here."""
+"""The seed at which the search for a bug begins, so that it is short; 0 if no seed is named. When a change of the
+product changes the seed that finds the bug, the search goes on from here."""
 SEARCH_MAX = 200
-"""So many seeds are tried."""
+"""The number of seeds that are tried."""
 RARE = ("reads-by-lease",)
-"""No conditions are known that bring it out within so few seeds."""
+"""Bugs for which no options are known that show them within so few seeds."""
 
 
 def test_nothing_is_lost_in_a_few_hundred_runs() -> None:
-    """Safety under faults, then convergence: every checker, on as many seeds as there is time for."""
+    """Safety under faults, then convergence: all checkers, on as many seeds as BUDGET_SECONDS allows."""
     end = time.monotonic() + BUDGET_SECONDS
     checked: Counter[str] = Counter()
     faults: Counter[str] = Counter()
@@ -215,7 +215,8 @@ def test_nothing_is_lost_in_a_few_hundred_runs() -> None:
 
 
 def test_snapshots_are_restored_and_survivors_recovered_rightly_and_by_mistake() -> None:
-    """A way that is never gone finds nothing: each is, within a few seeds of those that have a disaster."""
+    """Each way to restore or recover happens within a few seeds with a disaster. A way that never happens finds no
+    bug."""
     drawn = sum(draw(seed).disaster for seed in range(1000))
     assert 80 < drawn < 160
     assert draw(RESTORED_SEED).disaster
@@ -231,13 +232,13 @@ def test_snapshots_are_restored_and_survivors_recovered_rightly_and_by_mistake()
 
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_bug_can_still_be_planted(bug: str) -> None:
-    """At once; whether it is found takes minutes, and for the rare ones is asked by hand only."""
+    """This is quick. Finding a bug takes minutes, and the rare bugs are searched for by hand only."""
     with planted(bug):
         pass
 
 
 def test_each_draw_is_made_and_does_what_it_is_for() -> None:
-    """A fault that is never drawn finds nothing, and one whose draw does nothing neither."""
+    """A fault that is never drawn finds no bug; nor does a drawn fault that has no effect."""
     options = [draw(seed) for seed in range(1000)]
     shares = {
         "of two": sum(each.managers == 2 for each in options),
@@ -273,7 +274,8 @@ def test_each_draw_is_made_and_does_what_it_is_for() -> None:
 
 @pytest.mark.parametrize("bug", [bug for bug in PLANTED if bug not in RARE])
 def test_a_planted_bug_is_found(bug: str) -> None:
-    """A simulation that finds nothing proves nothing: it finds this one within a few seeds, and nothing without it."""
+    """A simulation that cannot find a bug proves nothing. It finds this bug within a few seeds, and finds nothing
+    without it."""
     first = FIRST_SEEDS.get(bug, 0)
     for seed in range(first, first + SEARCH_MAX):
         options = replace(draw(seed), **{"profile": "", **CONDITIONS.get(bug, {})})
@@ -289,14 +291,14 @@ def test_a_planted_bug_is_found(bug: str) -> None:
 
 @pytest.mark.parametrize(("loses_unsynced", "what"), [(False, "acknowledged writes survive"), (True, "states agree")])
 def test_stock_pysyncobj_fails_here(loses_unsynced: bool, what: str) -> None:
-    """`--engine stock` and `stock-unsynced`: what is released, under the same faults, and what it costs."""
+    """`--engine stock` and `stock-unsynced`: the released library fails under the same faults."""
     results = (run_stock(seed, loses_unsynced=loses_unsynced) for seed in STOCK_SEEDS[loses_unsynced])
     found = next(result for result in results if result.failure is not None and result.found_by == what)
     print(f"seed {found.seed}: {found.failure}")
 
 
 def test_a_planted_bug_is_gone_afterwards() -> None:
-    """Another test's product must be the product."""
+    """Other tests must test the product without the planted bug."""
     for name, changes in PLANTED.items():
         before = [vars(change.owner)[change.name] for change in changes]
         with planted(name):
@@ -313,7 +315,7 @@ def trace_of(seed: int, hash_seed: str) -> str:
 
 
 def test_a_seed_means_the_same_in_every_process() -> None:
-    """Otherwise a failure could not be looked at again. Nothing may depend on the order of sets or the time of day."""
+    """Otherwise a failure could not be run again. Nothing may depend on the order of sets or the time of day."""
     for seed in (1_000_003, 1_000_011, RESTORED_SEED):
         assert trace_of(seed, "1") == trace_of(seed, "2")
 
@@ -331,7 +333,7 @@ def directories_made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_run_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of runs share a small /dev/shm; also those that end in the middle."""
+    """Thousands of runs share a small /dev/shm, also runs that end in the middle."""
 
     class Breaker:
         def __init__(self) -> None:

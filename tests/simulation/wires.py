@@ -1,8 +1,8 @@
-"""One direction of a connection that carries few bytes a second: the product's own queue at one end and its reader at
-the other, between them all that is on its way, first in first out, as in the buffers of a kernel and a router.
+"""One direction of a connection that carries few bytes a second: the product's own queue at one end, its reader at the
+other end, and between them the bytes on their way, first in first out, as in the buffers of a kernel and a router.
 
-Not here: links without a limit, partitions, what breaks (network.py). Invariant: bytes arrive in the order in which
-the queue handed them over, each no sooner than all before it have been carried.
+Not here: links without a limit, partitions, breaking links (network.py). Invariant: bytes arrive in the order in which
+the queue handed them over, and no byte arrives before all bytes before it were carried.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LONG_WAIT_SECONDS = 0.1
 
 
 class Wire:
-    """From `sender` to `receiver`; `back` is the other direction, set once both are made."""
+    """One direction. `back` is the other direction, set when both are made."""
 
     back: Wire
 
@@ -38,7 +38,7 @@ class Wire:
         deliver: Callable[[dict[str, Any]], None],
         arriving: Callable[[int], None],
     ) -> None:
-        """`on_its_way(when, arrive)` has `arrive` called then, or later, or never if the connection breaks."""
+        """`on_its_way(when, arrive)` calls `arrive` at that time, or later, or never if the connection breaks."""
         self._world = world
         self._bytes_per_second = bytes_per_second
         self._latency = latency
@@ -59,7 +59,7 @@ class Wire:
         self._pump()
 
     def cancel(self, number: int) -> None:
-        """As the event Cancel says."""
+        """Carry out the effect Cancel."""
         self._queue.cancel(number)
 
     def _pump(self) -> None:

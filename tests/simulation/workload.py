@@ -1,8 +1,7 @@
 """Callers on every manager: puts, conditions, deletes, batches, barriers with reads, plain local reads, retries.
 
-Each simulated manager has one session as a real one has, and issues real commands; what threads do in manager.py
-(waiting, waking) is the only part that is not here. Invariant: a value is written at most once, so who reads it knows
-whose it is.
+Each simulated manager has one session, like a real one, and issues real commands. Only the work of the threads in
+manager.py (waiting, waking) is not here. Invariant: a value is written at most once, so a read value names its writer.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from warren_raft.store.command import Command, Operation, Verb, encode
 from warren_raft.store.tables import SERVICE
 
 CALM_TIMEOUT_SECONDS = 10.0
-"""In the liveness phase nobody gives up early."""
+"""The timeout in the liveness phase: no caller gives up early."""
 
 
 VALUES_MAX = 1_000_000
-"""More than the callers of one cluster write."""
+"""More values than the callers of one cluster write."""
 
 
 def value_of(call: Call) -> str:
-    """What a put or a conditional put writes."""
+    """The value that a put or a conditional put writes."""
     return str(call.argument[1] if call.kind == "cas" else call.argument)
 
 
@@ -95,7 +94,7 @@ class Client:
         self._change("delete", key, None, (Operation(Verb.DELETE, SERVICE.number, key),))
 
     def _batch(self, key: str) -> None:
-        """Two keys in one command: a call on each, with one answer."""
+        """Two keys in one command: one call on each key, and one answer for both."""
         other = f"key-{self.random.randrange(self.world.options.keys)}"
         if other == key:
             return self._put(key)
@@ -123,7 +122,7 @@ class Client:
         self._submit(self.session, (), call, done)
 
     def _look(self, key: str) -> None:
-        """A plain local read: as old as this manager is, but never older than the last one here."""
+        """A plain local read: as old as this manager's state, but never older than the last local read here."""
         revision = self.process.opened.machine.revision
         self.workload.looked(self.process, revision, key, self._local(key))
 
@@ -169,7 +168,7 @@ class Client:
         call.returned = self.world.now
         self.workload.acknowledged += 1
 
-    # The way there -----------------------------------------------------------------------------------------------
+    # Submitting --------------------------------------------------------------------------------------------------
 
     def _submit(
         self,
@@ -213,32 +212,32 @@ class Client:
 
 
 def hash_free(value: str) -> str:
-    """A few values share a name, so that the index by name has something to do."""
+    """A name that several values share, so that the index by name is used."""
     return str(sum(value.encode()) % 5)
 
 
 class Workload:
-    """All callers of a run and what they were told."""
+    """All callers of a run, their calls and their answers."""
 
     def __init__(self, world: World, after: Workload | None = None) -> None:
-        """`after`: of the cluster before this one, whose values are not to be written again."""
+        """`after`: the workload of the cluster before this one; its values must not be written again."""
         self.world = world
         self.calls: list[Call] = []
         self.base_revision = 0
-        """Where the history of changes begins."""
+        """The revision after which the history of changes begins."""
         self.never: set[int] = set()
         self.clients: dict[str, Client] = {}
         self.acknowledged = 0
         self.unanswered = 0
         self.ended = False
         self.is_paused = False
-        """Nobody calls for a while."""
+        """No caller makes a call for a while."""
         self._values: int = 0 if after is None else after._values + VALUES_MAX
         self._answered: set[tuple[int, int]] = set()
         world.observers.append(self)
 
     def begin_with(self, found: Iterable[Service], revision: int) -> None:
-        """What is there at the beginning, as if somebody had just put it."""
+        """Take over the records of the beginning, as if callers had just put them."""
         self.base_revision = revision
         now = self.world.now
         self.calls += [Call("restored", "put", s.id, s.image, now, now, s.revision) for s in found]

@@ -1,9 +1,9 @@
 """Time and the managers: a heap of events, and processes that live on directories.
 
-A directory (log in memory_files, state as a real LMDB file) outlives its processes. A process is what a manager is but
-for threads: the opened directory, the engine, and its links. Not here: who calls (workload.py), what breaks
-(nemesis.py), what is restored (disaster.py), how messages travel (network.py). Invariant: nothing happens but in an
-event of the heap, in an order that the seed decides.
+A directory (log in memory_files, state as a real LMDB file) outlives its processes. A process is a manager without its
+threads: the opened directory, the engine, and its links. Not here: callers (workload.py), faults (nemesis.py), restores
+(disaster.py), the way of messages (network.py). Invariant: everything happens in an event of the heap, in an order that
+the seed decides.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from warren_raft.snapshots.keeper import Held
 from warren_raft.snapshots.verification import prove_state, verify
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-"""The calendar's time at second 0."""
+"""The wall clock's time at second 0."""
 DIAL_SECONDS = 0.05
 NOTICE_STEP_SECONDS = 0.002
 MOST_JOB_OPERATIONS = 30
@@ -54,13 +54,13 @@ class Failure(AssertionError):
 
 
 class Audience:
-    """The checkers and callers of one cluster's history. What is restored is another cluster, and has another one."""
+    """The checkers and callers of one cluster. A restored cluster is another cluster, and has another audience."""
 
     def __init__(self) -> None:
         self.observers: list[Any] = []
-        """See each for what it is told."""
+        """Each observer has methods for the events that it wants to see."""
         self.lists = MemberLists()
-        """Of its members; an observer as well, of those who have any."""
+        """The cluster's member lists. In a run of our own engine it is an observer as well."""
         self._told: dict[str, list[Callable[..., None]]] = {}
         self._told_count = 0
 
@@ -85,7 +85,7 @@ class Process:
         self.audience = directory.audience
         self.id = directory.id
         self.number = world.next_number()
-        """Never used again, so observers may keep what they know of a process by it."""
+        """Never used again, so observers may use it as the key for facts about the process."""
         self.opened = opened
         self._started_at = world.now
         self._clock_rate = world.clock_rate()
@@ -95,12 +95,12 @@ class Process:
         self.was_ready = False
         self.events: list[Event] = []
         self.calls: dict[tuple[int, int], Proposal] = {}
-        """What callers have submitted and has not ended, by session and sequence."""
+        """(session, sequence) -> a submitted proposal that has not ended."""
         self.dialed: dict[str, Sequence[str]] = {}
         self.batch: Batch | None = None
         self.paused_until = 0.0
         self.state_is_wrong = False
-        """As was made so; until it is replaced."""
+        """The run has made the state wrong, and it was not replaced since."""
         self.times_wrong = 0
         self.alive = True
         self._step_due = False
@@ -109,11 +109,11 @@ class Process:
 
     @property
     def clock(self) -> float:
-        """Its monotonic clock: nobody else's, a little too fast or too slow, and it jumps over a pause."""
+        """The manager's own monotonic clock. It runs a little too fast or slow, and jumps when its machine slept."""
         return self._started_at + (self.world.now - self._started_at) * self._clock_rate + self._leapt
 
     def leap(self, seconds: float) -> None:
-        """Its machine slept: its clock goes on, everybody else's was not there."""
+        """The manager's machine slept: its clock has gone on, and no message came meanwhile."""
         self._leapt += seconds
         if seconds >= LINK_TIMEOUT_SECONDS:
             self.world.network.overslept(self.id)
@@ -190,7 +190,7 @@ class Process:
             self.world.network.close(self.id, effect.link)
 
     def _work(self, work: Work) -> None:
-        """A job on snapshots, as a worker thread does it. It dies with its process, before it or after it."""
+        """Carry out a job on snapshots, like a worker thread. The process may die in the middle of it."""
         if not self.alive:
             return
         try:
@@ -216,7 +216,7 @@ class Process:
             return work.job()
 
     def spoil_state(self) -> None:
-        """Only its digest: what callers read there is what it was, so nothing else that is checked may change."""
+        """Make the digest wrong, and nothing else: callers still read the right records, so all other checks hold."""
         machine = self.opened.machine
         with machine.database.write() as transaction:
             store_position(transaction, machine.committed._replace(digest=self.world.random.randbytes(32)))
@@ -232,7 +232,7 @@ class Process:
         self.world.after(0.1, lambda: self.opened.keeper.tidy() if self.alive else None)
 
     def _remove_segments(self) -> None:
-        """As a worker thread does it, some time after a batch."""
+        """Remove old segments of the log some time after a batch, like a worker thread."""
         removal = self.opened.log.removal() if self.alive else None
         if removal is None:
             return
@@ -272,14 +272,14 @@ class Process:
 
 
 def effect_range(batch: Batch) -> tuple[str, int]:
-    """Where the newest batch of a log begins: (path, offset). Damage from there on may look like a torn write."""
+    """(path, offset) at which the newest batch of a log begins. Damage from there on may look like a torn write."""
     assert batch.written is not None
     segment, _ = batch.written
     return segment.file._inode.path, segment.end  # type: ignore[attr-defined]
 
 
 class Directory:
-    """What a manager has on disk, whether or not it runs."""
+    """The data directory of a manager, whether or not it runs."""
 
     def __init__(self, world: World, id_: str, address: str, path: Path) -> None:
         self.world = world
@@ -287,21 +287,21 @@ class Directory:
         self.address = address
         self.path = path
         self.members: Mapping[str, str] | None = None
-        """What its manager is told to expect at its first start; None: the cluster's initial members."""
+        """The members in the configuration of its manager; None: the cluster's initial members."""
         self.incarnation: str | None = None
-        """Of the log in it; None before the first start."""
+        """The incarnation of the log in it; None before the first start."""
         self.audience = world.audience
-        """Of the cluster that it belongs to, or is to."""
+        """The audience of the cluster that it belongs to, or will belong to."""
         self.boot = 0
         self.files = self._empty_files()
         self.last_batch: tuple[str, int] | None = None
-        """Where the newest log batch begins: (path, offset)."""
+        """(path, offset) at which the newest log batch begins."""
         self.damaged: tuple[str, int, int] | None = None
-        """(path, offset, bit) that was flipped."""
+        """(path, offset, bit) of a bit that was flipped."""
         self.state_full_until = 0.0
-        """Until then commits of the state find no room."""
+        """Until this time commits of the state find no space left."""
         self.slow_until = 0.0
-        """A sync of the log that begins before returns after it."""
+        """A sync of the log that begins before this time returns after it."""
 
     def _empty_files(self, *inside: Path) -> MemoryFiles:
         parents = [str(parent) for parent in [self.path, *self.path.parents, *inside]]
@@ -315,7 +315,8 @@ class Directory:
 
     @contextmanager
     def laid_out(self) -> Iterator[None]:
-        """Nobody runs here: the log lies on the real disk, where the operators' tools look, until the end of it."""
+        """Put the log onto the real disk, where the operators' tools look, until the end of the block. No manager runs
+        here meanwhile."""
         log = self.path / "log"
         inside = [path for path in self.files.paths() if os.path.dirname(path) == str(log)]
         if inside:
@@ -344,7 +345,7 @@ class Directory:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def lose_page_cache(self, random: Random, keep_pages: float) -> None:
-        """The machine went down: unsynced log pages are lost at random, and the state file is not what it was."""
+        """The machine went down: random unsynced pages of the log are lost, and the state file is damaged."""
         self.files.power_cut(keep_some(random, keep_pages), name_changes=random.randrange(0, 4))
         self.boot += 1
         state = self.path / "state"
@@ -356,12 +357,13 @@ class Directory:
             _scribble(incoming, random)
 
     def rot(self, random: Random) -> bool:
-        """Some byte of a snapshot, or of one that is being fetched, is another one than it was."""
+        """Flip one bit of a snapshot, or of a file that is being fetched. False: there is no file that may be
+        damaged."""
         directory = self.path / "snapshots"
         names = sorted(os.listdir(directory)) if directory.exists() else []
         snapshots = [name for name in names if name.endswith(".mdb")]
         if len(snapshots) < 2:
-            snapshots = []  # the only one: a manager that needs it has to be removed and added again
+            snapshots = []  # a manager that needs its only snapshot would have to be removed and added again
         found = snapshots + [name for name in names if name == "incoming.part"]
         if not found:
             return False
@@ -378,14 +380,14 @@ class Directory:
 
 
 def _scribble(path: Path, random: Random) -> None:
-    """A page of it was lost, and is what was there before."""
+    """A page of the file was lost: other bytes are in its place."""
     with open(path, "r+b") as file:
         file.seek(4096 * random.randrange(2, 8))
         file.write(random.randbytes(4096))
 
 
 class World:
-    """One run. `processes[id]` is a running manager; `directories[id]` what there is on disk."""
+    """One run. `processes[id]` is a running manager; `directories[id]` is its directory."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -393,20 +395,20 @@ class World:
         self.now = 100.0
         self.faults: Counter[str] = Counter()
         self.checked: Counter[str] = Counter()
-        """What checkers did, and what was seen to happen, to be added up over the runs."""
+        """Counts of checks, and of events that were seen, to be added up over the runs."""
         self.two_clusters = False
-        """Members of an old cluster run beside those of a new one, by mistake."""
+        """Members of an old cluster run beside members of a new one, by mistake."""
         self.is_calm = False
-        """The liveness phase: nothing is slow any more."""
+        """This is the liveness phase: nothing is slow any more."""
         self.trace: list[str] = []
         self.network = Network(self)
         self.processes: dict[str, Process] = {}
         self.directories: dict[str, Directory] = {}
         self.audience = Audience()
-        """Checkers and workload of the cluster that there is, or that there is to be."""
+        """The checkers and the workload of the present cluster, or of the one that is about to form."""
         self.removed: set[str] = set()
         self.accused: set[str] = set()
-        """In whose name a hostile one has said what cannot be (hostile.py)."""
+        """Managers in the name of which a hostile member has sent impossible messages (hostile.py)."""
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._numbers = itertools.count(1)
@@ -421,7 +423,7 @@ class World:
             self.new_directory(id_, address)
 
     def new_directory(self, id_: str, address: str) -> Directory:
-        """A blank one, in the place of what was known under this id; that stays where it is."""
+        """A blank directory for this id. The directory that had the id before stays on the disk."""
         paths = (self.root / (f"{id_}-{n}" if n else id_) for n in itertools.count())
         path = next(path for path in paths if path not in self._used_paths)
         self._used_paths.add(path)
@@ -429,7 +431,7 @@ class World:
         return self.directories[id_]
 
     def start_all(self) -> None:
-        """The initial managers, once observers are there."""
+        """Start the initial managers. Call this after the observers were added."""
         for id_ in self.initial:
             self.start(id_)
 
@@ -442,7 +444,7 @@ class World:
         self.at(self.now + delay, what)
 
     def run_until(self, end: float, condition: Callable[[], bool] | None = None) -> bool:
-        """Run events until `end`, or until `condition` holds; whether it does."""
+        """Run events until `end`, or until `condition` holds. Returns whether it holds."""
         while self._heap and self._heap[0][0] <= end:
             self.now, _, what = heapq.heappop(self._heap)
             what()
@@ -464,16 +466,16 @@ class World:
         self.after(self.random.expovariate(rate), again)
 
     def note(self, text: str) -> None:
-        text = text.replace(str(self.root), "")  # which is another one in each process
+        text = text.replace(str(self.root), "")  # the path differs in each process
         self.trace.append(f"{self.now - 100:9.4f}  {text}")
 
     def tell(self, what: str, about: Process | World, *arguments: Any) -> None:
-        """Whoever looks at that process, or at the cluster that there is."""
+        """Tell the observers of that process, or of the present cluster."""
         about.audience.tell(what, about, *arguments)
 
     @property
     def observers(self) -> list[Any]:
-        """Those of the cluster that there is."""
+        """The observers of the present cluster."""
         return self.audience.observers
 
     # Managers ----------------------------------------------------------------------------------------------------
@@ -522,7 +524,7 @@ class World:
             self.note(f"{id_} does not start: {error}")
             return None
         self.processes[id_] = process
-        directory.damaged = None  # where nothing is read; its log goes on from here
+        directory.damaged = None  # the damaged bytes are not read; the log goes on from here
         self.note(f"{id_} starts: log to {opened.log.last_index}, applied {opened.machine.applied_index}")
         self.tell("started", process)
         return process
@@ -558,14 +560,14 @@ class World:
         return 0.01 if self.is_calm else self.options.job_seconds
 
     def _did_not_open(self, directory: Directory, error: WarrenError) -> None:
-        """Damage that was injected is found; anything else that keeps a manager out is a bug."""
+        """A manager does not open its directory. Injected damage is a good reason; any other reason is a bug."""
         if directory.damaged is None:
             raise Failure(f"{directory.id} does not open its directory: {error!r}") from error
         self.checked["seen: damaged log refused"] += 1
         self.note(f"{directory.id} does not start: {error}")
 
     def expect_refusal(self, id_: str, directory: Directory) -> None:
-        """Start a manager on another one's directory."""
+        """Start a manager on the directory of another manager; it must refuse."""
         directory.files.clear_faults()
         members = {id_: directory.address}
         config = self._config(directory, members, id_)
@@ -581,12 +583,12 @@ class World:
             self.start(id_, self._members_for(id_))
 
     def _members_for(self, id_: str) -> dict[str, str]:
-        """With itself, at any rate: see `start`."""
+        """The configured members of a manager; `start` adds the manager itself."""
         members = self.directories[id_].members
         return dict(self.initial if members is None else members)
 
     def end(self, process: Process, *, power_cut: bool) -> None:
-        """kill -9, or the machine itself: nothing in memory survives."""
+        """End a process by kill -9, or by a power cut of its machine: nothing in memory survives."""
         self.tell("ending", process)
         process.alive = False
         self.processes.pop(process.id, None)
@@ -599,7 +601,8 @@ class World:
             process.directory.files.kill()
 
     def stop_all(self) -> None:
-        """The end of every process at once. What was still to come concerned them, their links and their faults."""
+        """End all processes at once. All planned events are dropped: they concern these processes, their links and
+        their faults."""
         for process in list(self.running()):
             power_cut = self.random.random() < self.options.power_cut
             self.end(process, power_cut=power_cut)
@@ -641,7 +644,7 @@ class World:
         return max(leaders, key=lambda process: process.engine.term, default=None)
 
     def members(self) -> list[Process]:
-        """Running processes that the leader counts among the members; all running ones where nobody leads."""
+        """Running processes that are members by the leader's list; if there is no leader, all running processes."""
         leader = self.leader
         return [p for p in self.running() if leader is None or p.id in leader.engine.members]
 

@@ -1,4 +1,4 @@
-"""The promises that must hold in every run, one module for each; its docstring says what it checks, and what it omits.
+"""The promises that must hold in every run, one module for each; its docstring lists its checks and omissions.
 
 A checker is an observer of the world, and raises Failure. Each of its methods is named for an event of a process, which
 is the first argument: `started`; `step_ended`; `stepped`, if a step changed something; `took(…, batch)` and `wrote(…,
