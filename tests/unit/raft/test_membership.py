@@ -1,7 +1,7 @@
-"""Who belongs to the cluster, from the first start to the removal of the leader; and what a wiped disk may not do.
+"""The members of a cluster, from the first start to the removal of the leader; and the rules for a wiped disk.
 
-Stories with real engines on a virtual clock. The promises: no two directories ever record different founders, nobody
-counts under another incarnation than the one that was added, one change at a time, and asking again is always safe.
+Stories with real engines on a virtual clock. The promises: no two directories ever hold different founding records; a
+manager counts only under the incarnation that was added; there is one change at a time; asking again is always safe.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from warren_raft.raft.membership import (
 from warren_raft.raft.trust import PeerStanding
 
 JOINER = "127.0.0.1:7100"
-"""Address of a manager that is not among the initial ones."""
+"""Address of a manager that is not an initial member."""
 
 
 def voters(cluster: Cluster, id_: str) -> list[str]:
@@ -50,7 +50,7 @@ def voters(cluster: Cluster, id_: str) -> list[str]:
 
 
 def join(cluster: Cluster, id_: str = "m4", address: str = JOINER) -> None:
-    """A manager on an empty directory, started and added."""
+    """Start a manager on a blank directory, and add it."""
     cluster.start(id_, address=address, members={**cluster.initial, id_: address})
     assert cluster.change(cluster.wait_leader().id, ADD, id_, address).state == DONE
 
@@ -92,7 +92,7 @@ def test_one_manager_alone_forms_a_cluster_of_one() -> None:
 def test_the_founder_alone_loses_a_majority_that_it_was_given_and_the_log_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It leads in the term in which it was elected without asking anybody, and nobody else began a later one."""
+    """It leads in the term in which it was elected without asking other managers, and no later term began."""
     caplog.set_level(logging.INFO, "warren_raft.engine")
     cluster = Cluster(["m1"])
     cluster.wait_ready()
@@ -105,7 +105,7 @@ def test_the_founder_alone_loses_a_majority_that_it_was_given_and_the_log_says_s
 
 
 def test_nobody_campaigns_before_every_initial_member_was_met() -> None:
-    """Two of three are a quorum, but the third may be a member of something already, or its disk may be wiped later."""
+    """Two of three are a quorum, but the third may be a member of a cluster already, or its disk may be wiped later."""
     cluster = Cluster(start=False)
     cluster.start("m1")
     cluster.start("m2")
@@ -117,7 +117,7 @@ def test_nobody_campaigns_before_every_initial_member_was_met() -> None:
 
 
 def test_a_blank_manager_whose_link_is_missing_holds_the_formation_back() -> None:
-    """Each has to meet each: m1 and m3 have both met m2, and not each other."""
+    """Each initial member has to meet all others: m1 and m3 have both met m2, but not each other."""
     cluster = Cluster()
     cluster.part("m1", "m3")
     cluster.run(10)
@@ -127,7 +127,8 @@ def test_a_blank_manager_whose_link_is_missing_holds_the_formation_back() -> Non
 
 
 def test_a_blank_manager_among_members_of_a_cluster_forms_nothing() -> None:
-    """All disks but one stay away: the two blank ones must not begin a history of their own beside the members'."""
+    """All members but one are away: the two blank managers must not begin a history of their own beside the
+    members'."""
     cluster = Cluster()
     cluster.wait_ready()
     cluster.write("m1", "w")
@@ -143,7 +144,7 @@ def test_a_blank_manager_among_members_of_a_cluster_forms_nothing() -> None:
 
 @pytest.mark.parametrize("crashed", ["m1", "m2", "m3"])
 def test_a_crash_at_any_moment_of_the_formation_changes_no_founder(crashed: str) -> None:
-    """The record travels before it is durable; whoever forgot it is told again, and it names the same directories."""
+    """A manager that crashed before its founding record was durable gets it again, with the same directories."""
     for turns in range(1, 16):
         cluster = Cluster()
         for _ in range(turns):
@@ -156,8 +157,8 @@ def test_a_crash_at_any_moment_of_the_formation_changes_no_founder(crashed: str)
 
 
 def test_a_founding_record_is_told_to_nobody_before_it_is_durable() -> None:
-    """A power cut would take it back from the one and leave it with the other, and the first could agree to another
-    view then. Only m1 hears everybody here, and its disk hangs."""
+    """A power cut would take the record from m1 and leave it with another manager, and m1 could then agree to another
+    view. Only m1 hears all managers here, and its disk hangs."""
     cluster = Cluster()
     cluster.hold(("m3", "m2"), ("m2", "m3"))
     m1 = cluster.nodes["m1"]
@@ -167,7 +168,7 @@ def test_a_founding_record_is_told_to_nobody_before_it_is_durable() -> None:
     assert all(cluster.nodes[id_].log.is_blank for id_ in ("m2", "m3"))
     cluster.disconnect("m1", "m2")
     cluster.run(1)
-    assert cluster.nodes["m2"].log.is_blank, "nor does a new link's hello tell of it"
+    assert cluster.nodes["m2"].log.is_blank, "the hello of a new link does not contain the record either"
     m1.disk_seconds = 0.0
     cluster.complete_sync("m1")
     cluster.run_until(lambda: not any(cluster.nodes[id_].log.is_blank for id_ in ("m2", "m3")), seconds=1)
@@ -189,7 +190,7 @@ def test_a_directory_wiped_before_anybody_recorded_it_is_just_another_blank_one(
 
 
 def test_a_directory_wiped_during_the_formation_is_refused_and_then_added_anew() -> None:
-    """m1 has recorded it as a founder; the empty one in its place is another, and says what to do."""
+    """m1 has recorded the directory. The blank directory in its place is another one; the refusal names the commands."""
     cluster = Cluster()
     cluster.run_until(lambda: any(node.engine._roster.founding for node in cluster.nodes.values()))
     witness = next(id_ for id_, node in cluster.nodes.items() if node.engine._roster.founding)
@@ -210,8 +211,8 @@ def test_a_directory_wiped_during_the_formation_is_refused_and_then_added_anew()
 
 @pytest.mark.parametrize("seed", range(40))
 def test_directories_never_record_different_founders_however_the_first_start_goes(seed: int) -> None:
-    """Crashes, wipes, cuts and slow links while the cluster forms; whatever is recorded by directories that exist at
-    one moment names the same founders, and at most one leader was elected a term (checked by the harness)."""
+    """Crashes, wipes, power cuts and slow links while the cluster forms. Directories that exist at the same moment hold
+    the same founding record, and at most one leader is elected in a term (checked by the harness)."""
     random = Random(seed)
     cluster = Cluster(seed=seed)
     for _ in range(60):
@@ -233,7 +234,7 @@ def test_directories_never_record_different_founders_however_the_first_start_goe
         notes = {node.log.note for node in cluster.nodes.values() if node.log.note}
         assert len(notes) <= 1, [Founding.decode(note) for note in notes]
         if not notes:
-            cluster.leaders.clear()  # whatever there was is wiped altogether
+            cluster.leaders.clear()  # all directories were wiped: this is another cluster
 
 
 def test_different_initial_lists_form_nothing_and_say_so() -> None:
@@ -253,8 +254,8 @@ def test_different_initial_lists_form_nothing_and_say_so() -> None:
 
 
 def test_the_same_manager_under_two_addresses_is_a_different_list() -> None:
-    """localhost here, 127.0.0.1 there: the founders' record holds addresses, and two records must never differ. (Pins
-    a bug: both were recorded, and the managers refused each other for ever.)"""
+    """localhost at one manager, 127.0.0.1 at another: the founding record holds addresses, and two records must never
+    differ. (Pins a bug: both were recorded, and the managers refused each other for ever.)"""
     cluster = Cluster(start=False)
     cluster.start("m1")
     cluster.start("m2", members={**cluster.initial, "m3": "localhost:7002"})
@@ -265,9 +266,9 @@ def test_the_same_manager_under_two_addresses_is_a_different_list() -> None:
 
 
 def test_a_manager_restarted_with_a_shorter_list_follows_the_cluster_it_belongs_to() -> None:
-    """m2 declared the list of three, died, and comes back with a list of its own when the others have recorded the
-    first. It does not take their record, which names one that its operator did not, and never votes by a list of its
-    own; it is let into the cluster that they form."""
+    """m2 declared the list of three, died, and comes back with a shorter list after the others have recorded the first
+    list. It does not take their record, which names a manager that its operator did not name, and never votes by its
+    own list. The cluster that the others form lets it in."""
     cluster = Cluster()
     cluster.hold(("m1", "m2"), ("m3", "m2"))
     founders = cluster.nodes["m1"].engine._roster
@@ -283,8 +284,8 @@ def test_a_manager_restarted_with_a_shorter_list_follows_the_cluster_it_belongs_
 
 
 def test_a_founder_that_was_away_ever_since_follows_a_leader_that_it_has_never_met() -> None:
-    """It knows the founders only; all that is left of the cluster knows better. (Pins a bug: it took the leader's new
-    directory for a wiped founder, and dropped all that it sent.)"""
+    """It knows the founding record only; the other managers have later lists. (Pins a bug: it took the leader's new
+    directory for a wiped initial member, and dropped all messages of the leader.)"""
     cluster = Cluster()
     cluster.run_until(lambda: all(node.log.note and not node.batches for node in cluster.nodes.values()))
     cluster.isolate("m3")
@@ -306,7 +307,8 @@ def test_a_founder_that_was_away_ever_since_follows_a_leader_that_it_has_never_m
 
 
 def test_a_manager_that_knows_of_no_other_founds_no_cluster_unless_it_is_told_to() -> None:
-    """A joiner whose list came out empty was a second cluster at once: it took writes, and could not be added."""
+    """(Pins a bug: a joiner with an empty list became a second cluster at once. It took writes, and could not be
+    added.)"""
     cluster = Cluster()
     leader = cluster.wait_ready()
     alone = cluster.start("m4", address=JOINER, members={"m4": JOINER}, bootstrap=False)
@@ -356,7 +358,8 @@ def test_a_member_that_starts_empty_catches_up_through_the_log_and_then_votes() 
 
 
 def test_a_member_that_is_not_started_is_not_added() -> None:
-    """Stock counts it at once, and with a second one the cluster has no quorum and no way back (hole 7c)."""
+    """Stock counts the member at once; after a second such member the cluster has no quorum and no way back (hole
+    7c)."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     answer = cluster.ask(leader.id, ADD, "m4", JOINER)
@@ -371,12 +374,13 @@ def test_a_member_that_is_not_started_is_not_added() -> None:
     other = "127.0.0.1:7111"
     answer = cluster.ask(leader.id, ADD, "m4", other)
     assert answer.text == f"m4 does not answer at {other}; start m4 there, on an empty data directory", (
-        "of another place"
+        "nothing is known about the other address"
     )
 
 
 def test_a_manager_that_nobody_asks_to_add_any_more_is_not_dialled_for_ever() -> None:
-    """One of another cluster refused for ever, and the alarm that it does stayed until another manager led."""
+    """(Pins a bug: a manager of another cluster refused for ever, and the alarm about it stayed until the leader
+    changed.)"""
     cluster = Cluster()
     leader = cluster.wait_ready()
     cluster.ask(leader.id, ADD, "m4", JOINER)
@@ -410,7 +414,7 @@ def test_a_learner_counts_in_no_quorum() -> None:
 
 
 def test_a_learner_is_promoted_only_when_it_has_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until then it is fed; a promotion before would take a vote away from those who could use it."""
+    """Until then it gets the log. An earlier promotion could cost the quorum, because it could not acknowledge yet."""
     monkeypatch.setattr(core, "MESSAGE_BYTES", 200)
     monkeypatch.setattr(guard, "WINDOW_BYTES", 400)
     cluster = Cluster()
@@ -435,7 +439,8 @@ def test_a_learner_is_promoted_only_when_it_has_caught_up(monkeypatch: pytest.Mo
 
 
 def test_a_member_that_lost_its_directory_is_not_called_added() -> None:
-    """It is in the list, and what runs in its place is refused: `add` alone mends nothing, and must not say it did."""
+    """The member is in the list, and the manager in its place is refused. `add` alone does not help, and must not say
+    that it did."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     lost = cluster.followers()[0]
@@ -449,7 +454,7 @@ def test_a_member_that_lost_its_directory_is_not_called_added() -> None:
 
 
 def test_a_guest_answers_no_vote_request() -> None:
-    """A blank directory votes for nobody, whoever asks: it may stand where a member's disk was."""
+    """A blank directory votes for no candidate: it may be in the place of a member's lost disk."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     guest = cluster.start("m4", address=JOINER)
@@ -464,7 +469,8 @@ def test_a_guest_answers_no_vote_request() -> None:
 
 
 def test_a_directory_that_is_no_member_counts_for_nobody_though_its_link_is_up() -> None:
-    """Its link came up while it was one, or will be: the list decides, each time (hole 7, wiped disks)."""
+    """Its link came up while it was a member, or before it becomes one. The list decides for each message (hole 7,
+    wiped disks)."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     other, silent = cluster.followers()
@@ -490,8 +496,8 @@ def test_a_directory_that_is_no_member_counts_for_nobody_though_its_link_is_up()
 
 
 def test_an_answer_of_one_that_says_to_be_ahead_is_dropped_and_stops_nobody() -> None:
-    """It may know a later list, and is a member of none that we know. (Pins a bug: the core failed on a missing key,
-    and with it the manager.)"""
+    """The peer may know a later list, but no list that we know has it. (Pins a bug: the core failed on a missing key,
+    and the manager stopped.)"""
     cluster = Cluster()
     leader = cluster.wait_ready()
     hello = {**leader.engine.hello(), "node_id": "x", "incarnation": "another", "membership_index": 1_000_000}
@@ -536,7 +542,7 @@ def test_an_id_that_cannot_be_is_refused(member_id: str) -> None:
 
 
 def test_a_directory_that_is_not_empty_is_not_added() -> None:
-    """It belongs to another cluster: its entries would be taken for ours."""
+    """The directory belongs to another cluster: its entries would be taken for ours."""
     other = Cluster(["m4"])
     other.wait_ready()
     cluster = Cluster()
@@ -554,7 +560,7 @@ def test_a_directory_that_is_not_empty_is_not_added() -> None:
 
 
 def test_asking_again_is_harmless() -> None:
-    """Ten times the same question is one change; and each that is answered "done" is done."""
+    """Ten equal requests make one change, and each answer "done" is true."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     cluster.start("m4", address=JOINER)
@@ -571,8 +577,8 @@ def test_asking_again_is_harmless() -> None:
 
 
 def test_a_change_that_is_asked_for_under_load_comes_before_the_writes_that_wait() -> None:
-    """The leader looks at changes once a tick. At each of these moments two entries may be under way, so that none may
-    be proposed; the next entry has to be the change all the same."""
+    """The leader looks at changes once a tick. At each tick two entries may be under way, so that no entry may be
+    proposed. The next entry has to be the change all the same."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     follower = cluster.followers()[0]
@@ -612,7 +618,7 @@ def test_a_member_moves_to_another_address() -> None:
 
 
 def test_a_removed_follower_learns_it_and_stops_with_one_line() -> None:
-    """Stock leaves it campaigning for ever (hole 7)."""
+    """Stock lets it campaign for ever (hole 7)."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     removed, other = cluster.followers()
@@ -644,7 +650,7 @@ def test_a_member_that_was_away_when_it_was_removed_learns_it_on_its_return() ->
 
 
 def test_the_leader_hands_over_before_it_is_removed() -> None:
-    """Stock denies it altogether (hole 7)."""
+    """Stock refuses the removal of a leader (hole 7)."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     other, _ = cluster.followers()
@@ -683,7 +689,8 @@ def test_a_removal_that_would_lose_the_quorum_is_refused() -> None:
 
 
 def test_of_two_changes_at_once_one_waits() -> None:
-    """Stock's own check is dead code: both count at once, and two halves both commit (hole 7a)."""
+    """Stock's own check is dead code: both changes count at once, and two halves of the cluster both commit (hole
+    7a)."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     for id_, port in (("m4", 7100), ("m5", 7101)):
@@ -737,7 +744,8 @@ def test_a_change_by_an_isolated_leader_leaves_no_trace() -> None:
 
 @pytest.mark.parametrize("restarted", ["m1", "m2", "m3", "m4"])
 def test_a_restart_at_any_moment_keeps_the_applied_list(restarted: str) -> None:
-    """Stock forgets what is in the log and not yet applied, or counts it before it is committed (hole 7b)."""
+    """Stock forgets changes that are in the log and not applied yet, or counts them before they are committed (hole
+    7b)."""
     for turns in range(1, 26, 2):
         cluster = Cluster()
         leader = cluster.wait_ready()
@@ -759,8 +767,8 @@ def test_a_restart_at_any_moment_keeps_the_applied_list(restarted: str) -> None:
 
 
 def test_a_wiped_member_is_refused_with_what_to_type_then_removed_and_added_again() -> None:
-    """Under one leader and without a restart of anybody else. (Pins a bug: the leader remembered what the lost disk had
-    acknowledged, and took the new one for a liar.)"""
+    """Under one leader, and without a restart of another manager. (Pins a bug: the leader remembered the entries that
+    the lost disk had acknowledged, and accused the new directory of having lost them.)"""
     cluster = Cluster()
     leader = cluster.wait_ready()
     cluster.write("m1", *(f"w{number}" for number in range(10)))
@@ -801,8 +809,8 @@ def test_a_wiped_disk_cannot_lose_what_was_acknowledged() -> None:
 
 
 def test_a_lagging_member_with_an_old_list_meets_a_readded_one() -> None:
-    """m_lag was away while another's disk was replaced. It knows the old incarnation only; the new one must get
-    through to it, by knowing better, and the old one never again."""
+    """A member was away while another member's disk was replaced. It knows the old incarnation only. The new directory
+    has a later list, so it must get a link; the old directory must never get one again."""
     cluster = Cluster(["m1", "m2", "m3", "m4", "m5"])
     leader = cluster.wait_ready()
     lagging, victim, *_ = cluster.followers()
@@ -826,8 +834,9 @@ def test_a_lagging_member_with_an_old_list_meets_a_readded_one() -> None:
 
 
 def test_a_new_member_that_leads_gets_through_to_one_that_met_it_as_a_guest() -> None:
-    """The link was made when the new one was blank, and the lagging one learns of its membership only through it. (Pins
-    a bug: the hello of that link was believed for ever, and the lagging member dropped all that its leader sent.)"""
+    """The link was made while the new member was blank, and the lagging member learns of the new member only over this
+    link. (Pins a bug: the hello of that link counted for ever, and the lagging member dropped all messages of its
+    leader.)"""
     cluster = Cluster()
     leader = cluster.wait_ready()
     lagging, other = cluster.followers()
@@ -863,7 +872,8 @@ CHANGES = st.builds(
 @given(st.lists(CHANGES, max_size=12))
 @settings(max_examples=200, deadline=None)
 def test_any_sequence_of_changes_moves_at_most_one_voter_at_a_time(changes: list[Change]) -> None:
-    """Raft thesis 4.3: then any two consecutive majorities overlap. A list is never empty, and survives encoding."""
+    """Raft thesis 4.1: so the majorities of two consecutive lists overlap. A list is never empty, and survives
+    encoding."""
     membership: Membership | None = None
     for index, change in enumerate(changes, start=2):
         after = apply_change(membership, change, index)
@@ -877,7 +887,7 @@ def test_any_sequence_of_changes_moves_at_most_one_voter_at_a_time(changes: list
 
 
 def test_a_change_meant_for_one_directory_never_hits_its_successor() -> None:
-    """A removal of the wiped m2 that is proposed twice must not remove the m2 that was added in between."""
+    """If the removal of the wiped m2 is proposed twice, it must not remove the m2 that was added in between."""
     members = {id_: Member(id_, f"{id_}:1", "old", voter=True) for id_ in ("m1", "m2", "m3")}
     before = Membership("c", 2, members)
     remove = Change(REMOVE, id="m2", incarnation="old")
@@ -890,7 +900,7 @@ def test_a_change_meant_for_one_directory_never_hits_its_successor() -> None:
 
 @pytest.mark.parametrize("verb", [FORM, PROMOTE, UPDATE, REMOVE])
 def test_a_change_that_comes_after_its_member_was_removed_changes_nothing(verb: str) -> None:
-    """Else a promotion that was proposed before the removal would bring the member back."""
+    """Otherwise a promotion that was proposed before the removal would bring the member back."""
     members = {id_: Member(id_, f"{id_}:1", "old", voter=True) for id_ in ("m1", "m2", "m3")}
     removed = apply_change(Membership("c", 2, members), Change(REMOVE, id="m2", incarnation="old"), 3)
     late = Change(verb, id="m2", address="m2:2", incarnation="old", cluster_id="c", members=tuple(members.values()))
@@ -932,7 +942,7 @@ HELLO = Hello(
     ],
 )
 def test_a_hello_with_a_field_that_cannot_be_is_malformed(change: dict[str, object]) -> None:
-    """What a peer says never stops a manager, least of all before it was let in."""
+    """A peer's message never stops a manager, and certainly not before the peer has a link."""
     with pytest.raises(ValueError, match=r"hello|founding"):
         Hello.from_message({**HELLO.to_message(), **change})
 
@@ -944,7 +954,7 @@ def test_a_hello_travels_unchanged() -> None:
 
 
 def guest_of_two_clusters(**options: int) -> tuple[Cluster, Node, Hostile]:
-    """A cluster, its leader, and a leader of another one; m4, which is blank, has links with both."""
+    """A cluster, its leader, and a leader of another cluster; m4, which is blank, has links with both leaders."""
     cluster = Cluster(**options)
     leader = cluster.wait_ready()
     cluster.start("m4", address=JOINER, members={**cluster.initial, "m4": JOINER})
@@ -956,8 +966,8 @@ def guest_of_two_clusters(**options: int) -> tuple[Cluster, Node, Hostile]:
 
 @pytest.mark.parametrize("by_snapshot", [False, True], ids=["log", "snapshot"])
 def test_a_guest_of_two_clusters_that_one_of_them_adds_leaves_the_other(by_snapshot: bool) -> None:
-    """(Pins a bug: the link with the other cluster stayed up, as there was nothing to judge it by when it was made; and
-    as that one's list was the later, it was heard as a manager that is ahead.)"""
+    """(Pins a bug: the link with the other cluster stayed up, because m4 had no list to judge it by when the link was
+    made. As the other cluster's list had a higher index, its leader was heard as a manager that is ahead.)"""
     cluster, leader, foreign = guest_of_two_clusters(**({"snapshot_after_bytes": 1000} if by_snapshot else {}))
     while by_snapshot and leader.log.base_index == 1:
         cluster.write(leader.id, f"{cluster.now}{'x' * 200}")
@@ -990,7 +1000,8 @@ def test_a_manager_of_another_cluster_is_not_ahead_however_late_its_list_is() ->
 
 
 def test_two_guests_meet_again_when_one_of_them_is_added() -> None:
-    """Each was blank when the link was made: whoever is asked to add the other has to see it as it is now."""
+    """Both were blank when the link was made. The one that becomes a member, and is asked to add the other, has to see
+    the other's present hello."""
     cluster = Cluster(["m1"])
     cluster.wait_ready()
     for id_, address in (("m2", JOINER), ("m3", "127.0.0.1:7101")):
@@ -1003,7 +1014,7 @@ def test_two_guests_meet_again_when_one_of_them_is_added() -> None:
 
 
 def test_a_directory_of_another_cluster_stops_with_a_clear_line() -> None:
-    """A manager was moved with its old disk: its neighbours are of another cluster, and waiting would help nobody."""
+    """A manager was moved with its old disk: its peers are of another cluster, and waiting would not help."""
     other = Cluster(seed=2)
     other.wait_ready()
     cluster = Cluster(seed=1)
@@ -1015,4 +1026,4 @@ def test_a_directory_of_another_cluster_stops_with_a_clear_line() -> None:
     cluster.run_until(lambda: "m3" in cluster.stopped)
     assert "belongs to cluster" in str(cluster.stopped["m3"])
     assert cluster.wait_leader().id in ("m1", "m2")
-    assert {"m1", "m2"} <= cluster.nodes.keys(), "one stranger stops nobody"
+    assert {"m1", "m2"} <= cluster.nodes.keys(), "one manager of another cluster stops no manager"

@@ -1,8 +1,8 @@
-"""A membership change never leaves a cluster that cannot elect: not after power cuts, nor when it is made half-way.
+"""A change of members always leaves a cluster that can elect: after power cuts, and when the change is half made.
 
-Stories with real engines on a virtual clock, in which machines go down (their states are rebuilt from snapshots and
-log) at the worst moments, and what a leader may call done. Not here: what a change does to the list
-(test_membership.py), random faults (tests/simulation).
+Stories with real engines on a virtual clock. Machines go down at the worst moments (their states are rebuilt from
+snapshots and log), and a leader calls a change done only when that is safe. Not here: the effect of a change on the
+list (test_membership.py), random faults (tests/simulation).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def remove(cluster: Cluster, removed: str) -> None:
 
 
 def replace_directory(cluster: Cluster, id_: str) -> None:
-    """A manager whose directory was lost is removed, and added again under the same id."""
+    """A manager loses its directory, is removed, and is added again under the same id."""
     cluster.crash(id_)
     cluster.wipe(id_)
     cluster.start(id_)
@@ -48,7 +48,7 @@ def join(cluster: Cluster, id_: str) -> None:
 
 
 def want(cluster: Cluster, verb: str, member_id: str) -> list[Answer]:
-    """An operator asks once; the answer comes in time, or not."""
+    """An operator asks once. Returns the answers that come in time."""
     answers: list[Answer] = []
     leader = cluster.wait_leader()
     leader.events.append(ChangeWanted(verb, member_id, cluster.addresses.get(member_id, ""), answers.append))
@@ -56,7 +56,7 @@ def want(cluster: Cluster, verb: str, member_id: str) -> list[Answer]:
 
 
 def ask_at_once(cluster: Cluster, verb: str, member_id: str) -> Answer:
-    """The leader's answer of this very moment, without a turn in between."""
+    """The leader's answer at this very moment, without a turn in between."""
     leader = cluster.leader
     if leader is None:
         return Answer(WAIT)
@@ -66,7 +66,7 @@ def ask_at_once(cluster: Cluster, verb: str, member_id: str) -> Answer:
 
 
 def leads_again(cluster: Cluster, *ids: str) -> Node:
-    """These alone come back, and one of them leads and takes writes."""
+    """Only these managers come back, and one of them leads and takes writes."""
     for id_ in ids:
         cluster.start(id_)
     leader = cluster.run_until(lambda: cluster.leader, ELECTED_SECONDS)
@@ -80,8 +80,8 @@ def leads_again(cluster: Cluster, *ids: str) -> Node:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_last_of_two_leads_after_a_power_cut_of_an_idle_cluster(seed: int) -> None:
-    """Two become one, nothing is written since, the machine goes down. (Pins a bug: the list was in the state alone,
-    and the survivor waited for the vote of the removed one for ever.)"""
+    """Two members become one, no write follows, and the machine goes down. (Pins a bug: only the state had the list,
+    and the survivor waited for the vote of the removed member for ever.)"""
     cluster = Cluster(["m1", "m2"], seed=seed)
     leader = cluster.wait_ready()
     (other,) = cluster.followers()
@@ -115,7 +115,7 @@ def test_three_of_what_were_four_stand_the_loss_of_one(lost: str) -> None:
 
 @pytest.mark.parametrize("alone", ["m1", "m2"])
 def test_what_was_one_remembers_that_it_is_two(alone: str) -> None:
-    """One that came back alone and had forgotten the other would be a second cluster beside it."""
+    """If one member came back alone and had forgotten the other member, there would be two clusters."""
     cluster = Cluster(["m1"])
     cluster.wait_ready()
     join(cluster, "m2")
@@ -132,8 +132,8 @@ def test_what_was_one_remembers_that_it_is_two(alone: str) -> None:
     ("size", "verb"), [(1, ADD), *((size, verb) for size in (2, 3, 4, 5) for verb in (ADD, REMOVE))]
 )
 def test_done_is_said_when_a_majority_has_the_list_on_disk(size: int, verb: str, slow: int) -> None:
-    """Whatever the moment at which all machines go down once somebody was told: any majority of the new list elects a
-    leader, and its list is the new one."""
+    """All machines go down at some moment after an operator got the answer "done". Any majority of the new list elects
+    a leader, and that leader has the new list."""
     random = Random(f"{size} {slow}")
     ids = [f"m{number}" for number in range(1, size + 1)]
     cluster = Cluster(ids, seed=size)
@@ -152,7 +152,7 @@ def test_done_is_said_when_a_majority_has_the_list_on_disk(size: int, verb: str,
 
 
 def test_an_address_that_was_changed_stays_changed() -> None:
-    """The removal of a voter is not the only answer that counts."""
+    """The rule holds for each change, not only for the removal of a voter."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     moved, other = cluster.followers()
@@ -163,7 +163,7 @@ def test_an_address_that_was_changed_stays_changed() -> None:
 
 
 def test_a_change_that_one_disk_has_is_not_done_yet() -> None:
-    """The others hang. What the operator hears is what is missing."""
+    """The other disks hang. The answer tells the operator that a majority does not have the change on disk."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     removed, stays = cluster.followers()
@@ -182,7 +182,7 @@ def test_a_change_that_one_disk_has_is_not_done_yet() -> None:
 
 
 def test_a_list_that_came_with_an_older_version_is_made_durable_at_the_start() -> None:
-    """Its state is trusted after a restart of the process, and the log does not say yet that the list is committed."""
+    """The state is trusted after a restart of the process, but the log does not say yet that the list is committed."""
     cluster = Cluster(["m1", "m2"])
     leader = cluster.wait_ready()
     (other,) = cluster.followers()
@@ -202,8 +202,8 @@ def test_a_list_that_came_with_an_older_version_is_made_durable_at_the_start() -
 
 
 def test_a_follower_that_restarts_makes_the_list_durable_without_any_write() -> None:
-    """It died between applying the change and its disk's answer, and its state survived: nothing else would bring about
-    another batch of its log, and the removal would wait for the next write."""
+    """It died after it applied the change and before its disk answered, and its state survived. Without this rule its
+    log would get no other batch, and the removal would wait for the next write."""
     cluster = Cluster(["m1", "m2", "m3", "m4"])
     leader = cluster.wait_ready()
     removed, dead, slow = cluster.followers()
@@ -229,7 +229,7 @@ def test_leadership_is_not_given_to_the_one_that_is_being_removed() -> None:
     other, removed = cluster.followers()
     cluster.write(leader.id, "a")
     cluster.run(0.5)
-    assert "handed over to " + removed in cluster.ask(leader.id, "transfer").text, "otherwise it would be the one"
+    assert "handed over to " + removed in cluster.ask(leader.id, "transfer").text, "otherwise it would be the target"
     cluster.run(3)
     leader = cluster.wait_leader()
     if leader.id == removed:
@@ -242,7 +242,7 @@ def test_leadership_is_not_given_to_the_one_that_is_being_removed() -> None:
 
 
 def test_the_next_change_waits_for_the_voters_to_be_settled() -> None:
-    """Two lists that differ by two voters might each find a majority of its own."""
+    """Two lists that differ by two voters could each have a majority that does not overlap the other's."""
     cluster = Cluster(["m1", "m2", "m3", "m4", "m5"])
     leader = cluster.wait_ready()
     first, second, *rest = cluster.followers()
@@ -262,13 +262,13 @@ def test_the_next_change_waits_for_the_voters_to_be_settled() -> None:
     assert cluster.change(leader.id, REMOVE, second).state == DONE
 
 
-# Who is removed stays until it may go --------------------------------------------------------------------------------
+# A removed voter stays until it may stop -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_removed_voter_that_inherits_leadership_stays_until_the_other_knows(seed: int) -> None:
-    """Its removal is in both logs; the leader dies before it hears of the answer. (Pins a bug: the heir applied its own
-    removal and stopped, and the other waited for its vote for ever.)"""
+    """Its removal is in both logs; the leader dies before it gets the acknowledgement. (Pins a bug: the removed voter
+    led next, applied its own removal and stopped, and the other member waited for its vote for ever.)"""
     cluster = Cluster(["m1", "m2"], seed=seed)
     leader = cluster.wait_ready()
     (removed,) = cluster.followers()
@@ -287,7 +287,8 @@ def test_a_removed_voter_that_inherits_leadership_stays_until_the_other_knows(se
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_the_leader_dies_at_any_moment_of_a_removal(size: int) -> None:
-    """And comes back, with everybody but who was dead before and who stopped; whoever went away must not be missed."""
+    """The leader comes back, with all managers except the one that was dead before and the one that stopped. The
+    cluster must not need these two."""
     for turns in range(14):
         cluster = Cluster([f"m{number}" for number in range(1, size + 1)], seed=turns)
         leader = cluster.wait_ready()
@@ -323,7 +324,7 @@ def test_all_machines_go_down_at_any_moment_of_a_removal(size: int) -> None:
 
 
 def test_a_leader_whose_disk_hangs_hands_over_to_the_one_it_was_removing() -> None:
-    """Nobody else is there to take over. The removed one leads until the other has its own list on disk."""
+    """No other manager can take over. The removed voter leads until the remaining member has its own list on disk."""
     cluster = Cluster(["m1", "m2"])
     leader = cluster.wait_ready()
     (removed,) = cluster.followers()
@@ -342,8 +343,8 @@ def test_a_leader_whose_disk_hangs_hands_over_to_the_one_it_was_removing() -> No
 
 
 def test_a_leader_that_was_removed_goes_on_where_nobody_can_relieve_it() -> None:
-    """It inherited leadership with its own removal in the log, and the others cannot lead; it stays until their list is
-    settled, and counts itself as before."""
+    """It was elected with its own removal in the log, and the others cannot lead. It stays until their list is settled,
+    and counts itself as before."""
     cluster = Cluster(["m1", "m2", "m3"])
     leader = cluster.wait_ready()
     removed, other = cluster.followers()
@@ -366,7 +367,8 @@ def test_a_leader_that_was_removed_goes_on_where_nobody_can_relieve_it() -> None
 
 
 def test_a_removed_follower_answers_its_leader_and_is_no_candidate_against_it() -> None:
-    """While the new list is not settled it hears the leader as before, or it would ask for votes all the time."""
+    """While the new list is not settled it must hear the leader as before; otherwise it would ask for votes all the
+    time."""
     cluster = Cluster(["m1", "m2", "m3", "m4"])
     leader = cluster.wait_ready()
     removed, *others = cluster.followers()
@@ -385,8 +387,8 @@ def test_a_removed_follower_answers_its_leader_and_is_no_candidate_against_it() 
 
 
 def test_a_member_that_restarts_sends_nobody_away_who_may_be_needed() -> None:
-    """It has the new list in a state that survived, and does not know whether the others have it on disk. The removed
-    one is let in, and votes; where it was told to go, two of three could not elect."""
+    """The member has the new list in a state that survived, and does not know whether the others have the list on disk.
+    It lets the removed voter in, and that voter votes. If it sent the voter away, two of three could not elect."""
     cluster = Cluster(["m1", "m2", "m3", "m4"])
     leader = cluster.wait_ready()
     removed, second, third = cluster.followers()
@@ -404,7 +406,7 @@ def test_a_member_that_restarts_sends_nobody_away_who_may_be_needed() -> None:
 
 
 def test_a_removed_directory_that_returns_under_an_id_in_use_counts_for_nobody() -> None:
-    """Whether its removal is settled is not known after a restart; but another directory is the member now."""
+    """After a restart it is not known whether the removal is settled, but another directory is the member now."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     lost, other = cluster.followers()
@@ -417,9 +419,8 @@ def test_a_removed_directory_that_returns_under_an_id_in_use_counts_for_nobody()
 
 
 def test_a_removed_voter_that_was_away_hears_of_it_from_most_of_the_others() -> None:
-    """The leader is not reachable from where it is; every member knows by then that the list is settled. A single
-    member
-    that says so does not stop it."""
+    """The removed voter cannot reach the leader, and every member knows by then that the list is settled. A single
+    member that says so does not stop it."""
     cluster = Cluster(["m1", "m2", "m3", "m4"])
     leader = cluster.wait_ready()
     removed, other, another = cluster.followers()
@@ -436,12 +437,13 @@ def test_a_removed_voter_that_was_away_hears_of_it_from_most_of_the_others() -> 
     assert cluster.wait_leader().id == leader.id
 
 
-# The word of a commit travels without a leader -----------------------------------------------------------------------
+# Managers tell each other of commits without a leader ----------------------------------------------------------------
 
 
 def test_who_has_the_longest_log_hears_from_another_that_its_list_is_old() -> None:
-    """m1 leads, m4 is removed. m2 knows that the removal is committed; m3 does not, and has an entry more. Then m1 and
-    m4 are gone. m2 cannot win for its shorter log, m3 counts four voters: it must hear what m2 knows."""
+    """m1 leads, m4 is removed. m2 knows that the removal is committed; m3 does not, and has one entry more. Then m1 and
+    m4 are gone. m2 cannot win because its log is shorter, and m3 still counts four voters. So m2 must tell m3 that the
+    removal is committed."""
     cluster = Cluster(["m1", "m2", "m3", "m4"])
     leader = cluster.wait_ready()
     removed, knows, longer = cluster.followers()
@@ -450,7 +452,7 @@ def test_who_has_the_longest_log_hears_from_another_that_its_list_is_old() -> No
     index = leader.log.last_index
     at_longer = cluster.nodes[longer]
     cluster.run_until(lambda: at_longer.log.synced_index >= index)
-    # From here on m3 hears nothing of the commit, and of one more entry by hand.
+    # From here on m3 does not hear of the commit; it gets one more entry, delivered by hand.
     cluster.hold((leader.id, longer))
     cluster.run_until(lambda: cluster.nodes[knows].log.synced_commit_index >= index)
     assert at_longer.log.commit_index < index
@@ -464,7 +466,7 @@ def test_who_has_the_longest_log_hears_from_another_that_its_list_is_old() -> No
 
 
 def test_a_word_of_another_entry_is_none_about_ours() -> None:
-    """The same index in another term is another entry; one that we lack, we cannot apply."""
+    """The same index in another term is another entry; and we cannot apply an entry that we lack."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     follower = cluster.nodes[cluster.followers()[0]]
@@ -479,11 +481,12 @@ def test_a_word_of_another_entry_is_none_about_ours() -> None:
     assert follower.log.commit_index == last
 
 
-# Who counts as alive -------------------------------------------------------------------------------------------------
+# Members that count as alive -----------------------------------------------------------------------------------------
 
 
 def test_a_silent_member_does_not_count_as_alive() -> None:
-    """Its link stands, for seconds; it answers nothing. (Pins a bug: the removal was made, and the quorum lost.)"""
+    """Its link lasts for seconds, but it does not answer. (Pins a bug: the removal was made, and the quorum was
+    lost.)"""
     cluster = Cluster()
     leader = cluster.wait_ready()
     silent, removed = cluster.followers()
@@ -500,7 +503,7 @@ def test_a_silent_member_does_not_count_as_alive() -> None:
 
 
 def test_a_removal_is_judged_again_when_its_turn_comes() -> None:
-    """It was asked for while another change was under way; a member fell silent meanwhile."""
+    """The removal was asked for while another change was under way, and a member fell silent meanwhile."""
     cluster = Cluster(["m1", "m2", "m3", "m4"])
     leader = cluster.wait_ready()
     first, second, silent = cluster.followers()
@@ -522,8 +525,8 @@ def test_a_removal_is_judged_again_when_its_turn_comes() -> None:
 
 
 def test_a_new_leader_answers_by_the_newest_list_only() -> None:
-    """It holds a change that was answered as done, and does not know yet that it is committed. (Pins a bug: by the list
-    before, the change back was done as well, and the operator was told so at once.)"""
+    """Its log has a change that was answered as done, but it does not know yet that the change is committed. (Pins a
+    bug: by the list before that change, the opposite change was done already, and the operator was told so at once.)"""
     cluster = Cluster()
     old = cluster.wait_ready()
     new, other = cluster.followers()
@@ -563,7 +566,7 @@ def test_a_new_leader_does_not_take_for_alive_whom_it_has_not_heard() -> None:
 
 
 def test_a_change_that_nobody_asks_for_any_more_is_not_made() -> None:
-    """The operator was told that it was not; hours later is no time for it."""
+    """The operator was told that the change was not made, so it must not be made hours later."""
     cluster = Cluster(["m1", "m2", "m3", "m4"])
     leader = cluster.wait_ready()
     first, second, third = cluster.followers()
@@ -585,7 +588,7 @@ def test_a_change_that_nobody_asks_for_any_more_is_not_made() -> None:
 
 
 class Far:
-    """A manager whose messages take a while each way; those of others do not."""
+    """A manager with slow links: its messages take a while each way, and messages between others do not."""
 
     def __init__(self, cluster: Cluster, id_: str, turns: int) -> None:
         self.cluster = cluster
@@ -608,8 +611,8 @@ class Far:
 
 
 def test_a_far_learner_is_promoted_under_load() -> None:
-    """What is on its way to it is the rate times the round trip, and says nothing of how it keeps up. (Pins a bug: it
-    had to lack at most 64 entries.)"""
+    """The number of entries on their way to it is the rate times the round trip, and does not show whether it keeps up.
+    (Pins a bug: it had to lack at most 64 entries.)"""
     cluster = Cluster(election_timeout_seconds=4.0)
     leader = cluster.wait_ready()
     cluster.start("m4", address="127.0.0.1:7100")
@@ -647,7 +650,7 @@ def test_a_learner_that_falls_behind_is_not_promoted() -> None:
 
 
 def test_a_learner_that_has_died_is_not_promoted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It held everything when it died, and its link stands: as one of two it would take the quorum with it."""
+    """It had all entries when it died, and its link lasts. As one of two voters it would cost the quorum."""
     monkeypatch.setattr(Rounds, "keeps_up", lambda _rounds, _learner: False)
     cluster = Cluster(["m1"])
     leader = cluster.wait_ready()
@@ -673,9 +676,9 @@ def look(rounds: Rounds, now: float, *, last: int, match: int, answered: float |
 def test_a_round_ends_with_an_answer_that_came_after_it_began() -> None:
     rounds = Rounds(1.0)
     assert not look(rounds, 10.0, last=100, match=100, answered=9.9)
-    assert not look(rounds, 10.1, last=100, match=100, answered=9.9), "of an answer that it gave before"
+    assert not look(rounds, 10.1, last=100, match=100, answered=9.9), "it answered before the round began"
     assert not look(rounds, 10.2, last=130, match=99, answered=10.2), "it lacks an entry"
-    assert look(rounds, 10.3, last=160, match=100, answered=10.3), "what came since is for the next round"
+    assert look(rounds, 10.3, last=160, match=100, answered=10.3), "later entries belong to the next round"
 
 
 def test_a_round_that_takes_too_long_counts_against_the_learner_before_it_has_ended() -> None:
@@ -702,7 +705,7 @@ def test_rounds_are_forgotten_with_the_link_and_with_leadership() -> None:
 
 
 def changes_in(cluster: Cluster, id_: str) -> Sequence[str]:
-    """The verbs of the membership changes in a manager's log."""
+    """The verbs of the changes of members in a manager's log."""
     decoded = [entries.decode(command) for command, *_ in cluster.nodes[id_].log.entries[1:]]
     return [content.verb for content in decoded if isinstance(content, Change)]
 
@@ -717,8 +720,8 @@ def test_a_promotion_and_a_removal_follow_each_other() -> None:
 
 
 def test_a_blank_directory_under_the_id_of_one_that_left_has_acknowledged_nothing() -> None:
-    """A removed voter answers until its removal is settled. (Pins a bug: what it acknowledged then was counted for the
-    next directory of its id, which was accused of having lost it, and its link dropped.)"""
+    """A removed voter answers until its removal is settled. (Pins a bug: entries that it acknowledged then were counted
+    for the next directory with its id. That directory was accused of having lost them, and its link was dropped.)"""
     cluster = Cluster(["m1", "m2", "m3", "m4"])
     leader = cluster.wait_ready()
     removed, *_ = cluster.followers()
@@ -738,8 +741,8 @@ def test_a_blank_directory_under_the_id_of_one_that_left_has_acknowledged_nothin
 
 @pytest.mark.parametrize("seed", range(3))
 def test_two_operators_who_remove_each_of_two_members_do_not_hand_leadership_to_and_fro(seed: int) -> None:
-    """A leader that is to be removed hands over first. (Pins a bug: each was asked to go whenever it led, ten times a
-    second, for as long as both operators asked.)"""
+    """A leader that is to be removed hands over first. (Pins a bug: each of the two had to hand over whenever it led,
+    ten times a second, for as long as both operators asked.)"""
     cluster = Cluster(["m1", "m2"], seed=seed)
     leader = cluster.wait_ready()
     (other,) = cluster.followers()

@@ -1,9 +1,9 @@
-"""Changes of members at random, disturbed and cut off at random moments: whoever is left must be able to elect.
+"""Random changes of members, disturbed and cut off at random moments: the remaining managers must be able to elect.
 
-Each seed is a small story on a virtual clock. At the end all machines go down, and as few come back as must suffice: a
-majority of each list that may be in force, and whoever was being removed and had not stopped. Checked: they elect a
-leader, its list has every change that was answered, and every acknowledged write is there. Not here: single stories
-(test_settled.py), everything else that may go wrong (tests/simulation).
+Each seed is a small story on a virtual clock. At the end all machines go down, and as few managers come back as must
+suffice: a majority of each list that may be in force, and a voter that was being removed and had not stopped. Checked:
+they elect a leader, its list has every change that was answered, and every acknowledged write is there. Not here:
+single stories (test_settled.py), all other faults (tests/simulation).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Story:
         self.cluster.wait_ready()
         self.founders = set(self.cluster.nodes)
         self.voters = set(self.cluster.nodes)
-        """The list as of the last answer."""
+        """The voters by the last answer."""
         self.pending: tuple[str, str] | None = None
-        """(verb, id) of the change that was asked for and not answered yet."""
+        """(verb, id) of the change that was asked for and has no answer yet."""
         self.writes = 0
         self.write_rate = self.random.choice([0.0, 0.0, 0.2])
-        """Writes a turn. In an idle cluster nothing else takes the word of a commit to the disks."""
+        """Writes in a turn. In an idle cluster no write takes the commit index to the disks."""
         self.is_over = False
-        """All machines go down now: an answer was given this very moment."""
+        """All machines go down now: an answer was given at this very moment."""
 
     # The operator ------------------------------------------------------------------------------------------------
 
@@ -69,7 +69,7 @@ class Story:
         self.pending = None
         self.is_over = self.random.random() < 0.5
 
-    # What happens ------------------------------------------------------------------------------------------------
+    # Events ------------------------------------------------------------------------------------------------------
 
     def start(self, id_: str) -> None:
         members = None if id_ in self.founders else dict(self.cluster.addresses)
@@ -93,8 +93,8 @@ class Story:
                 return
 
     def look(self) -> None:
-        """A manager stops by itself only when its removal was asked for, and then it counts as answered. Nobody takes
-        another for one that says what cannot be."""
+        """A manager stops by itself only if its removal was asked for; then the removal counts as answered. No manager
+        accuses another of an impossible message."""
         for node in self.cluster.nodes.values():
             assert not [alarm for alarm in node.engine.alarms.active if alarm.name == "peer-fault"]
         for id_, failure in self.cluster.stopped.items():
@@ -155,7 +155,7 @@ class Story:
     # The end -----------------------------------------------------------------------------------------------------
 
     def lists(self) -> list[set[str]]:
-        """The voters by each list that may be in force."""
+        """The voters of each list that may be in force."""
         return [self.voters, *([self.voters ^ {self.pending[1]}] if self.pending else [])]
 
     def come_back(self) -> None:
