@@ -1,7 +1,7 @@
-"""A manager that lacks what the log has dropped gets a snapshot, and nobody else waits for that.
+"""A manager that lacks entries that the leader's log has dropped gets a snapshot, and no other manager waits for that.
 
-Engines in one thread with a list as their state (tests/engine_harness.py). Not here: files and LMDB (tests/unit/
-test_keeper.py), random faults (tests/simulation).
+Engines in one thread with a list as their state (tests/engine_harness.py). Not here: files and LMDB
+(tests/unit/snapshots/test_keeper.py), random faults (tests/simulation).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def compacting(**options: int) -> Cluster:
 
 
 def write_until_cut(cluster: Cluster, through: str, *ids: str) -> None:
-    """Writes until each of these has dropped what it had in its log at the beginning."""
+    """Write until each of these managers has dropped the entries that its log had at the beginning."""
     ends = {id_: cluster.nodes[id_].log.last_index for id_ in ids}
     for number in range(200):
         cluster.write(through, f"{number} to cut the log {cluster.now} {'x' * 200}")
@@ -38,7 +38,7 @@ def write_until_cut(cluster: Cluster, through: str, *ids: str) -> None:
 
 
 def lagging(cluster: Cluster) -> tuple[Node, str]:
-    """A leader that has dropped what a follower that was away lacks; the follower is not back yet."""
+    """A leader that has dropped the entries that an away follower lacks, and the follower, which is not back yet."""
     leader = cluster.wait_leader()
     away = cluster.followers()[0]
     cluster.crash(away)
@@ -77,8 +77,8 @@ def test_it_answers_every_heartbeat_while_it_fetches_and_writes_go_on(monkeypatc
 
 
 def test_a_chunk_that_is_still_arriving_is_not_asked_for_again() -> None:
-    """Over a thin link it takes longer than a follower waits for one that was lost; asked for again it was sent twice,
-    and each of them took twice as long. When nothing arrives any more it is asked for again."""
+    """On a thin link a chunk takes longer than a follower waits for a lost chunk. (Pins a bug: the chunk was asked for
+    again and sent twice, and each copy took twice as long.) If no parts arrive any more, the follower asks again."""
     cluster = compacting()
     leader, away = lagging(cluster)
     node = cluster.start(away)
@@ -134,8 +134,8 @@ def test_a_fetch_goes_on_where_a_broken_link_ended_it(monkeypatch: pytest.Monkey
 
 
 def test_a_chunk_that_was_asked_for_over_a_link_that_broke_is_not_sent_over_the_next_one() -> None:
-    """Another directory may be at the other end of that one, which may read nothing. (Pins a bug: the chunk was sent to
-    whoever had the link when the worker had read it.)"""
+    """At the other end of the next link there may be another directory, which must not get the chunk. (Pins a bug: the
+    chunk was sent to the manager that had the link when the worker had read it.)"""
     cluster = compacting()
     leader, away = lagging(cluster)
     leader.works = False
@@ -175,7 +175,7 @@ def test_a_snapshot_that_arrived_damaged_is_fetched_again(monkeypatch: pytest.Mo
     node.works = False
     cluster.run(1)
     node.works = True
-    cluster.do_work(away)  # the last chunk is there; one bit of what was written rots
+    cluster.do_work(away)  # the last chunk is there; one bit of the written file rots
     state.received = bytes([state.received[0] ^ 1]) + state.received[1:]
     cluster.run_until(lambda: any("cannot replace the state" in alarm for alarm in node.alarm_texts))
     cluster.run_until(lambda: state.installed, seconds=60)
@@ -207,7 +207,7 @@ def test_the_log_is_not_cut_beyond_the_older_of_two_snapshots() -> None:
 
 
 def test_a_crash_between_the_logs_reset_and_the_new_state_loses_nothing() -> None:
-    """The log begins where the snapshot ends; the state that the next start finds is older than that."""
+    """The log begins where the snapshot ends, but the next start finds an older state."""
     cluster = compacting()
     _, away = lagging(cluster)
     node = cluster.start(away)
@@ -219,7 +219,7 @@ def test_a_crash_between_the_logs_reset_and_the_new_state_loses_nothing() -> Non
 
 
 def test_the_odd_one_out_rebuilds_its_state() -> None:
-    """One manager's state changed on its disk; the digests that managers tell each other show which."""
+    """One manager's state changed on its disk. The digests in the health reports show which manager it is."""
     cluster = compacting()
     leader = cluster.wait_leader()
     cluster.write(leader.id, "a", "b")
@@ -248,7 +248,7 @@ def test_a_leader_that_is_the_odd_one_out_gives_up_leadership_first() -> None:
 
 
 def rotten(held: Held) -> Held:
-    """As it is when it was taken of a state that was wrong already."""
+    """A snapshot like one of a state that was wrong already."""
     machine = ListMachine()
     machine.load(held.data)
     machine.applied[0] = "rotten"
@@ -273,7 +273,7 @@ def test_who_is_rotten_in_its_snapshots_too_gets_the_leaders_state() -> None:
 
 
 def test_a_log_batch_that_ends_while_a_state_is_published_does_not_publish_it_again() -> None:
-    """Found by a reviewer: the state in use was retired as its own predecessor, and its file removed."""
+    """(Pins a bug: the state in use was retired as if it were the old state, and its file was removed.)"""
     cluster = compacting()
     leader = cluster.wait_leader()
     cluster.write(leader.id, "a", "b")
@@ -298,8 +298,8 @@ def test_a_log_batch_that_ends_while_a_state_is_published_does_not_publish_it_ag
 
 @pytest.mark.slow
 def test_a_long_publication_under_load_leaves_nobody_behind() -> None:
-    """Found by a reviewer: what was sent meanwhile was dropped on a link that stayed up, the leader's window for that
-    follower stayed full, and it was sent nothing any more, not even heartbeats."""
+    """(Pins a bug: messages of this time were dropped on a link that stayed up. So the leader's window for that
+    follower stayed full, and the leader sent it nothing any more, not even heartbeats.)"""
     cluster = compacting()
     leader = cluster.wait_leader()
     cluster.write(leader.id, "a", "b")
@@ -320,7 +320,7 @@ def test_a_long_publication_under_load_leaves_nobody_behind() -> None:
 
 
 def test_a_state_whose_snapshot_does_not_prove_itself_is_rebuilt() -> None:
-    """The incremental digest agrees with everybody's while a record has rotted; the copy tells."""
+    """A record has rotted, but the incremental digest still equals that of the other managers. The copy shows it."""
     cluster = compacting()
     leader = cluster.wait_leader()
     cluster.write(leader.id, "a")
@@ -339,7 +339,7 @@ def test_a_state_whose_snapshot_does_not_prove_itself_is_rebuilt() -> None:
 
 
 def test_a_snapshot_that_was_under_way_when_the_state_was_replaced_is_not_held() -> None:
-    """It may be of the state that was wrong."""
+    """It may be a snapshot of the wrong state."""
     cluster = compacting()
     leader = cluster.wait_leader()
     cluster.write(leader.id, "a", "b")
@@ -360,7 +360,7 @@ def test_a_snapshot_that_was_under_way_when_the_state_was_replaced_is_not_held()
 
 
 def test_a_leader_whose_snapshot_is_too_old_for_who_needs_it_takes_another() -> None:
-    """Found by a reviewer: the same file was fetched for ever."""
+    """(Pins a bug: the same file was fetched for ever.)"""
     cluster = compacting()
     leader = cluster.wait_leader()
     for number in range(40):
@@ -373,7 +373,7 @@ def test_a_leader_whose_snapshot_is_too_old_for_who_needs_it_takes_another() -> 
 
 
 def test_a_job_that_fails_in_no_way_that_was_foreseen_is_an_alarm() -> None:
-    """Too many readers, no more threads: a snapshot can wait, the manager goes on."""
+    """Too many readers, or no more threads: a snapshot can wait, and the manager goes on."""
     cluster = compacting()
     leader = cluster.wait_leader()
     state = cluster.states[leader.id]
@@ -390,7 +390,7 @@ def test_a_job_that_fails_in_no_way_that_was_foreseen_is_an_alarm() -> None:
 
 
 def test_two_managers_that_disagree_raise_an_alarm_and_judge_nobody() -> None:
-    """A comparison that no majority decides is no verdict."""
+    """Without a majority for one state there is no verdict."""
     cluster = Cluster(["m1", "m2"])
     leader = cluster.wait_ready()
     cluster.write(leader.id, "a")

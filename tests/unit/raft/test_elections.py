@@ -1,4 +1,4 @@
-"""When leadership changes, and above all when it does not: pre-vote, stickiness, links, transfer, check-quorum.
+"""When leadership changes, and above all when it stays: pre-vote, stickiness, links, transfer, check-quorum.
 
 Each test is a story with three or five real engines on a virtual clock; the times in the assertions are the promises.
 """
@@ -26,7 +26,7 @@ def terms(cluster: Cluster) -> set[int]:
 
 
 def asked(cluster: Cluster, kind: str, since: int = 0) -> list[str]:
-    """Who sent a message of this type, once for each."""
+    """The sender of each message of this type."""
     return [sent.sender for sent in cluster.sent[since:] if sent.message["type"] == kind]
 
 
@@ -35,9 +35,9 @@ def asked(cluster: Cluster, kind: str, since: int = 0) -> list[str]:
 
 @pytest.mark.parametrize("ids", [FIVE[:3], FIVE])
 def test_a_dead_leader_is_replaced_within_the_first_round_nearly_always(ids: tuple[str, ...]) -> None:
-    """The links to a killed process break at once, which is evidence enough to ask for pre-votes within 250 ms. Two
-    candidates at the same moment would split the vote, so who granted a pre-vote or a vote holds back. (Pins a bug: a
-    manager that had just voted asked for votes itself, and one failover in five took three terms.)"""
+    """The links to a killed process break at once. That is enough evidence to ask for pre-votes within 250 ms. Two
+    candidates at the same moment would split the vote, so a manager that granted a pre-vote or a vote holds back.
+    (Pins a bug: a manager that had just voted asked for votes itself, and one failover in five took three terms.)"""
     needed = Counter[int]()
     for seed in range(40):
         cluster = Cluster(ids, seed=seed)
@@ -51,7 +51,7 @@ def test_a_dead_leader_is_replaced_within_the_first_round_nearly_always(ids: tup
 
 
 def test_each_change_of_leader_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """At night it is the first question: who led, and since when nobody did."""
+    """This is an operator's first question at night: which manager led, and since when is there no leader."""
     caplog.set_level(logging.INFO, "warren_raft.engine")
     cluster = Cluster(FIVE[:3])
     leader = cluster.wait_ready()
@@ -70,7 +70,7 @@ def lines(caplog: pytest.LogCaptureFixture, node: str, what: str) -> list[str]:
 
 
 def reasons(caplog: pytest.LogCaptureFixture, what: str = "leader changed") -> set[str]:
-    """`WORD: TEXT` of each such line."""
+    """`WORD: TEXT` of each log line that begins with `what`."""
     return {line.partition("reason=")[2] for line in caplog.messages if line.startswith(f"{what} ")}
 
 
@@ -84,7 +84,7 @@ def three(caplog: pytest.LogCaptureFixture) -> tuple[Cluster, str, list[str]]:
 
 
 def settled(cluster: Cluster, *, other_than: str) -> str:
-    """The new leader, once everybody follows it."""
+    """The new leader, when all managers follow it."""
 
     def agreed() -> str:
         leaders = {node.engine.leader for node in cluster.nodes.values()} - {None, other_than}
@@ -100,7 +100,7 @@ def test_a_leader_that_died_is_the_reason_of_the_next_one(caplog: pytest.LogCapt
     settled(cluster, other_than=leader)
     assert reasons(caplog) == {f"link-lost: the link to {leader} broke"}
     assert reasons(caplog, "leader lost") == {f"link-lost: the link to {leader} broke"}
-    assert len(caplog.messages) == 4, "one line for each change on each of two"
+    assert len(caplog.messages) == 4, "one line for each change on each of two managers"
 
 
 def test_a_leader_that_falls_silent_is_a_timeout(caplog: pytest.LogCaptureFixture) -> None:
@@ -146,7 +146,7 @@ def test_a_reason_of_a_peer_is_cut() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_whoever_has_voted_gives_the_candidate_its_time(seed: int) -> None:
-    """Raft 5.2: granting a vote restarts the election timer. The candidate dies here, and nobody is in a hurry."""
+    """Raft 5.2: granting a vote restarts the election timer. The candidate dies here, and the voters still wait."""
     cluster = Cluster(FIVE, seed=seed)
     leader = cluster.wait_ready()
     since = len(cluster.sent)
@@ -164,7 +164,7 @@ def test_whoever_has_voted_gives_the_candidate_its_time(seed: int) -> None:
 
 
 def test_a_leader_that_falls_silent_with_its_links_up_is_replaced_after_the_timeout() -> None:
-    """SIGSTOP, or a cable: no link breaks, so the followers wait for the timeout, and no longer than two of them."""
+    """SIGSTOP, or a pulled cable: no link breaks, so the followers wait for one to two timeouts."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     others = cluster.followers()
@@ -178,7 +178,7 @@ def test_a_leader_that_falls_silent_with_its_links_up_is_replaced_after_the_time
 
 
 def test_a_broken_link_to_a_living_leader_costs_no_term() -> None:
-    """The follower asks for pre-votes at once; the others hear the leader and say no (Raft thesis 9.6)."""
+    """The follower asks for pre-votes at once. The others hear the leader and refuse (Raft thesis 9.6)."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     follower, _ = cluster.followers()
@@ -198,7 +198,7 @@ def test_a_broken_link_to_a_living_leader_costs_no_term() -> None:
 
 
 def let_arrive(cluster: Cluster, seconds: float, term: int, *pairs: tuple[str, str]) -> None:
-    """For so long nothing comes to its end on these ways, and parts of something large arrive all the time."""
+    """For this time no message arrives whole in these directions, and parts of a large message arrive all the time."""
     cluster.hold(*pairs)
     end = cluster.now + seconds
     while cluster.now < end:
@@ -210,7 +210,7 @@ def let_arrive(cluster: Cluster, seconds: float, term: int, *pairs: tuple[str, s
 
 def test_a_leader_whose_large_message_is_still_arriving_stays_the_leader() -> None:
     """A 4 MiB entry over a link of 500 kB/s takes eight times the election timeout. Its parts are signs of life for
-    the followers, and their answers to them for the leader, which has to hear a quorum."""
+    the followers. The followers' answers to the parts are signs of life for the leader, which has to hear a quorum."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     ways = [(leader.id, other) for other in cluster.followers()]
@@ -225,7 +225,8 @@ def test_a_leader_whose_large_message_is_still_arriving_stays_the_leader() -> No
 
 
 def test_parts_from_whoever_does_not_lead_are_no_sign_of_a_leader() -> None:
-    """The leader is gone. Large messages go on arriving from the other follower, whatever term they say they are of."""
+    """The leader is gone. Large messages still arrive from the other follower; the term that they name does not
+    matter."""
     for ahead in (-1, 0, 1):
         cluster = Cluster()
         leader = cluster.wait_ready()
@@ -238,7 +239,7 @@ def test_parts_from_whoever_does_not_lead_are_no_sign_of_a_leader() -> None:
 
 
 def test_a_leader_of_an_older_term_is_told_so_before_its_large_message_has_arrived() -> None:
-    """The others, parted from it, elected another one. Its link is back, and brings its old entry for minutes."""
+    """It was cut off, and the others elected another leader. Its link is back; its old entry arrives for minutes."""
     cluster = Cluster(FIVE)
     old = cluster.wait_ready()
     others = cluster.followers()
@@ -257,7 +258,7 @@ def test_a_leader_of_an_older_term_is_told_so_before_its_large_message_has_arriv
 
 
 def test_a_leader_that_hears_nothing_while_its_large_message_arrives_steps_down() -> None:
-    """That the others receive it is their word to give, not its own to believe."""
+    """The leader must not assume that the others receive the message; they have to say so."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     others = cluster.followers()
@@ -266,7 +267,7 @@ def test_a_leader_that_hears_nothing_while_its_large_message_arrives_steps_down(
     assert leader.engine.role == "follower"
 
 
-# A living leader, once more ------------------------------------------------------------------------------------------
+# A living leader, continued ------------------------------------------------------------------------------------------
 
 
 def test_an_isolated_manager_deposes_nobody_when_it_returns() -> None:
@@ -284,7 +285,8 @@ def test_an_isolated_manager_deposes_nobody_when_it_returns() -> None:
 
 
 def test_a_manager_that_cannot_hear_the_leader_deposes_nobody() -> None:
-    """An asymmetric link, hole 6: its requests arrive, nothing reaches it. It asks for ever and changes nothing."""
+    """An asymmetric link, hole 6: its requests arrive, and nothing reaches it. It asks for ever, and that changes
+    nothing."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     deaf, other = cluster.followers()
@@ -310,12 +312,12 @@ def test_a_vote_request_of_a_higher_term_is_ignored_while_the_leader_is_heard() 
 
 
 def test_a_manager_whose_log_is_behind_is_granted_no_pre_vote() -> None:
-    """Raft 5.4.1 already in the pre-vote: otherwise it would raise the term for nothing."""
+    """Raft 5.4.1 holds for the pre-vote already; otherwise this manager would raise the term for nothing."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     behind, ahead = cluster.followers()
     cluster.part(leader.id, behind)
-    cluster.write(leader.id, "what it lacks")
+    cluster.write(leader.id, "an entry that it lacks")
     before = len(cluster.sent)
     cluster.crash(leader.id)
     winner = cluster.wait_leader()
@@ -327,13 +329,13 @@ def test_a_manager_whose_log_is_behind_is_granted_no_pre_vote() -> None:
 
 
 def test_a_leader_without_a_quorum_steps_down_and_says_so() -> None:
-    """Check-quorum: stock goes on for 30 s, accepts writes and serves what is stale (hole 6)."""
+    """Check-quorum: stock goes on for 30 s, accepts writes and serves stale reads (hole 6)."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     cluster.isolate(leader.id)
     since = cluster.now
     cluster.run_until(lambda: not leader.engine.has_quorum)
-    assert leader.engine.is_leader, "what its links say is known before it steps down"
+    assert leader.engine.is_leader, "the end of its links is known before it steps down"
     cluster.run_until(lambda: leader.engine.role == "follower")
     assert cluster.now - since < 2 * TIMEOUT_SECONDS
     assert not leader.engine.is_leader
@@ -342,7 +344,8 @@ def test_a_leader_without_a_quorum_steps_down_and_says_so() -> None:
 
 
 def test_a_leader_whose_answers_do_not_arrive_steps_down() -> None:
-    """Its heartbeats arrive, so nobody else campaigns; only it can know, and once it is silent another is elected."""
+    """Its heartbeats arrive, so no other manager campaigns. Only this leader can notice; when it is silent, another
+    leader is elected."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     others = cluster.followers()
@@ -376,8 +379,8 @@ def test_a_stale_leader_that_hears_of_a_newer_term_steps_down_at_once() -> None:
 
 
 def test_a_leader_that_gives_way_to_a_new_one_counts_it_as_heard() -> None:
-    """It must not take part in another election in the very moment it learned of its successor. (Pins a bug: stepping
-    down erased the contact that the same step had noted.)"""
+    """It must not take part in another election at the very moment at which it learned of its successor. (Pins a bug:
+    stepping down erased the contact that the same step had noted.)"""
     cluster = Cluster()
     old = cluster.wait_ready()
     others = cluster.followers()
@@ -433,12 +436,12 @@ def test_a_transfer_to_a_manager_that_is_away_is_refused() -> None:
 
 
 def test_a_transfer_to_a_manager_that_dies_meanwhile_is_called_off() -> None:
-    """Writes wait for at most a second, then they go on here."""
+    """Writes wait for at most a second; then they go on at the old leader."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     target, _ = cluster.followers()
     cluster.hold((leader.id, target))
-    cluster.write(leader.id, "what the target lacks")
+    cluster.write(leader.id, "an entry that the target lacks")
     assert cluster.ask(leader.id, "transfer", target).state == PENDING
     cluster.crash(target)
     cluster.submit(leader.id, "during")
@@ -450,7 +453,8 @@ def test_a_transfer_to_a_manager_that_dies_meanwhile_is_called_off() -> None:
 
 
 def test_a_target_that_is_behind_gets_leadership_only_with_everything_in_its_log() -> None:
-    """Raft thesis 3.10: the leader takes no new entries and sends what the target lacks; then the target campaigns."""
+    """Raft thesis 3.10: the leader takes no new entries, and sends the entries that the target lacks; then the target
+    campaigns."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     target, _ = cluster.followers()
@@ -466,7 +470,7 @@ def test_a_target_that_is_behind_gets_leadership_only_with_everything_in_its_log
 
 
 def test_timeout_now_counts_only_from_the_leader_of_this_term() -> None:
-    """A late one, or one from anybody else, must depose nobody."""
+    """A late message, or a message from another manager, must not depose a leader."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     target, other = cluster.followers()
@@ -479,7 +483,7 @@ def test_timeout_now_counts_only_from_the_leader_of_this_term() -> None:
 
 
 def test_only_the_managers_that_can_win_take_leadership_over() -> None:
-    """Without a target the most caught-up voter is chosen."""
+    """Without a target, the voter with the most of the log is chosen."""
     cluster = Cluster(FIVE)
     leader = cluster.wait_ready()
     cluster.hold(*((leader.id, other) for other in cluster.followers()[:2]))
@@ -496,7 +500,8 @@ def test_only_the_managers_that_can_win_take_leadership_over() -> None:
 
 
 def test_each_voter_counts_once() -> None:
-    """Stock adds up votes without asking from whom (hole 6): one voter, twice, is no majority of five."""
+    """Stock counts votes without looking at their senders (hole 6). Two votes of one voter are one vote, and two of
+    five are not a majority."""
     cluster = Cluster(FIVE)
     leader = cluster.wait_ready()
     cluster.crash(leader.id)
@@ -518,7 +523,7 @@ def test_each_voter_counts_once() -> None:
 
 
 def test_a_vote_waits_for_the_disk_and_so_does_the_request_for_it() -> None:
-    """Raft 5.1: currentTerm and votedFor are durable before anybody is told."""
+    """Raft 5.1: currentTerm and votedFor are durable before a message about them leaves."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     cluster.run(0.5)
@@ -543,7 +548,7 @@ def test_a_vote_waits_for_the_disk_and_so_does_the_request_for_it() -> None:
 
 
 def test_nobody_campaigns_who_has_not_applied_what_it_knows_to_be_committed() -> None:
-    """A membership change may be among it, and votes would be counted by a list that no longer holds (hole 7)."""
+    """There may be a change of members among the entries, and votes would be counted by an old list (hole 7)."""
     cluster = Cluster(make_machine=Full)
     leader = cluster.wait_ready()
     stuck = cluster.followers()
@@ -566,8 +571,8 @@ def test_nobody_campaigns_who_has_not_applied_what_it_knows_to_be_committed() ->
 
 
 def test_a_transfer_whose_target_cannot_campaign_at_once_is_not_lost() -> None:
-    """Who has not applied all that is committed, or has no room, ignores the word of its leader. It was told once, and
-    writes stood still until the transfer was called off, a second later."""
+    """A target that has not applied all committed entries, or has no space left, cannot campaign when its leader asks.
+    (Pins a bug: it was asked once only, and writes waited until the transfer was called off, a second later.)"""
     cluster = Cluster()
     leader = cluster.wait_ready()
     target = cluster.nodes[cluster.followers()[0]]

@@ -1,7 +1,7 @@
-"""Large commands: their bytes go ahead of the log, beside everything else, and are sent once to each who needs them.
+"""Large commands: their bytes go ahead of the log, beside all other messages, and once to each manager that needs them.
 
-Stories on real engines. In a `thin` direction what is in the BULK lane does not arrive yet, and all else passes it: as
-on a link of little bandwidth, stretched. A command above LARGE bytes is large here.
+Stories on real engines. In a `thin` direction the messages in the lane BULK do not arrive yet, and all other messages
+pass them, as on a link of little bandwidth. A command above LARGE bytes is large here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def sent(cluster: Cluster, kind: str, sender: str = "", receiver: str = "") -> l
 
 
 def bytes_in_appends(cluster: Cluster, receiver: str) -> int:
-    """How much of large entries went to a manager in append messages."""
+    """The bytes of large entries that went to a manager in append messages."""
     found = 0
     for message in sent(cluster, "append_entries", receiver=receiver):
         found += sum(len(item[0]) for item in message["entries"] if type(item[0]) is bytes and len(item[0]) > LARGE)
@@ -56,7 +56,7 @@ def bytes_in_appends(cluster: Cluster, receiver: str) -> int:
 
 
 def assert_nothing_is_left(cluster: Cluster) -> None:
-    """Whatever happened, nobody goes on holding bytes for it."""
+    """No manager holds bytes of large commands any more."""
 
     def is_clean() -> bool:
         return all(
@@ -73,11 +73,12 @@ def assert_nothing_is_left(cluster: Cluster) -> None:
     cluster.run_until(is_clean, seconds=15)
 
 
-# Beside everything else ----------------------------------------------------------------------------------------------
+# Beside other messages -----------------------------------------------------------------------------------------------
 
 
 def test_small_writes_do_not_wait_for_a_large_one() -> None:
-    """Its bytes are on their way for five seconds. In the log before them it would have held them up that long."""
+    """The bytes of the large write are on their way for five seconds. In the log before the small writes, it would
+    delay them as long."""
     cluster, leader, others = make()
     thin_to_others(cluster, leader.id, *others)
     cluster.submit(leader.id, text("large"), seconds=60)
@@ -132,7 +133,8 @@ def test_one_manager_alone_has_nobody_to_send_it_to() -> None:
 
 
 def test_a_follower_that_sent_it_is_not_sent_it_back() -> None:
-    """It and the leader are a majority of three: a large write through a follower takes the way once, not twice."""
+    """The follower and the leader are a majority of three. So the bytes of a large write through a follower travel
+    once, not twice."""
     cluster, leader, (origin, other) = make()
     thin_to_others(cluster, leader.id, other)
     cluster.write(origin, text("large"))
@@ -166,7 +168,7 @@ def test_large_writes_of_one_manager_keep_their_order() -> None:
 
 
 def submit_in_order(cluster: Cluster, id_: str, *names: str) -> list[Proposal]:
-    """As one thread does that does not wait for them."""
+    """Submit writes like one thread that does not wait for them."""
     made = []
     for sequence, name in enumerate(names, 500):
         data = cbor2.dumps([9, sequence, name])
@@ -215,7 +217,8 @@ def test_a_small_write_behind_a_large_one_does_not_wait_for_the_next_tick(
 
 @pytest.mark.parametrize("through", ["leader", "follower"])
 def test_one_thread_keeps_its_order_whatever_it_mixes(through: str) -> None:
-    """Small ones before a large one as well: the large lane must not pass them while they are gathered."""
+    """This holds for small writes before a large one as well: the large write must not pass them while they are
+    gathered."""
     cluster, leader, others = make()
     id_ = leader.id if through == "leader" else others[0]
     leader.disk_seconds = 0.1
@@ -229,7 +232,7 @@ def test_one_thread_keeps_its_order_whatever_it_mixes(through: str) -> None:
 
 @pytest.mark.parametrize("turns", [5, 20, 40])
 def test_one_thread_keeps_its_order_over_a_change_of_leader(turns: int) -> None:
-    """What waits behind others is not sent to the next leader before them."""
+    """A write that waits behind others is not sent to the next leader before them."""
     cluster, leader, others = make()
     id_ = others[0]
     leader.disk_seconds = 0.05
@@ -243,7 +246,7 @@ def test_one_thread_keeps_its_order_over_a_change_of_leader(turns: int) -> None:
 
 
 def test_large_writes_keep_their_order_when_a_leader_gives_one_back_and_the_next_is_on_its_way() -> None:
-    """The leader had the first, was deposed, and leads again when the second arrives, over the same link."""
+    """The leader had the first write, was deposed, and leads again when the second arrives, over the same link."""
     cluster, leader, (origin, two, *rest) = make(FIVE)
     thin_to_others(cluster, leader.id, *rest, two)
     cluster.submit(origin, text("first"), seconds=60)
@@ -293,7 +296,7 @@ def test_a_caller_that_waits_for_ever_may_send_a_large_command() -> None:
 
 
 def test_large_writes_that_follow_each_other_leave_room_for_small_ones() -> None:
-    """And are gathered, though each is an entry of its own: one sync for several."""
+    """They are gathered as well, although each is an entry of its own: several entries share one sync."""
     cluster, leader, _ = make()
     leader.disk_seconds = 0.02
     names = [text(f"large {number}") for number in range(200)]
@@ -312,7 +315,7 @@ def test_large_writes_that_follow_each_other_leave_room_for_small_ones() -> None
 
 
 def cancelled(cluster: Cluster, node: Node) -> list[int]:
-    """The numbers of what this manager wants cancelled in its next second."""
+    """The numbers of the messages that this manager cancels within the next second."""
     found = []
     perform = cluster._perform
 
@@ -328,8 +331,8 @@ def cancelled(cluster: Cluster, node: Node) -> list[int]:
 
 
 def test_what_the_links_are_too_thin_for_was_not_applied_and_leaves_nothing_behind() -> None:
-    """4 MiB at 64 KiB/s take a minute, and the caller waits for ten seconds. It never comes into a log, so no other
-    write waits for it, and what has not left of it is taken back."""
+    """4 MiB at 64 KiB/s take a minute, and the caller waits for ten seconds. The write never gets into a log, so no
+    other write waits for it, and its parts that have not left are cancelled."""
     cluster, leader, others = make()
     thin_to_others(cluster, leader.id, *others)
     before = leader.log.last_index
@@ -342,7 +345,7 @@ def test_what_the_links_are_too_thin_for_was_not_applied_and_leaves_nothing_behi
     assert not error.maybe_applied
     assert "bytes did not get to a majority of the managers by the deadline" in str(error), "there is a quorum"
     assert leader.log.last_index == before
-    cluster.heal()  # what had left arrives, and is dropped
+    cluster.heal()  # the parts that had left arrive, and are dropped
     cluster.write(leader.id, "after")
     cluster.check_writes()
     assert_nothing_is_left(cluster)
@@ -367,7 +370,7 @@ def test_a_large_write_through_a_follower_ends_at_its_deadline_at_the_leader_too
 
 
 def test_the_leader_does_not_propose_what_its_sender_does_not_wait_for_any_more() -> None:
-    """Five managers: leader and sender are no majority, and nobody else gets it in time."""
+    """Five managers: leader and sender are not a majority, and no other manager gets the command in time."""
     cluster, leader, (origin, *others) = make(FIVE)
     thin_to_others(cluster, leader.id, *others)
     before = leader.log.last_index
@@ -382,7 +385,7 @@ def test_the_leader_does_not_propose_what_its_sender_does_not_wait_for_any_more(
     assert_nothing_is_left(cluster)
 
 
-# What may be lost ----------------------------------------------------------------------------------------------------
+# Lost leaders and links ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("turns", range(1, 9))
@@ -404,7 +407,8 @@ def test_a_link_that_breaks_at_any_moment_costs_no_large_write_and_doubles_none(
 @pytest.mark.parametrize("turns", range(1, 9))
 @pytest.mark.parametrize("through", ["leader", "follower"])
 def test_a_leader_that_is_cut_off_at_any_moment_costs_no_large_write(turns: int, through: str) -> None:
-    """Deposed, it lets go of all that it had; what came through a follower goes to the next leader."""
+    """A deposed leader drops all large commands that it has. A command that came through a follower goes to the next
+    leader."""
     cluster, leader, (one, _) = make()
     cluster.submit(leader.id if through == "leader" else one, text("large"), seconds=60)
     for _ in range(turns):
@@ -430,7 +434,7 @@ def test_a_leader_that_dies_at_any_moment_costs_no_large_write(turns: int) -> No
 
 
 def test_leadership_that_moves_while_it_travels_takes_nothing_with_it() -> None:
-    """Over the same links: nobody is asked to hold, or to send, what it holds already; nothing is forgotten."""
+    """The links stay. No manager is asked to hold, or to send, a command that it holds already; no command is lost."""
     cluster, leader, others = make()
     thin_to_others(cluster, leader.id, *others)
     cluster.submit(others[0], text("large"), seconds=60)
@@ -446,7 +450,7 @@ def test_leadership_that_moves_while_it_travels_takes_nothing_with_it() -> None:
 
 
 def test_a_leader_that_leads_again_is_not_sent_what_is_still_on_its_way_to_it() -> None:
-    """Over the same link, in another term. It took minutes to get that far."""
+    """It leads in another term, over the same link. The bytes took minutes to get that far."""
     cluster, leader, (origin, other) = make()
     thin_to_others(cluster, origin, leader.id, other)
     cluster.submit(origin, text("large"), seconds=60)
@@ -463,8 +467,8 @@ def test_a_leader_that_leads_again_is_not_sent_what_is_still_on_its_way_to_it() 
 
 
 def test_a_large_write_that_a_snapshot_covers_is_asked_for_again_and_answered() -> None:
-    """Its sender's state is replaced by the leader's, which holds what came of it, while the link stays up: it is
-    never applied there. It counted as sent, and its caller waited until the deadline."""
+    """The leader's state, which contains the write, replaces the sender's state while the link stays up. So the write
+    is never applied at the sender. (Pins a bug: it counted as sent, and its caller waited until the deadline.)"""
     messages: list[object] = []
     ended: list[Proposal] = []
     submitter = Submitter(lambda _peer, message: messages.append(message), lambda _peer, _number: None, LARGE)
@@ -511,7 +515,8 @@ def test_a_manager_that_does_not_lead_sends_a_large_command_back() -> None:
 
 
 def test_what_follows_a_command_that_was_given_back_is_given_back_too() -> None:
-    """It would be proposed before the other. The sender says what it has heard of."""
+    """It would be proposed before the earlier command. The sender's messages name the newest command that it knows was
+    given back."""
     cluster, leader, (one, _) = make()
     link = cluster.links[leader.id, one]
 
@@ -557,7 +562,8 @@ def test_a_leader_whose_queue_is_full_sends_large_commands_back_and_they_come_ag
 
 
 def test_what_travels_ahead_is_bounded_for_each_follower(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty large writes; one follower's link carries nothing of them. What waits for it does not grow with each."""
+    """Twenty large writes, and one follower's link carries none of them. The bytes that wait for this follower are
+    bounded."""
     monkeypatch.setattr(large_module, "AHEAD_BYTES", 3000)
     cluster, leader, (slow, _) = make()
     thin_to_others(cluster, leader.id, slow)
@@ -626,7 +632,7 @@ def test_an_append_message_that_names_what_nobody_holds_costs_its_link(name: int
 
 
 def test_what_is_held_counts_for_nothing_before_it_is_appended() -> None:
-    """Not in a log, not on a disk, and gone with its link."""
+    """Held bytes are in no log and on no disk, and are dropped with their link."""
     cluster, leader, (follower, _) = make()
     node = cluster.nodes[follower]
     last, syncs = node.log.last_index, node.syncs

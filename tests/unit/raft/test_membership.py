@@ -190,7 +190,7 @@ def test_a_directory_wiped_before_anybody_recorded_it_is_just_another_blank_one(
 
 
 def test_a_directory_wiped_during_the_formation_is_refused_and_then_added_anew() -> None:
-    """m1 has recorded the directory. The blank directory in its place is another one; the refusal names the commands."""
+    """m1 has recorded the directory. The blank directory in its place is another; the refusal names the commands."""
     cluster = Cluster()
     cluster.run_until(lambda: any(node.engine._roster.founding for node in cluster.nodes.values()))
     witness = next(id_ for id_, node in cluster.nodes.items() if node.engine._roster.founding)

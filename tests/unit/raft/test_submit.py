@@ -1,6 +1,6 @@
-"""A write from any manager ends exactly once: with what was applied, or with an error that tells what is known.
+"""A write from any manager ends exactly once: with the applied result, or with an error that says whether it was sent.
 
-Stories on real engines with lost requests, lost leaders and lost answers; the way of a proposal is PySyncObj's hole 10.
+Stories on real engines with lost requests, lost leaders and lost answers (docs/pysyncobj-holes.md, hole 10).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def test_a_write_through_any_manager_is_applied_on_all_and_answered_where_it_cam
 
 
 def test_writes_of_one_manager_keep_their_order() -> None:
-    """Also over a change of leadership, in which all that is unanswered is sent again."""
+    """Also over a change of leadership, in which all writes without an answer are sent again."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     origin = cluster.followers()[0]
@@ -50,7 +50,7 @@ def test_writes_of_one_manager_keep_their_order() -> None:
 
 
 def test_many_writes_become_few_entries() -> None:
-    """Group commit: what waits becomes one entry, whichever manager it came through."""
+    """Group commit: the waiting writes of all managers become one entry."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     before = leader.log.last_index
@@ -69,12 +69,13 @@ def test_a_write_before_there_is_a_leader_waits_for_one() -> None:
     cluster.check_writes()
 
 
-# What may be lost ----------------------------------------------------------------------------------------------------
+# Lost links and leaders ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("turns", range(1, 8))
 def test_a_link_that_breaks_at_any_moment_costs_no_write_and_doubles_none(turns: int) -> None:
-    """Request lost, or answer lost, with a connection to the same leader: stock's caller waits for ever (hole 10)."""
+    """The request or the answer is lost with a connection, and the leader stays: stock's caller waits for ever (hole
+    10)."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     origin = cluster.followers()[0]
@@ -88,7 +89,8 @@ def test_a_link_that_breaks_at_any_moment_costs_no_write_and_doubles_none(turns:
 
 @pytest.mark.parametrize("turns", range(1, 8))
 def test_a_leader_that_dies_at_any_moment_costs_no_write_and_doubles_none(turns: int) -> None:
-    """Committed or not, known or not: it is sent again to the next leader, and applied once by its request id."""
+    """The write may be committed or not, and known or not. It is sent again to the next leader, and its request id
+    makes sure that it is applied once."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     origin = cluster.followers()[0]
@@ -116,7 +118,7 @@ def test_a_leader_that_is_deposed_keeps_its_own_writes_and_passes_them_on() -> N
 
 
 def test_a_manager_that_took_another_for_the_leader_is_told_and_asks_again() -> None:
-    """The answer is a refusal; nothing of it is queued there, and the writes stay where they came from."""
+    """The answer is a refusal. The other manager does not queue the writes; they stay at the manager that sent them."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     one, two = cluster.followers()
@@ -128,7 +130,7 @@ def test_a_manager_that_took_another_for_the_leader_is_told_and_asks_again() -> 
 
 
 def test_an_overloaded_leader_refuses_and_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its queue is bounded in bytes; the sender keeps its writes, and they arrive in the end, once."""
+    """The leader's queue is bounded in bytes. The sender keeps its writes, and in the end they arrive once."""
     monkeypatch.setattr(submit, "QUEUE_BYTES", 200)
     monkeypatch.setattr(submit, "SUBMIT_BYTES", 100)
     cluster = Cluster()
@@ -156,7 +158,7 @@ def test_a_write_that_never_left_is_known_not_to_be_applied() -> None:
 
 
 def test_a_write_that_left_may_have_been_applied() -> None:
-    """And here it was: the error must not say otherwise."""
+    """Here it was applied, so the error must not say that it was not."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     origin = cluster.followers()[0]
@@ -204,7 +206,7 @@ def test_closing_ends_every_write_that_waits() -> None:
 
 
 def test_a_callback_that_raises_is_logged_and_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """Stock applies its command a second time, on that manager only (hole 5b)."""
+    """Stock applies the command a second time, on that manager only (hole 5b)."""
     cluster = Cluster()
     leader = cluster.wait_ready()
 
@@ -245,7 +247,7 @@ def test_apply_takes_turns_so_that_a_long_catch_up_costs_no_heartbeat() -> None:
 
 
 def test_an_entry_of_a_later_version_stops_the_manager_and_is_not_skipped() -> None:
-    """The others may have understood it."""
+    """The other managers may be able to apply the entry."""
     with pytest.raises(InvariantViolation, match="unknown kind"):
         entries.decode(b"\x00\x09?")
     for damaged in (b"\x00\x01\xff", b"\x00\x01\xa0", b"\x00\x02\x80", b"\x00\x02\xff", b"\x00\x02\x86\x01\x02"):
@@ -261,7 +263,7 @@ def test_an_entry_of_a_later_version_stops_the_manager_and_is_not_skipped() -> N
 
 
 class Recorded:
-    """A submitter, with what it sent and how its proposals ended."""
+    """A submitter, with its sent messages and its ended proposals."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, list[bytes]]] = []
@@ -310,8 +312,8 @@ def test_a_message_holds_a_bounded_number_of_bytes_unless_one_command_alone_is_l
 
 
 def test_what_the_leader_has_not_answered_is_bounded_and_the_rest_waits_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over a thin link megabytes in its queue would be late for everybody, and at 64 MiB cost the link. What waits here
-    ends at its deadline, and is known not to have been applied."""
+    """On a thin link megabytes in the link's queue would delay all messages, and at 64 MiB the link would be dropped.
+    A write that waits here ends at its deadline, and is known not to have been applied."""
     monkeypatch.setattr(submit, "SUBMIT_WINDOW_BYTES", 50)
     monkeypatch.setattr(submit, "SUBMIT_BYTES", 25)
     it = Recorded()
@@ -329,7 +331,7 @@ def test_what_the_leader_has_not_answered_is_bounded_and_the_rest_waits_here(mon
     ]
     it.propose(30)
     it.submitter.flush(6.0)
-    assert it.sent[-1] == ("m2", [b"\x1e" * 10]), "what ended is under way no more"
+    assert it.sent[-1] == ("m2", [b"\x1e" * 10]), "an ended write is not under way any more"
 
 
 def test_an_outcome_of_somebody_elses_write_is_passed_over() -> None:
@@ -347,7 +349,8 @@ def test_a_late_outcome_ends_nothing_a_second_time() -> None:
 
 
 def test_a_leaders_queue_is_dropped_with_its_leadership() -> None:
-    """Those who sent it send it again to the next leader; kept, it would be proposed in a later term out of order."""
+    """The managers that sent the writes send them again to the next leader. If this manager kept them, it would propose
+    them out of order in a later term."""
     it = Recorded()
     it.submitter.set_route(Route("m1", 1, 0))
     it.submitter.receive("m2", [b"x"], is_leader=True)
@@ -383,7 +386,7 @@ def test_writes_that_ended_without_a_leader_are_not_kept_until_there_is_one() ->
 
 
 def test_a_write_that_comes_with_what_stops_the_manager_ends() -> None:
-    """(Pins a bug: it was never looked at, and a future that stood for it never ended.)"""
+    """(Pins a bug: the write was never looked at, and its future never ended.)"""
     cluster = Cluster()
     cluster.wait_ready()
     origin = cluster.followers()[0]
@@ -396,7 +399,7 @@ def test_a_write_that_comes_with_what_stops_the_manager_ends() -> None:
 
 
 def test_a_command_too_long_for_an_append_message_is_not_proposed() -> None:
-    """(Pins a bug: it fitted a submit message, and stopped each leader that had to send it on.)"""
+    """(Pins a bug: the command fitted a submit message, and stopped each leader that had to append it.)"""
     cluster = Cluster()
     leader = cluster.wait_ready()
     origin = cluster.followers()[0]
@@ -416,7 +419,7 @@ def test_a_command_too_long_for_an_append_message_is_not_proposed() -> None:
 
 
 def test_a_write_that_a_full_disk_held_up_says_so() -> None:
-    """ "No quorum" sends an operator to the network while the disk of the very manager that was asked is full."""
+    """ "No quorum" would send an operator to the network, while the disk of the manager itself has no space left."""
     cluster = Cluster(("m1",))
     cluster.wait_ready()
     node = cluster.nodes["m1"]

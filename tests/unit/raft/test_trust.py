@@ -1,7 +1,7 @@
-"""Trust: strangers, managers that say to be ahead, and members that are hostile.
+"""Trust: strangers, managers that claim to be ahead, and hostile members.
 
-Hostile ones (tests/hostile.py) among real engines on a virtual clock. The promises are those of DESIGN.md, "Trust".
-Not here: messages that cannot be (test_guard.py).
+Attackers (tests/hostile.py) among real engines on a virtual clock. The promises are those of DESIGN.md, "Trust".
+Not here: impossible messages (test_guard.py).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LATER = 1 << 60
 
 
 def ready(**options: Any) -> tuple[Cluster, Node]:
-    """A cluster of three that has written, and its leader."""
+    """A cluster of three with some writes, and its leader."""
     cluster = Cluster(**options)
     leader = cluster.wait_ready()
     cluster.write(leader.id, "a", "b")
@@ -56,7 +56,7 @@ def state(node: Node) -> tuple[Any, ...]:
 
 
 def messages(node: Node) -> dict[str, Message]:
-    """One of each type that the engine takes, as a manager sends it."""
+    """A message of each type that the engine takes, as a manager sends it."""
     term, last = node.engine.term, node.log.last_index
     sha, command = "0" * 64, cbor2.dumps([7, 5, "hostile"])
     report = {"applied_index": 9, "version": "1", "alarms": []}
@@ -107,7 +107,7 @@ def test_the_table_names_every_type() -> None:
 
 
 def test_each_handler_takes_the_message_that_it_is_for() -> None:
-    """They are found by their names, so that a type checker does not see them."""
+    """Handlers are found by their names, so a type checker does not check them."""
     for name, cls in BY_NAME.items():
         hints = get_type_hints(getattr(Engine, f"_on_{name}"))
         assert [hint for field, hint in hints.items() if field not in ("peer", "return")] == [cls]
@@ -127,7 +127,8 @@ def test_a_message_survives_the_wire() -> None:
 @pytest.mark.parametrize("claim", [0, LATER], ids=["guest", "ahead"])
 @pytest.mark.parametrize("kind", sorted(BY_NAME))
 def test_a_stranger_changes_nothing_where_a_leader_is_heard(kind: str, claim: int, role: str) -> None:
-    """With a certificate of the cluster, or with the claim to belong to a later list: whatever it sends."""
+    """The stranger has a certificate of the cluster, or claims to belong to a later list. No message of it has an
+    effect."""
     cluster, leader = SHARED.get(), SHARED.get().wait_leader()
     node = leader if role == "leader" else cluster.nodes[cluster.followers()[0]]
     stranger = Hostile.stranger(cluster, membership_index=claim, address="nowhere")  # else it is added
@@ -142,7 +143,7 @@ def test_a_stranger_changes_nothing_where_a_leader_is_heard(kind: str, claim: in
 
 
 class _Shared:
-    """One cluster for many cases, which change nothing in it."""
+    """One cluster for many cases, because no case changes it."""
 
     cluster: Cluster | None = None
 
@@ -159,7 +160,7 @@ SHARED = _Shared()
 
 
 def test_one_that_says_to_be_ahead_is_heard_by_a_manager_without_a_leader_only() -> None:
-    """It counts for nothing there either: its votes and its answers are nobody's."""
+    """Its votes and its answers do not count there either."""
     cluster, leader = ready(trust_domain="home")
     victim = cluster.followers()[0]
     cluster.isolate(victim)
@@ -184,7 +185,7 @@ def test_one_that_says_to_be_ahead_is_heard_by_a_manager_without_a_leader_only()
 
 
 def test_a_vote_of_another_directory_under_the_id_of_a_voter_is_not_counted() -> None:
-    """It says to be ahead. (Pins a bug: the core knew ids only.)"""
+    """The directory claims to be ahead. (Pins a bug: the core knew ids only.)"""
     cluster, leader = ready()
     victim, other = cluster.followers()
     hello = {**cluster.nodes[other].engine.hello(), "incarnation": "another", "membership_index": LATER}
@@ -206,7 +207,8 @@ def test_a_vote_of_another_directory_under_the_id_of_a_voter_is_not_counted() ->
 
 @pytest.mark.parametrize("claimed", [1, 1 << 61])
 def test_a_member_that_says_to_be_in_a_later_term_costs_one_election_now_and_then(claimed: int) -> None:
-    """Its answers are the attack that ended all leadership for good. It may be right, and could follow nobody."""
+    """Such answers were an attack that ended all leadership for good. But the member may be right, and then it could
+    not follow a leader of an earlier term."""
     cluster, leader = ready()
     hostile = Hostile.member(cluster, cluster.followers()[0])
     first = leader.engine.term
@@ -225,8 +227,8 @@ def test_a_member_that_says_to_be_in_a_later_term_costs_one_election_now_and_the
 
 @pytest.mark.parametrize("claimed", [5, LATER])
 def test_a_leader_that_takes_up_a_later_term_is_elected_again_at_once(claimed: int) -> None:
-    """(Pins a bug: as far as one may go on the word of another, and one more for the election, was too far for those
-    whose vote it needs.)"""
+    """(Pins a bug: the leader went up to its limit for claimed terms, and one term further for the election. That was
+    beyond the limit of the voters that it needed.)"""
     cluster, leader = ready()
     hostile = Hostile.member(cluster, cluster.followers()[0])
     term = leader.engine.term
@@ -239,8 +241,8 @@ def test_a_leader_that_takes_up_a_later_term_is_elected_again_at_once(claimed: i
 @pytest.mark.parametrize("claimed", [TERMS_MAX, LATER])
 @pytest.mark.parametrize("kind", ["append_entries", "request_vote", "pre_vote_reply"])
 def test_a_member_that_claims_later_and_later_terms_keeps_nobody_from_following(kind: str, claimed: int) -> None:
-    """A manager that hears no leader hears it. (Pins a bug: each message raised its term again, and the leader took up
-    one such step in 30 election timeouts.)"""
+    """A manager that hears no leader hears the hostile member. (Pins a bug: each message raised the manager's term
+    again, and the leader took up only one such step in 30 election timeouts.)"""
     cluster, leader = ready()
     victim, id_ = cluster.followers()
     hostile = Hostile.member(cluster, id_)
@@ -292,7 +294,7 @@ def test_a_member_that_asks_for_votes_in_the_name_of_a_transfer_gets_none() -> N
 
 
 def test_a_vote_request_that_comes_before_the_word_of_the_leader_is_answered_after_it() -> None:
-    """The word goes over another link than the request."""
+    """The leader's message that it hands over comes over another link than the candidate's request."""
     cluster, leader = ready()
     target, voter = cluster.followers()
     cluster.hold((leader.id, voter))
@@ -306,8 +308,8 @@ def test_a_vote_request_that_comes_before_the_word_of_the_leader_is_answered_aft
 
 
 def test_a_vote_request_that_waits_for_the_word_of_the_leader_is_dropped_with_its_link() -> None:
-    """The link breaks and comes up again before the leader's word arrives. (Pins a bug: the request was answered over
-    the new link, on which it was not asked.)"""
+    """The link breaks and comes up again before the leader's message arrives. (Pins a bug: the request was answered
+    over the new link, but it had come over the old one.)"""
     cluster, leader = ready()
     target, voter = cluster.followers()
     node = cluster.nodes[voter]
@@ -338,7 +340,7 @@ def test_a_member_that_says_to_lead_a_later_term_is_not_followed_while_a_leader_
 
 
 def test_a_manager_that_was_away_for_very_many_terms_catches_up_as_fast_as_terms_may_rise() -> None:
-    """By one step at once and the others in 30 election timeouts each."""
+    """It takes the first step at once, and each further step in 30 election timeouts."""
     cluster, _ = ready()
     victim = cluster.followers()[0]
     cluster.isolate(victim)
@@ -354,7 +356,8 @@ def test_a_manager_that_was_away_for_very_many_terms_catches_up_as_fast_as_terms
 
 @pytest.mark.parametrize("kind", ["pre_vote", "request_vote", "append_entries"])
 def test_a_member_that_asks_for_ever_keeps_nobody_from_being_elected(kind: str) -> None:
-    """The leader dies. The hostile one asks each of the others a hundred times a second, and never leads."""
+    """The leader dies. The hostile member asks each of the others for votes a hundred times a second, and never
+    leads."""
     cluster = Cluster(["m1", "m2", "m3", "m4", "m5"])
     leader = cluster.wait_ready()
     hostile = Hostile.member(cluster, cluster.followers()[0])
@@ -370,7 +373,7 @@ def test_a_member_that_asks_for_ever_keeps_nobody_from_being_elected(kind: str) 
                 hostile.say(node.id, {"type": kind, "round": round_, "term": node.engine.term, **last})
             elif kind == "request_vote":
                 hostile.say(node.id, vote_request(node))
-            elif round_ % 120 == 0:  # it says to lead, and is silent then
+            elif round_ % 120 == 0:  # it claims to lead, and is silent afterwards
                 hostile.say(node.id, append_to(node, term=node.engine.term + 1))
         return cluster.leader is not None
 
@@ -387,7 +390,7 @@ def test_a_member_that_asks_for_ever_keeps_nobody_from_being_elected(kind: str) 
 
 
 def test_a_single_member_that_says_removed_stops_nobody() -> None:
-    """A refusal of 48 bytes stopped every manager, and its log said that the data are of no more use."""
+    """(Pins a bug: a refusal of 48 bytes stopped every manager, and its log said that its data are of no more use.)"""
     cluster, leader = ready()
     victim, other = cluster.followers()
     for _ in range(5):
@@ -402,7 +405,7 @@ def test_a_single_member_that_says_removed_stops_nobody() -> None:
 
 
 def test_in_a_cluster_of_two_no_word_of_the_other_stops_a_manager() -> None:
-    """(Pins a bug: it was a majority of the others by itself.)"""
+    """(Pins a bug: the one other member was a majority of the others by itself.)"""
     cluster = Cluster(["m1", "m2"])
     cluster.wait_ready()
     cluster.isolate("m2")
@@ -417,7 +420,7 @@ def test_in_a_cluster_of_two_no_word_of_the_other_stops_a_manager() -> None:
 
 
 def test_one_of_two_that_went_down_while_it_was_removed_stops_at_the_word_of_the_other() -> None:
-    """Its own log holds the removal: there would have been none without its acknowledgement."""
+    """Its own log has the removal, because the removal could not be committed without its acknowledgement."""
     cluster = Cluster(["m1", "m2"])
     leader, removed = cluster.wait_ready(), cluster.followers()[0]
     leader.events.append(ChangeWanted(REMOVE, removed, "", lambda _answer: None))
@@ -432,8 +435,8 @@ def test_one_of_two_that_went_down_while_it_was_removed_stops_at_the_word_of_the
 
 @pytest.mark.parametrize("trust_domain", ["", "home"])
 def test_who_says_to_be_of_another_cluster_stops_no_manager_that_has_just_started(trust_domain: str) -> None:
-    """A hello in the name of every other member where links are plaintext; under TLS in that of one. (Pins a bug: it
-    was taken for a start on the directory of another cluster.)"""
+    """False hellos come in the names of all other members if links are plaintext, and in the name of one member under
+    TLS. (Pins a bug: this was taken for a start on the directory of another cluster.)"""
     cluster = Cluster(["m1", "m2", "m3"] if not trust_domain else ["m1", "m2"], trust_domain=trust_domain)
     cluster.wait_ready()
     cluster.isolate("m2")
@@ -451,7 +454,7 @@ def test_who_says_to_be_of_another_cluster_stops_no_manager_that_has_just_starte
 
 
 def test_members_that_have_links_are_not_of_another_cluster() -> None:
-    """Whoever else answers at their addresses."""
+    """It does not matter which other managers answer at their addresses."""
     cluster, _ = ready()
     victim = cluster.followers()[0]
     others = sorted(cluster.nodes.keys() - {victim})
@@ -466,7 +469,7 @@ def test_members_that_have_links_are_not_of_another_cluster() -> None:
     assert victim in cluster.nodes
 
 
-# What gets into a log ---------------------------------------------------------------------------------------------
+# Entries that may get into a log ----------------------------------------------------------------------------------
 
 BAD_COMMANDS = {
     "of another version": cbor2.dumps([7, UNREADABLE, "x"]),
@@ -508,7 +511,8 @@ def bad_entries() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", bad_entries())
 def test_an_entry_that_no_manager_reads_is_not_appended(name: str) -> None:
-    """Of a leader, too, in an append message or ahead of it. No manager started with such a thing in its log."""
+    """This holds for entries of a leader, too, in an append message or ahead of it. (Pins a bug: no manager started
+    with such an entry in its log.)"""
     cluster, leader = ready()
     follower = cluster.nodes[cluster.followers()[0]]
     hostile = Hostile.member(cluster, leader.id)
@@ -525,7 +529,8 @@ def test_an_entry_that_no_manager_reads_is_not_appended(name: str) -> None:
 
 
 def test_a_session_of_another_manager_is_nobody_elses_under_tls() -> None:
-    """Else a member answers the next write of another one with its own."""
+    """Otherwise a member could take the next request id of another manager's session, and that write would get the
+    answer of the member's write."""
     cluster, leader = ready(trust_domain="home")
     victim, id_ = cluster.followers()
     hostile = Hostile.member(cluster, id_)
@@ -602,7 +607,8 @@ def test_a_record_of_other_founders_than_the_operator_named_is_not_taken(id_: st
 
 
 def raise_term(cluster: Cluster, id_: str, peer: str) -> None:
-    """A peer that says to lead a far term leaves the manager in a later one, with nothing else."""
+    """A peer claims to lead a far later term. Afterwards the manager is in a later term, and nothing else has
+    changed."""
     hostile = Hostile.stranger(cluster, peer, cluster_id="c", membership_index=LATER)
     assert hostile.connect(id_) is None
     node = cluster.nodes[id_]
@@ -614,7 +620,7 @@ def raise_term(cluster: Cluster, id_: str, peer: str) -> None:
 
 
 def test_a_later_term_alone_does_not_keep_a_cluster_from_being_formed() -> None:
-    """(Pins a bug: a manager in a later term was blank no more, and the others waited for it for ever.)"""
+    """(Pins a bug: a manager in a later term did not count as blank, and the others waited for it for ever.)"""
     cluster, _ = forming()
     raise_term(cluster, "m1", "m2")
     cluster.start("m2")
@@ -636,7 +642,7 @@ def test_a_later_term_alone_does_not_keep_a_manager_from_being_added() -> None:
 
 
 def test_a_new_manager_follows_the_leader_after_far_later_terms_that_others_claimed() -> None:
-    """(Pins a bug: the leader took up a step towards such a term in 30 election timeouts.)"""
+    """(Pins a bug: the leader took up only one step towards such a term in 30 election timeouts.)"""
     cluster, leader = ready()
     address, far = "127.0.0.1:7004", 1 << 61
     cluster.isolate("m4")
@@ -661,7 +667,7 @@ def test_a_new_manager_joins_a_cluster_whose_terms_are_far_ahead() -> None:
 
 
 def test_a_new_manager_goes_back_to_no_earlier_leader_while_it_hears_another() -> None:
-    """Nor does it once it holds an entry: it has acknowledged that in its term."""
+    """It does not go back either if it holds an entry, because it has acknowledged the entry in its term."""
     cluster, _ = ready()
     cluster.isolate("m4")
     address = "127.0.0.1:7004"
@@ -734,8 +740,8 @@ def test_only_the_leader_that_was_asked_answers_an_operator() -> None:
     [(ADD, "m9", "127.0.0.1:7009"), (UPDATE, "itself", "127.0.0.1:7555"), (REMOVE, "itself", "")],
 )
 def test_a_change_is_not_done_by_the_word_of_a_leader_alone(verb: str, id_: str, address: str) -> None:
-    """A hostile one, or one that was believed to lead and was never elected. (Pins a bug: the operator's question ended
-    with "done"; the store's own look at its list, behind it, was all that kept the lie from its caller.)"""
+    """The leader may be hostile, or may be a manager that was believed to lead and was never elected. (Pins a bug: the
+    operator's request ended with "done"; only the store's own look at its list kept the lie from its caller.)"""
     cluster, leader = ready()
     victim = cluster.nodes[cluster.followers()[0]]
     target = victim.id if id_ == "itself" else id_
@@ -783,11 +789,11 @@ def test_a_message_of_an_unknown_type_costs_a_member_nothing() -> None:
     assert (leader.id, id_) in cluster.links
 
 
-# What takes the place of what others said ---------------------------------------------------------------------------
+# Bounded places for claims of peers ---------------------------------------------------------------------------------
 
 
 def test_strangers_do_not_take_the_places_of_members_among_the_alarms() -> None:
-    """Alarms of one name are bounded in number, and whoever has a link could make up an id for each."""
+    """The number of alarms with one name is bounded, and a peer with a link could invent an id for each."""
     cluster, leader = ready()
     for number in range(100):
         stranger = f"stranger-{number}"
@@ -810,7 +816,7 @@ def test_a_member_that_has_many_managers_invited_has_a_few_dialled() -> None:
 
 
 def test_a_member_tells_one_address_of_another_one_at_a_time() -> None:
-    """It cannot push out what others told."""
+    """It cannot push out the addresses that other members told."""
     cluster, leader = ready()
     victim, id_ = cluster.followers()
     member = leader.engine.members[victim]
@@ -826,8 +832,8 @@ def test_a_member_tells_one_address_of_another_one_at_a_time() -> None:
 
 
 def test_one_that_said_to_lead_a_term_and_is_silent_does_not_keep_a_manager_from_its_leader() -> None:
-    """It was believed while nobody led, in the very term in which another one is elected then. (Pins a bug: the
-    messages of that one could not be, and the manager dropped every link to it.)"""
+    """It was believed while there was no leader, in the very term in which another manager is elected then. (Pins a
+    bug: the messages of the elected leader seemed impossible, and the manager dropped every link to it.)"""
     cluster = Cluster([f"m{n}" for n in range(1, 8)])
     leader = cluster.wait_ready()
     id_, victim, *_ = cluster.followers()
