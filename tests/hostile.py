@@ -1,7 +1,7 @@
-"""A manager that does not keep to the rules, played by hand against the engines of tests/engine_harness.py.
+"""An attacker, played by hand against the engines of tests/engine_harness.py.
 
-It has links like any other, with the hello and the certificate that it is given, and says what a test has it say.
-Not here: bytes that are no messages (test_wire.py).
+It has links like any other manager, with the hello and the certificate that the test gives it, and sends the messages
+of the test. Not here: bytes that are not messages (test_wire.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from warren_raft.raft.refusal import Refusal
 
 
 class Hostile:
-    """`id` with a link to each manager that lets it in. `refusals`: of the others."""
+    """`id` has a link to each manager that lets it in. `refusals`: those of the other managers."""
 
     def __init__(self, cluster: Cluster, id_: str, hello: Message, identity: Identity | None = None) -> None:
         self.cluster = cluster
@@ -27,8 +27,8 @@ class Hostile:
 
     @classmethod
     def stranger(cls, cluster: Cluster, id_: str = "x", **claims: Any) -> Hostile:
-        """One that is no member, with a certificate where there are any. It says what a blank manager of this cluster's
-        would, but for `claims`."""
+        """An attacker that is not a member, with a certificate if links are TLS. Its hello is that of a blank manager,
+        changed by `claims`."""
         some = next(iter(cluster.nodes.values()))
         own = {"node_id": id_, "incarnation": f"of {id_}", "address": "127.0.0.1:9999"}
         blank = {"blank": True, "cluster_id": None, "membership_index": 0, "founding": b"", "origin": ""}
@@ -37,7 +37,7 @@ class Hostile:
 
     @classmethod
     def member(cls, cluster: Cluster, id_: str) -> Hostile:
-        """In the place of a member that runs: its directory, its id, its certificate."""
+        """An attacker in the place of a member that runs, with its directory, its id and its certificate."""
         hello = cluster.nodes[id_].engine.hello()
         cluster.crash(id_)
         cluster.turn()
@@ -48,7 +48,7 @@ class Hostile:
         return hostile
 
     def connect(self, victim: str) -> Refusal | None:
-        """A link to a manager, if that lets it in."""
+        """Make a link to a manager. Returns the refusal if the manager does not let it in."""
         cluster, node = self.cluster, self.cluster.nodes[victim]
         refusal = node.engine.judge(self.hello, self.identity)
         if refusal is not None:
@@ -56,12 +56,12 @@ class Hostile:
             return refusal
         cluster._link_number += 1
         cluster.links[victim, self.id] = cluster.links[self.id, victim] = cluster._link_number
-        cluster.hold((victim, self.id))  # until a test looks at it
+        cluster.hold((victim, self.id))  # messages wait until a test looks at them
         node.events.append(LinkUp(self.id, cluster._link_number, self.hello, self.identity))
         return None
 
     def say(self, victim: str, *messages: Message) -> list[str]:
-        """Messages come off the wire at a manager, now. The reasons for which it closes the link in answer."""
+        """Messages arrive at a manager now. Returns its reasons for closing the link."""
         cluster, node = self.cluster, self.cluster.nodes[victim]
         link = cluster.links[victim, self.id]
         events, node.events = [*node.events, *(Received(self.id, link, message) for message in messages)], []
@@ -74,7 +74,7 @@ class Hostile:
         return reasons
 
     def heard(self, victim: str, kind: str) -> list[Message]:
-        """What a manager has sent to it of this type, and not taken back with a link."""
+        """The messages of this type that a manager has sent to the attacker on its present link."""
         return [message for message in self.cluster.on_wire(victim, self.id) if message["type"] == kind]
 
 
@@ -93,7 +93,7 @@ def append_to(node: Node, **changes: Any) -> Message:
 
 
 def vote_request(node: Node, **changes: Any) -> Message:
-    """For the next term, of one whose log is as good as this manager's."""
+    """A vote request for the next term, of a candidate with a log as good as this manager's."""
     return {
         "type": "request_vote",
         "term": node.engine.term + 1,

@@ -1,4 +1,4 @@
-"""CBOR as only an attacker writes it: what tests of decoders, and the corpus of the fuzzers, begin with."""
+"""CBOR as only an attacker writes it. The tests of decoders and the corpus of the fuzzers begin with it."""
 
 from __future__ import annotations
 
@@ -56,4 +56,4 @@ NOT_OURS: dict[str, bytes] = {
     "lists in each other": b"\x81" * 100_000 + b"\x00",
     "maps in each other": b"\xa1\x61a" * 100_000 + b"\x00",
 }
-"""Each is refused wherever CBOR is read that this process did not write."""
+"""Each is refused at every place that reads CBOR from outside this process."""

@@ -1,7 +1,7 @@
-"""The death of a process at its Nth file operation, or a disk that is full from there on, within a test's process.
+"""The death of a process at its Nth file operation, or no space left from there on, within a test's process.
 
-From the fatal call on every call of the `os` functions that change something raises Killed, so that no clean-up of the
-code under test does what a dead process could not. Not here: power cuts (page_cache.py; memory_files.py for the log).
+From the fatal call on, each `os` function that changes something raises Killed. So no clean-up of the code under test
+does things that a dead process could not do. Not here: power cuts (page_cache.py; memory_files.py for the log).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OPERATIONS = (
 
 
 NEEDING_ROOM = ("open", "write", "pwrite", "rename", "replace", "link", "mkdir", "copy_file_range")
-"""Of an `open` only one that may make a file."""
+"""An `open` needs space only if it may make a file."""
 
 
 class Killed(BaseException):
@@ -40,7 +40,7 @@ class Killed(BaseException):
 
 
 class Countdown:
-    """`left` operations are still carried out; `died` once there was one too many."""
+    """`left`: the operations that are still carried out. `died`: there was one more."""
 
     def __init__(self, operations: int) -> None:
         self.left = operations
@@ -59,7 +59,7 @@ class Countdown:
 
 @contextmanager
 def killed_after(operations: int) -> Iterator[Countdown]:
-    """The process dies at the file operation after so many. `with killed_after(3) as countdown`."""
+    """The process dies at the file operation after `operations`. `with killed_after(3) as countdown`."""
     countdown = Countdown(operations)
     with mock.patch.multiple(os, **{name: countdown.wrap(getattr(os, name)) for name in OPERATIONS}):
         yield countdown
@@ -67,7 +67,7 @@ def killed_after(operations: int) -> Iterator[Countdown]:
 
 @contextmanager
 def full_after(operations: int) -> Iterator[Countdown]:
-    """There is no room on any disk at the file operation after so many, nor later: OSError, ENOSPC."""
+    """From the file operation after `operations` on, no disk has space left: OSError, ENOSPC."""
     countdown = Countdown(operations)
 
     def wrap(name: str) -> Callable[..., Any]:

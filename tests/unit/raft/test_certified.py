@@ -1,6 +1,6 @@
-"""Certificates in the list of members: the trust domain, who is added by its certificate, and whose is refused.
+"""Certificates in the member list: the trust domain, managers added by their certificates, refused certificates.
 
-Real engines on a virtual clock, whose links carry an identity as under TLS (the handshake itself is test_transport's).
+Real engines on a virtual clock; their links carry an identity as under TLS (the handshake is in test_transport.py).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ JOINER = "127.0.0.1:7100"
 
 
 def formed() -> Cluster:
-    """A cluster under TLS that knows all its certificates."""
+    """A cluster under TLS; its member list has all certificates."""
     cluster = Cluster(trust_domain="home")
     cluster.wait_ready()
     cluster.run_until(lambda: all(known(cluster, id_) for id_ in cluster.nodes))
@@ -58,7 +58,7 @@ def membership(cluster: Cluster) -> Membership:
 
 
 def known(cluster: Cluster, id_: str) -> list[str]:
-    """The serials of a member that the list has."""
+    """The serials that the list has for a member."""
     member = membership(cluster).members.get(id_)
     return [] if member is None else [certificate.serial for certificate in member.certificates]
 
@@ -86,11 +86,11 @@ def test_the_list_has_the_trust_domain_and_the_certificate_of_every_member() -> 
     assert {id_: known(cluster, id_) for id_ in cluster.nodes} == {id_: [serial(cluster, id_)] for id_ in cluster.nodes}
     index = cluster.wait_leader().log.last_index
     cluster.run(3)
-    assert cluster.wait_leader().log.last_index == index, "and then nothing is written any more"
+    assert cluster.wait_leader().log.last_index == index, "nothing is written after that"
 
 
 def test_a_cluster_that_was_formed_in_plaintext_takes_over_the_trust_domain() -> None:
-    """With the first change that a leader under TLS makes, which is its own certificate."""
+    """The first change that a leader under TLS makes brings it; that change adds the leader's own certificate."""
     cluster = Cluster()
     cluster.wait_ready()
     assert membership(cluster).trust_domain == ""
@@ -119,7 +119,7 @@ def test_a_renewed_certificate_comes_into_the_list_beside_the_one_before() -> No
     assert removed(cluster) == {serial(cluster, victim), before[victim]}
 
 
-# Who is added -----------------------------------------------------------------------------------------------------
+# Added managers ---------------------------------------------------------------------------------------------------
 
 
 def test_a_blank_manager_with_a_certificate_is_added_and_becomes_a_voter() -> None:
@@ -152,11 +152,11 @@ def test_a_guest_that_cannot_be_a_member_is_not_added(claim: dict[str, object]) 
     assert cluster.members("m1").keys() == {"m1", "m2", "m3"}
 
 
-# Who is refused ---------------------------------------------------------------------------------------------------
+# Refused managers -------------------------------------------------------------------------------------------------
 
 
 def test_the_certificate_of_a_removed_member_lets_nobody_in_again() -> None:
-    """Its host is lost, say, and its key with it. Another certificate lets the same id in."""
+    """Its host may be stolen, together with its key. With another certificate the same id gets in."""
     cluster = formed()
     leader, victim = cluster.wait_leader().id, cluster.followers()[0]
     stolen = cluster.certificate(victim)
@@ -169,7 +169,7 @@ def test_the_certificate_of_a_removed_member_lets_nobody_in_again() -> None:
     assert victim not in cluster.members(leader)
     codes = {refusal.code for refuser, refused, refusal in cluster.refusals if refused == victim}
     assert codes == {REMOVED_CERTIFICATE}
-    assert victim in cluster.nodes, "it stops for no such refusal"
+    assert victim in cluster.nodes, "this refusal does not stop it"
     guest = Hostile(cluster, "x", {**Hostile.stranger(cluster).hello}, replace(stolen, node_id="x"))
     assert guest.connect(leader).code == REMOVED_CERTIFICATE
     cluster.crash(victim)
@@ -180,7 +180,8 @@ def test_the_certificate_of_a_removed_member_lets_nobody_in_again() -> None:
 
 @pytest.mark.parametrize("code", [REMOVED, OTHER_CLUSTER])
 def test_the_word_of_a_removed_certificate_stops_nobody(code: str) -> None:
-    """A thief has it, and one member is hostile: together they were a majority of the other voters."""
+    """A thief has the certificate, and one member is hostile. (Pins a bug: together they counted as a majority of the
+    other voters.)"""
     cluster = formed()
     victim, hostile, replaced = "m1", "m2", "m3"
     stolen = cluster.certificate(replaced)
@@ -207,8 +208,8 @@ def test_the_word_of_a_removed_certificate_stops_nobody(code: str) -> None:
 
 
 def test_a_removal_that_is_asked_for_again_spares_the_manager_that_was_added_since() -> None:
-    """It waits on an empty directory with another certificate, and is added as soon as the old one is removed. The
-    removal is asked for until it is done, and the new one was removed, too."""
+    """It waits on a blank directory with another certificate, and is added as soon as the old directory is removed. The
+    removal is asked for until it is done. (Pins a bug: the new directory was removed, too.)"""
     cluster = formed()
     leader, victim = cluster.wait_leader().id, cluster.followers()[0]
 
@@ -232,7 +233,7 @@ def test_a_removal_that_is_asked_for_again_spares_the_manager_that_was_added_sin
 
 
 def test_a_link_that_is_up_ends_when_its_certificate_is_removed() -> None:
-    """Of a guest that has taken the certificate of a member with it, under the same id."""
+    """The link belongs to a guest that shows a removed member's certificate, under the same id."""
     cluster = formed()
     leader, victim = cluster.wait_leader().id, cluster.followers()[0]
     assert cluster.change(leader, REMOVE, victim).state == DONE
@@ -267,7 +268,7 @@ def test_a_manager_whose_own_certificate_is_of_another_trust_domain_does_not_sta
 
 LIST = Membership("c", 9, {"m1": Member("m1", "a:1", "i", voter=True)}, ("gone",))
 OLD_LIST = cbor2.dumps(["c", 9, [["m1", "a:1", "i", True]], ["gone"]])
-"""As releases wrote it that knew no certificates."""
+"""A list in the form of releases that had no certificates."""
 OLD_CHANGE = cbor2.dumps([ADD, "m4", "a:4", "i4", "", []])
 CERTIFICATE = Certificate("ab12", 1_800_000_000)
 
@@ -329,7 +330,7 @@ CHANGES = st.builds(
 
 @given(st.lists(CHANGES, max_size=30))
 def test_any_sequence_of_changes_forgets_no_certificate_of_a_removed_member(changes: list[Change]) -> None:
-    """And keeps the first trust domain."""
+    """The list also keeps its first trust domain."""
     current, seen = LIST, {LIST.trust_domain}
     for index, change in enumerate(changes, start=10):
         after = apply_change(current, change, index)

@@ -1,4 +1,4 @@
-"""A state that is wrong is replaced whoever leads: also where nobody can relieve the leader, or give it another state.
+"""A wrong state is replaced also at a leader, even if no manager can take over leadership or send another state.
 
 Engines in one thread with a list as their state (tests/engine_harness.py). Not here: how a follower gets a state
 (test_catchup.py).
@@ -20,7 +20,7 @@ SMALL = 2_000
 
 
 def spoil_snapshots(cluster: Cluster, id_: str, times: int) -> None:
-    """The next copies of this manager's state do not prove themselves."""
+    """The next copies of this manager's state fail their verification."""
     state = cluster.states[id_]
     right = state.take
     left = [times]
@@ -51,8 +51,8 @@ def alone() -> Cluster:
 
 
 def test_the_only_manager_uses_the_state_that_it_has_rebuilt() -> None:
-    """(Pins a bug: only who did not lead might; the only one always leads, so it served a state that was proved wrong,
-    took no snapshot, and its log grew for ever.)"""
+    """(Pins a bug: a leader could not use a rebuilt state, and the only manager always leads. So it served a state that
+    it knew to be wrong, took no snapshot, and its log grew for ever.)"""
     cluster = alone()
     spoil_snapshots(cluster, "m1", 1)
     write_some(cluster)
@@ -66,7 +66,7 @@ def test_the_only_manager_uses_the_state_that_it_has_rebuilt() -> None:
 
 
 def test_the_only_manager_is_back_at_once() -> None:
-    """Nobody is there whose vote or leadership it had to wait for."""
+    """It does not have to wait for the vote or the leadership of another manager."""
     cluster = alone()
     spoil_snapshots(cluster, "m1", 1)
     for number in range(40):
@@ -88,7 +88,7 @@ def test_the_only_manager_stops_when_no_rebuilt_state_proves_itself() -> None:
         cluster.run(0.1)
     error = cluster.stopped["m1"]
     assert isinstance(error, Corrupted)
-    assert "snapshot restore" in str(error), "to be removed and added again is no advice for the only one"
+    assert "snapshot restore" in str(error), "the only manager cannot be removed and added again"
     assert len(cluster.states["m1"].installed) == 2
 
 
@@ -115,7 +115,7 @@ def test_the_only_manager_waits_for_room_to_rebuild_its_state() -> None:
     write_some(cluster)
     cluster.run(2 * REBUILD_AGAIN_SECONDS)
     assert 2 <= len(tried) <= 4
-    assert cluster.leader is not None, "it goes on as it is until then"
+    assert cluster.leader is not None, "it goes on with the wrong state until then"
     assert not state.installed
     full = False
     cluster.run_until(lambda: state.installed)
@@ -141,7 +141,7 @@ def test_a_state_that_cannot_be_rebuilt_stops_the_only_manager() -> None:
 
 
 def test_a_leader_that_nobody_relieves_steps_down_and_uses_its_rebuilt_state() -> None:
-    """The others follow and cannot lead: here, as they take their own states for wrong."""
+    """The others follow and cannot lead, here because they take their own states for wrong."""
     cluster = Cluster(snapshot_after_bytes=SMALL)
     leader = cluster.wait_ready()
     followers = cluster.followers()
@@ -162,7 +162,7 @@ def test_a_leader_that_nobody_relieves_steps_down_and_uses_its_rebuilt_state() -
 
 
 def test_a_leader_that_is_relieved_does_not_step_down_first() -> None:
-    """Whoever takes over has everything; there is no moment without a leader that an election would have to end."""
+    """The next leader has all entries, so there is no time without a leader."""
     cluster = Cluster(snapshot_after_bytes=SMALL)
     leader = cluster.wait_ready()
     spoil_snapshots(cluster, leader.id, 1)
@@ -174,11 +174,12 @@ def test_a_leader_that_is_relieved_does_not_step_down_first() -> None:
 
 @pytest.mark.parametrize("is_odd", [False, True])
 def test_a_leader_needs_no_state_that_it_fetched_before_it_led(is_odd: bool) -> None:
-    """Nobody leads without all that is committed. As long as it is there no snapshot is taken, and the log grows."""
+    """A leader has all committed entries. As long as the fetched state waits, no snapshot is taken, and the log
+    grows."""
     cluster = Cluster(snapshot_after_bytes=SMALL)
     leader = cluster.wait_ready()
     old = ListMachine()
-    old.applied_index, old.applied_term = 2, 99  # of a log that is not ours
+    old.applied_index, old.applied_term = 2, 99  # an entry that our log does not have
     leader.engine._installation.is_odd = is_odd
     leader.engine._installation.install(old)
     cluster.turn()
@@ -188,8 +189,9 @@ def test_a_leader_needs_no_state_that_it_fetched_before_it_led(is_odd: bool) -> 
 
 
 def test_an_odd_one_leads_rather_than_nobody() -> None:
-    """Its state is wrong and it can have another only from a leader; the leader has died, and the other one left lacks
-    entries. Its log is right, so it campaigns after a while, and hands over once the other has everything."""
+    """Its state is wrong, and it can get another state only from a leader. The leader has died, and the only other
+    manager lacks entries. Its log is right, so it campaigns after a while, and hands over when the other manager has
+    all entries."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     odd, behind = cluster.followers()
@@ -206,7 +208,7 @@ def test_an_odd_one_leads_rather_than_nobody() -> None:
 
 
 def test_the_last_one_left_does_not_wait_for_a_state_of_those_who_went() -> None:
-    """It was to get the leader's state; the leader was removed, and it is the only manager now, without a leader."""
+    """It waits for the leader's state. The leader is removed, so it is the only manager now, without a leader."""
     cluster = Cluster(["m1", "m2"], snapshot_after_bytes=SMALL)
     leader = cluster.wait_ready()
     (stays,) = cluster.followers()
@@ -221,7 +223,7 @@ def test_the_last_one_left_does_not_wait_for_a_state_of_those_who_went() -> None
     cluster.check_writes()
 
 
-# ---- a state that is right, and has to go on in another file
+# ---- a right state that has to go on in another file
 
 
 def test_the_only_manager_goes_on_in_another_file() -> None:
@@ -235,7 +237,7 @@ def test_the_only_manager_goes_on_in_another_file() -> None:
     assert len(state.installed) == before + 1
     assert not cluster.nodes["m1"].engine.alarms.active
     cluster.nodes["m1"].engine.renewal_wanted = True
-    cluster.run_until(lambda: len(state.installed) == before + 2)  # and as often as it must
+    cluster.run_until(lambda: len(state.installed) == before + 2)  # and again, as often as necessary
     write_some(cluster)
     cluster.check_writes()
 
@@ -258,7 +260,7 @@ def test_a_leader_is_relieved_before_it_goes_on_in_another_file() -> None:
 
 
 def test_a_leader_that_nobody_relieves_goes_on_in_another_file() -> None:
-    """The others follow and cannot lead, as they take their own states for wrong."""
+    """The others follow and cannot lead, because they take their own states for wrong."""
     cluster = Cluster(snapshot_after_bytes=SMALL)
     leader = cluster.wait_ready()
     write_some(cluster)

@@ -1,8 +1,8 @@
-"""Managers whose directories were restored: they form one cluster, the one that the restore named, or none.
+"""Managers with restored directories: they form the one cluster that the restore named, or no cluster.
 
-Stories with real engines on a virtual clock. The promises: only directories of the same origin form, whatever else is
-there is told why in one sentence and stops nobody who has work to do, and a power cut before the cluster has formed
-costs nothing.
+Stories with real engines on a virtual clock. The promises: only directories of the same origin form a cluster; each
+other manager gets the reason in one sentence, and stops no manager that belongs to a cluster; and a power cut before
+the cluster has formed loses nothing.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from warren_raft.raft.changes import DONE, REFUSED
 from warren_raft.raft.membership import ADD, OTHER_CLUSTER, OTHER_ORIGIN, REMOVE, Founding, Member, Origin, read_note
 
 OLD = ["old-1", "old-2"]
-"""What the snapshot holds."""
+"""The writes in the snapshot."""
 JOINER = "127.0.0.1:7100"
 
 
 def restored(*ids: str, seed: int = 1) -> Cluster:
-    """Three members; those named (all of them unless given) are restored, nobody runs."""
+    """Three members that do not run. The named ones are restored; without names, all of them."""
     cluster = Cluster(seed=seed, start=False)
     for id_ in ids or ("m1", "m2", "m3"):
         cluster.restore(id_, OLD)
@@ -59,7 +59,7 @@ def test_three_restored_members_form_the_cluster_that_the_restore_named() -> Non
 
 
 def test_the_formed_cluster_outlives_restarts_and_takes_a_blank_joiner() -> None:
-    """Its log does not reach back to nothing: the joiner is given a snapshot."""
+    """Its log does not reach back to its start, so the joiner gets a snapshot."""
     cluster = restored()
     start_all(cluster)
     cluster.wait_ready()
@@ -89,7 +89,7 @@ def test_a_restored_member_whose_disk_is_lost_is_replaced_by_a_blank_one() -> No
 
 
 def test_one_member_restored_alone_is_a_cluster_of_one_whatever_is_configured() -> None:
-    """What `recover` makes: the list of the restore counts, not that of three in the configuration."""
+    """`recover` makes such a directory: the list of the restore counts, not the configured list of three."""
     cluster = Cluster(start=False)
     cluster.restore("m1", OLD, members={"m1": cluster.addresses["m1"]})
     cluster.start("m1")
@@ -127,7 +127,8 @@ def test_restored_and_started_and_cut_off_before_it_met_anybody() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_however_the_start_goes_nobody_records_other_founders_or_another_origin(seed: int) -> None:
-    """Crashes, cuts, directories restored again or wiped, and some of another snapshot, while the cluster forms."""
+    """While the cluster forms there are crashes and power cuts; directories are restored again, restored from another
+    snapshot, or wiped."""
     random = Random(seed)
     cluster = restored(seed=seed)
     start_all(cluster)
@@ -212,7 +213,7 @@ def test_a_restored_manager_among_blank_ones_is_named_and_nothing_forms() -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("other", ["a file", "a list"])
 def test_restored_from_another_file_or_with_another_list_nothing_forms(other: str) -> None:
-    """The id that the restore gives is made of both, so both show as another id."""
+    """The restore makes the cluster id from the file and the list, so another file or list gives another id."""
     cluster = restored("m1", "m2")
     members = {**cluster.initial, "m4": JOINER} if other == "a list" else None
     cluster.restore("m3", OLD, cluster_id="another", members=members)
@@ -238,7 +239,7 @@ def test_the_list_of_the_restore_counts_and_not_the_configured_one() -> None:
 
 
 def test_a_member_of_the_old_cluster_and_a_restored_one_refuse_each_other_in_one_line() -> None:
-    """m1 is restored while the others go on. They are not disturbed, and it waits for them to be restored too."""
+    """m1 is restored while the others go on. They are not disturbed, and m1 waits until they are restored too."""
     cluster = Cluster()
     cluster.wait_ready()
     cluster.write("m2", "w")
@@ -280,7 +281,7 @@ def test_an_old_member_that_comes_back_among_the_formed_new_ones_stops_with_one_
 
 
 def test_a_restored_directory_is_not_added_as_a_blank_one() -> None:
-    """Not to a cluster of the same origin either: whoever joins gets what the cluster has."""
+    """A cluster of the same origin does not add it either: a joiner must be blank, and gets the cluster's state."""
     for origin in ("restored", "another"):
         cluster = restored()
         start_all(cluster)
@@ -300,7 +301,7 @@ def test_a_restored_directory_is_not_added_as_a_blank_one() -> None:
             assert {refusal.code for _, _, refusal in cluster.refusals} == {OTHER_CLUSTER}
 
 
-# What is written -----------------------------------------------------------------------------------------------------
+# Encodings -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_note_says_which_of_the_two_it_is() -> None:

@@ -1,7 +1,7 @@
-"""A disk slower than our patience elects a leader all the same.
+"""Managers elect a leader also if a sync of their disks takes longer than their election timeout.
 
-Found with syncs of 0.6 s on both survivors of three: each campaigned again before its last candidacy, or the vote
-for it of the other, had reached the disk, so every vote came to a candidate of a later term, for ever.
+(Pins a bug: with syncs of 0.6 s on both survivors of three, each campaigned again before its last candidacy, or the
+other's vote for it, had reached the disk. So every vote arrived at a candidate of a later term, for ever.)
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def test_a_leader_is_elected_although_every_sync_takes_longer_than_an_election(s
 
 
 def test_a_dead_leader_is_nobodys_leader() -> None:
-    """The core remembers it until another one is elected; whoever waits for a leader must not be told that one."""
+    """The core remembers the dead leader until another one is elected. A caller that waits for a leader must not be
+    told the dead one."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     alone, other = cluster.followers()
