@@ -38,7 +38,7 @@ failed waits for longer before it tries again."""
 
 
 class Admission:
-    """Raft thread or simulator only."""
+    """For the raft thread or a simulator only."""
 
     def __init__(
         self, log: Log, roster: Roster, elections: Elections, requests: Requests, *, timeout_seconds: float

@@ -146,7 +146,7 @@ class _Fetch:
 
 
 class Catchup:
-    """Raft thread or simulator only."""
+    """For the raft thread or a simulator only."""
 
     def __init__(
         self,

@@ -64,7 +64,7 @@ class _Wanted:
 
 
 class Changes:
-    """Decides for the leader which change to propose next. Raft thread or simulator only."""
+    """Decides for the leader which change to propose next. For the raft thread or a simulator only."""
 
     def __init__(
         self,

@@ -284,7 +284,7 @@ class Driver:
         self._schedule()
 
     def _schedule(self) -> None:
-        """One step for everything that one turn of the loop brings."""
+        """Plan one step for all events of one turn of the loop."""
         if not self._step_due:
             self._step_due = True
             self._loop.call_soon(self._step)

@@ -54,7 +54,7 @@ class Standing:
 
 
 class Elections:
-    """Timer and pre-vote of one manager. Not thread-safe; raft thread or simulator only."""
+    """Timer and pre-vote of one manager. Not thread-safe; for the raft thread or a simulator only."""
 
     def __init__(
         self, node_id: str, *, timeout_seconds: float, random: Random, now: float, send: Callable[[str, Message], None]

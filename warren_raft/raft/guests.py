@@ -19,7 +19,7 @@ ANOTHER_SECONDS: Final = 15.0
 
 
 class Guests:
-    """Raft thread or simulator only."""
+    """For the raft thread or a simulator only."""
 
     def __init__(self) -> None:
         self.addresses: dict[str, str] = {}

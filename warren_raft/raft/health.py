@@ -33,7 +33,7 @@ class Digests(Protocol):
 
 
 class Health:
-    """Raft thread or simulator only."""
+    """For the raft thread or a simulator only."""
 
     def __init__(self, node_id: str, roster: Roster, *, send: Callable[[str, Message], None], alarms: Alarms) -> None:
         self._node_id = node_id
@@ -89,7 +89,7 @@ class Health:
 
     @staticmethod
     def _samples(machine: Digests) -> list[tuple[int, bytes]]:
-        """Pairs, not a map: the keys of a message are texts (wire.py)."""
+        """The digests to report, as pairs: a map in a message must have texts as its keys (wire.py)."""
         newest = machine.applied_index
         first = newest - newest % SAMPLE_EVERY
         indexes = {newest, *range(first, max(0, first - SAMPLE_EVERY * (SAMPLES_TOLD - 1)), -SAMPLE_EVERY)}

@@ -43,7 +43,7 @@ NEVER: Final = float("inf")
 
 
 class Installation:
-    """Raft thread or simulator only."""
+    """For the raft thread or a simulator only."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Installation:
         """Our state is wrong: this manager must not lead, and gets another state."""
 
     def tick(self, applied_index: int, *, leads: bool, log_is_idle: bool) -> None:
-        """One step further. `applied_index` is the present state's; `leads`: this manager leads."""
+        """Go one step further. `applied_index`: that of the present state; `leads`: this manager leads."""
         if not leads or not (self.is_odd or self.wants_relief):
             self._unrelieved_since = NEVER
         elif self._unrelieved_since == NEVER:
@@ -222,7 +222,7 @@ class Installation:
     # Step by step --------------------------------------------------------------------------------------------------
 
     def _log_goes_on_from(self, machine: StateMachine) -> bool:
-        """Whether the log holds the last entry of this state, so that no entry must be dropped."""
+        """Whether the log holds the last entry of this state, so that no entry of the log has to be dropped."""
         return self._log.holds(machine.applied_index, machine.applied_term)
 
     def _is_ready(self, incoming: StateMachine, applied_index: int) -> bool:

@@ -79,7 +79,7 @@ class Large:
 
 
 class LargeEntries:
-    """The large commands at a leader. Raft thread or simulator only."""
+    """The large commands at a leader. For the raft thread or a simulator only."""
 
     def __init__(self, send: Send, cancel: Cancel) -> None:
         self._send = send
@@ -271,7 +271,7 @@ class LargeEntries:
 
 
 class HeldEntries:
-    """The large entries that this manager holds, sent ahead by the leader. Raft thread or simulator only."""
+    """The large entries that this manager holds, sent ahead by the leader. For the raft thread or a simulator only."""
 
     def __init__(self) -> None:
         self._peer = ""
@@ -314,7 +314,7 @@ C = TypeVar("C", bound=Command)
 
 class LentCommands(Generic[C]):
     """Large commands that this manager has sent to the leader, kept until the leader says that it does not need them
-    any more. Raft thread or simulator only."""
+    any more. For the raft thread or a simulator only."""
 
     def __init__(self, send: Send, cancel: Cancel, next_number: Callable[[], int]) -> None:
         self._send = send

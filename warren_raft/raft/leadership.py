@@ -18,7 +18,7 @@ TEXT_CHARACTERS: Final = 200
 
 
 class Reason(NamedTuple):
-    """A fixed word, and a sentence for people."""
+    """A fixed word for programs, and a sentence for people."""
 
     word: str
     text: str
@@ -54,7 +54,10 @@ STATE_REPLACED: Final = Reason("state-replaced", "this manager replaced its stat
 
 
 class Leadership:
-    """The last candidates and their reasons, and the leader that was logged last. Raft thread or simulator only."""
+    """The last candidates and their reasons, and the leader that was logged last.
+
+    For the raft thread or a simulator only.
+    """
 
     def __init__(self, node_id: str) -> None:
         self._node_id = node_id

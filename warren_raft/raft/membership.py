@@ -25,7 +25,7 @@ VERBS: Final = frozenset({FORM, ADD, PROMOTE, UPDATE, REMOVE, CERTIFY})
 REMOVED_KEPT: Final = 1000
 """The list keeps the incarnations removed last, so that a removed manager hears that it was removed."""
 MEMBERS_MAX: Final = 64
-"""Sanity bound of the list; Raft clusters have three or five voters."""
+"""The longest list that is accepted; Raft clusters have three or five voters."""
 FOUNDING_BYTES: Final = 32 * 1024
 """A founding record travels in a hello and is the log's note; each may have 64 KiB."""
 TEXT_CHARACTERS: Final = 256
@@ -100,7 +100,7 @@ class Membership:
     def encode(self) -> bytes:
         rows = [_row_of(member) for _, member in sorted(self.members.items())]
         value: list[Any] = [self.cluster_id, self.index, rows, list(self.removed)]
-        if self.trust_domain or self.removed_certificates:  # otherwise as before there were certificates
+        if self.trust_domain or self.removed_certificates:  # otherwise the form of releases without certificates
             value.append([self.trust_domain, _rows_of(self.removed_certificates)])
         return cbor2.dumps(value)
 
@@ -149,7 +149,7 @@ class Change:
     def encode(self) -> bytes:
         rows = [_row_of(member) for member in self.members]
         value: list[Any] = [self.verb, self.id, self.address, self.incarnation, self.cluster_id, rows]
-        if self.trust_domain or self.certificate is not None:  # otherwise as before there were certificates
+        if self.trust_domain or self.certificate is not None:  # otherwise the form of releases without certificates
             value.append([self.trust_domain, _rows_of([] if self.certificate is None else [self.certificate])])
         return cbor2.dumps(value)
 

@@ -58,7 +58,7 @@ class ChangeWanted:
 
 @dataclass(frozen=True, slots=True)
 class TransferWanted:
-    """Hand leadership to `target`, or to the most caught-up voter."""
+    """Hand leadership to `target`, or to the voter that suits best."""
 
     target: str | None
     answer: Callable[[Answer], None]
@@ -70,7 +70,7 @@ Wanted = ChangeWanted | TransferWanted
 
 
 class Requests:
-    """Raft thread or simulator only. Core, guard and changes are replaced together with the state, see `attach`."""
+    """For the raft thread or a simulator only. Core, guard and changes are replaced with the state, see `attach`."""
 
     def __init__(
         self, node_id: str, roster: Roster, log: Log, *, answer_seconds: float, send: Callable[[str, Message], None]

@@ -43,7 +43,7 @@ class Link:
     number: int
     hello: Hello
     identity: Identity | None = None
-    """Of the peer's certificate; None: the link is plaintext."""
+    """The identity in the peer's certificate; None: the link is plaintext."""
     heard_at: float = -1e9
     """When a message of the peer last arrived, by this manager's clock."""
     view: Mapping[str, str] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Link:
 
 
 class Roster:
-    """Raft thread or simulator only; `membership`, `members` and `voters` may be read from any thread."""
+    """For the raft thread or a simulator only; `membership`, `members` and `voters` may be read from any thread."""
 
     def __init__(
         self,
@@ -71,11 +71,11 @@ class Roster:
         """`on_founding` is called just before the founding record is written."""
         self.node_id = node_id
         self.identity = identity
-        """Of this manager's own certificate; None: its links are plaintext."""
+        """The identity in this manager's own certificate; None: its links are plaintext."""
         self.address = address
         self.configured = dict(configured)
         self.membership = membership
-        """The replicated list as it is applied; None before there is a cluster."""
+        """The replicated list that this manager has applied; None: there is no cluster yet."""
         self.members: Mapping[str, Member] = {}
         """The replicated list; without one, the founding record's; without that, the configured initial members."""
         self.voters: frozenset[str] = frozenset()
@@ -110,7 +110,7 @@ class Roster:
         self._on_founding = on_founding
         self._bootstrap = bootstrap
         self.origin = ""
-        """The cluster id that this directory was restored with."""
+        """The cluster id that this directory was restored with; "": it was not restored."""
         self.waits = ""
         """A sentence for people about the managers that the first start waits for; any thread may read it."""
         match read_note(log.note):
@@ -244,7 +244,7 @@ class Roster:
         return hello.incarnation == membership.removed[-1] and hello.node_id not in membership.members
 
     def is_leaving(self, peer: str) -> bool:
-        """Whether the present link to `peer` leads to a directory that is leaving (glossary)."""
+        """Whether the present link to `peer` leads to a directory with the standing LEAVING."""
         return peer in self.links and self._is_leaving(self.links[peer].hello)
 
     def is_fed(self, peer: str) -> bool:
@@ -455,9 +455,9 @@ class Roster:
             return
         if self.configured.keys() == {self.node_id} and not (self._bootstrap or self.origin):
             self.waits = (
-                f"{self.node_id} knows no other member and begins no cluster: to add it to a cluster, type there: "
-                f"warren-raft members add {self.node_id}={self.address}; or start it with --bootstrap as a cluster of "
-                "one"
+                f"{self.node_id} knows no other member and begins no cluster: to add it to a cluster, type on a "
+                f"member: warren-raft members add {self.node_id}={self.address}; or start it with --bootstrap as a "
+                "cluster of one"
             )
             return
         view = {self.node_id: self._log.incarnation}

@@ -3,7 +3,7 @@
 A round begins with the leader's last index of that moment. It ends when the learner, in an answer given after the round
 began, has all entries up to that index. A learner keeps up if its last round took at most an election timeout. The
 number of entries on their way says nothing about that: it is their rate times the round trip. Pure; time is passed in.
-Not here: the promotion (changes.py). Invariant: a learner that is not connected does not keep up.
+Not here: the promotion (changes.py). Invariant: an answer from before a round began does not end the round.
 """
 
 from __future__ import annotations

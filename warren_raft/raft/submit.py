@@ -80,7 +80,10 @@ class Route(NamedTuple):
 
 
 class Submitter:
-    """The proposals of this manager and, while it leads, the queue of all managers. Raft thread or simulator only."""
+    """The proposals of this manager and, while it leads, the queue of all managers.
+
+    For the raft thread or a simulator only.
+    """
 
     def __init__(
         self, send: Callable[[str, Message], None], cancel: Callable[[str, int], None], large_bytes: int = LARGE_BYTES
@@ -111,12 +114,12 @@ class Submitter:
 
     @property
     def is_queueing(self) -> bool:
-        """Whether there may be something to propose."""
+        """Whether there may be commands to propose."""
         return bool(self.queue) or self.large.is_waiting
 
     @property
     def is_waiting(self) -> bool:
-        """Whether `flush` may have something to send."""
+        """Whether `flush` may have commands to send."""
         return bool(self._waiting or self._waiting_large)
 
     @property
@@ -322,7 +325,7 @@ class Submitter:
             self._drop_ended()
             self.lent.cancel(self._is_pending)
         if len(self._waiting) > 2 * len(self._pending):
-            # Proposals that ended while there is no leader would be kept until there is one.
+            # Otherwise proposals that end while there is no leader would be kept until there is a leader.
             self._waiting = deque(filter(self._is_pending, self._waiting))
         if len(self._waiting_large) > 2 * len(self._pending):
             self._waiting_large = deque(filter(self._is_pending, self._waiting_large))

@@ -46,7 +46,7 @@ class Situation:
 
 
 class Watch:
-    """Raft thread or simulator only."""
+    """For the raft thread or a simulator only."""
 
     def __init__(self, node_id: str, roster: Roster, alarms: Alarms) -> None:
         self._node_id = node_id

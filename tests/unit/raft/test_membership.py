@@ -315,8 +315,8 @@ def test_a_manager_that_knows_of_no_other_founds_no_cluster_unless_it_is_told_to
     cluster.run(10)
     assert alone.log.is_blank
     assert alone.engine.waits == (
-        "m4 knows no other member and begins no cluster: to add it to a cluster, type there: warren-raft members add "
-        f"m4={JOINER}; or start it with --bootstrap as a cluster of one"
+        "m4 knows no other member and begins no cluster: to add it to a cluster, type on a member: warren-raft "
+        f"members add m4={JOINER}; or start it with --bootstrap as a cluster of one"
     )
     assert alone.alarm_names == ["cluster-not-formed"]
     assert cluster.change(leader.id, ADD, "m4", JOINER).state == DONE
