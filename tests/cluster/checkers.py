@@ -1,10 +1,10 @@
-"""Judges a history of writes against what a manager holds in the end.
+"""Judges a history of writes against the state of a manager at the end.
 
-Checked: nothing acknowledged is missing, altered or undone; nothing is there that nobody wrote, nor what a caller was
-told had not happened; no write is carried out twice (counters); batches are whole; the order of revisions agrees with
-real time; nobody read less than was acknowledged to it; what callers were told of each shared record is linearizable,
-by the simulation's checker. Each check gets everything it needs and raises AssertionError.
-Not checked: the time a write takes, what is in log and snapshot files.
+Checked: no acknowledged write is missing, altered or undone; no record is there that no caller wrote, or that a caller
+was told was not written; no write is applied twice (counters); batches are whole; the order of revisions agrees with
+real time; each writer read its own acknowledged writes; the answers about each shared record are linearizable, by the
+simulation's checker. Each check gets all that it needs as arguments, and raises AssertionError.
+Not checked: the time of a write, the contents of log and snapshot files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class State:
-    """What one manager holds: id -> (image, revision), and id -> (replicas, image, revision)."""
+    """The records of one manager: id -> (image, revision), and id -> (replicas, image, revision)."""
 
     manager: str
     containers: Mapping[str, tuple[str, int]]
@@ -40,7 +40,7 @@ class State:
 
 
 def check(history: History, state: State) -> None:
-    """Everything below, for one manager."""
+    """All checks below, for one manager."""
     check_remarks(history)
     check_creates(history, state)
     check_registers(history, state)
@@ -57,7 +57,7 @@ def _require_none(problems: Iterable[object], what: str, state: State | None = N
 
 
 def check_remarks(history: History) -> None:
-    """What a writer itself saw go wrong: its own write not there, another error than documented."""
+    """Faults that a writer saw itself: its own write is missing, or an undocumented error was raised."""
     _require_none(history.remarks, "remarks of writers")
 
 
@@ -83,7 +83,7 @@ def check_creates(history: History, state: State) -> None:
 
 
 def check_registers(history: History, state: State) -> None:
-    """The last acknowledged value, or one that was written after it and whose answer is not known."""
+    """A register has its last acknowledged value, or a later value whose write got no answer."""
     writes: defaultdict[str, list[Write]] = defaultdict(list)
     for write in history.of("register"):
         writes[write.key].append(write)
@@ -109,7 +109,7 @@ def check_pairs(history: History, state: State) -> None:
 
 
 def check_nothing_else(history: History, state: State) -> None:
-    """Every record is one that somebody meant to write."""
+    """Some writer meant to write each record."""
     meant = defaultdict(set)
     for write in history.writes:
         if write.operation == "pair":
@@ -122,7 +122,7 @@ def check_nothing_else(history: History, state: State) -> None:
 
 
 def check_counters(history: History, state: State) -> None:
-    """A compare-and-set that was retried by the library must not count twice, nor an acknowledged one be lost."""
+    """A compare-and-set that the library retried must not count twice, and an acknowledged one must not be lost."""
     by_counter: defaultdict[str, list[Write]] = defaultdict(list)
     for write in history.of("increment"):
         by_counter[write.key].append(write)
@@ -155,8 +155,8 @@ def _check_counter(key: str, writes: list[Write], state: State) -> None:
 
 
 def check_revisions(history: History, state: State) -> None:
-    """A revision a command, none twice; what was acknowledged before another write began has a smaller one. Only the
-    delete of what is not there changes nothing, and is told the latest revision."""
+    """Each command has a revision of its own. A write that was acknowledged before another one began has the smaller
+    revision. Only a delete of a missing record changes nothing, and its answer is the latest revision."""
     done = sorted((write for write in history.writes if write.is_ok), key=lambda write: write.answer)
     changes = [write for write in done if write.operation != "slot delete"]
     equal = [f"{a} and {b}" for a, b in pairwise(changes) if a.answer == b.answer]
@@ -185,10 +185,10 @@ KINDS = {
 
 
 def check_linearizability(history: History) -> Counter[str]:
-    """How many records' histories were found to be what; none may be violated."""
+    """The number of records for each verdict on their histories; the verdict "violated" raises."""
     calls: defaultdict[str, list[Call]] = defaultdict(list)
     for write in history.writes:
-        # What is known not to have happened is in no history; a read of its value has no writer.
+        # A write that certainly did not happen is in no history, so a read of its value has no writer.
         if write.operation in KINDS and write.outcome != NOTHING:
             calls[write.key].append(_as_call(write))
     found: Counter[str] = Counter()

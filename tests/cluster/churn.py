@@ -1,7 +1,7 @@
 """Load that leaves a cluster as large as it was: updates, deletes and creates on a bounded set of records, for a soak.
 
-No journal and no history of what was told, which would grow; load.py's writers are for judging. Invariant: at most
-`records` of them are there, and a writer ends only when it is told to, or with the store.
+It keeps no journal and no history of answers, because these would grow; load.py has the writers for judging.
+Invariant: there are at most `records` records, and a writer ends only when it is told to, or with the store.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import warren_raft as wr
 
 
 class Churn:
-    """Writers in threads of their own, from now on until `stop`."""
+    """Writers in threads of their own, which run until `stop`."""
 
     def __init__(self, store: wr.ReplicatedStore, threads: int, records: int) -> None:
         self._store = store
@@ -39,7 +39,7 @@ class Churn:
                 else:
                     self._store.update_container(self._container(key, draw))
             except wr.Unavailable:
-                continue  # it shows in the writes per second
+                continue  # the lower number of writes per second shows it
             except wr.Closed:
                 return
             with self._lock:
@@ -51,7 +51,7 @@ class Churn:
         return replace(container, env=tuple(f"NAME_{n}={draw.random()}" for n in range(8)))
 
     def taken(self) -> list[float]:
-        """[writes, p99 in seconds] since the last time."""
+        """[writes, p99 in seconds] since the last call."""
         with self._lock:
             times, self._times = sorted(self._times), []
         return [len(times), times[int(len(times) * 0.99)] if times else 0.0]

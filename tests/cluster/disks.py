@@ -1,6 +1,7 @@
-"""A disk for a manager's log that counts what it is asked for, and takes long for one sync, or is full, when told to.
+"""A disk for a manager's log. It counts its operations; on demand one sync takes long, or no space is left.
 
-What is written where is the log's matter. Invariant: what succeeds really happens, on the operating system's files.
+Not here: the contents of files (the log decides). Invariant: an operation that succeeds really happens, on the
+operating system's files.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Disk(OsFiles):
         self._delays_ended = 0
         self._released = threading.Event()
         self.is_full = False
-        """Whether nothing can be written."""
+        """Whether no space is left, so that all writes fail."""
 
     def open(self, path: str, *, create: bool = False) -> DiskFile:
         if create:
@@ -45,7 +46,7 @@ class Disk(OsFiles):
                 file.path = new
 
     def delay_next_sync(self, seconds: float) -> None:
-        """The next sync of a log segment takes so much longer."""
+        """The next sync of a log segment takes so many seconds longer."""
         with self._lock:
             self._delays.append(seconds)
 
@@ -54,11 +55,11 @@ class Disk(OsFiles):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
     def release(self) -> None:
-        """The delayed sync that runs, and every later one, goes on at once."""
+        """A delayed sync goes on at once, and no later sync is delayed."""
         self._released.set()
 
     def counts(self) -> dict[str, int]:
-        """Syncs of log segments, syncs of anything else, delays that have begun and ended."""
+        """The numbers of syncs of log segments, of other syncs, and of delays that have begun and ended."""
         with self._lock:
             return {
                 "segment_syncs": self._syncs["segment"],
@@ -87,7 +88,7 @@ class DiskFile(OsFile):
         self.path = path
         self._disk = disk
         super().__init__(file._descriptor)
-        file._descriptor = -1  # ours now
+        file._descriptor = -1  # this file has the descriptor now
 
     def write(self, offset: int, data: bytes) -> None:
         self._disk.require_room(self.path)

@@ -1,8 +1,9 @@
 """A cluster of real manager processes on free loopback ports, under one temporary directory.
 
-Processes, signals and waiting live here; what a manager does for a test is manager_process.py, what writers put down
-history.py, what is judged checkers.py. Waiting means: for a condition, with a deadline that a busy machine meets.
-Invariant: when a Cluster ends, whatever happened, its processes are gone and waited for, and its files removed.
+Lives here: processes, signals and waiting (always for a condition, with a deadline that a busy machine meets). Not
+here: a manager's commands for tests (manager_process.py), the writers' journals (history.py), judging (checkers.py).
+Invariant: when a Cluster ends, also after a failure, its processes have ended and are waited for, and its files are
+removed.
 """
 
 from __future__ import annotations
@@ -35,16 +36,17 @@ T = TypeVar("T")
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 WAIT_SECONDS: Final = 60.0
-"""For any condition: it ends as soon as the condition holds, so only a failure or a very busy machine takes so long."""
+"""The deadline for any condition. Waiting ends when the condition holds, so only a failure or a very busy machine takes
+so long."""
 POLL_SECONDS: Final = 0.02
 CALL_SECONDS: Final = 40.0
 PORTS: Final = range(10_000, 32_000)
-"""Below what Linux gives to outgoing connections, so that a port stays free while its manager is down."""
+"""Below the ports that Linux gives to outgoing connections, so that a port stays free while its manager is down."""
 LOG_SHOWN: Final = 25
 SNAPSHOT_AFTER_BYTES: Final = 24 * 1024
 """Some hundred writes of a test's load: a second or two."""
 HISTORY_CHANGES: Final = 500
-"""Kept where `compaction` is on: else most of a test's state is history."""
+"""The changes that are kept with `compaction`; otherwise most of a test's state would be history."""
 FORBIDDEN_IN_LOGS: Final = (
     "Traceback (most recent call last)",
     "Task was destroyed",
@@ -69,7 +71,7 @@ class ManagerDied(Exception):
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on and that the kernel gives to nobody else."""
+    """Ports of 127.0.0.1 on which no program listens, and which the kernel does not give to other programs."""
     found: list[int] = []
     draw = random.SystemRandom()
     while len(found) < count:
@@ -81,7 +83,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_until(condition: Callable[[], T], what: str, seconds: float = WAIT_SECONDS) -> T:
-    """What `condition` returned as soon as that is true; AssertionError after `seconds`."""
+    """Wait until `condition` returns a true value, and return that value. AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while not (result := condition()):
@@ -91,7 +93,7 @@ def wait_until(condition: Callable[[], T], what: str, seconds: float = WAIT_SECO
 
 
 class Process:
-    """One run of a manager: from its start to its end."""
+    """One run of a manager, from its start to its end."""
 
     def __init__(self, settings: dict[str, Any], log: Path, prefix: Sequence[str] = ()) -> None:
         command = [*prefix, sys.executable, "-m", "tests.cluster.manager_process", json.dumps(settings)]
@@ -150,7 +152,7 @@ class Process:
             os.kill(self.pid, number)
 
     def wait(self, seconds: float = WAIT_SECONDS) -> int:
-        """Its exit code. The pipes are closed, the process is reaped."""
+        """Wait for the end of the process. Returns its exit code; its pipes are closed, and it is reaped."""
         code = self.popen.wait(seconds)
         self._reader.join(seconds)
         for pipe in (self.popen.stdin, self.popen.stdout):
@@ -160,7 +162,7 @@ class Process:
         return code
 
     def destroy(self) -> None:
-        """SIGKILL, whatever state it is in."""
+        """SIGKILL, in any state of the process."""
         self.signal(signal.SIGKILL)
         if self.pid != self.popen.pid and self.is_alive:
             self.popen.kill()
@@ -168,9 +170,9 @@ class Process:
 
 
 class Cluster:
-    """Managers by id. `config` goes into each manager's Config. `network`: their links can be cut. `compaction`: a
-    snapshot is taken, and the log cut, after SNAPSHOT_AFTER_BYTES of commands. `history_changes`: so many are kept, on
-    every manager. For `with`."""
+    """Managers by id; for `with`. `config` goes into each manager's Config. `network`: their links can be cut.
+    `compaction`: a snapshot is taken, and the log compacted, after SNAPSHOT_AFTER_BYTES of commands. `history_changes`:
+    the number of changes that each manager keeps."""
 
     def __init__(
         self,
@@ -194,11 +196,11 @@ class Cluster:
         self._history_changes = HISTORY_CHANGES if compaction and history_changes is None else history_changes
         self.processes: dict[str, Process] = {}
         self.allowed_in_logs: list[str] = []
-        """Lines of a log that hold one of these are expected by the test."""
+        """The test expects log lines that contain one of these texts."""
         self.kills = 0
         """SIGKILLs of managers, by `kill`."""
         self.verdicts: Counter[str] = Counter()
-        """Of the records' histories, at the last `check`: how many are linearizable, or not decided."""
+        """The number of records' histories that the last `check` found linearizable, or not decided."""
         self._runs = 0
         self._ended: list[Process] = []
         self._network = Network(self._id_at) if network else None
@@ -240,7 +242,7 @@ class Cluster:
         return self.processes[id_]
 
     def start(self, *ids: str, ready: bool = True, **config: Any) -> None:
-        """Start managers together; wait until each is open, and `ready` too unless told otherwise."""
+        """Start managers together, and wait until each is open; unless `ready` is False, also until each is ready."""
         processes = [self.launch(id_, **config) for id_ in ids]
         for id_, process in zip(ids, processes, strict=True):
             self._result(id_, process.opened, WAIT_SECONDS)
@@ -248,12 +250,12 @@ class Cluster:
             self.wait_ready(*ids)
 
     def add_blank(self, id_: str) -> None:
-        """Start a further manager on an empty directory and an address of its own; it is nobody until it is added."""
+        """Start a further manager on a blank directory, with an address of its own; it is not a member yet."""
         self.addresses[id_] = f"127.0.0.1:{free_ports(1)[0]}"
         self.start(id_, ready=False)
 
     def launch_refused(self, id_: str, **config: Any) -> ManagerError:
-        """Start a manager that must not open; why it did not, in its own words."""
+        """Start a manager that must not open. Returns its error."""
         process = self.launch(id_, **config)
         error = process.opened.exception(WAIT_SECONDS)
         assert isinstance(error, ManagerError), f"{id_} opened, or died: {error!r}"
@@ -261,11 +263,11 @@ class Cluster:
         return error
 
     def refused(self, id_: str) -> None:
-        """A manager that was launched and did not open: its end."""
+        """Wait for the end of a manager that was launched and did not open."""
         assert self._gone(id_) == 1
 
     def kill(self, *ids: str) -> None:
-        """SIGKILL, all of them before any is waited for."""
+        """SIGKILL to all these managers, then wait for their ends."""
         for id_ in ids:
             self.processes[id_].signal(signal.SIGKILL)
             self.kills += 1
@@ -273,7 +275,7 @@ class Cluster:
             assert self._gone(id_) == -signal.SIGKILL
 
     def stop(self, *ids: str) -> None:
-        """SIGTERM; each must end by itself, with exit code 0."""
+        """SIGTERM; each manager must end by itself, with exit code 0."""
         for id_ in ids:
             self.processes[id_].signal(signal.SIGTERM)
         for id_ in ids:
@@ -289,7 +291,7 @@ class Cluster:
         return code
 
     def pause(self, id_: str) -> None:
-        """SIGSTOP: it is there, and does nothing."""
+        """SIGSTOP: the process is suspended."""
         self.processes[id_].signal(signal.SIGSTOP)
         self.processes[id_].is_paused = True
 
@@ -305,34 +307,34 @@ class Cluster:
         return self._network
 
     def _id_at(self, address: str) -> str:
-        """Who listens there now; nobody has no faults."""
+        """The manager that listens at an address now; "": there is none, and its links have no faults."""
         return next((id_ for id_, own in list(self.addresses.items()) if own == address), "nobody")
 
     def cut(self, one: str, other: str) -> None:
-        """Nothing goes between these two."""
+        """No byte goes between these two managers."""
         self.network.hold([(one, other), (other, one)])
 
     def cut_one_way(self, sender: str, receiver: str) -> None:
-        """What `sender` sends does not arrive; it hears the other one as before."""
+        """Messages of `sender` do not reach `receiver`; the other direction works."""
         self.network.hold([(sender, receiver)])
 
     def split(self, *sides: Sequence[str]) -> None:
-        """Each side by itself."""
+        """Cut the network between these sides."""
         of = {id_: number for number, side in enumerate(sides) for id_ in side}
         self.network.hold([(one, other) for one, other in permutations(of, 2) if of[one] != of[other]])
 
     def isolate(self, id_: str) -> None:
-        """One manager from all others."""
+        """Cut one manager off from all others."""
         self.split([id_], [other for other in self.addresses if other != id_])
 
     def slow_links(self, *ids: str, delay_seconds: float = 0.0, bytes_per_second: float = 0.0) -> None:
-        """Every link of these managers (default: of all), in both directions: later, or fewer bytes, or both."""
+        """Slow all links of these managers (default: all) in both directions: by a delay, a limit on bytes, or both."""
         touched = set(ids or self.addresses)
         ways = [pair for pair in permutations(self.addresses, 2) if touched & set(pair)]
         self.network.slow(ways, delay_seconds=delay_seconds, bytes_per_second=bytes_per_second)
 
     def heal(self) -> None:
-        """The network is whole and fast again; what was held arrives."""
+        """The network is whole and fast again; held bytes arrive."""
         self.network.heal()
 
     # Damage ------------------------------------------------------------------------------------------------------
@@ -341,15 +343,15 @@ class Cluster:
         return self.data_dir(id_) / "state"
 
     def generation(self, id_: str) -> int:
-        """Which file of the state is the current one."""
+        """The generation of the state that is in use."""
         return int((self.state_of(id_) / "current").read_text())
 
     def is_unsynced(self, id_: str) -> bool:
-        """Whether there is a marker to be forged."""
+        """Whether there is a marker beside the state."""
         return (self.state_of(id_) / f"{self.generation(id_)}.mdb.unsynced").exists()
 
     def forge_marker(self, id_: str) -> None:
-        """As if the machine had been started anew since: the marker of unsynced commits names another boot."""
+        """Make the marker of unsynced commits name another boot, as if the machine had been restarted since."""
         marker = self.state_of(id_) / f"{self.generation(id_)}.mdb.unsynced"
         text = marker.read_text()
         assert text.startswith("boot "), text
@@ -361,7 +363,7 @@ class Cluster:
 
     @staticmethod
     def flip_bit(path: Path, draw: random.Random) -> None:
-        """As a disk does that rots; not among the zeros that end a file which is made ahead."""
+        """Flip a bit, like a disk that rots; not in the zeros at the end of a file that is made ahead."""
         with open(path, "r+b") as file:
             position = draw.randrange(max(1, len(file.read().rstrip(b"\0"))))
             file.seek(position)
@@ -375,12 +377,13 @@ class Cluster:
         return self.call(id_, "log_base")
 
     def wait_cut(self, index: int, *ids: str) -> None:
-        """Until the logs of these managers (default: all that run) begin behind `index`; there must be load."""
+        """Wait until the logs of these managers (default: all that run) begin behind `index`; there must be load."""
         waited_for = ids or self.alive
         self.wait(lambda: all(self.log_base(id_) > index for id_ in waited_for), f"logs that begin behind {index}")
 
     def leave_behind(self, id_: str) -> int:
-        """Kill a manager, and wait until no other one has the log any more that it needs; its last index, or later."""
+        """Kill a manager, and wait until no other manager has the log any more that it needs. Returns its last index,
+        or a later one."""
         index = self.status(id_)["commit_index"]
         self.kill(id_)
         self.wait_cut(index)
@@ -390,7 +393,7 @@ class Cluster:
         return self.status(id_)["fetching"] is not None
 
     def destroy(self) -> None:
-        """Everything goes: processes, then files."""
+        """End all processes, then remove all files."""
         for id_ in list(self.processes):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.processes[id_].destroy()
@@ -423,7 +426,7 @@ class Cluster:
 
     @property
     def alive(self) -> list[str]:
-        """The managers that run and are not paused."""
+        """The managers that run and are not suspended."""
         return [id_ for id_, process in self.processes.items() if process.is_alive and not process.is_paused]
 
     def ask(self, id_: str, command: str, **arguments: Any) -> Future[Any]:
@@ -443,7 +446,7 @@ class Cluster:
             raise AssertionError(f"{id_} died\n{self.describe()}") from None
 
     def call_all(self, command: str, *ids: str, **arguments: Any) -> dict[str, Any]:
-        """The same of several managers (default: all that run) at once."""
+        """The answers of several managers (default: all that run) to the same command, asked at once."""
         asked = {id_: self.ask(id_, command, **arguments) for id_ in ids or self.alive}
         return {id_: self._result(id_, future, CALL_SECONDS) for id_, future in asked.items()}
 
@@ -456,7 +459,7 @@ class Cluster:
     # Waiting -----------------------------------------------------------------------------------------------------
 
     def wait(self, condition: Callable[[], T], what: str, seconds: float = WAIT_SECONDS) -> T:
-        """As `wait_until`, with the managers' states and logs in the failure."""
+        """Like `wait_until`, with the managers' states and logs in the failure."""
         try:
             return wait_until(condition, what, seconds)
         except AssertionError as error:
@@ -469,7 +472,7 @@ class Cluster:
             raise AssertionError(f"{error}\n{self.describe()}") from None
 
     def wait_leader(self, *, not_: Iterable[str] = ()) -> str:
-        """The id of the one that leads for sure, and whom a majority of the running managers follow."""
+        """The id of the manager that certainly leads, and that a majority of the running managers follow."""
         unwanted = set(not_)
 
         def leader() -> str | None:
@@ -487,9 +490,10 @@ class Cluster:
         return [id_ for id_ in self.alive if id_ != leader]
 
     def wait_converged(self, *ids: str) -> tuple[int, str]:
-        """Until these (default: all that run) are at one applied index, which is all there is: (index, digest).
+        """Wait until these managers (default: all that run) are at the same applied index, the last one. Returns
+        (index, digest).
 
-        At one index the digests must be equal at once; that each is the digest of what is really there, too.
+        At the same index the digests must be equal, and each must be the digest of the records.
         """
 
         def level() -> dict[str, Any] | None:
@@ -510,11 +514,11 @@ class Cluster:
     # Load --------------------------------------------------------------------------------------------------------
 
     def start_load(self, *ids: str, threads: int = 2, **arguments: Any) -> None:
-        """Writers on each of these managers (default: all that run)."""
+        """Start writers on each of these managers (default: all that run)."""
         self.call_all("start_load", *ids, threads=threads, **arguments)
 
     def stop_load(self, *ids: str) -> None:
-        """Every writer that is still there finishes its write and ends."""
+        """Have each writer finish its write and end."""
         ended = self.call_all("stop_load", *ids)
         assert all(ended.values()), f"writers did not end: {ended}\n{self.describe()}"
 
@@ -522,12 +526,12 @@ class Cluster:
         return self.history.read().acknowledged(*ids)
 
     def wait_acknowledged(self, more: int, *ids: str) -> None:
-        """Until so many more writes are acknowledged, through these managers where some are named."""
+        """Wait until so many more writes are acknowledged: through these managers, or through any if none is named."""
         enough = self.acknowledged(*ids) + more
         self.wait(lambda: self.acknowledged(*ids) >= enough, f"{more} more acknowledged writes through {ids or 'any'}")
 
     def check(self, *ids: str) -> History:
-        """Let the managers converge, then judge what each holds against everything its callers were told."""
+        """Let the managers converge, then judge the state of each against all answers of the callers."""
         self.wait_converged(*ids)
         self.history.read()
         for id_, dump in self.call_all("dump", *ids).items():
@@ -535,7 +539,7 @@ class Cluster:
         self.verdicts = check_linearizability(self.history)
         return self.history
 
-    # Saying what is wrong ----------------------------------------------------------------------------------------
+    # Descriptions for failures -----------------------------------------------------------------------------------
 
     def describe(self) -> str:
         """Each manager's state and the end of its log, for a failure's message."""
@@ -555,16 +559,16 @@ class Cluster:
             return f"ended with {process.popen.returncode}" if not process.is_alive else "paused"
         try:
             status = process.ask("status").result(2)
-        except Exception as error:  # noqa: BLE001 - said, in the message of another failure
+        except Exception as error:  # noqa: BLE001 - it is a part of another failure's message
             return f"does not answer: {error!r}"
         shown = ("role", "leader", "term", "commit_index", "applied_index", "pending_writes", "alarms", "failure")
         links = [member["id"] for member in status["members"] if member["connected"]]
         return " ".join(f"{name}={status[name]}" for name in shown) + f" connected={links}"
 
     def _dump_threads(self, id_: str) -> None:
-        """All stacks of a manager that does not answer, into its log."""
+        """Write all stacks of a manager that does not answer into its log."""
         process = self.processes.get(id_)
         if process is not None:
             process.signal(signal.SIGUSR1)
             with contextlib.suppress(Exception):
-                process.ask("nothing").result(1)  # time to write them down
+                process.ask("nothing").result(1)  # time to write the stacks

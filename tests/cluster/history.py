@@ -1,7 +1,7 @@
-"""What the writers of a test put down, read back: every write, what was told about it, and when.
+"""The journals of a test's writers, read back: each write, its answer, and the times of both.
 
-Reading only; judging is checkers.py's. May be read again and again while the writers go on: a line counts when it is
-whole. Invariant: a write without an answer, because its process was killed, is UNKNOWN.
+Not here: judging (checkers.py). The journals may be read again and again while the writers go on: a line counts when it
+is whole. Invariant: a write without an answer, because its process was killed, is UNKNOWN.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Write:
     begun: float
     outcome: str = UNKNOWN
     answer: Any = None
-    """The revision where the outcome is OK; [revision, value] where it is READ."""
+    """The revision, if the outcome is OK; [revision, value], if it is READ."""
     ended: float = float("inf")
 
     @property
@@ -51,7 +51,7 @@ class _File:
 
 
 class History:
-    """Every journal of a directory. `read` takes in what is new."""
+    """All journals of a directory. `read` takes in the new lines."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -96,11 +96,11 @@ class History:
         return (write for write in self.writes if write.operation == operation)
 
     def acknowledged(self, *managers: str) -> int:
-        """How many writes were acknowledged, through these managers only where some are named."""
+        """The number of acknowledged writes: through these managers, or through all if none is named."""
         return sum(self._acknowledged[manager] for manager in managers or self._acknowledged)
 
     def longest_pause(self, begin: float, end: float, *managers: str) -> float:
-        """The longest time between `begin` and `end` in which nothing was acknowledged, in seconds."""
+        """The longest time between `begin` and `end` without an acknowledged write, in seconds."""
         times = sorted(
             write.ended for write in self.writes if write.is_ok and (not managers or write.manager in managers)
         )

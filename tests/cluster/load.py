@@ -1,9 +1,9 @@
-"""Writers inside a manager process, who read too: they put down what they intend before each call, and what they were
-told after it.
+"""Writers inside a manager process, which also read. A writer notes each call before it makes the call, and the answer
+after it.
 
-A line a fact, one write(2) each, in one file a writer: what is there survives kill -9 of the process, so there is no
-acknowledgement that a caller could have seen and the file has not. Reading and judging them: history.py, checkers.py.
-Invariant: no two writes of any writer of any process store the same value.
+Each writer has a file, and each fact is a line, written by one write(2). So the file survives kill -9 of the process,
+and it has every acknowledgement that a caller could have seen. Not here: reading and judging the files (history.py,
+checkers.py). Invariant: no two writes of any writer of any process store the same value.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ COUNTERS: Final = 3
 """Few, so that writers of different managers meet in them."""
 SLOTS: Final = 2
 SLOT_SECONDS: Final = 5.0
-"""Records that everybody puts, replaces under a condition, deletes and reads. Others after so long: whether a record's
-history is linearizable is a search, and the shorter each history, the surer it ends."""
+"""All writers put, replace under a condition, delete and read the same records for this long, then other records. A
+search decides whether a record's history is linearizable, and it ends more surely for a short history."""
 TIMEOUT_SECONDS: Final = 20.0
-"""For a write: longer than any election on a busy machine. Tests that want to see the deadline pass another one."""
+"""The timeout of a write: longer than any election on a busy machine. Tests of the deadline give another one."""
 
 OK, CONFLICT, UNKNOWN, NOTHING, READ = "ok", "conflict", "unknown", "nothing", "read"
-"""What a writer was told: done; the condition did not hold; it may have been done; it was not done; what is there."""
+"""The answers to a writer: done; the condition did not hold; perhaps done; not done; the record that was read."""
 
 
 class Journal:
-    """One writer's file. `intend` before a write, `told` after it, `remark` for what must not be."""
+    """One writer's file: `intend` before a write, `told` after it, `remark` for a fault."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -47,7 +47,7 @@ class Journal:
         self._write("told", outcome, detail)
 
     def remark(self, text: str) -> None:
-        """Something that a correct store never shows; the checkers fail on it."""
+        """Note a fault that a correct store never shows; the checkers fail on it."""
         self._write("remark", text)
 
     def end(self, why: str) -> None:
@@ -60,7 +60,7 @@ class Journal:
 
 
 class Writer:
-    """One thread of load. Every kind of write in turn, each with a value of its own."""
+    """One thread of load. It makes each kind of write in turn, each with a value of its own."""
 
     def __init__(self, store: wr.ReplicatedStore, journal: Journal, name: str, timeout: float) -> None:
         self._store = store
@@ -87,7 +87,7 @@ class Writer:
             self._journal.end(why)
 
     def _attempt(self, write: Callable[[], int]) -> int | None:
-        """The revision of `write`, or None when the writer was told something else."""
+        """The revision of `write`; None: the writer got another answer."""
         try:
             revision = write()
         except wr.RevisionConflict as error:
@@ -106,7 +106,7 @@ class Writer:
         return revision
 
     def _create(self) -> None:
-        """A container that nobody else touches."""
+        """Create a container that no other writer touches."""
         key, value = f"{self._name}-{self._turn}", f"value-{self._name}-{self._turn}"
         self._journal.intend("create", key, value)
         revision = self._attempt(
@@ -117,7 +117,7 @@ class Writer:
             self._expect_own(key, value, revision)
 
     def _register(self) -> None:
-        """The writer's own container, written again and again: the latest must win."""
+        """Write the writer's own container again: the last write must win."""
         key, value = f"{self._name}-register", f"value-{self._name}-{self._turn}"
         self._journal.intend("register", key, value)
         revision = self._attempt(
@@ -127,7 +127,7 @@ class Writer:
             self._expect_own(key, value, revision)
 
     def _pair(self) -> None:
-        """Two containers in one command: both or none."""
+        """Create two containers in one command: both or neither."""
         key, value = f"{self._name}-{self._turn}", f"value-{self._name}-{self._turn}"
         self._journal.intend("pair", key, value)
 
@@ -140,7 +140,7 @@ class Writer:
         self._attempt(write)
 
     def _erase(self) -> None:
-        """One of the containers this writer created."""
+        """Delete one of the containers that this writer created."""
         if not self._created:
             return
         key = self._created.pop(self._turn % len(self._created))
@@ -154,7 +154,7 @@ class Writer:
             self._journal.remark(f"{key} was deleted at revision {revision} and is read as {found.image!r}")
 
     def _increment(self) -> None:
-        """A counter that all writers share, by compare-and-set on the revision."""
+        """Increment a counter that all writers share, by compare-and-set on the revision."""
         key, token = f"counter-{self._turn % COUNTERS}", f"token-{self._name}-{self._turn}"
         try:
             before = self._store.get_service(key)
@@ -165,7 +165,7 @@ class Writer:
         self._attempt(lambda: self._store.update_service(after, if_revision=before.revision, timeout=self._timeout))
 
     def _slot(self) -> None:
-        """A record that everybody writes, in each of the ways there are."""
+        """Write a shared record, in each of the possible ways."""
         key, value = self._slot_key(), f"value-{self._name}-{self._turn}"
         container = wr.Container(id=key, image=value)
         way = self._draw.choice(("put", "cas", "cas", "delete"))
@@ -181,7 +181,7 @@ class Writer:
             self._attempt(lambda: self._store.delete_container(key, timeout=self._timeout))
 
     def _read(self) -> None:
-        """A linearizable read, of a record that everybody writes."""
+        """Make a linearizable read of a shared record."""
         is_counter = self._draw.random() < 0.3
         key = f"counter-{self._turn % COUNTERS}" if is_counter else self._slot_key()
         self._journal.intend("read", key, None)
@@ -199,7 +199,7 @@ class Writer:
         return f"slot-{int(time.monotonic() / SLOT_SECONDS)}-{self._draw.randrange(SLOTS)}"
 
     def _revision_and_image(self, key: str, *, is_counter: bool = False) -> tuple[int, str | None]:
-        """As it is here and now; (0, None) where there is nothing."""
+        """The present revision and image on this manager; (0, None): there is no record."""
         try:
             found = self._store.get_service(key) if is_counter else self._store.get_container(key)
         except wr.NotFound:
@@ -207,7 +207,7 @@ class Writer:
         return found.revision, found.image
 
     def _expect_own(self, key: str, value: str, revision: int) -> None:
-        """A caller reads its own writes on the manager it wrote through."""
+        """Check that a caller reads its own write on the manager through which it wrote."""
         try:
             found = self._store.get_container(key)
         except wr.NotFound:
@@ -235,7 +235,7 @@ WORK: Final[Sequence[Callable[[Writer], None]]] = (
 
 
 class Load:
-    """Some writers in threads of their own. `name` is unique among all loads of all processes of a test."""
+    """Several writers in threads of their own. `name` is unique among all loads of all processes of a test."""
 
     def __init__(
         self, store: wr.ReplicatedStore, directory: Path, name: str, threads: int, timeout: float = TIMEOUT_SECONDS
@@ -252,7 +252,7 @@ class Load:
             thread.start()
 
     def stop(self, timeout: float) -> bool:
-        """Let each writer finish the write it is at; whether all did in time."""
+        """Let each writer finish its present write. Returns whether all did in time."""
         self._stop.set()
         deadline = time.monotonic() + timeout
         for thread in self._threads:

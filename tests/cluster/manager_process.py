@@ -2,11 +2,11 @@
 
     python -m tests.cluster.manager_process SETTINGS
 
-SETTINGS is JSON: `config` (Config's fields), `journals` (a directory for load.py), `name` (unique among all runs), and
-`network` (the port of network.py's proxy) where links can be cut; `compaction` where snapshots are to be many;
-`history_changes` for how many are kept, the same on every manager of a cluster.
-Each command runs in a thread of its own, so one that blocks holds up no other. End of stdin or SIGTERM: close cleanly.
-Invariant: this process does not outlive the one that started it.
+SETTINGS is JSON: `config` (Config's fields), `journals` (a directory for load.py), `name` (unique among all runs);
+`network` (the port of network.py's proxy), if links can be cut; `compaction`, for many snapshots; `history_changes` (how
+many changes are kept, the same on every manager of a cluster).
+Each command runs in a thread of its own, so a command that blocks does not delay others. At the end of stdin, or at
+SIGTERM, the manager closes cleanly. Invariant: this process does not outlive the process that started it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from tests.cluster.load import Load
 from tests.cluster.network import dial_through
 
 GIVE_UP_SECONDS, ASK_AGAIN_SECONDS, PINNED_SECONDS = 2.0, 0.6, 4.0
-"""With `compaction`, for a holder of a snapshot that died; and how long what was sent holds up the cut of the log."""
+"""With `compaction`: the times after which a dead holder of a snapshot is given up or asked again, and for which a sent
+snapshot delays the compaction of the log."""
 LOAD_END_SECONDS = 30.0
 SMALL_CHUNK_BYTES = 8 * 1024
 """With `compaction`: a state of some hundred KiB is fetched in as many steps as one of some ten MiB otherwise."""
@@ -39,7 +40,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class ManagerProcess:
-    """The commands are the public methods; what they return or raise goes back as JSON."""
+    """The commands are the public methods; their results and errors go back as JSON."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._name = settings["name"]
@@ -51,7 +52,7 @@ class ManagerProcess:
         self.store = wr.ReplicatedStore(wr.Config(**settings["config"]), files=self.disk)
         self.store.on_leadership(lambda leads, term: self._leadership.append((leads, term)))
 
-    # What it is and holds
+    # The manager and its state
 
     def status(self) -> dict[str, Any]:
         store = self.store
@@ -63,11 +64,11 @@ class ManagerProcess:
         }
 
     def log_batches(self) -> int:
-        """How many batches its log has taken so far; a peek behind the public face."""
+        """The number of batches that its log has taken so far; read from a private attribute."""
         return self.store._opened.log._next_batch - 1
 
     def log_base(self) -> int:
-        """The index that its log was cut to: everything up to there is in its snapshots only."""
+        """The base index of its log: only its snapshots have the entries up to there."""
         return self.store._opened.log.base_index
 
     def guard_stats(self) -> dict[str, int]:
@@ -82,7 +83,7 @@ class ManagerProcess:
             }
 
     def recomputed_digest(self) -> list[Any]:
-        """[digest as it is kept, digest from every record]: of one moment."""
+        """[the kept digest, the digest recomputed from all records], both of the same moment."""
         from warren_raft.fsm.digest import recompute
         from warren_raft.store.transactions import DIGEST, META
 
@@ -90,13 +91,13 @@ class ManagerProcess:
             return [transaction.fetch(META, DIGEST).hex(), recompute(transaction).hex()]
 
     def leadership(self) -> list[tuple[bool, int]]:
-        """What the leadership callback was told so far, since it was first told that this manager leads."""
+        """All calls of the leadership callback, from the first one that said that this manager leads."""
         return list(dropwhile(lambda told: not told[0], list(self._leadership)))
 
     def wait_ready(self, timeout: float) -> None:
         self.store.wait_ready(timeout)
 
-    # Work
+    # Load
 
     def start_load(self, threads: int, timeout: float | None = None) -> None:
         more = {} if timeout is None else {"timeout": timeout}
@@ -110,11 +111,11 @@ class ManagerProcess:
         return all(ended)
 
     def start_churn(self, threads: int, records: int) -> None:
-        """Writers on a bounded set of records; see churn.py."""
+        """Start writers on a bounded set of records; see churn.py."""
         self._churn = Churn(self.store, threads, records)
 
     def churned(self) -> list[float]:
-        """[writes, p99 in seconds] since the last time it was asked."""
+        """[writes, p99 in seconds] since the last call."""
         return self._churn.taken()
 
     def stop_churn(self) -> None:
@@ -125,11 +126,11 @@ class ManagerProcess:
         return len(self.store._database.readers())
 
     def put(self, key: str, value: str, **more: Any) -> int:
-        """A container."""
+        """Put a container."""
         return self.store.create_container(wr.Container(id=key, image=value), **more)
 
     def put_large(self, callers: int, rounds: int) -> int:
-        """Batches near the limit of 4 MiB, by several callers at once; how many were acknowledged."""
+        """Write batches near the limit of 4 MiB, by several callers at once. Returns the number acknowledged."""
         done: list[int] = []
 
         def call(caller: int) -> None:
@@ -150,8 +151,8 @@ class ManagerProcess:
         return len(set(done))
 
     def replace_large_by_small(self, rounds: int) -> list[str]:
-        """One thread writes a large volume, and at once a small one in its place, and waits for neither; what is there
-        after each round."""
+        """One thread writes a large volume, and at once a small one in its place, and waits for neither write. Returns
+        the record after each round."""
         found = []
         for number in range(rounds):
             futures = []
@@ -168,12 +169,12 @@ class ManagerProcess:
         return self.store.delete_container(key)
 
     def overwrite(self, keys: int, writes: int, size: int) -> None:
-        """So many writes, one after the other, to the same few containers."""
+        """Make `writes` writes, one after the other, to the same few containers."""
         for number in range(writes):
             self.put(f"c{number % keys}", str(number) + "x" * size)
 
     def readers(self) -> list[int]:
-        """The processes that read the database just now."""
+        """The ids of the processes that read the database now."""
         return [reader.pid for reader in self.store._opened.database.readers()]
 
     def get(self, key: str) -> list[Any]:
@@ -181,7 +182,7 @@ class ManagerProcess:
         return [found.image, found.revision]
 
     def put_and_read_back(self, key: str, value: str) -> dict[str, Any]:
-        """Write, then read at once on this manager: by id, and by an index that is the key's own."""
+        """Write, then read at once on this manager: by id, and by an index that only this record has."""
         revision = self.store.create_container(wr.Container(id=key, image=value, service_id=f"service-of-{key}"))
         indexed = self.store.list_containers_by_service(f"service-of-{key}")
         by_service = [entity for found in indexed for entity in (found.image, found.revision)]
@@ -232,14 +233,14 @@ class ManagerProcess:
         self.disk.release()
 
     def fill_disk(self) -> None:
-        """Nothing can be written to the log, until `make_room`."""
+        """No space is left for the log, until `make_room`."""
         self.disk.is_full = True
 
     def make_room(self) -> None:
         self.disk.is_full = False
 
     def snapshot(self, path: str) -> int:
-        """Its revision."""
+        """Save a snapshot. Returns its revision."""
         revision: int = self.store.snapshot(path).revision
         return revision
 
@@ -247,7 +248,8 @@ class ManagerProcess:
         return self.disk.counts()
 
     def fork_child(self) -> int:
-        """A child that does nothing for a minute, as a worker of the embedding program might; its process id."""
+        """Fork a child that does nothing for a minute, like a worker of the embedding program. Returns its process
+        id."""
         child = os.fork()
         if child == 0:
             os.close(0)
@@ -258,7 +260,7 @@ class ManagerProcess:
         return child
 
     def close(self) -> float:
-        """Close the store and let the process go on; how long that took."""
+        """Close the store; the process goes on. Returns the seconds that closing took."""
         begin = time.monotonic()
         self.store.close()
         return time.monotonic() - begin
@@ -271,8 +273,8 @@ class ManagerProcess:
 
 
 def compact_often() -> None:
-    """Whatever the state's size, a snapshot is taken when the log has grown by Config.snapshot_after_bytes: a test's
-    states are mostly history, and grow as fast as its log. And what is sent, is sent in small pieces."""
+    """Take a snapshot when the log has grown by Config.snapshot_after_bytes, at any size of the state: a test's states
+    are mostly history, and grow as fast as its log. Send snapshots in small chunks."""
     from warren_raft.raft import catchup
     from warren_raft.snapshots.keeper import Keeper
 
@@ -293,7 +295,7 @@ def answer(manager: ManagerProcess, request: dict[str, Any], say: Any) -> None:
     number = request["number"]
     try:
         result = getattr(manager, request["command"])(**request["arguments"])
-    except Exception as error:  # noqa: BLE001 - whatever it is, the test is to see it
+    except Exception as error:  # noqa: BLE001 - the test has to see any error
         data = {name: value for name, value in vars(error).items() if isinstance(value, (str, int, float, bool))}
         say({"number": number, "error": type(error).__name__, "text": str(error), "data": data})
     else:
@@ -302,10 +304,10 @@ def answer(manager: ManagerProcess, request: dict[str, Any], say: Any) -> None:
 
 def main() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    faulthandler.register(signal.SIGUSR1)  # the harness asks for it when it gives up waiting
+    faulthandler.register(signal.SIGUSR1)  # the harness sends it when it gives up waiting
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(threadName)s %(name)s %(levelname)s %(message)s")
-    # Blocked in every thread and waited for: a handler would run in the main thread only, and under strace the signal
-    # can go to another one, which leaves the main thread asleep.
+    # All threads block the signals, and this code waits for them. A handler would run in the main thread only, and
+    # under strace the signal can go to another thread, and the main thread would sleep on.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     lock = threading.Lock()
 

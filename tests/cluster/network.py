@@ -1,8 +1,10 @@
-"""What lies between the managers of a Cluster: every link goes through here, and can be cut, held one way, or be slow.
+"""The network between the managers of a Cluster. Every link goes through here, and can be cut, held in one direction,
+or slow.
 
-A manager process dials through `dial_through`, which says who dials whom; one thread then carries the bytes of each
-direction. Faults hold bytes back and never lose them, as TCP does; a dial waits until both directions are open.
-Invariant: what has no fault on it is passed on at once, with its end; a refused dial is refused to who dialled.
+A manager process dials through `dial_through`, which names the dialling and the dialled manager; one thread then
+carries the bytes of all directions. Faults hold bytes back and never lose them, like TCP; a dial waits until both
+directions are open. Invariant: a direction without a fault passes bytes and their end on at once; a refused dial is
+refused to the manager that dialled.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ T = TypeVar("T")
 
 CHUNK_BYTES: Final = 65_536
 PACKET_BYTES: Final = 4_096
-"""Of a chunk, what arrives at once where there is a speed."""
+"""With a limited speed, a chunk arrives in packets of this size."""
 CHUNKS_HELD: Final = 64
-"""A direction in which nothing moves takes so much in before its sender feels it: 4 MiB, as a network's buffers do."""
+"""A direction in which nothing moves takes this many chunks before its sender has to wait: 4 MiB, like a network's
+buffers."""
 CONNECTED, REFUSED = b"+", b"-"
 CALL_SECONDS: Final = 20.0
 BACKLOG: Final = 100
@@ -34,13 +37,13 @@ class Way:
     open: asyncio.Event = field(default_factory=asyncio.Event)
     delay_seconds: float = 0.0
     bytes_per_second: float = 0.0
-    """0: as fast as it goes."""
+    """0: no limit."""
     free_at: float = 0.0
-    """When the bytes before have left, where there is a speed."""
+    """With a limited speed: when all bytes before have left."""
     carried_bytes: int = 0
 
     async def pass_on(self, arrived: float, size: int) -> None:
-        """Until a chunk that arrived at this time is through."""
+        """Wait until a chunk that arrived at this time is through."""
         now = asyncio.get_running_loop().time
         while True:
             await self.open.wait()
@@ -56,8 +59,8 @@ class Way:
 
 
 class Network:
-    """The ways between managers, by (from, to). `id_at` says who listens at an address. Methods are for any thread;
-    a fault is in force when its method returns."""
+    """The directions between managers, by (from, to). `id_at` finds the manager that listens at an address. Methods are
+    for any thread; a fault is in force when its method returns."""
 
     def __init__(self, id_at: Callable[[str], str]) -> None:
         self._id_at = id_at
@@ -72,14 +75,14 @@ class Network:
         self._do(lambda: self._loop.add_reader(self._listener, self._accept))
 
     def close(self) -> None:
-        """Every connection ends, and the thread."""
+        """End all connections, and the thread."""
         self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CALL_SECONDS)
         self._loop.close()
 
     def hold(self, ways: Iterable[tuple[str, str]]) -> None:
-        """Nothing gets through these any more, until `heal`."""
+        """No byte gets through these directions any more, until `heal`."""
 
         def do() -> None:
             for pair in ways:
@@ -96,7 +99,7 @@ class Network:
         self._do(do)
 
     def heal(self) -> None:
-        """All ways are open and fast again; what was held arrives now."""
+        """All directions are open and fast again; held bytes arrive now."""
 
         def do() -> None:
             for way in self._ways.values():
@@ -106,7 +109,7 @@ class Network:
         self._do(do)
 
     def carried_bytes(self, sender: str, receiver: str) -> int:
-        """How much went this way so far."""
+        """The bytes that went in this direction so far."""
         return self._do(lambda: self._way(sender, receiver).carried_bytes)
 
     # In the thread.
@@ -134,7 +137,8 @@ class Network:
         return self._ways[sender, receiver]
 
     def _accept(self) -> None:
-        """Not asyncio.start_server: closed while a connection comes in, it forgets that one open."""
+        """Accept connections. asyncio.start_server is not used: if it is closed while a connection comes in, it leaves
+        that connection open."""
         with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
             link, _ = self._listener.accept()
             dial = self._loop.create_task(self._dialled(link))
@@ -171,7 +175,8 @@ class Network:
 
     @staticmethod
     async def _open_before_given_up(there: Way, back: Way, reader: asyncio.StreamReader) -> bool:
-        """False: whoever dialled has hung up before. It sends nothing before it is connected."""
+        """Wait until both directions are open. False: the dialling manager has hung up before. (It sends nothing before
+        it is connected.)"""
 
         async def opened() -> bool:
             begin = asyncio.get_running_loop().time()
@@ -187,7 +192,7 @@ class Network:
 
 
 async def _first_of(*works: Coroutine[Any, Any, T]) -> T:
-    """What the first to end returned or raised; the others are cancelled."""
+    """The result or the error of the coroutine that ends first; the others are cancelled."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -199,7 +204,7 @@ async def _first_of(*works: Coroutine[Any, Any, T]) -> T:
 
 
 async def _carry(way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Bytes of one direction, and their end."""
+    """Carry the bytes of one direction, and their end."""
     held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(CHUNKS_HELD)
     now = asyncio.get_running_loop().time
 
@@ -229,7 +234,7 @@ async def _carry(way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamW
 
 
 def dial_through(port: int, dialler: str) -> None:
-    """In a manager's process: every connection that its transport makes goes through the Network at this port."""
+    """For a manager's process: all connections of its transport go through the Network at this port."""
     from warren_raft.raft.transport import Transport
 
     async def connected(_transport: Transport, host: str, peer_port: int) -> socket.socket:
