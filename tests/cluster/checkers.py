@@ -83,7 +83,7 @@ def check_creates(history: History, state: State) -> None:
 
 
 def check_registers(history: History, state: State) -> None:
-    """A register has its last acknowledged value, or a later value whose write got no answer."""
+    """A register has its last acknowledged value, or a later value of a write without an answer."""
     writes: defaultdict[str, list[Write]] = defaultdict(list)
     for write in history.of("register"):
         writes[write.key].append(write)

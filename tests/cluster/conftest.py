@@ -13,7 +13,7 @@ from tests.cluster.harness import Cluster
 
 @pytest.fixture(scope="session", autouse=True)
 def terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM of the tests, as a CI that lost patience sends it, ends the clusters as Ctrl-C does."""
+    """SIGTERM to the tests, as a CI sends it after its time limit, ends the clusters like Ctrl-C."""
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     yield
     signal.signal(signal.SIGTERM, previous)
@@ -21,7 +21,7 @@ def terminated_like_interrupted() -> Iterator[None]:
 
 @pytest.fixture
 def make_cluster() -> Iterator[Callable[..., Cluster]]:
-    """Cluster(...) that is destroyed when the test ends, however it ends."""
+    """Makes a Cluster(...) that is destroyed at the end of the test, also if the test fails."""
     with contextlib.ExitStack() as stack:
 
         def make(*arguments: object, **settings: object) -> Cluster:

@@ -307,7 +307,7 @@ class Cluster:
         return self._network
 
     def _id_at(self, address: str) -> str:
-        """The manager that listens at an address now; "": there is none, and its links have no faults."""
+        """The manager that listens at an address now. "nobody": there is none, and that name has no faults."""
         return next((id_ for id_, own in list(self.addresses.items()) if own == address), "nobody")
 
     def cut(self, one: str, other: str) -> None:

@@ -1,10 +1,10 @@
-"""One manager in a process of its own, told what to do by lines of JSON on stdin, answering on stdout.
+"""One manager in a process of its own, which takes commands as lines of JSON on stdin, and answers on stdout.
 
     python -m tests.cluster.manager_process SETTINGS
 
 SETTINGS is JSON: `config` (Config's fields), `journals` (a directory for load.py), `name` (unique among all runs);
-`network` (the port of network.py's proxy), if links can be cut; `compaction`, for many snapshots; `history_changes` (how
-many changes are kept, the same on every manager of a cluster).
+`network` (the port of network.py's proxy), if links can be cut; `compaction`, for many snapshots; `history_changes`
+(how many changes are kept, the same on every manager of a cluster).
 Each command runs in a thread of its own, so a command that blocks does not delay others. At the end of stdin, or at
 SIGTERM, the manager closes cleanly. Invariant: this process does not outlive the process that started it.
 """

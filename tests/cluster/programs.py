@@ -1,7 +1,7 @@
 """Scenarios in a process of their own, several managers in each: `python -m tests.cluster.programs NAME DIRECTORY`.
 
-Each function is one, told and judged by its asserts; test_one_process.py runs them. The process ends with 0, or with a
-traceback and 1. Invariant: nothing here runs in the process of the tests: what is patched or forked stays here.
+Each function is a scenario, judged by its asserts; test_one_process.py runs them. The process ends with 0, or with a
+traceback and 1. Invariant: nothing here runs in the process of the tests, so patches and forks stay here.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def container(id_: str, image: str = "x") -> wr.Container:
 
 
 def no_pickle(directory: Path) -> None:
-    """A whole cluster, its first start, writes, a hand-over, a restart and a new member, in a process where nothing can
-    be unpickled. PySyncObj itself must fail here: else the trap is none."""
+    """A whole cluster (first start, writes, a hand-over, a restart, a new member) in a process in which nothing can be
+    unpickled. PySyncObj itself must fail here, to show that the trap works."""
     import _pickle
     import pickle
 
@@ -122,7 +122,7 @@ def no_pickle(directory: Path) -> None:
 
 
 def beside_pysyncobj(directory: Path) -> None:
-    """Two clusters of ours and a stock PySyncObj pair in one process: each keeps its own, and its own module."""
+    """Two clusters of ours and a stock PySyncObj pair in one process: each has its own state, and its own module."""
     import pysyncobj.syncobj
     from pysyncobj import SyncObj, replicated
 
@@ -153,7 +153,7 @@ def beside_pysyncobj(directory: Path) -> None:
                     assert {c.id.split()[0] for c in store.list_containers()} == {name}
                     assert len(store.list_containers()) == 20
             wait_until(lambda: {node.total for node in stock} == {210}, "the stock pair to agree")
-        stock[0].add(1, sync=True, timeout=20)  # ours are closed, and took nothing with them
+        stock[0].add(1, sync=True, timeout=20)  # our clusters are closed, and the stock pair still works
     finally:
         for node in stock:
             node.destroy()
@@ -162,7 +162,8 @@ def beside_pysyncobj(directory: Path) -> None:
 
 
 def one_directory_twice(directory: Path) -> None:
-    """The second store of a directory is refused, in the same process too, and harms nothing; closed, it is free."""
+    """The second store of a directory is refused, also in the same process, and does no harm. After the first one is
+    closed, the directory is free."""
     import warren_raft as wr
 
     with opened(directory, ("m1",)) as stores:
@@ -182,8 +183,9 @@ def one_directory_twice(directory: Path) -> None:
 
 
 def close_ends_every_call(directory: Path) -> None:
-    """Threads in every kind of call, and close(), of all managers at once and each twice: every call ends, soon, with
-    its result or with Closed or Unavailable (a hand-over may be refused: nobody is left); no thread of ours is."""
+    """Threads are in each kind of call while close() is called, for all managers at once and twice for each. Every call
+    ends soon, with its result, with Closed or with Unavailable (a hand-over may be refused, as no manager is left). No
+    thread of ours is left."""
     import warren_raft as wr
 
     ended: list[tuple[str, BaseException | None]] = []
@@ -228,7 +230,7 @@ def close_ends_every_call(directory: Path) -> None:
                     thread = threading.Thread(target=call_for_ever, name=what, args=(what, call), daemon=True)
                     threads.append(thread)
                     thread.start()
-        go.wait(1.0)  # that they are all at it
+        go.wait(1.0)  # until all threads are in their calls
         closers = [threading.Thread(target=store.close) for store in stores.values() for _ in range(2)]
         begin = time.monotonic()
         for thread in closers:
@@ -250,7 +252,7 @@ def close_ends_every_call(directory: Path) -> None:
 
 
 def close_hands_over(directory: Path) -> None:
-    """When close() of the leader has returned, another one leads already: nobody waited for an election."""
+    """When close() of the leader has returned, another manager leads already, without an election timeout."""
     with opened(directory) as stores:
         leader = leader_of(stores)
         for store in stores.values():
@@ -263,8 +265,8 @@ def close_hands_over(directory: Path) -> None:
 
 
 def close_from_a_callback(directory: Path) -> None:
-    """A caller may close the store where it learns that it leads, or does not lead any more; and each callback is told
-    of both, and first of the present state."""
+    """A caller may close the store in the callback that tells it whether the manager leads. Each callback first gets
+    the present state, then each change."""
     told: list[tuple[bool, int]] = []
     closed = threading.Event()
     store = open_store(directory, "m1", {"m1": f"127.0.0.1:{free_ports(1)[0]}"})
@@ -283,8 +285,8 @@ def close_from_a_callback(directory: Path) -> None:
 
 
 def wait_in_a_future(directory: Path) -> None:
-    """What a future calls when it is done may wait: for a write, for another future, for close(). It runs in no thread
-    that any of these needs, so it costs no leadership either; nor does one that stays there for long."""
+    """The callback of a future may wait: for a write, for another future, for close(). It runs in a thread that none of
+    these needs, so it costs no leadership, even if it takes long."""
     with opened(directory) as stores:
         store = stores[leader_of(stores)]
         term = store.status().term
@@ -320,7 +322,7 @@ def wait_in_a_future(directory: Path) -> None:
 
 
 def fork(directory: Path) -> None:
-    """In a child the store is closed, whatever is called, at once; the parent notices nothing."""
+    """In a forked child each call raises Closed at once; the parent is not disturbed."""
     import warren_raft as wr
 
     with opened(directory) as stores:

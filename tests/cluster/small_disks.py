@@ -1,6 +1,6 @@
 """Small file systems of their own for managers' data directories, so that a disk can really be full.
 
-A tmpfs a manager, which takes a superuser, or a user namespace. Invariant: nothing stays mounted.
+Each manager gets a tmpfs, which needs a superuser or a user namespace. Invariant: nothing stays mounted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MIB = 1024 * 1024
 
 
 class SmallDisk:
-    """One mounted file system; `fill` leaves so many bytes, `free` gives back what `fill` took."""
+    """One mounted file system. `fill` leaves the given bytes, `free` gives the filled space back."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,8 +28,8 @@ class SmallDisk:
         return status.f_bavail * status.f_frsize
 
     def fill(self, left_bytes: int = 0) -> None:
-        """Take room until only so much is left."""
-        with open(self._filler, "ab", buffering=0) as filler:  # what found no room must not be tried again by `close`
+        """Take space until only `left_bytes` are left."""
+        with open(self._filler, "ab", buffering=0) as filler:  # `close` must not try a failed write again
             while (left := self.left() - left_bytes) > 0:
                 try:
                     filler.write(bytes(min(left, MIB)))
@@ -44,7 +44,7 @@ class SmallDisk:
 
 @contextlib.contextmanager
 def small_disk(path: Path, size_bytes: int) -> Iterator[SmallDisk]:
-    """A file system of that size at `path`. Skips the test where this user may not mount."""
+    """A file system of that size at `path`. Skips the test if this user may not mount."""
     path.mkdir(mode=0o700, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=0700", "tmpfs", path]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
@@ -52,4 +52,4 @@ def small_disk(path: Path, size_bytes: int) -> Iterator[SmallDisk]:
     try:
         yield SmallDisk(path)
     finally:
-        subprocess.run(["umount", "--lazy", path], check=True)  # also where a failure keeps files open
+        subprocess.run(["umount", "--lazy", path], check=True)  # also if a failure keeps files open

@@ -1,8 +1,8 @@
 """Whether a cluster stays as large as it is: `scripts/soak.sh --minutes 60 [--csv soak.csv] [--svg soak.svg]`.
 
-Three managers under load on a bounded set of records (updates and deletes), with snapshots often enough that an hour
-has hundreds. Every minute what each manager holds is measured; in the end nothing may have grown from the first half to
-the last. `--render soak.csv --svg soak.svg` draws a run again. Exits with 1 where something grew.
+Three managers under load on a bounded set of records (updates and deletes), with hundreds of snapshots in an hour.
+Every minute the sizes of each manager's files and memory are measured. At the end no size may have grown from the first
+half to the last. `--render soak.csv --svg soak.svg` draws a run again. Exits with 1 if something grew.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ MINUTES: Final = 60.0
 EVERY_SECONDS: Final = 60.0
 SNAPSHOT_AFTER_MIB: Final = 4.0
 HISTORY_CHANGES: Final = 5_000
-"""Kept by the managers of a soak, instead of 100,000: else the state is mostly history, and no snapshot is taken before
-the log has grown by tens of megabytes."""
+"""The changes that the managers of a soak keep, instead of 100,000. Otherwise the state would be mostly history, and no
+snapshot would be taken before the log has grown by tens of megabytes."""
 RECORDS: Final = 2_000
 THREADS: Final = 4
 WARM_SHARE: Final = 0.1
-"""Of the run, at its beginning: not judged. Caches fill, the history reaches its length."""
+"""This part of the run, at its beginning, is not judged: caches fill, and the history reaches its length."""
 MIB: Final = 1024 * 1024
 
 GROWTH_SHARE: Final = 0.10
-"""The highest value of the last half may be above the highest of the first by this share, and by a metric's slack:
-what one more segment, or one snapshot on its way, makes of it."""
+"""The highest value of the last half may be above the highest of the first half by this share, and by a metric's slack:
+the size of one more segment, or of one snapshot on its way."""
 SLACK: Final = {
     "log_mib": 17.0,
     "log_segments": 2.0,
@@ -47,12 +47,12 @@ SLACK: Final = {
     "open_fds": 8.0,
 }
 SLOWER_SHARE: Final = 0.3
-"""By so much may the median of the writes per second be lower in the last half."""
+"""The median of the writes per second may be lower in the last half by this share."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One manager at one time. Sizes are those of files as they are on the disk, MiB."""
+    """One manager at one time. Sizes are those of files on the disk, in MiB."""
 
     seconds: float
     manager: str
@@ -96,7 +96,7 @@ def measure(cluster: Cluster, id_: str, began: float, seconds: float) -> Sample:
 def size_mib(directory: Path) -> float:
     total = 0
     for path in directory.glob("*"):
-        with contextlib.suppress(FileNotFoundError):  # it has just gone
+        with contextlib.suppress(FileNotFoundError):  # it was removed just now
             total += path.stat().st_blocks * 512
     return round(total / MIB, 2)
 
@@ -107,7 +107,7 @@ def rss_anon_mib(pid: int) -> float:
 
 
 def run(minutes: float, every_seconds: float, snapshot_after_mib: float) -> list[Sample]:
-    """Prints a line a minute. AssertionError: the managers do not hold the same in the end."""
+    """Run, and print a line a minute. AssertionError: the managers' states differ at the end."""
     samples: list[Sample] = []
     config = {"snapshot_after_bytes": int(snapshot_after_mib * MIB)}
     with Cluster(history_changes=HISTORY_CHANGES, **config) as cluster:
@@ -150,7 +150,7 @@ def line_of(row: Sequence[Sample]) -> str:
 
 
 def problems_of(samples: Sequence[Sample]) -> list[str]:
-    """What grew, a line each."""
+    """A line for each value that grew."""
     end = max(sample.seconds for sample in samples)
     judged = [sample for sample in samples if sample.seconds > end * WARM_SHARE]
     middle = end * (1 + WARM_SHARE) / 2
@@ -206,7 +206,7 @@ WIDTH, HEIGHT, MARGIN, COLUMNS = 380, 150, 46, 2
 
 
 def to_svg(samples: Sequence[Sample]) -> str:
-    """One panel a metric, one line a manager, from 0."""
+    """One panel for each metric, one line for each manager; axes begin at 0."""
     rows = -(-len(PANELS) // COLUMNS)
     width, height = COLUMNS * WIDTH, rows * HEIGHT + 30
     ids = sorted({sample.manager for sample in samples})
@@ -257,7 +257,7 @@ def main() -> int:
     parser.add_argument("--svg", type=Path, help="draw them there")
     parser.add_argument("--render", type=Path, metavar="CSV", help="do not run: judge and draw these samples")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the cluster ends, however this is ended
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM ends the cluster, too
     if arguments.render is not None:
         samples = read_csv(arguments.render)
     else:

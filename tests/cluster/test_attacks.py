@@ -1,7 +1,7 @@
-"""The promise: no attack that once stopped, read or changed a cluster does so now, whoever makes it.
+"""The promise: no attack that once stopped, read or changed a cluster still does so, by any attacker.
 
-benchmarks/attacks.py makes each of them against a cluster that runs; here once, against its leader. That each is
-refused, and by what, is in unit/raft/test_trust.py, unit/test_tls_links.py and unit/test_strict_cbor.py.
+benchmarks/attacks.py makes each attack against a cluster that runs; here each is made once, against the leader. The
+refusals are tested in unit/raft/test_trust.py, unit/test_tls_links.py and unit/test_strict_cbor.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The promise: under writes that do not end, a manager's files and memory stay within bounds that the state sets, not
+"""The promise: under endless writes a manager's files and memory stay within bounds that depend on the state, not on
 the time: the log, snapshots, generations, readers' slots.
 
-One manager, small limits. Sessions and history have theirs in tests/unit/test_sessions.py and test_history.py, the
-leader's queue in tests/unit/raft/test_space.py.
+One manager, small limits. The bounds of sessions and history are tested in tests/unit/test_sessions.py and
+test_history.py, that of the leader's queue in tests/unit/raft/test_space.py.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ MIB = 1024 * 1024
 SNAPSHOT_AFTER = MIB
 ROUNDS = 60
 SEGMENT_BYTES = 16 * MIB
-"""Of the segment in use and of the one that is filled ahead (raft/log.py)."""
+"""The size of the segment in use, and of the segment that is made ahead (raft/log.py)."""
 
 
 def files(directory: Path) -> dict[str, int]:
-    """Every file with its size; what goes meanwhile is not there."""
+    """Every file with its size; a file that is removed meanwhile is left out."""
     found = {}
     for path in directory.rglob("*"):
         try:
@@ -42,8 +42,8 @@ def snapshots_in(found: dict[str, int]) -> set[str]:
 
 
 def test_files_and_memory_stay_bounded_under_endless_writes(make_cluster: Callable[..., Cluster]) -> None:
-    """60 MB through a state of 0.2 MB. In memory are about twice as many bytes of log as there are between two
-    snapshots: back to the older of the two that are kept."""
+    """60 MB are written, and the state is 0.2 MB. The log in memory reaches back to the older of the two kept
+    snapshots, so it is about twice as large as the log between two snapshots."""
     cluster = make_cluster(
         ("m1",), snapshot_after_bytes=SNAPSHOT_AFTER, history_changes=1, checkpoint_interval_seconds=0.2
     )
@@ -52,7 +52,7 @@ def test_files_and_memory_stay_bounded_under_endless_writes(make_cluster: Callab
     for _ in range(ROUNDS):
         cluster.call("m1", "overwrite", keys=10, writes=50, size=20_000)
         found = files(directory)
-        # Two are kept; others wait for the housekeeping, which comes by several times a second.
+        # Two are kept; others wait for the housekeeping, which runs several times a second.
         assert len(snapshots_in(found)) <= 6
         assert sum(name.startswith("state/") and name.endswith(".mdb") for name in found) == 1
         snapshots |= snapshots_in(found)
@@ -67,7 +67,7 @@ def test_files_and_memory_stay_bounded_under_endless_writes(make_cluster: Callab
 
 
 def test_files_stay_bounded_over_starts_and_crashes(make_cluster: Callable[..., Cluster]) -> None:
-    """A start tidies up what a kill left behind."""
+    """A start removes the remaining files of a killed process."""
     cluster = make_cluster(("m1",), snapshot_after_bytes=SNAPSHOT_AFTER, history_changes=1)
     counts = []
     for _ in range(6):
@@ -92,7 +92,7 @@ def wait_free(cluster: Cluster, pid: int) -> None:
 
 
 def test_a_reader_killed_within_a_read_gives_its_slot_and_its_pages_back(make_cluster: Callable[..., Cluster]) -> None:
-    """Until its slot is freed no page that it saw is used again, and the database grows with every write."""
+    """Until its slot is freed, no page that it saw is used again, and the database grows with every write."""
     cluster = make_cluster(("m1",), checkpoint_interval_seconds=0.2)
     cluster.call("m1", "put", key="c", value="x")
     for _ in range(3):

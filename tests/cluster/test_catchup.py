@@ -1,8 +1,8 @@
-"""The promise: however long a manager was away, whatever its disk has lost of its state, it comes back by itself from
-the others' snapshots or its own, under load, and nobody notices: no election, no pause, no read
-that fails or goes back.
+"""The promise: a manager that was away for any time, or that lost any part of its state, comes back by itself from the
+others' snapshots or its own, under load, and without disturbance: no election, no pause, no read that fails or goes
+back.
 
-Where it cannot, it says so in one line with what to do.
+If it cannot, it says so in one line, with the commands.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ pytestmark = pytest.mark.timeout(180)
 
 CHANGE_SECONDS = 40.0
 LARGE_BYTES = 600_000
-"""Two of them are more than the first segment of a log holds; a log goes from the disk by whole segments."""
+"""Two records of this size are more than the first segment of a log holds; a log is removed by whole segments."""
 PAUSE_SECONDS = 1.0
-"""No write is acknowledged for so long at most while a state is sent, proved and swapped: an election takes longer."""
+"""The longest time without an acknowledged write while a state is sent, verified and replaced: an election takes
+longer."""
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def compacting(make_cluster: Callable[..., Cluster]) -> Cluster:
 
 
 class Watcher:
-    """A ReadOnlyStore, in another process than the manager's, that reads the revision over and over."""
+    """A ReadOnlyStore in another process than the manager's, which reads the revision all the time."""
 
     def __init__(self, cluster: Cluster, id_: str) -> None:
         self.problems: list[str] = []
@@ -75,8 +76,8 @@ def fill(cluster: Cluster, count: int = 300) -> None:
 
 
 def test_a_follower_that_was_away_gets_a_snapshot_while_writes_go_on(compacting: Cluster) -> None:
-    """The log that it needs is gone everywhere. It is sent a state over a link that is slow enough for it to be seen,
-    and swaps it in under its readers, in its own process and in another one."""
+    """No manager has the log any more that it needs. It gets a snapshot, over a link that is slow enough for the fetch
+    to be seen, and replaces its state under its readers, in its own process and in another one."""
     cluster = compacting
     fill(cluster, 200)
     follower = cluster.followers()[0]
@@ -113,7 +114,8 @@ def test_a_follower_that_was_away_gets_a_snapshot_while_writes_go_on(compacting:
 
 
 def test_members_that_are_added_behind_a_cut_log_get_a_snapshot(compacting: Cluster) -> None:
-    """One that was wiped, removed and added again, and one that is new: neither can have the log from its beginning."""
+    """A manager that was wiped, removed and added again, and a new manager: neither can get the log from its
+    beginning."""
     cluster = compacting
     fill(cluster)
     cluster.wait_cut(1)
@@ -135,8 +137,8 @@ def test_members_that_are_added_behind_a_cut_log_get_a_snapshot(compacting: Clus
 
 
 def test_kills_in_the_middle_of_an_installation(compacting: Cluster) -> None:
-    """kill -9 of the fetching follower at moments from its start until it has the state, again and again: each time it
-    starts, and in the end it is like the others."""
+    """kill -9 of the fetching follower, again and again, at moments from its start until it has the state. It starts
+    each time, and at the end its state equals the others'."""
     cluster = compacting
     fill(cluster, 200)
     follower = cluster.followers()[0]
@@ -146,7 +148,7 @@ def test_kills_in_the_middle_of_an_installation(compacting: Cluster) -> None:
     installed = 0
     for _ in range(4):
         cluster.start(follower, ready=False)
-        reached = draw.choice((0.0, 0.3, 0.9, 1.0))  # of the file, when it is killed
+        reached = draw.choice((0.0, 0.3, 0.9, 1.0))  # the part of the file that it has when it is killed
 
         def far_enough(reached: float = reached) -> bool:
             status = cluster.status(follower)
@@ -166,7 +168,7 @@ def test_kills_in_the_middle_of_an_installation(compacting: Cluster) -> None:
 
 
 def test_the_leader_dies_while_it_sends(compacting: Cluster) -> None:
-    """Whoever leads next goes on with it, or sends a snapshot of its own."""
+    """The next leader goes on with the same snapshot, or sends its own."""
     cluster = compacting
     fill(cluster, 200)
     follower = cluster.followers()[0]
@@ -187,8 +189,8 @@ def test_the_leader_dies_while_it_sends(compacting: Cluster) -> None:
 
 
 def change_a_record(cluster: Cluster, id_: str, key: str, revision: int) -> None:
-    """Behind everybody's back, as damage that no checksum of the disk shows: the digest stays what it was, and the file
-    is sealed as it is now."""
+    """Change a record like damage that no checksum of the disk shows: the digest stays, and the changed file gets a
+    seal."""
     state = StateDirectory(cluster.data_dir(id_))
     generation = state.current()
     assert generation is not None
@@ -200,8 +202,8 @@ def change_a_record(cluster: Cluster, id_: str, key: str, revision: int) -> None
 
 
 def test_the_odd_one_out_says_so_and_rebuilds_itself(compacting: Cluster) -> None:
-    """One follower's record is another one than everybody's. As soon as it is written again the digests differ, or a
-    snapshot of that state does not prove itself before: either way the follower has the majority's state soon after."""
+    """One follower's record differs from the others'. When the record is written again the digests differ; or a
+    snapshot of that state fails its verification before. In both cases the follower soon has the majority's state."""
     cluster = compacting
     revision = cluster.call("m1", "put", key="rots", value="sound")
     fill(cluster)
@@ -227,7 +229,8 @@ def test_the_odd_one_out_says_so_and_rebuilds_itself(compacting: Cluster) -> Non
 
 
 def test_a_rotten_snapshot_is_not_used(compacting: Cluster) -> None:
-    """The state may have lost pages, and a bit of the newest snapshot has flipped: the older one makes the state."""
+    """The state may have lost pages, and a bit of the newest snapshot has flipped: the state is rebuilt from the older
+    snapshot."""
     cluster = compacting
     fill(cluster)
     victim = cluster.followers()[0]
@@ -244,7 +247,8 @@ def test_a_rotten_snapshot_is_not_used(compacting: Cluster) -> None:
 
 
 def test_a_state_whose_bit_flipped_is_rebuilt(compacting: Cluster) -> None:
-    """Anywhere in the file of a manager that was stopped: it is noticed, and made anew from snapshot and log."""
+    """A bit flips anywhere in the file of a stopped manager: it is noticed, and the state is rebuilt from snapshot and
+    log."""
     cluster = compacting
     fill(cluster)
     victim = cluster.followers()[0]
@@ -260,8 +264,8 @@ def test_a_state_whose_bit_flipped_is_rebuilt(compacting: Cluster) -> None:
 
 
 def test_what_nothing_can_be_made_of_is_refused_and_comes_back_as_told(compacting: Cluster) -> None:
-    """No state, no snapshot, and a log that begins in the middle: the manager refuses, each time, with what to do; who
-    does it gets it back."""
+    """No state, no snapshot, and a log that begins in the middle: the manager refuses each start and names the steps.
+    These steps bring it back."""
     cluster = compacting
     fill(cluster)
     leader, (victim, other) = cluster.wait_leader(), cluster.followers()

@@ -1,7 +1,7 @@
-"""The promise: an acknowledged write is never lost, doubled or reordered, whichever managers crash, stop or hang.
+"""The promise: no acknowledged write is ever lost, doubled or reordered when managers crash, stop or hang.
 
-Writers on every manager put down what they intend and what they are told (load.py); in the end each manager must hold
-exactly that, at the same index and with the same digest (checkers.py).
+Writers on every manager note their calls and answers (load.py). At the end the state of each manager must agree with
+them, at the same index and with the same digest (checkers.py).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ LONGER_THAN_AN_ELECTION = 2.5 * ELECTION_TIMEOUT_SECONDS  # a timeout is drawn b
 
 
 def wait_out(cluster: Cluster, seconds: float, what: str) -> None:
-    """Until so much time has passed: for a fault that must last longer than a timeout of the product."""
+    """Wait for this time: for a fault that must last longer than a timeout of the product."""
     end = time.monotonic() + seconds
     cluster.wait(lambda: time.monotonic() >= end, what)
 
 
 def test_the_leader_killed_under_load_loses_nothing(cluster: Cluster) -> None:
-    """kill -9 of the leader while writers are on every manager, the leader's among them; writes go on through the
-    others, and when it is back all three hold the same, at the same index."""
+    """kill -9 of the leader while writers run on every manager, also on the leader. Writes go on through the others,
+    and when it is back all three have the same state, at the same index."""
     cluster.start_load(threads=3)
     cluster.wait_acknowledged(300)
     leader = cluster.wait_leader()
@@ -42,9 +42,9 @@ def test_the_leader_killed_under_load_loses_nothing(cluster: Cluster) -> None:
 
 
 def test_leaders_killed_again_and_again_count_each_increment_once(cluster: Cluster) -> None:
-    """A writer's manager lives on while the leader it was sent to dies, so the library sends the write again, to the
-    next leader, which may have it already: counters incremented by compare-and-set tell a write that was done twice
-    (the retry sees a conflict with itself) from one that was done once."""
+    """A writer's manager lives on while the leader that got the write dies. So the library sends the write again, to
+    the next leader, which may have it already. Counters that are incremented by compare-and-set show whether a write
+    was applied twice: the retry would see a conflict with itself."""
     for _ in range(3):
         leader = cluster.wait_leader()
         followers = [id_ for id_ in cluster.alive if id_ != leader]
@@ -57,13 +57,13 @@ def test_leaders_killed_again_and_again_count_each_increment_once(cluster: Clust
         cluster.start(leader)
     cluster.stop_load()
     history = cluster.check()
-    # The library retried: nobody had to be told "perhaps", or that nothing happened.
+    # The library retried: no answer had to be "perhaps done" or "not done".
     told = {write.outcome for write in history.of("increment") if write.ended < float("inf")}
     assert told <= {"ok", "conflict"}, told
 
 
 def test_all_managers_killed_at_once_come_back_with_everything(cluster: Cluster) -> None:
-    """No manager survives in whose memory an acknowledged write could be: the logs alone have to hold them all."""
+    """No manager survives that could have an acknowledged write in its memory: the logs alone must have all of them."""
     cluster.start_load(threads=2)
     cluster.wait_acknowledged(300)
     cluster.kill("m1", "m2", "m3")
@@ -71,14 +71,14 @@ def test_all_managers_killed_at_once_come_back_with_everything(cluster: Cluster)
     before = cluster.check().acknowledged()
     cluster.start_load(threads=1)
     cluster.wait_acknowledged(60)
-    cluster.kill("m1", "m2", "m3")  # a second time: what was replayed once must replay again
+    cluster.kill("m1", "m2", "m3")  # a second time: replayed logs must replay again
     cluster.start("m1", "m2", "m3")
     assert cluster.check().acknowledged() >= before + 60
 
 
 def test_a_follower_stopped_for_longer_than_an_election_catches_up(cluster: Cluster) -> None:
-    """SIGSTOP of a follower: the others go on without it; continued, it neither deposes the leader nor serves anything
-    else than they have."""
+    """SIGSTOP of a follower: the others go on without it. After SIGCONT it does not depose the leader, and has the same
+    state as they."""
     leader = cluster.wait_leader()
     follower = cluster.followers()[0]
     cluster.start_load(threads=2)
@@ -96,8 +96,9 @@ def test_a_follower_stopped_for_longer_than_an_election_catches_up(cluster: Clus
 
 
 def test_a_leader_stopped_and_continued_steps_down(cluster: Cluster) -> None:
-    """SIGSTOP of the leader: another one is elected and takes writes. Continued, the old one still believes that it
-    leads, for a moment; nothing it says then may count, and what its callers had under way is done once, or not."""
+    """SIGSTOP of the leader: another manager is elected and takes writes. After SIGCONT the old leader still believes
+    for a moment that it leads. Its messages of that moment must not count, and its callers' writes under way are
+    applied once or not at all."""
     leader = cluster.wait_leader()
     cluster.start_load(threads=2)
     cluster.wait_acknowledged(100)
@@ -117,8 +118,8 @@ def test_a_leader_stopped_and_continued_steps_down(cluster: Cluster) -> None:
 
 
 def test_a_clean_stop_of_the_leader_under_load_costs_no_election(cluster: Cluster) -> None:
-    """SIGTERM: leadership is handed over before the process goes, so writers on the others hardly notice, and the
-    writers in it are told for each write that it is done, or that it was not."""
+    """SIGTERM: leadership is handed over before the process ends, so writers on the others hardly notice. The writers
+    in it get the answer "done" or "not done" for each write."""
     cluster.start_load(threads=2)
     cluster.wait_acknowledged(200)
     leader = cluster.wait_leader()
@@ -141,7 +142,7 @@ def test_a_clean_stop_of_the_leader_under_load_costs_no_election(cluster: Cluste
 
 
 def test_faults_one_after_the_other(cluster: Cluster) -> None:
-    """A little of everything while the load never stops: kills, pauses and hand-overs of whoever leads by then."""
+    """Several faults while the load never stops: kills, pauses and hand-overs of the present leader."""
     cluster.start_load(threads=2)
     for fault in ("kill", "transfer", "pause", "stop", "transfer", "kill"):
         cluster.wait_acknowledged(60)

@@ -1,7 +1,7 @@
-"""The promise: the others do not wait out an election timeout for a leader that was killed, hardly notice one that is
-closed, and a manager whose process computes without a break keeps its leader.
+"""The promise: after a leader was killed, the others do not wait for a whole election timeout; if a leader is closed,
+they hardly notice; and a manager keeps its leader while its process computes without a break.
 
-A short run of benchmarks/failover.py, so that it runs; the figures that count are those of a long one.
+A short run of benchmarks/failover.py, to see that it works; the figures that count are those of a long run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ELECTION_TIMEOUT_SECONDS = 1.0  # Config's default, and the least of the timeout
 
 @pytest.mark.timeout(180)
 def test_a_killed_leader_a_closed_one_and_a_busy_one(tmp_path: Path) -> None:
-    """Of two kills the faster counts, and of two closes: what is demanded is what a busy machine can do, too."""
+    """The faster of two kills counts, and the faster of two closes: a busy machine must be able to pass."""
     options = ["--kills", "2", "--closes", "1", "--quiet-minutes", "0.05", "--quiet-callers", "8", "--json"]
     command = [sys.executable, str(PROJECT / "benchmarks" / "failover.py"), *options, "--directory", str(tmp_path)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=150, check=False)

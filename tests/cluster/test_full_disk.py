@@ -1,6 +1,7 @@
-"""The promise: a full disk costs creates and updates, as long as it is full; no restart, no flag, and nothing is lost.
+"""The promise: a full disk costs creates and updates while it is full. No restart and no command is needed afterwards,
+and nothing is lost.
 
-Real file systems, a small one a manager. The reserve is small, as they are.
+Real file systems, a small one for each manager, with a small reserve.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Make = Callable[..., tuple[Cluster, dict[str, SmallDisk]]]
 
 @pytest.fixture
 def on_small_disks(tmp_path: Path) -> Iterator[Make]:
-    """Managers, each on a file system of its own, or some of them."""
+    """Makes managers; all or some of them have a file system of their own."""
     with contextlib.ExitStack() as stack:
 
         def make(
@@ -71,7 +72,7 @@ def alarms(cluster: Cluster, id_: str) -> str:
 
 
 def test_one_manager_whose_disk_fills_refuses_creates_and_goes_on_by_itself(on_small_disks: Make) -> None:
-    """Also what the command line makes of it: exit code 7 and one line that says whose disk it is."""
+    """The command line also reports it: by exit code 7, and by one line that names the disk's manager."""
     cluster, disks = on_small_disks(("m1",), admin=True)
     for number in range(50):
         cluster.call("m1", "put", key=f"c{number}", value="x" * 1000)
@@ -98,7 +99,7 @@ def test_one_manager_whose_disk_fills_refuses_creates_and_goes_on_by_itself(on_s
 
 
 def test_a_disk_that_is_full_to_the_last_byte_loses_nothing(on_small_disks: Make) -> None:
-    """No reserve at all, so that the log and the state meet the full disk themselves."""
+    """There is no reserve, so that the log and the state meet the full disk themselves."""
     cluster, disks = on_small_disks(("m1",), disk_reserve_bytes=0)
     cluster.call("m1", "put", key="before", value="x")
     disks["m1"].fill()
@@ -171,7 +172,7 @@ def test_a_snapshot_waits_for_room_and_is_taken_then(on_small_disks: Make) -> No
     keys = [f"c{number}" for number in range(8)]
     for key in keys:
         cluster.call("m1", "put", key=key, value="x" * 200_000)
-    # Room for what follows in the log, and for no snapshot beside it: the state stays as large as it is.
+    # There is space for further entries in the log, but not for a snapshot: the state keeps its size.
     disks["m1"].fill(RESERVE + MIB)
 
     def write_more() -> bool:
@@ -189,7 +190,7 @@ def test_a_snapshot_waits_for_room_and_is_taken_then(on_small_disks: Make) -> No
 
 @pytest.mark.parametrize("reserve", [RESERVE, 0])
 def test_a_snapshot_from_the_leader_waits_for_room_and_is_installed_then(on_small_disks: Make, reserve: int) -> None:
-    """Without a reserve it meets the full disk in the middle."""
+    """Without a reserve the fetch meets the full disk in the middle."""
     cluster, disks = on_small_disks(
         small=("m3",), snapshot_after_bytes=2 * MIB, disk_reserve_bytes=reserve, history_changes=1
     )
@@ -204,7 +205,7 @@ def test_a_snapshot_from_the_leader_waits_for_room_and_is_installed_then(on_smal
 
     cluster.wait(cut, "the leader's log to be cut")
     for prepared in (cluster.data_dir("m3") / "log").glob("*.tmp"):
-        prepared.unlink()  # a start would do that, and have that much room
+        prepared.unlink()  # a start would remove it, and have that much more space
     disks["m3"].fill(reserve + 3 * MIB)
     cluster.start("m3", ready=False)
     cluster.wait(lambda: "snapshot" in alarms(cluster, "m3"), "the alarm")

@@ -1,6 +1,6 @@
 """The promise: an exception that arrives in a caller's thread at any moment (Ctrl-C, an alarm for a time limit), and a
-signal handler that calls the store in the middle of another call, cost that call at most. The manager lives, no lock
-stays taken, no counter wrong, and nobody else waits for ever.
+signal handler that calls the store in the middle of another call, cost at most that call. The manager lives, no lock
+stays taken, no counter is wrong, and no other caller waits for ever.
 
 (Pins: an exception between two lines of `Driver.submit` stopped the raft thread for good, while `is_leader` stayed true
 and no alarm was raised; `close()` in a SIGTERM handler hung.)
@@ -50,7 +50,7 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
 
 
 def opened(open_store: Open) -> Any:
-    """As soon as the directory is free, and ready."""
+    """Open the store when its directory is free, and wait until it is ready."""
 
     def tried() -> Any:
         try:
@@ -75,7 +75,7 @@ def store(open_store: Open) -> Iterator[Any]:
 
 
 def assert_alive(store: Any) -> None:
-    """It writes and reads in this thread and in another, it counts nothing that is over, and no thread is lost."""
+    """The store writes and reads in this thread and in another, counts no ended call, and has lost no thread."""
     done: list[int] = []
 
     def use() -> None:
@@ -98,19 +98,20 @@ def assert_alive(store: Any) -> None:
         assert (store.failure, store.is_leader, store.alarms) == (None, True, ())
         wait_until(lambda: not store._writes._outstanding and store.status().pending_writes == 0, "all to end")
         assert store._writes._ended == set()
-        store._changed.ring()  # as with the next change; until then those of interrupted waits stay
+        store._changed.ring()  # like the next change; until then the entries of interrupted waits stay
         assert not store._changed._sleepers
     else:
         assert not store._commits._queue
 
 
 def started_threads() -> list[str]:
-    """Not those whose `start` was interrupted before there was a thread: Python counts them for ever."""
+    """The names of the started threads. Threads with a `start` that was interrupted before the thread existed are left
+    out: Python counts them for ever."""
     return [thread.name for thread in threading.enumerate() if thread.ident is not None]
 
 
 def wait_threads_end(count: int) -> None:
-    """Until there are no more than that."""
+    """Wait until there are at most `count` threads."""
     try:
         wait_until(lambda: len(started_threads()) <= count, "threads to end", DEADLINE)
     except AssertionError as error:
@@ -165,8 +166,8 @@ def test_an_exception_between_any_two_instructions(store: Any, call: Callable[[A
     places = sweep(lambda: call(store), interrupt)
     assert places or not isinstance(store, wr.ReplicatedStore)
     assert_alive(store)
-    # One delivers to futures. Each other one waits for a future whose own lock was left taken, in `result()`, or has a
-    # callback that was registered when its caller was interrupted.
+    # One thread delivers to futures. Each other thread waits in `result()` for a future with a lock that was left
+    # taken, or has a callback that was registered when its caller was interrupted.
     lost = 1 + len(store._deliveries._stuck)
     if isinstance(store, wr.ReplicatedStore):
         lost += sum(not subscription.is_over for subscription in store._leadership._subscriptions)
@@ -177,7 +178,7 @@ def test_an_exception_between_any_two_instructions(store: Any, call: Callable[[A
 def test_a_signal_handler_that_uses_the_store_between_any_two_instructions(
     store: Any, call: Callable[[Any], None]
 ) -> None:
-    """It finds no lock that its own thread holds."""
+    """The handler meets no lock that its own thread holds."""
     write(store)
 
     def handler() -> None:
@@ -190,7 +191,7 @@ def test_a_signal_handler_that_uses_the_store_between_any_two_instructions(
 
 
 def test_an_opening_that_is_interrupted_leaves_the_directory_free(open_store: Open) -> None:
-    """Opening goes on in a thread of the store's own, which then closes what nobody has."""
+    """Opening goes on in the store's own thread, which then closes the store that no caller has."""
     opened(open_store).close()
     threads = len(started_threads())
     number, at = 1, At(0, interrupt)
@@ -230,7 +231,7 @@ def test_a_close_that_is_interrupted_is_finished_by_the_next(open_store: Open) -
 def test_a_signal_handler_that_closes_the_store_in_the_middle_of_a_call(
     open_store: Open, call: Callable[[Any], None]
 ) -> None:
-    """The call ends soon, done or with Closed; the close is whole when the handler returns."""
+    """The call ends soon, done or with Closed; the store is closed when the handler returns."""
     number, at = 1, At(0, interrupt)
     while at.seen >= number - 41:
         store = opened(open_store)
@@ -280,7 +281,7 @@ CLOSES_A_FILE = pytest.mark.filterwarnings(
 
 
 class Owner:
-    """A process that has the directory open, and goes on to another generation when it is told to."""
+    """A process that has the directory open, and uses another generation when it is told to."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -320,7 +321,7 @@ def descriptors() -> int:
 
 
 def assert_reads(reader: wr.ReadOnlyStore, *ids: str) -> None:
-    """In this thread and in another."""
+    """The reader sees these nodes, in this thread and in another."""
     seen: list[set[str]] = []
 
     def use() -> None:
@@ -360,11 +361,11 @@ def test_a_signal_handler_that_reads_while_its_thread_takes_a_slot_gets_another(
 
             database: Any = reader._database
             table = database.begin.__self__
-            table._free.clear()  # those that opening took, as if all were in use
+            table._free.clear()  # forget the slots that opening took, as if all were in use
             at = At(number, view, real=True)
             at.run(view)
             assert len(table._users) == (1 if at.seen < number else 2), at.where
-            del database, table  # else it would stay open
+            del database, table  # otherwise it would stay open
         number += 1
     assert number > 20
 
@@ -378,15 +379,15 @@ def test_the_opening_and_the_closing_of_a_reader_that_are_interrupted(owner: Own
     before = descriptors()
     assert len(sweep(open_and_close, interrupt, step=7, real=True)) > 20
     gc.collect()
-    # Of a thousand places there are a dozen where a descriptor was opened and no variable has it yet: that one is lost.
+    # At a dozen of a thousand places a descriptor was opened and no variable has it yet: that descriptor is lost.
     assert descriptors() <= before + 6, "descriptors are lost"
     with wr.ReadOnlyStore(owner.directory) as reader:
         assert_reads(reader, "n0")
 
 
 def test_a_signal_handler_that_opens_a_reader_while_its_thread_opens_one(owner: Owner) -> None:
-    """It is told so where the two cannot be: it must not wait for the thread that it interrupts."""
-    told: set[str] = set()  # not the errors: their frames would hold what is open
+    """If both cannot be open, the handler gets an error: it must not wait for the thread that it interrupts."""
+    told: set[str] = set()  # texts only: the frames of the errors would keep files open
 
     def open_and_close() -> None:
         wr.ReadOnlyStore(owner.directory).close()
@@ -422,17 +423,17 @@ def test_a_reader_that_is_interrupted_when_it_follows_to_another_generation(owne
 
 
 class TimeLimit(Exception):
-    """What gunicorn, celery and pytest-timeout raise out of SIGALRM's handler."""
+    """Like the exceptions that gunicorn, celery and pytest-timeout raise in SIGALRM's handler."""
 
 
 class Alarm:
     """Raises TimeLimit after a time, once."""
 
     has_rung = False
-    """Where the exception arrived in a finalizer, Python has dropped it, and only this tells."""
+    """If the exception arrived in a finalizer, Python has dropped it, and only this flag shows it."""
 
     def set(self, seconds: float) -> None:
-        """0: none."""
+        """Set the alarm; 0: no alarm."""
         self.has_rung = False
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
@@ -456,7 +457,7 @@ def alarm() -> Iterator[Alarm]:
 @pytest.mark.filterwarnings("ignore:(?s).*TimeLimit:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("call", [write, write_without_waiting, read], ids=lambda call: call.__name__)
 def test_time_limits_by_a_signal(store: Any, call: Callable[[Any], None], alarm: Alarm) -> None:
-    """The instruction is wherever the processor is, system calls that wait included."""
+    """The exception arrives at the processor's present instruction, also in a system call that waits."""
     draw = random.Random(8)
 
     def use() -> None:  # a function: Python 3.13 does not guard the jump back of a loop by the `try` around it
@@ -496,7 +497,7 @@ while True:
 
 @pytest.mark.parametrize("kind", ["replicated", "local"])
 def test_close_in_the_handler_of_sigterm(kind: str, tmp_path: Path) -> None:
-    """The usual way to stop a service, while it writes. It hung for 30 s."""
+    """The usual way to stop a service, while it writes. (Pins a bug: close() hung for 30 s.)"""
     address = f"127.0.0.1:{free_ports(1)[0]}"
     for number in range(5):
         began = time.monotonic()

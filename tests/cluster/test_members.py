@@ -1,6 +1,6 @@
-"""The promise: members come, go and move while writes go on, and no directory counts for a member that it is not.
+"""The promise: members come, go and move while writes go on, and no directory counts as a member that it is not.
 
-A wiped directory under a known id is the dangerous one: it would acknowledge and vote in the name of what it has lost.
+A wiped directory under a known id is dangerous: it would acknowledge and vote in the name of the lost directory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def add(cluster: Cluster, id_: str, *, through: str) -> None:
 
 
 def test_a_fourth_member_starts_empty_and_gets_everything(cluster: Cluster) -> None:
-    """It is added through a follower, under load; it holds what was written before, counts, and takes writes."""
+    """It is added through a follower, under load. It has all earlier writes, counts in the quorum, and takes writes."""
     cluster.start_load(threads=2)
     cluster.wait_acknowledged(200)
     cluster.add_blank("m4")
@@ -46,7 +46,7 @@ def test_a_fourth_member_starts_empty_and_gets_everything(cluster: Cluster) -> N
 
 
 def test_a_new_member_counts_in_the_quorum(cluster: Cluster) -> None:
-    """Of four, three are needed: with the fourth and two others nothing stops, with two alone everything does."""
+    """Three of four members are needed: with the fourth and two others writes go on; with two alone they stop."""
     cluster.add_blank("m4")
     add(cluster, "m4", through="m1")
     leader = cluster.wait_leader()
@@ -78,7 +78,7 @@ def test_a_removed_follower_stops_and_the_others_go_on(cluster: Cluster) -> None
 
 
 def test_a_removed_leader_hands_over_first(cluster: Cluster) -> None:
-    """Through a follower, under load: leadership moves, then the old leader goes; no writer is told more than OK."""
+    """Through a follower, under load: leadership is handed over, then the leader is removed; writers get no error."""
     leader, others = cluster.wait_leader(), cluster.followers()
     cluster.allowed_in_logs += ["was removed from the cluster"]
     cluster.start_load(*others)
@@ -94,7 +94,7 @@ def test_a_removed_leader_hands_over_first(cluster: Cluster) -> None:
 
 
 def test_a_removed_member_hears_so_when_it_starts_again(cluster: Cluster) -> None:
-    """It was down when it was removed, so nothing told it; at its next start it must not take part."""
+    """It was down when it was removed, so it does not know. At its next start it must not take part."""
     leader, (gone, stays) = cluster.wait_leader(), cluster.followers()
     cluster.allowed_in_logs += ["was removed from the cluster"]
     cluster.kill(gone)
@@ -106,7 +106,7 @@ def test_a_removed_member_hears_so_when_it_starts_again(cluster: Cluster) -> Non
 
 
 def test_a_member_moves_to_another_address(cluster: Cluster) -> None:
-    """Down, given another address through another manager, and started there: the others find it."""
+    """It is stopped, gets another address through another manager, and starts there: the others find it."""
     follower = cluster.followers()[0]
     other = next(id_ for id_ in cluster.alive if id_ != follower)
     cluster.start_load(other)
@@ -124,7 +124,7 @@ def test_a_member_moves_to_another_address(cluster: Cluster) -> None:
 
 
 def test_a_removal_that_would_lose_the_quorum_is_refused(cluster: Cluster) -> None:
-    """One of three is down: to remove one of the two that are left would leave one of two."""
+    """One of three is down. If one of the two others were removed, one of two would be left."""
     leader, (dead, alive) = cluster.wait_leader(), cluster.followers()
     cluster.kill(dead)
     cluster.wait(
@@ -137,8 +137,8 @@ def test_a_removal_that_would_lose_the_quorum_is_refused(cluster: Cluster) -> No
 
 
 def test_a_wiped_directory_is_refused_until_it_is_removed_and_added(cluster: Cluster) -> None:
-    """It is told what to do, in one line; it neither votes nor acknowledges (with it as the only other one there is no
-    quorum); removed and added again it gets everything through the log."""
+    """One line tells it the steps. It does not vote or acknowledge: if it is the only other manager, there is no
+    quorum. After it was removed and added again it gets all entries through the log."""
     cluster.start_load(threads=2)
     cluster.wait_acknowledged(150)
     cluster.stop_load()

@@ -1,7 +1,7 @@
-"""The promise: whatever the network between the managers does, a minority acknowledges nothing, a majority goes on, and
-when it is whole again all hold the same. A slow network costs time, and no election.
+"""The promise: under all faults of the network between managers, a minority acknowledges nothing, a majority goes on,
+and when the network is whole again all have the same state. A slow network costs time, but no election.
 
-Real processes, real sockets; network.py lies between them. Writers put down what they were told (load.py).
+Real processes, real sockets; network.py is between them. Writers note their answers (load.py).
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ def cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
 
 
 def assert_unavailable(cluster: Cluster, id_: str) -> None:
-    """An entry through this manager (a barrier's, which leaves no record) is not acknowledged."""
+    """An entry through this manager is not acknowledged (the entry of a barrier, which leaves no record)."""
     with pytest.raises(ManagerError, match="Unavailable"):
         cluster.call(id_, "barrier", timeout=TIMEOUT_SECONDS)
 
 
 def test_a_leader_cut_off_acknowledges_nothing_and_the_majority_goes_on(cluster: Cluster) -> None:
-    """The leader is alone with its writers. What they write is not acknowledged, the two others elect one of them and
-    go on; the old leader notices by itself. Healed, it follows, its entries that nobody has are gone, all agree."""
+    """The leader is alone with its writers. Their writes are not acknowledged; the two others elect a leader and go on;
+    the old leader notices by itself. When the network is whole it follows, drops the entries that no other manager has,
+    and all states are equal."""
     leader, others = cluster.wait_leader(), cluster.followers()
     cluster.start_load(threads=2)
     cluster.wait_acknowledged(100)
@@ -52,8 +53,8 @@ def test_a_leader_cut_off_acknowledges_nothing_and_the_majority_goes_on(cluster:
 
 
 def test_a_leader_cut_off_calls_no_change_of_members_done(cluster: Cluster) -> None:
-    """Its list says so already, and it leads for a moment yet; the others may have made another change meanwhile. (Pins
-    a bug: it was told to be done at once.)"""
+    """Its list has the change already, and it still leads for a moment, but the others may have made another change
+    meanwhile. (Pins a bug: the change was called done at once.)"""
     leader, (other, _) = cluster.wait_leader(), cluster.followers()
     address = cluster.addresses[other]
     cluster.isolate(leader)
@@ -65,7 +66,8 @@ def test_a_leader_cut_off_calls_no_change_of_members_done(cluster: Cluster) -> N
 
 
 def test_a_follower_cut_off_costs_no_election_when_it_is_back(cluster: Cluster) -> None:
-    """It hears nobody for longer than any election timeout, asks for votes, and gets none; back, it deposes nobody."""
+    """It hears no manager for longer than any election timeout, asks for pre-votes, and gets none. When it is back, it
+    does not depose the leader."""
     leader, (follower, _) = cluster.wait_leader(), cluster.followers()
     term = cluster.status(leader)["term"]
     cluster.start_load(leader, threads=2)
@@ -94,8 +96,8 @@ def test_three_alone_acknowledge_nothing_and_come_together_again(cluster: Cluste
 
 
 def test_one_link_cut_leaves_leader_and_writes_alone(cluster: Cluster) -> None:
-    """Leader and one follower do not hear each other, the third hears both: two are a majority, and the one that misses
-    the leader cannot make the third vote against it (pre-vote, stickiness)."""
+    """The leader and one follower do not hear each other, and the third manager hears both. Two are a majority, and the
+    follower that misses the leader cannot make the third one vote against the leader (pre-vote, stickiness)."""
     leader, (deaf, third) = cluster.wait_leader(), cluster.followers()
     term = cluster.status(leader)["term"]
     cluster.start_load(leader, third, threads=2)
@@ -111,7 +113,8 @@ def test_one_link_cut_leaves_leader_and_writes_alone(cluster: Cluster) -> None:
 
 
 def test_a_leader_that_is_heard_and_does_not_hear_gives_way(cluster: Cluster) -> None:
-    """Its heartbeats arrive, so nobody else would ever campaign; no answer does. It must notice that itself."""
+    """Its heartbeats arrive, so no other manager would ever campaign; but no answer arrives. It must notice that
+    itself."""
     leader, others = cluster.wait_leader(), cluster.followers()
     cluster.start_load(threads=1)
     cluster.wait_acknowledged(60)
@@ -143,8 +146,8 @@ def test_a_leader_that_hears_and_is_not_heard_is_replaced(cluster: Cluster) -> N
 
 @pytest.mark.parametrize("delay_seconds", [0.1, 0.2])
 def test_far_apart_managers_keep_their_leader(cluster: Cluster, delay_seconds: float) -> None:
-    """Every link takes so long in each direction. A write takes as long as the way there and back, and nobody who waits
-    takes that for a dead leader."""
+    """Every link has this delay in each direction. A write takes as long as a round trip, and no follower takes that
+    for a dead leader."""
     leader, others = cluster.wait_leader(), cluster.followers()
     term = cluster.status(leader)["term"]
     cluster.slow_links(delay_seconds=delay_seconds)
@@ -161,8 +164,8 @@ def test_far_apart_managers_keep_their_leader(cluster: Cluster, delay_seconds: f
 
 
 def test_a_thin_link_holds_up_its_follower_only(cluster: Cluster) -> None:
-    """Few bytes a second get to and from one follower: the others are a majority and do not wait for it, it does not
-    depose the leader, and with a whole network it catches up."""
+    """Few bytes a second get to and from one follower. The others are a majority and do not wait for it; it does not
+    depose the leader; and with a whole network it catches up."""
     leader, (thin, third) = cluster.wait_leader(), cluster.followers()
     term = cluster.status(leader)["term"]
     cluster.slow_links(thin, bytes_per_second=2_000)

@@ -1,5 +1,5 @@
-"""The promise: a manager is a good guest of the process that embeds it, beside others of its kind or of PySyncObj's,
-across fork and close, and it unpickles nothing that came from a disk or a network.
+"""The promise: a manager does not disturb the process that embeds it: beside other managers or stock PySyncObj, across
+fork and close; and it unpickles nothing that came from a disk or a network.
 
 Each scenario runs in a process of its own (programs.py), with warnings as errors.
 """
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(120)
 
 SECONDS = 100.0
 FOREIGN_WARNINGS = {"beside_pysyncobj": ["-W", "ignore::DeprecationWarning", "-W", "ignore::ResourceWarning"]}
-"""Stock PySyncObj's own."""
+"""Warnings of stock PySyncObj itself."""
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -43,7 +43,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 @contextlib.contextmanager
 def orphans_adopted() -> Iterator[None]:
-    """Children of a killed child become ours, so that they can be waited for."""
+    """Children of a killed child become children of this process, so that it can wait for them."""
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:
@@ -53,9 +53,9 @@ def orphans_adopted() -> Iterator[None]:
 
 
 def test_a_forked_child_holds_nothing_of_a_dead_manager(make_cluster: Callable[..., Cluster]) -> None:
-    """A worker forked by the embedding program outlives it. It has copies of every descriptor: the lock on the
-    directory, the port, the links, the admin socket. The others, and who asks it, must notice at once that the
-    manager is dead, and it must be able to start again."""
+    """A worker that the embedding program forked outlives that program. It has copies of every descriptor: the lock on
+    the directory, the port, the links, the admin socket. The other managers, and clients of the admin socket, must
+    notice at once that the manager is dead, and the manager must be able to start again."""
     cluster = make_cluster(admin=True)
     leader = cluster.wait_leader()
     with orphans_adopted():

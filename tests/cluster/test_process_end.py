@@ -1,8 +1,8 @@
 """The promise: a manager serves its process to the end: after the main thread has returned, and in `atexit`. It closes
-cleanly there, with nothing on stderr, and the next start finds a state that it need not rebuild or look through.
+cleanly there, with nothing on stderr, and the next start does not have to rebuild or verify the state.
 
-Each program is a process of its own. `concurrent.futures` ends all of its pools when the main thread returns: the raft
-thread died of that, with a traceback.
+Each program is a process of its own. (Pins a bug: `concurrent.futures` ends all of its pools when the main thread
+returns, and the raft thread died of that, with a traceback.)
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ store = opened()
 
 
 def run(program: str, directory: Path) -> str:
-    """What it printed. It must end well and say nothing on stderr."""
+    """Run a program, which must end with 0 and write nothing to stderr. Returns its stdout."""
     address = f"127.0.0.1:{free_ports(1)[0]}"
     command = [sys.executable, "-X", "faulthandler", "-W", "error", "-c", OPEN + program, str(directory), address]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=SECONDS, check=False)
@@ -65,7 +65,7 @@ def assert_closed_cleanly(directory: Path) -> None:
 
 
 def test_a_manager_goes_on_after_the_main_thread_has_returned(tmp_path: Path) -> None:
-    """Enough is written to need new segments of the log, and a snapshot with its verification in a child."""
+    """It writes enough for new segments of the log, and for a snapshot with its verification in a child."""
     said = run(
         """
 def work():
@@ -87,7 +87,7 @@ threading.Thread(target=work).start()
 
 @pytest.mark.parametrize("threads", [0, 4])
 def test_close_in_atexit(tmp_path: Path, threads: int) -> None:
-    """The commonest way to embed: also while daemon threads of the program still write."""
+    """The commonest way to embed a store; also while daemon threads of the program still write."""
     run(
         f"""
 atexit.register(store.close)
@@ -116,7 +116,7 @@ time.sleep(0.3)
 
 
 def test_what_a_local_store_has_begun_is_done_at_the_end(tmp_path: Path) -> None:
-    """Nobody waits for these writes; they are on disk all the same, and their callbacks are called."""
+    """No caller waits for these writes. They are on disk all the same, and their callbacks are called."""
     said = run(
         """
 store.close()

@@ -16,7 +16,7 @@ SLACK_SECONDS = 2.0  # on a busy machine
 
 
 def refused(cluster: Cluster, id_: str, key: str) -> ManagerError:
-    """A write that must end with Unavailable, in time."""
+    """Make a write that must end with Unavailable, in time. Returns the error."""
     begin = time.monotonic()
     with pytest.raises(ManagerError, match="Unavailable") as raised:
         cluster.call(id_, "put", key=key, value="x", timeout=TIMEOUT_SECONDS)
@@ -25,8 +25,8 @@ def refused(cluster: Cluster, id_: str, key: str) -> ManagerError:
 
 
 def test_without_a_quorum_writes_end_by_their_deadline_and_work_again_later(cluster: Cluster) -> None:
-    """The leader loses both followers: a write that its log has may still happen, one that found no leader any more did
-    not; reads go on; and with one follower back, writes work without anything else being done."""
+    """The leader loses both followers. A write that is in its log may still happen; a write that found no leader did
+    not happen; reads go on. When one follower is back, writes work again by themselves."""
     leader, followers = cluster.wait_leader(), cluster.followers()
     cluster.call(leader, "put", key="before", value="x")
     cluster.kill(*followers)
@@ -47,8 +47,8 @@ def test_without_a_quorum_writes_end_by_their_deadline_and_work_again_later(clus
 
 
 def test_the_first_writes_of_a_process_keep_their_deadlines_too(make_cluster: Callable[..., Cluster]) -> None:
-    """Before its first write a manager opens a session, a write of its own. With no quorum that waits as long as its
-    caller would; another caller with less patience must not have to wait for it."""
+    """Before its first write a manager opens a session, which is a write of its own. Without a quorum that waits until
+    its caller's deadline. Another caller with an earlier deadline must not have to wait for it."""
     cluster = make_cluster(start=False)
     cluster.start("m1", ready=False)
     patient = cluster.ask("m1", "put", key="patient", value="x", timeout=40.0)
@@ -59,7 +59,7 @@ def test_the_first_writes_of_a_process_keep_their_deadlines_too(make_cluster: Ca
 
 
 def test_a_write_waits_for_a_leader_within_its_deadline(cluster: Cluster) -> None:
-    """A write that begins while there is no leader is kept, and done as soon as there is one."""
+    """A write that begins while there is no leader is kept, and done as soon as there is a leader."""
     leader, (first, second) = cluster.wait_leader(), cluster.followers()
     cluster.kill(leader, second)
     cluster.wait(lambda: cluster.status(first)["leader"] is None, "the leader to be missed")
@@ -70,13 +70,13 @@ def test_a_write_waits_for_a_leader_within_its_deadline(cluster: Cluster) -> Non
 
 
 def given_up(cluster: Cluster) -> int:
-    """Writes whose deadline came: perhaps done where they were proposed, not done where they were not."""
+    """The number of writes that reached their deadline: "perhaps done" if they were proposed, else "not done"."""
     return sum(write.outcome in ("unknown", "nothing") for write in cluster.history.read().writes)
 
 
 def test_writes_that_nobody_answers_are_told_so_truthfully(cluster: Cluster) -> None:
-    """Writers with a short deadline while the quorum comes and goes: whatever each was told (done, perhaps, not done)
-    is true in the end, and a write that was given up is not done later than the one its writer did next."""
+    """Writers with a short deadline while the quorum comes and goes. Each answer (done, perhaps, not done) is true at
+    the end, and a write that was given up is not applied after the next write of the same writer."""
     leader, (first, second) = cluster.wait_leader(), cluster.followers()
     cluster.start_load(threads=3, timeout=0.4)
     cluster.wait_acknowledged(100)

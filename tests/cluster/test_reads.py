@@ -1,5 +1,5 @@
-"""The promise: a caller reads its own writes where it wrote them, and after a barrier what anybody was acknowledged
-anywhere; without one it reads the past, never backwards."""
+"""The promise: a caller reads its own writes on the manager where it wrote them, and after a barrier all writes that
+were acknowledged anywhere. Without a barrier its reads may be old, but never go back."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ROUNDS = 60
 
 
 def test_a_barrier_shows_what_was_acknowledged_elsewhere(cluster: Cluster) -> None:
-    """One register, written through one manager and read, after a barrier, on another, over and over, while others
-    write too and leadership moves: each read sees the write before it, or it is not linearizable."""
+    """One register is written through one manager, and read after a barrier on another, again and again, while others
+    write too and leadership changes. Each read sees the write before it; otherwise it is not linearizable."""
     cluster.start_load(threads=1)
     draw = random.Random(7)
     for number in range(ROUNDS):
@@ -32,7 +32,7 @@ def test_a_barrier_shows_what_was_acknowledged_elsewhere(cluster: Cluster) -> No
 
 
 def test_barriers_of_all_managers_agree_with_real_time(cluster: Cluster) -> None:
-    """A barrier's revision is at least every revision acknowledged before it began, on whichever manager."""
+    """A barrier's revision is at least the revision of each write that any manager acknowledged before it began."""
     cluster.start_load(threads=2)
     highest = 0
     for number in range(ROUNDS):
@@ -45,7 +45,7 @@ def test_barriers_of_all_managers_agree_with_real_time(cluster: Cluster) -> None
 
 
 def test_every_manager_takes_writes_and_reads_them_back(cluster: Cluster) -> None:
-    """Through leader and followers alike: the entity, by id and by its indexes, at the revision that was returned."""
+    """Through leader and followers: the entity is read by id and by its indexes, at the returned revision."""
     for id_ in ("m1", "m2", "m3"):
         for number in range(20):
             key = f"{id_}-{number}"
@@ -55,7 +55,7 @@ def test_every_manager_takes_writes_and_reads_them_back(cluster: Cluster) -> Non
 
 
 def test_reads_of_one_manager_never_go_back(cluster: Cluster) -> None:
-    """Local reads may be stale, on a follower and across changes of leader; but what was read once stays read."""
+    """Local reads may be stale, on a follower and across changes of leader, but they never go back."""
     cluster.start_load(threads=1)
     watching = {id_: cluster.ask(id_, "watch_revisions") for id_ in cluster.alive}
     for _ in range(2):

@@ -1,7 +1,8 @@
-"""The promise: a certificate of the cluster's CA is not enough. A manager that was removed, one whose directory is not
-the one that the cluster knows, and one of the cluster as it was before a restore are refused, and both sides say why.
+"""The promise: a certificate of the cluster's CA is not enough. These managers are refused, and both sides say why: a
+removed manager, a manager with a directory that the cluster does not know, and a manager of the cluster from before a
+restore.
 
-The other rows of the table, where it is the certificate that is wrong, are in unit/test_tls_links.py.
+The other rows of the table, about wrong certificates, are in unit/test_tls_links.py.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 class Managers:
-    """Managers of this process, with certificates of one CA."""
+    """Managers in this process, with certificates of one CA."""
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self.directory = directory
@@ -34,7 +35,7 @@ class Managers:
         self._stack = stack
 
     def start(self, id_: str, *members: str) -> wr.ReplicatedStore:
-        """On the directory that it has, with a certificate."""
+        """Start a manager on its present directory, with a certificate."""
         data_dir = self.directory / id_
         if not (data_dir / "tls").exists():
             data_dir.mkdir(mode=0o700, exist_ok=True)
@@ -54,7 +55,7 @@ class Managers:
         self.stores.pop(id_).close()
 
     def wipe(self, id_: str) -> None:
-        """All but its certificate."""
+        """Empty a manager's directory, except for its certificate."""
         for each in (self.directory / id_).iterdir():
             if each.name != "tls":
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
@@ -72,7 +73,7 @@ def test_a_right_certificate_is_not_enough(managers: Managers, caplog: pytest.Lo
         return lambda: any(pattern.search(line) for line in caplog.messages)
 
     def both_say(wrong: str, theirs: str, ours: str) -> None:
-        """The one that is refused, and a member."""
+        """Wait until the refused manager and a member both say why."""
         wait_until(says(wrong, theirs), f"{wrong} to say {theirs!r}")
         wait_until(says("m[12]", ours), f"a member to say {ours!r}")
 
@@ -84,7 +85,7 @@ def test_a_right_certificate_is_not_enough(managers: Managers, caplog: pytest.Lo
         assert store.status().links == "tls"
     m1 = managers.stores["m1"]
 
-    # A removed member: it was stopped meanwhile, and knows nothing of it.
+    # A removed member: it was stopped meanwhile, and does not know that it was removed.
     managers.start("m4", "m4", "m1", "m2", "m3")
     m1.add_member("m4", managers.addresses["m4"], timeout=WAIT_SECONDS)
     managers.stop("m4")
@@ -103,7 +104,7 @@ def test_a_right_certificate_is_not_enough(managers: Managers, caplog: pytest.Lo
     assert not emptied.is_ready
     managers.stop("m3")
 
-    # The cluster as it was before a restore: m1 is restored alone, m2 goes on with what it had.
+    # The cluster from before a restore: m1 is restored alone, and m2 goes on with its old directory.
     snapshot = managers.directory / "backup.mdb"
     m1.snapshot(snapshot)
     managers.stop("m1")

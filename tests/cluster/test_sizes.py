@@ -1,5 +1,5 @@
-"""The promise: what the limits allow works in a real cluster: the largest commands, many callers, a long absence, and
-any number of members from one upwards."""
+"""The promise: all that the limits allow works in a real cluster: the largest commands, many callers, a long absence,
+and any number of members from one upwards."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ CHANGE_SECONDS = 30.0
 
 
 def test_the_largest_commands_from_every_manager_at_once(cluster: Cluster) -> None:
-    """Entities of 1 MiB in batches of 4 MiB, several callers on each manager; nothing is dropped for its size on the
-    way, no heartbeat is late for it, and all of it is replayed after a kill."""
+    """Entities of 1 MiB in batches of 4 MiB, by several callers on each manager. No batch is dropped because of its
+    size, no heartbeat is late because of it, and all batches are replayed after a kill."""
     leader, term = cluster.wait_leader(), cluster.status("m1")["term"]
     asked = {id_: cluster.ask(id_, "put_large", callers=3, rounds=2) for id_ in cluster.alive}
     for id_, future in asked.items():
@@ -30,7 +30,7 @@ def test_the_largest_commands_from_every_manager_at_once(cluster: Cluster) -> No
 
 
 def test_more_callers_than_the_queue_takes(make_cluster: Callable[..., Cluster]) -> None:
-    """A queue of four and twelve writers a manager: they wait for one another, and every write is done."""
+    """Each manager has a queue of four and twelve writers: they wait for each other, and every write is done."""
     cluster = make_cluster(queue_limit=4)
     cluster.start_load(threads=12)
     for id_ in ("m1", "m2", "m3"):
@@ -41,8 +41,8 @@ def test_more_callers_than_the_queue_takes(make_cluster: Callable[..., Cluster])
 
 
 def test_a_long_absence_is_made_up_for_while_others_write(cluster: Cluster) -> None:
-    """A follower is away for thousands of writes. It gets them in bounded messages while new ones go on, and nobody's
-    leader changes for it."""
+    """A follower is away for thousands of writes. It gets them in bounded messages while new writes go on, and the
+    leader does not change."""
     leader, (away, stays) = cluster.wait_leader(), cluster.followers()
     cluster.kill(away)
     cluster.call_all("start_load", leader, stays, threads=8)
@@ -59,7 +59,8 @@ def test_a_long_absence_is_made_up_for_while_others_write(cluster: Cluster) -> N
 
 
 def test_a_cluster_grows_from_one_and_shrinks_to_one(make_cluster: Callable[..., Cluster]) -> None:
-    """One manager, then two, then three; then its first leader goes, then the next; the last one has everything."""
+    """One manager, then two, then three; then the first leader is removed, then the next; the last manager has all
+    writes."""
     cluster = make_cluster(("m1",))
     cluster.start_load("m1")
     for id_ in ("m2", "m3"):

@@ -1,4 +1,4 @@
-"""The promise: a disk that takes two seconds for one sync costs time, and neither an election nor a write."""
+"""The promise: a disk that takes two seconds for one sync costs time, but no election and no write."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.cluster.harness import Cluster
 pytestmark = pytest.mark.timeout(120)
 
 SYNC_SECONDS = 2.0  # twice the election timeout, and above the time in which a leader checks its quorum
-HUNG_SECONDS = 110.0  # longer than anything here waits for
+HUNG_SECONDS = 110.0  # longer than any wait in this file
 
 
 def wait_delays(cluster: Cluster, ids: list[str], which: str) -> None:
-    """Until the slow sync of each has begun, or ended."""
+    """Wait until the slow sync of each of these managers has begun, or ended."""
 
     def all_have() -> bool:
         return all(counts[which] == 1 for counts in cluster.call_all("disk_counts", *ids).values())
@@ -26,7 +26,7 @@ def wait_delays(cluster: Cluster, ids: list[str], which: str) -> None:
 @pytest.mark.parametrize("whose", ["leader", "follower", "both followers", "all"])
 def test_a_slow_sync_costs_no_election(cluster: Cluster, whose: str) -> None:
     """Load runs on all managers; one sync of some logs takes two seconds. Heartbeats and signs of life do not wait for
-    it: the same leader leads in the same term, before, while and after."""
+    it: the same leader leads in the same term before, during and after it."""
     leader, followers = cluster.wait_leader(), cluster.followers()
     slow = {"leader": [leader], "follower": followers[:1], "both followers": followers, "all": [leader, *followers]}
     cluster.start_load(threads=2)
@@ -53,8 +53,8 @@ def test_a_slow_sync_costs_no_election(cluster: Cluster, whose: str) -> None:
 
 
 def test_a_follower_whose_disk_hangs_does_not_acknowledge(cluster: Cluster) -> None:
-    """Its sync does not return: it must not count. With the other follower dead there is no quorum, although it hears
-    every entry; and as soon as its disk answers, what waited is done."""
+    """Its sync does not return, so it must not count. After the other follower has died there is no quorum, although
+    this follower hears every entry. As soon as its disk answers, the waiting write is done."""
     leader, (slow, dead) = cluster.wait_leader(), cluster.followers()
     cluster.wait_converged()
     cluster.call(slow, "delay_next_sync", seconds=60.0)

@@ -1,4 +1,4 @@
-"""The promise: the soak finds what grows, and what it wrote down can be drawn and judged again."""
+"""The promise: the soak finds a value that grows, and its samples can be drawn and judged again."""
 
 from __future__ import annotations
 

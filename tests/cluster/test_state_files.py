@@ -1,5 +1,5 @@
-"""The promise: the log is what counts. A state that is gone, or may have lost pages, is rebuilt from it, and other
-processes read the state beside the manager, whatever becomes of its files."""
+"""The promise: only the log counts. A state that is gone, or may have lost pages, is rebuilt from it. Other processes
+read the state beside the manager, also when its files are replaced."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def load(cluster: Cluster, count: int, *ids: str) -> None:
 
 
 def test_a_state_that_may_have_lost_pages_is_rebuilt_from_the_log(cluster: Cluster) -> None:
-    """Killed, and its marker names another boot: nobody may read the file, not even the manager. It is set aside, and
-    the log makes the same state again, to the digest."""
+    """The manager was killed, and the marker names another boot: no program may read the file, not even the manager. It
+    is set aside, and the log makes the same state again, with the same digest."""
     load(cluster, 200)
     victim = cluster.wait_leader()
     index, digest = cluster.wait_converged()
@@ -42,7 +42,7 @@ def test_a_state_that_may_have_lost_pages_is_rebuilt_from_the_log(cluster: Clust
 
 
 def test_all_states_lost_at_once_come_back_from_the_logs(cluster: Cluster) -> None:
-    """A power cut of all three machines: every state is untrusted or gone, and the three logs make it again."""
+    """A power cut of all three machines: every state is untrusted or gone, and the three logs rebuild it."""
     load(cluster, 200)
     cluster.wait_converged()
     cluster.kill("m1", "m2", "m3")
@@ -54,7 +54,7 @@ def test_all_states_lost_at_once_come_back_from_the_logs(cluster: Cluster) -> No
 
 
 def test_without_a_quorum_a_rebuilt_state_is_what_was_committed(cluster: Cluster) -> None:
-    """The manager that lost its state is alone: it may serve what it knows to be committed, and no more than that."""
+    """The manager that lost its state is alone: it may serve the writes that it knows to be committed, no others."""
     load(cluster, 100)
     cluster.wait_converged()
     cluster.stop("m1", "m2", "m3")
@@ -68,8 +68,8 @@ def test_without_a_quorum_a_rebuilt_state_is_what_was_committed(cluster: Cluster
 
 
 def test_a_log_that_ends_below_the_state_is_refused(cluster: Cluster) -> None:
-    """The log was put back from an older copy and the state was not: to vote and acknowledge on what is left could lose
-    what others count on. It is refused at each start: the third must not take the state for what fails, rebuild it
+    """The log was put back from an older copy, and the state was not. If the manager voted and acknowledged with this
+    log, acknowledged writes could be lost. Each start is refused: the third one must not blame the state, rebuild it
     from the old log, and so destroy the evidence."""
     victim = cluster.followers()[0]
     load(cluster, 30)
@@ -90,7 +90,7 @@ def test_a_log_that_ends_below_the_state_is_refused(cluster: Cluster) -> None:
 
 
 def test_a_directory_has_one_manager_at_a_time(cluster: Cluster) -> None:
-    """A second manager process on the directory of a running one is told so, and disturbs nothing."""
+    """A second manager process on the directory of a running manager gets an error, and disturbs nothing."""
     running = cluster.processes.pop("m1")
     try:
         refused = cluster.launch_refused("m1")
@@ -103,8 +103,8 @@ def test_a_directory_has_one_manager_at_a_time(cluster: Cluster) -> None:
 
 
 def test_a_port_that_is_taken_is_said_and_harms_nothing(cluster: Cluster) -> None:
-    """Three starts in a row with a port that another manager has: each says so; then the right port finds all as it
-    was, on the same generation: such a start says nothing against the state."""
+    """Three starts in a row use a port that another manager has, and each says so. The next start, with the right port,
+    finds everything unchanged, on the same generation: such a failed start does not count against the state."""
     load(cluster, 30)
     before = cluster.generation("m1")
     cluster.stop("m1")
@@ -121,7 +121,7 @@ def test_a_port_that_is_taken_is_said_and_harms_nothing(cluster: Cluster) -> Non
 
 
 def test_starts_without_a_quorum_do_not_cost_the_state(cluster: Cluster) -> None:
-    """An operator starts one of three managers, again and again, and stops it: it never got ready, because the others
+    """An operator starts one of three managers again and again, and stops it. It never gets ready, because the others
     are down. That is no reason to distrust its state: local reads must not go back."""
     load(cluster, 50)
     index, _ = cluster.wait_converged()
@@ -135,7 +135,8 @@ def test_starts_without_a_quorum_do_not_cost_the_state(cluster: Cluster) -> None
 
 
 def test_kills_soon_after_a_start_do_not_cost_the_state(cluster: Cluster) -> None:
-    """kill -9 as soon as it is noted that the manager got ready, which is at once: none of these starts has failed."""
+    """kill -9 as soon as the manager has noted that it got ready, which it does at once. None of these starts counts as
+    failed."""
     before = cluster.generation("m1")
     for _ in range(3):
         begin = time.monotonic()
@@ -147,8 +148,8 @@ def test_kills_soon_after_a_start_do_not_cost_the_state(cluster: Cluster) -> Non
 
 
 def test_another_process_reads_while_the_manager_writes_and_follows_it(cluster: Cluster) -> None:
-    """ReadOnlyStore in this process, on the leader's directory: it sees what the manager acknowledged as soon as it is
-    acknowledged, goes on reading while the manager is down, and follows the rebuilt generation when it is back."""
+    """A ReadOnlyStore in this process, on the leader's directory, sees a write as soon as the manager has acknowledged
+    it, goes on reading while the manager is down, and uses the rebuilt generation when the manager is back."""
     leader = cluster.wait_leader()
     with wr.ReadOnlyStore(cluster.data_dir(leader)) as reader:
         cluster.start_load()

@@ -1,7 +1,7 @@
 """The promise: a batch of the log costs one sync of one file, and the state is not synced between checkpoints.
 
-Counted in the manager by the files that its log is given, and, where strace is installed, from outside, in the system
-calls of every thread of the process.
+The files that the manager's log is given count the syncs. If strace is installed, the system calls of all threads of
+the process are counted as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CALL = re.compile(r"(?P<call>\w+)\((?P<descriptor>\d+<(?P<path>[^>]*)>)?")
 
 
 def test_a_batch_costs_one_sync(cluster: Cluster) -> None:
-    """On leader and followers, under load of many callers: never more syncs than batches, and many writes a batch."""
+    """On leader and followers, under load of many callers: not more syncs than batches, and many writes in a batch."""
     leader = cluster.wait_leader()
     before = {id_: (cluster.call(id_, "disk_counts"), cluster.call(id_, "log_batches")) for id_ in cluster.alive}
     cluster.start_load(threads=8)
@@ -41,7 +41,7 @@ def test_a_batch_costs_one_sync(cluster: Cluster) -> None:
 
 
 def traced(trace: Path) -> Counter[str]:
-    """What was synced: `log`, `prepared` (the next segment, ahead of time), `state`, or what else."""
+    """The number of syncs by kind: `log`, `prepared` (the next segment, ahead of time), `state`, or another path."""
     synced: Counter[str] = Counter()
     for line in trace.read_text(errors="replace").splitlines():
         call = CALL.search(line)
@@ -53,7 +53,7 @@ def traced(trace: Path) -> Counter[str]:
         elif path.parent.name == "log":
             synced["prepared"] += 1
         elif path.name == "state":
-            synced["state's directory"] += 1  # once, when the start is noted as good
+            synced["state's directory"] += 1  # once, when the start is noted as successful
         elif path.suffix == ".mdb":
             synced["state"] += 1
         else:
@@ -73,8 +73,8 @@ def strace() -> str:
 
 
 def test_the_system_calls_of_a_manager_under_load(make_cluster: Callable[..., Cluster], strace: str) -> None:
-    """One manager of three runs under `strace -f`, started after the cluster was formed, so that what is counted is the
-    load; no checkpoint is due. It leads, so its log gets every write."""
+    """One manager of three runs under `strace -f`. It starts after the cluster was formed, so that only the load is
+    counted; no checkpoint is due. It leads, so its log gets every write."""
     cluster = make_cluster(checkpoint_interval_seconds=NO_CHECKPOINT_SECONDS)
     cluster.start_load(threads=1)
     cluster.wait_acknowledged(30)
@@ -103,7 +103,7 @@ def test_the_system_calls_of_a_manager_under_load(make_cluster: Callable[..., Cl
     assert during["state's directory"] <= 1, during
     print(f"{writes} writes, {batches} batches of the log; synced: {dict(during)}")
 
-    # A clean close syncs the state, and the trace shows it: what was not seen above would have been.
+    # A clean close syncs the state, and the trace shows that. So the trace would have shown such a sync above.
     cluster.stop("m1")
     closed = traced(trace)
     assert closed["state"] + closed["msync"] > before["state"] + before["msync"], closed

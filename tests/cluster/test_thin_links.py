@@ -1,8 +1,8 @@
-"""The promise: one legal write, however large, costs no leader its place on links that carry little, and it is done in
-about the time that its bytes need.
+"""The promise: on links that carry few bytes a second, a legal write of any size does not cost the leader its
+leadership, and is done in about the time that its bytes need.
 
-Real processes. network.py stands between them, carries a fixed number of bytes a second, and takes in megabytes before
-its sender feels it.
+Real processes. network.py is between them, carries a fixed number of bytes a second, and takes megabytes before the
+sender has to wait.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
 
 
 def test_the_largest_batch_is_done_in_its_time_and_the_leader_stays(cluster: Cluster) -> None:
-    """4 MB at 1 MB/s: four seconds, and four election timeouts. A frame that could not be interrupted held up the
-    heartbeats, each new leader sent all of it again, and it was never done."""
+    """4 MB at 1 MB/s: four seconds, and four election timeouts. (Pins a bug: a frame that could not be interrupted
+    delayed the heartbeats, each new leader sent the whole frame again, and the write was never done.)"""
     leader = cluster.wait_leader()
     term = cluster.status(leader)["term"]
     cluster.slow_links(bytes_per_second=MB)
@@ -54,8 +54,8 @@ def test_a_large_entity_on_links_of_four_megabits(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("through", ["leader", "follower"])
 def test_small_writes_beside_the_largest_batch_take_a_moment(cluster: Cluster, through: str) -> None:
-    """Writers on all managers go on while a batch of 4 MB travels: behind it in the log they would wait for its four
-    seconds. Through a follower it takes the thin way once, to the leader, and not back."""
+    """Writers on all managers go on while a batch of 4 MB travels; behind it in the log they would wait for four
+    seconds. A batch through a follower takes the thin link once, to the leader, and not back."""
     leader, followers = cluster.wait_leader(), cluster.followers()
     term = cluster.status(leader)["term"]
     cluster.slow_links(bytes_per_second=MB)
@@ -79,7 +79,7 @@ def test_small_writes_beside_the_largest_batch_take_a_moment(cluster: Cluster, t
 
 def test_a_write_too_large_for_its_time_was_not_applied_and_disturbs_nobody(cluster: Cluster) -> None:
     """4 MB at 64 kB/s take a minute. The write ends at its deadline, small writes go on before and after, the leader
-    stays, and the links are free again for what comes next."""
+    stays, and the links are free again for the next writes."""
     leader = cluster.wait_leader()
     term = cluster.status(leader)["term"]
     cluster.slow_links(bytes_per_second=64_000)
@@ -97,7 +97,7 @@ def test_a_write_too_large_for_its_time_was_not_applied_and_disturbs_nobody(clus
 
 
 def test_small_writes_of_many_callers_fill_no_link(cluster: Cluster) -> None:
-    """More than the links carry: each waits its turn, nobody's heartbeat does."""
+    """These are more writes than the links carry. They wait for their turn; heartbeats do not wait."""
     leader, followers = cluster.wait_leader(), cluster.followers()
     term = cluster.status(leader)["term"]
     cluster.slow_links(bytes_per_second=100_000)
@@ -111,7 +111,7 @@ def test_small_writes_of_many_callers_fill_no_link(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("through", ["leader", "follower"])
 def test_a_thread_that_does_not_wait_keeps_its_order(cluster: Cluster, through: str) -> None:
-    """A small write passes large ones of others, never one that its own thread made before."""
+    """A small write passes large writes of other threads, but never an earlier write of its own thread."""
     leader, followers = cluster.wait_leader(), cluster.followers()
     cluster.slow_links(delay_seconds=0.02)
     id_ = leader if through == "leader" else followers[0]

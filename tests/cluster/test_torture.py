@@ -1,7 +1,7 @@
-"""The promise: whatever is done to managers, disks and network, in whichever order, no acknowledged write is lost or
-doubled, and what callers were told of shared records is linearizable.
+"""The promise: under all faults of managers, disks and network, in any order, no acknowledged write is lost or doubled,
+and the answers about shared records are linearizable.
 
-This is a minute of scripts/torture.sh, which goes on for as long as one likes.
+This is a minute of scripts/torture.sh, which runs for any time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def test_a_minute_of_torture() -> None:
 
 
 def journal(directory: Path, name: str, *calls: tuple[str, object, object, str, object]) -> None:
-    """One writer's file; each call: operation, value, detail, outcome, answer. All on one key, one after the other."""
+    """Write one writer's file. Each call: operation, value, detail, outcome, answer; all on one key, one after the
+    other."""
     lines = []
     for number, (operation, value, detail, outcome, answer) in enumerate(calls, 1):
         begin = 10.0 * number
@@ -38,7 +39,7 @@ def journal(directory: Path, name: str, *calls: tuple[str, object, object, str, 
 
 
 def test_a_stale_read_is_found(tmp_path: Path) -> None:
-    """The check must be able to fail: a read after a barrier that does not see what was acknowledged before it."""
+    """The check must be able to fail: a read after a barrier does not see a write that was acknowledged before it."""
     writes = [("slot put", "a", None, "ok", 1), ("slot cas", "b", 1, "ok", 2)]
     journal(tmp_path, "m1-1-0-0", *writes, ("read", None, None, "read", [2, "b"]))
     assert check_linearizability(History(tmp_path).read()) == {"linearizable": 1}

@@ -1,9 +1,9 @@
 """Faults without end against a cluster of real processes under load: `scripts/torture.sh --minutes 10`.
 
-Faults are drawn from a seed; what the machine makes of them is not repeatable. After every few of them the load stops,
-the managers must converge, and each must hold what its callers were told (checkers.py). A cluster ends with the loss of
-all managers and a restore, as often as not by mistake first. A failure ends it, with 1.
-Invariant: a fault is ended before the next check, so what is demanded then can be had.
+Faults are drawn from a seed, but their course on a real machine is not repeatable. After every few faults the load
+stops, the managers must converge, and the state of each must agree with the callers' answers (checkers.py). A cluster
+ends with the loss of all managers and a restore, half of the time with a mistake first. A failure ends the run, with 1.
+Invariant: each fault ends before the next check, so that the check can demand a working cluster.
 """
 
 from __future__ import annotations
@@ -29,26 +29,27 @@ from warren_raft.restoring import restore
 FAULTS_A_ROUND: Final = 6
 WRITES_BETWEEN: Final = 40
 TIMEOUTS_SECONDS: Final = (0.3, 2.0, 20.0)
-"""Of the writers: some give up early, so that what is told to them is tested too."""
+"""The writers' timeouts. Some writers give up early, so that their answers are tested too."""
 ROUNDS_A_CLUSTER: Final = 8
-"""Then a new one: each check judges everything from the cluster's beginning, so long histories cost more and more."""
+"""After these rounds there is a new cluster: each check judges all writes of a cluster, so long histories cost more and
+more."""
 MINUTES: Final = 1.0
 HOLD_SECONDS: Final = (0.2, 1.0, 2.5, 6.0)
-"""How long a fault lasts that has no end of its own: less or more than an election takes."""
+"""The time of a fault that has no end of its own: less or more than an election takes."""
 
 REJOIN: Final = ("remove this manager from the cluster, empty its data directory", "run `members remove ID` on another")
-"""What a manager says that cannot go on with what its disk has left."""
+"""The errors of a manager that cannot go on with its damaged files."""
 
 
 @dataclass
 class Tally:
-    """What was done and found, of all clusters of a run."""
+    """The faults and the results of all clusters of a run."""
 
     began: float = field(default_factory=time.monotonic)
     clusters: int = 0
     kills: int = 0
     refused: int = 0
-    """Managers whose damaged files kept them from starting, and that joined anew."""
+    """Managers that could not start because of damaged files, and that joined again."""
     faults: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[str] = field(default_factory=Counter)
@@ -58,13 +59,13 @@ class Tally:
         return time.monotonic() - self.began
 
     def add(self, cluster: Cluster) -> None:
-        """A cluster that is at its end, each of its checks passed."""
+        """Add a cluster that has ended and has passed all its checks."""
         self.clusters += 1
         self.outcomes.update(write.outcome for write in cluster.history.writes)
         self.verdicts.update(cluster.verdicts)
 
     def __str__(self) -> str:
-        """Lost or doubled ones are in no tally: the first ends the run."""
+        """A tally never shows lost or doubled writes, because the first such write ends the run."""
         lines = [
             f"elapsed: {self.elapsed:.0f} s, {self.clusters} clusters",
             f"kills: {self.kills}, refused and joined anew: {self.refused}",
@@ -79,7 +80,7 @@ class Tally:
 
 
 class Torture:
-    """One cluster, and whatever happens to it."""
+    """One cluster and its faults."""
 
     def __init__(self, cluster: Cluster, draw: random.Random, tally: Tally, only: str = "") -> None:
         self.cluster = cluster
@@ -126,12 +127,12 @@ class Torture:
         self._deck = self._shuffled()
 
     def _shuffled(self) -> Iterator[Callable[[], None]]:
-        """Each fault once in an order of chance, and again."""
+        """All faults in a random order, then all of them in another random order, and so on."""
         while True:
             yield from self.draw.sample(self.faults, len(self.faults))
 
     def round(self, is_enough: Callable[[], bool]) -> None:
-        """Some faults under load, fewer when it is enough, then the check."""
+        """Some faults under load (fewer if `is_enough`), then the check."""
         cluster = self.cluster
         self.load(*cluster.alive)
         for fault in itertools.islice(self._deck, FAULTS_A_ROUND):
@@ -215,7 +216,7 @@ class Torture:
             self.cluster.call(id_, "delay_next_sync", seconds=self.draw.choice((0.1, 0.7, 2.0)))
 
     def full_disk(self) -> None:
-        """Of one's log: the others go on, under another leader where it was the leader's."""
+        """The disk of one manager's log is full. The others go on; if it was the leader's, under another leader."""
         victim = self.draw.choice(self.cluster.alive)
         self.cluster.call(victim, "fill_disk")
         self.cluster.wait_acknowledged(WRITES_BETWEEN, *self.others(victim))
@@ -230,7 +231,7 @@ class Torture:
         self.restart(victim)
 
     def wipe_follower(self) -> None:
-        """Its directory is lost; as the refusal says, it is removed and added again."""
+        """A follower loses its directory; it is removed and added again, as the refusal says."""
         follower = self.any_follower()
         self.cluster.kill(follower)
         self.rejoin(follower)
@@ -243,7 +244,7 @@ class Torture:
         self.restart(follower)
 
     def kill_the_leader_of_a_change(self) -> None:
-        """A fourth member is being added, or removed, when the leader dies; whoever asked asks again."""
+        """The leader dies while a fourth member is added or removed; the operator asks again."""
         leader = self.leader()
         self.cluster.add_blank("m4")
         asked = self.cluster.ask(
@@ -264,15 +265,15 @@ class Torture:
         self.cluster.kill("m4")
         shutil.rmtree(self.cluster.data_dir("m4"))
 
-    # Snapshots, and disks that rot
+    # Snapshots, and damaged files
 
     def left_behind(self) -> tuple[str, int]:
-        """A follower that is down, and whom nobody can give the log any more that it needs."""
+        """A follower that is down, and for which no manager has the necessary log any more."""
         follower = self.any_follower()
         return follower, self.cluster.leave_behind(follower)
 
     def fetching(self) -> str:
-        """A follower in the middle of a fetch, as a rule: it may be through already."""
+        """A follower that usually is in the middle of a fetch; the fetch may have ended already."""
         follower, index = self.left_behind()
         self.cluster.slow_links(follower, delay_seconds=self.draw.choice((0.0, 0.002, 0.005)))
         self.cluster.start(follower, ready=False)
@@ -307,7 +308,7 @@ class Torture:
         self.load(follower)
 
     def rotten_snapshot(self) -> None:
-        """A bit of the newest one. It is noticed when it is sent, or when a state is to be made of it."""
+        """Flip a bit of the newest snapshot. It is noticed when the snapshot is sent, or when a state is made of it."""
         victim = self.draw.choice(self.cluster.alive)
         self.cluster.kill(victim)
         for snapshot in self.cluster.snapshots_of(victim)[:1]:
@@ -317,7 +318,7 @@ class Torture:
         self.restart_or_rejoin(victim)
 
     def snapshots_deleted(self) -> None:
-        """All of one manager's. Where its state is gone too it can be made of nothing, unless the log is whole."""
+        """Delete all snapshots of a manager. If its state is gone too, only a whole log can rebuild the state."""
         victim = self.draw.choice(self.cluster.alive)
         self.cluster.kill(victim)
         for snapshot in self.cluster.snapshots_of(victim):
@@ -327,14 +328,14 @@ class Torture:
         self.restart_or_rejoin(victim)
 
     def rotten_state(self) -> None:
-        """Anywhere in the file of a manager that was stopped: the seal tells."""
+        """Flip a bit anywhere in the state file of a stopped manager: the seal shows it."""
         victim = self.draw.choice(self.cluster.alive)
         self.cluster.stop(victim)
         self.cluster.flip_bit(self.cluster.state_of(victim) / f"{self.cluster.generation(victim)}.mdb", self.draw)
         self.restart_or_rejoin(victim)
 
     def rotten_log(self) -> None:
-        """It is refused, or it is where nothing is read any more; never a wrong entry."""
+        """Flip a bit in a log. The log is refused, or the bit is not read any more; no wrong entry is ever read."""
         victim = self.draw.choice(self.cluster.alive)
         self.cluster.kill(victim)
         segments = sorted((self.cluster.data_dir(victim) / "log").iterdir())
@@ -342,7 +343,7 @@ class Torture:
         self.restart_or_rejoin(victim)
 
     def restart_or_rejoin(self, victim: str) -> None:
-        """Whoever refuses to start says that it has to be removed, emptied and added again; so that is done."""
+        """A manager that refuses to start says that it has to be removed, emptied and added again. Do that."""
         opened = self.cluster.launch(victim).opened.exception(WAIT_SECONDS)
         if opened is None:
             self.cluster.wait_ready(victim)
@@ -356,7 +357,7 @@ class Torture:
         self.rejoin(victim)
 
     def rejoin(self, id_: str) -> None:
-        """One that does not run: emptied, started, removed and added."""
+        """Empty the directory of a stopped manager, start it, remove it and add it."""
         shutil.rmtree(self.cluster.data_dir(id_))
         self.cluster.start(id_, ready=False)
         self.change("remove_member", id=id_)
@@ -364,11 +365,11 @@ class Torture:
         self.cluster.wait_ready(id_)
         self.load(id_)
 
-    # The end: all is lost
+    # The end: all managers are lost
 
     def disaster(self) -> None:
-        """What one manager saved is restored into all. Before, as often as not, into some of them only, and the others
-        started as they were: no member of the one cluster may take one of the other for its own."""
+        """Restore one manager's saved snapshot into all managers. Half of the time restore it into some of them first,
+        and start the others as they were: no member of one cluster may take a member of the other for its own."""
         cluster, ids = self.cluster, list(self.cluster.members)
         cluster.wait_converged()
         before, old = cluster.call(ids[0], "dump"), cluster.status(ids[0])["cluster_id"]
@@ -387,7 +388,7 @@ class Torture:
         for id_ in ids:
             dump, status = cluster.call(id_, "dump"), cluster.status(id_)
             assert status["cluster_id"] != old, f"{id_} is of the old cluster"
-            assert dump.pop("revision") > revision, f"{id_}: what is new cannot be told from what is old"
+            assert dump.pop("revision") > revision, f"{id_}: a new revision can be taken for an old one"
             assert dump == {name: value for name, value in before.items() if name != "revision"}, id_
         cluster.call(self.draw.choice(ids), "put", key="after the restore", value="x")
         cluster.wait_converged()
@@ -405,7 +406,8 @@ class Torture:
             restore(file, self.cluster.data_dir(id_), node_id=id_, members=members, move_aside=True)
 
     def start_apart(self, restored: list[str], others: list[str]) -> None:
-        """Two of the old cluster are a majority of that; one that is left finds out and stops. The restored wait."""
+        """Two members of the old cluster are a majority of it. A single one finds out and stops. The restored managers
+        wait."""
         self.cluster.start(*restored, *others, ready=False)
         if len(others) == 2:
             self.cluster.wait_ready(*others)
@@ -416,7 +418,7 @@ class Torture:
             assert not self.cluster.status(id_)["ready"], f"{id_} is ready, and not all are restored"
         self.kill_for_good(*restored, *others)
 
-    # The network: what is not cut goes on, and must
+    # The network: managers that are not cut off must go on
 
     def others(self, id_: str) -> list[str]:
         return [other for other in self.cluster.alive if other != id_]
@@ -453,14 +455,14 @@ class Torture:
         self.cluster.heal()
 
     def cut_leader_off_again_and_again(self) -> None:
-        """What was held arrives each time, and each time is older than what came about meanwhile."""
+        """Held bytes arrive each time, and each time they are older than the changes meanwhile."""
         for _ in range(4):
             self.cut_off(self.leader())
             self.cluster.heal()
 
     def cut_leader_off_and_kill(self) -> None:
-        """The majority goes on without the old leader and loses one of its own: what it acknowledged is on the other
-        one only, with whom the old leader, whose log is another one, must come to terms."""
+        """The majority goes on without the old leader, and one of its managers is killed. Only one manager then has
+        the acknowledged writes, and the old leader, with another log, must follow it."""
         leader = self.leader()
         others = self.others(leader)
         self.cluster.isolate(leader)
@@ -472,7 +474,8 @@ class Torture:
         self.restart(victim)
 
     def deaf_leader(self) -> None:
-        """It is heard and hears nobody, so it must see for itself that it leads nobody."""
+        """The others hear the leader, and the leader hears no manager. So it must notice by itself that it has no
+        majority."""
         leader = self.leader()
         for other in self.others(leader):
             self.cluster.cut_one_way(other, leader)
@@ -509,8 +512,8 @@ class Torture:
         return leader if leader != "m4" else self.any_of_three()
 
     def change(self, command: str, **arguments: Any) -> None:
-        """As an operator would: not through the manager that it is about, which may know nobody; and again, when the
-        leader is lost meanwhile, since asking twice is harmless."""
+        """Make a change like an operator: through another manager than the changed one, which may have no links; and
+        again, if the leader is lost meanwhile, because it is harmless to ask twice."""
         for attempt in range(5):
             try:
                 asked = self.any_of_three(but=arguments["id"])
@@ -523,8 +526,8 @@ class Torture:
 
 
 def run(seed: int, *, minutes: float | None = None, kills: int | None = None, only: str = "") -> Tally:
-    """Until the time is over or the kills are done, whichever comes first; `only` faults with this in their name.
-    AssertionError: something was not as promised; what the managers left is kept, and a line says where."""
+    """Run until the time is over or the kills are done. `only`: faults with this text in their names. AssertionError: a
+    promise was broken; the managers' files are kept, and a line says where."""
     draw, tally = random.Random(seed), Tally()
     seconds = float("inf") if minutes is None else minutes * 60
     wanted = float("inf") if kills is None else kills
@@ -551,7 +554,7 @@ def run(seed: int, *, minutes: float | None = None, kills: int | None = None, on
 
 @contextlib.contextmanager
 def kept_if_it_fails(cluster: Cluster, seed: int) -> Iterator[None]:
-    """Data, logs and journals of a cluster that broke a promise."""
+    """Keep data, logs and journals of a cluster that broke a promise."""
     try:
         yield
     except Exception:
@@ -559,7 +562,7 @@ def kept_if_it_fails(cluster: Cluster, seed: int) -> Iterator[None]:
         for process in cluster.processes.values():
             process.signal(signal.SIGSTOP)  # so that files do not change while they are copied
         shutil.copytree(cluster.directory, kept, ignore=shutil.ignore_patterns("*.sock"))
-        print(f"FAILED with seed {seed}; what the managers left is in {kept}", flush=True)
+        print(f"FAILED with seed {seed}; the managers' files are in {kept}", flush=True)
         raise
 
 
