@@ -1,6 +1,6 @@
-"""What the tests of the command line share: free ports, managers as real processes, what a command printed.
+"""Helpers for the tests of the command line: free ports, managers as real processes, the output of a command.
 
-Whoever starts a process here ends it; the fixtures in conftest.py do.
+A caller that starts a process here has to end it; the fixtures in conftest.py do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EXIT_SECONDS = 30
 
 @dataclass
 class Ran:
-    """What a command printed and how it ended."""
+    """The output and the exit code of a command."""
 
     code: int
     out: str
@@ -32,7 +32,7 @@ class Ran:
 
     @property
     def text(self) -> str:
-        """What it printed; it must have been done."""
+        """The command's stdout; the command must have succeeded."""
         assert self.code == 0, self.err
         return self.out
 
@@ -45,14 +45,14 @@ Command = Callable[..., Ran]
 
 
 def free_addresses(count: int) -> list[str]:
-    """Addresses on loopback whose ports were free a moment ago."""
+    """Addresses on loopback, with ports that were free a moment ago."""
     with ExitStack() as stack:
         links = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [f"127.0.0.1:{link.getsockname()[1]}" for link in links]
 
 
 class ManagerProcess:
-    """`warren-raft serve` as a process of its own. Without members, it is told its directory and `extra` only."""
+    """`warren-raft serve` as a process of its own. Without members it gets only its directory and `extra`."""
 
     def __init__(self, data_dir: Path, node_id: str, members: dict[str, str], *extra: str) -> None:
         self.data_dir = data_dir
@@ -70,7 +70,7 @@ class ManagerProcess:
         self._out = self.process.stdout
 
     def wait_ready(self) -> str:
-        """The line that it prints when it can serve."""
+        """Wait for the line that the manager prints when it can serve, and return it."""
         os.set_blocking(self._out.fileno(), False)
         deadline = time.monotonic() + READY_SECONDS
         line = b""
@@ -82,7 +82,7 @@ class ManagerProcess:
         return line.decode().rstrip()
 
     def wait_socket(self) -> None:
-        """Until it answers on its admin socket, which does not need a quorum."""
+        """Wait until the manager answers on its admin socket, which does not need a quorum."""
         deadline = time.monotonic() + READY_SECONDS
         while not (self.data_dir / "admin.sock").exists():
             assert self.process.poll() is None, self.log.read_text()
@@ -95,7 +95,7 @@ class ManagerProcess:
         return self.process.wait(EXIT_SECONDS)
 
     def end(self) -> None:
-        """Ends it, whatever state it is in."""
+        """Ends the process, in any state."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(EXIT_SECONDS)

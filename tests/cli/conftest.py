@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the command line. Every process started here is ended here, whatever a test does."""
+"""Fixtures of the tests of the command line. Every process started here is ended here, also if a test fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from warren_raft_cli.main import run
 
 @pytest.fixture
 def warren(capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs `warren-raft ARGUMENTS` in this process. An error must be one line, whatever it is."""
+    """Runs `warren-raft ARGUMENTS` in this process. Each error must be one line."""
     monkeypatch.delenv("WARREN_DATA_DIR", raising=False)
 
     def command(*arguments: str | Path) -> Ran:
@@ -48,7 +48,7 @@ def start_manager() -> Iterator[StartManager]:
 
 @pytest.fixture(scope="session")
 def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The directory of a manager that runs as long as the tests do: a cluster of one."""
+    """The directory of a manager that runs during all tests: a cluster of one."""
     data_dir = tmp_path_factory.mktemp("manager") / "m1"
     process = ManagerProcess(data_dir, "m1", {"m1": free_addresses(1)[0]})
     try:

@@ -1,6 +1,6 @@
 """Hosts for tests: network namespaces with addresses of their own, on one switch, and a directory for each.
 
-Needs root. Nothing outside of these namespaces is changed; they end with the `with` block, whatever happened in it.
+Needs root. Nothing outside of these namespaces is changed; they end with the `with` block, also after an error in it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _ip(*arguments: str) -> None:
 
 
 def why_not() -> str:
-    """Why this machine can make no network namespaces; empty where it can."""
+    """Why this machine cannot make network namespaces; empty if it can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     name = f"wr-{os.getpid()}-probe"
@@ -36,7 +36,7 @@ def why_not() -> str:
 
 
 class Hosts(AbstractContextManager["Hosts"]):
-    """One for each address, which is of a /24. `directory(address)` is the host's working directory."""
+    """One host for each address; the addresses are of a /24. `directory(address)` is the host's working directory."""
 
     def __init__(self, addresses: Sequence[str], directory: Path) -> None:
         self._directory = directory
@@ -68,7 +68,7 @@ class Hosts(AbstractContextManager["Hosts"]):
         return self._directory / address
 
     def prefix(self, address: str) -> list[str]:
-        """Before a command that is to run on this host."""
+        """The words to put before a command that is to run on this host."""
         return ["ip", "netns", "exec", self._names[address]]
 
     def __exit__(

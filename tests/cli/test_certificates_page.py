@@ -1,7 +1,7 @@
-"""The promise: what docs/certificates.md tells an operator to type does what it says, on hosts with addresses of their
-own, and nobody who writes meanwhile has a write refused.
+"""The promise: the commands in docs/certificates.md work as the page says, on hosts with addresses of their own, and no
+write is refused meanwhile.
 
-Each host is a network namespace with the very address that the page has for it.
+Each host is a network namespace with the address that the page has for it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ADDRESSES = ("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4")
 
 
 class Operator:
-    """Types what the sections of the page say; `# on HOST` is where."""
+    """Types the commands in the sections of the page; `# on HOST` names the host."""
 
     def __init__(self, warren: Command, hosts: Hosts, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.warren, self.hosts, self._monkeypatch = warren, hosts, monkeypatch
@@ -79,7 +79,7 @@ class Operator:
         self._not_ready.append(self.host)
 
     def wait_ready(self) -> None:
-        """Until every manager that was started has printed its line."""
+        """Wait until all started managers have printed their ready lines."""
         deadline = time.monotonic() + READY_SECONDS
         for host in self._not_ready:
             while b"ready" not in (self.directory(host) / "out").read_bytes():
@@ -124,7 +124,7 @@ def serials(operator: Operator, hosts: tuple[str, ...]) -> set[str]:
 
 @pytest.mark.timeout(600)
 def test_following_the_page_from_its_top_to_its_end(operator: Operator) -> None:
-    """One cluster goes through all of it, as an operator's does."""
+    """One cluster goes through the whole page, like an operator's cluster."""
     three = ADDRESSES[:3]
     operator.follow("A cluster on three hosts")
     assert operator.told[-1].startswith("healthy: ")

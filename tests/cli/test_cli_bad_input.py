@@ -1,6 +1,6 @@
 """The promise: bad input gets one clear line and the documented exit code, and changes nothing.
 
-(`warren` in conftest.py asserts the one line, and that it is no traceback, for every command that fails.)
+(For every command that fails, `warren` in conftest.py asserts that it prints one line and no traceback.)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def unchanged(warren: Command, manager: Path) -> Iterator[Path]:
-    """The running manager; whatever the test does must leave its state as it was."""
+    """The running manager; the test must not change its state."""
 
     def state() -> tuple[int, str]:
         status = warren("status", "--data-dir", manager, "-o", "json").json
@@ -197,7 +197,7 @@ def test_bytes_that_are_no_text_are_named_by_their_line(warren: Command, unchang
 def test_an_entity_over_the_size_limit_is_named_before_anything_is_stored(
     warren: Command, unchanged: Path, tmp_path: Path
 ) -> None:
-    """Its line is good JSON and a good record; that it is too large must not be found out half-way."""
+    """The line is good JSON and a good record, but too large. That must not be found out half-way."""
     file = tmp_path / "state.jsonl"
     large = {"bucket": "nodes", "key": "n", "value": {"ID": "n", "Hostname": "h" * (1024 * 1024)}}
     file.write_text(f"{GOOD_LINE}\n{json.dumps(large)}\n", encoding="utf-8")
@@ -216,7 +216,7 @@ def test_an_empty_file_is_told_of(warren: Command, unchanged: Path, tmp_path: Pa
 
 
 def test_a_go_warrens_database_is_recognised(warren: Command, unchanged: Path, tmp_path: Path) -> None:
-    """bbolt: a page header of 16 bytes, then the magic number. Its bytes are no lines, and to say so would mislead."""
+    """bbolt: a page header of 16 bytes, then the magic number. An error about a bad line would mislead."""
     file = tmp_path / "warren.db"
     file.write_bytes(struct.pack("<QHHI", 0, 4, 0, 0) + struct.pack("<II", 0xED0CDAED, 2) + bytes(4096 - 24))
     ran = warren("import", file, "--data-dir", unchanged)
@@ -262,7 +262,7 @@ def test_a_directory_that_never_had_a_manager_is_told_and_left_alone(
     ],
 )
 def test_a_file_in_place_of_the_directory_is_named(warren: Command, tmp_path: Path, command: tuple[str, ...]) -> None:
-    """It was told that DIR/lock is no directory, or how to start a manager there."""
+    """(Pins a bug: the error said that DIR/lock is no directory, or how to start a manager there.)"""
     (tmp_path / "file").write_text("precious")
     ran = warren(*command, "--data-dir", tmp_path / "file")
     assert ran.code == 2
@@ -271,7 +271,7 @@ def test_a_file_in_place_of_the_directory_is_named(warren: Command, tmp_path: Pa
 
 
 def serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs `serve` where it is expected to refuse; it must end by itself."""
+    """Runs a `serve` that is expected to refuse; it must end by itself."""
     command = [sys.executable, "-m", "warren_raft_cli", "serve", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
@@ -376,11 +376,11 @@ def test_a_write_without_a_quorum_is_exit_code_6_at_its_deadline(
     assert process.stop() == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who alone can read another user's files")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root can read another user's files")
 def test_root_does_not_read_another_users_stopped_manager(
     tmp_path: Path, start_manager: StartManager, warren: Command
 ) -> None:
-    """It would leave lock files of root behind, which that user's manager could then not open."""
+    """It would leave root's lock files behind, and that user's manager could not open them."""
     process = start_manager(tmp_path / "m1", "m1", {"m1": free_addresses(1)[0]})
     process.wait_ready()
     assert process.stop() == 0

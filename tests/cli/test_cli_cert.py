@@ -1,5 +1,5 @@
-"""The promise: three commands make the certificates of a cluster, each says what to type next, and whatever is wrong is
-one line."""
+"""The promise: three commands make the certificates of a cluster, each names the next command, and each error is one
+line."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_new_ca_takes_over_from_the_old_one(warren: Command, ca: Path) -> None
 def test_a_manager_starts_from_its_join_file_and_takes_newer_ones(
     warren: Command, ca: Path, start_manager: StartManager, tmp_path: Path
 ) -> None:
-    """As a service does: the file is named in its settings, and is replaced there, or given by `cert renew`."""
+    """Like a service: its settings name the file, and the file is replaced there, or given by `cert renew`."""
     (address,) = free_addresses(1)
     warren("cert", "issue", f"m1={address}", "--ca", ca)
     (tmp_path / "m1.toml").write_text(f'join = "{tmp_path}/m1.join"\nbootstrap = true\n')

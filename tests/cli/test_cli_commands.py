@@ -1,4 +1,4 @@
-"""The promise: what goes in through one command comes out of the others, as JSON for programs and as tables for
+"""The promise: entities that one command writes come out of the other commands, as JSON for programs and as tables for
 people, from a real manager process.
 """
 
@@ -149,7 +149,7 @@ def test_every_kind_has_a_table_with_a_row_a_line(warren: Command, manager: Path
 def test_secrets_are_printed_when_they_are_asked_for_only(
     warren: Command, manager: Path, entity_file: Any, kind: str, field: str
 ) -> None:
-    """A terminal is looked at over shoulders and recorded, and so is what a job prints, JSON too."""
+    """Other people may see or record a terminal, and the output of a job, also JSON."""
     data = base64.b64encode(b"hush-hush").decode()
     assert warren(
         "put", kind, "-f", entity_file({"id": "hidden", "name": "hidden", field: data}), "--data-dir", manager
@@ -171,7 +171,7 @@ def test_secrets_are_printed_when_they_are_asked_for_only(
 def test_a_secret_that_was_not_shown_is_not_stored_as_an_empty_one(
     warren: Command, manager: Path, entity_file: Any, tmp_path: Path, kind: str, field: str
 ) -> None:
-    """`get -o json`, edit, `put`: what `get` left out must not be taken for nothing."""
+    """`get -o json`, edit, `put`: the secret bytes that `get` left out must not become empty."""
     data = base64.b64encode(b"hush-hush").decode()
     assert warren("put", kind, "-f", entity_file({"id": "kept", field: data}), "--data-dir", manager).text
     got = warren("get", kind, "kept", "--data-dir", manager, "-o", "json")
@@ -255,7 +255,7 @@ def test_members_are_listed(warren: Command, manager: Path) -> None:
 
 
 def test_who_is_no_member_is_not_said_to_be_removed(warren: Command, manager: Path) -> None:
-    """An operator who mistyped the id believed the dead member gone."""
+    """(Pins a bug: an operator mistyped the id, and believed that the dead member was removed.)"""
     remove = ("members", "remove", "m9", "--data-dir", manager)
     assert warren(*remove).text == "m9 is not a member\n"
     assert warren(*remove, "-o", "json").json == {"done": "m9 is not a member"}
@@ -310,7 +310,7 @@ def test_the_last_of_two_lines_of_one_entity_wins(warren: Command, manager: Path
 
 
 def test_get_starts_quickly(manager: Path) -> None:
-    """A tool that shells out to `get` a hundred times must not take half a minute."""
+    """A tool that calls `get` a hundred times must not take half a minute."""
     command = [sys.executable, "-m", "warren_raft_cli", "list", "nodes", "-o", "json", "--data-dir", str(manager)]
     times = []
     for _ in range(5):
@@ -331,7 +331,7 @@ def test_reading_loads_neither_the_engine_nor_the_web() -> None:
 
 
 def on_terminal(columns: int, manager: Path, *arguments: str, code: int = 0) -> str:
-    """What a command shows on a terminal of so many columns."""
+    """The output of a command on a terminal with this number of columns."""
     master, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (40, columns))
     environment = os.environ | {"WARREN_DATA_DIR": str(manager), "TERM": "xterm"}
@@ -402,7 +402,7 @@ def test_output_to_a_fifo_goes_to_whoever_reads_it(
 def test_output_to_stdout_by_name_has_nothing_else_in_it(
     warren: Command, manager: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
-    stdout = tmp_path / "stdout"  # what /dev/stdout is; a test must not endanger that
+    stdout = tmp_path / "stdout"  # in the place of /dev/stdout, which a test must not endanger
     stdout.symlink_to("/proc/self/fd/1")
     program = [sys.executable, "-m", "warren_raft_cli", *command, str(stdout), "--data-dir", str(manager)]
     done = subprocess.run(program, capture_output=True, timeout=60, check=False)
@@ -444,7 +444,7 @@ def test_an_export_to_a_pager_does_not_hold_up_the_database(warren: Command, man
     command = [sys.executable, "-m", "warren_raft_cli", "export", "-", "--data-dir", str(manager)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        assert process.stdout.read(1) == b"{"  # and now it stands still
+        assert process.stdout.read(1) == b"{"  # from now on nothing reads the pipe
         held = [link for link in open_links(process.pid) if "/state/" in link]
         rest = process.stdout.read()
     assert held == []
@@ -453,6 +453,6 @@ def test_an_export_to_a_pager_does_not_hold_up_the_database(warren: Command, man
 
 
 def open_links(pid: int) -> list[str]:
-    """What the process has open."""
+    """The targets of the process's open descriptors."""
     directory = f"/proc/{pid}/fd"
     return [os.readlink(f"{directory}/{name}") for name in os.listdir(directory)]

@@ -1,4 +1,4 @@
-"""The promise: no command without help, an example and an entry in docs/cli.md, and none documented that is not there.
+"""The promise: each command has help, an example and an entry in docs/cli.md, and docs/cli.md has no other commands.
 
 An operator at three in the morning reads the help, not the code.
 """
@@ -26,7 +26,7 @@ COMMON = {"--data-dir", "-o", "--output"}
 
 
 def walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
-    """Every command and group below, with its path as it is typed."""
+    """All commands and groups below a command, each with its path as it is typed."""
     if isinstance(command, click.Group):
         context = click.Context(command)
         for name in command.list_commands(context):
@@ -44,7 +44,7 @@ def options_of(command: click.Command) -> set[str]:
 
 
 def section(path: str) -> str:
-    """What docs/cli.md says under the command's heading, down to the next one of any level."""
+    """The text in docs/cli.md under the command's heading, down to the next heading of any level."""
     text = DOCS.read_text(encoding="utf-8")
     match = re.search(rf"^##+ {re.escape(path)}\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
     assert match, f"docs/cli.md has no section {path!r}"
@@ -137,5 +137,5 @@ def test_the_reference_has_every_exit_code() -> None:
     ],
 )
 def test_an_error_has_its_documented_exit_code(error: BaseException, code: int) -> None:
-    """To change one is a breaking change: scripts hold on to them."""
+    """A changed exit code is a breaking change, because scripts depend on exit codes."""
     assert cli_main.exit_code_of(error) == code

@@ -1,5 +1,5 @@
-"""The promise: `snapshot restore` and `recover` make a cluster that works out of a file, or of the one that is left;
-with real managers, and what docs/recovery.md tells an operator to type does what it says.
+"""The promise: `snapshot restore` makes a working cluster from a file, `recover` makes one from the manager that is
+left, with real managers; and the commands in docs/recovery.md work as the page says.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def as_options(members: dict[str, str]) -> list[str]:
 
 
 def level(warren: Command, directory: Path) -> list[dict[str, Any]]:
-    """The statuses of all managers once they are at one applied index."""
+    """The statuses of all managers when they are at the same applied index."""
     statuses: list[dict[str, Any]] = []
 
     def is_level() -> bool:
@@ -216,11 +216,11 @@ def test_a_stopped_directory_is_described_and_a_recovery_tried_before_it_is_made
     assert warren("describe", tmp_path / "nowhere").code == 4
 
 
-# What the operator's page says ---------------------------------------------------------------------------------------
+# The operator's page -------------------------------------------------------------------------------------------------
 
 
 class Operator:
-    """Types what a section of docs/recovery.md says, with other ports and places; its comments are orders."""
+    """Types the commands of a section of docs/recovery.md, with other ports and paths; its comments are orders."""
 
     def __init__(self, warren: Command, start_manager: StartManager, directory: Path, members: dict[str, str]) -> None:
         self.warren, self.start_manager, self.directory, self.members = warren, start_manager, directory, members
@@ -271,7 +271,7 @@ def operator(warren: Command, start_manager: StartManager, members: dict[str, st
 
 
 def works(operator: Operator, warren: Command, ids: tuple[str, ...]) -> None:
-    """Every manager named is ready, a write through the last is on all of them, and so is what was there before."""
+    """All these managers are ready, and all have a write through the last one and the records from before."""
     for id_ in operator.started_anew:
         operator.managers[id_].wait_ready()
     put_node(warren, operator.directory / ids[-1], "after")
@@ -314,7 +314,7 @@ def test_following_the_page_a_snapshot_is_restored(operator: Operator, warren: C
 def test_following_the_page_managers_move(
     operator: Operator, warren: Command, heading: str, moved: tuple[str, ...]
 ) -> None:
-    """They looked for each other at the old addresses, and no command helped but one that makes a new cluster."""
+    """(Pins a bug: they looked for each other at the old addresses, and only making a new cluster helped.)"""
     operator.follow(heading)
     works(operator, warren, IDS)
     new = {id_: operator.new_addresses[id_] for id_ in moved}

@@ -1,5 +1,5 @@
 """The promise: `serve` says when it can serve, ends cleanly on a signal and with an exit code of its own when it
-stops by itself; three of them are a cluster whose members and leader the command line changes.
+stops by itself; the command line changes the members and the leader of a cluster of three.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LOG_LINE = re.compile(
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> Any:
-    """What the condition returns as soon as that is true; fails at a deadline."""
+    """Wait until the condition returns a true value, and return that value. Fails at a deadline."""
     deadline = time.monotonic() + READY_SECONDS
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited too long for {what}"
@@ -58,7 +58,7 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, start_manager: StartManager, n
 
 
 def test_a_signal_ends_one_that_never_got_ready(tmp_path: Path, start_manager: StartManager) -> None:
-    """Without a quorum it waits as long as it takes, but not longer than it is wanted."""
+    """Without a quorum it waits for any time, until a signal ends it."""
     a, b, c = free_addresses(3)
     process = start_manager(tmp_path / "m1", "m1", {"m1": a, "m2": b, "m3": c})
     process.wait_socket()
@@ -68,7 +68,8 @@ def test_a_signal_ends_one_that_never_got_ready(tmp_path: Path, start_manager: S
 
 
 def test_a_stdout_that_nobody_reads_does_not_end_it(tmp_path: Path, start_manager: StartManager) -> None:
-    """A terminal that was closed before the manager was ready, or a pipe whose reader ended: it died without a word."""
+    """A terminal was closed before the manager was ready, or the reader of a pipe ended. (Pins a bug: the manager died
+    without a message.)"""
     address = free_addresses(1)[0]
     process = start_manager(tmp_path / "m1", "m1", {"m1": address})
     assert process.process.stdout is not None
@@ -79,8 +80,8 @@ def test_a_stdout_that_nobody_reads_does_not_end_it(tmp_path: Path, start_manage
 
 
 def test_a_hang_up_does_not_end_it_and_is_a_line_in_the_log(tmp_path: Path, start_manager: StartManager) -> None:
-    """A closed terminal, or `systemctl reload`: it died, without handing over and without closing its files. Now it
-    looks for a newer certificate."""
+    """A closed terminal, or `systemctl reload`: the manager looks for a newer certificate. (Pins a bug: it died without
+    handing over and without closing its files.)"""
     address = free_addresses(1)[0]
     process = start_manager(tmp_path / "m1", "m1", {"m1": address})
     process.wait_ready()
@@ -136,7 +137,7 @@ def test_the_directory_of_another_manager_is_refused_by_name(
 def test_a_directory_in_the_home_directory_is_meant_by_its_sign(
     tmp_path: Path, warren: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The shell leaves the sign in --data-dir=~/m1 as it is."""
+    """The shell does not expand `~` in --data-dir=~/m1."""
     monkeypatch.setenv("HOME", str(tmp_path))
     assert f"no manager in {tmp_path}/m1" in warren("serve", "--data-dir=~/m1").err
     monkeypatch.setenv("WARREN_DATA_DIR", "~/m2")
@@ -188,7 +189,7 @@ def test_an_event_has_its_keys_beside_the_message() -> None:
 
 
 class Three:
-    """Three managers, and what the command line says of them."""
+    """Three managers, and the answers of the command line about them."""
 
     def __init__(self, directory: Path, start: StartManager, warren: Command) -> None:
         self.members = dict(zip(("m1", "m2", "m3"), free_addresses(3), strict=True))
@@ -208,7 +209,7 @@ class Three:
         return ran.json if ran.code == 0 else {}
 
     def leader(self) -> str:
-        """The leader that all of them agree on."""
+        """The leader on which all three agree."""
 
         def agreed() -> str | None:
             leaders = {self.status(node_id).get("leader") for node_id in self.processes}
@@ -264,7 +265,8 @@ def test_a_manager_is_added_catches_up_and_is_removed(three: Three, warren: Comm
 def test_a_joiner_with_only_itself_in_its_list_waits_to_be_added(
     three: Three, start_manager: StartManager, warren: Command, tmp_path: Path
 ) -> None:
-    """It began a cluster of its own, and could not be added any more: its directory was not empty."""
+    """(Pins a bug: it began a cluster of its own, and could not be added any more, because its directory was not
+    blank.)"""
     address = free_addresses(1)[0]
     only_itself = ("--node-id", "m4", "--listen", address, "--member", f"m4={address}")
     fourth = start_manager(tmp_path / "m4", "", {}, *only_itself)
@@ -329,7 +331,7 @@ def test_a_removal_that_would_lose_the_quorum_is_refused(three: Three) -> None:
 def test_a_directory_of_another_cluster_does_not_join(
     three: Three, tmp_path: Path, start_manager: StartManager, warren: Command
 ) -> None:
-    """Its node id fits, its addresses fit; its data are of another history and must not be mixed in."""
+    """Its node id and its addresses fit, but its data are of another history and must not be mixed in."""
     assert three.processes.pop("m3").stop() == 0
     (tmp_path / "other").mkdir()
     others = Three(tmp_path / "other", start_manager, warren)

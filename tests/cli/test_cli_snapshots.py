@@ -1,5 +1,5 @@
-"""The promise: `snapshot save` makes one verified file or none; `inspect` and `verify` say what a file is, and no file,
-however wrong, gets more than one line and its exit code.
+"""The promise: `snapshot save` makes one verified file or no file; `inspect` and `verify` describe a file; and each
+wrong file gets one line and its exit code.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def test_without_a_quorum_it_is_saved_and_labelled(
 def test_who_was_never_part_of_a_cluster_has_nothing_to_save(
     warren: Command, start_manager: StartManager, tmp_path: Path
 ) -> None:
-    """It was saved: an empty state of no cluster, which somebody would have kept for a backup."""
+    """(Pins a bug: an empty state without a cluster was saved, and an operator would have kept it as a backup.)"""
     a, b, c = free_addresses(3)
     start_manager(tmp_path / "m1", "m1", {"m1": a, "m2": b, "m3": c}).wait_socket()
     ran = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", tmp_path / "m1")
@@ -102,7 +102,7 @@ def test_who_was_never_part_of_a_cluster_has_nothing_to_save(
     assert nothing_left(tmp_path)
 
 
-# ------------------------------------------------------------------------------------------ files that are none
+# --------------------------------------------------------------------------------- files that are not snapshots
 
 
 @pytest.fixture(params=["inspect", "verify", "restore"])
@@ -145,7 +145,7 @@ def test_what_is_no_snapshot_is_exit_code_3(
 
 
 def test_a_snapshot_made_by_hand_is_exit_code_3(warren: Command, tmp_path: Path) -> None:
-    """All its hashes are right: it was made by somebody who means harm, and no manager could start from it."""
+    """All its hashes are right, but an attacker made it, and no manager could start from it."""
     with small_state(tmp_path / "data") as database:
         snapshot_of(database, tmp_path / "sound.mdb")
         change(database, lambda transaction: transaction.store(META, MEMBERSHIP, hash_bomb()), new_digest=True)
@@ -164,7 +164,7 @@ def test_one_flipped_bit_is_exit_code_3(warren: Command, saved: Path) -> None:
     data = bytearray(saved.read_bytes())
     data[len(data) // 2] ^= 8
     saved.write_bytes(data)
-    assert warren("snapshot", "inspect", saved).text  # looks at the last page only
+    assert warren("snapshot", "inspect", saved).text  # it reads the last page only
     ran = warren("snapshot", "verify", saved)
     assert (ran.code, ran.err) == (
         3,
@@ -173,12 +173,12 @@ def test_one_flipped_bit_is_exit_code_3(warren: Command, saved: Path) -> None:
 
 
 def test_a_file_that_may_not_be_read_is_exit_code_1(saved: Path, tmp_path: Path) -> None:
-    """As another user where this one is root, who may read everything."""
+    """If this user is root, which may read every file, the command runs as another user."""
     user = NOBODY if os.geteuid() == 0 else None
     (tmp_path / "good.mdb").write_bytes(saved.read_bytes())
     if user is None:
         saved.chmod(0)
-    descriptor = os.open(tmp_path, os.O_PATH)  # the way to it is closed to others, too
+    descriptor = os.open(tmp_path, os.O_PATH)  # the other user may not use the path to it either
     try:
         program = (
             "import os, sys; from warren_raft_cli.main import run; "
@@ -199,7 +199,8 @@ def test_a_file_that_may_not_be_read_is_exit_code_1(saved: Path, tmp_path: Path)
 def test_an_unreadable_file_is_not_found_out_by_the_parser(
     warren: Command, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """click looked first, and made of it the exit code of a typing error; a missing file is 1. Root may read all."""
+    """A missing file has exit code 1. (Pins a bug: click checked first, and gave the exit code of a typing error.) Root
+    may read all files."""
     monkeypatch.setattr(os, "access", lambda *_arguments, **_named: False)
     target = ("--data-dir", tmp_path / "new", "--node-id", "m1", "--member", "m1=127.0.0.1:1")
     ran = warren("snapshot", command, saved, *(target if command == "restore" else ()))
@@ -270,7 +271,7 @@ def test_bytes_that_change_on_their_way_are_exit_code_3(
 def test_a_manager_that_is_killed_meanwhile_is_exit_code_6_and_leaves_nothing(
     warren: Command, start_manager: StartManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is killed when the first piece has come: more than sockets hold is still to be sent then."""
+    """The manager is killed when the first piece has come. More bytes than sockets hold are still to be sent then."""
     process = start_manager(tmp_path / "m1", "m1", {"m1": free_addresses(1)[0]})
     process.wait_ready()
     lines = tmp_path / "secrets.jsonl"

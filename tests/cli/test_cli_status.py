@@ -1,4 +1,5 @@
-"""What an operator sees first: the verdict, its exit code, and every member, on a cluster that loses its managers."""
+"""The first things that an operator sees: the verdict, its exit code, and all members, while a cluster loses its
+managers."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ Status = Callable[..., Ran]
 
 @pytest.fixture
 def status(capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Status:
-    """`warren-raft status …`; the exit code is the caller's to look at."""
+    """Runs `warren-raft status …`; the caller looks at the exit code."""
     monkeypatch.delenv("WARREN_DATA_DIR", raising=False)
 
     def command(*arguments: str | Path) -> Ran:
@@ -43,7 +44,7 @@ def wait_code(status: Status, directory: Path, code: int) -> Ran:
 
 
 def wait_equal_members(status: Status, directory: Path) -> dict[str, Any]:
-    """The status once every member has told of itself, and that it has applied everything. Each tells once a second."""
+    """The status when every member has reported that it has applied everything. Each member reports once a second."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         answer: dict[str, Any] = json.loads(status("--check", "-o", "json", "--data-dir", directory).out)

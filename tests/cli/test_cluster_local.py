@@ -1,5 +1,5 @@
-"""The promise: scripts/cluster-local.sh runs a cluster on this machine without ever touching a process that is not
-its own, and its demonstration shows what it says, or fails.
+"""The promise: scripts/cluster-local.sh runs a cluster on this machine and touches no process that is not its own; and
+its demonstration checks all that it says, or fails.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def free_port_base(count: int = 3) -> int:
 
 
 class Script:
-    """scripts/cluster-local.sh on a directory, but with the Python that runs the tests."""
+    """scripts/cluster-local.sh on a directory, run with the Python of the tests."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -91,7 +91,7 @@ def test_a_cluster_lives_through_all_its_commands(script: Script, warren: Comman
     assert "is running already" in script("start", "m1", code=1)
     script("stop", "m2")
     assert not is_alive(stopped)
-    script("up")  # starts what does not run, and does not load the sample state again
+    script("up")  # starts the managers that do not run, and does not load the sample state again
     revisions = {row[7] for row in script.rows().values()}
     assert revisions == {rows["m1"][7]}
 
@@ -115,7 +115,7 @@ def test_a_start_without_a_quorum_ends_and_the_manager_stays(script: Script) -> 
 
 @pytest.mark.parametrize("command", ["kill", "stop"])
 def test_a_process_that_has_got_an_old_managers_number_is_left_alone(script: Script, command: str) -> None:
-    """Process ids come round again: after a reboot the file may name anybody's process."""
+    """Process ids are used again: after a reboot the file may name another program's process."""
     script("up", "--port-base", str(free_port_base(1)), "--managers", "1")
     script("down")
     with subprocess.Popen(["sleep", "600"]) as other:
@@ -200,7 +200,7 @@ def test_a_demonstration_that_is_stopped_stops_its_managers(tmp_path: Path) -> N
 
 
 def test_a_lost_write_makes_the_demonstration_fail(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A demonstration that cannot fail shows nothing: here it is told of a write that nobody holds."""
+    """A demonstration that cannot fail shows nothing. Here it looks for a write that no manager has."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import demo
     import local_cluster

@@ -1,6 +1,6 @@
-"""The promise: what the README tells a newcomer to type works, as it stands there.
+"""The promise: the commands in the README work, as they stand there.
 
-Ports and directories are replaced, so that no other cluster on the machine is in the way; nothing else is.
+Only ports and directories are replaced, so that no other cluster on the machine is in the way.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def test_every_link_leads_somewhere() -> None:
 
 
 def test_what_the_examples_leave_in_a_clone_is_not_taken_for_a_change() -> None:
-    """A newcomer types them where the README lies; `git add .` would then have committed a file full of secrets."""
+    """A newcomer types the examples in the clone. (Pins a bug: `git add .` would have added a file full of secrets.)"""
     ignored = (PROJECT / ".gitignore").read_text(encoding="utf-8").split()
     shell = "".join(blocks("bash"))
     left = set(re.findall(r"warren-raft (?:export|snapshot save) (\w\S*)", shell))

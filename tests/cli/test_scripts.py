@@ -1,4 +1,4 @@
-"""The promise: the scripts set up what they need by themselves, once, and where they cannot, they say what to type."""
+"""The promise: the scripts set up all that they need by themselves, once; if they cannot, they name the command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 PROJECT = Path(__file__).resolve().parents[2]
 LIBRARY = PROJECT / "scripts" / "lib.sh"
 
-# A Python that is new enough; NAME decides what it cannot do. What it is asked to do is noted.
+# A fake Python. {too_old} and {no_venv} are exit codes that make it lack a feature. It notes its arguments.
 FAKE_PYTHON = """#!/usr/bin/env bash
 echo "$*" >>"{notes}"
 case "$*" in
@@ -30,7 +30,7 @@ esac
 
 
 class FakeMachine:
-    """A project directory and a PATH whose Pythons are fakes."""
+    """A project directory, and a PATH with fake Pythons."""
 
     def __init__(self, directory: Path, *, too_old: bool = False, no_venv: bool = False) -> None:
         self.root = directory / "project"
@@ -57,7 +57,7 @@ class FakeMachine:
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
     def installations(self) -> list[str]:
-        """The parts of requirements/ that were installed, each time."""
+        """The parts of requirements/ that each installation installed."""
         lines = self._notes.read_text().splitlines() if self._notes.exists() else []
         return [",".join(re.findall(r"requirements/(\w+)\.txt", line)) for line in lines if "--require-hashes" in line]
 
@@ -78,7 +78,7 @@ def test_it_installs_once_and_again_when_the_project_asks_for_something_else(tmp
 
 
 def test_the_pins_are_what_the_project_asks_for() -> None:
-    """Else scripts and CI would run with something else than users: scripts/lock.sh writes them anew."""
+    """Otherwise scripts and CI would run with other versions than users: scripts/lock.sh writes the pins again."""
     with open(PROJECT / "pyproject.toml", "rb") as file:
         settings = tomllib.load(file)
     extras = settings["project"]["optional-dependencies"]
@@ -96,7 +96,7 @@ def test_the_pins_are_what_the_project_asks_for() -> None:
 
 
 def test_without_venv_it_prints_the_one_line_to_type(tmp_path: Path) -> None:
-    """Debian's python3 comes without it; pip's own words about that help nobody."""
+    """Debian's python3 comes without venv, and pip's own message about that does not help."""
     machine = FakeMachine(tmp_path, no_venv=True)
     ran = machine.ensure_venv("test")
     assert ran.returncode == 1

@@ -36,7 +36,7 @@ def with_core_dumps(tmp_path: Path) -> Iterator[None]:
 
 
 def status_of(process: subprocess.Popen[bytes]) -> int:
-    """As waitpid(2) tells it."""
+    """The process's status, as waitpid(2) returns it."""
     _, status = os.waitpid(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return status
@@ -46,7 +46,7 @@ def status_of(process: subprocess.Popen[bytes]) -> int:
 def test_a_manager_that_crashes_leaves_no_core_dump(
     tmp_path: Path, start_manager: StartManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # where a core dump would be
+    monkeypatch.chdir(tmp_path)  # a core dump would be here
     manager = start_manager(tmp_path / "m1", "m1", {"m1": free_addresses(1)[0]})
     manager.wait_ready()
     manager.process.send_signal(signal.SIGABRT)
@@ -56,7 +56,7 @@ def test_a_manager_that_crashes_leaves_no_core_dump(
 
 
 def test_nor_does_the_child_that_verifies_a_snapshot(tmp_path: Path) -> None:
-    """It is made to read files that may be damaged, and a damaged one may end it."""
+    """The child reads files that may be damaged, and a damaged file may crash it."""
     limits = {"cpu_seconds": 60, "memory_bytes": 2 * 1024**3}
     options = json.dumps({"records": True, "nice": 0, "parent": os.getpid(), **limits})
     program = (
@@ -72,7 +72,7 @@ def test_nor_does_the_child_that_verifies_a_snapshot(tmp_path: Path) -> None:
 def test_what_a_manager_has_open_is_closed_in_a_program_that_it_starts(
     tmp_path: Path, start_manager: StartManager
 ) -> None:
-    """O_CLOEXEC: log, state, links and sockets are nobody else's, not even for the moment of an exec."""
+    """O_CLOEXEC: no other program gets log, state, links or sockets, not even for the moment of an exec."""
     manager = start_manager(tmp_path / "m1", "m1", {"m1": free_addresses(1)[0]})
     manager.wait_ready()
     flags = {}

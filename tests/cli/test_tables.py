@@ -1,4 +1,5 @@
-"""At 80 columns nothing that is copied or compared is folded or cut; text gives way, and what is left out is said."""
+"""At 80 columns no value that people copy or compare is folded or cut. Text is shortened instead, and the tables name
+the columns that they leave out."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ ADDRESS = "[2001:db8:85a3:8d3:1319:8a2e:370:7348]:7946"
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Of 80 columns."""
+    """A terminal of 80 columns."""
     monkeypatch.setattr(tables, "is_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NO_COLOR", "1")
