@@ -627,7 +627,7 @@ def test_an_append_message_that_names_what_nobody_holds_costs_its_link(name: int
         "sequence": 1000,
     }
     (reason,) = closed(cluster, node, leader.id, message)
-    assert "names an entry" in reason
+    assert "names the entry" in reason
     assert node.log.last_index == last
 
 
