@@ -1,6 +1,6 @@
-"""All that reads CBOR which this process did not write: functions of bytes, and what each raises for bytes it refuses.
+"""All readers of CBOR from outside this process: functions of bytes, and the errors that each raises for bad bytes.
 
-Used by the tests of the strict decoder and by the fuzzers. Not here: what is hostile (hostile_cbor.py).
+Used by the tests of the strict decoder and by the fuzzers. Not here: hostile CBOR (hostile_cbor.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def hello(founding: bytes) -> dict[str, Any]:
 
 
 def in_frames(body: bytes) -> bytes:
-    """A message of any size, in as many frames as it takes."""
+    """A message of any size, in as many frames as it needs."""
     if len(body) <= wire.MAX_BODY_BYTES:
         return wire.frame_head(0, body) + body
     step = wire.MAX_BODY_BYTES - wire.FIRST_BYTES
@@ -55,5 +55,5 @@ READERS: dict[str, tuple[Callable[[bytes], object], type[Exception]]] = {
     "bytes": (decode, BadCbor),
     "a record's bytes": (decode_record, BadCbor),
 }
-"""All that read CBOR from outside, and what each raises for what it cannot read. (A blank note and an empty founding
-record are none.)"""
+"""Each reader of CBOR from outside -> the errors that it raises for bytes that it cannot read. (A blank note and an
+empty founding record are not CBOR.)"""

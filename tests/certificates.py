@@ -1,4 +1,4 @@
-"""Certificates for tests, right ones and wrong ones: a CA, and what it signs, as files in a directory."""
+"""Certificates for tests, right ones and wrong ones: a CA and its certificates, as files in a directory."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _key_usage(*, is_ca: bool) -> x509.KeyUsage:
 
 
 class Authority:
-    """A CA that signs whatever a test asks for."""
+    """A CA that signs any certificate that a test asks for."""
 
     def __init__(self, name: str = "the cluster's CA", *, begin: datetime | None = None, end: datetime | None = None):
         now = datetime.now(UTC)
@@ -81,7 +81,7 @@ class Authority:
         is_self_signed: bool = False,
         trusted: Sequence[Authority] = (),
     ) -> Path:
-        """Key and certificate for a manager, in a directory that is made. Trusts this CA, unless others are named."""
+        """Make a directory with key and certificate for a manager. It trusts this CA, or the named CAs."""
         now = datetime.now(UTC)
         key = ec.generate_private_key(ec.SECP256R1())
         signer, issuer = (key, node_id) if is_self_signed else (self.key, self.name)
@@ -107,7 +107,7 @@ class Authority:
         return directory
 
     def credentials(self, directory: Path, node_id: str, *, trust_domain: str = "test") -> Credentials:
-        """Issued into a directory of that name, and loaded."""
+        """Issue credentials into a directory with that name, and load them."""
         return Credentials.load(self.issue(directory / node_id, node_id, trust_domain=trust_domain), node_id)
 
 

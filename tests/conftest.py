@@ -1,6 +1,6 @@
-"""What all tests share: this user's CA for managers on one machine is made in a directory of the test session.
+"""Shared by all tests: this user's CA for managers on one machine is made in a directory of the test session.
 
-Managers of tests get their certificates as everybody's do, and leave nothing in the home of the user who runs them.
+Managers of tests get their certificates like other managers, and leave nothing in the home of the user of the tests.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""An exception, or a call, between any two instructions of a caller's thread, as Ctrl-C, an alarm for a time limit or a
-signal handler brings it. Python's tracing gives control before each instruction; nothing here depends on the time.
+"""An exception, or a call, between any two instructions of a caller's thread, like Ctrl-C, an alarm for a time limit or
+a signal handler. Python's tracing gives control before each instruction; nothing here depends on the time.
 
-Python lets signals in after some instructions only: calls of functions, jumps back, the beginning of a function, and
-not between a `with` and the lock that it takes. In our own code it is done at each instruction all the same, so the
-promise does not hang on a release of Python; in the standard library, which relies on it, only where Python does it.
+Python lets signals in only after some instructions: calls of functions, jumps back, the beginning of a function, and
+not between a `with` and the lock that it takes. In our own code this module interrupts at each instruction all the
+same, so the promise does not depend on a release of Python. In the standard library, which relies on Python's rule, it
+interrupts only where Python does.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ T = TypeVar("T")
 
 OURS, TESTS = "/warren_raft/", "/tests/"
 PURE = ("/entities.py", "/entity_json.py", "/forms.py", "/store/codec.py", "/store/encoding.py", "/store/leading.py")
-"""Where nothing but the caller's own values is touched: thousands of instructions that tell nothing."""
+"""Files that touch only the caller's own values: thousands of instructions at which an interruption shows nothing."""
 SWALLOWS = ("/_weakrefset.py", "/weakref.py", "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
-"""Where Python drops an exception with a line on stderr, and where it has a lock for each module. So does `__del__`."""
+"""Files in which Python drops an exception with a line on stderr, or has a lock for each module; like `__del__`."""
 LETS_SIGNALS_IN = ("CALL", "RESUME", "JUMP_BACKWARD", "POP_JUMP_BACKWARD")
-"""How the names of the instructions begin after which Python looks for signals."""
+"""The names of the instructions after which Python looks for signals begin with these."""
 
 
 class Interrupted(BaseException):
-    """Stands for a KeyboardInterrupt."""
+    """In the place of a KeyboardInterrupt."""
 
 
 def interrupt() -> None:
@@ -35,9 +36,9 @@ def interrupt() -> None:
 
 
 class At:
-    """Calls `action` at the place of that number that the thread comes to while `run` runs.
+    """Calls `action` at place number `number` of the thread while `run` runs.
 
-    `real`: in our own code too, only where Python itself would let a signal in.
+    `real`: also in our own code, only at places where Python itself would let a signal in.
     """
 
     def __init__(self, number: int, action: Callable[[], object], *, real: bool = False) -> None:
@@ -45,7 +46,7 @@ class At:
         self._action = action
         self._real = real
         self.seen = 0
-        """Places so far. Below `number` at the end: the call had fewer."""
+        """Places so far. If it is below `number` at the end, the call had fewer places."""
         self.where = ""
 
     def run(self, call: Callable[[], T]) -> T:
@@ -85,7 +86,7 @@ class At:
 
 
 def _is_swallowed(frame: FrameType | None) -> bool:
-    """Whether it runs in a finalizer, say."""
+    """Whether the frame runs in code that drops exceptions, such as a finalizer."""
     while frame is not None and frame.f_code is not At.run.__code__:
         if frame.f_code.co_filename.endswith(SWALLOWS) or frame.f_code.co_name == "__del__":
             return True
@@ -109,7 +110,7 @@ def _comes_of_it(error: BaseException | None) -> bool:
 
 
 def interrupted(at: At, call: Callable[[], object]) -> bool:
-    """Run it; whether the interruption came out of it."""
+    """Run the call. Returns whether the interruption came out of it."""
     try:
         at.run(call)
     except BaseException as error:
@@ -121,10 +122,10 @@ def interrupted(at: At, call: Callable[[], object]) -> bool:
 
 
 def sweep(call: Callable[[], object], action: Callable[[], object], *, step: int = 1, real: bool = False) -> list[str]:
-    """Run `call` again and again, with `action` one place later each time, until it comes to no more places.
+    """Run `call` again and again, with `action` one place later each time, until there are no more places.
 
-    Returns where the action happened. What `call` raises, but for Interrupted and what came of it, is raised with a
-    note of that. (The standard library's `Condition.wait` raises a RuntimeError: it has lost its lock.)
+    Returns the places of the action. Errors of `call` are raised with a note of the place, except for Interrupted and
+    its consequences. (The standard library's `Condition.wait` raises a RuntimeError: it has lost its lock.)
     """
     places: list[str] = []
     number = 1

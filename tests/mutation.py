@@ -1,8 +1,8 @@
-"""Changes one small thing of the product at a time and looks whether a test notices: `scripts/mutation.sh`.
+"""Changes one small thing of the product at a time, and looks whether a test notices: `scripts/mutation.sh`.
 
-The changes are cosmic-ray's. A seed draws the places, one change for each. First the unit tests that run the changed
-line try it, the fastest first. Where none fails and the simulator runs the line, some of its seeds try it. One run of
-each with coverage tells which lines they run. Works in a copy of the project, which scripts/mutation.sh makes.
+The changes are cosmic-ray's. A seed draws the places, and one change for each. First the unit tests that run the
+changed line try it, the fastest first. If no test fails and the simulator runs the line, some of its seeds try it. One
+run of each with coverage shows the lines that they run. It works in a copy of the project (scripts/mutation.sh).
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ AREAS = {
 
 UNIT_TESTS = ("tests/unit", "tests/model")
 MEMORY_BYTES = 4 << 30
-"""A change may make a loop that never ends and gathers."""
+"""The memory limit: a change may make an endless loop that collects values."""
 
 BY_UNIT, BY_SIMULATION, SURVIVED = "killed by a unit test", "killed by the simulator", "survived"
 
 NEEDS_ARGUMENTS = {"core/VariableInserter", "core/VariableReplacer"}
 SAME_THING = re.compile(r"core/ReplaceComparisonOperator_(Eq_Is|Is_Eq|NotEq_IsNot|IsNot_NotEq)\Z")
-"""`==` for `is` is the same where it matters here (None, small numbers, enumerations): such mutants teach nothing."""
+"""For None, small numbers and enumerations `==` and `is` are the same, so such mutants show nothing."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Outcome:
 
 @dataclass
 class Measured:
-    """Which tests run which line, and how long each takes; which lines the simulator runs, and how long it takes."""
+    """The lines that each test runs, and its time; the lines that the simulator runs, and its time."""
 
     tests: dict[str, dict[int, set[str]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class Measured:
 
 
 def places(area: str, module: str, source: str) -> list[list[Mutant]]:
-    """The mutants of a module, those of one place and kind (say, another comparison) together."""
+    """The mutants of a module; the mutants of one place and kind (such as another comparison) are together."""
     found: dict[tuple[object, str], list[Mutant]] = defaultdict(list)
     nodes = list(ast_nodes(get_ast(source)))
     for name in sorted(set(operator_names()) - NEEDS_ARGUMENTS):
@@ -98,7 +98,7 @@ def places(area: str, module: str, source: str) -> list[list[Mutant]]:
 
 
 def without_annotations(source: str) -> str | None:
-    """What a module does, in a form that can be compared; None: it does not compile."""
+    """The code of a module in a form that can be compared; None: it does not compile."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -114,10 +114,10 @@ def without_annotations(source: str) -> str | None:
 
 
 def changed(source: str, mutant: Mutant) -> str | None:
-    """The module with the change; None if that does nothing, or is no Python."""
+    """The module with the change; None: the change has no effect, or the result is not Python."""
     try:
         code = mutate_code(source, get_operator(mutant.operator)(), mutant.occurrence)
-    except AttributeError:  # cosmic-ray 8.7 replaces no exception whose name has a dot
+    except AttributeError:  # cosmic-ray 8.7 cannot replace an exception with a dot in its name
         return None
     if code is None or without_annotations(code) in (None, without_annotations(source)):
         return None
@@ -145,7 +145,7 @@ def draw(tree: Path, count: int, seed: int) -> Iterator[Mutant]:
 
 
 def run(tree: Path, command: list[str], timeout: float | None = None) -> tuple[int | None, str]:
-    """Its exit code (None: it did not end in time) and what it printed."""
+    """Run a command. Returns its exit code (None: it did not end in time) and its output."""
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=tree,
@@ -164,7 +164,7 @@ def run(tree: Path, command: list[str], timeout: float | None = None) -> tuple[i
         return None, ""
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # what a test started and left behind, too
+            os.killpg(process.pid, signal.SIGKILL)  # also the processes that a test left behind
         process.wait()
 
 
@@ -173,7 +173,7 @@ def pytest(*arguments: str) -> list[str]:
 
 
 def measure(tree: Path, seeds: str) -> Measured:
-    """Once for a copy."""
+    """Measure the tests and the simulator, once for a copy."""
     directory = tree / ".mutation"
     directory.mkdir(exist_ok=True)
     log, lines, simulated = directory / "unit.log", directory / "lines", directory / "simulated"
@@ -229,7 +229,8 @@ def statement(source: str, line: int) -> tuple[range, bool]:
 
 
 def tests_for(measured: Measured, source: str, mutant: Mutant) -> list[str]:
-    """The fastest first, until they take `test_seconds`. A line that only a child process of a test runs has none."""
+    """The tests for a mutant, the fastest first, until they take `test_seconds`. If only a child process of a test runs
+    the line, there is no test."""
     of_line = measured.tests.get(mutant.module, {})
     lines, at_import = statement(source, mutant.line)
     names = set().union(*(of_line.get(line, set()) for line in lines))
@@ -260,7 +261,7 @@ def attempt(tree: Path, mutant: Mutant, measured: Measured, seeds: str) -> Outco
         outcome, by = judge(tree, mutant, measured, names, seeds, source)
     finally:
         path.write_text(source)
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as the cached bytecode knows it
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # the times that the cached bytecode expects
     return Outcome(mutant, outcome, by, len(names), round(time.monotonic() - begin, 1), diff)
 
 
@@ -283,11 +284,11 @@ def judge(tree: Path, mutant: Mutant, measured: Measured, names: list[str], seed
     return BY_SIMULATION, failed[0] if failed else "no end" if code is None else output[-300:]
 
 
-# Telling
+# Reports
 
 
 def load(results: Path) -> dict[Mutant, Outcome]:
-    """The last word on each mutant."""
+    """The last outcome of each mutant."""
     known: dict[Mutant, Outcome] = {}
     for line in results.read_text().splitlines() if results.exists() else ():
         record = json.loads(line)
@@ -331,7 +332,7 @@ def main() -> int:
         to_try = [mutant for mutant, one in known.items() if one.outcome == SURVIVED]
     else:
         to_try = [mutant for mutant in draw(tree, arguments.mutants, arguments.seed) if mutant not in known]
-        random.Random(arguments.seed).shuffle(to_try)  # a run that is broken off has tried all areas
+        random.Random(arguments.seed).shuffle(to_try)  # so that an interrupted run has tried all areas
     for number, mutant in enumerate(to_try, 1):
         one = known[mutant] = attempt(tree, mutant, measured, arguments.simulate)
         print(

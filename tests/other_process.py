@@ -1,4 +1,4 @@
-"""Another process that has a store of its own and does what it is told, one expression after the other."""
+"""Another process that has a store of its own, and evaluates expressions one after the other."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ for line in sys.stdin:
 
 
 class Other:
-    """Another process, which evaluates what it is sent."""
+    """Another process, which evaluates the expressions that it is sent."""
 
     def __init__(self, path: Path, *command: str) -> None:
         arguments = [sys.executable, "-c", PROGRAM, json.dumps(sys.path), str(path)]
@@ -38,7 +38,7 @@ class Other:
         )
 
     def tell(self, expression: str) -> Any:
-        """The value of the expression there; an exception as its text."""
+        """The value of the expression in that process; if it raises, the text of the exception."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(expression, file=self.process.stdin, flush=True)
@@ -48,7 +48,7 @@ class Other:
         assert self.tell("[store := wr.ReadOnlyStore(path)] and 'open'") == "open"
 
     def begin(self) -> Any:
-        """Begin a view, and return what it sees."""
+        """Begin a view, and return the records in it."""
         return self.tell("[view := store.read().__enter__()] and values(view)")
 
     def look(self) -> Any:

@@ -97,12 +97,12 @@ def entities(cls: Any) -> st.SearchStrategy[Any]:
 
 
 def almost_entities(cls: Any) -> st.SearchStrategy[Any]:
-    """Entities of a class, some of whose values cannot be stored, or not as they are."""
+    """Entities of a class; some of their values cannot be stored, or cannot be stored unchanged."""
     return _structs(cls, strange=True)
 
 
 def strange_entities(cls: Any) -> Iterator[Any]:
-    """Each of STRANGE_VALUES in each place of an entity (or structure) that is otherwise as good as empty."""
+    """Each of STRANGE_VALUES in each place of an entity (or structure) that is otherwise almost empty."""
     for field in fields_of(cls):
         for value in _strange_values(field.form):
             yield cls(**({"id": "x"} if fields_of(cls)[0].required else {}) | {field.name: value})

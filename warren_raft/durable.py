@@ -1,4 +1,4 @@
-"""Directories and files whose names and content survive a power cut.
+"""Directories and files with names and contents that survive a power cut.
 
 Lives here: making a directory, making its names durable, and replacing a file atomically. Not here: the modes of new
 files (sharing.py). Invariant: when a function returns, its change is on the disk.

@@ -72,7 +72,7 @@ def restore(
 
 
 def recover(data_dir: Path, *, force: bool = False, progress: Progress | None = None) -> Restored:
-    """Make the directory of a stopped manager, whose cluster has lost its quorum for good, a cluster of one.
+    """Make a cluster of one from the directory of a stopped manager, after its cluster has lost its quorum for good.
 
     Writes that were acknowledged and that only the lost members held are missing afterwards; of the survivors, take the
     one with the highest index (`describe`). `force`: also if another member answers, if the log has the removal of this

@@ -182,7 +182,7 @@ def test_a_file_that_may_not_be_read_is_exit_code_1(saved: Path, tmp_path: Path)
     try:
         program = (
             "import os, sys; from warren_raft_cli.main import run; "
-            f"run(['snapshot', 'verify', '/proc/self/fd/{descriptor}/good.mdb']); "  # loads what it needs
+            f"run(['snapshot', 'verify', '/proc/self/fd/{descriptor}/good.mdb']); "  # loads its modules
             + (f"os.setgroups([]); os.setgid({user}); os.setuid({user}); " if user else "")
             + f"sys.exit(run(['snapshot', 'verify', '/proc/self/fd/{descriptor}/s.mdb']))"
         )

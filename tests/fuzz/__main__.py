@@ -1,7 +1,7 @@
 """The command line of the coverage-guided fuzzer: `python -m tests.fuzz TARGET [--seconds N] [options of libFuzzer]`.
 
-What is fuzzed is in targets.py. New inputs that reach more code, and those that found something, go to
-`.fuzz/TARGET`, beside the committed corpus, which is only read. scripts/fuzz.sh installs what this needs.
+The targets are in targets.py. New inputs that reach more code, and inputs that found a bug, go to `.fuzz/TARGET`. The
+committed corpus is only read. scripts/fuzz.sh installs the necessary packages.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ with atheris.instrument_imports(include=["warren_raft", "pysyncobj"], enable_loa
 
 
 def _once_warm(target: Callable[[bytes], None]) -> Callable[[bytes], None]:
-    """What a target prepares once is no part of the first input's coverage."""
+    """Run a target once, so that its preparations do not count for the first input's coverage."""
     target(b"\1")
     return target
 

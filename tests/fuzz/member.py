@@ -1,7 +1,7 @@
-"""One real engine, and peers that say whatever the bytes of a fuzzer make them say.
+"""One real engine, and peers that send the messages that a fuzzer's bytes describe.
 
-Not here: other engines, the network, what a peer may be (that is decided where links come up). Invariant of the product
-that is checked: nothing that a peer sends stops a manager, or takes back what it holds as committed.
+Not here: other engines, the network, the judgement of peers (when links come up). The checked invariant of the product:
+no message of a peer stops a manager, or removes an entry that the manager knows to be committed.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def _formed() -> tuple[MemoryFiles, ListSnapshots, Message, Message]:
 
 
 def hellos() -> tuple[Message, ...]:
-    """What the two other members say when a link comes up."""
+    """The hellos of the two other members."""
     return _formed()[2:]
 
 
 class _TakesAny(ListMachine):
-    """A state machine for which any bytes are a command: which commands may be there is not its matter."""
+    """A state machine that accepts any bytes as a command, because this target does not test commands."""
 
     def _apply_one(self, command: bytes) -> Any:
         self.applied.append(command.hex())
@@ -56,7 +56,7 @@ class _TakesAny(ListMachine):
 
 
 class Member:
-    """The engine under test. `check` after each step."""
+    """The engine under test. Call `check` after each step."""
 
     def __init__(self) -> None:
         disk, state, *hellos = _formed()
@@ -91,7 +91,7 @@ class Member:
             self.node.events.append(LinkDown(peer, number))
 
     def receive(self, peer: str, message: Message) -> None:
-        """On a new link where the last one was dropped."""
+        """Receive a message of a peer, on a new link if the last one was dropped."""
         if peer not in self._links:
             self.connect(peer)
         self.node.events.append(Received(peer, self._links[peer], message))
@@ -100,7 +100,7 @@ class Member:
         self.node.events.append(Arriving(peer, self._links.get(peer, 0), term))
 
     def step(self, seconds: float = 0.01) -> None:
-        """Raises what the engine raised, AssertionError where it stopped or forgot what was committed."""
+        """Step the engine. Raises its errors; AssertionError if it stopped or forgot a committed entry."""
         cluster, before = self._cluster, self._committed()
         cluster.now += seconds
         node = self.node
@@ -112,7 +112,7 @@ class Member:
         assert SELF in cluster.nodes, f"stopped: {cluster.stopped[SELF]}"
         for peer, number in list(self._links.items()):
             if cluster.links.get((SELF, peer)) != number:
-                del self._links[peer]  # it was dropped
+                del self._links[peer]  # the engine dropped the link
         cluster.sent.clear()
         cluster.wire.clear()
         now = self._committed()
@@ -124,7 +124,7 @@ class Member:
         log = self.node.log
         return Durable(log.current_term, None, tuple(log.entries[: log.commit_index - log.base_index + 1]))
 
-    # What is near: an attacker sees terms and indexes.
+    # Values near the right ones: an attacker sees terms and indexes.
 
     def number_near(self, source: Source) -> int:
         log = self.node.log
@@ -132,7 +132,7 @@ class Member:
         return source.pick(near) + source.pick((0, 1, -1, 2, 100)) if source.byte() & 3 else source.integer()
 
     def message(self, source: Source) -> Message:
-        """Of a known type, with fields that mostly have the right type."""
+        """A message of a known type, with fields that mostly have the right type."""
         kind = source.pick(tuple(KINDS)) if source.byte() < 250 else source.text()
         message: Message = {"type": kind}
         for name in KINDS.get(kind, ()):
@@ -175,7 +175,7 @@ class Member:
         return [[self.entry(source), first + n, term] for n in range(source.below(4))]
 
     def entry(self, source: Source) -> bytes:
-        """A log entry: a batch of commands, a change of members, a leader's first one, or anything."""
+        """A log entry: a batch of commands, a change of members, a leader's first entry, or any bytes."""
         kind = source.below(8)
         if kind < 4:
             return entries.encode_commands([source.blob() for _ in range(source.below(3))])
@@ -190,7 +190,7 @@ BASE: Final = 1
 
 
 def run(source: Source) -> None:
-    """A life of a member among peers that say anything."""
+    """The life of a member among peers that send any messages."""
     member = Member()
     for _ in range(STEPS_MAX):
         if not source:

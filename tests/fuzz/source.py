@@ -1,7 +1,7 @@
-"""Bytes as a source of choices: a fuzzer changes the bytes, and with them what is built from them.
+"""Bytes as a source of choices: a fuzzer changes the bytes, and so the values that are built from them.
 
-Not with Hypothesis: a coverage-guided fuzzer gives bytes only, and the corpus has to mean the same to both.
-Invariant: the same bytes make the same choices; when they end, every choice is the first one.
+Hypothesis is not used for this: a coverage-guided fuzzer gives bytes only, and the corpus has to mean the same to both.
+Invariant: the same bytes make the same choices; when the bytes end, each choice is the first one.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Source:
         return self.blob().decode("utf-8", "ignore")
 
     def value(self, depth: int = DEPTH) -> Any:
-        """What a message may hold."""
+        """A value that a message may contain."""
         kind = self.below(9 if depth else 6)
         if kind < 2:
             return self.integer()
@@ -126,7 +126,7 @@ class Source:
         return {self.text(): self.value(depth - 1) for _ in range(count)}
 
     def cbor(self, depth: int = DEPTH) -> bytes:
-        """One item of CBOR as it may be, and now and then as it may not: tags, false lengths, odd forms."""
+        """One item of CBOR: mostly a valid one, now and then an invalid one (tags, false lengths, unusual forms)."""
         kind = self.below(16)
         if kind < 6 or not depth:
             return cbor2.dumps(self.value(0))
@@ -146,7 +146,7 @@ class Source:
         return self.blob()
 
     def _head(self, major: int, length: int) -> bytes:
-        """Mostly the true length in few bytes; sometimes in many, sometimes a false one."""
+        """The head of an item: mostly the true length in few bytes; sometimes in many bytes, sometimes a false one."""
         form = self.below(8)
         if form < 5 and length < 24:
             return bytes([major << 5 | length])

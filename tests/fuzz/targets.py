@@ -1,7 +1,8 @@
-"""What is fuzzed: for each way in which bytes reach a manager, a function of bytes that raises where there is a bug.
+"""The targets of the fuzzer: for each way in which bytes reach a manager, a function of bytes that raises if it finds a
+bug.
 
-The first byte of an input says how it is read: 0, the rest is taken as it is; otherwise it is a source of choices, from
-which something is built that is nearly right (source.py). Not here: who makes the bytes (test_fuzz.py, __main__.py).
+The first byte of an input says how the rest is read. 0: it is used as it is. Otherwise it is a source of choices, from
+which nearly right bytes are built (source.py). Not here: making the inputs (test_fuzz.py, __main__.py).
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ from warren_raft.store.tables import KINDS
 from warren_raft.store.transactions import CLUSTER_ID, HISTORY, MEMBERSHIP, META, WriteTransaction
 
 RAW: Final = 0
-"""The first byte of an input whose rest is taken as it is."""
+"""The first byte of an input, if the rest is used as it is."""
 LOG_SIZES: Final = {"segment_bytes": 16384, "start_segment_bytes": 12288}
 _PLAIN: Final = (type(None), bool, int, float, str, bytes, cbor2.CBORSimpleValue, type(cbor2.undefined))
 
 
 def _built(data: bytes, build: Callable[[Source], bytes]) -> bytes:
-    """The bytes that an input stands for."""
+    """The bytes that an input describes."""
     return data[1:] if data[:1] in (b"", b"\0") else build(Source(data[1:]))
 
 
@@ -57,7 +58,7 @@ def _built(data: bytes, build: Callable[[Source], bytes]) -> bytes:
 
 
 def fuzz_cbor(data: bytes) -> None:
-    """Every reader of CBOR returns or raises what it says it raises."""
+    """Every reader of CBOR returns a value, or raises one of its documented errors."""
     item = _built(data, Source.cbor)
     for read, error in READERS.values():
         with suppress(error):
@@ -86,7 +87,7 @@ def _require_plain(value: object) -> None:
 
 
 def _stream(source: Source) -> bytes:
-    """Frames with sound checksums: of messages, of any CBOR, of parts, of anything."""
+    """Frames with right checksums: of messages, of any CBOR, of parts, of any bytes."""
     pieces = []
     while source and len(pieces) < 16:
         kind = source.below(8)
@@ -108,7 +109,7 @@ def _stream(source: Source) -> bytes:
 
 
 def fuzz_frames(data: bytes) -> None:
-    """A stream is messages or `BadFrame`, and never holds more than came."""
+    """A stream gives messages or `BadFrame`, and never keeps more bytes than came."""
     stream, cut = _built(data, _stream), data[1] + 1 if len(data) > 1 else 1
     reader = FrameReader(limit_items=wire.HANDSHAKE_ITEMS if cut & 1 else strict_cbor.MAX_ITEMS)
     with suppress(BadFrame):
@@ -121,7 +122,7 @@ def fuzz_frames(data: bytes) -> None:
             assert reader.unfinished_bytes <= len(stream)
 
 
-# ---- admission, and one member among peers that say anything
+# ---- admission, and one member among peers that send any messages
 
 
 def _hello(source: Source) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def _judge() -> member.Member:
 
 
 def fuzz_hello(data: bytes) -> None:
-    """A hello is judged, whatever it says, and the reason is a text."""
+    """Any hello is judged, and the reason is a text."""
     if data[:1] in (b"", b"\0"):
         try:
             hello = strict_cbor.decode(data[1:], max_items=wire.HANDSHAKE_ITEMS)
@@ -153,7 +154,7 @@ def fuzz_hello(data: bytes) -> None:
 
 
 def fuzz_member(data: bytes) -> None:
-    """No message of a peer stops a manager, or takes back what is committed."""
+    """No message of a peer stops a manager, or removes a committed entry."""
     member.run(Source(data))
 
 
@@ -177,7 +178,8 @@ def _recorded() -> Recorder:
 
 
 def fuzz_log(data: bytes) -> None:
-    """A log's bytes are a log, or `Corrupted`, or of a newer release; its entries are entries or not understood."""
+    """The bytes of a log are a log, or raise `Corrupted`, or are of a newer release; each entry can be decoded, or is
+    reported as not understood."""
     record = _recorded()
     files = copy.deepcopy(record.files)
     place = record.places[-1]
@@ -225,7 +227,7 @@ def _scratch() -> Path:
 
 
 _KEPT: list[Any] = []
-"""Removed when the process ends."""
+"""Directories that are removed when the process ends."""
 
 
 @cache
@@ -237,7 +239,7 @@ def _snapshot() -> bytes:
 
 
 def _spoil(source: Source) -> Callable[[WriteTransaction], None]:
-    """Changes of records that damage never makes, and somebody with intent does."""
+    """Changes of records that damage never makes, but an attacker may make."""
 
     def do(transaction: WriteTransaction) -> None:
         for _ in range(1 + source.below(3)):
@@ -266,7 +268,7 @@ def _manifest_page(body: bytes) -> bytes:
 
 
 def fuzz_snapshot(data: bytes) -> None:
-    """A file is a snapshot that a manager can use, or not sound, or of a newer format."""
+    """A file is a snapshot that a manager can use, or is damaged, or has a newer format."""
     path, whole = _scratch() / "fuzzed.mdb", _snapshot()
     source = Source(data[1:])
     if data[:1] in (b"", b"\0"):
@@ -297,7 +299,7 @@ def fuzz_snapshot(data: bytes) -> None:
 
 
 def _made_up(path: Path, source: Source) -> bool:
-    """Write a snapshot of a state with anything in it. False: not even a manager's own code could."""
+    """Write a snapshot of a state with any contents. False: not even a manager's own code could write it."""
     state = _scratch() / "made-up"
     state.mkdir(exist_ok=True)
     with small_state(Path(tempfile.mkdtemp(dir=state)), containers=2) as database:
@@ -310,7 +312,7 @@ def _made_up(path: Path, source: Source) -> bool:
 
 
 def _require_usable(path: Path) -> None:
-    """Whatever `verify` calls sound, a manager can start from."""
+    """If `verify` accepts a file, a manager can start from it."""
     copied = _scratch() / "extracted.mdb"
     copied.unlink(missing_ok=True)
     extract(path, copied)
@@ -341,7 +343,7 @@ def _command(source: Source) -> bytes:
 
 
 def fuzz_commands(data: bytes) -> None:
-    """Whatever commands say, they are answered, and digest and indexes fit the records afterwards."""
+    """Any commands get answers, and digest and indexes agree with the records afterwards."""
     source = Source(data[1:])
     commands = [source.rest()] if data[:1] in (b"", b"\0") else [_command(source) for _ in range(8) if source]
     for command in commands:
@@ -377,7 +379,7 @@ def _line(source: Source) -> bytes:
 
 
 def fuzz_import(data: bytes) -> None:
-    """A line is a record, which comes back the same from what is exported, or `InvalidEntity`."""
+    """A line is a record, which is the same after an export, or raises `InvalidEntity`."""
     text = _built(data, _line).decode("utf-8", "surrogateescape")
     with suppress(InvalidEntity):
         kind_name, _, entity = parse_line(text)
@@ -385,7 +387,7 @@ def fuzz_import(data: bytes) -> None:
 
 
 def fuzz_toml(data: bytes) -> None:
-    """A configuration file is one, or refused in words."""
+    """A configuration file is accepted, or refused with a message."""
     path = _scratch() / "manager.toml"
     path.write_bytes(data)
     with suppress(InvalidEntity, RefusedForSafety):

@@ -1,6 +1,6 @@
 """The promise: bytes from a peer, a log, a snapshot or a file end in a value or in a refusal, and in nothing else.
 
-Here a short run: every input of the corpus, which has the attacks that once worked, and some that Hypothesis makes.
+This is a short run: all inputs of the corpus, which has the attacks that once worked, and some inputs of Hypothesis.
 The long run, guided by coverage, is scripts/fuzz.sh.
 """
 
@@ -18,7 +18,7 @@ from tests.fuzz.targets import TARGETS
 
 CORPUS = Path(__file__).parent / "corpus"
 EXAMPLES = {"member": 25, "snapshot": 25, "commands": 25}
-"""Those that take ten milliseconds each; the others get 100."""
+"""The number of examples for targets that take ten milliseconds for each; the others get 100."""
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_the_corpus_finds_nothing(target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_bytes_at_random_find_nothing(target: str) -> None:
-    TARGETS[target](b"")  # what it prepares once
+    TARGETS[target](b"")  # it makes its preparations
 
     @settings(
         max_examples=EXAMPLES.get(target, 100), deadline=None, suppress_health_check=list(HealthCheck), database=None

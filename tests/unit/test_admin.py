@@ -1,5 +1,5 @@
-"""The promise: the command line reaches a running manager through its directory, whatever that is called; every
-error arrives with its class and data; a dead manager's socket is replaced; a slow caller blocks nobody.
+"""The promise: the command line reaches a running manager through its directory, with any name of the directory; every
+error arrives with its class and data; a dead manager's socket is replaced; a slow client blocks no other client.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class FakeResult:
 
 
 class FakeBatch:
-    """Notes what it is told to do, as one atomic command would."""
+    """Notes its operations, like one atomic command."""
 
     def __init__(self, manager: FakeManager, timeout: float | None) -> None:
         self._manager = manager
@@ -63,13 +63,13 @@ class FakeBatch:
 
 
 class FakeManager:
-    """The manager as the server sees it: `outcome` is what calls answer or raise."""
+    """A manager with the interface that the server uses; calls answer or raise `outcome`."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[list[tuple[Any, ...]], float | None]] = []
         self.calls: list[tuple[Any, ...]] = []
         self.outcome: BaseException | None = None
-        self.gate: threading.Event | None = None  # what a write waits for
+        self.gate: threading.Event | None = None  # a write waits for it
         self.entered = threading.Event()
         self._lock = threading.Lock()
 
@@ -134,7 +134,7 @@ def client(manager: FakeManager, tmp_path: Path) -> Iterator[AdminClient]:
 
 
 def test_a_long_directory_name_does_not_break_the_socket(manager: FakeManager, tmp_path: Path) -> None:
-    """A socket's name ends at 108 bytes, a test directory's or a container volume's does not."""
+    """A socket's name has at most 108 bytes; the name of a test directory or a container volume may be longer."""
     directory = tmp_path / ("d" * 120) / ("e" * 120)
     directory.mkdir(parents=True)
     with running(manager, directory) as client:
@@ -161,8 +161,8 @@ def test_only_the_owner_may_use_the_socket_whatever_the_umask(manager: FakeManag
 def test_a_caller_of_another_user_is_refused_whatever_the_modes_say(
     manager: FakeManager, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A chmod, or a capability, may let others reach the socket; the kernel tells who they are. Nothing that they send
-    is read, and they cannot fill the log."""
+    """A chmod, or a capability, may let other users reach the socket; the kernel names the user of each connection.
+    Nothing that another user sends is read, and other users cannot fill the log."""
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o755)
         with running(manager, Path(name)) as client:
@@ -193,7 +193,7 @@ def test_the_user_that_runs_the_manager_and_root_are_answered(
                 assert client.status()["node_id"] == "m1"
 
         as_user(FIRST, call)
-        monkeypatch.setattr(os, "geteuid", lambda: FIRST)  # what the manager takes for its own; the caller is root
+        monkeypatch.setattr(os, "geteuid", lambda: FIRST)  # the manager's own user; the client is root
         call()
 
 
@@ -223,7 +223,7 @@ def test_callers_that_come_while_it_stops_leave_nothing_open(manager: FakeManage
         stopped.set()
         for caller in callers:
             caller.join()
-    gc.collect()  # what is left open is a ResourceWarning, which is an error here
+    gc.collect()  # a connection left open makes a ResourceWarning, which is an error here
 
 
 def test_a_dead_managers_socket_is_replaced(manager: FakeManager, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_directory_without_a_manager_is_named_with_the_command_that_starts_one
 def test_a_manager_that_is_stopped_is_not_waited_for_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`status` is what an operator asks first, also of a process that hangs."""
+    """An operator asks for `status` first, also from a process that hangs."""
     monkeypatch.setattr(client_module, "QUICK_ANSWER_SECONDS", 0.1)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(tmp_path / "admin.sock"))
@@ -266,7 +266,7 @@ def test_a_server_that_cannot_listen_says_why_and_leaves_no_thread(manager: Fake
 
 def test_no_descriptor_is_left_behind(manager: FakeManager, tmp_path: Path) -> None:
     with running(manager, tmp_path) as client:
-        client.status()  # what is loaded once is loaded now
+        client.status()  # modules that are loaded once are loaded now
     before = set(os.listdir("/proc/self/fd"))
     with running(manager, tmp_path) as client:
         for _ in range(20):
@@ -431,7 +431,7 @@ def test_an_error_that_is_not_ours_is_told_as_such(
     manager.outcome = ZeroDivisionError("by zero")
     with pytest.raises(ManagerFailed, match="ZeroDivisionError: by zero"):
         client.status()
-    assert "admin call failed" in caplog.text  # with the traceback, for whoever has to find the mistake
+    assert "admin call failed" in caplog.text  # with the traceback, so that the bug can be found
 
 
 def test_an_error_of_a_newer_manager_is_still_told() -> None:
@@ -446,7 +446,7 @@ def test_an_error_of_a_newer_manager_is_still_told() -> None:
 def test_however_many_writes_wait_for_a_quorum_the_status_can_be_looked_at(
     client: AdminClient, manager: FakeManager
 ) -> None:
-    """When nothing moves, `status` is what an operator asks first."""
+    """When nothing moves, an operator asks for `status` first."""
     manager.gate = threading.Event()
     writers = [
         threading.Thread(target=client.put, args=("node", {"id": f"n{number}"})) for number in range(2 * MAX_CALLS)
@@ -473,7 +473,7 @@ def test_a_request_beyond_all_bounds_is_refused(client: AdminClient, manager: Fa
 
 @pytest.mark.slow
 def test_a_manager_that_closes_under_a_write_leaves_the_outcome_open(manager: FakeManager, tmp_path: Path) -> None:
-    """The write may have been applied: to say anything else would make a caller repeat or forget it wrongly."""
+    """The write may have been applied. Any other answer would make a caller repeat or forget it wrongly."""
     manager.gate = threading.Event()
     caught: list[BaseException] = []
 

@@ -87,7 +87,7 @@ AWAY = {"connected": False, "alarms": None}
             status(member("m1"), member("m2", alarms=[alarm("log-blocked")]), member("m3")),
             "degraded: m1 leads term 4, 3 of 3 connected, tolerates 0 failures; log-blocked m2",
         ),
-        (  # they acknowledge, and neither could lead in the place of m1: who has not applied everything does not
+        (  # m2 and m3 acknowledge, but could not lead in the place of m1: they cannot apply entries
             status(member("m1"), *(member(id_, alarms=[alarm("state-no-space")]) for id_ in ("m2", "m3"))),
             "degraded: m1 leads term 4, 3 of 3 connected, tolerates 0 failures; state-no-space m2; state-no-space m3",
         ),

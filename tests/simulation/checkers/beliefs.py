@@ -40,6 +40,6 @@ class LeadersBeliefs:
         if index <= max(ours.base_index, theirs.base_index):
             return
         if index > theirs.synced_index:
-            raise Failure(f"{leader.id} counts index {index} of {peer}, whose log is synced to {theirs.synced_index}")
+            raise Failure(f"{leader.id} counts index {index} of {peer}; that log is synced to {theirs.synced_index}")
         if theirs.entries[index - theirs.base_index][2] != ours.entries[index - ours.base_index][2]:
             raise Failure(f"{leader.id} counts index {index} of {peer}, which has another entry there")

@@ -87,7 +87,7 @@ def _pose(calls: Sequence[Call]) -> tuple[_Problem | None, str]:
     unseen: list[Call] = []
     for call in calls:
         if isinstance(call.result, tuple) and call.kind == "cas" and call.result[1] == call.argument[0]:
-            return None, f"{call} conflicts with what it expected"
+            return None, f"{call} conflicts with the revision that it expected"
         _add(problem, call, seen, unseen)
     _explain_the_unseen(problem, unseen)
     problem.changes.sort(key=lambda step: (step.revision, step.is_delete, step.returned, step.invoked))
