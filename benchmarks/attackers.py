@@ -1,8 +1,8 @@
-"""Attackers of a running cluster: a connection that says whatever bytes it is given, and certificates for it.
+"""Attackers of a running cluster: a connection that sends any given bytes, and certificates for it.
 
 Used by attacks.py and hostile.py. Lives here: sockets, TLS and handshake of an attacker, and a manager that also tells
-how long its raft thread was busy. Not here: what an attacker says, and what is judged. Invariant: an attacker has
-nothing of the cluster but the certificate that it is given.
+how long its raft thread was busy. Not here: the attacker's messages, and the judgement. Invariant: an attacker has
+nothing of the cluster except the certificate that it is given.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ from warren_raft.raft.wire import MARK, BadFrame, FrameReader, encode, encode_bo
 Message = dict[str, Any]
 
 PATIENCE_SECONDS = 10.0
-"""For whatever a manager answers at once, on a busy machine."""
+"""The longest wait for an answer that a manager gives at once, on a busy machine."""
 TURNED_AWAY_SECONDS = 0.25
-"""Between two tries to get in: one certificate may connect four times a second."""
+"""The pause between two connections: one certificate may connect four times a second."""
 TRIES = 20
 RECEIVE_BYTES = 256 * 1024
 PROBE_SECONDS = 0.005
 NORMAL_LANE = 1
 ENTRY_BYTES = 200
-"""Of the objects of an entry of the log, beside its bytes."""
+"""The memory of an entry's objects in the log, without its bytes."""
 FIGURE_BYTES = 112
 HEARD_MAX = 1000
-"""The newest messages of a manager that nobody asked for are kept."""
+"""So many of a manager's newest messages are kept until the attacker takes them."""
 HASH_BOMB = (Path(__file__).parents[1] / "tests/fuzz/corpus/cbor/hash-bomb").read_bytes()[1:]
-"""A map whose keys are lists that hold each other twice, 43 times: to hash it takes months."""
+"""A map with nested lists as its keys; each list contains the next one twice, 43 times. Hashing it takes months."""
 
 
 class Gone(Exception):
-    """The manager has ended the connection. The text: what it said of it last."""
+    """The manager has ended the connection. The text is the manager's last message about it."""
 
 
 # Connections ---------------------------------------------------------------------------------------------------------
 
 
 def no_certificate() -> ssl.SSLContext:
-    """A client that speaks TLS 1.3, believes everybody, and has nothing to show."""
+    """A client that speaks TLS 1.3, accepts any server, and has no certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -63,7 +63,7 @@ def no_certificate() -> ssl.SSLContext:
 
 
 def client_hello() -> bytes:
-    """What a TLS client says first."""
+    """The first bytes of a TLS client."""
     session = Session(no_certificate(), is_server=False)
     session.shake()
     return session.take()
@@ -80,12 +80,12 @@ def empty_lists(size_bytes: int) -> bytes:
 
 
 class Peer:
-    """A connection to a manager, for `with`. What does not work raises Gone."""
+    """A connection to a manager, for `with`. Operations that fail raise Gone."""
 
     def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
-        """`context`: of a client; None: plaintext."""
+        """`context`: the client's TLS; None: plaintext."""
         self.came = bytearray()
-        """All plain bytes of the manager."""
+        """All decrypted bytes from the manager."""
         self._heard: deque[Message] = deque(maxlen=HEARD_MAX)
         self._reader = FrameReader()
         self._session = None if context is None else Session(context, is_server=False)
@@ -121,7 +121,7 @@ class Peer:
         self._socket.close()
 
     def write(self, data: bytes) -> None:
-        """All of it, and read what comes meanwhile: a manager that could not write would stop reading."""
+        """Write all bytes, and read meanwhile: a manager that cannot write stops reading."""
         self.take()
         self._send(data if self._session is None else self._session.write(data))
 
@@ -146,7 +146,7 @@ class Peer:
             raise Gone("silent" if reading else "it does not read")
 
     def take(self) -> None:
-        """Read what has come, without waiting. Raises Gone at the end."""
+        """Read the bytes that have come, without waiting. Raises Gone at the end of the connection."""
         while True:
             try:
                 data = self._socket.recv(RECEIVE_BYTES)
@@ -166,7 +166,7 @@ class Peer:
                 raise self._end("refused: an alert of TLS") from None
 
     def _end(self, text: str) -> Gone:
-        """The manager's last word counts, whatever became of the connection then."""
+        """The error for the end of the connection. If the manager sent a last message, its text counts."""
         codes = [message["code"] for message in self._heard if message["type"] == "refused"]
         return Gone(f"refused: {codes[0]}" if codes else text)
 
@@ -181,7 +181,7 @@ class Peer:
         return b"".join(parts)
 
     def hear(self, seconds: float = PATIENCE_SECONDS) -> Message:
-        """The next message that is not a ping. Raises Gone, also where none comes."""
+        """The next message that is not a ping. Raises Gone, also if no message comes."""
         deadline = time.monotonic() + seconds
         while True:
             while self._heard:
@@ -192,7 +192,7 @@ class Peer:
             self.take()
 
     def shake_hands(self, hello: Message) -> None:
-        """Have a link. Raises Gone, with the code of the refusal where there is one."""
+        """Make a link. Raises Gone, with the code of the refusal if there is one."""
         self.say(hello_of(hello))
         for expected in ("hello", "welcome"):
             message = self.hear()
@@ -203,7 +203,7 @@ class Peer:
         self.say({"type": "welcome"})
 
     def settle(self) -> None:
-        """Return when the manager has taken in all that was said; raise Gone if it has ended the link for it."""
+        """Return when the manager has taken in all messages; raise Gone if it has ended the link because of them."""
         body = encode_body({"type": "no such type"})
         self.write(frame_head(NORMAL_LANE | MARK, body) + body)
         while (message := self.hear())["type"] != "got":
@@ -212,7 +212,7 @@ class Peer:
 
 
 def linked(port: int, context: ssl.SSLContext, hello: Message) -> Peer:
-    """A link, or what comes of trying to have one: Gone. One that is turned away for coming too often tries again."""
+    """Make a link; raises Gone if that fails. Tries again if the manager refuses because of too many connections."""
     for attempt in range(TRIES):
         try:
             peer = Peer(port, context)
@@ -237,7 +237,7 @@ def hello_of(claims: Mapping[str, Any]) -> Message:
 
 
 def issue(authority: Authority, directory: Path, *ids: str) -> dict[str, ssl.SSLContext]:
-    """For each of these ids a certificate of the cluster's CA: the client's side of it."""
+    """Issue a certificate of the cluster's CA for each of these ids. Returns id -> the TLS of its client."""
     contexts = {}
     for number, each in enumerate(authority.issue({id_: f"127.0.0.1:{n}" for n, id_ in enumerate(ids, 1)})):
         place = directory / f"stranger-{ids[number]}"
@@ -248,7 +248,7 @@ def issue(authority: Authority, directory: Path, *ids: str) -> dict[str, ssl.SSL
 
 
 def client_context(directory: Path) -> ssl.SSLContext:
-    """Of the key and certificate in a directory."""
+    """The TLS of a client with the key and certificate in a directory."""
     context = no_certificate()
     context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
     return context
@@ -258,7 +258,8 @@ def client_context(directory: Path) -> ssl.SSLContext:
 
 
 class Manager(tls.Manager):
-    """Beside the callers, a thread asks the raft thread for a sign of life 200 times a second. It logs to a file."""
+    """A manager that logs to a file. Beside the callers, a thread asks the raft thread for a sign of life 200 times a
+    second."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         log = logging.FileHandler(settings["data_dir"] + ".log")
@@ -303,7 +304,8 @@ class Manager(tls.Manager):
         return round((max(stalls) if stalls else end - begin) * 1e3, 1)
 
     def own_bytes(self) -> int:
-        """Of memory that the writes of the callers take, whoever attacks: their entries in the log, and our figures."""
+        """The memory of the callers' writes, which does not depend on the attacker: their entries in the log, and the
+        figures here."""
         log_bytes = sum(len(entry[0]) + ENTRY_BYTES for entry in tuple(self.store._driver._engine._log.entries))
         return log_bytes + FIGURE_BYTES * (len(self.times) + len(self.stalls))
 
@@ -314,7 +316,7 @@ class Manager(tls.Manager):
         self.store.remove_member(id_, timeout=tls.WAIT_SECONDS)
 
     def facts(self) -> dict[str, Any]:
-        """What an attacker may know: who this manager says to be, how far its log is, which snapshots it holds."""
+        """The facts that an attacker may know: this manager's hello, the end of its log, its snapshots."""
         engine = self.store._driver._engine
         hello = {name: value.hex() if isinstance(value, bytes) else value for name, value in engine.hello().items()}
         log, held = engine._log, self.store._opened.keeper.held
@@ -331,7 +333,7 @@ class Manager(tls.Manager):
 
 @contextlib.contextmanager
 def without(cluster: tls.Cluster, id_: str) -> Iterator[dict[str, Any]]:
-    """A member is stopped meanwhile, so that somebody can play it: its hello. At the end it runs again."""
+    """Stop a member during the block, so that an attacker can play it. Gives its hello. Afterwards it runs again."""
     hello = cluster.managers[id_].call("facts")["hello"]
     cluster.managers.pop(id_).end()
     yield {**hello, "founding": bytes.fromhex(hello["founding"])}
@@ -340,7 +342,7 @@ def without(cluster: tls.Cluster, id_: str) -> Iterator[dict[str, Any]]:
 
 
 def was_member(cluster: tls.Cluster, leader_id: str, id_: str, context: ssl.SSLContext) -> Message:
-    """Have the leader add an attacker, as its certificate lets it, and an operator remove it again: its hello."""
+    """The leader adds an attacker because of its certificate, and an operator removes it again. Returns its hello."""
     leader = cluster.managers[leader_id]
     port = int(cluster.addresses[leader_id].rpartition(":")[2])
     hello = {"node_id": id_, "address": "127.0.0.1:1", "incarnation": "e" * 32}

@@ -1,12 +1,12 @@
-"""Attacks against a running cluster, each by several attackers, and what came of it.
+"""Attacks against a running cluster, each by several attackers, and their results.
 
     python benchmarks/attacks.py [--seconds 1] [--managers 3] [--directory DIR] [--json]
 
-Three manager processes with TLS on one machine; two callers write in the leading one. The attackers: a process
-without a certificate; one with a certificate of the cluster that is not a member's; a member that was removed; and a
-member: the attacker has its certificate and its directory, and it is stopped itself. Each attack is made against
-every manager, once at least, and for so many seconds. Exits with 1 if a manager stopped, if something was read or
-changed, or if a mark is missed. The times have no mark: they need a quiet machine, and benchmarks/hostile.py has it.
+Three manager processes with TLS on one machine; two callers write at the leader. The attackers: a process without a
+certificate; a process with a certificate of the cluster that is not a member's; a removed member; and a member (the
+member is stopped, and the attacker has its certificate and its directory). Each attack is made against every manager,
+at least once, and for `--seconds`. Exits with 1 if a manager stopped, if something was read or changed, or if a mark is
+missed. The times have no mark, because they need a quiet machine; benchmarks/hostile.py judges them.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ HOSTILE = b"the CA of an attacker"
 GUESTS = 200
 
 MARKS = {"growth MiB": 16.0, "descriptors": 100.0, "log KiB": 64.0}
-"""At most, for one attack by one attacker."""
+"""The most that one attack by one attacker may cost."""
 GROWTH_MARKS = {"non-member": 32.0, "member": 48.0}
-"""Of the one attack that begins messages and does not end them. All guests together have 12 MiB of these, a member has
-16 MiB in each of two lanes. A link that is dropped for it leaves its memory to the next one, not to the system."""
+"""The marks for the attack that begins messages and does not end them. All guests together may have 12 MiB of these, a
+member 16 MiB in each of two lanes. The memory of a link that is dropped goes to the next link, not to the system."""
 
 
 def main() -> None:
@@ -80,7 +80,7 @@ def main() -> None:
 
 class Manager(attackers.Manager):
     def furnish(self) -> None:
-        """What an attacker would like to have, and a snapshot of it."""
+        """Write the records that an attacker would like to have, and take a snapshot of them."""
         self.store.save_ca(AUTHORITY)
         self.store.create_secret(wr.Secret(id="s", name="s", data=SECRET))
         keeper = self.store._opened.keeper
@@ -88,7 +88,7 @@ class Manager(attackers.Manager):
         tls.wait_for(lambda: keeper.held, "a snapshot")
 
     def furniture(self) -> list[Any]:
-        """All that no caller writes here."""
+        """All records that no caller writes."""
         with self.store.read() as view:
             secrets = [(secret.id, secret.data.decode(), secret.revision) for secret in view.list_secrets()]
             authority = view.get_ca().decode()
@@ -96,16 +96,16 @@ class Manager(attackers.Manager):
         return [secrets, authority, counts, sorted(self.member_ids())]
 
     def write_one(self) -> None:
-        """By the raft thread and the log: what was said before is done then."""
+        """Make a write, which goes through the raft thread and the log: earlier messages are handled by then."""
         self.store.barrier(timeout=tls.WAIT_SECONDS)
 
     def rest(self) -> None:
-        """The callers write no more."""
+        """Stop the callers' writes."""
         self.stop.set()
 
 
 class Cluster(tls.Cluster):
-    """The first manager is attacked before the others are there."""
+    """A cluster; its first manager is attacked before the others start."""
 
     script = __file__
 
@@ -128,12 +128,12 @@ class Cluster(tls.Cluster):
 
 
 Way = tuple[ssl.SSLContext | None, Message]
-"""What an attacker shows (None: it speaks no TLS), and the hello that it says."""
+"""An attacker's certificate (None: it speaks no TLS), and its hello."""
 
 
 @dataclass
 class Attacker:
-    """`ways`: in which it tries to have a link."""
+    """`ways`: the ways in which it tries to make a link."""
 
     name: str
     ways: Callable[[], list[Way]]
@@ -147,14 +147,14 @@ class Attacker:
 
 @dataclass
 class Scene:
-    """What an attack is made against."""
+    """The targets of an attack."""
 
     cluster: Cluster
     attacker: Attacker
     ports: list[int]
-    """Of the managers that run, the leader's first."""
+    """The ports of the managers that run, the leader's first."""
     leader: dict[str, Any]
-    """What an attacker may know of the leader."""
+    """The facts that an attacker may know about the leader."""
     heard: bytearray = field(default_factory=bytearray)
     outcomes: Counter[str] = field(default_factory=Counter)
 
@@ -162,7 +162,8 @@ class Scene:
         self.outcomes[str(gone).partition(":")[0]] += 1
 
     def connect(self, port: int, way: Way, say: Callable[[Peer], None], *, hello: bool) -> None:
-        """Whatever ends it is an outcome. `hello`: have a link first, where the attacker speaks TLS."""
+        """Connect, and call `say`. Each end is noted as an outcome. `hello`: make a link first, if the attacker speaks
+        TLS."""
         try:
             with linked(port, way[0], way[1]) if hello and way[0] is not None else Peer(port, way[0]) as peer:
                 try:
@@ -173,10 +174,10 @@ class Scene:
             self.came_of(gone)
 
     def say(self, first: Sequence[bytes], then: Sequence[bytes]) -> None:
-        """To every manager, in each way: bytes as the first word of a connection, and on a link."""
+        """Send to every manager, in each way: `first` at the beginning of a connection, `then` on a link."""
         for port in self.ports:
             ways = self.attacker.ways()
-            for data in [] if self.attacker.is_member else first:  # it has a link to say it on
+            for data in [] if self.attacker.is_member else first:  # a member sends all on its link
                 self.connect(port, ways[0], partial(self.say_all, [data]), hello=False)
             for way in ways:
                 left = list(then)
@@ -187,7 +188,7 @@ class Scene:
                         break  # it gets no link
 
     def say_all(self, left: list[bytes], peer: Peer) -> None:
-        """One after the other, until one costs the connection."""
+        """Send one after the other, until one costs the connection."""
         while left:
             peer.write(left.pop(0))
             peer.settle()
@@ -209,7 +210,7 @@ def stop_by_refusal(scene: Scene) -> None:
 
 
 def answer_dials(scene: Scene, data: bytes) -> None:
-    """In the place of the member, to every manager that dials it."""
+    """Send bytes in the place of the member, to every manager that dials it."""
     place = scene.attacker.place
     assert place is not None
     credentials = Credentials.load(place / "tls", place.name)
@@ -259,7 +260,7 @@ def unreadable_command(scene: Scene) -> None:
 
 
 def replace_ca(scene: Scene) -> None:
-    """As a write, and as an entry of a leader. (A member may write.)"""
+    """Try to replace the CA by a write, and by an entry of a leader. (A member may write.)"""
     session = new_session(scene.attacker.ways()[0][1]["node_id"], lambda _: 7)
     steps = (Operation(OPEN_SESSION), Operation(PUT, CA.number, CA_ID, codec.encode(CA, HOSTILE)))
     commands = [encode_command(Command(session, n, n, (step,))) for n, step in enumerate(steps, 1)]
@@ -267,7 +268,7 @@ def replace_ca(scene: Scene) -> None:
 
 
 def in_log(scene: Scene, commands: list[bytes], *, may_submit: bool = False) -> None:
-    """`may_submit`: so that a member does not."""
+    """Try to get commands into the log. `may_submit`: a member may submit them, so it does not try that."""
     entry = entries.encode_commands(commands)
     term = scene.leader["term"]
     said = [
@@ -290,7 +291,7 @@ def download(scene: Scene) -> None:
 
 
 def remove_members(scene: Scene) -> None:
-    """As an operator's wish, and as entries of a leader. (A member may wish.)"""
+    """Try to remove members by an operator's request, and by entries of a leader. (A member may request it.)"""
     others = [id_ for id_ in scene.cluster.addresses if id_ != "m1"]
     wishes = [
         {"type": "change", "number": number, "verb": REMOVE, "id": id_, "address": "", "incarnation": None}
@@ -304,7 +305,7 @@ def remove_members(scene: Scene) -> None:
 
 
 def descriptors(scene: Scene) -> None:
-    """Half of the connections say nothing, half of them a ClientHello or all that it takes to be there."""
+    """Make many connections. Half of them send nothing, the others a ClientHello, or all that a link needs."""
     held = []
     for number, port in zip(range(GUESTS), itertools.cycle(scene.ports), strict=False):
         with contextlib.suppress(Gone):
@@ -322,7 +323,7 @@ def descriptors(scene: Scene) -> None:
 
 
 def grow(scene: Scene) -> None:
-    """Messages of 16 MiB in each lane of as many links as there are to be had, without their last byte."""
+    """Send messages of 16 MiB without their last byte, in each lane of as many links as possible."""
     held: list[Peer] = []
     part, size = bytes(64 * 1024 - 12), 16 << 20
     for port, way in itertools.product(scene.ports, scene.attacker.ways()):
@@ -355,7 +356,7 @@ def lists(scene: Scene) -> None:
 
 
 def fill_log(scene: Scene) -> None:
-    """Whatever has a manager write a line, as often as it goes."""
+    """Send all messages that make a manager write a log line, as often as possible."""
     for port in scene.ports:
         for number in range(12):
             way = scene.attacker.ways()[-(number % 2)]
@@ -377,7 +378,7 @@ ATTACKS: dict[str, Callable[[Scene], None]] = {
     "200 guests": descriptors,
     "5 GB of log a day": fill_log,
 }
-"""The last two leave an attacker's certificate with no connection to make for a while."""
+"""After the last two, an attacker's certificate may not connect for a while."""
 
 
 def after(leader: dict[str, Any], said: Sequence[bytes], term: int | None = None) -> Message:
@@ -388,7 +389,7 @@ def after(leader: dict[str, Any], said: Sequence[bytes], term: int | None = None
 
 
 def one_of_each(leader: dict[str, Any]) -> dict[str, Message]:
-    """Messages with which a manager that is ahead would have others do something."""
+    """The messages by which a manager that is ahead makes others act."""
     term, last, sha256 = leader["term"], leader["last_index"], "0" * 64
     asked = {"last_log_index": LATER, "last_log_term": LATER}
     return {
@@ -409,7 +410,7 @@ def one_of_each(leader: dict[str, Any]) -> dict[str, Message]:
 
 
 def forge_founders(cluster: Cluster, name: str) -> dict[str, Any]:
-    """The first manager hears of founders that nobody named. What counts is whom the cluster has in the end."""
+    """Send the first manager a founding record that no operator named. The members of the cluster at the end count."""
     port, outcomes, me = cluster.port("m1"), Counter[str](), "m2" if name == "member" else "x"
     if name == "no certificate":
         context = no_certificate()
@@ -474,8 +475,8 @@ def measure(directory: Path, seconds: float, attacked: int) -> list[dict[str, An
 
 
 def iter_strangers(cluster: Cluster, directory: Path, leader_id: str) -> Iterator[list[Attacker]]:
-    """For each attack those who are no members, with another certificate each time: one certificate connects four times
-    a second. There is one removed member, which tries its ways in turn."""
+    """For each attack the attackers that are not members, each time with other certificates: one certificate may
+    connect four times a second. There is one removed member, which tries its ways in turn."""
     ids = [f"x{number}" for number in range(len(ATTACKS))]
     contexts = attackers.issue(Authority(cluster.directory / "ca"), directory, "gone", *ids)
     member = cluster.managers[leader_id].call("facts")["hello"]
@@ -492,7 +493,7 @@ def iter_strangers(cluster: Cluster, directory: Path, leader_id: str) -> Iterato
 
 
 def attacks_of_a_member(cluster: Cluster, place: Path, hello: Message, seconds: float) -> list[dict[str, Any]]:
-    """`place`: its directory."""
+    """The results of all attacks of a member. `place`: its directory."""
     context = attackers.client_context(place / "tls")
     member = Attacker("member", lambda: [(context, hello)], place)
     rows = []
@@ -507,7 +508,7 @@ def attacks_of_a_member(cluster: Cluster, place: Path, hello: Message, seconds: 
 def row(
     cluster: Cluster, name: str, attacker: Attacker, attack: Callable[[Scene], None], seconds: float
 ) -> dict[str, Any]:
-    """One attack by one attacker: what came of it, and of the cluster."""
+    """Make one attack by one attacker. Returns its results, and the state of the cluster."""
     leader_id, _ = cluster.leader_and_follower()
     ids = [leader_id, *(cluster.managers.keys() - {leader_id})][: cluster.attacked]
     before = cluster.call_all("furniture")
@@ -560,7 +561,7 @@ def log_bytes(cluster: Cluster) -> int:
 
 @contextlib.contextmanager
 def most_descriptors(pid: int) -> Iterator[list[int]]:
-    """By how many the descriptors of a process grew at most meanwhile; known at the end."""
+    """The largest growth of a process's descriptors during the block; known at its end."""
     before, done, grown = count_descriptors(pid), threading.Event(), [0]
 
     def watch() -> None:
@@ -581,7 +582,7 @@ def count_descriptors(pid: int) -> int:
 
 
 def differences(cluster: Cluster) -> list[str]:
-    """Of the managers, when all of them have the same."""
+    """The differences between the managers, after they had time to become equal."""
 
     def is_same() -> bool:
         states = cluster.call_all("state")

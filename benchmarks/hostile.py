@@ -1,21 +1,21 @@
-"""What attackers cost a cluster: callers write while another process attacks the leader, or keeps a processor
+"""The cost of attackers for a cluster: callers write while another process attacks the leader, or keeps a processor
 busy.
 
     python benchmarks/hostile.py [--part 0.05] [--rounds 4] [--attacks hellos,guest] [--json]
 
-Three manager processes with TLS on one machine, 16 callers in the leading one. In turns: an attack, and for the same
-time a busy loop in its place. `--part` of 10,000 connections and of 1,000,000 frames, a quarter for each attacker:
+Three manager processes with TLS on one machine, 16 callers at the leader. In turns: an attack, and for the same time a
+busy loop in its place. `--part` of 10,000 connections and of 1,000,000 frames, a quarter for each attacker:
 
 - hellos: connections with a real ClientHello each, as fast as they can be made;
-- pre-tls: frames without TLS, 25 a connection; the manager hangs up when it has read the first of them;
-- guest: links with a certificate of the cluster that is no member's, with well-formed messages; now and then one that
-  costs the link;
+- pre-tls: frames without TLS, 25 on each connection; the manager hangs up when it has read the first of them;
+- guest: links with a certificate of the cluster that is not a member's, with well-formed messages; now and then a
+  message that costs the link;
 - dense: such a link with 400 messages of 60 KB that consist of empty lists, which take 16 ms to decode;
-- removed: frames behind the hello of a member that was removed, 500 a connection;
+- removed: frames behind the hello of a removed member, 500 on each connection;
 - member: links with the certificate and the directory of a member that is stopped meanwhile, in the same way.
 
-The growth of RssAnon is that of the leader, without what the callers' writes take: its log, and the figures here. Exits
-with 1 where a mark is missed.
+The growth of RssAnon is that of the leader, without the memory of the callers' writes (its log, and the figures here).
+Exits with 1 if a mark is missed.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ DENSE_FRAMES = 400
 DENSE_AT_ONCE = 8
 CHUNK_FRAMES = 128
 CHUNKS_AT_ONCE = 20
-"""Without waiting for the manager."""
+"""Chunks that are sent without waiting for the manager."""
 FRAMES_A_LINK = 20_000
-"""Then comes a frame that costs the link."""
+"""After these frames comes a frame that costs the link."""
 BUSY_SECONDS_MIN = 1.0
 ATTACK_SECONDS_MAX = 600.0
 LATER = 1 << 60
 
 MARKS = {"writes/s of the busy loop's": 0.70, "raft thread: longest stall ms": 100.0, "RssAnon growth MiB": 16.0}
-"""The first at least, the others at most."""
+"""The first value is the least, the others are the most."""
 
 
 def main() -> None:
@@ -91,7 +91,7 @@ class Cluster(tls.Cluster):
 
 
 def attack(order: dict[str, Any]) -> None:
-    """Say "ready", wait for a line, attack, and say how much was done."""
+    """Print "ready", wait for a line, attack, and print the number of attacks."""
     work = ATTACKS[order["kind"]](order)
     print("ready", flush=True)
     sys.stdin.readline()
@@ -107,7 +107,7 @@ def hellos(order: dict[str, Any]) -> Iterator[int]:
 
 
 def before_tls(order: dict[str, Any]) -> Iterator[int]:
-    """Frames of ours, those behind a ClientHello, and TLS records of noise."""
+    """Our frames, frames behind a ClientHello, and TLS records of noise."""
     draw = random.Random(1)
     frames = b"".join(itertools.islice(itertools.cycle(FATAL), FRAMES_BEFORE_TLS))
     records = b"".join(b"\x16\x03\x01\x02\x00" + draw.randbytes(512) for _ in range(FRAMES_BEFORE_TLS))
@@ -142,8 +142,8 @@ def member(order: dict[str, Any]) -> Iterator[int]:
 def flood(
     ports: list[int], context: ssl.SSLContext, ways: Iterator[tuple[dict[str, Any], list[bytes]]]
 ) -> Iterator[int]:
-    """Links to these managers, one after the other, on which it says what a link survives, and in the end what it does
-    not survive. Counts what the manager has taken in."""
+    """Make links to these managers, one after the other. Each link sends messages that a link survives, and at the end
+    one that it does not survive. Counts the messages that the manager has taken in."""
     last = itertools.cycle(FATAL)
     for port, (hello, messages) in zip(itertools.cycle(ports), ways, strict=False):
         chunk = b"".join(itertools.islice(itertools.cycle(messages), CHUNK_FRAMES))
@@ -207,11 +207,11 @@ SHARES = {
     "removed": FRAMES / 4,
     "member": FRAMES / 4,
 }
-"""How much of it is an attacker's."""
+"""Attack -> the part of the work for its attacker."""
 
 
 def given_up() -> bytes:
-    """Of a message of 16 MiB the first KiB, and that the rest does not come."""
+    """The first KiB of a message of 16 MiB, and the notice that the rest will not come."""
     body = first_body(0, 16 << 20, bytes(1024))
     return frame_head(2 | FIRST | MORE, body) + body + frame_head(2 | GIVEN_UP, b"") + b""
 
@@ -223,7 +223,7 @@ GUESTS = [
     encode({"type": "founding_view", "view": {"m1": "x"}, "configured": {"m1": "127.0.0.1:1"}}),
     given_up(),
 ]
-"""What a link with any certificate of the cluster survives."""
+"""The messages that a link with any certificate of the cluster survives."""
 AHEAD = [
     *GUESTS,
     encode({"type": "no such type", "x": [1] * 20}),
@@ -232,7 +232,7 @@ AHEAD = [
     encode({"type": "snapshot_get", "sha256": "0" * 64, "offset": 0}),
     encode({"type": "snapshot_offer", "sha256": "0" * 64, "index": LATER, "size": 100}),
 ]
-"""What it survives of one that says to belong to a later list of members."""
+"""The messages that such a link survives, if the peer claims to belong to a later member list."""
 MEMBERS = [
     *GUESTS,
     encode({"type": "nack", "term": 1 << 62}),
@@ -248,7 +248,7 @@ MEMBERS = [
     ),
     encode({"type": "change_answer", "number": 1, "state": "done", "text": ""}),
 ]
-"""What the link of a member survives."""
+"""The messages that the link of a member survives."""
 FATAL = [
     encode({"type": "submit", "commands": [b"\x85\x17"]}),
     frame(HASH_BOMB),
@@ -259,7 +259,7 @@ FATAL = [
     encode({"type": "append_entries"}),
     encode({"type": "nack", "term": -1}),
 ]
-"""What no link survives."""
+"""The messages that no link survives."""
 
 
 # The figures ---------------------------------------------------------------------------------------------------------
@@ -287,14 +287,14 @@ def measure(directory: Path, attacks: list[str], rounds: int, part: float) -> di
 
 
 def ports(cluster: Cluster) -> list[int]:
-    """Of the managers that run, the leader's first."""
+    """The ports of the managers that run, the leader's first."""
     leader_id, _ = cluster.leader_and_follower()
     ids = [leader_id, *(cluster.managers.keys() - {leader_id})]
     return [int(cluster.addresses[id_].rpartition(":")[2]) for id_ in ids]
 
 
 def of_strangers(cluster: Cluster, directory: Path, leader_id: str) -> dict[str, dict[str, Any]]:
-    """What attackers know who are no members: the second one was a member, and was removed."""
+    """The facts that attackers know that are not members; the second attacker is a removed member."""
     contexts = attackers.issue(Authority(cluster.directory / "ca"), directory, "x1", "x2")
     places = {id_: str(directory / f"stranger-{id_}" / "tls") for id_ in contexts}
     hello = attackers.was_member(cluster, leader_id, "x2", contexts["x2"])
@@ -316,13 +316,13 @@ def hostile_member(cluster: Cluster) -> Iterator[dict[str, Any]]:
 
 
 def pair(leader: Any, order: dict[str, Any]) -> list[dict[str, float]]:
-    """An attack, and a busy loop for the same time."""
+    """Measure an attack, and a busy loop for the same time."""
     attacked = during(leader, order)
     return [during(leader, {"kind": "busy", "count": 1}, max(BUSY_SECONDS_MIN, attacked["seconds"])), attacked]
 
 
 def during(leader: Any, order: dict[str, Any], seconds: float | None = None) -> dict[str, float]:
-    """What happened while the attacker's process did its work, or for so long."""
+    """Measure the leader while the attacker's process works, or for `seconds`."""
     command = [sys.executable, __file__, "--attacker", json.dumps(order)]
     attacker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert attacker.stdin is not None

@@ -1,11 +1,11 @@
-"""What TLS costs: the same managers with plaintext links and with TLS, in turns, on three managers of one machine.
+"""The cost of TLS: the same managers with plaintext links and with TLS, in turns, on three managers of one machine.
 
     python benchmarks/tls.py [--rounds 4] [--seconds 3] [--containers 100000] [--directory DIR] [--json]
 
-Two clusters of three processes each, of which one works while the other is idle: one caller, 64 callers, and a follower
-that was away while all containers were written again and fetches them as a snapshot. Each round measures plaintext and
-then TLS, so a machine that is busy with something else is so for both. The figures are medians of the rounds. Exits
-with 1 where a mark is missed.
+Two clusters of three processes each; one works while the other is idle. Measured: one caller, 64 callers, and a
+follower that was away while all containers were written again, and fetches them as a snapshot. Each round measures plaintext and
+then TLS, so other work on the machine disturbs both. The figures are medians of the rounds. Exits with 1 if a mark is
+missed.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ KINDS = ("plaintext", "tls")
 THREADS = 64
 BATCH = 200
 CUT_AFTER_BYTES = 100
-"""For each container, while a follower is away. A container takes 400 bytes of log: so two snapshots are taken, the log
-is cut to the first one, and a snapshot is what the follower gets."""
+"""Bytes for each container, while a follower is away. A container takes 400 bytes of log, so two snapshots are taken,
+the log is compacted to the first one, and the follower gets a snapshot."""
 
 MARKS = {
     "one caller: p50 more ms": 0.3,
     "64 callers: writes/s of plaintext's": 0.85,
     "catch-up: speed of plaintext's": 0.70,
 }
-"""The first at most, the others at least."""
+"""The first value is the most, the others are the least."""
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
 
 class Manager(writes.Manager):
     def cut_often(self, often: bool) -> None:
-        """Whether snapshots are taken, and the log cut, after snapshot_after_bytes, whatever the state's size."""
+        """Whether a snapshot is taken, and the log compacted, after snapshot_after_bytes, at any size of the state."""
         self.store._opened.keeper.state_bytes = (lambda: 0) if often else (lambda: 1 << 60)
 
     def takes_a_snapshot(self) -> bool:
@@ -72,7 +72,7 @@ class Manager(writes.Manager):
 
 
 class Cluster(common.Cluster):
-    """With links of one kind."""
+    """A cluster with links of one kind."""
 
     script = __file__
 
@@ -108,7 +108,7 @@ class Cluster(common.Cluster):
 
 
 def wait_for(condition: Any, what: str, states: Any = list) -> Any:
-    """`states`: what managers say of themselves, for the error where it does not come."""
+    """Wait for a condition. `states`: the managers' descriptions, for the error if it does not come."""
     deadline = time.monotonic() + WAIT_SECONDS
     while not (found := condition()):
         if time.monotonic() > deadline:
@@ -166,10 +166,10 @@ def catch_up_figures(clusters: dict[str, Cluster], rounds: int, containers: int)
 
 
 def leave_behind(cluster: Cluster, containers: int) -> str:
-    """A follower ends. All containers are written again, and some more until the log is cut.
+    """End a follower. Then write all containers again, and some more until the log is compacted.
 
-    Each time anew: a follower that came back with an older copy of its directory would be refused, as one that has lost
-    what it had acknowledged.
+    This is done again each time: a follower that came back with an older copy of its directory would be refused,
+    because it would have lost acknowledged entries.
     """
     leader_id, away = cluster.leader_and_follower()
     leader = cluster.managers[leader_id]
@@ -193,7 +193,7 @@ def leave_behind(cluster: Cluster, containers: int) -> str:
 
 
 def catch_up(cluster: Cluster, away: str) -> float:
-    """Seconds from the start of its manager until it has what the leader has."""
+    """Seconds from the start of the manager until it has the leader's state."""
     leader = cluster.managers[cluster.leader_and_follower()[0]]
     follower = cluster.launch(away)
     assert follower.read() == "started"
