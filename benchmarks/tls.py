@@ -3,9 +3,9 @@
     python benchmarks/tls.py [--rounds 4] [--seconds 3] [--containers 100000] [--directory DIR] [--json]
 
 Two clusters of three processes each; one works while the other is idle. Measured: one caller, 64 callers, and a
-follower that was away while all containers were written again, and fetches them as a snapshot. Each round measures plaintext and
-then TLS, so other work on the machine disturbs both. The figures are medians of the rounds. Exits with 1 if a mark is
-missed.
+follower that was away while all containers were written again, and fetches them as a snapshot. Each round measures
+plaintext and then TLS, so other work on the machine disturbs both. The figures are medians of the rounds. Exits with 1
+if a mark is missed.
 """
 
 from __future__ import annotations

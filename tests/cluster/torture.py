@@ -68,7 +68,7 @@ class Tally:
         """A tally never shows lost or doubled writes, because the first such write ends the run."""
         lines = [
             f"elapsed: {self.elapsed:.0f} s, {self.clusters} clusters",
-            f"kills: {self.kills}, refused and joined anew: {self.refused}",
+            f"kills: {self.kills}, refused and joined again: {self.refused}",
             f"faults: {self.faults.total()}",
             *(f"    {name}: {count}" for name, count in sorted(self.faults.items())),
             f"writes acknowledged: {self.outcomes['ok']}, lost: 0, doubled: 0",
