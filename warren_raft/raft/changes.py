@@ -48,7 +48,7 @@ LONG_AGO: Final = -1e9
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The leader's answer to a request. DONE: the change is made; `text` may hold a warning. PENDING: the change was
-    begun, and may be done by now; ask again. WAIT: nothing was done; `text` says what the leader waits for; ask again.
+    begun, and may be done by now; ask again. WAIT: nothing was done; `text` gives the reason; ask again.
     REFUSED: `text` says why."""
 
     state: str
