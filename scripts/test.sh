@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the dependencies into .venv, then runs the tests. Arguments go to pytest:
-#   scripts/test.sh                      all tests
-#   scripts/test.sh tests/unit -x        some tests
+#   scripts/test.sh                      all tests, as many at a time as there are processors
+#   scripts/test.sh tests/unit -x        some tests, one at a time
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -11,4 +11,5 @@ cd -- "$project_root"
 # A directory of its own: all runs of a user share pytest's default, and each run removes directories of earlier runs.
 scratch=$(mktemp -d --tmpdir warren-raft-tests-XXXXXX)
 trap 'rm -rf -- "$scratch"' EXIT
+(($#)) || set -- --numprocesses auto --dist worksteal
 "$venv/bin/python" -m pytest --basetemp="$scratch/pytest" "$@"
