@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Final
@@ -42,7 +43,11 @@ class Deliveries:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._waiting: SimpleQueue[Delivery | None] = SimpleQueue()
+        self._due: deque[Delivery] = deque()
+        """The calls to make, in order. The thread that takes one out of it makes it."""
+        self._wakes: SimpleQueue[bool] = SimpleQueue()
+        """One True after each group of calls: a wake for each call would make the thread fight for the interpreter with
+        the raft thread. False: the end."""
         self._lock = threading.Lock()
         self._turn: _Turn | None = None
         self._stuck: list[threading.Thread] = []
@@ -52,13 +57,13 @@ class Deliveries:
         once."""
         if not deliveries:
             return
-        for delivery in deliveries:
-            self._waiting.put(delivery)
-        with self._lock:
-            if self._turn is None:
-                self._start_turn()
-            has_thread = self._turn is not None
-        while not has_thread and not self._waiting.empty():
+        self._due.extend(deliveries)
+        self._wakes.put(True)
+        if self._turn is None:
+            with self._lock:
+                if self._turn is None:
+                    self._start_turn()
+        while self._turn is None and self._due:
             self._deliver(_Turn())
 
     def look(self) -> float | None:
@@ -67,7 +72,7 @@ class Deliveries:
             return None
         with self._lock:
             turn = self._turn
-            if turn is None or (turn.since is None and self._waiting.empty()):
+            if turn is None or (turn.since is None and not self._due):
                 return None
             if turn.since is not None and time.monotonic() - turn.since > PATIENCE_SECONDS:
                 self._stuck = [thread for thread in self._stuck if thread.is_alive()]
@@ -78,7 +83,7 @@ class Deliveries:
 
     def finish(self, seconds: float) -> None:
         """Deliver the rest; wait at most `seconds` for threads that are in a callback. No `put` may follow."""
-        self._waiting.put(None)
+        self._wakes.put(False)
         give_up_at = time.monotonic() + seconds
         while (turn := self._turn) is not None and turn.thread.is_alive() and time.monotonic() < give_up_at:
             turn.thread.join(LOOK_SECONDS)
@@ -97,20 +102,25 @@ class Deliveries:
             log_event(logger, logging.WARNING, "thread not started", error, thread=self._name)
 
     def _run(self, turn: _Turn) -> None:
-        while self._deliver(turn):
-            pass
+        while self._turn is turn:
+            if self._deliver(turn):
+                continue
+            goes_on = self._wakes.get()
+            if self._turn is not turn:
+                self._wakes.put(goes_on)  # it was for the thread that has the turn now
+            elif not goes_on:
+                return
 
     def _deliver(self, turn: _Turn) -> bool:
-        """Wait for the next delivery and call it. Returns False if there is none left, or another thread has the
-        turn."""
-        delivery = self._waiting.get()
-        if delivery is None:
+        """Make the next call. Returns False if there is none."""
+        try:
+            delivery = self._due.popleft()
+        except IndexError:
             return False
         turn.since = time.monotonic()
         try:
             delivery()
         except BaseException as error:  # noqa: BLE001  SystemExit too: the other deliveries must follow
             log_event(logger, logging.ERROR, "callback of a future failed", thread=self._name, exc_info=error)
-        with self._lock:
-            turn.since = None
-            return self._turn is turn
+        turn.since = None
+        return True
