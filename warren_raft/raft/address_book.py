@@ -1,7 +1,7 @@
-"""The addresses at which each member can be dialled: the one in the member list, and others that are known of it.
+"""The addresses at which each member can be dialled: its address in the member list, and others from three sources.
 
-Lives here: addresses that members said of themselves, that others told of them, and that were given at the start; and
-which list entries are out of date. Not here: the member list (membership.py), and dialling (transport.py).
+Lives here: addresses that a member said itself, that other members told, and that were given at the start; and which
+addresses in the list are out of date. Not here: the member list (membership.py), and dialling (transport.py).
 Invariant: an address is only a place to dial. The manager that answers there is judged by its hello, like any other.
 """
 
@@ -16,46 +16,47 @@ from warren_raft.errors import InvalidEntity
 from warren_raft.raft.membership import MEMBERS_MAX, TEXT_CHARACTERS, Member
 
 TOLD_MAX: Final = 3
-"""Addresses of one member that others told us of and that are dialled, the newest first: each costs a dial while the
-member is away."""
+"""The most addresses of one member that are dialled because other members told them, the newest first. Each costs a
+dial while the member is away."""
 PLACES_MAX: Final = 8
-"""Addresses of one member that are dialled in turn."""
+"""The most addresses of one member that are dialled in turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An address, and the incarnation of the data directory whose manager has it."""
+    """The address of a manager, and the incarnation of its data directory."""
 
     incarnation: str
     address: str
 
 
 class AddressBook:
-    """Raft thread or simulator only; `said` may be read from any thread.
+    """The known addresses of all members. For the raft thread or the simulator; any thread may read `said`.
 
-    `given`: further addresses by id, from the operator, or said in an earlier run.
+    `given`: further addresses by id, from the operator, or said by members in an earlier run.
     """
 
     def __init__(self, own_address: str, given: Mapping[str, Sequence[str]]) -> None:
         self._own_address = own_address
         self._given = {id_: tuple(addresses) for id_, addresses in given.items()}
         self.said: Mapping[str, Said] = {}
-        """The newest address that each member said it has, id -> Said. Replaced as a whole."""
+        """Id -> the newest address that the member said itself. Replaced as a whole."""
         self._told: dict[str, dict[str, Said]] = {}
-        """Of each member, by the member that told us; the newest first."""
+        """Id -> the addresses that other members told, by teller, the newest first."""
         self.version = 0
-        """Goes up with every change."""
+        """Increases with every change."""
 
     def heard(self, member: Member, incarnation: str, address: str) -> None:
-        """A manager said its address itself, when its link came up. Kept if it is that member's manager."""
+        """A manager said its own address when its link came up. The address is kept if the manager's incarnation is the
+        member's."""
         said = Said(incarnation, address)
         if incarnation == member.incarnation and self.said.get(member.id) != said and is_address(address):
             self.said = {**self.said, member.id: said}
             self.version += 1
 
     def told(self, teller: str, entries: Iterable[tuple[str, Said]], members: Mapping[str, Member]) -> None:
-        """A member told us the addresses that others had said to it. Those of non-members are not kept, and one of each
-        teller: it cannot push out those that others told."""
+        """A member told us the addresses that other members had said to it. Addresses of non-members are not kept. One
+        address of each teller is kept, so that a teller cannot push out the addresses of other tellers."""
         for id_, said in entries:
             member = members.get(id_)
             if member is None or member.incarnation != said.incarnation or not is_address(said.address):
@@ -67,7 +68,7 @@ class AddressBook:
                 self.version += 1
 
     def members_changed(self, before: Mapping[str, Member], after: Mapping[str, Member]) -> None:
-        """There is a new list: forget addresses of managers that left it, and those that a new entry replaces."""
+        """There is a new list. Forget the addresses of members that left it, and addresses that the list replaces."""
         moved = {id_ for id_, member in after.items() if id_ in before and before[id_].address != member.address}
         self.said = {
             id_: said
@@ -82,12 +83,12 @@ class AddressBook:
         self.version += 1
 
     def places(self, member: Member) -> tuple[str, ...]:
-        """The member's addresses, in the order in which they are tried: the one it said last, the list's, those that
-        others told, those that were given at the start."""
+        """The member's addresses, in the order in which they are dialled: the address that it said last, the address in
+        the list, those that other members told, those that were given at the start."""
         said, told = self._said_by(member), self._told_of(member)
         places = dict.fromkeys([*said, member.address, *told, *self._given.get(member.id, ())])
         if len(places) > 1:
-            places.pop(self._own_address, None)  # it was the member's once, and we would meet ourselves there
+            places.pop(self._own_address, None)  # the member had it once; now we would dial ourselves there
         return tuple(places)[:PLACES_MAX]
 
     def _said_by(self, member: Member) -> list[str]:
@@ -99,7 +100,7 @@ class AddressBook:
         return list(dict.fromkeys(each.address for each in told))[:TOLD_MAX]
 
     def differing(self, members: Iterable[Member]) -> dict[str, str]:
-        """The members that said they have another address than the list has for them: id -> that address."""
+        """Id -> address, for each member that said another address than the list has for it."""
         found = {}
         for member in members:
             said = self.said.get(member.id)
@@ -108,9 +109,10 @@ class AddressBook:
         return found
 
     def to_keep(self, before: Mapping[str, str], members: Mapping[str, Member]) -> dict[str, str]:
-        """For the next start: the address of each member that is not at its address in the list, id -> address.
+        """For the next start: id -> address of each member that is not at its address in the list.
 
-        `before`: what was kept so far; it holds for members that were not heard of since. For any thread.
+        `before`: the addresses that were kept so far. They hold for members that have said no address since, and about
+        which no member told any. For any thread.
         """
         kept = {}
         for member in members.values():
@@ -121,7 +123,8 @@ class AddressBook:
         return kept
 
     def to_tell(self, members: Mapping[str, Member]) -> list[tuple[str, str, str]]:
-        """For the other members: (id, incarnation, address) of each member that said it has another address."""
+        """For the other members: (id, incarnation, address) of each member that said another address than the list
+        has."""
         differing = self.differing(members.values())
         return [(id_, members[id_].incarnation, address) for id_, address in sorted(differing.items())]
 
@@ -136,7 +139,7 @@ def is_address(text: str) -> bool:
 
 
 def are_told(value: Any) -> bool:
-    """Whether a peer sent a list as `to_tell` makes it: rows of three texts, no more than a cluster has members."""
+    """Whether a peer's value is a list as `to_tell` makes it: rows of three texts, at most one for each member."""
     return type(value) is list and len(value) <= MEMBERS_MAX and all(map(_is_row, value))
 
 

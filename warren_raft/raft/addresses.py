@@ -1,7 +1,7 @@
-"""Addresses of managers as the kernel has them: what a host name stands for, and the sockets that listen.
+"""Addresses of managers in the form of the kernel: host names that are resolved, and the sockets that listen.
 
-Not here: connections (connection.py), how addresses are written and which are allowed (config.py).
-Invariant: a host is resolved in a thread, never in the loop's.
+Not here: connections (connection.py), the text form of addresses and which are allowed (config.py).
+Invariant: a host name is resolved in a thread of its own, never in the loop's thread.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 from warren_raft.errors import InUse
 
 LISTEN_BACKLOG = 100
-"""Connections the kernel completes before we accept them: more than a cluster has managers."""
+"""Connections that the kernel completes before we accept them: more than a cluster has managers."""
 
 
 def format_address(address: tuple[str, int] | tuple[Any, ...] | None) -> str:
-    """`host:port`, or `[host]:port` for IPv6, of a socket's address; `?` where the peer was gone too soon."""
+    """`host:port`, or `[host]:port` for IPv6, of a socket's address; `?` if the peer closed before it was read."""
     if not address:
         return "?"
     host, port = address[0], address[1]
@@ -29,12 +29,12 @@ def format_address(address: tuple[str, int] | tuple[Any, ...] | None) -> str:
 
 
 async def resolve(host: str, port: int, resolvers: Executor) -> list[tuple[str, int]]:
-    """Every address a host has, with the port. Raises `OSError` when it has none, or cannot be a host."""
+    """Each address of a host, with the port. Raises `OSError` if the host has no address, or is not a host name."""
     if _is_number(host):
         return [(host, port)]
     try:
         found = await _getaddrinfo(host, port, 0, resolvers)
-    except UnicodeError as error:  # "a..b", or 64 characters without a dot: IDNA's way to say so
+    except UnicodeError as error:  # IDNA raises it for "a..b", and for 64 characters without a dot
         raise OSError(f"{host} is not a host name") from error
     return [(str(address[0]), port) for *_, address in found]
 
@@ -48,8 +48,8 @@ def _is_number(host: str) -> bool:
 
 
 async def _getaddrinfo(host: str, port: int, flags: int, resolvers: Executor) -> list[tuple[Any, ...]]:
-    """Not `loop.getaddrinfo`: its threads end with the main thread, see workers.py."""
-    if _is_number(host):  # needs no look-up, and so no thread
+    """Resolve a host. Not by `loop.getaddrinfo`, because its threads end with the main thread (workers.py)."""
+    if _is_number(host):  # a numeric address needs no look-up, so it needs no thread
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags | socket.AI_NUMERICHOST)
     look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM, flags=flags)
     return await asyncio.get_running_loop().run_in_executor(resolvers, look_up)
@@ -58,8 +58,8 @@ async def _getaddrinfo(host: str, port: int, flags: int, resolvers: Executor) ->
 async def bind(host: str, port: int, resolvers: Executor) -> list[socket.socket]:
     """Non-blocking listening sockets, one for each address of the host.
 
-    Raises `InUse` when somebody else holds the port, `OSError` when nobody can have it. `localhost` may
-    stand for ::1 too on a machine without IPv6: one address that can be had is enough.
+    Raises `InUse` if another process has the port, and `OSError` if no process can have it. On a machine without IPv6,
+    `localhost` may resolve to ::1 too, so one address of the host that can be bound is enough.
     """
     found = await _getaddrinfo(host, port, socket.AI_PASSIVE, resolvers)
     listeners: list[socket.socket] = []

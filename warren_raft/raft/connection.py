@@ -1,12 +1,12 @@
-"""One TCP connection between two managers: its handshake, its messages in and out, its signs of life.
+"""One TCP connection between two managers: its handshake, its messages in and out, its pings.
 
-Not here: listening, dialling, and which connection counts when there are several (transport.py); which frame goes next
+Not here: listening, dialling, and which of several connections is the link (transport.py); which frame goes next
 (link_queue.py).
-Invariant: once `end` is set nothing of this connection is delivered any more; its end is told exactly once.
+Invariant: once `end` is set, nothing of this connection is delivered any more. Its end is reported exactly once.
 
-The handshake: the dialler says `hello`; the other judges it and answers `refused`, or `hello` and
-`welcome`; the dialler judges that, and answers `refused`, or `welcome`. The dialler has a link when it was
-welcomed and welcomes, the other when it is welcomed in turn: so no side has a link that the other refused.
+The handshake: the dialler sends `hello`. The acceptor judges it and answers `refused`, or `hello` and `welcome`. The
+dialler judges that hello and answers `refused`, or `welcome`. The dialler has a link when it has a welcome and sends
+its own. The acceptor has a link when that welcome arrives. So no side has a link that the other side refused.
 """
 
 from __future__ import annotations
@@ -45,81 +45,85 @@ from warren_raft.raft.wire import (
 from warren_raft.strict_cbor import MAX_ITEMS
 
 MAX_BUFFERED_BYTES = 64 * MIB
-"""Unsent bytes of one link beyond which it is dropped: four of the largest messages. A peer that is paused
-reads nothing, and must not take this process's memory before the silence is noticed."""
+"""A link with more unsent bytes than this is dropped: four of the largest messages. A suspended peer reads nothing, and
+must not take this process's memory before its silence is noticed."""
 
 ARRIVING_SECONDS = 0.05
-"""That parts of a large message arrive is told so often: several times within any election timeout."""
+"""While parts of a large message arrive, the engine is told so at this interval: several times within any election
+timeout."""
 
 MESSAGES_A_TURN = 256
-"""Messages of one link that are taken in before others have their turn: 256 KiB may hold 13,000 small ones, and to
-decode those takes 100 ms."""
+"""The most messages of one link that are taken in before other links have their turn. 256 KiB may hold 13,000 small
+messages, which take 100 ms to decode."""
 PAUSE_SECONDS = 0.01
-"""Before more is taken in of a link that had so many: 25,000 messages a second at most. A peer that floods a manager
-takes a quarter of its raft thread then, and not most of it. Correct managers never send so many at once."""
+"""The pause before more is taken in from a link that had so many messages: 25,000 messages a second at most. A peer
+that floods a manager then takes a quarter of its raft thread. Correct managers never send so many at once."""
 TURN_SECONDS = 0.01
-"""Of CPU, after which no further message of a link is taken in. 256 KiB of correct messages take 5 ms. One message that
-consists of empty lists takes 16 ms for 60 KB, and anybody with a link may send it."""
+"""The CPU time after which no further message of a link is taken in. 256 KiB of correct messages take 5 ms. One message
+of 60 KB that consists of empty lists takes 16 ms, and any manager with a link may send it."""
 REST_FOR_A_TURN = 3.0
-"""After such a turn the link waits for so many times as long: it takes a quarter of the raft thread, too."""
+"""After a turn that took too long, the link waits for so many times that time. So it takes a quarter of the raft thread
+too."""
 
 HANDSHAKE_RECEIVE_BYTES = 4 * KIB
 RECEIVE_BYTES = 256 * KIB
-"""Most that is taken from the kernel at once, from a stranger and from a peer. One buffer serves for a connection's
-life: asyncio's plain protocols get a new one each time, whose fresh pages cost more than all else about 30 KB."""
+"""The most bytes that are taken from the kernel at once, from a stranger and from a peer. One buffer serves for the
+whole life of a connection. asyncio's plain protocols get a new buffer each time, and its new pages cost more than all
+the other work on 30 KB."""
 
 MAX_QUOTED_CHARACTERS = 500
-"""What a peer or a stranger can put into a line of our log."""
+"""The most characters that a peer or a stranger can put into a line of our log."""
 
 RESERVED_TYPES = frozenset({"hello", "welcome", "refused", "ping", "got", "bye"})
-"""Message types of the links themselves, which the engine can neither send nor receive."""
+"""The message types of the links themselves. The engine can neither send nor receive them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Every time of the links, in seconds. Only tests have a reason for others."""
+    """All times of the links, in seconds. Only tests need other values."""
 
     ping_seconds: float = 1.0
-    """A link on which nothing was sent for so long carries a ping: four chances within the next."""
+    """If nothing was sent on a link for this time, a ping is sent: four of them within `link_timeout_seconds`."""
     link_timeout_seconds: float = 5.0
-    """A link on which nothing arrived for so long is dropped. Elections notice a dead leader much sooner."""
+    """If nothing arrived on a link for this time, it is dropped. Elections notice a dead leader much sooner."""
     handshake_seconds: float = 3.0
-    """For the connection, for the handshake, and for the last bytes of one that is being closed."""
+    """The time for a dial, for a handshake, and for the last bytes of a connection that is being closed."""
     retry_first_seconds: float = 0.05
-    """Pause after the first failed dial; doubled at each further one, with jitter."""
+    """The pause after the first failed dial. It doubles with each further failure, with jitter."""
     retry_last_seconds: float = 1.0
-    """Longest pause, within which a restarted peer is found. A link that lived shorter was a failed dial."""
+    """The longest pause; so long a restarted peer may wait to be found. A link that lived for less than this counts as
+    a failed dial."""
     away_seconds: float = 1.0
-    """When our own loop was away for so long (SIGSTOP, a laggy machine), silence is no fault of the peers."""
+    """If our own loop did not run for this time (SIGSTOP, a slow machine), the peers are not blamed for silence."""
     crossing_seconds: float = 2.0
-    """Two opposite dials cross within this time; later the newer one means that the older is dead."""
+    """Two opposite dials may cross within this time. A dial that comes later means that the older link is dead."""
 
 
 class LinkEnd(enum.StrEnum):
     """How a link ended, as evidence for elections: only `PEER_CLOSED` hints that the peer's process died."""
 
     PEER_CLOSED = "peer_closed"
-    """The peer's kernel closed it (EOF or reset) and the peer said no goodbye: as a killed process does."""
+    """The peer's kernel closed the link (EOF or reset) without a goodbye of the peer, as after a kill."""
     GOODBYE = "goodbye"
-    """The peer's program closed it and said so: clean shutdown, superseded link, our silence, a bad frame."""
+    """The peer's program closed the link and said so: a clean stop, a superseded link, our silence, a bad frame."""
     TIMEOUT = "timeout"
-    """Nothing arrived for `link_timeout_seconds`, or the kernel gave up: the peer is gone, or the way to
-    it."""
+    """Nothing arrived for `link_timeout_seconds`, or the kernel reported a timeout. The peer has died, or the network
+    to it is down."""
     SUPERSEDED = "superseded"
-    """A newer link to the same peer took its place, and is reported right after."""
+    """A newer link to the same peer took its place. The newer link is reported next."""
     CLOSED = "closed"
-    """We closed it: `close_link`, `set_peers`, `close`, a bad frame, too much unsent."""
+    """This manager closed the link: `close_link`, `set_peers`, `close`, a bad frame, too many unsent bytes."""
 
 
 class _State(enum.Enum):
     GREETING = 1  # no hello yet
-    AGREEING = 2  # we accepted the other's hello, and wait for its welcome
+    AGREEING = 2  # we accepted the peer's hello, and wait for its welcome
     UP = 3
     OVER = 4
 
 
 class Owner(Protocol):
-    """What a connection needs of the transport."""
+    """The attributes and methods of the transport that a connection uses."""
 
     timing: Timing
     on_message: Callable[[str, int, Message], None]
@@ -129,34 +133,34 @@ class Owner(Protocol):
         """Our hello, as a frame."""
 
     def judge(self, connection: Connection) -> Refusal | None:
-        """Whether the other side, whose hello is set, is let in."""
+        """The reason why the peer, whose hello is set, is refused; None if it is let in."""
 
     def settle(self, connection: Connection) -> None:
-        """Both sides accepted: call `come_up` or `close`."""
+        """Both sides accepted. The owner calls `come_up` or `close`."""
 
     def refused(self, connection: Connection, refusal: Refusal) -> None:
-        """The other side does not let us in."""
+        """The peer refuses us."""
 
     def ended(self, connection: Connection) -> None:
-        """`end` was set. Told once."""
+        """`end` was set. Called once."""
 
     def gone(self, connection: Connection) -> None:
-        """The socket is closed. Told once, after `ended`."""
+        """The socket is closed. Called once, after `ended`."""
 
     def has_unsent(self, connection: Connection) -> None:
-        """Something was queued: `flush` wants to be called in this turn of the loop."""
+        """A message was queued. The owner calls `flush` in this turn of the loop."""
 
     def may_hold(self, connection: Connection, size: int) -> bool:
-        """Whether there is memory for so much more of unfinished messages; negative: so much is free again."""
+        """Whether there is memory for `size` more bytes of unfinished messages. A negative size gives bytes back."""
 
 
 class Connection(asyncio.BufferedProtocol):
-    """A connection from its first byte to its last. All methods run in the loop's thread."""
+    """A connection from its first byte to its last. Not thread-safe: all methods run in the loop's thread."""
 
     def __init__(self, owner: Owner, expected_id: str | None, now: Callable[[], float]) -> None:
-        self.expected_id = expected_id  # whom we dialled; None: it dialled us
-        self.peer_id = expected_id  # None until an incoming one said who it is
-        self.identity: Identity | None = None  # of the other side's certificate; None: the connection is plaintext
+        self.expected_id = expected_id  # the id that we dialled; None: the peer dialled us
+        self.peer_id = expected_id  # None until the peer that dialled us has said its id
+        self.identity: Identity | None = None  # from the peer's certificate; None: the connection is plaintext
         self.address = self.host = "?"
         self.hello: Message = {}
         self.link = 0
@@ -182,48 +186,48 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def descriptor(self) -> int:
-        """The socket's; -1 before it is open and after."""
+        """The descriptor of the socket; -1 before it is open and after it is closed."""
         connected = None if self._transport is None else self._transport.get_extra_info("socket")
         return -1 if connected is None else int(connected.fileno())
 
     @property
     def held_bytes(self) -> int:
-        """Of messages that have arrived in part."""
+        """The bytes of messages that have arrived in part."""
         return self._held_bytes
 
     @property
     def dialled(self) -> bool:
-        """Whether we dialled it."""
+        """Whether we dialled the peer."""
         return self.expected_id is not None
 
     @property
     def connected(self) -> bool:
-        """Whether there has been a socket, so that `gone` is told."""
+        """Whether the connection has had a socket. Then `gone` is called."""
         return self._transport is not None
 
     @property
     def in_handshake(self) -> bool:
-        """Whether it is neither up nor over."""
+        """Whether the connection is neither up nor over."""
         return self._state in (_State.GREETING, _State.AGREEING)
 
     def lived_seconds(self) -> float:
-        """For how long it was a link."""
+        """The time for which the connection was a link."""
         return 0.0 if self.up_at is None else self._ended_at - self.up_at
 
     def secure(self, session: Session, identity: Identity) -> None:
-        """TLS is agreed on, and this is who is there: for before `connection_made`."""
+        """Use the TLS session, whose handshake is done; `identity` is the peer's. Called before `connection_made`."""
         self._session = session
         self.identity = identity
         self._decrypted = memoryview(bytearray(HANDSHAKE_RECEIVE_BYTES))
         if not self.dialled:
             self.peer_id = identity.node_id
 
-    # What asyncio calls.
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports do not inherit from it
         self.address = format_address(self._transport.get_extra_info("peername"))
-        self.host = self.address.rpartition(":")[0]  # which port a caller used makes no new story
+        self.host = self.address.rpartition(":")[0]  # log lines count by host, because a peer's port is any
         connected: socket.socket = self._transport.get_extra_info("socket")
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.end is not None:
@@ -231,7 +235,7 @@ class Connection(asyncio.BufferedProtocol):
         elif self.dialled:
             self._write(self._owner.greeting())
         if self._session is not None:
-            self._read()  # some came with the end of the handshake
+            self._read()  # bytes may have come together with the end of the TLS handshake
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._incoming
@@ -251,7 +255,8 @@ class Connection(asyncio.BufferedProtocol):
         self._read()
 
     def _read(self) -> None:
-        """Take in what has arrived, or as much of it as one turn of the loop may cost: the rest comes later."""
+        """Take in the messages that have arrived. If they cost more than one turn of the loop may, the rest is taken in
+        later."""
         begin = time.thread_time()
         for _ in range(MESSAGES_A_TURN):
             message = self._next_message()
@@ -282,7 +287,7 @@ class Connection(asyncio.BufferedProtocol):
             self._read()
 
     def _decrypt(self) -> bool:
-        """Hand on what is behind the bytes that were read; False: nothing."""
+        """Decrypt bytes for the reader. False if there are no more."""
         if self._session is None or self.end is not None:
             return False
         buffer = self._decrypted
@@ -296,7 +301,8 @@ class Connection(asyncio.BufferedProtocol):
         return count > 0
 
     def _tls_failed(self, error: ssl.SSLError) -> None:
-        """The other side's last word may be that it does not accept our certificate: it is the one that comes last."""
+        """End the connection after an error of TLS. The error may be the peer's alert that it does not accept our
+        certificate, because under TLS 1.3 this alert comes after the handshake."""
         text = reason_of(error)
         if self._state is _State.UP or not is_alert(error):
             self._hang_up(LinkEnd.CLOSED, text, abort=True)
@@ -315,22 +321,22 @@ class Connection(asyncio.BufferedProtocol):
             self._set_end(LinkEnd.PEER_CLOSED, f"the peer closed it ({exc})")
         self._owner.gone(self)
 
-    # What the transport calls.
+    # Called by the transport.
 
     def come_up(self, link: int) -> None:
-        """Be link number `link` from now on."""
+        """Become link number `link`."""
         self.link = link
         self.up_at = self._now()
         self._state = _State.UP
         self._reader.limit_bytes, self._reader.limit_items = MAX_MESSAGE_BYTES, MAX_ITEMS
-        self._incoming = memoryview(bytearray(RECEIVE_BYTES))  # the reader may still be busy with the other one
+        self._incoming = memoryview(bytearray(RECEIVE_BYTES))  # a new one: the reader may still use the small one
         if self._session is not None:
             self._decrypted = memoryview(bytearray(RECEIVE_BYTES))
         if self.dialled:
             self._write(_WELCOME)
 
     def queue(self, message: Message) -> None:
-        """Send a message with a `flush` to come, or drop the link when too much is unsent."""
+        """Send a message at the next `flush`, or drop the link if too many bytes are unsent."""
         if self.end is not None:
             return
         body, lane = encode_body(message), lane_of(message)
@@ -344,12 +350,12 @@ class Connection(asyncio.BufferedProtocol):
         self._flush_soon()
 
     def cancel(self, number: int) -> None:
-        """Do not send what has not left yet of the message in the BULK lane that has this number."""
+        """Do not send the rest of the message in the BULK lane that has this number."""
         self._queue.cancel(number)
         self._flush_soon()
 
     def flush(self) -> None:
-        """Hand what may be on its way now to the kernel, in one call where it has room."""
+        """Give the kernel the frames that the window allows, in one call if the kernel takes all of them."""
         self._flush_is_due = False
         if self.end is not None or self._transport is None:
             return
@@ -361,33 +367,34 @@ class Connection(asyncio.BufferedProtocol):
         self._send(self._transport, frames)
 
     def buffered_bytes(self) -> int:
-        """Bytes queued here and in asyncio; what the kernel holds is not counted."""
+        """The bytes that wait here and in asyncio. Bytes in the kernel are not counted."""
         return self._unwritten_bytes() + self._queue.waiting_bytes
 
     def _unwritten_bytes(self) -> int:
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def close(self, end: LinkEnd, why: str, *, abort: bool = False) -> None:
-        """End it now. The goodbye, and what was sent before, go out if the peer still reads; with `abort` nothing."""
+        """End the connection now. If the peer still reads, it gets the messages sent before (without the BULK lane) and
+        a goodbye. With `abort` it gets nothing."""
         if self.end is None and self._transport is not None and not abort:
             self._send(self._transport, [*self._queue.take_rest(self._now()), _BYE])
         self._hang_up(end, why, abort=abort)
 
     def check(self, now: float) -> None:
-        """Time has passed: ping, or give up."""
+        """Called while time passes: send a ping, or end the connection after a deadline."""
         patience = self._owner.timing.handshake_seconds
         if self._state is _State.UP:
             self._check_link(now)
         elif self.end is None and now - self.began_at >= patience:
             self._hang_up(LinkEnd.TIMEOUT, f"no handshake within {patience:g} s", abort=True)
         elif self.end is not None and now - self._ended_at >= patience:
-            self._hang_up(self.end, "nobody reads the last bytes", abort=True)
+            self._hang_up(self.end, "the peer does not read the last bytes", abort=True)
 
     def excuse(self, now: float) -> None:
-        """We were away ourselves: the peer gets its whole time anew."""
+        """This process itself did not run: the peer gets its whole time again."""
         self._heard_at = self.began_at = now
 
-    # The steps of the handshake, and what a link does with a message.
+    # The steps of the handshake, and the links' own messages.
 
     def _next_message(self) -> Message | None:
         if self.end is not None:
@@ -406,7 +413,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         step = _STEPS.get((self._state, kind))
         if step is None:
-            self.close(LinkEnd.CLOSED, f"it sent {kind[:40]!r} where that is out of order")
+            self.close(LinkEnd.CLOSED, f"it sent the message {kind[:40]!r} out of order")
         else:
             step(self, message)
 
@@ -429,8 +436,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _on_refused(self, message: Message) -> None:
         if self._state is _State.GREETING and not self.dialled and self.identity is None:
-            self.close(LinkEnd.CLOSED, "it sent 'refused' where that is out of order")
-            return  # nobody knows who it is, and it was not asked to let us in
+            self.close(LinkEnd.CLOSED, "it sent the message 'refused' out of order")
+            return  # a stranger sent it, and we did not ask it to let us in
         refusal = Refusal(printable(message.get("code")), printable(message.get("text")))
         self._hang_up(LinkEnd.GOODBYE, f"it refuses us: {refusal.text}")
         self._owner.refused(self, refusal)
@@ -439,13 +446,13 @@ class Connection(asyncio.BufferedProtocol):
         self._hang_up(LinkEnd.GOODBYE, "the peer said goodbye")
 
     def _on_ping(self, message: Message) -> None:
-        """Its arrival was all it had to say."""
+        """A ping only has to arrive."""
 
     def _on_got(self, message: Message) -> None:
         total = message.get("bytes")
         try:
             if type(total) is not int:
-                raise BadFrame("it does not say how much it got")
+                raise BadFrame("it does not say how many bytes it got")
             self._queue.window.acknowledge(total, self._now())
         except BadFrame as error:
             self.close(LinkEnd.CLOSED, printable(str(error)))
@@ -454,13 +461,13 @@ class Connection(asyncio.BufferedProtocol):
             self._flush_soon()
 
     def _look_at_parts(self) -> None:
-        """What was read may have held a mark to be answered, and parts of messages that are not there yet."""
+        """Answer the marks and count the parts of unfinished messages in the bytes that were read."""
         reader = self._reader
         held = reader.held_bytes
         if held != self._held_bytes:
             grown, self._held_bytes = held - self._held_bytes, held
             if not self._owner.may_hold(self, grown):
-                self.close(LinkEnd.CLOSED, "the unfinished messages of all links are too many bytes")
+                self.close(LinkEnd.CLOSED, "the unfinished messages of all links have too many bytes together")
         if self._state is not _State.UP:
             return
         if reader.marked_bytes != self._answered_mark:
@@ -538,21 +545,21 @@ _PING = encode({"type": "ping"})
 _BYE = encode({"type": "bye"})
 
 _KERNEL_GAVE_UP = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN})
-"""Errors of a connection that say nothing of the peer's process, other than a reset."""
+"""Errors of a connection that say nothing about the peer's process. A reset does."""
 
 
 def _is_tls(beginning: memoryview) -> bool:
-    """Whether bytes begin as a handshake or an alert of TLS does. A hello of ours begins with a zero."""
+    """Whether bytes begin like a handshake or an alert of TLS. A hello of ours begins with a zero."""
     return bytes(beginning[:2]) in (b"\x16\x03", b"\x15\x03")
 
 
 def printable(said: object) -> str:
-    """What a peer said, fit for one line of a log."""
+    """A peer's text or value, fit for one line of a log."""
     text = said if isinstance(said, str) else repr(said)
     return "".join(c if c.isprintable() else "?" for c in text[:MAX_QUOTED_CHARACTERS])
 
 
 def check_sendable(message: Message) -> None:
-    """Raise `InvariantViolation` for a message that the links would take for one of their own."""
+    """Raise `InvariantViolation` if a message has the type of one of the links' own messages."""
     if message["type"] in RESERVED_TYPES:
         raise InvariantViolation(f"message type {message['type']!r} belongs to the links")

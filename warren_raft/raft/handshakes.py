@@ -1,8 +1,8 @@
-"""Accepting connections and shaking TLS hands, in a thread of their own: strangers cost the raft thread nothing.
+"""Accepting connections and TLS handshakes, in a thread of their own, so that strangers cost the raft thread nothing.
 
-Not here: who is dialled and which connection counts (transport.py), what follows TLS (connection.py), certificates
-(credentials.py). Invariant: a connection leaves this thread when its other side proved to be a manager of the trust
-domain, or where links are plaintext; all others end here, within a deadline, and there is a bounded number of them.
+Not here: dialling and which connection is the link (transport.py), the handshake after TLS (connection.py),
+certificates (credentials.py). Invariant: a connection leaves this thread only after its peer has proved to be a manager
+of the trust domain, or if links are plaintext. All others end here within a deadline, and their number is bounded.
 """
 
 from __future__ import annotations
@@ -32,57 +32,60 @@ from warren_raft.raft.tls_session import Session, is_alert, reason_of
 from warren_raft.raft.wire import KIB, encode
 
 MAX_UNFINISHED: Final = 64
-"""Incoming connections whose handshake is not done; one more drops the oldest. A handshake of a peer takes a few round
-trips, so a flood of silent strangers delays no manager. Fewer where this process may have few descriptors."""
+"""The most incoming connections whose handshake is not done; one more drops the oldest. The handshake of a peer takes a
+few round trips, so a flood of silent strangers delays no manager. The limit is lower if this process may have few
+descriptors."""
 DESCRIPTORS_SHARE: Final = 8
-"""Of the descriptors of this process, one in so many at most is a stranger's."""
+"""At most one in so many of this process's descriptors is a stranger's."""
 SOURCE_PER_SECOND: Final = 100.0
 SOURCE_BURST: Final = 100.0
-"""Handshakes that one address may begin. A manager dials once a second; a hundred take 50 ms of a CPU. With fewer,
-somebody on the same host would keep a manager there from being reached for longer."""
+"""The most handshakes that one address may begin. A manager dials once a second, and a hundred handshakes take 50 ms of
+a CPU. With a lower limit, a stranger on the host of a manager would block that manager for longer."""
 STRANGERS_PER_SECOND: Final = 200.0
 STRANGERS_BURST: Final = 200.0
-"""Of all addresses together at which no peer of ours was found."""
+"""The most handshakes of all addresses together at which no peer of ours was found."""
 IDENTITY_PER_SECOND: Final = 4.0
 IDENTITY_BURST: Final = 20.0
-"""Connections that one certificate may bring to the raft thread: a manager dials once a second at most."""
+"""The most connections with one certificate that reach the raft thread. A manager dials once a second at most."""
 HANDSHAKE_BYTES_MAX: Final = 32 * KIB
-"""Of one side of a handshake. A ClientHello and a certificate have 2 KiB."""
+"""The most bytes of one side of a handshake. A ClientHello and a certificate have 2 KiB."""
 RECEIVE_BYTES: Final = 16 * KIB
 ACCEPT_RETRY_SECONDS: Final = 1.0
-"""Pause after a failed accept: out of descriptors (EMFILE) the kernel reports the same for ever."""
+"""The pause after a failed accept. Without descriptors (EMFILE) the kernel would report the same error for ever."""
 LOOK_SECONDS: Final = 0.25
-"""Deadlines are looked at so often."""
+"""The interval at which deadlines are checked."""
 JOIN_SECONDS: Final = 5.0
 
 
 _PROTOCOL_VERSION_ALERT: Final = b"\x15\x03\x03\x00\x02\x02\x46"
-"""To one that does not speak TLS OpenSSL says nothing. With this a manager with plaintext links can log the reason."""
+"""Sent to a peer that does not speak TLS, because OpenSSL sends it nothing. A manager with plaintext links can then log
+the reason."""
 
 
 class HandshakeFailed(OSError):
-    """A dial got as far as a connection, and not to an identity."""
+    """A dial connected, but the peer did not prove its identity."""
 
     def __init__(self, text: str, *, refused: str | None = None) -> None:
         super().__init__(text)
         self.refused = refused
-        """The other side does not accept us: the code. None: we do not accept it, or it ended."""
+        """The code of the refusal if the peer does not accept us. None: we do not accept the peer, or the connection
+        ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Greeted:
-    """A connection that is ready for our own handshake."""
+    """A connection that is ready for our own handshake (connection.py)."""
 
     connected: socket.socket
     session: Session | None
-    """None: it is plaintext."""
+    """None: the connection is plaintext."""
     identity: Identity | None
     began_at: float
-    """When it was accepted or dialled, by `time.monotonic`."""
+    """The time of `time.monotonic` when the connection was accepted, or its handshake began."""
 
 
 Peer = tuple[Any, ...]
-"""The address of the other side, as the socket has it: host and port are the first of it."""
+"""The address of the peer, as the socket has it. Its first two items are the host and the port."""
 
 
 class _Unfinished:
@@ -102,14 +105,15 @@ class _Unfinished:
 
 @dataclass(frozen=True, slots=True)
 class _Dial:
-    """What waits for a handshake of ours."""
+    """The caller that waits for a handshake that we began."""
 
     done: asyncio.Future[Greeted]
     loop: asyncio.AbstractEventLoop
 
 
 class Handshakes:
-    """One thread. `deliver` is called in the loop's thread, once for each connection that others made to us."""
+    """The thread of the handshakes. `deliver` is called in the loop's thread, once for each accepted connection whose
+    handshake has succeeded."""
 
     def __init__(
         self,
@@ -121,9 +125,10 @@ class Handshakes:
         log: LinkLog,
     ) -> None:
         self.credentials = credentials
-        """Of handshakes from now on. May be replaced at any time."""
+        """The credentials for later handshakes; None: links are plaintext. May be replaced at any time."""
         self.known_hosts: Collection[str] = frozenset()
-        """Where peers were found: their connections do not wait for those of strangers. May be replaced at any time."""
+        """The hosts of peers. Connections from there do not wait for those of strangers. May be replaced at any
+        time."""
         self._seconds = seconds
         self._deliver = deliver
         self._say = log.say
@@ -136,7 +141,7 @@ class Handshakes:
         self._woken: socket.socket
         self._unfinished: dict[_Unfinished, None] = {}
         self._waiting: list[tuple[float, socket.socket]] = []
-        """Listeners that found no descriptor, and when they are to try again."""
+        """(time of the next try, listener), for listeners that failed to accept for want of a descriptor."""
         self._sources = Budgets(per_second=SOURCE_PER_SECOND, burst=SOURCE_BURST)
         self._strangers = Budgets(per_second=STRANGERS_PER_SECOND, burst=STRANGERS_BURST, keys_max=1)
         self._identities = Budgets(per_second=IDENTITY_PER_SECOND, burst=IDENTITY_BURST)
@@ -146,7 +151,7 @@ class Handshakes:
     # In the loop's thread ----------------------------------------------------------------------------------------
 
     def start(self, listeners: list[socket.socket]) -> None:
-        """Accept from these, which are ours from now on."""
+        """Accept connections from these listeners. The listeners belong to this object from now on."""
         self._loop = asyncio.get_running_loop()
         self._listeners = listeners
         self._selector = selectors.DefaultSelector()
@@ -159,7 +164,7 @@ class Handshakes:
         self._thread.start()
 
     async def greet(self, connected: socket.socket) -> Greeted:
-        """Shake hands on a connection that we made. Where this raises, or is cancelled, the socket is closed here.
+        """The TLS handshake of a connection that we dialled. If this raises or is cancelled, the socket is closed here.
 
         Raises HandshakeFailed, also at the deadline.
         """
@@ -171,13 +176,13 @@ class Handshakes:
         return await dial.done
 
     def close(self) -> None:
-        """Close the listeners, end what is unfinished, and the thread. Idempotent."""
+        """Close the listeners and the unfinished connections, and end the thread. A second call does nothing."""
         if self._listeners:
             self._call(self._stop)
             self._thread.join(JOIN_SECONDS)
 
     def descriptors(self) -> list[int]:
-        """Every socket's. For a child: takes no lock."""
+        """The descriptors of all sockets, for a forked child to close. Takes no lock."""
         if not self._listeners:
             return []
         held = [*self._listeners, self._wake, self._woken, *(one.connected for one in self._unfinished)]
@@ -190,7 +195,7 @@ class Handshakes:
 
     def _call(self, command: Callable[[], None]) -> None:
         self._commands.put(command)
-        with contextlib.suppress(BlockingIOError, OSError):  # full: it will wake up; closed: it has ended
+        with contextlib.suppress(BlockingIOError, OSError):  # full: the thread will wake; closed: the thread has ended
             self._wake.send(b"\0")
 
     # In the thread -----------------------------------------------------------------------------------------------
@@ -202,9 +207,9 @@ class Handshakes:
                     if not self._closing:
                         key.data()
                 self._look_at_deadlines()
-        except Exception as error:  # noqa: BLE001 - it is the loop's: a manager that nobody can reach has to stop
+        except Exception as error:  # noqa: BLE001 - given to the loop: a manager that no peer can reach has to stop
             failure = InvariantViolation(f"the thread of the TLS handshakes failed: {error!r}")
-            failure.__cause__ = error  # which may be an OSError: of those the loop takes no notice
+            failure.__cause__ = error  # not the error itself: it may be an OSError, which the loop's handler ignores
             context = {"message": "the thread of the TLS handshakes failed", "exception": failure}
             self._to_loop(self._loop.call_exception_handler, context)
             self._stop()
@@ -224,7 +229,7 @@ class Handshakes:
         self._selector.close()
 
     def _to_loop(self, function: Callable[..., None], *arguments: Any) -> bool:
-        """Have the loop's thread call it. False: the loop is closed."""
+        """Call the function in the loop's thread. False if the loop is closed."""
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
@@ -235,7 +240,7 @@ class Handshakes:
         try:
             connected, peer = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # it was gone before we came to it
+            return  # the peer closed before we accepted
         except OSError as error:
             self._say("accept", logging.ERROR, "connections not accepted", f"{error.strerror}; trying again")
             self._selector.unregister(listener)
@@ -252,8 +257,11 @@ class Handshakes:
             self._begin(connected, peer, credentials, None)
         else:
             connected.close()
-            text = f"it begins more than {SOURCE_PER_SECOND:g} handshakes a second, or all strangers together too many"
-            self._report(peer, f"turned away: {text}")
+            text = (
+                f"this address begins more than {SOURCE_PER_SECOND:g} handshakes a second, or all strangers together "
+                f"more than {STRANGERS_PER_SECOND:g}"
+            )
+            self._report(peer, f"refused: {text}")
 
     def _accept_later(self, listener: socket.socket) -> None:
         self._waiting.append((time.monotonic() + ACCEPT_RETRY_SECONDS, listener))
@@ -275,7 +283,7 @@ class Handshakes:
             connected.setblocking(False)
             one = _Unfinished(connected, peer, credentials.session(is_server=dial is None), dial)
             self._selector.register(connected, selectors.EVENT_READ, partial(self._read_or_drop, one))
-        except OSError as error:  # no memory, or too many sockets are watched by this user's processes: costs this one
+        except OSError as error:  # no memory, or this user's processes watch too many sockets: only this one is closed
             connected.close()
             self._not_begun(peer, dial, error)
             return
@@ -285,14 +293,15 @@ class Handshakes:
             self._shake(one)
 
     def _not_begun(self, peer: Peer, dial: _Dial | None, error: OSError) -> None:
-        text = f"the handshake cannot be begun: {error.strerror or error}"
+        text = f"the handshake cannot begin: {error.strerror or error}"
         if dial is None:
             self._report(peer, text)
         else:
             self._answer(dial, HandshakeFailed(text))
 
     def _read_or_drop(self, one: _Unfinished) -> None:
-        """A fault of ours that a stranger can bring about must not stop this manager: it costs that connection."""
+        """Read, and end this connection at any error. A stranger that finds a fault of ours must not stop this
+        manager."""
         try:
             self._read(one)
         except Exception as error:  # noqa: BLE001 - it is logged, with the traceback
@@ -302,7 +311,7 @@ class Handshakes:
 
     def _read(self, one: _Unfinished) -> None:
         if one not in self._unfinished:
-            return  # something that was ready at the same moment has ended it
+            return  # another event of the same moment has ended it
         try:
             data = one.connected.recv(RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
@@ -315,7 +324,7 @@ class Handshakes:
             return
         one.came += len(data)
         if one.came > HANDSHAKE_BYTES_MAX:
-            self._fail(one, f"over {HANDSHAKE_BYTES_MAX} bytes of handshake")
+            self._fail(one, f"its handshake has more than {HANDSHAKE_BYTES_MAX} bytes")
             return
         one.session.feed(data)
         self._shake(one)
@@ -333,7 +342,8 @@ class Handshakes:
             self._finish(one)
 
     def _send(self, one: _Unfinished, data: bytes) -> bool:
-        """A handshake's few bytes find room in the buffer of a new connection, or nobody reads them."""
+        """Send bytes at once. False if they do not fit: the few bytes of a handshake fit the buffer of a new
+        connection, unless the peer does not read."""
         try:
             return not data or one.connected.send(data) == len(data)
         except OSError:
@@ -361,7 +371,7 @@ class Handshakes:
 
     def _answer(self, dial: _Dial, outcome: Greeted | HandshakeFailed) -> bool:
         def answer() -> None:
-            if dial.done.done():  # it was given up
+            if dial.done.done():  # the dial was given up
                 if isinstance(outcome, Greeted):
                     outcome.connected.close()
             elif isinstance(outcome, Greeted):
@@ -392,7 +402,7 @@ class Handshakes:
         self._end(one, HandshakeFailed(text, refused=refused))
 
     def _report(self, peer: Peer, text: str) -> None:
-        """Which port a stranger used makes no new story."""
+        """Log that a handshake has failed. The same failure from another port of the same host is not logged again."""
         host = str(peer[0])
         self._say(
             host,
@@ -407,7 +417,7 @@ class Handshakes:
 
     def _end(self, one: _Unfinished, error: HandshakeFailed) -> None:
         self._let_go(one)
-        with contextlib.suppress(OSError):  # what was sent arrives before the reset that unread bytes cause
+        with contextlib.suppress(OSError):  # so that our last bytes arrive before the reset that unread bytes cause
             one.connected.shutdown(socket.SHUT_WR)
         one.connected.close()
         if one.dial is not None:

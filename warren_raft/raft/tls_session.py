@@ -1,8 +1,7 @@
-"""TLS of one connection, without the connection: encrypted bytes in and out on one side, plain ones on the other.
+"""The TLS of one connection, without its socket: encrypted bytes on one side, plain bytes on the other.
 
 Not here: sockets (handshakes.py, connection.py), keys and which certificates are accepted (credentials.py).
-Invariant: nothing is read from the other side before its certificate is verified; a session is used by one thread at a
-time.
+Invariant: nothing is read from a peer before its certificate is verified. A session is used by one thread at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _ALERT: Final = "_ALERT_"
 
 
 class Session:
-    """Made by Credentials.session. Errors of TLS are `ssl.SSLError`; afterwards `take` may hold an alert to send."""
+    """Made by Credentials.session. Raises `ssl.SSLError` for errors of TLS; then `take` may return an alert to send."""
 
     __slots__ = ("_incoming", "_outgoing", "_tls")
 
@@ -26,15 +25,15 @@ class Session:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=is_server)
 
     def feed(self, data: Buffer) -> None:
-        """Take encrypted bytes from the other side."""
+        """Take in encrypted bytes from the peer."""
         self._incoming.write(data)
 
     def take(self) -> bytes:
-        """Encrypted bytes for the other side, all there are."""
+        """All encrypted bytes that are to be sent to the peer."""
         return self._outgoing.read()
 
     def shake(self) -> bool:
-        """Go on with the handshake; whether it is done."""
+        """Go on with the handshake. Whether it is done."""
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -42,14 +41,14 @@ class Session:
         return True
 
     def read(self, buffer: memoryview) -> int:
-        """Plain bytes of the other side into a buffer: how many; 0 where the rest has not arrived, or nothing comes
-        after this."""
+        """Read plain bytes of the peer into a buffer, and return their number. 0 if more bytes have to arrive first, or
+        if the peer has closed."""
         at, size = 0, len(buffer)
         while at < size and (
             self._incoming.pending or self._tls.pending()
-        ):  # a read for nothing costs other threads' turn
+        ):  # a read without bytes would cost another thread its turn
             try:
-                count = cast(int, self._tls.read(size - at, buffer[at:]))  # with a buffer it is the number
+                count = cast(int, self._tls.read(size - at, buffer[at:]))  # with a buffer, read returns the number
             except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
                 break
             if count == 0:
@@ -58,20 +57,20 @@ class Session:
         return at
 
     def write(self, data: Buffer) -> bytes:
-        """Plain bytes for the other side: what is to be sent for them."""
+        """Encrypt plain bytes for the peer. Returns the bytes to send."""
         self._tls.write(data)
         return self._outgoing.read()
 
     def peer_certificate(self) -> Mapping[str, Any]:
-        """As `getpeercert` has it. Raises ValueError before the handshake is done."""
+        """The peer's certificate, as `getpeercert` returns it. Raises ValueError before the handshake is done."""
         certificate = self._tls.getpeercert()
         if not certificate:
-            raise ValueError("the other side showed no certificate")
+            raise ValueError("the peer showed no certificate")
         return certificate
 
 
 def reason_of(error: ssl.SSLError) -> str:
-    """Why a handshake failed, for an operator: what the other side did, or said of us."""
+    """The reason of a failed handshake, as a sentence for an operator. "It" is the peer."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _VERIFY.get(error.verify_code) or f"its certificate is not accepted: {error.verify_message}"
     reason = error.reason or str(error)
@@ -82,7 +81,7 @@ def reason_of(error: ssl.SSLError) -> str:
 
 
 def is_alert(error: ssl.SSLError) -> bool:
-    """Whether it is the other side that does not accept ours."""
+    """Whether the error is an alert of the peer, which does not accept our side of the handshake."""
     return _ALERT in (error.reason or "")
 
 
@@ -94,7 +93,7 @@ _VERIFY: Final[Mapping[int, str]] = {
     21: _NOT_OUR_CA,
     26: "its certificate may not be used for this side of a link (extended key usage)",
 }
-"""By OpenSSL's X509_V_ERR_*."""
+"""By OpenSSL's numbers X509_V_ERR_*."""
 _PLAINTEXT: Final = (
     "it does not speak TLS: it is a manager that runs with insecure_plaintext, a client with a wrong address, or no "
     "manager"

@@ -1,11 +1,11 @@
-"""The links between managers: who listens, who dials, and which connection to a peer is the one that counts.
+"""The links between managers: listening, dialling, and which connection to a peer is its link.
 
-Not here: handshake and frames of one connection (connection.py, wire.py), what messages mean (engine.py).
-Invariant: at most one link a peer; once a newer one is up nothing of an older one is delivered.
+Not here: handshake and frames of one connection (connection.py, wire.py), the meaning of messages (engine.py).
+Invariant: at most one link to a peer; once a newer link is up, no message of an older link is delivered.
 
-That invariant closes a hole of PySyncObj's transport: there a new connection takes the place of the old
-one, which stays open and is still listened to, and a heartbeat that was late on it truncates entries that
-are already applied.
+The invariant closes hole 2c of PySyncObj (docs/pysyncobj-holes.md). PySyncObj's transport replaces a connection by a
+new one and goes on reading the old one. A late heartbeat on the old connection truncates entries that are already
+applied.
 """
 
 from __future__ import annotations
@@ -47,23 +47,24 @@ __all__ = ["MAX_BUFFERED_BYTES", "RESERVED_TYPES", "LinkEnd", "Timing", "Transpo
 
 PROTOCOL_MAGIC = "warren_raft"
 PROTOCOL_VERSIONS = (2, 2)
-"""Oldest and newest version of frames and handshake that this release speaks."""
+"""The oldest and the newest version of frames and handshake that this release speaks."""
 
 MAX_UNFINISHED_INCOMING = 64
-"""Incoming connections that are plaintext or past TLS, and whose own handshake is not done; one more drops the oldest.
-A handshake of a peer takes a round trip, so a flood of silent strangers delays no manager."""
+"""The most incoming connections that are plaintext or past TLS and have no hello from both sides yet. One more drops
+the oldest. The handshake of a peer takes one round trip, so a flood of silent strangers delays no manager."""
 
 MAX_GUESTS = 8
-"""Links with managers that are none of our peers: one that is about to join, or that knows a newer list than we do."""
+"""The most links with managers that are not our peers: a joiner, or a manager that knows a newer list than we do."""
 
 RENEWAL_SECONDS = 5.0
-"""After new credentials links are made again one at a time: the next waits so long for the one before."""
+"""After a change of credentials, links are made again one at a time. Each waits at most so long for the one before."""
 
 MAX_HOSTS_OF_A_PEER = 8
-"""Hosts at which a peer was looked for that are remembered."""
+"""The most hosts that are remembered of those at which a peer was dialled."""
 
 MAX_LOOK_UPS = 4
-"""Names that are looked up at the same time; one whose server does not answer holds a thread for half a minute."""
+"""Host names that are resolved at the same time. A name server that does not answer holds a thread for half a
+minute."""
 
 NOTHING_LISTENS = "nothing listens there"
 
@@ -71,28 +72,31 @@ Place = tuple[str, int]
 """Host and port."""
 
 MAX_UNFINISHED_BYTES = 128 * MIB
-"""Of messages and frames of all links that have arrived in part: eight of the largest. A link that would go beyond is
-dropped; a cluster's largest message, on every link of seven managers at once, is a quarter of this."""
+"""The most bytes of messages and frames of all links that have arrived in part: eight of the largest messages. A link
+that would exceed it is dropped. The largest message of a cluster, on every link of seven managers at once, is a quarter
+of this."""
 
 MAX_GUESTS_UNFINISHED_BYTES = 12 * MIB
-"""Of those on links with managers that are none of our peers, and on connections that are no links yet. A leader that
-we do not know sends one entry in each of two lanes, of 5 MiB at most."""
+"""The most of these bytes on links with managers that are not our peers, and on connections that are not links yet. A
+leader that we do not know sends one entry in each of two lanes, of 5 MiB at most."""
 
 _link_numbers = itertools.count(1)
 
 
 class Transport:
-    """All links of one manager. Not thread-safe: everything, callbacks included, runs in the loop's thread.
+    """All links of one manager. Not thread-safe: all of it, callbacks included, runs in the loop's thread.
 
-    Callbacks: `on_link_up(peer_id, link, hello, identity)`, then any number of `on_message(peer_id, link, message)`,
-    then `on_link_down(peer_id, link, end)` exactly once a link, always before the next link to that peer is
-    up. `identity` is of the peer's certificate, None where links are plaintext. No callback is called from within
-    `send`, `close_link` or `set_peers`. `judge(hello, identity)` is asked about every peer that passed our own checks.
-    `on_refused(peer_id_or_address, refusal, identity)`: a peer does not let us in; its certificate, if that is known.
-    `on_not_reached(peer_id, why)`: nothing listens at a peer's address (ECONNREFUSED), or another manager does.
-    `on_arriving(peer_id, link, term)`: parts of a large message arrive from a peer that says to lead this term (0: says
-    nothing of one).
-    An exception out of a callback goes to the loop's exception handler, and costs that link.
+    For each link, `on_link_up(peer_id, link, hello, identity)` is called first, then `on_message(peer_id, link,
+    message)` any number of times, then `on_link_down(peer_id, link, end)` once, always before the next link to that
+    peer is up. `identity` comes from the peer's certificate, and is None if links are plaintext. No callback is called
+    from within `send`, `close_link` or `set_peers`. An exception out of a callback goes to the loop's exception
+    handler, and the link is dropped.
+
+    - `judge(hello, identity)` is asked about every peer that passed the transport's own checks.
+    - `on_refused(peer_id_or_address, refusal, identity)`: a peer refuses us. `identity` is None if it is not known.
+    - `on_not_reached(peer_id, why)`: at a peer's address nothing listens (ECONNREFUSED), or another manager does.
+    - `on_arriving(peer_id, link, term)`: parts of a large message arrive from a peer that claims to lead this term (0:
+      the message claims no term).
     """
 
     def __init__(
@@ -130,13 +134,13 @@ class Transport:
         )
         self._found: dict[str, frozenset[str]] = {}
         self._dialers: dict[str, _Dialer] = {}
-        self._connections: dict[Connection, None] = {}  # the oldest first, whatever the clock's resolution
+        self._connections: dict[Connection, None] = {}  # the oldest first, also if two began at one tick of the clock
         self._no_connections = asyncio.Event()
         self._no_connections.set()
         self._current: dict[str, Connection] = {}
         self._links: dict[str, int] = {}
         self.links: Mapping[str, int] = MappingProxyType(self._links)
-        """Peer id -> number of the link to it, where there is one. A live view."""
+        """Peer id -> the number of its link, for each peer that has a link. A live view."""
         self._by_number: dict[int, Connection] = {}
         self._unreported: deque[Connection] = deque()
         self._unflushed: list[Connection] = []
@@ -152,22 +156,23 @@ class Transport:
     # Public.
 
     def descriptors(self) -> list[int]:
-        """Every socket's, for a child to let go."""
+        """The descriptors of all sockets, so that a forked child can close them."""
         return self._handshakes.descriptors() + [c.descriptor for c in self._connections]
 
     @property
     def listening(self) -> tuple[str, int]:
-        """Host and port that are bound. The port is the kernel's choice where 0 was asked for."""
+        """The host and port that are bound. If port 0 was asked for, this is the port that the kernel chose."""
         return self._handshakes.listening
 
     async def start(self) -> None:
-        """Listen. Raises `InUse` when somebody else holds the port, `OSError` when nobody can have it."""
+        """Listen. Raises `InUse` if another process has the port, and `OSError` if no process can have it."""
         self._loop = asyncio.get_running_loop()
         self._handshakes.start(await bind(*self._listen, self.resolvers))
         self._watcher = self.spawn(self._watch())
 
     async def close(self) -> None:
-        """Say goodbye to everybody and release the port. Idempotent; afterwards nothing is called back."""
+        """Say goodbye to all peers and release the port. Afterwards no callback is called. A second call does
+        nothing."""
         if self._closing:
             return
         self._closing = True
@@ -177,18 +182,19 @@ class Transport:
         for dialer in self._dialers.values():
             dialer.stop()
         self._handshakes.close()
-        await asyncio.sleep(0)  # what it has delivered is closed
+        await asyncio.sleep(0)  # let the connections be closed that it has delivered
         await self._close_connections()
         self._report_downs()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.resolvers.shutdown(cancel_futures=True, seconds=self.timing.handshake_seconds)
 
     def set_peers(self, peers: Mapping[str, Sequence[str]]) -> None:
-        """Whom to dial from now on: node id -> its addresses ("host:port"), which are tried in turn, the one that last
-        served first. Our own id among them is ignored.
+        """Set the peers to dial: node id -> addresses ("host:port"), which are tried in turn. The address of the last
+        link is tried first. Our own id is left out.
 
-        One that is no longer named is hung up, and so is a dial to an address that is no longer named. A link stays:
-        it was made with that very manager, wherever it was found. Raises `ValueError` for a bad address, or for none.
+        If a peer is not in `peers` any more, its link and its dial end. If the address of a dial is not in `peers` any
+        more, the dial ends. A link stays although its address is not in `peers`, because it was made with that very
+        manager. Raises `ValueError` for a bad address, and for a peer without addresses.
         """
         places = {id_: _places(addresses) for id_, addresses in peers.items() if id_ != self.node_id}
         for peer_id in self._dialers.keys() - places.keys():
@@ -206,10 +212,10 @@ class Transport:
             self._dialers[peer_id] = _Dialer(self, peer_id, wanted, busy=is_linked)
 
     def send(self, link: int, message: Message) -> None:
-        """Send a message, in the order of its lane (lanes.py); never blocks.
+        """Send a message, in the order of its lane (lanes.py). Never blocks.
 
-        Silently nothing when the link is gone. A link with too much unsent is dropped instead. What is sent
-        in one turn of the loop leaves together at its end, or at `flush`, as far as the link's window allows.
+        Does nothing if the link has ended. If too many bytes of the link are unsent, the link is dropped instead. The
+        messages of one turn of the loop leave together at its end, or at `flush`, as far as the link's window allows.
         """
         connection = self._by_number.get(link)
         if connection is None:
@@ -218,41 +224,41 @@ class Transport:
         connection.queue(message)
 
     def cancel(self, link: int, number: int) -> None:
-        """Of the message in the BULK lane that has this `number`, do not send what has not left yet."""
+        """Do not send the rest of the message in the BULK lane that has this `number`."""
         connection = self._by_number.get(link)
         if connection is not None:
             connection.cancel(number)
 
     def flush(self) -> None:
-        """Hand to the kernel what `send` collected, without waiting for the end of the loop's turn."""
+        """Give the messages of `send` to the kernel now, not at the end of the loop's turn."""
         connections, self._unflushed = self._unflushed, []
         for connection in connections:
             connection.flush()
 
     def buffered_bytes(self, link: int) -> int:
-        """Bytes sent on a link that the kernel has not taken yet; 0 when the link is gone."""
+        """The bytes that were sent on a link and that the kernel has not taken yet; 0 if the link has ended."""
         connection = self._by_number.get(link)
         return 0 if connection is None else connection.buffered_bytes()
 
     def close_link(self, link: int, reason: str) -> None:
-        """Drop a link; `reason` is for the log. It is dialled again if it is one of the peers."""
+        """Drop a link; `reason` is for the log. If the other end is one of our peers, it is dialled again."""
         connection = self._by_number.get(link)
         if connection is not None:
             connection.close(LinkEnd.CLOSED, reason)
 
     def set_credentials(self, credentials: Credentials) -> None:
-        """Use these for connections from now on. Links that are up are made again with them, one at a time.
+        """Use these credentials for connections from now on. Links that are up are made again, one at a time.
 
-        For a transport that was made with credentials: links do not change from plaintext to TLS while they run.
+        Only for a transport that was made with credentials: links do not change from plaintext to TLS at run time.
         """
         if self._handshakes.credentials is None:
-            raise InvariantViolation("links are plaintext")
+            raise InvariantViolation("new credentials for links that are plaintext")
         self._handshakes.credentials = credentials
         if self._renewal is not None:
             self._renewal.cancel()
         self._renewal = self.spawn(self._renew_links())
 
-    # What connections call (connection.Owner).
+    # Called by connections (connection.Owner).
 
     def greeting(self) -> bytes:
         """Our hello, as a frame."""
@@ -264,18 +270,18 @@ class Transport:
         }
         frame = encode({**self._hello(), **ours})
         if len(frame) > HANDSHAKE_MESSAGE_BYTES:
-            raise InvariantViolation(f"our hello has {len(frame)} bytes, over {HANDSHAKE_MESSAGE_BYTES}")
+            raise InvariantViolation(f"our hello has {len(frame)} bytes, over the limit of {HANDSHAKE_MESSAGE_BYTES}")
         return frame
 
     def judge(self, connection: Connection) -> Refusal | None:
-        """Whether the other side of a connection is let in."""
+        """The reason why the peer of a connection is refused; None if it is let in."""
         refusal = _judge_protocol(connection.hello)
         if refusal is None:
             refusal = self._judge_identity(connection)
         return refusal or self._judge(connection.hello, connection.identity)
 
     def settle(self, connection: Connection) -> None:
-        """Both sides accepted: make it the link to its peer, unless another one already serves."""
+        """Both sides accepted. Make the connection the link to its peer, unless another link stays."""
         assert connection.peer_id is not None
         older = self._current.get(connection.peer_id)
         if older is not None and self._keeps(older, connection):
@@ -287,16 +293,17 @@ class Transport:
         self._bring_up(connection.peer_id, connection)
 
     def refused(self, connection: Connection, refusal: Refusal) -> None:
-        """A peer does not let us in. Whoever is told raises an alarm, which has a line of its own in the log."""
+        """A peer refuses us. The receiver of `on_refused` raises an alarm, which has a log line of its own."""
         identity = connection.identity
         who = identity.node_id if identity is not None else connection.peer_id or connection.host
         self._on_refused(who, refusal, identity)
-        if connection.expected_id not in (None, who):  # it would have told so in its hello, which it keeps to itself
+        if connection.expected_id not in (None, who):  # it did not send the hello that would have said so
             assert connection.expected_id is not None
             self._on_not_reached(connection.expected_id, f"{who} does")
 
     def ended(self, connection: Connection) -> None:
-        """A connection is over: forget its link now, report it when nobody is in the middle of something."""
+        """A connection has ended. Forget its link now. Report the end in the next turn of the loop, when no caller is
+        in the middle of a step."""
         if connection.up_at is None:
             self._say_failed(connection)
             return
@@ -311,19 +318,19 @@ class Transport:
             dialer.needed.set()
 
     def gone(self, connection: Connection) -> None:
-        """A connection's socket is closed, or was never open."""
+        """The socket of a connection is closed, or was never open."""
         self._connections.pop(connection, None)
         if not self._connections:
             self._no_connections.set()
 
     def has_unsent(self, connection: Connection) -> None:
-        """A connection wants to be flushed in this turn of the loop."""
+        """A connection has to be flushed in this turn of the loop."""
         if not self._unflushed:
             self._loop.call_soon(self.flush)
         self._unflushed.append(connection)
 
     def may_hold(self, connection: Connection, size: int) -> bool:
-        """Count what a connection holds of unfinished messages; False: it is too much."""
+        """Count `size` more bytes of unfinished messages on a connection. False if that is too much."""
         self._unfinished_bytes += size
         if size <= 0:
             return True
@@ -334,17 +341,17 @@ class Transport:
         of_guests = sum(each.held_bytes for each in self._connections if each.peer_id not in self._dialers)
         return of_guests <= MAX_GUESTS_UNFINISHED_BYTES
 
-    # What the dialers call.
+    # Called by dialers.
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something in the background; should it fail, the loop's exception handler hears of it."""
+        """Run `work` in the background. If it fails, the loop's exception handler is called."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
 
     async def connect(self, peer_id: str, host: str, port: int) -> Connection:
-        """A connection to one address, its handshake begun. Raises `OSError`, HandshakeFailed too."""
+        """A connection to one address, whose handshake has begun. Raises `OSError`; HandshakeFailed is one."""
         connection = Connection(self, peer_id, self._loop.time)
         self._register(connection)
         self._know(peer_id, host)
@@ -376,7 +383,7 @@ class Transport:
         return dialled
 
     def dial_failed(self, peer_id: str, place: Place, error: OSError) -> None:
-        """A dial got nowhere."""
+        """Log and report that a dial has failed."""
         if isinstance(error, HandshakeFailed):
             self._greeting_failed(peer_id, place, error)
             return
@@ -394,7 +401,7 @@ class Transport:
         self._on_not_reached(peer_id, text)
 
     def _know(self, peer_id: str, host: str) -> None:
-        """Connections from where peers are do not wait for those of strangers."""
+        """Remember the host of a peer, so that connections from there do not wait for those of strangers."""
         hosts = self._found.get(peer_id, frozenset())
         if host not in hosts:
             self._found = {id_: found for id_, found in self._found.items() if id_ in self._dialers}
@@ -402,7 +409,8 @@ class Transport:
             self._handshakes.known_hosts = frozenset().union(*self._found.values())
 
     def jitter(self, seconds: float) -> float:
-        """Between a half and the whole of a pause: managers that started together do not stay in step."""
+        """A random pause between a half and the whole of `seconds`, so that managers that started together do not stay
+        in step."""
         return seconds * self._random.uniform(0.5, 1.0)
 
     # Which connection counts.
@@ -421,15 +429,15 @@ class Transport:
             return Refusal(WRONG_NODE, text)
         guests = self._links.keys() - self._dialers.keys()
         if len(guests) >= MAX_GUESTS and claimed not in guests and claimed not in self._dialers:
-            return Refusal("guests", f"{len(guests)} managers that are no members have links already")
+            return Refusal("guests", f"{len(guests)} managers that are not members have links already")
         return None
 
     def _keeps(self, older: Connection, newer: Connection) -> bool:
-        """Whether an existing link to a peer stays although both sides agreed on a newer one.
+        """Whether an existing link to a peer stays although both sides accepted a newer connection.
 
-        A dial of ours has lost its purpose when there is a link. A dial of the peer's means that the peer has
-        none: either ours is dead and we have not noticed, or the two dials crossed. Crossed ones would each
-        supersede the other, one at each end, and leave none: of them the one from the smaller id stays.
+        If we dialled the newer connection, it has no purpose, because there is a link. If the peer dialled it, the peer
+        has no link: either ours is dead and we have not noticed, or the two dials crossed. Crossed dials would
+        supersede each other, one at each end, and no link would be left. So the dial from the smaller id stays.
         """
         if newer.dialled:
             return True
@@ -464,7 +472,8 @@ class Transport:
             self._on_link_down(who, connection.link, connection.end)
 
     def _hang_up_on(self, peer_id: str) -> None:
-        """At once, so that a handshake under way cannot come to a link between the decision and its effect."""
+        """Close the peer's connections at once. Otherwise a handshake that runs could end with a link after this
+        decision."""
         for connection in list(self._connections):
             if connection is self._current.get(peer_id) or connection.expected_id == peer_id:
                 connection.close(LinkEnd.CLOSED, "the list of peers changed")
@@ -476,7 +485,7 @@ class Transport:
     # Incoming connections.
 
     def _accepted(self, greeted: Greeted) -> None:
-        """Somebody dialled us, and proved who it is where links are not plaintext."""
+        """Take over a connection that was dialled by its peer. Under TLS the peer has proved its identity."""
         if self._closing:
             greeted.connected.close()
             return
@@ -494,7 +503,7 @@ class Transport:
         await self._loop.connect_accepted_socket(lambda: connection, accepted)
 
     def _end_unfinished(self, peer_id: str) -> None:
-        """One connection an id: a manager that dials again has given up the dial before."""
+        """One unfinished connection for each id: a manager that dials again has given up its last dial."""
         for connection in list(self._connections):
             if connection.in_handshake and not connection.dialled and connection.peer_id == peer_id:
                 connection.close(LinkEnd.SUPERSEDED, "a newer connection of the same manager", abort=True)
@@ -507,7 +516,8 @@ class Transport:
     # Time.
 
     async def _watch(self) -> None:
-        """Look at every connection a few times a ping; tell our own absence from the peers' silence."""
+        """Check every connection four times in each ping interval. If this process itself did not run, excuse the
+        silence of the peers."""
         pause = self.timing.ping_seconds / 4
         looked_at = self._loop.time()
         while True:
@@ -522,7 +532,7 @@ class Transport:
                     connection.check(now)
 
     async def _close_connections(self) -> None:
-        """All of them, with a bounded time for the last bytes to go out."""
+        """Close all connections, with a bounded time in which the last bytes leave."""
         for abort in (False, True):
             for connection in list(self._connections):
                 connection.close(LinkEnd.CLOSED, "we are closing", abort=abort)
@@ -551,11 +561,11 @@ class Transport:
         self._log.forget(subject)
 
     def _say_failed(self, connection: Connection) -> None:
-        """A handshake came to nothing. Which port a stranger used makes no new story."""
+        """Log that a handshake has failed. The same failure from another port of the same host is not logged again."""
         if self._closing or connection.end in (LinkEnd.GOODBYE, LinkEnd.SUPERSEDED):
-            return  # refused, or given up for another link: that has a line of its own
+            return  # refused, or given up for another link: these have log lines of their own
         if not connection.connected:
-            return  # so has a dial that failed
+            return  # a dial that failed has a log line of its own too
         who = connection.peer_id or connection.host
         self._say(
             who,
@@ -575,13 +585,13 @@ class Transport:
 
 
 class _Dialer:
-    """Dials one peer whenever there is no link to it: its addresses in turn, with growing pauses between the rounds."""
+    """Dials one peer while there is no link to it: its addresses in turn, with growing pauses between the rounds."""
 
     def __init__(self, transport: Transport, peer_id: str, places: tuple[Place, ...], *, busy: bool) -> None:
         self.places = places
-        """Where the peer may be. The one at `_next` is dialled next; the one that served stays there."""
+        """The addresses of the peer. The address at `_next` is dialled next; after a link it is the link's address."""
         self.place = places[0]
-        """The one that is being dialled, or was last."""
+        """The address that is dialled now, or was dialled last."""
         self.needed = asyncio.Event()
         if not busy:
             self.needed.set()
@@ -591,18 +601,18 @@ class _Dialer:
         self._task = transport.spawn(self._run())
 
     def set_places(self, places: tuple[Place, ...]) -> None:
-        """From the next dial on, which begins with the first of them."""
+        """Use these addresses from the next dial on, which begins with the first address if they have changed."""
         if places != self.places:
             self.places, self._next = places, 0
 
     def stop(self) -> None:
-        """Dial no more. What came of the last dial is the transport's."""
+        """Dial no more. The connection of the last dial belongs to the transport."""
         self._task.cancel()
 
     async def _run(self) -> None:
         failures = rounds = 0
         while True:
-            while not self.needed.is_set():  # a wait may end although it was cleared since
+            while not self.needed.is_set():  # the event may be cleared again before the waiting task runs
                 await self.needed.wait()
             places, self.place = self.places, self.places[self._next]
             if await self._dial(self.place):
@@ -621,7 +631,7 @@ class _Dialer:
         return min(timing.retry_first_seconds * 2.0**doublings, timing.retry_last_seconds)
 
     async def _dial(self, place: Place) -> bool:
-        """One dial and the life of what came of it. Whether that was worth calling a link."""
+        """Dial once, and wait for the end of the connection. Whether it was a link for long enough."""
         try:
             async with asyncio.timeout(self._transport.timing.handshake_seconds):
                 connection = await self._connect(place)
@@ -632,7 +642,7 @@ class _Dialer:
         return connection.lived_seconds() >= self._transport.timing.retry_last_seconds
 
     async def _connect(self, place: Place) -> Connection:
-        """Try each address of the host. It is a refusal only if all refuse."""
+        """Try each address of the host. Raises ConnectionRefusedError only if all addresses refuse the connection."""
         errors: list[OSError] = []
         for host, port in await resolve(*place, self._transport.resolvers):
             try:
@@ -644,7 +654,7 @@ class _Dialer:
 
 def _places(addresses: Sequence[str]) -> tuple[Place, ...]:
     if not addresses:
-        raise ValueError("a peer without an address")
+        raise ValueError("a peer has no address")
     return tuple(parse_address(address) for address in addresses)
 
 
@@ -659,12 +669,14 @@ def _is_node_id(value: object) -> bool:
 def _judge_protocol(hello: Message) -> Refusal | None:
     node_id, versions = hello.get("node_id"), hello.get("protocol")
     if hello.get("magic") != PROTOCOL_MAGIC or not _is_node_id(node_id):
-        return Refusal("protocol", "this is a warren_raft manager, and that hello is not one's")
+        return Refusal("protocol", "the peer's hello is not a warren_raft hello")
     if not (isinstance(versions, list) and [type(v) for v in versions] == [int, int]):
         return Refusal("protocol", "the hello names no range of protocol versions")
     oldest, newest = PROTOCOL_VERSIONS
     if versions[0] > newest or versions[1] < oldest:
         theirs = f"{versions[0]} to {versions[1]}"
-        text = f"no common protocol version: mine are {oldest} to {newest}, those of {node_id} {theirs}"
+        text = (
+            f"no common protocol version: {node_id} has {theirs}, and the manager that refuses it {oldest} to {newest}"
+        )
         return Refusal("protocol", text)
     return None
