@@ -528,7 +528,7 @@ def test_a_batch_that_claims_more_than_its_segment_is_damage() -> None:
     salt = form.header_salt(start)
     segment = (start + form.encode_batch(1, 1, [bytes(6000)], len(start), salt))[:8192]
     assert form.read_batch(segment, 4096, 1, salt) is None
-    assert form.damage(segment, 4096, 1, salt) == "batch 1 claims more room than its segment has"
+    assert form.damage(segment, 4096, 1, salt) == "batch 1 claims more bytes than its segment has"
 
 
 def test_reading_can_start_at_any_segment_whose_header_says_so() -> None:

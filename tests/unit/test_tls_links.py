@@ -514,7 +514,7 @@ def test_who_answers_in_the_place_of_another_and_refuses_is_known(authority: Aut
     scene()
 
 
-def test_a_handshake_that_cannot_be_begun_costs_its_connection_only(
+def test_a_handshake_that_cannot_begin_costs_its_connection_only(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The kernel watches so many sockets for all processes of a user (max_user_watches). An OSError ended the thread of
@@ -532,7 +532,9 @@ def test_a_handshake_that_cannot_be_begun_costs_its_connection_only(
                 a.transport.close_link(a.current["m2"], "to be made again")
                 said = f"node={node.node_id} peer="  # the link is dialled by one, and accepted by the other
                 await until(
-                    lambda said=said: any("cannot be begun" in line and said in line for line in caplog.messages)
+                    lambda said=said: any(
+                        "the handshake cannot begin" in line and said in line for line in caplog.messages
+                    )
                 )
             await until(lambda: "m2" in a.current)
 

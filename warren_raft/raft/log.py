@@ -1,9 +1,9 @@
 """The durable log: entries, truncations, term and vote, the membership layer's note; synced in batches.
 
-Lives here: changes, and what is durable. Not here: what changes are lawful (log_contents.py), the write (log_batch.py),
-opening (log_opening.py), which segments are needed (log_compaction.py), their making (log_segments.py), bytes
-(log_format.py), when to sync (the driver).
-Invariant: what synced_position covers is there after any crash; nothing else is claimed.
+Lives here: changes, and up to where they are durable. Not here: which changes are lawful (log_contents.py), the write
+(log_batch.py), opening (log_opening.py), which segments are needed (log_compaction.py), making them (log_segments.py),
+bytes (log_format.py), when to sync (the driver).
+Invariant: all changes up to synced_position survive any crash. The log claims no more than that.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .log_opening import Opening, Recovered
 from .log_segments import TEMPORARY_SUFFIX, Preparation, Roll, Segment, segment_path
 
 SEGMENT_BYTES = 16 * 1024 * 1024  # prepared ahead: large enough that a roll is rare
-START_SEGMENT_BYTES = 1024 * 1024  # made while somebody waits: milliseconds to write
+START_SEGMENT_BYTES = 1024 * 1024  # made while a caller waits: written in milliseconds
 PREPARATION_PAUSE_BATCHES = 1000  # after a failed preparation: a nearly full disk is not filled again for each batch
 
 __all__ = ["SEGMENT_BYTES", "START_SEGMENT_BYTES", "Batch", "Entry", "Log"]
 
 
 class Log:
-    """A manager's log. Everything but Batch.write, the preparation and the removal belongs to one thread.
+    """A manager's log. Belongs to one thread, except Batch.write, the preparation and the removal.
 
-    `entries[0]` is the base: the empty entry that every log starts with, or what compaction left of the
-    ones before. The list is the log's own and stays the same object: read it, do not change it; nor what else is an
-    attribute here because it is read so often.
+    `entries[0]` is the base: the empty entry with which every log starts, or the entry that stands for all that
+    compaction dropped. The list belongs to the log and stays the same object. Read the list and the attributes, which
+    are no properties because they are read so often; do not change them.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class Log:
         self.incarnation = recovered.incarnation
         self.entries = recovered.contents.entries
         self.base_index = recovered.contents.base_index
-        """Index of entries[0]."""
+        """The index of entries[0]."""
         self.commit_index = recovered.contents.commit_index
-        """The newest commit index told; after an open, the newest one in a durable batch."""
+        """The commit index of the last set_commit(); after an open, that of the newest durable batch."""
         self._contents = recovered.contents
         self._files = files
         self._directory = directory
@@ -58,9 +58,9 @@ class Log:
         self._start_segment_bytes = start_segment_bytes
         self._chain = recovered.chain
         self._removals = Removals(files, directory)
-        self._dropped_index = 0  # told by drop_prefix in this process: what the next header may leave out
+        self._dropped_index = 0  # of the last drop_prefix in this process: the next header need not reach further back
         self._roll_is_due = False
-        self._pending_truncation: int | None = None  # the lowest one
+        self._pending_truncation: int | None = None  # the lowest index of a pending truncation
         self._active = recovered.active
         self._taken = recovered.contents.state()
         self._next_batch = recovered.next_batch
@@ -71,13 +71,13 @@ class Log:
         self._preparations = 0
         self._prepare_from_batch = 2  # a blank log may stay blank: a learner that is never added, a test
         self.position = 0
-        """Changes so far in this process, the commit index left out."""
+        """The number of changes in this process. Changes of the commit index do not count."""
         self.synced_position = 0
-        """The newest change that a completed batch covers."""
+        """The position of the newest change that a completed batch covers."""
         self.synced_index = self.last_index
         """The highest index that is durable and still in the log."""
         self.synced_commit_index = self.commit_index
-        """The commit index that the log comes back with after any crash from now on, or a higher one."""
+        """After any crash from now on, the log opens with this commit index or a higher one."""
         self._commit_is_due = False
 
     @classmethod
@@ -91,10 +91,12 @@ class Log:
         segment_bytes: int = SEGMENT_BYTES,
         start_segment_bytes: int = START_SEGMENT_BYTES,
     ) -> Log:
-        """The log in `directory`, all of it durable; a blank one with a new incarnation if there is none.
+        """Open the log in `directory`. All of it is durable then. If there is no log, make a blank log with a new
+        incarnation.
 
-        The caller holds the directory: nothing here keeps a second process out. Raises Corrupted (damage that
-        no crash leaves), RefusedForSafety (another node's directory, another format version), OSError.
+        The caller holds the lock of the directory, because nothing here keeps a second process out. Raises Corrupted
+        (damage that no crash leaves), RefusedForSafety (the directory of another manager, another format version),
+        OSError.
         """
         directory = posixpath.normpath(directory)
         form.encode_name(node_id)
@@ -121,10 +123,11 @@ class Log:
         segment_bytes: int = SEGMENT_BYTES,
         start_segment_bytes: int = START_SEGMENT_BYTES,
     ) -> Log:
-        """A new log, durable, that begins behind the entry (index, term): committed, in a snapshot, not here.
+        """Make a new, durable log that begins behind the entry (index, term). That entry is committed and covered by a
+        snapshot; it is not in the log.
 
-        RefusedForSafety if the directory holds a log, whatever is in it. A crash leaves no log, or this one.
-        OSError: call it again. The caller holds the directory, as for open().
+        A crash leaves no log, or this log. Raises RefusedForSafety if the directory has a log of any contents, and
+        OSError, after which the call may be repeated. The caller holds the lock of the directory, as for open().
         """
         directory = posixpath.normpath(directory)
         form.encode_name(node_id)
@@ -136,36 +139,36 @@ class Log:
         recovered = Opening(files, directory, node_id, start_segment_bytes).create(incarnation, start)
         return cls(files, directory, recovered, segment_bytes, start_segment_bytes)
 
-    # -- what it holds
+    # -- contents
 
     @property
     def directory(self) -> str:
-        """Where it lies."""
+        """The directory of the log."""
         return self._directory
 
     @property
     def base_term(self) -> int:
-        """Term of entries[0]."""
+        """The term of entries[0]."""
         return self._contents.base_term
 
     @property
     def last_index(self) -> int:
-        """Index of the newest entry."""
+        """The index of the newest entry."""
         return self.entries[-1][1]
 
     @property
     def last_term(self) -> int:
-        """Term of the newest entry."""
+        """The term of the newest entry."""
         return self.entries[-1][2]
 
     @property
     def current_term(self) -> int:
-        """The newest term this node has entered; 0 at first."""
+        """The newest term that this manager has entered; 0 at first."""
         return self._contents.current_term
 
     @property
     def voted_for(self) -> str | None:
-        """Whom this node voted for in the current term."""
+        """The candidate for which this manager voted in the current term; None if it has not voted."""
         return self._contents.voted_for
 
     @property
@@ -175,33 +178,33 @@ class Log:
 
     @property
     def is_blank(self) -> bool:
-        """True while nothing was ever written: no term, no entry, no note."""
+        """True while nothing was ever written to the log: no term, no entry, no note."""
         return self.has_only_base and self.current_term == 0 and self.base_term == 0 and not self.note
 
     @property
     def is_untouched(self) -> bool:
-        """True while nothing but terms was ever written: no entry, no vote, no note. Then the term may go back."""
+        """True while only terms were ever written to the log: no entry, no vote, no note. Then the term may go back."""
         return self._contents.is_untouched
 
     @property
     def has_only_base(self) -> bool:
-        """True while nothing follows the base; there may be a term and a note."""
+        """True while no entry follows the base. There may be a term and a note."""
         return self.last_index == self.base_index
 
     def holds(self, index: int, term: int) -> bool:
-        """True if the entry at `index`, the base included, is in memory and of this term."""
+        """True if the entry at `index`, which may be the base, is in memory and has this term."""
         return self._contents.holds(index, term)
 
     @property
     def entry_count(self) -> int:
-        """Entries behind the base."""
+        """The number of entries behind the base."""
         return len(self.entries) - 1
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of headers and batches in the segments that are needed. Any thread may ask.
+        """The bytes of headers and batches in the segments that are needed. Any thread may ask.
 
-        The zeros still to be used are not counted, nor is what removal() has not removed yet.
+        The unused zeros at the end of a segment do not count. Neither do segments that wait for removal().
         """
         return self._chain.sealed_bytes + self._active.end
 
@@ -215,14 +218,14 @@ class Log:
     def append(self, command: bytes, index: int, term: int) -> None:
         """Add the next entry. InvariantViolation unless index is last_index + 1 and term at least last_term."""
         if len(command) > form.MAX_COMMAND_BYTES:
-            raise InvariantViolation(f"a command of {len(command)} bytes is beyond any message")
+            raise InvariantViolation(f"a command has {len(command)} bytes, over the limit of {form.MAX_COMMAND_BYTES}")
         self._contents.append(command, index, term)
         self._record(form.ENTRY, index, term, command)
 
     def truncate_from(self, index: int) -> None:
-        """Drop the entry at `index` and all behind it; nothing if there is none.
+        """Drop the entry at `index` and all entries behind it. Does nothing if there is no entry at `index`.
 
-        InvariantViolation at or below the commit index or the base.
+        InvariantViolation if `index` is at or below the commit index or the base.
         """
         last_index = self.last_index
         self._contents.truncate_from(index)
@@ -235,8 +238,8 @@ class Log:
         self._record(form.TRUNCATE, index, 0, b"")
 
     def set_term(self, term: int, voted_for: str | None) -> None:
-        """Enter a term, or vote in it. InvariantViolation for a second vote in one term, or for a lower term
-        unless the log is untouched."""
+        """Enter a term, or vote in it. InvariantViolation for a second vote in one term, and for a lower term unless
+        the log is untouched."""
         before = (self.current_term, self.voted_for)
         vote = b"" if voted_for is None else form.encode_name(voted_for)
         self._contents.set_term(term, voted_for)
@@ -244,33 +247,35 @@ class Log:
             self._record(form.TERM, term, voted_for is not None, vote)
 
     def set_commit(self, index: int) -> None:
-        """Remember the commit index: it rides with the next batch and causes none, unless keep_commit() is called.
+        """Remember the commit index. The next batch carries it; it causes no batch unless keep_commit() is called.
 
-        InvariantViolation if it goes back, or beyond the last entry.
+        InvariantViolation if the commit index would go back, or beyond the last entry.
         """
         self._contents.set_commit(index)
         self.commit_index = index
 
     def keep_commit(self) -> None:
-        """Make the commit index of now durable: by the next batch, which is made for that alone if nothing else is
-        pending. Nothing if it is durable, or on its way."""
+        """Make the present commit index durable with the next batch. If nothing else is pending, there is a batch for
+        the commit index alone. Does nothing if the commit index is durable, or in a batch on its way."""
         on_its_way = self.synced_commit_index if self._in_flight is None else self._in_flight.commit_index
         if on_its_way < self.commit_index:
             self._commit_is_due = True
 
     def set_note(self, note: bytes) -> None:
-        """Keep the membership layer's blob, at most MAX_NOTE_BYTES; the latest wins."""
+        """Keep the membership layer's note, of at most MAX_NOTE_BYTES bytes. It replaces the note before it."""
         _check_note(note)
         if note != self.note:
             self._contents.note = note
             self._record(form.NOTE, 0, 0, note)
 
     def drop_prefix(self, index: int) -> None:
-        """Forget the entries up to `index`: a verified snapshot covers them. Nothing if the base is there or beyond.
+        """Forget the entries up to `index`, because a verified snapshot covers them. Does nothing if the base is at
+        `index` or beyond.
 
-        In memory at once: entries[0] stands for the one at `index` then. On the disk whole segments go, once the
-        header of a later one does without them and removal() has run; so a batch begins a new segment if that lets
-        one go. An open may find some entries again. InvariantViolation above the commit or the synced index.
+        In memory the entries go at once, and entries[0] stands for the entry at `index`. On disk, whole segments go
+        when the header of a later segment does without them and removal() has run. So the next batch begins a new
+        segment if that makes a segment removable. An open may find some of the entries again. InvariantViolation if
+        `index` is above the commit index or the synced index.
         """
         if index <= self.base_index:
             return
@@ -295,11 +300,11 @@ class Log:
 
     @property
     def has_pending(self) -> bool:
-        """True if something waits for a batch."""
+        """True if a change waits for a batch."""
         return bool(self._pending) or self._commit_is_due
 
     def take_batch(self) -> Batch | None:
-        """Everything pending as one batch; None if nothing is, or while a batch is not completed."""
+        """All pending changes as one batch. None if no change is pending, or while a batch is not completed."""
         if not self.has_pending or self._in_flight is not None:
             return None
         before, self._taken = self._taken, self._contents.state()
@@ -309,13 +314,14 @@ class Log:
         return self._send(batch)
 
     def reset_batch(self, index: int, term: int) -> Batch:
-        """Replace the log by an installed snapshot that ends at (index, term), as a batch to write and complete.
+        """Replace the log by the base (index, term), where a snapshot ends. Returns a batch to write and complete.
 
-        Changes memory at once: entries is the base alone, commit_index is `index`; the note stays, and so do term
-        and vote, unless `term` is higher and entered without a vote. What was pending is part of it or superseded
-        by it, and durable with it. It is a change like others: what speaks for it waits for its position; until
-        then synced_index stays below `index`. A crash leaves the old log or the new one, whole. InvariantViolation
-        at or below the commit index, if the log holds(index, term), or while a batch is not completed.
+        Memory changes at once: `entries` is the base alone, and `commit_index` is `index`. The note stays. Term and
+        vote stay too, unless `term` is higher: then it is entered without a vote. Pending changes are part of the
+        batch or superseded by it, and durable with it. The reset is a change like others: messages that depend on it
+        wait until its position is synced, and until then synced_index stays below `index`. A crash leaves the whole old
+        log or the whole new log. InvariantViolation if `index` is at or below the commit index, if the log
+        holds(index, term), or while a batch is not completed.
         """
         if self._in_flight is not None:
             raise InvariantViolation("cannot reset the log while a batch is on its way")
@@ -330,7 +336,7 @@ class Log:
         return self._send(Batch(self._next_batch, [], self._taken, self.position, target, is_reset=True))
 
     def complete(self, batch: Batch) -> None:
-        """Count `batch` as durable, once its write() has returned."""
+        """Count `batch` as durable. Call this after its write() has returned."""
         if batch is not self._in_flight or batch.written is None:
             raise InvariantViolation(f"batch {batch.number} is not in flight, or not written")
         segment, end = batch.written
@@ -347,10 +353,11 @@ class Log:
         self.synced_commit_index = batch.commit_index
 
     def preparation(self) -> Callable[[], None] | None:
-        """What fills the next segment with zeros, for a worker thread; None if there is no need.
+        """A function for a worker thread, which fills the next segment with zeros; None if there is no need.
 
-        Ask after each batch: it is cheap. Call what it returns: until that has ended, there is no other. When
-        it raised OSError, there is none for the next PREPARATION_PAUSE_BATCHES, and rolls help themselves.
+        Ask after each batch; asking is cheap. Call the function that is returned. Until it has ended, None is returned.
+        If it raised OSError, None is returned for the next PREPARATION_PAUSE_BATCHES batches, and a new segment is
+        filled when it is needed.
         """
         current = self._preparation
         if current is not None and current.file is None and not current.running:
@@ -364,15 +371,17 @@ class Log:
         return self._preparation
 
     def removal(self) -> Callable[[], None] | None:
-        """What unlinks the segments that are needed no more, for a worker thread; None if there are none.
+        """A function for a worker thread, which unlinks the segments that are not needed any more; None if there are
+        none.
 
-        Ask after each completed batch: it is cheap. Call what it returns: until that has ended, there is no other.
-        When it raised OSError, there is none for the next REMOVAL_PAUSE_BATCHES. What is left the next open removes.
+        Ask after each completed batch; asking is cheap. Call the function that is returned. Until it has ended, None is
+        returned. If it raised OSError, None is returned for the next REMOVAL_PAUSE_BATCHES batches. The next open
+        removes the segments that are left.
         """
         return self._removals.next(self._next_batch)
 
     def close(self) -> None:
-        """Give the descriptors back; what is pending is dropped. No write(), preparation or removal may be running."""
+        """Close the descriptors. Pending changes are dropped. No write(), preparation or removal may run meanwhile."""
         self._active.file.close()
         if self._in_flight is not None:
             self._in_flight.close()
@@ -387,21 +396,22 @@ class Log:
         return batch
 
     def _target(self, before: State) -> tuple[Segment | Roll, Segment | None]:
-        """Where the pending batch goes: the active segment, or a new one that begins with the state `before`.
+        """The segment for the pending batch: the active segment, or a new one that begins with the state `before`. And
+        a second choice if there is no space left for a new segment.
 
-        And where else it may go: a new segment that is only made for compaction is no reason to wait for room.
+        The second choice is the active segment, if it has enough space and the new segment is made for compaction only.
         """
         body_length = form.HEAD_BYTES + self._pending_bytes
         has_room = form.batch_span(self._active.end, body_length)[1] <= self._active.capacity
         if has_room and not self._roll_is_due:
             return self._active, None
         oldest = self._chain.oldest_for(self._dropped_index)
-        if before.last_index <= self._dropped_index:  # no truncation reaches what is dropped: the new one is enough
+        if before.last_index <= self._dropped_index:  # no truncation reaches a dropped entry: the new segment is enough
             oldest = self._active.number + 1
         return self._roll(before, oldest, body_length), self._active if has_room else None
 
     def _roll(self, start: State, oldest_segment: int, body_length: int) -> Roll:
-        """A new segment that begins with `start` and has room for a batch."""
+        """A new segment that begins with `start` and has enough space for a batch."""
         self._roll_is_due = False
         header = SegmentHeader(
             number=self._active.number + 1,
@@ -430,4 +440,4 @@ class Log:
 
 def _check_note(note: bytes) -> None:
     if len(note) > form.MAX_NOTE_BYTES:
-        raise InvariantViolation(f"a note of {len(note)} bytes; at most {form.MAX_NOTE_BYTES} are kept")
+        raise InvariantViolation(f"a note has {len(note)} bytes, over the limit of {form.MAX_NOTE_BYTES}")

@@ -1,7 +1,8 @@
 """One batch of the log on its way to the disk.
 
-Lives here: the order of one write. Not here: what goes into it and what its durability means (log.py).
-Invariant: the batch is in one place, whatever failed: where it was first tried, or where nothing else was left behind.
+Lives here: the steps of one write. Not here: the contents of a batch and the meaning of its durability (log.py).
+Invariant: after any failure the batch is in one place at most. It goes to a second segment only if no byte of the first
+one is on the disk.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .log_segments import Roll, Segment
 
 
 class Batch:
-    """Everything that was pending at one moment; durable after write()."""
+    """All changes that were pending at one moment. They are durable after write()."""
 
     def __init__(
         self,
@@ -31,21 +32,21 @@ class Batch:
         self.position = position
         self.durable_index = state.last_index  # a later truncation lowers it, in the log's thread
         self.commit_index = state.commit_index
-        self.written: tuple[Segment, int] | None = None  # where it lies and where it ends, once durable
+        self.written: tuple[Segment, int] | None = None  # the segment and the end of the batch in it, once durable
         self._parts = parts
         self._target = target
         self._instead = instead
         self._is_reset = is_reset
 
     def write(self) -> None:
-        """One write and one fdatasync, and before them a new segment if one is due. One thread.
+        """Write and sync the batch, in a new segment if one is due. Called in one thread at a time.
 
-        OSError passes through. After one that is a shortage (shortage.py) it may be called again, with the same
-        result; after EIO nobody knows what the disk holds: close the log and stop.
+        Raises OSError. After a shortage (shortage.py) the call may be repeated, with the same result. After EIO the
+        contents of the disk are unknown: close the log and stop.
         """
         segment = self._segment()
         end = segment.end
-        if not self._is_reset:  # the header of a reset's segment says everything
+        if not self._is_reset:  # for a reset, the header of the new segment has all of it
             image = form.encode_batch(self.number, self.commit_index, self._parts, segment.end, segment.salt)
             segment.file.write(segment.end, image)
             segment.file.sync()
@@ -53,7 +54,7 @@ class Batch:
         self.written = (segment, end)
 
     def _segment(self) -> Segment:
-        """The segment it goes to, made if need be; `instead` if the disk has no room for a new one."""
+        """The segment for the batch, which is made if needed; `instead` if there is no space left for a new segment."""
         target = self._target
         if isinstance(target, Roll):
             try:
@@ -67,6 +68,6 @@ class Batch:
         return target
 
     def close(self) -> None:
-        """Give back what it holds of a segment that the log does not know yet."""
+        """Close the file of a new segment that the log does not know yet."""
         target = self._target
         (target if isinstance(target, Roll) else target.file).close()

@@ -1,8 +1,8 @@
-"""What a log holds, in memory: the entries, term and vote, commit index, note; and which changes are lawful.
+"""The contents of a log in memory (entries, term and vote, commit index, note), and which changes are lawful.
 
-Lives here: the same checks for a change made now and for one read back. Not here: bytes and files.
-Invariant: indexes have no gap, nothing committed is dropped, one vote a term, and terms never go back once an entry, a
-vote or a note was written.
+Lives here: the same checks for a change that is made now and for one that is read back. Not here: bytes and files.
+Invariant: indexes have no gap, no committed entry is dropped, there is one vote in a term, and terms never go back
+after an entry, a vote or a note was written.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from ..errors import InvariantViolation
 from . import log_format as form
 from .log_format import State
 
-BASE_COMMAND = b"\x01"  # the core's empty entry: every log starts with it, and it stands for a compacted one
+BASE_COMMAND = b"\x01"  # the core's empty entry: every log starts with it, and it stands for compacted entries
 BASE_INDEX = 1
 BASE_TERM = 0
 
 BLANK = State(BASE_INDEX, BASE_TERM, 0, None, BASE_INDEX, b"")
 
-Entry = tuple[bytes, int, int]  # command, index, term: the core's own order
+Entry = tuple[bytes, int, int]  # command, index, term: the core's order
 
 
 class Contents:
-    """The log from a base on. Every change is checked: InvariantViolation where it contradicts the log."""
+    """The log from a base on. Every change is checked: InvariantViolation if it contradicts the log."""
 
     def __init__(self, start: State, on_truncation: Callable[[int], None]) -> None:
         self._on_truncation = on_truncation
@@ -38,21 +38,22 @@ class Contents:
         """Whether an entry or a vote was ever written."""
 
     def _at_least_base(self, commit_index: int) -> int:
-        """What compaction dropped was committed, even where that was written before it was known."""
+        """The commit index, or the index of the base if that is higher. All compacted entries were committed, even if
+        their commit index was not yet known when a header or batch was written."""
         return max(self.base_index, commit_index)
 
     def is_at(self, state: State) -> bool:
-        """True if this is what a segment's header says."""
+        """True if the contents lead to this state, which a segment's header has."""
         return self.state() == state._replace(commit_index=self._at_least_base(state.commit_index))
 
     def state(self) -> State:
-        """Everything but the entries."""
+        """All contents except the entries."""
         _, index, term = self.entries[-1]
         return State(index, term, self.current_term, self.voted_for, self.commit_index, self.note)
 
     @property
     def is_untouched(self) -> bool:
-        """Whether nothing but terms was ever written: no entry, no vote, no note. Such a log has promised nothing."""
+        """Whether only terms were ever written: no entry, no vote, no note. Such a log has promised nothing."""
         return self.base_index == BASE_INDEX and not self.note and not self._has_promised and self.voted_for is None
 
     def append(self, command: bytes, index: int, term: int) -> None:
@@ -91,21 +92,22 @@ class Contents:
         self.commit_index = index
 
     def holds(self, index: int, term: int) -> bool:
-        """True if the entry at `index`, the base included, is there and of this term."""
+        """True if there is an entry at `index`, which may be the base, and it has this term."""
         position = index - self.base_index
         return 0 <= position < len(self.entries) and self.entries[position][2] == term
 
     def drop_prefix(self, index: int) -> None:
-        """Make the entry at `index` the base. In one step: others may count the list meanwhile."""
+        """Make the entry at `index` the base. In one step, because other threads may count the list meanwhile."""
         position = index - self.base_index
         term = self.entries[position][2]
         self.entries[: position + 1] = [(BASE_COMMAND, index, term)]
         self.base_index, self.base_term = index, term
 
     def reset(self, index: int, term: int) -> None:
-        """Begin again behind a snapshot that ends at (index, term); term, vote and note stay, as far as they can.
+        """Begin again behind a snapshot that ends at (index, term). The note stays. Term and vote stay unless `term` is
+        higher than the current term.
 
-        InvariantViolation if that takes back what is committed, or drops entries that follow the snapshot.
+        InvariantViolation if this would take back a committed entry, or drop entries that follow the snapshot.
         """
         if index <= self.commit_index:
             raise InvariantViolation(f"cannot reset to {index}: committed up to {self.commit_index}")
@@ -118,7 +120,7 @@ class Contents:
             self.current_term, self.voted_for = term, None
 
     def replay(self, batch: form.BatchView, data: bytes) -> None:
-        """Take over one batch read from a segment's bytes. Damaged if it contradicts what came before."""
+        """Take over one batch that was read from a segment. Damaged if it contradicts the contents before it."""
         try:
             for kind, first, second, content in batch.records(data):
                 self._replay_record(kind, first, second, content)
@@ -136,4 +138,4 @@ class Contents:
         elif kind == form.NOTE:
             self.note = content
         else:
-            raise form.Damaged(f"unknown kind of record {kind}")
+            raise form.Damaged(f"a record has the unknown kind {kind}")

@@ -1,6 +1,6 @@
-"""The bytes of the log: segment headers, records, batches, and the judgement over a damaged tail.
+"""The bytes of the log: segment headers, records, batches, and the judgement of a damaged tail.
 
-Lives here: pure functions from values to bytes and back. Not here: files, and what the records mean (log.py).
+Lives here: pure functions from values to bytes and back. Not here: files, and the meaning of records (log.py).
 Invariant: a batch is accepted only if every byte of it is as it was written. docs/log-format.md has the layout.
 """
 
@@ -15,17 +15,17 @@ from zlib import crc32
 from ..errors import InvariantViolation
 
 FORMAT_VERSION = 1
-PAGE = 4096  # what the page cache writes back, or loses, as one
-SECTOR = 512  # what a drive writes as one: a batch and its trailer begin on one, and tear no other
+PAGE = 4096  # the page cache writes back, or loses, a whole page
+SECTOR = 512  # a drive writes a whole sector: batches and trailers begin at one, so a torn write harms no other batch
 
 MAX_NOTE_BYTES = 64 * 1024  # each segment header repeats the note
 MAX_NAME_BYTES = 4096  # node ids, incarnations and votes: three of them fit a header beside the note
 MAX_COMMAND_BYTES = 1 << 30  # a record's length has 32 bits
-MAX_HEADER_BYTES = 128 * 1024  # the note and three names with room to spare: a damaged length is not believed
+MAX_HEADER_BYTES = 128 * 1024  # more than the note and three names: a larger length is damaged
 
 ENTRY, TRUNCATE, TERM, NOTE = 1, 2, 3, 4  # kinds of record
 
-_FRAME = struct.Struct("<8sIII")  # magic, version, header bytes, CRC: the part that no version ever changes
+_FRAME = struct.Struct("<8sIII")  # magic, version, header bytes, CRC: no format version ever changes this part
 _FRAME_MAGIC = b"WARRENLG"
 _FIELDS = struct.Struct("<9Q")
 _LENGTH = struct.Struct("<I")
@@ -46,15 +46,15 @@ _ZEROS = bytes(64 * 1024)
 
 
 class Damaged(Exception):
-    """These bytes are not what was written. Never leaves the log: log.py turns it into Corrupted."""
+    """The bytes are not those that were written. Never leaves the log: log_opening.py turns it into Corrupted."""
 
 
 class UnknownVersion(Exception):
-    """A sound segment of another format version."""
+    """The segment is sound, and has another format version."""
 
 
 class State(NamedTuple):
-    """What a log says at one point, the entries themselves left out."""
+    """The contents of a log at one point, without the entries themselves."""
 
     last_index: int
     last_term: int
@@ -66,12 +66,12 @@ class State(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SegmentHeader:
-    """What a segment begins with: whose it is, what came before it, and the state reading starts from."""
+    """The beginning of a segment: its owner, the segments before it, and the state with which reading starts."""
 
     number: int
     capacity: int  # bytes of the file, all of them written before the segment got its name
-    oldest_segment: int  # needed for reading, at the time of writing; the ones before it may be gone
-    previous_end: int  # where the previous segment's last batch ends: behind it nothing is ever read again
+    oldest_segment: int  # the oldest one that reading needs, when this was written; older ones may be removed
+    previous_end: int  # the end of the previous segment's last batch: nothing behind it is ever read again
     first_batch: int
     node_id: str
     incarnation: str
@@ -81,7 +81,7 @@ class SegmentHeader:
         return replace(self, capacity=capacity)
 
     def with_room(self, body_length: int) -> SegmentHeader:
-        """The same with a capacity of whole pages, at least its own, that a batch of this length fits in."""
+        """The same header with a capacity of whole pages, not below its own, in which a batch of this length fits."""
         end = batch_span(len(encode_header(self)), body_length)[1]
         return self.with_capacity(align(max(self.capacity, end), PAGE))
 
@@ -90,7 +90,7 @@ class SegmentHeader:
 
 
 def encode_header(header: SegmentHeader) -> bytes:
-    """Whole pages; the CRC covers every byte of them."""
+    """The header as whole pages. Its CRC covers every byte of them."""
     state = header.state
     fields = _FIELDS.pack(
         header.number,
@@ -125,12 +125,12 @@ def header_size(start: bytes) -> int:
 
 
 def header_salt(data: bytes) -> int:
-    """Seeds the CRCs of a segment's batches: another segment's or node's bytes never pass for its own."""
+    """The seed for the CRCs of a segment's batches. So batches of another segment or manager never pass for its own."""
     return int(_FRAME.unpack_from(data)[3])
 
 
 def decode_header(data: bytes) -> SegmentHeader:
-    """The header from exactly header_size() bytes. Damaged or UnknownVersion otherwise."""
+    """The header from exactly header_size() bytes. Raises Damaged or UnknownVersion."""
     magic, version, size, crc = _FRAME.unpack_from(data)
     frame = _FRAME.pack(magic, version, size, 0)
     if len(data) != size or crc32(memoryview(data)[_FRAME.size :], crc32(frame)) != crc:
@@ -151,7 +151,7 @@ def decode_header(data: bytes) -> SegmentHeader:
 
 
 def encode_name(name: str) -> bytes:
-    """A node id or incarnation as bytes. InvariantViolation where no header has room for it."""
+    """A node id or incarnation as bytes. InvariantViolation if it is empty or too long for a header."""
     data = name.encode()
     if not 0 < len(data) <= MAX_NAME_BYTES:
         raise InvariantViolation(f"a name has 1 to {MAX_NAME_BYTES} bytes, not {len(data)}")
@@ -172,13 +172,13 @@ def _take_blob(data: bytes, at: int) -> tuple[bytes | None, int]:
 
 
 def record_head(kind: int, first: int, second: int, data: bytes) -> bytes:
-    """What precedes `data` in a record; the CRC covers both."""
+    """The bytes before `data` in a record. The CRC covers both."""
     rest = _RECORD_REST.pack(len(data), kind, first, second)
     return _RECORD_CRC.pack(crc32(data, crc32(rest))) + rest
 
 
 def records(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, bytes]]:
-    """(kind, first number, second number, data) of every record between two offsets. Raises Damaged."""
+    """(kind, first number, second number, data) of each record between two offsets. Raises Damaged."""
     size, unpack = _RECORD.size, _RECORD.unpack_from
     while start < end:
         if end - start < size:
@@ -198,7 +198,7 @@ def records(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, 
 
 
 class BatchView(NamedTuple):
-    """Where a sound batch lies in its segment, in bytes from its start, and what its head says."""
+    """The place of a sound batch in its segment, in bytes from the segment's start, and the contents of its head."""
 
     number: int
     commit_index: int
@@ -217,7 +217,7 @@ def align(offset: int, unit: int) -> int:
 
 
 def batch_span(start: int, body_length: int) -> tuple[int, int]:
-    """Where the trailer of a batch begins and where the batch ends, in bytes from the segment's start."""
+    """(start of the trailer, end of the batch), in bytes from the segment's start."""
     trailer = align(start + body_length, SECTOR)
     pages = -(-trailer // PAGE) - start // PAGE
     size = _TRAILER.size + pages * _LENGTH.size + _LENGTH.size + len(_TRAILER_MARK)
@@ -225,7 +225,7 @@ def batch_span(start: int, body_length: int) -> tuple[int, int]:
 
 
 def encode_batch(number: int, commit_index: int, parts: Sequence[bytes], start: int, salt: int) -> bytes:
-    """A whole batch, as it is written at `start` (a multiple of SECTOR) of the segment with this salt."""
+    """The bytes of a whole batch at `start` (a multiple of SECTOR) of the segment with this salt."""
     body_length = HEAD_BYTES + sum(map(len, parts))
     head = _HEAD.pack(_HEAD_MAGIC, number, commit_index, body_length)
     checked = _LENGTH.pack(crc32(head, salt))
@@ -234,7 +234,7 @@ def encode_batch(number: int, commit_index: int, parts: Sequence[bytes], start: 
 
 
 def _trailer(number: int, start: int, body_length: int, body: bytes, salt: int) -> bytes:
-    """The trailer of a body that lies at `start`: a CRC for every page that the body has a part in."""
+    """The trailer of a body at `start`: it has a CRC for each page that has a part of the body."""
     sums = struct.pack(f"<{-(-(start + len(body)) // PAGE) - start // PAGE}I", *_page_sums(start, body))
     content = _TRAILER.pack(_TRAILER_MAGIC, number, start, body_length) + sums
     whole = content + _LENGTH.pack(crc32(content, salt)) + _TRAILER_MARK
@@ -247,7 +247,7 @@ def _page_sums(start: int, body: bytes) -> list[int]:
 
 
 def _page_parts(start: int, length: int) -> Iterator[tuple[int, int]]:
-    """The body cut where the file's pages begin, as offsets into the body."""
+    """The parts of the body, one for each page of the file, as offsets into the body."""
     begin = 0
     while begin < length:
         end = min(length, begin + PAGE - (start + begin) % PAGE)
@@ -256,7 +256,7 @@ def _page_parts(start: int, length: int) -> Iterator[tuple[int, int]]:
 
 
 def read_batch(data: bytes, start: int, number: int, salt: int) -> BatchView | None:
-    """Batch `number` at `start` of a segment's bytes, if every byte of it is as written; else None."""
+    """Batch `number` at `start` of a segment's bytes, if every byte of it is as it was written; else None."""
     head = _read_head(data, start, salt)
     if head is None or head[0] != number:
         return None
@@ -270,7 +270,7 @@ def read_batch(data: bytes, start: int, number: int, salt: int) -> BatchView | N
 
 
 def _read_head(data: bytes, start: int, salt: int) -> tuple[int, int, int] | None:
-    """(number, commit index, body length) if a sound batch head lies at `start`."""
+    """(number, commit index, body length) if there is a sound head of a batch at `start`; else None."""
     if len(data) - start < HEAD_BYTES:
         return None
     magic, number, commit_index, body_length = _HEAD.unpack_from(data, start)
@@ -290,7 +290,7 @@ class _Trailer(NamedTuple):
 
 
 def _read_trailer(data: bytes, offset: int, salt: int) -> _Trailer | None:
-    """The trailer at `offset`, if it is sound and stands where its batch ends."""
+    """The trailer at `offset`, if it is sound and belongs there; else None."""
     if len(data) - offset < SECTOR:
         return None
     magic, number, start, body_length = _TRAILER.unpack_from(data, offset)
@@ -307,11 +307,11 @@ def _read_trailer(data: bytes, offset: int, salt: int) -> _Trailer | None:
     return _Trailer(number, start, body_length, sums, offset, end)
 
 
-# -- the judgement over a tail that is not a sound batch
+# -- the judgement of a tail that is not a sound batch
 
 
 def is_zero(data: bytes, start: int) -> bool:
-    """True if nothing but zeros follows, which is how segments are made."""
+    """True if all bytes from `start` on are zero, as in a new segment."""
     while start < len(data):
         size = min(len(_ZEROS), len(data) - start)
         if not data.startswith(_ZEROS if size == len(_ZEROS) else _ZEROS[:size], start):
@@ -321,15 +321,15 @@ def is_zero(data: bytes, start: int) -> bool:
 
 
 def damage(data: bytes, start: int, number: int, salt: int) -> str | None:
-    """Why what lies at `start`, where batch `number` should, is no torn write of it; None if it may be one.
+    """The reason why the bytes at `start` cannot be a torn write of batch `number`; None if they can.
 
-    A torn write leaves each page of the batch as it was (zeros) or as written, or a prefix of the bytes; and
-    nothing after the batch, because the next one is written only when the sync of this one has returned.
+    A torn write leaves each page of the batch as it was (zeros) or as written, or a prefix of the bytes. Nothing
+    follows it, because the next batch is written only after the sync of this batch has returned.
     """
     if is_zero(data, start):
         return None
     if _something_later(data, start, number, salt):
-        return f"batch {number} is damaged, and a later one is there"
+        return f"batch {number} is damaged, and a later batch follows it"
     head = _read_head(data, start, salt)
     trailer = _find_trailer(data, start, number, salt)
     if trailer is not None:
@@ -340,7 +340,7 @@ def damage(data: bytes, start: int, number: int, salt: int) -> str | None:
 
 
 def _something_later(data: bytes, start: int, number: int, salt: int) -> bool:
-    """A sound head or trailer of a later batch proves that this one had been synced."""
+    """Whether there is a sound head or trailer of a later batch. It proves that batch `number` was synced."""
     for offset in _aligned(data, _HEAD_MAGIC, start):
         head = _read_head(data, offset, salt)
         if head is not None and head[0] > number:
@@ -361,7 +361,7 @@ def _find_trailer(data: bytes, start: int, number: int, salt: int) -> _Trailer |
 
 
 def _aligned(data: bytes, magic: bytes, start: int) -> Iterator[int]:
-    """Where `magic` stands at the beginning of a sector, from `start` on."""
+    """The offsets, from `start` on, of the sectors that begin with `magic`."""
     offset = data.find(magic, start)
     while offset >= 0:
         if offset % SECTOR == 0:
@@ -370,7 +370,7 @@ def _aligned(data: bytes, magic: bytes, start: int) -> Iterator[int]:
 
 
 def _damage_before(trailer: _Trailer, data: bytes, start: int, number: int) -> str | None:
-    """The trailer is there: each page of the body must be as written, or as it was before."""
+    """`damage` if there is a trailer: each page of the body must be as written, or as it was before."""
     body = data[start : trailer.offset]
     lost = False
     for (begin, end), crc in zip(_page_parts(start, len(body)), trailer.sums, strict=True):
@@ -382,17 +382,17 @@ def _damage_before(trailer: _Trailer, data: bytes, start: int, number: int) -> s
         lost = True
     if not lost:
         return f"batch {number} has sound pages and a damaged head or trailer"
-    return None if is_zero(data, trailer.end) else f"batch {number} is damaged, and something follows it"
+    return None if is_zero(data, trailer.end) else f"batch {number} is damaged, and other bytes follow it"
 
 
 def _damage_of_trailer(data: bytes, start: int, head: tuple[int, int, int], salt: int) -> str | None:
-    """The head is there and no trailer: what is there of it must be a part of the right one."""
+    """`damage` if there is a head and no sound trailer: the bytes of the trailer must be a part of the right one."""
     number, _, body_length = head
     offset, end = batch_span(start, body_length)
     if end > len(data):
-        return f"batch {number} claims more room than its segment has"
+        return f"batch {number} claims more bytes than its segment has"
     if not is_zero(data, end):
-        return f"batch {number} is damaged, and something follows it"
+        return f"batch {number} is damaged, and other bytes follow it"
     try:
         for _ in records(data, start + HEAD_BYTES, start + body_length):
             pass
@@ -408,6 +408,6 @@ def _is_part(actual: bytes, expected: bytes) -> bool:
         sector, whole = actual[begin : begin + SECTOR], expected[begin : begin + SECTOR]
         if sector == whole or not any(sector):
             continue
-        written = sector.rstrip(b"\0")  # a kill in the middle of the write: a prefix, and nothing after it
+        written = sector.rstrip(b"\0")  # a kill during the write leaves a prefix, and zeros behind it
         return whole.startswith(written) and not any(actual[begin + SECTOR :])
     return True

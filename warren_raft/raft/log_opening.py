@@ -1,8 +1,8 @@
-"""Opening a log: read all of it, judge what a crash left, make durable what was read, begin a new segment.
+"""Opening a log: read all of it, judge its torn end, make the last batch durable, begin a new segment.
 
 Lives here: the way from a directory to a state. Not here: the bytes (log_format.py), changes (log.py).
-Invariant: what it returns is durable, is a prefix of what was written, and lacks nothing that was ever synced;
-where it cannot know that, it raises Corrupted.
+Invariant: the contents that are returned are durable, are a prefix of the changes that were written, and lack no change
+that was ever synced. If this is not certain, Corrupted is raised.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .log_format import BatchView, SegmentHeader, State
 from .log_segments import TEMPORARY_SUFFIX, Roll, Segment, segment_path
 
 REMEDY = (
-    "this manager must not vote with what is left: stop it, run `members remove ID` on another manager, "
-    "move the directory aside, start it blank, then run `members add`"
+    "this manager must not vote with a part of its log: stop it, run `members remove ID` on another manager, "
+    "move its data directory aside, start it on an empty directory, then run `members add`"
 )
 
 _SEGMENT_NAME = re.compile(r"(\d{16})\.log")
@@ -31,7 +31,7 @@ _SEGMENT_NAME = re.compile(r"(\d{16})\.log")
 
 @dataclass(slots=True)
 class Recovered:
-    """What an opening found, all of it durable, and the segment to go on with."""
+    """The contents of an opened log, all of them durable, and the segment for the next batch."""
 
     node_id: str
     incarnation: str
@@ -43,18 +43,18 @@ class Recovered:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What a look found, whether or not all of it is durable."""
+    """The contents of a log that was only looked at. They need not all be durable."""
 
     node_id: str
     incarnation: str
     contents: Contents
     size_bytes: int
-    """Of headers and batches, as `Log.size_bytes`."""
+    """The bytes of headers and batches, as `Log.size_bytes`."""
 
 
 @dataclass(slots=True)
 class _Found:
-    """A segment on the disk. `end`: where its last sound batch ends; known once it was read."""
+    """A segment on the disk. `end`: the end of its last sound batch, known after the segment was read."""
 
     path: str
     file: File
@@ -66,7 +66,8 @@ class _Found:
 
 @dataclass(slots=True)
 class _Tail:
-    """The end of the newest segment: its last batch and where it lies; `unused` if nothing was ever written."""
+    """The end of the newest segment: its last batch and the offset of that batch. `unused`: no batch was ever
+    written."""
 
     next_batch: int
     last_offset: int
@@ -75,7 +76,7 @@ class _Tail:
 
 
 class Opening:
-    """One opening of a directory. OSError passes through; it can be tried again from the start."""
+    """One opening of a directory. Raises OSError; then the opening can be tried again from the start."""
 
     def __init__(self, files: Files, directory: str, node_id: str, start_segment_bytes: int) -> None:
         self._files = files
@@ -85,18 +86,18 @@ class Opening:
         self._chain = Chain()
 
     def run(self, new_incarnation: Callable[[], str]) -> Recovered:
-        """Read what is there, or begin a blank log. Raises Corrupted, RefusedForSafety, OSError."""
+        """Read the log, or begin a blank log if there is none. Raises Corrupted, RefusedForSafety, OSError."""
         numbers = self._segment_numbers()
         return self._reopen(numbers) if numbers else self._create(new_incarnation(), BLANK)
 
     def create(self, incarnation: str, start: State) -> Recovered:
-        """Begin a log at `start`. RefusedForSafety if there is one already."""
+        """Begin a log at `start`. RefusedForSafety if there is a log already."""
         if self._segment_numbers():
-            raise RefusedForSafety(f"{self._directory} holds a log already: a new one needs a directory of its own")
+            raise RefusedForSafety(f"{self._directory} holds a log already: use another directory for the new log")
         return self._create(incarnation, start)
 
     def look(self) -> Looked | None:
-        """Read what is there and change nothing; None where there is no log. Raises as `run`."""
+        """Read the log and change nothing; None if there is no log. Raises as `run`."""
         try:
             numbers = _numbers_in(self._files.list_directory(self._directory))
         except FileNotFoundError:
@@ -114,7 +115,7 @@ class Opening:
                 segment.file.close()
 
     def _segment_numbers(self) -> list[int]:
-        """The segments there are, in order. Makes the directory if needed and removes unfinished segments."""
+        """The numbers of the segments, in order. Makes the directory if needed, and removes unfinished segments."""
         try:
             names = self._files.list_directory(self._directory)
         except FileNotFoundError:
@@ -126,7 +127,8 @@ class Opening:
         return _numbers_in(names)
 
     def _create(self, incarnation: str, start: State) -> Recovered:
-        """The first segment; the directory's own name is durable before it, whoever made it and died since."""
+        """Make the first segment. The directory's own name is made durable before it, because a process that died may
+        have made the directory without a sync."""
         self._files.sync_directory(posixpath.dirname(self._directory) or ".")
         header = SegmentHeader(1, self._start_bytes, 1, 0, 1, self._node_id, incarnation, start)
         contents = Contents(start, self._chain.truncated)
@@ -160,7 +162,7 @@ class Opening:
             tail.next_batch,
         )
 
-    # -- finding
+    # -- finding the segments
 
     def _find_all(self, numbers: list[int], found: list[_Found]) -> None:
         """Open the segments that the newest one needs, in order."""
@@ -194,7 +196,7 @@ class Opening:
         return contents, self._read_newest(found[-1], contents, next_batch)
 
     def _read_sealed(self, segment: _Found, successor: SegmentHeader, contents: Contents, next_batch: int) -> None:
-        """Read a segment whose end the next one knows: every byte up to there must be sound."""
+        """Read a segment whose end is in the header of the next one. Every byte up to that end must be sound."""
         self._start(segment, contents, next_batch)
         data = segment.file.read(0, successor.previous_end)
         next_batch, _ = _replay_batches(segment, data, contents, next_batch)
@@ -202,7 +204,7 @@ class Opening:
             raise _corrupted(segment.path, f"batch {next_batch} is damaged at offset {segment.end}")
 
     def _read_newest(self, segment: _Found, contents: Contents, next_batch: int) -> _Tail:
-        """Read the segment that a crash may have left torn: sound batches, then nothing, or a torn one."""
+        """Read the newest segment, whose end may be torn by a crash: sound batches, then zeros or a torn batch."""
         self._start(segment, contents, next_batch)
         capacity = segment.header.capacity
         data = segment.file.read(0, capacity)
@@ -221,25 +223,26 @@ class Opening:
         self._chain.announce(segment.header)
         self._chain.begin(segment.header.previous_end)
 
-    # -- making durable, and going on
+    # -- making the contents durable, and a segment for the next batch
 
     def _rewrite(self, newest: _Found, tail: _Tail) -> None:
-        """Make the last batch durable: a process that died may have left it in the page cache only.
+        """Make the last batch durable. A process that died may have left it in the page cache only.
 
-        Only the last one, since each one before it was synced before the next was written. Written anew, since
-        after a failed sync the kernel may take pages for clean that never reached the disk.
+        Only the last batch needs this, because each batch is synced before the next one is written. It is written
+        again, because after a failed sync the kernel may take pages for clean that never reached the disk.
         """
         if tail.last_bytes:
             newest.file.write(tail.last_offset, tail.last_bytes)
             newest.file.sync()
 
     def _adopt(self, newest: _Found) -> Segment:
-        """Go on in a segment that nobody wrote to: many restarts that write nothing leave nothing."""
+        """Use an unused segment, so that restarts that write nothing do not each leave a segment."""
         self._files.sync_directory(self._directory)
         return Segment(newest.file, newest.header.number, newest.header.capacity, newest.salt, newest.header_bytes)
 
     def _seal(self, newest: _Found, tail: _Tail, contents: Contents) -> Segment:
-        """A new segment, whose header says for ever where the old one ends: what is torn stays behind that."""
+        """Make a new segment. Its header says for ever where the old segment ends, so a torn batch behind that end is
+        never read."""
         header = SegmentHeader(
             number=newest.header.number + 1,
             capacity=self._start_bytes,
@@ -264,7 +267,7 @@ class Opening:
         return segment
 
     def _tidy(self, numbers: list[int], sealed: list[_Found]) -> None:
-        """Give back what no reader needs: unused ends of sealed segments, and segments before the oldest."""
+        """Give back the space of unused ends of sealed segments, and of segments before the oldest needed one."""
         for segment in sealed:
             if segment.file.size() > segment.end:
                 segment.file.truncate(segment.end)
@@ -275,7 +278,7 @@ class Opening:
 
 
 def owner_of(files: Files, directory: str) -> str | None:
-    """The node id that the log in `directory` was made for; None where there is no log. Raises as an opening does."""
+    """The node id for which the log in `directory` was made; None if there is no log. Raises as an opening does."""
     header = newest_header(files, directory)
     return None if header is None else header.node_id
 
@@ -290,11 +293,12 @@ def require_owner(files: Files, directory: str, node_id: str) -> None:
 def _check_owner(directory: str, header: SegmentHeader, node_id: str) -> None:
     if header.node_id != node_id:
         text = f"{directory} is the log of {header.node_id!r}, not of {node_id!r}"
-        raise RefusedForSafety(f"{text}: give each manager a directory of its own")
+        raise RefusedForSafety(f"{text}: give each manager a data directory of its own")
 
 
 def newest_header(files: Files, directory: str) -> SegmentHeader | None:
-    """Whose log it is, and how it stood when its newest segment was begun; None where there is no log."""
+    """The header of the newest segment: the owner of the log, and its state when that segment was begun. None if there
+    is no log."""
     try:
         numbers = _numbers_in(files.list_directory(directory))
     except FileNotFoundError:
@@ -310,9 +314,10 @@ def newest_header(files: Files, directory: str) -> SegmentHeader | None:
 
 
 def look(files: Files, directory: str) -> Looked | None:
-    """What the log in `directory` holds, whosever it is; None where there is no log. Nothing is changed.
+    """The contents of the log in `directory`, of any manager; None if there is no log. Nothing is changed.
 
-    The caller sees to it that no manager writes to it. Raises Corrupted, RefusedForSafety (a later format), OSError.
+    The caller makes sure that no manager writes to the log. Raises Corrupted, RefusedForSafety (a later format),
+    OSError.
     """
     header = newest_header(files, directory)
     return None if header is None else Opening(files, directory, header.node_id, 0).look()
@@ -338,13 +343,13 @@ def _read_header(path: str, file: File, number: int) -> _Found:
 
 
 def _check_start(segment: _Found, contents: Contents, next_batch: int) -> None:
-    """A header repeats the state that the segments before it lead to."""
+    """A header has to repeat the state to which the segments before it lead."""
     if not contents.is_at(segment.header.state) or segment.header.first_batch != next_batch:
         raise _corrupted(segment.path, "its header contradicts the segments before it")
 
 
 def _replay_batches(segment: _Found, data: bytes, contents: Contents, next_batch: int) -> tuple[int, BatchView | None]:
-    """Take over sound batches as far as they go: (next number, the last one); `segment.end` is set."""
+    """Take over all sound batches, and set `segment.end`. Returns (number of the next batch, the last sound batch)."""
     segment.end, last = segment.header_bytes, None
     while (batch := form.read_batch(data, segment.end, next_batch, segment.salt)) is not None:
         try:

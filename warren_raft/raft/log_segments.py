@@ -1,7 +1,7 @@
-"""The making of the log's segments: filled with zeros, headed, and named only when all of that is durable.
+"""Making the log's segments: filled with zeros, given a header, and named only when all of that is durable.
 
-Lives here: one new file from nothing to usable, in steps. Not here: which one is needed, and when.
-Invariant: a segment that has a name is whole, or damaged; no crash leaves a part of one.
+Lives here: the steps that make one new file. Not here: which segment is needed, and when.
+Invariant: a segment that has a name is whole, or damaged. No crash leaves a part of one.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 def segment_path(directory: str, number: int) -> str:
-    """The name of a segment; log_opening.py knows it again."""
+    """The path of a segment. log_opening.py finds segments by this form of name."""
     return posixpath.join(directory, f"{number:016d}.log")
 
 
 @dataclass(slots=True)
 class Segment:
-    """The segment being written. `end`: where the next batch begins, in bytes from its start."""
+    """The segment that is being written. `end`: the offset of the next batch, in bytes from the segment's start."""
 
     file: File
     number: int
@@ -36,9 +36,9 @@ class Segment:
 
 
 class Preparation:
-    """A segment filled with zeros ahead of need, in another thread than the log's.
+    """A segment that a worker thread fills with zeros before it is needed.
 
-    The log's thread looks at `file` only when `running` is False, which is set last.
+    The log's thread reads `file` only when `running` is False, which is set last.
     """
 
     def __init__(self, files: Files, path: str, capacity: int) -> None:
@@ -49,7 +49,7 @@ class Preparation:
         self.file: File | None = None
 
     def __call__(self) -> None:
-        """Fill the segment. OSError passes through, the space given back."""
+        """Fill the segment. Raises OSError; then the space is given back."""
         try:
             self.file = _zero_filled(self._files, self.path, self.capacity, sync_each=True)
         finally:
@@ -57,7 +57,7 @@ class Preparation:
 
 
 class Roll:
-    """One new segment, in steps that are taken up again where an OSError stopped them."""
+    """Makes one new segment in steps. After an OSError, the next call goes on with the step that failed."""
 
     def __init__(
         self, files: Files, directory: str, header: SegmentHeader, prepared: Preparation | None = None
@@ -73,14 +73,14 @@ class Roll:
         self._has_tried = False
 
     def run(self) -> Segment:
-        """The finished segment. Any thread; at most one at a time."""
+        """Return the finished segment. Any thread may call, but only one at a time."""
         is_untried = self._is_prepared and not self._has_tried
         try:
             return self._run()
         except OSError as error:
             if not is_untried or error.errno not in (errno.ENOENT, errno.ESTALE):
                 raise
-        self._forget_prepared()  # somebody removed it, a tidy-up of *.tmp perhaps; there are only zeros in it
+        self._forget_prepared()  # somebody removed the prepared file, perhaps with all *.tmp; it had zeros only
         return self._run()
 
     def _forget_prepared(self) -> None:
@@ -102,7 +102,8 @@ class Roll:
         return Segment(self._file, self._header.number, self._header.capacity, form.header_salt(header), len(header))
 
     def _rename(self) -> None:
-        """An attempt that ended with an error may have happened nevertheless; then the next one finds nothing."""
+        """Rename the file. An attempt that raised an error may have renamed it all the same. Then the next attempt does
+        not find it."""
         try:
             self._files.rename(self._temporary, self._path)
         except FileNotFoundError:
@@ -113,17 +114,17 @@ class Roll:
 
     @property
     def is_filled(self) -> bool:
-        """False while nothing of it is on the disk: until then it can be given up as if it had never been begun."""
+        """False while no byte of the segment is on the disk. Until then it can be given up without a trace."""
         return self._file is not None
 
     def close(self) -> None:
-        """Give up: what is on the disk is tidied up by the next open."""
+        """Give up. The next open removes an unfinished file from the disk."""
         if self._file is not None:
             self._file.close()
 
 
 def _zero_filled(files: Files, path: str, capacity: int, *, sync_each: bool) -> File:
-    """A new file of `capacity` zeros. After an error it is removed: it may be what filled the disk."""
+    """A new file of `capacity` zeros. After an error the file is removed, because it may have filled the disk."""
     file = files.open(path, create=True)
     try:
         for offset in range(0, capacity, FILL_BYTES):
