@@ -133,7 +133,7 @@ class Owner(Protocol):
         """Our hello, as a frame."""
 
     def judge(self, connection: Connection) -> Refusal | None:
-        """The reason why the peer, whose hello is set, is refused; None if it is let in."""
+        """The reason why the peer is refused; None if it is let in. The connection has the peer's hello."""
 
     def settle(self, connection: Connection) -> None:
         """Both sides accepted. The owner calls `come_up` or `close`."""
@@ -215,7 +215,7 @@ class Connection(asyncio.BufferedProtocol):
         return 0.0 if self.up_at is None else self._ended_at - self.up_at
 
     def secure(self, session: Session, identity: Identity) -> None:
-        """Use the TLS session, whose handshake is done; `identity` is the peer's. Called before `connection_made`."""
+        """Use this TLS session after its handshake. `identity` is the peer's. Called before `connection_made`."""
         self._session = session
         self.identity = identity
         self._decrypted = memoryview(bytearray(HANDSHAKE_RECEIVE_BYTES))

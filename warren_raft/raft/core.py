@@ -456,8 +456,8 @@ class Core:
         self._core._SyncObj__raftNextIndex[self._node(peer_id)] = index
 
     def send_soon(self) -> None:
-        """Send append messages at the next tick instead of the next heartbeat. For a follower that catches up, or whose
-        window has become open again."""
+        """Send append messages at the next tick instead of the next heartbeat. For a follower that catches up, or that
+        has an open window again."""
         self._core._SyncObj__newAppendEntriesTime = -NEVER_SECONDS
 
     def raise_match_index(self, peer_id: str, index: int) -> None:

@@ -168,8 +168,8 @@ class Guard:
         self._outbox.append(peer, out, self.core.term_position)
 
     def _named(self, peer: str, entries: Sequence[Entry]) -> list[tuple[bytes | int, int, int]]:
-        """The entries as they are sent. An entry whose bytes the follower holds is only named. An entry whose bytes are
-        on their way is not sent again: it and the entries behind it wait."""
+        """The entries as they are sent. If the follower holds the bytes of an entry, the entry is only named. If the
+        bytes are on their way, they are not sent again: the entry and those behind it wait."""
         named: list[tuple[bytes | int, int, int]] = []
         for command, index, term in entries:
             name = self._large.name_for(peer, index)

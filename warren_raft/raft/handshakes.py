@@ -32,8 +32,8 @@ from warren_raft.raft.tls_session import Session, is_alert, reason_of
 from warren_raft.raft.wire import KIB, encode
 
 MAX_UNFINISHED: Final = 64
-"""The most incoming connections whose handshake is not done; one more drops the oldest. The handshake of a peer takes a
-few round trips, so a flood of silent strangers delays no manager. The limit is lower if this process may have few
+"""The most incoming connections with an unfinished handshake; one more drops the oldest. The handshake of a peer takes
+a few round trips, so a flood of silent strangers delays no manager. The limit is lower if this process may have few
 descriptors."""
 DESCRIPTORS_SHARE: Final = 8
 """At most one in so many of this process's descriptors is a stranger's."""
@@ -89,7 +89,7 @@ Peer = tuple[Any, ...]
 
 
 class _Unfinished:
-    """A connection whose handshake is not done."""
+    """A connection with an unfinished handshake."""
 
     __slots__ = ("began_at", "came", "connected", "dial", "is_known", "peer", "session")
 
@@ -112,8 +112,8 @@ class _Dial:
 
 
 class Handshakes:
-    """The thread of the handshakes. `deliver` is called in the loop's thread, once for each accepted connection whose
-    handshake has succeeded."""
+    """The thread of the handshakes. `deliver` is called in the loop's thread, once for each accepted connection
+    after its handshake has succeeded."""
 
     def __init__(
         self,

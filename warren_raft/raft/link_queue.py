@@ -1,11 +1,11 @@
-"""What one link is about to send: which frame goes next, and how much may be on its way at once.
+"""The messages that one link is about to send: which frame goes next, and how many bytes may be on their way at once.
 
-Here: three lanes, the cutting of large messages, and a window that follows the link's speed. Not here: sockets
+Lives here: three lanes, the cutting of large messages, and a window that follows the link's speed. Not here: sockets
 (connection.py), the bytes of a frame (wire.py). Pure: time is passed in. Invariant: frames of one lane leave in the
-order of their messages, and no more than the window (and one frame) is on its way, but for control messages.
+order of their messages. Without control messages, at most the window and one frame are on their way.
 
-Why a window of our own: whatever the kernel, a proxy or a router has taken cannot be overtaken any more. A heartbeat
-behind 4 MiB in their buffers is 4 s late at 1 MB/s, and leadership is lost long before.
+The reason for a window of our own: no message can overtake bytes that the kernel, a proxy or a router has taken. A
+heartbeat behind 4 MiB in their buffers is 4 s late at 1 MB/s, and leadership is lost long before.
 """
 
 from __future__ import annotations
@@ -31,68 +31,73 @@ from warren_raft.raft.wire import (
 )
 
 QUEUE_SECONDS: Final = 0.1
-"""How long a byte may wait in the buffers on the way to the peer. More would only make everything behind it later; with
-less, a link across continents, or a peer that is busy for a moment, would run dry."""
+"""The longest time that a byte should wait in the buffers on the way to the peer. A longer time would only delay all
+messages behind it. With a shorter time, a link across continents, or to a peer that is busy for a moment, would run
+dry."""
 WINDOW_BYTES_MIN: Final = 16 * KIB
 WINDOW_BYTES_MAX: Final = 8 * MIB
 WINDOW_BYTES_START: Final = 64 * KIB
-"""Of a new link, of which nothing is known: a link of 1 MB/s is busy with it for 65 ms."""
+"""The window of a new link. Its speed is unknown. A link of 1 MB/s is busy with this window for 65 ms."""
 WINDOW_BYTES_UNUSED: Final = 256 * KIB
-"""A window that is not in use grows to this where frames arrive so fast that it would be little: else a fast link would
-go on cutting, and marking, what is small to it. Some networks let a burst through faster than what follows."""
+"""If frames arrive so fast that the window is small for the link, it grows to this size although it is not in use.
+Otherwise a fast link would go on cutting and marking messages that are small for it. The limit is there because some
+networks let a burst through faster than the bytes behind it."""
 PARTS_PER_WINDOW: Final = 8
 PART_BYTES_MIN: Final = 4 * KIB
-"""A large message is cut into parts of an eighth of the window, within these 4 KiB and a frame's 64 KiB."""
+"""A large message is cut into parts of an eighth of the window, but of at least these 4 KiB and at most a frame's
+64 KiB."""
 WAY_SECONDS: Final = 10.0
-"""The time that the way itself takes is measured anew so often, as the way may be another one since."""
+"""The interval at which the time of the way itself is measured again, because the way may have changed."""
 JOINED_BYTES: Final = 4 * KIB
-"""A smaller body is copied behind its head, as that costs less than to hand on two."""
+"""A smaller body is copied behind its head, because that costs less than passing on two objects."""
 NORMAL_SHARE: Final = 3
-"""While both wait, NORMAL gets so many bytes for each one of BULK: neither stops the other."""
+"""While both lanes wait, NORMAL gets so many bytes for each byte of BULK, so that neither stops the other."""
 
 
 class Window:
-    """How much may be on its way: what the link carries in the time of the way and back, and QUEUE_SECONDS.
+    """The bytes that may be on their way: as many as the link carries in one round trip and QUEUE_SECONDS.
 
-    Some frames carry a mark, which the peer answers at once. A mark that took longer than that has waited in a buffer:
-    the window shrinks in proportion. A shorter time lets it grow, where it was in use. It changes once per round trip.
+    Some frames carry a mark, which the peer answers at once. If the answer takes longer than that time, the mark has
+    waited in a buffer, and the window shrinks in proportion. If it takes less time and the window was in use, the
+    window grows. It changes once in a round trip.
     """
 
     def __init__(self) -> None:
         self.bytes = WINDOW_BYTES_START
         self.part_bytes = self._step
-        """How large a part of a message may be."""
+        """The largest part of a message."""
         self._sent = 0
         self._acknowledged = 0
         self._marked = 0
         self._marks: deque[_Mark] = deque()
         self._mark_at = 0
-        """The next mark is due when so much is sent."""
+        """The next mark is due when so many bytes are sent."""
         self._changed_at = 0
-        """What was sent when the window last changed: earlier marks tell of the window before."""
+        """The bytes that were sent when the window last changed. Marks before this say nothing about the new window."""
         self._way = float("inf")
-        """The shortest time from a mark to its answer: of the way alone, as far as is known."""
+        """The shortest time from a mark to its answer. It is the best known time of the way without buffers."""
         self._way_until = float("-inf")
-        """When it is out of date."""
+        """The time after which `_way` is out of date."""
         self._is_in_use = False
-        """Whether it has held something back since it last changed. If not, nobody knows what more would lead to."""
+        """Whether the window has held a frame back since it last changed. If not, the effect of a larger window is
+        unknown."""
         self._was_never_full = True
-        """Nothing is known of the link's speed yet, so the window doubles."""
+        """Whether no buffer on the way was ever full. Then the link's speed is unknown, and the window doubles."""
         self.measures_way = False
-        """Large messages wait until no mark is on its way: the next one finds the buffers empty."""
+        """Whether large messages wait until no mark is on its way, so that the next mark finds the buffers empty."""
         self._marks_meanwhile = 0
 
     @property
     def _step(self) -> int:
-        """While half of the window and more is on its way there is a mark after so many bytes: large steps would come
-        as bursts, and a burst's own bytes look like a full buffer."""
+        """The bytes between two marks while half of the window or more is on its way. With larger steps, frames would
+        leave in bursts, and the bytes of a burst look like a full buffer."""
         return self.bytes // PARTS_PER_WINDOW
 
     def is_open(self, lane: Lane, message_bytes: int) -> bool:
-        """Whether a frame of a message may leave. A step more is NORMAL's own: it does not wait behind BULK for an
-        answer."""
+        """Whether a frame of a message may leave. NORMAL has one more step than BULK, so that it does not wait for an
+        answer behind BULK."""
         if not self._marks:
-            return True  # one frame more, with a mark: without one the peer would never say that there is room
+            return True  # one more frame, with a mark: without a mark the peer would never answer and open the window
         if self.measures_way and (lane is Lane.BULK or message_bytes > PART_BYTES_MIN):
             return False
         on_its_way = self._sent - self._acknowledged
@@ -101,7 +106,7 @@ class Window:
         return is_open
 
     def send(self, size: int, now: float) -> bool:
-        """A frame leaves; whether it is to carry a mark."""
+        """Note that a frame leaves. Whether it has to carry a mark."""
         self._sent += size
         if self._sent < self._mark_at and (self._marks or now < self._way_until):
             return False
@@ -112,7 +117,8 @@ class Window:
         return True
 
     def _measure_way(self, now: float) -> None:
-        """At a mark: begin to, or go on, or end it. Where small messages alone keep the link busy it is put off."""
+        """At each mark: begin, continue or end the measurement of the way. If small messages alone keep the link busy,
+        the measurement is put off."""
         self.measures_way = bool(self._marks) and now >= self._way_until
         self._marks_meanwhile = self._marks_meanwhile + 1 if self.measures_way else 0
         if self._marks_meanwhile > PARTS_PER_WINDOW:
@@ -123,12 +129,13 @@ class Window:
         self._mark_at = max(self._marked + self._step, self._acknowledged + self.bytes // 2)
 
     def acknowledge(self, total: int, now: float) -> None:
-        """The peer has got so much of all that was sent. Raises `BadFrame` where it cannot have."""
+        """The peer says that it has got the first `total` bytes. Raises `BadFrame` if there was no mark at that
+        place."""
         mark = None
         while self._marks and self._marks[0].total <= total:
             mark = self._marks.popleft()
         if mark is None or mark.total != total:
-            raise BadFrame(f"it says that it got {total} bytes, where none were marked")
+            raise BadFrame(f"it says that it got {total} bytes, but no mark was sent there")
         self._acknowledged = total
         self._adapt(mark, now)
         self._plan()
@@ -139,7 +146,7 @@ class Window:
             self._way, self._way_until = took, now + WAY_SECONDS
         if mark.total <= self._changed_at:
             return
-        # As if the whole window had been on its way: the first marks of a burst find the buffers not filled yet.
+        # Scaled as if the whole window had been on its way, because the first marks of a burst find empty buffers.
         waited = (took - self._way) * max(1.0, self.bytes / mark.on_its_way)
         factor = (self._way + QUEUE_SECONDS) / max(self._way + waited, 1e-6)
         is_fast = mark.size * QUEUE_SECONDS > self.bytes * took and self.bytes < WINDOW_BYTES_UNUSED
@@ -158,30 +165,31 @@ class Window:
 @dataclass(frozen=True, slots=True)
 class _Mark:
     total: int
-    """Bytes sent up to its end."""
+    """The bytes that were sent up to the end of its frame."""
     on_its_way: int
-    """Of these, not acknowledged then."""
+    """The bytes of `total` that were not acknowledged when the mark left."""
     size: int
-    """Of its frame."""
+    """The bytes of its frame."""
     at: float
+    """The time when it left."""
     alone: bool
-    """No other mark was on its way."""
+    """Whether no other mark was on its way."""
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """A message, and how much of it has left."""
+    """A message that has not left completely."""
 
     body: bytes
     term: int
     number: int
     at: int = 0
-    """How much of it has left."""
+    """The bytes of it that have left."""
     is_given_up: bool = False
 
 
 class LinkQueue:
-    """The frames of one link, from its first to its last."""
+    """The frames of one link, from its first to its last. Not thread-safe."""
 
     def __init__(self) -> None:
         self.window = Window()
@@ -190,15 +198,15 @@ class LinkQueue:
         self._waiting_bytes = 0
         self._lanes: dict[Lane, deque[_Waiting]] = {Lane.NORMAL: deque(), Lane.BULK: deque()}
         self._owed_bytes = 0
-        """What NORMAL has sent beyond its share while BULK waited."""
+        """The bytes that NORMAL has sent beyond its share while BULK waited."""
 
     @property
     def waiting_bytes(self) -> int:
-        """What `take` has not returned yet."""
+        """The bytes that `take` has not returned yet."""
         return self._waiting_bytes + self._ready_bytes
 
     def put(self, lane: Lane, body: bytes, now: float, *, term: int = 0, number: int = 0) -> None:
-        """Add a message. `number` is for `cancel`; 0: it has none."""
+        """Add a message. `number` is for `cancel`; 0: the message has no number."""
         size = len(body)
         window = self.window
         if lane is Lane.CONTROL:
@@ -217,7 +225,7 @@ class LinkQueue:
             self._ready += (frame_head(flags, body), body)
 
     def cancel(self, number: int) -> None:
-        """The message with this number is not wanted any more, or what has not left of it."""
+        """Drop the message with this number, or its rest if a part has left."""
         lane = self._lanes[Lane.BULK]
         for position, waiting in enumerate(lane):
             if waiting.number == number and not waiting.is_given_up:
@@ -229,7 +237,7 @@ class LinkQueue:
                 return
 
     def take(self, now: float) -> list[bytes | memoryview]:
-        """The bytes that leave now, in order: whole frames, or their heads and bodies."""
+        """The bytes that may leave now, in order: whole frames, or heads and bodies of frames."""
         while (lane := self._next_lane()) is not None and self.window.is_open(lane, len(self._lanes[lane][0].body)):
             self._add_part(lane, now)
         ready, self._ready = self._ready, []
@@ -237,7 +245,7 @@ class LinkQueue:
         return ready
 
     def take_rest(self, now: float) -> list[bytes | memoryview]:
-        """All that is left but for BULK, for a link that closes."""
+        """All waiting bytes except those of BULK, for a link that closes."""
         self._lanes[Lane.BULK].clear()
         while self._lanes[Lane.NORMAL]:
             self._add_part(Lane.NORMAL, now)

@@ -196,7 +196,7 @@ class Opening:
         return contents, self._read_newest(found[-1], contents, next_batch)
 
     def _read_sealed(self, segment: _Found, successor: SegmentHeader, contents: Contents, next_batch: int) -> None:
-        """Read a segment whose end is in the header of the next one. Every byte up to that end must be sound."""
+        """Read a segment up to its end, which the header of the next one has. Every byte up to there must be sound."""
         self._start(segment, contents, next_batch)
         data = segment.file.read(0, successor.previous_end)
         next_batch, _ = _replay_batches(segment, data, contents, next_batch)
@@ -204,7 +204,7 @@ class Opening:
             raise _corrupted(segment.path, f"batch {next_batch} is damaged at offset {segment.end}")
 
     def _read_newest(self, segment: _Found, contents: Contents, next_batch: int) -> _Tail:
-        """Read the newest segment, whose end may be torn by a crash: sound batches, then zeros or a torn batch."""
+        """Read the newest segment. A crash may have torn its end: sound batches, then zeros or a torn batch."""
         self._start(segment, contents, next_batch)
         capacity = segment.header.capacity
         data = segment.file.read(0, capacity)

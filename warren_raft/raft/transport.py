@@ -351,7 +351,7 @@ class Transport:
         return task
 
     async def connect(self, peer_id: str, host: str, port: int) -> Connection:
-        """A connection to one address, whose handshake has begun. Raises `OSError`; HandshakeFailed is one."""
+        """A new connection to one address. Its handshake has begun. Raises `OSError`; HandshakeFailed is one."""
         connection = Connection(self, peer_id, self._loop.time)
         self._register(connection)
         self._know(peer_id, host)

@@ -1,13 +1,14 @@
-"""Message <-> frames: what travels between managers, byte for byte, and what is refused on arrival.
+"""Message <-> frames: the bytes that travel between managers, and which bytes are refused on arrival.
 
 Not here: sockets, links, which frame goes first (link_queue.py), the meaning of any message (transport.py, engine.py).
-Invariant: bytes of a peer yield a map with a text `type`, or `BadFrame`; no code, no memory only claimed.
+Invariant: bytes of a peer give a map with a text `type`, or `BadFrame`. They run no code, and a claimed length alone
+takes no memory.
 
 A frame is one byte of flags, a 3-byte big-endian body length, the 4-byte big-endian CRC-32 of the body, and the body.
 A message is one CBOR map (RFC 8949) of definite length, without tags, with text or byte keys; integers fit 64 bits.
-A small message is the body of one frame. A larger one is cut: frames of other lanes may come between its frames. Its
-first body begins with what `_FIRST` packs: the term of the leader that sends it (0: its type names none) and
-the length of the whole message.
+A small message is the body of one frame. A larger message is cut into several frames, and frames of other lanes may
+come between them. Its first body begins with the fields of `_FIRST`: the term of the leader that sends the message (0:
+messages of its type have no term), and the length of the whole message.
 """
 
 from __future__ import annotations
@@ -31,20 +32,21 @@ KIB = 1024
 MIB = 1024 * KIB
 
 MAX_MESSAGE_BYTES = 16 * MIB + 64 * KIB
-"""Largest message. It carries one log entry (at most about 5 MiB) or at most 512 KiB of anything else, so
-this is three times what is ever sent; the slack is for the fields around an entry."""
+"""The largest message. A message has one log entry (at most about 5 MiB) or at most 512 KiB of other data, so this is
+three times the size that is ever sent. The 64 KiB are for the fields around an entry."""
 
 MAX_BODY_BYTES = 64 * KIB
-"""Largest body of one frame, which nothing can interrupt: a link of 1 MB/s is busy with it for 65 ms."""
+"""The largest body of one frame. No message can interrupt a frame, and a link of 1 MB/s is busy with it for 65 ms."""
 
 PART_BYTES_MIN = 1 * KIB
-"""Smallest part of a message that has a next one: a byte a part would cost fifty times its memory."""
+"""The smallest part of a message except the last. Parts of one byte would cost fifty times their size in memory."""
 
 HANDSHAKE_MESSAGE_BYTES = 60 * KIB
-"""Largest message before both sides accepted each other: a hello has some hundred bytes, from anybody."""
+"""The largest message before both sides have accepted each other. Any program may send a hello; ours has some hundred
+bytes."""
 
 HANDSHAKE_ITEMS = 64
-"""CBOR items of such a message. A hello has some thirty."""
+"""The most CBOR items of a message before both sides have accepted each other. A hello has some thirty."""
 
 LANE_BITS: Final = 0x03
 MORE: Final = 0x04
@@ -52,9 +54,9 @@ MORE: Final = 0x04
 FIRST: Final = 0x08
 """The first of several frames of a message."""
 MARK: Final = 0x10
-"""The receiver is to say at once how much it has got (link_queue.py)."""
+"""The receiver has to answer at once how many bytes it has got (link_queue.py)."""
 GIVEN_UP: Final = 0x20
-"""The rest of the lane's unfinished message does not come. No body."""
+"""The rest of the lane's unfinished message does not come. The frame has no body."""
 _KNOWN_FLAGS: Final = LANE_BITS | MORE | FIRST | MARK | GIVEN_UP
 
 _HEADER = struct.Struct(">II")
@@ -64,15 +66,15 @@ FIRST_BYTES: Final = _FIRST.size
 
 
 class BadFrame(WarrenError):
-    """The bytes are not a frame of ours. The stream has lost its place: the connection has to be dropped."""
+    """The bytes are not a frame of ours. The place in the stream is lost, so the connection has to be dropped."""
 
 
 def encode_body(message: Mapping[str, Any]) -> bytes:
-    """A message's CBOR.
+    """The CBOR of a message.
 
-    Raises `InvariantViolation` when the message cannot be sent at all (too large, or with a type CBOR lacks):
-    what is too large is refused long before. Tagged types (sets, times, integers beyond 64 bits) are the
-    caller's to avoid: they encode, and the receiver drops the link.
+    Raises `InvariantViolation` if the message cannot be sent at all: it is too large (callers refuse such data long
+    before), or has a type that CBOR lacks. The caller must not use tagged types (sets, times, integers beyond 64 bits):
+    they encode, but the receiver drops the link.
     """
     try:
         body = cbor2.dumps(message)
@@ -85,13 +87,13 @@ def encode_body(message: Mapping[str, Any]) -> bytes:
 
 
 def check_lane(kind: str, lane: Lane, body: bytes) -> None:
-    """Raises `InvariantViolation` for a control message that other messages would have to wait for."""
+    """Raises `InvariantViolation` for a control message that is so large that other messages would wait for it."""
     if lane is Lane.CONTROL and len(body) > MAX_BODY_BYTES:
         raise InvariantViolation(f"message {kind!r} of {len(body)} bytes is too large for its lane")
 
 
 def frame_head(flags: int, body: Buffer) -> bytes:
-    """What goes before a body."""
+    """The bytes of a frame before its body."""
     return _HEADER.pack(flags << 24 | len(body), zlib.crc32(body))
 
 
@@ -101,7 +103,7 @@ def first_body(term: int, length: int, data: Buffer) -> bytes:
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """All frames of a message, nothing between them. Raises `InvariantViolation` as `encode_body` does."""
+    """All frames of a message, without other frames between them. Raises `InvariantViolation` as `encode_body` does."""
     body, lane = encode_body(message), lane_of(message)
     if len(body) <= MAX_BODY_BYTES:
         return frame_head(lane, body) + body
@@ -116,7 +118,7 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 
 class _Unfinished:
-    """A message of which some frames have come."""
+    """A message of which some frames have arrived."""
 
     __slots__ = ("came", "length", "parts", "term")
 
@@ -130,9 +132,9 @@ class _Unfinished:
 class FrameReader:
     """Turns a stream of chunks into messages: `feed` a chunk, then `read` until it returns None.
 
-    Cost is linear in the bytes fed, however they are cut; what is held is what has arrived of one frame, of one
-    unfinished message a lane, and the rest of one chunk. `limit_bytes` and `limit_items` of a message may be changed
-    between messages. After `BadFrame` it is of no use.
+    The cost is linear in the bytes that are fed, in chunks of any size. The reader holds the arrived bytes of one
+    frame, of one unfinished message in each lane, and the rest of one chunk. `limit_bytes` and `limit_items` of a
+    message may be changed between messages. After `BadFrame` the reader must not be used any more. Not thread-safe.
     """
 
     __slots__ = (
@@ -152,25 +154,26 @@ class FrameReader:
         self.limit_bytes = limit_bytes
         self.limit_items = limit_items
         self.counted_bytes = 0
-        """Of all frames so far that are not CONTROL."""
+        """The bytes of all frames so far that are not CONTROL."""
         self.marked_bytes = 0
         """`counted_bytes` at the end of the newest frame with a mark."""
         self.arriving_term: int | None = None
-        """Since it was None: that parts of messages came, and the newest term of a leader that they are from, or 0."""
+        """Parts of messages have arrived since this was None: the newest term of these messages (0: they have no
+        term)."""
         self.unfinished_bytes = 0
-        """What is held of messages that are not there yet."""
-        self._chunk: Buffer = b""  # where frames are read from: the last chunk, or _held
-        self._held = bytearray()  # the beginning of a frame that came in pieces, and what came after it
-        self._at = 0  # how far _chunk is read
+        """The bytes that are held of unfinished messages."""
+        self._chunk: Buffer = b""  # the bytes that are read: the last chunk, or _held
+        self._held = bytearray()  # the beginning of a frame that came in pieces, and the bytes after it
+        self._at = 0  # the next byte of _chunk to read
         self._unfinished: dict[int, _Unfinished] = {}
 
     @property
     def held_bytes(self) -> int:
-        """What is held of messages and frames that are not there yet. To be asked when `read` has returned None."""
+        """The bytes that are held of unfinished messages and frames. Valid after `read` has returned None."""
         return self.unfinished_bytes + len(self._held)
 
     def feed(self, chunk: Buffer) -> None:
-        """Take the next bytes of the stream. They are the reader's until `read` has returned None."""
+        """Take the next bytes of the stream. The caller must not change them until `read` has returned None."""
         if self._held:
             self._held += chunk
             self._chunk = self._held
@@ -178,7 +181,7 @@ class FrameReader:
             self._chunk = chunk
 
     def read(self) -> Message | None:
-        """The next message, or None when the rest of it has not arrived. Raises `BadFrame`."""
+        """The next message, or None if its rest has not arrived. Raises `BadFrame`."""
         while True:
             start = self._at + HEADER_BYTES
             if start > len(self._chunk):
@@ -209,7 +212,7 @@ class FrameReader:
             return _decode(body, self.limit_items)
 
     def _take(self, flags: int, body: bytes) -> bytes | None:
-        """The message that a frame is, or ends."""
+        """The body of the message that a frame holds or completes; None if the message is unfinished."""
         lane = flags & LANE_BITS
         if lane != Lane.CONTROL:
             self.counted_bytes += HEADER_BYTES + len(body)
@@ -245,9 +248,9 @@ class FrameReader:
 
     def _begin(self, lane: int, flags: int, body: bytes) -> tuple[_Unfinished, bytes]:
         if flags & (FIRST | MORE) != FIRST | MORE or len(body) < FIRST_BYTES:
-            raise BadFrame("a part of a message that was not begun")
+            raise BadFrame("a frame has a part of a message that was not begun")
         if lane == Lane.CONTROL:
-            raise BadFrame("a control message in parts")
+            raise BadFrame("a control message comes in parts")
         term, length = _FIRST.unpack_from(body)
         if length > self.limit_bytes:
             raise BadFrame(f"a message claims {length} bytes, over the limit of {self.limit_bytes}")
@@ -261,10 +264,10 @@ class FrameReader:
         else:
             is_sound = len(body) >= PART_BYTES_MIN and message.came < message.length
         if not is_sound:
-            raise BadFrame(f"a part of {len(body)} bytes, in a message with {message.came} of {message.length}")
+            raise BadFrame(f"a part has {len(body)} bytes, and its message {message.came} of {message.length} bytes")
 
     def _hold(self) -> None:
-        """Keep what is left until more arrives. The usual case, nothing left, keeps no buffer either."""
+        """Keep the unread bytes until more arrive. Usually there are none, and then no buffer is kept."""
         if self._chunk is self._held:
             del self._held[: self._at]
         elif self._at < len(self._chunk):
@@ -279,5 +282,5 @@ def _decode(body: Buffer, max_items: int) -> Message:
     except strict_cbor.BadCbor as error:
         raise BadFrame(f"a message of {len(body)} bytes is not acceptable CBOR: {error}") from None
     if type(message) is not dict or type(message.get("type")) is not str:
-        raise BadFrame("a message is no map with a text 'type'")
+        raise BadFrame("a message is not a map with a text 'type'")
     return message
