@@ -71,7 +71,7 @@ def test_only_what_is_committed_and_synced_is_dropped() -> None:
     """A snapshot of anything else would be a snapshot of what may never have been."""
     record = recorder(10, 10)
     record.append(10)
-    with pytest.raises(InvariantViolation, match="cannot drop up to 4: committed 3"):
+    with pytest.raises(InvariantViolation, match="cannot drop up to 4: committed up to 3"):
         record.log.drop_prefix(4)
     record.log.set_commit(4)
     with pytest.raises(InvariantViolation, match="synced 3"):

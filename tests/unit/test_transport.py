@@ -384,7 +384,7 @@ async def test_our_own_id_is_refused_whether_a_twin_dials_or_we_dial_ourselves(s
     a.transport.set_peers({"m2": (twin.address,), "m3": (a.address,)})
     await until(lambda: len({event[0] for event in a.told("refused")}) == 2)
     assert {event[1] for event in a.told("refused")} == {"same_id"}
-    assert "m1 is my own id" in a.told("refused")[0][2]
+    assert "m1 is the id of this manager too" in a.told("refused")[0][2]
     assert not a.told("up")
 
 

@@ -314,7 +314,7 @@ class Connection(asyncio.BufferedProtocol):
         if exc is None:
             self._set_end(LinkEnd.PEER_CLOSED, "the peer closed it")
         elif not isinstance(exc, OSError):
-            self._set_end(LinkEnd.CLOSED, f"a failure of our own: {exc!r}")
+            self._set_end(LinkEnd.CLOSED, f"an error in this manager: {exc!r}")
         elif exc.errno in _KERNEL_GAVE_UP:
             self._set_end(LinkEnd.TIMEOUT, str(exc))
         else:
@@ -501,7 +501,7 @@ class Connection(asyncio.BufferedProtocol):
     def _check_link(self, now: float) -> None:
         timing = self._owner.timing
         if now - self._heard_at >= timing.link_timeout_seconds:
-            self.close(LinkEnd.TIMEOUT, f"nothing heard for {timing.link_timeout_seconds:g} s")
+            self.close(LinkEnd.TIMEOUT, f"nothing arrived for {timing.link_timeout_seconds:g} s")
         elif now - self._sent_at >= timing.ping_seconds and not self._unwritten_bytes():
             self._write(_PING)
 

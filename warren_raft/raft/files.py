@@ -27,7 +27,7 @@ class File(Protocol):
         """Write all of `data` at `offset`. After an OSError any prefix of `data` may be written."""
 
     def truncate(self, size: int) -> None:
-        """Cut the file to `size` bytes."""
+        """Truncate the file to `size` bytes."""
 
     def sync(self) -> None:
         """Call fdatasync. When it has returned, the bytes written so far and the size survive a power cut.

@@ -223,7 +223,7 @@ class Handshakes:
     def _stop(self) -> None:
         self._closing = True
         for one in list(self._unfinished):
-            self._end(one, HandshakeFailed("we are closing"))
+            self._end(one, HandshakeFailed("this manager is closing"))
         for each in (*self._listeners, self._wake, self._woken):
             each.close()
         self._selector.close()
@@ -276,7 +276,7 @@ class Handshakes:
         incoming = [one for one in self._unfinished if one.dial is None]
         if len(incoming) >= min(MAX_UNFINISHED, max(1, limit() // DESCRIPTORS_SHARE)):
             oldest = next((one for one in incoming if not one.is_known), incoming[0])
-            self._fail(oldest, "too many connections without a handshake")
+            self._fail(oldest, "too many connections have an unfinished handshake: the oldest is closed")
 
     def _begin(self, connected: socket.socket, peer: Peer, credentials: Credentials, dial: _Dial | None) -> None:
         try:
@@ -307,7 +307,7 @@ class Handshakes:
         except Exception as error:  # noqa: BLE001 - it is logged, with the traceback
             self._say(str(one.peer[0]), logging.ERROR, "handshake broke", repr(error), exc_info=error)
             if one in self._unfinished:
-                self._end(one, HandshakeFailed(f"a failure of our own: {error!r}"))
+                self._end(one, HandshakeFailed(f"an error in this manager: {error!r}"))
 
     def _read(self, one: _Unfinished) -> None:
         if one not in self._unfinished:
@@ -337,7 +337,7 @@ class Handshakes:
             self._fail(one, reason_of(error), refused="certificate" if is_alert(error) else None)
             return
         if not self._send(one, one.session.take()):
-            self._fail(one, "it does not read")
+            self._fail(one, "it does not read the bytes of the handshake")
         elif is_done:
             self._finish(one)
 

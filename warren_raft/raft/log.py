@@ -21,7 +21,7 @@ from .log_format import SegmentHeader, State
 from .log_opening import Opening, Recovered
 from .log_segments import TEMPORARY_SUFFIX, Preparation, Roll, Segment, segment_path
 
-SEGMENT_BYTES = 16 * 1024 * 1024  # prepared ahead: large enough that a roll is rare
+SEGMENT_BYTES = 16 * 1024 * 1024  # made ahead in a worker thread: so large that a new segment is rarely needed
 START_SEGMENT_BYTES = 1024 * 1024  # made while a caller waits: written in milliseconds
 PREPARATION_PAUSE_BATCHES = 1000  # after a failed preparation: a nearly full disk is not filled again for each batch
 
@@ -69,7 +69,7 @@ class Log:
         self._in_flight: Batch | None = None
         self._preparation: Preparation | None = None
         self._preparations = 0
-        self._prepare_from_batch = 2  # a blank log may stay blank: a learner that is never added, a test
+        self._prepare_from_batch = 2  # not before: a blank log may stay blank (a joiner that is never added, a test)
         self.position = 0
         """The number of changes in this process. Changes of the commit index do not count."""
         self.synced_position = 0
@@ -134,7 +134,7 @@ class Log:
         form.encode_name(incarnation)
         _check_note(note)
         if index < BASE_INDEX or term < 0:
-            raise InvariantViolation(f"no log begins behind index {index} of term {term}")
+            raise InvariantViolation(f"a log cannot begin behind index {index} of term {term}")
         start = State(index, term, term, None, index, note)
         recovered = Opening(files, directory, node_id, start_segment_bytes).create(incarnation, start)
         return cls(files, directory, recovered, segment_bytes, start_segment_bytes)
@@ -281,7 +281,7 @@ class Log:
             return
         if index > min(self.commit_index, self.synced_index):
             raise InvariantViolation(
-                f"cannot drop up to {index}: committed {self.commit_index}, synced {self.synced_index}"
+                f"cannot drop up to {index}: committed up to {self.commit_index}, synced up to {self.synced_index}"
             )
         self._contents.drop_prefix(index)
         self.base_index = index
@@ -338,7 +338,7 @@ class Log:
     def complete(self, batch: Batch) -> None:
         """Count `batch` as durable. Call this after its write() has returned."""
         if batch is not self._in_flight or batch.written is None:
-            raise InvariantViolation(f"batch {batch.number} is not in flight, or not written")
+            raise InvariantViolation(f"batch {batch.number} is not on its way, or is not written")
         segment, end = batch.written
         if segment is self._active:
             self._chain.withdraw()

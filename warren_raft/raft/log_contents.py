@@ -76,9 +76,11 @@ class Contents:
 
     def set_term(self, term: int, voted_for: str | None) -> None:
         if term < self.current_term and not (self.is_untouched and voted_for is None):
-            raise InvariantViolation(f"term {term} is lower than the current {self.current_term}")
+            raise InvariantViolation(f"term {term} is lower than the current term {self.current_term}")
         if term == self.current_term and self.voted_for not in (None, voted_for):
-            raise InvariantViolation(f"term {term} has a vote for {self.voted_for!r}, now {voted_for!r}")
+            raise InvariantViolation(
+                f"term {term} already has a vote for {self.voted_for!r}, so there is none for {voted_for!r}"
+            )
         self.current_term = term
         self.voted_for = voted_for
         self._has_promised |= voted_for is not None

@@ -420,7 +420,9 @@ class Transport:
         if identity is not None and claimed != identity.node_id:
             return Refusal("certificate", f"it says that it is {claimed}, and its certificate is {identity.node_id}'s")
         if claimed == self.node_id:
-            text = f"{claimed} is my own id: two managers have it, or a member's address is mine"
+            text = (
+                f"{claimed} is the id of this manager too: two managers have it, or a member has this manager's address"
+            )
             return Refusal("same_id", text)
         if connection.expected_id not in (None, claimed):
             text = f"the manager at {connection.address} is {claimed}, not {connection.expected_id}"
@@ -511,7 +513,9 @@ class Transport:
     def _make_room(self) -> None:
         unfinished = [c for c in self._connections if c.in_handshake and not c.dialled]
         if len(unfinished) >= MAX_UNFINISHED_INCOMING:
-            unfinished[0].close(LinkEnd.CLOSED, "too many connections without a handshake", abort=True)
+            unfinished[0].close(
+                LinkEnd.CLOSED, "too many connections have an unfinished handshake: the oldest is closed", abort=True
+            )
 
     # Time.
 
@@ -535,7 +539,7 @@ class Transport:
         """Close all connections, with a bounded time in which the last bytes leave."""
         for abort in (False, True):
             for connection in list(self._connections):
-                connection.close(LinkEnd.CLOSED, "we are closing", abort=abort)
+                connection.close(LinkEnd.CLOSED, "this manager is closing", abort=abort)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.timing.handshake_seconds):
                     await self._no_connections.wait()
@@ -545,7 +549,7 @@ class Transport:
             if connection.end is not None or connection.peer_id is None:
                 continue
             self._link_came.clear()
-            connection.close(LinkEnd.CLOSED, "its certificate, or ours, is replaced")
+            connection.close(LinkEnd.CLOSED, "this manager has new certificates")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RENEWAL_SECONDS):
                     while connection.peer_id not in self._links:
@@ -627,7 +631,7 @@ class _Dialer:
 
     def _pause_seconds(self, rounds: int) -> float:
         timing = self._transport.timing
-        doublings = min(rounds - 1, 30)  # beyond that the last pause is long reached
+        doublings = min(rounds - 1, 30)  # the longest pause is reached long before
         return min(timing.retry_first_seconds * 2.0**doublings, timing.retry_last_seconds)
 
     async def _dial(self, place: Place) -> bool:
