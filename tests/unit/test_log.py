@@ -1,6 +1,6 @@
-"""The log's promises to the consensus above it: what it holds, what it calls durable, and what it comes back with.
+"""The log's promises to the consensus above it: its contents, its durable part, and its contents after an open.
 
-The promise over all of them: after any stop the log is what it was at the last completed batch, or at the one that
+The promise over all of them: after any stop, the log has its contents of the last completed batch, or of the batch that
 was on its way. Damage at every byte and faults at every operation are in test_log_sweep.py.
 """
 
@@ -44,7 +44,7 @@ def recorder() -> Recorder:
 
 
 def test_a_new_log_is_blank_and_stays_the_same_one() -> None:
-    """A blank directory gets an incarnation once; that it is blank is what its first vote depends on."""
+    """A blank directory gets an incarnation once. Its manager's first vote depends on the log being blank."""
     record = recorder()
     log = record.log
     assert log.is_blank
@@ -60,7 +60,7 @@ def test_a_new_log_is_blank_and_stays_the_same_one() -> None:
 
 @pytest.mark.parametrize("change", ["term", "entry", "note"])
 def test_anything_written_ends_blankness_for_ever(change: str) -> None:
-    """A node that ever voted, appended or was a member must not pass for one that never did."""
+    """A manager that ever voted, appended or was a member must not pass for a blank manager."""
     record = recorder()
     if change == "term":
         record.log.set_term(1, None)
@@ -88,7 +88,7 @@ def test_everything_comes_back_after_a_power_cut() -> None:
 
 
 def test_the_commit_index_rides_with_a_batch_and_causes_none() -> None:
-    """It is only a hint of what was committed: losing the newest one costs nothing, a sync for it would."""
+    """The commit index on disk is only a hint. To lose the newest one costs nothing, but a sync for it would cost."""
     record = recorder()
     record.append(10, 10, term=1)
     record.log.set_commit(2)
@@ -101,7 +101,7 @@ def test_the_commit_index_rides_with_a_batch_and_causes_none() -> None:
 
 
 def test_the_commit_index_causes_a_batch_where_it_must_not_be_forgotten() -> None:
-    """What members a manager counts after a power cut hangs on it."""
+    """After a power cut, the members that a manager counts depend on the commit index."""
     record = recorder()
     record.append(10, 10, term=1)
     record.sync()
@@ -111,12 +111,12 @@ def test_the_commit_index_causes_a_batch_where_it_must_not_be_forgotten() -> Non
     assert record.log.synced_commit_index == 1
     batch = record.take()
     assert batch is not None
-    assert record.log.synced_commit_index == 1, "it is on its way"
+    assert record.log.synced_commit_index == 1, "the batch is on its way"
     record.log.keep_commit()
     record.finish()
     assert record.log.synced_commit_index == 3
     record.log.keep_commit()
-    assert record.log.take_batch() is None, "once is enough"
+    assert record.log.take_batch() is None, "one batch is enough"
     record.files.power_cut()
     again = record.open()
     assert again.commit_index == again.synced_commit_index == 3
@@ -136,7 +136,7 @@ def test_a_commit_index_that_rose_while_a_batch_was_on_its_way_waits_for_the_nex
 
 
 def test_a_truncation_is_durable_like_everything_else() -> None:
-    """A conflicting tail, once truncated and synced, never comes back; what replaced it does."""
+    """A conflicting tail that was truncated and synced never comes back. The entries that replaced it do."""
     record = recorder()
     record.append(10, 20, 30, term=1)
     record.sync()
@@ -148,7 +148,7 @@ def test_a_truncation_is_durable_like_everything_else() -> None:
 
 
 def test_truncating_behind_the_end_changes_nothing() -> None:
-    """The core asks for it when it has nothing to drop."""
+    """The core asks for such a truncation when it has nothing to drop."""
     record = recorder()
     record.append(1, term=1)
     position = record.log.position
@@ -174,7 +174,7 @@ def test_truncating_behind_the_end_changes_nothing() -> None:
     ],
 )
 def test_an_unlawful_change_is_refused_and_changes_nothing(change: Callable[[Log], None]) -> None:
-    """A gap, a term going back, a committed entry dropped, a second vote: each would break Raft's safety."""
+    """A gap, an earlier term, a committed entry dropped, a second vote: each would break Raft's safety."""
     record = recorder()
     record.log.set_term(2, "b")
     record.append(1, 1, term=1)
@@ -187,7 +187,7 @@ def test_an_unlawful_change_is_refused_and_changes_nothing(change: Callable[[Log
 
 
 def test_a_term_goes_back_while_nothing_but_terms_was_ever_written() -> None:
-    """Any peer that says to lead brings a new manager to a later term, and it has promised nothing there."""
+    """Any peer that claims to lead brings a new manager to a later term. The manager has promised nothing there."""
     record = recorder()
     record.log.set_term(1 << 60, None)
     record.sync()
@@ -229,7 +229,8 @@ def test_a_vote_in_an_earlier_term_is_refused() -> None:
 
 
 def test_positions_count_changes_and_follow_completed_batches_only() -> None:
-    """Messages wait for synced_position to reach the position they were made at: it must never run ahead."""
+    """A message waits until synced_position reaches the position at which it was made. So synced_position must never
+    run ahead."""
     record = recorder()
     log = record.log
     log.set_term(1, "a")
@@ -251,8 +252,8 @@ def test_positions_count_changes_and_follow_completed_batches_only() -> None:
 
 
 def test_synced_index_never_covers_what_a_truncation_replaced_meanwhile() -> None:
-    """A batch in flight holds entries that are truncated and replaced before it completes: the new ones at
-    the same indexes are not durable, and acknowledging them would lose them."""
+    """A batch on its way has entries that are truncated and replaced before it completes. The new entries at the same
+    indexes are not durable, and an acknowledgement for them would lose them."""
     record = recorder()
     record.append(1, 1, 1, term=1)
     batch = record.take()
@@ -269,7 +270,7 @@ def test_synced_index_never_covers_what_a_truncation_replaced_meanwhile() -> Non
 
 
 def test_a_batch_is_completed_once_and_only_when_written() -> None:
-    """Completing is what lets replies out."""
+    """Replies leave when a batch is completed."""
     record = recorder()
     record.append(1, term=1)
     batch = record.take()
@@ -283,7 +284,8 @@ def test_a_batch_is_completed_once_and_only_when_written() -> None:
 
 
 def test_a_batch_costs_one_write_and_one_sync() -> None:
-    """The sync is the price of a write to the cluster: there is one for all that waits, and the roll's are rare."""
+    """The sync is the price of a write to the cluster. There is one sync for all changes that wait, and those of new
+    segments are rare."""
     record = recorder()
     record.files.history = []
     for _ in range(5):
@@ -293,7 +295,8 @@ def test_a_batch_costs_one_write_and_one_sync() -> None:
 
 
 def test_batches_beyond_a_segment_go_on_in_the_next() -> None:
-    """A log has no length: segments follow each other, prepared ones and ones made in need, and any batch fits."""
+    """A log has no maximum length. Segments follow each other, prepared or made when they are needed, and any batch
+    fits."""
     record = recorder()
     for round_number in range(40):
         record.append(1000, 3000, term=1)
@@ -311,7 +314,7 @@ def test_batches_beyond_a_segment_go_on_in_the_next() -> None:
 
 
 def test_a_prepared_segment_makes_a_roll_cheap() -> None:
-    """The zeros were written ahead: the roll itself writes a header, a name, and the batch."""
+    """The zeros were written ahead. A new segment costs only a header, a name, and the batch."""
     record = recorder()
     record.append(9000, term=1)
     record.sync()
@@ -324,7 +327,7 @@ def test_a_prepared_segment_makes_a_roll_cheap() -> None:
 
 
 def test_a_blank_log_prepares_nothing() -> None:
-    """16 MiB are for those who write."""
+    """A manager that writes nothing does not need 16 MiB."""
     record = recorder()
     assert record.log.preparation() is None
     record.append(1, term=1)
@@ -335,7 +338,8 @@ def test_a_blank_log_prepares_nothing() -> None:
 
 
 def test_a_full_disk_during_preparation_is_no_loss() -> None:
-    """The space is given back, rolls make small segments of their own, and the disk is not filled again at once."""
+    """The space is given back, small segments are made when they are needed, and the disk is not filled again at
+    once."""
     record = recorder()
     record.append(9000, term=1)
     record.sync()
@@ -362,7 +366,8 @@ def test_a_full_disk_during_preparation_is_no_loss() -> None:
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFBIG])
 @pytest.mark.parametrize("operation", range(8))
 def test_a_new_segment_that_lacked_something_is_made_when_it_is_there(code: int, operation: int) -> None:
-    """At any operation of the roll: the batch goes elsewhere or is written again, and is the same."""
+    """The shortage may come at any operation of a new segment. The same batch goes to the old segment, or is written
+    again."""
     record = recorder()
     record.append(900_000, term=1)
     record.sync()
@@ -380,7 +385,7 @@ def test_a_new_segment_that_lacked_something_is_made_when_it_is_there(code: int,
 
 
 def test_a_batch_that_found_the_disk_full_is_written_again() -> None:
-    """A full disk takes part of a write first. The same batch, written again when there is room, is the same."""
+    """A full disk takes a part of a write first. The batch is written again when there is space, and is the same."""
     record = recorder()
     record.append(5000, term=1)
     batch = record.take()
@@ -412,7 +417,7 @@ def test_restarts_that_write_nothing_leave_nothing() -> None:
 
 
 def test_a_sealed_segment_gives_its_unused_room_back() -> None:
-    """A restart costs what was written since the last one, not a segment."""
+    """A restart costs only the bytes that were written since the last one, not a whole segment."""
     record = recorder()
     for _ in range(10):
         record.append(1, term=1)
@@ -425,14 +430,14 @@ def test_a_sealed_segment_gives_its_unused_room_back() -> None:
 
 
 def test_another_nodes_directory_is_refused() -> None:
-    """Two managers with one past are two votes of one."""
+    """If two managers had the same log, one of them would have two votes."""
     record = recorder()
     with pytest.raises(RefusedForSafety, match="'a', not of 'b'"):
         Log.open(DIRECTORY, files=record.files, node_id="b", new_incarnation=lambda: "x")
 
 
 def test_an_unknown_format_version_is_named() -> None:
-    """A log of a later release is not damage: the operator is told what to run."""
+    """A log of a later release is not damaged. The operator is told which release to run."""
     record = recorder()
     path = record.files.paths()[0]
     content = bytearray(record.files.content(path))
@@ -445,7 +450,7 @@ def test_an_unknown_format_version_is_named() -> None:
 
 
 def test_damage_names_the_file_and_the_way_back() -> None:
-    """An operator at night reads one message: which file, and how this manager joins again."""
+    """An operator at night reads one message. It names the file, and the commands to add this manager again."""
     record = recorder()
     path = record.files.paths()[0]
     record.files.set_content(path, b"garbage")
@@ -457,7 +462,7 @@ def test_damage_names_the_file_and_the_way_back() -> None:
 
 
 def test_a_missing_segment_is_damage() -> None:
-    """Removing files to make room does not pass for a shorter log."""
+    """If somebody removes files to get space, the rest does not pass for a shorter log."""
     record = recorder()
     for _ in range(3):
         record.append(1, term=1)
@@ -476,7 +481,7 @@ def test_a_missing_segment_is_damage() -> None:
 
 
 def test_a_segment_of_another_log_is_damage() -> None:
-    """Segments of two incarnations mixed by a careless copy are no log."""
+    """A careless copy mixes segments of two incarnations. They are not a log."""
     one, other = recorder(), Recorder(disk())
     other.log = Log.open(
         DIRECTORY, files=other.files, node_id="a", new_incarnation=lambda: "other", start_segment_bytes=16384
@@ -493,7 +498,7 @@ def test_a_segment_of_another_log_is_damage() -> None:
 
 
 def test_a_segment_under_another_name_is_damage() -> None:
-    """The number in the header is the truth; a name is only a name."""
+    """The number in the header counts, not the name of the file."""
     record = recorder()
     record.files.rename(f"{DIRECTORY}/{1:016d}.log", f"{DIRECTORY}/{2:016d}.log")
     with pytest.raises(Corrupted, match="it is segment 1 under the name of 2"):
@@ -501,8 +506,8 @@ def test_a_segment_under_another_name_is_damage() -> None:
 
 
 def test_segments_of_two_futures_of_one_log_are_damage() -> None:
-    """A directory copied with its machine goes on twice under one incarnation. Segments of both, mixed later, agree
-    in their numbers and lengths; what the second says of the state that the first ends with does not."""
+    """A directory is copied with its machine, and both copies go on under one incarnation. Later their segments are
+    mixed. The numbers and lengths agree. But the header of the second segment does not fit the end of the first."""
     record = recorder()
     record.log.set_term(1, None)
     record.sync()
@@ -523,7 +528,7 @@ def test_segments_of_two_futures_of_one_log_are_damage() -> None:
 
 
 def test_a_batch_that_claims_more_than_its_segment_is_damage() -> None:
-    """No writer begins a batch that has no room."""
+    """No writer begins a batch that does not fit the segment."""
     start = form.encode_header(SegmentHeader(1, 8192, 1, 0, 1, "a", "b", BLANK))
     salt = form.header_salt(start)
     segment = (start + form.encode_batch(1, 1, [bytes(6000)], len(start), salt))[:8192]
@@ -532,8 +537,8 @@ def test_a_batch_that_claims_more_than_its_segment_is_damage() -> None:
 
 
 def test_reading_can_start_at_any_segment_whose_header_says_so() -> None:
-    """Compaction will drop whole segments: a header carries all that the dropped ones said, and names the oldest
-    segment that is needed; what lies before is removed at the next open. What was dropped was committed."""
+    """Compaction drops whole segments. A header has the state to which the dropped segments led, and names the oldest
+    segment that is needed. The next open removes the segments before it. All dropped entries were committed."""
     files = MemoryFiles("/data", DIRECTORY)
     files.set_content(f"{DIRECTORY}/{6:016d}.log", b"left over by a crash between header and unlink")
     state = State(90, 4, 6, "b", 80, b"members")
@@ -560,7 +565,7 @@ def test_reading_can_start_at_any_segment_whose_header_says_so() -> None:
 
 
 def test_a_large_note_and_long_names_fit_a_header() -> None:
-    """The header repeats the note and the vote: it grows by pages, and the first batch follows it."""
+    """The header repeats the note and the vote. It grows by whole pages, and the first batch follows it."""
     record = Recorder(disk(), start_segment_bytes=4096)
     record.open()
     record.log.set_note(os.urandom(form.MAX_NOTE_BYTES))
@@ -575,7 +580,7 @@ def test_a_large_note_and_long_names_fit_a_header() -> None:
 
 
 def test_headers_survive_their_own_encoding() -> None:
-    """Every field that reading starts from, at its extremes."""
+    """Each field of a header is tried with its extreme values."""
     for voted_for, note in [(None, b""), ("ü", b"\xff" * 5000), ("x", bytes(form.MAX_NOTE_BYTES))]:
         state = State(2**63, 2**62, 2**61, voted_for, 2**60, note)
         header = SegmentHeader(9, 2**40, 3, 2**39, 2**38, "nöde", "incarnation", state)
@@ -589,7 +594,7 @@ def test_headers_survive_their_own_encoding() -> None:
 
 
 class CountingFiles(OsFiles):
-    """The real disk, with a count of what was asked of it."""
+    """The real disk, with a count of the operations on it."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -613,7 +618,7 @@ def open_real(path: Path, files: OsFiles) -> Log:
 
 
 def test_on_a_real_disk_a_batch_is_one_write_and_one_fdatasync(tmp_path: Path) -> None:
-    """As above, where it counts; and what was written is there at the next open."""
+    """The same count on a real disk. The batch is there at the next open."""
     files = CountingFiles()
     log = open_real(tmp_path, files)
     files.counts.clear()
@@ -634,7 +639,7 @@ def test_on_a_real_disk_a_batch_is_one_write_and_one_fdatasync(tmp_path: Path) -
 
 
 def test_nobody_else_may_read_the_log(tmp_path: Path) -> None:
-    """It holds every secret that was ever written."""
+    """The log has every secret that was ever written."""
     old = os.umask(0)
     try:
         log = open_real(tmp_path, OsFiles())
@@ -656,7 +661,7 @@ def test_nobody_else_may_read_the_log(tmp_path: Path) -> None:
 
 
 def test_closing_gives_every_descriptor_back(tmp_path: Path) -> None:
-    """Also those of a batch that never completed and of a prepared segment; and a failed open keeps none."""
+    """Also the descriptors of a batch that never completed and of a prepared segment. A failed open keeps none."""
 
     def descriptors() -> int:
         return len(os.listdir("/proc/self/fd"))
@@ -686,7 +691,7 @@ def test_closing_gives_every_descriptor_back(tmp_path: Path) -> None:
 
 
 def test_a_write_goes_on_where_the_system_stopped_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pwrite may take less than it was given; half a batch must not be called written."""
+    """pwrite may write fewer bytes than it was given. Half a batch must not count as written."""
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, bytes(data)[:1000], at))
     file = OsFiles().open(str(tmp_path / "file"), create=True)
@@ -701,7 +706,8 @@ def test_a_write_goes_on_where_the_system_stopped_it(tmp_path: Path, monkeypatch
 
 
 class LogMachine(RuleBasedStateMachine):
-    """Any sequence of changes, batches, rolls, kills and power cuts against the states the log may be in."""
+    """Any sequence of changes, batches, new segments, kills and power cuts, checked against the states that the log may
+    have."""
 
     @initialize(start=st.sampled_from([8192, 16384]), size=st.sampled_from([16384, 65536]))
     def begin(self, start: int, size: int) -> None:
@@ -796,7 +802,7 @@ class LogMachine(RuleBasedStateMachine):
         assert found in ((taken,) if self.written else (durable, taken))
         self.written = False
         self.record.files.power_cut(keep_all)
-        assert snapshot(self.record.open()) == found, "what an open returned is durable"
+        assert snapshot(self.record.open()) == found, "the contents that an open returned are durable"
 
     @invariant()
     def entries_are_in_order(self) -> None:

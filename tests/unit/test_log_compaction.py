@@ -1,7 +1,7 @@
-"""Compaction, reset and creation of the log: what goes, what stays, and when.
+"""Compaction, reset and creation of the log: which entries and segments go, which stay, and when.
 
-The promise: in memory it is done at once; on the disk whole segments go, none before a durable header does without it,
-and what an open finds is what was there, with a base that may lie lower. Faults are in test_log_sweep.py.
+The promise: memory changes at once. On disk, whole segments go, and no segment goes before a durable header does
+without it. An open finds the same log, but its base may be lower. Faults are in test_log_sweep.py.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def remove(log: Log) -> None:
 
 
 def test_in_memory_the_prefix_is_gone_at_once_and_the_list_is_the_same() -> None:
-    """The core and the guard hold the list: its first entry stands for all that went, with index and term."""
+    """The core and the guard use the list. Its first entry, with index and term, stands for all dropped entries."""
     record = recorder(10, 10, 10)
     entries = record.log.entries
     record.log.set_term(5, None)
@@ -68,7 +68,7 @@ def test_in_memory_the_prefix_is_gone_at_once_and_the_list_is_the_same() -> None
 
 
 def test_only_what_is_committed_and_synced_is_dropped() -> None:
-    """A snapshot of anything else would be a snapshot of what may never have been."""
+    """A snapshot of other entries would be one of entries that may never be committed."""
     record = recorder(10, 10)
     record.append(10)
     with pytest.raises(InvariantViolation, match="cannot drop up to 4: committed up to 3"):
@@ -86,7 +86,7 @@ def test_only_what_is_committed_and_synced_is_dropped() -> None:
 
 
 def test_segments_go_only_after_a_durable_header_does_without_them() -> None:
-    """Unlinked a moment too early, a crash would leave a log without its beginning."""
+    """If a segment were unlinked too early, a crash would leave a log without its beginning."""
     record = recorder(9000, 9000, 9000)
     assert record.files.paths() == [FIRST, SECOND, THIRD]
     record.log.drop_prefix(3)
@@ -98,7 +98,7 @@ def test_segments_go_only_after_a_durable_header_does_without_them() -> None:
     record.finish()
     removal = record.log.removal()
     assert removal is not None
-    assert len(record.files.paths()) == 4, "the batch began a segment, which let two go"
+    assert len(record.files.paths()) == 4, "the batch began a segment, so two could be removed"
     assert record.log.removal() is None
     removal()
     assert record.files.paths() == [THIRD, f"{DIRECTORY}/{4:016d}.log"]
@@ -109,7 +109,7 @@ def test_segments_go_only_after_a_durable_header_does_without_them() -> None:
 
 
 def test_no_segment_is_begun_without_a_batch_or_a_gain() -> None:
-    """Neither a sync nor a megabyte of zeros for a compaction that frees nothing."""
+    """A compaction that frees nothing costs neither a sync nor a megabyte of zeros."""
     record = recorder(9000, 1)
     record.log.drop_prefix(3)
     assert record.log.take_batch() is None
@@ -119,7 +119,7 @@ def test_no_segment_is_begun_without_a_batch_or_a_gain() -> None:
 
 
 def test_one_compaction_begins_one_segment() -> None:
-    """Terms and notes, written while there is no new entry, do not begin one each."""
+    """Terms and notes that are written while there is no new entry do not each begin a segment."""
     record = recorder(9000, 9000, 9000)
     record.log.drop_prefix(4)
     for term in range(2, 8):
@@ -130,7 +130,7 @@ def test_one_compaction_begins_one_segment() -> None:
 
 
 def test_a_compaction_while_a_segment_is_being_made_begins_no_other() -> None:
-    """What is on its way frees all that the second one could."""
+    """The segment on its way frees all that a second one could free."""
     record = recorder(9000, 9000, 10, 10)
     record.log.drop_prefix(3)
     record.append(1)
@@ -145,7 +145,7 @@ def test_a_compaction_while_a_segment_is_being_made_begins_no_other() -> None:
 
 
 def test_a_large_segment_goes_when_all_of_it_is_dropped() -> None:
-    """Nothing sealed is to be won, but the segment itself: it is left for a new one when that is worth a new one."""
+    """No sealed segment can be freed, but the active one can. A new segment replaces it if it is large enough."""
     record = recorder(10)
     record.prepare()
     record.reset(50, 2)
@@ -166,7 +166,7 @@ def test_a_large_segment_goes_when_all_of_it_is_dropped() -> None:
 
 
 def test_a_truncation_while_a_segment_is_being_made_counts_for_it() -> None:
-    """The header is on its way and names an entry that the next batch takes back."""
+    """The header is on its way, and names an entry that the next batch truncates."""
     record = recorder(9000)
     record.append(10, term=1)
     record.sync()
@@ -190,7 +190,7 @@ def test_a_truncation_while_a_segment_is_being_made_counts_for_it() -> None:
 
 
 def test_the_size_shrinks_by_what_went() -> None:
-    """The status tells it, and the next compaction is decided by it; an open tells the same."""
+    """`status` shows the size, and the next compaction depends on it. An open finds the same size."""
     record = recorder(9000, 9000, 9000)
     before = record.log.size_bytes
     record.log.drop_prefix(2)
@@ -207,7 +207,7 @@ def test_the_size_shrinks_by_what_went() -> None:
 
 
 def test_after_an_open_some_dropped_entries_may_be_there_again() -> None:
-    """Reading begins at a segment, not in the middle of one; the base told is the one that was read."""
+    """Reading begins at the start of a segment, not inside one. The base is the one that was read."""
     record = recorder(9000, 10, 9000, 10, 10, 9000)
     record.log.drop_prefix(5)
     record.append(10)
@@ -225,8 +225,8 @@ def test_after_an_open_some_dropped_entries_may_be_there_again() -> None:
 
 
 def test_a_segment_whose_start_was_truncated_later_begins_nothing() -> None:
-    """Its header names an entry that the log took back: read from there, the log would have a wrong base. The
-    truncation may stand in its own first batch, in a later one, or in a later segment."""
+    """The header of the segment names an entry that the log truncated later. If reading began there, the log would have
+    a wrong base. The truncation may be in the segment's first batch, in a later batch, or in a later segment."""
     for truncated_in in ("first batch", "later batch", "later segment"):
         record = recorder(9000, 1)
         record.append(10, term=1)
@@ -260,7 +260,7 @@ def test_a_segment_whose_start_was_truncated_later_begins_nothing() -> None:
 
 
 def test_what_an_open_learns_of_truncations_counts_as_well() -> None:
-    """The same, when a restart lies between the truncation and the compaction."""
+    """The same, with a restart between the truncation and the compaction."""
     record = recorder(9000, 1)
     record.append(10, term=1)
     record.sync()
@@ -282,7 +282,8 @@ def test_what_an_open_learns_of_truncations_counts_as_well() -> None:
 
 
 def test_a_full_disk_does_not_stop_writes_for_the_sake_of_compaction() -> None:
-    """The new segment would only free room; while there is none for it, the old one has room for the batch."""
+    """The new segment would only free space. If there is no space left for it, the batch goes to the old segment, where
+    it fits."""
     record = recorder(9000, 7000, 1)
     record.log.drop_prefix(3)
     record.files.limit_bytes = record.files.used_bytes + 1000
@@ -308,7 +309,8 @@ def test_a_full_disk_does_not_stop_writes_for_the_sake_of_compaction() -> None:
 
 
 def test_a_removal_that_fails_is_tried_again_later() -> None:
-    """A directory that cannot be changed costs room, not the manager; and not an error for each batch."""
+    """A directory that cannot be changed costs space. It does not stop the manager, and causes no error for each
+    batch."""
     record = recorder(9000, 9000, 9000)
     record.log.drop_prefix(4)
     record.append(1)
@@ -332,7 +334,7 @@ def test_a_removal_that_fails_is_tried_again_later() -> None:
 
 
 def test_files_and_bytes_stay_bounded_over_thousands_of_batches() -> None:
-    """The reason for all of this: a manager that runs for ever writes into a directory that does not grow."""
+    """The purpose of compaction: the directory of a manager that runs for ever does not grow."""
     record = Recorder(MemoryFiles("/data"))
     record.open()
     most_files = most_bytes = most_size = 0
@@ -360,7 +362,7 @@ def test_files_and_bytes_stay_bounded_over_thousands_of_batches() -> None:
 
 
 def test_a_reset_is_a_new_log_behind_the_snapshot() -> None:
-    """Entries are what the snapshot holds; term and vote are promises to others, and stay."""
+    """The snapshot covers all entries, so they go. Term and vote are promises to other managers, so they stay."""
     record = recorder(10, 9000, 9000)
     record.log.set_note(b"members")
     record.log.set_term(7, "b")
@@ -389,7 +391,7 @@ def test_a_reset_is_a_new_log_behind_the_snapshot() -> None:
 
 
 def test_a_snapshot_of_a_later_term_enters_it_without_a_vote() -> None:
-    """The vote was for the earlier term; in the new one none was given."""
+    """The vote was given in the earlier term. In the new term there is no vote."""
     record = recorder(10)
     record.reset(50, 4)
     record.files.power_cut()
@@ -397,7 +399,7 @@ def test_a_snapshot_of_a_later_term_enters_it_without_a_vote() -> None:
 
 
 def test_a_reset_speaks_for_nothing_before_it_is_durable() -> None:
-    """Memory is the new log at once, its position is not synced; and a crash leaves the old log, whole."""
+    """Memory has the new log at once, but its position is not synced. A crash leaves the whole old log."""
     record = recorder(10, 10)
     record.append(10)
     record.log.set_term(2, "b")
@@ -424,7 +426,7 @@ def test_a_reset_speaks_for_nothing_before_it_is_durable() -> None:
 
 
 def test_a_term_and_a_note_that_were_pending_are_durable_with_the_reset() -> None:
-    """A vote that waits for its sync leaves with that of the reset: it must be in there."""
+    """A vote that waits for its sync leaves after the sync of the reset. So the reset must have it."""
     record = recorder(10)
     record.log.set_term(9, "c")
     record.log.set_note(b"later")
@@ -437,7 +439,7 @@ def test_a_term_and_a_note_that_were_pending_are_durable_with_the_reset() -> Non
 
 
 def test_truncations_that_a_reset_supersedes_do_not_count_against_it() -> None:
-    """Its segment begins with the snapshot: whatever was taken back before, reading can begin there."""
+    """The segment of a reset begins behind the snapshot, so reading can begin there after any earlier truncation."""
     record = recorder(10)
     record.append(10, 10)
     record.sync()
@@ -459,7 +461,7 @@ def test_truncations_that_a_reset_supersedes_do_not_count_against_it() -> None:
 
 @pytest.mark.parametrize(("index", "term"), [(3, 1), (4, 1), (3, 9), (2, 1), (5, 1)])
 def test_a_reset_that_takes_back_is_refused(index: int, term: int) -> None:
-    """What is committed stays, and a log that holds the snapshot's end holds more than the snapshot."""
+    """Committed entries stay. A log that has the last entry of the snapshot has all of the snapshot, and more."""
     record = recorder(10, 10, 10)
     record.append(10)
     record.sync()
@@ -473,7 +475,7 @@ def test_a_reset_that_takes_back_is_refused(index: int, term: int) -> None:
 
 
 def test_a_reset_is_written_again_when_the_disk_was_full() -> None:
-    """There is no other place for it: it waits for room like any batch."""
+    """There is no other segment for a reset. It waits for space like any batch."""
     record = recorder(10)
     record.files.limit_bytes = record.files.used_bytes + 1000
     batch = record.log.reset_batch(70, 2)
@@ -495,7 +497,7 @@ def create(files: MemoryFiles, **values: object) -> Log:
 
 
 def test_a_log_can_begin_behind_a_restored_state() -> None:
-    """The restored cluster's managers start from a state file and an origin, not from nothing."""
+    """The managers of a restored cluster start from a state file and an origin, not from a blank log."""
     record = Recorder(MemoryFiles("/data"))
     log = create(record.files, note=b"origin")
     assert (log.base_index, log.base_term, log.last_index, log.commit_index) == (2, 0, 2, 2)
@@ -512,14 +514,15 @@ def test_a_log_can_begin_behind_a_restored_state() -> None:
 
 
 def test_a_log_created_without_a_note_or_a_term_is_blank() -> None:
-    """What may take part in a first election is for the membership layer to say; this says what is written."""
+    """`is_blank` says whether anything was written. Which manager may take part in a first election is decided by the
+    membership layer."""
     assert create(MemoryFiles("/data")).is_blank
     later = create(MemoryFiles("/data"), index=9, term=4)
     assert (later.is_blank, later.has_only_base, later.current_term, later.base_term) == (False, True, 4, 4)
 
 
 def test_nothing_is_created_over_a_log() -> None:
-    """Neither a used nor a blank one: somebody may already count with its incarnation."""
+    """Neither over a used log nor over a blank one, because other managers may already know its incarnation."""
     record = recorder(10)
     before = snapshot(record.log)
     with pytest.raises(RefusedForSafety, match="holds a log already"):
@@ -530,14 +533,14 @@ def test_nothing_is_created_over_a_log() -> None:
 
 @pytest.mark.parametrize("values", [{"index": 0}, {"term": -1}, {"note": bytes(form.MAX_NOTE_BYTES + 1)}])
 def test_a_log_with_an_impossible_start_is_not_created(values: dict[str, object]) -> None:
-    """Index 1 is where every log starts, and a header has room for so much."""
+    """Every log starts at index 1 or later, and a header has space for a bounded note and bounded names."""
     with pytest.raises(InvariantViolation):
         create(MemoryFiles("/data"), **values)
 
 
 @pytest.mark.parametrize("stop", ["kill", "power_cut"])
 def test_a_crash_during_creation_leaves_no_log_or_a_whole_one(stop: str) -> None:
-    """Tried again, it is created, or it is there."""
+    """A second try creates the log, or finds it."""
     for operation in range(1, 12):
         files = MemoryFiles("/data")
         files.crash(operation, done=0.97)
@@ -559,7 +562,8 @@ def test_a_crash_during_creation_leaves_no_log_or_a_whole_one(stop: str) -> None
 
 @dataclass
 class Model:
-    """What the log must say, with every entry kept for ever. `base`: what is dropped in memory."""
+    """The contents that the log must have, with every entry kept for ever. `base`: the index up to which entries are
+    dropped in memory."""
 
     commands: dict[int, bytes] = field(default_factory=lambda: {1: b"\x01"})
     terms: dict[int, int] = field(default_factory=lambda: {1: 0})
@@ -578,7 +582,7 @@ class Model:
         return [(b"\x01", base, self.terms[base]), *rest]
 
     def matches(self, log: Log, base: int) -> bool:
-        """Everything but the base is as here, with a base there."""
+        """Whether the log equals this model with its base at `base`."""
         return (
             base in self.terms
             and log.entries == self.entries(base)
@@ -589,7 +593,7 @@ class Model:
 
 
 class Walk:
-    """One random life of a log, and of the model beside it."""
+    """A random sequence of operations on a log, and on the model beside it."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -717,8 +721,10 @@ class Walk:
         self.log = open_log(self.files, start_segment_bytes=8192)
         base = self.log.base_index
         found = [model for model in allowed if model.matches(self.log, base)]
-        assert found, "neither what was durable nor what was on its way"
-        assert base <= max(self.dropped, *(model.base for model in found)), "more was dropped than was told"
+        assert found, "neither the durable contents nor those on their way"
+        assert base <= max(self.dropped, *(model.base for model in found)), (
+            "more was dropped than drop_prefix asked for"
+        )
         self.seen["lower base"] += base < found[-1].base
         self.model = found[-1].copy()
         self.model.base, self.model.commit = base, max(base, self.model.commit)
@@ -729,8 +735,8 @@ class Walk:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_any_history_is_the_same_as_on_a_plain_list(seed: int) -> None:
-    """Random appends, truncations, terms, compactions, resets, full disks, crashes and restarts: memory says at each
-    moment what a list would; each open finds the durable state or the one on its way, from a base that was dropped."""
+    """Random appends, truncations, terms, compactions, resets, full disks, crashes and restarts. In memory the log
+    always equals the list. Each open finds the durable contents or those on their way, from a base that was dropped."""
     seen: Counter[str] = Counter()
     for number in range(100):
         walk = Walk(seed * 1000 + number)
@@ -744,7 +750,7 @@ def test_any_history_is_the_same_as_on_a_plain_list(seed: int) -> None:
 
 
 def test_on_a_real_disk_compaction_frees_room_and_keeps_descriptors(tmp_path: Path) -> None:
-    """Files go, descriptors do not stay, and what was kept is there at the next open."""
+    """Files are removed, descriptors are closed, and the kept entries are there at the next open."""
 
     def open_real() -> Log:
         return Log.open(

@@ -1,8 +1,8 @@
-"""The log at every byte and at every file operation: what damage, power cuts, kills and full disks leave of it.
+"""The log under damage at every byte, and under power cuts, kills and full disks at every file operation.
 
-The promise: never a wrong entry, never a lost synced one. Damage is told from what a crash leaves: it is Corrupted,
-or it does no harm. What a crash leaves opens, with everything that was synced. The few kinds of damage that look
-exactly like a crash are named in docs/log-format.md, and here: a tail of the newest segment turned to zeros.
+The promise: there is never a wrong entry, and no synced entry is lost. Damage is not mistaken for a crash: the log is
+Corrupted, or the damage does no harm. After a crash the log opens with all that was synced. The few kinds of damage
+that look exactly like a crash are named in docs/log-format.md. Here it is a tail of the newest segment turned to zeros.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ SIZES = {"segment_bytes": 16384, "start_segment_bytes": 12288}
 
 
 def small_log() -> Recorder:
-    """Three segments: one filled, a prepared one rolled into, one begun by a restart; every kind of record,
-    batches that share pages and batches that span them, the last one over two pages."""
+    """Three segments: a full one, one that was prepared, and one begun by a restart. Every kind of record, batches that
+    share pages and batches that span pages; the last batch spans two pages."""
     record = Recorder(MemoryFiles("/data"), **SIZES)
     record.open()
     record.log.set_term(1, "a")
@@ -61,8 +61,8 @@ def small_log() -> Recorder:
 
 
 def compacted_log() -> Recorder:
-    """The same after a compaction: the first segment is needed no more but still there, as after a crash before it was
-    removed; the second was named the oldest by the fourth, and holds entries below the compaction point."""
+    """The same log after a compaction. The first segment is not needed any more but still there, as after a crash
+    before its removal. The fourth names the second as the oldest, which has entries below the compaction point."""
     record = small_log()
     record.log.set_commit(record.log.last_index)
     record.drop(5)
@@ -76,8 +76,8 @@ def compacted_log() -> Recorder:
 
 
 def reset_log() -> Recorder:
-    """A log that a snapshot replaced, with a vote that was pending, and what was written since; the segments before
-    are needed no more and still there."""
+    """A log that was reset behind a snapshot, with a vote that was pending, and later batches. The segments before the
+    reset are not needed any more but still there."""
     record = small_log()
     record.log.set_term(6, "c")
     record.take_reset(90, 5)
@@ -91,7 +91,7 @@ def reset_log() -> Recorder:
 
 
 def committed_log() -> Recorder:
-    """Its last batch holds no record: it was written for the commit index alone."""
+    """A log with a last batch that has no record. It was written for the commit index alone."""
     record = small_log()
     record.log.set_commit(7)
     record.log.keep_commit()
@@ -113,7 +113,7 @@ def needed(record: Recorder) -> list[str]:
 
 
 def outcome(files: MemoryFiles, record: Recorder | None = None) -> Snapshot | str:
-    """What an open of this disk says; above the compaction point of `record`."""
+    """The contents that an open of this disk finds, above the compaction point of `record`; or CORRUPTED."""
     try:
         found = snapshot(open_log(files, **SIZES))
     except Corrupted:
@@ -122,7 +122,7 @@ def outcome(files: MemoryFiles, record: Recorder | None = None) -> Snapshot | st
 
 
 def damaged(record: Recorder, path: str, change: Callable[[bytearray], None]) -> Snapshot | str:
-    """What an open says after `change` to the content of one file of the log."""
+    """The outcome of an open after `change` to the bytes of one file of the log."""
     files = record.files.clone()
     content = bytearray(files.content(path))
     change(content)
@@ -155,9 +155,9 @@ def zeroed(begin: int, end: int) -> Callable[[bytearray], None]:
 @pytest.mark.slow
 @every_log
 def test_one_flipped_bit_anywhere_is_found_or_does_no_harm(kind: str) -> None:
-    """A disk that lies in one bit: the whole content or Corrupted, for every byte of every segment. In the last
-    batch too: what is there of it is neither as written nor as before, and its trailer says so. A segment that
-    compaction or a reset left behind is not looked at."""
+    """The disk returns one wrong bit. For every byte of every segment, an open finds the whole contents or Corrupted.
+    In the last batch too, because its page is neither as written nor as before, and the trailer shows it. A segment
+    that a compaction or a reset left behind is not read."""
     record = LOGS[kind]()
     full = states(record)[-1]
     seen: Counter[bool] = Counter()
@@ -174,7 +174,7 @@ def test_one_flipped_bit_anywhere_is_found_or_does_no_harm(kind: str) -> None:
 @pytest.mark.slow
 @every_log
 def test_every_bit_of_the_last_head_and_trailer_counts(kind: str) -> None:
-    """The last batch is the one whose damage could pass for a torn write: no bit of it may be lost silently."""
+    """Damage to the last batch could pass for a torn write. No bit of its head and trailer may be lost silently."""
     record = LOGS[kind]()
     path, start, end = record.places[-1]
     sectors = (*range(start, start + SECTOR), *range(end - SECTOR, end))
@@ -185,8 +185,8 @@ def test_every_bit_of_the_last_head_and_trailer_counts(kind: str) -> None:
 @pytest.mark.slow
 @every_log
 def test_a_tail_turned_to_zeros_is_the_prefix_before_it(kind: str) -> None:
-    """What a kill in the middle of a write leaves: the newest segment is as written up to a byte, then as it was
-    before. The batches wholly before that byte are there, exactly; this is also the damage that no log can tell."""
+    """A kill during a write leaves the newest segment as written up to some byte, and as before behind it. The batches
+    that end before that byte are there, and no others. No log can tell this from damage of the same form."""
     record = LOGS[kind]()
     path = record.files.paths()[-1]
     content = record.files.content(path)
@@ -204,7 +204,7 @@ def test_a_tail_turned_to_zeros_is_the_prefix_before_it(kind: str) -> None:
 @pytest.mark.slow
 @every_log
 def test_a_sealed_segment_misses_nothing(kind: str) -> None:
-    """The next segment knows where it ended: zeros from any byte on are damage, as soon as they change anything."""
+    """The next segment knows the end of a sealed one. So zeros from any byte on are damage, if they change anything."""
     record = LOGS[kind]()
     full = states(record)[-1]
     for path in needed(record)[:-1]:
@@ -218,8 +218,8 @@ def test_a_sealed_segment_misses_nothing(kind: str) -> None:
 @pytest.mark.slow
 @every_log
 def test_a_file_cut_short_is_damage(kind: str) -> None:
-    """Segments have their length before they have their name, so no crash shortens one: a cut at any byte is
-    known, where in a growing file it would pass for a torn write."""
+    """A segment has its length before it has its name, so no crash shortens it. A cut at any byte is recognised. In a
+    file that grows, it would pass for a torn write."""
     record = LOGS[kind]()
     full, wanted = states(record)[-1], needed(record)
     for path in record.files.paths():
@@ -238,8 +238,8 @@ def test_a_file_cut_short_is_damage(kind: str) -> None:
 @every_log
 @pytest.mark.parametrize("unit", [SECTOR, PAGE])
 def test_a_page_or_sector_turned_to_zeros_costs_the_tail_at_most(unit: int, kind: str) -> None:
-    """A write that the disk acknowledged and lost. In the newest segment it looks like a torn one, if nothing
-    valid follows; anywhere else it is damage."""
+    """The disk acknowledged a write and lost it. In the newest segment this looks like a torn write if nothing valid
+    follows. Anywhere else it is damage."""
     record = LOGS[kind]()
     known = states(record)
     newest = record.files.paths()[-1]
@@ -254,13 +254,13 @@ def test_a_page_or_sector_turned_to_zeros_costs_the_tail_at_most(unit: int, kind
             assert lost.start < begin + unit, "lost a batch before the zeros"
             assert not any(record.files.content(path)[begin + unit : record.places[-1].end]) or (
                 lost == record.places[-1]
-            ), "lost a batch although something follows"
+            ), "lost a batch although other bytes follow"
 
 
 @pytest.mark.slow
 @every_log
 def test_random_damage_never_gives_a_wrong_entry(kind: str) -> None:
-    """Anything at all written over anything: Corrupted, or a state that the log once was in."""
+    """Any bytes are written over any others. An open finds Corrupted, or contents that the log once had."""
     record = LOGS[kind]()
     known = states(record)
     newest = Counter(place.path for place in record.places)[record.files.paths()[-1]]
@@ -282,7 +282,7 @@ def test_random_damage_never_gives_a_wrong_entry(kind: str) -> None:
 
 @every_log
 def test_a_stretch_copied_from_elsewhere_in_the_log_is_damage(kind: str) -> None:
-    """A misdirected write puts sound bytes at the wrong place: checksums hold the segment and the offset."""
+    """A misdirected write puts sound bytes at the wrong place. The checksums cover the segment and the offset."""
     record = LOGS[kind]()
     known = states(record)
     source = random.Random(8)
@@ -325,7 +325,8 @@ def unsynced(before: list[int], sizes: list[int], segment_bytes: int = 65536) ->
 
 
 def subsets(pages: list[int], source: random.Random, limit: int) -> Iterator[set[int]]:
-    """Every subset if they are few, else a random choice of them; the full one and the empty one always."""
+    """All subsets if they are few, else a random choice of them. The full subset and the empty one are always among
+    them."""
     if 2 ** len(pages) <= limit:
         for size in range(len(pages) + 1):
             yield from map(set, itertools.combinations(pages, size))
@@ -333,7 +334,7 @@ def subsets(pages: list[int], source: random.Random, limit: int) -> Iterator[set
     yield set()
     yield set(pages)
     for index in range(limit):
-        if index % 3 == 0:  # all but one or two: the trailer mostly survives
+        if index % 3 == 0:  # all pages except one or two: the trailer mostly survives
             yield set(pages) - set(source.sample(pages, source.choice([1, 2])))
         else:
             yield {page for page in pages if source.random() < source.choice([0.1, 0.5, 0.9])}
@@ -354,8 +355,8 @@ def subsets(pages: list[int], source: random.Random, limit: int) -> Iterator[set
     ],
 )
 def test_no_subset_of_lost_pages_is_taken_for_damage(before: list[int], sizes: list[int]) -> None:
-    """A power cut keeps any of the pages that were not synced, in any order: never Corrupted, never a part of the
-    batch, never less than what was synced before."""
+    """A power cut keeps any of the pages that were not synced, in any order. An open never finds Corrupted or a part of
+    the batch, and always finds all batches that were synced."""
     record, path = unsynced(before, sizes)
     pages = sorted(record.files.unsynced_pages(path))
     seen = set()
@@ -369,8 +370,8 @@ def test_no_subset_of_lost_pages_is_taken_for_damage(before: list[int], sizes: l
 
 
 def test_no_subset_of_lost_pages_of_a_batch_with_a_long_trailer_is_taken_for_damage() -> None:
-    """A batch of 120 pages and more has a trailer of several sectors, which can lie in two pages: half of it
-    may be lost while the body is whole."""
+    """A batch of 120 pages or more has a trailer of several sectors, which can be in two pages. Half of the trailer may
+    be lost while the body is whole."""
     split = False
     for before in range(1, 8):
         record, path = unsynced([1] * before, [600_000 + 700 * before], 1 << 20)
@@ -388,7 +389,7 @@ def test_no_subset_of_lost_pages_of_a_batch_with_a_long_trailer_is_taken_for_dam
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "sizes"), [([], [1]), ([1, 600], [1500]), ([700], [3300])])
 def test_a_kill_in_the_middle_of_a_write_leaves_the_prefix(before: list[int], sizes: list[int]) -> None:
-    """Any number of bytes may have been taken when the process or the machine stopped; and then pages be lost."""
+    """Any number of bytes may be written when the process or the machine stops. Then pages may be lost too."""
     record, path = unsynced(before, sizes)
     source = random.Random(11)
     content = record.files.content(path)
@@ -404,8 +405,8 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_prefix(before: list[int], si
 
 
 def test_damage_does_not_hide_behind_a_torn_batch() -> None:
-    """A synced batch goes bad and the next one is torn: whatever page of the torn one is there proves that the
-    damaged one had been synced, even where neither head nor trailer of the torn one survived."""
+    """A synced batch is damaged, and the next batch is torn. Any page of the torn batch proves that the damaged one was
+    synced, even if neither head nor trailer of the torn batch survived."""
     record, path = unsynced([1, 5000], [30_000])
     _, start, end = record.places[-1]
     pages = sorted(record.files.unsynced_pages(path))
@@ -416,7 +417,7 @@ def test_damage_does_not_hide_behind_a_torn_batch() -> None:
         later = any(files.content(path)[end:])
         for change in (flipped(start + 9, 0), flipped(start + 3000, 1), flipped(end - 510, 2), zeroed(8192, 8704)):
             assert damaged(torn, path, change) == CORRUPTED, kept
-        proof = {pages[0], pages[-1]} & kept  # the head or the trailer of the torn one
+        proof = {pages[0], pages[-1]} & kept  # the head or the trailer of the torn batch
         expected = CORRUPTED if proof else record.states[0]
         assert damaged(torn, path, zeroed(start, end)) == expected, kept
         for part in (zeroed(start, 8192), zeroed(end - SECTOR, end)):
@@ -424,7 +425,8 @@ def test_damage_does_not_hide_behind_a_torn_batch() -> None:
 
 
 def test_pages_torn_inside_are_never_read_as_written() -> None:
-    """A drive that tears within 4 KiB is beyond the model: it may be called damage, never give a wrong state."""
+    """A drive that tears within 4 KiB is outside the model. This may be called damage, but never gives wrong
+    contents."""
     record, path = unsynced([1, 2], [9000])
     content = record.files.content(path)
     start, end = record.places[-1].end, len(content.rstrip(b"\0"))
@@ -444,8 +446,8 @@ def test_pages_torn_inside_are_never_read_as_written() -> None:
 
 
 def test_what_a_failed_sync_left_in_the_page_cache_is_made_durable_or_lost_for_good() -> None:
-    """After EIO from fdatasync Linux may call pages clean that are not on the disk. The next process reads them
-    from the cache, counts them, acknowledges them; a power cut must not take them back."""
+    """After EIO from fdatasync, Linux may call pages clean that are not on the disk. The next process reads them from
+    the cache, counts them and acknowledges them. A power cut must not take them back."""
     record = Recorder(MemoryFiles("/data"))
     record.open()
     record.append(3000, 3000, term=1)
@@ -462,8 +464,8 @@ def test_what_a_failed_sync_left_in_the_page_cache_is_made_durable_or_lost_for_g
 
 
 def test_a_torn_remnant_is_never_looked_at_again() -> None:
-    """The first open after a power cut seals the log before the torn batch; when the same number is used again for
-    another batch, and even if the remnant would become whole, it stays behind the seal."""
+    """The first open after a power cut seals the log before the torn batch. The remnant stays behind the seal, also if
+    another batch gets the same number, and even if the remnant became whole."""
     record, path = unsynced([1], [9000])
     whole = record.files.content(path)
     files = record.files
@@ -482,8 +484,9 @@ def test_a_torn_remnant_is_never_looked_at_again() -> None:
 
 
 def scenario(record: Recorder) -> None:
-    """Everything the log does to files: first creation, batches, preparation, rolls of both kinds, a batch larger than
-    a segment, a restart after a clean stop, one after a kill with a batch in flight, and one that writes nothing."""
+    """Each operation of the log on files: the first creation, batches, preparation, prepared segments and others, a
+    batch larger than a segment, a restart after a clean stop, after a kill with a batch on its way, and without
+    writes."""
     record.open()
     record.log.set_term(1, "a")
     record.append(200, term=1)
@@ -526,8 +529,8 @@ def scenario(record: Recorder) -> None:
 
 
 def compaction(record: Recorder) -> None:
-    """What compaction and reset do to files: segments made for its sake, prepared and not, with a removal and without
-    one; restarts between each of its steps; a reset with changes pending, one over a log just compacted."""
+    """Each operation of compaction and reset on files: segments made for a compaction, prepared and not, with a removal
+    and without; restarts between the steps; a reset with changes pending, and one of a log that was just compacted."""
     record.open()
     record.log.set_term(1, "a")
     for size in (6000, 5000, 100, 4000):
@@ -585,7 +588,7 @@ every_scenario = pytest.mark.parametrize("story", SCENARIOS)
 
 
 def run(story: str, plan: Callable[[MemoryFiles], None]) -> Recorder:
-    """The scenario with a fault planned; ends where the process would."""
+    """Run the scenario with a planned fault. It ends where the process would end."""
     record = Recorder(MemoryFiles("/data"), **SIZES)
     plan(record.files)
     try:
@@ -616,7 +619,7 @@ STOPS: dict[str, Callable[[MemoryFiles, random.Random], None]] = {
 
 
 def check_comes_back(record: Recorder, where: object) -> Snapshot:
-    """The log opens with all that was durable, stays what it was opened as, and can be relied on from there."""
+    """The log opens with all durable contents, has the same contents at the next open, and works from there on."""
     allowed = [record.above(state) for state in (record.durable, record.taken) if state is not None]
     found = snapshot(record.open())
     if not allowed:
@@ -640,8 +643,8 @@ def check_comes_back(record: Recorder, where: object) -> Snapshot:
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize("done", [0.0, 0.97, 1.0])
 def test_a_crash_at_any_file_operation_loses_nothing(stop: str, done: float, story: str) -> None:
-    """Before, within and after each operation: the directory opens again, with all that was synced; during the
-    very first creation it is blank."""
+    """A crash before, within and after each operation: the directory opens again with all that was synced. During the
+    first creation the log is blank."""
     for number in range(1, operations(story) + 1):
         record = run(story, lambda files, number=number: files.crash(number, done=done))  # type: ignore[misc]
         STOPS[stop](record.files, random.Random(number))
@@ -653,7 +656,8 @@ def test_a_crash_at_any_file_operation_loses_nothing(stop: str, done: float, sto
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize("done", [0.0, 0.5])
 def test_an_io_error_at_any_file_operation_loses_nothing(stop: str, done: float, story: str) -> None:
-    """EIO stops the manager; what it had called durable is there for the next one, whatever the cache believed."""
+    """EIO stops the manager. The contents that it had called durable are there for the next process, with any state of
+    the page cache."""
     for number in range(1, operations(story) + 1):
         record = run(story, lambda files, number=number: files.fail(number, errno.EIO, done=done))  # type: ignore[misc]
         STOPS[stop](record.files, random.Random(number))
@@ -664,7 +668,7 @@ def test_an_io_error_at_any_file_operation_loses_nothing(stop: str, done: float,
 @every_scenario
 @pytest.mark.parametrize("done", [0.0, 0.5])
 def test_a_full_disk_at_any_file_operation_is_got_over(done: float, story: str) -> None:
-    """ENOSPC at the Nth operation, tried again once: the whole scenario ends as if nothing had been."""
+    """ENOSPC at the Nth operation, and one more try. The scenario ends as it does without the fault."""
     whole = run(story, lambda _: None)
     assert whole.durable is not None
     expected = whole.above(whole.durable)
@@ -679,7 +683,7 @@ def test_a_full_disk_at_any_file_operation_is_got_over(done: float, story: str) 
 @pytest.mark.slow
 @every_scenario
 def test_a_crash_while_coming_back_from_a_crash_loses_nothing(story: str) -> None:
-    """The second fault during the recovery from the first, at each operation of it."""
+    """A second crash at each operation of the open after a first crash."""
     source = random.Random(3)
     total = operations(story)
     for first in range(1, total + 1, 3):
@@ -700,7 +704,7 @@ def test_a_crash_while_coming_back_from_a_crash_loses_nothing(story: str) -> Non
 
 @every_scenario
 def test_a_crash_leaves_no_unfinished_segment_behind_for_long(story: str) -> None:
-    """Whatever was under way: after the next open only segments are there, each of them needed."""
+    """After a crash at any operation, the next open leaves segments only, and each of them is needed."""
     for number in range(1, operations(story) + 1):
         record = run(story, lambda files, number=number: files.crash(number, done=0.97))  # type: ignore[misc]
         record.files.kill()
