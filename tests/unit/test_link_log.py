@@ -1,5 +1,5 @@
-"""The promise: the log says of links what changed, with an address, and nobody can fill a disk with it: not by trying
-for ever, not by failing in ever new ways, not from ever new addresses."""
+"""The promise: the log has a line with an address for each change of a link. No stranger can fill a disk with lines:
+not by connecting for ever, not by failing in ever new ways, not from ever new addresses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DAY_SECONDS = 86_400
 
 
 class Said:
-    """A LinkLog with a clock, and what it wrote."""
+    """A LinkLog with a clock, and the lines that it wrote."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
         self.now = 0.0
@@ -82,7 +82,7 @@ def test_ever_new_addresses_have_one_budget_together_and_others_lose_nothing_by_
 def test_a_budget_fills_up_again_to_its_bound() -> None:
     budgets = Budgets(per_second=2.0, burst=3.0)
     assert [budgets.take("a", 0.0) for _ in range(5)] == [True, True, True, False, False]
-    assert budgets.take("b", 0.0), "each key has its own"
+    assert budgets.take("b", 0.0), "each key has a bucket of its own"
     assert [budgets.take("a", 1.0) for _ in range(3)] == [True, True, False]
     assert [budgets.take("a", 1000.0) for _ in range(4)] == [True, True, True, False]
 
@@ -92,7 +92,7 @@ def test_the_keys_that_are_remembered_are_bounded() -> None:
     assert budgets.take("often", 0.0)
     for number in range(100):
         assert budgets.take(f"key {number}", 0.0)
-        assert not budgets.take("often", 0.0), "who is used is not forgotten"
+        assert not budgets.take("often", 0.0), "a key that is used is not forgotten"
     assert len(budgets._levels) == 10
 
 

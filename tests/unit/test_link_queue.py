@@ -1,7 +1,7 @@
-"""Promises: what a link sends first is what nobody may wait for, large messages are cut, and no more is on its way than
-the link carries in a moment, whatever the buffers in between would take; yet a link is kept busy.
+"""Promises: a link sends urgent messages first, and cuts large ones. No more bytes are on their way than the link
+carries in a moment, even if the buffers on the way would take more. Yet the link is kept busy.
 
-The link is a model on a virtual clock: a way, a speed, and a buffer without a bound, as a router's or a proxy's is.
+The link is a model on a virtual clock. It has a way, a speed, and a buffer without a bound, like a router or a proxy.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from warren_raft.raft.wire import KIB, MAX_BODY_BYTES, MIB, BadFrame, FrameReade
 
 @dataclass
 class Link:
-    """An queue, and what lies between it and its peer."""
+    """A queue, and the network between it and its peer."""
 
     rate: float
     """Bytes a second."""
     way: float
-    """Seconds there, and as many back."""
+    """Seconds of the way to the peer, and of the way back."""
     queue: LinkQueue = field(default_factory=LinkQueue)
     reader: FrameReader = field(default_factory=FrameReader)
     now: float = 0.0
     free_at: float = 0.0
-    """When the bytes in the buffer have left it."""
+    """The time at which the bytes in the buffer have left it."""
     arrived: list[tuple[float, Message]] = field(default_factory=list)
     most_queued: float = 0.0
     """Bytes."""
@@ -84,7 +84,7 @@ class Link:
             self._push(self.now + self.way, "got", self._answered)
 
     def delay_of(self, lane: Lane) -> float:
-        """How long a small message of this lane takes that is sent now."""
+        """The time that a small message of this lane takes if it is sent now."""
         sent_at, number = self.now, next(self._order)
         self.put(lane, {"type": "probe", "n": number})
         while True:
@@ -102,18 +102,19 @@ RATES = [64 * KIB, 512 * KIB, MIB, 40 * MIB]
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("way", [0.0001, 0.02, 0.2])
 def test_a_link_is_kept_busy_and_nothing_waits_long_in_its_buffers(rate: float, way: float) -> None:
-    """Megabytes wait; the link carries them at its speed, and what is sent among them is late by a moment only."""
+    """Megabytes wait. The link carries them at its speed, and a message that is sent meanwhile is late by a moment
+    only."""
     link = Link(rate, way)
     for _ in range(0, int(rate * (6 + 50 * way)), 4 * MIB):
         link.queue.put(Lane.BULK, LARGE, link.now)
     link.flush()
-    link.run(4.0)  # it finds out
+    link.run(4.0)  # the window finds the link's speed
     allowed = way + 1.5 * QUEUE_SECONDS + (2 * WINDOW_BYTES_MIN + 2 * PART_BYTES_MIN) / rate
     before = link.carried
     begin = link.now
     for lane in (Lane.CONTROL, Lane.NORMAL) * 4:
         assert link.delay_of(lane) <= allowed + link.queue.window.part_bytes / rate
-        link.run(0.1 + 4 * way)  # over a long way, measuring it takes its time, once in ten seconds
+        link.run(0.1 + 4 * way)  # a long way takes time to measure, once in ten seconds
     carried = (link.carried - before) / (link.now - begin)
     most = min(rate, WINDOW_BYTES_MAX / (2 * way + 0.001))
     assert carried >= 0.75 * most, f"{carried / rate:.0%} of what the link can carry"
@@ -149,7 +150,7 @@ def test_the_window_follows_a_link_that_becomes_slow_and_fast_again() -> None:
 
 
 def test_a_way_that_becomes_longer_is_not_taken_for_a_full_buffer_for_ever() -> None:
-    """The shortest time ever measured is of another way: it is measured again."""
+    """The shortest measured time belongs to the earlier way, so the way is measured again."""
     link = Link(4 * MIB, 0.001)
     for _ in range(60):
         link.queue.put(Lane.BULK, LARGE, link.now)
@@ -163,7 +164,7 @@ def test_a_way_that_becomes_longer_is_not_taken_for_a_full_buffer_for_ever() -> 
 
 
 def test_a_small_message_does_not_wait_while_the_way_is_measured() -> None:
-    """BULK stops for that, every ten seconds, until the buffers are empty; a write is no part of it."""
+    """Every ten seconds BULK stops for the measurement until the buffers are empty. A write does not wait for it."""
     link = Link(MIB, 0.15)
     for _ in range(10):
         link.queue.put(Lane.BULK, LARGE, link.now)
@@ -194,7 +195,7 @@ def test_small_messages_that_keep_a_link_busy_do_not_stop_large_ones_for_good() 
 
 
 def test_small_messages_cost_no_answers_of_their_own() -> None:
-    """A link that carries a write now and then, of a kilobyte, is not doubled in its number of packets."""
+    """A link that carries a write of a kilobyte now and then does not need twice as many packets."""
     link = Link(100 * MIB, 0.0005)
     answers = 0
     for _ in range(400):
@@ -230,7 +231,7 @@ def test_each_lane_is_in_order_and_whole(sent: list[tuple[Lane, int]]) -> None:
 
 
 def test_control_goes_before_everything_and_is_never_held_back() -> None:
-    """Also where the peer has not answered for long: an election must not wait for what it may end."""
+    """Also if the peer has not answered for long: an election must not wait for messages that it may end."""
     queue = LinkQueue()
     queue.put(Lane.BULK, LARGE, 0.0)
     queue.put(Lane.NORMAL, LARGE, 0.0)
@@ -254,7 +255,8 @@ def test_normal_goes_first_and_bulk_is_not_starved() -> None:
 
 
 def test_what_is_not_wanted_any_more_is_taken_back() -> None:
-    """Not begun: it never leaves. Begun: its rest does not, and the next one of its lane is whole."""
+    """A message that was not begun never leaves. The rest of a begun message does not leave, and the next message of
+    its lane is whole."""
     link = Link(MIB, 0.01)
     for number in (1, 2, 3):
         link.queue.put(Lane.BULK, encode_body({"type": "bulk", "n": number, "data": bytes(MIB)}), 0.0, number=number)
@@ -292,7 +294,7 @@ def test_an_answer_to_what_was_not_asked_is_refused() -> None:
         queue = LinkQueue()
         queue.put(Lane.BULK, LARGE, 0.0)
         queue.take(0.0)
-        with pytest.raises(BadFrame, match="none were marked"):
+        with pytest.raises(BadFrame, match="no mark was sent there"):
             queue.window.acknowledge(total, 1.0)
 
 

@@ -1,5 +1,5 @@
-"""Promises: between managers there is TLS 1.3 with certificates on both sides; a link speaks only as the id of its
-certificate; whoever has none, or a wrong one, is refused with a line on each side that says why. Everything runs over
+"""Promises: managers speak TLS 1.3 with certificates on both sides. A link speaks only for the id of its certificate. A
+peer without a certificate, or with a wrong one, is refused, and a log line on each side says why. All tests run over
 real loopback sockets."""
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ PATIENT = replace(FAST, handshake_seconds=PATIENCE_SECONDS, link_timeout_seconds
 
 
 async def tls_pair(stage: Stage, authority: Authority, directory: Path, timing: Timing = PATIENT) -> tuple[Node, Node]:
-    """m1, which dials, and m2, with a link."""
+    """m1, which dials, and m2, with a link between them."""
     a = await stage.node("m1", timing, credentials=authority.credentials(directory, "m1"))
     b = await stage.node("m2", timing, credentials=authority.credentials(directory, "m2"))
     a.transport.set_peers({"m2": (b.address,)})
@@ -144,11 +144,11 @@ def test_a_link_speaks_only_as_the_id_of_its_certificate(
     assert any("peer=m9" in line and "its certificate is m9's" in line for line in caplog.messages)
 
 
-# Who is refused: each row is what differs between m1, which dials, and m2; and what each of them logs of the other.
+# Refused peers. In each row: the difference between m1 and m2, and the lines that each of them logs about the other.
 
 
 def presented(node_id: str, make: Callable[[Authority, Path], Path]) -> Callable[[Authority, Path], Credentials]:
-    """Credentials that no manager would start with: those of a right one, that show something else."""
+    """Credentials with which no manager would start: right ones, but with another certificate to show."""
 
     def credentials(authority: Authority, directory: Path) -> Credentials:
         loaded = authority.credentials(directory, node_id)
@@ -218,12 +218,12 @@ REFUSED: dict[str, tuple[Callable[[Authority, Path], Credentials | None], str, s
     ),
     "plaintext": (plaintext, "it speaks TLS, and this manager runs with insecure_plaintext", "it does not speak TLS"),
 }
-"""What m1 shows, what m1 hears or logs, what m2 logs."""
+"""The certificate that m1 shows, the reason that m1 hears or logs, and the reason that m2 logs."""
 
 
 WRONG_DIALS, RIGHT_DIALS = "the wrong one dials", "the right one dials"
 BOTH_WAYS = [(what, dials) for what in REFUSED for dials in (WRONG_DIALS, RIGHT_DIALS)]
-BOTH_WAYS.remove(("no certificate", RIGHT_DIALS))  # whoever listens without one does not speak TLS at all
+BOTH_WAYS.remove(("no certificate", RIGHT_DIALS))  # a listener without a certificate does not speak TLS at all
 
 
 @pytest.mark.parametrize(("what", "dials"), BOTH_WAYS)
@@ -275,11 +275,11 @@ def test_a_link_that_is_up_stays_when_its_certificate_expires(
     scene()
 
 
-# What those without a certificate can do, and those with one that are no members.
+# The limits of peers without a certificate, and of peers that have one and are not members.
 
 
 def client_hello() -> bytes:
-    """A real one: what any TLS client sends first."""
+    """A real ClientHello, which any TLS client sends first."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     said = ssl.MemoryBIO()
@@ -289,7 +289,7 @@ def client_hello() -> bytes:
 
 
 async def closed(reader: asyncio.StreamReader) -> None:
-    """Whatever is still said, until the other side has closed it."""
+    """Read and drop all bytes until the peer has closed the connection."""
     with contextlib.suppress(ConnectionError):
         while await reader.read(65_536):
             pass
@@ -298,7 +298,7 @@ async def closed(reader: asyncio.StreamReader) -> None:
 HOSTILE_BYTES: dict[str, bytes] = {
     "a browser": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     "noise": bytes(range(256)) * 20,
-    "a TLS record that claims all there can be": b"\x16\x03\x01\xff\xff" + bytes(100_000),
+    "a TLS record that claims the largest length": b"\x16\x03\x01\xff\xff" + bytes(100_000),
     "half a ClientHello, and noise": client_hello()[:100] + bytes(60_000),
     "a ClientHello that never ends": b"\x16\x03\x01\x40\x00\x01\x01\xff\xfc\x03\x03" + bytes(100_000),
     "a ClientHello, and a frame in the clear": client_hello() + encode(hello("m1")),
@@ -326,7 +326,7 @@ def test_strangers_cost_their_own_connection_and_never_reach_the_raft_thread(
 
 @pytest.mark.parametrize("said", [b"", client_hello()], ids=["silent", "after a ClientHello"])
 def test_a_handshake_has_a_deadline_from_the_accept_on(authority: Authority, tmp_path: Path, said: bytes) -> None:
-    """A connection that says nothing, and one that says a little now and then, are over after the same time."""
+    """A connection without any bytes, and one that sends a few now and then, end after the same time."""
 
     @scenario
     async def scene(stage: Stage) -> None:
@@ -361,8 +361,8 @@ def test_a_flood_of_handshakes_is_bounded_and_keeps_no_peer_out(authority: Autho
 def test_a_connection_that_speaks_in_the_moment_in_which_it_makes_room_for_another_harms_nobody(
     authority: Authority, tmp_path: Path
 ) -> None:
-    """(Pins a fault: a flood of ClientHellos stopped the manager. The event of a connection that had just been dropped
-    was still looked at.)"""
+    """(Pins a fault: a flood of ClientHellos stopped the manager, because it handled the event of a connection that had
+    just been dropped.)"""
 
     @scenario
     async def scene(stage: Stage) -> None:
@@ -442,7 +442,7 @@ def test_an_address_that_begins_too_many_handshakes_is_turned_away_for_a_while(
 def test_one_certificate_has_one_connection_under_way_and_a_budget(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each link that comes and goes costs the raft thread something, whoever's it is."""
+    """Each link that comes and goes costs the raft thread time, also with a right certificate."""
     monkeypatch.setattr(handshakes_module, "IDENTITY_PER_SECOND", 0.001)
     monkeypatch.setattr(handshakes_module, "IDENTITY_BURST", 5.0)
 
@@ -477,7 +477,7 @@ def test_only_a_few_managers_that_are_no_members_have_links(authority: Authority
         assert (answer["type"], answer["code"]) == ("refused", "guests")
         await is_unharmed(a, b)
         again = await dial_with(stage, b, authority.credentials(tmp_path, guests[0]).client)
-        await again.shake_hands(guests[0])  # one that has a link may make it again
+        await again.shake_hands(guests[0])  # a guest that has a link may make it again
         await until(lambda: len(b.told("up")) == 1 + MAX_GUESTS + 1)
 
     scene()
@@ -501,7 +501,7 @@ def test_without_descriptors_the_door_stays(authority: Authority, tmp_path: Path
 
 
 def test_who_answers_in_the_place_of_another_and_refuses_is_known(authority: Authority, tmp_path: Path) -> None:
-    """For whoever adds a manager at an address where one of another cluster runs."""
+    """An operator adds a manager at an address where a manager of another cluster runs."""
 
     @scenario
     async def scene(stage: Stage) -> None:
@@ -517,8 +517,8 @@ def test_who_answers_in_the_place_of_another_and_refuses_is_known(authority: Aut
 def test_a_handshake_that_cannot_begin_costs_its_connection_only(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The kernel watches so many sockets for all processes of a user (max_user_watches). An OSError ended the thread of
-    the handshakes, and nobody noticed."""
+    """The kernel limits the sockets that the processes of a user watch (max_user_watches). (Pins a fault: the OSError
+    ended the thread of the handshakes, and no one was told.)"""
 
     def refused(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -530,7 +530,7 @@ def test_a_handshake_that_cannot_begin_costs_its_connection_only(
             with monkeypatch.context() as patched:
                 patched.setattr(node.transport._handshakes._selector, "register", refused)
                 a.transport.close_link(a.current["m2"], "to be made again")
-                said = f"node={node.node_id} peer="  # the link is dialled by one, and accepted by the other
+                said = f"node={node.node_id} peer="  # one of them dials the link, and the other accepts it
                 await until(
                     lambda said=said: any(
                         "the handshake cannot begin" in line and said in line for line in caplog.messages
@@ -555,7 +555,7 @@ def test_a_thread_of_handshakes_that_ends_by_a_system_error_is_the_end_of_the_ma
         loop.set_exception_handler(lambda _loop, context: failures.append(context["exception"]))
         b.transport._handshakes._call(broken)
         await until(lambda: bool(failures))
-        assert isinstance(failures[0], InvariantViolation)  # an OSError costs a link, see Driver
+        assert isinstance(failures[0], InvariantViolation)  # not an OSError, which would only cost a link (see Driver)
 
     scene()
 

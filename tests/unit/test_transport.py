@@ -1,6 +1,6 @@
-"""Promises: a link exists only when both managers accepted each other, at most one a peer; what is
-delivered comes from the link that counts and in order; a broken, silent, flooding or foreign peer costs its
-own link and nothing else. Everything runs over real loopback sockets."""
+"""Promises: a link exists only when both managers have accepted each other. There is at most one link to a peer, and
+only its messages are delivered, in order. A broken, silent, flooding or foreign peer costs its own link and
+nothing else. All tests run over real loopback sockets."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FAST = Timing(
     retry_last_seconds=0.04,
     away_seconds=0.15,
 )
-PATIENCE_SECONDS = 15.0  # of a test with a condition; only ever reached by one that fails
+PATIENCE_SECONDS = 15.0  # the longest wait for a condition; only a test that fails reaches it
 HOST = "127.0.0.1"
 
 
@@ -57,7 +57,7 @@ async def until(condition: Callable[[], Any], what: str = "the condition") -> No
 
 
 class Node:
-    """A transport that writes down what it is told, and checks on the way what must always hold."""
+    """A transport that records its callbacks, and checks in each of them the conditions that must always hold."""
 
     def __init__(
         self, node_id: str, timing: Timing = FAST, port: int = 0, credentials: Credentials | None = None
@@ -100,12 +100,12 @@ class Node:
         self.events.append(("refused", who, refusal.code, refusal.text))
 
     def _down(self, peer_id: str, link: int, end: LinkEnd) -> None:
-        assert self.current.pop(peer_id) == link, "down is told once, of the link that was up"
+        assert self.current.pop(peer_id) == link, "down is reported once, for the link that was up"
         self.events.append(("down", peer_id, end))
         self.on_down()
 
     def _message(self, peer_id: str, link: int, message: Message) -> None:
-        assert self.current.get(peer_id) == link, "a message of a link that does not count"
+        assert self.current.get(peer_id) == link, "a message of a link that is not the current one"
         self.events.append(("message", peer_id, message))
         self.on_message(peer_id, link, message)
 
@@ -124,7 +124,7 @@ class Node:
 
 
 class Stranger:
-    """The other end of a connection, byte by byte, as a test wants it."""
+    """The other end of a connection. The test chooses each byte that it sends."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -135,7 +135,7 @@ class Stranger:
         self.writer.write(b"".join(encode(message) for message in messages))
 
     async def hear(self) -> Message:
-        """The next message that is not a ping; `EOFError` when there is none."""
+        """The next message that is not a ping; `EOFError` if the connection ends first."""
         while True:
             message = self.frames.read()
             if message is None:
@@ -147,7 +147,7 @@ class Stranger:
                 return message
 
     async def hear_the_end(self) -> list[str]:
-        """The types of all that is still said."""
+        """The types of all messages up to the end of the connection."""
         heard = []
         with contextlib.suppress(EOFError, ConnectionError):
             while True:
@@ -155,7 +155,7 @@ class Stranger:
         return heard
 
     async def shake_hands(self, node_id: str) -> None:
-        """As the dialler."""
+        """Do the handshake as the dialler."""
         self.say(hello(node_id))
         assert [(await self.hear())["type"], (await self.hear())["type"]] == ["hello", "welcome"]
         self.say({"type": "welcome"})
@@ -166,7 +166,7 @@ def hello(node_id: str, **fields: Any) -> Message:
 
 
 class Stage:
-    """Makes nodes and strangers, and clears them away."""
+    """Makes nodes and strangers, and closes them at the end."""
 
     def __init__(self) -> None:
         self.stack = contextlib.AsyncExitStack()
@@ -185,7 +185,7 @@ class Stage:
     async def started(
         self, node_id: str, timing: Timing, port: int | None, credentials: Credentials | None = None
     ) -> Node:
-        """On a machine with other tests a port that was free a moment ago may be taken for another moment."""
+        """Listen again. On a machine with other tests, a port that was free may be in use for a moment."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             node = Node(node_id, timing, port or free_port(), credentials)
@@ -215,7 +215,8 @@ class Stage:
         return "{}:{}".format(*server.sockets[0].getsockname()), arrived
 
     async def thin(self, node: Node, bytes_per_second: float) -> str:
-        """An address from which a network leads to a node: it carries so much each way, and its buffers have no end."""
+        """An address behind which a network leads to a node. It carries `bytes_per_second` each way, and its buffers
+        have no bound."""
 
         async def arrive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             there_reader, there = await asyncio.open_connection(*node.transport.listening)
@@ -245,7 +246,7 @@ class Stage:
         return a, b
 
     async def pair(self, timing: Timing = FAST) -> tuple[Node, Node]:
-        """m1, which dials, and m2, with a link."""
+        """m1, which dials, and m2, with a link between them."""
         a, b = await self.node("m1", timing), await self.node("m2", timing)
         a.transport.set_peers({"m2": (b.address,)})
         await linked(a, b)
@@ -253,7 +254,7 @@ class Stage:
 
 
 async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bytes_per_second: float) -> None:
-    """Bytes in one direction, all taken in at once and given out one by one."""
+    """Carry bytes in one direction: take all in at once, and give them out at the speed."""
     held: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def give_out() -> None:
@@ -278,7 +279,7 @@ async def linked(a: Node, b: Node) -> None:
 
 
 def scenario(scene: Callable[[Stage], Awaitable[None]]) -> Callable[[], None]:
-    """Run a test in a loop of its own. Whatever reaches the loop's exception handler fails it."""
+    """Run a test in a loop of its own. Any error that reaches the loop's exception handler fails the test."""
 
     async def play() -> None:
         complaints: list[dict[str, Any]] = []
@@ -297,7 +298,7 @@ def scenario(scene: Callable[[Stage], Awaitable[None]]) -> Callable[[], None]:
 
 
 def free_port() -> int:
-    """Below those that the kernel gives to whoever dials, so that a manager that is started again finds it free."""
+    """A port below those that the kernel gives to programs that dial. So a manager that starts again finds it free."""
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -305,7 +306,7 @@ def free_port() -> int:
             return port
 
 
-# A link exists when both accepted.
+# A link exists when both sides have accepted.
 
 
 @scenario
@@ -345,7 +346,7 @@ async def test_a_refused_dialler_is_told_why_and_neither_side_has_a_link(stage: 
 
 @scenario
 async def test_a_dialler_that_refuses_tells_the_other_and_neither_side_has_a_link(stage: Stage) -> None:
-    """The one that accepts first must not have a link before the other accepted too."""
+    """The side that accepts first must not have a link before the other side has accepted too."""
     a, b = await stage.node("m1"), await stage.node("m2")
     a.judge = lambda hello: Refusal("stranger", "not my cluster")
     a.transport.set_peers({"m2": (b.address,)})
@@ -430,7 +431,7 @@ def test_a_hello_that_is_not_a_managers_is_refused(said: Message, code: str) -> 
 
 @scenario
 async def test_a_newer_release_with_a_common_version_is_welcome(stage: Stage) -> None:
-    """A rolling upgrade: the newer one still speaks version 2."""
+    """A rolling upgrade: the newer release still speaks version 2."""
     a = await stage.node("m1")
     stranger = await stage.dial(a)
     stranger.say(hello("m2", protocol=[1, 9]))
@@ -452,7 +453,7 @@ async def test_what_a_refusing_peer_says_cannot_forge_lines_of_our_log(stage: St
 
 
 def test_no_peer_can_write_more_than_a_line_into_our_log(caplog: pytest.LogCaptureFixture) -> None:
-    """A refusal quotes the hello, a bad frame its content; both are what a stranger chose to send."""
+    """A refusal quotes the hello, and the reason for a bad frame quotes its bytes. A stranger chooses both."""
 
     @scenario
     async def scene(stage: Stage) -> None:
@@ -471,13 +472,13 @@ def test_no_peer_can_write_more_than_a_line_into_our_log(caplog: pytest.LogCaptu
         scene()
 
 
-# One link a peer, and the newest counts.
+# One link to a peer, and the newest counts.
 
 
 @scenario
 async def test_a_newer_link_supersedes_and_nothing_of_the_older_is_delivered_after(stage: Stage) -> None:
-    """PySyncObj listened on: a late heartbeat of the old connection truncated entries that were applied, and
-    the state machines differed for ever."""
+    """PySyncObj went on reading the old connection. A late heartbeat on it truncated entries that were applied, and the
+    states differed for ever."""
     a = await stage.node("m1")
     for _ in range(50):
         old, new = await stage.dial(a), await stage.dial(a)
@@ -510,7 +511,7 @@ async def test_frames_after_the_one_that_closed_the_link_are_not_delivered(stage
     b.on_message = enough
     for n in range(5):
         a.send("m2", {"type": "count", "n": n})
-    a.transport.set_peers({})  # or it would dial again
+    a.transport.set_peers({})  # so that a does not dial again
     await until(lambda: b.told("down"))
     assert [m["n"] for m in b.messages()] == [0]
     assert b.told("down") == [("m1", LinkEnd.CLOSED)]
@@ -518,8 +519,8 @@ async def test_frames_after_the_one_that_closed_the_link_are_not_delivered(stage
 
 @scenario
 async def test_managers_that_all_dial_each_other_settle_on_one_link_each(stage: Stage) -> None:
-    """Both directions at the same moment, many times: the two ends must agree on which connection stays, or
-    each closes the one the other kept, for ever."""
+    """Both managers dial at the same moment, many times. The two ends must agree which connection stays. Otherwise each
+    closes the one that the other keeps, for ever."""
     for _ in range(15):
         nodes = [await stage.node(node_id) for node_id in ("m1", "m2", "m3")]
         addresses = {node.node_id: (node.address,) for node in nodes}
@@ -533,7 +534,7 @@ async def test_managers_that_all_dial_each_other_settle_on_one_link_each(stage: 
 
 
 async def both_ends_agree(nodes: list[Node]) -> None:
-    """Each end of each pair hears, on the link it holds, the number of the link that the other end holds."""
+    """Each end of each pair receives, on the link that it has, the number of the other end's link."""
     by_id = {node.node_id: node for node in nodes}
     heard: set[tuple[str, int, str, int]] = set()
 
@@ -558,8 +559,8 @@ async def both_ends_agree(nodes: list[Node]) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_after_any_trouble_every_pair_has_one_link_that_both_mean(seed: int) -> None:
-    """Links closed at random, peers renamed and removed, managers restarted, in the middle of handshakes too. What
-    holds at each step is checked by `Node`."""
+    """Links are closed at random, peers renamed and removed, managers restarted, also during handshakes. `Node` checks
+    each step."""
     chance = random.Random(seed)
 
     @scenario
@@ -594,7 +595,7 @@ def test_after_any_trouble_every_pair_has_one_link_that_both_mean(seed: int) -> 
 
 
 async def crossed(stage: Stage, ours: str, theirs: str, timing: Timing) -> tuple[Node, Stranger, Stranger]:
-    """A link that we dialled is up with us, when a dial of the peer, begun before, gets its last word in."""
+    """A link that we dialled is up. Then the handshake of an earlier dial of the peer ends."""
     a = await stage.node(ours, timing)
     address, arrived = await stage.listener()
     stranger = await stage.dial(a)
@@ -631,7 +632,7 @@ async def test_of_two_crossing_dials_the_one_of_the_larger_id_goes(stage: Stage)
 
 @scenario
 async def test_a_dial_long_after_the_link_means_that_the_peer_lost_it(stage: Stage) -> None:
-    """A peer that was cut off and comes back must not be turned away for the sake of a dead connection."""
+    """A peer that was cut off and comes back must not be refused because of a dead connection."""
     a, _, stranger = await crossed(stage, "m1", "m2", replace(FAST, crossing_seconds=0))
     await until(lambda: len(a.told("up")) == 2)
     a.send("m2", {"type": "still"})
@@ -653,11 +654,11 @@ async def test_a_dial_of_ours_is_given_up_when_a_link_came_meanwhile(stage: Stag
     assert len(a.told("up")) == 1
 
 
-# What peers and strangers can do to us.
+# Harmful peers and strangers.
 
 
 async def is_unharmed(a: Node, b: Node) -> None:
-    """Whatever a third party did: the link of a and b still works and never went down."""
+    """Check that the link of a and b still works and never went down."""
     a.send("m2", {"type": "well?"})
     await until(lambda: {"type": "well?"} in b.messages())
     assert not a.told("down")
@@ -723,7 +724,7 @@ def test_a_bad_frame_on_a_link_drops_that_link_only(what: str) -> None:
 
 @scenario
 async def test_a_link_full_of_small_messages_leaves_the_loop_its_turns(stage: Stage) -> None:
-    """(Pins a fault: all of one receive buffer was taken in at once, 13,000 messages and 100 ms of the raft thread.)"""
+    """(Pins a fault: one whole receive buffer was decoded at once, 13,000 messages and 100 ms of the raft thread.)"""
     a, b = await stage.pair()
     stranger = await stage.dial(b)
     await stranger.shake_hands("m9")
@@ -749,8 +750,8 @@ async def test_a_link_full_of_small_messages_leaves_the_loop_its_turns(stage: St
 
 
 def test_a_link_full_of_small_messages_waits_a_little_after_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """(Pins a fault: a member that sent nothing but small messages had most of the raft thread's time, and the callers
-    of that manager wrote less than half.)"""
+    """(Pins a fault: a member that sent small messages without end had most of the raft thread's time, and the callers
+    of the manager wrote less than half as much.)"""
     monkeypatch.setattr(connection_module, "PAUSE_SECONDS", 3600.0)
 
     @scenario
@@ -769,8 +770,8 @@ def test_a_link_full_of_small_messages_waits_a_little_after_each_turn(monkeypatc
 
 
 def test_a_link_whose_messages_take_long_to_decode_waits_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """(Pins a fault: messages that consist of empty lists kept the raft thread busy, and the callers of that manager
-    wrote a twentieth.)"""
+    """(Pins a fault: messages that consist of empty lists kept the raft thread busy, and the callers of the manager
+    wrote a twentieth as much.)"""
     monkeypatch.setattr(connection_module, "TURN_SECONDS", 0.001)
     monkeypatch.setattr(connection_module, "REST_FOR_A_TURN", 1e9)
 
@@ -792,7 +793,7 @@ def test_a_link_whose_messages_take_long_to_decode_waits_longer(monkeypatch: pyt
 
 @scenario
 async def test_a_caller_that_said_nothing_yet_has_nothing_to_refuse(stage: Stage) -> None:
-    """(Pins a fault: as the first word, "removed" stopped every manager.)"""
+    """(Pins a fault: the refusal "removed" as a stranger's first message stopped every manager.)"""
     a, b = await stage.pair()
     stranger = await stage.dial(b)
     stranger.say({"type": "refused", "code": "removed", "text": "x"})
@@ -859,7 +860,7 @@ async def test_a_peer_that_does_not_read_costs_bounded_memory_and_its_link(stage
     await until(lambda: a.told("down"))
     assert a.told("down") == [("m2", LinkEnd.CLOSED)]
     assert a.transport.buffered_bytes(link) == 0
-    a.transport.send(link, bulk)  # silently nothing
+    a.transport.send(link, bulk)  # does nothing
 
 
 @scenario
@@ -876,7 +877,7 @@ async def test_a_closed_link_whose_last_bytes_nobody_reads_is_not_kept_for_ever(
 
 @scenario
 async def test_a_callback_that_fails_costs_its_link_and_is_heard_of(stage: Stage) -> None:
-    """A broken invariant in the engine has to reach whoever stops the manager."""
+    """A broken invariant in the engine has to reach the driver, which stops the manager."""
     a, b = await stage.pair()
     stranger = await stage.dial(b)
     await stranger.shake_hands("m9")
@@ -906,7 +907,7 @@ async def test_the_links_own_message_types_are_not_the_engines_to_send(stage: St
             a.send("m2", {"type": kind})
 
 
-# Signs of life.
+# Pings and silence.
 
 
 @scenario
@@ -933,7 +934,7 @@ async def past(moment: float) -> None:
 
 @scenario
 async def test_half_a_frame_now_and_then_is_a_sign_of_life(stage: Stage) -> None:
-    """A large entry over a slow link takes longer than the timeout: what counts is that bytes arrive."""
+    """A large entry over a slow link takes longer than the timeout. The bytes that arrive show that the peer lives."""
     a = await stage.node("m1")
     stranger = await stage.dial(a)
     await stranger.shake_hands("m2")
@@ -963,7 +964,7 @@ async def test_a_handshake_that_stops_half_way_is_given_up(stage: Stage) -> None
 @pytest.mark.slow
 @scenario
 async def test_silence_while_our_own_loop_was_away_is_nobodys_fault(stage: Stage) -> None:
-    """After SIGCONT every peer looks silent. Dropping them all would make each pause an election."""
+    """After SIGCONT every peer looks silent. If all links were dropped, each suspension would cause an election."""
     a, b = await stage.pair()
     stand_still(2 * FAST.link_timeout_seconds)
     started = time.monotonic()
@@ -972,7 +973,7 @@ async def test_silence_while_our_own_loop_was_away_is_nobodys_fault(stage: Stage
 
 
 def stand_still(seconds: float) -> None:
-    """The fault itself: the thread of the loop, so both managers, is away."""
+    """The fault: the loop's thread, and so both managers, does not run."""
     time.sleep(seconds)
 
 
@@ -984,7 +985,7 @@ LARGE_BYTES = 1_000_000
 
 
 async def delay_of(a: Node, b: Node, kind: str) -> float:
-    """How long a small message takes from a to b."""
+    """The time that a small message takes from a to b."""
     number, begin = random.getrandbits(40), time.monotonic()
     a.send(b.node_id, {"type": kind, "n": number})
     await until(lambda: any(message.get("n") == number for message in b.messages()[-30:]))
@@ -994,7 +995,8 @@ async def delay_of(a: Node, b: Node, kind: str) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["append_reply", "append"])
 def test_a_small_message_does_not_wait_behind_a_large_one(kind: str) -> None:
-    """A link of 500 kB/s, in a network that would take in megabytes: a heartbeat behind them was seconds late."""
+    """A link of 500 kB/s, in a network that takes in megabytes. (Pins a fault: a heartbeat behind them was seconds
+    late.)"""
 
     @scenario
     async def scene(stage: Stage) -> None:
@@ -1016,7 +1018,7 @@ def test_a_small_message_does_not_wait_behind_a_large_one(kind: str) -> None:
 @pytest.mark.slow
 @scenario
 async def test_parts_of_a_leaders_message_are_told_of_while_it_arrives(stage: Stage) -> None:
-    """Elections hear of them, a few times a second, with the term that the message is of."""
+    """The elections are told of the parts a few times a second, with the term of the message."""
     a, b = await stage.thin_pair(500_000, THIN)
     begin = time.monotonic()
     a.send("m2", {"type": "append_entries", "term": 7, "data": bytes(LARGE_BYTES)})
@@ -1033,7 +1035,9 @@ async def test_the_network_is_not_filled_with_what_a_large_message_has_left(stag
     a, _ = await stage.thin_pair(500_000, THIN)
     a.send("m2", {"type": "append", "data": bytes(LARGE_BYTES)})
     await delay_of(a, _, "append_reply")
-    assert a.transport.buffered_bytes(a.current["m2"]) > LARGE_BYTES // 2, "it waits where it can be overtaken"
+    assert a.transport.buffered_bytes(a.current["m2"]) > LARGE_BYTES // 2, (
+        "the rest waits where other messages can overtake it"
+    )
 
 
 @scenario
@@ -1060,8 +1064,8 @@ async def test_an_answer_about_bytes_that_were_not_asked_about_costs_the_link(st
 
 
 def test_unfinished_messages_of_all_links_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of many peers begins messages and never ends them: the one that goes too far loses its link, and what it
-    had sent is forgotten."""
+    """Each of many peers begins messages and never ends them. The peer that exceeds the limit loses its link, and its
+    bytes are forgotten."""
     monkeypatch.setattr(transport_module, "MAX_UNFINISHED_BYTES", 1_000_000)
 
     @scenario
@@ -1084,8 +1088,8 @@ def test_unfinished_messages_of_all_links_together_are_bounded(monkeypatch: pyte
 
 
 def test_unfinished_messages_of_guests_leave_members_their_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """(Pins a fault: one guest had a manager hold 32 MiB, and all guests together 128 MiB, which the links of members
-    lacked then.)"""
+    """(Pins a fault: a manager held 32 MiB for one guest, and 128 MiB for all guests together, which the links of the
+    members lacked then.)"""
     monkeypatch.setattr(transport_module, "MAX_GUESTS_UNFINISHED_BYTES", 1_000_000)
 
     @scenario
@@ -1145,7 +1149,7 @@ async def test_a_port_without_a_listener_is_reported_at_each_dial(stage: Stage) 
     await until(lambda: {("m2", NOTHING_LISTENS), ("m3", NOTHING_LISTENS)} <= set(a.told("dial refused")))
     before = len(a.told("dial refused"))
     await until(lambda: len(a.told("dial refused")) > before + 4)
-    assert len(a.transport._connections) <= 2, "what is left of a failed dial"
+    assert len(a.transport._connections) <= 2, "no connection of a failed dial is left"
 
 
 PEER_PROGRAM = """
@@ -1191,8 +1195,7 @@ async def peer_process() -> AsyncIterator[tuple[asyncio.subprocess.Process, str]
 
 @scenario
 async def test_a_killed_peer_is_told_from_a_stopped_one(stage: Stage) -> None:
-    """An election may start at once when the leader's process is dead, and must wait when it is merely
-    slow."""
+    """An election may start at once if the leader's process has died. It must wait if the leader is only slow."""
     a = await stage.node("m1")
     async with peer_process() as (process, address):
         a.transport.set_peers({"m2": (address,)})
@@ -1227,21 +1230,21 @@ async def test_a_peer_that_comes_later_is_found(stage: Stage) -> None:
 
 @scenario
 async def test_a_new_address_is_dialled_instead_of_the_old_once_the_link_is_over(stage: Stage) -> None:
-    """The link was made with that very manager, so a list that gives it another address does not end it: the list may
-    be wrong, and nobody may be there."""
+    """The link was made with that very manager. So a list with another address does not end the link: the list may be
+    wrong, and nothing may listen there."""
     a, b = await stage.pair()
     c = await stage.node("m2")
     a.transport.set_peers({"m2": (c.address,)})
     await is_unharmed_pair(a, b)
     await b.transport.close()
     await linked(a, c)
-    a.transport.set_peers({"m2": (c.address,)})  # the same again changes nothing
+    a.transport.set_peers({"m2": (c.address,)})  # the same list again changes nothing
     await is_unharmed_pair(a, c)
 
 
 @scenario
 async def test_a_peer_with_several_addresses_is_found_at_whichever_it_has(stage: Stage) -> None:
-    """Nobody listens at the first, another manager does at the second, the peer itself at the third."""
+    """Nothing listens at the first address, another manager at the second, the peer itself at the third."""
     a, other, b = await stage.node("m1"), await stage.node("m3"), await stage.node("m2")
     a.transport.set_peers({"m2": (f"{HOST}:{free_port()}", other.address, b.address)})
     await linked(a, b)
@@ -1373,7 +1376,7 @@ async def test_a_port_in_use_is_said_in_one_line(stage: Stage) -> None:
 @scenario
 async def test_an_address_that_is_not_ours_is_said_in_one_line(stage: Stage) -> None:
     node = Node("m1")
-    node.transport._listen = ("192.0.2.1", 7946)  # TEST-NET-1 belongs to nobody
+    node.transport._listen = ("192.0.2.1", 7946)  # TEST-NET-1: no machine has this address
     with pytest.raises(OSError, match=r"cannot listen on 192\.0\.2\.1:7946: Cannot assign"):
         await node.transport.start()
 
@@ -1410,7 +1413,7 @@ async def test_localhost_and_ipv6_are_addresses_too(stage: Stage) -> None:
 def test_a_host_of_which_one_address_is_not_on_this_machine_is_listened_at(
     missing_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`localhost` is ::1 as well, also in a container without IPv6."""
+    """`localhost` resolves to ::1 too, also in a container without IPv6."""
     port = free_port()
     here = (socket.AF_INET, socket.SOCK_STREAM, 6, "", (HOST, port))
     missing = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", port))
@@ -1437,7 +1440,7 @@ def test_a_host_of_which_one_address_is_not_on_this_machine_is_listened_at(
 
 @scenario
 async def test_where_one_address_of_a_host_is_in_use_the_others_are_given_back(stage: Stage) -> None:
-    """Else a manager that tries again finds its own port in use."""
+    """Otherwise a manager that tries again would find its own port in use."""
     with socket.create_server(("127.0.0.2", 0)) as taken, pytest.MonkeyPatch.context() as patch:
         port = taken.getsockname()[1]
         found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in (HOST, "127.0.0.2")]
@@ -1461,7 +1464,7 @@ async def test_a_name_that_cannot_be_a_host_fails_its_dial_and_nothing_else(stag
 
 @contextlib.contextmanager
 def no_descriptors() -> Iterator[None]:
-    """Meanwhile this process has none left."""
+    """Inside this block, the process has no descriptor left."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     hoard = []
@@ -1478,7 +1481,7 @@ def no_descriptors() -> Iterator[None]:
 
 @scenario
 async def test_running_out_of_descriptors_does_not_close_the_door(stage: Stage) -> None:
-    """PySyncObj unbound its listener for ever at the first EMFILE."""
+    """PySyncObj closed its listener for ever at the first EMFILE."""
     a, b = await stage.pair()
     visitor = socket.socket()
     visitor.setblocking(False)

@@ -1,6 +1,6 @@
-"""Promises: what a manager encodes is what its peer reads, however the network cuts it; anything else is a
-`BadFrame`, at a cost bounded by the bytes that really came. (PySyncObj unpickled what strangers sent,
-buffered whatever a 2 GiB length prefix claimed, and took 6.3 s of CPU for 24 MiB.)"""
+"""Promises: a peer reads the message that a manager encoded, in any pieces that the network makes of it. Other bytes
+are a `BadFrame`, at a cost bounded by the bytes that arrived. (PySyncObj unpickled the bytes of strangers, buffered as
+much as a length prefix of 2 GiB claimed, and took 6.3 s of CPU for 24 MiB.)"""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def frame(body: bytes, flags: int = 0) -> bytes:
 
 
 def frames(body: bytes) -> bytes:
-    """A message of any size, in as many frames as it takes."""
+    """A message of any size, in as many frames as it needs."""
     if len(body) <= wire.MAX_BODY_BYTES:
         return frame(body)
     step = wire.MAX_BODY_BYTES - wire.FIRST_BYTES
@@ -60,7 +60,7 @@ def read_all(reader: FrameReader, *chunks: bytes) -> list[Message]:
     return found
 
 
-# What is sent arrives.
+# Messages that are sent arrive.
 
 
 @pytest.mark.slow
@@ -82,12 +82,12 @@ def test_a_stream_cut_at_every_single_byte_loses_nothing() -> None:
 
 
 def test_the_layout_of_a_frame_is_pinned() -> None:
-    """Two releases run side by side during an upgrade: these bytes may not change."""
+    """Two releases run side by side during an upgrade, so these bytes must not change."""
     assert encode({"type": "ping"}) == bytes.fromhex("0000000b 415a15a2 a1 64 74797065 64 70696e67")
 
 
 def test_the_layout_of_a_message_in_parts_is_pinned() -> None:
-    """Flags and lane, length, checksum; the first body has the leader's term and the message's length in front."""
+    """Flags and lane, length, checksum. The first body begins with the leader's term and the message's length."""
     body = cbor2.dumps({"type": "append_entries", "term": 5, "x": bytes(1024)})
     stream = frame(first_body(5, len(body), body[:1024]), 0x0D) + frame(body[1024:], 0x11)
     assert stream[:20] == bytes.fromhex("0d00040c 2e326018 0000000000000005 00000420")
@@ -122,7 +122,7 @@ def parts_of(message: Message, size: int, lane: int, term: int = 5) -> list[byte
 @pytest.mark.slow
 @given(st.data())
 def test_lanes_pass_each_other_between_the_parts_of_large_messages(data: st.DataObject) -> None:
-    """Each lane's own messages stay in order and whole, wherever those of the others come in between."""
+    """The messages of a lane stay in order and whole, with any frames of other lanes between their frames."""
     normal = [*parts_of(LARGE, 40_000, Lane.NORMAL), encode(APPEND), *parts_of(LARGE, 64_000, Lane.NORMAL)]
     bulk = [*parts_of({"type": "snapshot_chunk", "data": bytes(150_000)}, 50_000, Lane.BULK, term=0)]
     control = [encode({"type": "append_reply", "n": n}) for n in range(4)]
@@ -144,7 +144,7 @@ def test_parts_tell_of_the_leader_they_come_from_before_the_message_is_there() -
     assert reader.unfinished_bytes == 60_000
     reader.arriving_term = None
     assert read_all(reader, parts[1][:-1]) == []
-    assert reader.arriving_term is None, "a part is whole, and proved, before it counts"
+    assert reader.arriving_term is None, "a part counts only when it is whole and its checksum is right"
     assert read_all(reader, parts[1][-1:], *parts[2:]) == [LARGE]
     assert reader.arriving_term == 5
     assert reader.unfinished_bytes == 0
@@ -167,27 +167,27 @@ def test_a_mark_is_answered_with_what_came_before_it_control_messages_left_out()
 
 
 def begun(length: int) -> bytes:
-    """The first 1024 bytes of a message of this length."""
+    """The frame with the first 1024 bytes of a message of this length."""
     return frame(first_body(0, length, bytes(1024)), Lane.NORMAL | FIRST | MORE)
 
 
 BAD_PARTS: dict[str, list[bytes]] = {
-    "a part that nothing began": [frame(b"x", Lane.NORMAL | MORE)],
-    "a part that nothing began and that is a message": [frame(cbor2.dumps(APPEND), Lane.NORMAL | MORE)],
-    "a message that nothing began and that is given up": [frame(cbor2.dumps(APPEND), Lane.BULK | GIVEN_UP)],
+    "a part of a message that was not begun": [frame(b"x", Lane.NORMAL | MORE)],
+    "a part of no message, which is a message itself": [frame(cbor2.dumps(APPEND), Lane.NORMAL | MORE)],
+    "a message that was not begun is given up": [frame(cbor2.dumps(APPEND), Lane.BULK | GIVEN_UP)],
     "a message that begins in the middle of another": [*parts_of(LARGE, 60_000, 1)[:1], *parts_of(LARGE, 60_000, 1)],
     "a first part that is also the last": [frame(first_body(0, 1, b"x"), Lane.NORMAL | FIRST)],
-    "a first part too short for what it has to say": [frame(b"x", Lane.NORMAL | FIRST | MORE)],
-    "more than was announced": [begun(1030), frame(b"1234567", 1)],
-    "less than was announced": [begun(1030), frame(b"1", 1)],
-    "all that was announced, and no end": [begun(1024)],
+    "a first part too short for its fields": [frame(b"x", Lane.NORMAL | FIRST | MORE)],
+    "more bytes than were announced": [begun(1030), frame(b"1234567", 1)],
+    "fewer bytes than were announced": [begun(1030), frame(b"1", 1)],
+    "all bytes that were announced, and no last part": [begun(1024)],
     "a part of a few bytes that is not the last": [*parts_of(LARGE, 60_000, 1)[:1], frame(b"x" * 1000, 1 | MORE)],
-    "a part with nothing in it": [*parts_of(LARGE, 60_000, 1)[:1], frame(b"", Lane.NORMAL | MORE)],
+    "an empty part": [*parts_of(LARGE, 60_000, 1)[:1], frame(b"", Lane.NORMAL | MORE)],
     "a control message in parts": [frame(first_body(0, 5000, bytes(1024)), FIRST | MORE)],
-    "nothing to give up": [frame(b"", Lane.BULK | GIVEN_UP)],
+    "a giving up without a message": [frame(b"", Lane.BULK | GIVEN_UP)],
     "a giving up with a body": [*parts_of(LARGE, 60_000, 1)[:1], frame(b"x", Lane.NORMAL | GIVEN_UP)],
-    "a lane that there is not": [frame(b"x", 3)],
-    "a flag that there is not": [frame(b"x", 0x40)],
+    "an unknown lane": [frame(b"x", 3)],
+    "an unknown flag": [frame(b"x", 0x40)],
     "a message over the limit": [begun(wire.MAX_MESSAGE_BYTES + 1)],
 }
 
@@ -203,7 +203,7 @@ def test_what_cbor_cannot_hold_is_an_error_at_the_sender() -> None:
         encode({"type": "odd", "value": object()})
 
 
-# What is not a frame of ours is refused.
+# Bytes that are not a frame of ours are refused.
 
 
 def test_a_flipped_bit_anywhere_in_checksum_or_body_is_noticed() -> None:
@@ -266,7 +266,7 @@ def test_a_body_that_is_not_plain_cbor_of_ours_is_refused(what: str) -> None:
 
 
 def test_nothing_that_arrives_is_ever_unpickled() -> None:
-    """A pickle runs code when it is read. Nothing on the way in may be able to."""
+    """A pickle runs code when it is read. No bytes of a peer may be able to run code."""
     assert not any("pickle" in (getattr(value, "__module__", "") or "") for value in vars(wire).values())
 
     class Bomb:
@@ -277,7 +277,7 @@ def test_nothing_that_arrives_is_ever_unpickled() -> None:
         read_all(FrameReader(), frame(pickle.dumps({"type": Bomb()})))
 
 
-# What it costs is bounded by what came.
+# The cost is bounded by the bytes that arrived.
 
 
 def test_a_length_prefix_alone_costs_nothing() -> None:
@@ -301,25 +301,25 @@ def test_a_length_prefix_alone_costs_nothing() -> None:
 
 
 def copied_bytes(stream: bytes, step: int) -> int:
-    """How many bytes a reader moves for a stream in steps: counted, so that no clock decides a test."""
+    """The bytes that a reader moves for a stream in steps. They are counted, so the test depends on no clock."""
     moved = 0
     reader = FrameReader()
     for at in range(0, len(stream), step):
         before = buffers(reader)
         read_all(reader, stream[at : at + step])
         for name, (room, size) in buffers(reader).items():
-            if before.get(name, (0, 0))[0] != room:  # the buffer was allocated anew, so at worst copied
+            if before.get(name, (0, 0))[0] != room:  # the buffer was allocated again, so at worst copied
                 moved += size
     return moved
 
 
 def buffers(reader: FrameReader) -> dict[int, tuple[int, int]]:
-    """(room, content) of all that a reader holds."""
+    """(allocated bytes, used bytes) of each buffer of a reader."""
     return {-1: (sys.getsizeof(reader._held), len(reader._held))}
 
 
 def test_the_cost_of_a_message_in_small_pieces_is_linear() -> None:
-    """Growth by a constant factor: copies add up to a small multiple of the frame, not to its square."""
+    """The buffer grows by a constant factor, so the copies add up to a small multiple of the frame, not its square."""
     size = 1 * wire.MIB
     stream = encode({"type": "x", "data": bytes(size)})
     assert copied_bytes(stream, 512) < 20 * size
@@ -337,7 +337,8 @@ def test_many_small_frames_in_one_chunk_do_not_move_the_rest_each_time() -> None
 
 
 def test_a_large_body_of_tiny_items_is_refused_before_it_becomes_objects() -> None:
-    """16 MiB of empty lists would be 1.2 GB of objects and seven seconds; a large body is one large entry."""
+    """16 MiB of empty lists would be 1.2 GB of objects and take seven seconds. A correct large body is one large
+    entry."""
     count = 2 * wire.MIB
     body = b"\xa2\x64type\x61x\x61a\x9a" + struct.pack(">I", count) + b"\x80" * count
     with pytest.raises(BadFrame, match="items"):
@@ -345,7 +346,7 @@ def test_a_large_body_of_tiny_items_is_refused_before_it_becomes_objects() -> No
 
 
 def test_a_message_of_a_stranger_has_few_items() -> None:
-    """Before a link is up, anybody may send it."""
+    """Before a link is up, any program may send a message."""
     items = wire.HANDSHAKE_ITEMS
     for count, is_refused in ((items - 5, False), (items, True)):
         reader = FrameReader(wire.HANDSHAKE_MESSAGE_BYTES, limit_items=items)
