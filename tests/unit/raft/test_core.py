@@ -1,8 +1,8 @@
-"""The contract with PySyncObj's source: each internal name that core.py touches exists, and means what we think.
+"""The contract with PySyncObj's source: each internal name that core.py uses exists, and has its known meaning.
 
-Fails when the library is another one (then read its source again), or when core.py touches a name that is not told of
-here. And what its copy must keep: other users of the library in the process notice nothing, no pickle is ever read or
-written, its snapshot code never runs.
+A test fails if the library is another one (then read its source again), or if core.py uses a name that has no test
+here. The promises of the private copy: other users of the library in the process notice nothing, no pickle is ever read
+or written, and its snapshot code never runs. "Hole N" is a section of docs/pysyncobj-holes.md.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CHECK_QUORUM_SECONDS = 1.5
 
 
 class Rig:
-    """One core on a log in memory, with what it sent."""
+    """One core on a log in memory, with the messages that it sent."""
 
     def __init__(self, *others: str, node_id: str = "a", applied_index: int = 1) -> None:
         self.now = 1000.0
@@ -78,7 +78,7 @@ class Rig:
         self.core.tick()
 
     def lead(self) -> None:
-        """Elected by everybody, the first entry of the term not acknowledged yet."""
+        """Make this core the leader, with all votes. The first entry of the term is not acknowledged yet."""
         for other in self.core.voters - {"a"}:
             self.core.connected(other)
         assert self.core.campaign()
@@ -111,7 +111,7 @@ def heartbeat(rig: Rig, **changes: Any) -> Message:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the installed package, which is taken for it."""
+    """A copy of the package, which is found as the installed one."""
     copy = tmp_path / "pysyncobj"
     shutil.copytree(audited.directory(), copy)
     monkeypatch.setattr(audited, "directory", lambda: copy)
@@ -124,7 +124,7 @@ def test_the_audited_source_is_taken_from_anywhere(installed: Path) -> None:
 
 @pytest.mark.parametrize("name", audited.SHA256)
 def test_another_source_is_refused(installed: Path, name: str) -> None:
-    """One byte is enough, in any module that is loaded: all was read and tested against exactly these files."""
+    """One other byte is enough, in any module that is loaded. We audited and tested exactly these files."""
     path = installed / f"{name}.py"
     path.write_bytes(path.read_bytes() + b"\n")
     with pytest.raises(UnauditedEngine, match=rf"not the audited release 0\.3\.17 .*{name}\.py"):
@@ -132,7 +132,7 @@ def test_another_source_is_refused(installed: Path, name: str) -> None:
 
 
 def test_compiled_code_beside_the_source_is_not_run(installed: Path) -> None:
-    """Python itself would take it for what the source says, by its time stamp."""
+    """By its time stamp, Python would take the compiled code for that of the source."""
     source = installed / "node.py"
     text, status = source.read_bytes(), source.stat()
     source.write_bytes(b"raise SystemExit('not audited')".ljust(len(text)))
@@ -149,7 +149,7 @@ def test_a_module_that_was_not_audited_is_refused(installed: Path) -> None:
 
 
 def test_nothing_else_of_the_package_is_loaded_and_no_module_is_left_behind() -> None:
-    """Neither the package's own __init__, nor cryptography, which PySyncObj imports where it is installed."""
+    """Neither the package's own __init__, nor cryptography, which PySyncObj imports if it is installed."""
     program = (
         "import sys, time\n"
         "from warren_raft.raft.core import load_module\n"
@@ -196,7 +196,7 @@ TOLD_OF_HERE = {
 def test_every_internal_name_that_we_touch_is_told_of_here() -> None:
     source = Path(core_module.__file__).read_text()
     touched = set(re.findall(r"_SyncObj__(\w+)", source))
-    assert touched == TOLD_OF_HERE, "write its contract test first, or strike it here"
+    assert touched == TOLD_OF_HERE, "write a contract test for the name first, or remove it here"
     elsewhere = [
         path.name for path in Path(core_module.__file__).parent.glob("*.py") if "_SyncObj__" in path.read_text()
     ]
@@ -219,7 +219,7 @@ def test_state_and_term_and_leader_say_what_it_is() -> None:
 
 
 def test_what_it_says_is_up_to_date_whenever_our_code_runs() -> None:
-    """These are copies: of the moment when a call returns, and of the moment when it sends a message."""
+    """The attributes are copies. They are right when a call returns, and when the core sends a message."""
     rig = Rig("b", "c")
     core = rig.core
     looks = 0
@@ -274,7 +274,7 @@ def test_what_it_says_is_up_to_date_whenever_our_code_runs() -> None:
 
 
 def test_term_and_vote_go_to_the_log_before_anybody_is_told() -> None:
-    """setCurrentTerm of the journal; and term_position is where the log has to be synced for it."""
+    """setCurrentTerm of the journal. The log has to be synced up to term_position for it."""
     rig = Rig("b", "c")
     assert rig.core.term_position == 0
     rig.core._deliver("b", {"type": "request_vote", "term": 3, "last_log_index": 9, "last_log_term": 9})
@@ -284,7 +284,7 @@ def test_term_and_vote_go_to_the_log_before_anybody_is_told() -> None:
 
 
 def test_last_applied_starts_where_the_state_is() -> None:
-    """raftLastApplied: what the database has is not handed out again, and the commit index is at least there."""
+    """raftLastApplied: entries that the state has are not handed out again. The commit index is at least as high."""
     first = Rig("b")
     first.lead()
     for command in (b"\x00one", b"\x00two"):
@@ -310,8 +310,8 @@ def test_a_commit_index_that_the_log_remembers_counts_at_a_restart() -> None:
 
 
 def test_applying_moves_its_counter_and_reads_nothing() -> None:
-    """doApplyCommand is ours and does nothing: an error while applying can neither repeat nor stop heartbeats (hole 5);
-    a command of the core's own membership or version kind would be unpickled, and is not."""
+    """doApplyCommand is ours and does nothing. So an error while applying neither repeats nor stops heartbeats (hole
+    5), and commands of the core's own membership and version kinds are not unpickled."""
     rig = Rig()
     rig.lead()
     for kind in (b"\x00", b"\x02", b"\x03"):
@@ -332,7 +332,8 @@ def test_match_index_is_what_a_follower_acknowledged_and_commits_by_majority() -
 
 
 def test_a_match_index_raised_from_outside_commits_just_the_same() -> None:
-    """raise_match_index: the follower had it before our own disk did. It never goes back, and needs a member."""
+    """raise_match_index: the follower had the entry before our own disk. The index never goes back, and only a member
+    has one."""
     rig = Rig("b", "c")
     rig.lead()
     rig.core.raise_match_index("b", 2)
@@ -354,7 +355,7 @@ def test_a_commit_index_raised_from_outside_never_goes_back() -> None:
 
 
 def test_next_index_decides_what_is_sent() -> None:
-    """set_next_index undoes the rewind that a success causes (hole 2b)."""
+    """set_next_index undoes the step back that a success causes (hole 2b)."""
     rig = Rig("b")
     rig.lead()
     for _ in range(3):
@@ -362,7 +363,7 @@ def test_next_index_decides_what_is_sent() -> None:
         rig.tick()
     assert rig.internal("raftNextIndex")[rig.core._node("b")] == 6
     rig.acknowledge("b", 3)
-    assert rig.internal("raftNextIndex")[rig.core._node("b")] == 4, "the rewind; when it is gone, so may the rule"
+    assert rig.internal("raftNextIndex")[rig.core._node("b")] == 4, "the step back; if it is gone, the rule may go too"
     rig.core.set_next_index("b", 6)
     rig.take()
     rig.tick(2 * HEARTBEAT_SECONDS)
@@ -387,7 +388,7 @@ def test_new_append_entries_time_is_when_the_next_heartbeat_is_due() -> None:
 
 
 def test_a_transfer_in_progress_is_not_left_armed() -> None:
-    """transferInProgress: a timeout_now that is delivered and not ticked deposes a healthy leader later."""
+    """transferInProgress: a timeout_now without a tick deposes a healthy leader later."""
     rig = Rig("b", "c")
     rig.core.connected("b")
     assert rig.core.campaign()
@@ -400,7 +401,7 @@ def test_a_transfer_in_progress_is_not_left_armed() -> None:
 
 
 def test_a_campaign_without_any_link_is_none_and_is_not_left_armed() -> None:
-    """The core campaigns only while it is connected to somebody; asked for without, it must not do so later."""
+    """The core campaigns only while it is connected to a peer. A campaign without a link must not come later."""
     rig = Rig("b", "c")
     assert not rig.core.campaign()
     rig.core.connected("b")
@@ -418,7 +419,7 @@ def test_its_own_election_timer_never_fires() -> None:
 
 
 def test_a_higher_term_is_adopted_without_giving_a_vote() -> None:
-    """observe_term: a vote request that can never be granted, since replies carry no term (hole 6)."""
+    """observe_term: a vote request that can never be granted, because replies carry no term (hole 6)."""
     rig = Rig("b", "c")
     rig.lead()
     rig.core.observe_term(7)
@@ -466,7 +467,7 @@ def test_last_response_time_is_check_quorum() -> None:
 
 
 def test_an_answer_of_nothing_marks_a_follower_as_alive_and_no_more() -> None:
-    """next_node_idx 0 without success or reset, which the guard delivers for each answer and each sign of life."""
+    """The guard delivers next_node_idx 0, without success or reset, for each answer and each sign of life."""
     rig = Rig("b", "c")
     rig.lead()
     rig.acknowledge("b", 2)
@@ -476,7 +477,7 @@ def test_an_answer_of_nothing_marks_a_follower_as_alive_and_no_more() -> None:
 
 
 def test_change_cluster_changes_whom_it_counts_at_once_and_only_that() -> None:
-    """doChangeCluster and otherNodes: called when our own entry was applied (hole 7)."""
+    """doChangeCluster and otherNodes, which are used when our own entry was applied (hole 7)."""
     rig = Rig("b")
     rig.lead()
     rig.core.add_voter("c")
@@ -505,7 +506,7 @@ def test_connected_nodes_are_those_it_sends_to() -> None:
 
 
 def test_a_read_only_node_gets_the_log_and_counts_in_nothing() -> None:
-    """readonlyNodes are our learners. One that answers must not fail on a missing key (upstream #121)."""
+    """readonlyNodes are our learners. A learner's answer must not fail on a missing key (issue 121 of PySyncObj)."""
     rig = Rig("b")
     rig.core.learner_connected("d")
     rig.lead()
@@ -519,7 +520,7 @@ def test_a_read_only_node_gets_the_log_and_counts_in_nothing() -> None:
     rig.tick()
     assert rig.core.commit_index == 1
     rig.core.learner_connected("d")
-    assert rig.core.match_index("d") == 2, "connecting twice forgets nothing"
+    assert rig.core.match_index("d") == 2, "a second connect forgets no progress"
     rig.core.learner_disconnected("d")
     rig.core.learner_disconnected("e")
     rig.tick(2 * HEARTBEAT_SECONDS)
@@ -533,7 +534,7 @@ def test_a_leaders_first_entry_is_a_no_op_of_its_term() -> None:
 
 
 def test_a_proposal_is_appended_and_sent_in_the_next_tick() -> None:
-    """_applyCommand, with the queue drained in the same tick however long it is: the clock stands still in a step."""
+    """_applyCommand. One tick empties the queue of any length, because the clock stands still in a step."""
     rig = Rig("b")
     rig.lead()
     for number in range(50):
@@ -545,7 +546,8 @@ def test_a_proposal_is_appended_and_sent_in_the_next_tick() -> None:
 
 
 def test_a_large_entry_is_sent_in_one_piece() -> None:
-    """Its own way of cutting one up fails at some sizes (hole 11d), so the size at which it starts is never reached."""
+    """PySyncObj's way of cutting an entry fails at some sizes (hole 11d), so no entry reaches the size at which it
+    cuts."""
     rig = Rig("b")
     rig.lead()
     rig.core.propose(b"\x00" * 6_000_000)
@@ -556,7 +558,7 @@ def test_a_large_entry_is_sent_in_one_piece() -> None:
 
 
 def test_a_backlog_is_cut_into_messages_without_copying_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A list slice would copy the rest of the log for each message (hole 9)."""
+    """A slice of a list would copy the rest of the log for each message (hole 9)."""
     monkeypatch.setattr(core_module, "MESSAGE_BYTES", 1000)
     rig = Rig("b")
     rig.lead()
@@ -571,7 +573,7 @@ def test_a_backlog_is_cut_into_messages_without_copying_it(monkeypatch: pytest.M
     rig.tick()
     sizes = [len(message["entries"]) for _, message in rig.take("append_entries")]
     assert sum(sizes) == 100
-    assert max(sizes) == 7  # 132 bytes each, with what belongs to them
+    assert max(sizes) == 7  # 132 bytes each, with their overhead
     tail: Any = rig.core._journal[3:]
     assert not isinstance(tail, list)
     assert len(tail) == 99
@@ -597,7 +599,7 @@ def names(module: ModuleType) -> dict[str, Any]:
 
 
 def test_another_user_of_the_library_keeps_everything_of_its_own() -> None:
-    """Pickle, journal, serializer, poller, clock, randomness, name resolution and their settings."""
+    """Its pickle, journal, serializer, poller, clock, randomness, name resolution and their settings."""
     before = names(pysyncobj.syncobj)
     resolver = pysyncobj.syncobj.globalDnsResolver()
     settings = dict(vars(resolver))
@@ -684,7 +686,8 @@ def no_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_pickle")
 def test_a_cluster_lives_without_pickle() -> None:
-    """Elections, writes from each manager, restarts, a joiner, a removal: with every way into pickle refusing."""
+    """Elections, writes from each manager, restarts, a joiner and a removal work while every function of pickle
+    raises."""
     with pytest.raises(AssertionError, match="pickle was used"):
         pickle.loads(b"")
     cluster = Cluster()
@@ -719,7 +722,7 @@ SNAPSHOT_CODE = (
 
 
 def every_core_with(monkeypatch: pytest.MonkeyPatch, change: Callable[[ModuleType], None]) -> None:
-    """From now on each core's private module is changed before it is used."""
+    """From now on, change the private module of each core before it is used."""
     load = core_module.load_module
 
     def changed(clock: Callable[[], float]) -> ModuleType:
@@ -731,8 +734,8 @@ def every_core_with(monkeypatch: pytest.MonkeyPatch, change: Callable[[ModuleTyp
 
 
 def test_its_snapshot_code_never_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Holes 4a-4f, 11a and 11c live in it: installing, sending and loading dumps, compaction. A cluster elects, writes,
-    restarts, and lets one member catch up from nothing; whoever enters that code fails the test."""
+    """Holes 4a-4f, 11a and 11c are in the code that installs, sends and loads dumps, and in compaction. A cluster
+    elects, writes, restarts, and lets one member catch up from nothing. Any call of that code fails the test."""
     calls: list[str] = []
     serializer = core_module._sources(audited.directory())._submodule("serializer")
 
@@ -742,7 +745,7 @@ def test_its_snapshot_code_never_runs(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(module.SyncObj, name, lambda *_, name=name: calls.append(name))
         for name in ("serialize", "deserialize", "setTransmissionData"):
             assert hasattr(serializer.Serializer, name)
-            assert not hasattr(module.Serializer, name), "there is nothing to call"
+            assert not hasattr(module.Serializer, name), "the replacement has nothing to call"
 
     every_core_with(monkeypatch, forbid)
     for name in ("__init__", "serialize", "deserialize", "getTransmissionData", "setTransmissionData"):
@@ -764,7 +767,7 @@ def test_its_snapshot_code_never_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_snapshot_in_a_message_is_no_way_into_that_code() -> None:
-    """Stock takes a chunk's commit index without a look at its own log (11a) and installs what it is sent (4a)."""
+    """Stock takes the commit index of a chunk without a check of its own log (11a), and installs the chunk (4a)."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     follower = cluster.nodes[cluster.followers()[0]]
@@ -778,8 +781,8 @@ def test_a_snapshot_in_a_message_is_no_way_into_that_code() -> None:
 
 
 def test_a_follower_that_needs_a_snapshot_costs_one_message_a_tick() -> None:
-    """Stock repeats it without end within one tick, 17,109 times in one (4e): here the core believes the follower away
-    for the rest of the tick."""
+    """Stock repeats the message without end in one tick, 17,109 times in one case (4e). Here the core believes that the
+    follower is away for the rest of the tick."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     lagging, other = cluster.followers()
@@ -799,4 +802,4 @@ def test_a_follower_that_needs_a_snapshot_costs_one_message_a_tick() -> None:
         cluster.turn()
     assert 10 < calls <= 40, "at most two steps a turn"
     assert lagging in leader.engine._guard.needs_snapshot
-    cluster.write(other, "everybody else goes on")
+    cluster.write(other, "the other members go on")

@@ -1,4 +1,4 @@
-"""What a peer says never stops a manager, never reaches below commit, and is answered by a dropped link and an alarm.
+"""No message of a peer stops a manager or changes a committed entry. The answer is a dropped link and an alarm.
 
 Messages go into Engine.step of a manager inside a running cluster: malformed ones (any field of any type), and
 well-formed ones that no correct peer sends. Not here: the holes of PySyncObj, each told in test_holes.py.
@@ -26,7 +26,7 @@ NO_OP = b"\x01"
 
 
 def running(role: str = "follower") -> tuple[Cluster, Node, str]:
-    """A cluster with a few writes, the manager that gets the messages, and the peer they come from."""
+    """A cluster with a few writes, the manager that gets the messages, and the peer that sends them."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     cluster.write(leader.id, "a", "b", "c")
@@ -45,7 +45,7 @@ def running(role: str = "follower") -> tuple[Cluster, Node, str]:
 
 
 def state(node: Node) -> tuple[Any, ...]:
-    """All that a refused message must leave alone."""
+    """The state of a manager that a refused message must not change."""
     log = node.log
     return (
         tuple(log.entries),
@@ -58,7 +58,7 @@ def state(node: Node) -> tuple[Any, ...]:
 
 
 def put(cluster: Cluster, node: Node, peer: str, *messages: Message) -> list[str]:
-    """Deliver messages as they come off the wire; the reasons for which links were closed in answer."""
+    """Deliver messages as they come from a link. Returns the reasons of the links that were closed in answer."""
     events = [Received(peer, cluster.links[node.id, peer], message) for message in messages]
     effects = node.engine.step(cluster.now, events)
     node.engine.apply()
@@ -66,7 +66,7 @@ def put(cluster: Cluster, node: Node, peer: str, *messages: Message) -> list[str
 
 
 def reply_to(node: Node, **changes: Any) -> Message:
-    """A correct success of a follower that has everything."""
+    """A correct success of a follower that has all entries."""
     return {
         "type": "append_reply",
         "next_index": node.log.last_index + 1,
@@ -141,7 +141,7 @@ IMPOSSIBLE_TO_A_LEADER: dict[str, Any] = {
 
 @pytest.mark.parametrize("story", IMPOSSIBLE_TO_A_LEADER)
 def test_a_leader_drops_a_follower_that_says_what_cannot_be(story: str) -> None:
-    """One wiped or broken follower must not take a healthy leader down with it."""
+    """One wiped or damaged follower must not stop a healthy leader."""
     cluster, node, follower = running("leader")
     before = state(node)
     reasons = put(cluster, node, follower, IMPOSSIBLE_TO_A_LEADER[story](node))
@@ -155,7 +155,8 @@ def test_a_leader_drops_a_follower_that_says_what_cannot_be(story: str) -> None:
 
 
 def test_for_a_member_whose_log_became_shorter_the_alarm_names_the_commands_that_mend_it() -> None:
-    """An older copy of its directory was put back, with a virtual machine's snapshot say. It dials for ever in vain."""
+    """An older copy of the member's directory was put back, as by a snapshot of a virtual machine. The member dials
+    for ever without a link."""
     cluster, node, follower = running("leader")
     (reason,) = put(cluster, node, follower, IMPOSSIBLE_TO_A_LEADER["a log shorter than acknowledged"](node))
     assert f"an older copy, or its disk has lost synced bytes. Start {follower} on an empty directory" in reason
@@ -163,7 +164,8 @@ def test_for_a_member_whose_log_became_shorter_the_alarm_names_the_commands_that
 
 
 def test_an_unknown_kind_of_message_is_passed_over() -> None:
-    """A later version's; and its name is not remembered, since a peer could make up any number of them."""
+    """A later version may have such a message. Its name is not remembered, because a peer could make up any number of
+    names."""
     cluster, node, peer = running()
     before = state(node)
     for number in range(100):
@@ -175,18 +177,18 @@ def test_an_unknown_kind_of_message_is_passed_over() -> None:
 
 @pytest.mark.parametrize("kind", ["apply_command", "apply_command_response"])
 def test_the_cores_own_forwarding_is_dropped_both_ways(kind: str) -> None:
-    """It loses callbacks and applies twice (hole 10); submit.py carries writes."""
+    """PySyncObj's forwarding loses callbacks and applies twice (hole 10). submit.py carries writes."""
     cluster, node, peer = running("leader")
     before = state(node)
     message = {"type": kind, "command": b"\x00x", "request_id": 1, "log_idx": 2, "log_term": 1}
     assert put(cluster, node, peer, message) == []
-    assert _typed(message) is None, "nor does the core send it"
+    assert _typed(message) is None, "the core does not send it"
     cluster.run(0.5)
     assert state(node) == before
 
 
 def test_a_term_from_a_pre_vote_reply_is_checked_before_it_is_believed() -> None:
-    """(Pins a bug: a term beyond 64 bits was adopted, and the log's writer could not hold it.)"""
+    """(Pins a bug: a manager entered a term beyond 64 bits, and the log could not write it.)"""
     cluster, node, peer = running()
     cluster.crash(peer)
     other = next(id_ for id_ in cluster.nodes if id_ != node.id)
@@ -220,7 +222,7 @@ ODD: st.SearchStrategy[Any] = st.one_of(
 
 @st.composite
 def entry_lists(draw: st.DrawFn) -> Any:
-    """Entries that are nearly right: consecutive at times, of rising terms at times."""
+    """Entries that are nearly right: sometimes consecutive, sometimes of rising terms."""
     first = draw(st.integers(0, 9))
     term = draw(st.integers(0, 4))
     items: list[Any] = []
@@ -305,7 +307,7 @@ WELL_FORMED: dict[str, st.SearchStrategy[Message]] = {
 
 @st.composite
 def messages(draw: st.DrawFn) -> Message:
-    """A message of any kind, at times with a field that is missing, odd, or one too many."""
+    """A message of any kind, sometimes with a missing field, a wrong one, or one too many."""
     kind = draw(st.sampled_from(sorted(WELL_FORMED)))
     message = {"type": kind, **draw(WELL_FORMED[kind])}
     for name in sorted(message.keys() - {"type"}):
@@ -324,8 +326,8 @@ def messages(draw: st.DrawFn) -> Message:
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_no_message_raises_or_reaches_below_commit(role: str, data: st.DataObject) -> None:
-    """Whatever arrives: no exception, no stop, commit never goes back, nothing at or below it ever changes, nothing is
-    applied twice or beyond the synced log (the harness's machine checks that); and afterwards the cluster works."""
+    """No message raises an exception or stops the manager. The commit index never goes back, and no entry up to it
+    changes. No entry is applied twice or beyond the synced log (the harness checks that). Then the cluster works."""
     cluster, node, peer = running(role)
     incoming = data.draw(st.lists(messages(), min_size=1, max_size=6))
     for message in incoming:
@@ -347,7 +349,7 @@ def test_no_message_raises_or_reaches_below_commit(role: str, data: st.DataObjec
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_peer_that_sends_malformed_messages_changes_nothing(role: str, data: st.DataObject) -> None:
-    """Each field of each kind in turn is of another type: the link goes, everything else stays."""
+    """Each field of each kind in turn has a wrong type. The link is dropped, and nothing else changes."""
     cluster, node, peer = running(role)
     kind = data.draw(st.sampled_from(sorted(WELL_FORMED.keys() - {"submit_refused"})))
     message = {"type": kind, **data.draw(WELL_FORMED[kind])}
@@ -380,7 +382,8 @@ def test_after_a_storm_of_nonsense_the_cluster_works() -> None:
 
 
 def test_a_follower_that_does_not_answer_is_sent_no_more_than_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stock pours the whole backlog into the link's buffer in one tick (hole 9); here 4 MiB wait for an answer."""
+    """Stock pours the whole backlog into the link's buffer in one tick (hole 9). Here at most 4 MiB wait for an
+    answer."""
     monkeypatch.setattr(guard, "WINDOW_BYTES", 5000)
     cluster = Cluster()
     leader = cluster.wait_ready()
@@ -402,7 +405,7 @@ def test_a_follower_that_does_not_answer_is_sent_no_more_than_the_window(monkeyp
     "value", [bytes(16 << 20), "\x01" * (16 << 20), [[bytes(1 << 20)] * 4] * 4, {"a": bytes(16 << 20)}]
 )
 def test_a_large_field_that_cannot_be_is_quoted_at_no_cost(value: object) -> None:
-    """(Pins a fault: the text of one message of 16 MiB took half a second of the raft thread and 64 MiB.)"""
+    """(Pins a fault: the text about one message of 16 MiB took half a second of the raft thread and 64 MiB.)"""
     tracemalloc.start()
     try:
         for message in ({"type": "submit", "commands": {"x": value}}, {"type": "nack", "term": value}):

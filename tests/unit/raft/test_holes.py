@@ -1,7 +1,7 @@
-"""PySyncObj's holes, each as a story that happens twice: to the stock library, which falls in, and to our engines.
+"""PySyncObj's holes. Each is a story that happens twice: to the stock library, with its damage, and to our engines.
 
-The schedule is the same as far as the two let it be the same; on stock the test asserts the damage, so that it can
-fail; on ours that nothing bad happens and the cluster converges. docs/pysyncobj-holes.md tells each story in full, with
+The schedules are as equal as the two allow. On stock the test asserts the damage, so that the test can fail. On ours it
+asserts that nothing bad happens and that the cluster converges. docs/pysyncobj-holes.md tells each story in full, with
 the rule that closes the hole.
 """
 
@@ -32,8 +32,8 @@ MakeWorld = Callable[..., World]
 
 @pytest.fixture(params=["stock", "ours"])
 def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MakeWorld:
-    """Makes the world of this run. Ours sends each write in an entry of its own and as many at once as stock does, so
-    that the schedules can be the same."""
+    """Makes the world of this run. Our engines send each write in an entry of its own, and as many entries at once as
+    stock does, so that the schedules can be equal."""
 
     def make(ids: tuple[str, ...] = THREE, message_bytes: int = 65536) -> World:
         if request.param == "stock":
@@ -47,7 +47,7 @@ def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ma
 
 
 def heal(world: World, *ids: str) -> None:
-    """Everybody is back and linked; enough rounds for anything that can still converge."""
+    """Connect all these managers, and run enough rounds for the cluster to converge if it can."""
     world.connect(*ids)
     world.rounds(12, *ids)
 
@@ -74,9 +74,9 @@ def assert_converged(world: World, *ids: str) -> None:
 def test_2a_a_stale_reset_makes_the_leader_send_again_and_the_follower_cut_what_it_acknowledged(
     world: MakeWorld,
 ) -> None:
-    """Two messages of a new leader miss at m2, which was away; each is answered by a reset. Acting on the second, after
-    m2 has everything, the leader starts over in several messages; m2 cuts its log at the first of them, and with it
-    what it has acknowledged."""
+    """Two messages of a new leader do not match at m2, which was away. m2 answers each with a reset. The leader acts on
+    the second reset when m2 has all entries already, and starts over in several messages. m2 truncates its log at the
+    first of them, and with it the entries that it has acknowledged."""
     w = world(message_bytes=65536)
     w.disconnect_from_all("m2")
     for number in range(4):
@@ -85,10 +85,10 @@ def test_2a_a_stale_reset_makes_the_leader_send_again_and_the_follower_cut_what_
     w.restart("m1")
     w.connect("m1", "m2")
     w.connect("m1", "m3")
-    w.elect("m1", "m3")  # a new leader supposes that everybody has what it has
+    w.elect("m1", "m3")  # a new leader supposes that all members have its entries
     w.tick("m1")
     while w.on_wire("m1", "m2"):
-        w.deliver("m1", "m2", 1)  # one by one: ours says at once what waits for one sync together
+        w.deliver("m1", "m2", 1)  # one by one: our follower answers at once all messages that wait for one sync
     assert len([message for message in w.on_wire("m2", "m1") if is_reset(message)]) >= 2
     w.deliver_until("m2", "m1", is_reset)
     w.disconnect_from_all("m3")
@@ -97,7 +97,7 @@ def test_2a_a_stale_reset_makes_the_leader_send_again_and_the_follower_cut_what_
     w.tick("m1")
     w.deliver("m1", "m2")
     assert "new" in w.log_of("m2")
-    w.deliver_until("m2", "m1", is_reset)  # the stale one is before m2's acknowledgements on the wire
+    w.deliver_until("m2", "m1", is_reset)  # the stale reset is before m2's acknowledgements on the wire
     w.tick("m1")
     again = entries_on_wire(w, "m1", "m2")
     w.deliver("m2", "m1")
@@ -120,8 +120,9 @@ def test_2a_a_stale_reset_makes_the_leader_send_again_and_the_follower_cut_what_
 
 
 def test_2b_a_success_rewinds_the_leader_and_a_healthy_follower_loses_what_it_acknowledged(world: MakeWorld) -> None:
-    """No fault at all before the leader dies: after the first of several acknowledgements the leader sends everything
-    behind it again, commits on the others, and dies when only the first repeated message has arrived."""
+    """There is no fault before the leader dies. After the first of several acknowledgements the leader sends the
+    entries behind it again, commits with the other acknowledgements, and dies when the first repeated message has
+    arrived."""
     w = world()
     w.disconnect_from_all("m3")
     start = w.last_index("m1")
@@ -143,7 +144,7 @@ def test_2b_a_success_rewinds_the_leader_and_a_healthy_follower_loses_what_it_ac
     w.submit("m2", "after")
     w.rounds(6, "m2", "m3")
     if w.is_stock:
-        assert again != [], "what is in flight already"
+        assert again != [], "entries that are on their way already"
         assert lost(w, "m2", "m3") != set()
     else:
         assert again == []
@@ -155,8 +156,8 @@ def test_2b_a_success_rewinds_the_leader_and_a_healthy_follower_loses_what_it_ac
 def test_2c_a_heartbeat_of_a_superseded_link_cuts_applied_entries_and_the_states_differ_for_ever(
     world: MakeWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It was on its way when the connection was replaced, and arrives after four writes were applied. After the next
-    leader's election other entries stand at their indexes, which m2 never applies: it counts them as applied."""
+    """The heartbeat was on its way when the connection was replaced, and arrives after four writes were applied. After
+    the next election other entries are at their indexes. m2 never applies these, because it counts them as applied."""
     w = world()
     w.disconnect_from_all("m3")
     w.tick("m1")
@@ -189,8 +190,8 @@ def test_2c_a_heartbeat_of_a_superseded_link_cuts_applied_entries_and_the_states
 
 @pytest.mark.parametrize("repeated", ["a heartbeat", "the first entry"])
 def test_2_a_repeated_message_of_the_present_link_cuts_nothing_either(world: MakeWorld, repeated: str) -> None:
-    """The same without any reconnect: a message that was slow, delivered once more behind the entries after it, which
-    m2 has acknowledged and the leader has not heard of yet."""
+    """The same without a reconnection. A slow message is delivered once more, behind later entries. m2 has acknowledged
+    these entries, and the leader does not know that yet."""
     w = world()
     w.disconnect_from_all("m3")
     w.tick("m1")
@@ -220,9 +221,9 @@ def test_2_a_repeated_message_of_the_present_link_cuts_nothing_either(world: Mak
 
 
 def test_3_acknowledgements_of_an_earlier_term_count_for_entries_the_follower_never_had(world: MakeWorld) -> None:
-    """m5's answers to m1 are slow. m1 is deposed, its tail overwritten, and it is elected again, without m5. It has new
-    writes at the same indexes when the old answers arrive: m1 believes that m5 has them, and two copies of five are a
-    majority."""
+    """m5's answers to m1 are slow. m1 is deposed, the end of its log is overwritten, and it is elected again, without
+    m5. It has new writes at the same indexes when the old answers arrive. m1 believes that m5 has these writes, and
+    takes two copies of five for a majority."""
     w = world(FIVE)
     for other in ("m2", "m3", "m4"):
         w.disconnect("m1", other)
@@ -277,7 +278,7 @@ def test_3_acknowledgements_of_an_earlier_term_count_for_entries_the_follower_ne
 
 
 class Careful(ListMachine):
-    """As the contract of a state machine has it: what a command says becomes its result, never an exception."""
+    """A machine that keeps the contract: a wrong command gives an error as its result, never an exception."""
 
     def _apply_one(self, command: bytes) -> Outcome:
         outcome = super()._apply_one(command)
@@ -288,7 +289,7 @@ class Careful(ListMachine):
 
 
 class Broken(ListMachine):
-    """A bug that shows with one command."""
+    """A machine with a bug that shows with one command."""
 
     def _apply_one(self, command: bytes) -> Outcome:
         outcome = super()._apply_one(command)
@@ -298,8 +299,8 @@ class Broken(ListMachine):
 
 
 def test_5a_stock_a_command_that_raises_stops_every_leader_there_will_be() -> None:
-    """Its callback is gone, the entry is tried again each tick, and the tick ends there: before the heartbeats. The
-    next leader meets the same entry."""
+    """The command's callback is gone, and the entry is tried again in each tick. The tick ends there, before the
+    heartbeats. The next leader meets the same entry."""
     cluster = StockCluster()
     cluster.connect(*THREE)
     cluster.elect("m1")
@@ -309,7 +310,7 @@ def test_5a_stock_a_command_that_raises_stops_every_leader_there_will_be() -> No
     sent = len(cluster.wire["m1", "m2"])
     for _ in range(5):
         cluster.tick("m1")
-    assert len(cluster.wire["m1", "m2"]) == sent, "no heartbeat any more"
+    assert len(cluster.wire["m1", "m2"]) == sent, "no heartbeat is sent any more"
     cluster.isolate("m1")
     cluster.nodes["m2"]._SyncObj__raftElectionDeadline = 0
     for _ in range(10):
@@ -335,7 +336,7 @@ def test_5a_ours_a_command_that_fails_is_an_answer_and_everybody_goes_on() -> No
 
 
 def test_5a_ours_a_broken_state_machine_stops_the_manager_with_a_line_instead_of_trying_for_ever() -> None:
-    """Unexpected failures are fail-stop, visible, and apply nothing behind the entry."""
+    """An unexpected failure stops the manager visibly, and no entry behind it is applied."""
     cluster = Cluster()
     for id_ in ("m2", "m3"):
         cluster.crash(id_)
@@ -387,7 +388,7 @@ def test_5b_ours_a_callback_that_raises_applies_nothing_twice() -> None:
 
 
 def test_5c_stock_an_unsupported_version_on_one_manager_applies_what_follows_twice_there() -> None:
-    """The switch to it is skipped without counting, so each index is one off from there on."""
+    """The entry that switches to the version is skipped without counting, so each later index is off by one."""
     cluster = StockCluster(("m1", "m2"), start=False)
     newer = make_newer_machine_class(cluster.module)
     cluster.start("m1", machine_class=newer)
@@ -404,7 +405,7 @@ def test_5c_stock_an_unsupported_version_on_one_manager_applies_what_follows_twi
 
 
 class Older(ListMachine):
-    """It does not know the command "bad", and must not guess."""
+    """A machine of an older release. It does not know the command "bad", and must not guess."""
 
     def _apply_one(self, command: bytes) -> Outcome:
         if command.endswith(b"bad"):
@@ -412,7 +413,7 @@ class Older(ListMachine):
         return super()._apply_one(command)
 
     def apply(self, index: int, term: int, commands: list[bytes]) -> list[Outcome]:  # type: ignore[override]
-        """One transaction: an entry that fails leaves nothing behind, its index neither."""
+        """Apply an entry in one transaction. If it fails, nothing of it is left, not even its index."""
         before = (self.applied_index, self.applied_term, list(self.indexes))
         try:
             return super().apply(index, term, commands)
@@ -422,7 +423,7 @@ class Older(ListMachine):
 
 
 def test_5c_ours_an_unsupported_command_stops_that_manager_until_it_has_the_version() -> None:
-    """The others go on; upgraded, it catches up and is equal."""
+    """The other members go on. After an upgrade, the manager catches up and has an equal state."""
     cluster = Cluster(start=False)
     cluster.machines["m2"] = Older()
     for id_ in THREE:
@@ -443,8 +444,8 @@ def test_5c_ours_an_unsupported_command_stops_that_manager_until_it_has_the_vers
 
 
 def test_6a_stock_a_manager_that_lost_what_was_sent_to_it_deposes_a_healthy_leader_when_it_hears_again() -> None:
-    """It has campaigned for nothing meanwhile. Its higher term makes it deaf to the leader, which is told nothing; it
-    campaigns again and wins."""
+    """The manager campaigned without success meanwhile. Its higher term makes it deaf to the leader. The leader is not
+    told. The manager campaigns again and wins."""
     cluster = StockCluster()
     cluster.connect(*THREE)
     cluster.elect("m1")
@@ -614,7 +615,7 @@ def test_7b_stock_a_restart_forgets_the_members_in_the_log_and_one_index_is_comm
         cluster.rounds(6)
     for id_ in ("m2", "m3"):
         cluster.crash(id_)
-        cluster.journals[id_].commit = cluster.journals[id_].stored_commit = 1  # stored once a second: crashed before
+        cluster.journals[id_].commit = cluster.journals[id_].stored_commit = 1  # written once a second: not yet
         cluster.start(id_, members=THREE)
     assert cluster.members("m2") == ["m1", "m2", "m3"]
     cluster.submit("m1", "LEFT")
@@ -632,8 +633,8 @@ def test_7b_stock_a_restart_forgets_the_members_in_the_log_and_one_index_is_comm
 @pytest.mark.slow
 @pytest.mark.parametrize("turns", range(1, 30, 4))
 def test_7b_ours_a_restart_at_any_moment_of_a_change_counts_by_the_list_that_holds(turns: int) -> None:
-    """m4 and m5 are added; at some moment m2 and m3 are killed and come back beside the others, cut off. Whatever they
-    know then, at most one of the two sides ever commits, and nothing acknowledged is lost."""
+    """m4 and m5 are added. At some moment m2 and m3 are killed. They start again, cut off from the other managers. At
+    any such moment, at most one of the two sides ever commits, and no acknowledged write is lost."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     for number, new in enumerate(("m4", "m5")):
@@ -655,7 +656,7 @@ def test_7b_ours_a_restart_at_any_moment_of_a_change_counts_by_the_list_that_hol
     cluster.submit(leader.id, "LEFT", seconds=60)
     cluster.submit(killed[0], "RIGHT", seconds=60)
     cluster.run(10)
-    assert len(cluster.acknowledged) <= 1, "both sides committed"
+    assert len(cluster.acknowledged) <= 1, "both sides have committed"
     cluster.heal()
     cluster.run_until(lambda: len(cluster.acknowledged) == 2)
     assert cluster.change(leader.id, ADD, "m5", "127.0.0.1:7101").state == DONE
@@ -713,7 +714,7 @@ def test_10_stock_a_request_or_an_answer_that_is_lost_leaves_its_caller_waiting_
         cluster.flow()
     assert cluster.nodes["m1"]._isLeader(), "the leader never changed"
     assert cluster.answers == {}
-    assert cluster.applied("m1") == ["lost answer"], "and that one is applied"
+    assert cluster.applied("m1") == ["lost answer"], "the write with the lost answer is applied"
 
 
 def test_10_ours_a_lost_request_or_answer_is_asked_for_again_over_the_next_link() -> None:
@@ -759,7 +760,8 @@ def test_10_stock_a_caller_that_was_told_the_leader_changed_and_tries_again_is_a
 
 
 def test_10_ours_a_write_that_is_sent_again_is_applied_once() -> None:
-    """The origin keeps it and sends it to the next leader by itself; its request id makes that harmless."""
+    """The manager that was asked keeps the write and sends it to the next leader by itself. The request id makes that
+    harmless."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     origin, other = cluster.followers()
@@ -778,8 +780,9 @@ def test_10_ours_a_write_that_is_sent_again_is_applied_once() -> None:
 
 
 def test_11b_a_deposed_leader_with_a_long_tail_never_comes_back(world: MakeWorld) -> None:
-    """Stock walks back one index a heartbeat; where what it has to overwrite is longer than a message, each burst
-    misses several times and the last miss sends it forward again, for ever. Ours is told where the conflict begins."""
+    """Stock goes back one index with each heartbeat. If the entries to overwrite are longer than one message, several
+    messages of each burst do not match, and the last answer sends the leader forward again, for ever. Our leader is
+    told where the conflict begins."""
     w = world(message_bytes=2000)
     w.disconnect_from_all("m1")
     for number in range(90):
@@ -802,7 +805,7 @@ def test_11b_a_deposed_leader_with_a_long_tail_never_comes_back(world: MakeWorld
         assert needed <= 3
         assert isinstance(w, OurWorld)
         resets = [sent for sent in w.cluster.sent if sent.sender == "m1" and is_reset(sent.message)]
-        assert len(resets) <= 10, "one step back a term, not one an entry"
+        assert len(resets) <= 10, "one step back for each term, not for each entry"
         assert w.acknowledged == {f"real{number}-" + "x" * 100 for number in range(60)}
         w.rounds(3, *THREE)
         assert_converged(w, *THREE)
@@ -827,7 +830,7 @@ def test_each_hole_has_its_story_on_the_page_and_its_tests_here(hole: str) -> No
 
 
 def test_the_page_names_what_there_is() -> None:
-    """Each test module, source file and private name it points to."""
+    """Each test module, source file and private name on the page exists."""
     for module in set(re.findall(r"`(test_\w+)`", PAGE)):
         assert list((ROOT / "tests" / "unit").rglob(f"{module}.py")), module
     sources = {path.name: path.read_text() for path in (ROOT / "warren_raft" / "raft").glob("*.py")}
