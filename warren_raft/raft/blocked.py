@@ -1,4 +1,4 @@
-"""The alarms for a log or a state that cannot be written, because space, descriptors or memory are short.
+"""The alarms for a log or a state that cannot be written for want of a resource, like space or descriptors.
 
 Lives here: the names and words of these alarms. Not here: the resource that is short (shortage.py), and the next
 attempt, which needs no operator (engine.py, installation.py). Invariant: a log or a state has at most one such alarm,

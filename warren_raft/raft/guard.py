@@ -55,7 +55,8 @@ class _Progress:
     next_index: int = 0
     """The first index that was not sent on the present link; 0 before the first entries."""
     barrier: int = 0
-    """A reset that answers a message before this sequence number is stale: this leader has acted on a later reset."""
+    """A reset that answers a message before this sequence number is stale: since then this leader acted on a reset, or
+    the link was replaced."""
     unacknowledged: deque[tuple[int, int]] = field(default_factory=deque)
     """(last index, bytes) of each message with entries that is on its way."""
     unacknowledged_bytes: int = 0
@@ -240,7 +241,7 @@ class Guard:
         self._heard_leader(peer, message.commit_index)
 
     def is_led_by(self, peer: str, term: int) -> bool:
-        """Whether a peer leads us now that claims to lead `term` and sends parts of a large message."""
+        """Whether a peer leads us now. It claims to lead `term`, and sends parts of a large message."""
         if term < self.core.term:
             self._emit_gated(peer, Nack(self.core.term))  # the answer to the whole message would be the same
         return term == self.core.term and peer == self.core.leader
