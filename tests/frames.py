@@ -1,6 +1,6 @@
-"""A message on its way in the tests' networks: in the very bytes, and by the very rules, of a link between managers.
+"""Messages on their way in the tests' networks. Their bytes and rules are those of a link between managers.
 
-Plain CBOR would let through what a link refuses, a map with numbers as keys for one, and be of no use as a test of it.
+Plain CBOR would accept messages that a link refuses, for example a map with numbers as keys, and so would test less.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ __all__ = ["decode", "encode"]
 
 
 def decode(frame: bytes) -> dict[str, Any]:
-    """The message in one whole frame. Raises BadFrame for what no manager would take."""
+    """The message in one whole frame. Raises BadFrame if no manager would accept it."""
     reader = FrameReader()
     reader.feed(frame)
     message = reader.read()
-    assert message is not None, "a frame that is not whole"
+    assert message is not None, "the frame is not whole"
     return message

@@ -1,8 +1,8 @@
-"""A log under test with its memory of what it must come back with: the state after every batch it ever took.
+"""A log under test, with a record of the contents that it must have after a crash: those after each batch.
 
-Used by the unit tests and the byte sweeps. It checks nothing itself; the promise it lets others check is: after
-any crash the log is at `durable`, or at `taken` if a batch was on its way, and at nothing else; `above` says
-the same of a log that was compacted, where an open may find more than memory held.
+Used by the unit tests and the byte sweeps. It checks nothing itself. With it a test can check this promise: after any
+crash the log has the contents of `durable`, or of `taken` if a batch was on its way. `above` is for a log that was
+compacted, where an open may find more entries than memory had.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DIRECTORY = "/data/log"
 
 
 class Snapshot(NamedTuple):
-    """All that a log says."""
+    """All contents of a log."""
 
     entries: tuple[Entry, ...]
     current_term: int
@@ -29,12 +29,12 @@ class Snapshot(NamedTuple):
 
 
 def snapshot(log: Log) -> Snapshot:
-    """What `log` says now."""
+    """The present contents of `log`."""
     return Snapshot(tuple(log.entries), log.current_term, log.voted_for, log.commit_index, log.note, log.incarnation)
 
 
 def open_log(files: MemoryFiles, *, segment_bytes: int = 32768, start_segment_bytes: int = 16384) -> Log:
-    """The log of node "a" on this disk, with small segments and the first incarnation named first."""
+    """The log of the manager "a" on this disk, with small segments and the incarnation "first"."""
     return Log.open(
         DIRECTORY,
         files=files,
@@ -46,7 +46,7 @@ def open_log(files: MemoryFiles, *, segment_bytes: int = 32768, start_segment_by
 
 
 class Place(NamedTuple):
-    """Where a batch lies: the segment's path, and offsets in bytes."""
+    """The place of a batch: the segment's path, and offsets in bytes."""
 
     path: str
     start: int
@@ -54,7 +54,7 @@ class Place(NamedTuple):
 
 
 class Recorder:
-    """A log on a disk in memory. `durable` and `taken` are what it was at the last completed and last taken batch."""
+    """A log on a disk in memory. `durable` and `taken` are its contents at the last completed and last taken batch."""
 
     def __init__(self, files: MemoryFiles, *, segment_bytes: int = 32768, start_segment_bytes: int = 16384) -> None:
         self.files = files
@@ -67,12 +67,12 @@ class Recorder:
         self.batch: Batch | None = None
         self.log: Log
         self.dropped = 0
-        """What drop_prefix or a completed reset was last told: up to here an open may find entries, or not."""
+        """The index of the last drop_prefix or completed reset. An open may find entries up to this index, or not."""
         self.past: dict[int, Entry] = {1: (BASE_COMMAND, 1, 0)}
-        """The entry at each index that a batch ever took; the latest, which up to `dropped` is the final one."""
+        """Index -> the latest entry that a batch took at it. Up to `dropped` this is the final entry."""
 
     def inherit(self, other: Recorder) -> None:
-        """Go on with the memory of another process, whose disk this is."""
+        """Take over the record of another process that used this disk."""
         self.durable, self.taken = other.durable, other.taken
         self.dropped, self.past = other.dropped, dict(other.past)
 
@@ -92,7 +92,7 @@ class Recorder:
         return self.log
 
     def take(self) -> Batch | None:
-        """Take a batch, remembering the state it leads to."""
+        """Take a batch, and remember the contents to which it leads."""
         batch = self.log.take_batch()
         if batch is not None:
             self.batch = batch
@@ -112,7 +112,7 @@ class Recorder:
         self.dropped = max(self.dropped, index)
 
     def above(self, state: Snapshot) -> Snapshot:
-        """`state` as it is above the compaction point; what it has below must be what was written."""
+        """`state` without its entries up to the compaction point. These must be the ones that were written."""
         base = state.entries[0][1]
         at = min(self.dropped, state.entries[-1][1])
         if base >= at:
@@ -125,7 +125,7 @@ class Recorder:
         return state._replace(entries=kept, commit_index=max(at, state.commit_index))
 
     def write(self) -> None:
-        """Write the batch taken, again if the disk was full."""
+        """Write the batch that was taken. Write it again if the disk was full."""
         assert self.batch is not None
         try:
             self.batch.write()
@@ -135,7 +135,7 @@ class Recorder:
             self.batch.write()
 
     def finish(self) -> None:
-        """Write the batch taken and complete it."""
+        """Write the batch that was taken, and complete it."""
         batch = self.batch
         assert batch is not None
         self.write()
@@ -145,7 +145,7 @@ class Recorder:
         self._remember(batch)
 
     def finish_reset(self) -> None:
-        """Write the reset taken and complete it."""
+        """Write the reset that was taken, and complete it."""
         batch = self.batch
         assert batch is not None
         self.write()
@@ -159,18 +159,18 @@ class Recorder:
         self.states = [self.durable]
 
     def reset(self, index: int, term: int) -> None:
-        """Replace the log, all of it durable, and remove what that leaves behind."""
+        """Replace the log durably, and remove the old segments."""
         self.take_reset(index, term)
         self.finish_reset()
         self.remove()
 
     def sync(self) -> None:
-        """Make everything pending durable."""
+        """Make all pending changes durable."""
         if self.take() is not None:
             self.finish()
 
     def prepare(self) -> None:
-        """Prepare the next segment, if that is due; a full disk is nobody's loss."""
+        """Prepare the next segment if that is due. A full disk does no harm."""
         preparation = self.log.preparation()
         if preparation is not None:
             try:
@@ -180,7 +180,7 @@ class Recorder:
                     raise
 
     def remove(self) -> None:
-        """Remove the segments that are needed no more; one that cannot be removed is nobody's loss."""
+        """Remove the segments that are not needed any more. One that cannot be removed does no harm."""
         removal = self.log.removal()
         if removal is not None:
             try:
@@ -190,7 +190,7 @@ class Recorder:
                     raise
 
     def append(self, *sizes: int, term: int | None = None) -> None:
-        """Append entries of these sizes, each with content of its own."""
+        """Append entries of these sizes, each with other content."""
         for size in sizes:
             index = self.log.last_index + 1
             self.log.append(command(index, size), index, self.log.last_term if term is None else term)

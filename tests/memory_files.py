@@ -1,10 +1,10 @@
-"""A disk in memory for tests: what was written, what of it is durable, and faults at any operation.
+"""A disk in memory for tests: the bytes that were written, those that are durable, and faults at any operation.
 
-It keeps for each file the bytes a reader sees (the page cache) and the bytes a power cut leaves, with the set of
-4 KiB pages in which they may differ; for each directory the changes of names that no sync_directory has covered.
-Model: a page is lost or kept whole; changes of names survive in the order they were made, up to a point; a failed
-sync (EIO) leaves pages clean that never became durable, as Linux does. Not modelled: bytes going bad by themselves
-(tests change them through `content`), pages torn inside, file systems that reorder changes of names.
+For each file it keeps the bytes that a reader sees (the page cache), the bytes that a power cut leaves, and the set of
+4 KiB pages in which they may differ. For each directory it keeps the changes of names that no sync_directory has
+covered. Model: a whole page is lost or kept; of the changes of names, the first few survive in their order; a failed
+sync (EIO) leaves pages clean that never became durable, as Linux does. Not modelled: bytes that change by themselves
+(tests use `set_content`), pages torn inside, file systems that reorder changes of names.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ def keep_all(_path: str, _page: int) -> bool:
 
 
 def keep_some(source: random.Random, share: float = 0.5) -> Keep:
-    """Each page survives by itself with this probability."""
+    """Each page survives with this probability, independently of other pages."""
     return lambda _path, _page: source.random() < share
 
 
 class Crashed(BaseException):
-    """The process died in this operation. Not an OSError and not an Exception: nothing may handle it."""
+    """The process died in this operation. It is neither an OSError nor an Exception, so that no code handles it."""
 
 
 class Fault(NamedTuple):
-    """What happens instead of an operation. `done`: the part of it that takes effect first, 0 to 1."""
+    """The failure of an operation. `done`: the part of the operation that takes effect first, 0 to 1."""
 
     error: int | None  # an errno, or None: the process dies
     done: float
@@ -112,7 +112,7 @@ class _Inode:
 
 
 class _NameChange(NamedTuple):
-    """A change of a directory that is not durable yet: `new` appears (as a file, or a directory), `old` goes."""
+    """A change of a directory that is not durable yet: `new` appears (a file or a directory), `old` is removed."""
 
     directory: str
     old: str | None
@@ -121,7 +121,7 @@ class _NameChange(NamedTuple):
 
 
 class MemoryFile:
-    """An open file of a MemoryFiles; useless once the process that opened it has died."""
+    """An open file of a MemoryFiles. It fails after the process that opened it has died."""
 
     __slots__ = ("_files", "_inode", "_life")
 
@@ -171,10 +171,10 @@ class MemoryFile:
 
 
 class MemoryFiles:
-    """A file system in memory, as warren_raft.raft.files.Files, for one node. Not thread-safe.
+    """A file system in memory for one manager, as warren_raft.raft.files.Files. Not thread-safe.
 
-    `operations` counts every call but close. A fault is planned for the Nth operation from the start of the
-    count, and happens once. After `Crashed`, call `kill` (the page cache survives) or `power_cut`.
+    `operations` counts every call except close. A fault is planned for the Nth operation of this count, and happens
+    once. After `Crashed`, call `kill` (the page cache survives) or `power_cut`.
     """
 
     def __init__(self, *directories: str, limit_bytes: int | None = None) -> None:
@@ -182,7 +182,9 @@ class MemoryFiles:
         self.life = 0
         self.limit_bytes = limit_bytes
         self.history: list[tuple[str, str]] | None = None
-        self.on_fault: Callable[[str, Fault], None] | None = None  # told of each that happens: (operation, fault)
+        self.on_fault: Callable[[str, Fault], None] | None = (
+            None  # called for each fault that happens: (operation, fault)
+        )
         self._dead = False
         self._faults: dict[int, Fault] = {}
         self._names: dict[str, _Inode] = {}
@@ -214,9 +216,9 @@ class MemoryFiles:
     # -- faults
 
     def fail(self, operation: int, error: int, *, done: float = 0.0) -> None:
-        """Let this operation raise OSError, after the first `done` of a write (0 to 1) took effect.
+        """Let this operation raise OSError, after the part `done` (0 to 1) of a write took effect.
 
-        With done=1 any operation takes effect and fails nevertheless.
+        With done=1 any operation takes effect and raises all the same.
         """
         self._faults[operation] = Fault(error, done)
 
@@ -229,12 +231,12 @@ class MemoryFiles:
         self._faults.clear()
 
     def kill(self) -> None:
-        """The process is gone, its page cache is not: the next one reads all that was written."""
+        """The process dies, and the page cache stays: the next process reads all bytes that were written."""
         self._dead = False
         self.life += 1
 
     def power_cut(self, keep: Keep = keep_none, *, name_changes: int = 0) -> None:
-        """The machine is gone: what was synced is left, the unsynced pages that `keep` names, and the first
+        """The machine loses its power. The synced bytes are left, the unsynced pages that `keep` chooses, and the first
         `name_changes` of the unsynced changes of names."""
         for inode in {id(inode): inode for inode in (*self._names.values(), *self._durable_names.values())}.values():
             inode.lose(keep)
@@ -250,25 +252,25 @@ class MemoryFiles:
 
     @property
     def unsynced_name_changes(self) -> int:
-        """How many changes of names a power cut would put at risk."""
+        """The number of changes of names that a power cut may lose."""
         return len(self._changes)
 
     def unsynced_pages(self, path: str) -> set[int]:
-        """The numbers of the pages of a file that a power cut would put at risk."""
+        """The numbers of the pages of a file that a power cut may lose."""
         return set(self._names[path].dirty)
 
-    # -- looking at it, and damaging it
+    # -- reading and damaging the disk
 
     def paths(self) -> list[str]:
-        """Every file, sorted."""
+        """The paths of all files, sorted."""
         return sorted(self._names)
 
     def content(self, path: str) -> bytes:
-        """What a reader of this file would see."""
+        """The bytes that a reader of this file sees."""
         return bytes(self._names[path].data)
 
     def set_content(self, path: str, data: bytes) -> None:
-        """Let a file, new or not, hold these bytes, durably."""
+        """Give a file, which may be new, these bytes, durably."""
         inode = self._names.setdefault(path, _Inode(path))
         inode.data[:] = inode.durable[:] = data
         inode.dirty.clear()
@@ -276,11 +278,11 @@ class MemoryFiles:
 
     @property
     def used_bytes(self) -> int:
-        """The lengths of all files together."""
+        """The sum of the lengths of all files."""
         return sum(len(inode.data) for inode in self._names.values())
 
     def clone(self) -> MemoryFiles:
-        """The same disk again, without planned faults: to try several fates from one point."""
+        """A copy of the disk without planned faults, to try several faults from one moment."""
         copies: dict[int, _Inode] = {}
 
         def copy(inode: _Inode) -> _Inode:
@@ -301,7 +303,7 @@ class MemoryFiles:
     # -- inside
 
     def perform(self, name: str, path: str, effect: Callable[[], T]) -> T:
-        """One operation: counted, and perhaps the one that fails."""
+        """Count an operation, and carry it out or let it fail."""
         fault = self.begin(name, path)
         if fault is None:
             return effect()

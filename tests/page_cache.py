@@ -1,9 +1,9 @@
-"""What a power cut leaves of a real directory tree that is written through the functions of `os`.
+"""A power cut for a real directory tree that is written through the functions of `os`.
 
-While it watches, it knows which contents were synced and which names; `cut` makes the tree what a machine would find
-that comes back. Names of a directory are durable once that directory was synced; of the other changes of names the
-first few survive, in their order. Of contents that were not synced each page survives or not. What LMDB writes itself
-is noticed when the database syncs. Not here: the log in the simulation (memory_files.py).
+While the cache watches, it knows which contents and which names were synced. `cut` turns the tree into the one that the
+machine finds when it runs again. Names in a directory are durable after a sync of that directory. Of the other changes
+of names, the first few survive, in their order. Of contents that were not synced, each page survives or not. Writes of
+LMDB itself are noticed when the database syncs. Not here: the log in the simulation (memory_files.py).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _Node = _File | _Directory
 
 @dataclass
 class _Change:
-    """Of names, in one or two directories at once. None: the name goes."""
+    """A change of names, in one or two directories at once. None: the name is removed."""
 
     edits: list[tuple[_Directory, str, _Node | None]]
 
@@ -51,12 +51,13 @@ class _Change:
 
 
 class PageCache:
-    """Of one directory tree, all of which is durable now. `with cache.watching()`, then perhaps `cache.cut`."""
+    """The page cache of one directory tree. All of the tree is durable at first. Use `with cache.watching()`, then
+    perhaps `cache.cut`."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._nodes: dict[int, _Node] = {}
-        """By inode number, those that exist now."""
+        """Inode number -> the file or directory, for those that exist now."""
         self._pending: list[_Change] = []
         self._tree = self._read(root)
 
@@ -74,7 +75,7 @@ class PageCache:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Until the end of the block, in this process."""
+        """Watch the functions of `os` in this process until the end of the block."""
         functions = {
             "open": self._open,
             "mkdir": self._mkdir,
@@ -106,7 +107,7 @@ class PageCache:
         return watched
 
     def _place(self, path: Any, dir_fd: int | None = None) -> tuple[_Directory, str] | None:
-        """The directory of a path and the name in it; None where it is not in the tree."""
+        """The directory of a path and the name in it; None if the path is not in the tree."""
         text = os.fspath(path)
         if isinstance(text, bytes):
             text = os.fsdecode(text)
@@ -192,8 +193,8 @@ class PageCache:
     # The cut -----------------------------------------------------------------------------------------------------
 
     def cut(self, random: Random, *, keep_pages: float, name_changes: int) -> None:
-        """The power goes: the tree becomes what is left of it. `keep_pages`: the probability that a page that was not
-        synced survives; `name_changes`: so many of the changes of names that were not synced do."""
+        """Cut the power, and leave the tree as the machine finds it later. `keep_pages`: the probability that a page
+        without a sync survives. `name_changes`: the number of unsynced changes of names that survive."""
         now = self._contents_now()
         for change in self._pending[:name_changes]:
             change.carry_out()
@@ -211,7 +212,7 @@ class PageCache:
             path.chmod(0o600)
 
     def _contents_now(self) -> dict[int, bytes]:
-        """By identity of the file's node."""
+        """Identity of a file's node -> the present bytes of the file."""
         found = {}
         for base, _, names in os.walk(self._root):
             for name in names:
@@ -244,7 +245,7 @@ def _exists(path: Any, dir_fd: int | None) -> bool:
 
 
 def _left_of(durable: bytes, now: bytes, random: Random, keep_pages: float) -> bytes:
-    """Each page that differs is the new one or the old one; so is the length."""
+    """The bytes after a cut. Each page that differs is the new one or the old one, and so is the length."""
     if durable == now:
         return durable
     left = bytearray(durable)

@@ -1,9 +1,9 @@
 """Stock PySyncObj in one thread: the released library as it is, on a clock, links and a disk of ours.
 
-It is what the stories of docs/pysyncobj-holes.md happen to, beside our engines on the same schedule (engine_harness.py,
-whose vocabulary this shares). Replaced are the clock, randomness, sockets and the journal file, in a private copy of
-the module, so that other users of PySyncObj in the process notice nothing. The journal is perfect: every operation is
-durable at once, but for the commit index, which the library itself stores once a second.
+The stories of docs/pysyncobj-holes.md happen to it, and to our engines on the same schedule (engine_harness.py has the
+same words). The clock, randomness, sockets and the journal file are replaced, in a private copy of the module, so that
+other users of PySyncObj in the process notice nothing. The journal is perfect: every operation is durable at once,
+except changes of the commit index, which the library itself stores once a second.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TICK_SECONDS = 0.05
 HEARTBEAT_SECONDS = 0.1
 """SyncObjConf.appendEntriesPeriod."""
 NEVER_SECONDS = 1e9
-"""Elections happen only where elect() says so, unless a cluster is given real timeouts."""
+"""Elections happen only in elect(), unless a cluster has real timeouts."""
 
 REASONS: dict[int, str] = {value: name for name, value in vars(FAIL_REASON).items() if isinstance(value, int)}
 SUCCESS = "SUCCESS"
@@ -40,7 +40,8 @@ _COMMAND_KINDS = {1: "no-op", 2: "membership", 3: "version"}
 
 
 class StockNode(Node):  # type: ignore[misc]
-    """A member. Its hash does not depend on PYTHONHASHSEED: the library walks sets of these, a test must repeat."""
+    """A member. Its hash does not depend on PYTHONHASHSEED. The library iterates over sets of members, and a test must
+    repeat."""
 
     def __hash__(self) -> int:
         return crc32(self.id.encode())
@@ -50,7 +51,7 @@ class StockNode(Node):  # type: ignore[misc]
 
 
 class StockJournal(Journal):  # type: ignore[misc]
-    """A journal whose every operation is durable at once, but the commit index: that one once a second."""
+    """A journal. Every operation is durable at once, except changes of the commit index: once a second."""
 
     def __init__(self, entries: Iterable[Entry] = (), term: int = 0, vote: str | None = None, commit: int = 1) -> None:
         self.entries = list(entries)
@@ -58,7 +59,7 @@ class StockJournal(Journal):  # type: ignore[misc]
         self.commit = self.stored_commit = commit
 
     def image(self) -> StockJournal:
-        """What a process finds that starts after this one died."""
+        """The journal that the next process finds after this one died."""
         return StockJournal(self.entries, self.term, self.vote, self.stored_commit)
 
     def add(self, command: bytes, index: int, term: int) -> None:
@@ -103,14 +104,14 @@ class StockJournal(Journal):  # type: ignore[misc]
 
 
 class _NoPoller:
-    """The library polls nothing: there are no sockets."""
+    """The library polls nothing, because there are no sockets."""
 
     def poll(self, _timeout: float) -> None:
         return None
 
 
 class _NoResolver:
-    """The real one's settings belong to every user of PySyncObj in the process."""
+    """All users of PySyncObj in the process share the settings of the real resolver."""
 
     def setTimeouts(self, *_: object) -> None:
         return None
@@ -120,7 +121,7 @@ class _NoResolver:
 
 
 def load_stock(clock: Callable[[], float], random: Random) -> ModuleType:
-    """A copy of pysyncobj.syncobj of its own, on `clock` and `random`, that takes journal objects for journal files."""
+    """A private copy of pysyncobj.syncobj, on `clock` and `random`. It takes journal objects as journal files."""
     spec = importlib.util.find_spec("pysyncobj.syncobj")
     assert spec is not None
     assert spec.origin is not None
@@ -140,7 +141,7 @@ def load_stock(clock: Callable[[], float], random: Random) -> ModuleType:
 
 
 def make_machine_class(module: ModuleType) -> Any:
-    """A state machine that is the list of what was applied, so that any divergence shows."""
+    """A state machine that is the list of the applied writes, so that any divergence shows."""
 
     class ListMachine(module.SyncObj):  # type: ignore[misc, name-defined]
         def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -190,7 +191,7 @@ class _Link(Transport):  # type: ignore[misc]
 
 
 class Failure(NamedTuple):
-    """An exception that a manager's tick or message handler raised; the library's own thread logs it and goes on."""
+    """An exception of a manager's tick or message handler. The library's own thread logs it and goes on."""
 
     id: str
     where: str
@@ -200,7 +201,7 @@ class Failure(NamedTuple):
 class StockCluster:
     """Several stock managers. By hand: tick(), deliver(), elect(). By time, with real timeouts: turn(), run_until().
 
-    `answers[text]` is what callers' callbacks were told, in order.
+    `answers[text]` has the reasons that the callers' callbacks got, in order.
     """
 
     def __init__(
@@ -223,7 +224,7 @@ class StockCluster:
         self.links: dict[frozenset[str], int] = {}
         self.wire: dict[tuple[str, str], deque[bytes]] = defaultdict(deque)
         self.late: dict[tuple[str, str], deque[bytes]] = defaultdict(deque)
-        """What was on its way on links that broke, kept by disconnect(keep=True)."""
+        """The messages that were on their way on links that broke, kept by disconnect(keep=True)."""
         self.cut: set[frozenset[str]] = set()
         self.held: set[tuple[str, str]] = set()
         self.failures: list[Failure] = []
@@ -237,7 +238,7 @@ class StockCluster:
     # Managers ----------------------------------------------------------------------------------------------------
 
     def start(self, id_: str, *, members: Sequence[str] | None = None, machine_class: Any = None) -> Any:
-        """Start or restart a manager on the journal that its predecessor left."""
+        """Start or restart a manager on its journal."""
         journal = self.journals.setdefault(id_, StockJournal())
         minimum, maximum = self.election_seconds
         options: dict[str, Any] = {
@@ -260,7 +261,7 @@ class StockCluster:
         return self.nodes[id_]
 
     def crash(self, id_: str) -> None:
-        """kill -9: nothing in memory survives, the journal does."""
+        """kill -9: the journal survives, and nothing in memory."""
         for other in list(self.nodes):
             self.disconnect(id_, other)
         del self.nodes[id_], self._transports[id_]
@@ -273,7 +274,7 @@ class StockCluster:
     # Links -------------------------------------------------------------------------------------------------------
 
     def connect(self, *ids: str) -> None:
-        """Link each of these to each other."""
+        """Link each of these managers to each other."""
         for a in ids:
             for b in ids:
                 if a < b and frozenset((a, b)) not in self.links:
@@ -283,10 +284,10 @@ class StockCluster:
                     self._transports[b]._onNodeConnected(StockNode(a))
 
     def disconnect(self, a: str, b: str, *, keep: bool = False) -> None:
-        """What is on the wire dies with the connection, or with `keep` may still arrive, see deliver_late().
+        """Messages on the wire are lost with the connection. With `keep` they may still arrive, see deliver_late().
 
-        Stock's transport does deliver it: a new incoming connection takes the place of the old one without closing it,
-        and the old one's callback stays bound to the peer.
+        Stock's transport does deliver such messages: a new incoming connection takes the place of the old one without
+        closing it, and the callback of the old one stays bound to the peer.
         """
         if self.links.pop(frozenset((a, b)), None) is None:
             return
@@ -308,11 +309,11 @@ class StockCluster:
                 self.part(id_, other)
 
     def hold(self, *pairs: tuple[str, str]) -> None:
-        """What is sent in these directions stays on the wire, for turn() and flow()."""
+        """Messages in these directions stay on the wire in turn() and flow()."""
         self.held.update(pairs)
 
     def heal(self) -> None:
-        """Whatever was cut or held is so no longer; turn() links everybody again."""
+        """End all cuts and holds. turn() links all managers again."""
         self.cut.clear()
         self.held.clear()
 
@@ -323,11 +324,11 @@ class StockCluster:
         return True
 
     def deliver(self, a: str, b: str, count: int | None = None) -> list[Message]:
-        """Messages from a to b, in order; all of them unless `count` says otherwise."""
+        """Deliver messages from a to b, in order: the first `count`, or all."""
         return self._deliver(self.wire[a, b], a, b, count)
 
     def deliver_late(self, a: str, b: str, count: int | None = None) -> list[Message]:
-        """Messages that were on their way on a link that broke."""
+        """Deliver messages that were on their way on a link that broke."""
         return self._deliver(self.late[a, b], a, b, count)
 
     def _deliver(self, queue: deque[bytes], a: str, b: str, count: int | None) -> list[Message]:
@@ -339,11 +340,11 @@ class StockCluster:
         return delivered
 
     def on_wire(self, a: str, b: str) -> list[Message]:
-        """What is on its way from a to b."""
+        """The messages on their way from a to b."""
         return [pickle.loads(data) for data in self.wire[a, b]]
 
     def flow(self, *ids: str) -> None:
-        """Deliver among these managers (all, if none is named) until nothing is on its way."""
+        """Deliver among these managers (or all) until no message is on its way."""
         among = ids or tuple(self.nodes)
         moved = True
         while moved:
@@ -356,19 +357,19 @@ class StockCluster:
     # Time --------------------------------------------------------------------------------------------------------
 
     def tick(self, *ids: str, seconds: float = 2 * HEARTBEAT_SECONDS) -> None:
-        """Let time pass, then tick these managers once (all, if none is named)."""
+        """Let time pass, then tick these managers (or all) once."""
         self.now += seconds
         for id_ in ids or tuple(self.nodes):
             self._guarded(id_, "tick", self.nodes[id_].doTick, 0.0)
 
     def rounds(self, count: int, *ids: str) -> None:
-        """Ticks and everything they send, so many times, among these managers."""
+        """Tick these managers, and deliver all messages among them, `count` times."""
         for _ in range(count):
             self.tick(*ids)
             self.flow(*ids)
 
     def elect(self, id_: str, *voters: str) -> None:
-        """Its election timeout fires, with nobody else to hinder it. `voters`: who can be reached, all unless given."""
+        """Let a manager's election timeout fire, without a rival. `voters`: the managers that it reaches, or all."""
         machine = self.nodes[id_]
         machine._SyncObj__raftElectionDeadline = 0
         self.tick(id_)
@@ -376,7 +377,7 @@ class StockCluster:
         assert machine._isLeader(), f"{id_} was not elected: {self.describe()}"
 
     def turn(self) -> None:
-        """One tick of everybody, on healed links, and what was sent before."""
+        """Heal links, deliver the messages that were sent before, and tick all managers once."""
         for a in self.nodes:
             for b in self.nodes:
                 if a < b and frozenset((a, b)) not in self.cut:
@@ -392,7 +393,7 @@ class StockCluster:
             self.turn()
 
     def run_until(self, condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-        """Returns what `condition` returned; raises AssertionError when it does not hold in time."""
+        """Returns the result of `condition` when it is true. Raises AssertionError if it is not true in time."""
         end = self.now + seconds
         while not (result := condition()):
             assert self.now < end, f"not within {seconds} s: {self.describe()}"
@@ -402,13 +403,13 @@ class StockCluster:
     def _guarded(self, id_: str, where: str, function: Callable[..., object], *arguments: object) -> None:
         try:
             function(*arguments)
-        except Exception as error:  # noqa: BLE001 - as the library's own thread does; kept for whoever asks
+        except Exception as error:  # noqa: BLE001 - as the library's own thread does; the tests read it
             self.failures.append(Failure(id_, where, repr(error)))
 
     # Work and views ----------------------------------------------------------------------------------------------
 
     def submit(self, id_: str, text: str) -> None:
-        """A write through manager `id_`; what its callback is told goes to `answers`."""
+        """Write through the manager `id_`. The reason that the callback gets goes to `answers`."""
         self.nodes[id_].put(text, callback=self.answer_to(text))
 
     def answer_to(self, text: str) -> Callable[[Any, int], None]:
@@ -417,7 +418,7 @@ class StockCluster:
 
     @property
     def acknowledged(self) -> set[str]:
-        """Writes whose caller was told SUCCESS."""
+        """The writes with a callback that got SUCCESS."""
         return {text for text, reasons in self.answers.items() if SUCCESS in reasons}
 
     @property
@@ -434,7 +435,7 @@ class StockCluster:
         return int(self.nodes[id_].raftCommitIndex)
 
     def members(self, id_: str) -> list[str]:
-        """Whom a manager counts as members, itself included."""
+        """The managers that a manager counts as members, itself included."""
         return sorted([id_, *(node.id for node in self.nodes[id_].otherNodes)])
 
     def match_index(self, id_: str, peer: str) -> int:

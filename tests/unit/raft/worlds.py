@@ -1,7 +1,7 @@
-"""Two worlds with one vocabulary, stock PySyncObj and our engines: a story happens to both on the same schedule.
+"""Two worlds with one interface, stock PySyncObj and our engines: a story happens to both on the same schedule.
 
-Nothing moves by itself in either: messages are delivered, managers ticked and leaders elected where the story says so;
-disks return at once. Not here: what should come out of a story (test_holes.py).
+Nothing moves by itself: the story delivers messages, ticks managers and elects leaders. Disks return at once. Not here:
+the right end of a story (test_holes.py).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Message = dict[str, Any]
 
 FOREVER_SECONDS = 1e6
 HEARTBEATS_SECONDS = 0.2
-"""A tick lets so much time pass: one heartbeat is due, for sure."""
+"""The time that passes in a tick. One heartbeat is due for sure."""
 PATIENCE_SECONDS = 1.0
-"""Our callers give up after five ticks; until then a write goes to each new leader again, which stock does not do."""
+"""Our callers give up after five ticks. Until then a write goes to each new leader again, which stock does not do."""
 NOTICE_SECONDS = 0.003
 """Our leader holds a message without entries back for 2 ms."""
 
 
 REPLIES = {"next_node_idx": "next_node_idx", "append_reply": "next_index"}
-"""A follower's reply in stock PySyncObj and in ours, and its field with the next index."""
+"""The type of a follower's reply in stock PySyncObj and in ours, and its field with the next index."""
 
 
 def is_reset(message: Message) -> bool:
@@ -38,40 +38,40 @@ def is_reset(message: Message) -> bool:
 
 
 def acknowledges(index: int) -> Callable[[Message], bool]:
-    """A follower's success that covers an entry."""
+    """Whether a message is a follower's success that covers an entry."""
     return lambda message: (
         message["type"] in REPLIES and bool(message["success"]) and message[REPLIES[message["type"]]] > index
     )
 
 
 class World(ABC):
-    """m1 leads at the beginning, everybody is linked to everybody, and nothing is on its way."""
+    """At the beginning m1 leads, all managers are linked, and no message is on its way."""
 
     is_stock: bool
     ids: Sequence[str]
 
     @abstractmethod
     def connect(self, *ids: str) -> None:
-        """Link each of these to each other."""
+        """Link each of these managers to each other."""
 
     @abstractmethod
     def disconnect(self, a: str, b: str, *, keep: bool = False) -> None:
-        """`keep`: what is on its way may still arrive, by deliver_late()."""
+        """`keep`: messages on their way may still arrive, by deliver_late()."""
 
     @abstractmethod
     def crash(self, id_: str) -> None: ...
 
     @abstractmethod
     def restart(self, id_: str) -> None:
-        """It runs again, without links."""
+        """The manager runs again, without links."""
 
     @abstractmethod
     def tick(self, *ids: str) -> None:
-        """Time passes, enough for a heartbeat; then these take a turn (all, if none is named)."""
+        """Time passes, enough for a heartbeat. Then these managers (or all) take a turn."""
 
     @abstractmethod
     def deliver(self, a: str, b: str, count: int | None = None) -> list[Message]:
-        """Messages in order, all of them unless `count` says otherwise; b answers what it has to answer."""
+        """Deliver messages in order: the first `count`, or all. b puts its answers on the wire."""
 
     @abstractmethod
     def deliver_late(self, a: str, b: str, count: int | None = None) -> list[Message]: ...
@@ -81,7 +81,7 @@ class World(ABC):
 
     @abstractmethod
     def campaign(self, id_: str) -> None:
-        """Its election timeout fires, and nothing hinders it."""
+        """The election timeout of a manager fires, and nothing prevents its campaign."""
 
     @abstractmethod
     def leads(self, id_: str) -> bool: ...
@@ -92,7 +92,7 @@ class World(ABC):
     @property
     @abstractmethod
     def acknowledged(self) -> set[str]:
-        """Writes whose callers were told of success."""
+        """The writes that were reported to their callers as successful."""
 
     @abstractmethod
     def applied(self, id_: str) -> list[str]: ...
@@ -110,12 +110,12 @@ class World(ABC):
                 self.disconnect(id_, other)
 
     def deliver_until(self, a: str, b: str, wanted: Callable[[Message], bool]) -> None:
-        """Messages from a to b up to the first that is wanted; it has to be among them."""
+        """Deliver messages from a to b up to the first that is wanted. It has to be on the wire."""
         waiting = self.on_wire(a, b)
         self.deliver(a, b, next(number for number, message in enumerate(waiting, start=1) if wanted(message)))
 
     def flow(self, *ids: str) -> None:
-        """Deliver among these until nothing is on its way."""
+        """Deliver among these managers until no message is on its way."""
         moved = True
         while moved:
             moved = False
@@ -131,13 +131,13 @@ class World(ABC):
             self.flow(*ids)
 
     def elect(self, id_: str, *voters: str) -> None:
-        """`id_` becomes leader by the votes of `voters`; nobody else hears of it yet."""
+        """`id_` becomes leader by the votes of `voters`. No other manager hears of it yet."""
         self.campaign(id_)
         self.flow(id_, *voters)
         assert self.leads(id_), f"{id_} was not elected"
 
     def elect_whoever_can(self, *ids: str) -> str:
-        """Each of these tries, in this order, until one is elected."""
+        """Each of these managers campaigns, in this order, until one is elected."""
         for id_ in ids:
             self.campaign(id_)
             self.flow(*ids)
@@ -223,7 +223,7 @@ class OurWorld(World):
         self.rounds(2, *ids)
 
     def _sent(self, _node: object, _peer: str, message: Message) -> None:
-        """Pre-votes stay unheard: elections happen where the story says so."""
+        """Do nothing: only the story holds elections, so pre-votes are dropped."""
 
     def connect(self, *ids: str) -> None:
         for a in ids:
@@ -276,7 +276,7 @@ class OurWorld(World):
         queue.extend(kept)
 
     def _settle(self, id_: str) -> None:
-        """Step until the disk has returned, everything committed is applied, and no notice waits."""
+        """Step until the disk has returned, all committed entries are applied, and no notice waits."""
         node = self.cluster.nodes[id_]
         self.cluster.step(id_)
         while node.batches or node.events or node.engine.holds_notices:
@@ -290,7 +290,7 @@ class OurWorld(World):
 
     def campaign(self, id_: str) -> None:
         self.cluster.now += HEARTBEATS_SECONDS
-        for node in self.cluster.nodes.values():  # as if the leader of each handed over
+        for node in self.cluster.nodes.values():  # as if each manager's leader had handed over
             node.engine._elections.handed_over(id_, self.cluster.now)
         self.cluster.nodes[id_].engine._campaign(Reason("transfer", "a test"))
         self._settle(id_)
