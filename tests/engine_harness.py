@@ -1,8 +1,8 @@
 """Several real engines in one thread: virtual clock, links and disks, driven by hand or run until a condition holds.
 
-Nothing of the product is replaced but clock, randomness, sockets and the disk (tests/memory_files.py). The state
-machine is a list, so any divergence shows. What every run checks, always: one leader a term, one log batch in flight,
-nothing applied beyond the synced log, no exception out of a step. Not here: random faults (the simulation's matter).
+Of the product, only clock, randomness, sockets and the disk (tests/memory_files.py) are replaced. The state machine is
+a list, so any divergence shows. Every run checks: one leader in a term, one batch of the log on its way, nothing
+applied beyond the synced log, no exception out of a step. Not here: random faults (the simulation's matter).
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ Message = dict[str, Any]
 
 STEP_SECONDS = 0.01
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-"""The calendar's time at second 0."""
+"""The calendar time at second 0."""
 LOG_DIRECTORY = "/log"
 NOT_AFTER = EPOCH.timestamp() + 365 * 86400
-"""When every certificate ends."""
+"""The end of every certificate."""
 SEGMENT_BYTES = 256 * 1024
 START_SEGMENT_BYTES = 32 * 1024
 RESTORED_INDEX = 2
 ASK_AGAIN_SECONDS = 0.1
-"""How often the product's manager repeats a membership question; here too."""
+"""The interval at which the product's manager asks again for a change of members; here too."""
 
 
 class Sent(NamedTuple):
@@ -61,7 +61,7 @@ class Sent(NamedTuple):
 
 
 class Durable(NamedTuple):
-    """What a manager's log would say after a power cut."""
+    """The contents of a manager's log after a power cut."""
 
     term: int
     vote: str | None
@@ -76,13 +76,13 @@ def said_by(log: Log) -> Durable:
 
 
 class Full(ListMachine):
-    """Its disk has no room left while `full` says so."""
+    """A machine that has no space left while `full` is true."""
 
     full = False
 
     def _advance(self, index: int, term: int) -> None:
         if self.full:
-            raise StorageFull("no room")
+            raise StorageFull("no space left")
         super()._advance(index, term)
 
 
@@ -101,18 +101,18 @@ class Node:
     write_at: float | None = None
     disk_seconds: float | None = 0.0
     disk_error: OSError | None = None
-    """What the next writes of the log end with, instead of being written."""
+    """The error of the next writes of the log; nothing is written then."""
     syncs: int = 0
     taken: Durable = BLANK
     durable: Durable = BLANK
-    """What the batch being written leads to, and what the last one that was written led to."""
+    """The log's contents after the batch that is being written, and after the last one that was written."""
     work: deque[Work] = field(default_factory=deque)
     works: bool = True
-    """Whether the workers get on with their jobs."""
+    """Whether the workers do their jobs."""
 
     @property
     def machine(self) -> ListMachine:
-        """The state in use; another one after a snapshot was installed."""
+        """The state in use. It is another object after the state was replaced."""
         return self.snapshots.machine
 
     @property
@@ -134,7 +134,7 @@ class _Machines(MutableMapping[str, ListMachine]):
         return self._cluster.states[id_].machine
 
     def __setitem__(self, id_: str, machine: ListMachine) -> None:
-        """From its next start on."""
+        """Use this state from the manager's next start on."""
         state = self._cluster.states.setdefault(id_, ListSnapshots(self._cluster.make_machine))
         state.machine = state.published = machine
 
@@ -151,7 +151,7 @@ class _Machines(MutableMapping[str, ListMachine]):
 class Cluster:
     """`nodes[id]` for each running manager; `run_until(condition)` moves the clock.
 
-    `states` (with `machines`, what is applied) and `disks` outlive a crash, as a database file and a log directory do.
+    `states` (and so `machines`) and `disks` survive a crash, as a database file and a log directory do.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Cluster:
         trust_domain: str = "",
         start: bool = True,
     ) -> None:
-        """`trust_domain`: links are under TLS, and each manager has a certificate of it."""
+        """`trust_domain`: if it is given, links are under TLS, and each manager has a certificate of this domain."""
         self.random = Random(seed)
         self.now = 1000.0
         self.make_machine = make_machine
@@ -175,7 +175,7 @@ class Cluster:
         self.large_bytes = large_bytes
         self.trust_domain = trust_domain
         self.certificates: dict[str, Identity] = {}
-        """What each manager shows the others; made at its first start where there is a trust domain."""
+        """The certificate of each manager, made at its first start if there is a trust domain."""
         self.nodes: dict[str, Node] = {}
         self.states: dict[str, ListSnapshots] = {}
         self.machines = _Machines(self)
@@ -186,20 +186,20 @@ class Cluster:
         """(from, to) -> the number by which `from` knows its link to `to`."""
         self.wire: dict[tuple[str, str], deque[tuple[int, bytes]]] = defaultdict(deque)
         self.late: dict[tuple[str, str], deque[tuple[int, bytes]]] = defaultdict(deque)
-        """What was on its way on links that broke, kept by disconnect(keep=True)."""
+        """The messages that were on their way on links that broke, kept by disconnect(keep=True)."""
         self.cut: set[frozenset[str]] = set()
         self.held: set[tuple[str, str]] = set()
-        """Directions in which nothing is delivered for now (a slow or one-way link)."""
+        """Directions in which no message is delivered for now (a slow or one-way link)."""
         self.thin: set[tuple[str, str]] = set()
-        """Directions in which what is in the BULK lane does not arrive for now, and everything else passes it."""
+        """Directions in which messages of the BULK lane do not arrive for now, and all others overtake them."""
         self.sent: list[Sent] = []
         self.leaders: dict[int, str] = {}
         self.refusals: list[tuple[str, str, Refusal]] = []
-        """(who refuses, whom, why)."""
+        """(manager that refuses, refused manager, reason)."""
         self.stopped: dict[str, WarrenError] = {}
-        """Managers whose engine failed; the product's driver would have closed them."""
+        """Id -> failure of the engine. The product's driver would have closed these managers."""
         self.on_send: Callable[[Node, str, Message], None] = lambda _node, _peer, _message: None
-        """Called for each message that leaves an engine, at that moment."""
+        """Called for each message at the moment when it leaves an engine."""
         self.acknowledged: dict[str, Any] = {}
         self.failed: dict[str, Exception] = {}
         self._link_number = 0
@@ -259,20 +259,20 @@ class Cluster:
         return self.nodes[id_]
 
     def certificate(self, id_: str) -> Identity | None:
-        """Of a manager; None where links are plaintext."""
+        """The certificate of a manager; None if links are plaintext."""
         if self.trust_domain and id_ not in self.certificates:
             self.issue(id_)
         return self.certificates.get(id_)
 
     def issue(self, id_: str) -> Identity:
-        """Another certificate for this id."""
+        """Issue another certificate for this id."""
         self._link_number += 1
         serial = f"{self._link_number:x}"
         self.certificates[id_] = Identity(self.trust_domain, id_, serial, NOT_AFTER)
         return self.certificates[id_]
 
     def crash(self, id_: str) -> None:
-        """kill -9, and a power cut of the log alone: nothing in memory survives, nor what the log had not synced."""
+        """kill -9, and a power cut for the log alone: memory is lost, and so are unsynced changes of the log."""
         node = self.nodes.pop(id_)
         for other in list(self.nodes):
             self.disconnect(id_, other)
@@ -282,8 +282,8 @@ class Cluster:
         self.disks[id_].power_cut()
 
     def power_cut(self, *ids: str) -> None:
-        """The machines of these managers go down (of all running ones, if none is named): their states, which are never
-        synced, are rebuilt from snapshots and log when they start again."""
+        """The machines of these managers (or of all running ones) go down. Their states are never synced, so they are
+        rebuilt from snapshots and log at the next start."""
         for id_ in ids or list(self.nodes):
             self.crash(id_)
             self.states[id_].is_trusted = False
@@ -300,7 +300,7 @@ class Cluster:
         cluster_id: str = "restored",
         members: Mapping[str, str] | None = None,
     ) -> None:
-        """The directory of a manager that does not run becomes one of a new cluster, as `snapshot restore` does."""
+        """Make the directory of a manager that does not run one of a new cluster, as `snapshot restore` does."""
         self.disks[id_] = MemoryFiles()
         self.states[id_] = ListSnapshots.restored(self.make_machine, applied, RESTORED_INDEX)
         Log.create_at(
@@ -315,14 +315,14 @@ class Cluster:
         ).close()
 
     def wipe(self, id_: str) -> None:
-        """The data directory of a manager that does not run is emptied."""
+        """Empty the data directory of a manager that does not run."""
         del self.disks[id_]
         self.states.pop(id_, None)
 
     # Links -------------------------------------------------------------------------------------------------------
 
     def connect(self, a: str, b: str) -> None:
-        """A link comes up if both accept the other's hello."""
+        """Make a link if both managers accept the other's hello."""
         one, two = self.nodes[a], self.nodes[b]
         hellos = one.engine.hello(), two.engine.hello()
         for judging, hello, judged in ((two, hellos[0], one), (one, hellos[1], two)):
@@ -337,7 +337,7 @@ class Cluster:
             node.events.append(LinkUp(other, self._link_number, hello, self.certificate(other)))
 
     def disconnect(self, a: str, b: str, *, keep: bool = False) -> None:
-        """What is on the wire dies with the connection, or with `keep` may still arrive, see deliver_late()."""
+        """End a link. Messages on the wire are lost; with `keep` they may still arrive, see deliver_late()."""
         for x, y in ((a, b), (b, a)):
             number = self.links.pop((x, y), None)
             if keep:
@@ -357,7 +357,7 @@ class Cluster:
                 self.part(id_, other)
 
     def hold(self, *pairs: tuple[str, str]) -> None:
-        """What is sent in these directions stays on the wire."""
+        """Messages in these directions stay on the wire."""
         self.held.update(pairs)
 
     def heal(self) -> None:
@@ -368,7 +368,7 @@ class Cluster:
     # Time --------------------------------------------------------------------------------------------------------
 
     def step(self, id_: str) -> None:
-        """One step of one manager at the present time, with whatever arrived there."""
+        """One step of one manager at the present time, with all events that wait for it."""
         node = self.nodes[id_]
         events, node.events = node.events, []
         for effect in node.engine.step(self.now, events):
@@ -390,7 +390,7 @@ class Cluster:
         if isinstance(effect, Send):
             self._send(node, effect)
         elif isinstance(effect, WriteLog):
-            assert not node.batches, "two log batches in flight"
+            assert not node.batches, "two batches of the log on their way"
             node.batches.append(effect.batch)
             node.taken = said_by(node.log)
             node.write_at = None if node.disk_seconds is None else self.now + node.disk_seconds
@@ -411,7 +411,7 @@ class Cluster:
             self.wire[node.id, peer].append((self.links[peer, node.id], frames.encode(effect.message)))
 
     def complete_sync(self, id_: str) -> None:
-        """The disk returns from the write that it was given."""
+        """The disk returns from the write that waits."""
         node = self.nodes[id_]
         batch = node.batches.popleft()
         if node.disk_error is None:
@@ -421,7 +421,7 @@ class Cluster:
         node.events.append(Synced(batch, node.disk_error))
 
     def do_work(self, id_: str) -> None:
-        """The next job of a manager's workers is done; it counts at its next step."""
+        """Do the next job of a manager's workers. The result counts at the manager's next step."""
         node = self.nodes[id_]
         work = node.work.popleft()
         try:
@@ -430,11 +430,11 @@ class Cluster:
             node.events.append(Worked(work, None, error))
 
     def deliver(self, a: str, b: str, count: int | None = None) -> list[Message]:
-        """Messages from a to b, in order; all of them unless `count` says otherwise. They count at b's next step."""
+        """Deliver messages from a to b, in order: the first `count`, or all. They count at b's next step."""
         return self._deliver(self.wire[a, b], a, b, count)
 
     def deliver_late(self, a: str, b: str, count: int | None = None) -> list[Message]:
-        """Messages that were on their way on a link that broke, still under its number."""
+        """Deliver messages that were on their way on a link that broke, with the number of that link."""
         return self._deliver(self.late[a, b], a, b, count)
 
     def _deliver(self, queue: deque[tuple[int, bytes]], a: str, b: str, count: int | None) -> list[Message]:
@@ -454,11 +454,11 @@ class Cluster:
         self.wire[a, b] = bulk
 
     def on_wire(self, a: str, b: str) -> list[Message]:
-        """What is on its way from a to b."""
+        """The messages on their way from a to b."""
         return [frames.decode(data) for _, data in self.wire[a, b]]
 
     def turn(self) -> None:
-        """One step of time for everybody: dial, deliver, sync, step."""
+        """Let one step of time pass for all managers: dial, deliver, sync, step."""
         self.now += STEP_SECONDS
         for id_, node in list(self.nodes.items()):
             for peer in sorted(node.dialed):
@@ -489,7 +489,7 @@ class Cluster:
             self.turn()
 
     def run_until(self, condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-        """Returns what `condition` returned; raises AssertionError when it does not hold in time."""
+        """Returns the result of `condition` when it is true. Raises AssertionError if it is not true in time."""
         end = self.now + seconds
         while not (result := condition()):
             assert self.now < end, f"not within {seconds} s: {self.describe()}"
@@ -500,7 +500,7 @@ class Cluster:
 
     @property
     def leader(self) -> Node | None:
-        """The newest leader that knows to be one."""
+        """The leader of the latest term that knows that it leads."""
         leaders = [node for node in self.nodes.values() if node.engine.is_leader]
         return max(leaders, key=lambda node: node.engine.term, default=None)
 
@@ -510,19 +510,19 @@ class Cluster:
         return node
 
     def wait_ready(self) -> Node:
-        """Every running manager is ready; the leader."""
+        """Wait until every running manager is ready. Returns the leader."""
         self.run_until(lambda: all(node.engine.is_ready for node in self.nodes.values()))
         return self.wait_leader()
 
     def followers(self) -> list[str]:
-        """Running managers but the leader, sorted."""
+        """The running managers except the leader, sorted."""
         leader = self.wait_leader().id
         return sorted(id_ for id_ in self.nodes if id_ != leader)
 
     def submit(
         self, id_: str, text: str, seconds: float = 10.0, done: Callable[[Proposal], None] | None = None
     ) -> Proposal:
-        """A write through manager `id_`. `acknowledged` and `failed` tell how it ended, unless `done` is given."""
+        """Write through the manager `id_`. The end goes to `acknowledged` or `failed`, unless `done` is given."""
         self._sequence += 1
         data = cbor2.dumps([7, self._sequence, text])
         done = done or (lambda ended: self._done(text, ended))
@@ -539,7 +539,7 @@ class Cluster:
             self.acknowledged[text] = proposal.outcome
 
     def write(self, id_: str, *texts: str) -> None:
-        """Writes through manager `id_`, until each is acknowledged."""
+        """Write through the manager `id_`, and wait until each write is acknowledged."""
         for text in texts:
             self.submit(id_, text)
         self.run_until(lambda: all(text in self.acknowledged for text in texts))
@@ -547,7 +547,8 @@ class Cluster:
     def ask(
         self, id_: str, verb: str, member_id: str | None = None, address: str = "", incarnation: str = ""
     ) -> Answer:
-        """One question about members, or one for a leadership transfer (verb "transfer"), through manager `id_`."""
+        """Ask once for a change of members, or for a leadership transfer (verb "transfer"), through the manager
+        `id_`."""
         answers: list[Answer] = []
         event: Event
         if verb == "transfer":
@@ -559,7 +560,7 @@ class Cluster:
         return answers[0]
 
     def change(self, id_: str, verb: str, member_id: str, address: str = "", seconds: float = 20.0) -> Answer:
-        """Ask as the product's manager does: again and again, until it is done or refused."""
+        """Ask as the product's manager does: again and again, until the change is done or refused."""
         end = self.now + seconds
         known = self.nodes[id_].engine.members.get(member_id)
         incarnation = known.incarnation if verb == "remove" and known is not None else ""
@@ -580,7 +581,8 @@ class Cluster:
         ) and all(node.log.last_index == node.machine.applied_index for node in self.nodes.values())
 
     def check_writes(self) -> None:
-        """Every acknowledged write is applied exactly once on every running manager, and all lists are equal."""
+        """Check that every acknowledged write is applied exactly once on every running manager, and that all lists are
+        equal."""
         self.run_until(self.converged)
         for node in self.nodes.values():
             applied = node.machine.applied
@@ -593,7 +595,7 @@ class Cluster:
         return [(index, term) for _, index, term in self.nodes[id_].log.entries]
 
     def members(self, id_: str) -> dict[str, bool]:
-        """The applied list at one manager: id -> votes."""
+        """The applied list at one manager: id -> whether it votes."""
         membership = self.nodes[id_].engine.membership
         return {} if membership is None else {m.id: m.voter for m in membership.members.values()}
 
@@ -608,7 +610,7 @@ class Cluster:
 
 
 def send_raw(node: Node, peer: str, wire: Message) -> None:
-    """A message that the engine itself would not send, as it goes on the wire. Nothing if there is no link."""
+    """Send a message, as on the wire, that the engine itself would not send. Does nothing if there is no link."""
     link = node.engine._roster.links.get(peer)
     if link is not None:
         node.engine._outbox.add(Send(link.number, wire))

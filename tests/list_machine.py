@@ -1,6 +1,6 @@
-"""A state machine that is a list, and its snapshots, which are bytes: what tests of consensus apply to.
+"""A state machine that is a list, and its snapshots, which are bytes. For tests of consensus.
 
-Durable by decree: what was applied, and what is held of snapshots, survives the engine. Not here: LMDB, files.
+The list and the snapshots count as durable: they survive the engine. Not here: LMDB, files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from warren_raft.errors import Corrupted, InvariantViolation, SnapshotInvalid
 from warren_raft.raft.log import Log
 
 UNREADABLE = -1
-"""The sequence of a command that stops every manager that applies it, as one of an unknown version does."""
+"""The sequence of a command that stops every manager that applies it, like a command of an unknown version."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class ListMachine:
         return None
 
     def problem_of(self, command: bytes, sender: str) -> str:
-        """A session of a manager is named like it, where that is known; 7 is everybody's."""
+        """Why a command may not be written. If the sender is known, its session has its id. Session 7 belongs to all
+        managers."""
         try:
             session, sequence, text = cbor2.loads(command)
         except (cbor2.CBORError, TypeError, ValueError):
@@ -113,7 +114,7 @@ class Held:
 
 
 class ListSnapshots:
-    """A manager's state, its snapshots and what it fetches. `machine` is the state in use."""
+    """A manager's state, its snapshots, and the snapshot that it fetches. `machine` is the state in use."""
 
     def __init__(self, make_machine: Callable[[], ListMachine]) -> None:
         self.make_machine = make_machine
@@ -122,16 +123,16 @@ class ListSnapshots:
         self.incoming: tuple[str, int] = ("", 0)
         self.received = b""
         self.adopted: Held | None = None
-        """What has arrived whole, whether or not it was installed: a start finds it."""
+        """The snapshot that has arrived whole. A start finds it, also if the state was not replaced yet."""
         self.installed: list[int] = []
-        """The index of each state that was swapped in."""
+        """The index of each state that replaced another."""
         self.published: ListMachine = self.machine
         self.is_trusted = True
-        """False after a power cut: nobody reads the state that is there, the next start rebuilds it."""
+        """False after a power cut: the state is not read, and the next start rebuilds it."""
 
     @classmethod
     def restored(cls, make_machine: Callable[[], ListMachine], applied: Sequence[str], index: int) -> ListSnapshots:
-        """What `snapshot restore` leaves: a state of a new cluster, and a snapshot of it."""
+        """The state of a new cluster and a snapshot of it, as `snapshot restore` leaves them."""
         snapshots = cls(make_machine)
         machine = snapshots.machine
         machine.load(cbor2.dumps([index, 0, list(applied), [], None]))
@@ -139,7 +140,7 @@ class ListSnapshots:
         return snapshots
 
     def open(self, log: Log) -> None:
-        """At a manager's start: the published state, or a rebuilt one where the log does not go on from that."""
+        """At a manager's start: open the published state, or rebuild it if the log does not go on from it."""
         self.machine = self.published
         if self.adopted is not None and self.adopted not in self.held:
             self.took(self.adopted, set())

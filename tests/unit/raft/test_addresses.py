@@ -1,7 +1,7 @@
-"""The promise: managers that have moved find each other, and whoever runs them is told which command puts it in order.
+"""The promise: managers that have moved find each other, and their operator is told the command that corrects the list.
 
-Three come back on three new ports, say, after a change of their configuration: the replicated list names the old ones,
-and only a leader can change the list. They looked for each other at the old ports for ever.
+An example: three managers start again on three new ports, after a change of their configuration. The replicated list
+has the old ports, and only a leader can change the list. (Pins a fault: they dialled the old ports for ever.)
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def moved(cluster: Cluster, id_: str) -> str:
 
 
 def move(cluster: Cluster, id_: str, members: Mapping[str, str] | None = None) -> None:
-    """It is stopped, and started with another address for itself alone, unless the others' are given too."""
+    """Stop a manager, and start it with another address. It knows only its own new address, unless `members` has
+    others."""
     address = moved(cluster, id_)
     cluster.crash(id_)
     cluster.start(id_, address=address, members={**cluster.initial, **(members or {}), id_: address})
@@ -82,8 +83,8 @@ def test_a_manager_whose_own_address_is_not_the_list_s_says_so_before_it_has_met
 
 
 def test_two_that_moved_one_after_the_other_find_each_other_when_the_third_dies() -> None:
-    """Each of the two told its new address to those it reached, by its hello: m3 met both of them, and they never met.
-    As long as m3 lived nothing was amiss; then a majority was alive and knew nothing of each other."""
+    """Each of the two told its new address, in its hello, to the members that it reached. m3 met both of them, and they
+    never met each other. When m3 died, a majority was alive, and its members could not find each other."""
     cluster = Cluster()
     cluster.wait_ready()
     move(cluster, "m1")
@@ -135,7 +136,7 @@ def test_addresses_that_are_told_make_nobody_a_member_and_hold_only_for_the_dire
 
 
 def test_a_blank_directory_at_an_address_that_was_said_is_not_let_in() -> None:
-    """The address is where to dial; who answers there is judged as anybody is."""
+    """The address is only a place to dial. The manager that answers there is judged like any other."""
     cluster = Cluster()
     cluster.wait_ready()
     move(cluster, "m3")
@@ -164,7 +165,7 @@ def test_a_removed_member_is_forgotten_with_its_addresses() -> None:
 
 
 def test_members_update_says_where_nobody_answers_and_where_the_member_is() -> None:
-    """It was answered "done" for any address, and the member was gone for who had to dial it."""
+    """(Pins a fault: the answer was "done" for any address, and managers that had to dial the member lost it.)"""
     cluster = Cluster()
     leader = cluster.wait_ready().id
     follower = cluster.followers()[0]
@@ -190,7 +191,8 @@ def test_members_update_says_where_nobody_answers_and_where_the_member_is() -> N
 
 
 def test_two_managers_that_took_each_other_s_address_are_put_in_order() -> None:
-    """Each address is in the list, under the other's id: it was refused as taken, for both of them."""
+    """Each address is in the list under the id of the other manager. (Pins a fault: the update was refused for both,
+    because the address was taken.)"""
     cluster = Cluster()
     cluster.wait_ready()
     for id_ in ("m1", "m2", "m3"):
@@ -207,7 +209,7 @@ def test_two_managers_that_took_each_other_s_address_are_put_in_order() -> None:
 
 
 def test_what_was_learnt_before_a_restart_is_of_use_after_it() -> None:
-    """Both that have moved are restarted when the third, which knew both, is gone for good."""
+    """The two managers that have moved are restarted after the third, which knew both, is lost for ever."""
     cluster = Cluster()
     cluster.wait_ready()
     move(cluster, "m1")
@@ -225,7 +227,7 @@ def test_what_was_learnt_before_a_restart_is_of_use_after_it() -> None:
 
 
 def test_managers_that_were_restored_with_old_addresses_form_their_cluster_at_the_new_ones() -> None:
-    """The list that they were restored with counts, and nobody is there any more."""
+    """The list with which they were restored is in force, and no manager is at its addresses any more."""
     cluster = Cluster(start=False)
     for id_ in cluster.initial:
         cluster.restore(id_, ["old"])
@@ -239,7 +241,7 @@ def test_managers_that_were_restored_with_old_addresses_form_their_cluster_at_th
 
 
 def test_a_manager_that_is_dialled_in_search_of_another_raises_no_alarm_about_it() -> None:
-    """Its port was another member's once. The manager that dialled it has the wrong address, and logs that."""
+    """The port belonged to another member once. The manager that dialled it has the wrong address, and logs that."""
     cluster = Cluster()
     cluster.wait_ready()
     m3 = cluster.nodes["m3"]
@@ -267,7 +269,7 @@ def test_what_a_member_said_itself_is_dialled_first_and_every_address_once() -> 
 
 
 def test_an_address_that_is_our_own_by_now_is_not_dialled() -> None:
-    """m1 took over the port that m2 has left: it would meet itself there, and raise an alarm about it."""
+    """m1 took over a port that m2 has left. It would dial itself there, and raise an alarm."""
     assert AddressBook("127.0.0.1:2", {"m2": ("127.0.0.1:5",)}).places(M2) == ("127.0.0.1:5",)
     assert AddressBook("127.0.0.1:2", {}).places(M2) == ("127.0.0.1:2",)
 
@@ -289,7 +291,7 @@ def test_however_much_is_told_a_few_addresses_of_each_member_are_kept() -> None:
     places = book.places(M2)
     assert len(places) == PLACES_MAX
     assert places[: 1 + TOLD_MAX] == ("127.0.0.1:2", "127.0.0.1:1999", "127.0.0.1:1998", "127.0.0.1:1997")
-    assert {id_: len(told) for id_, told in book._told.items()} == {"m2": 7}, "one of each member that tells"
+    assert {id_: len(told) for id_, told in book._told.items()} == {"m2": 7}, "one address of each member that tells"
 
 
 def test_what_is_worth_keeping_is_where_members_are_and_the_list_does_not_have_them() -> None:
@@ -297,12 +299,12 @@ def test_what_is_worth_keeping_is_where_members_are_and_the_list_does_not_have_t
     book = AddressBook("127.0.0.1:1", {})
     assert book.to_keep({}, members) == {}
     before = {"m2": "127.0.0.1:3", "m9": "127.0.0.1:9"}
-    assert book.to_keep(before, members) == {"m2": "127.0.0.1:3"}, "not heard of since, and m9 is no member any more"
-    assert book.to_keep({"m2": M2.address}, members) == {}, "the list has it by now"
+    assert book.to_keep(before, members) == {"m2": "127.0.0.1:3"}, "m2 was not heard since, and m9 is not a member"
+    assert book.to_keep({"m2": M2.address}, members) == {}, "the list has the address by now"
     book.told("m3", [("m2", Said("directory", "127.0.0.1:4"))], members)
     assert book.to_keep(before, members) == {"m2": "127.0.0.1:4"}
     book.heard(M2, "directory", M2.address)
-    assert book.to_keep(before, members) == {}, "it says itself that the list is right"
+    assert book.to_keep(before, members) == {}, "the member itself says that the list is right"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
-"""The seam between what is said and what is on disk: nothing leaves before the sync it speaks for.
+"""Messages and the disk: no message leaves before the sync on which it depends.
 
-Replies, votes and vote requests wait for the sync; a leader's append messages may leave before its own; nothing is
-applied beyond the synced log; one batch is in flight at a time; the disk's slowness costs no heartbeat. A second pair
-of eyes: what is durable is what the harness saw written, never what the engine says of itself.
+Replies, votes and vote requests wait for the sync. A leader's append messages may leave before its own sync. Nothing is
+applied beyond the synced log, one batch is on its way at a time, and a slow disk costs no heartbeat. The check is
+independent: an entry is durable if the harness saw it written, whatever the engine says.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ IDS = ("m1", "m2", "m3", "m4", "m5")
 
 
 def is_sign_of_life(message: Message) -> bool:
-    """The one answer that may leave before the disk has returned: it claims no entry, no term and no vote."""
+    """Whether a message is a sign of life. It may leave before the disk has returned, because it claims no entry, no
+    term and no vote."""
     return (
         message["type"] == "append_reply"
         and message["next_index"] == 0
@@ -32,7 +33,7 @@ def is_sign_of_life(message: Message) -> bool:
 
 
 class Seam:
-    """Looks at every message when it leaves. `counts` tells how many of each kind were looked at."""
+    """Checks every message when it leaves. `counts` has the number of checked messages of each kind."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.counts = Counter[str]()
@@ -47,10 +48,10 @@ class Seam:
 
     @staticmethod
     def _append_entries(node: Node, _peer: str, message: Message) -> None:
-        """Its own entries may still be on their way to the disk; its term and its vote for itself may not."""
+        """A leader's entries may still be on their way to its disk. Its term and its vote for itself may not."""
         assert message["term"] < node.durable.term or (message["term"], node.id) == node.durable[:2]
         durable = node.durable.entries[-1][1]
-        assert message["commit_index"] <= durable, "told to be committed, and not durable at the leader"
+        assert message["commit_index"] <= durable, "sent as committed, and not durable at the leader"
 
     @staticmethod
     def _append_reply(node: Node, _peer: str, message: Message) -> None:
@@ -80,7 +81,7 @@ class Seam:
 
 
 def disturb(cluster: Cluster, random: Random) -> None:
-    """One thing that happens in a random run: to a link, a manager, or a disk. A majority stays alive."""
+    """Disturb a link, a manager or a disk in a random run. A majority stays alive."""
     act = random.random()
     id_, other = random.sample(sorted(cluster.nodes), 2)
     node = cluster.nodes[id_]
@@ -101,7 +102,7 @@ def disturb(cluster: Cluster, random: Random) -> None:
 
 
 def slowness(random: Random) -> float | None:
-    """Seconds a sync takes; None: until somebody lets it return."""
+    """The seconds that a sync takes; None: until the test lets it return."""
     return random.choice([0.0, 0.0, 0.01, 0.05, 0.3, 2.0, None])
 
 
@@ -133,9 +134,9 @@ def run_randomly(seed: int) -> tuple[Cluster, Seam]:
 @pytest.mark.slow
 @pytest.mark.parametrize("block", range(10))
 def test_random_runs_keep_the_seam_and_every_acknowledged_write(block: int) -> None:
-    """Slow and hanging disks, cuts, one-way links, crashes that lose what was not synced. In each run: nothing is said
-    before it is durable, no second leader in a term, no second batch in flight, nothing applied beyond the synced log
-    (the harness); and after it every acknowledged write is there exactly once on every manager, in the same order."""
+    """Slow and hanging disks, cuts, one-way links, and crashes that lose unsynced bytes. In each run, no message leaves
+    before its sync, no term has two leaders, no second batch is on its way, and nothing is applied beyond the synced
+    log (the harness). In the end every manager has every acknowledged write exactly once, in the same order."""
     counts = Counter[str]()
     for seed in range(block * 25, block * 25 + 25):
         cluster, seam = run_randomly(seed)
@@ -167,7 +168,7 @@ def test_a_disk_that_takes_two_seconds_costs_no_election(who: str) -> None:
 
 
 def test_two_slow_followers_delay_writes_and_depose_nobody() -> None:
-    """The leader hears signs of life, which keep its quorum, and acknowledges nothing on their strength."""
+    """The signs of life keep the leader's quorum, but the leader acknowledges no write because of them."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     for id_ in cluster.followers():
@@ -182,7 +183,7 @@ def test_two_slow_followers_delay_writes_and_depose_nobody() -> None:
 
 
 def test_a_leader_whose_disk_hangs_acknowledges_nothing_though_both_followers_have_it() -> None:
-    """Its own copy counts in the core's quorum, so it has to be one (DESIGN 4)."""
+    """The leader's own copy counts in the core's quorum, so it has to be on disk."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     leader.disk_seconds = None
@@ -197,7 +198,7 @@ def test_a_leader_whose_disk_hangs_acknowledges_nothing_though_both_followers_ha
 
 
 def test_a_cluster_of_one_acknowledges_what_its_disk_has() -> None:
-    """PySyncObj commits at once where one vote is a majority; we apply after the sync (DESIGN 4)."""
+    """If one vote is a majority, PySyncObj commits at once. We apply after the sync."""
     cluster = Cluster(["m1"])
     node = cluster.wait_ready()
     node.disk_seconds = None
@@ -211,7 +212,7 @@ def test_a_cluster_of_one_acknowledges_what_its_disk_has() -> None:
 
 
 def test_writes_that_wait_for_a_sync_share_the_next_one() -> None:
-    """Group commit: while one batch is on its way to the disk, everything that comes becomes the next."""
+    """Group commit: all writes that come while one batch is on its way to the disk become the next batch."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     leader.disk_seconds = 0.2
@@ -225,7 +226,7 @@ def test_writes_that_wait_for_a_sync_share_the_next_one() -> None:
 
 
 def test_a_follower_that_lost_its_link_sends_no_answer_meant_for_the_old_one() -> None:
-    """It waited for the disk, and the link it belonged to is gone; on the new one it would be out of order."""
+    """The answer waited for the disk, and its link has ended. On the new link it would be out of order."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     follower = cluster.followers()[0]
@@ -255,8 +256,8 @@ def test_a_follower_that_lost_its_link_sends_no_answer_meant_for_the_old_one() -
 
 
 def test_what_is_answered_in_the_step_in_which_its_link_breaks_is_not_said_on_the_next_one() -> None:
-    """The question, the end of its link and the next link may all come in one step. The answer was kept, and left on
-    the next link."""
+    """A question, the end of its link and the next link may all come in one step. (Pins a bug: the answer was kept, and
+    left on the next link.)"""
     cluster = Cluster()
     leader = cluster.wait_ready()
     follower = cluster.followers()[0]
@@ -279,8 +280,8 @@ def test_what_is_answered_in_the_step_in_which_its_link_breaks_is_not_said_on_th
 
 
 def test_a_leader_that_commits_in_the_step_in_which_it_steps_down_tells_its_log() -> None:
-    """It applies what it has committed. The log, which a start goes by, was not told: a leader that hears no quorum
-    steps down in the tick that counts its own disk."""
+    """The leader applies the entries that it has committed. (Pins a bug: its log, on which a start depends, did not get
+    the commit index. A leader that hears no quorum steps down in the tick that counts its own disk.)"""
     cluster = Cluster()
     leader = cluster.wait_ready()
     cluster.run(0.5)
@@ -298,8 +299,9 @@ def test_a_leader_that_commits_in_the_step_in_which_it_steps_down_tells_its_log(
 
 
 def test_a_single_voter_tells_its_learners_of_no_commit_that_its_disk_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PySyncObj commits at once where one vote is a majority; a learner would apply what a power cut takes back."""
-    monkeypatch.setattr(Rounds, "keeps_up", lambda _self, _learner: False)  # it stays a learner
+    """If one vote is a majority, PySyncObj commits at once. A learner would apply entries that a power cut takes
+    back."""
+    monkeypatch.setattr(Rounds, "keeps_up", lambda _self, _learner: False)  # the learner stays a learner
     cluster = Cluster(["m1"])
     Seam(cluster)
     leader = cluster.wait_ready()
@@ -315,8 +317,9 @@ def test_a_single_voter_tells_its_learners_of_no_commit_that_its_disk_lacks(monk
 
 
 def test_a_single_voter_leads_nobody_in_a_term_that_it_could_forget() -> None:
-    """It needs no vote but its own, so it leads before that vote is durable. (Pins a bug: the learner got entries of
-    the new term at once; after a crash the same term began anew, with other entries at the same indexes.)"""
+    """A single voter needs only its own vote, so it leads before that vote is durable. (Pins a bug: the learner got
+    entries of the new term at once. After a crash the same term began again, with other entries at the same
+    indexes.)"""
     cluster = Cluster(["m1"])
     Seam(cluster)
     cluster.wait_ready()
@@ -338,7 +341,7 @@ def test_a_single_voter_leads_nobody_in_a_term_that_it_could_forget() -> None:
 
 
 def test_a_leader_whose_disk_hangs_for_good_hands_leadership_to_one_whose_does_not() -> None:
-    """Two seconds are a hiccup; after five the others need not wait for a disk that may never return."""
+    """A disk may hang for two seconds. After five, the others need not wait for a disk that may never return."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     origin, _ = cluster.followers()
@@ -378,7 +381,7 @@ def test_a_manager_without_room_for_its_log_acknowledges_nothing_and_resumes_by_
 
 
 def test_answers_that_wait_for_room_do_not_pile_up() -> None:
-    """(Pins a bug: each heartbeat left another answer, ten a second for as long as the disk was full.)"""
+    """(Pins a bug: each heartbeat left another answer that waited, ten a second while the disk was full.)"""
     cluster = Cluster()
     leader = cluster.wait_ready()
     full = cluster.nodes[cluster.followers()[0]]
@@ -394,8 +397,8 @@ def test_answers_that_wait_for_room_do_not_pile_up() -> None:
 
 
 def test_a_leader_without_room_for_its_log_hands_leadership_to_one_that_has() -> None:
-    """It can commit nothing, since its own copy counts; the others can. (Pins a bug: it led on, and nobody could write
-    until somebody made room on that one machine.)"""
+    """The leader can commit nothing, because its own copy counts. The others can. (Pins a bug: it went on leading, and
+    no caller could write until an operator freed space on that one machine.)"""
     cluster = Cluster()
     leader = cluster.wait_ready()
     origin, _ = cluster.followers()
@@ -411,7 +414,7 @@ def test_a_leader_without_room_for_its_log_hands_leadership_to_one_that_has() ->
 
 
 def test_a_leader_whose_state_has_no_room_hands_leadership_over_too() -> None:
-    """It takes no new entries while it cannot apply the last ones."""
+    """A leader accepts no new entries while it cannot apply the last ones."""
     cluster = Cluster(make_machine=Full)
     leader = cluster.wait_ready()
     origin, _ = cluster.followers()
@@ -427,7 +430,7 @@ def test_a_leader_whose_state_has_no_room_hands_leadership_over_too() -> None:
 
 
 def test_a_leader_without_room_tries_each_of_the_others() -> None:
-    """The first it offers leadership to cannot take it either, for the same reason, and does not say so."""
+    """The first successor that the leader names cannot lead either, for the same reason, and does not say so."""
     cluster = Cluster(make_machine=Full)
     leader = cluster.wait_ready()
     origin, best = cluster.followers()
@@ -445,7 +448,8 @@ def test_a_leader_without_room_tries_each_of_the_others() -> None:
 
 
 def test_managers_that_are_all_without_room_do_not_pass_leadership_round() -> None:
-    """Nobody who cannot write or apply campaigns; the leader stays, and acknowledges nothing, until there is room."""
+    """A manager that cannot write or apply does not campaign. The leader stays, and acknowledges no write until there
+    is space again."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     for node in cluster.nodes.values():
@@ -462,7 +466,7 @@ def test_managers_that_are_all_without_room_do_not_pass_leadership_round() -> No
 
 
 def test_an_input_output_error_of_the_log_stops_the_manager() -> None:
-    """After EIO the kernel may call pages clean that never reached the disk: nothing may be said any more."""
+    """After EIO the kernel may call pages clean that never reached the disk. So no message may leave any more."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     broken = cluster.followers()[0]
@@ -476,7 +480,7 @@ def test_an_input_output_error_of_the_log_stops_the_manager() -> None:
 
 def test_what_is_applied_is_committed_in_the_log_though_leadership_was_lost_before_its_sync() -> None:
     """A leader that is the only voter counts an entry as committed before its disk has it. If it does not lead any more
-    when the disk returns, it applies the entry all the same; what is applied, the log must know to be committed."""
+    when the disk returns, it applies the entry all the same. The log must then have the entry as committed."""
     cluster = Cluster(["m1"])
     leader = cluster.wait_ready()
     cluster.run(1.0)

@@ -1,5 +1,5 @@
-"""The promise: managers agree on whether there is room, who was short of it resumes by itself, and nothing that waits
-for room grows without bound.
+"""The promise: managers agree whether there is enough space. A manager that had no space left goes on by itself.
+Nothing that waits for space grows without bound.
 
 Engines in one thread (tests/engine_harness.py). Not here: measuring a disk (tests/unit/test_space.py), real full disks
 (tests/cluster/test_full_disk.py).
@@ -24,12 +24,12 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 def put(cluster: Cluster, id_: str, text: str, seconds: float) -> None:
-    """A write that needs room."""
+    """A write that needs space."""
     proposal = cluster.submit(id_, text, seconds)
     proposal.needs_room = True
 
 
-# Who is full ---------------------------------------------------------------------------------------------------------
+# Which managers are low on space -------------------------------------------------------------------------------------
 
 
 def test_a_majority_low_on_space_is_known_to_everybody_and_one_alone_is_no_matter() -> None:
@@ -49,7 +49,7 @@ def test_a_majority_low_on_space_is_known_to_everybody_and_one_alone_is_no_matte
 
 
 def test_disks_that_refuse_count_as_low_and_where_nobody_can_lead_that_is_known_too() -> None:
-    """The measure may say otherwise (a quota of the file system's), or come too late."""
+    """The measured free space may be enough (if the file system has a quota), or be measured too late."""
     cluster = Cluster()
     leader = cluster.wait_ready()
     full = [leader.id, cluster.followers()[0]]
@@ -182,7 +182,7 @@ def test_a_snapshot_is_fetched_and_used_once_there_are_descriptors_again(
 def test_a_state_that_is_wrong_is_rebuilt_from_our_own_snapshot_once_there_are_descriptors_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """(Pins a bug: EMFILE was taken for a snapshot of ours that is no good.)"""
+    """(Pins a bug: after EMFILE, our own snapshot was taken for a damaged one.)"""
     cluster = Cluster(snapshot_after_bytes=2000)
     leader = cluster.wait_ready()
     for number in range(40):
@@ -225,8 +225,8 @@ def test_a_state_without_room_is_one_alarm_and_ends_with_it(monkeypatch: pytest.
 def test_a_membership_change_that_came_through_although_the_disk_said_it_was_full_is_in_force(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its commit ends with StorageFull and is on disk all the same. A manager that went on with the list before it
-    would apply the next change to that, and hold another state than the others."""
+    """The commit of the change raises StorageFull and is on disk all the same. A manager that went on with the list
+    before it would apply the next change to that list, and its state would diverge."""
     cluster = Cluster()
     leader = cluster.wait_ready().id
     follower = cluster.nodes[cluster.followers()[0]]
@@ -235,7 +235,7 @@ def test_a_membership_change_that_came_through_although_the_disk_said_it_was_ful
     def apply(*arguments: Any) -> None:
         monkeypatch.undo()
         real(*arguments)
-        raise StorageFull("no room")
+        raise StorageFull("no space left")
 
     monkeypatch.setattr(follower.machine, "apply_membership", apply)
     cluster.start("m4", members={**cluster.initial, "m4": "127.0.0.1:7999"}, address="127.0.0.1:7999")
@@ -247,7 +247,7 @@ def test_a_membership_change_that_came_through_although_the_disk_said_it_was_ful
 
 
 def refusing(job: str, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> list[int]:
-    """Every such job of a manager's snapshots finds no room, or fails with `error`, until [0] is set to -1."""
+    """Each job of this kind finds no space left, or fails with `error`, until [0] is set to -1."""
     refused = [0]
     real: Callable[..., Any] = getattr(ListSnapshots, job)
 
@@ -273,7 +273,7 @@ def test_a_snapshot_without_room_is_tried_again_and_is_one_alarm(monkeypatch: py
     cluster.run(60)
     assert refused[0] > 2
     assert len(node.alarm_texts) == 1
-    monkeypatch.setattr(ListSnapshots, "state_bytes", lambda _: 1 << 60)  # it would not be begun now; it is still owed
+    monkeypatch.setattr(ListSnapshots, "state_bytes", lambda _: 1 << 60)  # it would not begin now, but it is still due
     refused[0] = -1
     cluster.run_until(lambda: cluster.states["m1"].held)
     assert node.alarm_texts == []
@@ -313,7 +313,7 @@ def test_a_create_that_was_never_proposed_ends_with_storage_full_and_others_with
     cluster = Cluster(["m1"])
     node = cluster.wait_ready()
     node.disk_error = FULL
-    for number in range(5):  # what is in the log already, and fills what may be on its way
+    for number in range(5):  # these are in the log already, and fill the space for entries on their way
         cluster.submit("m1", f"before {number}", seconds=60)
         cluster.run(0.1)
     assert node.engine.disk_full
@@ -347,8 +347,8 @@ def test_a_create_in_the_log_may_have_been_applied_whatever_the_disk_says() -> N
 
 
 def test_a_leaders_own_queue_keeps_nothing_that_nobody_waits_for() -> None:
-    """(Pins a bug: on a leader whose disk was full, each write that timed out stayed in its queue, and was applied in
-    the end, long after its caller had been told that it was not.)"""
+    """(Pins a bug: the disk of a leader was full. Each write that timed out stayed in its queue, and was applied in the
+    end, long after its caller had been told that it was not.)"""
     cluster = Cluster(["m1"])
     node = cluster.wait_ready()
     node.disk_error = FULL
@@ -366,7 +366,7 @@ def test_a_leaders_own_queue_keeps_nothing_that_nobody_waits_for() -> None:
 
 
 def test_a_leaders_own_queue_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What does not fit waits where it came from, in its order."""
+    """Writes that do not fit wait at the managers that sent them, in their order."""
     monkeypatch.setattr(submit, "QUEUE_BYTES", 200)
     submitter = Submitter(lambda *_: None, lambda *_: None)
     made = [Proposal(1, n, bytes([n]) * 10, 60.0, lambda _: None) for n in range(100)]
