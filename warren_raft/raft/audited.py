@@ -131,7 +131,10 @@ def _audited(directory: Path, name: str) -> bytes:
     try:
         source = path.read_bytes()
     except FileNotFoundError:
-        raise UnauditedEngine(f"{PACKAGE} {RELEASE} is not installed as source: {path} is missing") from None
+        raise UnauditedEngine(
+            f"{PACKAGE} {RELEASE} is not installed as source, because {path} is missing: "
+            f"pip install --force-reinstall {PACKAGE}=={RELEASE}"
+        ) from None
     found = hashlib.sha256(source).hexdigest()
     if found != SHA256[name]:
         raise UnauditedEngine(

@@ -227,7 +227,9 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's transports do not inherit from it
         self.address = format_address(self._transport.get_extra_info("peername"))
-        self.host = self.address.rpartition(":")[0]  # log lines count by host, because a peer's port is any
+        self.host = self.address.rpartition(":")[
+            0
+        ]  # log lines are counted by host, because each connection has another port
         connected: socket.socket = self._transport.get_extra_info("socket")
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.end is not None:
@@ -255,8 +257,8 @@ class Connection(asyncio.BufferedProtocol):
         self._read()
 
     def _read(self) -> None:
-        """Take in the messages that have arrived. If they cost more than one turn of the loop may, the rest is taken in
-        later."""
+        """Take in the messages that have arrived. If that takes longer than one turn of the loop may, the rest is taken
+        in later."""
         begin = time.thread_time()
         for _ in range(MESSAGES_A_TURN):
             message = self._next_message()

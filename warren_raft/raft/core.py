@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BEHIND: Final[Literal["behind"]] = "behind"
 """Takes the place of an append message if the follower is behind the start of our log."""
 CoreMessage = AppendEntries | AppendReply | RequestVote | Vote
-"""The messages that PySyncObj itself sends and takes. Only this file knows the form in which it does."""
+"""The messages that PySyncObj itself sends and takes. Only this file knows their form inside it."""
 NO_ANSWER: Final = (0, 0)
 Entry = tuple[bytes, int, int]
 """(command, index, term), in PySyncObj's order."""

@@ -32,8 +32,8 @@ class Log:
     """A manager's log. Belongs to one thread, except Batch.write, the preparation and the removal.
 
     `entries[0]` is the base: the empty entry with which every log starts, or the entry that stands for all that
-    compaction dropped. The list belongs to the log and stays the same object. Read the list and the attributes, which
-    are no properties because they are read so often; do not change them.
+    compaction dropped. The list belongs to the log and stays the same object. Read it, and do not change it. The same
+    holds for the attributes, which are not properties because they are read so often.
     """
 
     def __init__(

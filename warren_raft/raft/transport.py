@@ -50,8 +50,9 @@ PROTOCOL_VERSIONS = (2, 2)
 """The oldest and the newest version of frames and handshake that this release speaks."""
 
 MAX_UNFINISHED_INCOMING = 64
-"""The most incoming connections that are plaintext or past TLS and have no hello from both sides yet. One more drops
-the oldest. The handshake of a peer takes one round trip, so a flood of silent strangers delays no manager."""
+"""The most incoming connections that are plaintext or past TLS, and have an unfinished handshake of ours (hello and
+welcome). One more drops the oldest. The handshake of a peer takes one round trip, so a flood of silent strangers delays
+no manager."""
 
 MAX_GUESTS = 8
 """The most links with managers that are not our peers: a joiner, or a manager that knows a newer list than we do."""
@@ -297,7 +298,7 @@ class Transport:
         identity = connection.identity
         who = identity.node_id if identity is not None else connection.peer_id or connection.host
         self._on_refused(who, refusal, identity)
-        if connection.expected_id not in (None, who):  # it did not send the hello that would have said so
+        if connection.expected_id not in (None, who):  # a refused dialler gets no hello, which would name the manager
             assert connection.expected_id is not None
             self._on_not_reached(connection.expected_id, f"{who} does")
 
