@@ -1163,7 +1163,7 @@ async def main():
         print(*words, flush=True)
     transport = Transport(
         listen=("127.0.0.1", 0), node_id="m2", hello=dict, judge=lambda *_: None,
-        on_link_up=lambda peer_id, link, hello: say("up"),
+        on_link_up=lambda peer_id, link, hello, identity: say("up"),
         on_link_down=lambda peer_id, link, end: say("down", end),
         on_message=lambda peer_id, link, message: transport.send(link, message), on_arriving=print,
         on_refused=print, on_not_reached=print, random=Random(2),
