@@ -74,7 +74,7 @@ def test_only_what_is_committed_and_synced_is_dropped() -> None:
     with pytest.raises(InvariantViolation, match="cannot drop up to 4: committed up to 3"):
         record.log.drop_prefix(4)
     record.log.set_commit(4)
-    with pytest.raises(InvariantViolation, match="synced 3"):
+    with pytest.raises(InvariantViolation, match="synced up to 3"):
         record.log.drop_prefix(4)
     record.sync()
     position = record.log.position
