@@ -36,6 +36,7 @@ _ERROR_DATA: Mapping[str, tuple[str, ...]] = {
     "WatchLost": ("resume_from",),
     "StorageFull": (),
     "RefusedForSafety": (),
+    "Misuse": (),
     "Closed": (),
     "InvariantViolation": (),
 }
