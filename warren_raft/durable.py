@@ -14,18 +14,33 @@ from warren_raft import sharing
 from warren_raft.descriptors import RESERVE
 
 
-def make_directory(path: str) -> None:
-    """Make `path` durably if it is missing: mode 0700, or 2770 in a shared directory (sharing.py). An existing
-    directory keeps its mode."""
+def make_directory(path: str, *, private: bool = False) -> None:
+    """Make `path` and the missing directories above it durably: mode 0700, or 2770 in a shared directory (sharing.py).
+    An existing directory keeps its mode. `private`: mode 0700 for `path` in a shared directory too. Raises OSError."""
     try:
-        sharing.make_directory(path)
+        _make_one(path, private=private)
     except FileExistsError:
         return
     except FileNotFoundError:
-        make_directory(os.path.dirname(path))
-        make_directory(path)  # another process may make it meanwhile
-        return
+        parent = os.path.dirname(path)
+        if parent == path:
+            raise
+        make_directory(parent)
+        try:
+            _make_one(path, private=private)
+        except FileExistsError:  # another process has made it meanwhile
+            return
+        except FileNotFoundError as error:  # /proc and some other file systems say so
+            reason = f"cannot be made: the file system of {parent} does not take new directories"
+            raise FileNotFoundError(error.errno, reason, path) from None
     sync_directory(os.path.dirname(path))
+
+
+def _make_one(path: str, *, private: bool) -> None:
+    if private:
+        os.mkdir(path, sharing.PRIVATE_DIRECTORY)
+    else:
+        sharing.make_directory(path)
 
 
 def sync_directory(path: str) -> None:

@@ -115,6 +115,17 @@ def test_two_managers_may_make_a_directory_and_the_one_above_it_at_once(
     assert (tmp_path / "above" / "below").is_dir()
 
 
+@pytest.mark.parametrize("make", [make_directory, _make_data_directory])
+def test_a_file_system_without_new_directories_is_an_error_that_names_the_path(make: Callable[[str], None]) -> None:
+    """/proc answers that the new directory does not exist. (Pins a bug: the attempts never ended, RecursionError.)"""
+    for path in ("/proc/none", "/proc/none/below"):
+        with pytest.raises(FileNotFoundError, match="does not take new directories") as caught:
+            make(path)
+        assert caught.value.filename == "/proc/none"
+    with pytest.raises(FileNotFoundError):
+        make("")
+
+
 def test_a_process_that_stopped_in_the_middle_of_an_exchange_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

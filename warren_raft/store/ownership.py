@@ -17,7 +17,7 @@ from typing import ClassVar, Final
 
 from warren_raft import privacy, sharing
 from warren_raft.descriptors import RESERVE
-from warren_raft.durable import make_directory, sync_directory
+from warren_raft.durable import make_directory
 from warren_raft.errors import InUse
 from warren_raft.paths import absolute, moved
 
@@ -39,15 +39,7 @@ LOCK_FILE_REMOVED: Final = (
 def _make_data_directory(path: str) -> None:
     """Make a missing directory durably with mode 0700, in a shared directory too: only the owner may decide to share
     it."""
-    try:
-        os.mkdir(path, sharing.PRIVATE_DIRECTORY)
-    except FileExistsError:
-        return
-    except FileNotFoundError:
-        make_directory(os.path.dirname(path))
-        _make_data_directory(path)  # another process may make it meanwhile
-        return
-    sync_directory(os.path.dirname(path))
+    make_directory(path, private=True)
 
 
 def require_usable(path: str) -> None:
