@@ -18,6 +18,7 @@ from warren_raft.errors import InvalidEntity, RefusedForSafety, Unavailable
 
 from .common import (
     OUTPUT_FORMATS,
+    NodeIdType,
     WarrenGroup,
     data_dir,
     manager,
@@ -125,30 +126,50 @@ def _note_outputs(ctx: click.Context, _param: click.Parameter, values: Sequence[
     metavar="FILE",
     help="The join file, if one manager is named; or table, wide or json.  [default: ID.join]",
 )
+@click.option(
+    "--forget",
+    type=NodeIdType(),
+    multiple=True,
+    metavar="ID",
+    help="Drop a manager that the cluster has removed from the CA's list; another manager may then have its address.",
+)
 @click.option("--drop-previous-ca", is_flag=True, help="From now on trust only this CA, not the CA that it replaces.")
 def issue(
-    wanted: tuple[tuple[str, str | None], ...], ca: str, address: str | None, file: str | None, drop_previous_ca: bool
+    wanted: tuple[tuple[str, str | None], ...],
+    ca: str,
+    address: str | None,
+    file: str | None,
+    forget: tuple[str, ...],
+    drop_previous_ca: bool,
 ) -> None:
     """Make a join file for each manager: its key, its certificate, the CA's certificate and the members.
 
     Name all managers of a new cluster in one command. Copy each file to its host, start the manager with
     `serve --join`, and remove the other copies of the file: it holds the manager's private key. Give an address once;
-    afterwards the CA knows it. You may issue another certificate for a manager at any time.
+    afterwards the CA knows it. You may issue another certificate for a manager at any time: the new join file replaces
+    the old one. No other file is replaced.
 
     \b
     Example: warren-raft cert issue m1=10.0.0.1:7946 m2=10.0.0.2:7946 m3=10.0.0.3:7946 --ca ca
              warren-raft cert issue m4 --address 10.0.0.4:7946 --ca ca -o m4.join
     """
     from warren_raft.certificates import Authority, rfc3339
+    from warren_raft.join_files import require_replaceable
 
     managers = _managers_wanted(wanted, address)
     if file is not None and len(managers) > 1:
         raise click.UsageError("-o names one file, but each manager needs a join file of its own: leave -o out")
     files = {id_: file or f"{id_}.join" for id_ in managers}
+    for id_ in forget:
+        if id_ in managers:
+            raise click.UsageError(f"{id_} is both named and to be forgotten: leave out one of them")
     authority = Authority(ca)
+    for each in files.values():  # before anything is issued
+        _require_outside(each, authority.directory)
+        require_replaceable(each)
     if drop_previous_ca:
         authority.drop_previous()
-    joins = authority.issue(managers)
+    joins = authority.issue(managers, forget=forget)
     for join in joins:
         join.write(files[join.node_id])
     ends = authority.cuts_short()
@@ -169,6 +190,12 @@ def issue(
     columns = ("id", "address", "join file", Column("serial", wide=True), "expires")
     print_table(columns, [_shown(row, names) for row in rows], wide=wants_wide())
     _say_next(joins[0].node_id, files[joins[0].node_id], is_alone=list(joins[0].members) == [joins[0].node_id])
+
+
+def _require_outside(file: str, ca: str) -> None:
+    """A join file in the CA's directory could take the place of one of its files."""
+    if os.path.dirname(os.path.realpath(file)) == os.path.realpath(ca):
+        raise RefusedForSafety(f"{file} is in the CA's directory {ca}: name a file in another directory with -o")
 
 
 def _managers_wanted(wanted: Sequence[tuple[str, str | None]], address: str | None) -> dict[str, str | None]:

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -194,14 +194,16 @@ class Authority:
 
     # Issuing -----------------------------------------------------------------------------------------------------
 
-    def issue(self, wanted: Mapping[str, str | None], *, now: datetime | None = None) -> list[JoinFile]:
+    def issue(
+        self, wanted: Mapping[str, str | None], *, forget: Collection[str] = (), now: datetime | None = None
+    ) -> list[JoinFile]:
         """A key and a certificate for each of these managers, in this order.
 
         `wanted`: id to address; None for the address that the CA already knows. Each join file lists all managers that
-        the CA then knows. A manager that takes the address of another one replaces it in that list.
+        the CA then knows. `forget`: the ids of managers that leave that list, because the cluster has removed them.
 
-        Raises InvalidEntity for a wrong id or address; RefusedForSafety for an unknown address, for too many managers,
-        and if the CA has expired; OSError.
+        Raises InvalidEntity for a wrong id or address; RefusedForSafety for an unknown address, for an address that two
+        managers would have, for an unknown id to forget, for too many managers, and if the CA has expired; OSError.
         """
         now = now or datetime.now(UTC)
         if self._certificate.not_valid_after_utc <= now:
@@ -213,8 +215,12 @@ class Authority:
         with _locked(self.directory):
             registry = _read_registry(self._path(REGISTRY))
             managers = registry["managers"]
+            for id_ in forget:
+                if managers.pop(id_, None) is None:
+                    raise RefusedForSafety(f"this CA does not know {id_}: `warren-raft cert show` lists its managers")
             for id_, address in wanted.items():
                 _enter(managers, check_node_id(id_), address)
+            _require_addresses_of_their_own(managers, self.directory)
             files = {id_: self._key_and_certificate(id_, now) for id_ in wanted}
             for id_, (certificate, _) in files.items():
                 managers[id_]["issued"].append(
@@ -361,11 +367,20 @@ def _enter(managers: dict[str, Any], id_: str, address: str | None) -> None:
             raise RefusedForSafety(f"this CA does not know {id_} yet: give its address, {id_}=HOST:PORT")
         return
     split_address(address)
-    for other in [other for other, each in managers.items() if each["address"] == address and other != id_]:
-        del managers[other]
     managers.setdefault(id_, {"issued": []})["address"] = address
     if len(managers) > MEMBERS_MAX:
         raise RefusedForSafety(f"a cluster has at most {MEMBERS_MAX} managers, and this CA would know more")
+
+
+def _require_addresses_of_their_own(managers: Mapping[str, Any], directory: str) -> None:
+    owners: dict[str, str] = {}
+    for id_, each in managers.items():
+        other = owners.setdefault(each["address"], id_)
+        if other != id_:
+            raise RefusedForSafety(
+                f"{other} and {id_} share the address {each['address']} in the CA in {directory}: give each manager an "
+                f"address of its own; if the cluster has removed {other}, add --forget {other}"
+            )
 
 
 # Certificates --------------------------------------------------------------------------------------------------------

@@ -52,7 +52,9 @@ class JoinFile:
     files: KeyAndCertificates
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the file atomically, mode 0600. Replaces an existing file. Raises OSError, RefusedForSafety."""
+        """Write the file atomically, mode 0600. Replaces an older join file, but no other file. Raises OSError,
+        RefusedForSafety."""
+        require_replaceable(path)
         value = {
             "format": FORMAT,
             "node_id": self.node_id,
@@ -72,18 +74,43 @@ class JoinFile:
         it, and OSError. The key and the certificates are not checked."""
         name = os.fspath(path)
         with open(path, "rb") as file:
-            require_private(name, os.fstat(file.fileno()))
+            status = os.fstat(file.fileno())
             data = file.read(FILE_BYTES_MAX + 1)
         try:
-            if len(data) > FILE_BYTES_MAX:
-                raise ValueError(f"it has more than {FILE_BYTES_MAX} bytes")
-            return _decoded(json.loads(data))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            found = _decoded(data)
+        except (ValueError, KeyError, TypeError) as error:
             reason = f"there is no {error}" if type(error) is KeyError else str(error)
             raise InvalidEntity("join file", f"{name} is not a join file: {reason}") from None
+        require_private(name, status)  # after its content: another file has no key that the owner would have to hide
+        return found
 
 
-def _decoded(value: Any) -> JoinFile:
+def require_replaceable(path: str | os.PathLike[str]) -> None:
+    """Raises RefusedForSafety if there is something at `path` that is not a join file: it may be the only copy of a
+    key. The modes of a join file do not matter. Raises OSError."""
+    try:
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
+        if is_file:
+            with open(path, "rb") as file:
+                _decoded(file.read(FILE_BYTES_MAX + 1))
+            return
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise RefusedForSafety(
+        f"{os.fspath(path)} exists already and is not a join file: name another file, or remove it first"
+    )
+
+
+def _decoded(data: bytes) -> JoinFile:
+    """Raises ValueError, KeyError and TypeError for the content of another file."""
+    if len(data) > FILE_BYTES_MAX:
+        raise ValueError(f"it has more than {FILE_BYTES_MAX} bytes")
+    try:
+        value: Any = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ValueError("it is not JSON") from None
     if not isinstance(value, dict):
         raise TypeError("it is not a JSON object")
     if value["format"] != FORMAT:

@@ -134,3 +134,34 @@ def test_what_is_wrong_is_one_line(warren: Command, ca: Path, arguments: tuple[s
     ran = warren("cert", *arguments)
     assert ran.code == code
     assert says in ran.err
+
+
+def test_no_file_is_lost_to_a_join_file(warren: Command, ca: Path, tmp_path: Path) -> None:
+    """(Pins a bug: `-o ca/ca.key` destroyed the CA's key.)"""
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "link").symlink_to("ca")
+    before = {path: path.read_bytes() for path in [*ca.iterdir(), tmp_path / "precious"]}
+    for file in ("ca/ca.key", "ca/authority.json", "ca/new.join", "link/bridge.pem"):
+        ran = warren("cert", "issue", "m1=h:1", "--ca", ca, "-o", file)
+        assert (ran.code, f"{file} is in the CA's directory" in ran.err) == (4, True)
+    ran = warren("cert", "issue", "m1=h:1", "--ca", ca, "-o", "precious")
+    assert (ran.code, "precious exists already and is not a join file" in ran.err) == (4, True)
+    assert {path: path.read_bytes() for path in [*ca.iterdir(), tmp_path / "precious"]} == before
+    for _ in range(2):  # the second one is a renewal
+        assert warren("cert", "issue", "m1=h:1", "--ca", ca).code == 0
+    assert len(warren("cert", "show", ca, "-o", "json").json["managers"][0]["certificates"]) == 2
+
+
+def test_the_address_of_another_manager_is_refused_until_that_manager_is_forgotten(warren: Command, ca: Path) -> None:
+    warren("cert", "issue", "m1=h:1", "m2=h:2", "--ca", ca)
+    ran = warren("cert", "issue", "m4=h:1", "--ca", ca)
+    assert (ran.code, "m1 and m4 share the address h:1" in ran.err) == (4, True)
+    assert not os.path.exists("m4.join")
+    assert warren("cert", "issue", "m4=h:1", "--ca", ca, "--forget", "m4").code == 2
+    assert warren("cert", "issue", "m4=h:1", "--ca", ca, "--forget", "m1").code == 0
+    assert [one["id"] for one in warren("cert", "show", ca, "-o", "json").json["managers"]] == ["m2", "m4"]
+
+
+def test_a_file_system_without_new_directories_is_one_line(warren: Command) -> None:
+    ran = warren("cert", "init", "/proc/ca")
+    assert (ran.code, ran.err.startswith("warren-raft: /proc/ca: cannot be made: ")) == (1, True)
