@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Final
 
 from .errors import Corrupted
+
+_DATA_NAMES: Final = ("log", "state", "lock")
+"""A data directory has at least one of them, also after its owner was killed at its first start."""
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
@@ -32,6 +36,15 @@ def _without_parents(name: str) -> str:
         return name
     end = len(parts) - parts[::-1].index("..")
     return os.path.join(os.path.realpath("/".join(parts[:end])), *parts[end:])
+
+
+def missing_data(data_dir: str) -> str | None:
+    """The reason why `data_dir` cannot be the data directory of a manager or store that ran; None if it may be one."""
+    if not os.path.isdir(data_dir):
+        return "there is no such directory"
+    if not any(os.path.lexists(os.path.join(data_dir, name)) for name in _DATA_NAMES):
+        return "the directory holds no manager's data"
+    return None
 
 
 def moved(path: str) -> Corrupted:

@@ -236,10 +236,19 @@ def test_a_dead_managers_socket_is_replaced(manager: FakeManager, tmp_path: Path
 
 
 def test_a_directory_without_a_manager_is_named_with_the_command_that_starts_one(tmp_path: Path) -> None:
-    for directory in (tmp_path, tmp_path / "none"):
-        with pytest.raises(NotRunning, match="warren-raft serve --data-dir") as caught:
+    (tmp_path / "log").mkdir()
+    with pytest.raises(NotRunning) as caught:
+        AdminClient(tmp_path).status()
+    assert f"is running on {tmp_path}; start it with: warren-raft serve --data-dir {tmp_path}" in str(caught.value)
+
+
+def test_a_directory_that_no_manager_can_have_is_named_with_the_reason(tmp_path: Path) -> None:
+    """(Pins a bug: `status --data-dir /etc` told the operator to start a manager in /etc.)"""
+    for directory, reason in ((tmp_path, "holds no manager's data"), (tmp_path / "none", "there is no such directory")):
+        with pytest.raises(NotRunning, match=reason) as caught:
             AdminClient(directory).status()
         assert str(directory) in str(caught.value)
+        assert "serve" not in str(caught.value)
 
 
 def test_a_manager_that_is_stopped_is_not_waited_for_without_end(
@@ -404,6 +413,7 @@ EXAMPLES = [
     errors.RefusedForSafety("it would lose the quorum"),
     errors.InUse("port 7946"),
     errors.WatchLost(17),
+    errors.Misuse("the batch has ended"),
     errors.Closed("the store is closed"),
     errors.InvariantViolation("applied beyond the log"),
 ]

@@ -531,9 +531,15 @@ def test_a_read_only_store_cannot_write() -> None:
 
 
 def test_a_read_only_store_of_nothing_is_refused_and_makes_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RefusedForSafety, match="no state yet"):
+    with pytest.raises(RefusedForSafety, match="holds no manager's data"):
         ReadOnlyStore(tmp_path)
+    with pytest.raises(RefusedForSafety, match="there is no such directory"):
+        ReadOnlyStore(tmp_path / "none")
     assert os.listdir(tmp_path) == []
+    (tmp_path / "log").mkdir()  # a manager that waits for its first state
+    with pytest.raises(RefusedForSafety, match="holds no state yet: start its manager first"):
+        ReadOnlyStore(tmp_path)
+    assert os.listdir(tmp_path) == ["log"]
 
 
 def test_a_read_only_store_follows_the_generation_and_its_views_do_not(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from warren_raft.admin import QUICK_OPERATIONS, ManagerFailed, checked_timeout, error_from_json, socket_address
 from warren_raft.errors import RefusedForSafety, Unavailable, WarrenError
-from warren_raft.paths import absolute
+from warren_raft.paths import absolute, missing_data
 from warren_raft.workers import Workers
 
 # The manager answers by the deadline of the call; the client waits this much longer before it gives up.
@@ -50,9 +50,11 @@ class NotRunning(WarrenError):
         self.directory = directory
 
     def __str__(self) -> str:
-        return (
-            f"no manager is running on {self.directory}; start it with: warren-raft serve --data-dir {self.directory} …"
-        )
+        text = f"no manager is running on {self.directory}"
+        problem = missing_data(self.directory)
+        if problem is not None:
+            return f"{text}: {problem}; name a manager's data directory with --data-dir"
+        return f"{text}; start it with: warren-raft serve --data-dir {self.directory} …"
 
 
 class SnapshotCut(Unavailable):

@@ -30,7 +30,7 @@ from warren_raft.errors import (
     WarrenError,
 )
 from warren_raft.log_lines import log_event
-from warren_raft.paths import absolute, moved
+from warren_raft.paths import absolute, missing_data, moved
 from warren_raft.privacy import refuse_link
 from warren_raft.store import codec
 from warren_raft.store.cache import DecodedCache
@@ -734,6 +734,9 @@ def _readable_generation(state: StateDirectory) -> int:
         sharing.require_rights(state.pointer, data_dir=state.data_dir)
         raise
     if generation is None:
+        problem = missing_data(state.data_dir)
+        if problem is not None:
+            raise RefusedForSafety(f"{state.data_dir} cannot be read: {problem}; name a manager's data directory")
         raise RefusedForSafety(
             f"{state.data_dir} holds no state yet: start its manager first, or name the right directory"
         )
