@@ -6,13 +6,15 @@ given, the option nearest to the command counts; the environment counts last.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 from click.shell_completion import CompletionItem
@@ -266,7 +268,25 @@ class MemberType(click.ParamType):  # type: ignore[type-arg]  # generic for type
             self.fail(error.reason, param, ctx)
 
 
+class InputType(click.File):
+    """A file to read as bytes; - is stdin."""
+
+    def __init__(self) -> None:
+        super().__init__("rb")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> IO[Any]:
+        if value == "-" and sys.stdin is None:
+            self.fail("stdin is closed: name a file", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 # -------------------------------------------------------------------------------------------- printing
+
+
+def require_stdout() -> None:
+    """For output that is the purpose of the command. Raises OSError if stdout was closed before the process began."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
 
 
 def print_json(value: object) -> None:

@@ -7,7 +7,6 @@ it waits for the reader of its output: an open view makes the manager's database
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import sys
@@ -26,7 +25,17 @@ from warren_raft.store.tables import BY_NAME, CA, KINDS
 from warren_raft.store.writing import put_operation
 from warren_raft.wording import counted
 
-from .common import WarrenCommand, database, manager, print_json, timeout_option, wants_json
+from .common import (
+    InputType,
+    WarrenCommand,
+    database,
+    manager,
+    print_json,
+    require_stdout,
+    timeout_option,
+    wants_json,
+)
+from .tables import is_open_terminal
 
 if TYPE_CHECKING:
     from warren_raft.admin.client import Item
@@ -40,7 +49,7 @@ ERASE_LINE_ABOVE: Final = "\x1b[1A\x1b[2K\r"
 
 
 @click.command("import", cls=WarrenCommand)
-@click.argument("source", type=click.File("rb"), metavar="FILE")
+@click.argument("source", type=InputType(), metavar="FILE")
 @timeout_option
 def import_(source: BinaryIO, timeout: float | None) -> None:
     """Store every record of a file.
@@ -136,8 +145,7 @@ def _output(target: str) -> AbstractContextManager[IO[bytes]]:
 
 
 def _send_to_stdout(file: IO[bytes]) -> None:
-    if sys.stdout is None:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
+    require_stdout()
     shutil.copyfileobj(file, sys.stdout.buffer)
     sys.stdout.buffer.flush()
 
@@ -166,7 +174,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], object]]:
 
     If the work fails, the bar is erased, and the line of the error takes its place.
     """
-    if not sys.stderr.isatty():
+    if not is_open_terminal(sys.stderr):
         yield lambda _count: None
         return
     try:

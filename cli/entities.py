@@ -20,6 +20,7 @@ from warren_raft.store.tables import CA_ID, CONTAINER, Kind
 
 from .common import (
     IdType,
+    InputType,
     KindType,
     WarrenCommand,
     database,
@@ -27,6 +28,7 @@ from .common import (
     manager,
     print_json,
     print_revision,
+    require_stdout,
     timeout_option,
     wants_json,
     wants_wide,
@@ -142,6 +144,7 @@ def _get_ca(entity_id: str | None, *, show: bool) -> None:
     elif not show:  # nothing goes to stdout: it may be the file that is to hold the CA
         raise click.UsageError(f"the CA has {len(data)} bytes; to print them add --show")
     else:
+        require_stdout()
         click.echo(data, nl=False)
 
 
@@ -205,9 +208,7 @@ def _find(store: Reader, kind: Kind[Any], given: Mapping[str, str]) -> list[Any]
 
 @click.command("put", cls=WarrenCommand)
 @click.argument("kind", type=KindType(with_ca=True))
-@click.option(
-    "-f", "--file", "source", type=click.File("rb"), metavar="FILE", required=True, help="The entity; - is stdin."
-)
+@click.option("-f", "--file", "source", type=InputType(), metavar="FILE", required=True, help="The entity; - is stdin.")
 @if_revision_option
 @timeout_option
 def put(kind: Any, source: BinaryIO, if_revision: int | None, timeout: float | None) -> None:

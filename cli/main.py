@@ -121,7 +121,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout has closed it. Without this, Python would print an error when it flushes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:  # it may have been closed before, and stderr be the pipe
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except errors.WarrenError as error:
         return _fail("; ".join([str(error), *getattr(error, "__notes__", ())]), exit_code_of(error))

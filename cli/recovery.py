@@ -18,7 +18,7 @@ from warren_raft.wording import counted
 from .common import WarrenCommand, data_dir, print_json, wants_json
 from .data import progress
 from .describe import print_description
-from .tables import print_fields
+from .tables import is_open_terminal, print_fields
 
 if TYPE_CHECKING:
     from warren_raft.restoring import Preview, Recovery, Restored, Survivor
@@ -101,7 +101,7 @@ def _confirm(recovery: Recovery, yes: bool) -> None:
 
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not is_open_terminal(sys.stdin):
         raise RefusedForSafety(
             f"{recovery.data_dir} would become a cluster of one, without {_names(recovery)}: add --yes to do it"
         )

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from json import dumps
-from typing import Final
+from typing import IO, Final
 
 import click
 
@@ -148,7 +148,12 @@ def _width(text: str) -> int:
 
 
 def is_terminal() -> bool:
-    return sys.stdout.isatty()
+    return is_open_terminal(sys.stdout)
+
+
+def is_open_terminal(stream: IO[str] | None) -> bool:
+    """Whether a stream of `sys` is a terminal. It is None if it was closed before the process began."""
+    return stream is not None and stream.isatty()
 
 
 def _terminal_width() -> int:
