@@ -117,7 +117,7 @@ def test_a_link_is_kept_busy_and_nothing_waits_long_in_its_buffers(rate: float, 
         link.run(0.1 + 4 * way)  # a long way takes time to measure, once in ten seconds
     carried = (link.carried - before) / (link.now - begin)
     most = min(rate, WINDOW_BYTES_MAX / (2 * way + 0.001))
-    assert carried >= 0.75 * most, f"{carried / rate:.0%} of what the link can carry"
+    assert carried >= 0.75 * most, f"{carried / rate:.0%} of the speed of the link"
 
 
 @pytest.mark.parametrize("rate", [64 * KIB, MIB])

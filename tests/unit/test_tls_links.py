@@ -256,7 +256,7 @@ def test_who_is_refused_and_what_each_side_says(
 def test_a_link_that_is_up_stays_when_its_certificate_expires(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cluster whose certificates expire together goes on. But there is no new link."""
+    """All certificates of a cluster expire together. Its links stay, but no new link is made."""
     identity_of = Credentials.identity_of
 
     def later(self: Credentials, session: Session, now: float) -> Identity:

@@ -2,7 +2,7 @@
 
 Replies, votes and vote requests wait for the sync. A leader's append messages may leave before its own sync. Nothing is
 applied beyond the synced log, one batch is on its way at a time, and a slow disk costs no heartbeat. The check is
-independent: an entry is durable if the harness saw it written, whatever the engine says.
+independent: an entry is durable if the harness saw it written. The word of the engine does not count.
 """
 
 from __future__ import annotations
