@@ -258,7 +258,7 @@ def renew(file: str | None, ca: str | None) -> None:
     present = _found(None)
     node_id = present["node_id"]
     files = _renewed(directory, node_id, file, ca)
-    new = _manager(files.certificate, files.ca)
+    new = _manager(files.certificate, files.ca, file or ca or "this host's own CA")
     if new["trust_domain"] != present["trust_domain"]:
         raise RefusedForSafety(
             f"the new certificate is of the trust domain {new['trust_domain']}, but {node_id} and its cluster are of "
@@ -374,9 +374,12 @@ def _found(path: str | None) -> dict[str, Any]:
     directory = directory_of(data_dir()) if path is None else path
     try:
         if os.path.isdir(directory):
-            return _manager(_text(os.path.join(directory, CERTIFICATE)), _text(os.path.join(directory, AUTHORITIES)))
+            certificate, ca = (_text(os.path.join(directory, name)) for name in (CERTIFICATE, AUTHORITIES))
+            return _manager(certificate, ca, directory)
     except FileNotFoundError:
         pass
+    if path is not None and os.path.exists(directory_of(path)):
+        raise click.UsageError(f"{path} is a manager's data directory: type warren-raft cert show --data-dir {path}")
     if path is None or os.path.isdir(directory):
         raise RefusedForSafety(
             f"{directory} holds no certificate: start the manager with serve --join FILE.join, or name a file"
@@ -384,11 +387,15 @@ def _found(path: str | None) -> dict[str, Any]:
     text = _text(path)
     if text.lstrip().startswith("{"):
         join = JoinFile.read(path)
-        return {**_manager(join.files.certificate, join.files.ca), "address": join.address, "members": join.members}
+        return {
+            **_manager(join.files.certificate, join.files.ca, path),
+            "address": join.address,
+            "members": join.members,
+        }
     try:
         return {"ca": [_facts(each) for each in facts_of(text)]}
     except ValueError as error:
-        raise InvalidEntity("certificate", f"{path} holds no certificate that can be read: {error}") from None
+        raise InvalidEntity("certificate", f"{path} {error}") from None
 
 
 def _text(path: str) -> str:
@@ -396,7 +403,8 @@ def _text(path: str) -> str:
         return file.read()
 
 
-def _manager(certificate: str, ca: str) -> dict[str, Any]:
+def _manager(certificate: str, ca: str, source: str) -> dict[str, Any]:
+    """The JSON of a manager's certificate. `source`: the file, directory or CA that it comes from, for errors."""
     from warren_raft.certificates import facts_of
     from warren_raft.raft.identity import parse_uri
 
@@ -405,7 +413,7 @@ def _manager(certificate: str, ca: str) -> dict[str, Any]:
         trusted = facts_of(ca)
         trust_domain, node_id = parse_uri(next(iter(own.names), ""))
     except ValueError as error:
-        raise InvalidEntity("certificate", f"cannot be read: {error}") from None
+        raise InvalidEntity("certificate", f"the certificate of {source} cannot be used: {error}") from None
     return {"node_id": node_id, "trust_domain": trust_domain, **_facts(own), "ca": [_facts(each) for each in trusted]}
 
 

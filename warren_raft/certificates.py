@@ -45,6 +45,7 @@ PREVIOUS: Final = "previous.pem"
 BRIDGE: Final = "bridge.pem"
 """This CA's key, certified by the CA that it replaces. By this certificate, managers that know only the old CA accept
 the new CA's certificates, so the managers can be changed over one at a time."""
+_PEM_KEY: Final = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 _TRUST_DOMAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,127}\Z", re.ASCII)
 
 
@@ -75,12 +76,17 @@ def rfc3339(time: datetime) -> str:
 
 
 def facts_of(pem: str) -> list[CertificateFacts]:
-    """The facts of each certificate in a PEM text. Raises ValueError if there is none, or if one cannot be read."""
+    """The facts of each certificate in a PEM text. Raises ValueError if there is none, or if one cannot be read: its
+    text follows the name of the file."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
 
+    try:
+        certificates = x509.load_pem_x509_certificates(pem.encode())
+    except ValueError:  # its text is about the library
+        raise ValueError(_no_certificate(pem)) from None
     found = []
-    for certificate in x509.load_pem_x509_certificates(pem.encode()):
+    for certificate in certificates:
         try:
             names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
             uris = tuple(names.get_values_for_type(x509.UniformResourceIdentifier))
@@ -98,6 +104,14 @@ def facts_of(pem: str) -> list[CertificateFacts]:
             )
         )
     return found
+
+
+def _no_certificate(text: str) -> str:
+    if _PEM_KEY.search(text):
+        return "holds a private key, not a certificate"
+    if "-----BEGIN CERTIFICATE-----" in text:
+        return "holds a damaged certificate"
+    return "holds no certificate in PEM (-----BEGIN CERTIFICATE-----)"
 
 
 class Authority:
@@ -276,9 +290,17 @@ class Authority:
             data = file.read()
         try:
             key = load_pem_private_key(data, None)
+        except (ValueError, TypeError):  # the latter for a key with a password
+            raise RefusedForSafety(
+                f"the CA in {self.directory} cannot be read: {KEY} holds no private key in PEM; use a copy of it"
+            ) from None
+        try:
             certificate = x509.load_pem_x509_certificate(self._text(CERTIFICATE).encode())
-        except (ValueError, TypeError) as error:
-            raise RefusedForSafety(f"the CA in {self.directory} cannot be read: {error}; use a copy of it") from None
+        except ValueError:
+            raise RefusedForSafety(
+                f"the CA in {self.directory} cannot be read: {CERTIFICATE} {_no_certificate(self._text(CERTIFICATE))}; "
+                "use a copy of it"
+            ) from None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
             raise RefusedForSafety(f"{self._path(KEY)} is not the key of {self._path(CERTIFICATE)}: use a copy of both")
         return key, certificate

@@ -271,3 +271,23 @@ def test_another_file_is_no_join_file_and_not_a_key_that_others_may_read(tmp_pat
     with pytest.raises(InvalidEntity, match="other is not a join file: ") as caught:
         JoinFile.read(tmp_path / "other")
     assert "codec" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("ca.key", "not PEM", "ca.key holds no private key in PEM"),
+        ("ca.pem", "not PEM", "ca.pem holds no certificate in PEM"),
+        (
+            "ca.pem",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            "ca.pem holds a damaged certificate",
+        ),
+    ],
+)
+def test_a_damaged_file_of_the_ca_is_named(tmp_path: Path, name: str, content: str, says: str) -> None:
+    Authority.create(tmp_path / "ca")
+    (tmp_path / "ca" / name).write_text(content)
+    with pytest.raises(RefusedForSafety, match=says) as caught:
+        Authority(tmp_path / "ca")
+    assert "cryptography" not in str(caught.value)
