@@ -44,13 +44,15 @@ def add(member: tuple[str, str], timeout: float | None) -> None:
     """Add a manager that runs on an empty directory.
 
     Start the manager first, with the cluster's members and itself as --member. The command is done when the manager
-    has caught up and votes.
+    has caught up and votes. If it is a member already, at this address, the command says so and succeeds.
 
     \b
     Example: warren-raft members add m4=127.0.0.1:7949 --data-dir data/m1
     """
-    manager().add_member(*member, timeout=timeout)
-    _say_done(f"added {member[0]} at {member[1]}")
+    asked, (member_id, address) = manager(), member
+    was_member = any(each["id"] == member_id for each in asked.members())
+    asked.add_member(member_id, address, timeout=timeout)
+    _say_done(f"{member_id} is a member already, at {address}" if was_member else f"added {member_id} at {address}")
 
 
 @members.command("update")

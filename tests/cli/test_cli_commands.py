@@ -261,6 +261,19 @@ def test_who_is_no_member_is_not_said_to_be_removed(warren: Command, manager: Pa
     assert warren(*remove, "-o", "json").json == {"done": "m9 is not a member"}
 
 
+def test_a_member_that_is_there_is_not_said_to_be_added(warren: Command, manager: Path) -> None:
+    (member,) = warren("members", "list", "--data-dir", manager, "-o", "json").json
+    ran = warren("members", "add", f"m1={member['address']}", "--data-dir", manager)
+    assert ran.text == f"m1 is a member already, at {member['address']}\n"
+
+
+def test_an_unknown_member_is_refused_with_the_command_that_lists_them(warren: Command, manager: Path) -> None:
+    for command in (("members", "update", "m9=127.0.0.1:1"), ("leader", "transfer", "m9")):
+        ran = warren(*command, "--data-dir", manager)
+        assert ran.code == 4
+        assert "member: warren-raft members list shows the members" in ran.err
+
+
 # --------------------------------------------------------------------------------------- import and export
 
 

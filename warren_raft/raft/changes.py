@@ -306,7 +306,7 @@ class Changes:
 
     def _update(self, member: Member | None, member_id: str, address: str) -> Change | Answer:
         if member is None:
-            return Answer(REFUSED, f"{member_id} is not a member")
+            return Answer(REFUSED, f"{member_id} is not a member: warren-raft members list shows the members")
         if member.address == address:
             return Answer(DONE, self._not_there(member_id, address))
         # The list alone is not enough: two members may have taken each other's address.

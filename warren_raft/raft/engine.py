@@ -145,7 +145,7 @@ ODD_WAITS_TIMEOUTS: Final = 5
 that could lead in its place may have died."""
 EXPIRE_SECONDS: Final = 0.05
 LONG_AGO: Final = -1e9
-NO_QUORUM: Final = "no quorum, or no leader, until the deadline"
+NO_QUORUM: Final = "no quorum, or no leader, until the deadline: warren-raft status shows the reason"
 NO_SPACE: Final = "no space left on this manager's disk until the deadline"
 NO_ROOM: Final = "too many managers were low on space until the deadline"
 """Why a write that reached its deadline came to nothing, as far as its own manager can tell."""

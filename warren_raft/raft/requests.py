@@ -186,7 +186,7 @@ class Requests:
         if target == self._node_id:
             return Answer(DONE)
         if target is not None and target not in voters:
-            return Answer(REFUSED, f"{target} is not a voting member")
+            return Answer(REFUSED, f"{target} is not a voting member: warren-raft members list shows the members")
         connected = [voter for voter in voters if self._roster.counts(voter)]
         if not connected or (target is not None and target not in connected):
             return Answer(REFUSED, f"{target or 'no other voting member'} is {'not ' if target else ''}connected")
