@@ -45,6 +45,7 @@ from warren_raft.opening import OpenedDirectory
 from warren_raft.own_certificate import OwnCertificate
 from warren_raft.own_thread import OwnThread
 from warren_raft.process_end import close_at_exit
+from warren_raft.raft.addresses import try_to_bind
 from warren_raft.raft.changes import Answer
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.engine import Engine
@@ -185,8 +186,14 @@ class ReplicatedStore(Store):
         with ExitStack() as undo:
             RESERVE.open()
             undo.callback(RESERVE.close)
+            listen = split_address(config.listen, field="listen")
             self._opened = opened = OpenedDirectory(
-                config, files=files, random=SystemRandom(), alarms=self._alarms, certificate=self._certificate
+                config,
+                files=files,
+                random=SystemRandom(),
+                alarms=self._alarms,
+                certificate=self._certificate,
+                before_making=partial(try_to_bind, *listen),  # the directory would keep the id of this start
             )
             opened.keeper.on_swap = self._swapped
             undo.callback(opened.abandon)
@@ -194,7 +201,7 @@ class ReplicatedStore(Store):
             credentials = self._certificate.credentials
             identity = None if credentials is None else credentials.identity
             self._driver = Driver(
-                listen=split_address(config.listen, field="listen"),
+                listen=listen,
                 node_id=config.node_id,
                 log=opened.log,
                 credentials=credentials,
@@ -292,8 +299,9 @@ class ReplicatedStore(Store):
 
         value = self._changed.wait_for(looked, timeouts.deadline(timeout))
         if not value:
+            assert timeout is not None  # a wait without a limit ends only with its condition
             waits = f": {self.waiting_for}" if self.waiting_for else ""
-            raise Unavailable(f"{what} within {timeout:g} s{waits}", maybe_applied=False, of_write=False)
+            raise Unavailable(f"{what} within {round(timeout, 3):g} s{waits}", maybe_applied=False, of_write=False)
         return value
 
     def wait_ready(self, timeout: float | None = 30.0) -> None:

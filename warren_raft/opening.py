@@ -56,7 +56,8 @@ class OpenedDirectory:
     Opening raises InUse, RefusedForSafety (another node's directory, a network file system, no certificate), Corrupted
     (with how to rejoin). `certificate` is prepared on the way; None: this opener makes no links. Files, boot id and
     randomness are passed in, so that a simulation opens directories in the same way as a manager. Without `files` the
-    log's directory is held open (raft/files.py, HeldDirectory).
+    log's directory is held open (raft/files.py, HeldDirectory). `before_making` is called before a new directory is
+    made: an error of it prevents that.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class OpenedDirectory:
         boot_id: Callable[[], str] = read_boot_id,
         verify: Verify = verified_in_child,
         prove_apart: Callable[[str], None] = prove_state_in_child,
+        before_making: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
         self._prove_apart = prove_apart
@@ -79,6 +81,8 @@ class OpenedDirectory:
         with ExitStack() as held:
             if certificate is not None:
                 certificate.require_a_way()
+            if not os.path.lexists(config.directory):
+                before_making()
             self._lock = DirectoryLock(config.directory)
             held.callback(self._lock.release)
             staging.finish(config.directory)

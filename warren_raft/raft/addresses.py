@@ -61,7 +61,17 @@ async def bind(host: str, port: int, resolvers: Executor) -> list[socket.socket]
     Raises `InUse` if another process has the port, and `OSError` if no process can have it. On a machine without IPv6,
     `localhost` may resolve to ::1 too, so one address of the host that can be bound is enough.
     """
-    found = await _getaddrinfo(host, port, socket.AI_PASSIVE, resolvers)
+    return _bound(await _getaddrinfo(host, port, socket.AI_PASSIVE, resolvers), host, port)
+
+
+def try_to_bind(host: str, port: int) -> None:
+    """Raises the errors of `bind`, and keeps no socket. It may wait for a name server: not for the loop's thread."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for listener in _bound(found, host, port):
+        listener.close()
+
+
+def _bound(found: list[tuple[Any, ...]], host: str, port: int) -> list[socket.socket]:
     listeners: list[socket.socket] = []
     missing: OSError | None = None
     for family, *_, address in dict.fromkeys(found):
@@ -99,4 +109,7 @@ def _listen(family: int, address: Any) -> socket.socket:
 def _refusal_to_bind(where: str, error: OSError) -> Exception:
     if error.errno == errno.EADDRINUSE:
         return InUse(where, "port is in use by another process")
+    if error.errno == errno.EADDRNOTAVAIL:
+        host = where.rpartition(":")[0]
+        return OSError(error.errno, f"{host} is no address of this host: {error.strerror}, cannot listen on {where}")
     return OSError(error.errno, f"cannot listen on {where}: {error.strerror}")
