@@ -93,7 +93,8 @@ def _items(source: BinaryIO) -> dict[tuple[str, str], Item]:
         except UnicodeDecodeError:
             raise InvalidEntity("record", f"line {number} of {source.name} is not UTF-8") from None
         except InvalidEntity as error:
-            raise InvalidEntity("record", f"line {number} of {source.name}: {error}") from None
+            problem = str(error).removeprefix("record: ").removeprefix("record.")
+            raise InvalidEntity("record", f"line {number} of {source.name}: {problem}") from None
         items[kind, key] = kind, write_base64(entity) if isinstance(entity, bytes) else to_json(entity)
     if not items:
         raise InvalidEntity("record", f"{source.name} holds no record")

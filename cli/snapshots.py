@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 FILE: Final = click.Path(readable=False)  # opened later: an error then has its own exit code, not that of usage
 
 
+def _no_directory(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    """A directory is a wrong name; the exit code of a damaged snapshot would mislead."""
+    if os.path.isdir(value):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), value)
+    return value
+
+
 @click.group("snapshot", cls=WarrenGroup)
 def snapshot() -> None:
     """Save, inspect, verify and restore snapshots.
@@ -96,7 +103,7 @@ def _receive(part: str, target: str) -> None:
 
 
 @snapshot.command("inspect")
-@click.argument("file", type=FILE, metavar="FILE")
+@click.argument("file", type=FILE, callback=_no_directory, metavar="FILE")
 def inspect(file: str) -> None:
     """Show the description in a snapshot's last page.
 
@@ -111,7 +118,7 @@ def inspect(file: str) -> None:
 
 
 @snapshot.command("verify")
-@click.argument("file", type=FILE, metavar="FILE")
+@click.argument("file", type=FILE, callback=_no_directory, metavar="FILE")
 def verify(file: str) -> None:
     """Verify that a snapshot is as it was saved.
 
@@ -139,7 +146,7 @@ def verify(file: str) -> None:
 
 
 @snapshot.command("restore")
-@click.argument("file", type=FILE, metavar="FILE")
+@click.argument("file", type=FILE, callback=_no_directory, metavar="FILE")
 @click.option("--node-id", required=True, type=NodeIdType(), metavar="ID", help="The member that DIR is for.")
 @click.option(
     "--member",

@@ -5,6 +5,7 @@ file. If the directory is removed or replaced, the store reports it and acknowle
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.harness import wait_until
+from warren_raft import sharing
 from warren_raft.admin import SOCKET_NAME
 from warren_raft.admin.client import AdminClient
 from warren_raft.config import Config
@@ -449,3 +451,17 @@ def test_a_manager_says_that_the_lock_file_of_its_readers_was_removed(tmp_path: 
         assert (alarm.name, alarm.subject) == ("lock-file-removed", str(directory / "state" / "1.mdb-lock"))
         assert store.failure is None
         store.create_node(Node(id="n"))
+
+
+def test_a_lock_file_that_cannot_be_made_is_named_with_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(Pins a bug: "lock: Read-only file system".)"""
+
+    def refuse(path: str, flags: int, *, directory: int | None = None) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    monkeypatch.setattr(sharing, "open_new", refuse)
+    with pytest.raises(OSError, match="Read-only file system") as caught:
+        DirectoryLock(tmp_path)
+    assert caught.value.filename == str(tmp_path / "lock")

@@ -110,7 +110,10 @@ class DirectoryLock:
     def _locked_file(self) -> int:
         """The locked file that has the lock's name."""
         for _ in range(_LOCK_RACES_MAX):
-            descriptor = sharing.open_new(LOCK_NAME, os.O_RDWR | os.O_NOFOLLOW, directory=self._directory)
+            try:
+                descriptor = sharing.open_new(LOCK_NAME, os.O_RDWR | os.O_NOFOLLOW, directory=self._directory)
+            except OSError as error:  # it names only the file
+                raise OSError(error.errno, error.strerror, os.path.join(self.path, LOCK_NAME)) from error
             try:
                 if not _lock(descriptor, _FILE_LOCK_SECONDS):
                     raise InUse(self.path, "is in use by another store or process")
