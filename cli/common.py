@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DATA_DIR_VARIABLE: Final = "WARREN_DATA_DIR"
 ID_MAX_BYTES: Final = 511
+REVISION_MAX: Final = 2**63 - 1
 _DATA_DIR: Final = "warren_raft.data_dir"  # keys of click's `meta`; a group shares it with its commands
 _OUTPUT: Final = "warren_raft.output"
 
@@ -108,9 +109,14 @@ def named_data_dir() -> str | None:
     directory = click.get_current_context().meta.get(_DATA_DIR) or os.environ.get(DATA_DIR_VARIABLE) or None
     if directory is not None:
         directory = os.path.expanduser(directory)  # a shell leaves the ~ of --data-dir=~/m1 as it is
-    if directory is not None and os.path.exists(directory) and not os.path.isdir(directory):
-        raise click.UsageError(f"{directory} is a file; --data-dir must name a directory")
+        refuse_file(directory, "--data-dir")
     return directory
+
+
+def refuse_file(directory: str, argument: str) -> None:
+    """Raises UsageError if there is a file in the place of the directory that an argument names."""
+    if os.path.exists(directory) and not os.path.isdir(directory):
+        raise click.UsageError(f"{directory} is a file; {argument} must name a directory")
 
 
 def data_dir() -> str:
@@ -149,10 +155,32 @@ class SecondsType(click.FloatRange):
     """A time to wait, in seconds: above 0, at most an hour, not NaN."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds = float(super().convert(value, param, ctx))
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
         if math.isnan(seconds):  # NaN is in every range of click
             self.fail(f"{value!r} is not a number of seconds", param, ctx)
-        return seconds
+        return float(super().convert(seconds, param, ctx))
+
+
+class WholeNumberType(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
+    """A whole number in a range, both ends included."""
+
+    name = "whole number"
+
+    def __init__(self, least: int, most: int) -> None:
+        self._least, self._most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        digits = value.removeprefix("-")
+        if not (digits.isascii() and digits.isdigit()):
+            self.fail(f"{value!r:.60} is not a whole number", param, ctx)
+        if len(digits) > len(str(self._most)) or not self._least <= int(value) <= self._most:
+            self.fail(f"{value:.60} is not from {self._least} to {self._most}", param, ctx)
+        return int(value)
 
 
 class DurationType(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
@@ -181,7 +209,7 @@ timeout_option = click.option(
 )
 if_revision_option = click.option(
     "--if-revision",
-    type=click.IntRange(min=0),
+    type=WholeNumberType(0, REVISION_MAX),
     metavar="N",
     help="Only if the stored entity is at revision N (0: only if there is none).",
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import WarrenCommand, data_dir, print_json, wants_json
+from .common import WarrenCommand, data_dir, print_json, refuse_file, wants_json
 from .tables import print_fields, print_table
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def describe(directory: str | None) -> None:
     """
     from warren_raft.describing import describe as read
 
+    if directory:
+        refuse_file(directory, "DIR")
     description = read(directory or data_dir())
     if wants_json():
         print_json(description.to_json())

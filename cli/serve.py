@@ -18,18 +18,26 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from warren_raft.config import MISSING, Config, read_toml
+from warren_raft.config import MAX_BACKUPS, MISSING, Config, read_toml
 from warren_raft.core_dumps import forbid_core_dumps
 from warren_raft.errors import Closed, InvalidEntity, RefusedForSafety, Unavailable
+from warren_raft.join_files import JOIN_FILE, JoinFile
 from warren_raft.log_lines import log_event, word
 
-from .common import DurationType, MemberType, WarrenCommand, named_data_dir
+from .common import DATA_DIR_VARIABLE, DurationType, MemberType, WarrenCommand, WholeNumberType, named_data_dir
 
 if TYPE_CHECKING:
     from warren_raft.manager import ReplicatedStore
 
 log = logging.getLogger(__name__)
 
+OPTIONS: Final[Mapping[str, str]] = {
+    "node_id": "--node-id ID, or --join FILE",
+    "listen": "--listen HOST:PORT, or --join FILE",
+    "members": "--member ID=HOST:PORT for each initial member, or --join FILE",
+    "data_dir": f"--data-dir DIR, or set {DATA_DIR_VARIABLE}",
+}
+"""The settings that a manager must have -> the options that give them."""
 POLL_SECONDS: Final = 0.2  # the longest time until a signal is noticed
 STILL_WAITING_SECONDS: Final = 10.0  # the time between two log lines of a manager without a leader
 
@@ -72,7 +80,7 @@ STILL_WAITING_SECONDS: Final = 10.0  # the time between two log lines of a manag
     help="The time between backups: 90s, 15m, 1h, 1d.  [default: 1h]",
 )
 @click.option(
-    "--backup-keep", type=click.IntRange(min=1), metavar="N", help="Keep the newest N backups.  [default: 24]"
+    "--backup-keep", type=WholeNumberType(1, MAX_BACKUPS), metavar="N", help="Keep the newest N backups.  [default: 24]"
 )
 @click.option(
     "--config",
@@ -171,9 +179,13 @@ def _config(config_file: str | None, **settings: Any) -> Config:
             return Config.from_toml(config_file, **given)
         return Config.from_mapping(given)
     except InvalidEntity as error:
+        if error.kind == JOIN_FILE:  # the exit code is that of the other commands with a join file
+            raise
         text = str(error)
-        if error.reason.startswith(MISSING) and "data_dir" in named:
-            text += f", and no manager in {named['data_dir']} has it from an earlier start"
+        if error.reason.startswith(MISSING):
+            if "data_dir" in named:
+                text += f", and no manager in {named['data_dir']} has it from an earlier start"
+            text += f": add {OPTIONS[error.field or '']}"
         raise click.UsageError(text) from None
 
 
@@ -182,7 +194,6 @@ def _from_join_file(named: Mapping[str, Any]) -> dict[str, Any]:
     path, directory = named.get("join"), named.get("data_dir")
     if not isinstance(path, str):
         return {}
-    from warren_raft.join_files import JoinFile
     from warren_raft.tls_files import directory_of
 
     try:

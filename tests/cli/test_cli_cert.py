@@ -127,7 +127,9 @@ def test_a_manager_starts_from_its_join_file_and_takes_newer_ones(
         (("show", "--data-dir", "."), 4, "start the manager with serve --join FILE.join"),
         (("show", "nothing"), 2, "does not exist"),
         (("show", "ca/authority.json"), 1, "is not a join file"),
-        (("show", "ca/ca.key"), 1, "holds no certificate that can be read"),
+        (("show", "ca/ca.key"), 1, "ca/ca.key holds a private key, not a certificate"),
+        (("show", "/etc/passwd"), 1, "/etc/passwd holds no certificate in PEM"),
+        (("show", "/etc"), 4, "/etc holds no certificate"),
     ],
 )
 def test_what_is_wrong_is_one_line(warren: Command, ca: Path, arguments: tuple[str, ...], code: int, says: str) -> None:
@@ -165,3 +167,22 @@ def test_the_address_of_another_manager_is_refused_until_that_manager_is_forgott
 def test_a_file_system_without_new_directories_is_one_line(warren: Command) -> None:
     ran = warren("cert", "init", "/proc/ca")
     assert (ran.code, ran.err.startswith("warren-raft: /proc/ca: cannot be made: ")) == (1, True)
+
+
+def test_a_data_directory_is_shown_by_its_option(warren: Command, tmp_path: Path) -> None:
+    (tmp_path / "m1" / "tls").mkdir(parents=True)
+    ran = warren("cert", "show", tmp_path / "m1")
+    assert (ran.code, f"type warren-raft cert show --data-dir {tmp_path / 'm1'}" in ran.err) == (2, True)
+
+
+def test_a_file_that_is_no_join_file_has_one_exit_code(
+    warren: Command, ca: Path, start_manager: StartManager, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.join").write_text('{"format": 1}')
+    (address,) = free_addresses(1)
+    process = start_manager(tmp_path / "m1", "m1", {"m1": address})
+    process.wait_ready()
+    assert process.stop() == 0
+    for command in (("cert", "renew", "bad.join"), ("cert", "show", "bad.join"), ("serve", "--join", "bad.join")):
+        ran = warren(*command, "--data-dir", "m1")
+        assert (ran.code, "bad.join is not a join file: there is no 'members'" in ran.err) == (1, True)

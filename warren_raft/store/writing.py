@@ -111,7 +111,7 @@ def delete_operation(kind: Kind[Any], id: str, if_revision: int | None) -> Opera
 def _checked_revision(kind: Kind[Any], id: str, if_revision: int | None) -> int | None:  # noqa: A002
     if if_revision is None or (type(if_revision) is int and 0 <= if_revision <= REVISION_MAX):
         return if_revision
-    reason = f"if_revision must be a whole number from 0 on, not {if_revision!r}"
+    reason = f"if_revision must be a whole number from 0 to {REVISION_MAX}, not {if_revision!r:.60}"
     raise InvalidEntity(kind.name, reason, id=id)
 
 
