@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,22 @@ def test_the_shell_example_runs(tmp_path: Path) -> None:
         assert len(digests) == 1
     finally:
         subprocess.run(["bash", "-c", f"{cluster} clean"], check=True, capture_output=True)
+
+
+def test_it_says_how_to_install_and_with_which_python(tmp_path: Path) -> None:
+    """The packages themselves come from a registry, so pip is not run; the scripts' own tests install them."""
+    (install,) = blocks("sh")
+    requires = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
+    assert f"# Python {requires.removeprefix('>=')} or newer" in install
+    assert re.search(r"^~/warren/bin/pip install \. ", install, re.MULTILINE)
+    make = install.splitlines()[0].replace("python3 ", f"{sys.executable} ").replace("venv ~", "venv --without-pip ~")
+    subprocess.run(["bash", "-euc", make], env=os.environ | {"HOME": str(tmp_path)}, check=True, timeout=60)
+    assert (tmp_path / "warren/bin/python").exists()
+
+
+def test_no_command_has_a_gap_to_fill_in() -> None:
+    """(Pins a fault: `serve … --backup-dir` and `--member …` could not be copied.)"""
+    assert not [line for block in blocks("bash") for line in block.splitlines() if "…" in line.partition("#")[0]]
 
 
 def test_the_commands_for_three_hosts_are_those_of_the_page_that_is_tested() -> None:
