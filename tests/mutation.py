@@ -319,7 +319,7 @@ def main() -> int:
     parser.add_argument("--test-seconds", type=float, default=15, help="of unit tests for each mutant, as measured")
     parser.add_argument("--simulate", default="0:20", help="seeds of the simulator, FIRST:END")
     parser.add_argument("--results", type=Path, help="JSON lines; those that it holds already are not tried again")
-    parser.add_argument("--again", type=Path, help="results whose survivors are tried once more; goes on in this file")
+    parser.add_argument("--again", type=Path, help="results; their survivors are tried once more; goes on in this file")
     arguments = parser.parse_args()
     tree = arguments.tree.resolve()
     if (tree / ".git").exists():

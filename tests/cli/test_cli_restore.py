@@ -111,7 +111,7 @@ def test_one_of_three_restored_alone_waits_and_says_for_whom(
         alarms = warren("status", "--data-dir", tmp_path / "m1", "-o", "json").json["alarms"]
         return any("m1 waits for m2, m3, to be restored from the same file" in alarm["text"] for alarm in alarms)
 
-    wait_until(says, "m1 to say for whom it waits")
+    wait_until(says, "m1 to name the managers that it waits for")
     assert alone.stop() == 0
 
 

@@ -296,7 +296,7 @@ def test_two_that_moved_and_were_not_put_in_the_list_meet_after_a_restart_withou
         members = {member["id"]: member["connected"] for member in three.status("m1")["members"]}
         return members["m2"] is True
 
-    wait_until(have_met, "m1 and m2 to meet, by what m3 told them")
+    wait_until(have_met, "m1 and m2 to meet, by the addresses from m3")
     for id_, other in (("m1", "m2"), ("m2", "m1")):
         file = tmp_path / id_ / "manager.json"
         wait_until(

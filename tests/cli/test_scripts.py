@@ -66,7 +66,7 @@ def test_it_installs_once_and_again_when_the_project_asks_for_something_else(tmp
     machine = FakeMachine(tmp_path)
     for _ in range(2):
         assert machine.ensure_venv("test").returncode == 0
-        assert machine.ensure_venv().returncode == 0, "what the tests need holds what the cluster needs"
+        assert machine.ensure_venv().returncode == 0, "the requirements of the tests include those of the cluster"
     assert machine.installations() == ["base,test"]
     assert machine.ensure_venv("test,lint").returncode == 0
     assert machine.ensure_venv("lint").returncode == 0
