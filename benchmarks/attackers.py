@@ -14,6 +14,7 @@ import socket
 import ssl
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -239,7 +240,9 @@ def hello_of(claims: Mapping[str, Any]) -> Message:
 def issue(authority: Authority, directory: Path, *ids: str) -> dict[str, ssl.SSLContext]:
     """Issue a certificate of the cluster's CA for each of these ids. Returns id -> the TLS of its client."""
     contexts = {}
-    for number, each in enumerate(authority.issue({id_: f"127.0.0.1:{n}" for n, id_ in enumerate(ids, 1)})):
+    for number, each in enumerate(
+        authority.issue({id_: f"127.0.0.1:{1 + zlib.crc32(id_.encode()) % 65_000}" for id_ in ids})
+    ):
         place = directory / f"stranger-{ids[number]}"
         place.mkdir(mode=0o700)
         tls_files.install(place, each.files, check=lambda _: None)

@@ -588,8 +588,8 @@ def test_a_reader_trusts_the_marker_of_a_living_manager_with_any_boot_id(tmp_pat
 # ---- Files with wrong contents.
 
 
-def test_an_empty_directory_has_no_state_to_read(tmp_path: Path) -> None:
-    with pytest.raises(RefusedForSafety, match="start its manager first"):
+def test_a_directory_that_does_not_exist_has_no_state_to_read(tmp_path: Path) -> None:
+    with pytest.raises(RefusedForSafety, match="there is no such directory"):
         Database.open_read_only(tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
