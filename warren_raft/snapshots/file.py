@@ -275,15 +275,12 @@ def read_manifest(path: Path) -> SnapshotInfo:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """The descriptor of a regular file, for reading. Raises IsADirectoryError for a directory and SnapshotInvalid for
-    anything else, without waiting for a pipe."""
+    """The descriptor of a regular file, for reading. Raises SnapshotInvalid for anything else, without waiting for a
+    pipe."""
     path = os.fspath(path)
     descriptor = RESERVE.call(os.open, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):  # a wrong name, not a damaged snapshot
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise SnapshotInvalid(path, "is not a file")
         yield descriptor
     finally:
