@@ -19,7 +19,6 @@ import os
 import socket
 import ssl
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -517,8 +516,9 @@ def row(
     scene = Scene(cluster, attacker, [cluster.port(id_) for id_ in ids], facts)
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
-        grown = [stack.enter_context(peak_growth(manager.popen.pid, 0.02)) for manager in cluster.managers.values()]
-        opened = [stack.enter_context(most_descriptors(each.popen.pid)) for each in cluster.managers.values()]
+        pids = [manager.popen.pid for manager in cluster.managers.values()]
+        grown = [stack.enter_context(peak_growth(pid, 0.02)) for pid in pids]
+        opened = [stack.enter_context(peak_growth(pid, 0.02, count_descriptors)) for pid in pids]
         while not scene.outcomes or time.monotonic() < begin + seconds:
             attack(scene)
             if not scene.outcomes:
@@ -557,24 +557,6 @@ def shown(outcomes: Counter[str]) -> dict[str, str]:
 
 def log_bytes(cluster: Cluster) -> int:
     return sum(file.stat().st_size for file in cluster.directory.glob("*.log"))
-
-
-@contextlib.contextmanager
-def most_descriptors(pid: int) -> Iterator[list[int]]:
-    """The largest growth of a process's descriptors during the block; known at its end."""
-    before, done, grown = count_descriptors(pid), threading.Event(), [0]
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            grown[0] = max(grown[0], count_descriptors(pid) - before)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield grown
-    finally:
-        done.set()
-        watcher.join()
 
 
 def count_descriptors(pid: int) -> int:

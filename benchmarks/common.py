@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -81,14 +81,16 @@ def sync_ms(directory: Path) -> float:
 
 
 @contextlib.contextmanager
-def peak_growth(pid: int, every_seconds: float) -> Iterator[list[int]]:
-    """For `with`: yields a list with the largest growth of a process's anonymous memory, in bytes; final at the end."""
-    before, done = rss_anon(pid), threading.Event()
+def peak_growth(pid: int, every_seconds: float, measure: Callable[[int], int] | None = None) -> Iterator[list[int]]:
+    """For `with`: yields a list with the largest growth of `measure(pid)`; final at the end. The default is a process's
+    anonymous memory, in bytes."""
+    measured = measure or rss_anon
+    before, done = measured(pid), threading.Event()
     grown = [0]
 
     def watch() -> None:
         while not done.wait(every_seconds):
-            grown[0] = max(grown[0], rss_anon(pid) - before)
+            grown[0] = max(grown[0], measured(pid) - before)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
