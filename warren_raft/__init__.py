@@ -66,10 +66,10 @@ if TYPE_CHECKING:
     from .maintenance import describe as describe
     from .maintenance import inspect as inspect
     from .maintenance import recover as recover
-    from .maintenance import restore as restore
     from .maintenance import verify as verify
     from .manager import ReplicatedStore as ReplicatedStore
     from .restoring import Restored as Restored
+    from .restoring import restore as restore
     from .results import CertificateStatus as CertificateStatus
     from .results import Fetching as Fetching
     from .results import MemberAlarm as MemberAlarm
@@ -147,8 +147,8 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "local": ("LocalStore", "ReadOnlyStore"),
     "manager": ("ReplicatedStore",),
     "describing": ("Description",),
-    "maintenance": ("describe", "inspect", "recover", "restore", "verify"),
-    "restoring": ("Restored",),
+    "maintenance": ("describe", "inspect", "recover", "verify"),
+    "restoring": ("Restored", "restore"),
     "snapshots.file": ("SnapshotInfo",),
     "results": (
         "CertificateStatus",

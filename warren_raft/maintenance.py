@@ -1,13 +1,14 @@
 """Work on snapshots, and on the data directories of stopped managers, for programs: the commands of the same names.
 
-Lives here: the functions that `import warren_raft` offers. Not here: how they are carried out (restoring.py,
-describing.py, snapshots/). Invariant: none of them needs a running manager; `recover` and `restore` alone change files.
+Lives here: short forms of these functions, as `import warren_raft` offers them; `restore` is restoring.py's own. Not
+here: how they are carried out (restoring.py, describing.py, snapshots/). Invariant: none of them needs a running
+manager; `recover` alone changes files.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from warren_raft import describing, restoring
 from warren_raft.describing import Description
@@ -36,39 +37,6 @@ def verify(file: Path, *, progress: Progress | None = None) -> SnapshotInfo:
     fault and its place), RefusedForSafety (the format of a newer release), OSError. Thread-safe.
     """
     return verification.verify(file, progress=progress)
-
-
-def restore(
-    file: Path,
-    data_dir: Path,
-    *,
-    node_id: str,
-    members: Mapping[str, str],
-    cluster_id: str | None = None,
-    move_aside: bool = False,
-    allow_rollback: bool = False,
-    progress: Progress | None = None,
-) -> Restored:
-    """Make `data_dir` the directory of the member `node_id` of a new cluster that begins with the data of a snapshot.
-
-    Call it once for each member of `members` (id -> `HOST:PORT`), with the same file and the same members; they form
-    the cluster when all of them run. `cluster_id`: the required cluster id of the snapshot. `move_aside`: the present
-    content of `data_dir` goes to DATA_DIR/aside-TIME; that needs `cluster_id` if it is of another cluster, and
-    `allow_rollback` if it is newer than the snapshot.
-
-    Raises RefusedForSafety (docs/recovery.md lists the reasons), SnapshotInvalid, InvalidEntity, InUse, StorageFull,
-    OSError. After an error, and if the process dies, `data_dir` has its old content.
-    """
-    return restoring.restore(
-        file,
-        data_dir,
-        node_id=node_id,
-        members=members,
-        cluster_id=cluster_id,
-        move_aside=move_aside,
-        allow_rollback=allow_rollback,
-        progress=progress,
-    )
 
 
 def recover(data_dir: Path, *, force: bool = False, progress: Progress | None = None) -> Restored:

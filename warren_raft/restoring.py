@@ -90,9 +90,10 @@ def restore(
 ) -> Restored:
     """Make DATA_DIR the directory of the member `node_id` of a new cluster that begins with the data of the snapshot.
 
-    `cluster_id`: the required cluster id of the snapshot. `move_aside`: the content of DATA_DIR goes to
-    DATA_DIR/aside-TIME. That needs `cluster_id` if the content is of another cluster, and `allow_rollback` if the
-    snapshot is older than the content, or the content cannot be read.
+    Call it once for each member of `members` (id -> `HOST:PORT`), with the same file and the same members; they form
+    the cluster when all of them run. `cluster_id`: the required cluster id of the snapshot. `move_aside`: the content
+    of DATA_DIR goes to DATA_DIR/aside-TIME. That needs `cluster_id` if the content is of another cluster, and
+    `allow_rollback` if the snapshot is older than the content, or the content cannot be read.
 
     Raises RefusedForSafety (see docs/recovery.md), SnapshotInvalid, InvalidEntity, StorageFull, OSError. After an
     error, and if the process dies, DATA_DIR has its old content.
