@@ -100,7 +100,20 @@ def _lets_signals_in(code: CodeType, offset: int) -> bool:
 
 @cache
 def _places(code: CodeType) -> frozenset[int]:
-    return frozenset(each.offset for each in dis.get_instructions(code) if each.opname.startswith(LETS_SIGNALS_IN))
+    """The offsets of the instructions that let signals in. Python raises the handler's exception inside the
+    instruction; tracing can raise it only at the next one. So an instruction at the end of a `with` or `try` block is
+    left out: its exception would pass the block by, and leave a lock taken that Python would release."""
+    instructions = list(dis.get_instructions(code))
+    blocks = dis.Bytecode(code).exception_entries  # type: ignore[attr-defined]
+
+    def handler(offset: int) -> int | None:
+        return next((each.target for each in blocks if each.start <= offset < each.end), None)
+
+    return frozenset(
+        each.offset
+        for each, following in zip(instructions, instructions[1:], strict=False)
+        if each.opname.startswith(LETS_SIGNALS_IN) and handler(each.offset) == handler(following.offset)
+    )
 
 
 def _comes_of_it(error: BaseException | None) -> bool:
