@@ -23,11 +23,18 @@ from typing import Any, Self
 import tls
 from common import quantile, sample
 
-from warren_raft import tls_files
-from warren_raft.certificates import Authority
-from warren_raft.raft.tls_session import Session
-from warren_raft.raft.transport import PROTOCOL_MAGIC, PROTOCOL_VERSIONS
-from warren_raft.raft.wire import MARK, BadFrame, FrameReader, encode, encode_body, frame_head
+from warren_raft.certificates import files as tls_files
+from warren_raft.certificates.ca import Authority
+from warren_raft.raft.links.tls_session import Session
+from warren_raft.raft.links.transport import PROTOCOL_MAGIC, PROTOCOL_VERSIONS
+from warren_raft.raft.links.wire import (
+    MARK,
+    BadFrame,
+    FrameReader,
+    encode,
+    encode_body,
+    frame_head,
+)
 
 Message = dict[str, Any]
 

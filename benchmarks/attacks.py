@@ -33,14 +33,31 @@ from attackers import HASH_BOMB, Gone, Message, Peer, client_hello, empty_lists,
 from common import data_directory, options, peak_growth
 
 import warren_raft as wr
-from warren_raft.certificates import Authority
-from warren_raft.credentials import Credentials
+from warren_raft.certificates.ca import Authority
+from warren_raft.certificates.credentials import Credentials
 from warren_raft.raft import entries
-from warren_raft.raft.membership import REMOVE, Change, Founding, Member
-from warren_raft.raft.tls_session import Session
-from warren_raft.raft.wire import FIRST, MORE, encode, first_body, frame_head
+from warren_raft.raft.links.tls_session import Session
+from warren_raft.raft.links.wire import (
+    FIRST,
+    MORE,
+    encode,
+    first_body,
+    frame_head,
+)
+from warren_raft.raft.membership import (
+    REMOVE,
+    Change,
+    Founding,
+    Member,
+)
 from warren_raft.store import codec
-from warren_raft.store.command import OPEN_SESSION, PUT, Command, Operation, new_session
+from warren_raft.store.command import (
+    OPEN_SESSION,
+    PUT,
+    Command,
+    Operation,
+    new_session,
+)
 from warren_raft.store.command import encode as encode_command
 from warren_raft.store.tables import CA, CA_ID
 

@@ -39,8 +39,15 @@ import tls
 from attackers import HASH_BOMB, Gone, Peer, client_context, client_hello, empty_lists, frame, hello_of, linked, without
 from common import WAIT_SECONDS, data_directory, options, peak_growth, verdict
 
-from warren_raft.certificates import Authority
-from warren_raft.raft.wire import FIRST, GIVEN_UP, MORE, encode, first_body, frame_head
+from warren_raft.certificates.ca import Authority
+from warren_raft.raft.links.wire import (
+    FIRST,
+    GIVEN_UP,
+    MORE,
+    encode,
+    first_body,
+    frame_head,
+)
 
 CONNECTIONS = 10_000
 FRAMES = 1_000_000

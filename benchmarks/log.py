@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 from common import data_directory, quantile
 
-from warren_raft.raft.files import OsFiles
-from warren_raft.raft.log import SEGMENT_BYTES, Log
+from warren_raft.disk.files import OsFiles
+from warren_raft.raft.log.log import SEGMENT_BYTES, Log
 
 OPEN_ENTRIES = 10_000
 

@@ -25,7 +25,7 @@ from common import data_directory, free_ports, options, peak_growth, sample, syn
 
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.migrate.records import format_line
-from warren_raft.restoring import restore
+from warren_raft.recovery.restore import restore
 from warren_raft.snapshots.file import extract, write
 from warren_raft.snapshots.verification import verify, verify_in_child
 from warren_raft.store.command import NO_SESSION, Command, encode

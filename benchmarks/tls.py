@@ -23,9 +23,9 @@ import common
 import writes
 from common import WAIT_SECONDS, data_directory, options, sync_ms, verdict
 
-from warren_raft import tls_files
-from warren_raft.certificates import Authority
-from warren_raft.credentials import Credentials
+from warren_raft.certificates import files as tls_files
+from warren_raft.certificates.ca import Authority
+from warren_raft.certificates.credentials import Credentials
 
 KINDS = ("plaintext", "tls")
 THREADS = 64

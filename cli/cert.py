@@ -1,6 +1,6 @@
 """`warren-raft cert …`: the CA of a cluster, the join files of its managers, and the content of a certificate.
 
-Here: arguments and output. Not here: keys and certificates (warren_raft/certificates.py), and the links with TLS.
+Here: arguments and output. Not here: keys and certificates (warren_raft/certificates/ca.py), and the links with TLS.
 Invariant: these commands need no running manager, and a CA's key stays in the directory where `cert init` made it.
 """
 
@@ -30,8 +30,8 @@ from .common import (
 from .tables import Column, print_fields, print_table, time_shown
 
 if TYPE_CHECKING:
-    from warren_raft.certificates import Authority, CertificateFacts
-    from warren_raft.join_files import KeyAndCertificates
+    from warren_raft.certificates.ca import Authority, CertificateFacts
+    from warren_raft.certificates.join_files import KeyAndCertificates
 
 IN_USE_SECONDS: Final = 30.0
 """A running manager looks at its files each second; this is enough for a very busy machine."""
@@ -69,7 +69,7 @@ def init(directory: str, trust_domain: str | None, replaces: str | None) -> None
     \b
     Example: warren-raft cert init ca
     """
-    from warren_raft.certificates import Authority
+    from warren_raft.certificates.ca import Authority
 
     authority = Authority.create(directory, trust_domain=trust_domain, replaces=replaces)
     if wants_json():
@@ -153,8 +153,8 @@ def issue(
     Example: warren-raft cert issue m1=10.0.0.1:7946 m2=10.0.0.2:7946 m3=10.0.0.3:7946 --ca ca
              warren-raft cert issue m4 --address 10.0.0.4:7946 --ca ca -o m4.join
     """
-    from warren_raft.certificates import Authority, rfc3339
-    from warren_raft.join_files import require_replaceable
+    from warren_raft.certificates.ca import Authority, rfc3339
+    from warren_raft.certificates.join_files import require_replaceable
 
     managers = _managers_wanted(wanted, address)
     if file is not None and len(managers) > 1:
@@ -251,8 +251,8 @@ def renew(file: str | None, ca: str | None) -> None:
     \b
     Example: warren-raft cert renew m1.join --data-dir data/m1
     """
-    from warren_raft.credentials import Credentials
-    from warren_raft.tls_files import contents, install
+    from warren_raft.certificates.credentials import Credentials
+    from warren_raft.certificates.files import contents, install
 
     directory = data_dir()
     present = _found(None)
@@ -288,10 +288,10 @@ def renew(file: str | None, ca: str | None) -> None:
 
 def _renewed(directory: str, node_id: str, file: str | None, ca: str | None) -> KeyAndCertificates:
     """The new key and certificate, from the join file, the CA of --ca, or this user's CA on this host."""
-    from warren_raft import local_certificates
-    from warren_raft.certificates import Authority
-    from warren_raft.join_files import JoinFile
-    from warren_raft.tls_files import is_local
+    from warren_raft.certificates import local as local_certificates
+    from warren_raft.certificates.ca import Authority
+    from warren_raft.certificates.files import is_local
+    from warren_raft.certificates.join_files import JoinFile
 
     if file is not None and ca is not None:
         raise click.UsageError("name a join file or --ca, not both")
@@ -364,10 +364,10 @@ def show(path: str | None) -> None:
 
 def _found(path: str | None) -> dict[str, Any]:
     """The JSON of the join file, the CA's directory, the data directory or the PEM file at a path."""
-    from warren_raft.certificates import REGISTRY, Authority, facts_of
-    from warren_raft.credentials import AUTHORITIES, CERTIFICATE
-    from warren_raft.join_files import JoinFile
-    from warren_raft.tls_files import directory_of
+    from warren_raft.certificates.ca import REGISTRY, Authority, facts_of
+    from warren_raft.certificates.credentials import AUTHORITIES, CERTIFICATE
+    from warren_raft.certificates.files import directory_of
+    from warren_raft.certificates.join_files import JoinFile
 
     if path is not None and os.path.exists(os.path.join(path, REGISTRY)):
         return _authority(Authority(path))
@@ -405,8 +405,8 @@ def _text(path: str) -> str:
 
 def _manager(certificate: str, ca: str, source: str) -> dict[str, Any]:
     """The JSON of a manager's certificate. `source`: the file, directory or CA that it comes from, for errors."""
-    from warren_raft.certificates import facts_of
-    from warren_raft.raft.identity import parse_uri
+    from warren_raft.certificates.ca import facts_of
+    from warren_raft.certificates.identity import parse_uri
 
     try:
         own = facts_of(certificate)[0]
@@ -418,7 +418,7 @@ def _manager(certificate: str, ca: str, source: str) -> dict[str, Any]:
 
 
 def _facts(facts: CertificateFacts) -> dict[str, str]:
-    from warren_raft.certificates import rfc3339
+    from warren_raft.certificates.ca import rfc3339
 
     return {
         "subject": facts.subject,
@@ -431,7 +431,7 @@ def _facts(facts: CertificateFacts) -> dict[str, str]:
 
 
 def _authority(authority: Authority) -> dict[str, Any]:
-    from warren_raft.certificates import facts_of
+    from warren_raft.certificates.ca import facts_of
 
     managers, issued = authority.managers(), authority.issued()
     return {

@@ -21,7 +21,7 @@ from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     from warren_raft.admin.client import AdminClient
-    from warren_raft.local import ReadOnlyStore
+    from warren_raft.local.store import ReadOnlyStore
     from warren_raft.store.tables import Kind
 
 DATA_DIR_VARIABLE: Final = "WARREN_DATA_DIR"
@@ -146,7 +146,7 @@ def manager() -> AdminClient:
 
 def database() -> ReadOnlyStore:
     """The database in the named data directory, for reading, whether or not its manager runs."""
-    from warren_raft.local import ReadOnlyStore
+    from warren_raft.local.store import ReadOnlyStore
 
     return ReadOnlyStore(data_dir())
 
@@ -227,7 +227,12 @@ class KindType(click.ParamType):  # type: ignore[type-arg]  # generic for type c
         self._with_ca = with_ca
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Kind[Any]:
-        from warren_raft.store.tables import BY_NAME, CA, KINDS, Kind
+        from warren_raft.store.tables import (
+            BY_NAME,
+            CA,
+            KINDS,
+            Kind,
+        )
 
         if isinstance(value, Kind):
             return value

@@ -17,13 +17,19 @@ from typing import IO, TYPE_CHECKING, BinaryIO, Final
 import click
 
 from warren_raft.admin import operation
-from warren_raft.entity_json import to_json, write_base64
+from warren_raft.disk.outputs import (
+    collected,
+    is_node,
+    is_stdout,
+    open_node,
+    whole_file,
+)
 from warren_raft.errors import InvalidEntity, NotFound, WarrenError
 from warren_raft.migrate.records import format_line, parse_line
-from warren_raft.outputs import collected, is_node, is_stdout, open_node, whole_file
+from warren_raft.model.json_form import to_json, write_base64
 from warren_raft.store.tables import BY_NAME, CA, KINDS
 from warren_raft.store.writing import put_operation
-from warren_raft.wording import counted
+from warren_raft.support.wording import counted
 
 from .common import (
     InputType,

@@ -1,6 +1,6 @@
 """`warren-raft describe`: prints the content of a stopped manager's data directory.
 
-Not here: reading the directory (warren_raft/describing.py). Invariant: nothing in the directory is changed.
+Not here: reading the directory (warren_raft/data_dir/description.py). Invariant: nothing in the directory is changed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .common import WarrenCommand, data_dir, print_json, refuse_file, wants_json
 from .tables import print_fields, print_table
 
 if TYPE_CHECKING:
-    from warren_raft.describing import Description
+    from warren_raft.data_dir.description import Description
 
 
 @click.command("describe", cls=WarrenCommand)
@@ -27,7 +27,7 @@ def describe(directory: str | None) -> None:
     \b
     Example: warren-raft describe data/m1 -o json
     """
-    from warren_raft.describing import describe as read
+    from warren_raft.data_dir.description import describe as read
 
     if directory:
         refuse_file(directory, "DIR")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import click
 
 from warren_raft.admin import operation
-from warren_raft.entity_json import from_json, to_json
 from warren_raft.errors import InvalidEntity
+from warren_raft.model.json_form import from_json, to_json
 from warren_raft.store.tables import CA_ID, CONTAINER, Kind
 
 from .common import (

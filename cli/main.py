@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from warren_raft import errors
-from warren_raft.core_dumps import forbid_core_dumps
+from warren_raft.support.core_dumps import forbid_core_dumps
 
 from .common import WarrenGroup
 from .tables import one_line

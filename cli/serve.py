@@ -18,16 +18,26 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from warren_raft.config import MAX_BACKUPS, MISSING, Config, read_toml
-from warren_raft.core_dumps import forbid_core_dumps
-from warren_raft.errors import Closed, InvalidEntity, RefusedForSafety, Unavailable
-from warren_raft.join_files import JOIN_FILE, JoinFile
-from warren_raft.log_lines import log_event, word
+from warren_raft.certificates.join_files import JOIN_FILE, JoinFile
+from warren_raft.config import (
+    MAX_BACKUPS,
+    MISSING,
+    Config,
+    read_toml,
+)
+from warren_raft.errors import (
+    Closed,
+    InvalidEntity,
+    RefusedForSafety,
+    Unavailable,
+)
+from warren_raft.support.core_dumps import forbid_core_dumps
+from warren_raft.support.log_lines import log_event, word
 
 from .common import DATA_DIR_VARIABLE, DurationType, MemberType, WarrenCommand, WholeNumberType, named_data_dir
 
 if TYPE_CHECKING:
-    from warren_raft.manager import ReplicatedStore
+    from warren_raft.manager.store import ReplicatedStore
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +151,7 @@ def serve(
     if not forbid_core_dumps():
         text = "a core dump of this process would hold secrets: allow it to call prctl, or set LimitCORE=0"
         log_event(log, logging.WARNING, "core dumps not forbidden", text, node=config.node_id)
-    from warren_raft.manager import ReplicatedStore
+    from warren_raft.manager.store import ReplicatedStore
 
     with _Signals() as signals, ReplicatedStore(config) as store:
         if _wait_ready(store, signals):
@@ -194,7 +204,7 @@ def _from_join_file(named: Mapping[str, Any]) -> dict[str, Any]:
     path, directory = named.get("join"), named.get("data_dir")
     if not isinstance(path, str):
         return {}
-    from warren_raft.tls_files import directory_of
+    from warren_raft.certificates.files import directory_of
 
     try:
         join = JoinFile.read(path)
@@ -214,7 +224,7 @@ def _from_directory(named: Mapping[str, Any]) -> dict[str, Any]:
     --listen also replaces this manager's old address among the members."""
     if {"node_id", "listen", "members"} <= named.keys() or not isinstance(named.get("data_dir"), str):
         return {}
-    from warren_raft.remembered import settings_of
+    from warren_raft.data_dir.remembered import settings_of
 
     held = settings_of(named["data_dir"])
     if not held:

@@ -1,6 +1,7 @@
 """`warren-raft snapshot …`: save the state of a manager as one file, inspect it, verify it, restore it.
 
-Not here: the format and the verification (warren_raft/snapshots), the checks of a restore (warren_raft/restoring.py).
+Not here: the format and the verification (warren_raft/snapshots), the checks of a restore
+(warren_raft/recovery/restore.py).
 Invariant: a file under its final name is complete, readable by its owner only, and on disk; no file is replaced.
 """
 
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from warren_raft.outputs import is_stdout, write_all
-from warren_raft.wording import counted
+from warren_raft.disk.outputs import is_stdout, write_all
+from warren_raft.support.wording import counted
 
 from .common import MemberType, NodeIdType, WarrenGroup, data_dir, manager, print_json, wants_json
 from .data import progress
@@ -185,7 +186,7 @@ def restore(
                  --member m1=127.0.0.1:7946 --member m2=127.0.0.1:7947 --member m3=127.0.0.1:7948
     """
     from warren_raft.errors import InvalidEntity
-    from warren_raft.restoring import restore as carry_out
+    from warren_raft.recovery.restore import restore as carry_out
 
     addresses: dict[str, str] = {}
     for member, address in members:

@@ -32,10 +32,10 @@ from local_cluster import (
 )
 
 from warren_raft.admin.client import NotRunning
-from warren_raft.entity_json import to_json
 from warren_raft.errors import Unavailable
-from warren_raft.local import ReadOnlyStore
+from warren_raft.local.store import ReadOnlyStore
 from warren_raft.migrate.records import same_record
+from warren_raft.model.json_form import to_json
 
 MANAGERS: Final = ("m1", "m2", "m3")
 WRITERS_PER_MANAGER: Final = 2

@@ -10,13 +10,24 @@ from typing import Any
 
 from warren_raft.errors import InvariantViolation
 from warren_raft.fsm.sessions import Session
-from warren_raft.raft import entries, wire
+from warren_raft.raft import entries
 from warren_raft.raft.lanes import Lane
-from warren_raft.raft.membership import Founding, Hello, Membership, read_note
-from warren_raft.raft.wire import FIRST, MORE, BadFrame, FrameReader
+from warren_raft.raft.links import wire
+from warren_raft.raft.links.wire import (
+    FIRST,
+    MORE,
+    BadFrame,
+    FrameReader,
+)
+from warren_raft.raft.membership import (
+    Founding,
+    Hello,
+    Membership,
+    read_note,
+)
 from warren_raft.store import codec
 from warren_raft.store.tables import CONTAINER
-from warren_raft.strict_cbor import BadCbor, decode, decode_record
+from warren_raft.support.strict_cbor import BadCbor, decode, decode_record
 
 
 def hello(founding: bytes) -> dict[str, Any]:

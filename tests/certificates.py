@@ -12,8 +12,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from warren_raft.credentials import AUTHORITIES, CERTIFICATE, KEY, Credentials
-from warren_raft.raft.identity import uri_of
+from warren_raft.certificates.credentials import (
+    AUTHORITIES,
+    CERTIFICATE,
+    KEY,
+    Credentials,
+)
+from warren_raft.certificates.identity import uri_of
 
 DAY = timedelta(days=1)
 BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)

@@ -21,15 +21,31 @@ from tests import frames
 from tests.list_machine import ListMachine, ListSnapshots
 from tests.memory_files import MemoryFiles
 from warren_raft.alarms import Alarms
+from warren_raft.certificates.identity import Identity
 from warren_raft.errors import StorageFull, WarrenError
 from warren_raft.raft.changes import DONE, REFUSED, Answer
-from warren_raft.raft.effects import CloseLink, Dial, Effect, Send, Work, WriteLog
+from warren_raft.raft.effects import (
+    CloseLink,
+    Dial,
+    Effect,
+    Send,
+    Work,
+    WriteLog,
+)
 from warren_raft.raft.engine import Engine, Settings
-from warren_raft.raft.events import Event, LinkDown, LinkUp, Received, Refused, Submitted, Synced, Worked
-from warren_raft.raft.identity import Identity
+from warren_raft.raft.events import (
+    Event,
+    LinkDown,
+    LinkUp,
+    Received,
+    Refused,
+    Submitted,
+    Synced,
+    Worked,
+)
 from warren_raft.raft.lanes import Lane
 from warren_raft.raft.large import LARGE_BYTES
-from warren_raft.raft.log import Batch, Entry, Log
+from warren_raft.raft.log.log import Batch, Entry, Log
 from warren_raft.raft.membership import Origin
 from warren_raft.raft.messages import lane_of
 from warren_raft.raft.refusal import Refusal

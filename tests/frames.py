@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from warren_raft.raft.wire import FrameReader, encode
+from warren_raft.raft.links.wire import FrameReader, encode
 
 __all__ = ["decode", "encode"]
 

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from warren_raft.entities import Container, Entity, Node, Secret, Service, TLSCertificate
 from warren_raft.fsm.machine import Result, StateMachine
+from warren_raft.model.entities import (
+    Container,
+    Entity,
+    Node,
+    Secret,
+    Service,
+    TLSCertificate,
+)
 from warren_raft.store.command import Command, Operation, encode
 from warren_raft.store.database import Database
 from warren_raft.store.tables import CA, KINDS, Kind

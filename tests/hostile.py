@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from tests.engine_harness import Cluster, Message, Node
+from warren_raft.certificates.identity import Identity
 from warren_raft.raft.effects import CloseLink
 from warren_raft.raft.events import LinkUp, Received
-from warren_raft.raft.identity import Identity
 from warren_raft.raft.refusal import Refusal
 
 

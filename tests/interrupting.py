@@ -13,13 +13,21 @@ import dis
 import sys
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 OURS, TESTS = "/warren_raft/", "/tests/"
-PURE = ("/entities.py", "/entity_json.py", "/forms.py", "/store/codec.py", "/store/encoding.py", "/store/leading.py")
+PURE = (
+    "/model/entities.py",
+    "/model/json_form.py",
+    "/model/validation.py",
+    "/store/codec.py",
+    "/store/encoding.py",
+    "/store/leading.py",
+)
 """Files that touch only the caller's own values: thousands of instructions at which an interruption shows nothing."""
 SWALLOWS = ("/_weakrefset.py", "/weakref.py", "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 """Files in which Python drops an exception with a line on stderr, or has a lock for each module; like `__del__`."""
@@ -111,7 +119,7 @@ def _places(code: CodeType) -> frozenset[int]:
 
     return frozenset(
         each.offset
-        for each, following in zip(instructions, instructions[1:], strict=False)
+        for each, following in pairwise(instructions)
         if each.opname.startswith(LETS_SIGNALS_IN) and handler(each.offset) == handler(following.offset)
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 import cbor2
 
 from warren_raft.errors import Corrupted, InvariantViolation, SnapshotInvalid
-from warren_raft.raft.log import Log
+from warren_raft.raft.log.log import Log
 
 UNREADABLE = -1
 """The sequence of a command that stops every manager that applies it, like a command of an unknown version."""

@@ -11,8 +11,8 @@ import errno
 from typing import NamedTuple
 
 from tests.memory_files import MemoryFiles
-from warren_raft.raft.log import Batch, Entry, Log
-from warren_raft.raft.log_contents import BASE_COMMAND
+from warren_raft.raft.log.contents import BASE_COMMAND
+from warren_raft.raft.log.log import Batch, Entry, Log
 
 DIRECTORY = "/data/log"
 

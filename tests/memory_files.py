@@ -171,7 +171,7 @@ class MemoryFile:
 
 
 class MemoryFiles:
-    """A file system in memory for one manager, as warren_raft.raft.files.Files. Not thread-safe.
+    """A file system in memory for one manager, as warren_raft.disk.files.Files. Not thread-safe.
 
     `operations` counts every call except close. A fault is planned for the Nth operation of this count, and happens
     once. After `Crashed`, call `kill` (the page cache survives) or `power_cut`.

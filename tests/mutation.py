@@ -31,7 +31,7 @@ from cosmic_ray.plugins import get_operator, operator_names
 from coverage import CoverageData
 
 AREAS = {
-    "raft": ("warren_raft/raft/*.py", 0.5),
+    "raft": ("warren_raft/raft/**/*.py", 0.5),
     "fsm": ("warren_raft/fsm/*.py", 0.15),
     "snapshots": ("warren_raft/snapshots/*.py", 0.2),
     "generations": ("warren_raft/store/generations.py", 0.15),

@@ -9,12 +9,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.fsm_harness import apply, command, put, some_entities
-from warren_raft.entities import Container, Node
 from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.entry import read_committed, store_position
 from warren_raft.fsm.machine import StateMachine
+from warren_raft.model.entities import Container, Node
 from warren_raft.raft.membership import Member, Membership
-from warren_raft.snapshots.file import TRAILER_BYTES, SnapshotInfo, make_trailer, read_manifest, write
+from warren_raft.snapshots.file import (
+    TRAILER_BYTES,
+    SnapshotInfo,
+    make_trailer,
+    read_manifest,
+    write,
+)
 from warren_raft.store.command import Operation, Verb
 from warren_raft.store.database import Database, WriteTransaction
 

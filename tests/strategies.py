@@ -14,8 +14,13 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from warren_raft.entities import ENTITY_CLASSES, Container, Entity, NodeRole
-from warren_raft.forms import (
+from warren_raft.model.entities import (
+    ENTITY_CLASSES,
+    Container,
+    Entity,
+    NodeRole,
+)
+from warren_raft.model.validation import (
     GO_ZERO_TIME,
     EntityField,
     Form,

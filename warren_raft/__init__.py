@@ -11,41 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .alarms import Alarm as Alarm
     from .config import Config as Config
-    from .describing import Description as Description
-    from .entities import AccessControl as AccessControl
-    from .entities import Container as Container
-    from .entities import ContainerState as ContainerState
-    from .entities import DeployStrategy as DeployStrategy
-    from .entities import Entity as Entity
-    from .entities import HeaderManipulation as HeaderManipulation
-    from .entities import HealthCheck as HealthCheck
-    from .entities import HealthCheckType as HealthCheckType
-    from .entities import HealthStatus as HealthStatus
-    from .entities import Ingress as Ingress
-    from .entities import IngressBackend as IngressBackend
-    from .entities import IngressPath as IngressPath
-    from .entities import IngressRule as IngressRule
-    from .entities import IngressTLS as IngressTLS
-    from .entities import Network as Network
-    from .entities import Node as Node
-    from .entities import NodeResources as NodeResources
-    from .entities import NodeRole as NodeRole
-    from .entities import NodeStatus as NodeStatus
-    from .entities import PathRewrite as PathRewrite
-    from .entities import PathType as PathType
-    from .entities import PortMapping as PortMapping
-    from .entities import PublishMode as PublishMode
-    from .entities import RateLimit as RateLimit
-    from .entities import ResourceRequirements as ResourceRequirements
-    from .entities import RestartCondition as RestartCondition
-    from .entities import RestartPolicy as RestartPolicy
-    from .entities import Secret as Secret
-    from .entities import Service as Service
-    from .entities import ServiceMode as ServiceMode
-    from .entities import TLSCertificate as TLSCertificate
-    from .entities import UpdateConfig as UpdateConfig
-    from .entities import Volume as Volume
-    from .entities import VolumeMount as VolumeMount
+    from .data_dir.description import Description as Description
     from .errors import Closed as Closed
     from .errors import Corrupted as Corrupted
     from .errors import InUse as InUse
@@ -60,16 +26,50 @@ if TYPE_CHECKING:
     from .errors import Unavailable as Unavailable
     from .errors import WarrenError as WarrenError
     from .errors import WatchLost as WatchLost
-    from .forms import FrozenMap as FrozenMap
-    from .local import LocalStore as LocalStore
-    from .local import ReadOnlyStore as ReadOnlyStore
+    from .local.store import LocalStore as LocalStore
+    from .local.store import ReadOnlyStore as ReadOnlyStore
     from .maintenance import describe as describe
     from .maintenance import inspect as inspect
     from .maintenance import recover as recover
     from .maintenance import verify as verify
-    from .manager import ReplicatedStore as ReplicatedStore
-    from .restoring import Restored as Restored
-    from .restoring import restore as restore
+    from .manager.store import ReplicatedStore as ReplicatedStore
+    from .model.entities import AccessControl as AccessControl
+    from .model.entities import Container as Container
+    from .model.entities import ContainerState as ContainerState
+    from .model.entities import DeployStrategy as DeployStrategy
+    from .model.entities import Entity as Entity
+    from .model.entities import HeaderManipulation as HeaderManipulation
+    from .model.entities import HealthCheck as HealthCheck
+    from .model.entities import HealthCheckType as HealthCheckType
+    from .model.entities import HealthStatus as HealthStatus
+    from .model.entities import Ingress as Ingress
+    from .model.entities import IngressBackend as IngressBackend
+    from .model.entities import IngressPath as IngressPath
+    from .model.entities import IngressRule as IngressRule
+    from .model.entities import IngressTLS as IngressTLS
+    from .model.entities import Network as Network
+    from .model.entities import Node as Node
+    from .model.entities import NodeResources as NodeResources
+    from .model.entities import NodeRole as NodeRole
+    from .model.entities import NodeStatus as NodeStatus
+    from .model.entities import PathRewrite as PathRewrite
+    from .model.entities import PathType as PathType
+    from .model.entities import PortMapping as PortMapping
+    from .model.entities import PublishMode as PublishMode
+    from .model.entities import RateLimit as RateLimit
+    from .model.entities import ResourceRequirements as ResourceRequirements
+    from .model.entities import RestartCondition as RestartCondition
+    from .model.entities import RestartPolicy as RestartPolicy
+    from .model.entities import Secret as Secret
+    from .model.entities import Service as Service
+    from .model.entities import ServiceMode as ServiceMode
+    from .model.entities import TLSCertificate as TLSCertificate
+    from .model.entities import UpdateConfig as UpdateConfig
+    from .model.entities import Volume as Volume
+    from .model.entities import VolumeMount as VolumeMount
+    from .model.validation import FrozenMap as FrozenMap
+    from .recovery.restore import Restored as Restored
+    from .recovery.restore import restore as restore
     from .results import CertificateStatus as CertificateStatus
     from .results import Fetching as Fetching
     from .results import MemberAlarm as MemberAlarm
@@ -91,7 +91,7 @@ if TYPE_CHECKING:
 _MODULES: dict[str, tuple[str, ...]] = {
     "alarms": ("Alarm",),
     "config": ("Config",),
-    "entities": (
+    "model.entities": (
         "AccessControl",
         "Container",
         "ContainerState",
@@ -143,12 +143,12 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "WarrenError",
         "WatchLost",
     ),
-    "forms": ("FrozenMap",),
-    "local": ("LocalStore", "ReadOnlyStore"),
-    "manager": ("ReplicatedStore",),
-    "describing": ("Description",),
+    "model.validation": ("FrozenMap",),
+    "local.store": ("LocalStore", "ReadOnlyStore"),
+    "manager.store": ("ReplicatedStore",),
+    "data_dir.description": ("Description",),
     "maintenance": ("describe", "inspect", "recover", "verify"),
-    "restoring": ("Restored", "restore"),
+    "recovery.restore": ("Restored", "restore"),
     "snapshots.file": ("SnapshotInfo",),
     "results": (
         "CertificateStatus",

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
-from warren_raft.log_lines import log_event
+from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.alarms")
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from .disk.paths import absolute
 from .errors import InvalidEntity
-from .forms import FrozenMap
-from .paths import absolute
+from .model.validation import FrozenMap
 
 MAX_NODE_ID_LENGTH: Final = 64  # the id is part of file names, log lines and every frame's handshake
 TOML_BYTES_MAX: Final = 1 << 20

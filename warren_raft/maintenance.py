@@ -1,8 +1,8 @@
 """Work on snapshots, and on the data directories of stopped managers, for programs: the commands of the same names.
 
-Lives here: short forms of these functions, as `import warren_raft` offers them; `restore` is restoring.py's own. Not
-here: how they are carried out (restoring.py, describing.py, snapshots/). Invariant: none of them needs a running
-manager; `recover` alone changes files.
+Lives here: short forms of these functions, as `import warren_raft` offers them; `restore` is recovery/restore.py's own.
+Not here: how they are carried out (recovery/restore.py, data_dir/description.py, snapshots/). Invariant: none of them
+needs a running manager; `recover` alone changes files.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from warren_raft import describing, restoring
-from warren_raft.describing import Description
-from warren_raft.restoring import Restored
+from warren_raft.data_dir import description as describing
+from warren_raft.data_dir.description import Description
+from warren_raft.recovery import restore as restoring
+from warren_raft.recovery.restore import Restored
 from warren_raft.snapshots import verification
 from warren_raft.snapshots.file import SnapshotInfo, read_manifest
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cli_support import Command, StartManager, free_addresses
 
-from warren_raft.join_files import JoinFile
+from warren_raft.certificates.join_files import JoinFile
 
 THREE = {"m1": "10.0.0.1:7946", "m2": "10.0.0.2:7946", "m3": "10.0.0.3:7946"}
 

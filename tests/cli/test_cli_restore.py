@@ -17,8 +17,8 @@ import pytest
 from cli_support import Command, ManagerProcess, StartManager, free_addresses
 
 from tests.cluster.harness import wait_until
-from warren_raft.local import ReadOnlyStore
-from warren_raft.wording import counted
+from warren_raft.local.store import ReadOnlyStore
+from warren_raft.support.wording import counted
 from warren_raft_cli.recovery import _missing
 
 RECOVERY = (Path(__file__).resolve().parents[2] / "docs" / "recovery.md").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import os
 import threading
 from collections import Counter
 
-from warren_raft.raft.files import OsFile, OsFiles
+from warren_raft.disk.files import OsFile, OsFiles
 
 SEGMENT_SUFFIX = ".log"
 

@@ -235,7 +235,7 @@ async def _carry(way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamW
 
 def dial_through(port: int, dialler: str) -> None:
     """For a manager's process: all connections of its transport go through the Network at this port."""
-    from warren_raft.raft.transport import Transport
+    from warren_raft.raft.links.transport import Transport
 
     async def connected(_transport: Transport, host: str, peer_port: int) -> socket.socket:
         loop = asyncio.get_running_loop()

@@ -22,7 +22,7 @@ MIB = 1024 * 1024
 SNAPSHOT_AFTER = MIB
 ROUNDS = 60
 SEGMENT_BYTES = 16 * MIB
-"""The size of the segment in use, and of the segment that is made ahead (raft/log.py)."""
+"""The size of the segment in use, and of the segment that is made ahead (raft/log/log.py)."""
 
 
 def files(directory: Path) -> dict[str, int]:

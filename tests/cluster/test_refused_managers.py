@@ -19,7 +19,7 @@ import pytest
 import warren_raft as wr
 from tests.certificates import Authority
 from tests.cluster.harness import WAIT_SECONDS, free_ports, wait_until
-from warren_raft.restoring import restore
+from warren_raft.recovery.restore import restore
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.cluster.harness import WAIT_SECONDS, Cluster, ManagerDied, ManagerError, free_ports
-from warren_raft.restoring import restore
+from warren_raft.recovery.restore import restore
 
 FAULTS_A_ROUND: Final = 6
 WRITES_BETWEEN: Final = 40

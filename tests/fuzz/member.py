@@ -15,8 +15,19 @@ from tests.fuzz.source import Source
 from tests.list_machine import ListMachine, ListSnapshots
 from tests.memory_files import MemoryFiles
 from warren_raft.raft import entries
-from warren_raft.raft.events import Arriving, LinkDown, LinkUp, Received
-from warren_raft.raft.membership import ADD, PROMOTE, REMOVE, UPDATE, Change
+from warren_raft.raft.events import (
+    Arriving,
+    LinkDown,
+    LinkUp,
+    Received,
+)
+from warren_raft.raft.membership import (
+    ADD,
+    PROMOTE,
+    REMOVE,
+    UPDATE,
+    Change,
+)
 from warren_raft.raft.messages import BY_NAME
 
 Message = dict[str, Any]

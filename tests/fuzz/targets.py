@@ -25,23 +25,50 @@ from tests.fuzz.source import Source
 from tests.log_recorder import Recorder, open_log
 from tests.memory_files import MemoryFiles
 from tests.snapshot_support import change, database_in, rehash, small_state, snapshot_of
-from warren_raft import strict_cbor
 from warren_raft.config import Config
-from warren_raft.errors import Corrupted, InvalidEntity, InvariantViolation, RefusedForSafety, SnapshotInvalid
+from warren_raft.errors import (
+    Corrupted,
+    InvalidEntity,
+    InvariantViolation,
+    RefusedForSafety,
+    SnapshotInvalid,
+)
 from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.migrate.records import format_line, parse_line, same_record
-from warren_raft.raft import entries, log_format, messages, wire
+from warren_raft.raft import entries, messages
+from warren_raft.raft.links import wire
+from warren_raft.raft.links.wire import BadFrame, FrameReader
+from warren_raft.raft.log import format as log_format
 from warren_raft.raft.messages import PeerFault
 from warren_raft.raft.state_machine import membership_of
-from warren_raft.raft.wire import BadFrame, FrameReader
-from warren_raft.snapshots.file import MAGIC, TRAILER_BYTES, extract, read_manifest
+from warren_raft.snapshots.file import (
+    MAGIC,
+    TRAILER_BYTES,
+    extract,
+    read_manifest,
+)
 from warren_raft.snapshots.verification import verify
 from warren_raft.store import codec
-from warren_raft.store.command import Command, MalformedCommand, Operation, UnknownCommandVersion, Verb, decode, encode
+from warren_raft.store.command import (
+    Command,
+    MalformedCommand,
+    Operation,
+    UnknownCommandVersion,
+    Verb,
+    decode,
+    encode,
+)
 from warren_raft.store.database import SESSIONS, Database
 from warren_raft.store.tables import KINDS
-from warren_raft.store.transactions import CLUSTER_ID, HISTORY, MEMBERSHIP, META, WriteTransaction
+from warren_raft.store.transactions import (
+    CLUSTER_ID,
+    HISTORY,
+    MEMBERSHIP,
+    META,
+    WriteTransaction,
+)
+from warren_raft.support import strict_cbor
 
 RAW: Final = 0
 """The first byte of an input, if the rest is used as it is."""

@@ -19,14 +19,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.strategies import entities
-from warren_raft.entities import TLSCertificate
 from warren_raft.errors import NotFound, RevisionConflict
 from warren_raft.fsm.history import since
 from warren_raft.fsm.machine import recompute_digest
-from warren_raft.local import LocalStore
+from warren_raft.local.store import LocalStore
+from warren_raft.model.entities import TLSCertificate
 from warren_raft.store import codec
 from warren_raft.store.interface import Batch
-from warren_raft.store.tables import CA_ID, CERTIFICATE, CONTAINER, KINDS, Kind
+from warren_raft.store.tables import (
+    CA_ID,
+    CERTIFICATE,
+    CONTAINER,
+    KINDS,
+    Kind,
+)
 
 MEMORY = "/dev/shm"
 """Each step is a sync; on a disk, nearly all of the test's time would be spent in them."""

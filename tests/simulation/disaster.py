@@ -1,7 +1,7 @@
 """All managers are lost at once, and operators restore a snapshot or recover a survivor: often by mistake at first.
 
-They use the product's own code (restoring.py), on the directories of the simulation. The result is another cluster,
-with its own checkers and callers, which begin with the restored records. Not here: the faults before and after
+They use the product's own code (recovery/restore.py), on the directories of the simulation. The result is another
+cluster, with its own checkers and callers, which begin with the restored records. Not here: the faults before and after
 (nemesis.py). Invariant: `strike` always ends with the members of one cluster started.
 """
 
@@ -27,12 +27,17 @@ from tests.simulation.nemesis import Nemesis
 from tests.simulation.operators import JOINERS
 from tests.simulation.workload import Workload
 from tests.simulation.world import Audience, Directory, Failure, Process, World
-from warren_raft import restoring
-from warren_raft.errors import RefusedForSafety, SnapshotInvalid, StorageFull, WarrenError
+from warren_raft.data_dir.opening import OpenedDirectory
+from warren_raft.errors import (
+    RefusedForSafety,
+    SnapshotInvalid,
+    StorageFull,
+    WarrenError,
+)
 from warren_raft.fsm.entry import read_committed
-from warren_raft.opening import OpenedDirectory
 from warren_raft.raft.membership import Founding, read_note
-from warren_raft.restoring import Recovery, restore
+from warren_raft.recovery import restore as restoring
+from warren_raft.recovery.restore import Recovery, restore
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.file import SnapshotInfo, extract, write
 from warren_raft.snapshots.verification import verify

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from tests import frames
 from tests.simulation.wires import Wire
-from warren_raft.raft.events import Arriving, LinkDown, LinkUp, Received, Refused
+from warren_raft.raft.events import (
+    Arriving,
+    LinkDown,
+    LinkUp,
+    Received,
+    Refused,
+)
 from warren_raft.raft.lanes import Lane
 from warren_raft.raft.membership import Hello
 from warren_raft.raft.messages import lane_of, leaders_term

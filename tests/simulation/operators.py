@@ -14,7 +14,12 @@ from random import Random
 from tests.simulation.world import Directory, Process, World
 from warren_raft.raft import entries
 from warren_raft.raft.changes import DONE, REFUSED, Answer
-from warren_raft.raft.membership import ADD, REMOVE, UPDATE, Change
+from warren_raft.raft.membership import (
+    ADD,
+    REMOVE,
+    UPDATE,
+    Change,
+)
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
 
 ASK_AGAIN_SECONDS = 0.2

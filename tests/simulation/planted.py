@@ -16,22 +16,22 @@ from typing import Any, NamedTuple
 
 from tests.memory_files import MemoryFile
 from tests.simulation.workload import Client
-from warren_raft import restoring
+from warren_raft.disk.files import OsFile
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.raft import membership, submit
 from warren_raft.raft.changes import Changes
 from warren_raft.raft.core import Core
 from warren_raft.raft.engine import Engine
-from warren_raft.raft.files import OsFile
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.installation import Installation
-from warren_raft.raft.log import Log
-from warren_raft.raft.log_contents import Contents
+from warren_raft.raft.log.contents import Contents
+from warren_raft.raft.log.log import Log
 from warren_raft.raft.outbox import Outbox
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.settling import Settling
 from warren_raft.raft.submit import Submitter
-from warren_raft.restoring import Recovery
+from warren_raft.recovery import restore as restoring
+from warren_raft.recovery.restore import Recovery
 from warren_raft.snapshots.keeper import Keeper
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from warren_raft.raft.connection import ARRIVING_SECONDS
 from warren_raft.raft.lanes import Lane
-from warren_raft.raft.link_queue import LinkQueue
+from warren_raft.raft.links.connection import ARRIVING_SECONDS
+from warren_raft.raft.links.link_queue import LinkQueue
+from warren_raft.raft.links.wire import FrameReader, encode_body
 from warren_raft.raft.messages import lane_of, leaders_term
-from warren_raft.raft.wire import FrameReader, encode_body
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

@@ -1,7 +1,8 @@
 """Callers on every manager: puts, conditions, deletes, batches, barriers with reads, plain local reads, retries.
 
 Each simulated manager has one session, like a real one, and issues real commands. Only the work of the threads in
-manager.py (waiting, waking) is not here. Invariant: a value is written at most once, so a read value names its writer.
+manager/store.py (waiting, waking) is not here. Invariant: a value is written at most once, so a read value names its
+writer.
 """
 
 from __future__ import annotations
@@ -11,12 +12,17 @@ from typing import Any
 
 from tests.simulation.history import Call
 from tests.simulation.world import Process, World
-from warren_raft.entities import Service
 from warren_raft.fsm.answers import CONFLICT, UNKNOWN_SESSION, Result
+from warren_raft.model.entities import Service
 from warren_raft.raft.events import Submitted
 from warren_raft.raft.submit import Proposal
 from warren_raft.store import codec
-from warren_raft.store.command import Command, Operation, Verb, encode
+from warren_raft.store.command import (
+    Command,
+    Operation,
+    Verb,
+    encode,
+)
 from warren_raft.store.tables import SERVICE
 
 CALM_TIMEOUT_SECONDS = 10.0

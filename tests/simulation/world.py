@@ -29,14 +29,22 @@ from tests.simulation.network import LINK_TIMEOUT_SECONDS, Network
 from tests.simulation.options import Options
 from warren_raft.alarms import Alarms
 from warren_raft.config import Config
+from warren_raft.data_dir.opening import OpenedDirectory
 from warren_raft.errors import Corrupted, RefusedForSafety, WarrenError
 from warren_raft.fsm.entry import store_position
 from warren_raft.fsm.machine import StateMachine
-from warren_raft.opening import OpenedDirectory
-from warren_raft.raft.effects import Cancel, CloseLink, Dial, Effect, Send, Work, WriteLog
+from warren_raft.raft.effects import (
+    Cancel,
+    CloseLink,
+    Dial,
+    Effect,
+    Send,
+    Work,
+    WriteLog,
+)
 from warren_raft.raft.engine import Engine
 from warren_raft.raft.events import Event, Synced, Worked
-from warren_raft.raft.log import Batch
+from warren_raft.raft.log.log import Batch
 from warren_raft.raft.submit import Proposal
 from warren_raft.snapshots.keeper import Held
 from warren_raft.snapshots.verification import prove_state, verify

@@ -23,13 +23,25 @@ import pytest
 
 from tests.unit.test_sharing import FIRST, as_user
 from warren_raft import errors
-from warren_raft.admin import MAX_REQUEST_BYTES, ManagerFailed, error_from_json, error_to_json, socket_address
+from warren_raft.admin import (
+    MAX_REQUEST_BYTES,
+    ManagerFailed,
+    error_from_json,
+    error_to_json,
+    socket_address,
+)
 from warren_raft.admin import client as client_module
-from warren_raft.admin.client import CHUNK_BYTES, CHUNK_RECORDS, AdminClient, NotRunning, _chunks
+from warren_raft.admin.client import (
+    CHUNK_BYTES,
+    CHUNK_RECORDS,
+    AdminClient,
+    NotRunning,
+    _chunks,
+)
 from warren_raft.admin.server import MAX_CALLS, AdminServer
-from warren_raft.entities import Node, TLSCertificate
-from warren_raft.entity_json import to_json
 from warren_raft.errors import Unavailable
+from warren_raft.model.entities import Node, TLSCertificate
+from warren_raft.model.json_form import to_json
 
 
 class FakeResult:

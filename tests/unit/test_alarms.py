@@ -10,7 +10,14 @@ from typing import get_args
 
 import pytest
 
-from warren_raft.alarms import REMIND_SECONDS, SUBJECTS_MAX, TEXT_CHARACTERS, AlarmName, Alarms, Severity
+from warren_raft.alarms import (
+    REMIND_SECONDS,
+    SUBJECTS_MAX,
+    TEXT_CHARACTERS,
+    AlarmName,
+    Alarms,
+    Severity,
+)
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 

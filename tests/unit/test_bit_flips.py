@@ -1,7 +1,7 @@
 """A bit that flips in the files of a stopped manager is found at the next start. It is never served, voted on or sent.
 
-A real data directory, opened as a manager opens it (opening.py). FLIPS in CI; `WARREN_RAFT_FLIPS=1000` for more. Flips
-in a snapshot file are in tests/unit/snapshots; flips of every byte of a log are in test_log_sweep.py.
+A real data directory, opened as a manager opens it (data_dir/opening.py). FLIPS in CI; `WARREN_RAFT_FLIPS=1000` for
+more. Flips in a snapshot file are in tests/unit/snapshots; flips of every byte of a log are in test_log_sweep.py.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import warren_raft as wr
 from tests.cluster.harness import free_ports
 from tests.fsm_harness import Contents, contents, some_entities
 from warren_raft.config import Config
+from warren_raft.data_dir.opening import OpenedDirectory
+from warren_raft.disk.files import OsFiles
 from warren_raft.errors import Corrupted
-from warren_raft.opening import OpenedDirectory
-from warren_raft.raft.files import OsFiles
 from warren_raft.snapshots.verification import verify
 
 FLIPS = int(os.environ.get("WARREN_RAFT_FLIPS", "150"))

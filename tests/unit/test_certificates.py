@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from warren_raft.certificates import Authority, facts_of
+from warren_raft.certificates.ca import Authority, facts_of
+from warren_raft.certificates.identity import parse_uri
+from warren_raft.certificates.join_files import JoinFile, KeyAndCertificates, require_private
 from warren_raft.errors import InvalidEntity, RefusedForSafety
-from warren_raft.join_files import JoinFile, KeyAndCertificates, require_private
-from warren_raft.raft.identity import parse_uri
 
 THREE = {"m1": "10.0.0.1:7946", "m2": "host-2.example:7946", "m3": "[fd00::3]:7946"}
 

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import any_entity, entities
-from warren_raft.entities import (
+from warren_raft.errors import InvalidEntity
+from warren_raft.model.entities import (
     ENTITY_CLASSES,
     AccessControl,
     Container,
@@ -38,8 +39,7 @@ from warren_raft.entities import (
     kind_name,
     validate,
 )
-from warren_raft.errors import InvalidEntity
-from warren_raft.forms import FormKind, fields_of
+from warren_raft.model.validation import FormKind, fields_of
 from warren_raft.store import codec
 from warren_raft.store.cache import HEAD_BYTES
 from warren_raft.store.tables import (

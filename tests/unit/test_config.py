@@ -13,7 +13,12 @@ from typing import Any
 
 import pytest
 
-from warren_raft.config import Config, check_address, check_node_id, split_address
+from warren_raft.config import (
+    Config,
+    check_address,
+    check_node_id,
+    split_address,
+)
 from warren_raft.errors import InvalidEntity
 
 THREE = {"m1": "127.0.0.1:7946", "m2": "127.0.0.1:7947", "m3": "127.0.0.1:7948"}

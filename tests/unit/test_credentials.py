@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.certificates import DAY, Authority
-from warren_raft.credentials import Credentials
+from warren_raft.certificates.credentials import Credentials
+from warren_raft.certificates.identity import Identity
 from warren_raft.errors import RefusedForSafety
-from warren_raft.raft.identity import Identity
 
 NOW = datetime.now(UTC)
 

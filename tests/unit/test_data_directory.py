@@ -20,17 +20,23 @@ from typing import Any
 import pytest
 
 from tests.cluster.harness import wait_until
-from warren_raft import sharing
 from warren_raft.admin import SOCKET_NAME
 from warren_raft.admin.client import AdminClient
 from warren_raft.config import Config
-from warren_raft.entities import Node, Secret
-from warren_raft.errors import Closed, Corrupted, InUse, InvalidEntity, Unavailable
-from warren_raft.local import LocalStore, ReadOnlyStore
-from warren_raft.manager import ReplicatedStore
-from warren_raft.paths import absolute
-from warren_raft.raft.files import HeldDirectory, OsFiles
-from warren_raft.raft.log import Log
+from warren_raft.disk import sharing
+from warren_raft.disk.files import HeldDirectory, OsFiles
+from warren_raft.disk.paths import absolute
+from warren_raft.errors import (
+    Closed,
+    Corrupted,
+    InUse,
+    InvalidEntity,
+    Unavailable,
+)
+from warren_raft.local.store import LocalStore, ReadOnlyStore
+from warren_raft.manager.store import ReplicatedStore
+from warren_raft.model.entities import Node, Secret
+from warren_raft.raft.log.log import Log
 from warren_raft.store.ownership import DirectoryLock
 
 

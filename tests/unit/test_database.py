@@ -28,7 +28,6 @@ from hypothesis import strategies as st
 
 from tests.direct_store import put_all
 from tests.strategies import entities
-from warren_raft.entities import Container, Node, Service, TLSCertificate
 from warren_raft.errors import (
     Closed,
     Corrupted,
@@ -38,7 +37,18 @@ from warren_raft.errors import (
     RefusedForSafety,
     StorageFull,
 )
-from warren_raft.store import codec, environments, generations, lmdb_errors
+from warren_raft.model.entities import (
+    Container,
+    Node,
+    Service,
+    TLSCertificate,
+)
+from warren_raft.store import (
+    codec,
+    environments,
+    generations,
+    lmdb_errors,
+)
 from warren_raft.store.database import (
     FORMAT,
     FORMAT_VERSION,
@@ -249,7 +259,7 @@ def test_a_forked_child_can_do_nothing_and_harms_nothing(tmp_path: Path) -> None
     """LMDB's reader slots and locks are shared memory: a child that ends a read would end the parent's."""
     script = """
         import os, sys
-        from warren_raft.entities import Node
+        from warren_raft.model.entities import Node
         from warren_raft.errors import Closed
         from warren_raft.store.database import Database
         from warren_raft.store.tables import NODE

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.cluster.harness import wait_until
-from warren_raft import deliveries as module
-from warren_raft.deliveries import Deliveries
-from warren_raft.own_thread import OwnThread
+from warren_raft.support import deliveries as module
+from warren_raft.support.deliveries import Deliveries
+from warren_raft.support.own_thread import OwnThread
 
 DEADLINE = 30.0
 

@@ -15,13 +15,25 @@ import pytest
 from tests.memory_files import MemoryFiles
 from tests.snapshot_support import small_state, snapshot_of
 from tests.unit.test_restoring import CLUSTER, MEMBERS, everything, opened, survivor
-from warren_raft.describing import LEARNER, REMOVED, VOTER, WAITING, describe
+from warren_raft.data_dir.description import (
+    LEARNER,
+    REMOVED,
+    VOTER,
+    WAITING,
+    describe,
+)
+from warren_raft.disk.files import OsFiles
 from warren_raft.errors import Corrupted, InUse, RefusedForSafety
-from warren_raft.raft import entries, log_opening
-from warren_raft.raft.files import OsFiles
-from warren_raft.raft.log import Log
-from warren_raft.raft.membership import ADD, REMOVE, UPDATE, Change
-from warren_raft.restoring import Recovery, restore
+from warren_raft.raft import entries
+from warren_raft.raft.log import opening as log_opening
+from warren_raft.raft.log.log import Log
+from warren_raft.raft.membership import (
+    ADD,
+    REMOVE,
+    UPDATE,
+    Change,
+)
+from warren_raft.recovery.restore import Recovery, restore
 from warren_raft.snapshots import staging
 from warren_raft.store.generations import StateDirectory
 from warren_raft.store.ownership import DirectoryLock

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 
 from tests.strategies import almost_entities, any_entity, strange_entities
-from warren_raft.entities import (
+from warren_raft.errors import InvalidEntity
+from warren_raft.model.entities import (
     ENTITY_CLASSES,
     Container,
     ContainerState,
@@ -29,8 +30,16 @@ from warren_raft.entities import (
     TLSCertificate,
     validate,
 )
-from warren_raft.errors import InvalidEntity
-from warren_raft.forms import INTEGER_MAX, INTEGER_MIN, Form, FormKind, FrozenMap, Refused, fields_of, normalised
+from warren_raft.model.validation import (
+    INTEGER_MAX,
+    INTEGER_MIN,
+    Form,
+    FormKind,
+    FrozenMap,
+    Refused,
+    fields_of,
+    normalised,
+)
 from warren_raft.store.encoding import NOT_PLAIN, struct_encoder
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

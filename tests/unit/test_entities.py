@@ -22,8 +22,10 @@ import pytest
 from hypothesis import given
 
 from tests.strategies import almost_entities, any_entity, strange_entities
-from warren_raft import entities as module
-from warren_raft.entities import (
+from warren_raft.errors import InvalidEntity
+from warren_raft.fsm.history import Change
+from warren_raft.model import entities as module
+from warren_raft.model.entities import (
     ENTITY_CLASSES,
     Container,
     ContainerState,
@@ -51,9 +53,14 @@ from warren_raft.entities import (
     kind_name,
     validate,
 )
-from warren_raft.errors import InvalidEntity
-from warren_raft.forms import GO_ZERO_TIME, Form, FormKind, Refused, fields_of, normalised
-from warren_raft.fsm.history import Change
+from warren_raft.model.validation import (
+    GO_ZERO_TIME,
+    Form,
+    FormKind,
+    Refused,
+    fields_of,
+    normalised,
+)
 from warren_raft.store.command import PUT, Command, Operation
 from warren_raft.store.tables import BY_NAME
 
@@ -563,6 +570,6 @@ def test_every_form_of_a_field_has_its_check() -> None:
 
 def test_importing_the_entities_loads_nothing_heavy() -> None:
     heavy = ["asyncio", "cbor2", "lmdb", "json", "socket", "ssl"]
-    code = f"import sys, warren_raft.entities; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, warren_raft.model.entities; print([m for m in {heavy} if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import any_entity
-from warren_raft.entities import (
+from warren_raft.errors import InvalidEntity
+from warren_raft.model.entities import (
     Container,
     Entity,
     FrozenMap,
@@ -31,8 +32,12 @@ from warren_raft.entities import (
     Service,
     UpdateConfig,
 )
-from warren_raft.entity_json import format_time, from_json, parse_time, to_json
-from warren_raft.errors import InvalidEntity
+from warren_raft.model.json_form import (
+    format_time,
+    from_json,
+    parse_time,
+    to_json,
+)
 
 MORNING = datetime(2025, 10, 9, 8, 53, 20, 123456, tzinfo=UTC)
 

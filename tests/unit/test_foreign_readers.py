@@ -15,9 +15,10 @@ import warren_raft as wr
 from tests.cluster.harness import wait_until
 from tests.other_process import Other
 from tests.unit.test_housekeeping import alone
-from warren_raft import foreign_readers, local
 from warren_raft.alarms import Alarms
-from warren_raft.foreign_readers import HOLD_SECONDS, RENEW_SECONDS, ForeignReaders
+from warren_raft.local import store as local
+from warren_raft.store import foreign_readers
+from warren_raft.store.foreign_readers import HOLD_SECONDS, RENEW_SECONDS, ForeignReaders
 from warren_raft.store.reader_slots import Holder, pid_namespace
 
 
@@ -157,7 +158,7 @@ def test_a_process_that_only_reads_ends_its_old_views_itself(tmp_path: Path, oth
         store.create_container(wr.Container(id="c", image="first"))
         reader = other()
         reader.open()
-        modules = "__import__('warren_raft.local').local.__dict__.update(END_VIEWS_SECONDS=0.01)"
+        modules = "__import__('warren_raft.local.store').local.store.__dict__.update(END_VIEWS_SECONDS=0.01)"
         assert reader.tell(modules) is None
         assert reader.begin() == ["first"]
         assert reader.look() == ["first"]

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from warren_raft import group_commit
-from warren_raft.deliveries import Deliveries
 from warren_raft.errors import Closed, StorageFull, Unavailable
-from warren_raft.group_commit import GroupCommit, Outcome
-from warren_raft.own_thread import OwnThread
+from warren_raft.local import group_commit
+from warren_raft.local.group_commit import GroupCommit, Outcome
+from warren_raft.support.deliveries import Deliveries
+from warren_raft.support.own_thread import OwnThread
 
 DEADLINE = 20.0
 

@@ -14,15 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fsm_harness import apply, command, delete, one, put
-from warren_raft.entities import Node, Service
 from warren_raft.errors import StorageFull, WatchLost
 from warren_raft.fsm import history
 from warren_raft.fsm.history import Change, since
 from warren_raft.fsm.machine import StateMachine
+from warren_raft.model.entities import Node, Service
 from warren_raft.store import codec
 from warren_raft.store.command import encode_operations
 from warren_raft.store.database import Database
-from warren_raft.store.tables import CA, CA_ID, NODE, SERVICE
+from warren_raft.store.tables import (
+    CA,
+    CA_ID,
+    NODE,
+    SERVICE,
+)
 from warren_raft.store.transactions import HISTORY, WriteTransaction
 
 

@@ -16,17 +16,17 @@ import pytest
 from tests.cluster.disks import Disk
 from tests.cluster.harness import wait_until
 from warren_raft.config import Config
-from warren_raft.entities import Node
+from warren_raft.data_dir.opening import OpenedDirectory
+from warren_raft.data_dir.remembered import Memory
+from warren_raft.disk.paths import moved
 from warren_raft.errors import Unavailable
-from warren_raft.foreign_readers import ForeignReaders
-from warren_raft.manager import ReplicatedStore
-from warren_raft.opening import OpenedDirectory
-from warren_raft.paths import moved
-from warren_raft.remembered import Memory
+from warren_raft.manager.disk_space import Space
+from warren_raft.manager.store import ReplicatedStore
+from warren_raft.model.entities import Node
 from warren_raft.snapshots import backups
 from warren_raft.snapshots.keeper import Keeper
-from warren_raft.space import Space
 from warren_raft.store.database import Database
+from warren_raft.store.foreign_readers import ForeignReaders
 from warren_raft.store.generations import StateDirectory
 
 

@@ -17,13 +17,13 @@ import pytest
 from tests.fsm_harness import Contents, command, contents, put
 from tests.killed import Killed, killed_after
 from warren_raft.config import Config
-from warren_raft.entities import Container
+from warren_raft.data_dir.opening import OpenedDirectory
+from warren_raft.disk.files import OsFiles
 from warren_raft.fsm.machine import StateMachine
-from warren_raft.opening import OpenedDirectory
+from warren_raft.model.entities import Container
 from warren_raft.raft import entries
 from warren_raft.raft.catchup import CHUNK_BYTES
-from warren_raft.raft.files import OsFiles
-from warren_raft.raft.log import Log
+from warren_raft.raft.log.log import Log
 from warren_raft.snapshots.verification import verify
 
 OLD, NEW, TERM = 10, 25, 1

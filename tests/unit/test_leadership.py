@@ -14,9 +14,9 @@ import pytest
 
 import warren_raft as wr
 from tests.cluster.harness import free_ports, wait_until
-from warren_raft import leadership
-from warren_raft.leadership import Leadership, Subscription
-from warren_raft.waiting import Bell
+from warren_raft.manager import leadership
+from warren_raft.manager.leadership import Leadership, Subscription
+from warren_raft.support.waiting import Bell
 
 DEADLINE = 30.0
 

@@ -13,7 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warren_raft.store import codec
-from warren_raft.store.leading import begin_alike, is_byte_string, is_entity_of, leading_items
+from warren_raft.store.leading import (
+    begin_alike,
+    is_byte_string,
+    is_entity_of,
+    leading_items,
+)
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(["x" * 255, "x" * 256])
 REVISIONS = st.sampled_from([0, 23, 24, 255, 256, 2**16, 2**32, 2**64 - 1])

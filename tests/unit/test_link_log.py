@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from warren_raft.raft.budgets import Budgets, source_of
-from warren_raft.raft.link_log import LINES_BURST, STRANGERS_LINES_BURST, LinkLog
+from warren_raft.raft.links.budgets import Budgets, source_of
+from warren_raft.raft.links.link_log import LINES_BURST, STRANGERS_LINES_BURST, LinkLog
 
 DAY_SECONDS = 86_400
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warren_raft.raft.lanes import Lane
-from warren_raft.raft.link_queue import (
+from warren_raft.raft.links.link_queue import (
     PART_BYTES_MIN,
     QUEUE_SECONDS,
     WINDOW_BYTES_MAX,
@@ -24,7 +24,15 @@ from warren_raft.raft.link_queue import (
     WINDOW_BYTES_UNUSED,
     LinkQueue,
 )
-from warren_raft.raft.wire import KIB, MAX_BODY_BYTES, MIB, BadFrame, FrameReader, Message, encode_body
+from warren_raft.raft.links.wire import (
+    KIB,
+    MAX_BODY_BYTES,
+    MIB,
+    BadFrame,
+    FrameReader,
+    Message,
+    encode_body,
+)
 
 
 @dataclass

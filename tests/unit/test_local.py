@@ -21,8 +21,6 @@ from typing import Any
 import pytest
 
 from tests.fsm_harness import one, put
-from warren_raft import local
-from warren_raft.entities import Node, Service
 from warren_raft.errors import (
     Closed,
     InUse,
@@ -34,7 +32,9 @@ from warren_raft.errors import (
     Unavailable,
 )
 from warren_raft.fsm.machine import Result, StateMachine, recompute_digest
-from warren_raft.local import LocalStore, ReadOnlyStore
+from warren_raft.local import store as local
+from warren_raft.local.store import LocalStore, ReadOnlyStore
+from warren_raft.model.entities import Node, Service
 from warren_raft.raft.membership import Member, Membership
 from warren_raft.store import database as database_module
 from warren_raft.store import environments

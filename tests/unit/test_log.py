@@ -25,12 +25,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.log_recorder import DIRECTORY, Recorder, command, open_log, snapshot
 from tests.memory_files import MemoryFiles, keep_all, keep_some
+from warren_raft.disk.files import File, OsFiles
 from warren_raft.errors import Corrupted, InvariantViolation, RefusedForSafety
-from warren_raft.raft import log_format as form
-from warren_raft.raft.files import File, OsFiles
-from warren_raft.raft.log import PREPARATION_PAUSE_BATCHES, Log
-from warren_raft.raft.log_contents import BLANK
-from warren_raft.raft.log_format import SegmentHeader, State
+from warren_raft.raft.log import format as form
+from warren_raft.raft.log.contents import BLANK
+from warren_raft.raft.log.format import SegmentHeader, State
+from warren_raft.raft.log.log import PREPARATION_PAUSE_BATCHES, Log
 
 
 def disk() -> MemoryFiles:

@@ -17,11 +17,11 @@ import pytest
 
 from tests.log_recorder import DIRECTORY, Recorder, command, open_log, snapshot
 from tests.memory_files import Crashed, MemoryFiles, keep_some
+from warren_raft.disk.files import OsFiles
 from warren_raft.errors import InvariantViolation, RefusedForSafety
-from warren_raft.raft import log_format as form
-from warren_raft.raft.files import OsFiles
-from warren_raft.raft.log import Batch, Log
-from warren_raft.raft.log_compaction import REMOVAL_PAUSE_BATCHES
+from warren_raft.raft.log import format as form
+from warren_raft.raft.log.compaction import REMOVAL_PAUSE_BATCHES
+from warren_raft.raft.log.log import Batch, Log
 
 FIRST, SECOND, THIRD = (f"{DIRECTORY}/{number:016d}.log" for number in (1, 2, 3))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from warren_raft.log_lines import log_event
 from warren_raft.raft import leadership
+from warren_raft.support.log_lines import log_event
 
 ROOT = Path(__file__).parents[2]
 logger = logging.getLogger("warren_raft.test")

@@ -18,8 +18,8 @@ import pytest
 from tests.log_recorder import DIRECTORY, Recorder, Snapshot, open_log, snapshot
 from tests.memory_files import PAGE, Crashed, MemoryFiles, keep_all, keep_none, keep_some
 from warren_raft.errors import Corrupted
-from warren_raft.raft.log_contents import BASE_COMMAND
-from warren_raft.raft.log_format import SECTOR
+from warren_raft.raft.log.contents import BASE_COMMAND
+from warren_raft.raft.log.format import SECTOR
 
 CORRUPTED = "corrupted"
 SIZES = {"segment_bytes": 16384, "start_segment_bytes": 12288}

@@ -22,8 +22,13 @@ from hypothesis import strategies as st
 
 from tests.fsm_harness import apply, command, contents, delete, one, put, some_entities
 from tests.strategies import any_entity
-from warren_raft.entities import Container, Node, Secret, Service, Volume
-from warren_raft.errors import InvalidEntity, InvariantViolation, RevisionConflict, StorageFull, Unavailable
+from warren_raft.errors import (
+    InvalidEntity,
+    InvariantViolation,
+    RevisionConflict,
+    StorageFull,
+    Unavailable,
+)
 from warren_raft.fsm import entry
 from warren_raft.fsm.answers import (
     BAD_ENTITY,
@@ -43,6 +48,13 @@ from warren_raft.fsm.machine import (
     StateMachine,
     recompute_digest,
 )
+from warren_raft.model.entities import (
+    Container,
+    Node,
+    Secret,
+    Service,
+    Volume,
+)
 from warren_raft.store import codec, environments
 from warren_raft.store.command import (
     OPEN_SESSION,
@@ -53,7 +65,16 @@ from warren_raft.store.command import (
     decode,
 )
 from warren_raft.store.database import Database
-from warren_raft.store.tables import CA, CA_ID, CONTAINER, KINDS, NETWORK, NODE, SECRET, SERVICE
+from warren_raft.store.tables import (
+    CA,
+    CA_ID,
+    CONTAINER,
+    KINDS,
+    NETWORK,
+    NODE,
+    SECRET,
+    SERVICE,
+)
 from warren_raft.store.transactions import WriteTransaction
 
 

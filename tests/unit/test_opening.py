@@ -19,8 +19,8 @@ import lmdb
 import pytest
 
 import warren_raft as wr
-from warren_raft.opening import OpenedDirectory
-from warren_raft.raft.files import OsFiles
+from warren_raft.data_dir.opening import OpenedDirectory
+from warren_raft.disk.files import OsFiles
 from warren_raft.snapshots import verification
 from warren_raft.snapshots.verification import prove_state_in_child
 from warren_raft.store import database as database_module
@@ -128,8 +128,8 @@ def test_too_few_file_descriptors_never_cost_the_state(directory: Path) -> None:
         from random import Random
         sys.path[:0] = sys.argv[2:]
         import warren_raft as wr
-        from warren_raft.opening import OpenedDirectory
-        from warren_raft.raft.files import OsFiles
+        from warren_raft.data_dir.opening import OpenedDirectory
+        from warren_raft.disk.files import OsFiles
         from warren_raft.snapshots.verification import prove_state
         config = wr.Config(
             node_id="m1", data_dir=sys.argv[1], listen="127.0.0.1:7", members={"m1": "127.0.0.1:7"}, admin=False

@@ -21,9 +21,16 @@ from typing import IO
 
 import pytest
 
-from warren_raft import outputs
+from warren_raft.disk import outputs
+from warren_raft.disk.outputs import (
+    collected,
+    is_node,
+    is_stdout,
+    open_node,
+    resolved,
+    whole_file,
+)
 from warren_raft.errors import RefusedForSafety, StorageFull
-from warren_raft.outputs import collected, is_node, is_stdout, open_node, resolved, whole_file
 
 DATA = b"secrets\n" * 1000
 
@@ -243,7 +250,7 @@ def run(script: str, shell: str, directory: Path) -> str:
 
 
 WRITE_STDOUT = """
-from warren_raft.outputs import is_node, is_stdout, open_node
+from warren_raft.disk.outputs import is_node, is_stdout, open_node
 for name in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/proc/thread-self/fd/1"):
     assert is_node(name) and is_stdout(name), name
 with open_node("/dev/stdout") as file:
@@ -261,7 +268,7 @@ def test_stdout_by_name_is_the_stdout_that_there_is(tmp_path: Path, shell: str) 
 def test_a_stdout_that_was_closed_is_no_file_of_ours(tmp_path: Path) -> None:
     """The next file that is opened gets its number, for example the database."""
     script = """
-from warren_raft.outputs import open_node
+from warren_raft.disk.outputs import open_node
 victim = os.open("out", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 assert victim == 1
 try:

@@ -18,14 +18,15 @@ from typing import Any
 import pytest
 
 from tests.cluster.harness import free_ports
-from warren_raft import local_certificates, tls_files
 from warren_raft.alarms import Alarms
-from warren_raft.certificates import Authority
+from warren_raft.certificates import files as tls_files
+from warren_raft.certificates import local as local_certificates
+from warren_raft.certificates.ca import Authority
+from warren_raft.certificates.credentials import Credentials
+from warren_raft.certificates.own import OwnCertificate
 from warren_raft.config import Config
-from warren_raft.credentials import Credentials
 from warren_raft.errors import RefusedForSafety
-from warren_raft.manager import ReplicatedStore
-from warren_raft.own_certificate import OwnCertificate
+from warren_raft.manager.store import ReplicatedStore
 
 LOCAL = {"m1": "127.0.0.1:7946", "m2": "[::1]:7947"}
 HOSTS = {"m1": "10.0.0.1:7946", "m2": "host-2.example:7946"}
@@ -165,7 +166,7 @@ def test_a_manager_that_has_its_certificate_does_not_load_the_code_that_makes_th
     Manager(tmp_path / "m1", LOCAL).start()
     program = (
         "import sys; from warren_raft.config import Config; from warren_raft.alarms import Alarms\n"
-        "from warren_raft.own_certificate import OwnCertificate\n"
+        "from warren_raft.certificates.own import OwnCertificate\n"
         f"own = OwnCertificate(Config(node_id='m1', data_dir={str(tmp_path / 'm1')!r}, listen={LOCAL['m1']!r}, "
         f"members={LOCAL!r}), Alarms('m1')); own.prepare(); own.wanted = True; own.look()\n"
         "assert own.credentials is not None; print('cryptography' in sys.modules)"

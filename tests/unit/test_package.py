@@ -109,7 +109,7 @@ def classes_of(module: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("module", ["entities", "errors", "config"])
+@pytest.mark.parametrize("module", ["model.entities", "errors", "config"])
 def test_no_public_class_was_forgotten(module: str) -> None:
     assert classes_of(module) <= set(warren_raft.__all__)
 

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 from tests.page_cache import PageCache
-from warren_raft.durable import make_directory, replace_file, sync_directory
+from warren_raft.disk.durable import make_directory, replace_file, sync_directory
 
 
 def cut(cache: PageCache, *, keep_pages: float = 0.0, name_changes: int = 0) -> None:

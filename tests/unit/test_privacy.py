@@ -16,12 +16,13 @@ import pytest
 
 from tests.unit.test_data_directory import alone
 from tests.unit.test_sharing import FIRST, SECOND, as_user, statuses
-from warren_raft import privacy, tls_files
-from warren_raft.entities import Node
+from warren_raft.certificates import files as tls_files
+from warren_raft.disk import privacy
 from warren_raft.errors import RefusedForSafety
-from warren_raft.local import LocalStore, ReadOnlyStore
-from warren_raft.manager import ReplicatedStore
-from warren_raft.restoring import restore
+from warren_raft.local.store import LocalStore, ReadOnlyStore
+from warren_raft.manager.store import ReplicatedStore
+from warren_raft.model.entities import Node
+from warren_raft.recovery.restore import restore
 from warren_raft.snapshots import staging
 from warren_raft.store.ownership import DirectoryLock
 

@@ -21,7 +21,16 @@ import cbor2
 import pytest
 
 from tests.direct_store import DirectStore, put_all
-from warren_raft.entities import (
+from warren_raft.errors import (
+    Closed,
+    Corrupted,
+    InUse,
+    Misuse,
+    NotFound,
+    RefusedForSafety,
+)
+from warren_raft.local.store import ReadOnlyStore
+from warren_raft.model.entities import (
     Container,
     Ingress,
     Network,
@@ -32,8 +41,6 @@ from warren_raft.entities import (
     TLSCertificate,
     Volume,
 )
-from warren_raft.errors import Closed, Corrupted, InUse, Misuse, NotFound, RefusedForSafety
-from warren_raft.local import ReadOnlyStore
 from warren_raft.store import cache, codec, reading
 from warren_raft.store.database import REVISION, Database
 from warren_raft.store.generations import StateDirectory
@@ -571,7 +578,7 @@ def test_a_read_only_store_beside_a_running_one_sees_each_commit(tmp_path: Path)
     script = """
         import sys
         from warren_raft.errors import WarrenError
-        from warren_raft.local import ReadOnlyStore
+        from warren_raft.local.store import ReadOnlyStore
         with ReadOnlyStore(sys.argv[1]) as store:
             for _ in sys.stdin:
                 try:

@@ -26,7 +26,12 @@ from tests.other_process import Other
 from warren_raft.store import reader_slots
 from warren_raft.store.database import Database
 from warren_raft.store.lmdb_errors import MAX_READERS
-from warren_raft.store.reader_slots import FILE_BYTES, FIRST, SLOTS, Holder
+from warren_raft.store.reader_slots import (
+    FILE_BYTES,
+    FIRST,
+    SLOTS,
+    Holder,
+)
 
 DEADLINE = 20.0
 RECORDS = 60

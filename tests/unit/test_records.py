@@ -17,7 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import any_entity
-from warren_raft.entities import (
+from warren_raft.errors import InvalidEntity
+from warren_raft.migrate.records import (
+    format_line,
+    go_name,
+    parse_line,
+    parse_record,
+    parse_stored,
+    same_record,
+)
+from warren_raft.model.entities import (
     ENTITY_CLASSES,
     AccessControl,
     Container,
@@ -34,8 +43,6 @@ from warren_raft.entities import (
     kind_name,
     validate,
 )
-from warren_raft.errors import InvalidEntity
-from warren_raft.migrate.records import format_line, go_name, parse_line, parse_record, parse_stored, same_record
 from warren_raft.store import tables
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "sample-state.jsonl"

@@ -15,11 +15,19 @@ import pytest
 
 from tests.snapshot_support import small_state, snapshot_of
 from tests.unit.test_restoring import MEMBERS, opened, survivor
-from warren_raft import remembered
 from warren_raft.config import Config
-from warren_raft.describing import describe
-from warren_raft.remembered import FILE_NAME, Memory, Remembered, kept_for, read, settings_of, write
-from warren_raft.restoring import restore
+from warren_raft.data_dir import remembered
+from warren_raft.data_dir.description import describe
+from warren_raft.data_dir.remembered import (
+    FILE_NAME,
+    Memory,
+    Remembered,
+    kept_for,
+    read,
+    settings_of,
+    write,
+)
+from warren_raft.recovery.restore import restore
 from warren_raft.snapshots import staging
 
 KEPT = Remembered(

@@ -17,9 +17,10 @@ import pytest
 
 from tests.fsm_harness import apply, command, put
 from tests.snapshot_support import add_node, members_of, small_state, snapshot_of
-from warren_raft import restoring
 from warren_raft.config import Config
-from warren_raft.entities import Node
+from warren_raft.data_dir.opening import OpenedDirectory
+from warren_raft.data_dir.remembered import Remembered, write
+from warren_raft.disk.files import OsFiles
 from warren_raft.errors import (
     Corrupted,
     InUse,
@@ -31,14 +32,26 @@ from warren_raft.errors import (
 from warren_raft.fsm import history
 from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.machine import StateMachine
-from warren_raft.local import LocalStore, ReadOnlyStore
-from warren_raft.opening import OpenedDirectory
+from warren_raft.local.store import LocalStore, ReadOnlyStore
+from warren_raft.model.entities import Node
 from warren_raft.raft import entries
-from warren_raft.raft.files import OsFiles
-from warren_raft.raft.log import Log
-from warren_raft.raft.membership import FORM, REMOVE, Change, Member, Origin, apply_change, read_note
-from warren_raft.remembered import Remembered, write
-from warren_raft.restoring import Preview, Recovery, Restored, restore
+from warren_raft.raft.log.log import Log
+from warren_raft.raft.membership import (
+    FORM,
+    REMOVE,
+    Change,
+    Member,
+    Origin,
+    apply_change,
+    read_note,
+)
+from warren_raft.recovery import restore as restoring
+from warren_raft.recovery.restore import (
+    Preview,
+    Recovery,
+    Restored,
+    restore,
+)
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP
 from warren_raft.snapshots.verification import verify

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from warren_raft.alarms import Alarm
-from warren_raft.local import LocalStore, ReadOnlyStore
+from warren_raft.local.store import LocalStore, ReadOnlyStore
 from warren_raft.results import CertificateStatus, MemberAlarm, Verdict
 
 

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fsm_harness import apply, command, contents, delete, put
-from warren_raft.entities import Node
 from warren_raft.fsm import sessions as sessions_module
 from warren_raft.fsm.answers import (
     BAD_ENTITY,
@@ -29,8 +28,14 @@ from warren_raft.fsm.answers import (
 )
 from warren_raft.fsm.machine import StateMachine, recompute_digest
 from warren_raft.fsm.sessions import MAX_OUTSTANDING, Session
+from warren_raft.model.entities import Node
 from warren_raft.store import codec
-from warren_raft.store.command import CLOSE_SESSION, OPEN_SESSION, PUT, Operation
+from warren_raft.store.command import (
+    CLOSE_SESSION,
+    OPEN_SESSION,
+    PUT,
+    Operation,
+)
 from warren_raft.store.database import Database
 from warren_raft.store.tables import NODE
 from warren_raft.store.transactions import SESSIONS

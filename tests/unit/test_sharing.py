@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_data_directory import alone
-from warren_raft import sharing
-from warren_raft.entities import Node
+from warren_raft.disk import sharing
 from warren_raft.errors import RefusedForSafety
-from warren_raft.local import LocalStore, ReadOnlyStore
-from warren_raft.manager import ReplicatedStore
+from warren_raft.local.store import LocalStore, ReadOnlyStore
+from warren_raft.manager.store import ReplicatedStore
+from warren_raft.model.entities import Node
 from warren_raft.snapshots import directory as snapshot_directory
 from warren_raft.store.ownership import DirectoryLock
 

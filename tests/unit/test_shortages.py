@@ -23,11 +23,11 @@ import lmdb
 import pytest
 
 from tests.cluster.harness import PROJECT
-from warren_raft import descriptors
-from warren_raft.descriptors import RESERVED, Reserve
+from warren_raft.disk import descriptors
+from warren_raft.disk.descriptors import RESERVED, Reserve
+from warren_raft.disk.file_size_signal import held_off
+from warren_raft.disk.shortage import shortage_of, storage_full
 from warren_raft.errors import StorageFull
-from warren_raft.file_size_signal import held_off
-from warren_raft.shortage import shortage_of, storage_full
 
 SECONDS = 100.0
 
@@ -174,7 +174,7 @@ print(len(os.listdir("/proc/self/fd")) < 10)
 def test_a_manager_waits_where_even_its_reserve_was_taken(tmp_path: Path) -> None:
     said = run(
         """
-from warren_raft import descriptors
+from warren_raft.disk import descriptors
 descriptors.RESERVE._count = 0
 store = wr.ReplicatedStore(alone(directory + "/m1", snapshot_after_bytes=1 << 40, checkpoint_interval_seconds=1.0))
 store.wait_ready(30)

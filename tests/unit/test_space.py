@@ -13,10 +13,10 @@ import pytest
 
 import warren_raft as wr
 from warren_raft import config as config_module
-from warren_raft import space as space_module
 from warren_raft.alarms import Alarms
 from warren_raft.errors import InvalidEntity, StorageFull
-from warren_raft.space import Space
+from warren_raft.manager import disk_space as space_module
+from warren_raft.manager.disk_space import Space
 from warren_raft.store.database import MAP_SIZE_BYTES, QUOTA_BYTES, Database
 
 MIB = 1024 * 1024

@@ -24,7 +24,13 @@ from warren_raft.errors import InvariantViolation
 from warren_raft.fsm.sessions import Session
 from warren_raft.raft import entries
 from warren_raft.raft.membership import Change, Member, Membership
-from warren_raft.strict_cbor import MAX_DEPTH, MAX_ITEMS, BadCbor, decode, decode_record
+from warren_raft.support.strict_cbor import (
+    MAX_DEPTH,
+    MAX_ITEMS,
+    BadCbor,
+    decode,
+    decode_record,
+)
 
 PROJECT = Path(__file__).parents[2]
 

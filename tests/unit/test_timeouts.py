@@ -15,8 +15,8 @@ import pytest
 
 import warren_raft as wr
 from tests.cluster.harness import free_ports
-from warren_raft import timeouts
 from warren_raft.snapshots.backups import Backups
+from warren_raft.support import timeouts
 
 WRONG: list[Any] = [-1, -0.001, -math.inf, math.nan, True, False, "5", b"5", [1], -(10**400)]
 FOR_EVER: list[Any] = [math.inf, 1e10, 1e300, 10**400]

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.killed import Killed, killed_after
-from warren_raft import tls_files
-from warren_raft.durable import make_directory
+from warren_raft.certificates import files as tls_files
+from warren_raft.certificates.join_files import KeyAndCertificates
+from warren_raft.disk.durable import make_directory
 from warren_raft.errors import InUse, RefusedForSafety
-from warren_raft.join_files import KeyAndCertificates
 from warren_raft.store.ownership import _make_data_directory
 
 OLD = KeyAndCertificates(key="old key", certificate="old certificate", ca="old CA")

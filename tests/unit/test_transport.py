@@ -28,14 +28,25 @@ from typing import Any
 import pytest
 
 import warren_raft
-from warren_raft.credentials import Credentials
+from warren_raft.certificates.credentials import Credentials
+from warren_raft.certificates.identity import Identity
 from warren_raft.errors import InUse, InvariantViolation
-from warren_raft.raft import connection as connection_module
-from warren_raft.raft import transport as transport_module
-from warren_raft.raft.identity import Identity
+from warren_raft.raft.links import connection as connection_module
+from warren_raft.raft.links import transport as transport_module
+from warren_raft.raft.links.transport import (
+    NOTHING_LISTENS,
+    LinkEnd,
+    Timing,
+    Transport,
+    parse_address,
+)
+from warren_raft.raft.links.wire import (
+    HANDSHAKE_MESSAGE_BYTES,
+    FrameReader,
+    Message,
+    encode,
+)
 from warren_raft.raft.refusal import Refusal
-from warren_raft.raft.transport import NOTHING_LISTENS, LinkEnd, Timing, Transport, parse_address
-from warren_raft.raft.wire import HANDSHAKE_MESSAGE_BYTES, FrameReader, Message, encode
 
 FAST = Timing(
     ping_seconds=0.04,
@@ -1156,7 +1167,7 @@ PEER_PROGRAM = """
 import asyncio, sys
 sys.path.insert(0, sys.argv[1])
 from random import Random
-from warren_raft.raft.transport import Timing, Transport
+from warren_raft.raft.links.transport import Timing, Transport
 
 async def main():
     def say(*words):

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from warren_raft.manager.verdict import verdict_of
 from warren_raft.results import MemberAlarm, MemberStatus, Status
-from warren_raft.verdict import verdict_of
 
 
 def member(id_: str, **differing: Any) -> MemberStatus:

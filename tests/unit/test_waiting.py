@@ -11,10 +11,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.cluster.harness import wait_until
-from warren_raft import own_thread
 from warren_raft.errors import Closed
-from warren_raft.own_thread import OwnThread
-from warren_raft.waiting import Bell, Reply, taken
+from warren_raft.support import own_thread
+from warren_raft.support.own_thread import OwnThread
+from warren_raft.support.waiting import Bell, Reply, taken
 
 DEADLINE = 30.0
 

@@ -26,9 +26,9 @@ import pytest
 import warren_raft as wr
 from tests.cluster.harness import PROJECT, free_ports, wait_until
 from warren_raft.alarms import Alarms
+from warren_raft.manager.watchdog import ALARM, Watchdog
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.engine import Engine
-from warren_raft.watchdog import ALARM, Watchdog
 
 DEADLINE = 30.0
 

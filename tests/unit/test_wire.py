@@ -18,11 +18,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warren_raft import strict_cbor
 from warren_raft.errors import InvariantViolation
-from warren_raft.raft import wire
 from warren_raft.raft.lanes import Lane
-from warren_raft.raft.wire import FIRST, GIVEN_UP, MARK, MORE, BadFrame, FrameReader, Message, encode, first_body
+from warren_raft.raft.links import wire
+from warren_raft.raft.links.wire import (
+    FIRST,
+    GIVEN_UP,
+    MARK,
+    MORE,
+    BadFrame,
+    FrameReader,
+    Message,
+    encode,
+    first_body,
+)
+from warren_raft.support import strict_cbor
 
 APPEND: Message = {"type": "append", "term": 3, "entries": [[7, 3, b"command"]], "commit": 6, "hint": None}
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from warren_raft.workers import Workers
+from warren_raft.support.workers import Workers
 
 DEADLINE = 20.0
 
@@ -104,7 +104,7 @@ def test_jobs_are_done_after_the_main_thread_has_returned() -> None:
     """concurrent.futures' own pool raises "cannot schedule new futures after shutdown" there."""
     program = """
 import sys, threading, time
-from warren_raft.workers import Workers
+from warren_raft.support.workers import Workers
 workers = Workers(1, "test")
 def later():
     threading.main_thread().join()

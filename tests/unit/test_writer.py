@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.direct_store import DirectStore
-from warren_raft.entities import (
+from warren_raft.errors import Closed, InvalidEntity, Misuse
+from warren_raft.model.entities import (
     Container,
     Ingress,
     Network,
@@ -26,12 +27,24 @@ from warren_raft.entities import (
     TLSCertificate,
     Volume,
 )
-from warren_raft.errors import Closed, InvalidEntity, Misuse
 from warren_raft.store import codec
-from warren_raft.store.command import DELETE, INDEXED_ITEMS_MAX, PUT, Command, Operation, encode
+from warren_raft.store.command import (
+    DELETE,
+    INDEXED_ITEMS_MAX,
+    PUT,
+    Command,
+    Operation,
+    encode,
+)
 from warren_raft.store.database import Database
 from warren_raft.store.interface import Batch, Store, Writer
-from warren_raft.store.tables import BY_NAME, CA, CA_ID, KINDS, Kind
+from warren_raft.store.tables import (
+    BY_NAME,
+    CA,
+    CA_ID,
+    KINDS,
+    Kind,
+)
 from warren_raft.store.writing import ENTITY_MAX_BYTES
 
 ENTITIES: dict[str, Any] = {

@@ -18,14 +18,20 @@ import pytest
 
 import warren_raft as wr
 from tests.cluster.harness import free_ports, wait_until
-from warren_raft import writes as module
-from warren_raft.deliveries import Deliveries
 from warren_raft.fsm.answers import STALE, UNKNOWN_SESSION, Result
+from warren_raft.manager import session as module
+from warren_raft.manager.session import QUEUE_FULL, Write, Writes
 from warren_raft.raft.engine import NO_QUORUM
 from warren_raft.raft.submit import Proposal
-from warren_raft.store.command import OPEN_SESSION, Operation, Verb, decode, encode_operations
+from warren_raft.store.command import (
+    OPEN_SESSION,
+    Operation,
+    Verb,
+    decode,
+    encode_operations,
+)
 from warren_raft.store.database import Database
-from warren_raft.writes import QUEUE_FULL, Write, Writes
+from warren_raft.support.deliveries import Deliveries
 
 DEADLINE = 30.0
 SOON = 5.0
@@ -288,7 +294,7 @@ def full(store: Any, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(type(store._engine), "step", lambda *_: [])
     else:
         store._room._is_over_quota = True
-        patch.setattr("warren_raft.local.QUOTA_BYTES", -1)
+        patch.setattr("warren_raft.local.store.QUOTA_BYTES", -1)
 
 
 def test_an_error_of_the_disk_is_in_the_future_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

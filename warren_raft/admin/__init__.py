@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from warren_raft import errors, timeouts
+from warren_raft import errors
+from warren_raft.support import timeouts
 
 if TYPE_CHECKING:
     from warren_raft.store.tables import Kind

@@ -13,8 +13,8 @@ import struct
 import time
 from typing import Any, Final
 
-from warren_raft.log_lines import log_event
-from warren_raft.sharing import name_of_user
+from warren_raft.disk.sharing import name_of_user
+from warren_raft.support.log_lines import log_event
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,16 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from warren_raft.admin import QUICK_OPERATIONS, ManagerFailed, checked_timeout, error_from_json, socket_address
+from warren_raft.admin import (
+    QUICK_OPERATIONS,
+    ManagerFailed,
+    checked_timeout,
+    error_from_json,
+    socket_address,
+)
+from warren_raft.disk.paths import absolute, missing_data
 from warren_raft.errors import RefusedForSafety, Unavailable, WarrenError
-from warren_raft.paths import absolute, missing_data
-from warren_raft.workers import Workers
+from warren_raft.support.workers import Workers
 
 # The manager answers by the deadline of the call; the client waits this much longer before it gives up.
 ANSWER_MARGIN_SECONDS: Final = 5.0

@@ -14,7 +14,7 @@ from typing import Final
 from aiohttp import web
 
 from warren_raft.errors import InUse
-from warren_raft.log_lines import log_event
+from warren_raft.support.log_lines import log_event
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,8 @@ from warren_raft.admin import (
 )
 from warren_raft.admin.callers import Listener
 from warren_raft.admin.sending import Senders, send_file
-from warren_raft.entity_json import from_json, read_base64
+from warren_raft.disk.paths import absolute
+from warren_raft.disk.shortage import shortage_of
 from warren_raft.errors import (
     Closed,
     InUse,
@@ -43,14 +44,13 @@ from warren_raft.errors import (
     Unavailable,
     WarrenError,
 )
-from warren_raft.forking import let_go_in_child
-from warren_raft.forms import Refused
-from warren_raft.log_lines import log_event
-from warren_raft.paths import absolute
+from warren_raft.model.json_form import from_json, read_base64
+from warren_raft.model.validation import Refused
 from warren_raft.results import MemberStatus, Status
-from warren_raft.shortage import shortage_of
 from warren_raft.store.tables import BY_NAME, CA, Kind
-from warren_raft.workers import Workers
+from warren_raft.support.forking import let_go_in_child
+from warren_raft.support.log_lines import log_event
+from warren_raft.support.workers import Workers
 
 if TYPE_CHECKING:
     from warren_raft.store.interface import Batch

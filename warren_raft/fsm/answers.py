@@ -10,7 +10,12 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from warren_raft.errors import InvalidEntity, InvariantViolation, RevisionConflict, Unavailable
+from warren_raft.errors import (
+    InvalidEntity,
+    InvariantViolation,
+    RevisionConflict,
+    Unavailable,
+)
 from warren_raft.store.tables import BY_NUMBER
 
 CONFLICT: Final = "conflict"

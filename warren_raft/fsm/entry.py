@@ -12,7 +12,15 @@ from typing import Any, Final, NamedTuple
 
 from warren_raft.errors import Corrupted
 from warren_raft.fsm import digest
-from warren_raft.fsm.answers import BAD_ENTITY, BAD_KIND, BAD_SESSION, CONFLICT, MALFORMED, Error, Result
+from warren_raft.fsm.answers import (
+    BAD_ENTITY,
+    BAD_KIND,
+    BAD_SESSION,
+    CONFLICT,
+    MALFORMED,
+    Error,
+    Result,
+)
 from warren_raft.fsm.history import History
 from warren_raft.fsm.sessions import Answer, Sessions
 from warren_raft.store import codec

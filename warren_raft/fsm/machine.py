@@ -13,7 +13,12 @@ from typing import Final
 from warren_raft.errors import Corrupted, InvariantViolation
 from warren_raft.fsm.answers import Result, raise_for
 from warren_raft.fsm.digest import recompute as recompute_digest
-from warren_raft.fsm.entry import FIRST_INDEX, Committed, Entry, read_committed
+from warren_raft.fsm.entry import (
+    FIRST_INDEX,
+    Committed,
+    Entry,
+    read_committed,
+)
 from warren_raft.fsm.history import History
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.store.codec import INDEXED_WIDTHS

@@ -12,10 +12,15 @@ from typing import Any, Final, TypeVar
 
 import cbor2
 
-from warren_raft import strict_cbor
-from warren_raft.fsm.answers import STALE, TOO_MANY_OUTSTANDING, UNKNOWN_SESSION, Error
+from warren_raft.fsm.answers import (
+    STALE,
+    TOO_MANY_OUTSTANDING,
+    UNKNOWN_SESSION,
+    Error,
+)
 from warren_raft.store.command import Command
-from warren_raft.strict_cbor import MAX_RECORD_ITEMS
+from warren_raft.support import strict_cbor
+from warren_raft.support.strict_cbor import MAX_RECORD_ITEMS
 
 MAX_SESSIONS: Final = 1_000
 """A manager process opens one session at each start; the least recently used session is evicted first. There are far

@@ -12,16 +12,16 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, Final, TypeAlias
 
-from warren_raft.entities import Entity, validate
-from warren_raft.entity_json import (
+from warren_raft.errors import InvalidEntity
+from warren_raft.model.entities import Entity, validate
+from warren_raft.model.json_form import (
     Notation,
     format_time,
     read_base64,
     read_time,
     write_base64,
 )
-from warren_raft.errors import InvalidEntity
-from warren_raft.forms import FormKind, Refused, wrong_type
+from warren_raft.model.validation import FormKind, Refused, wrong_type
 from warren_raft.store import tables
 
 Record: TypeAlias = tuple[str, str, Entity | bytes]

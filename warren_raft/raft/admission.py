@@ -13,7 +13,7 @@ from typing import Final
 
 from warren_raft.raft.core import Core
 from warren_raft.raft.elections import Elections
-from warren_raft.raft.log import Log
+from warren_raft.raft.log.log import Log
 from warren_raft.raft.messages import RequestVote
 from warren_raft.raft.requests import Requests
 from warren_raft.raft.roster import Roster

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from warren_raft.alarms import AlarmName, Alarms
-from warren_raft.shortage import Shortage
+from warren_raft.disk.shortage import Shortage
 
 Thing = Literal["log", "state"]
 

@@ -17,8 +17,8 @@ from warren_raft.alarms import Alarms
 from warren_raft.errors import SnapshotInvalid
 from warren_raft.raft.effects import Job, Then
 from warren_raft.raft.guard import Guard
-from warren_raft.raft.log import Log
-from warren_raft.raft.log_contents import BASE_INDEX
+from warren_raft.raft.log.contents import BASE_INDEX
+from warren_raft.raft.log.log import Log
 from warren_raft.raft.messages import (
     CHUNK_BYTES_MAX,
     Message,

@@ -17,11 +17,10 @@ from typing import Any, Final
 
 from warren_raft.config import check_address, check_node_id
 from warren_raft.errors import InvalidEntity
-from warren_raft.log_lines import log_event
 from warren_raft.raft.address_book import is_address
 from warren_raft.raft.core import Core
 from warren_raft.raft.guard import Guard
-from warren_raft.raft.log import Log
+from warren_raft.raft.log.log import Log
 from warren_raft.raft.membership import (
     ADD,
     CERTIFY,
@@ -34,9 +33,15 @@ from warren_raft.raft.membership import (
     Change,
     Member,
 )
-from warren_raft.raft.messages import DONE, PENDING, REFUSED, WAIT
+from warren_raft.raft.messages import (
+    DONE,
+    PENDING,
+    REFUSED,
+    WAIT,
+)
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.rounds import Rounds
+from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.changes")
 

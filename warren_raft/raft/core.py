@@ -18,10 +18,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal, overload
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft import audited
 from warren_raft.raft.audited import UnauditedEngine
-from warren_raft.raft.messages import AppendEntries, AppendReply, RequestVote, Vote
+from warren_raft.raft.messages import (
+    AppendEntries,
+    AppendReply,
+    RequestVote,
+    Vote,
+)
 
 if TYPE_CHECKING:
-    from warren_raft.raft.log import Log
+    from warren_raft.raft.log.log import Log
 
 BEHIND: Final[Literal["behind"]] = "behind"
 """Takes the place of an append message if the follower is behind the start of our log."""

@@ -1,8 +1,8 @@
 """The raft thread: an asyncio loop that feeds the engine, carries out its effects, and owns links and workers.
 
 Lives here: threads, queues and the loop; it decides nothing. Not here: consensus (engine.py), sockets (transport.py),
-file formats (log.py). Invariant: only this thread steps the engine, and the messages of a step leave before entries are
-applied.
+file formats (raft/log/log.py). Invariant: only this thread steps the engine, and the messages of a step leave before
+entries are applied.
 """
 
 from __future__ import annotations
@@ -17,10 +17,17 @@ from queue import SimpleQueue
 from random import Random
 from typing import Any, Final, Protocol
 
-from warren_raft.credentials import Credentials
+from warren_raft.certificates.credentials import Credentials
 from warren_raft.errors import InvariantViolation, WarrenError
-from warren_raft.log_lines import log_event
-from warren_raft.raft.effects import Cancel, CloseLink, Dial, Effect, Send, Work, WriteLog
+from warren_raft.raft.effects import (
+    Cancel,
+    CloseLink,
+    Dial,
+    Effect,
+    Send,
+    Work,
+    WriteLog,
+)
 from warren_raft.raft.engine import TICK_SECONDS, Engine
 from warren_raft.raft.events import (
     Arriving,
@@ -34,12 +41,13 @@ from warren_raft.raft.events import (
     Synced,
     Worked,
 )
-from warren_raft.raft.log import Batch, Log
+from warren_raft.raft.links.transport import Transport
+from warren_raft.raft.log.log import Batch, Log
 from warren_raft.raft.outbox import NOTICE_SECONDS
 from warren_raft.raft.submit import Proposal
-from warren_raft.raft.transport import Transport
-from warren_raft.waiting import taken
-from warren_raft.workers import Workers
+from warren_raft.support.log_lines import log_event
+from warren_raft.support.waiting import taken
+from warren_raft.support.workers import Workers
 
 logger = logging.getLogger("warren_raft.driver")
 

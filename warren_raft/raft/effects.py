@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from warren_raft.raft.log import Batch
-from warren_raft.raft.wire import Message
+from warren_raft.raft.links.wire import Message
+from warren_raft.raft.log.log import Batch
 
 Job = Callable[[], Any]
 """A function for a worker thread to call."""

@@ -17,6 +17,9 @@ from random import Random
 from typing import Any, Final
 
 from warren_raft.alarms import Alarm, Alarms
+from warren_raft.certificates.identity import Identity
+from warren_raft.disk.paths import moved
+from warren_raft.disk.shortage import SPACE, Shortage, shortage_of
 from warren_raft.errors import (
     Closed,
     InvariantViolation,
@@ -25,15 +28,21 @@ from warren_raft.errors import (
     Unavailable,
     WarrenError,
 )
-from warren_raft.log_lines import log_event
-from warren_raft.paths import moved
 from warren_raft.raft import entries
 from warren_raft.raft.admission import Admission
 from warren_raft.raft.blocked import clear_blocked, raise_blocked
 from warren_raft.raft.catchup import TAKEN_AFTER_BYTES, Catchup, Snapshots
 from warren_raft.raft.changes import Changes
 from warren_raft.raft.core import Core
-from warren_raft.raft.effects import CloseLink, Dial, Effect, Job, Then, Work, WriteLog
+from warren_raft.raft.effects import (
+    CloseLink,
+    Dial,
+    Effect,
+    Job,
+    Then,
+    Work,
+    WriteLog,
+)
 from warren_raft.raft.elections import Elections, Standing
 from warren_raft.raft.events import (
     Arriving,
@@ -49,7 +58,6 @@ from warren_raft.raft.events import (
 )
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.health import Health
-from warren_raft.raft.identity import Identity
 from warren_raft.raft.installation import Installation
 from warren_raft.raft.large import LARGE_BYTES, HeldEntries
 from warren_raft.raft.leadership import (
@@ -67,7 +75,7 @@ from warren_raft.raft.leadership import (
 from warren_raft.raft.leadership import NO_QUORUM as MINORITY
 from warren_raft.raft.leadership import NO_SPACE as FULL_DISK
 from warren_raft.raft.leadership import REMOVED as LEAVING
-from warren_raft.raft.log import Batch, Log
+from warren_raft.raft.log.log import Batch, Log
 from warren_raft.raft.membership import (
     FORM,
     Change,
@@ -123,7 +131,7 @@ from warren_raft.raft.state_machine import StateMachine, apply_membership, membe
 from warren_raft.raft.submit import Proposal, Route, Submitter
 from warren_raft.raft.trust import PeerStanding
 from warren_raft.raft.watch import Situation, Watch
-from warren_raft.shortage import SPACE, Shortage, shortage_of
+from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.engine")
 

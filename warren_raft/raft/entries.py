@@ -11,10 +11,10 @@ from typing import Final
 
 import cbor2
 
-from warren_raft import strict_cbor
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft.core import NO_OP, REGULAR
 from warren_raft.raft.membership import Change
+from warren_raft.support import strict_cbor
 
 _COMMANDS: Final = REGULAR + b"\x01"
 CHANGE: Final = REGULAR + b"\x02"

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from warren_raft.certificates.identity import Identity
 from warren_raft.raft.effects import Work
-from warren_raft.raft.identity import Identity
-from warren_raft.raft.log import Batch
+from warren_raft.raft.links.wire import Message
+from warren_raft.raft.log.log import Batch
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
 from warren_raft.raft.submit import Proposal
-from warren_raft.raft.wire import Message
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,16 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from warren_raft.errors import InvariantViolation
-from warren_raft.raft.core import BEHIND, CANDIDATE, Core, CoreMessage, Entry
+from warren_raft.raft.core import (
+    BEHIND,
+    CANDIDATE,
+    Core,
+    CoreMessage,
+    Entry,
+)
 from warren_raft.raft.large import UNDER_WAY, LargeEntries
-from warren_raft.raft.log import Log
-from warren_raft.raft.log_contents import BASE_INDEX
+from warren_raft.raft.log.contents import BASE_INDEX
+from warren_raft.raft.log.log import Log
 from warren_raft.raft.messages import (
     AppendEntries,
     AppendReply,

@@ -1,8 +1,8 @@
 """Health reports between managers, once a second: digests of their states, and whether they are low on space.
 
 Lives here: finding the states that have diverged, and whether a majority has enough space. Pure, except for the
-messages that it sends. Not here: replacing a wrong state (installation.py), measuring a disk (manager.py). Invariant: a
-comparison that could not be made counts neither as agreement nor as disagreement.
+messages that it sends. Not here: replacing a wrong state (installation.py), measuring a disk (manager/store.py).
+Invariant: a comparison that could not be made counts neither as agreement nor as disagreement.
 """
 
 from __future__ import annotations

@@ -14,16 +14,16 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 from warren_raft.alarms import Alarms
+from warren_raft.disk.shortage import shortage_of
 from warren_raft.errors import Corrupted, InvariantViolation, WarrenError
-from warren_raft.log_lines import log_event
 from warren_raft.raft import entries
 from warren_raft.raft.blocked import clear_blocked, raise_blocked
 from warren_raft.raft.catchup import Catchup, Snapshots
 from warren_raft.raft.effects import Job, Then
-from warren_raft.raft.log import Batch, Log
+from warren_raft.raft.log.log import Batch, Log
 from warren_raft.raft.membership import Change, apply_change
 from warren_raft.raft.state_machine import StateMachine, apply_membership, membership_of
-from warren_raft.shortage import shortage_of
+from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.engine")
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 from typing import Any, Final, NamedTuple
 
-from warren_raft.log_lines import log_event
 from warren_raft.raft.messages import RequestVote
+from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.engine")
 

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import cbor2
 
-from warren_raft import strict_cbor
+from warren_raft.certificates.identity import Identity
 from warren_raft.errors import InvariantViolation
-from warren_raft.raft.identity import Identity
 from warren_raft.raft.refusal import Refusal
+from warren_raft.support import strict_cbor
 
 FORM, ADD, PROMOTE, UPDATE, REMOVE, CERTIFY = "form", "add", "promote", "update", "remove", "certify"
 VERBS: Final = frozenset({FORM, ADD, PROMOTE, UPDATE, REMOVE, CERTIFY})

@@ -20,7 +20,7 @@ from warren_raft.raft.membership import INDEX_MAX, MEMBERS_MAX
 from warren_raft.raft.membership import TEXT_CHARACTERS as MEMBER_CHARACTERS
 from warren_raft.raft.reports import are_digests, is_report
 from warren_raft.raft.trust import PeerStanding
-from warren_raft.wording import quoted
+from warren_raft.support.wording import quoted
 
 FAULT_CHARACTERS: Final = 500
 """Longest text about a faulty message in a line for the operator."""

@@ -12,9 +12,21 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
-from warren_raft.raft.effects import Cancel, CloseLink, Effect, Send
-from warren_raft.raft.log import Log
-from warren_raft.raft.messages import AppendEntries, AppendReply, Message, PreVote, PreVoteReply, encode
+from warren_raft.raft.effects import (
+    Cancel,
+    CloseLink,
+    Effect,
+    Send,
+)
+from warren_raft.raft.log.log import Log
+from warren_raft.raft.messages import (
+    AppendEntries,
+    AppendReply,
+    Message,
+    PreVote,
+    PreVoteReply,
+    encode,
+)
 
 NOTICE_SECONDS: Final = 0.002
 """An append message without entries (a new commit index, a heartbeat) waits this long for one with entries to ride on:

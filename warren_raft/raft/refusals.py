@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Final
 
 from warren_raft.alarms import AlarmName, Alarms
+from warren_raft.certificates.identity import Identity
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft import entries
-from warren_raft.raft.identity import Identity
-from warren_raft.raft.log import Log
+from warren_raft.raft.log.log import Log
 from warren_raft.raft.membership import (
     OTHER_CLUSTER,
     OTHER_ORIGIN,

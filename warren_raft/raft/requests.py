@@ -14,8 +14,13 @@ from typing import Final
 from warren_raft.raft.changes import Answer, Changes
 from warren_raft.raft.core import Core
 from warren_raft.raft.guard import Guard
-from warren_raft.raft.leadership import CLOSING, REMOVED, TRANSFER, Reason
-from warren_raft.raft.log import Log
+from warren_raft.raft.leadership import (
+    CLOSING,
+    REMOVED,
+    TRANSFER,
+    Reason,
+)
+from warren_raft.raft.log.log import Log
 from warren_raft.raft.membership import REMOVE, UPDATE
 from warren_raft.raft.messages import (
     DONE,

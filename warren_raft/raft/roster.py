@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from warren_raft.certificates.identity import Identity
 from warren_raft.raft.address_book import AddressBook, Said
 from warren_raft.raft.guests import Guests
-from warren_raft.raft.identity import Identity
-from warren_raft.raft.log import Log
+from warren_raft.raft.log.log import Log
 from warren_raft.raft.membership import (
     MALFORMED,
     REMOVED,
@@ -26,7 +26,12 @@ from warren_raft.raft.membership import (
     judge,
     read_note,
 )
-from warren_raft.raft.messages import Addresses, FoundingRecord, FoundingView, Message
+from warren_raft.raft.messages import (
+    Addresses,
+    FoundingRecord,
+    FoundingView,
+    Message,
+)
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.trust import PeerStanding
 

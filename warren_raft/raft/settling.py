@@ -11,12 +11,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from warren_raft.log_lines import log_event
 from warren_raft.raft.core import Core
 from warren_raft.raft.guard import Guard
-from warren_raft.raft.log import Log
+from warren_raft.raft.log.log import Log
 from warren_raft.raft.membership import REMOVE, Change, apply_change
 from warren_raft.raft.roster import Roster
+from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.settling")
 

@@ -16,10 +16,15 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
 from warren_raft.errors import StorageFull, Unavailable
-from warren_raft.log_lines import log_event
-from warren_raft.raft.large import LARGE_BYTES, Large, LargeEntries, LentCommands
+from warren_raft.raft.large import (
+    LARGE_BYTES,
+    Large,
+    LargeEntries,
+    LentCommands,
+)
 from warren_raft.raft.messages import Message, Submit, SubmitRefused
 from warren_raft.raft.thread_order import ThreadOrder
+from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.submit")
 

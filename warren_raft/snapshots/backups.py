@@ -19,14 +19,14 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from warren_raft import timeouts
 from warren_raft.alarms import Alarms
-from warren_raft.durable import sync_directory
+from warren_raft.disk.durable import sync_directory
+from warren_raft.disk.paths import absolute
 from warren_raft.errors import Closed, RefusedForSafety, WarrenError
-from warren_raft.log_lines import log_event
-from warren_raft.paths import absolute
 from warren_raft.snapshots.file import Path, SnapshotInfo, read_manifest
 from warren_raft.snapshots.saving import remove_leftovers
+from warren_raft.support import timeouts
+from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.backups")
 

@@ -16,12 +16,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
-from warren_raft.descriptors import RESERVE
-from warren_raft.durable import make_directory, sync_directory
+from warren_raft.disk.descriptors import RESERVE
+from warren_raft.disk.durable import make_directory, sync_directory
+from warren_raft.disk.paths import absolute
+from warren_raft.disk.sharing import correct_mode
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid
-from warren_raft.paths import absolute
-from warren_raft.sharing import correct_mode
-from warren_raft.snapshots.file import Path, SnapshotInfo, read_manifest, write
+from warren_raft.snapshots.file import (
+    Path,
+    SnapshotInfo,
+    read_manifest,
+    write,
+)
 from warren_raft.snapshots.verification import verify_in_child
 from warren_raft.store.database import Database
 

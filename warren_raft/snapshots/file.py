@@ -19,12 +19,17 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
-from warren_raft.descriptors import RESERVE
-from warren_raft.errors import InvariantViolation, RefusedForSafety, SnapshotInvalid, StorageFull
+from warren_raft.disk.descriptors import RESERVE
+from warren_raft.disk.outputs import write_all
+from warren_raft.disk.shortage import shortage_of, storage_full
+from warren_raft.errors import (
+    InvariantViolation,
+    RefusedForSafety,
+    SnapshotInvalid,
+    StorageFull,
+)
 from warren_raft.fsm.entry import Committed, read_committed
-from warren_raft.outputs import write_all
 from warren_raft.results import Result
-from warren_raft.shortage import shortage_of, storage_full
 from warren_raft.store.database import Database, ReadTransaction, StorageFailed
 from warren_raft.store.tables import KINDS
 

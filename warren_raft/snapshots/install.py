@@ -1,7 +1,7 @@
 """The state of a new cluster from the snapshot of an old one: its entities, and nothing else.
 
-The log and the new directory are made elsewhere (restoring.py, staging.py). Invariant: the same snapshot and the same
-cluster id make the same records, thus the same digest, on every member. The snapshot file is not changed.
+The log and the new directory are made elsewhere (recovery/restore.py, staging.py). Invariant: the same snapshot and the
+same cluster id make the same records, thus the same digest, on every member. The snapshot file is not changed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.entry import Committed, store_position
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.snapshots.directory import SnapshotDirectory
-from warren_raft.snapshots.file import Path, SnapshotInfo, extract, opened, sha256_of
+from warren_raft.snapshots.file import (
+    Path,
+    SnapshotInfo,
+    extract,
+    opened,
+    sha256_of,
+)
 from warren_raft.snapshots.verification import verify
 from warren_raft.store.database import (
     CLUSTER_ID,

@@ -18,20 +18,35 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
-from warren_raft.descriptors import RESERVE
-from warren_raft.durable import replace_file
-from warren_raft.errors import Corrupted, InvariantViolation, SnapshotInvalid, StorageFull
+from warren_raft.disk.descriptors import RESERVE
+from warren_raft.disk.durable import replace_file
+from warren_raft.disk.outputs import write_all
+from warren_raft.disk.sharing import open_new, without_links
+from warren_raft.disk.shortage import shortage_of
+from warren_raft.errors import (
+    Corrupted,
+    InvariantViolation,
+    SnapshotInvalid,
+    StorageFull,
+)
 from warren_raft.fsm.entry import FIRST_INDEX
 from warren_raft.fsm.machine import StateMachine
-from warren_raft.log_lines import log_event
-from warren_raft.outputs import write_all
-from warren_raft.sharing import open_new, without_links
-from warren_raft.shortage import shortage_of
-from warren_raft.snapshots.directory import INCOMING, Damaged, Snapshot, SnapshotDirectory
-from warren_raft.snapshots.file import TRAILER_BYTES, SnapshotInfo, extract, no_space_as_storage_full
+from warren_raft.snapshots.directory import (
+    INCOMING,
+    Damaged,
+    Snapshot,
+    SnapshotDirectory,
+)
+from warren_raft.snapshots.file import (
+    TRAILER_BYTES,
+    SnapshotInfo,
+    extract,
+    no_space_as_storage_full,
+)
 from warren_raft.snapshots.verification import Cancel, verify_in_child
 from warren_raft.store.database import Database
 from warren_raft.store.generations import StateDirectory
+from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.snapshots")
 

@@ -18,15 +18,22 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Final
 
-from warren_raft.descriptors import RESERVE
-from warren_raft.durable import sync_directory
+from warren_raft.disk.descriptors import RESERVE
+from warren_raft.disk.durable import sync_directory
+from warren_raft.disk.outputs import copy_to_node, is_node, node_descriptor
+from warren_raft.disk.paths import absolute
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid
-from warren_raft.log_lines import log_event
-from warren_raft.outputs import copy_to_node, is_node, node_descriptor
-from warren_raft.paths import absolute
-from warren_raft.snapshots.file import Path, SnapshotInfo, manifest_in, opened, sha256_of, write
+from warren_raft.snapshots.file import (
+    Path,
+    SnapshotInfo,
+    manifest_in,
+    opened,
+    sha256_of,
+    write,
+)
 from warren_raft.snapshots.verification import Cancel, verify_in_child
 from warren_raft.store.database import Database
+from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.saving")
 

@@ -1,9 +1,9 @@
 """Replacing the log, state and snapshots of a data directory together or not at all, even if the process dies.
 
-The new content is made elsewhere (install.py, restoring.py). The new files are made within the directory, because the
-directory may be a mount point and may hold foreign files (lost+found). Invariant: until `commit` has returned, nothing
-of the directory is changed. After that, the next process that opens it gets the new content, by `finish`. The old
-content is set aside, never removed.
+The new content is made elsewhere (install.py, recovery/restore.py). The new files are made within the directory,
+because the directory may be a mount point and may hold foreign files (lost+found). Invariant: until `commit` has
+returned, nothing of the directory is changed. After that, the next process that opens it gets the new content, by
+`finish`. The old content is set aside, never removed.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
-from warren_raft.durable import make_directory, replace_file, sync_directory
+from warren_raft.disk.durable import make_directory, replace_file, sync_directory
+from warren_raft.disk.privacy import NAMES
+from warren_raft.disk.sharing import without_links
 from warren_raft.errors import Corrupted
-from warren_raft.privacy import NAMES
-from warren_raft.sharing import without_links
 
 Path = str | os.PathLike[str]
 

@@ -18,14 +18,19 @@ from typing import Any, Final, Protocol
 
 import lmdb.verify
 
-from warren_raft.descriptors import RESERVE
-from warren_raft.errors import Closed, Corrupted, RefusedForSafety, SnapshotInvalid, WarrenError
+from warren_raft.disk.descriptors import RESERVE
+from warren_raft.disk.paths import absolute
+from warren_raft.errors import (
+    Closed,
+    Corrupted,
+    RefusedForSafety,
+    SnapshotInvalid,
+    WarrenError,
+)
 from warren_raft.fsm import history
 from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.entry import Committed, position_problem, read_committed
 from warren_raft.fsm.sessions import Sessions
-from warren_raft.log_lines import log_event
-from warren_raft.paths import absolute
 from warren_raft.snapshots.file import (
     Path,
     Progress,
@@ -36,11 +41,22 @@ from warren_raft.snapshots.file import (
     sha256_of,
 )
 from warren_raft.snapshots.interpreter import candidates, import_places
-from warren_raft.snapshots.pacing import Cancelled, Pace, PacedFile, PacedTransaction
+from warren_raft.snapshots.pacing import (
+    Cancelled,
+    Pace,
+    PacedFile,
+    PacedTransaction,
+)
 from warren_raft.store import codec
-from warren_raft.store.database import SESSIONS, Database, ReadTransaction, StorageFailed
+from warren_raft.store.database import (
+    SESSIONS,
+    Database,
+    ReadTransaction,
+    StorageFailed,
+)
 from warren_raft.store.lmdb_errors import code_of, refuse_newer_data
 from warren_raft.store.tables import CA_ID, KINDS, Kind
+from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.snapshots")
 

@@ -15,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from warren_raft.core_dumps import forbid_core_dumps
 from warren_raft.errors import Corrupted, RefusedForSafety, SnapshotInvalid
 from warren_raft.snapshots.verification import BEGUN, prove_state, verify
+from warren_raft.support.core_dumps import forbid_core_dumps
 
 _PR_SET_PDEATHSIG: Final = 1  # prctl: the signal that this process gets when its parent's thread ends
 

@@ -16,11 +16,23 @@ from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast
 
 from cbor2 import dumps
 
-from warren_raft.forms import EMPTY_MAP, EntityField, Form, FormKind, FrozenMap, fields_of
+from warren_raft.model.validation import (
+    EMPTY_MAP,
+    EntityField,
+    Form,
+    FormKind,
+    FrozenMap,
+    fields_of,
+)
 from warren_raft.store.encoding import encoder_of, struct_encoder
 from warren_raft.store.leading import INTEGER_BYTES
-from warren_raft.store.tables import ID_MAX_BYTES, KINDS, Index, Kind
-from warren_raft.strict_cbor import BadCbor, decode_record
+from warren_raft.store.tables import (
+    ID_MAX_BYTES,
+    KINDS,
+    Index,
+    Kind,
+)
+from warren_raft.support.strict_cbor import BadCbor, decode_record
 
 E = TypeVar("E")
 KeysOf: TypeAlias = Callable[[list[Any]], tuple[bytes, ...]]

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple, NoReturn
 
 from warren_raft.errors import InvariantViolation
-from warren_raft.forms import KEY_MAX_BYTES
+from warren_raft.model.validation import KEY_MAX_BYTES
 from warren_raft.store.leading import indexed_items
 
 
@@ -60,7 +60,7 @@ _SESSION_BITS: Final = 63
 class Operation(NamedTuple):
     """One step of a command.
 
-    `entity` is the entity bytes of store/codec.py for PUT, else None. `if_revision` is the revision that the stored
+    `entity` is the entity bytes of codec.py for PUT, else None. `if_revision` is the revision that the stored
     entity must have (0: no entity may be stored; None: no condition). Session verbs have no kind and no id.
     """
 

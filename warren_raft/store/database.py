@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, TypeVar
 
 import lmdb
 
-from warren_raft import forking, sharing
-from warren_raft.descriptors import RESERVE
+from warren_raft.disk import sharing
+from warren_raft.disk.descriptors import RESERVE
+from warren_raft.disk.paths import absolute, missing_data, moved
+from warren_raft.disk.privacy import refuse_link
 from warren_raft.errors import (
     Closed,
     Corrupted,
@@ -29,16 +31,24 @@ from warren_raft.errors import (
     StorageFull,
     WarrenError,
 )
-from warren_raft.log_lines import log_event
-from warren_raft.paths import absolute, missing_data, moved
-from warren_raft.privacy import refuse_link
 from warren_raft.store import codec
 from warren_raft.store.cache import DecodedCache
-from warren_raft.store.environments import MAP_SIZE_BYTES, closing_on_failure, open_alone, open_foreign, open_owned
+from warren_raft.store.environments import (
+    MAP_SIZE_BYTES,
+    closing_on_failure,
+    open_alone,
+    open_foreign,
+    open_owned,
+)
 from warren_raft.store.generations import StateDirectory, StateUntrusted
 from warren_raft.store.leading import leading_items
 from warren_raft.store.lmdb_errors import StorageFailed, code_of, translated
-from warren_raft.store.reader_slots import Holder, OwnersTable, ReadersTable, UnknownReaders
+from warren_raft.store.reader_slots import (
+    Holder,
+    OwnersTable,
+    ReadersTable,
+    UnknownReaders,
+)
 from warren_raft.store.tables import BY_NUMBER, INDEXES, KINDS
 from warren_raft.store.transactions import (
     APPLIED_INDEX,
@@ -62,6 +72,8 @@ from warren_raft.store.transactions import (
     WriteTransaction,
     key_of,
 )
+from warren_raft.support import forking
+from warren_raft.support.log_lines import log_event
 
 if TYPE_CHECKING:
     from warren_raft.store.transactions import Handle

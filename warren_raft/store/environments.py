@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 import lmdb
 import lmdb._envid
 
-from warren_raft.descriptors import RESERVE
+from warren_raft.disk.descriptors import RESERVE
 from warren_raft.errors import Corrupted, InUse, RefusedForSafety
 from warren_raft.store.generations import is_read_only_file_system
 from warren_raft.store.lmdb_errors import (

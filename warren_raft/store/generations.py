@@ -17,11 +17,16 @@ import uuid
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from warren_raft import sharing
-from warren_raft.descriptors import RESERVE
-from warren_raft.durable import make_directory, replace_and_hold, replace_file, sync_directory
+from warren_raft.disk import sharing
+from warren_raft.disk.descriptors import RESERVE
+from warren_raft.disk.durable import (
+    make_directory,
+    replace_and_hold,
+    replace_file,
+    sync_directory,
+)
+from warren_raft.disk.paths import absolute
 from warren_raft.errors import Corrupted, RefusedForSafety
-from warren_raft.paths import absolute
 from warren_raft.store.ownership import Anchors
 
 SET_ASIDE_KEPT: Final = 2

@@ -18,9 +18,15 @@ from typing import Final
 
 import lmdb
 
-from warren_raft.descriptors import RESERVE
-from warren_raft.errors import Corrupted, InUse, RefusedForSafety, StorageFull, WarrenError
-from warren_raft.shortage import shortage_for, storage_full
+from warren_raft.disk.descriptors import RESERVE
+from warren_raft.disk.shortage import shortage_for, storage_full
+from warren_raft.errors import (
+    Corrupted,
+    InUse,
+    RefusedForSafety,
+    StorageFull,
+    WarrenError,
+)
 
 MAX_READERS: Final = 1024
 """The most read transactions at the same time, over all processes. Each slot takes 64 bytes in the lock file."""

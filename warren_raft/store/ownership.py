@@ -1,7 +1,7 @@
 """The owner of a data directory, and the check that the directory is still the one that was opened.
 
 Lives here: the lock that excludes a second process, and the watch over the directories and files that must stay in
-their places. Not here: their contents (generations.py, raft/log.py). Invariant: of all processes that open a data
+their places. Not here: their contents (generations.py, raft/log/log.py). Invariant: of all processes that open a data
 directory at most one owns it, even if somebody removes the lock file.
 """
 
@@ -15,11 +15,11 @@ import weakref
 from contextlib import suppress
 from typing import ClassVar, Final
 
-from warren_raft import privacy, sharing
-from warren_raft.descriptors import RESERVE
-from warren_raft.durable import make_directory
+from warren_raft.disk import privacy, sharing
+from warren_raft.disk.descriptors import RESERVE
+from warren_raft.disk.durable import make_directory
+from warren_raft.disk.paths import absolute, moved
 from warren_raft.errors import InUse
-from warren_raft.paths import absolute, moved
 
 LOCK_NAME: Final = "lock"
 _LOCK_RACES_MAX: Final = 10  # how often a lock file may be removed between its opening and its locking

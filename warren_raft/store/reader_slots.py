@@ -26,10 +26,11 @@ from typing import Any, Final, NamedTuple
 
 import lmdb
 
-from warren_raft import forking, sharing
-from warren_raft.descriptors import RESERVE
+from warren_raft.disk import sharing
+from warren_raft.disk.descriptors import RESERVE
 from warren_raft.errors import InUse
 from warren_raft.store.lmdb_errors import MAX_READERS, WouldBlock, no_space_as_storage_full
+from warren_raft.support import forking
 
 # ---------------------------------------------------------------------------------------------- LMDB's lock file
 #

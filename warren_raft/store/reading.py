@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 import lmdb
 
-from warren_raft.entities import Container, Ingress, Network, Node, Secret, Service, TLSCertificate, Volume
 from warren_raft.errors import Closed, Misuse, NotFound
+from warren_raft.model.entities import (
+    Container,
+    Ingress,
+    Network,
+    Node,
+    Secret,
+    Service,
+    TLSCertificate,
+    Volume,
+)
 from warren_raft.store import lookup
 from warren_raft.store.lmdb_errors import translated
 from warren_raft.store.tables import (

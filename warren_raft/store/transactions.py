@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Protocol, TypeA
 
 import lmdb
 
-from warren_raft import forking
 from warren_raft.errors import Closed, InvalidEntity, WarrenError
 from warren_raft.store import codec
 from warren_raft.store.cache import DecodedCache
 from warren_raft.store.leading import begin_alike, leading_items
 from warren_raft.store.lmdb_errors import translated
 from warren_raft.store.tables import ID_MAX_BYTES, KINDS, Kind
+from warren_raft.support import forking
 
 if TYPE_CHECKING:
     Handle: TypeAlias = lmdb._Database

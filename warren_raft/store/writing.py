@@ -1,6 +1,6 @@
 """All writes of a store: each is checked and encoded in the caller's thread, then becomes one command.
 
-`_execute` carries out a command; it is the one method that a store adds (local.py, manager.py).
+`_execute` carries out a command; it is the one method that a store adds (local/store.py, manager/store.py).
 Invariant: every operation that reaches `_execute` can be stored: a valid entity, an id and a size within the limits.
 """
 
@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar, cast
 
-from warren_raft import timeouts
-from warren_raft.entities import (
+from warren_raft.errors import InvalidEntity, Misuse, WarrenError
+from warren_raft.model.entities import (
     Container,
     Ingress,
     Network,
@@ -22,7 +22,6 @@ from warren_raft.entities import (
     Volume,
     validate,
 )
-from warren_raft.errors import InvalidEntity, Misuse, WarrenError
 from warren_raft.store import codec
 from warren_raft.store.command import (
     COMMAND_OVERHEAD_BYTES,
@@ -48,6 +47,7 @@ from warren_raft.store.tables import (
     VOLUME,
     Kind,
 )
+from warren_raft.support import timeouts
 
 E = TypeVar("E")
 

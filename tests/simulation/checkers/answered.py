@@ -14,8 +14,13 @@ from tests.simulation.hostile import FORGED
 from tests.simulation.workload import Workload
 from tests.simulation.world import Failure, Process, World
 from warren_raft.raft.changes import Answer
-from warren_raft.raft.log import Batch
-from warren_raft.raft.membership import ADD, REMOVE, UPDATE, Membership
+from warren_raft.raft.log.log import Batch
+from warren_raft.raft.membership import (
+    ADD,
+    REMOVE,
+    UPDATE,
+    Membership,
+)
 
 
 class AnsweredChanges:

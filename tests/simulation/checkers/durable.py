@@ -7,7 +7,7 @@ It uses the batches only: each contains the entries that its log had when the ba
 from __future__ import annotations
 
 from tests.simulation.world import Failure, Process
-from warren_raft.raft.log import Batch, Log
+from warren_raft.raft.log.log import Batch, Log
 
 Terms = tuple[int, list[int]]
 """The index of a log's base, and the terms of it and of all entries behind it."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tests.simulation.workload import Workload
 from tests.simulation.world import Failure, Process, World
-from warren_raft.raft.log import Batch
+from warren_raft.raft.log.log import Batch
 
 
 class _Held(NamedTuple):

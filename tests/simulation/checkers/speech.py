@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.simulation.world import Failure, Process
 from warren_raft.raft import entries
-from warren_raft.raft.log import Batch
+from warren_raft.raft.log.log import Batch
 from warren_raft.raft.membership import Change, Founding, read_note
 
 

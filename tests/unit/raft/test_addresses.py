@@ -11,10 +11,21 @@ from collections.abc import Mapping
 import pytest
 
 from tests.engine_harness import Cluster
-from warren_raft.raft.address_book import PLACES_MAX, TOLD_MAX, AddressBook, Said, are_told
+from warren_raft.raft.address_book import (
+    PLACES_MAX,
+    TOLD_MAX,
+    AddressBook,
+    Said,
+    are_told,
+)
 from warren_raft.raft.changes import DONE
 from warren_raft.raft.events import Refused
-from warren_raft.raft.membership import MEMBERS_MAX, TEXT_CHARACTERS, UPDATE, Member
+from warren_raft.raft.membership import (
+    MEMBERS_MAX,
+    TEXT_CHARACTERS,
+    UPDATE,
+    Member,
+)
 from warren_raft.raft.refusal import WRONG_NODE, Refusal
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from tests.engine_harness import Cluster
 from tests.hostile import Hostile
+from warren_raft.certificates.identity import Identity
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft.changes import DONE, PENDING
 from warren_raft.raft.events import Refused
-from warren_raft.raft.identity import Identity
 from warren_raft.raft.membership import (
     ADD,
     CERTIFICATES_KEPT,

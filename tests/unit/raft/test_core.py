@@ -35,8 +35,16 @@ from warren_raft.errors import InvariantViolation
 from warren_raft.raft import audited
 from warren_raft.raft import core as core_module
 from warren_raft.raft.audited import UnauditedEngine
-from warren_raft.raft.core import BEHIND, CANDIDATE, FOLLOWER, LEADER, NO_OP, Core, load_module
-from warren_raft.raft.log import Log
+from warren_raft.raft.core import (
+    BEHIND,
+    CANDIDATE,
+    FOLLOWER,
+    LEADER,
+    NO_OP,
+    Core,
+    load_module,
+)
+from warren_raft.raft.log.log import Log
 from warren_raft.raft.messages import encode
 
 Message = dict[str, Any]

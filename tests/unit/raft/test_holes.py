@@ -833,8 +833,9 @@ def test_the_page_names_what_there_is() -> None:
     """Each test module, source file and private name on the page exists."""
     for module in set(re.findall(r"`(test_\w+)`", PAGE)):
         assert list((ROOT / "tests" / "unit").rglob(f"{module}.py")), module
-    sources = {path.name: path.read_text() for path in (ROOT / "warren_raft" / "raft").glob("*.py")}
-    for name in set(re.findall(r"`(?:raft/)?(\w+\.py)`", PAGE)):
+    raft = ROOT / "warren_raft" / "raft"
+    sources = {str(path.relative_to(raft)): path.read_text() for path in raft.rglob("*.py")}
+    for name in set(re.findall(r"`(?:raft/)?((?:log/|links/)?\w+\.py)`", PAGE)):
         assert name in sources, name
     everything = "\n".join(sources.values())
     for name in set(re.findall(r"`(_?[A-Za-z_]+)`", PAGE)) - {"accept", "hasQuorum", "timeout_now", "warren_raft"}:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from warren_raft.raft.identity import parse_uri, uri_of
+from warren_raft.certificates.identity import parse_uri, uri_of
 
 
 @pytest.mark.parametrize("node_id", ["m1", "a.b_c-D", "x" * 64])

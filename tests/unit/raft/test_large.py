@@ -19,7 +19,12 @@ from warren_raft.raft.effects import Cancel, CloseLink
 from warren_raft.raft.events import Received, Submitted
 from warren_raft.raft.large import HELD_BYTES_MAX, UNDER_WAY
 from warren_raft.raft.messages import SubmitLarge
-from warren_raft.raft.submit import REFUSED_WAIT_SECONDS, Proposal, Route, Submitter
+from warren_raft.raft.submit import (
+    REFUSED_WAIT_SECONDS,
+    Proposal,
+    Route,
+    Submitter,
+)
 
 LARGE = 200
 FIVE = ("m1", "m2", "m3", "m4", "m5")

@@ -18,7 +18,12 @@ from tests.engine_harness import STEP_SECONDS, Cluster, Node, send_raw
 from tests.hostile import Hostile
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft import core, guard
-from warren_raft.raft.changes import DONE, PENDING, REFUSED, WAIT
+from warren_raft.raft.changes import (
+    DONE,
+    PENDING,
+    REFUSED,
+    WAIT,
+)
 from warren_raft.raft.effects import CloseLink
 from warren_raft.raft.entries import CHANGE
 from warren_raft.raft.events import LinkUp, NotReached, Received

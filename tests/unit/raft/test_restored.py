@@ -13,7 +13,16 @@ import pytest
 
 from tests.engine_harness import RESTORED_INDEX, Cluster
 from warren_raft.raft.changes import DONE, REFUSED
-from warren_raft.raft.membership import ADD, OTHER_CLUSTER, OTHER_ORIGIN, REMOVE, Founding, Member, Origin, read_note
+from warren_raft.raft.membership import (
+    ADD,
+    OTHER_CLUSTER,
+    OTHER_ORIGIN,
+    REMOVE,
+    Founding,
+    Member,
+    Origin,
+    read_note,
+)
 
 OLD = ["old-1", "old-2"]
 """The writes in the snapshot."""

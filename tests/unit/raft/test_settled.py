@@ -14,8 +14,20 @@ import pytest
 
 from tests.engine_harness import Cluster, Node
 from warren_raft.raft import entries
-from warren_raft.raft.changes import DONE, PENDING, REFUSED, WAIT, Answer
-from warren_raft.raft.membership import ADD, PROMOTE, REMOVE, UPDATE, Change
+from warren_raft.raft.changes import (
+    DONE,
+    PENDING,
+    REFUSED,
+    WAIT,
+    Answer,
+)
+from warren_raft.raft.membership import (
+    ADD,
+    PROMOTE,
+    REMOVE,
+    UPDATE,
+    Change,
+)
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
 from warren_raft.raft.rounds import Rounds
 

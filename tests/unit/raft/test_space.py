@@ -15,10 +15,10 @@ import pytest
 
 from tests.engine_harness import Cluster
 from tests.list_machine import ListSnapshots
+from warren_raft.disk.shortage import storage_full
 from warren_raft.errors import StorageFull, Unavailable
 from warren_raft.raft import submit
 from warren_raft.raft.submit import Proposal, Route, Submitter
-from warren_raft.shortage import storage_full
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 

@@ -14,10 +14,11 @@ import pytest
 from tests.engine_harness import STEP_SECONDS, Cluster
 from tests.list_machine import Outcome
 from warren_raft.errors import Closed, InvariantViolation, Unavailable
-from warren_raft.raft import entries, submit, wire
+from warren_raft.raft import entries, submit
 from warren_raft.raft.effects import Send, WriteLog
 from warren_raft.raft.engine import APPLY_ENTRIES
 from warren_raft.raft.events import Received, Refused, Submitted
+from warren_raft.raft.links import wire
 from warren_raft.raft.membership import REMOVE, REMOVED, Change
 from warren_raft.raft.messages import COMMAND_BYTES_MAX
 from warren_raft.raft.refusal import Refusal

@@ -17,7 +17,12 @@ from tests.snapshot_support import add_node, small_state
 from warren_raft.alarms import Alarms
 from warren_raft.errors import Closed, StorageFull
 from warren_raft.fsm.machine import StateMachine
-from warren_raft.snapshots.backups import POLL_SECONDS, RETRY_SECONDS, Backups, Position
+from warren_raft.snapshots.backups import (
+    POLL_SECONDS,
+    RETRY_SECONDS,
+    Backups,
+    Position,
+)
 from warren_raft.snapshots.file import SnapshotInfo, read_manifest, write
 from warren_raft.snapshots.saving import LEFTOVER_SECONDS
 from warren_raft.snapshots.verification import verify

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from warren_raft import manager as manager_module
 from warren_raft.config import Config
-from warren_raft.entities import Node
 from warren_raft.errors import Closed, RefusedForSafety
 from warren_raft.maintenance import inspect, verify
-from warren_raft.manager import ReplicatedStore
+from warren_raft.manager import store as manager_module
+from warren_raft.manager.store import ReplicatedStore
+from warren_raft.model.entities import Node
 from warren_raft.snapshots.file import SnapshotInfo, read_manifest
 
 

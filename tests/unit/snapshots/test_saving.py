@@ -16,12 +16,23 @@ from typing import Any
 import pytest
 
 from tests.snapshot_support import NOON, change, small_state, snapshot_of
-from warren_raft.entities import Node
-from warren_raft.errors import Closed, RefusedForSafety, SnapshotInvalid, StorageFull
-from warren_raft.local import LocalStore
+from warren_raft.errors import (
+    Closed,
+    RefusedForSafety,
+    SnapshotInvalid,
+    StorageFull,
+)
+from warren_raft.local.store import LocalStore
+from warren_raft.model.entities import Node
 from warren_raft.snapshots import saving
 from warren_raft.snapshots.file import read_manifest
-from warren_raft.snapshots.saving import LEFTOVER_SECONDS, new_file, require_hash, save, take_nameless
+from warren_raft.snapshots.saving import (
+    LEFTOVER_SECONDS,
+    new_file,
+    require_hash,
+    save,
+    take_nameless,
+)
 from warren_raft.snapshots.verification import verify
 from warren_raft.store import codec
 from warren_raft.store.database import Database

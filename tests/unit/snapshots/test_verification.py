@@ -22,7 +22,12 @@ import pytest
 
 from tests.hostile_cbor import hash_bomb
 from tests.snapshot_support import change, database_in, members_of, rehash, small_state, snapshot_of
-from warren_raft.errors import Closed, Corrupted, RefusedForSafety, SnapshotInvalid
+from warren_raft.errors import (
+    Closed,
+    Corrupted,
+    RefusedForSafety,
+    SnapshotInvalid,
+)
 from warren_raft.snapshots import pacing, verification
 from warren_raft.snapshots.file import make_trailer, read_manifest
 from warren_raft.snapshots.pacing import Pace, PacedFile
@@ -34,8 +39,20 @@ from warren_raft.snapshots.verification import (
     verify_in_child,
 )
 from warren_raft.store import codec
-from warren_raft.store.database import FORMAT_VERSION, HISTORY, META, SESSIONS, Database, WriteTransaction
-from warren_raft.store.tables import CA, CONTAINER, SERVICE, SERVICE_BY_NAME
+from warren_raft.store.database import (
+    FORMAT_VERSION,
+    HISTORY,
+    META,
+    SESSIONS,
+    Database,
+    WriteTransaction,
+)
+from warren_raft.store.tables import (
+    CA,
+    CONTAINER,
+    SERVICE,
+    SERVICE_BY_NAME,
+)
 from warren_raft.store.transactions import MEMBERSHIP
 
 

@@ -1,0 +1,1 @@
+"""The data directory of a manager: opening it, its last start, and its description while the manager is stopped."""

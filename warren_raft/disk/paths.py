@@ -1,0 +1,57 @@
+"""Names of directories: made absolute once, and the error for a name that leads to another place later.
+
+Lives here: the code that every module with a name needs. Not here: opening, and the check (store/ownership.py).
+Invariant: an absolute name means the directory that was meant when it was given, also after an `os.chdir`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Final
+
+from ..errors import Corrupted
+
+_DATA_NAMES: Final = ("log", "state", "lock")
+"""A data directory has at least one of them, also after its owner was killed at its first start."""
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """The absolute name of `path`; symbolic links stay as they are.
+
+    Raises FileNotFoundError for a relative name when the current directory was removed.
+    """
+    name = os.fspath(path)
+    try:
+        return os.path.abspath(_without_parents(name))
+    except FileNotFoundError:
+        reason = "the current directory was removed: give an absolute name instead of this one"
+        raise FileNotFoundError(errno.ENOENT, reason, name) from None
+
+
+def _without_parents(name: str) -> str:
+    """Resolve `..`: if a is a symbolic link, `a/..` is not `.`, and only the file system knows the parent."""
+    parts = name.split("/")
+    if ".." not in parts:
+        return name
+    end = len(parts) - parts[::-1].index("..")
+    return os.path.join(os.path.realpath("/".join(parts[:end])), *parts[end:])
+
+
+def missing_data(data_dir: str) -> str | None:
+    """The reason why `data_dir` cannot be the data directory of a manager or store that ran; None if it may be one."""
+    if not os.path.isdir(data_dir):
+        return "there is no such directory"
+    if not any(os.path.lexists(os.path.join(data_dir, name)) for name in _DATA_NAMES):
+        return "the directory holds no manager's data"
+    return None
+
+
+def moved(path: str) -> Corrupted:
+    """The error that stops a store when a directory or a file is no longer in the place where the store opened it."""
+    return Corrupted(
+        path,
+        "was removed, moved or replaced while a store worked in it",
+        remedy="the store stopped, because its writes would be lost: put the original back and open it again, "
+        "or see docs/recovery.md",
+    )

@@ -1,0 +1,1 @@
+"""Stores without Raft: LocalStore, a store of its own, and ReadOnlyStore, which reads a running manager's data."""

@@ -1,0 +1,222 @@
+"""Many callers, one commit: all requests that wait while a commit runs go into the next commit together.
+
+The store's own thread commits. A caller's thread only puts its request into a queue and waits for a lock that no other
+thread waits for. So an exception that arrives there, or a signal handler that writes, blocks no other thread.
+Invariant: one commit runs at a time, in the order of arrival, and every caller gets the result of its own request.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Final
+
+from warren_raft.errors import Closed, InvariantViolation, Unavailable
+from warren_raft.support.deliveries import Deliveries
+from warren_raft.support.log_lines import log_event
+from warren_raft.support.own_thread import OwnThread
+from warren_raft.support.timeouts import wait_seconds
+
+logger = logging.getLogger("warren_raft.local.group_commit")
+
+Outcome = int | Exception
+"""The result of a request: its answer, or the error for its caller."""
+
+MAX_WAITING: Final = 16_384
+"""The most waiting requests; beyond it, a request with a future is refused. About a second of small writes."""
+
+MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
+"""The limit for the bytes of waiting requests. A request with a future that exceeds it is refused, but a single request
+is always accepted. A small one is accepted if this many requests of its size would stay below the limit."""
+
+MAX_GROUP_BYTES: Final = 16 * 1024 * 1024
+"""The limit for the bytes of one commit (at least one request): its dirty pages stay in memory until the commit
+ends."""
+
+
+class GroupCommit:
+    """Hands requests to `commit`, as many together as there are. All methods are thread-safe, and may be called by
+    signal handlers.
+
+    `commit` gets encoded requests and returns an outcome for each, in order. If it raises, the error is the outcome of
+    every request. It is called in `thread`, and so never twice at the same time.
+    """
+
+    def __init__(
+        self,
+        commit: Callable[[Sequence[bytes]], Sequence[Outcome]],
+        thread: OwnThread,
+        deliveries: Deliveries,
+    ) -> None:
+        self._commit = commit
+        self._thread = thread
+        self._deliveries = deliveries
+        self._queue: deque[_Request] = deque()
+        self._closed = False
+
+    def run(self, data: bytes, timeout: float) -> int:
+        """Commit `data` and return its answer, within `timeout` seconds.
+
+        Raises the outcome's error; Unavailable (`maybe_applied` if its commit runs) at the deadline; Closed.
+        """
+        request = _Request(data, timeout, None)
+        try:
+            self._enter(request)
+            ended = request.wait()
+        except BaseException:  # an interrupt (Ctrl-C): if its commit has not begun, it must not begin any more
+            self._leave(request)
+            raise
+        if not ended and self._leave(request):
+            raise _too_late()
+        if request.outcome is None:
+            raise Unavailable("the commit takes too long", maybe_applied=True)
+        return request.result()
+
+    def start(self, data: bytes, timeout: float) -> Future[int]:
+        """Like `run`, but returns at once. The future gets the result or error of `run` later. It cannot be cancelled.
+        Raises Unavailable if the queue is full, and Closed."""
+        if self._is_full(len(data)):
+            raise Unavailable("too many writes are waiting", maybe_applied=False)
+        future: Future[int] = Future()
+        future.set_running_or_notify_cancel()
+        self._enter(_Request(data, timeout, future))
+        return future
+
+    def refuse(self) -> None:
+        """Accept no further requests: they raise Closed."""
+        self._closed = True
+
+    def close(self) -> None:
+        """Refuse further requests; return when all accepted requests are decided. Call in `thread`. Idempotent."""
+        self.refuse()
+        while self._queue:
+            self._commit_group()
+
+    def _enter(self, request: _Request) -> None:
+        if self._is_closed():
+            raise Closed
+        self._queue.append(request)
+        self._thread.post(self._commit_group)
+        if self._is_closed() and self._leave(request):  # closed since then: `close` may not check the queue again
+            raise Closed
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+    def _is_full(self, size_bytes: int) -> bool:
+        """Whether the queue has no place for one more request of that size with a future."""
+        waiting = len(self._queue)
+        if waiting >= MAX_WAITING:
+            return True
+        if waiting * size_bytes <= MAX_WAITING_BYTES:  # a small one: summing the others would take longer than it
+            return False
+        return size_bytes + sum(len(request.data) for request in list(self._queue)) > MAX_WAITING_BYTES
+
+    def _leave(self, request: _Request) -> bool:
+        """Take the request back. Returns whether that was possible: its commit had not begun, and will not begin."""
+        if not request.claim():
+            return False
+        with suppress(ValueError):
+            self._queue.remove(request)
+        return True
+
+    # In the thread -----------------------------------------------------------------------------------------------
+
+    def _commit_group(self) -> None:
+        """Commit the waiting requests. There may be none left: this was posted once a request, and some go together."""
+        group = self._take_group()
+        if not group:
+            return
+        for request, outcome in zip(group, self._outcomes(group), strict=True):
+            request.outcome = outcome
+        for request in group:
+            if request.future is None:
+                request.wake()
+        self._deliveries.put([request.settle for request in group if request.future is not None])
+
+    def _take_group(self) -> list[_Request]:
+        """The first request of the queue and the following ones that fit with it into one commit."""
+        group: list[_Request] = []
+        size_bytes = 0
+        queue = self._queue
+        while queue and (not group or size_bytes + len(queue[0].data) <= MAX_GROUP_BYTES):
+            request = queue.popleft()
+            if not request.claim():
+                continue
+            if request.future is not None and request.remaining_seconds() == 0:
+                request.outcome = _too_late()
+                self._deliveries.put([request.settle])
+                continue
+            group.append(request)
+            size_bytes += len(request.data)
+        if queue:
+            self._thread.post(self._commit_group)  # the calls that were posted for these may be used up
+        return group
+
+    def _outcomes(self, group: Sequence[_Request]) -> Sequence[Outcome]:
+        try:
+            return self._commit([request.data for request in group])
+        except Exception as error:  # noqa: BLE001  each caller raises it
+            return [error] * len(group)
+        except BaseException as error:  # noqa: BLE001  each caller gets an error
+            log_event(logger, logging.ERROR, "commit broken off", exc_info=error)
+            return [Unavailable("the commit was broken off", maybe_applied=True) for _ in group]
+
+
+def _too_late() -> Unavailable:
+    return Unavailable("the writes before this one took too long", maybe_applied=False)
+
+
+class _Request:
+    """One caller's bytes to commit. The caller's thread waits for the result, or gets it by `future`."""
+
+    __slots__ = ("_claimed", "_deadline", "_turn", "data", "future", "outcome")
+
+    def __init__(self, data: bytes, timeout: float, future: Future[int] | None) -> None:
+        self.data = data
+        self.future = future
+        self.outcome: Outcome | None = None
+        self._deadline = time.monotonic() + timeout
+        self._turn = threading.Lock()  # the cheapest object that a thread can wait for: no Condition, no Event
+        self._turn.acquire()
+        self._claimed = threading.Lock()
+
+    def claim(self) -> bool:
+        """Take the request: either the thread that commits it, or its caller that gives up. Returns True once."""
+        return self._claimed.acquire(blocking=False)
+
+    def remaining_seconds(self) -> float:
+        return wait_seconds(self._deadline - time.monotonic())
+
+    def wait(self) -> bool:
+        """Wait until `wake`, at most to the deadline. Returns whether `wake` came."""
+        return self._turn.acquire(timeout=self.remaining_seconds())
+
+    def wake(self) -> None:
+        self._turn.release()
+
+    def settle(self) -> None:
+        """Give the result to the future."""
+        assert self.future is not None
+        outcome = self.outcome
+        if isinstance(outcome, Exception):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(self.result())
+
+    def result(self) -> int:
+        """The answer, or the error raised. Call once: a stored error would keep its traceback and this object."""
+        outcome, self.outcome = self.outcome, None
+        if isinstance(outcome, Exception):
+            try:
+                raise outcome
+            finally:
+                del outcome
+        if outcome is None:
+            raise InvariantViolation("a result was requested before there was one")
+        return outcome

@@ -1,0 +1,474 @@
+"""Stores without Raft: LocalStore, a store of its own, and ReadOnlyStore, which reads another process's data directory.
+
+The effect of a command is decided in fsm/, the rules for reading in store/. Nothing here talks to a manager.
+Invariant: a write that LocalStore has acknowledged is on disk. ReadOnlyStore changes only LMDB's reader table.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+from functools import partial
+from typing import ClassVar, Final, Literal, Self, overload
+
+from warren_raft.alarms import Alarms
+from warren_raft.disk.descriptors import RESERVE
+from warren_raft.disk.paths import absolute
+from warren_raft.errors import (
+    Closed,
+    Corrupted,
+    InUse,
+    InvariantViolation,
+    RefusedForSafety,
+    StorageFull,
+    WarrenError,
+)
+from warren_raft.fsm.answers import Result, raise_for
+from warren_raft.fsm.machine import StateMachine
+from warren_raft.local.group_commit import GroupCommit, Outcome
+from warren_raft.snapshots.file import SnapshotInfo
+from warren_raft.snapshots.verification import prove_state
+from warren_raft.store.command import (
+    NO_SESSION,
+    PUT,
+    Command,
+    Operation,
+    encode,
+)
+from warren_raft.store.database import QUOTA_BYTES, Database, StorageFailed
+from warren_raft.store.foreign_readers import RENEW_AGAIN_SECONDS, ForeignReaders
+from warren_raft.store.generations import StateDirectory
+from warren_raft.store.interface import Reader, Store, View
+from warren_raft.store.ownership import LOCK_FILE_REMOVED, Anchors, DirectoryLock
+from warren_raft.support import forking, timeouts
+from warren_raft.support.deliveries import Deliveries
+from warren_raft.support.log_lines import log_event
+from warren_raft.support.own_thread import OwnThread
+from warren_raft.support.process_end import close_at_exit
+from warren_raft.support.waiting import Bell
+
+logger = logging.getLogger("warren_raft.local.store")
+
+FREE_BYTES_RESERVE: Final = 16 * 1024 * 1024
+"""With fewer free bytes on the disk, creates and updates are refused: deletes need space too."""
+
+JOIN_SECONDS: Final = 1.0
+"""How long a closing store waits for callbacks of futures, and for the end of its thread."""
+
+MEASURE_EVERY_BYTES: Final = 64 * 1024 * 1024
+"""How much is written between two measurements of the state (20 µs each). The limit of the state is gigabytes."""
+
+LOOK_SECONDS: Final = 1.0
+"""How often a store that writes checks whether its directory is still in its place."""
+
+
+END_VIEWS_SECONDS: Final = 30.0
+"""How often a process that only reads checks for views that were open for too long."""
+
+
+class LocalStore(Store):
+    """A store in one process, without Raft: the same operations with the same meaning. Thread-safe.
+
+    A write returns when it is on disk. Writes of several threads, and batches with `wait=False`, share one sync.
+    `data_dir` is a directory; it is made, with mode 0700, if it does not exist. `path` is its old name.
+
+    Raises, at construction:
+        InUse: this or another process has the directory open.
+        RefusedForSafety: a manager's directory; another user's files; files that every user of the host may read or
+            write; a network file system; a newer format.
+        Corrupted: the files are damaged.
+    """
+
+    _open_stores: ClassVar[weakref.WeakSet[LocalStore]] = weakref.WeakSet()
+
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str] | None = None,
+        *,
+        write_timeout_seconds: float = 10.0,
+        path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if path is not None:
+            warnings.warn("the directory of a LocalStore is data_dir, not path", DeprecationWarning, stacklevel=2)
+        directory = data_dir if data_dir is not None else path
+        if directory is None or (data_dir is not None and path is not None):
+            raise TypeError("LocalStore() takes one directory: data_dir")
+        self._directory: Final = absolute(directory)
+        self._write_timeout_seconds: Final = timeouts.seconds(write_timeout_seconds, math.inf)
+        self._look_at = self._renew_at = 0.0
+        self._foreign_readers: Final = ForeignReaders(Alarms("local"))
+        self._failure: WarrenError | None = None
+        self._close_error: BaseException | None = None
+        self._ended = False
+        """Whether closing is over."""
+        self._changed = Bell()
+        self._deliveries = Deliveries("warren-local-futures")
+        self._own = OwnThread("warren-local", self._deliveries.look)
+        self._commits: Final = GroupCommit(self._commit, self._own, self._deliveries)
+        self._lock: DirectoryLock
+        self._anchors: Anchors
+        self._machine: StateMachine
+        self._room: _Room
+        try:
+            self._own.start()
+            self._own.call(partial(self._open, self._directory))
+        except BaseException:
+            self._own.post(self._close_now)  # if only this thread was interrupted, opening goes on until then
+            raise
+
+    def _open(self, path: str) -> None:
+        with ExitStack() as held:
+            RESERVE.open()
+            held.callback(RESERVE.close)
+            self._lock = DirectoryLock(path)
+            held.callback(self._lock.release)
+            self._anchors = held.enter_context(closing(Anchors()))
+            database = Database.open(StateDirectory(path, anchors=self._anchors), sync=True, prove=prove_state)
+            held.callback(database.close)
+            self._machine = StateMachine(database)
+            _refuse_replica(self._machine, path)
+            held.pop_all()
+        self._room = _Room(database)
+        self._database = database
+        LocalStore._open_stores.add(self)
+        close_at_exit(self)
+
+    def _leader_contact_age_seconds(self) -> float:
+        return 0.0
+
+    @overload
+    def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: Literal[True]) -> int: ...
+    @overload
+    def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]: ...
+    def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
+        seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
+        if self._attached().is_parents:
+            raise Closed(forking.PARENTS)
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)  # otherwise the error would collect a traceback for each call
+        if any(operation.verb == PUT for operation in operations):
+            self._room.require()
+        data = encode(Command(NO_SESSION, 0, 0, operations))
+        return self._commits.run(data, seconds) if wait else self._commits.start(data, seconds)
+
+    def _commit(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
+        """Apply the requests of a group as one entry: one transaction, one sync."""
+        self._room.note_written(sum(map(len, requests)))
+        outcomes = self._tried(requests)
+        if len(requests) > 1 and isinstance(outcomes[0], StorageFull):
+            # A request that is too large for the disk must not fail the requests beside it, least of all deletes.
+            outcomes = [self._tried([request])[0] for request in requests]
+        return outcomes
+
+    def _tried(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
+        if self._failure is not None:
+            return [self._failure] * len(requests)
+        try:
+            return self._applied(requests)
+        except (StorageFull, StorageFailed, Corrupted, InUse, InvariantViolation) as error:
+            _drop_tracebacks(error)
+            if not isinstance(error, StorageFull):
+                self._failure = error  # the file, or this program, cannot be relied on: no further write
+            return [error] * len(requests)
+
+    def _applied(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
+        self._look()
+        machine = self._machine
+        machine.settle()
+        results = machine.apply(machine.applied_index + 1, 0, requests)
+        machine.database.require_file()
+        return [_outcome(result) for result in results]
+
+    def _look(self) -> None:
+        """Check that this is still the directory that was opened, every LOOK_SECONDS. Raises Corrupted, InUse."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
+        self._anchors.require()
+        self._machine.database.reader_check()
+        self._machine.database.end_old_reads()
+        if self._foreign_readers.look(self._machine.database) and now >= self._renew_at:
+            self._renew_at = now + RENEW_AGAIN_SECONDS
+            self._renew()
+        try:
+            if self._lock.restore_file():
+                log_event(logger, logging.WARNING, "lock file removed", LOCK_FILE_REMOVED, path=self._lock.path)
+        except OSError as error:  # the lock of the directory itself still holds
+            log_event(logger, logging.WARNING, "removed lock file not made again", error, path=self._lock.path)
+
+    def _renew(self) -> None:
+        """Continue in a copy, because a process keeps pages of this file, which would grow by every change from now on.
+        That process reads on in the old file, which gets no name and takes no further space."""
+        before = self._machine.database
+        try:
+            database = before.renewed()
+        except (StorageFull, OSError) as error:
+            log_event(logger, logging.WARNING, "state not copied", f"it grows: {error}", path=before.path)
+            return
+        self._machine = StateMachine(database)
+        self._room = _Room(database)
+        self._database = database
+        log_event(logger, logging.WARNING, "state copied", "another process reads the old file", path=database.path)
+        before.close()
+        before.remove()
+
+    def snapshot(self, path: str | os.PathLike[str]) -> SnapshotInfo:
+        """Save the present state as one file (mode 0600), verified and on disk. Returns its manifest.
+
+        Other threads read and write meanwhile. Raises RefusedForSafety (a file of that name exists), StorageFull,
+        OSError, SnapshotInvalid (the state is damaged). In these cases no file is left.
+        """
+        from warren_raft.snapshots.saving import save
+
+        database = self._attached()
+        return save(database, path, created_at=datetime.now(UTC), node_id="", quorum=True)
+
+    def __repr__(self) -> str:
+        """For logs and debuggers. Any state, any thread; never raises."""
+        return f"<LocalStore {self._directory!r}, {'closed' if self._ended else 'open'}>"
+
+    def close(self) -> None:
+        """Wait for the running writes, then close the files. Idempotent; afterwards every call raises Closed.
+
+        Call it from any thread, in signal handlers, in callbacks and in `atexit`. A thread of the store's own closes
+        the store, so an exception that arrives here ends only the waiting.
+        """
+        if self._ended:
+            return
+        self._own.post(self._close_now)
+        self._commits.refuse()
+        self._changed.wait_for(lambda: self._ended, math.inf)
+        self._own.join(JOIN_SECONDS)
+        error, self._close_error = self._close_error, None
+        if error is not None:
+            raise error
+
+    def _close_now(self) -> None:
+        """Close the store, in this store's own thread."""
+        if self._ended:
+            return
+        try:
+            self._commits.close()
+            self._deliveries.finish(JOIN_SECONDS)
+            database, self._database = self._database, None
+            if database is not None:
+                self._close_files(database)
+        except BaseException as error:  # noqa: BLE001  for the caller of close()
+            self._close_error = error
+        finally:
+            self._ended = True
+            self._changed.ring()
+            self._own.stop()
+
+    def _close_files(self, database: Database) -> None:
+        try:
+            self._anchors.require()
+            database.close_sealed()
+        except Corrupted as error:
+            log_event(logger, logging.CRITICAL, "state not closed", error)
+            database.abandon()  # another directory may have its place now, which must not be changed
+        finally:
+            self._anchors.close()
+            self._lock.release()
+            RESERVE.close()
+
+    @classmethod
+    def _close_all_in_child(cls) -> None:
+        for store in list(cls._open_stores):
+            store._ended = True
+
+
+os.register_at_fork(after_in_child=LocalStore._close_all_in_child)
+
+
+def _refuse_replica(machine: StateMachine, path: str) -> None:
+    """A manager's state must change only by its log: a write of this store would make it diverge from the others."""
+    if machine.cluster_id is not None or machine.applied_term != 0:
+        raise RefusedForSafety(f"{path} is a manager's directory: open it with ReplicatedStore, or ReadOnlyStore")
+
+
+def _drop_tracebacks(error: BaseException) -> None:
+    """Tracebacks hold the transaction, which holds the files: the directory could not be opened again while one is
+    kept."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+
+
+def _outcome(result: Result) -> Outcome:
+    try:
+        return raise_for(result)
+    except WarrenError as error:
+        return error
+
+
+class _Room:
+    """Whether there is enough space for creates and updates: on the disk, and below the quota of the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._directory = os.path.dirname(database.path)
+        self._unmeasured_bytes = MEASURE_EVERY_BYTES
+        self._is_over_quota = False
+
+    def note_written(self, size_bytes: int) -> None:
+        self._unmeasured_bytes += size_bytes
+
+    def require(self) -> None:
+        """Raises StorageFull. The condition clears by itself: while there is too little space, every call measures
+        again."""
+        if self._is_over_quota or self._unmeasured_bytes >= MEASURE_EVERY_BYTES:
+            self._unmeasured_bytes = 0
+            with self._database.read() as transaction:
+                self._is_over_quota = transaction.used_bytes(history=False) > QUOTA_BYTES
+        if self._is_over_quota:
+            raise StorageFull(f"{self._database.path} has reached its limit of {QUOTA_BYTES} bytes")
+        if self._database.free_bytes() < FREE_BYTES_RESERVE:
+            raise StorageFull(f"{self._directory}: less than {FREE_BYTES_RESERVE} bytes are free on this disk")
+
+
+class _Views:
+    """A thread that ends views of this process that were open for too long. The manager cannot end them: it would reuse
+    pages that are still being read."""
+
+    def __init__(self) -> None:
+        self._is_running = False
+
+    def end_old_ones(self) -> None:
+        """Start the thread, which runs until the process ends."""
+        if not self._is_running:
+            threading.Thread(target=self._run, name="warren-raft-views", daemon=True).start()
+            self._is_running = True  # after the start: an exception in between means a second thread, not no thread
+
+    def forget_in_child(self) -> None:
+        self._is_running = False
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(END_VIEWS_SECONDS):
+            Database.end_old_reads_of_all()
+
+
+_views: Final = _Views()
+os.register_at_fork(after_in_child=_views.forget_in_child)
+
+
+class ReadOnlyStore(Reader):
+    """The reads of a data directory, beside its manager or without one. Thread-safe. Use it with `with`, or call
+    `close()`.
+
+    A read sees everything that the manager has applied when the read begins. If the manager changes to another
+    generation of its database (after it replaced its state), the next read uses that generation; an open view does not
+    change.
+
+    Raises, at construction or at a later read:
+        RefusedForSafety: there is no state yet; the files belong to another user (the message has the command to
+            type); a network file system.
+        Corrupted: the files are damaged, or the machine went down before they were synced (StateUntrusted):
+            the manager rebuilds them when it starts.
+        InUse: a store of this process has the directory open; 256 read transactions are open in other processes; the
+            manager's lock file beside the database was removed (the message has the remedy); a signal handler
+            interrupted the opening of a database in its own thread (try again).
+        Closed: after `close`, and in a forked child, which may open a store of its own.
+    """
+
+    def __init__(self, data_dir: str | os.PathLike[str]) -> None:
+        self._state = StateDirectory(data_dir)
+        self._change = threading.Lock()
+        self._follower = 0
+        self._pointer = _pointer_identity(self._state)
+        self._database: Database | None = Database.open_read_only(self._state)
+        self._file = _file_identity(self._database)
+
+    def read(self) -> View:
+        """One snapshot for many reads: `with store.read() as view`.
+
+        A view that is open for longer than an hour is ended within half a minute, as in every store.
+        """
+        _views.end_old_ones()
+        return super().read()
+
+    def _attached(self) -> Database:
+        database = self._database
+        if database is None:
+            raise Closed
+        if _pointer_identity(self._state) != self._pointer:
+            return self._follow()
+        return database
+
+    def _follow(self) -> Database:
+        """Open the generation that the pointer names now, and close the previous one."""
+        database = self._database
+        if database is not None and database.is_parents:
+            raise Closed(forking.PARENTS)  # before the lock, which a thread of the parent may have held
+        thread = (
+            threading.get_ident()
+        )  # before the lock is taken: a signal handler may interrupt the call that takes it
+        if self._follower == thread and self._change.locked():
+            # A signal handler reads in the middle of this: it gets the previous state.
+            if database is None:
+                raise Closed
+            return database
+        with self._change:
+            self._follower = thread
+            before = self._database
+            if before is None:
+                raise Closed
+            pointer = _pointer_identity(self._state)
+            generation = self._state.current()
+            # Compare the file too: in a directory that was restored or emptied, the numbers begin again.
+            is_another = generation != before.generation
+            if is_another or _identity(self._state.file_of(before.generation)) not in (None, self._file):
+                self._database = Database.open_read_only(self._state)
+                self._file = _file_identity(self._database)
+                before.close()
+            self._pointer = pointer
+            return self._database or before
+
+    def __repr__(self) -> str:
+        """For logs and debuggers. Any state, any thread; never raises."""
+        return f"<ReadOnlyStore {self._state.data_dir!r}, {'closed' if self._database is None else 'open'}>"
+
+    def close(self) -> None:
+        """Close the files, at once or when the last open view ends. Idempotent."""
+        database, self._database = self._database, None
+        if database is not None:
+            database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+
+def _file_identity(database: Database) -> tuple[int, int] | None:
+    return _identity(database.path)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, PermissionError):  # opening will report the fault
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _pointer_identity(state: StateDirectory) -> tuple[int, int, int] | None:
+    """A value that changes with every replacement of the pointer file; it costs 1 µs. None if there is no pointer."""
+    try:
+        status = os.stat(state.pointer)
+    except (FileNotFoundError, PermissionError):  # opening will report the fault
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns

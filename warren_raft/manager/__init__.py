@@ -1,0 +1,1 @@
+"""ReplicatedStore and its parts: one manager of a cluster."""

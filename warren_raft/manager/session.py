@@ -1,0 +1,232 @@
+"""Writes on their way from callers to consensus: their request ids, the session of this process, and their number.
+
+A caller's thread makes a Write, appends it to a queue and waits for a lock that no other thread waits for. The rest is
+done here, in the raft thread. So an exception that arrives in the caller, or a signal handler that writes in the middle
+of a write, finds no counter half changed and no lock taken. Not here: the way of a write to the leader
+(raft/submit.py).
+Invariant: every write ends exactly once, and the writes of one thread are sent in the order in which it made them.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from random import SystemRandom
+from typing import Final
+
+from warren_raft.errors import Closed, Unavailable
+from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
+from warren_raft.raft.submit import Proposal, expired
+from warren_raft.store.command import (
+    OPEN_SESSION,
+    REQUEST_ID_BYTES,
+    Operation,
+    encode_operations,
+    new_session,
+    with_request_id,
+)
+from warren_raft.support.deliveries import Deliveries
+from warren_raft.support.timeouts import wait_seconds
+from warren_raft.support.waiting import taken
+
+SESSION_WINDOW: Final = 16_384
+"""The most requests of this process between the oldest unanswered and the newest: the session must remember them."""
+HELD_MAX: Final = 16_384
+"""The most writes with a future that are held because `queue_limit` writes are outstanding."""
+OUTSTANDING_BYTES: Final = 256 * 1024 * 1024
+"""The limit for the memory of outstanding writes. Beyond it, no write with a future is accepted: a loop of
+`batch(wait=False)` would fill the memory of this process while there is no leader. A small write is accepted if this
+many writes of its size would stay below the limit: counting the size of the others would cost more than the write."""
+EXPIRE_SECONDS: Final = 0.05
+QUEUE_FULL: Final = "the queue of waiting writes is full"
+
+_OPENING: Final = encode_operations((Operation(OPEN_SESSION),))
+_GONE: Final = object()
+
+
+@dataclass(slots=True, eq=False)
+class Write(Proposal):
+    """One command of a caller. `data` is its encoded operations, until it has a request id."""
+
+    future: Future[int] | None = None
+    """The future of a write, if its caller does not wait."""
+    turn: threading.Lock | None = None
+    """If its caller waits: released when the write has ended. It is the cheapest object that a thread can wait for."""
+
+    def prepare_wait(self) -> None:
+        """Before the write is submitted, if its caller waits."""
+        self.turn = threading.Lock()
+        self.turn.acquire()
+
+    def wait(self, seconds: float) -> bool:
+        assert self.turn is not None
+        return self.turn.acquire(timeout=wait_seconds(seconds))
+
+    def give_up(self) -> None:
+        """Its caller was interrupted: the raft thread ends the write soon, if it is not done before."""
+        self.deadline = -math.inf
+
+    def result(self) -> int:
+        """The revision, or the error raised. Call it after the write has ended."""
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+        result: Result = self.outcome
+        return raise_for(result)
+
+    def settle(self) -> None:
+        """Give the result to the future."""
+        assert self.future is not None
+        try:
+            revision = self.result()
+        except Exception as error:  # noqa: BLE001  any error is the answer
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(revision)
+
+
+class Writes:
+    """Used in the raft thread only, except for methods that say otherwise."""
+
+    def __init__(self, node_id: str, queue_limit: int, deliveries: Deliveries) -> None:
+        self._new_session: Final = partial(new_session, node_id, SystemRandom().getrandbits)
+        self._limit: Final = min(queue_limit, SESSION_WINDOW)
+        self._deliveries = deliveries
+        self._outstanding: dict[Write, None] = {}
+        """The writes that have not ended. The thread that takes a write out of it ends the write."""
+        self._outstanding_bytes = 0
+        """Their memory in bytes, without their request ids. Not maintained after the end."""
+        self._held: deque[Write] = deque()
+        """The writes without a request id: there is no session, or the queue is full."""
+        self._settled: deque[Callable[[], object]] = deque()
+        self._session = 0
+        self._opening: Proposal | None = None
+        self._next = 1
+        self._lowest = 1
+        self._ended: set[int] = set()
+        self._expire_at = -math.inf
+
+    def is_full(self, size_bytes: int, submitted: Collection[Write]) -> bool:
+        """Whether the queue has no place for one more write of that size with a future. `submitted`: the writes on
+        their way here. For any thread, so the answer may be slightly out of date."""
+        count = len(self._outstanding) + len(submitted)
+        if count >= self._limit + HELD_MAX:
+            return True
+        if count * size_bytes <= OUTSTANDING_BYTES:
+            return False
+        return self._outstanding_bytes + sum(len(write.data) for write in list(submitted)) >= OUTSTANDING_BYTES
+
+    # Coming in ---------------------------------------------------------------------------------------------------
+
+    def take(self, writes: Iterable[Write]) -> list[Proposal]:
+        """Take the writes that callers submitted. Returns the proposals to send now."""
+        for write in writes:
+            self._outstanding[write] = None
+            self._outstanding_bytes += len(write.data)
+            self._held.append(write)
+        proposals: list[Proposal] = []
+        if self._held and self._session == 0:
+            if self._opening is None:
+                self._opening = self._identified(Proposal(self._new_session(), 0, _OPENING, math.inf, self._opened))
+                proposals.append(self._opening)
+            return proposals
+        while self._held and self._has_room:
+            write = self._held.popleft()
+            if write in self._outstanding:
+                write.session = self._session
+                proposals.append(self._identified(write))
+        return proposals
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `take` would have something to propose without new writes."""
+        return bool(self._held) and (self._has_room if self._session else self._opening is None)
+
+    @property
+    def _has_room(self) -> bool:
+        out = self._next - self._lowest
+        return out < SESSION_WINDOW and out - len(self._ended) < self._limit
+
+    def _identified(self, proposal: Proposal) -> Proposal:
+        proposal.sequence = self._next
+        self._next += 1
+        proposal.data = with_request_id(proposal.session, proposal.sequence, self._lowest, proposal.data)
+        return proposal
+
+    # Ending ------------------------------------------------------------------------------------------------------
+
+    def done(self, proposal: Proposal) -> None:
+        """`Proposal.done` of every write."""
+        assert isinstance(proposal, Write)
+        self._end_sequence(proposal.sequence)
+        if self._session == proposal.session and self._is_unknown(proposal):
+            self._session = 0  # evicted: the next write opens another session
+        self._end(proposal)
+
+    def _opened(self, opening: Proposal) -> None:
+        self._end_sequence(opening.sequence)
+        self._opening = None
+        if opening.error is None and not self._is_unknown(opening):
+            self._session = opening.session
+
+    @staticmethod
+    def _is_unknown(proposal: Proposal) -> bool:
+        result: Result | None = proposal.outcome
+        return result is not None and result.error is not None and result.error[0] == UNKNOWN_SESSION
+
+    def _end_sequence(self, sequence: int) -> None:
+        if sequence == self._lowest and not self._ended:  # nearly always
+            self._lowest += 1
+            return
+        self._ended.add(sequence)
+        while self._lowest in self._ended:
+            self._ended.remove(self._lowest)
+            self._lowest += 1
+
+    def _end(self, write: Write) -> None:
+        if self._outstanding.pop(write, _GONE) is _GONE:
+            return  # `end_all` has ended it already
+        self._outstanding_bytes -= len(write.data) - (REQUEST_ID_BYTES if write.sequence else 0)
+        if write.turn is not None:
+            write.turn.release()
+        elif write.future is not None:
+            self._settled.append(write.settle)
+
+    def expire(self, now: float, hindrance: Callable[[], tuple[str, bool]]) -> None:
+        """End the writes that reached their deadline before they got a request id. `hindrance`: see Engine."""
+        if not self._held or now < self._expire_at:
+            return
+        self._expire_at = now + EXPIRE_SECONDS
+        late = [write for write in self._held if write.deadline <= now]
+        if late:
+            self._held = deque(write for write in self._held if write.deadline > now)
+            reason, full = hindrance()
+            for write in late:
+                write.error = expired(write, QUEUE_FULL if self._session else reason, full=full and not self._session)
+                self._end(write)
+
+    def flush(self) -> None:
+        """Resolve the futures of the writes that have ended since the last call. Any thread."""
+        if self._settled:
+            self._deliveries.put(taken(self._settled))
+
+    def end_all(self, submitted: Iterable[Write], reason: str) -> None:
+        """This manager has ended: end the writes that were not taken, and every one that was. For any thread, also when
+        the raft thread is stuck."""
+        self.flush()
+        ended = []
+        for write in submitted:
+            write.error = Closed(reason)
+            ended.append(write)
+        for write in list(self._outstanding):
+            if self._outstanding.pop(write, _GONE) is not _GONE:
+                write.error = Unavailable(reason, maybe_applied=True) if write.sequence else Closed(reason)
+                ended.append(write)
+        for write in ended:
+            if write.turn is not None:
+                write.turn.release()
+        self._deliveries.put([write.settle for write in ended if write.future is not None])

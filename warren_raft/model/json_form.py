@@ -1,0 +1,215 @@
+"""Entities as JSON for the command line and scripts: snake_case names, times as RFC 3339.
+
+The walk over an entity is here, once for every notation; Warren's own notation is a table in migrate/records.py.
+Invariant: `from_json(type(e), to_json(e)) == e` for every valid entity; `revision` is written, but never read.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any, Final
+
+from warren_raft.errors import InvalidEntity
+from warren_raft.model.entities import EntityT, kind_name, validate
+from warren_raft.model.validation import (
+    Form,
+    FormKind,
+    Refused,
+    fields_of,
+    wrong_type,
+)
+
+_MICROSECOND: Final = timedelta(microseconds=1)
+_SECOND_MICROSECONDS: Final = 1_000_000
+
+
+# ---- One value: times, durations, bytes.
+
+_RFC3339: Final = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:Z|([+-]\d\d):([0-5]\d))", re.ASCII
+)
+
+
+def format_time(value: datetime) -> str:
+    """An aware time as RFC 3339 in UTC, always with six digits of a second: 2025-10-09T08:53:20.123456Z."""
+    return value.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def parse_time(text: str) -> datetime:
+    """The time of an RFC 3339 text, in UTC; digits beyond the microsecond are cut off.
+
+    Raises ValueError for any other text and for a time outside the years 1 to 9999 of UTC.
+    """
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        raise ValueError("must be a time like 2025-10-09T08:53:20.123456Z (RFC 3339)")
+    year, month, day, hour, minute, second, fraction, zone_hours, zone_minutes = match.groups()
+    microsecond = int((fraction or "")[:6].ljust(6, "0"))
+    local = datetime(  # raises ValueError itself for the 30th of February and the like
+        int(year), int(month), int(day), int(hour), int(minute), int(second), microsecond, UTC
+    )
+    if zone_hours is None:
+        return local
+    sign = -1 if zone_hours[0] == "-" else 1
+    offset = timedelta(hours=int(zone_hours[1:]), minutes=int(zone_minutes)) * sign
+    try:
+        return local.replace(tzinfo=timezone(offset)).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is outside the years 1 to 9999 of UTC") from None
+
+
+def write_base64(value: bytes) -> str:
+    return base64.b64encode(value).decode("ascii")
+
+
+def read_base64(value: Any, path: str) -> bytes:
+    """The bytes of a text in standard base64. Raises Refused, which does not quote the text."""
+    if not isinstance(value, str):
+        raise wrong_type(path, value, "base64 text")
+    try:
+        return base64.b64decode(value, validate=True)
+    except ValueError:
+        raise Refused(path, "is not base64") from None
+
+
+def _write_time(value: datetime | None) -> str | None:
+    return None if value is None else format_time(value)
+
+
+def read_time(value: Any, path: str) -> datetime | None:
+    """A time, or None for null. Raises Refused."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise wrong_type(path, value, "a time (RFC 3339 text)")
+    try:
+        return parse_time(value)
+    except ValueError as error:
+        raise Refused(path, str(error)) from None
+
+
+def _write_duration(value: timedelta) -> int | float:
+    """Seconds. (Up to 272 years a float can represent every microsecond.)"""
+    seconds, microseconds = divmod(value // _MICROSECOND, _SECOND_MICROSECONDS)
+    return value.total_seconds() if microseconds else seconds
+
+
+def _read_duration(value: Any, path: str) -> timedelta:
+    if type(value) is not int and type(value) is not float:
+        raise wrong_type(path, value, "a number of seconds")
+    try:
+        return timedelta(seconds=value)
+    except (ValueError, OverflowError):
+        raise Refused(path, "is not a number of seconds that a duration can hold") from None
+
+
+# ---- A whole entity, in one notation or another.
+
+
+@dataclass(frozen=True, slots=True)
+class Notation:
+    """The form of entities in JSON: the names of fields, and the kinds of values for which JSON has no form.
+
+    Kinds not in `write` and `read` are passed unchanged; sequences and structures are walked. With `null_is_unset`,
+    null in any field means its default, as in Go; otherwise null is allowed only where None is a value.
+    """
+
+    name: Callable[[str], str]
+    write: Mapping[FormKind, Callable[[Any], Any]]
+    read: Mapping[FormKind, Callable[[Any, str], Any]]
+    null_is_unset: bool
+
+    def fields_to_json(self, struct: Any) -> dict[str, Any]:
+        """The fields of an entity or structure under this notation's names, without `revision`."""
+        return {self.name(f.name): self._to_json(getattr(struct, f.name), f.form) for f in fields_of(struct.__class__)}
+
+    def _to_json(self, value: Any, form: Form) -> Any:
+        if form.kind is FormKind.SEQUENCE:
+            return [self._to_json(item, form.item) for item in value]
+        if form.kind is FormKind.STRUCT:
+            return None if value is None else self.fields_to_json(value)
+        write = self.write.get(form.kind)
+        return value if write is None else write(value)
+
+    def struct_from_json(self, cls: Any, value: Any, path: str = "") -> Any:
+        """The entity or structure of a JSON object, not yet validated. Raises Refused."""
+        if not isinstance(value, dict):
+            raise wrong_type(path, value, "a JSON object")
+        prefix = path + "." if path else ""
+        unread = dict(value)
+        fields: dict[str, Any] = {}
+        for f in fields_of(cls):
+            name = self.name(f.name)
+            if name not in unread:
+                continue
+            given = unread.pop(name)
+            if given is not None or not self.null_is_unset:
+                fields[f.name] = self._from_json(given, f.form, prefix + name)
+        for name in unread:
+            raise Refused(prefix + str(name), f"{cls.__name__} has no such field")
+        for f in fields_of(cls):
+            if f.required and f.name not in fields:
+                raise Refused(prefix + self.name(f.name), "is missing")
+        return cls(**fields)
+
+    def _from_json(self, value: Any, form: Form, path: str) -> Any:
+        if form.kind is FormKind.SEQUENCE:
+            if not isinstance(value, list):
+                raise wrong_type(path, value, "a list")
+            return tuple(self._from_json(item, form.item, f"{path}[{number}]") for number, item in enumerate(value))
+        if form.kind is FormKind.STRUCT:
+            if value is None and form.optional:
+                return None
+            return self.struct_from_json(form.cls, value, path)
+        read = self.read.get(form.kind)
+        return value if read is None else read(value, path)
+
+
+_OURS: Final = Notation(
+    name=str,
+    write={
+        FormKind.CHOICE: str,
+        FormKind.BYTES: write_base64,
+        FormKind.TIME: _write_time,
+        FormKind.DURATION: _write_duration,
+        FormKind.MAP: dict,
+    },
+    read={
+        FormKind.BYTES: read_base64,
+        FormKind.TIME: read_time,
+        FormKind.DURATION: _read_duration,
+    },
+    null_is_unset=False,
+)
+
+
+def to_json(entity: Any) -> dict[str, Any]:
+    """An entity as a dict that `json.dumps` takes: its fields in order, then `revision`.
+
+    Times are RFC 3339 text in UTC or None, durations seconds (an int where whole), bytes base64.
+    """
+    return {**_OURS.fields_to_json(entity), "revision": entity.revision}
+
+
+def from_json(cls: type[EntityT], value: Any) -> EntityT:
+    """The validated entity of a parsed JSON object. Missing fields take their defaults.
+
+    `revision` is accepted and ignored. Raises InvalidEntity, with the field's path, for an unknown field, a missing id,
+    a wrong type, bad base64, a bad time, and everything that `validate` refuses.
+    """
+    kind = kind_name(cls)
+    if not isinstance(value, dict):
+        raise InvalidEntity(kind, f"must be a JSON object, not {type(value).__name__}")
+    given = {name: part for name, part in value.items() if name != "revision"}
+    try:
+        entity: EntityT = _OURS.struct_from_json(cls, given)
+    except Refused as refused:
+        identity = given.get("id")
+        raise InvalidEntity(
+            kind, refused.reason, id=identity if isinstance(identity, str) else None, field=refused.path
+        ) from None
+    return validate(entity)

@@ -1,0 +1,1 @@
+"""The links between managers: addresses, TLS, connections, and messages as bytes."""

@@ -1,0 +1,1 @@
+"""New data directories from snapshots or from a lost cluster: `snapshot restore` and `recover`."""

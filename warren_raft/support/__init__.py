@@ -1,0 +1,1 @@
+"""Threads, waiting, log lines and other tools that every package uses. They know nothing of the rest."""
