@@ -21,7 +21,7 @@ from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     from warren_raft.admin.client import AdminClient
-    from warren_raft.local.store import ReadOnlyStore
+    from warren_raft.local.read_only import ReadOnlyStore
     from warren_raft.store.tables import Kind
 
 DATA_DIR_VARIABLE: Final = "WARREN_DATA_DIR"
@@ -146,7 +146,7 @@ def manager() -> AdminClient:
 
 def database() -> ReadOnlyStore:
     """The database in the named data directory, for reading, whether or not its manager runs."""
-    from warren_raft.local.store import ReadOnlyStore
+    from warren_raft.local.read_only import ReadOnlyStore
 
     return ReadOnlyStore(data_dir())
 

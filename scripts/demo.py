@@ -33,7 +33,7 @@ from local_cluster import (
 
 from warren_raft.admin.client import NotRunning
 from warren_raft.errors import Unavailable
-from warren_raft.local.store import ReadOnlyStore
+from warren_raft.local.read_only import ReadOnlyStore
 from warren_raft.migrate.records import same_record
 from warren_raft.model.json_form import to_json
 

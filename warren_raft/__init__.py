@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from .errors import Unavailable as Unavailable
     from .errors import WarrenError as WarrenError
     from .errors import WatchLost as WatchLost
+    from .local.read_only import ReadOnlyStore as ReadOnlyStore
     from .local.store import LocalStore as LocalStore
-    from .local.store import ReadOnlyStore as ReadOnlyStore
     from .maintenance import describe as describe
     from .maintenance import inspect as inspect
     from .maintenance import recover as recover
@@ -144,7 +144,8 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "WatchLost",
     ),
     "model.validation": ("FrozenMap",),
-    "local.store": ("LocalStore", "ReadOnlyStore"),
+    "local.read_only": ("ReadOnlyStore",),
+    "local.store": ("LocalStore",),
     "manager.store": ("ReplicatedStore",),
     "data_dir.description": ("Description",),
     "maintenance": ("describe", "inspect", "recover", "verify"),

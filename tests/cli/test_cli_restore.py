@@ -17,7 +17,7 @@ import pytest
 from cli_support import Command, ManagerProcess, StartManager, free_addresses
 
 from tests.cluster.harness import wait_until
-from warren_raft.local.store import ReadOnlyStore
+from warren_raft.local.read_only import ReadOnlyStore
 from warren_raft.support.wording import counted
 from warren_raft_cli.recovery import _missing
 

@@ -33,7 +33,8 @@ from warren_raft.errors import (
     InvalidEntity,
     Unavailable,
 )
-from warren_raft.local.store import LocalStore, ReadOnlyStore
+from warren_raft.local.read_only import ReadOnlyStore
+from warren_raft.local.store import LocalStore
 from warren_raft.manager.store import ReplicatedStore
 from warren_raft.model.entities import Node, Secret
 from warren_raft.raft.log.log import Log

@@ -158,7 +158,7 @@ def test_a_process_that_only_reads_ends_its_old_views_itself(tmp_path: Path, oth
         store.create_container(wr.Container(id="c", image="first"))
         reader = other()
         reader.open()
-        modules = "__import__('warren_raft.local.store').local.store.__dict__.update(END_VIEWS_SECONDS=0.01)"
+        modules = "__import__('warren_raft.local.read_only').local.read_only.__dict__.update(END_VIEWS_SECONDS=0.01)"
         assert reader.tell(modules) is None
         assert reader.begin() == ["first"]
         assert reader.look() == ["first"]

@@ -33,7 +33,8 @@ from warren_raft.errors import (
 )
 from warren_raft.fsm.machine import Result, StateMachine, recompute_digest
 from warren_raft.local import store as local
-from warren_raft.local.store import LocalStore, ReadOnlyStore
+from warren_raft.local.read_only import ReadOnlyStore
+from warren_raft.local.store import LocalStore
 from warren_raft.model.entities import Node, Service
 from warren_raft.raft.membership import Member, Membership
 from warren_raft.store import database as database_module

@@ -19,7 +19,8 @@ from tests.unit.test_sharing import FIRST, SECOND, as_user, statuses
 from warren_raft.certificates import files as tls_files
 from warren_raft.disk import privacy
 from warren_raft.errors import RefusedForSafety
-from warren_raft.local.store import LocalStore, ReadOnlyStore
+from warren_raft.local.read_only import ReadOnlyStore
+from warren_raft.local.store import LocalStore
 from warren_raft.manager.store import ReplicatedStore
 from warren_raft.model.entities import Node
 from warren_raft.recovery.restore import restore

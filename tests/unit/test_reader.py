@@ -29,7 +29,7 @@ from warren_raft.errors import (
     NotFound,
     RefusedForSafety,
 )
-from warren_raft.local.store import ReadOnlyStore
+from warren_raft.local.read_only import ReadOnlyStore
 from warren_raft.model.entities import (
     Container,
     Ingress,
@@ -578,7 +578,7 @@ def test_a_read_only_store_beside_a_running_one_sees_each_commit(tmp_path: Path)
     script = """
         import sys
         from warren_raft.errors import WarrenError
-        from warren_raft.local.store import ReadOnlyStore
+        from warren_raft.local.read_only import ReadOnlyStore
         with ReadOnlyStore(sys.argv[1]) as store:
             for _ in sys.stdin:
                 try:

@@ -32,7 +32,8 @@ from warren_raft.errors import (
 from warren_raft.fsm import history
 from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.machine import StateMachine
-from warren_raft.local.store import LocalStore, ReadOnlyStore
+from warren_raft.local.read_only import ReadOnlyStore
+from warren_raft.local.store import LocalStore
 from warren_raft.model.entities import Node
 from warren_raft.raft import entries
 from warren_raft.raft.log.log import Log

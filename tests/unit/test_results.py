@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from warren_raft.alarms import Alarm
-from warren_raft.local.store import LocalStore, ReadOnlyStore
+from warren_raft.local.read_only import ReadOnlyStore
+from warren_raft.local.store import LocalStore
 from warren_raft.results import CertificateStatus, MemberAlarm, Verdict
 
 

@@ -18,7 +18,8 @@ import pytest
 from tests.unit.test_data_directory import alone
 from warren_raft.disk import sharing
 from warren_raft.errors import RefusedForSafety
-from warren_raft.local.store import LocalStore, ReadOnlyStore
+from warren_raft.local.read_only import ReadOnlyStore
+from warren_raft.local.store import LocalStore
 from warren_raft.manager.store import ReplicatedStore
 from warren_raft.model.entities import Node
 from warren_raft.snapshots import directory as snapshot_directory

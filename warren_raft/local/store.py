@@ -1,7 +1,7 @@
-"""Stores without Raft: LocalStore, a store of its own, and ReadOnlyStore, which reads another process's data directory.
+"""LocalStore: a store in one process, without Raft.
 
-The effect of a command is decided in fsm/, the rules for reading in store/. Nothing here talks to a manager.
-Invariant: a write that LocalStore has acknowledged is on disk. ReadOnlyStore changes only LMDB's reader table.
+Not here: the effect of a command (fsm/), writes that share a sync (group_commit.py), reads (store/reading.py), a reader
+beside another process (read_only.py). Invariant: a write that was acknowledged is on disk.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import threading
 import time
 import warnings
 import weakref
@@ -18,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from functools import partial
-from typing import ClassVar, Final, Literal, Self, overload
+from typing import ClassVar, Final, Literal, overload
 
 from warren_raft.alarms import Alarms
 from warren_raft.disk.descriptors import RESERVE
@@ -47,7 +46,7 @@ from warren_raft.store.command import (
 from warren_raft.store.database import QUOTA_BYTES, Database, StorageFailed
 from warren_raft.store.foreign_readers import RENEW_AGAIN_SECONDS, ForeignReaders
 from warren_raft.store.generations import StateDirectory
-from warren_raft.store.interface import Reader, Store, View
+from warren_raft.store.interface import Store
 from warren_raft.store.ownership import LOCK_FILE_REMOVED, Anchors, DirectoryLock
 from warren_raft.support import forking, timeouts
 from warren_raft.support.deliveries import Deliveries
@@ -69,10 +68,6 @@ MEASURE_EVERY_BYTES: Final = 64 * 1024 * 1024
 
 LOOK_SECONDS: Final = 1.0
 """How often a store that writes checks whether its directory is still in its place."""
-
-
-END_VIEWS_SECONDS: Final = 30.0
-"""How often a process that only reads checks for views that were open for too long."""
 
 
 class LocalStore(Store):
@@ -336,139 +331,3 @@ class _Room:
             raise StorageFull(f"{self._database.path} has reached its limit of {QUOTA_BYTES} bytes")
         if self._database.free_bytes() < FREE_BYTES_RESERVE:
             raise StorageFull(f"{self._directory}: less than {FREE_BYTES_RESERVE} bytes are free on this disk")
-
-
-class _Views:
-    """A thread that ends views of this process that were open for too long. The manager cannot end them: it would reuse
-    pages that are still being read."""
-
-    def __init__(self) -> None:
-        self._is_running = False
-
-    def end_old_ones(self) -> None:
-        """Start the thread, which runs until the process ends."""
-        if not self._is_running:
-            threading.Thread(target=self._run, name="warren-raft-views", daemon=True).start()
-            self._is_running = True  # after the start: an exception in between means a second thread, not no thread
-
-    def forget_in_child(self) -> None:
-        self._is_running = False
-
-    def _run(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(END_VIEWS_SECONDS):
-            Database.end_old_reads_of_all()
-
-
-_views: Final = _Views()
-os.register_at_fork(after_in_child=_views.forget_in_child)
-
-
-class ReadOnlyStore(Reader):
-    """The reads of a data directory, beside its manager or without one. Thread-safe. Use it with `with`, or call
-    `close()`.
-
-    A read sees everything that the manager has applied when the read begins. If the manager changes to another
-    generation of its database (after it replaced its state), the next read uses that generation; an open view does not
-    change.
-
-    Raises, at construction or at a later read:
-        RefusedForSafety: there is no state yet; the files belong to another user (the message has the command to
-            type); a network file system.
-        Corrupted: the files are damaged, or the machine went down before they were synced (StateUntrusted):
-            the manager rebuilds them when it starts.
-        InUse: a store of this process has the directory open; 256 read transactions are open in other processes; the
-            manager's lock file beside the database was removed (the message has the remedy); a signal handler
-            interrupted the opening of a database in its own thread (try again).
-        Closed: after `close`, and in a forked child, which may open a store of its own.
-    """
-
-    def __init__(self, data_dir: str | os.PathLike[str]) -> None:
-        self._state = StateDirectory(data_dir)
-        self._change = threading.Lock()
-        self._follower = 0
-        self._pointer = _pointer_identity(self._state)
-        self._database: Database | None = Database.open_read_only(self._state)
-        self._file = _file_identity(self._database)
-
-    def read(self) -> View:
-        """One snapshot for many reads: `with store.read() as view`.
-
-        A view that is open for longer than an hour is ended within half a minute, as in every store.
-        """
-        _views.end_old_ones()
-        return super().read()
-
-    def _attached(self) -> Database:
-        database = self._database
-        if database is None:
-            raise Closed
-        if _pointer_identity(self._state) != self._pointer:
-            return self._follow()
-        return database
-
-    def _follow(self) -> Database:
-        """Open the generation that the pointer names now, and close the previous one."""
-        database = self._database
-        if database is not None and database.is_parents:
-            raise Closed(forking.PARENTS)  # before the lock, which a thread of the parent may have held
-        thread = (
-            threading.get_ident()
-        )  # before the lock is taken: a signal handler may interrupt the call that takes it
-        if self._follower == thread and self._change.locked():
-            # A signal handler reads in the middle of this: it gets the previous state.
-            if database is None:
-                raise Closed
-            return database
-        with self._change:
-            self._follower = thread
-            before = self._database
-            if before is None:
-                raise Closed
-            pointer = _pointer_identity(self._state)
-            generation = self._state.current()
-            # Compare the file too: in a directory that was restored or emptied, the numbers begin again.
-            is_another = generation != before.generation
-            if is_another or _identity(self._state.file_of(before.generation)) not in (None, self._file):
-                self._database = Database.open_read_only(self._state)
-                self._file = _file_identity(self._database)
-                before.close()
-            self._pointer = pointer
-            return self._database or before
-
-    def __repr__(self) -> str:
-        """For logs and debuggers. Any state, any thread; never raises."""
-        return f"<ReadOnlyStore {self._state.data_dir!r}, {'closed' if self._database is None else 'open'}>"
-
-    def close(self) -> None:
-        """Close the files, at once or when the last open view ends. Idempotent."""
-        database, self._database = self._database, None
-        if database is not None:
-            database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.close()
-
-
-def _file_identity(database: Database) -> tuple[int, int] | None:
-    return _identity(database.path)
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except (FileNotFoundError, PermissionError):  # opening will report the fault
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _pointer_identity(state: StateDirectory) -> tuple[int, int, int] | None:
-    """A value that changes with every replacement of the pointer file; it costs 1 µs. None if there is no pointer."""
-    try:
-        status = os.stat(state.pointer)
-    except (FileNotFoundError, PermissionError):  # opening will report the fault
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns
