@@ -218,8 +218,8 @@ SHARES = {
 
 
 def given_up() -> bytes:
-    """The first KiB of a message of 16 MiB, and the notice that the rest will not come."""
-    body = first_body(0, 16 << 20, bytes(1024))
+    """The first KiB of a message of 4 MiB, and the notice that the rest will not come."""
+    body = first_body(0, 4 << 20, bytes(1024))
     return frame_head(2 | FIRST | MORE, body) + body + frame_head(2 | GIVEN_UP, b"") + b""
 
 

@@ -880,7 +880,8 @@ async def test_a_closed_link_whose_last_bytes_nobody_reads_is_not_kept_for_ever(
     stranger = await stage.dial(a)
     await stranger.shake_hands("m2")
     await until(lambda: a.current)
-    a.send("m2", {"type": "bulk", "data": bytes(15 * 2**20)})
+    for _ in range(4):
+        a.send("m2", {"type": "bulk", "data": bytes(4 * 2**20)})
     a.transport.close_link(a.current["m2"], "enough")
     assert a.transport._connections
     await until(lambda: not a.transport._connections)
@@ -1054,7 +1055,8 @@ async def test_the_network_is_not_filled_with_what_a_large_message_has_left(stag
 @scenario
 async def test_a_link_that_closes_says_goodbye_at_once_whatever_bulk_waits(stage: Stage) -> None:
     a, b = await stage.thin_pair(500_000, THIN)
-    a.send("m2", {"type": "snapshot_chunk", "data": bytes(8 * LARGE_BYTES)})
+    for _ in range(8):
+        a.send("m2", {"type": "snapshot_chunk", "data": bytes(LARGE_BYTES)})
     await delay_of(a, b, "append_reply")
     begin = time.monotonic()
     await a.transport.close()

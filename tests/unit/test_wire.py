@@ -32,6 +32,8 @@ from warren_raft.raft.links.wire import (
     encode,
     first_body,
 )
+from warren_raft.raft.messages import COMMAND_BYTES_MAX
+from warren_raft.store.command import MAX_BATCH_BYTES
 from warren_raft.support import strict_cbor
 
 APPEND: Message = {"type": "append", "term": 3, "entries": [[7, 3, b"command"]], "commit": 6, "hint": None}
@@ -374,3 +376,9 @@ def test_a_large_body_of_large_items_passes() -> None:
         "entries": [[i, 2**40, -5, 1.5, None, "text" * 99, bytes(70_000)] for i in range(40)],
     }
     assert read_all(FrameReader(), encode(message)) == [message]
+
+
+def test_a_message_is_as_long_as_the_longest_command_and_a_few_fields() -> None:
+    """What a member may leave unfinished in each of two lanes is memory of this manager. (Pins: it was 16 MiB.)"""
+    assert MAX_BATCH_BYTES == COMMAND_BYTES_MAX
+    assert wire.MAX_MESSAGE_BYTES == COMMAND_BYTES_MAX + 64 * 1024

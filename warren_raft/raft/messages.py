@@ -29,8 +29,9 @@ TEXT_CHARACTERS: Final = 4096
 SHA256_CHARACTERS: Final = 64
 CHUNK_BYTES_MAX: Final = 256 * 1024
 """Longest part of a snapshot in one message."""
-COMMAND_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Longest command. A frame has 64 KiB more, for the fields that an entry and its message add."""
+COMMAND_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Longest command: the state machine takes none that is longer. A frame has 64 KiB more, for the fields that an entry
+and its message add."""
 COMMANDS_MAX: Final = 16 * 1024
 """Commands in one message: more than a manager may have on their way."""
 DONE, PENDING, WAIT, REFUSED = "done", "pending", "wait", "refused"

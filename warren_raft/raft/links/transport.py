@@ -77,14 +77,14 @@ NOTHING_LISTENS = "nothing listens there"
 Place = tuple[str, int]
 """Host and port."""
 
-MAX_UNFINISHED_BYTES = 128 * MIB
-"""The most bytes of messages and frames of all links that have arrived in part: eight of the largest messages. A link
-that would exceed it is dropped. The largest message of a cluster, on every link of seven managers at once, is a quarter
-of this."""
+MAX_UNFINISHED_BYTES = 64 * MIB
+"""The most bytes of messages and frames of all links that have arrived in part: fifteen of the largest messages. A link
+that would exceed it is dropped. Six other managers, each with the largest message in both lanes at once, are below
+it."""
 
 MAX_GUESTS_UNFINISHED_BYTES = 12 * MIB
 """The most of these bytes on links with managers that are not our peers, and on connections that are not links yet. A
-leader that we do not know sends one entry in each of two lanes, of 5 MiB at most."""
+leader that we do not know sends one entry in each of two lanes, of 4 MiB at most."""
 
 _link_numbers = itertools.count(1)
 

@@ -22,7 +22,7 @@ import cbor2
 
 from warren_raft.errors import InvariantViolation, WarrenError
 from warren_raft.raft.lanes import Lane
-from warren_raft.raft.messages import lane_of, leaders_term
+from warren_raft.raft.messages import COMMAND_BYTES_MAX, lane_of, leaders_term
 from warren_raft.support import strict_cbor
 
 Message = dict[str, Any]
@@ -31,9 +31,9 @@ Buffer = bytes | bytearray | memoryview
 KIB = 1024
 MIB = 1024 * KIB
 
-MAX_MESSAGE_BYTES = 16 * MIB + 64 * KIB
-"""The largest message. A message has one log entry (at most about 5 MiB) or at most 512 KiB of other data, so this is
-three times the size that is ever sent. The 64 KiB are for the fields around an entry."""
+MAX_MESSAGE_BYTES = COMMAND_BYTES_MAX + 64 * KIB
+"""The largest message. A message has one log entry, whose largest content is one command of 4 MiB, or at most 512 KiB
+of other data. The 64 KiB are for the fields around an entry."""
 
 MAX_BODY_BYTES = 64 * KIB
 """The largest body of one frame. No message can interrupt a frame, and a link of 1 MB/s is busy with it for 65 ms."""
