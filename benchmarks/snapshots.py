@@ -30,8 +30,8 @@ from warren_raft.snapshots.file import extract, write
 from warren_raft.snapshots.verification import verify, verify_in_child
 from warren_raft.store.command import NO_SESSION, Command, encode
 from warren_raft.store.database import Database
+from warren_raft.store.operations import put_operation
 from warren_raft.store.tables import CONTAINER
-from warren_raft.store.writing import put_operation
 
 ROUNDS = 5
 COMMANDS_AN_ENTRY = 1_000

@@ -27,8 +27,8 @@ from warren_raft.disk.outputs import (
 from warren_raft.errors import InvalidEntity, NotFound, WarrenError
 from warren_raft.migrate.records import format_line, parse_line
 from warren_raft.model.json_form import to_json, write_base64
+from warren_raft.store.operations import put_operation
 from warren_raft.store.tables import BY_NAME, CA, KINDS
-from warren_raft.store.writing import put_operation
 from warren_raft.support.wording import counted
 
 from .common import (

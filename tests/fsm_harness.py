@@ -15,9 +15,9 @@ from warren_raft.model.entities import (
 )
 from warren_raft.store.command import Command, Operation, encode
 from warren_raft.store.database import Database
+from warren_raft.store.operations import delete_operation, put_operation
 from warren_raft.store.tables import CA, KINDS, Kind
 from warren_raft.store.transactions import SPACES
-from warren_raft.store.writing import delete_operation, put_operation
 
 KIND_OF: dict[type[Any], Kind[Any]] = {kind.entity: kind for kind in KINDS if kind.entity is not None}
 

@@ -38,6 +38,7 @@ from warren_raft.store.command import (
 )
 from warren_raft.store.database import Database
 from warren_raft.store.interface import Batch, Store, Writer
+from warren_raft.store.operations import ENTITY_MAX_BYTES
 from warren_raft.store.tables import (
     BY_NAME,
     CA,
@@ -45,7 +46,6 @@ from warren_raft.store.tables import (
     KINDS,
     Kind,
 )
-from warren_raft.store.writing import ENTITY_MAX_BYTES
 
 ENTITIES: dict[str, Any] = {
     "node": Node(id="x"),

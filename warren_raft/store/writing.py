@@ -1,14 +1,14 @@
-"""All writes of a store: each is checked and encoded in the caller's thread, then becomes one command.
+"""All writes of a store: each becomes one command of one operation, or a part of a batch, which is one command too.
 
-`_execute` carries out a command; it is the one method that a store adds (local/store.py, manager/store.py).
-Invariant: every operation that reaches `_execute` can be stored: a valid entity, an id and a size within the limits.
+Operations are made in operations.py. `_execute` carries out a command; each store has its own (local/, manager/).
+Invariant: a command that reaches `_execute` can be stored.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from concurrent.futures import Future
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from warren_raft.errors import InvalidEntity, Misuse, WarrenError
 from warren_raft.model.entities import (
@@ -20,25 +20,19 @@ from warren_raft.model.entities import (
     Service,
     TLSCertificate,
     Volume,
-    validate,
 )
-from warren_raft.store import codec
 from warren_raft.store.command import (
     COMMAND_OVERHEAD_BYTES,
-    DELETE,
     INDEXED_ITEMS_MAX,
     MAX_BATCH_BYTES,
-    PUT,
     Operation,
     operation_size_bytes,
 )
-from warren_raft.store.encoding import NOT_PLAIN
+from warren_raft.store.operations import TOO_MANY_HOSTS, delete_operation, put_operation
 from warren_raft.store.tables import (
     CA,
-    CA_ID,
     CERTIFICATE,
     CONTAINER,
-    ID_MAX_BYTES,
     INGRESS,
     NETWORK,
     NODE,
@@ -50,69 +44,6 @@ from warren_raft.store.tables import (
 from warren_raft.support import timeouts
 
 E = TypeVar("E")
-
-ENTITY_MAX_BYTES: Final = 1024 * 1024
-"""The largest entity, encoded."""
-
-REVISION_MAX: Final = 2**63 - 1
-"""Above every possible revision."""
-
-
-# ------------------------------------------------------------------------------- operations
-
-
-TOO_MANY_HOSTS: Final = f"has more than {INDEXED_ITEMS_MAX:,} hosts of TLS certificates"
-
-
-def put_operation(kind: Kind[E], entity: E, if_revision: int | None) -> Operation:
-    """The operation that stores an entity. Raises InvalidEntity for an entity that can never be stored."""
-    if kind.entity is None:
-        return _ca_operation(entity, if_revision)
-    if type(entity) is not kind.entity:
-        reason = f"must be a {kind.entity.__name__}, not {type(entity).__name__}"
-        raise InvalidEntity(kind.name, reason)
-    valid: Any = entity
-    try:
-        data = codec.encode(kind, valid)
-    except NOT_PLAIN:
-        valid = validate(valid)  # converts it, or describes its fault
-        data = codec.encode(kind, valid)
-    if kind is CERTIFICATE and len(valid.hosts) > INDEXED_ITEMS_MAX:
-        raise InvalidEntity(kind.name, TOO_MANY_HOSTS, id=valid.id, field="hosts")
-    return _put(kind, valid.id, data, if_revision)
-
-
-def _ca_operation(data: object, if_revision: int | None) -> Operation:
-    if type(data) is not bytes:
-        raise InvalidEntity(CA.name, f"must be bytes, not {type(data).__name__}")
-    return _put(CA, CA_ID, codec.encode(CA, data), if_revision)
-
-
-def _put(kind: Kind[Any], id: str, entity: bytes, if_revision: int | None) -> Operation:  # noqa: A002
-    if len(entity) > ENTITY_MAX_BYTES:
-        reason = f"takes {len(entity)} bytes encoded; {ENTITY_MAX_BYTES} is the most"
-        raise InvalidEntity(kind.name, reason, id=id)
-    return Operation(PUT, kind.number, id, entity, _checked_revision(kind, id, if_revision))
-
-
-def delete_operation(kind: Kind[Any], id: str, if_revision: int | None) -> Operation:  # noqa: A002
-    """The operation that deletes an entity. Raises InvalidEntity for an id that no entity can have."""
-    if type(id) is not str:
-        raise InvalidEntity(kind.name, f"must be text (str), not {type(id).__name__}", field="id")
-    try:
-        size = len(id.encode())
-    except UnicodeEncodeError:
-        raise InvalidEntity(kind.name, "has a lone surrogate and so no UTF-8 form", field="id") from None
-    if not 0 < size <= ID_MAX_BYTES:
-        raise InvalidEntity(kind.name, f"must have 1 to {ID_MAX_BYTES} bytes in UTF-8", id=id, field="id")
-    return Operation(DELETE, kind.number, id, None, _checked_revision(kind, id, if_revision))
-
-
-def _checked_revision(kind: Kind[Any], id: str, if_revision: int | None) -> int | None:  # noqa: A002
-    if if_revision is None or (type(if_revision) is int and 0 <= if_revision <= REVISION_MAX):
-        return if_revision
-    reason = f"if_revision must be a whole number from 0 to {REVISION_MAX}, not {if_revision!r:.60}"
-    raise InvalidEntity(kind.name, reason, id=id)
 
 
 # ------------------------------------------------------------------------------- one write a call
