@@ -25,7 +25,7 @@ from common import quantile, sample
 
 from warren_raft.certificates import files as tls_files
 from warren_raft.certificates.ca import Authority
-from warren_raft.raft.links.tls_session import Session
+from warren_raft.certificates.tls_session import Session
 from warren_raft.raft.links.transport import PROTOCOL_MAGIC, PROTOCOL_VERSIONS
 from warren_raft.raft.links.wire import (
     MARK,

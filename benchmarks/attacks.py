@@ -35,8 +35,8 @@ from common import data_directory, options, peak_growth
 import warren_raft as wr
 from warren_raft.certificates.ca import Authority
 from warren_raft.certificates.credentials import Credentials
+from warren_raft.certificates.tls_session import Session
 from warren_raft.raft import entries
-from warren_raft.raft.links.tls_session import Session
 from warren_raft.raft.links.wire import (
     FIRST,
     MORE,

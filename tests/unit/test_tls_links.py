@@ -36,11 +36,11 @@ from tests.unit.test_transport import (
 )
 from warren_raft.certificates.credentials import Credentials
 from warren_raft.certificates.identity import Identity
+from warren_raft.certificates.tls_session import Session
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft.links import handshakes as handshakes_module
 from warren_raft.raft.links import transport as transport_module
 from warren_raft.raft.links.handshakes import MAX_UNFINISHED
-from warren_raft.raft.links.tls_session import Session
 from warren_raft.raft.links.transport import MAX_GUESTS, Timing
 from warren_raft.raft.links.wire import encode
 from warren_raft.raft.refusal import Refusal

@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from warren_raft.certificates.identity import Identity, parse_uri
+from warren_raft.certificates.tls_session import Session
 from warren_raft.errors import RefusedForSafety
-from warren_raft.raft.links.tls_session import Session
 
 DIRECTORY_NAME: Final = "tls"
 KEY, CERTIFICATE, AUTHORITIES = "key.pem", "cert.pem", "ca.pem"

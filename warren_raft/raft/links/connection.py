@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from warren_raft.certificates.identity import Identity
+from warren_raft.certificates.tls_session import Session, is_alert, reason_of
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft.lanes import Lane
 from warren_raft.raft.links.addresses import format_address
 from warren_raft.raft.links.link_queue import LinkQueue
-from warren_raft.raft.links.tls_session import Session, is_alert, reason_of
 from warren_raft.raft.links.wire import (
     HANDSHAKE_ITEMS,
     HANDSHAKE_MESSAGE_BYTES,

@@ -23,12 +23,12 @@ from typing import Any, Final
 
 from warren_raft.certificates.credentials import Credentials, NotAccepted
 from warren_raft.certificates.identity import Identity
+from warren_raft.certificates.tls_session import Session, is_alert, reason_of
 from warren_raft.disk.descriptors import limit
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft.links.addresses import format_address
 from warren_raft.raft.links.budgets import Budgets, source_of
 from warren_raft.raft.links.link_log import LinkLog
-from warren_raft.raft.links.tls_session import Session, is_alert, reason_of
 from warren_raft.raft.links.wire import KIB, encode
 
 MAX_UNFINISHED: Final = 64

@@ -1,6 +1,6 @@
 """The TLS of one connection, without its socket: encrypted bytes on one side, plain bytes on the other.
 
-Not here: sockets (handshakes.py, connection.py), keys and which certificates are accepted (credentials.py).
+Not here: sockets (raft/links/), keys and which certificates are accepted (credentials.py).
 Invariant: nothing is read from a peer before its certificate is verified. A session is used by one thread at a time.
 """
 
