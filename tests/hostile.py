@@ -1,7 +1,7 @@
 """An attacker, played by hand against the engines of tests/engine_harness.py.
 
 It has links like any other manager, with the hello and the certificate that the test gives it, and sends the messages
-of the test. Not here: bytes that are not messages (test_wire.py).
+of the test. Not here: bytes that are not messages (unit/test_wire.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The results of a manager's methods as frozen dataclasses: its status, its members, the verdict on its cluster.
 
 Lives here: the types and their JSON form, which is that of the command line's `-o json`. Not here: gathering the values
-(status.py), judging them (verdict.py). Invariant: `to_json()` has the field names as keys and needs no lock or thread.
+(manager/status.py), judging them (manager/verdict.py). Invariant: `to_json()` has the field names as keys and needs no
+lock or thread.
 """
 
 from __future__ import annotations

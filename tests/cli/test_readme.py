@@ -84,12 +84,6 @@ def test_the_commands_for_three_hosts_are_those_of_the_page_that_is_tested() -> 
     assert all(re.search(rf"^{re.escape(command)}$", page, re.MULTILINE) for command in commands)
 
 
-def test_every_link_leads_somewhere() -> None:
-    for document in [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
-            assert target.startswith("https://") or (document.parent / target).exists(), f"{document.name}: {target}"
-
-
 def test_what_the_examples_leave_in_a_clone_is_not_taken_for_a_change() -> None:
     """A newcomer types the examples in the clone. (Pins a bug: `git add .` would have added a file full of secrets.)"""
     ignored = (PROJECT / ".gitignore").read_text(encoding="utf-8").split()

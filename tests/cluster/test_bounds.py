@@ -2,7 +2,7 @@
 the time: the log, snapshots, generations, readers' slots.
 
 One manager, small limits. The bounds of sessions and history are tested in tests/unit/test_sessions.py and
-test_history.py, that of the leader's queue in tests/unit/raft/test_space.py.
+unit/test_history.py, that of the leader's queue in tests/unit/raft/test_space.py.
 """
 
 from __future__ import annotations

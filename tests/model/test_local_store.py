@@ -1,4 +1,4 @@
-"""Promise: every operation of a store has the meaning in its docstring (reading.py, writing.py), in every order.
+"""Promise: an operation of a store does what its docstring says (store/reading.py, store/writing.py), in any order.
 
 Hypothesis drives a LocalStore and a few dicts side by side: writes, batches, conditions, look-ups, restarts. After each
 step all reads must be the same, the digest must be that of the records, and the indexes those of a rebuild.

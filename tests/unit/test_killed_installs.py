@@ -154,7 +154,7 @@ def test_a_manager_that_dies_while_it_takes_a_snapshot(
 
 
 def install(directory: OpenedDirectory, sent: tuple[bytes, str]) -> None:
-    """As catchup.py and engine.py do it, one after the other."""
+    """As raft/catchup.py and raft/engine.py do it, one after the other."""
     data, sha256 = sent
     keeper, log = directory.keeper, directory.log
     for offset in range(0, len(data), CHUNK_BYTES):

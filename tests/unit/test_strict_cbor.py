@@ -159,7 +159,7 @@ def test_any_bytes_are_plain_values_or_refused(data: bytes) -> None:
 
 @pytest.mark.slow
 def test_nothing_else_calls_cbor2s_decoder() -> None:
-    """The one place is strict_cbor.py: `cbor2.loads` elsewhere would be the next hash bomb."""
+    """The one place is support/strict_cbor.py: `cbor2.loads` elsewhere would be the next hash bomb."""
     found = []
     for path in sorted([*(PROJECT / "warren_raft").rglob("*.py"), *(PROJECT / "cli").rglob("*.py")]):
         names = {"cbor2"}

@@ -1,6 +1,6 @@
 """The identity of a manager in its certificate: the URI, and the fields that a link keeps.
 
-Not here: keys, certificates and TLS contexts; which managers belong to the cluster (membership.py). Invariant: an
+Not here: keys, certificates and TLS contexts; which managers belong to the cluster (raft/membership.py). Invariant: an
 Identity is made from a certificate that was verified, never from a peer's claim.
 """
 

@@ -1,7 +1,7 @@
 """The certificate that a manager uses for its links: at the start, newer ones while it runs, and its expiry.
 
 Lives here: choosing it, noticing that its files changed, the alarms about it. Not here: reading and checking it
-(credentials.py), making it (ca.py), and links (raft/transport.py).
+(credentials.py), making it (ca.py), and links (raft/links/transport.py).
 Invariant: an unusable certificate never replaces a usable one.
 """
 

@@ -1,7 +1,7 @@
 """The addresses at which each member can be dialled: its address in the member list, and others from three sources.
 
 Lives here: addresses that a member said itself, that other members told, and that were given at the start; and which
-addresses in the list are out of date. Not here: the member list (membership.py), and dialling (transport.py).
+addresses in the list are out of date. Not here: the member list (membership.py), and dialling (links/transport.py).
 Invariant: an address is only a place to dial. The manager that answers there is judged by its hello, like any other.
 """
 

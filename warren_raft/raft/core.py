@@ -87,7 +87,7 @@ class _NoSnapshots:
 
 
 class _NoPoller:
-    """The core polls no socket. Sockets belong to transport.py."""
+    """The core polls no socket. Sockets belong to links/transport.py."""
 
     def poll(self, _timeout: float) -> None:
         return None

@@ -1,8 +1,8 @@
 """The raft thread: an asyncio loop that feeds the engine, carries out its effects, and owns links and workers.
 
-Lives here: threads, queues and the loop; it decides nothing. Not here: consensus (engine.py), sockets (transport.py),
-file formats (raft/log/log.py). Invariant: only this thread steps the engine, and the messages of a step leave before
-entries are applied.
+Lives here: threads, queues and the loop; it decides nothing. Not here: consensus (engine.py), sockets
+(links/transport.py), file formats (raft/log/log.py). Invariant: only this thread steps the engine, and the messages of
+a step leave before entries are applied.
 """
 
 from __future__ import annotations

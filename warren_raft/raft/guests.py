@@ -1,8 +1,8 @@
 """Managers that the leader was asked to add and that are not members yet: their addresses, and the results of dialling.
 
 Also here: managers with the id of a member and another directory, as after the loss of a disk. They can be added after
-that member was removed. Not here: whether a guest may be added (changes.py), dialling (transport.py). Invariant: the
-text about a guest tells only events since it was invited at its present address.
+that member was removed. Not here: whether a guest may be added (changes.py), dialling (links/transport.py). Invariant:
+the text about a guest tells only events since it was invited at its present address.
 """
 
 from __future__ import annotations

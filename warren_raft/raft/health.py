@@ -89,7 +89,7 @@ class Health:
 
     @staticmethod
     def _samples(machine: Digests) -> list[tuple[int, bytes]]:
-        """The digests to report, as pairs: a map in a message must have texts as its keys (wire.py)."""
+        """The digests to report, as pairs: a map in a message must have texts as its keys (links/wire.py)."""
         newest = machine.applied_index
         first = newest - newest % SAMPLE_EVERY
         indexes = {newest, *range(first, max(0, first - SAMPLE_EVERY * (SAMPLES_TOLD - 1)), -SAMPLE_EVERY)}

@@ -1,7 +1,7 @@
 """The reason why a peer is refused: a code for the peer's program and a sentence for the peer's operator.
 
-Lives here: the value that links and members share. Not here: when a peer is refused (transport.py judges its protocol
-and its certificate, membership.py and roster.py its membership). Invariant: `text` is one line.
+Lives here: the value that links and members share. Not here: when a peer is refused (links/transport.py judges its
+protocol and its certificate, membership.py and roster.py its membership). Invariant: `text` is one line.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def _conversions(fields: tuple[EntityField, ...]) -> tuple[tuple[int, _Convert],
     return tuple((position, convert) for position, convert in found if convert is not None)
 
 
-@cache  # bounded: one entry a class of entities.py
+@cache  # bounded: one entry a class of model/entities.py
 def _struct_decoder(cls: Any) -> _Convert:
     """From a CBOR array (a list, which is changed) to an instance; the revision of an entity is the second argument."""
     fields = fields_of(cls)

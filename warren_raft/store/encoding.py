@@ -269,7 +269,7 @@ def encode(self):
 _ITEM: Final = "        encode_{name}(self.{name}),"
 
 
-@cache  # bounded: one entry a class of entities.py
+@cache  # bounded: one entry a class of model/entities.py
 def struct_encoder(cls: Any) -> Encode:
     """The function that makes the bytes of an instance of `cls`. Tracebacks show its source."""
     fields = fields_of(cls)

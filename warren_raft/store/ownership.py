@@ -87,7 +87,7 @@ class DirectoryLock:
     Both locks end with the process, however it ends. The lock on the directory still holds if a clean-up removes the
     file; earlier releases checked only the file. Raises InUse if another process, or another store of this process, has
     either lock. Raises RefusedForSafety if the directory or a file in it belongs to another user, or is open to every
-    user of the host (privacy.py). A forked child closes its copies: an flock lasts until the last copy of its
+    user of the host (disk/privacy.py). A forked child closes its copies: an flock lasts until the last copy of its
     descriptor is closed, so a child that outlives its parent would keep the parent's directory locked.
     """
 

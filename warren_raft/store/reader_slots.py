@@ -243,7 +243,7 @@ class OwnersTable:
         forking.let_go_in_child(self)
 
     def descriptors(self) -> Iterator[int]:
-        """For forking.py."""
+        """For support/forking.py."""
         yield from (self._data, self._lock)
 
     def _require_known_readers(self) -> None:
@@ -384,7 +384,7 @@ class ReadersTable:
         self._close()
 
     def descriptors(self) -> Iterator[int]:
-        """For forking.py."""
+        """For support/forking.py."""
         if self._close.alive:  # otherwise other files may have these numbers by now
             yield from (self._data, self._descriptor)
 

@@ -1,9 +1,9 @@
 """A forked child closes its copies of sockets, because the last copy of a socket matters to others.
 
 A child gets a copy of each socket and may outlive its parent. The port would stay bound, and the links of a dead
-manager would stay open, so that no peer noticed its death. Not here: closing the stores (manager/store.py, database.py)
-and releasing the lock (ownership.py) in a child. Invariant: in a child each of these numbers leads to /dev/null and not
-to the parent's socket, so that code which closes the number later closes nothing else.
+manager would stay open, so that no peer noticed its death. Not here: closing the stores (manager/store.py,
+store/database.py) and releasing the lock (store/ownership.py) in a child. Invariant: in a child each of these numbers
+leads to /dev/null and not to the parent's socket, so that code which closes the number later closes nothing else.
 """
 
 from __future__ import annotations

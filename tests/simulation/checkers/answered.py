@@ -1,8 +1,8 @@
 """Checks: a change of members that was answered is never forgotten. When its operator gets the answer "done", the list
 that the change made is in force by the committed log, and a majority of that list's voters has on its disk that the
 change is committed. So after a power cut each majority of them contains a manager that counts by this list. At the end
-every manager has the newest list. Not: whether managers come back at all (the liveness phase, blackout.py); changes
-without an answer; and disks after an answer of a hostile leader, because an operator has to trust the leader
+every manager has the newest list. Not: whether managers come back at all (the liveness phase, simulation/blackout.py);
+changes without an answer; and disks after an answer of a hostile leader, because an operator has to trust the leader
 (DESIGN.md, "Trust").
 """
 

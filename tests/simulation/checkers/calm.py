@@ -8,7 +8,7 @@ from tests.simulation.world import Failure, World
 
 
 class Calm:
-    """run.py calls it before and after a quiet time, because the world has to go on in between."""
+    """simulation/run.py calls it before and after a quiet time, because the world has to go on in between."""
 
     def __init__(self) -> None:
         self._before: tuple[str, int] | None = None

@@ -1,6 +1,7 @@
 """Certificates in the member list: the trust domain, managers added by their certificates, refused certificates.
 
-Real engines on a virtual clock; their links carry an identity as under TLS (the handshake is in test_transport.py).
+Real engines on a virtual clock; their links carry an identity as under TLS (the handshake is in
+unit/test_transport.py).
 """
 
 from __future__ import annotations

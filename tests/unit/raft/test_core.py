@@ -1,6 +1,6 @@
-"""The contract with PySyncObj's source: each internal name that core.py uses exists, and has its known meaning.
+"""The contract with PySyncObj's source: each internal name that raft/core.py uses exists, and has its known meaning.
 
-A test fails if the library is another one (then read its source again), or if core.py uses a name that has no test
+A test fails if the library is another one (then read its source again), or if raft/core.py uses a name that has no test
 here. The promises of the private copy: other users of the library in the process notice nothing, no pickle is ever read
 or written, and its snapshot code never runs. "Hole N" is a section of docs/pysyncobj-holes.md.
 """

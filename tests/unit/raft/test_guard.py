@@ -177,7 +177,7 @@ def test_an_unknown_kind_of_message_is_passed_over() -> None:
 
 @pytest.mark.parametrize("kind", ["apply_command", "apply_command_response"])
 def test_the_cores_own_forwarding_is_dropped_both_ways(kind: str) -> None:
-    """PySyncObj's forwarding loses callbacks and applies twice (hole 10). submit.py carries writes."""
+    """PySyncObj's forwarding loses callbacks and applies twice (hole 10). raft/submit.py carries writes."""
     cluster, node, peer = running("leader")
     before = state(node)
     message = {"type": kind, "command": b"\x00x", "request_id": 1, "log_idx": 2, "log_term": 1}

@@ -48,7 +48,7 @@ def _is_number(host: str) -> bool:
 
 
 async def _getaddrinfo(host: str, port: int, flags: int, resolvers: Executor) -> list[tuple[Any, ...]]:
-    """Resolve a host. Not by `loop.getaddrinfo`, because its threads end with the main thread (workers.py)."""
+    """Resolve a host. Not by `loop.getaddrinfo`, because its threads end with the main thread (support/workers.py)."""
     if _is_number(host):  # a numeric address needs no look-up, so it needs no thread
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags | socket.AI_NUMERICHOST)
     look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM, flags=flags)

@@ -1,8 +1,9 @@
 """Accepting connections and TLS handshakes, in a thread of their own, so that strangers cost the raft thread nothing.
 
 Not here: dialling and which connection is the link (transport.py), the handshake after TLS (connection.py),
-certificates (credentials.py). Invariant: a connection leaves this thread only after its peer has proved to be a manager
-of the trust domain, or if links are plaintext. All others end here within a deadline, and their number is bounded.
+certificates (certificates/credentials.py). Invariant: a connection leaves this thread only after its peer has proved to
+be a manager of the trust domain, or if links are plaintext. All others end here within a deadline, and their number is
+bounded.
 """
 
 from __future__ import annotations

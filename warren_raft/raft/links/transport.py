@@ -1,6 +1,6 @@
 """The links between managers: listening, dialling, and which connection to a peer is its link.
 
-Not here: handshake and frames of one connection (connection.py, wire.py), the meaning of messages (engine.py).
+Not here: handshake and frames of one connection (connection.py, wire.py), the meaning of messages (raft/engine.py).
 Invariant: at most one link to a peer; once a newer link is up, no message of an older link is delivered.
 
 The invariant closes hole 2c of PySyncObj (docs/pysyncobj-holes.md). PySyncObj's transport replaces a connection by a
@@ -218,7 +218,7 @@ class Transport:
             self._dialers[peer_id] = _Dialer(self, peer_id, wanted, busy=is_linked)
 
     def send(self, link: int, message: Message) -> None:
-        """Send a message, in the order of its lane (lanes.py). Never blocks.
+        """Send a message, in the order of its lane (raft/lanes.py). Never blocks.
 
         Does nothing if the link has ended. If too many bytes of the link are unsent, the link is dropped instead. The
         messages of one turn of the loop leave together at its end, or at `flush`, as far as the link's window allows.

@@ -41,8 +41,8 @@ class Batch:
     def write(self) -> None:
         """Write and sync the batch, in a new segment if one is due. Called in one thread at a time.
 
-        Raises OSError. After a shortage (shortage.py) the call may be repeated, with the same result. After EIO the
-        contents of the disk are unknown: close the log and stop.
+        Raises OSError. After a shortage (disk/shortage.py) the call may be repeated, with the same result. After EIO
+        the contents of the disk are unknown: close the log and stop.
         """
         segment = self._segment()
         end = segment.end

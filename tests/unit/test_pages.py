@@ -1,0 +1,116 @@
+"""The promise: a name in a page leads to the thing. A reader follows it from README and docs into the code.
+
+Files move and functions get other names. Pages, docstrings and comments that name them have to follow.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.prose import ROOT, files
+
+PAGES = [path for path in files() if path.name != "CHANGELOG.md"]  # the changelog tells of files as they were
+MARKDOWN = [path for path in PAGES if path.suffix == ".md"]
+PACKAGE = ROOT / "warren_raft"
+
+FILE_NAME = re.compile(r"(?<![\w./*-])(?:\.\./)*(?:[\w-]+/)*[\w-]+\.py\b")
+NAME_IN_FILE = re.compile(r"`([\w/]+\.py)`, `(\w+)`(?: and `(\w+)`)?")
+SECTION = re.compile(r"\| \*\*`([\w/]+)/`\*\*")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
+HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
+THEIRS = {"syncobj.py"}  # PySyncObj's
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def prose(path: Path) -> str:
+    """A page, or the docstrings and comments of a program, with the code in them."""
+    source = path.read_text()
+    if path.suffix == ".md":
+        return source
+    texts = [
+        token.string
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    ]
+    statements = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Expr))
+    texts += [each.value for each in statements if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    return "\n".join(texts)
+
+
+def lines_with_folders(path: Path) -> Iterator[tuple[str, list[Path]]]:
+    """Each line, with the folders in which its file names are looked up: the page's own, warren_raft/, tests/, the
+    project; and in a table the package of its section."""
+    folders = [path.parent, PACKAGE, ROOT / "tests", ROOT]
+    section = path.parent
+    for line in prose(path).splitlines():
+        if heading := SECTION.match(line):
+            section = next(folder / heading[1] for folder in folders if (folder / heading[1]).is_dir())
+        yield line, [section, *folders] if line.startswith("|") else folders
+
+
+def find(file_name: str, folders: list[Path]) -> Path | None:
+    return next((folder / file_name for folder in folders if (folder / file_name).is_file()), None)
+
+
+def test_a_file_that_is_named_exists() -> None:
+    unknown = [
+        f"{name(path)}: {file_name}"
+        for path in PAGES
+        for line, folders in lines_with_folders(path)
+        for file_name in FILE_NAME.findall(line)
+        if file_name not in THEIRS and find(file_name, folders) is None
+    ]
+    assert unknown == []
+
+
+def test_a_name_that_a_page_looks_for_in_a_file_is_there() -> None:
+    """`raft/guard.py`, `_append` is a function, a class or a constant of that file."""
+    found, unknown = 0, []
+    for path in MARKDOWN:
+        for line, folders in lines_with_folders(path):
+            for file_name, *names in NAME_IN_FILE.findall(line):
+                file = find(file_name, folders)
+                assert file is not None, f"{name(path)}: {file_name}"
+                for each in filter(None, names):
+                    found += 1
+                    if not re.search(rf"(?:def|class) {each}\b|^{each}\b *[:=]", file.read_text(), re.MULTILINE):
+                        unknown.append(f"{name(path)}: {file_name}, {each}")
+    assert unknown == []
+    assert found > 10
+
+
+def test_each_module_has_a_row_in_the_table_of_its_package() -> None:
+    """The tables (file, matter, invariant) are the way in for a newcomer."""
+    listed = set()
+    for path in [ROOT / "docs/DESIGN.md", *PACKAGE.glob("**/DESIGN.md")]:
+        for line, folders in lines_with_folders(path):
+            if line.startswith("|"):
+                files_of_row = (find(each, folders) for each in FILE_NAME.findall(line.split("|")[1]))
+                listed |= {file.resolve() for file in files_of_row if file is not None}
+    modules = [path for path in PACKAGE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py")]
+    assert [name(path) for path in modules if path not in listed] == []
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=name)
+def test_a_link_leads_to_a_page_and_its_heading(path: Path) -> None:
+    for target, anchor in LINK.findall(path.read_text()):
+        file = path.parent / target if target else path
+        assert file.exists(), target
+        if anchor and file.suffix == ".md":
+            anchors = {slug(heading) for heading in HEADING.findall(file.read_text())}
+            assert anchor in anchors, f"{target}#{anchor}"
+
+
+def slug(heading: str) -> str:
+    """The anchor that a forge gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
