@@ -1,4 +1,4 @@
-"""All writes of a store: each becomes one command of one operation, or a part of a batch, which is one command too.
+"""All writes, declared once (Writes), for stores (Writer: each is one command) and for batches (Batch: a part of one).
 
 Operations are made in operations.py. `_execute` carries out a command; each store has its own (local/, manager/).
 Invariant: a command that reaches `_execute` can be stored.
@@ -6,9 +6,11 @@ Invariant: a command that reaches `_execute` can be stored.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from concurrent.futures import Future
-from typing import Any, TypeVar, cast
+from types import FunctionType, NoneType
+from typing import Any, ClassVar, Generic, Never, TypeVar, cast, get_args, get_origin
 
 from warren_raft.errors import InvalidEntity, Misuse, WarrenError
 from warren_raft.model.entities import (
@@ -21,6 +23,7 @@ from warren_raft.model.entities import (
     TLSCertificate,
     Volume,
 )
+from warren_raft.store.codec import INDEXED_WIDTHS
 from warren_raft.store.command import (
     COMMAND_OVERHEAD_BYTES,
     INDEXED_ITEMS_MAX,
@@ -28,6 +31,7 @@ from warren_raft.store.command import (
     Operation,
     operation_size_bytes,
 )
+from warren_raft.store.leading import indexed_items
 from warren_raft.store.operations import TOO_MANY_HOSTS, delete_operation, put_operation
 from warren_raft.store.tables import (
     CA,
@@ -44,12 +48,203 @@ from warren_raft.store.tables import (
 from warren_raft.support import timeouts
 
 E = TypeVar("E")
+Result = TypeVar("Result")
+Timeout = TypeVar("Timeout")
+
+
+# ------------------------------------------------------------------------------- the one declaration of every write
+
+
+class Writes(ABC, Generic[Result, Timeout]):
+    """The write operations, for a store, a batch, and anything else that takes the same writes.
+
+    For authors of a subclass: `Result` is the type that each write returns, and `Timeout` the type of the argument
+    `timeout`. With `Never` the writes take no timeout. A subclass defines `_write`, and `_each_write` for `help()`.
+    """
+
+    __slots__ = ()
+
+    _each_write: ClassVar[str] = ""
+    """Added to the docstring of each write: the result, the units, the errors."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for base in vars(cls).get("__orig_bases__", ()):
+            if get_origin(base) is Writes:
+                result, timeout = get_args(base)
+                _show_types(cls, None if result is NoneType else result, timeout)
+
+    @abstractmethod
+    def _write(self, operation: Operation, timeout: Timeout | None) -> Result:
+        """Carry out one write, or keep it for later."""
+
+    def _save(self, kind: Kind[E], entity: E, if_revision: int | None, timeout: Timeout | None) -> Result:
+        return self._write(put_operation(kind, entity, if_revision), timeout)
+
+    def _delete(self, kind: Kind[Any], id: str, if_revision: int | None, timeout: Timeout | None) -> Result:  # noqa: A002
+        return self._write(delete_operation(kind, id, if_revision), timeout)
+
+    # ---- nodes
+
+    def create_node(self, node: Node, *, if_revision: int | None = None, timeout: Timeout | None = None) -> Result:
+        """Store a node; an existing one with its id is replaced."""
+        return self._save(NODE, node, if_revision, timeout)
+
+    def update_node(self, node: Node, *, if_revision: int | None = None, timeout: Timeout | None = None) -> Result:
+        """Store a node; if none exists with its id, it is created."""
+        return self._save(NODE, node, if_revision, timeout)
+
+    def delete_node(self, id: str, *, if_revision: int | None = None, timeout: Timeout | None = None) -> Result:  # noqa: A002
+        """Delete the node with this id, if it exists."""
+        return self._delete(NODE, id, if_revision, timeout)
+
+    # ---- services
+
+    def create_service(
+        self, service: Service, *, if_revision: int | None = None, timeout: Timeout | None = None
+    ) -> Result:
+        """Store a service; an existing one with its id is replaced."""
+        return self._save(SERVICE, service, if_revision, timeout)
+
+    def update_service(
+        self, service: Service, *, if_revision: int | None = None, timeout: Timeout | None = None
+    ) -> Result:
+        """Store a service; if none exists with its id, it is created."""
+        return self._save(SERVICE, service, if_revision, timeout)
+
+    def delete_service(self, id: str, *, if_revision: int | None = None, timeout: Timeout | None = None) -> Result:  # noqa: A002
+        """Delete the service with this id, if it exists."""
+        return self._delete(SERVICE, id, if_revision, timeout)
+
+    # ---- containers
+
+    def create_container(
+        self, container: Container, *, if_revision: int | None = None, timeout: Timeout | None = None
+    ) -> Result:
+        """Store a container; an existing one with its id is replaced."""
+        return self._save(CONTAINER, container, if_revision, timeout)
+
+    def update_container(
+        self, container: Container, *, if_revision: int | None = None, timeout: Timeout | None = None
+    ) -> Result:
+        """Store a container; if none exists with its id, it is created."""
+        return self._save(CONTAINER, container, if_revision, timeout)
+
+    def delete_container(self, id: str, *, if_revision: int | None = None, timeout: Timeout | None = None) -> Result:  # noqa: A002
+        """Delete the container with this id, if it exists."""
+        return self._delete(CONTAINER, id, if_revision, timeout)
+
+    # ---- secrets
+
+    def create_secret(
+        self, secret: Secret, *, if_revision: int | None = None, timeout: Timeout | None = None
+    ) -> Result:
+        """Store a secret; an existing one with its id is replaced."""
+        return self._save(SECRET, secret, if_revision, timeout)
+
+    def delete_secret(self, id: str, *, if_revision: int | None = None, timeout: Timeout | None = None) -> Result:  # noqa: A002
+        """Delete the secret with this id, if it exists."""
+        return self._delete(SECRET, id, if_revision, timeout)
+
+    # ---- volumes
+
+    def create_volume(
+        self, volume: Volume, *, if_revision: int | None = None, timeout: Timeout | None = None
+    ) -> Result:
+        """Store a volume; an existing one with its id is replaced."""
+        return self._save(VOLUME, volume, if_revision, timeout)
+
+    def delete_volume(self, id: str, *, if_revision: int | None = None, timeout: Timeout | None = None) -> Result:  # noqa: A002
+        """Delete the volume with this id, if it exists."""
+        return self._delete(VOLUME, id, if_revision, timeout)
+
+    # ---- networks
+
+    def create_network(
+        self, network: Network, *, if_revision: int | None = None, timeout: Timeout | None = None
+    ) -> Result:
+        """Store a network; an existing one with its id is replaced."""
+        return self._save(NETWORK, network, if_revision, timeout)
+
+    def delete_network(self, id: str, *, if_revision: int | None = None, timeout: Timeout | None = None) -> Result:  # noqa: A002
+        """Delete the network with this id, if it exists."""
+        return self._delete(NETWORK, id, if_revision, timeout)
+
+    # ---- the CA
+
+    def save_ca(self, data: bytes, *, if_revision: int | None = None, timeout: Timeout | None = None) -> Result:
+        """Store the CA; an existing one is replaced."""
+        return self._save(CA, data, if_revision, timeout)
+
+    # ---- ingresses
+
+    def create_ingress(
+        self, ingress: Ingress, *, if_revision: int | None = None, timeout: Timeout | None = None
+    ) -> Result:
+        """Store an ingress; an existing one with its id is replaced."""
+        return self._save(INGRESS, ingress, if_revision, timeout)
+
+    def update_ingress(
+        self, ingress: Ingress, *, if_revision: int | None = None, timeout: Timeout | None = None
+    ) -> Result:
+        """Store an ingress; if none exists with its id, it is created."""
+        return self._save(INGRESS, ingress, if_revision, timeout)
+
+    def delete_ingress(self, id: str, *, if_revision: int | None = None, timeout: Timeout | None = None) -> Result:  # noqa: A002
+        """Delete the ingress with this id, if it exists."""
+        return self._delete(INGRESS, id, if_revision, timeout)
+
+    # ---- TLS certificates
+
+    def create_tls_certificate(
+        self, certificate: TLSCertificate, *, if_revision: int | None = None, timeout: Timeout | None = None
+    ) -> Result:
+        """Store a TLS certificate; an existing one with its id is replaced."""
+        return self._save(CERTIFICATE, certificate, if_revision, timeout)
+
+    def update_tls_certificate(
+        self, certificate: TLSCertificate, *, if_revision: int | None = None, timeout: Timeout | None = None
+    ) -> Result:
+        """Store a TLS certificate; if none exists with its id, it is created."""
+        return self._save(CERTIFICATE, certificate, if_revision, timeout)
+
+    def delete_tls_certificate(
+        self,
+        id: str,  # noqa: A002
+        *,
+        if_revision: int | None = None,
+        timeout: Timeout | None = None,
+    ) -> Result:
+        """Delete the TLS certificate with this id, if it exists."""
+        return self._delete(CERTIFICATE, id, if_revision, timeout)
+
+
+def _show_types(cls: type[Writes[Any, Any]], result: Any, timeout: Any) -> None:
+    """Give a subclass its own copy of each write: the same code, with the subclass's types and docstring.
+
+    `help()` and `inspect` then show what editors and type checkers show. From the declaration alone they would show the
+    names `Result` and `Timeout`.
+    """
+    for name, write in vars(Writes).items():
+        if name.startswith("_") or name in vars(cls) or not isinstance(write, FunctionType):
+            continue
+        copy = FunctionType(write.__code__, write.__globals__, name, write.__defaults__, write.__closure__)
+        copy.__module__, copy.__qualname__ = cls.__module__, f"{cls.__qualname__}.{name}"
+        copy.__kwdefaults__ = write.__kwdefaults__
+        copy.__annotations__ = {**write.__annotations__, "timeout": timeout | None, "return": result}
+        copy.__doc__ = "\n\n".join(inspect.cleandoc(text or "") for text in (write.__doc__, cls._each_write))
+        if timeout is Never:
+            del copy.__annotations__["timeout"]
+            signature = inspect.signature(copy)
+            taken = [parameter for parameter in signature.parameters.values() if parameter.name != "timeout"]
+            copy.__signature__ = signature.replace(parameters=taken)  # type: ignore[attr-defined]
+        setattr(cls, name, copy)
 
 
 # ------------------------------------------------------------------------------- one write a call
 
 
-class Writer(ABC):
+class Writer(Writes[int, float]):
     """The write operations of a store. Thread-safe; each is one command and blocks until it is done.
 
     create and update both store the entity, whether an entity with its id exists or not, and return the new revision.
@@ -69,6 +264,12 @@ class Writer(ABC):
 
     __slots__ = ()
 
+    _each_write = """
+        Returns the revision when the write is done. `if_revision=n`: only if the stored entity's revision is n (0: only
+        if none is stored). `timeout`: seconds from 0 on; None is the store's default. Raises InvalidEntity,
+        RevisionConflict, Unavailable, Closed, and for a create or an update StorageFull. See help(Writer).
+        """
+
     @abstractmethod
     def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
         """Carry out one command and return its revision. Without `wait`, return a future of the revision at once."""
@@ -80,12 +281,6 @@ class Writer(ABC):
     def _write(self, operation: Operation, timeout: float | None) -> int:
         return cast("int", self._execute((operation,), timeout, True))
 
-    def _save(self, kind: Kind[E], entity: E, if_revision: int | None, timeout: float | None) -> int:
-        return self._write(put_operation(kind, entity, if_revision), timeout)
-
-    def _delete(self, kind: Kind[Any], id: str, if_revision: int | None, timeout: float | None) -> int:  # noqa: A002
-        return self._write(delete_operation(kind, id, if_revision), timeout)
-
     def batch(self, *, wait: bool = True, timeout: float | None = None) -> Batch:
         """Several writes as one atomic command: `with store.batch() as b: b.create_node(...)`.
 
@@ -94,120 +289,6 @@ class Writer(ABC):
         in their order. See Batch.
         """
         return Batch(self, wait=wait, timeout=timeouts.checked(timeout))
-
-    # ---- nodes
-
-    def create_node(self, node: Node, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store a node; an existing one with its id is replaced. Returns the revision."""
-        return self._save(NODE, node, if_revision, timeout)
-
-    def update_node(self, node: Node, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store a node; if none exists with its id, it is created. Returns the revision."""
-        return self._save(NODE, node, if_revision, timeout)
-
-    def delete_node(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
-        """Delete the node with this id, if it exists. Returns the revision."""
-        return self._delete(NODE, id, if_revision, timeout)
-
-    # ---- services
-
-    def create_service(self, service: Service, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store a service; an existing one with its id is replaced. Returns the revision."""
-        return self._save(SERVICE, service, if_revision, timeout)
-
-    def update_service(self, service: Service, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store a service; if none exists with its id, it is created. Returns the revision."""
-        return self._save(SERVICE, service, if_revision, timeout)
-
-    def delete_service(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
-        """Delete the service with this id, if it exists. Returns the revision."""
-        return self._delete(SERVICE, id, if_revision, timeout)
-
-    # ---- containers
-
-    def create_container(
-        self, container: Container, *, if_revision: int | None = None, timeout: float | None = None
-    ) -> int:
-        """Store a container; an existing one with its id is replaced. Returns the revision."""
-        return self._save(CONTAINER, container, if_revision, timeout)
-
-    def update_container(
-        self, container: Container, *, if_revision: int | None = None, timeout: float | None = None
-    ) -> int:
-        """Store a container; if none exists with its id, it is created. Returns the revision."""
-        return self._save(CONTAINER, container, if_revision, timeout)
-
-    def delete_container(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
-        """Delete the container with this id, if it exists. Returns the revision."""
-        return self._delete(CONTAINER, id, if_revision, timeout)
-
-    # ---- secrets
-
-    def create_secret(self, secret: Secret, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store a secret; an existing one with its id is replaced. Returns the revision."""
-        return self._save(SECRET, secret, if_revision, timeout)
-
-    def delete_secret(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
-        """Delete the secret with this id, if it exists. Returns the revision."""
-        return self._delete(SECRET, id, if_revision, timeout)
-
-    # ---- volumes
-
-    def create_volume(self, volume: Volume, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store a volume; an existing one with its id is replaced. Returns the revision."""
-        return self._save(VOLUME, volume, if_revision, timeout)
-
-    def delete_volume(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
-        """Delete the volume with this id, if it exists. Returns the revision."""
-        return self._delete(VOLUME, id, if_revision, timeout)
-
-    # ---- networks
-
-    def create_network(self, network: Network, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store a network; an existing one with its id is replaced. Returns the revision."""
-        return self._save(NETWORK, network, if_revision, timeout)
-
-    def delete_network(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
-        """Delete the network with this id, if it exists. Returns the revision."""
-        return self._delete(NETWORK, id, if_revision, timeout)
-
-    # ---- the CA
-
-    def save_ca(self, data: bytes, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store the CA; an existing one is replaced. Returns the revision."""
-        return self._save(CA, data, if_revision, timeout)
-
-    # ---- ingresses
-
-    def create_ingress(self, ingress: Ingress, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store an ingress; an existing one with its id is replaced. Returns the revision."""
-        return self._save(INGRESS, ingress, if_revision, timeout)
-
-    def update_ingress(self, ingress: Ingress, *, if_revision: int | None = None, timeout: float | None = None) -> int:
-        """Store an ingress; if none exists with its id, it is created. Returns the revision."""
-        return self._save(INGRESS, ingress, if_revision, timeout)
-
-    def delete_ingress(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
-        """Delete the ingress with this id, if it exists. Returns the revision."""
-        return self._delete(INGRESS, id, if_revision, timeout)
-
-    # ---- TLS certificates
-
-    def create_tls_certificate(
-        self, certificate: TLSCertificate, *, if_revision: int | None = None, timeout: float | None = None
-    ) -> int:
-        """Store a TLS certificate; an existing one with its id is replaced. Returns the revision."""
-        return self._save(CERTIFICATE, certificate, if_revision, timeout)
-
-    def update_tls_certificate(
-        self, certificate: TLSCertificate, *, if_revision: int | None = None, timeout: float | None = None
-    ) -> int:
-        """Store a TLS certificate; if none exists with its id, it is created. Returns the revision."""
-        return self._save(CERTIFICATE, certificate, if_revision, timeout)
-
-    def delete_tls_certificate(self, id: str, *, if_revision: int | None = None, timeout: float | None = None) -> int:  # noqa: A002
-        """Delete the TLS certificate with this id, if it exists. Returns the revision."""
-        return self._delete(CERTIFICATE, id, if_revision, timeout)
 
 
 # ------------------------------------------------------------------------------- many writes, one command
@@ -223,7 +304,7 @@ def _ended(outcome: int | Exception) -> Future[int]:
     return future
 
 
-class Batch:
+class Batch(Writes[None, Never]):
     """Writes that are all carried out or all refused, as one command and one revision. For one `with` block, one
     thread.
 
@@ -248,6 +329,11 @@ class Batch:
         "_wait",
         "_writer",
     )
+
+    _each_write = """
+        Becomes part of the batch's command. `if_revision=n`: only if the stored entity's revision is n (0: only if none
+        is stored); if not, nothing of the batch is done. Raises InvalidEntity, and Misuse outside of the `with` block.
+        """
 
     def __init__(self, writer: Writer, *, wait: bool, timeout: float | None) -> None:
         self._writer = writer
@@ -312,110 +398,19 @@ class Batch:
         """The number of writes so far."""
         return len(self._operations)
 
-    def _add(self, operation: Operation) -> None:
+    def _write(self, operation: Operation, timeout: None) -> None:
+        if timeout is not None:
+            raise TypeError("a write of a batch has no timeout of its own: use store.batch(timeout=...)")
+        hosts = self._hosts
+        if operation.kind_number == CERTIFICATE.number and operation.entity is not None:
+            hosts += indexed_items(operation.entity, INDEXED_WIDTHS[CERTIFICATE.number], INDEXED_ITEMS_MAX)
+            if hosts > INDEXED_ITEMS_MAX:
+                raise InvalidEntity("batch", TOO_MANY_HOSTS)
         if self._state != "open":
             raise Misuse("a batch takes writes within its with block only")
         size_bytes = self._size_bytes + operation_size_bytes(operation)
         if size_bytes > MAX_BATCH_BYTES:
             raise InvalidEntity("batch", f"takes more than {MAX_BATCH_BYTES} bytes encoded")
-        self._size_bytes = size_bytes
         self._operations.append(operation)
-
-    def _save(self, kind: Kind[E], entity: E, if_revision: int | None) -> None:
-        operation = put_operation(kind, entity, if_revision)
-        hosts = self._hosts + (len(entity.hosts) if isinstance(entity, TLSCertificate) else 0)
-        if hosts > INDEXED_ITEMS_MAX:
-            raise InvalidEntity("batch", TOO_MANY_HOSTS)
-        self._add(operation)
+        self._size_bytes = size_bytes
         self._hosts = hosts
-
-    def _delete(self, kind: Kind[Any], id: str, if_revision: int | None) -> None:  # noqa: A002
-        self._add(delete_operation(kind, id, if_revision))
-
-    def create_node(self, node: Node, *, if_revision: int | None = None) -> None:
-        """Store a node; an existing one with its id is replaced."""
-        self._save(NODE, node, if_revision)
-
-    def update_node(self, node: Node, *, if_revision: int | None = None) -> None:
-        """Store a node; if none exists with its id, it is created."""
-        self._save(NODE, node, if_revision)
-
-    def delete_node(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
-        """Delete the node with this id, if it exists."""
-        self._delete(NODE, id, if_revision)
-
-    def create_service(self, service: Service, *, if_revision: int | None = None) -> None:
-        """Store a service; an existing one with its id is replaced."""
-        self._save(SERVICE, service, if_revision)
-
-    def update_service(self, service: Service, *, if_revision: int | None = None) -> None:
-        """Store a service; if none exists with its id, it is created."""
-        self._save(SERVICE, service, if_revision)
-
-    def delete_service(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
-        """Delete the service with this id, if it exists."""
-        self._delete(SERVICE, id, if_revision)
-
-    def create_container(self, container: Container, *, if_revision: int | None = None) -> None:
-        """Store a container; an existing one with its id is replaced."""
-        self._save(CONTAINER, container, if_revision)
-
-    def update_container(self, container: Container, *, if_revision: int | None = None) -> None:
-        """Store a container; if none exists with its id, it is created."""
-        self._save(CONTAINER, container, if_revision)
-
-    def delete_container(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
-        """Delete the container with this id, if it exists."""
-        self._delete(CONTAINER, id, if_revision)
-
-    def create_secret(self, secret: Secret, *, if_revision: int | None = None) -> None:
-        """Store a secret; an existing one with its id is replaced."""
-        self._save(SECRET, secret, if_revision)
-
-    def delete_secret(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
-        """Delete the secret with this id, if it exists."""
-        self._delete(SECRET, id, if_revision)
-
-    def create_volume(self, volume: Volume, *, if_revision: int | None = None) -> None:
-        """Store a volume; an existing one with its id is replaced."""
-        self._save(VOLUME, volume, if_revision)
-
-    def delete_volume(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
-        """Delete the volume with this id, if it exists."""
-        self._delete(VOLUME, id, if_revision)
-
-    def create_network(self, network: Network, *, if_revision: int | None = None) -> None:
-        """Store a network; an existing one with its id is replaced."""
-        self._save(NETWORK, network, if_revision)
-
-    def delete_network(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
-        """Delete the network with this id, if it exists."""
-        self._delete(NETWORK, id, if_revision)
-
-    def save_ca(self, data: bytes, *, if_revision: int | None = None) -> None:
-        """Store the CA."""
-        self._save(CA, data, if_revision)
-
-    def create_ingress(self, ingress: Ingress, *, if_revision: int | None = None) -> None:
-        """Store an ingress; an existing one with its id is replaced."""
-        self._save(INGRESS, ingress, if_revision)
-
-    def update_ingress(self, ingress: Ingress, *, if_revision: int | None = None) -> None:
-        """Store an ingress; if none exists with its id, it is created."""
-        self._save(INGRESS, ingress, if_revision)
-
-    def delete_ingress(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
-        """Delete the ingress with this id, if it exists."""
-        self._delete(INGRESS, id, if_revision)
-
-    def create_tls_certificate(self, certificate: TLSCertificate, *, if_revision: int | None = None) -> None:
-        """Store a TLS certificate; an existing one with its id is replaced."""
-        self._save(CERTIFICATE, certificate, if_revision)
-
-    def update_tls_certificate(self, certificate: TLSCertificate, *, if_revision: int | None = None) -> None:
-        """Store a TLS certificate; if none exists with its id, it is created."""
-        self._save(CERTIFICATE, certificate, if_revision)
-
-    def delete_tls_certificate(self, id: str, *, if_revision: int | None = None) -> None:  # noqa: A002
-        """Delete the TLS certificate with this id, if it exists."""
-        self._delete(CERTIFICATE, id, if_revision)

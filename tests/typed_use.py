@@ -1,0 +1,163 @@
+"""The types that type checkers and editors see on a store, a view and a batch. mypy reads this file; nothing runs it.
+
+tests/unit/test_signatures.py compares them with the types that `help()` shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterator
+from typing import assert_type
+
+from warren_raft import (
+    Batch,
+    Container,
+    Ingress,
+    Network,
+    Node,
+    Secret,
+    Service,
+    Store,
+    TLSCertificate,
+    View,
+    Volume,
+)
+from warren_raft.store.writing import Writes
+
+
+def reads_of_a_store(store: Store) -> None:
+    assert_type(store.get_node("x"), Node)
+    assert_type(store.list_nodes(), list[Node])
+    assert_type(store.get_service("x"), Service)
+    assert_type(store.get_service_by_name("x"), Service)
+    assert_type(store.list_services(), list[Service])
+    assert_type(store.get_container("x"), Container)
+    assert_type(store.list_containers(), list[Container])
+    assert_type(store.list_containers_by_service("x"), list[Container])
+    assert_type(store.list_containers_by_node("x"), list[Container])
+    assert_type(store.get_secret("x"), Secret)
+    assert_type(store.get_secret_by_name("x"), Secret)
+    assert_type(store.list_secrets(), list[Secret])
+    assert_type(store.get_volume("x"), Volume)
+    assert_type(store.get_volume_by_name("x"), Volume)
+    assert_type(store.list_volumes(), list[Volume])
+    assert_type(store.get_network("x"), Network)
+    assert_type(store.list_networks(), list[Network])
+    assert_type(store.get_ca(), bytes)
+    assert_type(store.get_ingress("x"), Ingress)
+    assert_type(store.get_ingress_by_name("x"), Ingress)
+    assert_type(store.list_ingresses(), list[Ingress])
+    assert_type(store.get_tls_certificate("x"), TLSCertificate)
+    assert_type(store.get_tls_certificate_by_name("x"), TLSCertificate)
+    assert_type(store.get_tls_certificates_by_host("x"), list[TLSCertificate])
+    assert_type(store.list_tls_certificates(), list[TLSCertificate])
+
+
+def writes_of_a_store(store: Store) -> None:
+    assert_type(store.create_node(Node(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(store.update_node(Node(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(store.delete_node("x", if_revision=0, timeout=2.5), int)
+    assert_type(store.create_service(Service(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(store.update_service(Service(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(store.delete_service("x", if_revision=0, timeout=2.5), int)
+    assert_type(store.create_container(Container(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(store.update_container(Container(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(store.delete_container("x", if_revision=0, timeout=2.5), int)
+    assert_type(store.create_secret(Secret(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(store.delete_secret("x", if_revision=0, timeout=2.5), int)
+    assert_type(store.create_volume(Volume(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(store.delete_volume("x", if_revision=0, timeout=2.5), int)
+    assert_type(store.create_network(Network(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(store.delete_network("x", if_revision=0, timeout=2.5), int)
+    assert_type(store.save_ca(b"ca", if_revision=0, timeout=2.5), int)
+    assert_type(store.create_ingress(Ingress(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(store.update_ingress(Ingress(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(store.delete_ingress("x", if_revision=0, timeout=2.5), int)
+    assert_type(store.create_tls_certificate(TLSCertificate(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(store.update_tls_certificate(TLSCertificate(id="x"), if_revision=0, timeout=2.5), int)
+    assert_type(store.delete_tls_certificate("x", if_revision=0, timeout=2.5), int)
+
+
+def reads_of_a_view(view: View) -> None:
+    assert_type(view.get_node("x"), Node)
+    assert_type(view.list_nodes(), list[Node])
+    assert_type(view.get_service("x"), Service)
+    assert_type(view.get_service_by_name("x"), Service)
+    assert_type(view.list_services(), list[Service])
+    assert_type(view.get_container("x"), Container)
+    assert_type(view.list_containers(), list[Container])
+    assert_type(view.list_containers_by_service("x"), list[Container])
+    assert_type(view.list_containers_by_node("x"), list[Container])
+    assert_type(view.get_secret("x"), Secret)
+    assert_type(view.get_secret_by_name("x"), Secret)
+    assert_type(view.list_secrets(), list[Secret])
+    assert_type(view.get_volume("x"), Volume)
+    assert_type(view.get_volume_by_name("x"), Volume)
+    assert_type(view.list_volumes(), list[Volume])
+    assert_type(view.get_network("x"), Network)
+    assert_type(view.list_networks(), list[Network])
+    assert_type(view.get_ca(), bytes)
+    assert_type(view.get_ingress("x"), Ingress)
+    assert_type(view.get_ingress_by_name("x"), Ingress)
+    assert_type(view.list_ingresses(), list[Ingress])
+    assert_type(view.get_tls_certificate("x"), TLSCertificate)
+    assert_type(view.get_tls_certificate_by_name("x"), TLSCertificate)
+    assert_type(view.get_tls_certificates_by_host("x"), list[TLSCertificate])
+    assert_type(view.list_tls_certificates(), list[TLSCertificate])
+    assert_type(view.iter_nodes(), Iterator[Node])
+    assert_type(view.iter_services(), Iterator[Service])
+    assert_type(view.iter_containers(), Iterator[Container])
+    assert_type(view.iter_secrets(), Iterator[Secret])
+    assert_type(view.iter_volumes(), Iterator[Volume])
+    assert_type(view.iter_networks(), Iterator[Network])
+    assert_type(view.iter_ingresses(), Iterator[Ingress])
+    assert_type(view.iter_tls_certificates(), Iterator[TLSCertificate])
+
+
+def writes_of_a_batch(batch: Batch) -> None:
+    assert_type(batch.create_node(Node(id="x"), if_revision=0), None)
+    assert_type(batch.update_node(Node(id="x"), if_revision=0), None)
+    assert_type(batch.delete_node("x", if_revision=0), None)
+    assert_type(batch.create_service(Service(id="x"), if_revision=0), None)
+    assert_type(batch.update_service(Service(id="x"), if_revision=0), None)
+    assert_type(batch.delete_service("x", if_revision=0), None)
+    assert_type(batch.create_container(Container(id="x"), if_revision=0), None)
+    assert_type(batch.update_container(Container(id="x"), if_revision=0), None)
+    assert_type(batch.delete_container("x", if_revision=0), None)
+    assert_type(batch.create_secret(Secret(id="x"), if_revision=0), None)
+    assert_type(batch.delete_secret("x", if_revision=0), None)
+    assert_type(batch.create_volume(Volume(id="x"), if_revision=0), None)
+    assert_type(batch.delete_volume("x", if_revision=0), None)
+    assert_type(batch.create_network(Network(id="x"), if_revision=0), None)
+    assert_type(batch.delete_network("x", if_revision=0), None)
+    assert_type(batch.save_ca(b"ca", if_revision=0), None)
+    assert_type(batch.create_ingress(Ingress(id="x"), if_revision=0), None)
+    assert_type(batch.update_ingress(Ingress(id="x"), if_revision=0), None)
+    assert_type(batch.delete_ingress("x", if_revision=0), None)
+    assert_type(batch.create_tls_certificate(TLSCertificate(id="x"), if_revision=0), None)
+    assert_type(batch.update_tls_certificate(TLSCertificate(id="x"), if_revision=0), None)
+    assert_type(batch.delete_tls_certificate("x", if_revision=0), None)
+
+
+def everything_else_of_a_store(store: Store) -> None:
+    assert_type(store.close(), None)
+    with store.read() as view, store.batch(wait=False, timeout=2.5) as batch:
+        assert_type(view, View)
+        assert_type(batch, Batch)
+    with store as same:
+        assert_type(same, Store)
+
+
+async def writes_of_another_result(awaitable: Writes[Awaitable[int], float]) -> None:
+    """One declaration serves every form of a write: this one would be awaited."""
+    assert_type(awaitable.create_node(Node(id="x"), timeout=2.5), Awaitable[int])
+    assert_type(await awaitable.delete_node("x"), int)
+
+
+def mistakes(store: Store, batch: Batch) -> None:
+    """mypy refuses each of these lines; where it does not, it reports the unused comment."""
+    batch.create_node(Node(id="x"), timeout=2.5)  # type: ignore[arg-type]
+    store.create_node(Node(id="x"), timeout="2")  # type: ignore[arg-type]
+    store.create_node(Service(id="x"))  # type: ignore[arg-type]
+    batch.create_node(Service(id="x"))  # type: ignore[arg-type]
+    store.create_node(Node(id="x"), 0)  # type: ignore[call-arg]
+    store.update_secret(Secret(id="x"))  # type: ignore[attr-defined]
