@@ -382,7 +382,8 @@ def _found(path: str | None) -> dict[str, Any]:
         raise click.UsageError(f"{path} is a manager's data directory: type warren-raft cert show --data-dir {path}")
     if path is None or os.path.isdir(directory):
         raise RefusedForSafety(
-            f"{directory} holds no certificate: start the manager with serve --join FILE.join, or name a file"
+            f"{directory} holds no certificate: start the manager with `warren-raft serve --join FILE.join`, or name "
+            "a file"
         )
     text = _text(path)
     if text.lstrip().startswith("{"):

@@ -61,8 +61,9 @@ def recover(yes: bool, force: bool, dry_run: bool) -> None:
     Use it when the quorum is lost for good. Every entry in the manager's log is kept, also an entry that may not have
     been acknowledged. Writes that only the lost members held are gone. The cluster gets a new id, new revisions are a
     thousand million higher, and the old files stay in DIR/aside-TIME. Recover one survivor only. Then start it, and add
-    the other managers on empty directories with `members add`. If a snapshot is newer than the survivor, restore the
-    snapshot instead. To compare survivors, use --dry-run: it shows the content and refuses in the same cases.
+    the other managers on empty directories with `warren-raft members add`. If a snapshot is newer than the survivor,
+    restore the snapshot instead. To compare survivors, use --dry-run: it shows the content and refuses in the same
+    cases.
 
     \b
     Example: warren-raft recover --data-dir data/m1
@@ -81,7 +82,8 @@ def recover(yes: bool, force: bool, dry_run: bool) -> None:
         return
     print_restored(restored)
     click.echo(
-        f"{_missing(recovery)}\nStart it as before, and add the others on empty directories: members add ID=HOST:PORT."
+        f"{_missing(recovery)}\nnext: start this manager as before; then start each of the others on an empty "
+        "directory, and type for it: warren-raft members add ID=HOST:PORT"
     )
 
 

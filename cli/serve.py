@@ -66,7 +66,8 @@ STILL_WAITING_SECONDS: Final = 10.0  # the time between two log lines of a manag
 @click.option(
     "--join",
     metavar="FILE",
-    help="This manager's join file (cert issue): id, address, members, key, certificate. Options override it.",
+    help="This manager's join file (`warren-raft cert issue`): id, address, members, key, certificate. Options "
+    "override it.",
 )
 @click.option(
     "--bootstrap",

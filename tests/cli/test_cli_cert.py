@@ -124,7 +124,7 @@ def test_a_manager_starts_from_its_join_file_and_takes_newer_ones(
         (("issue", "m1=h:1", "--ca", "ca", "-o", "x.join", "-o", "y.join"), 2, "-o names two files"),
         (("issue", "--ca", "ca"), 2, "Missing argument"),
         (("show",), 2, "no manager was named"),
-        (("show", "--data-dir", "."), 4, "start the manager with serve --join FILE.join"),
+        (("show", "--data-dir", "."), 4, "start the manager with `warren-raft serve --join FILE.join`"),
         (("show", "nothing"), 2, "does not exist"),
         (("show", "ca/authority.json"), 1, "is not a join file"),
         (("show", "ca/ca.key"), 1, "ca/ca.key holds a private key, not a certificate"),

@@ -168,8 +168,9 @@ class OwnCertificate:
         if not self._config.is_loopback:
             raise RefusedForSafety(
                 f"the certificate of {self._config.node_id} is of this user's CA for managers on one machine, and an "
-                f"address of this cluster is beyond loopback: {_how_to_get_one(self._config)}; give `cert init` the "
-                f"trust domain of this cluster (--trust-domain {local_certificates.TRUST_DOMAIN})"
+                f"address of this cluster is beyond loopback: {_how_to_get_one(self._config)}; give "
+                f"`warren-raft cert init` the trust domain of this cluster (--trust-domain "
+                f"{local_certificates.TRUST_DOMAIN})"
             )
         present = self._present()
         if present is None:

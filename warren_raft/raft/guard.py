@@ -398,7 +398,8 @@ class Guard:
                 raise PeerFault(
                     f"{peer} acknowledged up to index {progress.match}, and its log now ends at {next_index - 1}: its "
                     "data directory is an older copy, or its disk has lost synced bytes. Start "
-                    f"{peer} on an empty directory, and run: members remove {peer}; members add {peer}=HOST:PORT"
+                    f"{peer} on an empty directory, then type on another member: warren-raft members remove {peer}; "
+                    f"warren-raft members add {peer}=HOST:PORT"
                 )
             next_index = progress.match + 1
         if next_index > self._log.last_index + 1:

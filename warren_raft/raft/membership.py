@@ -464,7 +464,9 @@ def _belonging(hello: Hello) -> str:
 
 def _judge_as_member(theirs: Hello, membership: Membership, identity: Identity | None) -> Refusal | None:
     if theirs.incarnation in membership.removed:
-        return Refusal(REMOVED, f"{theirs.node_id} was removed from the cluster; its data directory is of no more use")
+        return Refusal(
+            REMOVED, f"{theirs.node_id} was removed from the cluster; its data directory cannot be used again"
+        )
     if identity is not None and membership.is_removed(identity):
         return Refusal(
             REMOVED_CERTIFICATE,

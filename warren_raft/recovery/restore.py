@@ -490,8 +490,8 @@ class Recovery(Survivor):
             if content is None:
                 raise RefusedForSafety(
                     f"the log of {self.data_dir} holds an entry at index {index} that this release cannot read "
-                    f"({problem}). If a newer release wrote it, run recover with that release. If none did, no manager "
-                    "has applied it or any entry behind it: add --force to go on without them"
+                    f"({problem}). If a newer release wrote it, type warren-raft recover with that release. If none "
+                    "did, no manager has applied it or any entry behind it: add --force to go on without them"
                 )
             found.append((content, index, term))
         return found

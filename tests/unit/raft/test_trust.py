@@ -390,7 +390,7 @@ def test_a_member_that_asks_for_ever_keeps_nobody_from_being_elected(kind: str) 
 
 
 def test_a_single_member_that_says_removed_stops_nobody() -> None:
-    """(Pins a bug: a refusal of 48 bytes stopped every manager, and its log said that its data are of no more use.)"""
+    """(Pins a bug: a refusal of 48 bytes stopped every manager, and its log said that its data is useless.)"""
     cluster, leader = ready()
     victim, other = cluster.followers()
     for _ in range(5):

@@ -27,8 +27,9 @@ from .segments import (
 )
 
 REMEDY = (
-    "this manager must not vote with a part of its log: stop it, run `members remove ID` on another manager, "
-    "move its data directory aside, start it on an empty directory, then run `members add`"
+    "this manager must not vote with a part of its log: stop it, type on another manager: "
+    "warren-raft members remove ID; move its data directory aside, start it on an empty directory, then type: "
+    "warren-raft members add ID=HOST:PORT"
 )
 
 _SEGMENT_NAME = re.compile(r"(\d{16})\.log")
