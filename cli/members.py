@@ -90,7 +90,7 @@ def remove(member_id: str, timeout: float | None) -> None:
     """
     asked = manager()
     was_member = any(member["id"] == member_id for member in asked.members())
-    asked.remove_member(member_id, timeout=timeout)  # also if it is no member here: it may have been added just now
+    asked.remove_member(member_id, timeout=timeout)  # also if it is not a member here: it may have been added just now
     _say_done(f"removed {member_id}" if was_member else f"{member_id} is not a member")
 
 

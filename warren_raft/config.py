@@ -320,7 +320,7 @@ def check_address(address: object, *, field: str = "address") -> str:
     """The address, if a manager can be reached there: "host:port" or "[ipv6]:port". Raises InvalidEntity."""
     host, port = split_address(address, field=field)
     if _is_every_interface(host):
-        raise _wrong(field, f"{host} is no address that others can reach: name this host's own, as 192.0.2.1:{port}")
+        raise _wrong(field, f"other managers cannot reach {host}: name this host's own, as 192.0.2.1:{port}")
     assert isinstance(address, str)  # split_address has checked it
     return address
 

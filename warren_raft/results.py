@@ -29,7 +29,7 @@ class Result:
         return {each.name: _json_of(getattr(self, each.name)) for each in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     def __getitem__(self, name: str) -> Any:
-        text = f"{type(self).__name__} is no mapping any more: read .{name}, or to_json()[{name!r}]"
+        text = f"{type(self).__name__} is not a mapping any more: read .{name}, or to_json()[{name!r}]"
         warnings.warn(text, DeprecationWarning, stacklevel=2)
         return self.to_json()[name]
 

@@ -324,7 +324,11 @@ def refused(ran: subprocess.CompletedProcess[str]) -> str:
             2,
             "m1 has two addresses",
         ),
-        (("--node-id", "m1", "--listen", "0.0.0.0:1", "--member", "m1=127.0.0.1:1"), 2, "no address that others can"),
+        (
+            ("--node-id", "m1", "--listen", "0.0.0.0:1", "--member", "m1=127.0.0.1:1"),
+            2,
+            "other managers cannot reach 0.0.0.0",
+        ),
         (("--node-id", "m1", "--listen", "192.0.2.1:1", "--member", "m1=192.0.2.1:1"), 4, "cert issue m1=192.0.2.1:1"),
         ((*M1, "--backup-every", "1h"), 2, "--backup-every needs --backup-dir"),
         ((*M1, "--backup-keep", "7"), 2, "backup_keep: needs backup_dir"),
@@ -365,7 +369,7 @@ def test_an_address_of_another_host_is_named_and_leaves_no_directory(tmp_path: P
     address = "192.0.2.1:7946"  # TEST-NET-1: no host has it
     ran = serve(*arguments_of("m1", address, tmp_path / "m1"), "--insecure-plaintext", "--bootstrap")
     assert ran.returncode == 1
-    assert "192.0.2.1 is no address of this host: " in refused(ran)
+    assert "192.0.2.1 is not an address of this host: " in refused(ran)
     assert not (tmp_path / "m1").exists()
 
 

@@ -97,7 +97,8 @@ def test_who_was_never_part_of_a_cluster_has_nothing_to_save(
     ran = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", tmp_path / "m1")
     assert (ran.code, ran.err) == (
         4,
-        "warren-raft: m1 has not been part of a cluster yet: there is nothing to save; ask a manager that has\n",
+        "warren-raft: m1 has not been part of a cluster yet, so there is nothing to save: use the data directory of a "
+        "manager that is a member\n",
     )
     assert nothing_left(tmp_path)
 

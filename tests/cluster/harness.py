@@ -382,8 +382,8 @@ class Cluster:
         self.wait(lambda: all(self.log_base(id_) > index for id_ in waited_for), f"logs that begin behind {index}")
 
     def leave_behind(self, id_: str) -> int:
-        """Kill a manager, and wait until no other manager has the log any more that it needs. Returns its last index,
-        or a later one."""
+        """Kill a manager, and wait until the logs of the others no longer hold the entries that it needs. Returns its
+        last index, or a later one."""
         index = self.status(id_)["commit_index"]
         self.kill(id_)
         self.wait_cut(index)

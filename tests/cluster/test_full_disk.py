@@ -180,7 +180,7 @@ def test_a_snapshot_waits_for_room_and_is_taken_then(on_small_disks: Make) -> No
             cluster.call("m1", "put", key=keys[0], value="y" * 20_000)
         return "no snapshot could be taken" in alarms(cluster, "m1")
 
-    cluster.wait(write_more, "a snapshot that found no room")
+    cluster.wait(write_more, "a snapshot that had no space left")
     assert str(cluster.data_dir("m1")) in alarms(cluster, "m1")
     disks["m1"].free()
     cluster.wait(lambda: cluster.status("m1")["snapshot"], "the snapshot")

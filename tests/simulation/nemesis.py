@@ -218,7 +218,7 @@ class Nemesis:
         process = self._some()
         if process is not None:
             process.directory.state_full_until = self.world.now + self.random.uniform(0.1, 3.0)
-            self._count("no room for the state", process.id)
+            self._count("no space left for the state", process.id)
 
     def _spoil_state(self) -> None:
         """Make a manager's state wrong: one at a time, if the others are a majority that agrees; and at most twice in a

@@ -68,7 +68,7 @@ class _Full(WriteTransaction):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        full = StorageFull("no room for the state: made so by the simulation")
+        full = StorageFull("no space left for the state: a fault of the simulation")
         world = self._directory.world
         if kind is None and world.random.random() >= CAME_THROUGH:
             super().__exit__(StorageFull, full, trace)

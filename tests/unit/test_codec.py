@@ -219,13 +219,13 @@ def test_nested_structures_may_be_older_and_newer_too() -> None:
 
 
 def test_members_of_enumerations_are_members_again_and_unknown_ones_stay_text() -> None:
-    """A newer manager may know more members; an older one reads them and does not fall over."""
+    """A newer manager may know more members; an older one reads them as text."""
     known = codec.decode(NODE, record_of(NODE, Node(id="n", role="manager")))
     assert known.role is NodeRole.MANAGER
     newer = codec.decode(NODE, codec.make_record(7, cbor2.dumps(["n", "arbiter"])))
     assert newer.role == "arbiter"
     assert type(newer.role) is str
-    assert type(codec.decode(NODE, record_of(NODE, Node(id="n"))).role) is str  # "" is no member
+    assert type(codec.decode(NODE, record_of(NODE, Node(id="n"))).role) is str  # "" is not a member
     path = IngressPath(path_type="Regex", access_control=AccessControl(allowed_ips=("10.0.0.0/8",)))
     ingress = Ingress(id="i", rules=(IngressRule(host="h", paths=(path, IngressPath(path_type="Exact"))),))
     paths = [["", "Regex", None, None, None, None, [["10.0.0.0/8"], []]], ["", "Exact"]]

@@ -136,8 +136,8 @@ def test_a_host_beyond_loopback_is_an_address_too(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
-def test_all_addresses_of_a_host_are_none_that_others_can_reach(host: str) -> None:
-    with pytest.raises(InvalidEntity, match="no address that others can reach"):
+def test_all_addresses_of_a_host_are_not_one_that_others_can_reach(host: str) -> None:
+    with pytest.raises(InvalidEntity, match="other managers cannot reach "):
         Config(**settings(members=THREE | {"m3": f"{host}:7946"}))
 
 
@@ -247,7 +247,11 @@ m3 = "127.0.0.1:3"
     [
         ('listen = "127.0.0.1:7946"', 'listen = "nowhere"', "config.listen: 'nowhere' is not an address"),
         ('m2 = "127.0.0.1:7947"', "m2 = 7947", "config.members.m2: 7947 is not an address"),
-        ('m2 = "127.0.0.1:7947"', 'm2 = "0.0.0.0:7947"', "config.members.m2: 0.0.0.0 is no address that"),
+        (
+            'm2 = "127.0.0.1:7947"',
+            'm2 = "0.0.0.0:7947"',
+            "config.members.m2: other managers cannot reach 0.0.0.0: name",
+        ),
         ('listen = "127.0.0.1:7946"', "", "config.listen: is missing in "),
         ('listen = "127.0.0.1:7946"', 'listne = "127.0.0.1:7946"', "config.listne: there is no such setting"),
     ],

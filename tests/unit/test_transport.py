@@ -345,10 +345,10 @@ async def test_the_engine_hears_the_whole_hello_of_its_peer(stage: Stage) -> Non
 @scenario
 async def test_a_refused_dialler_is_told_why_and_neither_side_has_a_link(stage: Stage) -> None:
     a, b = await stage.node("m1"), await stage.node("m2")
-    b.judge = lambda hello: Refusal("removed", f"{hello['node_id']} is no member")
+    b.judge = lambda hello: Refusal("removed", f"{hello['node_id']} is not a member")
     a.transport.set_peers({"m2": (b.address,)})
     await until(lambda: len(a.told("refused")) >= 3, "three attempts")
-    assert set(a.told("refused")) == {("m2", "removed", "m1 is no member")}
+    assert set(a.told("refused")) == {("m2", "removed", "m1 is not a member")}
     assert not a.told("up")
     assert not b.told("up")
     b.judge = lambda hello: None
@@ -1391,7 +1391,7 @@ async def test_an_address_that_is_not_ours_is_said_in_one_line(stage: Stage) -> 
     node = Node("m1")
     node.transport._listen = ("192.0.2.1", 7946)  # TEST-NET-1: no machine has this address
     with pytest.raises(
-        OSError, match=r"^\[Errno \d+\] 192\.0\.2\.1 is no address of this host: .* listen on 192\.0\.2\.1:7946"
+        OSError, match=r"^\[Errno \d+\] 192\.0\.2\.1 is not an address of this host: .* listen on 192\.0\.2\.1:7946"
     ):
         await node.transport.start()
 

@@ -1,8 +1,8 @@
 """Resources that a process or a machine may lack for a while: space, file descriptors, memory, allowed file size.
 
 Lives here: the errors that mean a shortage, and the words for them. Not here: trying again, and the alarms.
-Invariant: an operation that ends with such an error may be repeated. An error after which the content of the disk is
-unknown (EIO) is not among them.
+Invariant: an operation that ends with such an error may be repeated. EIO is not such an error: after it the content of
+the disk is unknown.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..errors import StorageFull
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """`what` is the lack, as the end of a sentence with "because"; `remedy` is the advice."""
+    """`what` ends a sentence that begins "because …"; `remedy` is the advice to the operator."""
 
     what: str
     remedy: str
@@ -45,7 +45,7 @@ _SHORTAGES: Final = {
 
 
 def storage_full(text: str, code: int) -> StorageFull:
-    """The error for a shortage; `code` is its errno."""
+    """The error for a shortage, with its errno as `code`."""
     error = StorageFull(text)
     error.code = code
     return error

@@ -617,8 +617,8 @@ class ReplicatedStore(Store):
         database = self._attached()
         if self._opened.machine.cluster_id is None:
             raise RefusedForSafety(
-                f"{self.config.node_id} has not been part of a cluster yet: there is nothing to save; ask a manager "
-                "that has"
+                f"{self.config.node_id} has not been part of a cluster yet, so there is nothing to save: use the data "
+                "directory of a manager that is a member"
             )
         quorum = self._engine.has_quorum and self._is_alive
         return save(

@@ -334,7 +334,7 @@ class SubmitLargeCancel(Message):
 class SubmitLargeEnd(Message):
     number: Number
     again: Flag
-    """The sender does not lead, or has no room: the command has to be sent again."""
+    """The sender does not lead, or its queue is full: the command has to be sent again."""
 
 
 # Snapshots

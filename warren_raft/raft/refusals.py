@@ -33,7 +33,7 @@ REFUSAL_SECONDS: Final = 15.0
 FAULT_SECONDS: Final = 300.0
 """A peer that sent an impossible message is under suspicion for this long."""
 STRANGERS: Final = "strangers"
-"""The subject of alarms about managers that are no members."""
+"""The subject of alarms about managers that are not members."""
 NOTED_REFUSALS: Final = frozenset(
     {OTHER_CLUSTER, OTHER_ORIGIN, OTHER_TRUST_DOMAIN, REMOVED_CERTIFICATE, UNKNOWN_DIRECTORY}
 )

@@ -397,9 +397,9 @@ class Survivor:
         if answering:
             who = ", ".join(f"{id_} ({address})" for id_, address in answering.items())
             if len(answering) == 1:
-                do = "accepts connections: stop it, or add --force if that is no member of this cluster"
+                do = "accepts connections: stop it, or add --force if it is not a member of this cluster"
             else:
-                do = "accept connections: stop them, or add --force if those are no members of this cluster"
+                do = "accept connections: stop them, or add --force if they are not members of this cluster"
             raise RefusedForSafety(f"{who} {do}")
 
 

@@ -325,7 +325,7 @@ class StateDirectory:
         os.close(self._replace(self.pointer, b"%d\n" % generation))
 
     def next_generation(self) -> int:
-        """A number above every one in use. Numbers are not used twice, so that a stale name never fits."""
+        """A number above every number in use. No number is used twice, so an old name never leads to another file."""
         numbers = [
             int(match[1])
             for name in RESERVE.call(os.listdir, self.path)

@@ -287,7 +287,7 @@ class View(Reads):
             self._transaction.__exit__(*exception)
 
     def __repr__(self) -> str:
-        """For logs and debuggers. Any state; never raises."""
+        """For logs and debuggers. It works in any state and never raises."""
         return f"<View of revision {self._revision}>" if self._transaction is not None else "<View, not open>"
 
     def _opened(self) -> ReadTransaction:

@@ -391,7 +391,7 @@ class Batch(Writes[None, Never]):
         return self._future
 
     def __repr__(self) -> str:
-        """For logs and debuggers. Any state; never raises."""
+        """For logs and debuggers. It works in any state and never raises."""
         return f"<Batch of {len(self._operations)} writes, {self._state}>"
 
     def __len__(self) -> int:

@@ -111,5 +111,7 @@ def _refusal_to_bind(where: str, error: OSError) -> Exception:
         return InUse(where, "port is in use by another process")
     if error.errno == errno.EADDRNOTAVAIL:
         host = where.rpartition(":")[0]
-        return OSError(error.errno, f"{host} is no address of this host: {error.strerror}, cannot listen on {where}")
+        return OSError(
+            error.errno, f"{host} is not an address of this host: {error.strerror}, cannot listen on {where}"
+        )
     return OSError(error.errno, f"cannot listen on {where}: {error.strerror}")

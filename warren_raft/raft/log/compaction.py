@@ -100,7 +100,7 @@ class Removal:
         self.running = True
 
     def __call__(self) -> None:
-        """Unlink the segments, the oldest first. Raises OSError. A segment that does not exist is no error."""
+        """Unlink the segments, the oldest first. Raises OSError. A segment that does not exist is left out."""
         try:
             while self.left:
                 with contextlib.suppress(FileNotFoundError):  # an earlier removal that failed may have unlinked it

@@ -79,7 +79,7 @@ class Contents:
             raise InvariantViolation(f"term {term} is lower than the current term {self.current_term}")
         if term == self.current_term and self.voted_for not in (None, voted_for):
             raise InvariantViolation(
-                f"term {term} already has a vote for {self.voted_for!r}, so there is none for {voted_for!r}"
+                f"this manager has voted for {self.voted_for!r} in term {term}, so it cannot vote for {voted_for!r}"
             )
         self.current_term = term
         self.voted_for = voted_for
