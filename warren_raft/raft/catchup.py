@@ -29,6 +29,7 @@ from warren_raft.raft.messages import (
     SnapshotOffer,
     SnapshotWanted,
 )
+from warren_raft.raft.replacement import Phase, Replacement
 from warren_raft.raft.roster import Roster
 
 CHUNK_BYTES: Final = CHUNK_BYTES_MAX
@@ -157,17 +158,22 @@ class Catchup:
         send: Callable[[str, Message], None],
         work: Callable[[Job, Then], None],
         alarms: Alarms,
+        replacement: Replacement,
         install: Callable[[Any], None],
+        condemn: Callable[[], None],
         has_quorum: Callable[[], bool],
         taken_after_bytes: int = TAKEN_AFTER_BYTES,
     ) -> None:
+        """`install` replaces the state by a fetched one. `condemn` says that the state in use is wrong."""
         self.snapshots = snapshots
         self._log = log
         self._roster = roster
         self._send = send
         self._work = work
         self._alarms = alarms
+        self._replacement = replacement
         self._install = install
+        self._condemn = condemn
         self._has_quorum = has_quorum
         self._stagger = 1 + zlib.crc32(log.node_id.encode()) % STAGGER_STEPS / (2 * STAGGER_STEPS)
         self._taken_after_bytes = taken_after_bytes
@@ -192,14 +198,10 @@ class Catchup:
         its log begins. A snapshot that ends before that index is useless for it."""
         self._epoch = 0
         """How often the state was replaced."""
-        self.state_is_wrong = False
-        """A snapshot of our own state failed its verification. For the engine, which resets it."""
         self._wanted_at = -1e9
         self._received: Any = None
         """The fetched snapshot that is about to replace our state. It is held once the log goes on from it."""
         self.fetch: _Fetch | None = None
-        self.wanted = False
-        """This manager's state is wrong: fetch any snapshot that the leader has."""
 
     def count_log(self, applied_index: int) -> None:
         """Count the bytes that the log holds beyond the newest snapshot. Called at the start, and after the state was
@@ -232,9 +234,14 @@ class Catchup:
             if guard.match_index(peer) >= snapshot.index:
                 del self._pins[peer]  # the follower has its state; the log need not wait for it any more
         self._look_after_fetch()
-        if self.wanted and not self.is_served and leader is not None and now - self._wanted_at >= RETRY_SECONDS:
+        if self._is_wanted and not self.is_served and leader is not None and now - self._wanted_at >= RETRY_SECONDS:
             self._wanted_at = now
             self._send(leader, SnapshotWanted(self._log.base_index))
+
+    @property
+    def _is_wanted(self) -> bool:
+        """Whether any snapshot of the leader is welcome, because our state is wrong and we cannot rebuild it."""
+        return self._replacement.phase is Phase.WANTED
 
     @property
     def is_served(self) -> bool:
@@ -268,12 +275,12 @@ class Catchup:
                 if error is None:
                     self.snapshots.drop(snapshot)  # its state was replaced meanwhile, and may have been wrong
                 return
-            if isinstance(error, SnapshotInvalid):
-                self.state_is_wrong = True  # a copy of the state fails its verification
             self._owed = error is not None  # due again even if the state has grown beyond the log meanwhile
             if error is not None:
                 self._not_before = self._now + RETRY_SECONDS
                 self._alarms.raise_alarm("snapshot-not-taken", f"no snapshot could be taken: {error}")
+                if isinstance(error, SnapshotInvalid):
+                    self._condemn()  # a copy of the state fails its verification
                 return
             self._alarms.clear_alarm("snapshot-not-taken")
             self._bytes -= counted
@@ -367,7 +374,7 @@ class Catchup:
     def offered(self, peer: str, message: SnapshotOffer) -> None:
         """The leader offers a snapshot, because our log ends before its log begins."""
         sha256, index = message.sha256, message.index
-        if self._received is not None or (index <= self._applied_index and not self.wanted):
+        if self._received is not None or (index <= self._applied_index and not self._is_wanted):
             return
         if self._now < self._refused.get(sha256, -1e9) + RETRY_SECONDS:
             return
@@ -447,15 +454,14 @@ class Catchup:
 
         self._work(self.snapshots.open_incoming(fetch.sha256, self._roster.cluster_id), opened)
 
-    def installed(self, applied_index: int) -> None:
-        """The state was replaced."""
+    def installed(self, applied_index: int, *, own_are_wrong: bool) -> None:
+        """The state was replaced. `own_are_wrong`: so are the snapshots that were taken of the old state."""
         self._epoch += 1
         self._applied_index = applied_index
         received, self._received = self._received, None
         if received is not None:
-            if self.wanted:
-                self.snapshots.drop_held(received)  # the others were taken of the wrong state
-            self.wanted = False
+            if own_are_wrong:
+                self.snapshots.drop_held(received)
             self._hold(received)
         self.count_log(applied_index)
 

@@ -123,6 +123,7 @@ from warren_raft.raft.messages import (
 from warren_raft.raft.outbox import Outbox
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.refusals import Refusals, removed
+from warren_raft.raft.replacement import Phase, Replacement
 from warren_raft.raft.reports import Heard, Report
 from warren_raft.raft.requests import ChangeWanted, Requests, TransferWanted
 from warren_raft.raft.roster import Roster
@@ -252,6 +253,7 @@ class Engine:
         self._health = Health(settings.node_id, self._roster, send=self._outbox.send, alarms=alarms)
         self._refusals = Refusals(settings.node_id, self._roster, log, self._outbox, alarms)
         self._watch = Watch(settings.node_id, self._roster, alarms)
+        self._replacement = Replacement()
         self._catchup = Catchup(
             log=log,
             roster=self._roster,
@@ -259,12 +261,15 @@ class Engine:
             send=self._outbox.send,
             work=self._start_work,
             alarms=alarms,
+            replacement=self._replacement,
             install=lambda machine: self._installation.install(machine),
+            condemn=lambda: self._installation.condemn(),
             has_quorum=lambda: self.has_quorum,
             taken_after_bytes=settings.snapshot_after_bytes,
         )
         self._installation = Installation(
             settings.node_id,
+            self._replacement,
             log=log,
             snapshots=snapshots,
             catchup=self._catchup,
@@ -429,7 +434,7 @@ class Engine:
         whether a majority is connected."""
         if self._stopped:
             return False
-        if self._core.is_leader or self._installation.is_swapping:  # nobody is heard while the state is replaced
+        if self._core.is_leader or self._replacement.is_swapping:  # nobody is heard while the state is replaced
             voters = self._roster.voters
             return sum(self._roster.connected(voter) for voter in voters) * 2 > len(voters)
         return self.leader is not None and self.leader_contact_age(self._now) < 2 * (
@@ -465,7 +470,7 @@ class Engine:
     @property
     def shortage(self) -> Shortage | None:
         """The shortage that this manager's log or state waits for; None if there is none."""
-        state_waits = self._apply_again_at > LONG_AGO or self._installation.waits_for_room
+        state_waits = self._apply_again_at > LONG_AGO or self._replacement.phase is Phase.BLOCKED
         return self._shortage if self.disk_full or state_waits else None
 
     @property
@@ -577,7 +582,7 @@ class Engine:
         if looks:
             self._look_at = self._now + TICK_SECONDS
             self._look_around()
-        if self._installation.is_swapping:
+        if self._replacement.is_swapping:
             self._expire()
             return
         core = self._core
@@ -604,14 +609,14 @@ class Engine:
     @property
     def _is_restless(self) -> bool:
         """Whether something is under way that may go one step further with each message and each sync."""
-        roster, installation = self._roster, self._installation
-        return not roster.is_settled or installation.incoming is not None or self._requests.is_transferring
+        roster, replacement = self._roster, self._replacement
+        return not roster.is_settled or replacement.incoming is not None or self._requests.is_transferring
 
     def _look_around(self) -> None:
         """The matters that no write waits for: once a tick, and after an event that is not part of a write."""
         self._dial()
         self._refusals.follow_addresses()
-        if not self._installation.is_swapping:
+        if not self._replacement.is_swapping:
             self._compare_states()
         if self._watch.is_due(self._now):
             situation = Situation(
@@ -624,7 +629,7 @@ class Engine:
             )
             self._watch.look(self._now, situation)
         self._tick_snapshots()
-        if not self._installation.is_swapping:
+        if not self._replacement.is_swapping:
             self._first_start()
 
     @property
@@ -637,9 +642,9 @@ class Engine:
             return self._reason_of_shortage("its log")
         if self._apply_again_at > LONG_AGO:
             return self._reason_of_shortage("its state")
-        if self._installation.is_odd:
+        if self._replacement.is_wrong:
             return Reason(STATE_WRONG, "its state is wrong")
-        if self._installation.wants_relief:
+        if self._replacement.wants_relief:
             return Reason(STATE_RENEWED, "its state goes on in another file")
         if self._settling.is_leaving:
             return Reason(LEAVING, f"{self._node_id} was removed from the cluster")
@@ -803,7 +808,7 @@ class Engine:
     def _arriving(self, peer: str, number: int, term: int) -> None:
         """Parts of a large message count as signs of life, both ways: over a thin link its end may be far away."""
         link = self._roster.links.get(peer)
-        if link is None or link.number != number or not self._hears(peer) or self._installation.is_swapping:
+        if link is None or link.number != number or not self._hears(peer) or self._replacement.is_swapping:
             return
         self._catchup.arriving(peer, self._now)
         if term and self._guard.is_led_by(peer, term):
@@ -842,7 +847,7 @@ class Engine:
             self._guard.stats["message of a peer that is ahead not heard"] += 1
             if isinstance(message, LargeEntry):
                 self._outbox.send(peer, LargeEntryRefused(message.number))
-        elif self._installation.is_swapping and kind not in ALSO_WHILE_SWAPPING:
+        elif self._replacement.is_swapping and kind not in ALSO_WHILE_SWAPPING:
             self._guard.stats["message while the state is replaced dropped"] += 1
         else:
             self._handlers[kind](peer, message)
@@ -871,7 +876,7 @@ class Engine:
 
     def _on_health(self, peer: str, message: HealthReport) -> None:
         self._health.receive(peer, message, self._now)
-        if not self._installation.is_swapping:
+        if not self._replacement.is_swapping:
             self._hear_of_lists(message)
 
     def _on_append_entries(self, peer: str, message: AppendEntries) -> None:
@@ -1004,7 +1009,7 @@ class Engine:
         applied_all = self._machine.applied_index >= self._log.commit_index
         # A state that is wrong makes no vote and no entry wrong: better that leader than none for good.
         may_mislead = self._now - self._led_at > ODD_WAITS_TIMEOUTS * self._settings.election_timeout_seconds
-        is_fit = not self._installation.is_odd or may_mislead
+        is_fit = not self._replacement.is_wrong or may_mislead
         return Standing(
             term=self._core.term,
             last_index=self._log.last_index,
@@ -1196,18 +1201,18 @@ class Engine:
         """Apply the entries that are committed and durable here, some at a time. True: there is more to do at once."""
         if self.failure is not None:
             return False
-        if self._now < self._apply_again_at or self._installation.is_swapping:
+        if self._now < self._apply_again_at or self._replacement.is_swapping:
             return False
         was_blocked = self._apply_again_at > LONG_AGO
         try:
             if was_blocked:
                 self._machine.settle()
                 self._adopt_membership(membership_of(self._machine))  # the commit of a change may have come through
-                if self._installation.incoming is not None:
-                    self._installation.incoming.settle()
+                if self._replacement.incoming is not None:
+                    self._replacement.incoming.settle()
             more = self._apply()
             self._apply_again_at = LONG_AGO
-            if was_blocked and not self._installation.waits_for_room:
+            if was_blocked and self._replacement.phase is not Phase.BLOCKED:
                 clear_blocked(self.alarms, "state")
             return more
         except StorageFull as error:
@@ -1241,7 +1246,7 @@ class Engine:
             self._after_apply()
             can_propose = self._core.is_leader and (self._submitter.is_queueing or self._roster.membership is None)
             can_write = can_write or can_propose
-        is_replaying = self._installation.incoming is not None and self._installation.replay(machine.applied_index)
+        is_replaying = self._replacement.incoming is not None and self._installation.replay(machine.applied_index)
         return is_replaying or last < limit or can_write or (self._batch is None and log.has_pending)
 
     def _after_apply(self) -> None:
@@ -1369,19 +1374,16 @@ class Engine:
 
     def _tick_snapshots(self) -> None:
         machine = self._machine
-        if not self._installation.is_swapping:
+        if not self._replacement.is_swapping:
             if self.renewal_wanted:
                 self.renewal_wanted = False
                 self._installation.renew()
-            if self._catchup.state_is_wrong:
-                self._catchup.state_is_wrong = False
-                self._installation.state_is_wrong()
             self._catchup.tick(
                 self._now,
                 self._guard,
                 applied_index=machine.applied_index,
                 leader=None if self._core.is_leader else self.leader,
-                may_take=not self._installation.is_odd and self._installation.incoming is None,
+                may_take=not self._replacement.is_wrong and self._replacement.incoming is None,
             )
         self._installation.tick(
             machine.applied_index,
@@ -1403,7 +1405,7 @@ class Engine:
             settled=self._roster.settled_index,
         )
         if is_odd:
-            self._installation.state_is_wrong()
+            self._installation.condemn()
 
     def _swap(self, incoming: StateMachine, why: str) -> None:
         self._machine = incoming
@@ -1417,7 +1419,6 @@ class Engine:
         self._submitter.state_replaced()
         self._assemble()
         self._snapshots.swap(incoming, why)
-        self._catchup.installed(incoming.applied_index)
         self._health.state_changed()
         self._check_ready()
 

@@ -1,17 +1,16 @@
 """Replacing the state: by one that was fetched, or by one that was rebuilt because ours turned out to be wrong.
 
-The new state is replayed up to our applied index, or else the log is reset to begin at its end. Then it becomes the
-state that the next start opens, then the state in use. A leader does not replace its state, because it hears no peer
-meanwhile: it hands leadership over, or steps down. Not here: the source of a state (catchup.py), and the core that is
-rebuilt on it (engine.py). Invariant: if the process dies between any two of these steps, the next start can go on;
-local readers never go back.
+Lives here: the conditions and the work of each step. A leader does not replace its state, because it hears no peer
+meanwhile: it hands leadership over, or steps down. Not here: the phases (replacement.py), the source of a state
+(catchup.py), and the core that is rebuilt on the new state (engine.py). Invariant: if the process dies between any two
+steps, the next start can go on; local readers never go back.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from warren_raft.alarms import Alarms
 from warren_raft.disk.shortage import shortage_of
@@ -22,6 +21,7 @@ from warren_raft.raft.catchup import Catchup, Snapshots
 from warren_raft.raft.effects import Job, Then
 from warren_raft.raft.log.log import Batch, Log
 from warren_raft.raft.membership import Change, apply_change
+from warren_raft.raft.replacement import Cause, Event, Phase, Replacement
 from warren_raft.raft.state_machine import StateMachine, apply_membership, membership_of
 from warren_raft.support.log_lines import log_event
 
@@ -48,6 +48,7 @@ class Installation:
     def __init__(
         self,
         node_id: str,
+        replacement: Replacement,
         *,
         log: Log,
         snapshots: Snapshots,
@@ -63,6 +64,7 @@ class Installation:
         """`swap` makes a state the one in use; the old state is kept under the given word, or not at all if the word is
         empty. `is_alone`: there is no other voter."""
         self._node_id = node_id
+        self._replacement = replacement
         self._log = log
         self._snapshots = snapshots
         self._catchup = catchup
@@ -73,153 +75,151 @@ class Installation:
         self._swap = swap
         self._step_down = step_down
         self._is_alone = is_alone
-        self.incoming: StateMachine | None = None
-        """A state that will replace the present one."""
-        self.is_swapping = False
-        """True from the moment that the log is reset, or the new state is published, until the new state is in use."""
+        self._rebuilding: Then | None = None
+        """The newest rebuild. In REBUILDING its result counts; any other result is discarded."""
+        self._rebuild_not_before = -NEVER
+        self._verdicts = 0
+        """How often the state turned out to be wrong in this process."""
         self._reset_batch: Batch | None = None
-        """The batch that resets the log for the incoming state, while it is written."""
-        self._publish_again_at = NEVER
-        self.waits_for_room = False
-        """There is a shortage (of space, say) that keeps the new state from being published."""
-        self._is_rebuilding = False
-        self._rebuild_failed = False
-        self._not_before = -NEVER
+        """The batch that resets the log for the new state."""
+        self._publish_at = NEVER
+        """When the new state is published again; NEVER while a worker publishes it."""
         self._unrelieved_since = NEVER
         """When this manager began to lead with a state that it wants to replace."""
-        self._rebuilds = 0
-        self.is_renewing = False
-        """The state is right, and is made again in another file."""
-        self.is_odd = False
-        """Our state is wrong: this manager must not lead, and gets another state."""
 
     def tick(self, applied_index: int, *, leads: bool, log_is_idle: bool) -> None:
         """Go one step further. `applied_index`: that of the present state; `leads`: this manager leads."""
-        if not leads or not (self.is_odd or self.wants_relief):
+        replacement = self._replacement
+        if not leads or not (replacement.is_wrong or replacement.wants_relief):
             self._unrelieved_since = NEVER
         elif self._unrelieved_since == NEVER:
             self._unrelieved_since = self._clock()
-        self._help_itself()
-        if self.incoming is None:
-            return
-        if self.is_swapping:
-            if self._clock() >= self._publish_again_at:
-                self._publish(self.incoming)
-        elif leads:
-            self._wait_as_leader(self.incoming, applied_index)
-        else:
-            self._advance(self.incoming, applied_index, log_is_idle=log_is_idle)
+        match replacement.phase:
+            case Phase.DELAYED | Phase.WANTED:
+                self._rebuild_again()
+            case Phase.REPLAYING if leads:
+                self._wait_as_leader(self._new_state, applied_index)
+            case Phase.REPLAYING:
+                self._advance(self._new_state, applied_index, log_is_idle=log_is_idle)
+            case Phase.BLOCKED if self._clock() >= self._publish_at:
+                replacement.go(Event.AGAIN)
+                self._publish(self._new_state)
+
+    @property
+    def _new_state(self) -> StateMachine:
+        incoming = self._replacement.incoming
+        if incoming is None:
+            raise InvariantViolation(f"there is no new state in the phase {self._replacement.phase.value!r}")
+        return incoming
 
     @property
     def _is_on_its_own(self) -> bool:
         """Whether no other manager can lead in our place, or give us a state."""
         return self._is_alone() or self._clock() - self._unrelieved_since >= RELIEF_SECONDS
 
-    def _wait_as_leader(self, incoming: StateMachine, applied_index: int) -> None:
-        """Before the state is replaced, another manager is to lead (engine.py offers leadership). If none can, this
-        leader steps down."""
-        if not (self.is_odd or self.is_renewing) or not self._log_goes_on_from(incoming):
-            self._drop(incoming)  # a leader holds all committed entries, and needs no other manager's state
-        elif self._is_ready(incoming, applied_index) and self._is_on_its_own:
-            self._step_down()
-
-    @property
-    def wants_relief(self) -> bool:
-        """Whether another manager is to lead, so that a renewed state can replace the present one."""
-        return self.is_renewing and self.incoming is not None
+    # A new state is wanted -------------------------------------------------------------------------------------------
 
     def renew(self) -> None:
         """Rebuild the state in a new file, from our own snapshot and log, and use that. For a file that cannot be used
         for long any more, although its contents are right. A failure is logged, and changes nothing."""
-        if self.incoming is None and not self.is_odd and not self.is_renewing and not self._catchup.is_served:
-            self.is_renewing = True
-            self._work(self._snapshots.rebuild(self._log.holds), self._renewed)
+        if self._replacement.phase is Phase.IN_USE and not self._catchup.is_served:
+            self._replacement.go(Event.RENEW)
+            self._rebuild()
 
-    def _renewed(self, machine: Any, error: Exception | None) -> None:
-        self.is_renewing = error is None and self.incoming is None
-        if error is None:
-            self.install(machine)
-        else:
-            log_event(logger, logging.WARNING, "state not renewed", error, node=self._node_id)
-
-    def install(self, machine: Any) -> None:
-        """Replace the present state by that of `machine`, step by step."""
-        if self.incoming is not None:
-            self._snapshots.discard(machine)
-        else:
-            self.incoming = cast(StateMachine, machine)
-
-    def abandon(self) -> None:
-        """Discard the incoming state. Called before this process ends."""
-        incoming, self.incoming = self.incoming, None
-        if incoming is not None:
-            self._snapshots.discard(incoming)
-
-    # A state that is wrong -----------------------------------------------------------------------------------------
-
-    def state_is_wrong(self) -> None:
+    def condemn(self) -> None:
         """Our state is wrong. Rebuild it from our own snapshot and log. If the result is wrong too, fetch the leader's
-        snapshot. If the state is wrong a third time, an operator must look at this manager: raises Corrupted."""
-        if self.is_odd:
+        snapshot. If the state is wrong a third time, an operator must look at this manager: raises Corrupted.
+
+        While the state is swapped, nothing is done: the state that is wrong is about to go.
+        """
+        replacement = self._replacement
+        if replacement.is_wrong or replacement.is_swapping:
             return
-        self.is_odd = True
-        self._rebuilds += 1
-        if self._rebuilds > REBUILDS_MAX:
-            if self._is_alone():
-                detail = f"of {self._node_id} fails its verification, whenever it is rebuilt"
-                raise Corrupted("the state", detail, remedy=RESTORE)
-            raise Corrupted(
-                "the state", f"of {self._node_id} differs from the majority's whenever it is rebuilt", remedy=REJOIN
-            )
+        self._verdicts += 1
+        if self._verdicts > REBUILDS_MAX:
+            raise self._given_up()
+        if self._verdicts == REBUILDS_MAX and not self._is_alone():
+            if replacement.wants_relief:
+                self._drop()  # it was made from our own snapshot, like the state that is wrong again
+            replacement.go(Event.WRONG_AGAIN)
+        else:
+            is_idle = replacement.phase is Phase.IN_USE
+            replacement.go(Event.WRONG)
+            if is_idle:
+                self._rebuild()
         self._alarms.raise_alarm(
             "state-wrong",
             f"the state of {self._node_id} is wrong; this manager does not lead, and rebuilds its state",
             severity="critical",
         )
-        if self._rebuilds == REBUILDS_MAX and not self._is_alone():
-            self._catchup.wanted = True
-        else:
+
+    def _given_up(self) -> Corrupted:
+        if self._is_alone():
+            detail = f"of {self._node_id} fails its verification, whenever it is rebuilt"
+            return Corrupted("the state", detail, remedy=RESTORE)
+        detail = f"of {self._node_id} differs from the majority's whenever it is rebuilt"
+        return Corrupted("the state", detail, remedy=REJOIN)
+
+    def _rebuild_again(self) -> None:
+        """If the last attempt failed for a reason that may be over, or if there is no manager to fetch a state from."""
+        is_delayed = self._replacement.phase is Phase.DELAYED
+        may_begin = not self._catchup.is_served and self._clock() >= self._rebuild_not_before
+        if may_begin and (is_delayed or self._is_on_its_own):
+            self._replacement.go(Event.AGAIN)
             self._rebuild()
 
     def _rebuild(self) -> None:
-        self._catchup.wanted = self._rebuild_failed = False
-        self._is_rebuilding = True
-        self._not_before = self._clock() + REBUILD_AGAIN_SECONDS
-        self._work(self._snapshots.rebuild(self._log.holds), self._rebuilt)
+        self._rebuild_not_before = self._clock() + REBUILD_AGAIN_SECONDS
 
-    def _rebuilt(self, machine: Any, error: Exception | None) -> None:
-        self._is_rebuilding = False
-        if error is None:
-            self.install(machine)
+        def rebuilt(machine: Any, error: Exception | None) -> None:
+            is_awaited = self._replacement.phase is Phase.REBUILDING and self._rebuilding is rebuilt
+            if error is None and is_awaited:
+                self._replacement.go(Event.REBUILT, machine)
+            elif error is None:
+                self._snapshots.discard(machine)
+            elif is_awaited:
+                self._not_rebuilt(error)
+
+        self._rebuilding = rebuilt
+        self._work(self._snapshots.rebuild(self._log.holds), rebuilt)
+
+    def _not_rebuilt(self, error: Exception) -> None:
+        if not self._replacement.is_wrong:
+            self._replacement.go(Event.NOT_RENEWED)
+            log_event(logger, logging.WARNING, "state not renewed", error, node=self._node_id)
             return
         may_pass = shortage_of(error) is not None or not isinstance(error, WarrenError)
         if self._is_alone() and not may_pass:
             raise Corrupted("the state", f"of {self._node_id} cannot be rebuilt: {error}", remedy=RESTORE) from error
-        self._rebuild_failed = may_pass
         if may_pass:
+            self._replacement.go(Event.SHORTAGE)
             text = (
                 f"the state of {self._node_id} is wrong, and cannot be rebuilt yet; this manager tries again every "
                 f"{REBUILD_AGAIN_SECONDS:.0f} s"
             )
-            self._alarms.raise_alarm("state-wrong", f"{text}: {error}", severity="critical")
         else:
+            self._verdicts = REBUILDS_MAX
+            self._replacement.go(Event.IMPOSSIBLE)
             text = (
                 f"the state of {self._node_id} is wrong, and cannot be rebuilt from its own snapshot and log; this "
-                f"manager fetches the leader's snapshot: {error}"
+                f"manager fetches the leader's snapshot"
             )
-            self._alarms.raise_alarm("state-wrong", text, severity="critical")
-            self._rebuilds = REBUILDS_MAX
-            self._catchup.wanted = True
+        self._alarms.raise_alarm("state-wrong", f"{text}: {error}", severity="critical")
 
-    def _help_itself(self) -> None:
-        """Rebuild the state again, if the last attempt failed for a reason that may be over, or if there is no manager
-        to fetch a state from."""
-        is_idle = self.incoming is None and not self._is_rebuilding and not self._catchup.is_served
-        has_nobody = self._catchup.wanted and self._is_on_its_own
-        if self.is_odd and is_idle and (has_nobody or self._rebuild_failed) and self._clock() >= self._not_before:
-            self._rebuild()
+    def install(self, machine: Any) -> None:
+        """Replace the present state by that of `machine`, which was made from a leader's snapshot, step by step."""
+        if self._replacement.incoming is not None:
+            self._snapshots.discard(machine)
+        else:
+            self._replacement.go(Event.FETCHED, machine)
 
-    # Step by step --------------------------------------------------------------------------------------------------
+    def abandon(self) -> None:
+        """Discard the new state. Called before this process ends."""
+        incoming, self._replacement.incoming = self._replacement.incoming, None
+        if incoming is not None:
+            self._snapshots.discard(incoming)
+
+    # The new state is there ------------------------------------------------------------------------------------------
 
     def _log_goes_on_from(self, machine: StateMachine) -> bool:
         """Whether the log holds the last entry of this state, so that no entry of the log has to be dropped."""
@@ -230,12 +230,22 @@ class Installation:
         could find a log that ends below its state."""
         return applied_index <= incoming.applied_index <= self._log.synced_index
 
-    def _drop(self, incoming: StateMachine) -> None:
-        """Drop the incoming state: we caught up by other means."""
-        self.incoming = None
-        self.is_renewing = False
-        self.is_odd = self.is_odd and self._catchup.wanted  # else the state is judged, and rebuilt, again
-        if not self.is_odd:
+    def _wait_as_leader(self, incoming: StateMachine, applied_index: int) -> None:
+        """Before the state is replaced, another manager is to lead (engine.py offers leadership). If none can, this
+        leader steps down."""
+        if self._replacement.cause is Cause.BEHIND or not self._log_goes_on_from(incoming):
+            self._drop()  # a leader holds all committed entries, and needs no other manager's state
+        elif self._is_ready(incoming, applied_index) and self._is_on_its_own:
+            self._replacement.go(Event.UNRELIEVED)
+            self._step_down()
+
+    def _drop(self) -> None:
+        """Drop the new state: we caught up by other means."""
+        incoming = self._new_state
+        if self._replacement.cause is Cause.WRONG_AGAIN:
+            self._replacement.go(Event.STILL_WRONG)
+        else:
+            self._replacement.go(Event.NOT_NEEDED)
             self._alarms.clear_alarm("state-wrong")
         self._catchup.not_installed()
         self._snapshots.discard(incoming)
@@ -243,17 +253,18 @@ class Installation:
     def _advance(self, incoming: StateMachine, applied_index: int, *, log_is_idle: bool) -> None:
         if self._log_goes_on_from(incoming):
             if self._is_ready(incoming, applied_index):
+                self._replacement.go(Event.REPLAYED)
                 self._publish(incoming)
         elif incoming.applied_index <= applied_index:
-            self._drop(incoming)
+            self._drop()
         elif log_is_idle:
-            self.is_swapping = True
+            self._replacement.go(Event.LOG_TOO_SHORT)
             self._reset_batch = self._log.reset_batch(incoming.applied_index, incoming.applied_term)
             self._write_log(self._reset_batch)
 
     def replay(self, applied_index: int) -> bool:
-        """Apply the next entries of the log to the incoming state. True: it was behind the present state."""
-        incoming, log = self.incoming, self._log
+        """Apply the next entries of the log to the new state. True: it was behind the present state."""
+        incoming, log = self._replacement.incoming, self._log
         if incoming is None or not self._log_goes_on_from(incoming) or incoming.applied_index >= applied_index:
             return False
         last = min(applied_index, incoming.applied_index + REPLAYED_ENTRIES)
@@ -269,36 +280,34 @@ class Installation:
         return True
 
     def log_written(self, batch: Batch) -> bool:
-        """Whether the batch was the one that resets the log to begin at the end of the incoming state."""
-        if batch is not self._reset_batch or self.incoming is None:
+        """Whether the batch was the one that resets the log to begin at the end of the new state."""
+        if batch is not self._reset_batch:
             return False
         self._reset_batch = None
-        self._publish(self.incoming)
+        self._replacement.go(Event.LOG_RESET)
+        self._publish(self._new_state)
         return True
 
     def _publish(self, incoming: StateMachine) -> None:
-        self.is_swapping = True
-
         def published(_result: Any, error: Exception | None) -> None:
-            if self.incoming is not incoming:
-                return
+            if self._replacement.incoming is not incoming:
+                return  # this process is about to end
             if error is None:
-                self.waits_for_room = False
                 clear_blocked(self._alarms, "state")
                 self._use(incoming)
             elif (shortage := shortage_of(error)) is not None:
+                self._replacement.go(Event.SHORTAGE)
                 raise_blocked(self._alarms, "state", shortage, error)
-                self.waits_for_room = True
-                self._publish_again_at = self._clock() + RETRY_SECONDS
+                self._publish_at = self._clock() + RETRY_SECONDS
             else:
                 raise InvariantViolation(f"the new state cannot be made durable: {error}") from error
 
-        self._publish_again_at = NEVER
+        self._publish_at = NEVER
         self._work(self._snapshots.publish(incoming), published)
 
     def _use(self, incoming: StateMachine) -> None:
-        why = "diverged" if self.is_odd else ""
-        self.incoming = None
-        self.is_swapping = self.is_odd = self.is_renewing = False
+        cause = self._replacement.cause
+        self._replacement.go(Event.PUBLISHED)
         self._alarms.clear_alarm("state-wrong")
-        self._swap(incoming, why)
+        self._swap(incoming, "diverged" if cause in (Cause.WRONG, Cause.WRONG_AGAIN) else "")
+        self._catchup.installed(incoming.applied_index, own_are_wrong=cause is Cause.WRONG_AGAIN)

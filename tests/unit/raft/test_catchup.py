@@ -282,11 +282,11 @@ def test_a_log_batch_that_ends_while_a_state_is_published_does_not_publish_it_ag
     node, state = cluster.nodes[odd], cluster.states[odd]
     state.machine.applied[0] = "rotten"
     cluster.write(leader.id, "c")
-    cluster.run_until(lambda: node.engine._installation.incoming is not None)
+    cluster.run_until(lambda: node.engine._replacement.incoming is not None)
     node.works, node.disk_seconds = False, None
     cluster.submit(leader.id, "while its disk is slow")
-    cluster.run_until(lambda: node.batches or node.engine._installation.is_swapping)
-    cluster.run_until(lambda: node.engine._installation.is_swapping)
+    cluster.run_until(lambda: node.batches or node.engine._replacement.is_swapping)
+    cluster.run_until(lambda: node.engine._replacement.is_swapping)
     while node.batches:
         cluster.complete_sync(odd)
         cluster.turn()
@@ -308,7 +308,7 @@ def test_a_long_publication_under_load_leaves_nobody_behind() -> None:
     node, state = cluster.nodes[odd], cluster.states[odd]
     state.machine.applied[0] = "rotten"
     cluster.write(leader.id, "c")
-    cluster.run_until(lambda: node.engine._installation.is_swapping)
+    cluster.run_until(lambda: node.engine._replacement.is_swapping)
     node.works = False
     links = dict(cluster.links)
     for number in range(60):
@@ -335,6 +335,31 @@ def test_a_state_whose_snapshot_does_not_prove_itself_is_rebuilt() -> None:
     for number in range(40):
         cluster.write(leader.id, f"{number} {'x' * 200}")
     cluster.run_until(lambda: state.installed)
+    cluster.check_writes()
+
+
+def test_a_verdict_on_the_old_state_does_not_strike_the_state_that_replaces_it() -> None:
+    """A copy of the old state fails its verification while the new state is published. (Pins a bug: the new state was
+    taken for wrong, and was replaced too.)"""
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    cluster.write(leader.id, "a", "b")
+    cluster.run_until(cluster.converged)
+    odd = cluster.followers()[0]
+    node, state = cluster.nodes[odd], cluster.states[odd]
+    node.engine._catchup._take()
+    cluster.step(odd)
+    taking = node.work.pop()
+    state.machine.applied[0] = "rotten"
+    cluster.write(leader.id, "c")
+    cluster.run_until(lambda: node.engine._replacement.is_swapping)
+    node.works = False
+    node.events.append(Worked(taking, None, SnapshotInvalid("taking.part", "its records have another digest")))
+    cluster.step(odd)
+    node.works = True
+    cluster.run_until(lambda: state.installed)
+    cluster.run(5)
+    assert len(state.installed) == 1
     cluster.check_writes()
 
 

@@ -15,6 +15,7 @@ from tests.list_machine import Held, ListMachine
 from warren_raft.errors import Corrupted, SnapshotInvalid, StorageFull
 from warren_raft.raft import catchup
 from warren_raft.raft.installation import REBUILD_AGAIN_SECONDS, RELIEF_SECONDS
+from warren_raft.raft.replacement import Event, Phase
 
 SMALL = 2_000
 
@@ -146,7 +147,7 @@ def test_a_leader_that_nobody_relieves_steps_down_and_uses_its_rebuilt_state() -
     leader = cluster.wait_ready()
     followers = cluster.followers()
     for id_ in followers:
-        cluster.nodes[id_].engine._installation.is_odd = True
+        cluster.nodes[id_].engine._replacement.is_wrong = True
     spoil_snapshots(cluster, leader.id, 1)
     state = cluster.states[leader.id]
     since = cluster.now
@@ -156,7 +157,7 @@ def test_a_leader_that_nobody_relieves_steps_down_and_uses_its_rebuilt_state() -
     cluster.run_until(lambda: state.installed)
     assert cluster.now - since > RELIEF_SECONDS
     for id_ in followers:
-        cluster.nodes[id_].engine._installation.is_odd = False
+        cluster.nodes[id_].engine._replacement.is_wrong = False
     cluster.run_until(lambda: len(cluster.acknowledged) == 60)
     cluster.check_writes()
 
@@ -180,10 +181,11 @@ def test_a_leader_needs_no_state_that_it_fetched_before_it_led(is_odd: bool) -> 
     leader = cluster.wait_ready()
     old = ListMachine()
     old.applied_index, old.applied_term = 2, 99  # an entry that our log does not have
-    leader.engine._installation.is_odd = is_odd
+    if is_odd:
+        leader.engine._replacement.go(Event.WRONG)
     leader.engine._installation.install(old)
     cluster.turn()
-    assert leader.engine._installation.incoming is None
+    assert leader.engine._replacement.phase is Phase.IN_USE
     write_some(cluster, 40)
     cluster.run_until(lambda: leader.snapshots.held)
 
@@ -197,13 +199,13 @@ def test_an_odd_one_leads_rather_than_nobody() -> None:
     odd, behind = cluster.followers()
     cluster.isolate(behind)
     cluster.write(leader.id, "a")
-    installation = cluster.nodes[odd].engine._installation
-    installation.is_odd = cluster.nodes[odd].engine._catchup.wanted = True
+    replacement = cluster.nodes[odd].engine._replacement
+    replacement.go(Event.WRONG_AGAIN)
     cluster.crash(leader.id)
     cluster.heal()
     cluster.run_until(lambda: cluster.machines[behind].applied == ["a"], 40)
     cluster.run_until(lambda: cluster.leader is not None and cluster.leader.id == behind)
-    cluster.run_until(lambda: not installation.is_odd)
+    cluster.run_until(lambda: not replacement.is_wrong)
     cluster.check_writes()
 
 
@@ -216,9 +218,9 @@ def test_the_last_one_left_does_not_wait_for_a_state_of_those_who_went() -> None
     assert cluster.change(stays, "remove", leader.id).state == "done"
     engine = cluster.nodes[stays].engine
     engine._step_down()
-    engine._installation.is_odd = engine._catchup.wanted = True
+    engine._replacement.go(Event.WRONG_AGAIN)
     cluster.run_until(lambda: cluster.states[stays].installed, 3)
-    assert not engine._installation.is_odd
+    assert not engine._replacement.is_wrong
     cluster.write(stays, "b")
     cluster.check_writes()
 
@@ -265,14 +267,14 @@ def test_a_leader_that_nobody_relieves_goes_on_in_another_file() -> None:
     leader = cluster.wait_ready()
     write_some(cluster)
     for id_ in cluster.followers():
-        cluster.nodes[id_].engine._installation.is_odd = True
+        cluster.nodes[id_].engine._replacement.is_wrong = True
     state = cluster.states[leader.id]
     before, since = len(state.installed), cluster.now
     leader.engine.renewal_wanted = True
     cluster.run_until(lambda: len(state.installed) > before)
     assert cluster.now - since > RELIEF_SECONDS
     for id_ in cluster.nodes:
-        cluster.nodes[id_].engine._installation.is_odd = False
+        cluster.nodes[id_].engine._replacement.is_wrong = False
     write_some(cluster)
     cluster.check_writes()
 

@@ -368,13 +368,13 @@ def test_a_leader_that_was_removed_goes_on_where_nobody_can_relieve_it() -> None
     heir.engine._core.campaign()
     cluster.heal()
     for id_ in (leader.id, other):
-        cluster.nodes[id_].engine._installation.is_odd = True  # they would not campaign
+        cluster.nodes[id_].engine._replacement.is_wrong = True  # they would not campaign
     cluster.run_until(lambda: heir.engine.role == "leader" or removed in cluster.stopped)
     cluster.run_until(lambda: removed in cluster.stopped)
     for id_ in (leader.id, other):
         node = cluster.nodes[id_]
         assert node.log.synced_commit_index >= node.engine.membership.index  # type: ignore[union-attr]
-        node.engine._installation.is_odd = False
+        node.engine._replacement.is_wrong = False
     cluster.wait_leader()
 
 

@@ -18,6 +18,7 @@ from tests.list_machine import ListSnapshots
 from warren_raft.disk.shortage import storage_full
 from warren_raft.errors import StorageFull, Unavailable
 from warren_raft.raft import submit
+from warren_raft.raft.replacement import Phase
 from warren_raft.raft.submit import Proposal, Route, Submitter
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -195,7 +196,7 @@ def test_a_state_that_is_wrong_is_rebuilt_from_our_own_snapshot_once_there_are_d
     cluster.run_until(lambda: refused[0] > 1)
     node = cluster.nodes[odd]
     assert any("cannot be rebuilt yet" in text and "Too many open files" in text for text in node.alarm_texts)
-    assert not node.engine._catchup.wanted
+    assert node.engine._replacement.phase is Phase.DELAYED
     refused[0] = -1
     cluster.run_until(lambda: cluster.states[odd].installed)
     cluster.run_until(lambda: node.alarm_texts == [])
