@@ -22,6 +22,10 @@ PLACES_MAX: Final = 8
 """The most addresses of one member that are dialled in turn."""
 
 
+EARLIER: Final = ""
+"""In the place of a member that told an address: an earlier list."""
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """The address of a manager, and the incarnation of its data directory."""
@@ -42,7 +46,8 @@ class AddressBook:
         self.said: Mapping[str, Said] = {}
         """Id -> the newest address that the member said itself. Replaced as a whole."""
         self._told: dict[str, dict[str, Said]] = {}
-        """Id -> the addresses that other members told, by teller, the newest first."""
+        """Id -> the addresses that other members told, by teller, the newest first. Teller EARLIER: the address that it
+        had before the list got another one. Perhaps the member has not moved there yet."""
         self.version = 0
         """Increases with every change."""
 
@@ -52,6 +57,7 @@ class AddressBook:
         said = Said(incarnation, address)
         if incarnation == member.incarnation and self.said.get(member.id) != said and is_address(address):
             self.said = {**self.said, member.id: said}
+            self._told.get(member.id, {}).pop(EARLIER, None)
             self.version += 1
 
     def told(self, teller: str, entries: Iterable[tuple[str, Said]], members: Mapping[str, Member]) -> None:
@@ -68,15 +74,21 @@ class AddressBook:
                 self.version += 1
 
     def members_changed(self, before: Mapping[str, Member], after: Mapping[str, Member]) -> None:
-        """There is a new list. Forget the addresses of members that left it, and addresses that the list replaces."""
+        """There is a new list. Forget the addresses of members that left it. An address that the list replaces counts
+        as told: it is dialled after the one in the list."""
         moved = {id_ for id_, member in after.items() if id_ in before and before[id_].address != member.address}
+        for id_ in moved:
+            place = self._said_by(before[id_]) or [before[id_].address]
+            if place[0] != after[id_].address:
+                earlier = Said(after[id_].incarnation, place[0])
+                self._told[id_] = {EARLIER: earlier, **_without(self._told.get(id_, {}), EARLIER)}
         self.said = {
             id_: said
             for id_, said in self.said.items()
             if id_ in after and (id_ not in moved or said.address == after[id_].address)
         }
         self._told = {
-            id_: {teller: said for teller, said in told.items() if teller in after}
+            id_: {teller: said for teller, said in told.items() if teller in after or teller == EARLIER}
             for id_, told in self._told.items()
             if id_ in after
         }
@@ -127,6 +139,10 @@ class AddressBook:
         has."""
         differing = self.differing(members.values())
         return [(id_, members[id_].incarnation, address) for id_, address in sorted(differing.items())]
+
+
+def _without(told: dict[str, Said], teller: str) -> dict[str, Said]:
+    return {other: said for other, said in told.items() if other != teller}
 
 
 def is_address(text: str) -> bool:

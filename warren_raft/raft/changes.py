@@ -320,7 +320,24 @@ class Changes:
         holder = next((id_ for id_, its in addresses.items() if its == address and id_ != member_id), None)
         if holder is not None:
             return Answer(REFUSED, f"{address} is the address of {holder}")
+        if address not in (self._roster.said_address(member_id), self._roster.book.differing([member]).get(member_id)):
+            wrong = self._wrong_address_beside(member_id)
+            if wrong is not None:
+                return Answer(REFUSED, wrong)
         return Change(UPDATE, id=member_id, address=address, incarnation=member.incarnation)
+
+    def _wrong_address_beside(self, member_id: str) -> str | None:
+        """Why this member gets no address at which it is not yet; None: it may get it. Two members that are both not
+        where the list has them do not find each other after a restart, and no leader could correct the list."""
+        for other in self._roster.members.values():
+            said = self._roster.said_address(other.id)
+            if other.id != member_id and said not in (None, other.address):
+                return (
+                    f"{other.id} listens on {said}, but the member list has {other.address} for it, and two members at "
+                    f"other addresses than in the list may not find each other: start {other.id} with --listen "
+                    f"{other.address}, or type: warren-raft members update {other.id}={said}; then change {member_id}"
+                )
+        return None
 
     def _not_there(self, member_id: str, address: str) -> str:
         """A warning for the operator if the member does not answer at its new address; else empty."""

@@ -18,7 +18,7 @@ from warren_raft.raft.address_book import (
     Said,
     are_told,
 )
-from warren_raft.raft.changes import DONE
+from warren_raft.raft.changes import DONE, REFUSED, Answer
 from warren_raft.raft.events import Refused
 from warren_raft.raft.membership import (
     MEMBERS_MAX,
@@ -201,6 +201,32 @@ def test_members_update_says_where_nobody_answers_and_where_the_member_is() -> N
     cluster.run_until(lambda: not any(alarms(cluster, id_) for id_ in cluster.nodes))
 
 
+def test_only_one_member_at_a_time_is_where_the_list_does_not_have_it() -> None:
+    """Two operators change the list first, and the two managers of a cluster die before either has moved. (Pins a
+    fault: the list had two addresses at which nobody listened. The managers dialled them for ever.)"""
+    cluster = Cluster(("m1", "m2"))
+    leader = cluster.wait_ready().id
+    (follower,) = cluster.followers()
+    ahead = {leader: "127.0.0.1:9998", follower: "127.0.0.1:9999"}
+    assert cluster.change(leader, UPDATE, leader, ahead[leader]).state == DONE
+    refused = cluster.change(leader, UPDATE, follower, ahead[follower])
+    address = cluster.addresses[leader]
+    assert refused == Answer(
+        REFUSED,
+        f"{leader} listens on {address}, but the member list has {ahead[leader]} for it, and two members at other "
+        f"addresses than in the list may not find each other: start {leader} with --listen {ahead[leader]}, or type: "
+        f"warren-raft members update {leader}={address}; then change {follower}",
+    )
+    for id_ in (leader, follower):
+        cluster.crash(id_)
+    for id_ in (leader, follower):
+        cluster.start(id_)
+    leader = cluster.wait_ready().id
+    move(cluster, follower)
+    leader = cluster.wait_ready().id
+    assert cluster.change(leader, UPDATE, follower, cluster.addresses[follower]).state == DONE, "it is there already"
+
+
 def test_two_managers_that_took_each_other_s_address_are_put_in_order() -> None:
     """Each address is in the list under the id of the other manager. (Pins a fault: the update was refused for both,
     because the address was taken.)"""
@@ -285,13 +311,20 @@ def test_an_address_that_is_our_own_by_now_is_not_dialled() -> None:
     assert AddressBook("127.0.0.1:2", {}).places(M2) == ("127.0.0.1:2",)
 
 
-def test_a_new_entry_of_the_list_outdates_what_was_said_before() -> None:
+def test_a_new_entry_of_the_list_comes_before_what_was_said_before_it() -> None:
+    """The member may not have moved there yet, so its earlier address is dialled, too, until it says an address."""
     book = AddressBook("127.0.0.1:1", {})
     book.heard(M2, "directory", "127.0.0.1:3")
     newer = Member("m2", "127.0.0.1:4", "directory", voter=True)
     book.members_changed({"m2": M2}, {"m2": newer})
     assert book.differing([newer]) == {}
-    assert book.places(newer) == ("127.0.0.1:4",)
+    assert book.places(newer) == ("127.0.0.1:4", "127.0.0.1:3")
+    assert book.to_keep({}, {"m2": newer}) == {"m2": "127.0.0.1:3"}
+    newest = Member("m2", "127.0.0.1:5", "directory", voter=True)
+    book.members_changed({"m2": newer}, {"m2": newest})
+    assert book.places(newest) == ("127.0.0.1:5", "127.0.0.1:4"), "one earlier address"
+    book.heard(newest, "directory", newest.address)
+    assert book.places(newest) == ("127.0.0.1:5",)
 
 
 def test_however_much_is_told_a_few_addresses_of_each_member_are_kept() -> None:
