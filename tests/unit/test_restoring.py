@@ -687,7 +687,7 @@ def test_several_that_answer_are_named_in_one_sentence(tmp_path: Path) -> None:
         others = {id_: f"127.0.0.1:{s.getsockname()[1]}" for id_, s in (("m2", one), ("m3", two))}
         survivor(tmp_path / "m1", others=others)
         assert refused(lambda: Recovery(tmp_path / "m1")) == (
-            f"m2 ({others['m2']}), m3 ({others['m3']}) accept connections: stop them, or add --force if those are no "
+            f"m2 ({others['m2']}), m3 ({others['m3']}) accept connections: stop them, or add --force if they are not "
             "members of this cluster"
         )
 

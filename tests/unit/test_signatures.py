@@ -1,7 +1,7 @@
 """Promise: `help()` shows the same types as editors and type checkers, with the units and the errors.
 
-The writes are declared once for stores, batches and other forms (writing.py). tests/typed_use.py holds the types that
-mypy sees; lint checks that file.
+The writes are declared once for stores, batches and other forms (store/writing.py). tests/typed_use.py holds the types
+that mypy sees; lint checks that file.
 """
 
 from __future__ import annotations
