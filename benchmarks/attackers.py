@@ -289,7 +289,7 @@ class Manager(tls.Manager):
         threading.Thread(target=self._probe, daemon=True).start()
 
     def _probe(self) -> None:
-        loop = self.store._driver._loop
+        loop = self.store._parts.driver._loop
         answered = threading.Event()
         while not self.stop.wait(PROBE_SECONDS):
             answered.clear()
@@ -316,7 +316,7 @@ class Manager(tls.Manager):
     def own_bytes(self) -> int:
         """The memory of the callers' writes, which does not depend on the attacker: their entries in the log, and the
         figures here."""
-        log_bytes = sum(len(entry[0]) + ENTRY_BYTES for entry in tuple(self.store._driver._engine._log.entries))
+        log_bytes = sum(len(entry[0]) + ENTRY_BYTES for entry in tuple(self.store._parts.driver.engine._log.entries))
         return log_bytes + FIGURE_BYTES * (len(self.times) + len(self.stalls))
 
     def member_ids(self) -> list[str]:
@@ -327,9 +327,9 @@ class Manager(tls.Manager):
 
     def facts(self) -> dict[str, Any]:
         """The facts that an attacker may know: this manager's hello, the end of its log, its snapshots."""
-        engine = self.store._driver._engine
+        engine = self.store._parts.driver.engine
         hello = {name: value.hex() if isinstance(value, bytes) else value for name, value in engine.hello().items()}
-        log, held = engine._log, self.store._opened.keeper.held
+        log, held = engine._log, self.store._parts.opened.keeper.held
         return {
             "hello": hello,
             "term": engine.term,

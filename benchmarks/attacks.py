@@ -99,8 +99,8 @@ class Manager(attackers.Manager):
         """Write the records that an attacker would like to have, and take a snapshot of them."""
         self.store.save_ca(AUTHORITY)
         self.store.create_secret(wr.Secret(id="s", name="s", data=SECRET))
-        keeper = self.store._opened.keeper
-        self.store._driver._loop.call_soon_threadsafe(keeper.took, keeper.take(quorum=True)(), set())
+        keeper = self.store._parts.opened.keeper
+        self.store._parts.driver._loop.call_soon_threadsafe(keeper.took, keeper.take(quorum=True)(), set())
         tls.wait_for(lambda: keeper.held, "a snapshot")
 
     def furniture(self) -> list[Any]:

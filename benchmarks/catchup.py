@@ -97,12 +97,12 @@ class Manager(common.Manager):
     def take(self) -> float:
         """Take and verify a snapshot, as the product does. Returns the seconds."""
         begin = time.monotonic()
-        self.store._opened.keeper.take(quorum=True)()
+        self.store._parts.opened.keeper.take(quorum=True)()
         return time.monotonic() - begin
 
     def cut_often(self, often: bool) -> None:
         """Decides whether snapshots are taken, and the log compacted, after CUT_AFTER_BYTES, at any state size."""
-        self.store._opened.keeper.state_bytes = (lambda: 0) if often else (lambda: 1 << 60)
+        self.store._parts.opened.keeper.state_bytes = (lambda: 0) if often else (lambda: 1 << 60)
 
 
 class Cluster(common.Cluster):

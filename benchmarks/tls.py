@@ -65,10 +65,10 @@ def main() -> None:
 class Manager(writes.Manager):
     def cut_often(self, often: bool) -> None:
         """Whether a snapshot is taken, and the log compacted, after snapshot_after_bytes, at any size of the state."""
-        self.store._opened.keeper.state_bytes = (lambda: 0) if often else (lambda: 1 << 60)
+        self.store._parts.opened.keeper.state_bytes = (lambda: 0) if often else (lambda: 1 << 60)
 
     def takes_a_snapshot(self) -> bool:
-        return bool(self.store._driver._engine._catchup._taking)
+        return bool(self.store._parts.driver.engine._catchup._taking)
 
 
 class Cluster(common.Cluster):

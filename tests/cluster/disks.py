@@ -11,13 +11,16 @@ import os
 import threading
 from collections import Counter
 
+from warren_raft.config import Config
 from warren_raft.disk.files import OsFile, OsFiles
+from warren_raft.manager.parts import Parts
+from warren_raft.manager.store import ReplicatedStore
 
 SEGMENT_SUFFIX = ".log"
 
 
 class Disk(OsFiles):
-    """Files to pass to a ReplicatedStore. `delay_next_sync` and the counts may be used from any thread."""
+    """Files for a StoreOnDisk. `delay_next_sync` and the counts may be used from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -97,3 +100,14 @@ class DiskFile(OsFile):
     def sync(self) -> None:
         self._disk.before_sync(self.path)
         super().sync()
+
+
+class StoreOnDisk(ReplicatedStore):
+    """A manager with its log on that disk."""
+
+    def __init__(self, config: Config, disk: Disk) -> None:
+        self._disk = disk
+        super().__init__(config)
+
+    def _made_parts(self) -> Parts:
+        return Parts(self.config, files=self._disk)

@@ -26,7 +26,7 @@ from typing import Any
 
 import warren_raft as wr
 from tests.cluster.churn import Churn
-from tests.cluster.disks import Disk
+from tests.cluster.disks import Disk, StoreOnDisk
 from tests.cluster.load import Load
 from tests.cluster.network import dial_through
 
@@ -49,7 +49,7 @@ class ManagerProcess:
         self._leadership: list[tuple[bool, int]] = []
         self._stop_watching = threading.Event()
         self.disk = Disk()
-        self.store = wr.ReplicatedStore(wr.Config(**settings["config"]), files=self.disk)
+        self.store = StoreOnDisk(wr.Config(**settings["config"]), self.disk)
         self.store.on_leadership(lambda leads, term: self._leadership.append((leads, term)))
 
     # The manager and its state
@@ -65,14 +65,14 @@ class ManagerProcess:
 
     def log_batches(self) -> int:
         """The number of batches that its log has taken so far; read from a private attribute."""
-        return self.store._opened.log._next_batch - 1
+        return self.store._parts.opened.log._next_batch - 1
 
     def log_base(self) -> int:
         """The base index of its log: only its snapshots have the entries up to there."""
-        return self.store._opened.log.base_index
+        return self.store._parts.opened.log.base_index
 
     def guard_stats(self) -> dict[str, int]:
-        return dict(self.store._engine.guard_stats)
+        return dict(self.store._parts.driver.engine.guard_stats)
 
     def dump(self) -> dict[str, Any]:
         with self.store.read() as view:
@@ -87,7 +87,7 @@ class ManagerProcess:
         from warren_raft.fsm.digest import recompute
         from warren_raft.store.transactions import DIGEST, META
 
-        with self.store._database.read() as transaction:
+        with self.store._attached().read() as transaction:
             return [transaction.fetch(META, DIGEST).hex(), recompute(transaction).hex()]
 
     def leadership(self) -> list[tuple[bool, int]]:
@@ -123,7 +123,7 @@ class ManagerProcess:
 
     def reader_slots(self) -> int:
         """Slots of the state's reader table that are in use, by any process."""
-        return len(self.store._database.readers())
+        return len(self.store._attached().readers())
 
     def put(self, key: str, value: str, **more: Any) -> int:
         """Put a container."""
@@ -175,7 +175,7 @@ class ManagerProcess:
 
     def readers(self) -> list[int]:
         """The ids of the processes that read the database now."""
-        return [reader.pid for reader in self.store._opened.database.readers()]
+        return [reader.pid for reader in self.store._parts.opened.database.readers()]
 
     def get(self, key: str) -> list[Any]:
         found = self.store.get_container(key)

@@ -1,7 +1,7 @@
 """Callers on every manager: puts, conditions, deletes, batches, barriers with reads, plain local reads, retries.
 
 Each simulated manager has one session, like a real one, and issues real commands. Only the work of the threads in
-manager/store.py (waiting, waking) is not here. Invariant: a value is written at most once, so a read value names its
+manager/calls.py (waiting, waking) is not here. Invariant: a value is written at most once, so a read value names its
 writer.
 """
 

@@ -103,6 +103,9 @@ class FakeManager:
             raise self.outcome
         return FakeResult(node_id="m1", role="leader")
 
+    def nameless_snapshot(self) -> int:
+        raise AssertionError("nothing here asks for a snapshot")
+
     def members(self) -> Any:
         return (FakeResult(id="m1", address="127.0.0.1:7946", connected=True),)
 
@@ -123,7 +126,7 @@ class FakeManager:
 
 @contextlib.contextmanager
 def running(manager: FakeManager, directory: Path) -> Iterator[AdminClient]:
-    server = AdminServer(manager, directory)
+    server = AdminServer(manager, directory, manager.nameless_snapshot)
     server.start()
     try:
         yield AdminClient(directory)
@@ -278,7 +281,7 @@ def test_a_manager_that_is_stopped_is_not_waited_for_without_end(
 
 
 def test_a_server_that_cannot_listen_says_why_and_leaves_no_thread(manager: FakeManager, tmp_path: Path) -> None:
-    server = AdminServer(manager, tmp_path / "none")
+    server = AdminServer(manager, tmp_path / "none", manager.nameless_snapshot)
     with pytest.raises(FileNotFoundError):
         server.start()
     server.stop()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.disks import Disk
+from tests.cluster.disks import Disk, StoreOnDisk
 from tests.cluster.harness import wait_until
 from warren_raft.config import Config
 from warren_raft.data_dir.opening import OpenedDirectory
@@ -154,7 +154,7 @@ def test_a_write_that_waits_when_housekeeping_stops_the_manager_is_told_why(
 ) -> None:
     """(Pins a bug: it was told that the store is closed.)"""
     disk = Disk()
-    with ReplicatedStore(alone(tmp_path / "m1"), files=disk) as store:
+    with StoreOnDisk(alone(tmp_path / "m1"), disk) as store:
         store.wait_ready(20)
         store.create_node(Node(id="first"))
 

@@ -53,6 +53,16 @@ class Told:
         wait_until(lambda: [leads for leads, _ in self.states] == list(states), f"{states}, not {self.states}")
 
 
+class AtOnce:
+    """Makes the calls in the thread that asks for them."""
+
+    def call(self, function: Callable[[], None]) -> None:
+        function()
+
+    def post(self, function: Callable[[], object]) -> None:
+        function()
+
+
 def test_a_callback_is_told_the_present_state(store: wr.ReplicatedStore, tmp_path: Path) -> None:
     """A callback that was registered after the election heard nothing, and never did its work."""
     told = Told()
@@ -138,7 +148,7 @@ def test_there_are_not_more_callbacks_than_threads_for_them(
 
 
 def test_a_closed_store_takes_no_callback_and_one_that_stopped_by_itself_tells_it_so(store: wr.ReplicatedStore) -> None:
-    store._on_failure(wr.InvariantViolation("a test"))
+    store._parts.life.fail(wr.InvariantViolation("a test"))
     told = Told()
     store.on_leadership(told)
     told.wait(False)
@@ -157,7 +167,7 @@ def test_a_slow_callback_hears_that_leadership_was_lost_in_between() -> None:
         leading_term=lambda: term[0] if leads[0] else None,
         term=lambda: term[0],
         is_over=lambda: over[0],
-        post=lambda function: function(),
+        own=AtOnce(),
     )
     callbacks.start(Subscription(told))
     wait_until(lambda: told.states == [(True, 3)], "the first")

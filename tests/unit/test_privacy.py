@@ -33,8 +33,8 @@ def run_manager(directory: Path) -> None:
     with ReplicatedStore(alone(str(directory), snapshot_after_bytes=0)) as store:
         store.wait_ready(30)
         store.create_node(Node(id="n1"))
-        taken = store._opened.keeper.take(quorum=True)()
-        store._opened.keeper.took(taken, set())
+        taken = store._parts.opened.keeper.take(quorum=True)()
+        store._parts.opened.keeper.took(taken, set())
 
 
 @pytest.fixture(scope="module")

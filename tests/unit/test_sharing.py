@@ -102,8 +102,8 @@ def run_manager(directory: Path, node: str) -> None:
     with ReplicatedStore(alone(str(directory), admin=False, snapshot_after_bytes=0)) as store:
         store.wait_ready(30)
         store.create_node(Node(id=node))
-        taken = store._opened.keeper.take(quorum=True)()
-        store._opened.keeper.took(taken, set())
+        taken = store._parts.opened.keeper.take(quorum=True)()
+        store._parts.opened.keeper.took(taken, set())
         assert node in [each.id for each in store.list_nodes()]
 
 

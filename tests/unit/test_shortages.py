@@ -155,7 +155,7 @@ hogs = use_up()
 wait_until(lambda: names(store) == ["descriptors-low"], "the alarm")
 for number in range(60):  # several segments, and snapshots of them
     store.create_secret(wr.Secret(id=f"s{number % 5}", name="s", data=os.urandom(900_000)))
-wait_until(lambda: len(store._opened.keeper.held) == 2, "two snapshots")
+wait_until(lambda: len(store._parts.opened.keeper.held) == 2, "two snapshots")
 assert store.failure is None
 assert names(store) == ["descriptors-low"], names(store)
 for descriptor in hogs:

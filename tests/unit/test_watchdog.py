@@ -253,8 +253,8 @@ def test_a_raft_thread_that_goes_on_after_its_manager_was_stopped_closes_its_lin
     let_go = hang()
     assert store.wait_failed(DEADLINE)
     let_go.set()
-    store._driver.thread.join(DEADLINE)
-    assert not store._driver.thread.is_alive()
+    store._parts.driver.thread.join(DEADLINE)
+    assert not store._parts.driver.thread.is_alive()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port))).close()
     store.close()
@@ -281,7 +281,7 @@ def test_a_raft_thread_that_is_stuck_in_a_log_line_is_noticed(tmp_path: Path) ->
     handler = HangingHandler(let_go)
     logging.getLogger("warren_raft").addHandler(handler)
     try:
-        store._driver._call(logging.getLogger("warren_raft.driver").warning, "a line")
+        store._parts.driver._call(logging.getLogger("warren_raft.driver").warning, "a line")
         assert handler.hangs.wait(DEADLINE)
         assert store.wait_failed(DEADLINE)
         assert not store.is_leader
@@ -312,13 +312,15 @@ def test_a_raft_thread_that_is_thrown_out_of_its_loop_ends_the_manager(
 
     monkeypatch.setattr(Driver, "_shut_down", counted)
     store = opened(tmp_path)
-    store._driver._call(leave)
+    store._parts.driver._call(leave)
     assert store.wait_failed(DEADLINE)
     assert "SystemExit" in str(store.failure)
     with pytest.raises(wr.Closed):
         store.create_node(wr.Node(id="n"), timeout=math.inf)
     store.close()
-    assert [driver for driver in begun if driver is store._driver] == [store._driver]  # others may be ending still
+    assert [driver for driver in begun if driver is store._parts.driver] == [
+        store._parts.driver
+    ]  # others may be ending still
     with wr.ReplicatedStore(store.config) as again:
         again.wait_ready(DEADLINE)
 

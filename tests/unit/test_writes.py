@@ -237,7 +237,7 @@ def test_a_write_that_the_queue_cannot_take_ends_at_once(
 
     waits = threading.Thread(target=wait)
     waits.start()  # a write with a waiting thread is accepted: there are only as many as there are threads
-    wait_until(lambda: len(lonely._writes._outstanding) == 6, "it to wait")
+    wait_until(lambda: len(lonely._parts._writes._outstanding) == 6, "it to wait")
     lonely.close()
     waits.join(DEADLINE)
     assert [type(error) for error in ended] == [wr.Closed]
@@ -256,8 +256,8 @@ def test_a_write_with_too_many_bytes_for_the_queue_ends_at_once(
         assert 55 < first < 75
         assert all(future.done() for future in futures[first:])
         assert not any(future.done() for future in futures[:first])
-        store._driver.end_writes("the end")
-        assert store._writes._outstanding_bytes >= 0
+        store._parts.driver.end_writes("the end")
+        assert store._parts._writes._outstanding_bytes >= 0
 
 
 def test_bytes_are_given_back(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_bytes_are_given_back(tmp_path: Path) -> None:
         for future in [start(store, "x" * 100) for _ in range(20)]:
             future.result(DEADLINE)
         store.create_node(wr.Node(id="n"))
-        assert store._writes._outstanding_bytes == 0
+        assert store._parts._writes._outstanding_bytes == 0
 
 
 def test_writes_of_one_thread_keep_their_order_waited_for_or_not(tmp_path: Path) -> None:
@@ -283,15 +283,15 @@ def closed(store: Any, _patch: pytest.MonkeyPatch) -> None:
 
 def failed(store: Any, _patch: pytest.MonkeyPatch) -> None:
     if isinstance(store, wr.ReplicatedStore):
-        store._on_failure(wr.InvariantViolation("a test"))
+        store._parts.life.fail(wr.InvariantViolation("a test"))
     else:
         store._failure = wr.InvariantViolation("a test")
 
 
 def full(store: Any, patch: pytest.MonkeyPatch) -> None:
     if isinstance(store, wr.ReplicatedStore):
-        patch.setattr(store._engine, "is_full", True)
-        patch.setattr(type(store._engine), "step", lambda *_: [])
+        patch.setattr(store._parts.driver.engine, "is_full", True)
+        patch.setattr(type(store._parts.driver.engine), "step", lambda *_: [])
     else:
         store._room._is_over_quota = True
         patch.setattr("warren_raft.local.store.QUOTA_BYTES", -1)
@@ -343,12 +343,12 @@ def test_the_callers_own_fault_is_raised(tmp_path: Path) -> None:
 def test_a_callback_that_takes_long_costs_no_leadership(tmp_path: Path) -> None:
     with replicated(tmp_path) as store:
         store.wait_ready(DEADLINE)
-        steps = store._driver.steps
+        steps = store._parts.driver.steps
         let_go = threading.Event()
         future = start(store)
         future.add_done_callback(lambda _future: let_go.wait(60))
         future.result(DEADLINE)
-        wait_until(lambda: store._driver.steps > steps + 20, "the raft thread to go on")
+        wait_until(lambda: store._parts.driver.steps > steps + 20, "the raft thread to go on")
         assert start(store).result(DEADLINE)
         let_go.set()
 
@@ -358,11 +358,11 @@ def test_of_a_manager_that_stops_each_future_is_told_whatever_the_callback_of_an
     let_go = threading.Event()
     with replicated(tmp_path) as store:
         store.wait_ready(DEADLINE)
-        store._on_failure(wr.InvariantViolation("the disk is broken, say"))
-        wait_until(lambda: store._own._jobs.empty(), "the store's own thread to be idle")
+        store._parts.life.fail(wr.InvariantViolation("the disk is broken, say"))
+        wait_until(lambda: store._parts._own._jobs.empty(), "the store's own thread to be idle")
         for _ in range(3):
-            store._own.call(lambda: None)
+            store._parts._own.call(lambda: None)
         told = threading.Event()
-        store._deliveries.put([lambda: let_go.wait(60), told.set])
+        store._parts._deliveries.put([lambda: let_go.wait(60), told.set])
         assert told.wait(DEADLINE)
         let_go.set()

@@ -96,19 +96,21 @@ class Manager(Protocol):
     def remove_member(self, id: str, *, timeout: float | None = None) -> object: ...  # noqa: A002
     def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> str: ...  # noqa: A002
     def batch(self, *, timeout: float | None = None) -> contextlib.AbstractContextManager[Batch]: ...
-    def nameless_snapshot(self) -> int: ...
 
 
 class AdminServer:
     """Answers on DIR/admin.sock (mode 0600) from `start` to `stop`. Only the user of this process and root get answers
-    (callers.py).
+    (callers.py). `nameless_snapshot` makes a snapshot in a file without a name, and returns its descriptor.
 
     The caller of `start` must hold the lock of the data directory until `stop`: `start` replaces an existing socket,
     as one that a dead manager left.
     """
 
-    def __init__(self, manager: Manager, directory: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, manager: Manager, directory: str | os.PathLike[str], nameless_snapshot: Callable[[], int]
+    ) -> None:
         self._manager = manager
+        self._nameless_snapshot = nameless_snapshot
         self._directory = absolute(directory)
         self._thread = threading.Thread(target=self._run, name="warren-admin", daemon=True)
         self._started: Future[None] = Future()
@@ -150,7 +152,7 @@ class AdminServer:
         self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_exception_handler(self._failed_in_background)
         place = _Place(self._directory)  # first, because it may raise, and the objects below start threads
-        calls = _Calls(self._manager)
+        calls = _Calls(self._manager, self._nameless_snapshot)
         runner = web.AppRunner(_application(calls), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         try:
@@ -271,8 +273,9 @@ class _Place:
 class _Calls:
     """The threads for calls of the manager: a few for quick calls, more for calls that wait for the cluster."""
 
-    def __init__(self, manager: Manager) -> None:
+    def __init__(self, manager: Manager, nameless_snapshot: Callable[[], int]) -> None:
         self._manager = manager
+        self._nameless_snapshot = nameless_snapshot
         self._quick = Workers(MAX_QUICK_CALLS, "warren-admin-look").start()
         self._waiting = Workers(MAX_CALLS, "warren-admin-call")
 
@@ -286,7 +289,7 @@ class _Calls:
 
     async def snapshot(self) -> int:
         """A descriptor of a new snapshot."""
-        return await asyncio.get_running_loop().run_in_executor(self._waiting, self._manager.nameless_snapshot)
+        return await asyncio.get_running_loop().run_in_executor(self._waiting, self._nameless_snapshot)
 
     def shutdown(self) -> None:
         """Does not wait for blocked calls: they end when the store closes, or at their deadline."""

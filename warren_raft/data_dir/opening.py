@@ -1,6 +1,6 @@
 """Opening a manager's data directory in the right order: its lock, its log, then the state, which the log may rebuild.
 
-Not here: threads, links and callers (manager/store.py), file formats (raft/log/log.py, store/generations.py).
+Not here: threads, links and callers (manager/parts.py), file formats (raft/log/log.py, store/generations.py).
 Invariant: a log that ends below its applied state, or a state that lost pages, never reaches an engine.
 """
 

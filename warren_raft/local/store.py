@@ -11,13 +11,12 @@ import math
 import os
 import time
 import warnings
-import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from functools import partial
-from typing import ClassVar, Final, Literal, overload
+from typing import Final, Literal, overload
 
 from warren_raft.alarms import Alarms
 from warren_raft.disk.descriptors import RESERVE
@@ -83,8 +82,6 @@ class LocalStore(Store):
         Corrupted: the files are damaged.
     """
 
-    _open_stores: ClassVar[weakref.WeakSet[LocalStore]] = weakref.WeakSet()
-
     def __init__(
         self,
         data_dir: str | os.PathLike[str] | None = None,
@@ -134,7 +131,7 @@ class LocalStore(Store):
             held.pop_all()
         self._room = _Room(database)
         self._database = database
-        LocalStore._open_stores.add(self)
+        forking.call_in_child(self, LocalStore._end_in_child)
         close_at_exit(self)
 
     def _leader_contact_age_seconds(self) -> float:
@@ -277,13 +274,8 @@ class LocalStore(Store):
             self._lock.release()
             RESERVE.close()
 
-    @classmethod
-    def _close_all_in_child(cls) -> None:
-        for store in list(cls._open_stores):
-            store._ended = True
-
-
-os.register_at_fork(after_in_child=LocalStore._close_all_in_child)
+    def _end_in_child(self) -> None:
+        self._ended = True
 
 
 def _refuse_replica(machine: StateMachine, path: str) -> None:

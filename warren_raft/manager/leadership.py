@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Container
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from warren_raft.errors import RefusedForSafety
 from warren_raft.support.log_lines import log_event
@@ -36,10 +36,17 @@ class Subscription:
         self.thread: threading.Thread | None = None
 
 
+class Caller(Protocol):
+    """A thread that makes the calls that other threads ask for (support/own_thread.py)."""
+
+    def call(self, function: Callable[[], None]) -> None: ...
+    def post(self, function: Callable[[], object]) -> None: ...
+
+
 class Leadership:
     """`leading_term()`: the term in which this manager leads, None if it does not lead; `term()`: the present term;
-    `is_over()`: no more changes will come. The bell rings after each change of these. `post` lets a thread of ours call
-    a function."""
+    `is_over()`: no more changes will come. The bell rings after each change of these. `own` is the thread that starts
+    the threads of the callbacks."""
 
     def __init__(
         self,
@@ -48,14 +55,27 @@ class Leadership:
         leading_term: Callable[[], int | None],
         term: Callable[[], int],
         is_over: Callable[[], bool],
-        post: Callable[[Callable[[], object]], None],
+        own: Caller,
     ) -> None:
         self._bell = bell
-        self._post = post
+        self._own = own
         self._leading_term = leading_term
         self._term = term
         self._is_over = is_over
         self._subscriptions: list[Subscription] = []
+
+    def subscribe(self, callback: Callback) -> Callable[[], None]:
+        """Begin the calls. Returns the function that ends them. Any thread, and signal handlers.
+
+        Raises RefusedForSafety beyond CALLBACKS_MAX, RuntimeError without a thread, Closed.
+        """
+        subscription = Subscription(callback)
+        try:
+            self._own.call(partial(self.start, subscription))
+        except BaseException:
+            self.stop(subscription)
+            raise
+        return partial(self.stop, subscription)
 
     def start(self, subscription: Subscription) -> None:
         """Begin the calls. One thread. Raises RefusedForSafety beyond CALLBACKS_MAX, RuntimeError without a thread."""
@@ -74,7 +94,7 @@ class Leadership:
     def stop(self, subscription: Subscription) -> None:
         """Begin no more calls of it. Any thread, and signal handlers; idempotent."""
         subscription.is_over = True
-        self._post(self._bell.ring)
+        self._own.post(self._bell.ring)
 
     def join(self, seconds: float, but: Container[threading.Thread]) -> None:
         """Wait at most `seconds` until every callback has heard of the end and returned. The threads in `but` are not

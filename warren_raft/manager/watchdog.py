@@ -1,6 +1,6 @@
 """Whether the raft thread is alive: it steps every 20 ms, or applies. A thread that does neither for seconds is stuck.
 
-Lives here: counting, and reporting it with the thread's stack. Not here: the consequences (store.py).
+Lives here: counting, and reporting it with the thread's stack. Not here: the consequences (parts.py).
 Invariant: only time during which this process ran is counted. So a process that was suspended (SIGSTOP, the lid of a
 laptop, a debugger) raises no alarm when it goes on.
 """

@@ -1,7 +1,7 @@
 """Health reports between managers, once a second: digests of their states, and whether they are low on space.
 
 Lives here: finding the states that have diverged, and whether a majority has enough space. Pure, except for the
-messages that it sends. Not here: replacing a wrong state (installation.py), measuring a disk (manager/store.py).
+messages that it sends. Not here: replacing a wrong state (installation.py), measuring a disk (manager/disk_space.py).
 Invariant: a comparison that could not be made counts neither as agreement nor as disagreement.
 """
 

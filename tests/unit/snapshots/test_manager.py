@@ -15,9 +15,9 @@ import pytest
 from warren_raft.config import Config
 from warren_raft.errors import Closed, RefusedForSafety
 from warren_raft.maintenance import inspect, verify
-from warren_raft.manager import store as manager_module
 from warren_raft.manager.store import ReplicatedStore
 from warren_raft.model.entities import Node
+from warren_raft.snapshots import saving
 from warren_raft.snapshots.file import SnapshotInfo, read_manifest
 
 
@@ -71,7 +71,7 @@ def test_closing_ends_one_that_is_under_way(
     """The child would never end: only `close` can end the wait for it."""
     monkeypatch.setattr("warren_raft.snapshots.verification._BEGIN", "import threading; threading.Event().wait()")
     began, caught = threading.Event(), []
-    popen = manager_module.save.__globals__["verify_in_child"]
+    popen = saving.verify_in_child
 
     def noted(*arguments: Any, **named: Any) -> Any:
         began.set()
@@ -106,7 +106,7 @@ def test_also_in_the_callback_of_a_future(store: ReplicatedStore, tmp_path: Path
 
 
 def test_a_nameless_one_takes_no_name_in_the_managers_directory(store: ReplicatedStore, tmp_path: Path) -> None:
-    with open(store.nameless_snapshot(), "rb") as file:
+    with open(store._parts.saving.nameless(), "rb") as file:
         assert os.listdir(tmp_path / "m1" / "snapshots") == []
         (tmp_path / "s.mdb").write_bytes(file.read())
     assert verify(tmp_path / "s.mdb").node_id == "m1"

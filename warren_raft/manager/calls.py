@@ -1,0 +1,103 @@
+"""A write as its caller sees it: checked, handed to the raft thread, waited for, given up.
+
+Everything here runs in the caller's thread, which shares no lock with the raft thread. Not here: the write in the raft
+thread (session.py), its effect (fsm/). Invariant: a caller waits at most GRACE_SECONDS beyond its deadline.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future
+from typing import Final
+
+from warren_raft.errors import Closed, StorageFull, Unavailable
+from warren_raft.manager.disk_space import Space
+from warren_raft.manager.lifetime import Lifetime
+from warren_raft.manager.session import QUEUE_FULL, Write, Writes
+from warren_raft.raft.driver import Driver
+from warren_raft.store.command import PUT, Operation, encode_operations
+from warren_raft.support import timeouts
+
+GRACE_SECONDS: Final = 1.0
+"""The raft thread ends a write at its deadline. A caller waits this much longer before it gives up on that thread."""
+
+
+class WriteCalls:
+    """For any thread, and for signal handlers."""
+
+    def __init__(
+        self,
+        node_id: str,
+        write_timeout_seconds: float,
+        *,
+        life: Lifetime,
+        driver: Driver,
+        writes: Writes,
+        space: Space,
+    ) -> None:
+        self._node_id = node_id
+        self._timeout_seconds = write_timeout_seconds
+        self._life = life
+        self._driver = driver
+        self._engine = driver.engine
+        self._writes = writes
+        self._space = space
+
+    def run(self, operations: tuple[Operation, ...], timeout: float | None) -> int:
+        """Carry out the operations. Returns the revision."""
+        write = self._made(operations, timeout)
+        write.prepare_wait()
+        self._submit(write)
+        try:
+            ended = write.wait(write.deadline + GRACE_SECONDS - time.monotonic())
+        except BaseException:
+            write.give_up()
+            raise
+        if not ended:
+            raise Unavailable("the raft thread does not answer", maybe_applied=True)
+        return write.result()
+
+    def start(self, operations: tuple[Operation, ...], timeout: float | None) -> Future[int]:
+        """Begin to carry out the operations. The future gets the revision."""
+        write = self._made(operations, timeout)
+        write.future = Future()
+        write.future.set_running_or_notify_cancel()
+        if self._writes.is_full(len(write.data), self._driver.submitted):
+            raise Unavailable(QUEUE_FULL, maybe_applied=False)
+        self._submit(write)
+        return write.future
+
+    def barrier(self, timeout: float | None) -> int:
+        """An empty command. Raises Unavailable, Closed."""
+        try:
+            return self.run((), timeout)
+        except Unavailable as error:
+            raise Unavailable(error.reason, maybe_applied=False, of_write=False) from None
+
+    def _made(self, operations: tuple[Operation, ...], timeout: float | None) -> Write:
+        deadline = timeouts.deadline(timeout, self._timeout_seconds)
+        self._life.require()
+        needs_room = PUT in [operation.verb for operation in operations]
+        if needs_room and self._engine.is_full:
+            raise StorageFull(self._why_full())
+        data = encode_operations(operations)
+        return Write(0, 0, data, deadline, self._writes.done, needs_room=needs_room, thread=threading.get_ident())
+
+    def _submit(self, write: Write) -> None:
+        if not self._driver.submit(write):
+            self._life.require()
+            raise Closed
+
+    def _why_full(self) -> str:
+        who = self._engine.low_members
+        own = self._space.shortages if self._node_id in who else ()
+        shortage = self._engine.shortage
+        if shortage is not None and not shortage.is_space:
+            own = (*own, f"{self._node_id}: {shortage.what}; {shortage.remedy}")
+        others = [id_ for id_ in who if not own or id_ != self._node_id]
+        told = [*own]
+        if others:
+            told.append(f"low on space: {', '.join(others)}, see {'its' if len(others) == 1 else 'their'} status")
+        detail = "; ".join(told) or f"the leader {self._engine.leader} reports it"
+        return f"too few managers have enough space for creates and updates; reads and deletes go on: {detail}"
