@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from warren_raft.disk.outputs import is_stdout, write_all
+from warren_raft.disk.files import OS_FILES
+from warren_raft.disk.outputs import is_stdout
 from warren_raft.support.wording import counted
 
 from .common import MemberType, NodeIdType, WarrenGroup, data_dir, manager, print_json, wants_json
@@ -86,18 +88,22 @@ def save(target: str) -> None:
 def _receive(part: str, target: str) -> None:
     from warren_raft.errors import StorageFull
 
-    with manager().snapshot() as (size, chunks):
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb", buffering=0) as file, progress("saving", size) as advance:
-            try:
-                for chunk in chunks:
-                    write_all(file.fileno(), chunk)
-                    advance(len(chunk))
-                os.fsync(file.fileno())
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise StorageFull(f"{target}: no space left for the snapshot") from error
-                raise
+    with (
+        manager().snapshot() as (size, chunks),
+        closing(OS_FILES.make_file(part, private=True)) as file,
+        progress("saving", size) as advance,
+    ):
+        position = 0
+        try:
+            for chunk in chunks:
+                file.write(position, chunk)
+                position += len(chunk)
+                advance(len(chunk))
+            file.sync()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull(f"{target}: no space left for the snapshot") from error
+            raise
 
 
 # ---------------------------------------------------------------------------------------------- inspect, verify

@@ -4,15 +4,17 @@ For each file it keeps the bytes that a reader sees (the page cache), the bytes 
 4 KiB pages in which they may differ. For each directory it keeps the changes of names that no sync_directory has
 covered. Model: a whole page is lost or kept; of the changes of names, the first few survive in their order; a failed
 sync (EIO) leaves pages clean that never became durable, as Linux does. Not modelled: bytes that change by themselves
-(tests use `set_content`), pages torn inside, file systems that reorder changes of names.
+(tests use `set_content`), pages torn inside, file systems that reorder changes of names, directories that move or go.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import posixpath
 import random
+import sys
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -162,6 +164,9 @@ class MemoryFile:
         self._check()
         return self._files.perform("size", self._inode.path, lambda: len(self._inode.data))
 
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("a file in memory has no descriptor")
+
     def close(self) -> None:
         self._life = -1
 
@@ -198,8 +203,11 @@ class MemoryFiles:
     def list_directory(self, path: str) -> list[str]:
         return self.perform("list", path, lambda: self._list(path))
 
-    def make_directory(self, path: str) -> None:
+    def make_directory(self, path: str, *, private: bool = False) -> None:
         self.perform("make_directory", path, lambda: self._make_directory(path))
+
+    def make_file(self, path: str, *, private: bool = False) -> MemoryFile:
+        return self.perform("make_file", path, lambda: self._make_file(path))
 
     def open(self, path: str, *, create: bool = False) -> MemoryFile:
         return self.perform("create" if create else "open", path, lambda: self._open(path, create))
@@ -207,11 +215,23 @@ class MemoryFiles:
     def rename(self, old: str, new: str) -> None:
         self.perform("rename", new, lambda: self._rename(old, new))
 
+    def link(self, old: str, new: str) -> None:
+        self.perform("link", new, lambda: self._link(old, new))
+
     def unlink(self, path: str) -> None:
         self.perform("unlink", path, lambda: self._unlink(path))
 
+    def remove_directory(self, path: str) -> None:
+        raise io.UnsupportedOperation(f"directories in memory stay: {path}")
+
+    def remove_tree(self, path: str) -> None:
+        self.remove_directory(path)
+
     def sync_directory(self, path: str) -> None:
         self.perform("sync_directory", path, lambda: self._sync_directory(path))
+
+    def free_bytes(self, place: str | int) -> int:
+        return max(0, sys.maxsize if self.limit_bytes is None else self.limit_bytes - self.used_bytes)
 
     # -- faults
 
@@ -359,6 +379,19 @@ class MemoryFiles:
         elif create:
             inode.truncate(0)
         return MemoryFile(self, inode, self.life)
+
+    def _make_file(self, path: str) -> MemoryFile:
+        if path in self._names:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        return self._open(path, create=True)
+
+    def _link(self, old: str, new: str) -> None:
+        if old not in self._names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), old)
+        if new in self._names:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+        inode = self._names[new] = self._names[old]
+        self._changes.append(_NameChange(posixpath.dirname(new), None, new, inode))
 
     def _rename(self, old: str, new: str) -> None:
         if old not in self._names:

@@ -1,23 +1,25 @@
-"""A power cut for a real directory tree that is written through the functions of `os`.
+"""A power cut for a real directory tree that is changed through Files (warren_raft/disk/files.py).
 
-While the cache watches, it knows which contents and which names were synced. `cut` turns the tree into the one that the
-machine finds when it runs again. Names in a directory are durable after a sync of that directory. Of the other changes
-of names, the first few survive, in their order. Of contents that were not synced, each page survives or not. Writes of
-LMDB itself are noticed when the database syncs. Not here: the log in the simulation (memory_files.py).
+The cache knows which contents and which names were synced. `cut` turns the tree into the one that the machine finds
+when it runs again. Names in a directory are durable after a sync of that directory. Of the other changes of names, the
+first few survive, in their order. Of contents that were not synced, each page survives or not. LMDB writes and syncs by
+itself; its syncs are noticed in a `watching` block. Not here: the log in the simulation (memory_files.py).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 from unittest import mock
 
+from tests.watched_files import WatchedFile, WatchedFiles
+from warren_raft.disk.files import OsFile
 from warren_raft.store.database import Database
 
 PAGE = 4096
@@ -50,11 +52,13 @@ class _Change:
                 directory.durable[name] = node
 
 
-class PageCache:
-    """The page cache of one directory tree. All of the tree is durable at first. Use `with cache.watching()`, then
-    perhaps `cache.cut`."""
+class PageCache(WatchedFiles):
+    """The disk with the page cache of one directory tree. All of the tree is durable at first. Pass it as `files`, let
+    the databases work in a `watching` block, then perhaps `cut`. Changes elsewhere, and those that are made beside it,
+    are not known to it: what they make is lost in a cut."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, dies_at: int | None = None) -> None:
+        super().__init__(dies_at=dies_at)
         self._root = root
         self._nodes: dict[int, _Node] = {}
         """Inode number -> the file or directory, for those that exist now."""
@@ -71,49 +75,28 @@ class PageCache:
                 node.durable[each.name] = self._nodes[each.stat().st_ino] = _File(each.read_bytes())
         return node
 
+    @property
+    def unsynced_name_changes(self) -> int:
+        """The number of changes of names that a power cut may lose."""
+        return len(self._pending)
+
     # Watching ----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch the functions of `os` in this process until the end of the block."""
-        functions = {
-            "open": self._open,
-            "mkdir": self._mkdir,
-            "rename": self._rename,
-            "replace": self._rename,
-            "link": self._link,
-            "unlink": self._unlink,
-            "rmdir": self._unlink,
-            "fsync": self._sync,
-            "fdatasync": self._sync,
-        }
-        with ExitStack() as stack:
-            for name, watch in functions.items():
-                stack.enter_context(mock.patch.object(os, name, self._watched(getattr(os, name), watch)))
-            synced = Database._sync
+        """Notice the syncs of databases in this process until the end of the block."""
+        synced = Database._sync
 
-            def sync(database: Database, environment: Any) -> None:
-                synced(database, environment)
-                self._synced(os.stat(database.path).st_ino, Path(database.path))
+        def sync(database: Database, environment: Any) -> None:
+            synced(database, environment)
+            self._synced(Path(database.path))
 
-            stack.enter_context(mock.patch.object(Database, "_sync", sync))
+        with mock.patch.object(Database, "_sync", sync):
             yield
 
-    @staticmethod
-    def _watched(function: Callable[..., Any], watch: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(*arguments: Any, **options: Any) -> Any:
-            return watch(function, *arguments, **options)
-
-        return watched
-
-    def _place(self, path: Any, dir_fd: int | None = None) -> tuple[_Directory, str] | None:
+    def _place(self, path: str) -> tuple[_Directory, str] | None:
         """The directory of a path and the name in it; None if the path is not in the tree."""
-        text = os.fspath(path)
-        if isinstance(text, bytes):
-            text = os.fsdecode(text)
-        if dir_fd is not None and not os.path.isabs(text):
-            text = os.path.join(os.readlink(f"/proc/self/fd/{dir_fd}"), text)
-        parent, name = os.path.split(os.path.abspath(text))
+        parent, name = os.path.split(os.path.abspath(path))
         try:
             node = self._nodes.get(os.stat(parent).st_ino)
         except FileNotFoundError:
@@ -121,61 +104,77 @@ class PageCache:
         inside = parent == str(self._root) or parent.startswith(f"{self._root}{os.sep}")
         return (node, name) if inside and isinstance(node, _Directory) else None
 
-    def _open(
-        self, function: Callable[..., int], path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None
-    ) -> int:
-        place = self._place(path, dir_fd) if flags & os.O_CREAT and not _exists(path, dir_fd) else None
-        descriptor = function(path, flags, mode, dir_fd=dir_fd)
+    def _changed(self, path: str, node: _Node | None) -> None:
+        place = self._place(path)
         if place is not None:
-            self._made(place, _File(), os.fstat(descriptor).st_ino)
-        return descriptor
+            self._pending.append(_Change([(*place, node)]))
 
-    def _mkdir(self, function: Callable[..., None], path: Any, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
-        place = self._place(path, dir_fd)
-        function(path, mode, dir_fd=dir_fd)
-        if place is not None:
-            self._made(place, _Directory(), os.stat(path, dir_fd=dir_fd).st_ino)
+    def _made(self, path: str, node: _Node) -> None:
+        if self._place(path) is not None:
+            self._nodes[os.stat(path).st_ino] = node
+            self._changed(path, node)
 
-    def _made(self, place: tuple[_Directory, str], node: _Node, inode: int) -> None:
-        self._nodes[inode] = node
-        self._pending.append(_Change([(*place, node)]))
+    def make_directory(self, path: str, *, private: bool = False) -> None:
+        super().make_directory(path, private=private)
+        self._made(path, _Directory())
 
-    def _rename(
-        self,
-        function: Callable[..., None],
-        old: Any,
-        new: Any,
-        *,
-        src_dir_fd: int | None = None,
-        dst_dir_fd: int | None = None,
-    ) -> None:
-        before, after = self._place(old, src_dir_fd), self._place(new, dst_dir_fd)
-        inode = os.stat(old, dir_fd=src_dir_fd, follow_symlinks=False).st_ino
-        function(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
-        node = self._nodes.get(inode)
+    def make_file(self, path: str, *, private: bool = False) -> WatchedFile:
+        file = super().make_file(path, private=private)
+        self._made(path, _File())
+        return file
+
+    def open(self, path: str, *, create: bool = False) -> WatchedFile:
+        is_new = create and not os.path.lexists(path)
+        file = super().open(path, create=create)
+        if is_new:
+            self._made(path, _File())
+        return file
+
+    def watched(self, path: str, file: OsFile) -> WatchedFile:
+        return CachedFile(self, path, file)
+
+    def rename(self, old: str, new: str) -> None:
+        before, node = self._place(old), self._nodes.get(os.lstat(old).st_ino)
+        replaced = os.lstat(new) if os.path.lexists(new) else None
+        super().rename(old, new)
+        after = self._place(new)
+        if replaced is not None and replaced.st_nlink == 1:
+            self._nodes.pop(replaced.st_ino, None)
         if node is not None:
             gone = [] if before is None else [(*before, None)]
             come = [] if after is None else [(*after, node)]
             self._pending.append(_Change([*gone, *come]))
 
-    def _link(self, function: Callable[..., None], old: Any, new: Any, **options: Any) -> None:
-        function(old, new, **options)
-        place, node = self._place(new), self._nodes.get(os.stat(new).st_ino)
-        if place is not None and node is not None:
-            self._pending.append(_Change([(*place, node)]))
+    def link(self, old: str, new: str) -> None:
+        super().link(old, new)
+        node = self._nodes.get(os.stat(new).st_ino)
+        if node is not None:
+            self._changed(new, node)
 
-    def _unlink(self, function: Callable[..., None], path: Any, *, dir_fd: int | None = None) -> None:
-        place = self._place(path, dir_fd)
-        function(path, dir_fd=dir_fd)
-        if place is not None:
-            self._pending.append(_Change([(*place, None)]))
+    def unlink(self, path: str) -> None:
+        removed = os.lstat(path) if os.path.lexists(path) else None
+        super().unlink(path)
+        self._changed(path, None)
+        if removed is not None and removed.st_nlink == 1:
+            self._nodes.pop(removed.st_ino, None)  # another file may get this number
 
-    def _sync(self, function: Callable[[int], None], descriptor: int) -> None:
-        function(descriptor)
-        self._synced(os.fstat(descriptor).st_ino, Path(f"/proc/self/fd/{descriptor}"))
+    def remove_directory(self, path: str) -> None:
+        removed = os.lstat(path) if os.path.lexists(path) else None
+        super().remove_directory(path)
+        self._changed(path, None)
+        if removed is not None:
+            self._nodes.pop(removed.st_ino, None)
 
-    def _synced(self, inode: int, path: Path) -> None:
-        node = self._nodes.get(inode)
+    def sync_directory(self, path: str) -> None:
+        super().sync_directory(path)
+        self._synced(Path(path))
+
+    def file_synced(self, descriptor: int) -> None:
+        """For the files of this cache: one of them was synced."""
+        self._synced(Path(f"/proc/self/fd/{descriptor}"))
+
+    def _synced(self, path: Path) -> None:
+        node = self._nodes.get(path.stat().st_ino)
         if isinstance(node, _File):
             node.durable = path.read_bytes()
         elif node is not None:
@@ -236,12 +235,16 @@ class PageCache:
                 yield from self._directories_of(node, path / name)
 
 
-def _exists(path: Any, dir_fd: int | None) -> bool:
-    try:
-        os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
+class CachedFile(WatchedFile):
+    """A file of a PageCache."""
+
+    def __init__(self, cache: PageCache, path: str, file: OsFile) -> None:
+        self._cache = cache
+        super().__init__(cache, path, file)
+
+    def sync(self) -> None:
+        super().sync()
+        self._cache.file_synced(self.fileno())
 
 
 def _left_of(durable: bytes, now: bytes, random: Random, keep_pages: float) -> bytes:

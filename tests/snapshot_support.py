@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.fsm_harness import apply, command, put, some_entities
+from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.entry import read_committed, store_position
 from warren_raft.fsm.machine import StateMachine
@@ -50,9 +51,9 @@ def add_node(database: Database, id: str) -> None:  # noqa: A002
     apply(StateMachine(database), command(put(Node(id=id))))
 
 
-def snapshot_of(database: Database, path: Path) -> SnapshotInfo:
+def snapshot_of(database: Database, path: Path, *, files: Files = OS_FILES) -> SnapshotInfo:
     """Written by the node n1 at NOON, with a quorum."""
-    return write(database, path, created_at=NOON, node_id="n1", quorum=True)
+    return write(database, path, created_at=NOON, node_id="n1", quorum=True, files=files)
 
 
 def change(database: Database, do: Callable[[WriteTransaction], object], *, new_digest: bool = False) -> None:

@@ -21,7 +21,9 @@ from cli_support import Command, StartManager, free_addresses
 from tests.cluster.harness import wait_until
 from tests.hostile_cbor import hash_bomb
 from tests.snapshot_support import change, small_state, snapshot_of
+from tests.watched_files import WatchedFiles
 from warren_raft.admin import client as client_module
+from warren_raft.disk.files import OsFile
 from warren_raft.snapshots.file import TRAILER_BYTES
 from warren_raft.store.transactions import MEMBERSHIP, META
 from warren_raft_cli import snapshots as snapshots_module
@@ -252,10 +254,9 @@ def test_without_a_manager_it_is_exit_code_1(warren: Command, tmp_path: Path) ->
 def test_a_full_disk_is_exit_code_7_and_leaves_nothing(
     warren: Command, manager: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_descriptor: int, _data: bytes) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(snapshots_module, "write_all", full)
+    files = WatchedFiles()
+    files.refuse("write", errno.ENOSPC)
+    monkeypatch.setattr(snapshots_module, "OS_FILES", files)
     ran = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", manager)
     assert (ran.code, ran.err) == (7, f"warren-raft: {tmp_path / 's.mdb'}: no space left for the snapshot\n")
     assert nothing_left(tmp_path)
@@ -264,12 +265,12 @@ def test_a_full_disk_is_exit_code_7_and_leaves_nothing(
 def test_bytes_that_change_on_their_way_are_exit_code_3(
     warren: Command, manager: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_all = snapshots_module.write_all
+    write = OsFile.write
 
-    def spoiling(descriptor: int, data: bytes) -> None:
-        write_all(descriptor, bytes([data[0] ^ 1]) + data[1:])
+    def spoiling(file: OsFile, offset: int, data: bytes) -> None:
+        write(file, offset, bytes([data[0] ^ 1]) + data[1:])
 
-    monkeypatch.setattr(snapshots_module, "write_all", spoiling)
+    monkeypatch.setattr(OsFile, "write", spoiling)
     ran = warren("snapshot", "save", tmp_path / "s.mdb", "--data-dir", manager)
     assert ran.code == 3
     assert nothing_left(tmp_path)

@@ -1,7 +1,7 @@
-"""A disk for a manager's log. It counts its operations; on demand one sync takes long, or no space is left.
+"""A disk for a manager. It counts the syncs of its files; on demand one sync takes long, or no space is left.
 
-Not here: the contents of files (the log decides). Invariant: an operation that succeeds really happens, on the
-operating system's files.
+Not here: the contents of files, and those that LMDB writes. Invariant: an operation that succeeds really happens, on
+the files of the operating system.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class DiskFile(OsFile):
 
 
 class StoreOnDisk(ReplicatedStore):
-    """A manager with its log on that disk."""
+    """A manager with its data directory on that disk."""
 
     def __init__(self, config: Config, disk: Disk) -> None:
         self._disk = disk

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 from tests.killed import Killed, full_after, killed_after
@@ -27,6 +27,7 @@ from tests.simulation.nemesis import Nemesis
 from tests.simulation.operators import JOINERS
 from tests.simulation.workload import Workload
 from tests.simulation.world import Audience, Directory, Failure, Process, World
+from warren_raft.config import Config
 from warren_raft.data_dir.opening import OpenedDirectory
 from warren_raft.errors import (
     RefusedForSafety,
@@ -179,11 +180,15 @@ class Disaster:
     def _tools(self, directory: Directory) -> Iterator[None]:
         """Within this block the product's code uses this world's randomness, boots and network, and finds the log on
         the real disk."""
-        opened = partial(
-            OpenedDirectory,
-            boot_id=lambda: f"boot {directory.boot}",
-            verify=lambda path, records, _cancel: verify(path, records=records),
-        )
+
+        def opened(config: Config, **options: Any) -> OpenedDirectory:
+            return OpenedDirectory(
+                config,
+                **options | {"files": restoring.OS_FILES},
+                boot_id=lambda: f"boot {directory.boot}",
+                verify=lambda path, records, _cancel: verify(path, records=records),
+            )
+
         with (
             directory.laid_out(),
             mock.patch.multiple(
@@ -252,7 +257,7 @@ class Disaster:
                 self._count(f"{tool}: disk full", directory.id)
             return
         cache = PageCache(directory.path)
-        with cache.watching():
+        with mock.patch.object(restoring, "OS_FILES", cache), cache.watching():
             try:
                 with killed_after(at):
                     call()

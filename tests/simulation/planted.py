@@ -15,8 +15,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 from tests.memory_files import MemoryFile
+from tests.page_cache import CachedFile
 from tests.simulation.workload import Client
-from warren_raft.disk.files import OsFile
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.raft import membership, submit
 from warren_raft.raft.changes import Changes
@@ -161,7 +161,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
         Change(Settling, "holds_back", "if not is_own or not roster.is_voter:", "if True:"),
     ),
     # A power cut takes the log of a restored directory.
-    "restored-log-is-not-synced": (Change(OsFile, "sync", "os.fdatasync(self._descriptor)", "pass"),),
+    "restored-log-is-not-synced": (Change(CachedFile, "sync", "self._cache.file_synced(self.fileno())", "pass"),),
     # The product does not do this: a leader answers a barrier by itself, as long as by its own clock no other manager
     # can have been elected since a quorum last answered.
     "reads-by-lease": (

@@ -30,6 +30,7 @@ from tests.simulation.options import Options
 from warren_raft.alarms import Alarms
 from warren_raft.config import Config
 from warren_raft.data_dir.opening import OpenedDirectory
+from warren_raft.disk.files import File, OsFiles
 from warren_raft.errors import Corrupted, RefusedForSafety, WarrenError
 from warren_raft.fsm.entry import store_position
 from warren_raft.fsm.machine import StateMachine
@@ -284,6 +285,37 @@ def effect_range(batch: Batch) -> tuple[str, int]:
     assert batch.written is not None
     segment, _ = batch.written
     return segment.file._inode.path, segment.end  # type: ignore[attr-defined]
+
+
+class _Disk(OsFiles):
+    """The disk of one manager: its log is in memory, everything else on the real disk."""
+
+    def __init__(self, log_directory: str, log: MemoryFiles) -> None:
+        self._log_directory = log_directory
+        self._log = log
+
+    def list_directory(self, path: str) -> list[str]:
+        return (self._log if path == self._log_directory else super()).list_directory(path)
+
+    def make_directory(self, path: str, *, private: bool = False) -> None:
+        (self._log if path == self._log_directory else super()).make_directory(path, private=private)
+
+    def open(self, path: str, *, create: bool = False) -> File:  # type: ignore[override]
+        return (self._log if self._is_log(path) else super()).open(path, create=create)
+
+    def rename(self, old: str, new: str) -> None:
+        (self._log if self._is_log(old) else super()).rename(old, new)
+
+    def unlink(self, path: str) -> None:
+        (self._log if self._is_log(path) else super()).unlink(path)
+
+    def sync_directory(self, path: str) -> None:
+        if path == os.path.dirname(self._log_directory):
+            self._log.sync_directory(path)
+        (self._log if path == self._log_directory else super()).sync_directory(path)
+
+    def _is_log(self, path: str) -> bool:
+        return os.path.dirname(path) == self._log_directory
 
 
 class Directory:
@@ -551,7 +583,7 @@ class World:
     def _open(self, directory: Directory, config: Config, seed: int) -> OpenedDirectory:
         opened = OpenedDirectory(
             config,
-            files=directory.files,
+            files=_Disk(str(directory.path / "log"), directory.files),
             random=Random(seed),
             alarms=Alarms(
                 directory.id, utc_now=lambda: EPOCH + timedelta(seconds=self.now), monotonic=lambda: self.now

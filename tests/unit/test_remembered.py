@@ -5,6 +5,7 @@ A missing, damaged or old file, or one of another log, must not prevent the star
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from dataclasses import replace
@@ -15,8 +16,8 @@ import pytest
 
 from tests.snapshot_support import small_state, snapshot_of
 from tests.unit.test_restoring import MEMBERS, opened, survivor
+from tests.watched_files import WatchedFiles
 from warren_raft.config import Config
-from warren_raft.data_dir import remembered
 from warren_raft.data_dir.description import describe
 from warren_raft.data_dir.remembered import (
     FILE_NAME,
@@ -85,34 +86,33 @@ def test_a_file_of_another_log_is_not_this_manager_s(tmp_path: Path) -> None:
     assert (kept_for(tmp_path, "i1"), kept_for(tmp_path, "i2")) == (KEPT, None)
 
 
-def test_it_is_written_when_something_is_new_and_only_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[Remembered] = []
-    monkeypatch.setattr(remembered, "write", lambda directory, now: (written.append(now), write(directory, now)))
-    memory = Memory(config(tmp_path), "i1")
+def test_it_is_written_when_something_is_new_and_only_then(tmp_path: Path) -> None:
+    steps: list[str] = []
+    files = WatchedFiles(watcher=lambda operation, _path: steps.append(operation))
+    memory = Memory(config(tmp_path), "i1", files=files)
     for said in ({}, {}, KEPT.said, KEPT.said):
         memory.keep(said)
-    assert [now.said for now in written] == [{}, KEPT.said]
+    assert steps == 2 * ["open", "write", "sync", "rename", "sync_directory"]
     assert read(tmp_path) == KEPT
-    Memory(config(tmp_path), "i1").keep(KEPT.said)
-    assert len(written) == 2
+    Memory(config(tmp_path), "i1", files=files).keep(KEPT.said)
+    assert steps.count("rename") == 2
     Memory(config(tmp_path), "i2").keep({})
     assert read(tmp_path) == replace(KEPT, incarnation="i2", said={})
 
 
 def test_a_disk_without_room_is_logged_once_and_written_to_when_there_is_some(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*_arguments: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    memory = Memory(config(tmp_path), "i1")
-    with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
-        patched.setattr(remembered, "replace_file", full)
+    files = WatchedFiles()
+    files.refuse("write", errno.ENOSPC)
+    memory = Memory(config(tmp_path), "i1", files=files)
+    with caplog.at_level(logging.WARNING):
         memory.keep({})
         memory.keep({})
-    assert [record.getMessage() for record in caplog.records] == [
-        "file not written node=m1 path=manager.json: [Errno 28] No space left on device"
-    ]
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.startswith("file not written node=m1 path=manager.json: [Errno 28] No space left on device")
+    assert list(tmp_path.iterdir()) == []
+    files.permit()
     memory.keep({})
     assert read(tmp_path) is not None
 

@@ -14,8 +14,8 @@ import pytest
 import warren_raft as wr
 from warren_raft import config as config_module
 from warren_raft.alarms import Alarms
+from warren_raft.disk.files import OsFiles
 from warren_raft.errors import InvalidEntity, StorageFull
-from warren_raft.manager import disk_space as space_module
 from warren_raft.manager.disk_space import Space
 from warren_raft.store.database import MAP_SIZE_BYTES, QUOTA_BYTES, Database
 
@@ -98,7 +98,7 @@ def test_the_quota_is_at_most_half_the_map() -> None:
 def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The free bytes on the disk of every manager."""
     left = [10_000 * MIB]
-    monkeypatch.setattr(space_module.Space.__init__, "__kwdefaults__", {"free": lambda _: left[0]})
+    monkeypatch.setattr(OsFiles, "free_bytes", lambda _files, _place: left[0])
     return left
 
 

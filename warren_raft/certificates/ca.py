@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..config import check_node_id, split_address
 from ..disk.durable import make_directory, replace_file
+from ..disk.files import OS_FILES
 from ..disk.paths import absolute
 from ..errors import InvalidEntity, RefusedForSafety
 from ..raft.membership import MEMBERS_MAX
@@ -203,8 +204,8 @@ class Authority:
                 f"{' '.join(lacking)} --ca {self.directory}`, and put the certificates in place before the old CA is "
                 "dropped"
             )
-        os.unlink(self._path(PREVIOUS))
-        os.unlink(self._path(BRIDGE))
+        OS_FILES.unlink(self._path(PREVIOUS))
+        OS_FILES.unlink(self._path(BRIDGE))
 
     # Issuing -----------------------------------------------------------------------------------------------------
 

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Final
 
 from ..disk import sharing
-from ..disk.durable import sync_directory
+from ..disk.files import OS_FILES, Files
 from ..disk.paths import absolute
 from ..errors import InUse
 from .credentials import (
@@ -79,6 +78,7 @@ def install(
     *,
     check: Callable[[str], None],
     local: bool = False,
+    disk: Files = OS_FILES,
 ) -> None:
     """Replace the present files by these. The data directory must exist.
 
@@ -89,34 +89,34 @@ def install(
     data_dir = absolute(data_dir)
     with _exchanging(data_dir):
         part = os.path.join(data_dir, _PART)
-        _remove(part)
-        sharing.make_directory(part)
+        _remove(part, disk)
+        disk.make_directory(part)
         texts = {KEY: files.key, CERTIFICATE: files.certificate, AUTHORITIES: files.ca}
         if local:
             texts[LOCAL] = ""
         owner = os.stat(data_dir)
         for name, text in texts.items():
-            _write(os.path.join(part, name), text.encode())
+            _write(os.path.join(part, name), text.encode(), disk)
             _give_to_owner(os.path.join(part, name), owner)
         _give_to_owner(part, owner)
-        sync_directory(part)
+        disk.sync_directory(part)
         try:
             check(part)
         except BaseException:
-            _remove(part)
+            _remove(part, disk)
             raise
-        os.rename(part, os.path.join(data_dir, _NEW))
-        sync_directory(data_dir)
-        _put_in_place(data_dir)
+        disk.rename(part, os.path.join(data_dir, _NEW))
+        disk.sync_directory(data_dir)
+        _put_in_place(data_dir, disk)
 
 
-def finish(data_dir: str | os.PathLike[str]) -> None:
+def finish(data_dir: str | os.PathLike[str], *, disk: Files = OS_FILES) -> None:
     """Complete an interrupted replacement, or discard it. Does nothing if there was none. Raises OSError."""
     data_dir = absolute(data_dir)
     if any(os.path.lexists(os.path.join(data_dir, name)) for name in (_PART, _NEW, _OLD)):
         with _exchanging(data_dir):
-            _put_in_place(data_dir)
-            _remove(os.path.join(data_dir, _PART))
+            _put_in_place(data_dir, disk)
+            _remove(os.path.join(data_dir, _PART), disk)
 
 
 @contextmanager
@@ -146,23 +146,21 @@ def _lock(descriptor: int, path: str) -> None:
             return
 
 
-def _put_in_place(data_dir: str) -> None:
+def _put_in_place(data_dir: str, disk: Files) -> None:
     new, current, old = (os.path.join(data_dir, name) for name in (_NEW, DIRECTORY_NAME, _OLD))
     if os.path.lexists(new):
         if os.path.lexists(current):
-            _remove(old)
-            os.rename(current, old)
-        os.rename(new, current)
-        sync_directory(data_dir)
-    _remove(old)
+            _remove(old, disk)
+            disk.rename(current, old)
+        disk.rename(new, current)
+        disk.sync_directory(data_dir)
+    _remove(old, disk)
 
 
-def _write(path: str, data: bytes) -> None:
-    descriptor = sharing.open_new(path, os.O_WRONLY | os.O_EXCL | os.O_NOFOLLOW)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
+def _write(path: str, data: bytes, disk: Files) -> None:
+    with closing(disk.make_file(path)) as file:
+        file.write(0, data)
+        file.sync()
 
 
 def _give_to_owner(path: str, owner: os.stat_result) -> None:
@@ -170,6 +168,6 @@ def _give_to_owner(path: str, owner: os.stat_result) -> None:
         os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
-def _remove(directory: str) -> None:
+def _remove(directory: str, disk: Files) -> None:
     if os.path.lexists(directory):
-        shutil.rmtree(directory)
+        disk.remove_tree(directory)

@@ -19,7 +19,7 @@ from warren_raft.certificates.own import OwnCertificate
 from warren_raft.config import Config
 from warren_raft.data_dir.remembered import Memory
 from warren_raft.disk.durable import make_directory
-from warren_raft.disk.files import Files, HeldDirectory, OsFiles
+from warren_raft.disk.files import OS_FILES, Files, HeldDirectory
 from warren_raft.disk.paths import moved
 from warren_raft.errors import Corrupted
 from warren_raft.fsm.machine import StateMachine
@@ -46,11 +46,11 @@ LOCK_ALARM_SECONDS: Final = 3600.0
 """How long the alarm lasts after the last removal of the lock file: the clean-up that removed it may come again."""
 
 
-def _discard_part(config: Config) -> None:
+def _discard_part(config: Config, files: Files) -> None:
     """Remove the part of a restore that was killed (a running restore holds the lock). It only takes space, so an error
     does not prevent the start."""
     try:
-        staging.discard(config.directory)
+        staging.discard(config.directory, files=files)
     except OSError as error:
         log_event(logger, logging.WARNING, "part of a killed restore not removed", error, node=config.node_id)
 
@@ -60,8 +60,9 @@ class OpenedDirectory:
 
     Opening raises InUse, RefusedForSafety (another node's directory, a network file system, no certificate), Corrupted
     (with how to rejoin). `certificate` is prepared on the way; None: this opener makes no links. Files, boot id and
-    randomness are passed in, so that a simulation opens directories in the same way as a manager. Without `files` the
-    log's directory is held open (disk/files.py, HeldDirectory). `before_making` is called before a new directory is
+    randomness are passed in, so that a simulation opens directories in the same way as a manager. Every change of the
+    directory goes through `files`, except the lock, certificates, and LMDB's own. Without `files` the log's directory
+    is held open (disk/files.py, HeldDirectory). `before_making` is called before a new directory is
     made: an error of it prevents that.
     """
 
@@ -83,6 +84,7 @@ class OpenedDirectory:
         self._random = random
         self._alarms = Alarms(config.node_id) if alarms is None else alarms
         log_directory = str(config.directory / "log")
+        disk = OS_FILES if files is None else files
         with ExitStack() as held:
             if certificate is not None:
                 certificate.require_a_way()
@@ -90,13 +92,13 @@ class OpenedDirectory:
                 before_making()
             self._lock = DirectoryLock(config.directory)
             held.callback(self._lock.release)
-            staging.finish(config.directory)
-            _discard_part(config)
+            staging.finish(config.directory, files=disk)
+            _discard_part(config, disk)
             if certificate is not None:
-                require_owner(files or OsFiles(), log_directory, config.node_id)  # before its certificate is replaced
+                require_owner(disk, log_directory, config.node_id)  # before its certificate is replaced
                 certificate.prepare()
             self._anchors = held.enter_context(closing(Anchors()))
-            self.state = StateDirectory(config.directory, boot_id=boot_id, anchors=self._anchors)
+            self.state = StateDirectory(config.directory, boot_id=boot_id, anchors=self._anchors, files=disk)
             self.state.create()
             if files is None:
                 make_directory(log_directory)
@@ -109,7 +111,7 @@ class OpenedDirectory:
                 new_incarnation=lambda: f"{random.getrandbits(128):032x}",
             )
             held.callback(self.log.close)
-            self.memory = Memory(config, self.log.incarnation)
+            self.memory = Memory(config, self.log.incarnation, files=disk)
             self.keeper = Keeper(
                 self.state, node_id=config.node_id, reserve_bytes=config.disk_reserve_bytes, verify=verify
             )

@@ -17,6 +17,7 @@ from typing import Any, Final
 from warren_raft.config import Config, check_address, check_node_id
 from warren_raft.data_dir.description import ReadOnlyFiles, describe
 from warren_raft.disk.durable import replace_file
+from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.disk.paths import absolute
 from warren_raft.disk.sharing import without_links
 from warren_raft.raft.log.opening import newest_header
@@ -80,7 +81,7 @@ def _addresses(value: Any) -> dict[str, str]:
     return {check_node_id(id_): check_address(address) for id_, address in value.items()}
 
 
-def write(directory: str | os.PathLike[str], remembered: Remembered) -> None:
+def write(directory: str | os.PathLike[str], remembered: Remembered, *, files: Files = OS_FILES) -> None:
     """Write atomically and durably, mode 0600. Raises OSError; the old file remains then."""
     value = {
         "format": FORMAT,
@@ -90,14 +91,16 @@ def write(directory: str | os.PathLike[str], remembered: Remembered) -> None:
         "members": dict(remembered.members),
         "said": dict(remembered.said),
     }
-    replace_file(os.path.join(directory, FILE_NAME), json.dumps(value, indent=1).encode() + b"\n")
+    data = json.dumps(value, indent=1).encode() + b"\n"
+    replace_file(os.path.join(directory, FILE_NAME), data, files=files)
 
 
 class Memory:
     """The file of one running manager. One thread at a time."""
 
-    def __init__(self, config: Config, incarnation: str) -> None:
+    def __init__(self, config: Config, incarnation: str, *, files: Files = OS_FILES) -> None:
         self._config = config
+        self._files = files
         self._incarnation = incarnation
         self._kept = _kept_or_none(config, incarnation)
         self._failure = ""
@@ -124,7 +127,7 @@ class Memory:
         try:
             if _identity(config) != self._directory:
                 return  # our directory was moved or unmounted: another directory has its name now
-            write(config.directory, now)
+            write(config.directory, now, files=self._files)
         except OSError as error:
             if self._failure != str(error):
                 self._failure = str(error)

@@ -1,8 +1,8 @@
-"""The log's operations on a disk, as a protocol that is passed in, and the real implementations.
+"""The operations that decide what a disk holds after a crash, as a protocol that is passed in, and the real disk.
 
-Lives here: the operations and their promises. Not here: the bytes that are written (raft/log/format.py) and when
-(raft/log/log.py). Invariant: bytes are sure to survive a power cut only after sync() has returned; names, after
-sync_directory().
+Lives here: making, syncing, renaming and removing files and directories, and the free space. Not here: reading a file
+by its path, locks, and LMDB, which opens, maps, writes and syncs its database files by itself. Invariant: bytes are
+sure to survive a power cut only after sync() has returned; names, after sync_directory().
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Final, Protocol
 
+from warren_raft.disk import sharing
 from warren_raft.disk.descriptors import RESERVE
-from warren_raft.disk.sharing import make_directory, open_new
 
 
 class File(Protocol):
@@ -41,31 +42,53 @@ class File(Protocol):
     def size(self) -> int:
         """The length in bytes."""
 
+    def fileno(self) -> int:
+        """The descriptor, for a lock on the file, and for LMDB or the kernel to copy into it. Bytes that come so are
+        durable after sync() too. io.UnsupportedOperation if the file has no descriptor."""
+
     def close(self) -> None:
         """Close the descriptor. Does not sync. A second call does nothing."""
 
 
 class Files(Protocol):
-    """A file system. Thread-safe, but two threads must not use the same File at the same time."""
+    """A file system. Thread-safe, but two threads must not use the same File at the same time. Every method raises
+    OSError as the system reports it."""
 
     def list_directory(self, path: str) -> list[str]:
         """The names in a directory, in any order. FileNotFoundError if the directory does not exist."""
 
-    def make_directory(self, path: str) -> None:
-        """Make one directory, mode 0700 (2770 in a shared directory). FileExistsError if `path` exists."""
+    def make_directory(self, path: str, *, private: bool = False) -> None:
+        """Make one directory, mode 0700 (2770 in a shared directory, unless `private`). FileExistsError if `path`
+        exists."""
+
+    def make_file(self, path: str, *, private: bool = False) -> File:
+        """Make a file and open it for reading and writing, mode 0600 (0660 in a shared directory, unless `private`).
+        FileExistsError if `path` exists, also as a symbolic link."""
 
     def open(self, path: str, *, create: bool = False) -> File:
         """Open for reading and writing. With `create` the file is new or emptied, with mode 0600 (0660 in a shared
         directory)."""
 
     def rename(self, old: str, new: str) -> None:
-        """Give a file another name in the same directory, atomically."""
+        """Give a file or a directory another name on the same file system, atomically. A file `new` is replaced."""
+
+    def link(self, old: str, new: str) -> None:
+        """Give a file a second name on the same file system. FileExistsError if `new` exists."""
 
     def unlink(self, path: str) -> None:
-        """Remove a name."""
+        """Remove a name of a file."""
+
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty directory."""
+
+    def remove_tree(self, path: str) -> None:
+        """Remove a directory and everything in it, step by step. FileNotFoundError if it does not exist."""
 
     def sync_directory(self, path: str) -> None:
         """Call fsync on a directory. When it has returned, the directory's names survive a power cut."""
+
+    def free_bytes(self, place: str | int) -> int:
+        """The bytes that users other than root may still write to the file system of a path or of an open file."""
 
 
 class OsFile:
@@ -101,6 +124,9 @@ class OsFile:
     def size(self) -> int:
         return os.fstat(self._descriptor).st_size
 
+    def fileno(self) -> int:
+        return self._descriptor
+
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
@@ -111,10 +137,19 @@ class OsFiles:
     """The real file system. Symbolic links in the last part of a file's path are refused."""
 
     def list_directory(self, path: str) -> list[str]:
-        return os.listdir(path)
+        return RESERVE.call(os.listdir, path)
 
-    def make_directory(self, path: str) -> None:
-        make_directory(path)
+    def make_directory(self, path: str, *, private: bool = False) -> None:
+        if private:
+            os.mkdir(path, sharing.PRIVATE_DIRECTORY)
+        else:
+            sharing.make_directory(path)
+
+    def make_file(self, path: str, *, private: bool = False) -> OsFile:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        if private:
+            return OsFile(RESERVE.call(os.open, path, flags, sharing.PRIVATE_FILE))
+        return OsFile(sharing.open_new(path, flags))
 
     def open(self, path: str, *, create: bool = False) -> OsFile:
         return OsFile(_open_file(path, None, create=create))
@@ -122,8 +157,17 @@ class OsFiles:
     def rename(self, old: str, new: str) -> None:
         os.rename(old, new)
 
+    def link(self, old: str, new: str) -> None:
+        os.link(old, new, follow_symlinks=False)
+
     def unlink(self, path: str) -> None:
         os.unlink(path)
+
+    def remove_directory(self, path: str) -> None:
+        os.rmdir(path)
+
+    def remove_tree(self, path: str) -> None:
+        shutil.rmtree(path)
 
     def sync_directory(self, path: str) -> None:
         descriptor = _open_directory(path)
@@ -131,6 +175,14 @@ class OsFiles:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def free_bytes(self, place: str | int) -> int:
+        status = os.statvfs(place)
+        return status.f_bavail * status.f_frsize
+
+
+OS_FILES: Final = OsFiles()
+"""The real file system, for each module to which no other is given."""
 
 
 class HeldDirectory(OsFiles):
@@ -184,7 +236,7 @@ class HeldDirectory(OsFiles):
 def _open_file(path: str, directory: int | None, *, create: bool) -> int:
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     if create:
-        return open_new(path, flags | os.O_TRUNC, directory=directory)
+        return sharing.open_new(path, flags | os.O_TRUNC, directory=directory)
     return RESERVE.call(os.open, path, flags, dir_fd=directory)
 
 

@@ -13,10 +13,10 @@ import secrets
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import IO, Final
 
-from warren_raft.disk.durable import sync_directory
+from warren_raft.disk.files import OS_FILES
 from warren_raft.disk.paths import absolute
 from warren_raft.errors import RefusedForSafety, StorageFull, WarrenError
 
@@ -158,18 +158,18 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     path = resolved(path)
     temporary = f"{path}.{secrets.token_hex(4)}.partial"
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        new = OS_FILES.make_file(temporary, private=True)
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with closing(new), open(new.fileno(), "wb", closefd=False) as file:
                 yield file
                 file.flush()
-                _keep_mode(file.fileno(), path)
-                os.fsync(file.fileno())
-            os.rename(temporary, path)
+                _keep_mode(new.fileno(), path)
+                new.sync()
+            OS_FILES.rename(temporary, path)
         except BaseException:
-            os.unlink(temporary)
+            OS_FILES.unlink(temporary)
             raise
-        sync_directory(os.path.dirname(path))
+        OS_FILES.sync_directory(os.path.dirname(path))
     except WarrenError:  # some of these are an OSError too
         raise
     except OSError as error:

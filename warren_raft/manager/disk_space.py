@@ -7,11 +7,11 @@ flicker.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from warren_raft.alarms import AlarmName, Alarms
+from warren_raft.disk.files import OS_FILES
 from warren_raft.store.database import Database
 
 DISK_AGAIN: Final = 1.25
@@ -20,12 +20,6 @@ QUOTA_AGAIN: Final = 0.95
 """A database has enough space again below this share of its quota."""
 
 MIB: Final = 1024 * 1024
-
-
-def free_bytes(directory: str) -> int:
-    """The bytes that users other than root may still write to the file system of `directory`."""
-    status = os.statvfs(directory)
-    return status.f_bavail * status.f_frsize
 
 
 class Space:
@@ -38,7 +32,7 @@ class Space:
         reserve_bytes: int,
         quota_bytes: int,
         alarms: Alarms,
-        free: Callable[[str], int] = free_bytes,
+        free: Callable[[str], int] = OS_FILES.free_bytes,
     ) -> None:
         self._directory = directory
         self._reserve_bytes = reserve_bytes

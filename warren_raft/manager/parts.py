@@ -23,7 +23,7 @@ from warren_raft.certificates.own import OwnCertificate
 from warren_raft.config import Config, split_address
 from warren_raft.data_dir.opening import OpenedDirectory
 from warren_raft.disk.descriptors import RESERVE
-from warren_raft.disk.files import Files
+from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.errors import WarrenError
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.manager.calls import GRACE_SECONDS, WriteCalls
@@ -65,7 +65,8 @@ MakeService = Callable[[Callable[[], int]], Service]
 class Parts:
     """`open` once; then the attributes are there. `close` from any thread, in signal handlers and in callbacks.
 
-    `files`: all file operations of the log go through this object. None: the files of the operating system.
+    `files`: every change of the data directory goes through this object, except the lock, the certificates and LMDB's
+    own. None: the files of the operating system.
     """
 
     opened: OpenedDirectory
@@ -91,6 +92,7 @@ class Parts:
             reserve_bytes=config.disk_reserve_bytes,
             quota_bytes=config.quota_bytes,
             alarms=self.alarms,
+            free=(OS_FILES if files is None else files).free_bytes,
         )
         self._watchdog: Watchdog | None = None
         """Made last: while it is None, not everything was started."""

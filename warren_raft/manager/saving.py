@@ -27,6 +27,7 @@ class Saving:
 
     def __init__(self, opened: OpenedDirectory, engine: Engine, life: Lifetime, standing: Standing) -> None:
         self._opened = opened
+        self._files = opened.state.files
         self._engine = engine
         self._life = life
         self._standing = standing
@@ -41,16 +42,23 @@ class Saving:
                 "a manager that is a member"
             )
         quorum = self._engine.has_quorum and self._life.is_alive
-        cancel = self._life.stopping
-        return save(database, path, created_at=datetime.now(UTC), node_id=node_id, quorum=quorum, cancel=cancel)
+        return save(
+            database,
+            path,
+            created_at=datetime.now(UTC),
+            node_id=node_id,
+            quorum=quorum,
+            cancel=self._life.stopping,
+            files=self._files,
+        )
 
     def nameless(self) -> int:
         """The descriptor of a snapshot in a file without a name, which the caller closes. Errors as `snapshot`."""
         directory = str(self._opened.config.directory / "snapshots")
-        make_directory(directory)
+        make_directory(directory, files=self._files)
         with self._attached().read() as transaction:
             self._opened.keeper.require_room(transaction.used_bytes())
-        return take_nameless(directory, self.snapshot)
+        return take_nameless(directory, self.snapshot, files=self._files)
 
     def backups(self, alarms: Alarms) -> Backups | None:
         """The backups that the configuration asks for; None: it asks for none."""
@@ -64,6 +72,7 @@ class Saving:
             position=self._position,
             take=self.snapshot,
             alarms=alarms,
+            files=self._files,
         )
 
     def _position(self) -> Position | None:

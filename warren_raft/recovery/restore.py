@@ -22,7 +22,7 @@ from warren_raft.config import Config, split_address
 from warren_raft.data_dir.description import describe
 from warren_raft.data_dir.opening import OpenedDirectory
 from warren_raft.data_dir.remembered import kept_for
-from warren_raft.disk.files import OsFiles
+from warren_raft.disk.files import OS_FILES
 from warren_raft.disk.paths import absolute
 from warren_raft.disk.sharing import require_rights
 from warren_raft.errors import (
@@ -128,7 +128,7 @@ def restore(
             f"{file} is a snapshot of cluster {manifest.cluster_id or NO_CLUSTER}, not of {cluster_id}"
         )
     with _locked(data_dir):
-        staging.finish(data_dir)
+        staging.finish(data_dir, files=OS_FILES)
         _check_owner(data_dir, node_id)
         if cluster_id is None and _look(data_dir).cluster_id == _common_cluster_id(manifest, members):
             raise RefusedForSafety(
@@ -141,8 +141,8 @@ def restore(
             verify(file, progress=lambda share: report(share * _VERIFIED))
             origin = Origin(_common_cluster_id(manifest, members), members)
             made = _make(part, file, manifest, origin, node_id, lambda _machine: None)
-            staging.commit(data_dir, datetime.now(UTC))
-        aside = staging.finish(data_dir)
+            staging.commit(data_dir, datetime.now(UTC), files=OS_FILES)
+        aside = staging.finish(data_dir, files=OS_FILES)
     report(1.0)
     return _restored(data_dir, node_id, origin, made, aside, manifest)
 
@@ -166,10 +166,11 @@ def _make(
         created_at=datetime.now(UTC),
         quorum=manifest.quorum,
         first=first,
+        files=OS_FILES,
     )
     log = Log.create_at(
         os.path.join(part, "log"),
-        files=OsFiles(),
+        files=OS_FILES,
         node_id=node_id,
         incarnation=f"{SystemRandom().getrandbits(128):032x}",
         index=RESTORED_INDEX,
@@ -210,9 +211,9 @@ def _locked(data_dir: str) -> Iterator[None]:
         yield
     except BaseException:
         if not existed:
-            os.unlink(os.path.join(data_dir, "lock"))
+            OS_FILES.unlink(os.path.join(data_dir, "lock"))
             with suppress(OSError):  # the directory is not empty
-                os.rmdir(data_dir)
+                OS_FILES.remove_directory(data_dir)
         raise
     finally:
         lock.release()
@@ -220,18 +221,17 @@ def _locked(data_dir: str) -> Iterator[None]:
 
 @contextmanager
 def _part_of(data_dir: str) -> Iterator[str]:
-    part = staging.begin(data_dir)
+    part = staging.begin(data_dir, files=OS_FILES)
     try:
         yield part
     except BaseException:
-        staging.discard(data_dir)
+        staging.discard(data_dir, files=OS_FILES)
         raise
 
 
 def _check_room(data_dir: str, needed: int, why: str) -> None:
     """Require space for the state and a snapshot of it. It takes less if the file system shares blocks."""
-    status = os.statvfs(data_dir)
-    free = status.f_bavail * status.f_frsize
+    free = OS_FILES.free_bytes(data_dir)
     if free < needed:
         raise RefusedForSafety(
             f"the disk of {data_dir} has {_mb(free)} left, and {why}, {_mb(needed)}, is needed: free some space first"
@@ -273,7 +273,7 @@ def _look(directory: str) -> _Held:
 def _check_owner(data_dir: str, node_id: str) -> None:
     """A wrong --node-id would set another member's data aside."""
     try:
-        owner = owner_of(OsFiles(), os.path.join(data_dir, "log"))
+        owner = owner_of(OS_FILES, os.path.join(data_dir, "log"))
     except Corrupted:
         return  # the owner is not known
     if owner not in (None, node_id):
@@ -444,9 +444,9 @@ class Recovery(Survivor):
         self.data_dir = absolute(data_dir)
         if os.path.isdir(self.data_dir):
             with _locked(self.data_dir):
-                staging.finish(self.data_dir)
+                staging.finish(self.data_dir, files=OS_FILES)
         with _advice_without_a_cluster():
-            node_id = owner_of(OsFiles(), os.path.join(self.data_dir, "log"))
+            node_id = owner_of(OS_FILES, os.path.join(self.data_dir, "log"))
             if node_id is None:
                 raise RefusedForSafety(f"{self.data_dir} holds no manager's log: name the directory of a survivor")
             self.node_id = node_id
@@ -505,14 +505,16 @@ class Recovery(Survivor):
             old_path = os.path.join(part, _OLD)
             database = self._opened.database
             _check_room(self.data_dir, _ROOM * database.file_size_bytes(), _ROOM_WHY)
-            old = write(database, old_path, created_at=datetime.now(UTC), node_id=self.node_id, quorum=False)
+            old = write(
+                database, old_path, created_at=datetime.now(UTC), node_id=self.node_id, quorum=False, files=OS_FILES
+            )
             verify(old_path, progress=lambda share: report(share * _VERIFIED))
             made = _make(part, old_path, old, origin, self.node_id, self._replay)
-            os.unlink(old_path)
-            staging.commit(self.data_dir, datetime.now(UTC))
+            OS_FILES.unlink(old_path)
+            staging.commit(self.data_dir, datetime.now(UTC), files=OS_FILES)
         self._opened.close(failed=False)
         with _locked(self.data_dir):
-            aside = staging.finish(self.data_dir)
+            aside = staging.finish(self.data_dir, files=OS_FILES)
         report(1.0)
         return _restored(self.data_dir, self.node_id, origin, made, aside, old)
 

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from warren_raft.alarms import Alarms
-from warren_raft.disk.durable import sync_directory
+from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.disk.paths import absolute
 from warren_raft.errors import Closed, RefusedForSafety, WarrenError
 from warren_raft.snapshots.file import Path, SnapshotInfo, read_manifest
@@ -66,6 +66,7 @@ class Backups:
         take: Callable[[str], SnapshotInfo],
         alarms: Alarms | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        files: Files = OS_FILES,
     ) -> None:
         self.directory: Final = absolute(directory)
         self._alarms = Alarms("") if alarms is None else alarms
@@ -77,6 +78,7 @@ class Backups:
         self._position = position
         self._take = take
         self._now = now
+        self._files = files
         self._checked_at: datetime | None = None
 
     @property
@@ -141,7 +143,8 @@ class Backups:
 
     def _do_due(self, position: Position) -> float:
         with suppress(FileExistsError):
-            os.mkdir(self.directory, 0o700)  # not its parents: one of them may be the mount point of an unmounted disk
+            # Not its parents: one of them may be the mount point of an unmounted disk.
+            self._files.make_directory(self.directory, private=True)
         now, backups = self._now(), self._backups(position.cluster_id)
         self._compare_names(backups)
         # A backup that is ahead of this state is from before the cluster was set back: it does not hold the present
@@ -154,7 +157,7 @@ class Backups:
                 return self._every - age
             if Position(newest.cluster_id, newest.revision, newest.digest) == position:
                 return self._every
-        remove_leftovers(self.directory, _PART, now=now.timestamp())
+        remove_leftovers(self.directory, _PART, now=now.timestamp(), files=self._files)
         saved, cluster_id = self._back_up(now)
         self._compare_names(self._prune(self._backups(cluster_id), saved))
         return self._every
@@ -162,7 +165,7 @@ class Backups:
     def _backups(self, cluster_id: str | None) -> list[tuple[str, SnapshotInfo]]:
         """The backups of this cluster, the newest first: the one that covers the most of the log."""
         found = []
-        for name in os.listdir(self.directory):
+        for name in self._files.list_directory(self.directory):
             if _NAME.match(name):
                 path = os.path.join(self.directory, name)
                 try:
@@ -198,8 +201,8 @@ class Backups:
         path = os.path.join(self.directory, f"warren-{stamp}-{manifest.index:016d}.mdb")
         if os.path.lexists(path):
             raise RefusedForSafety(f"{path} exists already, and {part} was to get its name")
-        os.rename(part, path)
-        sync_directory(self.directory)
+        self._files.rename(part, path)
+        self._files.sync_directory(self.directory)
         log_event(logger, logging.INFO, "backup saved", path=path, index=manifest.index, bytes=manifest.size_bytes)
         return path, manifest.cluster_id
 
@@ -211,7 +214,7 @@ class Backups:
             if number < self._keep or path == saved:
                 kept.append(backup)
             else:
-                os.unlink(path)
+                self._files.unlink(path)
                 log_event(logger, logging.INFO, "old backup removed", path=path)
         return kept
 

@@ -11,13 +11,13 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
-from warren_raft.disk.descriptors import RESERVE
-from warren_raft.disk.durable import make_directory, sync_directory
+from warren_raft.disk.durable import make_directory
+from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.disk.paths import absolute
 from warren_raft.disk.sharing import correct_mode
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid
@@ -81,15 +81,17 @@ class SnapshotDirectory:
     `set_aside`) are for one thread at a time. keeper.py removes old snapshots when they are no longer in use.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, files: Files = OS_FILES) -> None:
+        """`files`: every change of the directory goes through it."""
         self.path: Final = os.path.join(absolute(data_dir), "snapshots")
+        self._files: Final = files
 
     def create(self) -> None:
         """Make the directory if it is missing. Remove the part of a process that died while it took a snapshot."""
-        make_directory(self.path)
-        for name in RESERVE.call(os.listdir, self.path):
+        make_directory(self.path, files=self._files)
+        for name in self._files.list_directory(self.path):
             if name.endswith(".part") and name not in INCOMING:
-                os.unlink(os.path.join(self.path, name))
+                self._files.unlink(os.path.join(self.path, name))
 
     @property
     def incoming(self) -> str:
@@ -118,7 +120,7 @@ class SnapshotDirectory:
 
     def _names(self) -> builtins.list[str]:
         try:
-            return sorted(name for name in RESERVE.call(os.listdir, self.path) if _NAME.match(name))
+            return sorted(name for name in self._files.list_directory(self.path) if _NAME.match(name))
         except FileNotFoundError:
             return []
 
@@ -142,18 +144,18 @@ class SnapshotDirectory:
         """
         part = os.path.join(self.path, _TAKING)
         with suppress(FileNotFoundError):
-            os.unlink(part)
-        manifest = write(database, part, created_at=created_at, node_id=node_id, quorum=quorum)
+            self._files.unlink(part)
+        manifest = write(database, part, created_at=created_at, node_id=node_id, quorum=quorum, files=self._files)
         try:
             existing = self._sound(manifest, verify)
             if existing is not None:
-                os.unlink(part)
+                self._files.unlink(part)
                 return existing
             verify(part)
             return self._give_name(part, manifest)
         except BaseException:
             with suppress(FileNotFoundError):
-                os.unlink(part)
+                self._files.unlink(part)
             raise
 
     def _sound(self, manifest: SnapshotInfo, verify: Verify) -> Snapshot | None:
@@ -180,14 +182,15 @@ class SnapshotDirectory:
         if os.path.dirname(part) != self.path:
             raise RefusedForSafety(f"{part} is not in {self.path}: copy it there first")
         manifest = read_manifest(part)
-        _sync_file(part)
+        with closing(self._files.open(part)) as file:
+            file.sync()
         return self._give_name(part, manifest)
 
     def _give_name(self, part: str, manifest: SnapshotInfo) -> Snapshot:
         path = self._path_of(manifest)
         correct_mode(part)
-        os.rename(part, path)
-        sync_directory(self.path)
+        self._files.rename(part, path)
+        self._files.sync_directory(self.path)
         return Snapshot(path=path, manifest=manifest)
 
     def _path_of(self, manifest: SnapshotInfo) -> str:
@@ -196,12 +199,12 @@ class SnapshotDirectory:
     def set_aside(self, snapshot: Snapshot | Damaged) -> str:
         """Rename a damaged snapshot; only the newest of these files is kept. Returns the new path."""
         target = snapshot.path + _SET_ASIDE
-        os.rename(snapshot.path, target)
-        old = [name for name in RESERVE.call(os.listdir, self.path) if name.endswith(_SET_ASIDE)]
+        self._files.rename(snapshot.path, target)
+        old = [name for name in self._files.list_directory(self.path) if name.endswith(_SET_ASIDE)]
         old.remove(os.path.basename(target))
         for name in sorted(old, reverse=True)[SET_ASIDE_KEPT - 1 :]:
-            os.unlink(os.path.join(self.path, name))
-        sync_directory(self.path)
+            self._files.unlink(os.path.join(self.path, name))
+        self._files.sync_directory(self.path)
         return target
 
 
@@ -217,11 +220,3 @@ def _snapshot_at(path: str) -> Snapshot:
     if name_of(manifest) != os.path.basename(path):
         raise SnapshotInvalid(path, f"is the snapshot {name_of(manifest)} under a wrong name")
     return Snapshot(path=path, manifest=manifest)
-
-
-def _sync_file(path: str) -> None:
-    descriptor = RESERVE.call(os.open, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,13 +14,13 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
 from warren_raft.disk.descriptors import RESERVE
-from warren_raft.disk.outputs import write_all
+from warren_raft.disk.files import OS_FILES, File, Files
 from warren_raft.disk.shortage import shortage_of, storage_full
 from warren_raft.errors import (
     InvariantViolation,
@@ -140,7 +140,9 @@ def _is_shown(value: object) -> bool:
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def write(database: Database, path: Path, *, created_at: datetime, node_id: str, quorum: bool) -> SnapshotInfo:
+def write(
+    database: Database, path: Path, *, created_at: datetime, node_id: str, quorum: bool, files: Files = OS_FILES
+) -> SnapshotInfo:
     """Write the present content of `database` to a new file, mode 0600, and sync it. Writers go on meanwhile.
 
     The caller gives a `.part` name, verifies the file, renames it and syncs the directory. After any error no file is
@@ -149,34 +151,29 @@ def write(database: Database, path: Path, *, created_at: datetime, node_id: str,
     Raises FileExistsError (also for a link), StorageFull, OSError; Closed.
     """
     path = os.fspath(path)
-    with _new_file(path) as descriptor:
+    with _new_file(path, files) as file:
         with database.read() as transaction:
             committed, counts = read_committed(transaction), counts_of(transaction)
-            _copy_database(database, transaction, descriptor, path)
-        size = os.fstat(descriptor).st_size
-        sha256 = sha256_of(descriptor, size)
+            _copy_database(database, transaction, file.fileno(), path)
+        size = file.size()
+        sha256 = sha256_of(file.fileno(), size)
         manifest = _manifest(committed, counts, size, sha256, created_at, node_id, quorum)
-        os.lseek(descriptor, 0, os.SEEK_END)
-        write_all(descriptor, make_trailer(manifest))
+        file.write(size, make_trailer(manifest))
     return manifest
 
 
 @contextmanager
-def _new_file(path: str) -> Iterator[int]:
-    """The descriptor of a new file, mode 0600. The file is synced at the end of the block, or removed after an
-    error."""
+def _new_file(path: str, files: Files) -> Iterator[File]:
+    """A new file, mode 0600. It is synced at the end of the block, or removed after an error."""
     with no_space_as_storage_full(path):
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = RESERVE.call(os.open, path, flags, 0o600)
+        file = files.make_file(path, private=True)
         try:
-            try:
-                yield descriptor
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            with closing(file):
+                yield file
+                file.sync()
         except BaseException:
             with suppress(FileNotFoundError):
-                os.unlink(path)
+                files.unlink(path)
             raise
 
 
@@ -324,7 +321,7 @@ def _parse_trailer(page: bytes, path: str) -> SnapshotInfo:
 # ---------------------------------------------------------------------------------------------- extracting
 
 
-def extract(path: Path, target: Path) -> SnapshotInfo:
+def extract(path: Path, target: Path, *, files: Files = OS_FILES) -> SnapshotInfo:
     """Copy the database of a verified snapshot to a new file, mode 0600, and sync it. The snapshot is not changed.
 
     The copy is never a link, because LMDB would write into the snapshot. If the file system can do that, both files
@@ -336,24 +333,24 @@ def extract(path: Path, target: Path) -> SnapshotInfo:
     path, target = os.fspath(path), os.fspath(target)
     with opened(path) as source:
         manifest = manifest_in(source, path)
-        with _new_file(target) as copy:
+        with _new_file(target, files) as copy:
             if not _share_blocks(source, copy, manifest.size_bytes):
                 _copy_bytes(source, copy, manifest.size_bytes, path)
     return manifest
 
 
-def _share_blocks(source: int, copy: int, size: int) -> bool:
+def _share_blocks(source: int, copy: File, size: int) -> bool:
     try:
-        fcntl.ioctl(copy, _FICLONE, source)
+        fcntl.ioctl(copy.fileno(), _FICLONE, source)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
         return False  # this file system does not support it, or not between these two files
-    os.ftruncate(copy, size)
+    copy.truncate(size)
     return True
 
 
-def _copy_bytes(source: int, copy: int, size: int, path: str) -> None:
+def _copy_bytes(source: int, copy: File, size: int, path: str) -> None:
     position, in_kernel = 0, True
     while position < size:
         wanted = min(size - position, 64 * CHUNK_BYTES if in_kernel else CHUNK_BYTES)
@@ -369,10 +366,9 @@ def _copy_bytes(source: int, copy: int, size: int, path: str) -> None:
         position += count
 
 
-def _copy_some(source: int, copy: int, position: int, wanted: int, in_kernel: bool) -> int:
+def _copy_some(source: int, copy: File, position: int, wanted: int, in_kernel: bool) -> int:
     if in_kernel:
-        return os.copy_file_range(source, copy, wanted, position, position)
+        return os.copy_file_range(source, copy.fileno(), wanted, position, position)
     data = os.pread(source, wanted, position)
-    os.lseek(copy, position, os.SEEK_SET)
-    write_all(copy, data)
+    copy.write(position, data)
     return len(data)

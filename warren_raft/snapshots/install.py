@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
+from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.errors import SnapshotInvalid
 from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.entry import Committed, store_position
@@ -53,17 +54,18 @@ def install(
     created_at: datetime,
     quorum: bool,
     first: Callable[[StateMachine], object] = lambda _machine: None,
+    files: Files = OS_FILES,
 ) -> SnapshotInfo:
     """Make DATA_DIR/state and DATA_DIR/snapshots of a verified snapshot, all durable. Returns the new manifest.
 
     `sha256`: the hash of the verified bytes. `first` may apply more of the old log before the old log ends. Raises
     SnapshotInvalid (the file is not the verified one), StorageFull, OSError, StorageFailed.
     """
-    state = StateDirectory(data_dir)
+    state = StateDirectory(data_dir, files=files)
     state.create()
     generation = state.next_generation()
     target = state.file_of(generation)
-    size = extract(path, target).size_bytes
+    size = extract(path, target, files=files).size_bytes
     with opened(target) as descriptor:
         if sha256_of(descriptor, size) != sha256:
             raise SnapshotInvalid(os.fspath(path), "was changed while it was restored")
@@ -71,7 +73,7 @@ def install(
         first(StateMachine(database))
         begin_anew(database, cluster_id)
         database.publish()
-        snapshots = SnapshotDirectory(data_dir)
+        snapshots = SnapshotDirectory(data_dir, files=files)
         snapshots.create()
         manifest = snapshots.take(
             database,

@@ -13,15 +13,14 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 from warren_raft.disk.descriptors import RESERVE
 from warren_raft.disk.durable import replace_file
-from warren_raft.disk.outputs import write_all
-from warren_raft.disk.sharing import open_new, without_links
+from warren_raft.disk.sharing import without_links
 from warren_raft.disk.shortage import shortage_of
 from warren_raft.errors import (
     Corrupted,
@@ -103,7 +102,8 @@ class Keeper:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._state = state
-        self._directory = SnapshotDirectory(state.data_dir)
+        self._disk = state.files
+        self._directory = SnapshotDirectory(state.data_dir, files=self._disk)
         self._node_id = node_id
         self._reserve_bytes = reserve_bytes
         self._verify = verify
@@ -216,8 +216,7 @@ class Keeper:
 
     def require_room(self, wanted_bytes: int) -> None:
         """Raise StorageFull below the reserve: the log shares this disk, and a snapshot can wait."""
-        status = os.statvfs(self._state.data_dir)
-        free = status.f_bavail * status.f_frsize
+        free = self._disk.free_bytes(self._state.data_dir)
         if free < wanted_bytes + self._reserve_bytes:
             raise StorageFull(
                 f"{self._state.data_dir} has {free} bytes left: {wanted_bytes} are needed, "
@@ -283,24 +282,19 @@ class Keeper:
         return job
 
     def _write_incoming(self, offset: int, data: bytes) -> None:
-        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = RESERVE.call(os.open, self._directory.incoming, flags)
-        try:
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            write_all(descriptor, data)
-            os.ftruncate(descriptor, offset + len(data))
-        finally:
-            os.close(descriptor)
+        with closing(self._disk.open(self._directory.incoming)) as file:
+            file.write(offset, data)
+            file.truncate(offset + len(data))
 
     def _remove_incoming(self) -> None:
         self._incoming = ("", 0)
         for path in (self._directory.incoming, self._incoming_note):
             with suppress(FileNotFoundError):
-                os.unlink(path)
+                self._disk.unlink(path)
 
     def _begin_incoming(self, sha256: str) -> None:
-        os.close(open_new(self._directory.incoming, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW))
-        replace_file(self._incoming_note, json.dumps({"sha256": sha256}).encode())
+        self._disk.open(self._directory.incoming, create=True).close()
+        replace_file(self._incoming_note, json.dumps({"sha256": sha256}).encode(), files=self._disk)
 
     @property
     def _incoming_note(self) -> str:
@@ -371,7 +365,7 @@ class Keeper:
     def _open_copy(self, path: str) -> StateMachine:
         with self._files:
             generation = self._state.next_generation()
-            extract(path, self._state.file_of(generation))
+            extract(path, self._state.file_of(generation), files=self._disk)
         try:
             database = Database.open_generation(self._state, generation, sync=False)
         except BaseException:
@@ -409,7 +403,7 @@ class Keeper:
         with self._names:
             while self._dropped:
                 with suppress(FileNotFoundError):
-                    os.unlink(self._dropped[0])
+                    self._disk.unlink(self._dropped[0])
                 del self._dropped[0]
         while self._retired:
             generation, why = self._retired[0]

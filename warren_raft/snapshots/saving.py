@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Final
 
 from warren_raft.disk.descriptors import RESERVE
-from warren_raft.disk.durable import sync_directory
+from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.disk.outputs import copy_to_node, is_node, node_descriptor
 from warren_raft.disk.paths import absolute
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid
@@ -51,6 +51,7 @@ def save(
     node_id: str,
     quorum: bool,
     cancel: Cancel | None = None,
+    files: Files = OS_FILES,
 ) -> SnapshotInfo:
     """Write a snapshot to `path` (mode 0600), verify every record of it in a child, and only then give it that name.
 
@@ -60,14 +61,14 @@ def save(
     Raises RefusedForSafety (a file of that name exists), StorageFull, OSError, SnapshotInvalid (the state itself is
     damaged), VerificationFailed, Closed (`cancel` was set). In these cases no file is left.
     """
-    with new_file(path) as part:
-        manifest = write(database, part, created_at=created_at, node_id=node_id, quorum=quorum)
+    with new_file(path, files=files) as part:
+        manifest = write(database, part, created_at=created_at, node_id=node_id, quorum=quorum, files=files)
         verify_in_child(part, records=True, cancel=cancel)
     return manifest
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[str]:
+def new_file(path: Path, *, files: Files = OS_FILES) -> Iterator[str]:
     """The name of a file to make, `PATH.<random>.part`, which gets the name `path` when the block ends well.
 
     After an error it is removed. If the process was killed, the next save to the same path removes it a day later.
@@ -81,16 +82,16 @@ def new_file(path: Path) -> Iterator[str]:
     path = absolute(path)
     _require_free(path)
     directory, name = os.path.split(path)
-    remove_leftovers(directory, re.compile(rf"{re.escape(name)}\.[0-9a-f]{{8}}\.part"), now=time.time())
+    remove_leftovers(directory, re.compile(rf"{re.escape(name)}\.[0-9a-f]{{8}}\.part"), now=time.time(), files=files)
     part = f"{path}.{secrets.token_hex(4)}.part"
     try:
         try:
             yield part
-            _give_name(part, path)
+            _give_name(part, path, files)
         finally:
             with suppress(FileNotFoundError):
-                os.unlink(part)
-        sync_directory(os.path.dirname(path))
+                files.unlink(part)
+        files.sync_directory(os.path.dirname(path))
     except OSError as error:
         if error.filename == part:
             raise OSError(error.errno, error.strerror, path) from error
@@ -110,7 +111,7 @@ def _for_node(path: Path) -> Iterator[str]:
         os.close(node)
 
 
-def remove_leftovers(directory: str, is_part: re.Pattern[str], *, now: float) -> None:
+def remove_leftovers(directory: str, is_part: re.Pattern[str], *, now: float, files: Files = OS_FILES) -> None:
     """Remove the files with such a name in a directory that are LEFTOVER_SECONDS old at `now`. A file that cannot be
     removed is logged, but does not prevent the next save."""
     try:
@@ -118,7 +119,7 @@ def remove_leftovers(directory: str, is_part: re.Pattern[str], *, now: float) ->
         for part in parts:
             with suppress(FileNotFoundError):
                 if now - part.stat(follow_symlinks=False).st_mtime > LEFTOVER_SECONDS:
-                    os.unlink(part.path)
+                    files.unlink(part.path)
     except (FileNotFoundError, NotADirectoryError):
         return  # the code that makes the file reports it
     except OSError as error:
@@ -130,10 +131,10 @@ def _require_free(path: str) -> None:
         raise RefusedForSafety(f"{path} exists already: name another file, or remove it first")
 
 
-def _give_name(part: str, path: str) -> None:
+def _give_name(part: str, path: str, files: Files) -> None:
     """Make a link, because a rename would replace a file that another process has put there meanwhile."""
     try:
-        os.link(part, path, follow_symlinks=False)
+        files.link(part, path)
     except FileExistsError:
         _require_free(path)
         raise
@@ -141,7 +142,7 @@ def _give_name(part: str, path: str) -> None:
         if error.errno not in _NO_LINKS:
             raise
         _require_free(path)
-        os.rename(part, path)
+        files.rename(part, path)
 
 
 def require_hash(path: Path) -> SnapshotInfo:
@@ -158,7 +159,7 @@ Take = Callable[[str], object]
 """A function that saves a snapshot at a path, like the `snapshot` method of a store."""
 
 
-def take_nameless(directory: str, take: Take) -> int:
+def take_nameless(directory: str, take: Take, *, files: Files = OS_FILES) -> int:
     """The descriptor of a snapshot without a name: its space is freed with the descriptor, however this process ends.
 
     While it is made it is DIRECTORY/sending-<random>.part; `SnapshotDirectory.create` removes the part of a dead
@@ -169,4 +170,4 @@ def take_nameless(directory: str, take: Take) -> int:
     try:
         return RESERVE.call(os.open, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     finally:
-        os.unlink(path)
+        files.unlink(path)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
-from warren_raft.disk.durable import make_directory, replace_file, sync_directory
+from warren_raft.disk.durable import make_directory, replace_file
+from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.disk.privacy import NAMES
 from warren_raft.disk.sharing import without_links
 from warren_raft.errors import Corrupted
@@ -57,28 +57,28 @@ def asides(directory: Path) -> list[str]:
     return [os.path.join(directory, name) for name in sorted(names) if _ASIDE_NAME.match(name)]
 
 
-def begin(directory: Path) -> str:
+def begin(directory: Path, *, files: Files = OS_FILES) -> str:
     """A new empty directory for the new content, under the names OURS. The caller holds the directory's lock."""
-    discard(directory)
+    discard(directory, files=files)
     part = os.path.join(directory, _PART)
-    make_directory(part)
+    make_directory(part, files=files)
     return part
 
 
-def discard(directory: Path) -> None:
+def discard(directory: Path, *, files: Files = OS_FILES) -> None:
     """Remove an unfinished replacement, of this process or of one that died."""
     with suppress(FileNotFoundError):
-        shutil.rmtree(os.path.join(directory, _PART))
+        files.remove_tree(os.path.join(directory, _PART))
 
 
-def commit(directory: Path, now: datetime) -> None:
+def commit(directory: Path, now: datetime, *, files: Files = OS_FILES) -> None:
     """Make the new content, which is synced, the directory's content. The caller closes its files and calls
     `finish`."""
     part = os.path.join(directory, _PART)
-    replace_file(os.path.join(part, _ASIDE), _free_name(directory, now).encode())
-    sync_directory(part)
-    os.rename(part, os.path.join(directory, _READY))
-    sync_directory(os.fspath(directory))
+    replace_file(os.path.join(part, _ASIDE), _free_name(directory, now).encode(), files=files)
+    files.sync_directory(part)
+    files.rename(part, os.path.join(directory, _READY))
+    files.sync_directory(os.fspath(directory))
 
 
 def is_committed(directory: Path) -> bool:
@@ -95,7 +95,7 @@ def _free_name(directory: Path, now: datetime) -> str:
     return name
 
 
-def finish(directory: Path) -> str | None:
+def finish(directory: Path, *, files: Files = OS_FILES) -> str | None:
     """After a `commit`, set the old content aside and put the new content in its place. Otherwise do nothing.
 
     An interrupted call may be repeated. Returns the path of the old content. The caller holds the lock.
@@ -106,25 +106,25 @@ def finish(directory: Path) -> str | None:
             name = file.read()
     except FileNotFoundError:
         with suppress(FileNotFoundError):
-            os.rmdir(ready)
+            files.remove_directory(ready)
         return None
     if not _ASIDE_NAME.match(name):
         raise Corrupted(os.path.join(ready, _ASIDE), f"{name!r} is not a name that was written there")
     aside = os.path.join(directory, name)
     for each in OURS:
-        _take_place(os.path.join(ready, each), os.path.join(directory, each), os.path.join(aside, each))
-    os.unlink(os.path.join(ready, _ASIDE))
-    os.rmdir(ready)
-    sync_directory(os.fspath(directory))
+        _take_place(os.path.join(ready, each), os.path.join(directory, each), os.path.join(aside, each), files)
+    files.unlink(os.path.join(ready, _ASIDE))
+    files.remove_directory(ready)
+    files.sync_directory(os.fspath(directory))
     return aside if os.path.isdir(aside) else None
 
 
-def _take_place(new: str, place: str, aside: str) -> None:
+def _take_place(new: str, place: str, aside: str, files: Files) -> None:
     if not os.path.lexists(new):
         return  # an earlier call has moved it
     if os.path.lexists(place):
-        make_directory(os.path.dirname(aside))
-        os.rename(place, aside)
-        sync_directory(os.path.dirname(aside))
-    os.rename(new, place)
-    sync_directory(os.path.dirname(place))
+        make_directory(os.path.dirname(aside), files=files)
+        files.rename(place, aside)
+        files.sync_directory(os.path.dirname(aside))
+    files.rename(new, place)
+    files.sync_directory(os.path.dirname(place))

@@ -13,13 +13,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, TypeVar
 
 import lmdb
 
 from warren_raft.disk import sharing
 from warren_raft.disk.descriptors import RESERVE
+from warren_raft.disk.files import OS_FILES, File, Files
 from warren_raft.disk.paths import absolute, missing_data, moved
 from warren_raft.disk.privacy import refuse_link
 from warren_raft.errors import (
@@ -142,7 +143,7 @@ class Database:
         generation: int,
         sync: bool,
         clock: Callable[[], float],
-        marker: int = -1,
+        marker: File | None = None,
         owners_table: OwnersTable | None = None,
         readers_table: ReadersTable | None = None,
     ) -> None:
@@ -157,10 +158,11 @@ class Database:
         self._environment: lmdb.Environment | None = environment
         self._file: Final = _File(self.path)
         self._state = state
+        self._files: Final[Files] = OS_FILES if state is None else state.files
         self._read_only = environment.flags()["readonly"]
         self._unsynced = not sync and not self._read_only
         self._marker = marker
-        """The marker of unsynced commits (a descriptor), or -1. Its lock tells readers that this process is alive."""
+        """The marker of unsynced commits, if it has one. Its lock tells readers that this process is alive."""
         self._failed = False
         self._write_lock = threading.Lock()
         self._writer: WriteTransaction | None = None
@@ -231,8 +233,8 @@ class Database:
         """Make an empty generation. It is not in use until `publish`."""
         state.create()
         generation = state.next_generation()
-        descriptor = sharing.open_new(state.file_of(generation), os.O_WRONLY | os.O_EXCL)
-        os.close(descriptor)  # LMDB takes an empty file for a new one; the marker needs its inode
+        # LMDB takes an empty file for a new one; the marker needs its inode.
+        state.files.make_file(state.file_of(generation)).close()
         return cls._open_for_writing(state, generation, sync, clock, is_new=True)
 
     @classmethod
@@ -252,7 +254,7 @@ class Database:
     ) -> Database:
         state.require_trusted(generation)
         was_unsynced = state.is_unsynced(generation)
-        marker = -1 if sync else state.mark_unsynced(generation)
+        marker = None if sync else state.mark_unsynced(generation)
         path = state.file_of(generation)
         try:
             state.break_seal(generation)
@@ -275,7 +277,8 @@ class Database:
                     environment.sync(True)
                     state.clear_mark(generation)
         except BaseException:
-            _close_descriptor(marker)
+            if marker is not None:
+                marker.close()
             state.let_go(path)
             raise
         cls._open_databases.add(database)
@@ -557,12 +560,9 @@ class Database:
             raise InvariantViolation(f"{self.path} is open for reading only")
         state, generation = self._state, self._state.next_generation()
         try:
-            descriptor = sharing.open_new(state.file_of(generation), os.O_WRONLY | os.O_EXCL)
-            try:
-                self.copy_to(descriptor)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            with closing(state.files.make_file(state.file_of(generation))) as file:
+                self.copy_to(file.fileno())
+                file.sync()
             database = Database.open_generation(state, generation, sync=not self._unsynced, clock=self.clock)
             try:
                 database.publish()
@@ -604,8 +604,7 @@ class Database:
 
     def free_bytes(self) -> int:
         """The bytes that users other than root may still write to the file system of the file."""
-        status = self._file.file_system()
-        return status.f_bavail * status.f_frsize
+        return self._file.ask(self._files.free_bytes)
 
     def require_file(self) -> None:
         """Raises Corrupted if the file was removed: then the commits are lost. One system call."""
@@ -641,8 +640,8 @@ class Database:
             self._close_descriptors()
 
     def _close_descriptors(self) -> None:
-        marker, self._marker = self._marker, -1
-        _close_descriptor(marker)
+        if self._marker is not None:
+            self._marker.close()
         self._file.close()
 
     def close_sealed(self) -> None:
@@ -707,13 +706,10 @@ class _File:
 
     def status(self) -> os.stat_result:
         """The status of the file. Raises Closed if this object is closed."""
-        return self._asked(os.stat)
+        return self.ask(os.stat)
 
-    def file_system(self) -> os.statvfs_result:
-        """The status of its file system. Raises Closed if this object is closed."""
-        return self._asked(os.statvfs)
-
-    def _asked(self, question: Callable[[int], T]) -> T:
+    def ask(self, question: Callable[[int], T]) -> T:
+        """The answer of a system call about the open file. Raises Closed if this object is closed."""
         try:
             return question(self._descriptor)
         except OSError as error:  # perhaps closed just now by another thread, or by a signal handler in this one
@@ -723,11 +719,6 @@ class _File:
 
 
 _NO_TABLE: Final[Any] = None  # kind numbers begin at 1
-
-
-def _close_descriptor(descriptor: int) -> None:
-    if descriptor >= 0:
-        os.close(descriptor)
 
 
 def _opened_by_owner(state: StateDirectory, generation: int, sync: bool) -> tuple[lmdb.Environment, OwnersTable]:

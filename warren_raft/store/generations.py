@@ -19,12 +19,8 @@ from typing import Final, NoReturn
 
 from warren_raft.disk import sharing
 from warren_raft.disk.descriptors import RESERVE
-from warren_raft.disk.durable import (
-    make_directory,
-    replace_and_hold,
-    replace_file,
-    sync_directory,
-)
+from warren_raft.disk.durable import make_directory, replace_and_hold, replace_file
+from warren_raft.disk.files import OS_FILES, File, Files
 from warren_raft.disk.paths import absolute
 from warren_raft.errors import Corrupted, RefusedForSafety
 from warren_raft.store.ownership import Anchors
@@ -114,13 +110,12 @@ def _token_in_memory(directory: str) -> str | None:
 def _make_token(path: str) -> None:
     """Raises FileExistsError. The file gets its name when it is complete."""
     part = f"{path}.{uuid.uuid4().hex}"
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(uuid.uuid4().hex.encode())
-        os.link(part, path)
-    finally:
-        os.unlink(part)
+    with contextlib.closing(OS_FILES.make_file(part, private=True)) as file:
+        try:
+            file.write(0, uuid.uuid4().hex.encode())
+            OS_FILES.link(part, path)
+        finally:
+            OS_FILES.unlink(part)
 
 
 def _is_locked(descriptor: int) -> bool:
@@ -239,20 +234,23 @@ class StateDirectory:
         *,
         boot_id: Callable[[], str] = read_boot_id,
         anchors: Anchors | None = None,
+        files: Files = OS_FILES,
     ) -> None:
         """`anchors`: those of the directory's owner. They hold the files that must stay in their places. Once one of
-        these files is not in its place, nothing is changed: the file there may belong to another process."""
+        these files is not in its place, nothing is changed: the file there may belong to another process. `files`:
+        every change of the directory goes through it, except those that LMDB makes by itself."""
         self.data_dir: Final = absolute(data_dir)
         self.path: Final = os.path.join(self.data_dir, "state")
         self.pointer: Final = os.path.join(self.path, "current")
         self._starts: Final = os.path.join(self.path, "starts")
         self._boot_id: Final = boot_id
         self._anchors: Final = anchors
+        self.files: Final = files
 
     def create(self) -> None:
         """Make the directory if it is missing. Raises RefusedForSafety on a network file system."""
-        make_directory(self.data_dir)
-        make_directory(self.path)
+        make_directory(self.data_dir, files=self.files)
+        make_directory(self.path, files=self.files)
         refuse_network_filesystem(self.path, mount_of(self.path)[1])
         self.hold(self.data_dir, self.path)
 
@@ -275,17 +273,23 @@ class StateDirectory:
         if self._anchors is not None:
             self._anchors.require()
 
-    def _replace(self, path: str, data: bytes, *, locked: bool = False) -> int:
-        """Replace a file that is held. Returns a descriptor of the new file."""
+    def _replace(self, path: str, data: bytes, *, locked: bool = False) -> File:
+        """Replace a file that is held. Returns the new file, open."""
         self.require_in_place()
         self.let_go(path)
-        descriptor = replace_and_hold(path, data, locked=locked)
+        file = replace_and_hold(path, data, locked=locked, files=self.files)
         try:
             self.hold(path)
         except OSError:
-            os.close(descriptor)
+            file.close()
             raise
-        return descriptor
+        return file
+
+    def _remove_note(self, path: str) -> None:
+        """Remove a file durably, if there is one."""
+        with contextlib.suppress(FileNotFoundError):
+            self.files.unlink(path)
+            self.files.sync_directory(self.path)
 
     def file_of(self, generation: int) -> str:
         """The path of a generation's database file."""
@@ -309,7 +313,7 @@ class StateDirectory:
         there are several generations, because it is not known which of them was current.
         """
         found = []
-        for name in RESERVE.call(os.listdir, self.path):
+        for name in self.files.list_directory(self.path):
             if match := _GENERATION.match(name):
                 generation = int(match[1])
                 if os.path.getsize(self.file_of(generation)) <= _EMPTY_BYTES:
@@ -322,13 +326,13 @@ class StateDirectory:
 
     def publish(self, generation: int) -> None:
         """Make `generation` the current one. Readers see it at their next read."""
-        os.close(self._replace(self.pointer, b"%d\n" % generation))
+        self._replace(self.pointer, b"%d\n" % generation).close()
 
     def next_generation(self) -> int:
         """A number above every number in use. No number is used twice, so an old name never leads to another file."""
         numbers = [
             int(match[1])
-            for name in RESERVE.call(os.listdir, self.path)
+            for name in self.files.list_directory(self.path)
             if (match := re.match(r"(\d{1,18})\.mdb", name))
         ]
         with contextlib.suppress(StateUntrusted):  # a damaged pointer adds no number
@@ -344,7 +348,7 @@ class StateDirectory:
         Processes that still read one of them go on with its open file.
         """
         current = self.current()
-        for name in RESERVE.call(os.listdir, self.path):
+        for name in self.files.list_directory(self.path):
             match = _GENERATION.match(name)
             if match and int(match[1]) != current:
                 self.remove(int(match[1]))
@@ -355,8 +359,8 @@ class StateDirectory:
         self.let_go(self.file_of(generation), self._marker_of(generation))
         for suffix in ("", "-lock", ".unsynced", ".sealed"):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.file_of(generation) + suffix)
-        sync_directory(self.path)
+                self.files.unlink(self.file_of(generation) + suffix)
+        self.files.sync_directory(self.path)
 
     def set_aside(self, generation: int, why: str) -> str | None:
         """Keep a generation for study under another name; the newest two stay. `why`: letters a-z and '-'.
@@ -368,7 +372,7 @@ class StateDirectory:
         self.let_go(source)
         target = f"{source}.aside-{why}"
         try:
-            os.rename(source, target)
+            self.files.rename(source, target)
         except FileNotFoundError:
             target = ""
         self.remove(generation)
@@ -377,11 +381,11 @@ class StateDirectory:
 
     def _remove_old_set_aside(self) -> None:
         found = [
-            (int(match[1]), name) for name in RESERVE.call(os.listdir, self.path) if (match := _SET_ASIDE.match(name))
+            (int(match[1]), name) for name in self.files.list_directory(self.path) if (match := _SET_ASIDE.match(name))
         ]
         for _, name in sorted(found)[:-SET_ASIDE_KEPT]:
-            os.unlink(os.path.join(self.path, name))
-        sync_directory(self.path)
+            self.files.unlink(os.path.join(self.path, name))
+        self.files.sync_directory(self.path)
 
     # ---- the marker
 
@@ -432,10 +436,10 @@ class StateDirectory:
         path = self.file_of(generation)
         raise StateUntrusted(path, "was not synced before the machine went down or the disk was lost", generation)
 
-    def mark_unsynced(self, generation: int) -> int:
+    def mark_unsynced(self, generation: int) -> File:
         """Make the marker durable. Call before the first commit that is not synced, never after it.
 
-        Returns a descriptor of the marker, which holds its lock. Close it with the database, in forked children too.
+        Returns the open marker, which holds its lock. Close it with the database, in forked children too.
         """
         identity = b"".join(self._page_cache_identity(generation))
         return self._replace(self._marker_of(generation), identity, locked=True)
@@ -444,9 +448,7 @@ class StateDirectory:
         """Remove the marker: every commit has been synced."""
         self.require_in_place()
         self.let_go(self._marker_of(generation))
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._marker_of(generation))
-            sync_directory(self.path)
+        self._remove_note(self._marker_of(generation))
 
     # ---- the seal
 
@@ -458,14 +460,13 @@ class StateDirectory:
         while no manager runs. Do not call this while an environment of this process has the file open: closing another
         descriptor of the file would drop LMDB's locks."""
         self.require_in_place()
-        replace_file(self._seal_of(generation), f"{_sha256_of_file(self.file_of(generation))}\n".encode())
+        digest = _sha256_of_file(self.file_of(generation))
+        replace_file(self._seal_of(generation), f"{digest}\n".encode(), files=self.files)
 
     def break_seal(self, generation: int) -> None:
         """Remove the seal durably, before anything is written to the file."""
         self.require_in_place()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._seal_of(generation))
-            sync_directory(self.path)
+        self._remove_note(self._seal_of(generation))
 
     def is_sealed(self, generation: int) -> bool:
         """Whether the file has the same hash as when it was closed. False if that is not known (after a crash, or while
@@ -482,7 +483,7 @@ class StateDirectory:
 
     def condemn(self, generation: int) -> None:
         """Write a marker that matches nothing: after a failed write-back even this boot's page cache may be wrong."""
-        os.close(self._replace(self._marker_of(generation), b"write-back failed\n"))
+        self._replace(self._marker_of(generation), b"write-back failed\n").close()
 
     # ---- failed starts without an error
 
@@ -492,13 +493,11 @@ class StateDirectory:
         self.require_in_place()
         data = _read_small_file(self._starts) or b"0"
         failed = int(data) if re.fullmatch(rb"\d{1,9}\n?", data) else 0
-        replace_file(self._starts, b"%d\n" % (failed + 1))
+        replace_file(self._starts, b"%d\n" % (failed + 1), files=self.files)
         return failed
 
     def forget_starts(self) -> None:
         """The manager became ready, or failed with an error that names the reason. Both say nothing against the
         state."""
         self.require_in_place()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._starts)
-            sync_directory(self.path)
+        self._remove_note(self._starts)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.snapshot_support import NOON, add_node, small_state, snapshot_of
+from tests.watched_files import WatchedFiles
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid, StorageFull
 from warren_raft.snapshots import directory as directory_module
 from warren_raft.snapshots.directory import Damaged, Snapshot, SnapshotDirectory
@@ -108,12 +109,12 @@ def test_a_copy_that_failed_leaves_nothing_and_is_taken_again(
 
 
 def test_the_name_is_given_before_it_is_reported_and_synced(
-    directory: SnapshotDirectory, database: Database, monkeypatch: pytest.MonkeyPatch
+    directory: SnapshotDirectory, tmp_path: Path, database: Database
 ) -> None:
-    seen: list[list[str]] = []
-    monkeypatch.setattr(directory_module, "sync_directory", lambda _path: seen.append(names(directory)))
-    snapshot = taken(directory, database)
-    assert seen == [[os.path.basename(snapshot.path)]]
+    steps: list[tuple[str, list[str]]] = []
+    files = WatchedFiles(watcher=lambda operation, _path: steps.append((operation, names(directory))))
+    snapshot = taken(SnapshotDirectory(tmp_path / "data", files=files), database)
+    assert steps[-1] == ("sync_directory", [os.path.basename(snapshot.path)])
 
 
 def test_of_the_same_state_one_snapshot_is_enough(directory: SnapshotDirectory, database: Database) -> None:

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from tests.snapshot_support import NOON, add_node, database_in, small_state, snapshot_of
+from tests.watched_files import WatchedFiles
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid, StorageFull
 from warren_raft.fsm.machine import StateMachine
-from warren_raft.snapshots import file as file_module
 from warren_raft.snapshots.file import (
     MAGIC,
     TRAILER_BYTES,
@@ -120,23 +120,23 @@ def refuse(code: int) -> Callable[..., Any]:
     return call
 
 
-@pytest.mark.parametrize("call", ["write", "fsync"])
+def refusing(operation: str, error: int) -> WatchedFiles:
+    files = WatchedFiles()
+    files.refuse(operation, error)
+    return files
+
+
+@pytest.mark.parametrize("operation", ["make_file", "write", "sync"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_leaves_nothing(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(file_module.os, call, refuse(code))
-        with pytest.raises(StorageFull, match=r"s\.mdb: no space"):
-            snapshot_of(database, tmp_path / "s.mdb")
+def test_a_full_disk_leaves_nothing(database: Database, tmp_path: Path, operation: str, code: int) -> None:
+    with pytest.raises(StorageFull, match=r"s\.mdb: no space"):
+        snapshot_of(database, tmp_path / "s.mdb", files=refusing(operation, code))
     assert not (tmp_path / "s.mdb").exists()
 
 
-def test_a_disk_that_fails_leaves_nothing(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(file_module.os, "fsync", refuse(errno.EIO))
-        with pytest.raises(OSError, match="Input/output error"):
-            snapshot_of(database, tmp_path / "s.mdb")
+def test_a_disk_that_fails_leaves_nothing(database: Database, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Input/output error"):
+        snapshot_of(database, tmp_path / "s.mdb", files=refusing("sync", errno.EIO))
     assert not (tmp_path / "s.mdb").exists()
 
 
@@ -339,14 +339,16 @@ def test_a_file_system_that_shares_blocks_is_asked_first(
     assert (tmp_path / "copy.mdb").read_bytes() == path.read_bytes()[:-TRAILER_BYTES]
 
 
-@pytest.mark.parametrize("call", ["copy_file_range", "fsync"])
+@pytest.mark.parametrize("how", ["in the kernel", "by hand", "at the sync"])
 def test_a_full_disk_leaves_no_half_of_the_database(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(fcntl, "ioctl", without_reflink)
-    monkeypatch.setattr(os, call, refuse(errno.ENOSPC))
+    if how != "at the sync":
+        monkeypatch.setattr(os, "copy_file_range", refuse(errno.ENOSPC if how == "in the kernel" else errno.EXDEV))
+    files = refusing("write" if how == "by hand" else "sync", errno.ENOSPC)
     with pytest.raises(StorageFull, match=r"copy\.mdb"):
-        extract(path, tmp_path / "copy.mdb")
+        extract(path, tmp_path / "copy.mdb", files=files)
     assert not (tmp_path / "copy.mdb").exists()
 
 

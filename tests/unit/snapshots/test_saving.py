@@ -8,7 +8,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.snapshot_support import NOON, change, small_state, snapshot_of
+from tests.watched_files import WatchedFiles
 from warren_raft.errors import (
     Closed,
     RefusedForSafety,
@@ -97,21 +98,13 @@ def test_a_file_that_was_put_there_meanwhile_is_not_replaced_either(
     assert os.listdir(out) == ["s.mdb"]
 
 
-def refuse(code: int) -> Callable[..., Any]:
-    def call(*_arguments: object, **_named: object) -> Any:
-        raise OSError(code, os.strerror(code))
-
-    return call
-
-
-def test_a_file_system_without_links_does_as_well(
-    database: Database, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "link", refuse(errno.EPERM))
-    saved(database, out / "s.mdb")
+def test_a_file_system_without_links_does_as_well(database: Database, out: Path) -> None:
+    files = WatchedFiles()
+    files.refuse("link", errno.EPERM)
+    saved(database, out / "s.mdb", files=files)
     assert os.listdir(out) == ["s.mdb"]
     with pytest.raises(RefusedForSafety):
-        saved(database, out / "s.mdb")
+        saved(database, out / "s.mdb", files=files)
 
 
 def test_a_state_that_is_not_sound_is_not_saved(database: Database, out: Path) -> None:
@@ -128,26 +121,30 @@ def test_it_has_its_name_only_when_it_is_verified_and_on_disk(
 ) -> None:
     steps: list[tuple[str, bool]] = []
 
-    def step(name: str) -> None:
+    def step(name: str, _path: str = "") -> None:
         steps.append((name, (out / "s.mdb").exists()))
 
-    fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda descriptor: (step("fsync"), fsync(descriptor)))
     monkeypatch.setattr(saving, "verify_in_child", lambda *_arguments, **_named: step("verify"))
-    monkeypatch.setattr(saving, "sync_directory", lambda _path: step("directory"))
-    saved(database, out / "s.mdb")
-    assert steps == [("fsync", False), ("verify", False), ("directory", True)]
+    saved(database, out / "s.mdb", files=WatchedFiles(watcher=step))
+    assert steps == [
+        ("make_file", False),
+        ("write", False),
+        ("sync", False),
+        ("verify", False),
+        ("link", False),
+        ("unlink", True),
+        ("sync_directory", True),
+    ]
 
 
-def test_a_full_disk_and_a_missing_directory_leave_nothing(
-    database: Database, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_and_a_missing_directory_leave_nothing(database: Database, out: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         saved(database, out / "none" / "s.mdb")
     assert caught.value.filename == str(out / "none" / "s.mdb")
-    monkeypatch.setattr(os, "write", refuse(errno.ENOSPC))
+    files = WatchedFiles()
+    files.refuse("write", errno.ENOSPC)
     with pytest.raises(StorageFull):
-        saved(database, out / "s.mdb")
+        saved(database, out / "s.mdb", files=files)
     assert os.listdir(out) == []
 
 
