@@ -1,14 +1,16 @@
 """A manager that dies at any file operation of taking, fetching or installing a snapshot, or of rebuilding its state,
-starts again with its old state or with the new one. There is no state in between, and nothing is lost.
+starts again with its old state or with the new one. There is no state in between, and nothing is lost. The same holds
+for a power cut before any change of its directory, the log's included.
 
-Files and LMDB are real, one process, no threads. Not here: power cuts and races, which the simulation draws.
+Files and LMDB are real, one process, no threads. Not here: races, which the simulation draws.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
 
@@ -16,9 +18,10 @@ import pytest
 
 from tests.fsm_harness import Contents, command, contents, put
 from tests.killed import Killed, killed_after
+from tests.page_cache import PageCache
 from warren_raft.config import Config
 from warren_raft.data_dir.opening import OpenedDirectory
-from warren_raft.disk.files import OsFiles
+from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.model.entities import Container
 from warren_raft.raft import entries
@@ -30,7 +33,7 @@ OLD, NEW, TERM = 10, 25, 1
 Step = Callable[[OpenedDirectory], None]
 
 
-def opened(directory: Path) -> OpenedDirectory:
+def opened(directory: Path, *, files: Files = OS_FILES, boot: int = 1) -> OpenedDirectory:
     config = Config(
         node_id="m1",
         data_dir=directory,
@@ -41,8 +44,9 @@ def opened(directory: Path) -> OpenedDirectory:
     )
     return OpenedDirectory(
         config,
-        files=OsFiles(),
+        files=files,
         random=Random(1),
+        boot_id=lambda: f"boot {boot}",
         verify=lambda path, records, _cancel: verify(path, records=records),
     )
 
@@ -100,33 +104,84 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Contents]:
     return found
 
 
-def sweep(original: Path, scratch: Path, step: Step, check: Callable[[OpenedDirectory], None]) -> int:
-    """`step` on a copy of a directory, killed at each of its file operations in turn; `check` after the next start."""
+class Kill:
+    """The process is killed: the page cache survives."""
+
+    next_boot = 1
+
+    def __init__(self, _directory: Path) -> None:
+        self.files: Files = OS_FILES
+        self.died = False
+
+    @contextmanager
+    def after(self, operations: int) -> Iterator[None]:
+        """The process dies in this block, after so many operations."""
+        with killed_after(operations) as countdown, suppress(Killed):
+            yield
+        self.died = countdown.died
+
+    def leave_the_disk(self) -> None:
+        """The process is gone. Leave the directory as the next process finds it."""
+
+
+class PowerCut:
+    """The machine loses its power: some of the bytes and names that were not synced are lost."""
+
+    next_boot = 2
+
+    def __init__(self, directory: Path) -> None:
+        self.files = PageCache(directory)
+        self._random = Random(1)
+        self._watching = ExitStack()
+        self._watching.enter_context(self.files.watching())
+
+    @property
+    def died(self) -> bool:
+        return self.files.died
+
+    @contextmanager
+    def after(self, operations: int) -> Iterator[None]:
+        self._random = Random(operations)
+        self.files.die_after(operations)
+        with suppress(Killed):
+            yield
+
+    def leave_the_disk(self) -> None:
+        self._watching.close()
+        keep_pages, name_changes = self._random.choice([0.0, 0.5]), self._random.choice([0, 1, 2, 99])
+        self.files.cut(self._random, keep_pages=keep_pages, name_changes=name_changes)
+
+
+Death = type[Kill] | type[PowerCut]
+both_deaths = pytest.mark.parametrize("death", [Kill, PowerCut])
+
+
+def sweep(original: Path, scratch: Path, step: Step, check: Callable[[OpenedDirectory], None], death: Death) -> int:
+    """`step` on a copy of a directory, and a death at each of its operations in turn; `check` after the next start."""
     for operations in range(10_000):
         shutil.copytree(original, scratch)
-        directory = opened(scratch)
-        died = True
-        with killed_after(operations) as countdown:
-            try:
-                step(directory)
-                died = countdown.died
-            except Killed:
-                pass
+        dying = death(scratch)
+        directory = opened(scratch, files=dying.files)
+        with dying.after(operations):
+            step(directory)
         directory.release()
-        again = opened(scratch)
+        dying.leave_the_disk()
+        again = opened(scratch, boot=dying.next_boot)
         try:
+            replay(again.machine, again.log)
             check(again)
         finally:
             again.release()
         shutil.rmtree(scratch)
-        if not died:
+        if not dying.died:
             return operations
     raise AssertionError("it never comes to an end")
 
 
 @pytest.mark.slow
+@both_deaths
 def test_a_manager_that_dies_while_it_takes_a_snapshot(
-    tmp_path: Path, expected: dict[int, Contents], sent: tuple[bytes, str]
+    tmp_path: Path, expected: dict[int, Contents], sent: tuple[bytes, str], death: Death
 ) -> None:
     directory = opened(tmp_path / "original")
     extend(directory, OLD)
@@ -142,7 +197,6 @@ def test_a_manager_that_dies_while_it_takes_a_snapshot(
         keeper.tidy()
 
     def check(directory: OpenedDirectory) -> None:
-        replay(directory.machine, directory.log)
         applied = directory.machine.applied_index
         assert OLD <= applied <= OLD + 6
         assert contents(directory.database) == expected[applied]
@@ -150,7 +204,7 @@ def test_a_manager_that_dies_while_it_takes_a_snapshot(
         for held in directory.keeper.held:
             verify(held.snapshot.path)
 
-    assert sweep(tmp_path / "original", tmp_path / "m1", take, check) > 20
+    assert sweep(tmp_path / "original", tmp_path / "m1", take, check, death) > 20
 
 
 def install(directory: OpenedDirectory, sent: tuple[bytes, str]) -> None:
@@ -174,8 +228,9 @@ def install(directory: OpenedDirectory, sent: tuple[bytes, str]) -> None:
 
 
 @pytest.mark.slow
+@both_deaths
 def test_a_manager_that_dies_while_a_snapshot_is_installed(
-    tmp_path: Path, expected: dict[int, Contents], sent: tuple[bytes, str]
+    tmp_path: Path, expected: dict[int, Contents], sent: tuple[bytes, str], death: Death
 ) -> None:
     directory = opened(tmp_path / "original")
     extend(directory, OLD)
@@ -190,11 +245,15 @@ def test_a_manager_that_dies_while_a_snapshot_is_installed(
         extend(directory, NEW + 5)
         assert contents(directory.database) == expected[NEW + 5]
 
-    assert sweep(tmp_path / "original", tmp_path / "m1", lambda each: install(each, sent), check) > 40
+    operations = sweep(tmp_path / "original", tmp_path / "m1", lambda each: install(each, sent), check, death)
+    assert operations > (40 if death is Kill else 30)
 
 
 @pytest.mark.slow
-def test_a_manager_that_dies_while_its_state_is_rebuilt(tmp_path: Path, expected: dict[int, Contents]) -> None:
+@both_deaths
+def test_a_manager_that_dies_while_its_state_is_rebuilt(
+    tmp_path: Path, expected: dict[int, Contents], death: Death
+) -> None:
     """Its log was cut, so it needs its snapshot; it dies at each operation of the start that rebuilds."""
     original = tmp_path / "original"
     directory = opened(original)
@@ -209,19 +268,17 @@ def test_a_manager_that_dies_while_its_state_is_rebuilt(tmp_path: Path, expected
     path.write_bytes(path.read_bytes()[:8192] + bytes(4096) + path.read_bytes()[12288:])
     for operations in range(10_000):
         shutil.copytree(original, tmp_path / "m1")
-        with killed_after(operations) as countdown:
-            first = None
-            try:
-                first = opened(tmp_path / "m1")
-            except Killed:
-                assert countdown.died
+        dying, first = death(tmp_path / "m1"), None
+        with dying.after(operations):
+            first = opened(tmp_path / "m1", files=dying.files)
         if first is not None:
             first.release()
-        second = opened(tmp_path / "m1")
+        dying.leave_the_disk()
+        second = opened(tmp_path / "m1", boot=dying.next_boot)
         replay(second.machine, second.log)
         assert contents(second.database) == expected[OLD + 6]
         second.release()
         shutil.rmtree(tmp_path / "m1")
-        if not countdown.died:
+        if not dying.died:
             assert operations > 10
             return
