@@ -10,9 +10,12 @@ import os
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from tests.page_cache import PageCache
+from warren_raft.certificates import ca as ca_module
 from warren_raft.certificates.ca import Authority, facts_of
 from warren_raft.certificates.identity import parse_uri
 from warren_raft.certificates.join_files import JoinFile, KeyAndCertificates, require_private
@@ -117,6 +120,18 @@ def test_managers_change_to_a_new_ca_one_at_a_time(ca: Path, tmp_path: Path) -> 
     assert len(handshake(alone, new["m3"], tmp_path)) == 2
     with pytest.raises(ssl.SSLError):
         handshake(alone, old["m3"], tmp_path)
+
+
+def test_a_ca_that_was_dropped_stays_dropped_after_a_power_cut(
+    ca: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(Pins a bug: the names of its files could come back, and new certificates led to it again.)"""
+    Authority.create(tmp_path / "2", replaces=ca).issue(dict.fromkeys(THREE))
+    cache = PageCache(tmp_path / "2")
+    monkeypatch.setattr(ca_module, "OS_FILES", cache)
+    Authority(tmp_path / "2").drop_previous()
+    cache.cut(Random(1), keep_pages=0.0, name_changes=0)
+    assert not Authority(tmp_path / "2").replaces_another
 
 
 def test_a_ca_that_took_over_can_be_replaced_again(ca: Path, tmp_path: Path) -> None:

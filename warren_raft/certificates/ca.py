@@ -206,6 +206,7 @@ class Authority:
             )
         OS_FILES.unlink(self._path(PREVIOUS))
         OS_FILES.unlink(self._path(BRIDGE))
+        OS_FILES.sync_directory(self.directory)
 
     # Issuing -----------------------------------------------------------------------------------------------------
 
