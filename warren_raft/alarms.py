@@ -92,6 +92,8 @@ class Alarm:
 @dataclass(slots=True)
 class _Raised:
     alarm: Alarm
+    began_at: float
+    """In the monotonic clock, like the next two."""
     reminded_at: float
     ends_at: float
 
@@ -118,6 +120,7 @@ class Alarms:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._raised: dict[tuple[AlarmName, str], _Raised] = {}
+        self._has_ended = False
 
     @property
     def active(self) -> tuple[Alarm, ...]:
@@ -153,11 +156,13 @@ class Alarms:
                 if raised.alarm.text != text or raised.alarm.severity != severity:
                     raised.alarm = replace(raised.alarm, text=text, severity=severity)
                 return
+            if self._has_ended and name != "manager-failed":
+                return
             if sum(each == name for each, _ in self._raised) >= SUBJECTS_MAX:
                 return
             since = self._utc_now() - timedelta(seconds=max(0.0, ago_seconds))
             alarm = Alarm(name=name, subject=subject, severity=severity, text=text, since=since)
-            self._raised[key] = _Raised(alarm, now, now + ends_after_seconds)
+            self._raised[key] = _Raised(alarm, now - max(0.0, ago_seconds), now, now + ends_after_seconds)
         self._log("alarm raised", alarm)
 
     def clear_alarm(self, name: AlarmName, subject: str = "") -> None:
@@ -168,7 +173,6 @@ class Alarms:
         with self._lock:
             raised = self._raised.pop(key, None)
         if raised is not None:
-            lasted = max(0.0, (self._utc_now() - raised.alarm.since).total_seconds())
             log_event(
                 logger,
                 logging.INFO,
@@ -176,7 +180,7 @@ class Alarms:
                 node=self._node_id,
                 alarm=name,
                 subject=subject or None,
-                lasted_seconds=round(lasted, 1),
+                lasted_seconds=round(self._monotonic() - raised.began_at, 1),
             )
 
     def clear_others(self, name: AlarmName, subjects: Collection[str] = ()) -> None:
@@ -191,6 +195,17 @@ class Alarms:
             if alarm.name != "manager-failed":
                 self.clear_alarm(alarm.name, alarm.subject)
         self.raise_alarm("manager-failed", f"{self._node_id} stopped by itself: {why}", severity="critical")
+
+    def end(self) -> None:
+        """The manager is closed and watches nothing any more: no alarm remains or is raised, but `manager-failed`.
+
+        Nothing is logged: a log handler that hangs must not keep a manager from closing, and the line "manager stopped"
+        ends all alarms of a log.
+        """
+        with self._lock:
+            self._has_ended = True
+            for key in [key for key in self._raised if key[0] != "manager-failed"]:
+                del self._raised[key]
 
     def tick(self) -> None:
         """Clear the alarms that have ended by time, and log every alarm that has lasted for another REMIND_SECONDS.

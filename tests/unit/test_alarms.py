@@ -120,6 +120,36 @@ def test_an_alarm_that_waited_before_it_was_raised_began_when_its_condition_did(
     assert [alarm.since for alarm in alarms.active] == [START + timedelta(seconds=50)]
 
 
+def test_how_long_an_alarm_lasted_does_not_depend_on_the_clock_on_the_wall(
+    alarms: Alarms, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """(Pins a bug: a clock that was set meanwhile made `lasted_seconds` too long, or 0.)"""
+    caplog.set_level(logging.INFO, "warren_raft.alarms")
+    for number, set_by in enumerate((timedelta(hours=1), timedelta(hours=-1))):
+        clock.seconds = 1000.0 * number
+        alarms.raise_alarm("member-away", "m2 is away", subject="m2", ago_seconds=2.5)
+        clock.seconds += 40
+        monkeypatch.setattr(alarms, "_utc_now", lambda set_by=set_by: clock.utc_now() + set_by)
+        alarms.clear_alarm("member-away", "m2")
+        monkeypatch.undo()
+    cleared = [message for message in caplog.messages if "alarm cleared" in message]
+    assert [line.split("lasted_seconds=")[1] for line in cleared] == ["42.5", "42.5"]
+
+
+def test_a_closed_manager_has_no_alarm_but_that_it_failed(alarms: Alarms, caplog: pytest.LogCaptureFixture) -> None:
+    """It watches nothing any more. (Pins a bug: `store.alarms` showed `cluster-not-formed` for ever.)"""
+    alarms.raise_alarm("cluster-not-formed", "m1 waits for m2")
+    caplog.clear()
+    alarms.end()
+    assert alarms.active == ()
+    assert caplog.messages == []  # a handler that hangs must not keep a manager from closing
+    alarms.raise_alarm("disk-low", "a thread that hangs goes on after the end")
+    assert alarms.active == ()
+    alarms.stopped("the disk broke")
+    alarms.end()
+    assert [alarm.name for alarm in alarms.active] == ["manager-failed"]
+
+
 def test_a_text_from_a_peer_makes_no_second_line(alarms: Alarms, caplog: pytest.LogCaptureFixture) -> None:
     alarms.raise_alarm("peer-fault", "m2 sent\nCRITICAL all is lost", subject="m2\nalarm")
     assert alarms.active[0].text == "m2 sent CRITICAL all is lost"

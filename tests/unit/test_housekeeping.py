@@ -46,6 +46,13 @@ def test_a_membership_change_that_nobody_was_asked_for_was_not_made(tmp_path: Pa
     assert str(caught.value) == "there is no leader; it was not applied"
 
 
+def test_a_closed_manager_has_no_alarms(tmp_path: Path) -> None:
+    """(Pins a bug: `cluster-not-formed` stayed for ever, although nothing watched any more.)"""
+    with ReplicatedStore(alone(tmp_path, {"m2": "127.0.0.1:1"})) as store:
+        wait_until(lambda: store.alarms, "an alarm")
+    assert store.alarms == ()
+
+
 def test_a_backup_directory_that_hangs_does_not_keep_a_manager_from_closing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -305,6 +305,7 @@ class Parts:
         finally:
             if self._watchdog is not None:
                 self._watchdog.close(GRACE_SECONDS)
+            self.alarms.end()
             life.is_closed = life.is_ended = True
             life.database = None
             life.changed.ring()

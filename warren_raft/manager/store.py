@@ -131,7 +131,7 @@ class ReplicatedStore(Store):
     @property
     def alarms(self) -> tuple[Alarm, ...]:
         """The conditions that need an operator and last now, in the order in which they were raised; docs/alarms.md
-        lists all names. For any thread, also after the end."""
+        lists all names. For any thread, also after the end: a closed manager has no alarm but `manager-failed`."""
         return self._parts.alarms.active
 
     def status(self) -> Status:
