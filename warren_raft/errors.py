@@ -76,7 +76,7 @@ class Unavailable(WarrenError, TimeoutError):
     """The deadline passed, or there was no quorum until the deadline.
 
     `maybe_applied` is False only if it is certain that the write never left this process. `of_write` is False if there
-    was no write or change: for a wait, a barrier or a question.
+    was no write or change (for a wait, a barrier or a question), or if the change is made and the wait for it ended.
     """
 
     def __init__(self, reason: str, *, maybe_applied: bool, of_write: bool = True) -> None:

@@ -153,17 +153,18 @@ class MembershipCalls:
         transfer that has already happened would start another transfer, so the condition is checked before each
         question."""
         said = NO_LEADER
-        is_first, may_be_so = True, False
+        is_first, may_be_so, is_made = True, False, False
         answer: Answer | None = None
         while not is_so(answer):
             if not is_first and time.monotonic() >= deadline:
-                raise Unavailable(said, maybe_applied=may_be_so)
+                advice = "; repeat the request to wait until it is done" if is_made else ""
+                raise Unavailable(said + advice, maybe_applied=may_be_so, of_write=not is_made)
             answer, is_first = self._ask(question, deadline), False
             may_be_so = may_be_so or answer is None or answer.state == PENDING
             if answer is not None:
                 if answer.state == REFUSED:
                     raise RefusedForSafety(answer.text)
-                said = answer.text or said
+                said, is_made = answer.text or said, answer.is_made
             if is_so(answer):
                 return
             self._life.require()

@@ -52,12 +52,14 @@ LONG_AGO: Final = -1e9
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The leader's answer to a request. DONE: the change is made; `text` may hold a warning. PENDING: the change was
-    begun, and may be done by now; ask again. WAIT: nothing was done; `text` gives the reason; ask again.
+    """The leader's answer to a request. DONE: the change is made and finished; `text` may hold a warning. PENDING: the
+    change was begun, and may be done by now; ask again. WAIT: nothing was done; `text` gives the reason; ask again.
     REFUSED: `text` says why."""
 
     state: str
     text: str = ""
+    is_made: bool = False
+    """With PENDING: the list has the change, and `text` says what is not finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +240,8 @@ class Changes:
         if isinstance(found, Change):
             return self._want(wanted, asker)
         if found.state == DONE and not roster.is_settled:
-            return Answer(PENDING, "the change is made; a majority of the members does not have it on disk yet")
+            text = "the change is made; a majority of the members does not have it on disk yet"
+            return Answer(PENDING, text, is_made=True)
         return found
 
     def why_stay(self) -> Answer | None:
@@ -287,7 +290,9 @@ class Changes:
                 return Answer(
                     WAIT, f"{member_id} is already a member, and is not connected; {self._why_away(member_id)}"
                 )
-            return Answer(DONE) if member.voter else Answer(PENDING, f"{member_id} was added, and is catching up")
+            if member.voter:
+                return Answer(DONE)
+            return Answer(PENDING, f"{member_id} was added, and votes when it has caught up", is_made=True)
         holder = next((m.id for m in self._roster.members.values() if m.address == address), None)
         if holder is not None:
             return Answer(REFUSED, f"{address} is the address of {holder}")

@@ -394,6 +394,7 @@ class ChangeAnswer(Message):
     number: Index
     state: Annotated[str, _is_state]
     text: Text
+    made: Flag = False
 
 
 @_message("addresses", Lane.NORMAL, _VOTER)

@@ -140,7 +140,7 @@ class Requests:
         else:
             what = message.verb, message.id, message.address
             answer = self._changes.request(*what, applied_index, asker, message.incarnation or "")
-        return ChangeAnswer(number=message.number, state=answer.state, text=answer.text)
+        return ChangeAnswer(number=message.number, state=answer.state, text=answer.text, made=answer.is_made)
 
     def _leave(self, asker: str) -> Answer:
         """Hand leadership over: the next leader removes this manager."""
@@ -156,7 +156,7 @@ class Requests:
         wanted = asked[0]
         if message.state == DONE and isinstance(wanted, ChangeWanted) and not self._shows(wanted):
             text = f"{peer} says that the change is made; {self._node_id} has not applied it yet"
-            message = replace(message, state=PENDING, text=text)
+            message = replace(message, state=PENDING, text=text, made=False)
         self.answered(message)
 
     def _shows(self, wanted: ChangeWanted) -> bool:
@@ -170,7 +170,7 @@ class Requests:
     def answered(self, message: ChangeAnswer) -> None:
         asked = self._asked.pop(message.number, None)
         if asked is not None:
-            asked[0].answer(Answer(message.state, message.text))
+            asked[0].answer(Answer(message.state, message.text, message.made))
 
     def expire(self) -> None:
         """The leader's answer may be lost with its link: tell callers that have waited too long to ask again."""

@@ -184,8 +184,9 @@ def test_a_change_that_one_disk_has_is_not_done_yet() -> None:
     cluster.nodes[stays].disk_seconds = None
     cluster.run(1)
     answer = cluster.ask(leader.id, REMOVE, removed)
-    assert answer.state == PENDING
+    assert (answer.state, answer.is_made) == (PENDING, True)
     assert "on disk" in answer.text
+    assert cluster.ask(removed, REMOVE, removed).is_made, "a manager that asks the leader is told the same"
     assert removed in cluster.nodes, "it may be needed"
     cluster.nodes[stays].disk_seconds = 0.0
     cluster.complete_sync(stays)

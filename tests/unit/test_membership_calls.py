@@ -1,0 +1,65 @@
+"""A change of members that is not done at its deadline says how far it is: not begun, begun, or made and not finished.
+
+Operators decide by that whether to try again, to wait, or to look first.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from warren_raft.alarms import Alarms
+from warren_raft.errors import Unavailable
+from warren_raft.manager.lifetime import Lifetime
+from warren_raft.manager.membership import MembershipCalls
+from warren_raft.raft.changes import Answer
+from warren_raft.raft.messages import PENDING, WAIT
+from warren_raft.raft.requests import ChangeWanted
+
+ADDRESS = "127.0.0.1:7949"
+
+
+class Leader:
+    """A driver whose leader gives these answers, and then the last one again and again."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.engine = SimpleNamespace(members={}, view=0)
+        self._answers = list(answers)
+
+    def post(self, wanted: ChangeWanted) -> None:
+        wanted.answer(self._answers.pop(0) if len(self._answers) > 1 else self._answers[0])
+
+
+def ended(*answers: Answer) -> Unavailable:
+    """The error of an addition with a leader that gives these answers until the deadline."""
+    nothing: Any = SimpleNamespace(require_reach=lambda *_: None)
+    leader: Any = Leader(*answers)
+    calls = MembershipCalls(
+        "m1", 10.0, life=Lifetime(Alarms("m1")), standing=nothing, driver=leader, calls=nothing, certificate=nothing
+    )
+    with pytest.raises(Unavailable) as caught:
+        calls.add("m4", ADDRESS, 0.25)
+    return caught.value
+
+
+def test_nothing_was_done() -> None:
+    error = ended(Answer(WAIT, "m4 does not answer"))
+    assert (str(error), error.maybe_applied) == ("m4 does not answer; it was not applied", False)
+
+
+def test_it_was_begun() -> None:
+    error = ended(Answer(PENDING, "the change is under way"), Answer(WAIT, "the leader changed"))
+    assert (str(error), error.maybe_applied) == ("the leader changed; it may have been applied", True)
+
+
+def test_it_is_made_and_not_finished() -> None:
+    """(Pins a bug: "m4 was added, and is catching up; it may have been applied".)"""
+    error = ended(Answer(PENDING, "the change is under way"), Answer(PENDING, "m4 was added", is_made=True))
+    assert (str(error), error.maybe_applied) == ("m4 was added; repeat the request to wait until it is done", True)
+
+
+def test_a_made_change_of_a_leader_that_is_lost_is_one_that_may_be_applied() -> None:
+    error = ended(Answer(PENDING, "m4 was added", is_made=True), Answer(WAIT, "there is no leader"))
+    assert (str(error), error.maybe_applied) == ("there is no leader; it may have been applied", True)
