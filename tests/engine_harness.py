@@ -32,7 +32,7 @@ from warren_raft.raft.effects import (
     Work,
     WriteLog,
 )
-from warren_raft.raft.engine import Engine, Settings
+from warren_raft.raft.engine import Engine
 from warren_raft.raft.events import (
     Event,
     LinkDown,
@@ -50,6 +50,7 @@ from warren_raft.raft.membership import Origin
 from warren_raft.raft.messages import lane_of
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
+from warren_raft.raft.settings import Settings
 from warren_raft.raft.submit import Proposal
 
 Message = dict[str, Any]
@@ -630,3 +631,17 @@ def send_raw(node: Node, peer: str, wire: Message) -> None:
     link = node.engine._roster.links.get(peer)
     if link is not None:
         node.engine._outbox.add(Send(link.number, wire))
+
+
+class Outgoing:
+    """In the place of an outbox, for tests of a part alone: keeps each message that was to leave."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, Any]] = []
+        self.cancelled: list[tuple[str, int]] = []
+
+    def send(self, peer: str, message: Any) -> None:
+        self.messages.append((peer, message))
+
+    def cancel(self, peer: str, number: int) -> None:
+        self.cancelled.append((peer, number))

@@ -19,17 +19,21 @@ from tests.page_cache import CachedFile
 from tests.simulation.workload import Client
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.raft import membership, submit
+from warren_raft.raft.applying import Applying
 from warren_raft.raft.changes import Changes
 from warren_raft.raft.core import Core
+from warren_raft.raft.dispatch import Dispatch
 from warren_raft.raft.engine import Engine
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.installation import Installation
 from warren_raft.raft.log.contents import Contents
 from warren_raft.raft.log.log import Log
+from warren_raft.raft.log_writer import LogWriter
 from warren_raft.raft.outbox import Outbox
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.settling import Settling
 from warren_raft.raft.submit import Submitter
+from warren_raft.raft.votes import Votes
 from warren_raft.recovery import restore as restoring
 from warren_raft.recovery.restore import Recovery
 from warren_raft.snapshots.keeper import Keeper
@@ -63,7 +67,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     # Hole 1: PySyncObj flushes its journal, it does not sync it.
     "no-sync-before-reply": (Change(Outbox, "send_when_synced", "self._log.position", "0"),),
     "apply-beyond-synced-log": (
-        Change(Engine, "_apply", "min(self._core.commit_index, log.synced_index)", "self._core.commit_index"),
+        Change(Applying, "_apply", "min(self._core.commit_index, log.synced_index)", "self._core.commit_index"),
         Change(Guard, "_deliver_append", "min(commit, self._log.synced_index)", "commit"),
         Change(Guard, "_acknowledged", "min(index, self._log.synced_index)", "index"),
     ),
@@ -96,15 +100,13 @@ PLANTED: dict[str, tuple[Change, ...]] = {
         Change(membership, "_judge_before_cluster", "return _unknown_directory(hello.node_id)", "pass"),
     ),
     # Hole 2c: a message of an old connection is taken for one of the present connection.
-    "hears-dead-links": (Change(Engine, "_receive", "link is None or link.number != number", "link is None"),),
+    "hears-dead-links": (Change(Dispatch, "receive", "link is None or link.number != number", "link is None"),),
     # The result of fdatasync is not looked at; planted below the log.
     "deaf-to-failed-syncs": (
         Change(MemoryFile, "sync", "end(fault,", "end(None if fault and fault.error == errno.EIO else fault,"),
     ),
-    "full-disk-stops": (Change(Engine, "_log_written", "shortage is None", "True"),),
-    "full-disk-for-ever": (
-        Change(Engine, "_log_written", "self._retry_sync_at = self._now + RETRY_SECONDS", "self._retry_sync_at = 1e18"),
-    ),
+    "full-disk-stops": (Change(LogWriter, "_refused", "shortage is None", "True"),),
+    "full-disk-for-ever": (Change(LogWriter, "_refused", "self._context.now + RETRY_SECONDS", "1e18"),),
     # A bug that the product had for an hour: a power cut leaves a log that ends below its state.
     "install-before-the-log-is-synced": (
         Change(Installation, "_is_ready", "<= self._log.synced_index", "<= self._log.last_index"),
@@ -143,13 +145,13 @@ PLANTED: dict[str, tuple[Change, ...]] = {
         ),
     ),
     "commit-index-is-lost-at-a-swap": (
-        Change(Core, "__init__", "_Journal(log, max(applied_index, log.commit_index))", "_Journal(log, applied_index)"),
+        Change(Core, "restart", "_Journal(log, max(applied_index, log.commit_index))", "_Journal(log, applied_index)"),
     ),
     # The batch on its way holds entries that are truncated meanwhile, and other entries take their indexes.
     "truncation-forgets-the-batch": (Change(Log, "truncate_from", "if self._in_flight is not None:", "if False:"),),
     # Over a thin link a large message takes longer than an election timeout, and nothing else is heard meanwhile.
     "parts-are-no-sign-of-life": (
-        Change(Engine, "_arriving", "if term and self._guard.is_led_by(peer, term):", "if False:"),
+        Change(Dispatch, "arriving", "if term and self._guard.is_led_by(peer, term):", "if False:"),
     ),
     # A change is answered when it is applied, but the commit index that covers it becomes durable with the next write.
     "an-answered-change-is-forgotten": (
@@ -214,9 +216,9 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     # The same, and the voters do not know that the leader hands over.
     "armed-without-a-word": (
         Change(
-            Engine,
-            "_on_timeout_now",
-            "self._campaign(why)",
+            Votes,
+            "on_timeout_now",
+            "self._leading.campaign(why)",
             "self._core._deliver(peer, {'type': 'timeout_now', 'term': message.term})",
         ),
     ),
@@ -225,9 +227,10 @@ PLANTED: dict[str, tuple[Change, ...]] = {
 
 def holds_lease(engine: Engine) -> bool:
     """For "reads-by-lease": whether a quorum has answered this leader, by its clock, within an election timeout."""
+    context = engine._context
     others = [engine._core.last_response(voter) or 0.0 for voter in engine._core.voters - {engine._node_id}]
     heard = sorted(others, reverse=True)[: len(engine._core.voters) // 2]
-    return engine.is_leader and all(engine._now - at < engine._settings.election_timeout_seconds for at in heard)
+    return engine.is_leader and all(context.now - at < context.settings.election_timeout_seconds for at in heard)
 
 
 def planted(name: str | None) -> AbstractContextManager[None]:

@@ -9,10 +9,11 @@ import pytest
 from tests.simulation.planted import Change, changed
 from tests.simulation.scenario import SCENARIOS, Scenario, ScenarioFailed, run_file
 from warren_raft.raft.elections import Elections
-from warren_raft.raft.engine import Engine
 from warren_raft.raft.guard import Guard
+from warren_raft.raft.leading import Leading
 from warren_raft.raft.outbox import Outbox
 from warren_raft.raft.roster import Roster
+from warren_raft.raft.votes import Votes
 
 
 @pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.txt")), ids=lambda path: path.stem)
@@ -34,10 +35,10 @@ def test_a_word_that_is_no_command_fails() -> None:
 BROKEN: dict[str, tuple[Change, ...]] = {
     "slow_disks_elect": (
         Change(Elections, "tick", "if not standing.is_durable:", "if False:"),
-        Change(Engine, "_on_pre_vote", "self._outbox.send_when_synced(peer, reply)", "self._outbox.send(peer, reply)"),
+        Change(Votes, "on_pre_vote", "self._outbox.send_when_synced(peer, reply)", "self._outbox.send(peer, reply)"),
     ),
     "a_dead_leader_is_nobodys_leader": (
-        Change(Engine, "leader", "return leader if is_heard else None", "return leader"),
+        Change(Leading, "leader", "return leader if is_heard else None", "return leader"),
     ),
     "a_joiner_reads_how_its_predecessor_was_removed": (
         Change(

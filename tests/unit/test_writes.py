@@ -21,7 +21,7 @@ from tests.cluster.harness import free_ports, wait_until
 from warren_raft.fsm.answers import STALE, UNKNOWN_SESSION, Result
 from warren_raft.manager import session as module
 from warren_raft.manager.session import QUEUE_FULL, Write, Writes
-from warren_raft.raft.engine import NO_QUORUM
+from warren_raft.raft.fitness import NO_QUORUM
 from warren_raft.raft.submit import Proposal
 from warren_raft.store.command import (
     OPEN_SESSION,

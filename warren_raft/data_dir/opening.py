@@ -23,9 +23,10 @@ from warren_raft.disk.files import OS_FILES, Files, HeldDirectory
 from warren_raft.disk.paths import moved
 from warren_raft.errors import Corrupted
 from warren_raft.fsm.machine import StateMachine
-from warren_raft.raft.engine import Engine, Settings
+from warren_raft.raft.engine import Engine
 from warren_raft.raft.log.log import Log
 from warren_raft.raft.log.opening import require_owner
+from warren_raft.raft.settings import Settings
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.keeper import Keeper, Verify, verified_in_child
 from warren_raft.snapshots.verification import VerificationFailed, prove_state, prove_state_in_child

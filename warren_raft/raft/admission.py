@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from warren_raft.raft.context import Context
 from warren_raft.raft.core import Core
 from warren_raft.raft.elections import Elections
-from warren_raft.raft.log.log import Log
 from warren_raft.raft.messages import RequestVote
 from warren_raft.raft.requests import Requests
-from warren_raft.raft.roster import Roster
 
 TERMS_MAX: Final = 1 << 20
 """The claims of peers raise this manager's term by at most this much in YIELD_TIMEOUTS. Without a limit, a peer that
@@ -40,15 +39,13 @@ failed waits for longer before it tries again."""
 class Admission:
     """For the raft thread or a simulator only."""
 
-    def __init__(
-        self, log: Log, roster: Roster, elections: Elections, requests: Requests, *, timeout_seconds: float
-    ) -> None:
-        self._log = log
-        self._roster = roster
+    def __init__(self, context: Context, core: Core, elections: Elections, requests: Requests) -> None:
+        self._log = context.log
+        self._roster = context.roster
+        self._timeout = context.settings.election_timeout_seconds
+        self._core = core
         self._elections = elections
         self._requests = requests
-        self._timeout = timeout_seconds
-        self._core: Core
         self._limit: tuple[int, float] | None = None
         """(latest term, when that was the limit); it rises with time (`_latest`)."""
         self._nacks: dict[str, int] = {}
@@ -57,9 +54,6 @@ class Admission:
         self._yielded_at: dict[str, float] = {}
         self._asked_at: dict[str, float] = {}
         """Peer -> when we last heard its request for our vote."""
-
-    def attach(self, core: Core) -> None:
-        self._core = core
 
     def forget(self, peer: str) -> None:
         """The link of a peer is down. The limits of a member stay, or each new link would be a new allowance; members

@@ -1,8 +1,8 @@
 """The alarms for a log or a state that cannot be written for want of a resource, like space or descriptors.
 
 Lives here: the names and words of these alarms. Not here: the resource that is short (disk/shortage.py), and the next
-attempt, which needs no operator (engine.py, installation.py). Invariant: a log or a state has at most one such alarm,
-and has no such alarm once it was written.
+attempt, which needs no operator (log_writer.py, applying.py, installation.py). Invariant: a log or a state has at most
+one such alarm, and has no such alarm once it was written.
 """
 
 from __future__ import annotations

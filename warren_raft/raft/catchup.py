@@ -31,6 +31,7 @@ from warren_raft.raft.messages import (
 )
 from warren_raft.raft.replacement import Phase, Replacement
 from warren_raft.raft.roster import Roster
+from warren_raft.raft.settings import TAKEN_AFTER_BYTES
 
 CHUNK_BYTES: Final = CHUNK_BYTES_MAX
 """A chunk shares its link with heartbeats and entries; a link of 10 MB/s is busy with it for 25 ms. Whole pages."""
@@ -51,9 +52,6 @@ RETRY_SECONDS: Final = 10.0
 """The pause after a snapshot could not be taken, or a fetched one was refused or found no space left."""
 FORGOTTEN_SECONDS: Final = 3 * RETRY_SECONDS
 """If a snapshot that found no space left was not tried again for this long, it is not wanted any more."""
-TAKEN_AFTER_BYTES: Final = 32 * 1024 * 1024
-"""A snapshot is not worth its writing before the log has grown by this much, or by the size of the state in the last
-snapshot if that is more."""
 STAGGER_STEPS: Final = 16
 """Managers apply the same entries, and would all take their snapshots at the same moment. Depending on its id, each
 waits for up to half as much log again, so that a majority is not busy at the same time."""

@@ -11,16 +11,13 @@ the change is proposed, and is called done only when the list with the change is
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final
 
 from warren_raft.config import check_address, check_node_id
 from warren_raft.errors import InvalidEntity
 from warren_raft.raft.address_book import is_address
-from warren_raft.raft.core import Core
+from warren_raft.raft.context import LONG_AGO, Context
 from warren_raft.raft.guard import Guard
-from warren_raft.raft.log.log import Log
 from warren_raft.raft.membership import (
     ADD,
     CERTIFY,
@@ -39,15 +36,10 @@ from warren_raft.raft.messages import (
     REFUSED,
     WAIT,
 )
-from warren_raft.raft.roster import Roster
 from warren_raft.raft.rounds import Rounds
 from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.changes")
-
-Message = dict[str, Any]
-
-LONG_AGO: Final = -1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +65,16 @@ class _Wanted:
 class Changes:
     """Decides for the leader which change to propose next. For the raft thread or a simulator only."""
 
-    def __init__(
-        self,
-        core: Core,
-        log: Log,
-        guard: Guard,
-        roster: Roster,
-        *,
-        clock: Callable[[], float],
-        recent_seconds: float,
-    ) -> None:
-        """`recent_seconds`: the election timeout. A member does not count as alive if its last answer is older. A
-        request that is not repeated within it is dropped. A learner does not keep up if its round takes longer."""
-        self._core = core
-        self._log = log
+    def __init__(self, context: Context, guard: Guard) -> None:
+        self._context = context
+        self._log = context.log
+        self._roster = context.roster
+        self._core = guard.core
         self._guard = guard
-        self._roster = roster
-        self._clock = clock
-        self._recent_seconds = recent_seconds
-        self._rounds = Rounds(recent_seconds)
+        self._recent_seconds = context.settings.election_timeout_seconds
+        """A member does not count as alive if its last answer is older. A request that is not repeated within it is
+        dropped. A learner does not keep up if its round takes longer."""
+        self._rounds = Rounds(self._recent_seconds)
         self._led_since = LONG_AGO
         self._proposed_at = 0
         self._proposed: Change | None = None
@@ -100,7 +83,7 @@ class Changes:
 
     def reset(self) -> None:
         """Leadership changed: forget the requests. The managers that asked for a change ask again."""
-        self._led_since = self._clock()
+        self._led_since = self._context.now
         self._wanted = self._proposed = None
         self._proposed_at = 0
         self._rounds.reset()
@@ -120,7 +103,7 @@ class Changes:
         """Look how far the learners are, and forget the guests that no manager asks for any more."""
         if not self._core.is_leader:
             return
-        self._roster.guests.expire(self._clock())
+        self._roster.guests.expire(self._context.now)
         for member in self._roster.members.values():
             if member.voter:
                 continue
@@ -129,7 +112,7 @@ class Changes:
                 continue
             self._rounds.look(
                 member.id,
-                self._clock(),
+                self._context.now,
                 last_index=self._log.last_index,
                 match_index=self._guard.match_index(member.id),
                 answered=self._core.last_response(member.id),
@@ -202,7 +185,7 @@ class Changes:
     @property
     def _is_asked_for(self) -> bool:
         """Whether a manager still asks for the change. It repeats its request; without that the change is not made."""
-        return self._clock() - self._wanted_at <= self._recent_seconds
+        return self._context.now - self._wanted_at <= self._recent_seconds
 
     def _promotion(self) -> Change | None:
         roster = self._roster
@@ -249,7 +232,7 @@ class Changes:
         conditions two operators, each removing one of two members, would pass leadership to and fro for ever."""
         if self._wanted is not None and self._is_asked_for:
             return Answer(WAIT, "another change of members is under way")
-        if self._clock() - self._led_since <= self._recent_seconds:
+        if self._context.now - self._led_since <= self._recent_seconds:
             return Answer(WAIT, "this leader was elected just now, and hands over when it has led for a moment")
         return None
 
@@ -267,7 +250,7 @@ class Changes:
                 address=wanted.address or None,
                 asked_at=asker,
             )
-        self._wanted, self._wanted_at = wanted, self._clock()
+        self._wanted, self._wanted_at = wanted, self._context.now
         return Answer(PENDING, "the change is under way")
 
     def _judge(self, wanted: _Wanted) -> Change | Answer:
@@ -296,7 +279,7 @@ class Changes:
         holder = next((m.id for m in self._roster.members.values() if m.address == address), None)
         if holder is not None:
             return Answer(REFUSED, f"{address} is the address of {holder}")
-        answers = self._roster.guests.invite(member_id, address, self._clock())
+        answers = self._roster.guests.invite(member_id, address, self._context.now)
         link = self._roster.links.get(member_id)
         if link is None:
             return Answer(WAIT, f"{answers}; start {member_id} there, on an empty data directory")
@@ -310,7 +293,7 @@ class Changes:
 
     def _why_away(self, member_id: str) -> str:
         remove = f"type: warren-raft members remove {member_id}"
-        if self._roster.guests.has_another(member_id, self._clock()):
+        if self._roster.guests.has_another(member_id, self._context.now):
             return f"the manager that answers as {member_id} has another data directory; {remove}, then add it again"
         return f"start it; or, if its data directory was lost, {remove}, then add it again"
 
@@ -382,7 +365,7 @@ class Changes:
         alive = sum(map(self._answers, rest))
         if alive * 2 > len(rest):
             return None
-        if self._clock() - self._led_since <= self._recent_seconds:
+        if self._context.now - self._led_since <= self._recent_seconds:
             return Answer(WAIT, "this leader was elected just now, and does not know yet which members answer")
         return Answer(
             REFUSED, f"{lost}: {alive} of {len(rest)} others answered within the last {self._recent_seconds:g} s"
@@ -396,4 +379,4 @@ class Changes:
         answered = self._core.last_response(member_id)
         if answered is None or answered <= self._led_since:
             return False  # a new leader's core counts all members as alive, for its own check of the quorum
-        return self._roster.connected(member_id) and self._clock() - answered <= self._recent_seconds
+        return self._roster.connected(member_id) and self._context.now - answered <= self._recent_seconds

@@ -288,33 +288,51 @@ class Core:
             def send(self, node: Any, message: dict[str, Any]) -> bool:
                 return look_and_send(node, message)
 
-        self._node_class = Member
-        self._nodes: dict[str, Any] = {}
-        self._journal = _Journal(log, max(applied_index, log.commit_index))
-        conf = module.SyncObjConf(
-            autoTick=False,
-            appendEntriesUseBatch=False,
-            appendEntriesPeriod=heartbeat_seconds,
-            appendEntriesBatchSizeBytes=_UNREACHABLE_BYTES,
-            raftMinTimeout=NEVER_SECONDS,
-            raftMaxTimeout=2 * NEVER_SECONDS,
-            connectionTimeout=3 * NEVER_SECONDS,
-            leaderFallbackTimeout=check_quorum_seconds,
-            commandsWaitLeader=True,
-            commandsQueueSize=0,
-            journalFile=self._journal,
-        )
-        others = [self._node(voter) for voter in sorted(voters) if voter != node_id]
         self._links: Any = None
 
         def links(*args: object) -> Any:
             self._links = Link(*args)
             return self._links
 
-        self._core: Any = module.SyncObj(self._node(node_id), others, conf, nodeClass=Member, transportClass=links)
+        self._module = module
+        self._node_class = Member
+        self._nodes: dict[str, Any] = {}
+        self._node_id = node_id
+        self._log = log
+        self._heartbeat_seconds = heartbeat_seconds
+        self._check_quorum_seconds = check_quorum_seconds
+        self._make_links = links
+        self._journal: _Journal
+        self._core: Any
+        self.restart(voters, applied_index)
+
+    def restart(self, voters: Iterable[str], applied_index: int) -> None:
+        """Begin again on the present log as a follower without links, as after a start of the process. Called when
+        another state has replaced ours."""
+        log = self._log
+        self._journal = _Journal(log, max(applied_index, log.commit_index))
+        conf = self._module.SyncObjConf(
+            autoTick=False,
+            appendEntriesUseBatch=False,
+            appendEntriesPeriod=self._heartbeat_seconds,
+            appendEntriesBatchSizeBytes=_UNREACHABLE_BYTES,
+            raftMinTimeout=NEVER_SECONDS,
+            raftMaxTimeout=2 * NEVER_SECONDS,
+            connectionTimeout=3 * NEVER_SECONDS,
+            leaderFallbackTimeout=self._check_quorum_seconds,
+            commandsWaitLeader=True,
+            commandsQueueSize=0,
+            journalFile=self._journal,
+        )
+        self._nodes.clear()
+        others = [self._node(voter) for voter in sorted(voters) if voter != self._node_id]
+        own = self._node(self._node_id)
+        self._core = self._module.SyncObj(
+            own, others, conf, nodeClass=self._node_class, transportClass=self._make_links
+        )
         # The state decides where replay starts. Entries that are applied are not handed out again.
         self._core._SyncObj__raftLastApplied = applied_index
-        # The core's "apply" only moves its own counter. engine.py applies from the log, up to the synced index. So an
+        # The core's "apply" only moves its own counter. applying.py applies from the log, up to the synced index. So an
         # error while applying is not retried for ever and does not stop the heartbeats (hole 5).
         self._core._SyncObj__doApplyCommand = _apply_nothing
         self._look()

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 
 from warren_raft.certificates.credentials import Credentials
 from warren_raft.errors import InvariantViolation, WarrenError
+from warren_raft.raft.context import TICK_SECONDS
 from warren_raft.raft.effects import (
     Cancel,
     CloseLink,
@@ -28,7 +29,7 @@ from warren_raft.raft.effects import (
     Work,
     WriteLog,
 )
-from warren_raft.raft.engine import TICK_SECONDS, Engine
+from warren_raft.raft.engine import Engine
 from warren_raft.raft.events import (
     Arriving,
     Event,

@@ -10,7 +10,6 @@ other manager.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Final
@@ -22,11 +21,11 @@ from warren_raft.raft.leadership import (
     Reason,
 )
 from warren_raft.raft.messages import (
-    Message,
     PreVote,
     PreVoteReply,
     RequestVote,
 )
+from warren_raft.raft.outbox import Outbox
 
 LINK_LOST_MIN_SECONDS: Final = 0.03
 LINK_LOST_MAX_SECONDS: Final = 0.25
@@ -66,13 +65,11 @@ class Standing:
 class Elections:
     """Timer and pre-vote of one manager. Not thread-safe; for the raft thread or a simulator only."""
 
-    def __init__(
-        self, node_id: str, *, timeout_seconds: float, random: Random, now: float, send: Callable[[str, Message], None]
-    ) -> None:
+    def __init__(self, node_id: str, *, timeout_seconds: float, random: Random, now: float, outbox: Outbox) -> None:
         self._node_id = node_id
         self._timeout = timeout_seconds
         self._random = random
-        self._send = send
+        self._outbox = outbox
         self._round = 0
         self._granted: set[str] = set()
         self._asking = False
@@ -196,7 +193,7 @@ class Elections:
             last_log_term=standing.last_term,
         )
         for peer in sorted(standing.voters - {self._node_id}):
-            self._send(peer, request)
+            self._outbox.send(peer, request)
         return self._won(standing)
 
     def answer_pre_vote(self, peer: str, message: PreVote, now: float, standing: Standing) -> PreVoteReply:

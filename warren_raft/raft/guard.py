@@ -9,11 +9,12 @@ given to this leader in this term, for entries that are durable on both sides.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from warren_raft.errors import InvariantViolation
+from warren_raft.raft.context import Context
 from warren_raft.raft.core import (
     BEHIND,
     CANDIDATE,
@@ -21,9 +22,9 @@ from warren_raft.raft.core import (
     CoreMessage,
     Entry,
 )
-from warren_raft.raft.large import UNDER_WAY, LargeEntries
+from warren_raft.raft.entry_checks import EntryChecks
+from warren_raft.raft.large import UNDER_WAY, HeldEntries, LargeEntries
 from warren_raft.raft.log.contents import BASE_INDEX
-from warren_raft.raft.log.log import Log
 from warren_raft.raft.messages import (
     AppendEntries,
     AppendReply,
@@ -33,8 +34,9 @@ from warren_raft.raft.messages import (
     RequestVote,
     Vote,
 )
-from warren_raft.raft.outbox import Outbox
 
+CHECK_QUORUM_TIMEOUTS: Final = 1.5
+"""A leader that no majority has answered for so many election timeouts steps down."""
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """The window of a follower: entries on their way to it without an answer. While the window is full, the follower gets
 no new entries. Without a bound the core would pour the whole backlog of a lagging follower into the buffer of its link
@@ -82,34 +84,38 @@ class _Progress:
 class Guard:
     """The filter of one manager. Not thread-safe: for the raft thread or the simulator.
 
-    `heard_leader(peer, commit_index)` is called for each append message of a legitimate leader. `large` has the entries
-    that we sent ahead as a leader. `held(peer, name)` returns an entry that a leader sent ahead to us, or None.
-    `problem_of(entry)` returns the reason why an entry may not be appended, or "".
+    It makes the core, because the core gives it each message that is to leave. `large` has the entries that we sent
+    ahead as a leader, `held` those that leaders sent ahead to us. `checks` says which entries may be appended.
     """
 
-    def __init__(
-        self,
-        log: Log,
-        outbox: Outbox,
-        *,
-        heard_leader: Callable[[str, int], None],
-        large: LargeEntries,
-        held: Callable[[str, int], bytes | None],
-        problem_of: Callable[[bytes], str],
-    ) -> None:
-        self._log = log
-        self._outbox = outbox
-        self._problem_of = problem_of
-        self._heard_leader = heard_leader
+    def __init__(self, context: Context, *, large: LargeEntries, held: HeldEntries, checks: EntryChecks) -> None:
+        self._context = context
+        self._log = context.log
+        self._outbox = context.outbox
         self._large = large
         self._held = held
-        self.core: Core  # set by the engine as soon as the core exists, which needs outgoing()
+        self._checks = checks
+        self.stats: Counter[str] = Counter()
+        """What was dropped or avoided, and how often since the start."""
+        self._forget_all()
+        settings = context.settings
+        self.core: Final = Core(
+            node_id=context.node_id,
+            voters=context.roster.voters,
+            log=context.log,
+            applied_index=context.machine.applied_index,
+            heartbeat_seconds=settings.heartbeat_seconds,
+            check_quorum_seconds=CHECK_QUORUM_TIMEOUTS * settings.election_timeout_seconds,
+            clock=context.clock,
+            send=self.outgoing,
+        )
+
+    def _forget_all(self) -> None:
         self.transferring = False
         """Whether the leader asked for the present campaign. The vote requests say so, and then voters do not refuse
         them because of the leader."""
         self.why: list[str] = []
         """The reason of the present campaign, for the logs of the voters."""
-        self.stats: Counter[str] = Counter()
         self.needs_snapshot: set[str] = set()
         self._progress: dict[str, _Progress] = {}
         self._progress_term = -1
@@ -120,6 +126,11 @@ class Guard:
         """(next index, hint) of the reply, if they are not the core's."""
         self._last_answered: tuple[str, int, int] | None = None
         self._votes: tuple[int, set[str]] = (-1, set())
+
+    def restart(self) -> None:
+        """Another state has replaced ours: begin again on the present log and state, as after a start."""
+        self._forget_all()
+        self.core.restart(self._context.roster.voters, self._context.machine.applied_index)
 
     # Out: called by the core while it handles a message or a tick -------------------------------------------------
 
@@ -229,22 +240,22 @@ class Guard:
 
     # In: append messages -----------------------------------------------------------------------------------------
 
-    def receive_append(self, peer: str, message: AppendEntries) -> None:
-        """Raises PeerFault if no correct leader sends this message."""
+    def receive_append(self, peer: str, message: AppendEntries) -> bool:
+        """Whether the peer leads us. Raises PeerFault if no correct leader sends this message."""
         term, sequence = message.term, message.sequence
         if term < self.core.term:
             # Stock drops the message without an answer, and the stale leader goes on for 30 s (hole 6).
             self._emit_gated(peer, Nack(self.core.term))
-            return
+            return False
         if term == self.core.term and self.core.leader not in (None, peer):
             raise PeerFault(f"{peer} claims to lead term {term}, which {self.core.leader} leads")
         self._answering = self._last_answered = (peer, term, sequence)
         self._answer = None
         try:
-            self._append(peer, message, _checked_entries(message, lambda name: self._held(peer, name)))
+            self._append(peer, message, _checked_entries(peer, message, self._held))
         finally:
             self._answering = None
-        self._heard_leader(peer, message.commit_index)
+        return True
 
     def is_led_by(self, peer: str, term: int) -> bool:
         """Whether a peer leads us now. It claims to lead `term`, and sends parts of a large message."""
@@ -289,7 +300,7 @@ class Guard:
     def _check_new(self, entries: Sequence[Entry], last: int, committed: int) -> None:
         """An entry that a manager cannot read never gets into the log, because no manager could start on that log."""
         for command, index, _ in entries:
-            problem = self._problem_of(command)
+            problem = self._checks.problem_of_entry(command)
             if problem:
                 raise PeerFault(f"the entry at index {index} may not be appended: {problem}")
         if last - committed > UNCOMMITTED_MAX:
@@ -500,7 +511,7 @@ class Guard:
         return progress
 
 
-def _checked_entries(message: AppendEntries, held: Callable[[int], bytes | None]) -> list[Entry]:
+def _checked_entries(peer: str, message: AppendEntries, held: HeldEntries) -> list[Entry]:
     """The entries of a message, with the bytes of those that it only names.
 
     Raises PeerFault unless the indexes are consecutive, the terms do not go back or beyond the leader's, and each
@@ -514,7 +525,7 @@ def _checked_entries(message: AppendEntries, held: Callable[[int], bytes | None]
             raise PeerFault("append_entries has an entry that is not three values")
         command, item_index, item_term = item
         if type(command) is int:
-            name, command = command, held(command)
+            name, command = command, held.named(peer, command)
             if command is None:
                 raise PeerFault(f"append_entries names the entry {name}, which was not sent before"[:200])
         if type(command) is not bytes or not command or item_index != index or type(item_term) is not int:

@@ -8,13 +8,11 @@ Invariant: a comparison that could not be made counts neither as agreement nor a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from warren_raft.alarms import Alarms
-from warren_raft.raft.messages import HealthReport, Message
+from warren_raft.raft.context import Context
+from warren_raft.raft.messages import HealthReport
 from warren_raft.raft.reports import SAMPLES_TOLD, Heard, Report
-from warren_raft.raft.roster import Roster
 
 TELL_SECONDS: Final = 1.0
 SAMPLE_EVERY: Final = 64
@@ -35,11 +33,11 @@ class Digests(Protocol):
 class Health:
     """For the raft thread or a simulator only."""
 
-    def __init__(self, node_id: str, roster: Roster, *, send: Callable[[str, Message], None], alarms: Alarms) -> None:
-        self._node_id = node_id
-        self._roster = roster
-        self._send = send
-        self._alarms = alarms
+    def __init__(self, context: Context) -> None:
+        self._node_id = context.node_id
+        self._roster = context.roster
+        self._outbox = context.outbox
+        self._alarms = context.alarms
         self._told_at = -1e9
         self._claims: dict[str, dict[int, bytes]] = {}
         self._low: dict[str, bool] = {}
@@ -84,7 +82,7 @@ class Health:
         self._forget_removed()
         for peer in sorted(self._roster.links):
             if self._roster.counts(peer):
-                self._send(peer, message)
+                self._outbox.send(peer, message)
         return self._compare(machine)
 
     @staticmethod

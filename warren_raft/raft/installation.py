@@ -2,8 +2,8 @@
 
 Lives here: the conditions and the work of each step. A leader does not replace its state, because it hears no peer
 meanwhile: it hands leadership over, or steps down. Not here: the phases (replacement.py), the source of a state
-(catchup.py), and the core that is rebuilt on the new state (engine.py). Invariant: if the process dies between any two
-steps, the next start can go on; local readers never go back.
+(catchup.py), and the core that begins again on the new state (engine.py). Invariant: if the process dies between any
+two steps, the next start can go on; local readers never go back.
 """
 
 from __future__ import annotations
@@ -231,8 +231,8 @@ class Installation:
         return applied_index <= incoming.applied_index <= self._log.synced_index
 
     def _wait_as_leader(self, incoming: StateMachine, applied_index: int) -> None:
-        """Before the state is replaced, another manager is to lead (engine.py offers leadership). If none can, this
-        leader steps down."""
+        """Before the state is replaced, another manager is to lead (fitness.py has the reason to offer leadership). If
+        none can, this leader steps down."""
         if self._replacement.cause is Cause.BEHIND or not self._log_goes_on_from(incoming):
             self._drop()  # a leader holds all committed entries, and needs no other manager's state
         elif self._is_ready(incoming, applied_index) and self._is_on_its_own:

@@ -19,14 +19,11 @@ from warren_raft.raft.messages import (
     LargeEntry,
     LargeEntryCancel,
     LargeEntryDrop,
-    Message,
     SubmitLarge,
     SubmitLargeCancel,
     SubmitLargeEnd,
 )
-
-Send = Callable[[str, Message], None]
-Cancel = Callable[[str, int], None]
+from warren_raft.raft.outbox import Sender
 
 LARGE_BYTES: Final = 64 * 1024
 """A command above this is large: a link of 1 MB/s is busy with it for 65 ms. To send a smaller command ahead costs more
@@ -81,9 +78,8 @@ class Large:
 class LargeEntries:
     """The large commands at a leader. For the raft thread or a simulator only."""
 
-    def __init__(self, send: Send, cancel: Cancel) -> None:
-        self._send = send
-        self._cancel = cancel
+    def __init__(self, outbox: Sender) -> None:
+        self._outbox = outbox
         self._number = 0
         self._refused: dict[str, int] = {}
         """Manager -> the number of its newest command that was given back. The commands that it sent before it knew of
@@ -156,7 +152,7 @@ class LargeEntries:
         large.number = large.number or self.next_number()
         large.names[peer] = UNDER_WAY
         self._ahead_bytes[peer] = self._ahead_bytes.get(peer, 0) + len(large.command)
-        self._send(peer, LargeEntry(number=large.number, term=term, entry=large.entry))
+        self._outbox.send(peer, LargeEntry(number=large.number, term=term, entry=large.entry))
 
     def _has_room_for(self, peer: str, large: Large) -> bool:
         ahead = self._ahead_bytes.get(peer, 0)
@@ -258,22 +254,27 @@ class LargeEntries:
             return
         self._ahead_bytes[peer] -= len(large.command)
         if name == UNDER_WAY:
-            self._cancel(peer, large.number)
-            self._send(peer, LargeEntryCancel(large.number))  # for the case that the entry arrives all the same
+            self._outbox.cancel(peer, large.number)
+            self._outbox.send(peer, LargeEntryCancel(large.number))  # for the case that the entry arrives all the same
         else:
-            self._send(peer, LargeEntryDrop(large.number))  # it arrives after the append message that names the entry
+            # It arrives after the append message that names the entry.
+            self._outbox.send(peer, LargeEntryDrop(large.number))
 
     def _end(self, peer: str, number: int, *, again: bool = False) -> None:
         """Tell a manager that its large command is not needed any more; `again`: it was not proposed."""
         if again:
             self._refused[peer] = max(number, self._refused.get(peer, 0))
-        self._send(peer, SubmitLargeEnd(number=number, again=again))
+        self._outbox.send(peer, SubmitLargeEnd(number=number, again=again))
 
 
 class HeldEntries:
-    """The large entries that this manager holds, sent ahead by the leader. For the raft thread or a simulator only."""
+    """The large entries that this manager holds, sent ahead by the leader. For the raft thread or a simulator only.
 
-    def __init__(self) -> None:
+    `lent` has the large commands that this manager has sent to a leader: a leader may name these, too.
+    """
+
+    def __init__(self, lent: LentCommands[Any]) -> None:
+        self._lent = lent
         self._peer = ""
         self._held: dict[int, bytes] = {}
         self._bytes = 0
@@ -290,6 +291,13 @@ class HeldEntries:
 
     def get(self, peer: str, number: int) -> bytes | None:
         return self._held.get(number) if peer == self._peer else None
+
+    def named(self, peer: str, name: int) -> bytes | None:
+        """The entry that a leader names: one that it sent ahead or, by a negative number, a command of ours."""
+        if name > 0:
+            return self.get(peer, name)
+        command = self._lent.of(peer).get(-name)
+        return None if command is None else entries.encode_commands([command.data])
 
     def drop(self, peer: str, number: int) -> None:
         if peer == self._peer:
@@ -316,10 +324,10 @@ class LentCommands(Generic[C]):
     """Large commands that this manager has sent to the leader, kept until the leader says that it does not need them
     any more. For the raft thread or a simulator only."""
 
-    def __init__(self, send: Send, cancel: Cancel, next_number: Callable[[], int]) -> None:
-        self._send = send
-        self._cancel = cancel
-        self._next_number = next_number
+    def __init__(self, outbox: Sender, numbers: LargeEntries) -> None:
+        """`numbers` gives the numbers of large messages, so that no number is used twice."""
+        self._outbox = outbox
+        self._numbers = numbers
         self._lent: dict[str, dict[int, C]] = {}
         self._cancelled: set[int] = set()
         self._overtaken: set[int] = set()
@@ -344,7 +352,7 @@ class LentCommands(Generic[C]):
         return not lent or sum(len(each.data) for each in lent) + len(command.data) <= AHEAD_BYTES
 
     def send(self, peer: str, command: C, now: float) -> None:
-        number = self._next_number()
+        number = self._numbers.next_number()
         self.of(peer)[number] = command
         command.sent = True
         message = SubmitLarge(
@@ -353,7 +361,7 @@ class LentCommands(Generic[C]):
             command=command.data,
             milliseconds=int(1000 * min(max(command.deadline - now, 0.0), LONGEST_SECONDS)),
         )
-        self._send(peer, message)
+        self._outbox.send(peer, message)
 
     def ended(self, peer: str, number: int, *, again: bool) -> C | None:
         """A manager does not need a command any more. Returns the command; None: its number is not known."""
@@ -369,8 +377,8 @@ class LentCommands(Generic[C]):
             for number, command in lent.items():
                 if number not in self._cancelled and not is_wanted(command):
                     self._cancelled.add(number)
-                    self._cancel(peer, number)
-                    self._send(peer, SubmitLargeCancel(number))
+                    self._outbox.cancel(peer, number)
+                    self._outbox.send(peer, SubmitLargeCancel(number))
 
     def link_down(self, peer: str) -> None:
         gone = self._lent.pop(peer, {}).keys()

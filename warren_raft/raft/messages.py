@@ -1,7 +1,7 @@
 """Every message between managers, in one table: its name on the wire, its lane, its permitted senders, its fields.
 
 Lives here: the message classes, and how a message is checked, decoded and encoded. Not here: frames (links/wire.py),
-and the handling of a message (engine.py). Invariant: a decoded message holds only values that its class allows.
+and the handling of a message (dispatch.py). Invariant: a decoded message holds only values that its class allows.
 
 On the wire a message is a CBOR map: `type` is its name, the other keys are its fields. A missing field has its default;
 a field without a default must be there. Keys that the class does not name are ignored: a later version sends them.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 from warren_raft.raft.effects import (
     Cancel,
@@ -35,6 +35,13 @@ that has a caller of this write."""
 ALIVE_AFTER_SECONDS: Final = 0.05
 """A reply that has waited this long for our disk is preceded by a sign of life that claims nothing."""
 LONG_AGO: Final = -1e9
+
+
+class Sender(Protocol):
+    """The part of the outbox that most parts of the engine use: messages that leave with the step."""
+
+    def send(self, peer: str, message: Message) -> None: ...
+    def cancel(self, peer: str, number: int) -> None: ...
 
 
 @dataclass(slots=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from warren_raft.alarms import AlarmName, Alarms
+from warren_raft.alarms import AlarmName
 from warren_raft.certificates.identity import Identity
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft import entries
-from warren_raft.raft.log.log import Log
+from warren_raft.raft.context import Context
 from warren_raft.raft.membership import (
     OTHER_CLUSTER,
     OTHER_ORIGIN,
@@ -24,9 +24,7 @@ from warren_raft.raft.membership import (
     UNKNOWN_DIRECTORY,
     Change,
 )
-from warren_raft.raft.outbox import Outbox
 from warren_raft.raft.refusal import WRONG_NODE, Refusal
-from warren_raft.raft.roster import Roster
 
 REFUSAL_SECONDS: Final = 15.0
 """A peer that refuses is dialled again within seconds: a refusal that was not repeated for this long is over."""
@@ -54,12 +52,12 @@ def removed(node_id: str) -> Removed:
 class Refusals:
     """Raft thread or simulator only."""
 
-    def __init__(self, node_id: str, roster: Roster, log: Log, outbox: Outbox, alarms: Alarms) -> None:
-        self._node_id = node_id
-        self._roster = roster
-        self._log = log
-        self._outbox = outbox
-        self._alarms = alarms
+    def __init__(self, context: Context) -> None:
+        self._node_id = context.node_id
+        self._roster = context.roster
+        self._log = context.log
+        self._outbox = context.outbox
+        self._alarms = context.alarms
         self._foreign: set[str] = set()
         """Members that turned out to be of another cluster, and have had no link since."""
         self._removed_by: set[str] = set()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from warren_raft.raft.changes import Answer, Changes
-from warren_raft.raft.core import Core
+from warren_raft.raft.context import LONG_AGO, Context
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.leadership import (
     CLOSING,
@@ -20,7 +20,6 @@ from warren_raft.raft.leadership import (
     TRANSFER,
     Reason,
 )
-from warren_raft.raft.log.log import Log
 from warren_raft.raft.membership import REMOVE, UPDATE
 from warren_raft.raft.messages import (
     DONE,
@@ -29,18 +28,15 @@ from warren_raft.raft.messages import (
     WAIT,
     ChangeAnswer,
     HandOver,
-    Message,
     RequestChange,
     TimeoutNow,
 )
-from warren_raft.raft.roster import Roster
 
 TRANSFER_SECONDS: Final = 1.0
 """A transfer of leadership that has not happened after this time is called off, and writes go on at this leader."""
 TELL_AGAIN_SECONDS: Final = 0.05
 """The leader repeats its message to the target of a transfer this often. The target cannot campaign before it has
 applied all committed entries."""
-LONG_AGO: Final = -1e9
 TRANSFER_VERB: Final = "transfer"
 """The verb of a request for a transfer of leadership, in the place of the verb of a change."""
 NO_LEADER: Final = "there is no leader"
@@ -75,19 +71,18 @@ Wanted = ChangeWanted | TransferWanted
 
 
 class Requests:
-    """For the raft thread or a simulator only. Core, guard and changes are replaced with the state, see `attach`."""
+    """For the raft thread or a simulator only."""
 
-    def __init__(
-        self, node_id: str, roster: Roster, log: Log, *, answer_seconds: float, send: Callable[[str, Message], None]
-    ) -> None:
-        self._node_id = node_id
-        self._roster = roster
-        self._log = log
-        self._answer_seconds = answer_seconds
-        self._send = send
-        self._core: Core
-        self._guard: Guard
-        self._changes: Changes
+    def __init__(self, context: Context, guard: Guard, changes: Changes) -> None:
+        self._context = context
+        self._node_id = context.node_id
+        self._roster = context.roster
+        self._log = context.log
+        self._outbox = context.outbox
+        self._answer_seconds = context.settings.election_timeout_seconds
+        self._core = guard.core
+        self._guard = guard
+        self._changes = changes
         self._now = LONG_AGO
         self._number = 0
         self._asked: dict[int, tuple[Wanted, float, str]] = {}
@@ -97,9 +92,6 @@ class Requests:
         self._transfer_tried: str | None = None
         self._transfer_why = Reason(TRANSFER, "")
         self._told_at = LONG_AGO
-
-    def attach(self, core: Core, guard: Guard, changes: Changes) -> None:
-        self._core, self._guard, self._changes = core, guard, changes
 
     def leadership_changed(self) -> None:
         self._transfer_tried = None
@@ -112,21 +104,21 @@ class Requests:
 
     # Requests and answers ----------------------------------------------------------------------------------------
 
-    def ask(self, now: float, wanted: Wanted, applied_index: int) -> None:
+    def ask(self, wanted: Wanted) -> None:
         """Send an operator's request to the leader."""
-        self._now = now
+        self._now = self._context.now
         self._number += 1
         message = _message(self._number, wanted)
         leader = self._core.leader
-        self._asked[self._number] = (wanted, now, leader or "")
+        self._asked[self._number] = (wanted, self._now, leader or "")
         if self._core.is_leader:
-            self.answered(self.answer(self._node_id, message, applied_index))
+            self.answered(self.answer(self._node_id, message))
         elif leader is None or leader not in self._roster.links:
             self.answered(ChangeAnswer(number=self._number, state=WAIT, text=NO_LEADER))
         else:
-            self._send(leader, message)
+            self._outbox.send(leader, message)
 
-    def answer(self, asker: str, message: RequestChange, applied_index: int) -> ChangeAnswer:
+    def answer(self, asker: str, message: RequestChange) -> ChangeAnswer:
         """The leader's answer to a request that was made at the manager `asker`."""
         if not self._core.is_leader:
             answer = Answer("wait", "the leader changed")
@@ -139,7 +131,7 @@ class Requests:
             answer = self._changes.why_stay() or self._leave(asker)
         else:
             what = message.verb, message.id, message.address
-            answer = self._changes.request(*what, applied_index, asker, message.incarnation or "")
+            answer = self._changes.request(*what, self._context.machine.applied_index, asker, message.incarnation or "")
         return ChangeAnswer(number=message.number, state=answer.state, text=answer.text, made=answer.is_made)
 
     def _leave(self, asker: str) -> Answer:
@@ -208,7 +200,7 @@ class Requests:
         assert self._transfer_target is not None
         message = HandOver(term=self._core.term, target=self._transfer_target)
         for peer in sorted(self._roster.voters - {self._node_id}):
-            self._send(peer, message)
+            self._outbox.send(peer, message)
 
     def _suits(self, voter: str) -> tuple[bool, bool, int, str]:
         """How well a voter suits as the next leader, higher is better: it is not being removed, it was not tried last,
@@ -216,10 +208,10 @@ class Requests:
         stays, is_untried = not self._changes.is_removing(voter), voter != self._transfer_tried
         return stays, is_untried, self._guard.match_index(voter), voter
 
-    def tick(self, now: float, *, must_go: Reason | None) -> None:
+    def tick(self, *, must_go: Reason | None) -> None:
         """When the target of a transfer has all entries, tell it to campaign at once. `must_go`: why this leader cannot
         or must not commit, so that it hands leadership over by itself; None: it need not."""
-        self._now = now
+        self._now = now = self._context.now
         if not self._core.is_leader:
             return
         if must_go is not None and self._transfer_until <= now:
@@ -233,7 +225,7 @@ class Requests:
             self._told_at = now
             self._announce()
             why = Reason(self._transfer_why.word, f"{self._node_id} hands over: {self._transfer_why.text}")
-            self._send(target, TimeoutNow(term=self._core.term, why=why.told()))
+            self._outbox.send(target, TimeoutNow(term=self._core.term, why=why.told()))
 
 
 def _message(number: int, wanted: Wanted) -> RequestChange:

@@ -30,8 +30,8 @@ from warren_raft.raft.messages import (
     Addresses,
     FoundingRecord,
     FoundingView,
-    Message,
 )
+from warren_raft.raft.outbox import Outbox
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.trust import PeerStanding
 
@@ -66,8 +66,7 @@ class Roster:
         log: Log,
         membership: Membership | None,
         *,
-        send: Callable[[str, Message], None],
-        send_when_synced: Callable[[str, Message], None],
+        outbox: Outbox,
         hints: Mapping[str, Sequence[str]],
         bootstrap: bool,
         on_founding: Callable[[], None],
@@ -102,8 +101,7 @@ class Roster:
         self._places_version = -1
         self.guests: Final = Guests()
         self._log = log
-        self._send = send
-        self._send_when_synced = send_when_synced
+        self._outbox = outbox
         self._founding_position = 0
         """Log.position of the founding record; 0: the record was durable at the start."""
         self._declared: dict[str, str] = {}
@@ -425,7 +423,7 @@ class Roster:
         if told and is_news and self.membership is not None:
             for peer in sorted(self.links):
                 if self.counts(peer):
-                    self._send(peer, Addresses(told))
+                    self._outbox.send(peer, Addresses(told))
         return self.book.differing(self.members.values())
 
     def address_alarm(self, id_: str, address: str) -> str:
@@ -493,7 +491,7 @@ class Roster:
 
     def _declare_to(self, peer: str) -> None:
         message = FoundingView(view=self._declared, configured=self.configured)
-        self._send(peer, message)
+        self._outbox.send(peer, message)
 
     def _agrees(self, link: Link) -> bool:
         return link.view == self._declared and link.configured == self.configured
@@ -543,7 +541,7 @@ class Roster:
 
     def _tell_founding(self, peer: str) -> None:
         if self.founding is not None:
-            self._send_when_synced(peer, FoundingRecord(self.founding.encode()))
+            self._outbox.send_when_synced(peer, FoundingRecord(self.founding.encode()))
 
 
 def _voting(members: Mapping[str, Member]) -> set[tuple[str, str]]:

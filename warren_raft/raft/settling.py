@@ -11,26 +11,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from warren_raft.raft.core import Core
+from warren_raft.raft.context import Context
 from warren_raft.raft.guard import Guard
-from warren_raft.raft.log.log import Log
 from warren_raft.raft.membership import REMOVE, Change, apply_change
-from warren_raft.raft.roster import Roster
 from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.settling")
 
 
 class Settling:
-    """One for each core. Not thread-safe: for the raft thread or the simulator."""
+    """Not thread-safe: for the raft thread or the simulator."""
 
-    def __init__(self, core: Core, log: Log, guard: Guard, roster: Roster) -> None:
-        self._core = core
-        self._log = log
+    def __init__(self, context: Context, guard: Guard) -> None:
+        self._log = context.log
+        self._roster = context.roster
+        self._core = guard.core
         self._guard = guard
-        self._roster = roster
         self._own_removal: tuple[int, Change] | None = None
         """(index, change) of the entry that removes this data directory. It is committed, and never applied here."""
+
+    def restart(self) -> None:
+        """Another state has replaced ours: our removal is found again when it is to be applied to the present state."""
+        self._own_removal = None
 
     @property
     def is_leaving(self) -> bool:

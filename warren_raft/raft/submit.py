@@ -22,7 +22,8 @@ from warren_raft.raft.large import (
     LargeEntries,
     LentCommands,
 )
-from warren_raft.raft.messages import Message, Submit, SubmitRefused
+from warren_raft.raft.messages import Submit, SubmitRefused
+from warren_raft.raft.outbox import Sender
 from warren_raft.raft.thread_order import ThreadOrder
 from warren_raft.support.log_lines import log_event
 
@@ -90,15 +91,13 @@ class Submitter:
     For the raft thread or a simulator only.
     """
 
-    def __init__(
-        self, send: Callable[[str, Message], None], cancel: Callable[[str, int], None], large_bytes: int = LARGE_BYTES
-    ) -> None:
-        self._send = send
+    def __init__(self, outbox: Sender, large_bytes: int = LARGE_BYTES) -> None:
+        self._outbox = outbox
         self.large_bytes = large_bytes
         """A command above this size is large."""
-        self.large = LargeEntries(send, cancel)
+        self.large = LargeEntries(outbox)
         """The large commands of all managers, while this manager leads."""
-        self.lent: LentCommands[Proposal] = LentCommands(send, cancel, self.large.next_number)
+        self.lent: LentCommands[Proposal] = LentCommands(outbox, self.large)
         self._order: ThreadOrder[Proposal] = ThreadOrder()
         self._has_released = False
         self._pending: dict[Key, Proposal] = {}
@@ -191,7 +190,7 @@ class Submitter:
         while self._waiting and self._sent_bytes < SUBMIT_WINDOW_BYTES and now >= self._not_before:
             commands = self._next_message()
             if commands:
-                self._send(route.leader, Submit(commands))
+                self._outbox.send(route.leader, Submit(commands))
         while self._waiting_large and now >= self._large_not_before:
             if not self.lent.has_room_for(route.leader, self._waiting_large[0]):
                 break
@@ -232,7 +231,7 @@ class Submitter:
 
     def receive(self, peer: str, commands: list[bytes], *, is_leader: bool) -> None:
         if not is_leader or self._queue_bytes > QUEUE_BYTES:
-            self._send(peer, SubmitRefused())
+            self._outbox.send(peer, SubmitRefused())
             return
         for command in commands:
             self._enqueue(peer, command)

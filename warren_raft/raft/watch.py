@@ -1,7 +1,7 @@
 """Conditions that become alarms only after they have lasted: no quorum, a member away or behind, no cluster formed.
 
 Lives here: the time since which each condition lasts, and its alarm. Pure; time is passed in. Not here: alarms of
-single events (engine.py and the modules that it calls). Invariant: a condition that ends before its time raises no
+single events (the parts that see the event). Invariant: a condition that ends before its time raises no
 alarm.
 """
 
@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from warren_raft.alarms import AlarmName, Alarms, Severity
+from warren_raft.alarms import AlarmName, Severity
+from warren_raft.raft.context import Context
 from warren_raft.raft.membership import Member
 from warren_raft.raft.reports import Heard
-from warren_raft.raft.roster import Roster
 
 LOOK_SECONDS: Final = 0.5
 """Time between two looks at the conditions."""
@@ -48,10 +48,10 @@ class Situation:
 class Watch:
     """For the raft thread or a simulator only."""
 
-    def __init__(self, node_id: str, roster: Roster, alarms: Alarms) -> None:
-        self._node_id = node_id
-        self._roster = roster
-        self._alarms = alarms
+    def __init__(self, context: Context) -> None:
+        self._node_id = context.node_id
+        self._roster = context.roster
+        self._alarms = context.alarms
         self._since: dict[tuple[AlarmName, str], float] = {}
         """(alarm's name, subject) of a condition that holds now -> when it began."""
         self._looked_at = -1e9

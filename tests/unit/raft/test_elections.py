@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 
 from tests.engine_harness import STEP_SECONDS, Cluster, Full, send_raw
+from warren_raft.disk.shortage import SPACE
 from warren_raft.raft.changes import DONE, PENDING, REFUSED
 from warren_raft.raft.events import Arriving
 from warren_raft.raft.leadership import Reason
@@ -579,11 +580,11 @@ def test_a_transfer_whose_target_cannot_campaign_at_once_is_not_lost() -> None:
     cluster = Cluster()
     leader = cluster.wait_ready()
     target = cluster.nodes[cluster.followers()[0]]
-    target.engine.disk_full = True
+    target.engine._writer.shortage = SPACE
     begin = cluster.now
     cluster.ask(leader.id, "transfer", target.id)
     cluster.run(0.2)
     assert leader.engine.role == "leader"
-    target.engine.disk_full = False
+    target.engine._writer.shortage = None
     cluster.run_until(lambda: target.engine.role == "leader")
     assert cluster.now - begin < 0.5

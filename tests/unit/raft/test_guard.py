@@ -39,7 +39,7 @@ def running(role: str = "follower") -> tuple[Cluster, Node, str]:
         cluster.crash(leader.id)
         cluster.hold((other, follower))
         cluster.run_until(lambda: "pre_vote" in [s.message["type"] for s in cluster.sent if s.sender == follower])
-        cluster.nodes[follower].engine._campaign()
+        cluster.nodes[follower].engine._leading.campaign()
         return cluster, cluster.nodes[follower], other
     return cluster, cluster.nodes[follower], leader.id
 

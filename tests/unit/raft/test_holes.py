@@ -19,7 +19,7 @@ from tests.list_machine import ListMachine, Outcome
 from tests.stock_pysyncobj import SUCCESS, StockCluster, StockNode, make_newer_machine_class
 from tests.unit.raft.worlds import OurWorld, StockWorld, World, acknowledges, is_reset
 from warren_raft.errors import InvariantViolation
-from warren_raft.raft import core, engine, entries
+from warren_raft.raft import core, entries, proposing
 from warren_raft.raft.changes import DONE, PENDING, WAIT
 from warren_raft.raft.membership import ADD
 from warren_raft.raft.submit import Proposal
@@ -40,7 +40,7 @@ def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ma
             return StockWorld(ids, message_bytes)
         monkeypatch.setattr(core, "MESSAGE_BYTES", message_bytes)
         monkeypatch.setattr(entries, "COMMANDS_PER_ENTRY", 1)
-        monkeypatch.setattr(engine, "ENTRIES_IN_FLIGHT", 1000)
+        monkeypatch.setattr(proposing, "ENTRIES_IN_FLIGHT", 1000)
         return OurWorld(ids)
 
     return make

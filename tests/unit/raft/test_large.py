@@ -11,7 +11,7 @@ from typing import Any
 import cbor2
 import pytest
 
-from tests.engine_harness import STEP_SECONDS, Cluster, Message, Node
+from tests.engine_harness import STEP_SECONDS, Cluster, Message, Node, Outgoing
 from tests.list_machine import Outcome
 from warren_raft.errors import Unavailable
 from warren_raft.raft import large as large_module
@@ -474,9 +474,9 @@ def test_a_leader_that_leads_again_is_not_sent_what_is_still_on_its_way_to_it() 
 def test_a_large_write_that_a_snapshot_covers_is_asked_for_again_and_answered() -> None:
     """The leader's state, which contains the write, replaces the sender's state while the link stays up. So the write
     is never applied at the sender. (Pins a bug: it counted as sent, and its caller waited until the deadline.)"""
-    messages: list[object] = []
+    sent = Outgoing()
     ended: list[Proposal] = []
-    submitter = Submitter(lambda _peer, message: messages.append(message), lambda _peer, _number: None, LARGE)
+    submitter = Submitter(sent, LARGE)
     leader = Route("m2", 1, 5)
     submitter.set_route(leader)
     submitter.submit([Proposal(7, 1, b"." * 2 * LARGE, 60.0, ended.append)])
@@ -484,7 +484,7 @@ def test_a_large_write_that_a_snapshot_covers_is_asked_for_again_and_answered() 
     submitter.state_replaced()
     submitter.set_route(leader)
     submitter.flush(2.0)
-    first, again = (message.number for message in messages if isinstance(message, SubmitLarge))
+    first, again = (message.number for _, message in sent.messages if isinstance(message, SubmitLarge))
     assert set(submitter.lent.of("m2")) == {first, again}, "the leader may name either"
     submitter.large_ended("m2", first, 2.0, again=False)
     submitter.applied([Outcome(7, 1, "as it was")])
@@ -494,8 +494,8 @@ def test_a_large_write_that_a_snapshot_covers_is_asked_for_again_and_answered() 
 
 
 def test_nobody_waits_any_more_for_either_copy_of_what_was_asked_for_twice() -> None:
-    cancelled: list[int] = []
-    submitter = Submitter(lambda _peer, _message: None, lambda _peer, number: cancelled.append(number), LARGE)
+    sent = Outgoing()
+    submitter = Submitter(sent, LARGE)
     leader = Route("m2", 1, 5)
     submitter.set_route(leader)
     submitter.submit([Proposal(7, 1, b"." * 2 * LARGE, 60.0, lambda _proposal: None)])
@@ -504,7 +504,7 @@ def test_nobody_waits_any_more_for_either_copy_of_what_was_asked_for_twice() -> 
     submitter.set_route(leader)
     submitter.flush(2.0)
     submitter.expire(61.0, "late")
-    assert len(set(cancelled)) == 2
+    assert len({number for _, number in sent.cancelled}) == 2
 
 
 A_LARGE_ONE = cbor2.dumps([7, 1000, "x" * 1000])

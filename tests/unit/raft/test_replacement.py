@@ -1,5 +1,5 @@
-"""Each arrow of the table in replacement.py, from the event that takes it to the work that it begins, and that nothing
-else leads from one phase to another.
+"""Each arrow of the table in raft/replacement.py, from the event that takes it to the work that it begins. Nothing else
+leads from one phase to another.
 
 The real Installation on a list as its state; log, workers and catchup are played by hand. Not here: a whole engine
 (test_relief.py, test_catchup.py), and the death of the process at an arrow (the simulation).

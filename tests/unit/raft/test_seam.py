@@ -366,7 +366,7 @@ def test_a_manager_without_room_for_its_log_acknowledges_nothing_and_resumes_by_
     full.disk_error = OSError(28, "No space left on device")
     cluster.write(leader.id, "on two of three")
     cluster.run(5)
-    assert full.engine.disk_full
+    assert full.engine.shortage
     assert full.log.synced_index < full.log.last_index
     assert any("no space left for the log" in alarm for alarm in full.alarm_texts)
     before = len(cluster.sent)
@@ -377,7 +377,7 @@ def test_a_manager_without_room_for_its_log_acknowledges_nothing_and_resumes_by_
     cluster.start(leader.id)
     cluster.write(full.id, "after")
     cluster.check_writes()
-    assert not full.engine.disk_full
+    assert not full.engine.shortage
 
 
 def test_answers_that_wait_for_room_do_not_pile_up() -> None:
@@ -407,7 +407,7 @@ def test_a_leader_without_room_for_its_log_hands_leadership_to_one_that_has() ->
     cluster.run_until(lambda: "w" in cluster.acknowledged, seconds=3)
     assert cluster.wait_leader() is not leader
     cluster.run(5)
-    assert leader.engine.disk_full
+    assert leader.engine.shortage
     assert not leader.engine.is_leader
     leader.disk_error = None
     cluster.check_writes()

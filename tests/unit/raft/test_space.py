@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine_harness import Cluster
+from tests.engine_harness import Cluster, Outgoing
 from tests.list_machine import ListSnapshots
 from warren_raft.disk.shortage import storage_full
 from warren_raft.errors import StorageFull, Unavailable
@@ -317,7 +317,7 @@ def test_a_create_that_was_never_proposed_ends_with_storage_full_and_others_with
     for number in range(5):  # these are in the log already, and fill the space for entries on their way
         cluster.submit("m1", f"before {number}", seconds=60)
         cluster.run(0.1)
-    assert node.engine.disk_full
+    assert node.engine.shortage
     put(cluster, "m1", "create", 1)
     cluster.submit("m1", "delete", seconds=1)
     cluster.run(2)
@@ -369,7 +369,7 @@ def test_a_leaders_own_queue_keeps_nothing_that_nobody_waits_for() -> None:
 def test_a_leaders_own_queue_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writes that do not fit wait at the managers that sent them, in their order."""
     monkeypatch.setattr(submit, "QUEUE_BYTES", 200)
-    submitter = Submitter(lambda *_: None, lambda *_: None)
+    submitter = Submitter(Outgoing())
     made = [Proposal(1, n, bytes([n]) * 10, 60.0, lambda _: None) for n in range(100)]
     submitter.submit(made)
     submitter.set_route(Route("m1", 1, 0))
@@ -383,7 +383,7 @@ def test_a_leaders_own_queue_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch
 
 def test_what_has_ended_is_passed_over_and_is_not_said_to_be_sent() -> None:
     ended: list[Proposal] = []
-    submitter = Submitter(lambda *_: None, lambda *_: None)
+    submitter = Submitter(Outgoing())
     made = [Proposal(1, n, bytes([n]) * 10, float(n), ended.append) for n in (1, 2, 3)]
     submitter.submit(made)
     submitter.set_route(Route("m1", 1, 0))

@@ -11,12 +11,12 @@ import logging
 import cbor2
 import pytest
 
-from tests.engine_harness import STEP_SECONDS, Cluster
+from tests.engine_harness import STEP_SECONDS, Cluster, Outgoing
 from tests.list_machine import Outcome
 from warren_raft.errors import Closed, InvariantViolation, Unavailable
 from warren_raft.raft import entries, submit
+from warren_raft.raft.applying import APPLY_ENTRIES
 from warren_raft.raft.effects import Send, WriteLog
-from warren_raft.raft.engine import APPLY_ENTRIES
 from warren_raft.raft.events import Received, Refused, Submitted
 from warren_raft.raft.links import wire
 from warren_raft.raft.membership import REMOVE, REMOVED, Change
@@ -267,11 +267,13 @@ class Recorded:
     """A submitter, with its sent messages and its ended proposals."""
 
     def __init__(self) -> None:
-        self.sent: list[tuple[str, list[bytes]]] = []
+        self._sent = Outgoing()
         self.ended: list[Proposal] = []
-        self.submitter = Submitter(
-            lambda peer, message: self.sent.append((peer, getattr(message, "commands", []))), lambda peer, number: None
-        )
+        self.submitter = Submitter(self._sent)
+
+    @property
+    def sent(self) -> list[tuple[str, list[bytes]]]:
+        return [(peer, getattr(message, "commands", [])) for peer, message in self._sent.messages]
 
     def propose(self, *sequences: int, size: int = 10, deadline: float = 10.0) -> list[Proposal]:
         made = [Proposal(1, n, bytes([n]) * size, deadline, self.ended.append) for n in sequences]

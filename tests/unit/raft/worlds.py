@@ -292,7 +292,7 @@ class OurWorld(World):
         self.cluster.now += HEARTBEATS_SECONDS
         for node in self.cluster.nodes.values():  # as if each manager's leader had handed over
             node.engine._elections.handed_over(id_, self.cluster.now)
-        self.cluster.nodes[id_].engine._campaign(Reason("transfer", "a test"))
+        self.cluster.nodes[id_].engine._leading.campaign(Reason("transfer", "a test"))
         self._settle(id_)
 
     def leads(self, id_: str) -> bool:

@@ -1,6 +1,6 @@
 """The links between managers: listening, dialling, and which connection to a peer is its link.
 
-Not here: handshake and frames of one connection (connection.py, wire.py), the meaning of messages (raft/engine.py).
+Not here: handshake and frames of one connection (connection.py, wire.py), the meaning of messages (raft/dispatch.py).
 Invariant: at most one link to a peer; once a newer link is up, no message of an older link is delivered.
 
 The invariant closes hole 2c of PySyncObj (docs/pysyncobj-holes.md). PySyncObj's transport replaces a connection by a

@@ -1,7 +1,7 @@
 """Message <-> frames: the bytes that travel between managers, and which bytes are refused on arrival.
 
 Not here: sockets, links, which frame goes first (link_queue.py), the meaning of any message (transport.py,
-raft/engine.py).
+raft/dispatch.py).
 Invariant: bytes of a peer give a map with a text `type`, or `BadFrame`. They run no code, and a claimed length alone
 takes no memory.
 

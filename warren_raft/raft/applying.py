@@ -1,0 +1,147 @@
+"""Applying: committed entries go to the state machine in order, and their results to the callers that wait.
+
+Lives here: how far entries are applied, and the pause while the state cannot be written. Not here: the effect of a
+command (the state machine) or of a new list (peers.py). Invariant: an entry is applied only if it is committed and
+durable here, and not if it is this manager's own removal, which waits until the others can do without it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from warren_raft.disk.shortage import SPACE, Shortage, shortage_of
+from warren_raft.errors import StorageFull
+from warren_raft.raft import entries
+from warren_raft.raft.blocked import clear_blocked, raise_blocked
+from warren_raft.raft.catchup import Catchup
+from warren_raft.raft.context import LONG_AGO, Context
+from warren_raft.raft.core import Core
+from warren_raft.raft.installation import Installation
+from warren_raft.raft.leading import Leading
+from warren_raft.raft.log_writer import LogWriter
+from warren_raft.raft.membership import Change, apply_change
+from warren_raft.raft.peers import Peers
+from warren_raft.raft.replacement import Phase
+from warren_raft.raft.settling import Settling
+from warren_raft.raft.state_machine import apply_membership, membership_of
+from warren_raft.raft.submit import Submitter
+from warren_raft.support.log_lines import log_event
+
+logger = logging.getLogger("warren_raft.engine")
+
+APPLY_ENTRIES: Final = 64
+"""Entries applied at one go; then links and timers get their turn, so that a long catch-up costs no heartbeat."""
+RETRY_SECONDS: Final = 1.0
+"""After a refusal by a full disk, applying is tried again at this interval."""
+
+
+class Applying:
+    """For the raft thread or a simulator only."""
+
+    def __init__(
+        self,
+        context: Context,
+        core: Core,
+        submitter: Submitter,
+        catchup: Catchup,
+        installation: Installation,
+        settling: Settling,
+        writer: LogWriter,
+        leading: Leading,
+        peers: Peers,
+    ) -> None:
+        self._context = context
+        self._log = context.log
+        self._core = core
+        self._submitter = submitter
+        self._catchup = catchup
+        self._installation = installation
+        self._replacement = context.replacement
+        self._settling = settling
+        self._writer = writer
+        self._leading = leading
+        self._peers = peers
+        self._again_at = LONG_AGO
+        self.shortage: Shortage | None = None
+        """Why the state cannot be written; None: it can."""
+
+    def apply(self) -> bool:
+        """Apply some of the entries that are committed and durable here. True: there is more to do at once. Raises
+        WarrenError if this manager must stop."""
+        if self._replacement.is_swapping:
+            return False
+        if self.shortage is None:
+            try:
+                return self._apply()
+            except StorageFull as error:
+                return self._blocked(error)
+        if self._context.now < self._again_at:
+            return False
+        try:
+            self._settle()
+            more = self._apply()
+        except StorageFull as error:
+            return self._blocked(error)
+        self.shortage = None
+        if self._replacement.phase is not Phase.BLOCKED:
+            clear_blocked(self._context.alarms, "state")
+        return more
+
+    def _settle(self) -> None:
+        """The commit of a change may have come through although its disk refused something."""
+        machine = self._context.machine
+        machine.settle()
+        self._peers.adopt(membership_of(machine))
+        if self._replacement.incoming is not None:
+            self._replacement.incoming.settle()
+
+    def _blocked(self, error: StorageFull) -> bool:
+        self.shortage = shortage_of(error) or SPACE
+        raise_blocked(self._context.alarms, "state", self.shortage, error)
+        self._again_at = self._context.now + RETRY_SECONDS
+        return False
+
+    def _apply(self) -> bool:
+        machine, log = self._context.machine, self._log
+        # Not the core's commit index alone: a one-member cluster's runs ahead of its disk.
+        limit = min(self._core.commit_index, log.synced_index)
+        first = machine.applied_index
+        last = min(limit, first + APPLY_ENTRIES)
+        for index in range(first + 1, last + 1):
+            command, _, term = log.entries[index - log.base_index]
+            content = entries.decode(command)
+            if isinstance(content, Change):
+                if self._settling.holds_back(index, content):
+                    last = limit = index - 1
+                    break
+                self._apply_change(index, term, content)
+            else:
+                self._submitter.applied(machine.apply(index, term, content))
+            self._catchup.applied(len(command))
+        can_write = self._submitter.has_released  # a small write that a large one of its thread held up
+        if last > first:
+            self._leading.applied()
+            no_list = self._context.roster.membership is None
+            can_propose = self._core.is_leader and (self._submitter.is_queueing or no_list)
+            can_write = can_write or can_propose
+        is_replaying = self._replacement.incoming is not None and self._installation.replay(machine.applied_index)
+        return is_replaying or last < limit or can_write or (self._writer.is_idle and log.has_pending)
+
+    def _apply_change(self, index: int, term: int, change: Change) -> None:
+        previous = self._context.roster.membership
+        membership = apply_change(previous, change, index)
+        if membership is not None and membership != previous:
+            log_event(
+                logger,
+                logging.INFO,
+                "members changed",
+                node=self._context.node_id,
+                change=change.verb,
+                member=change.id or None,
+                address=change.address or None,
+                index=index,
+                voters=",".join(sorted(membership.voters)),
+            )
+        apply_membership(self._context.machine, index, term, membership)
+        self._peers.adopt(membership)

@@ -1,0 +1,58 @@
+"""The context of one manager's consensus: what all of its parts share. The engine makes it once, before the parts.
+
+Lives here: the settings, the log, the outbox, the members, the alarms, the state in use and the time of the step. Not
+here: decisions. A part gets the context and the parts that it depends on when it is made, and never the engine.
+Invariant: `now` changes at the start of a step only, and `machine` only when another state has replaced ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from warren_raft.alarms import Alarms
+from warren_raft.raft.log.log import Log
+from warren_raft.raft.outbox import Outbox
+from warren_raft.raft.replacement import Replacement
+from warren_raft.raft.roster import Roster
+from warren_raft.raft.settings import Settings
+from warren_raft.raft.state_machine import StateMachine
+
+TICK_SECONDS: Final = 0.02
+"""The driver steps at least so often; every timer of a part is a multiple of it or far longer."""
+LONG_AGO: Final = -1e9
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    """For the raft thread or a simulator only."""
+
+    settings: Settings
+    node_id: str
+    log: Log
+    outbox: Outbox
+    roster: Roster
+    alarms: Alarms
+    random: Random
+    machine: StateMachine
+    """The state in use."""
+    replacement: Replacement
+    """How far a replacement of that state is."""
+    now: float
+    """The time of the present step, by the clock of the driver or the simulator; it never goes back."""
+    look_at: float = LONG_AGO
+    """When this manager looks next at the matters that no write waits for. LONG_AGO: in the next step."""
+
+    def look_soon(self) -> None:
+        """Something has changed that a matter depends on which no write waits for: look in the next step."""
+        self.look_at = LONG_AGO
+
+    def clock(self) -> float:
+        """`now`, for PySyncObj, which asks for the time."""
+        return self.now
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no other voter."""
+        return self.roster.voters == {self.node_id}

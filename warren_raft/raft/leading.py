@@ -1,0 +1,208 @@
+"""Which manager leads, as far as this manager knows, and its own leadership: campaigns, stepping down, readiness.
+
+Lives here: the changes of leadership, in one place, and the parts that have to follow them. Not here: when to campaign
+(elections.py), the messages of elections (votes.py), the reasons to hand leadership over (fitness.py). Invariant: a
+manager that says it leads has applied an entry of its own term, so its state holds every acknowledged write.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from warren_raft.raft.changes import Changes
+from warren_raft.raft.context import LONG_AGO, Context
+from warren_raft.raft.elections import Elections, Standing
+from warren_raft.raft.guard import CHECK_QUORUM_TIMEOUTS, Guard
+from warren_raft.raft.leadership import LATER_TERM, STATE_REPLACED, Leadership, Reason
+from warren_raft.raft.leadership import NO_QUORUM as MINORITY
+from warren_raft.raft.log_writer import LogWriter
+from warren_raft.raft.messages import RequestVote
+from warren_raft.raft.proposing import Proposing
+from warren_raft.raft.requests import Requests
+from warren_raft.raft.submit import Submitter
+
+ODD_WAITS_TIMEOUTS: Final = 5
+"""Election timeouts without a leader after which a manager campaigns although its state is not the majority's: the one
+that could lead in its place may have died."""
+
+
+class Leading:
+    """For the raft thread or a simulator only; the properties may be read from any thread."""
+
+    def __init__(
+        self,
+        context: Context,
+        guard: Guard,
+        elections: Elections,
+        changes: Changes,
+        requests: Requests,
+        submitter: Submitter,
+        proposing: Proposing,
+        writer: LogWriter,
+    ) -> None:
+        self._context = context
+        self._node_id = context.node_id
+        self._log = context.log
+        self._roster = context.roster
+        self._guard = guard
+        self._core = guard.core
+        self._elections = elections
+        self._changes = changes
+        self._requests = requests
+        self._submitter = submitter
+        self._proposing = proposing
+        self._writer = writer
+        self._replacement = context.replacement
+        self._timeout_seconds = context.settings.election_timeout_seconds
+        self._log_lines = Leadership(context.node_id)
+        self._was_leader = False
+        self._led_term = 0
+        """The newest term that this manager led."""
+        self.leads_for_sure = False
+        """Whether this manager leads, and has applied an entry of its own term."""
+        self.led_at = context.now
+        """When a leader was last known."""
+        self._ready_index: int | None = None
+        self.is_ready = False
+        """Whether the state has reached the commit index of the first leader that was heard, and there is a cluster."""
+        self.is_stopped = False
+        """This manager has ended: nobody is told any more that it leads or follows."""
+
+    # Read by others ----------------------------------------------------------------------------------------------
+
+    @property
+    def role(self) -> str:
+        return "follower" if self.is_stopped else ("follower", "candidate", "leader")[self._core.state]
+
+    @property
+    def is_leader(self) -> bool:
+        """Leads, and has applied an entry of its own term: its local state holds every acknowledged write."""
+        # Asked of the core too: other threads look in the middle of a step, when a new leader has just been heard.
+        return self.leads_for_sure and self._core.is_leader and not self.is_stopped
+
+    @property
+    def leader(self) -> str | None:
+        """The leader of the present term, if it is heard: the core remembers a leader that died until another one
+        is elected, and a caller that waits for a leader or a quorum must not be told of that one."""
+        leader = self._core.leader
+        is_heard = leader in (self._node_id, self._elections.leader) and not self.is_stopped
+        return leader if is_heard else None
+
+    @property
+    def has_quorum(self) -> bool:
+        """Whether this manager can expect a write to commit: it leads, or hears a leader; while its state is replaced,
+        whether a majority is connected."""
+        if self.is_stopped:
+            return False
+        if self._core.is_leader or self._replacement.is_swapping:  # nobody is heard while the state is replaced
+            voters = self._roster.voters
+            return sum(self._roster.connected(voter) for voter in voters) * 2 > len(voters)
+        return self.leader is not None and self.contact_age(self._context.now) < 2 * self._timeout_seconds
+
+    def contact_age(self, now: float) -> float:
+        """Seconds since the leader was last heard; 0 on the leader itself; infinite before the first time."""
+        if self._core.is_leader:
+            return 0.0
+        contact = self._elections.leader_contact
+        return float("inf") if contact <= LONG_AGO else max(0.0, now - contact)
+
+    # Elections ---------------------------------------------------------------------------------------------------
+
+    def standing(self) -> Standing:
+        """The facts that decide an election."""
+        applied_all = self._context.machine.applied_index >= self._log.commit_index
+        # A state that is wrong makes no vote and no entry wrong: better that leader than none for good.
+        may_mislead = self._context.now - self.led_at > ODD_WAITS_TIMEOUTS * self._timeout_seconds
+        is_fit = not self._replacement.is_wrong or may_mislead
+        can_write = self._writer.shortage is None
+        return Standing(
+            term=self._core.term,
+            last_index=self._log.last_index,
+            last_term=self._log.last_term,
+            voters=self._roster.voters,
+            may_campaign=self._roster.is_voter and applied_all and can_write and is_fit,
+            is_durable=self._log.synced_position >= self._log.position,
+            is_leader=self._core.is_leader,
+        )
+
+    def tick(self) -> None:
+        """Ask for votes when it is time."""
+        is_due = not self._core.is_leader and self._context.now >= self._elections.deadline
+        if is_due and self._elections.tick(self._context.now, self.standing()):
+            self.campaign()
+
+    def campaign(self, transfer: Reason | None = None) -> None:
+        """`transfer`: why our leader hands leadership to us."""
+        why = transfer or self._elections.why
+        self._guard.transferring = transfer is not None
+        self._guard.why = why.told()
+        self._core.campaign()
+        self._log_lines.stands(self._node_id, self._core.term, why)
+        self._guard.after_tick()
+
+    # Changes of leadership ---------------------------------------------------------------------------------------
+
+    def heard(self, peer: str, commit_index: int) -> None:
+        """An append message of a leader that we follow has come."""
+        self._elections.heard_leader(peer, self._context.now)
+        if self._ready_index is None:
+            self._ready_index = commit_index
+
+    def heard_candidate(self, peer: str, request: RequestVote) -> None:
+        self._log_lines.heard_candidate(peer, request)
+
+    def step_down(self, why: Reason) -> None:
+        """Nobody could relieve this leader: it goes all the same."""
+        self._core.step_down()
+        self.follow(Reason(why.word, f"{why.text}, and no other manager took over"))
+
+    def follow(self, why: Reason | None = None) -> None:
+        """Follow a change in the core: each part learns that this manager leads, or does not lead any more. `why` this
+        leader has stepped down; None: it is seen from the term."""
+        leads = self._core.is_leader
+        if leads != self._was_leader:
+            self._was_leader = leads
+            self._context.look_soon()
+            self._changes.reset()
+            self._requests.leadership_changed()
+            self._proposing.leadership_changed()
+            if leads:
+                self._elections.became_leader()
+            else:
+                self._elections.stepped_down(self._context.now, why or self._why_stepped_down())
+                self._submitter.clear_queue()
+        if leads:
+            self._led_term = self._core.term
+        elif self.leads_for_sure:
+            self.leads_for_sure = False
+        leader = self.leader
+        if leader is not None:
+            self.led_at = self._context.now
+        self._log_lines.look(leader, self._core.term, self._elections.why)
+
+    def _why_stepped_down(self) -> Reason:
+        if self._core.term > self._led_term:
+            return LATER_TERM
+        seconds = CHECK_QUORUM_TIMEOUTS * self._timeout_seconds
+        return Reason(MINORITY, f"no majority answered {self._node_id} for {seconds:.1f} s")
+
+    def state_replaced(self) -> None:
+        """Another state has replaced ours, and a follower's core goes on with it."""
+        self._elections.stepped_down(self._context.now, STATE_REPLACED, is_alone=self._context.is_alone)
+        self._was_leader = self.leads_for_sure = False
+
+    # How far the state is ----------------------------------------------------------------------------------------
+
+    def applied(self) -> None:
+        """Entries were applied."""
+        machine = self._context.machine
+        if self._core.is_leader and machine.applied_term == self._core.term:
+            if self._ready_index is None:
+                self._ready_index = machine.applied_index
+            self.leads_for_sure = True
+        if not self.is_ready:
+            self.check_ready()
+
+    def check_ready(self) -> None:
+        if not self.is_ready and self._ready_index is not None and self._roster.membership is not None:
+            self.is_ready = self._context.machine.applied_index >= self._ready_index
