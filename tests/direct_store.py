@@ -37,7 +37,7 @@ class DirectStore(Store):
         """Change the generation, as a store does."""
         self._database = database
 
-    def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
+    def _execute(self, operations: tuple[Operation, ...], timeout: float | None) -> int:
         self.commands.append(operations)
         with self._attached().write() as transaction:
             revision = transaction.revision + 1
@@ -48,10 +48,11 @@ class DirectStore(Store):
                 else:
                     transaction.delete(kind, operation.id)
             transaction.store_integer(REVISION, revision)
-        if wait:
-            return revision
+        return revision
+
+    def _start(self, operations: tuple[Operation, ...], timeout: float | None) -> Future[int]:
         future: Future[int] = Future()
-        future.set_result(revision)
+        future.set_result(self._execute(operations, timeout))
         return future
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, Literal, overload
+from typing import Final
 
 from warren_raft.alarms import Alarms
 from warren_raft.disk.descriptors import RESERVE
@@ -137,20 +137,23 @@ class LocalStore(Store):
     def _leader_contact_age_seconds(self) -> float:
         return 0.0
 
-    @overload
-    def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: Literal[True]) -> int: ...
-    @overload
-    def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]: ...
-    def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
+    def _execute(self, operations: tuple[Operation, ...], timeout: float | None) -> int:
         seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
+        return self._commits.run(self._command(operations), seconds)
+
+    def _start(self, operations: tuple[Operation, ...], timeout: float | None) -> Future[int]:
+        seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
+        return self._commits.start(self._command(operations), seconds)
+
+    def _command(self, operations: tuple[Operation, ...]) -> bytes:
+        """The command of these operations. Raises the errors that a store has before it sends anything."""
         if self._attached().is_parents:
             raise Closed(forking.PARENTS)
         if self._failure is not None:
             raise self._failure.with_traceback(None)  # otherwise the error would collect a traceback for each call
         if any(operation.verb == PUT for operation in operations):
             self._room.require()
-        data = encode(Command(NO_SESSION, 0, 0, operations))
-        return self._commits.run(data, seconds) if wait else self._commits.start(data, seconds)
+        return encode(Command(NO_SESSION, 0, 0, operations))
 
     def _commit(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
         """Apply the requests of a group as one entry: one transaction, one sync."""

@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Final, Literal, overload
+from typing import TYPE_CHECKING, Final
 
 from warren_raft.alarms import Alarm
 from warren_raft.config import Config
@@ -157,15 +157,11 @@ class ReplicatedStore(Store):
 
     # Writing -----------------------------------------------------------------------------------------------------
 
-    @overload
-    def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: Literal[True]) -> int: ...
-    @overload
-    def _execute(
-        self, operations: tuple[Operation, ...], timeout: float | None, wait: Literal[False]
-    ) -> Future[int]: ...
-    def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
-        calls = self._parts.calls
-        return calls.run(operations, timeout) if wait else calls.start(operations, timeout)
+    def _execute(self, operations: tuple[Operation, ...], timeout: float | None) -> int:
+        return self._parts.calls.run(operations, timeout)
+
+    def _start(self, operations: tuple[Operation, ...], timeout: float | None) -> Future[int]:
+        return self._parts.calls.start(operations, timeout)
 
     def barrier(self, timeout: float | None = None) -> int:
         """An empty command: after it, every local read sees all writes that were acknowledged before (linearizable).

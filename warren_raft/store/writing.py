@@ -1,7 +1,7 @@
 """All writes, declared once (Writes), for stores (Writer: each is one command) and for batches (Batch: a part of one).
 
-Operations are made in operations.py. `_execute` carries out a command; each store has its own (local/, manager/).
-Invariant: a command that reaches `_execute` can be stored.
+Operations are made in operations.py. `_execute` and `_start` send a command; each store has its own (local/, manager/).
+Invariant: a command that reaches them can be stored.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import inspect
 from abc import ABC, abstractmethod
 from concurrent.futures import Future
 from types import FunctionType, NoneType
-from typing import Any, ClassVar, Generic, Never, TypeVar, cast, get_args, get_origin
+from typing import Any, ClassVar, Generic, Never, TypeVar, get_args, get_origin
 
 from warren_raft.errors import InvalidEntity, Misuse, WarrenError
 from warren_raft.model.entities import (
@@ -271,15 +271,19 @@ class Writer(Writes[int, float]):
         """
 
     @abstractmethod
-    def _execute(self, operations: tuple[Operation, ...], timeout: float | None, wait: bool) -> int | Future[int]:
-        """Carry out one command and return its revision. Without `wait`, return a future of the revision at once."""
+    def _execute(self, operations: tuple[Operation, ...], timeout: float | None) -> int:
+        """Carry out one command and return its revision."""
+
+    @abstractmethod
+    def _start(self, operations: tuple[Operation, ...], timeout: float | None) -> Future[int]:
+        """Send one command and return at once. The future gets its revision, or the error."""
 
     @abstractmethod
     def _latest_revision(self) -> int:
         """The revision of the latest change that is applied here. An empty batch returns it."""
 
     def _write(self, operation: Operation, timeout: float | None) -> int:
-        return cast("int", self._execute((operation,), timeout, True))
+        return self._execute((operation,), timeout)
 
     def batch(self, *, wait: bool = True, timeout: float | None = None) -> Batch:
         """Several writes as one atomic command: `with store.batch() as b: b.create_node(...)`.
@@ -359,22 +363,16 @@ class Batch(Writes[None, Never]):
             self._send(operations)
 
     def _send(self, operations: tuple[Operation, ...]) -> None:
+        writer = self._writer
         if self._wait:
-            self._revision = cast("int", self._result(operations))
+            self._revision = writer._execute(operations, self._timeout) if operations else writer._latest_revision()
             return
         try:
-            result = self._result(operations)
+            self._future = writer._start(operations, self._timeout) if operations else _ended(writer._latest_revision())
         except InvalidEntity:  # the caller's own fault
             raise
         except (WarrenError, OSError) as error:  # the disk does not even report its free space
             self._future = _ended(error)
-        else:
-            self._future = result if isinstance(result, Future) else _ended(result)
-
-    def _result(self, operations: tuple[Operation, ...]) -> int | Future[int]:
-        if not operations:
-            return self._writer._latest_revision()
-        return self._writer._execute(operations, self._timeout, self._wait)
 
     @property
     def revision(self) -> int:
