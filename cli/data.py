@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from typing import IO, TYPE_CHECKING, BinaryIO, Final
 
 import click
@@ -86,7 +86,13 @@ def import_(source: BinaryIO, timeout: float | None) -> None:
     if wants_json():
         print_json({"imported": stored})
     else:
-        click.echo(f"imported {counted(stored, 'record')}")
+        click.echo(f"imported {_entities(stored, has_ca=any(kind == CA.name for kind, _ in items))}")
+
+
+def _entities(records: int, *, has_ca: bool) -> str:
+    """How many entities are among the records, as `status` and `snapshot verify` count them: the CA is not one."""
+    entities = counted(records - has_ca, "entity", "entities")
+    return f"{entities} and the CA" if has_ca else entities
 
 
 def _items(source: BinaryIO) -> dict[tuple[str, str], Item]:
@@ -137,12 +143,13 @@ def export(target: str) -> None:
         raise click.UsageError(f"{target!r} is not the name of a file")
     with _output(target) as file, database() as store, store.read() as view:
         written = _write_records(view, file)
+        has_ca = _has_ca(view)
     if target == "-" or is_stdout(target):
         return
     if wants_json():
         print_json({"exported": written})
     else:
-        click.echo(f"exported {counted(written, 'record')} to {target}")
+        click.echo(f"exported {_entities(written, has_ca=has_ca)} to {target}")
 
 
 def _output(target: str) -> AbstractContextManager[IO[bytes]]:
@@ -171,8 +178,16 @@ def _records(view: View) -> Iterator[str]:
         if kind is not CA:
             for entity in operation(view, "iter", kind)():
                 yield format_line(kind.name, entity)
-    with suppress(NotFound):
+    if _has_ca(view):
         yield format_line(CA.name, view.get_ca())
+
+
+def _has_ca(view: View) -> bool:
+    try:
+        view.get_ca()
+    except NotFound:
+        return False
+    return True
 
 
 @contextmanager

@@ -41,7 +41,9 @@ def describe(directory: str | None) -> None:
 def print_description(description: Description) -> None:
     """Prints each simple value on a line, and the members as a table."""
     values = description.to_json()
-    members = values.pop("members")
+    members, origin = values.pop("members"), values.pop("origin")
+    if origin is not None:
+        values["cluster_id"] = f"- (restored as {origin}; the cluster forms when its members have met)"
     print_fields(values)
     click.echo()
     print_table(["id", "address", "voter"], [[m["id"], m["address"], m["voter"]] for m in members])

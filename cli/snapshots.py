@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
@@ -219,6 +220,24 @@ def restore(
         click.echo(
             f"The cluster forms when {', '.join(others)} {are} restored too, from the same file with the same members."
         )
+    if not wants_json():
+        click.echo(next_step(data_dir(), node_id, addresses))
+
+
+def next_step(directory: str, node_id: str, members: dict[str, str]) -> str:
+    """The command that starts the restored manager, and the certificate that it will use."""
+    from warren_raft.certificates import files as tls_files
+    from warren_raft.config import is_on_loopback
+
+    serve, join = f"warren-raft serve --data-dir {shlex.quote(directory)}", f"--join {node_id}.join"
+    if tls_files.is_there(directory):
+        return f"next: {serve}\n{node_id} uses the certificate in {os.path.join(directory, 'tls')}."
+    if all(map(is_on_loopback, members.values())):
+        return (
+            f"next: {serve}\nAll addresses are on this host, so this user's CA on this host issues the certificate of "
+            f"{node_id}. To use the certificate of another CA, add {join}."
+        )
+    return f"next: {serve} {join}\n{node_id} has no certificate here: `warren-raft cert issue` makes the join file."
 
 
 def manifest_json(manifest: SnapshotInfo) -> dict[str, Any]:

@@ -19,6 +19,9 @@ NOT_LINES: Final = ("verdict", "waits")
 """Fields that `status` does not print as a line: the verdict is printed first, and `waits` is part of its text."""
 DIGEST_SHOWN: Final = 16
 """Characters of a digest: enough to compare two managers. With -o wide all characters are shown."""
+LAG_NOTE: Final = (
+    "Members report once a second. During writes each of them, the leader too, may show the lag of its last report."
+)
 MEMBER_COLUMNS: Final = ("id", "address", "connected", "voter", "leader")
 CLUSTER_COLUMNS: Final = (
     *("id", "role", "contact", "applied", "lag", "free", "database"),
@@ -97,8 +100,10 @@ def print_members(members: Sequence[Mapping[str, Any]], *, wide: bool) -> None:
 
 
 def print_cluster(members: Sequence[Mapping[str, Any]], *, wide: bool) -> None:
-    """Prints the last report of each member."""
+    """Prints the last report of each member, and why a member that keeps up may show a lag."""
     print_table(CLUSTER_COLUMNS, [_cluster_row(member) for member in members], wide=wide)
+    if any(member["connected"] and member["lag_entries"] for member in members):
+        click.echo(f"\n{LAG_NOTE}")
 
 
 def _cluster_row(member: Mapping[str, Any]) -> list[object]:
@@ -120,8 +125,9 @@ def _cluster_row(member: Mapping[str, Any]) -> list[object]:
 
 def _contact(member: Mapping[str, Any]) -> str:
     seconds = member["contact_age_seconds"]
-    heard = "never heard" if seconds is None else age(seconds)
-    return heard if member["connected"] else f"away {heard}"
+    if seconds is None:
+        return "never"
+    return age(seconds) if member["connected"] else f"away {age(seconds)}"
 
 
 def _size(size_bytes: int | None) -> str | None:

@@ -20,6 +20,7 @@ from tests.cluster.harness import wait_until
 from warren_raft.local.read_only import ReadOnlyStore
 from warren_raft.support.wording import counted
 from warren_raft_cli.recovery import _missing
+from warren_raft_cli.snapshots import next_step
 
 RECOVERY = (Path(__file__).resolve().parents[2] / "docs" / "recovery.md").read_text(encoding="utf-8")
 IDS = ("m1", "m2", "m3")
@@ -104,6 +105,9 @@ def test_one_of_three_restored_alone_waits_and_says_for_whom(
     restore = ("snapshot", "restore", tmp_path / "s.mdb", "--data-dir", tmp_path / "m1", "--node-id", "m1")
     text = warren(*restore, *as_options(members)).text
     assert "The cluster forms when m2, m3 are restored too, from the same file with the same members." in text
+    assert text.endswith(f"\n{next_step(str(tmp_path / 'm1'), 'm1', members)}\n")
+    described = warren("describe", tmp_path / "m1").text
+    assert re.search(r"\ncluster_id +- \(restored as [0-9a-f]{32}; the cluster forms when its members", described)
     alone = start_manager(tmp_path / "m1", "m1", members)
     alone.wait_socket()
 
@@ -113,6 +117,22 @@ def test_one_of_three_restored_alone_waits_and_says_for_whom(
 
     wait_until(says, "m1 to name the managers that it waits for")
     assert alone.stop() == 0
+
+
+def test_the_next_step_after_a_restore_names_the_certificate(tmp_path: Path) -> None:
+    """(Pins a bug: a cluster with a CA of its own came back with certificates of the user's CA on this host, and no
+    text said so.)"""
+    here, beyond = {"m1": "127.0.0.1:7946"}, {"m1": "127.0.0.1:7946", "m2": "10.0.0.2:7946"}
+    serve = f"next: warren-raft serve --data-dir {tmp_path}"
+    assert next_step(str(tmp_path), "m1", here) == (
+        f"{serve}\nAll addresses are on this host, so this user's CA on this host issues the certificate of m1. To use "
+        "the certificate of another CA, add --join m1.join."
+    )
+    assert next_step(str(tmp_path), "m1", beyond) == (
+        f"{serve} --join m1.join\nm1 has no certificate here: `warren-raft cert issue` makes the join file."
+    )
+    (tmp_path / "tls").mkdir()
+    assert next_step(str(tmp_path), "m1", beyond) == f"{serve}\nm1 uses the certificate in {tmp_path / 'tls'}."
 
 
 def test_what_is_refused_is_one_line_and_exit_code_4(

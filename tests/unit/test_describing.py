@@ -49,6 +49,7 @@ def test_it_says_node_cluster_members_and_how_far(tmp_path: Path) -> None:
         "data_dir": str(tmp_path / "m1"),
         "node_id": "m1",
         "cluster_id": CLUSTER,
+        "origin": None,
         "standing": VOTER,
         "index": 14,
         "term": 3,
@@ -114,9 +115,9 @@ def test_it_says_whether_the_directory_is_still_a_member(tmp_path: Path, changes
 def test_a_directory_that_waits_for_its_cluster_says_whom_it_was_restored_with(tmp_path: Path) -> None:
     with small_state(tmp_path / "old") as database:
         snapshot_of(database, tmp_path / "s.mdb")
-    restore(tmp_path / "s.mdb", tmp_path / "m1", node_id="m1", members=MEMBERS)
+    restored = restore(tmp_path / "s.mdb", tmp_path / "m1", node_id="m1", members=MEMBERS)
     found = describe(tmp_path / "m1")
-    assert (found.standing, found.cluster_id) == (WAITING, None)
+    assert (found.standing, found.cluster_id, found.origin) == (WAITING, None, restored.cluster_id)
     assert {member.id: member.address for member in found.members} == MEMBERS
     assert found.address == MEMBERS["m1"]
 

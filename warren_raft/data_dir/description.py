@@ -69,6 +69,8 @@ class Description:
     incarnation: str
     cluster_id: str | None
     """None before the directory is part of a cluster."""
+    origin: str | None
+    """The cluster id that a restore gave to the directory, until it is part of that cluster; else None."""
     standing: str
     """`voter`, `learner`, `removed`, or `waiting`: not yet part of a cluster."""
     members: tuple[Member, ...]
@@ -108,6 +110,7 @@ class Description:
             "data_dir": self.data_dir,
             "node_id": self.node_id,
             "cluster_id": self.cluster_id,
+            "origin": self.origin,
             "standing": self.standing,
             "index": self.index,
             "term": self.term,
@@ -144,12 +147,14 @@ def describe(data_dir: str | os.PathLike[str]) -> Description:
     index, term = contents.entries[-1][1:]
     commit_index = min(index, max(contents.commit_index, state.base[0]))
     membership = _membership_at(commit_index, state.base, contents)
-    members = _initial_members(contents.note) if membership is None else membership.members
+    note = read_note(contents.note) if membership is None else None
+    members = _initial_members(note) if membership is None else membership.members
     return Description(
         data_dir=directory,
         node_id=looked.node_id,
         incarnation=looked.incarnation,
         cluster_id=None if membership is None else membership.cluster_id,
+        origin=_origin(note),
         standing=_standing(membership, looked.node_id, looked.incarnation),
         members=tuple(member for _, member in sorted(members.items())),
         index=index,
@@ -190,14 +195,23 @@ def _standing(membership: Membership | None, node_id: str, incarnation: str) -> 
     return VOTER if membership.members[node_id].voter else LEARNER
 
 
-def _initial_members(note: bytes) -> Mapping[str, Member]:
+def _initial_members(note: Founding | Origin | None) -> Mapping[str, Member]:
     """The members of the founding record, or of the list with which a directory was restored."""
-    match read_note(note):
-        case Founding() as founding:
-            return founding.members
-        case Origin() as origin:
-            return {id_: Member(id_, address, "", voter=True) for id_, address in origin.members.items()}
+    match note:
+        case Founding():
+            return note.members
+        case Origin():
+            return {id_: Member(id_, address, "", voter=True) for id_, address in note.members.items()}
     return {}
+
+
+def _origin(note: Founding | Origin | None) -> str | None:
+    match note:
+        case Founding():
+            return note.origin or None
+        case Origin():
+            return note.cluster_id
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from warren_raft.raft.leading import Leading
 from warren_raft.raft.membership import Member, Membership
 from warren_raft.raft.reports import Heard, Report
 from warren_raft.raft.submit import Submitter
+from warren_raft.raft.trust import PeerStanding
 
 
 class Readings:
@@ -133,7 +134,9 @@ class Readings:
         return self._roster.book.to_keep(before, self._roster.members)
 
     def is_connected(self, peer: str) -> bool:
-        return self._roster.connected(peer)
+        """For people: whether there is a link to the member. Before the cluster is formed such a link counts for no
+        quorum."""
+        return self._roster.connected(peer) or self._roster.standing(peer) is PeerStanding.FORMING
 
     def contact_age(self, member_id: str, now: float) -> float | None:
         """Seconds since the member was last heard; None: not since this manager started."""

@@ -181,6 +181,20 @@ def test_a_founding_record_is_told_to_nobody_before_it_is_durable() -> None:
     cluster.wait_ready()
 
 
+def test_before_the_cluster_is_formed_a_manager_with_a_link_is_connected() -> None:
+    """(Pins a bug: `status` said that m2 is not connected, and the log said "link up".)"""
+    cluster = Cluster(start=False)
+    m1 = cluster.start("m1").engine
+    cluster.start("m2")
+    cluster.run(2)
+    assert m1.waits == "the cluster is not formed yet: m1 waits for m3"
+    assert [m1.is_connected(id_) for id_ in ("m1", "m2", "m3")] == [True, True, False]
+    assert not m1.has_quorum
+    cluster.crash("m2")
+    cluster.run(2)
+    assert not m1.is_connected("m2")
+
+
 def test_a_directory_wiped_before_anybody_recorded_it_is_just_another_blank_one() -> None:
     cluster = Cluster(start=False)
     cluster.start("m1")
