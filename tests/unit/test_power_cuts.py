@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
@@ -169,12 +170,13 @@ def test_every_snapshot_in_the_directory_was_verified_and_is_on_disk(database: D
         directory = SnapshotDirectory(root)
         directory.create()
         shutil.copy(before, f"{directory.path}/{present:016d}-1.mdb")
-        shutil.copy(received, directory.incoming)
         Path(directory.path, "0000000000000001-1.mdb").write_bytes(b"rubbish")
 
     def step(files: Files) -> None:
         directory = SnapshotDirectory(root, files=files)
         directory.set_aside(directory.scan()[1][0])
+        with closing(files.open(directory.incoming, create=True)) as file:
+            file.write(0, received.read_bytes())
         directory.adopt(directory.incoming)
         directory.take(database, created_at=NOON, node_id="n1", quorum=True, verify=verify)
 
@@ -233,11 +235,15 @@ def fill(root: Path, age: str, **more: Files) -> None:
         replace_file(path, data, **more)
 
 
-def replaced(root: Path, files: Files) -> None:
+def commit(root: Path, files: Files) -> None:
     """As a restore does it."""
     part = staging.begin(root, files=files)
     fill(Path(part), "new", files=files)
     staging.commit(root, NOON, files=files)
+
+
+def commit_and_finish(root: Path, files: Files) -> None:
+    commit(root, files)
     staging.finish(root, files=files)
 
 
@@ -252,9 +258,12 @@ def require_old_or_new(root: Path, *, is_done: bool) -> None:
         assert [tree(Path(aside)) for aside in asides] == [old]
 
 
-def test_a_directory_has_all_of_the_old_content_or_all_of_the_new(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [commit, commit_and_finish])
+def test_a_directory_has_all_of_the_old_content_or_all_of_the_new(
+    tmp_path: Path, step: Callable[[Path, Files], None]
+) -> None:
     root = tmp_path / "root"
-    for is_done in every_cut(root, lambda root: fill(root, "old"), lambda files: replaced(root, files)):
+    for is_done in every_cut(root, lambda root: fill(root, "old"), lambda files: step(root, files)):
         if not staging.is_committed(root) and not staging.asides(root):
             assert {path: data for path, data in tree(root).items() if "restore." not in path} == {
                 os.path.relpath(path, root): data for path, data in content(root, "old").items()

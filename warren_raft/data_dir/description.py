@@ -230,14 +230,14 @@ def _read_state(directory: str, contents: Contents) -> _State:
         path = _state_file(directory)
         with closing(Database.open_file(path)) as database, database.read() as transaction:
             committed, counts = read_committed(transaction), counts_of(transaction)
-            membership = _membership(committed, path)
+            membership, size_bytes = _membership(committed, path), database.file_size_bytes()
     except Corrupted as error:
         problem = f"{error.path}: {error.detail}; its manager rebuilds the state when it starts"
         return _State(problem=problem, base=_base(directory, contents))
     return _State(
         committed=committed,
         counts=counts,
-        size_bytes=os.path.getsize(path),
+        size_bytes=size_bytes,
         base=(committed.applied_index, membership),
     )
 
