@@ -26,10 +26,17 @@ class WatchedFiles(OsFiles):
         self._dies_at = dies_at
         self._watcher = watcher
         self._refused: dict[str, int] = {}
+        self._fails: tuple[int, int] | None = None
+        self.failed = ""
+        """The operation that `fail_after` has let fail; "" before."""
 
     def die_after(self, operations: int) -> None:
         """The process dies after so many more changes."""
         self._dies_at = self.operations + operations
+
+    def fail_after(self, operations: int, error: int) -> None:
+        """After so many more changes one change fails with this errno, and nothing of it happens."""
+        self._fails = self.operations + operations, error
 
     def refuse(self, operation: str, error: int) -> None:
         """From now on this operation (the name of a method) raises OSError with this errno."""
@@ -46,6 +53,9 @@ class WatchedFiles(OsFiles):
             raise Killed
         self.operations += 1
         self._watcher(operation, path)
+        if self._fails is not None and self.operations > self._fails[0]:
+            (_, error), self._fails, self.failed = self._fails, None, operation
+            raise OSError(error, os.strerror(error), path)
         if operation in self._refused:
             error = self._refused[operation]
             raise OSError(error, os.strerror(error), path)

@@ -115,7 +115,8 @@ def restore(
     `allow_rollback` if the snapshot is older than the content, or the content cannot be read.
 
     Raises RefusedForSafety (see docs/recovery.md), SnapshotInvalid, InvalidEntity, StorageFull, OSError. After an
-    error, and if the process dies, DATA_DIR has its old content.
+    error, and if the process dies, DATA_DIR has its old content. If the disk fails, or the process dies, while the
+    complete new content is put in its place, the next process that opens DATA_DIR finishes that.
     """
     file, data_dir = absolute(file), absolute(data_dir)
     report = progress or (lambda _share: None)

@@ -91,7 +91,11 @@ def new_file(path: Path, *, files: Files = OS_FILES) -> Iterator[str]:
         finally:
             with suppress(FileNotFoundError):
                 files.unlink(part)
-        files.sync_directory(os.path.dirname(path))
+        try:
+            files.sync_directory(os.path.dirname(path))
+        except OSError:
+            files.unlink(path)
+            raise
     except OSError as error:
         if error.filename == part:
             raise OSError(error.errno, error.strerror, path) from error

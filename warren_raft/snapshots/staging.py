@@ -72,13 +72,17 @@ def discard(directory: Path, *, files: Files = OS_FILES) -> None:
 
 
 def commit(directory: Path, now: datetime, *, files: Files = OS_FILES) -> None:
-    """Make the new content, which is synced, the directory's content. The caller closes its files and calls
-    `finish`."""
+    """Make the new content, which is synced, the directory's content. The caller closes its files and calls `finish`.
+    Raises OSError; nothing is committed then."""
     part = os.path.join(directory, _PART)
     replace_file(os.path.join(part, _ASIDE), _free_name(directory, now).encode(), files=files)
-    files.sync_directory(part)
-    files.rename(part, os.path.join(directory, _READY))
-    files.sync_directory(os.fspath(directory))
+    ready = os.path.join(directory, _READY)
+    files.rename(part, ready)
+    try:
+        files.sync_directory(os.fspath(directory))
+    except OSError:
+        files.rename(ready, part)  # the caller reports a failure: no later start may complete it
+        raise
 
 
 def is_committed(directory: Path) -> bool:

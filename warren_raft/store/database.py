@@ -555,7 +555,8 @@ class Database:
 
     def renewed(self) -> Database:
         """A new generation with the present content of this one, published and open for writing. For the owner, while
-        no thread writes. Raises StorageFull, StorageFailed, OSError; nothing has changed then."""
+        no thread writes. Raises StorageFull, OSError; nothing has changed then. Raises StorageFailed if it is not known
+        which of the two the next open finds: then both must stay as they are."""
         if self._state is None or self._read_only:
             raise InvariantViolation(f"{self.path} is open for reading only")
         state, generation = self._state, self._state.next_generation()
@@ -569,7 +570,10 @@ class Database:
             except BaseException:
                 database.abandon()
                 raise
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError) and state.current() == generation:
+                detail = f"it is not known whether its new content is on the disk ({error})"
+                raise StorageFailed(state.pointer, detail, error.errno or 0) from error
             state.remove(generation)
             raise
         return database
