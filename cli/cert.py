@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from warren_raft.config import check_node_id, split_address
-from warren_raft.errors import InvalidEntity, RefusedForSafety, Unavailable
+from warren_raft.errors import InvalidConfig, InvalidEntity, RefusedForSafety, Unavailable
 
 from .common import (
     OUTPUT_FORMATS,
@@ -97,7 +97,7 @@ class WantedType(click.ParamType):  # type: ignore[type-arg]  # generic for type
             check_node_id(node_id)
             if equals:
                 split_address(address)
-        except InvalidEntity as error:
+        except InvalidConfig as error:
             self.fail(error.reason, param, ctx)
         return node_id, address if equals else None
 
@@ -211,7 +211,7 @@ def _managers_wanted(wanted: Sequence[tuple[str, str | None]], address: str | No
             )
         try:
             split_address(address)
-        except InvalidEntity as error:
+        except InvalidConfig as error:
             raise click.UsageError(f"--address: {error.reason}") from None
         managers = dict.fromkeys(managers, address)
     taken: dict[str, str] = {}

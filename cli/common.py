@@ -273,11 +273,11 @@ class NodeIdType(click.ParamType):  # type: ignore[type-arg]  # generic for type
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         from warren_raft.config import check_node_id
-        from warren_raft.errors import InvalidEntity
+        from warren_raft.errors import InvalidConfig
 
         try:
             return check_node_id(value)
-        except InvalidEntity as error:
+        except InvalidConfig as error:
             self.fail(error.reason, param, ctx)
 
 
@@ -288,7 +288,7 @@ class MemberType(click.ParamType):  # type: ignore[type-arg]  # generic for type
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
         from warren_raft.config import check_address, check_node_id
-        from warren_raft.errors import InvalidEntity
+        from warren_raft.errors import InvalidConfig
 
         if isinstance(value, tuple):
             return value
@@ -297,7 +297,7 @@ class MemberType(click.ParamType):  # type: ignore[type-arg]  # generic for type
             if not equals:
                 self.fail(f"{value!r} is not ID=HOST:PORT", param, ctx)
             return check_node_id(node_id), check_address(address)
-        except InvalidEntity as error:
+        except InvalidConfig as error:
             self.fail(error.reason, param, ctx)
 
 

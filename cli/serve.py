@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from warren_raft.certificates.join_files import JOIN_FILE, JoinFile
+from warren_raft.certificates.join_files import JoinFile
 from warren_raft.config import (
     MAX_BACKUPS,
     MISSING,
@@ -27,7 +27,7 @@ from warren_raft.config import (
 )
 from warren_raft.errors import (
     Closed,
-    InvalidEntity,
+    InvalidConfig,
     RefusedForSafety,
     Unavailable,
 )
@@ -189,9 +189,7 @@ def _config(config_file: str | None, **settings: Any) -> Config:
         if config_file is not None:
             return Config.from_toml(config_file, **given)
         return Config.from_mapping(given)
-    except InvalidEntity as error:
-        if error.kind == JOIN_FILE:  # the exit code is that of the other commands with a join file
-            raise
+    except InvalidConfig as error:
         text = str(error)
         if error.reason.startswith(MISSING):
             if "data_dir" in named:

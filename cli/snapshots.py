@@ -192,7 +192,7 @@ def restore(
     Example: warren-raft snapshot restore warren.snapshot --data-dir data/m1 --node-id m1 \\
                  --member m1=127.0.0.1:7946 --member m2=127.0.0.1:7947 --member m3=127.0.0.1:7948
     """
-    from warren_raft.errors import InvalidEntity
+    from warren_raft.errors import InvalidConfig
     from warren_raft.recovery.restore import restore as carry_out
 
     addresses: dict[str, str] = {}
@@ -211,7 +211,7 @@ def restore(
                 allow_rollback=allow_rollback,
                 progress=report,
             )
-        except InvalidEntity as error:
+        except InvalidConfig as error:
             raise click.UsageError(str(error)) from None
     print_restored(restored)
     others = [member for member in restored.members if member != node_id]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .errors import Closed as Closed
     from .errors import Corrupted as Corrupted
     from .errors import InUse as InUse
+    from .errors import InvalidConfig as InvalidConfig
     from .errors import InvalidEntity as InvalidEntity
     from .errors import InvariantViolation as InvariantViolation
     from .errors import Misuse as Misuse
@@ -131,6 +132,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "Closed",
         "Corrupted",
         "InUse",
+        "InvalidConfig",
         "InvalidEntity",
         "InvariantViolation",
         "Misuse",

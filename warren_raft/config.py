@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .disk.paths import absolute
-from .errors import InvalidEntity
+from .errors import InvalidConfig
 from .model.validation import FrozenMap
 
 MAX_NODE_ID_LENGTH: Final = 64  # the id is part of file names, log lines and every frame's handshake
@@ -36,83 +36,99 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9.-]+\Z")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The settings of one manager.
+    """The settings of one manager. The first four are required; the text of each other one gives its default and why.
+
+    A name of a file or directory is made absolute when the Config is made, so a later `os.chdir` changes nothing.
 
     Raises:
-        InvalidEntity: (a ValueError) a setting is wrong; `.field` names it.
+        InvalidConfig: (a ValueError) a setting is wrong; `.field` names it.
     """
 
     node_id: str
-    """This manager's id: 1 to 64 of A-Z a-z 0-9 . _ -, unique in the cluster."""
+    """This manager's id: 1 to 64 of A-Z a-z 0-9 . _ -, unique in the cluster. It is part of file names, log lines and
+    every connection between managers."""
     data_dir: str | os.PathLike[str]
     """The directory of this manager's log and state. It is made (mode 0700) if it does not exist. A directory that
-    every user of the host may read or write is refused when it is opened (RefusedForSafety, `chmod o-rwx`). A relative
-    name is made absolute when the Config is made; a later `os.chdir` changes nothing. A directory of mode 2770 (`chmod
-    g+rwxs`) is shared with its group: its files get mode 0660, and managers of other users of the group may take over
-    there."""
+    every user of the host may read or write is refused when it is opened (RefusedForSafety, `chmod o-rwx`). A directory
+    of mode 2770 (`chmod g+rwxs`) is shared with its group: its files get mode 0660, and managers of other users of the
+    group may take over there."""
     listen: str
-    """host:port at which the other managers reach this one. IPv6 as [::1]:7946."""
+    """HOST:PORT at which the other managers reach this one, IPv6 as [::1]:7946. The port is 1 to 65535. 0.0.0.0 and
+    [::] are refused, because the others dial this address."""
     members: Mapping[str, str]
-    """Id to address of every initial member, including this one. They make the member list only on an empty directory.
-    Afterwards the replicated list counts, and these addresses are further places to look for members. A joiner names
-    the cluster's members and itself."""
+    """Id to address of every initial member, including this one, each address once. They make the member list only on
+    an empty directory. Afterwards the replicated list counts, and these addresses are further places to look for
+    members. A joiner names the cluster's members and itself."""
     write_timeout_seconds: float = 10.0
-    """How long a write waits for its result if the call gives no timeout. Above 0."""
+    """How long a write waits for its result if the call gives no timeout: seconds above 0. Default 10: several
+    elections are over by then."""
     switch_interval_seconds: float | None = 0.0005
-    """`sys.setswitchinterval` while a store is open. With Python's own 5 ms, a busy thread of the embedding process
-    makes each write several times slower. None leaves the interval unchanged."""
+    """`sys.setswitchinterval` while a store is open: seconds above 0, or None, which leaves the interval unchanged.
+    Default 0.0005: with Python's own 5 ms, a busy thread of the embedding process makes each write several times
+    slower."""
     bootstrap: bool = True
     """If `members` names only this manager: whether it begins a cluster of one on an empty directory. False: it waits
-    until it is added to a cluster. Set it to False in a program that finds out the members by itself: if the program
-    found none, a second cluster would begin. No effect if `members` names others, or if the directory is already part
-    of a cluster."""
+    until it is added to a cluster. Default True: a program with one manager works at once. Set it to False in a program
+    that finds out the members by itself (`serve` does): if the program found none, a second cluster would begin. No
+    effect if `members` names others, or if the directory is already part of a cluster."""
     admin: bool = True
-    """Answer the command line on admin.sock (mode 0600) in the data directory."""
+    """Answer the command line on admin.sock (mode 0600) in the data directory. Default True: without it no command
+    reaches a manager in another program."""
     insecure_plaintext: bool = False
     """True: links between managers are plain TCP, so everybody with access to `listen` can read everything and act as a
     member. For tests, and for networks that are encrypted and closed by other means; every manager of the cluster needs
-    it. False: links are TLS, with the key and certificate in data_dir/tls."""
+    it. Default False: links are TLS, with the key and certificate in data_dir/tls."""
     join: str | os.PathLike[str] | None = None
     """A join file (`warren-raft cert issue`) with this manager's key and certificate. They are copied to data_dir/tls
-    if that is missing or has an older certificate, also while the manager runs. None: the files in data_dir/tls are
-    used. If there are none, and all addresses are on loopback, this user's CA on this host issues a certificate
-    automatically. A relative name is made absolute, like `data_dir`."""
+    if that is missing or has an older certificate, also while the manager runs. Default None: the files in data_dir/tls
+    are used. If there are none, and all addresses are on loopback, this user's CA on this host issues a certificate
+    automatically."""
     heartbeat_interval_seconds: float = 0.1
-    """How often a leader sends the others a heartbeat. Above 0."""
+    """How often a leader sends the others a heartbeat: seconds above 0. Default 0.1: an election timeout has ten of
+    them, so a few that are late or lost cause no election."""
     election_timeout_seconds: float = 1.0
-    """How long a follower waits for a message of its leader before it asks for an election. At least twice the
-    heartbeat interval, so that one lost heartbeat causes no election."""
+    """How long a follower waits for a message of its leader before it asks for an election: at least twice
+    `heartbeat_interval_seconds`. The wait is drawn from this value to twice this value, so that the followers do not
+    ask at once. Default 1.0: a leader that died is replaced within a few seconds, and a shorter pause of the network or
+    of a process costs no leader."""
     checkpoint_interval_seconds: float = 30.0
-    """How often the state database is synced to disk. The log makes writes durable; this interval bounds how much of
-    the log is replayed after a crash of the machine. Above 0."""
+    """How often the state database is synced to disk: seconds above 0. The log makes writes durable; this interval
+    bounds how much of the log is replayed after a crash of the machine. Default 30: the sync is rare beside the syncs
+    of the log."""
     disk_reserve_bytes: int = 64 * 1024 * 1024
-    """With fewer free bytes on its disk, a manager is low on space. If such managers are a majority, creates and
-    updates are refused (StorageFull) and deletes go on. The reserve is for the log of deletes, and for writes on their
-    way. At least 0."""
+    """With fewer free bytes on its disk, a manager is low on space: 0 or more. If such managers are a majority, creates
+    and updates are refused (StorageFull) and deletes go on. The reserve is for the log of deletes, and for writes on
+    their way. Default 64 MiB: four segments of the log."""
     quota_bytes: int = MAX_QUOTA_BYTES
-    """If its database uses more bytes, a manager is low on space too, with the same consequences. The history of
-    changes, which has its own bound (32 MiB), is not counted. 1 to 32 GiB."""
+    """If its database uses more bytes, a manager is low on space too, with the same consequences: 1 to 32 GiB. The
+    history of changes, which has its own bound (32 MiB), is not counted. Default 32 GiB: half of the address space of a
+    database; the other half is for deletes, and for pages that open views keep."""
     snapshot_after_bytes: int = 32 * 1024 * 1024
     """A snapshot of the state is taken, and the log compacted, when the log has grown by so many bytes, or by the size
-    of the state if that is more. At least 0."""
+    of the state if that is more: 0 or more. Default 32 MiB: two segments of the log."""
     queue_limit: int = 10_000
-    """How many writes may be on their way. Further writes are held until their deadline. Of writes with a future
-    (`batch(wait=False)`) 16,384 are held, or 256 MiB, and the next one fails at once. 1 to 1,000,000."""
+    """How many writes may be on their way: 1 to 1,000,000, but never more than 16,384, because a session remembers no
+    more. Further writes are held until their deadline. Of writes with a future (`batch(wait=False)`) 16,384 are held,
+    or 256 MiB, and the next one fails at once. Default 10,000: 10 MiB of writes of 1 KiB."""
     backup_dir: str | os.PathLike[str] | None = None
-    """Where this manager saves backups while it leads: warren-TIME-INDEX.mdb, verified snapshots. None: no backups. The
-    directory is made (mode 0700) if it does not exist; its parent must exist. A relative name is made absolute, like
-    `data_dir`."""
+    """Where this manager saves backups while it leads: warren-TIME-INDEX.mdb, verified snapshots. The directory is made
+    (mode 0700) if it does not exist; its parent must exist. Default None: no backups, because a backup belongs on
+    another disk, which only the operator knows."""
     backup_every_seconds: float = 3600.0
-    """The time between two backups. No backup is made while nothing changes. Above 0."""
+    """The time between two backups: seconds above 0. No backup is made while nothing changes. Default 3600: at most the
+    writes of an hour are missing in the newest backup."""
     backup_keep: int = 24
-    """How many of the newest backups of this cluster are kept. 1 to 100,000. No other file is ever removed."""
+    """How many of the newest backups of this cluster are kept: 1 to 100,000. No other file is ever removed. Default 24:
+    those of a day."""
 
     watchdog_alarm_seconds: float = 5.0
-    """If the raft thread has done nothing for this long, that is an alarm, and `is_leader` is False until it goes on.
-    Normally it does something 50 times a second. Above 0."""
+    """If the raft thread has done nothing for so many seconds (above 0), that is an alarm, and `is_leader` is False
+    until it goes on. Normally it does something 50 times a second. Default 5: the others have elected another leader by
+    then."""
     watchdog_stop_seconds: float | None = 60.0
-    """After this time without progress the manager stops, with `failure` set and the thread's stack in the log. At
-    least watchdog_alarm_seconds; None: never."""
+    """After so many seconds without progress the manager stops, with `failure` set and the thread's stack in the log:
+    at least `watchdog_alarm_seconds`, or None: never. Default 60: a disk or a log handler that hangs for less than a
+    minute costs no restart."""
 
     def __post_init__(self) -> None:
         check_node_id(self.node_id, field="node_id")
@@ -159,7 +175,7 @@ class Config:
         may begin with `~`, and ids with dots need no quotes.
 
         Overrides, given by field name, win over the file; an override of None is ignored.
-        Raises InvalidEntity for an unknown key or a wrong value, naming the file and the key, and OSError for a file
+        Raises InvalidConfig for an unknown key or a wrong value, naming the file and the key, and OSError for a file
         that cannot be read.
         """
         settings = read_toml(path)
@@ -167,7 +183,7 @@ class Config:
         settings.update({name: value for name, value in overrides.items() if value is not None})
         try:
             return cls.from_mapping(settings)
-        except InvalidEntity as error:
+        except InvalidConfig as error:
             if error.reason == MISSING and error.field is not None:
                 raise _wrong(error.field, f"{MISSING} in {os.fspath(path)}") from None
             if error.field is None or error.field.partition(".")[0] not in own:
@@ -178,7 +194,7 @@ class Config:
     def from_mapping(cls, settings: Mapping[str, Any]) -> Config:
         """A Config from field names and values. Unlike the constructor, it names an unknown or missing setting.
 
-        Raises InvalidEntity.
+        Raises InvalidConfig.
         """
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(settings) - known)
@@ -237,24 +253,24 @@ class Config:
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The settings of a TOML file by field name, for `Config.from_mapping`. The values are not checked.
 
-    Raises InvalidEntity for a file that is not TOML, OSError for a file that cannot be read.
+    Raises InvalidConfig for a file that is not TOML, OSError for a file that cannot be read.
     """
     import tomllib
 
     with open(path, "rb") as file:
         data = file.read(TOML_BYTES_MAX + 1)
     if len(data) > TOML_BYTES_MAX:
-        raise InvalidEntity("config", f"{os.fspath(path)} has more than {TOML_BYTES_MAX} bytes")
+        raise InvalidConfig(f"{os.fspath(path)} has more than {TOML_BYTES_MAX} bytes")
     try:
         settings: dict[str, Any] = tomllib.loads(data.removeprefix(codecs.BOM_UTF8).decode())
     except UnicodeDecodeError:
-        raise InvalidEntity("config", f"{os.fspath(path)} is not text in UTF-8") from None
+        raise InvalidConfig(f"{os.fspath(path)} is not text in UTF-8") from None
     except ValueError as error:  # a TOMLDecodeError is one, and so is the error for too many digits
-        raise InvalidEntity("config", f"{os.fspath(path)} is not TOML: {error}") from None
+        raise InvalidConfig(f"{os.fspath(path)} is not TOML: {error}") from None
     except RecursionError:
-        raise InvalidEntity("config", f"{os.fspath(path)} is nested too deeply") from None
+        raise InvalidConfig(f"{os.fspath(path)} is nested too deeply") from None
     if _is_deep(settings):
-        raise InvalidEntity("config", f"{os.fspath(path)} is nested too deeply")
+        raise InvalidConfig(f"{os.fspath(path)} is nested too deeply")
     for name in ("data_dir", "backup_dir", "join"):
         if isinstance(settings.get(name), str):
             settings[name] = os.path.expanduser(settings[name])
@@ -292,7 +308,7 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def check_node_id(node_id: object, *, field: str = "node_id") -> str:
-    """The id if it is valid: 1 to 64 of A-Z a-z 0-9 . _ -, and neither '.' nor '..'. Else raises InvalidEntity."""
+    """The id if it is valid: 1 to 64 of A-Z a-z 0-9 . _ -, and neither '.' nor '..'. Else raises InvalidConfig."""
     if not isinstance(node_id, str) or not _NODE_ID.match(node_id) or set(node_id) == {"."}:
         raise _wrong(field, f"{node_id!r} is not a node id (1 to {MAX_NODE_ID_LENGTH} of A-Z a-z 0-9 . _ -)")
     if len(node_id) > MAX_NODE_ID_LENGTH:
@@ -301,7 +317,7 @@ def check_node_id(node_id: object, *, field: str = "node_id") -> str:
 
 
 def split_address(address: object, *, field: str = "address") -> tuple[str, int]:
-    """Host (without brackets) and port of "host:port" or "[ipv6]:port". Raises InvalidEntity."""
+    """Host (without brackets) and port of "host:port" or "[ipv6]:port". Raises InvalidConfig."""
     if not isinstance(address, str):
         raise _wrong(field, f"{address!r} is not an address (host:port)")
     host, colon, port = address.rpartition(":")
@@ -317,7 +333,7 @@ def split_address(address: object, *, field: str = "address") -> tuple[str, int]
 
 
 def check_address(address: object, *, field: str = "address") -> str:
-    """The address, if a manager can be reached there: "host:port" or "[ipv6]:port". Raises InvalidEntity."""
+    """The address, if a manager can be reached there: "host:port" or "[ipv6]:port". Raises InvalidConfig."""
     host, port = split_address(address, field=field)
     if _is_every_interface(host):
         raise _wrong(field, f"other managers cannot reach {host}: name this host's own, as 192.0.2.1:{port}")
@@ -333,7 +349,7 @@ def _is_every_interface(host: str) -> bool:
 
 
 def is_on_loopback(address: str) -> bool:
-    """Whether an address ("host:port") is on this host alone. Raises InvalidEntity."""
+    """Whether an address ("host:port") is on this host alone. Raises InvalidConfig."""
     return _is_loopback(split_address(address)[0])
 
 
@@ -346,5 +362,5 @@ def _is_loopback(host: str) -> bool:
         return False  # a name, which may lead to another host tomorrow
 
 
-def _wrong(field: str, reason: str) -> InvalidEntity:
-    return InvalidEntity("config", reason, field=field)
+def _wrong(field: str, reason: str) -> InvalidConfig:
+    return InvalidConfig(reason, field=field)

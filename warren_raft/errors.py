@@ -72,6 +72,22 @@ class InvalidEntity(WarrenError, ValueError):
         return f"{where}: {self.reason}"
 
 
+class InvalidConfig(WarrenError, ValueError):
+    """A setting of a manager is wrong. Raised before anything is opened or created.
+
+    `field` is the setting's name, for a member `members.ID`; None if a whole file is meant.
+    """
+
+    def __init__(self, reason: str, *, field: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.field = field
+
+    def __str__(self) -> str:
+        where = "config" if self.field is None else f"config.{self.field}"
+        return f"{where}: {self.reason}"
+
+
 class Unavailable(WarrenError, TimeoutError):
     """The deadline passed, or there was no quorum until the deadline.
 

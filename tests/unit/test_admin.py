@@ -421,6 +421,7 @@ EXAMPLES = [
     errors.NotFound("node", "n1"),
     errors.RevisionConflict("node", "n1", 3, 4),
     errors.InvalidEntity("node", "is empty", id="n1", field="id"),
+    errors.InvalidConfig("must be at least 1", field="queue_limit"),
     errors.Unavailable("no quorum", maybe_applied=True),
     errors.StorageFull("no room"),
     errors.Corrupted("/data/log", "is torn", remedy="add it again"),

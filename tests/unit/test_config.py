@@ -5,9 +5,12 @@ A manager started with a typing error in its settings could otherwise form a clu
 
 from __future__ import annotations
 
+import ast
 import copy
 import dataclasses
+import inspect
 import pickle
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from warren_raft.config import (
     check_node_id,
     split_address,
 )
-from warren_raft.errors import InvalidEntity
+from warren_raft.errors import InvalidConfig, InvalidEntity
 
 THREE = {"m1": "127.0.0.1:7946", "m2": "127.0.0.1:7947", "m3": "127.0.0.1:7948"}
 
@@ -110,9 +113,10 @@ def test_a_config_can_be_sent_to_a_spawned_process_copied_and_altered() -> None:
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(changes: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidEntity) as caught:
+    with pytest.raises(InvalidConfig) as caught:
         Config(**settings(**changes))
     assert isinstance(caught.value, ValueError)
+    assert not isinstance(caught.value, InvalidEntity), "nothing was to be stored"
     assert caught.value.field == field
     assert "\n" not in str(caught.value)
 
@@ -137,7 +141,7 @@ def test_a_host_beyond_loopback_is_an_address_too(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
 def test_all_addresses_of_a_host_are_not_one_that_others_can_reach(host: str) -> None:
-    with pytest.raises(InvalidEntity, match="other managers cannot reach "):
+    with pytest.raises(InvalidConfig, match="other managers cannot reach "):
         Config(**settings(members=THREE | {"m3": f"{host}:7946"}))
 
 
@@ -157,6 +161,20 @@ def test_every_form_of_loopback_is_taken(address: str, parts: tuple[str, int]) -
 
 def test_a_node_id_of_64_characters_is_taken() -> None:
     assert check_node_id("a-B_9." + "x" * 58) == "a-B_9." + "x" * 58
+
+
+def test_each_setting_with_a_default_is_documented_with_it() -> None:
+    """The text says the default, and why, in the place where an editor shows it."""
+    (tree,) = ast.parse(inspect.getsource(Config)).body
+    assert isinstance(tree, ast.ClassDef)
+    texts = {
+        setting.target.id: ast.literal_eval(text.value)
+        for setting, text in pairwise(tree.body)
+        if isinstance(setting, ast.AnnAssign) and isinstance(setting.target, ast.Name) and isinstance(text, ast.Expr)
+    }
+    assert set(texts) == {field.name for field in dataclasses.fields(Config)}
+    without = {field.name for field in dataclasses.fields(Config) if field.default is dataclasses.MISSING}
+    assert {name for name, text in texts.items() if "Default " not in text} == without
 
 
 # --------------------------------------------------------------------------------------------- files
@@ -202,7 +220,7 @@ def test_a_file_gives_the_settings_and_overrides_win(tmp_path: Path) -> None:
     ids=range(11),
 )
 def test_a_file_with_a_mistake_is_refused_with_the_key(tmp_path: Path, text: str, says: str) -> None:
-    with pytest.raises(InvalidEntity, match=says):
+    with pytest.raises(InvalidConfig, match=says):
         Config.from_toml(written(tmp_path, text))
 
 
@@ -238,7 +256,7 @@ m3 = "127.0.0.1:3"
 """
     config = Config.from_toml(written(tmp_path, text))
     assert config.members == {"m.1": "127.0.0.1:1", "m.2": "127.0.0.1:2", "eu.west.m3": "127.0.0.1:3"}
-    with pytest.raises(InvalidEntity, match=r"members\.m\.1: is given twice"):
+    with pytest.raises(InvalidConfig, match=r"members\.m\.1: is given twice"):
         Config.from_toml(written(tmp_path, text.replace('"m.2"', '"m.1"')))
 
 
@@ -259,7 +277,7 @@ m3 = "127.0.0.1:3"
 def test_an_error_names_the_file_and_the_key(tmp_path: Path, old: str, new: str, says: str) -> None:
     assert old in FILE
     path = written(tmp_path, FILE.replace(old, new))
-    with pytest.raises(InvalidEntity) as caught:
+    with pytest.raises(InvalidConfig) as caught:
         Config.from_toml(path)
     assert str(caught.value).startswith(says)
     assert str(caught.value).endswith((f"(in {path})", f"is missing in {path}"))
@@ -268,6 +286,6 @@ def test_an_error_names_the_file_and_the_key(tmp_path: Path, old: str, new: str,
 def test_an_error_of_an_override_is_not_the_file_s(tmp_path: Path) -> None:
     path = written(tmp_path, FILE)
     for listen in ("nowhere", "0.0.0.0:7946"):
-        with pytest.raises(InvalidEntity) as caught:
+        with pytest.raises(InvalidConfig) as caught:
             Config.from_toml(path, listen=listen)
         assert str(path) not in str(caught.value)

@@ -30,7 +30,7 @@ from warren_raft.errors import (
     Closed,
     Corrupted,
     InUse,
-    InvalidEntity,
+    InvalidConfig,
     Unavailable,
 )
 from warren_raft.local.read_only import ReadOnlyStore
@@ -141,7 +141,7 @@ def test_a_change_of_the_current_directory_does_not_change_a_config(here: Path, 
 
 def test_a_relative_name_in_a_directory_that_is_gone_is_refused_by_its_field(here: Path) -> None:
     here.rmdir()
-    with pytest.raises(InvalidEntity, match="current directory was removed") as caught:
+    with pytest.raises(InvalidConfig, match="current directory was removed") as caught:
         alone("data/m1")
     assert caught.value.field == "data_dir"
     with pytest.raises(FileNotFoundError, match="current directory was removed"):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from warren_raft.alarms import Alarms
-from warren_raft.errors import Unavailable
+from warren_raft.errors import InvalidConfig, InvalidEntity, Unavailable
 from warren_raft.manager.lifetime import Lifetime
 from warren_raft.manager.membership import MembershipCalls
 from warren_raft.raft.changes import Answer
@@ -32,15 +32,17 @@ class Leader:
         wanted.answer(self._answers.pop(0) if len(self._answers) > 1 else self._answers[0])
 
 
-def ended(*answers: Answer) -> Unavailable:
-    """The error of an addition with a leader that gives these answers until the deadline."""
+def calls_to(*answers: Answer) -> MembershipCalls:
     nothing: Any = SimpleNamespace(require_reach=lambda *_: None)
     leader: Any = Leader(*answers)
-    calls = MembershipCalls(
-        "m1", 10.0, life=Lifetime(Alarms("m1")), standing=nothing, driver=leader, calls=nothing, certificate=nothing
-    )
+    life = Lifetime(Alarms("m1"))
+    return MembershipCalls("m1", 10.0, life=life, standing=nothing, driver=leader, calls=nothing, certificate=nothing)
+
+
+def ended(*answers: Answer) -> Unavailable:
+    """The error of an addition with a leader that gives these answers until the deadline."""
     with pytest.raises(Unavailable) as caught:
-        calls.add("m4", ADDRESS, 0.25)
+        calls_to(*answers).add("m4", ADDRESS, 0.25)
     return caught.value
 
 
@@ -63,3 +65,15 @@ def test_it_is_made_and_not_finished() -> None:
 def test_a_made_change_of_a_leader_that_is_lost_is_one_that_may_be_applied() -> None:
     error = ended(Answer(PENDING, "m4 was added", is_made=True), Answer(WAIT, "there is no leader"))
     assert (str(error), error.maybe_applied) == ("there is no leader; it may have been applied", True)
+
+
+@pytest.mark.parametrize(
+    ("member_id", "address", "field"),
+    [("m 4", ADDRESS, "id"), ("m4", "nowhere", "address"), ("m4", "[::]:1", "address")],
+)
+def test_a_member_that_cannot_be_is_no_wrong_setting(member_id: str, address: str, field: str) -> None:
+    for change in (MembershipCalls.add, MembershipCalls.update):
+        with pytest.raises(InvalidEntity) as caught:
+            change(calls_to(), member_id, address, 1.0)
+        assert (caught.value.kind, caught.value.field) == ("member", field)
+        assert not isinstance(caught.value, InvalidConfig)

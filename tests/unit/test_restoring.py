@@ -24,7 +24,7 @@ from warren_raft.disk.files import OsFiles
 from warren_raft.errors import (
     Corrupted,
     InUse,
-    InvalidEntity,
+    InvalidConfig,
     RefusedForSafety,
     SnapshotInvalid,
     WatchLost,
@@ -293,7 +293,7 @@ def test_a_repeated_restore_is_refused_with_the_reason(snapshot: Path, tmp_path:
 
 
 def test_members_that_share_an_address_are_refused(snapshot: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidEntity, match="share the address"):
+    with pytest.raises(InvalidConfig, match="share the address"):
         restore(snapshot, tmp_path / "a", node_id="m1", members=MEMBERS | {"m2": MEMBERS["m1"]})
 
 

@@ -15,7 +15,7 @@ import warren_raft as wr
 from warren_raft import config as config_module
 from warren_raft.alarms import Alarms
 from warren_raft.disk.files import OsFiles
-from warren_raft.errors import InvalidEntity, StorageFull
+from warren_raft.errors import InvalidConfig, StorageFull
 from warren_raft.manager.disk_space import Space
 from warren_raft.store.database import MAP_SIZE_BYTES, QUOTA_BYTES, Database
 
@@ -87,7 +87,7 @@ def test_the_quota_is_at_most_half_the_map() -> None:
     assert config_module.MAX_QUOTA_BYTES == QUOTA_BYTES == MAP_SIZE_BYTES // 2
     settings = {"node_id": "m1", "data_dir": "d", "listen": "127.0.0.1:1", "members": {"m1": "127.0.0.1:1"}}
     for wrong in (0, -1, QUOTA_BYTES + 1, 1.5, True):
-        with pytest.raises(InvalidEntity, match="quota_bytes"):
+        with pytest.raises(InvalidConfig, match="quota_bytes"):
             wr.Config.from_mapping({**settings, "quota_bytes": wrong})
 
 

@@ -218,7 +218,7 @@ class Authority:
         `wanted`: id to address; None for the address that the CA already knows. Each join file lists all managers that
         the CA then knows. `forget`: the ids of managers that leave that list, because the cluster has removed them.
 
-        Raises InvalidEntity for a wrong id or address; RefusedForSafety for an unknown address, for an address that two
+        Raises InvalidConfig for a wrong id or address; RefusedForSafety for an unknown address, for an address that two
         managers would have, for an unknown id to forget, for too many managers, and if the CA has expired; OSError.
         """
         now = now or datetime.now(UTC)

@@ -19,8 +19,6 @@ from ..disk.outputs import whole_file
 from ..errors import InvalidEntity, RefusedForSafety
 
 SUFFIX: Final = ".join"
-JOIN_FILE: Final = "join file"
-"""The kind of an InvalidEntity for a file that is not a join file."""
 FORMAT: Final = 1
 FILE_BYTES_MAX: Final = 1024 * 1024
 """The limit for reading a file. A key, three certificates and the addresses of all possible members are far smaller."""
@@ -82,7 +80,7 @@ class JoinFile:
             found = _decoded(data)
         except (ValueError, KeyError, TypeError) as error:
             reason = f"there is no {error}" if type(error) is KeyError else str(error)
-            raise InvalidEntity(JOIN_FILE, f"{name} is not a join file: {reason}") from None
+            raise InvalidEntity("join file", f"{name} is not a join file: {reason}") from None
         require_private(name, status)  # after its content: another file has no key that the owner would have to hide
         return found
 

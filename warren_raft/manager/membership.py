@@ -14,7 +14,7 @@ from typing import Final
 
 from warren_raft.certificates.own import OwnCertificate
 from warren_raft.config import check_address, check_node_id
-from warren_raft.errors import Closed, RefusedForSafety, Unavailable
+from warren_raft.errors import Closed, InvalidConfig, InvalidEntity, RefusedForSafety, Unavailable
 from warren_raft.manager.calls import WriteCalls
 from warren_raft.manager.lifetime import Lifetime
 from warren_raft.manager.standing import Standing
@@ -73,7 +73,7 @@ class MembershipCalls:
         return self._change(UPDATE, member_id, address, timeout)
 
     def remove(self, member_id: str, timeout: float | None) -> None:
-        check_node_id(member_id, field="id")
+        self._check(member_id)
         self._change(REMOVE, member_id, "", timeout)
 
     def transfer(self, target: str | None, timeout: float | None) -> str:
@@ -88,10 +88,17 @@ class MembershipCalls:
             except (RefusedForSafety, Unavailable, Closed) as error:
                 log_event(logger, logging.WARNING, "leadership not handed over", error, node=self._node_id)
 
-    def _check(self, member_id: str, address: str) -> None:
-        check_node_id(member_id, field="id")
-        check_address(address, field="address")
-        self._certificate.require_reach(member_id, address)
+    def _check(self, member_id: str, address: str | None = None) -> None:
+        """Raises InvalidEntity for an id or address that no member can have, RefusedForSafety for an address that the
+        certificates do not allow."""
+        try:
+            check_node_id(member_id, field="id")
+            if address is not None:
+                check_address(address, field="address")
+        except InvalidConfig as error:
+            raise InvalidEntity("member", error.reason, field=error.field) from None
+        if address is not None:
+            self._certificate.require_reach(member_id, address)
 
     def _deadline(self, timeout: float | None) -> float:
         return timeouts.deadline(timeout, self._timeout_seconds)

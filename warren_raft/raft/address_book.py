@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from warren_raft.config import check_address
-from warren_raft.errors import InvalidEntity
+from warren_raft.errors import InvalidConfig
 from warren_raft.raft.membership import MEMBERS_MAX, TEXT_CHARACTERS, Member
 
 TOLD_MAX: Final = 3
@@ -149,7 +149,7 @@ def is_address(text: str) -> bool:
     """Whether managers may use this address. A peer may have said it."""
     try:
         check_address(text)
-    except InvalidEntity:
+    except InvalidConfig:
         return False
     return True
 

@@ -14,7 +14,7 @@ import logging
 from dataclasses import dataclass, replace
 
 from warren_raft.config import check_address, check_node_id
-from warren_raft.errors import InvalidEntity
+from warren_raft.errors import InvalidConfig
 from warren_raft.raft.address_book import is_address
 from warren_raft.raft.context import LONG_AGO, Context
 from warren_raft.raft.guard import Guard
@@ -216,7 +216,7 @@ class Changes:
             check_node_id(member_id)
             if verb in (ADD, UPDATE):
                 check_address(address)
-        except InvalidEntity as error:
+        except InvalidConfig as error:
             return Answer(REFUSED, error.reason)
         wanted = _Wanted(verb, member_id, address, incarnation)
         found = self._judge(wanted)

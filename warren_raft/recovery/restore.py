@@ -114,7 +114,7 @@ def restore(
     of DATA_DIR goes to DATA_DIR/aside-TIME. That needs `cluster_id` if the content is of another cluster, and
     `allow_rollback` if the snapshot is older than the content, or the content cannot be read.
 
-    Raises RefusedForSafety (see docs/recovery.md), SnapshotInvalid, InvalidEntity, StorageFull, OSError. After an
+    Raises RefusedForSafety (see docs/recovery.md), SnapshotInvalid, InvalidConfig, StorageFull, OSError. After an
     error, and if the process dies, DATA_DIR has its old content. If the disk fails, or the process dies, while the
     complete new content is put in its place, the next process that opens DATA_DIR finishes that.
     """

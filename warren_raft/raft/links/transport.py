@@ -26,7 +26,7 @@ from warren_raft.certificates.credentials import Credentials
 from warren_raft.certificates.identity import Identity
 from warren_raft.config import check_node_id
 from warren_raft.config import split_address as parse_address
-from warren_raft.errors import InvalidEntity, InvariantViolation
+from warren_raft.errors import InvalidConfig, InvariantViolation
 from warren_raft.raft.links.addresses import bind, format_address, resolve
 from warren_raft.raft.links.connection import (
     MAX_BUFFERED_BYTES,
@@ -671,7 +671,7 @@ def _places(addresses: Sequence[str]) -> tuple[Place, ...]:
 def _is_node_id(value: object) -> bool:
     try:
         check_node_id(value)
-    except InvalidEntity:
+    except InvalidConfig:
         return False
     return True
 
