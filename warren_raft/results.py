@@ -17,6 +17,7 @@ from typing import Any, Literal
 from warren_raft.alarms import Alarm
 
 State = Literal["healthy", "degraded", "no quorum"]
+Role = Literal["leader", "follower", "candidate"]
 
 
 class Result:
@@ -92,8 +93,10 @@ class MemberAlarm(Result):
     """An alarm of another member, as that member reported it. The text and the time are in that member's own status."""
 
     name: str
+    """Mostly an `AlarmName`. A member of a later release may have others."""
     subject: str
     severity: str
+    """Mostly a `Severity`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +133,7 @@ class Status(Result):
     """The version of the package."""
     cluster_id: str | None
     """None before the cluster is formed."""
-    role: str
-    """`leader`, `follower` or `candidate`."""
+    role: Role
     leader: str | None
     term: int
     commit_index: int

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 from warren_raft.alarms import Alarm
+from warren_raft.data_dir.description import Description
 from warren_raft.local.read_only import ReadOnlyStore
 from warren_raft.local.store import LocalStore
-from warren_raft.results import CertificateStatus, MemberAlarm, Verdict
+from warren_raft.results import CertificateStatus, MemberAlarm, Status, Verdict
 
 
 def test_the_json_form_has_the_fields_by_name_and_times_in_utc() -> None:
@@ -30,6 +32,20 @@ def test_a_field_can_still_be_read_like_a_key_with_a_warning() -> None:
     verdict = Verdict(state="healthy", text="all is well", tolerates_failures=1)
     with pytest.warns(DeprecationWarning, match=r"read \.state"):
         assert verdict["state"] == "healthy"
+
+
+def test_a_field_with_few_values_names_them() -> None:
+    """A program that compares with a word that never comes is told so by its type checker."""
+    found = {
+        (kind.__name__, name): set(get_args(get_type_hints(kind)[name]))
+        for kind, name in ((Status, "role"), (Status, "links"), (Verdict, "state"), (Description, "standing"))
+    }
+    assert found == {
+        ("Status", "role"): {"leader", "follower", "candidate"},
+        ("Status", "links"): {"tls", "plaintext"},
+        ("Verdict", "state"): {"healthy", "degraded", "no quorum"},
+        ("Description", "standing"): {"voter", "learner", "removed", "waiting"},
+    }
 
 
 def test_an_alarm_within_a_result_keeps_its_own_form() -> None:

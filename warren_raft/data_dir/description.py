@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from warren_raft.disk.files import OsFile, OsFiles
 from warren_raft.disk.paths import absolute
@@ -46,7 +46,8 @@ VOTER: Final = "voter"
 LEARNER: Final = "learner"
 REMOVED: Final = "removed"
 WAITING: Final = "waiting"
-"""The standing of a directory in its cluster: a voter, a learner, removed, or not yet part of a cluster."""
+Standing = Literal["voter", "learner", "removed", "waiting"]
+"""The standing of a directory in its cluster: a voter, a learner, removed, or waiting: not yet part of a cluster."""
 
 
 Base = tuple[int, Membership | None]
@@ -71,8 +72,8 @@ class Description:
     """None before the directory is part of a cluster."""
     origin: str | None
     """The cluster id that a restore gave to the directory, until it is part of that cluster; else None."""
-    standing: str
-    """`voter`, `learner`, `removed`, or `waiting`: not yet part of a cluster."""
+    standing: Standing
+    """`waiting`: not yet part of a cluster."""
     members: tuple[Member, ...]
     """The member list after the last entry that is known to be committed. Before there is such an entry, the members
     with which the directory was founded or restored."""
@@ -187,7 +188,7 @@ def _membership_at(index: int, base: Base, contents: Contents, but_removal_of: s
     return membership
 
 
-def _standing(membership: Membership | None, node_id: str, incarnation: str) -> str:
+def _standing(membership: Membership | None, node_id: str, incarnation: str) -> Standing:
     if membership is None:
         return WAITING
     if membership.incarnation(node_id) != incarnation:

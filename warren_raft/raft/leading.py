@@ -7,7 +7,7 @@ manager that says it leads has applied an entry of its own term, so its state ho
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 from warren_raft.raft.changes import Changes
 from warren_raft.raft.context import LONG_AGO, Context
@@ -20,6 +20,10 @@ from warren_raft.raft.messages import RequestVote
 from warren_raft.raft.proposing import Proposing
 from warren_raft.raft.requests import Requests
 from warren_raft.raft.submit import Submitter
+
+Role = Literal["follower", "candidate", "leader"]
+_ROLES: Final[tuple[Role, ...]] = ("follower", "candidate", "leader")
+"""By the core's states."""
 
 ODD_WAITS_TIMEOUTS: Final = 5
 """Election timeouts without a leader after which a manager campaigns although its state is not the majority's: the one
@@ -71,8 +75,8 @@ class Leading:
     # Read by others ----------------------------------------------------------------------------------------------
 
     @property
-    def role(self) -> str:
-        return "follower" if self.is_stopped else ("follower", "candidate", "leader")[self._core.state]
+    def role(self) -> Role:
+        return "follower" if self.is_stopped else _ROLES[self._core.state]
 
     @property
     def is_leader(self) -> bool:

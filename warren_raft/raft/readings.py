@@ -17,7 +17,7 @@ from warren_raft.raft.context import Context
 from warren_raft.raft.fitness import Fitness
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.health import Health
-from warren_raft.raft.leading import Leading
+from warren_raft.raft.leading import Leading, Role
 from warren_raft.raft.membership import Member, Membership
 from warren_raft.raft.reports import Heard, Report
 from warren_raft.raft.submit import Submitter
@@ -55,7 +55,7 @@ class Readings:
     # Consensus ---------------------------------------------------------------------------------------------------
 
     @property
-    def role(self) -> str:
+    def role(self) -> Role:
         return self._leading.role
 
     @property
