@@ -36,7 +36,7 @@ def calls_to(*answers: Answer) -> MembershipCalls:
     nothing: Any = SimpleNamespace(require_reach=lambda *_: None)
     leader: Any = Leader(*answers)
     life = Lifetime(Alarms("m1"))
-    return MembershipCalls("m1", 10.0, life=life, standing=nothing, driver=leader, calls=nothing, certificate=nothing)
+    return MembershipCalls("m1", 10.0, life=life, readiness=nothing, driver=leader, calls=nothing, certificate=nothing)
 
 
 def ended(*answers: Answer) -> Unavailable:

@@ -1,7 +1,7 @@
 """The life of a manager: open, stopped by itself, or closed; and the bell that rings after each change of a manager.
 
 Every part of a manager, and every waiting caller, looks here. Not here: opening and closing (parts.py), the cluster's
-state (standing.py). Invariant: a manager that has stopped or is closed is never alive again, and the first failure is
+state (readiness.py). Invariant: a manager that has stopped or is closed is never alive again, and the first failure is
 the one that is kept.
 """
 

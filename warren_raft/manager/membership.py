@@ -17,7 +17,7 @@ from warren_raft.config import check_address, check_node_id
 from warren_raft.errors import Closed, InvalidConfig, InvalidEntity, RefusedForSafety, Unavailable
 from warren_raft.manager.calls import WriteCalls
 from warren_raft.manager.lifetime import Lifetime
-from warren_raft.manager.standing import Standing
+from warren_raft.manager.readiness import Readiness
 from warren_raft.raft.changes import Answer
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE
@@ -49,7 +49,7 @@ class MembershipCalls:
         write_timeout_seconds: float,
         *,
         life: Lifetime,
-        standing: Standing,
+        readiness: Readiness,
         driver: Driver,
         calls: WriteCalls,
         certificate: OwnCertificate,
@@ -57,7 +57,7 @@ class MembershipCalls:
         self._node_id = node_id
         self._timeout_seconds = write_timeout_seconds
         self._life = life
-        self._standing = standing
+        self._readiness = readiness
         self._driver = driver
         self._engine = driver.engine
         self._calls = calls
@@ -82,7 +82,7 @@ class MembershipCalls:
 
     def hand_over(self) -> None:
         """This manager closes: hand leadership over, so that no caller has to wait for an election."""
-        if self._standing.is_leader and len(self._engine.members) > 1:
+        if self._readiness.is_leader and len(self._engine.members) > 1:
             try:
                 self._transfer(None, self._deadline(HAND_OVER_SECONDS), is_closing=True)
             except (RefusedForSafety, Unavailable, Closed) as error:
@@ -106,14 +106,14 @@ class MembershipCalls:
     # Transfers ---------------------------------------------------------------------------------------------------
 
     def _transfer(self, target: str | None, deadline: float, *, is_closing: bool = False) -> str:
-        before = self._standing.wait_leader(max(0.0, deadline - time.monotonic()))
+        before = self._readiness.wait_leader(max(0.0, deadline - time.monotonic()))
 
         def moved() -> bool:
             leader = self._engine.leader
             return leader == target if target is not None else leader not in (None, before)
 
         self._ask_until(lambda _answer: moved(), lambda answer: TransferWanted(target, answer, is_closing), deadline)
-        return self._engine.leader or self._standing.wait_leader(max(0.0, deadline - time.monotonic()))
+        return self._engine.leader or self._readiness.wait_leader(max(0.0, deadline - time.monotonic()))
 
     # Changes -----------------------------------------------------------------------------------------------------
 

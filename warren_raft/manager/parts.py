@@ -32,9 +32,9 @@ from warren_raft.manager.housekeeping import Housekeeping
 from warren_raft.manager.leadership import Leadership
 from warren_raft.manager.lifetime import Lifetime
 from warren_raft.manager.membership import MembershipCalls
+from warren_raft.manager.readiness import Readiness
 from warren_raft.manager.saving import Saving
 from warren_raft.manager.session import Writes
-from warren_raft.manager.standing import Standing
 from warren_raft.manager.watchdog import Watchdog
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.links.addresses import try_to_bind
@@ -71,7 +71,7 @@ class Parts:
 
     opened: OpenedDirectory
     driver: Driver
-    standing: Standing
+    readiness: Readiness
     calls: WriteCalls
     membership: MembershipCalls
     saving: Saving
@@ -150,22 +150,22 @@ class Parts:
             on_failure=life.fail,
         )
         node_id, seconds = config.node_id, config.write_timeout_seconds
-        self.standing = Standing(node_id, life, driver.engine)
+        self.readiness = Readiness(node_id, life, driver.engine)
         self.calls = WriteCalls(node_id, seconds, life=life, driver=driver, writes=self._writes, space=self._space)
         self.membership = MembershipCalls(
             node_id,
             seconds,
             life=life,
-            standing=self.standing,
+            readiness=self.readiness,
             driver=driver,
             calls=self.calls,
             certificate=self.certificate,
         )
-        self.saving = Saving(self.opened, driver.engine, life, self.standing)
+        self.saving = Saving(self.opened, driver.engine, life, self.readiness)
         self.leadership = Leadership(
             life.changed,
-            leading_term=lambda: self.standing.leading_term,
-            term=lambda: self.standing.term,
+            leading_term=lambda: self.readiness.leading_term,
+            term=lambda: self.readiness.term,
             is_over=lambda: not life.is_alive,
             own=self._own,
         )
@@ -220,7 +220,7 @@ class Parts:
             directory=config.directory,
             listen=config.listen,
             cluster=machine.cluster_id or "none",
-            term=self.standing.term,
+            term=self.readiness.term,
             last_index=self.opened.log.last_index,
             applied_index=machine.applied_index,
             links="plaintext" if self.certificate.credentials is None else "tls",
@@ -357,7 +357,7 @@ class Parts:
             "manager stopped",
             failure or "",
             reason="closed" if failure is None else "failed",
-            term=self.standing.term,
+            term=self.readiness.term,
             applied_index=self.opened.machine.applied_index,
             took_seconds=took_seconds,
         )

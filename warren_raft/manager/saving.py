@@ -14,7 +14,7 @@ from warren_raft.data_dir.opening import OpenedDirectory
 from warren_raft.disk.durable import make_directory
 from warren_raft.errors import Closed, RefusedForSafety
 from warren_raft.manager.lifetime import Lifetime
-from warren_raft.manager.standing import Standing
+from warren_raft.manager.readiness import Readiness
 from warren_raft.raft.engine import Engine
 from warren_raft.snapshots.backups import Backups, Position
 from warren_raft.snapshots.file import SnapshotInfo
@@ -25,12 +25,12 @@ from warren_raft.store.database import Database
 class Saving:
     """For any thread. A save that runs ends with Closed when the manager closes."""
 
-    def __init__(self, opened: OpenedDirectory, engine: Engine, life: Lifetime, standing: Standing) -> None:
+    def __init__(self, opened: OpenedDirectory, engine: Engine, life: Lifetime, readiness: Readiness) -> None:
         self._opened = opened
         self._files = opened.state.files
         self._engine = engine
         self._life = life
-        self._standing = standing
+        self._readiness = readiness
 
     def snapshot(self, path: str | os.PathLike[str]) -> SnapshotInfo:
         """Save the present state at `path`; ReplicatedStore.snapshot has the errors."""
@@ -76,7 +76,7 @@ class Saving:
         )
 
     def _position(self) -> Position | None:
-        if not self._standing.is_leader:
+        if not self._readiness.is_leader:
             return None
         committed = self._opened.machine.committed
         if committed.cluster_id is None:  # it leads, and the cluster forms with its first entries

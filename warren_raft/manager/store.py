@@ -70,11 +70,11 @@ class ReplicatedStore(Store):
 
         `timeout` in seconds, None: for ever. Raises Unavailable, or Closed if the manager stopped.
         """
-        self._parts.standing.wait_ready(timeout)
+        self._parts.readiness.wait_ready(timeout)
 
     def wait_leader(self, timeout: float | None = 10.0) -> str:
         """The id of the leader, as soon as one is known here. Raises Unavailable, Closed."""
-        return self._parts.standing.wait_leader(timeout)
+        return self._parts.readiness.wait_leader(timeout)
 
     def wait_failed(self, timeout: float | None = None) -> bool:
         """Wait until this manager has stopped by itself: True, and `failure` says why. False at the timeout or at
@@ -89,12 +89,12 @@ class ReplicatedStore(Store):
     @property
     def is_ready(self) -> bool:
         """Whether a leader is known and the log is applied up to the commit index at this manager's start."""
-        return self._parts.standing.is_ready
+        return self._parts.readiness.is_ready
 
     @property
     def waiting_for(self) -> str:
         """Before the cluster has formed: the members for which this manager waits, as a sentence; else empty."""
-        return self._parts.standing.waiting_for
+        return self._parts.readiness.waiting_for
 
     @property
     def waits(self) -> str:
@@ -105,12 +105,12 @@ class ReplicatedStore(Store):
     @property
     def is_leader(self) -> bool:
         """Whether this manager leads and its state holds every acknowledged write. It may be deposed meanwhile."""
-        return self._parts.standing.is_leader
+        return self._parts.readiness.is_leader
 
     @property
     def leader(self) -> str | None:
         """The id of the leader as far as this manager knows; None if it has heard from no leader for a while."""
-        return self._parts.standing.leader
+        return self._parts.readiness.leader
 
     def on_leadership(self, callback: Callback) -> Callable[[], None]:
         """Call `callback(is_leader, term)` with the present state, and then at each change, in order.
@@ -126,7 +126,7 @@ class ReplicatedStore(Store):
         return self._parts.leadership.subscribe(callback)
 
     def _leader_contact_age_seconds(self) -> float:
-        return self._parts.standing.leader_contact_age_seconds
+        return self._parts.readiness.leader_contact_age_seconds
 
     @property
     def alarms(self) -> tuple[Alarm, ...]:

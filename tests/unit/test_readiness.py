@@ -10,7 +10,7 @@ import pytest
 from warren_raft.alarms import Alarms
 from warren_raft.errors import Closed, InvariantViolation, Unavailable
 from warren_raft.manager.lifetime import Lifetime
-from warren_raft.manager.standing import Standing
+from warren_raft.manager.readiness import Readiness
 
 
 @pytest.fixture
@@ -24,28 +24,33 @@ def engine() -> Any:
 
 
 @pytest.fixture
-def standing(life: Lifetime, engine: Any) -> Standing:
-    return Standing("m1", life, engine)
+def readiness(life: Lifetime, engine: Any) -> Readiness:
+    return Readiness("m1", life, engine)
 
 
-def test_the_time_in_a_message_is_a_rounded_one(standing: Standing, engine: Any) -> None:
+def test_the_time_in_a_message_is_a_rounded_one(readiness: Readiness, engine: Any) -> None:
     """(Pins a bug: the rest of a transfer's time was told as "within 0.19999 s".)"""
     engine.leader, engine.waits = None, "m2 was not reached yet"
     with pytest.raises(Unavailable) as caught:
-        standing.wait_leader(0.0199999)
+        readiness.wait_leader(0.0199999)
     assert str(caught.value) == "no leader was elected within 0.02 s: m2 was not reached yet"
 
 
-def test_a_manager_with_a_raft_thread_that_is_stuck_knows_nothing(standing: Standing, life: Lifetime) -> None:
-    assert (standing.is_ready, standing.is_leader, standing.leader, standing.leading_term) == (True, True, "m1", 3)
+def test_a_manager_with_a_raft_thread_that_is_stuck_knows_nothing(readiness: Readiness, life: Lifetime) -> None:
+    assert (readiness.is_ready, readiness.is_leader, readiness.leader, readiness.leading_term) == (True, True, "m1", 3)
     life.is_stuck = True
-    assert (standing.is_ready, standing.is_leader, standing.leader, standing.leading_term) == (False, False, None, None)
+    assert (readiness.is_ready, readiness.is_leader, readiness.leader, readiness.leading_term) == (
+        False,
+        False,
+        None,
+        None,
+    )
 
 
-def test_a_manager_that_stopped_leads_no_more_and_keeps_its_first_reason(standing: Standing, life: Lifetime) -> None:
+def test_a_manager_that_stopped_leads_no_more_and_keeps_its_first_reason(readiness: Readiness, life: Lifetime) -> None:
     life.fail(InvariantViolation("the first"))
     life.fail(InvariantViolation("the second"))
-    assert (standing.is_leader, standing.leader) == (False, None)
+    assert (readiness.is_leader, readiness.leader) == (False, None)
     with pytest.raises(Closed, match=r"^this manager stopped: the first$"):
-        standing.wait_ready(None)
+        readiness.wait_ready(None)
     assert life.wait_failed(0)

@@ -18,7 +18,7 @@ from warren_raft.support import timeouts
 T = TypeVar("T")
 
 
-class Standing:
+class Readiness:
     """For any thread. No lock of another thread is taken."""
 
     def __init__(self, node_id: str, life: Lifetime, engine: Engine) -> None:
