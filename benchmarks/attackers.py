@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import common
 import tls
 from common import quantile, sample
 
@@ -323,7 +324,7 @@ class Manager(tls.Manager):
         return [member.id for member in self.store.members()]
 
     def remove(self, id_: str) -> None:
-        self.store.remove_member(id_, timeout=tls.WAIT_SECONDS)
+        self.store.remove_member(id_, timeout=common.WAIT_SECONDS)
 
     def facts(self) -> dict[str, Any]:
         """The facts that an attacker may know: this manager's hello, the end of its log, its snapshots."""
@@ -357,6 +358,6 @@ def was_member(cluster: tls.Cluster, leader_id: str, id_: str, context: ssl.SSLC
     port = int(cluster.addresses[leader_id].rpartition(":")[2])
     hello = {"node_id": id_, "address": "127.0.0.1:1", "incarnation": "e" * 32}
     with linked(port, context, hello):
-        tls.wait_for(lambda: id_ in leader.call("member_ids"), f"{id_} to be added")
+        common.wait_for(lambda: id_ in leader.call("member_ids"), f"{id_} to be added")
     leader.call("remove", id_)
     return hello

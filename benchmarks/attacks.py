@@ -11,14 +11,11 @@ missed. The times have no mark, because they need a quiet machine; benchmarks/ho
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
-import json
 import os
 import socket
 import ssl
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -28,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import attackers
+import common
 import tls
 from attackers import HASH_BOMB, Gone, Message, Peer, client_hello, empty_lists, frame, hello_of, linked, no_certificate
-from common import data_directory, options, peak_growth
+from common import options, peak_growth, run
 
 import warren_raft as wr
 from warren_raft.certificates.ca import Authority
@@ -79,16 +77,13 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each attack by each attacker")
     parser.add_argument("--managers", type=int, default=3, help="how many of them are attacked, the leader first")
-    parser.add_argument("--manager", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.manager:
-        Manager(json.loads(arguments.manager)).run()
-        return
-    with data_directory(arguments.directory) as directory:
-        rows = measure(Path(directory), arguments.seconds, arguments.managers)
-    print(json.dumps(rows, indent=2) if arguments.json else table(rows))
-    if any(row["wrong"] for row in rows):
-        sys.exit(1)
+    run(
+        parser,
+        lambda directory, arguments: measure(directory, arguments.seconds, arguments.managers),
+        table,
+        is_missed=lambda rows: any(row["wrong"] for row in rows),
+        manager=lambda settings: Manager(settings).run(),
+    )
 
 
 # The managers --------------------------------------------------------------------------------------------------------
@@ -101,7 +96,7 @@ class Manager(attackers.Manager):
         self.store.create_secret(wr.Secret(id="s", name="s", data=SECRET))
         keeper = self.store._parts.opened.keeper
         self.store._parts.driver._loop.call_soon_threadsafe(keeper.took, keeper.take(quorum=True)(), set())
-        tls.wait_for(lambda: keeper.held, "a snapshot")
+        common.wait_for(lambda: keeper.held, "a snapshot")
 
     def furniture(self) -> list[Any]:
         """All records that no caller writes."""
@@ -113,7 +108,7 @@ class Manager(attackers.Manager):
 
     def write_one(self) -> None:
         """Make a write, which goes through the raft thread and the log: earlier messages are handled by then."""
-        self.store.barrier(timeout=tls.WAIT_SECONDS)
+        self.store.barrier(timeout=common.WAIT_SECONDS)
 
     def rest(self) -> None:
         """Stop the callers' writes."""
@@ -447,7 +442,7 @@ def forge_founders(cluster: Cluster, name: str) -> dict[str, Any]:
 
 
 def linked_when_it_listens(port: int, context: ssl.SSLContext, hello: Message) -> Peer:
-    deadline = time.monotonic() + tls.WAIT_SECONDS
+    deadline = time.monotonic() + common.WAIT_SECONDS
     while True:
         try:
             with Peer(port):
@@ -589,7 +584,7 @@ def differences(cluster: Cluster) -> list[str]:
 
     cluster.call_all("rest")
     try:
-        tls.wait_for(is_same, "the same state on all managers")
+        common.wait_for(is_same, "the same state on all managers")
     except TimeoutError as error:
         return [str(error)]
     return []

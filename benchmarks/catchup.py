@@ -9,8 +9,6 @@ cluster (snapshots.py).
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import common
-from common import WAIT_SECONDS, data_directory, options, peak_growth, quantile, sample, say, sync_ms, verdict
+from common import options, peak_growth, quantile, run, sample, say, sync_ms, verdict, wait_for
 
 ROUNDS = 5
 CALLERS = 32
@@ -51,16 +49,13 @@ def main() -> None:
         "--containers", type=int, default=100_000, help="the number of containers; 60,000 are too few for sending"
     )
     parser.add_argument("--parts", default="taking,sending,restart", help="the parts to run, with commas")
-    parser.add_argument("--manager", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.manager:
-        Manager(json.loads(arguments.manager)).run()
-        return
-    with data_directory(arguments.directory) as directory:
-        figures = measure(Path(directory), arguments.parts.split(","), arguments.containers)
-    print(json.dumps(figures, indent=2) if arguments.json else table(figures))
-    if any(figures.get(name, 0.0) > mark for name, mark in MARKS.items()):
-        sys.exit(1)
+    run(
+        parser,
+        lambda directory, given: measure(directory, given.parts.split(","), given.containers),
+        table,
+        is_missed=lambda figures: any(figures.get(name, 0.0) > mark for name, mark in MARKS.items()),
+        manager=lambda settings: Manager(settings).run(),
+    )
 
 
 # A manager's process -------------------------------------------------------------------------------------------------
@@ -111,23 +106,6 @@ class Cluster(common.Cluster):
         for manager in self.managers.values():
             assert [manager.read(), manager.read()] == ["empty", "ready"]
         self.call_all("cut_often", False)
-
-    def leader_and_follower(self) -> tuple[str, str]:
-        def found() -> str | None:
-            states = {id_: manager.call("state") for id_, manager in self.managers.items()}
-            return next((id_ for id_, state in states.items() if state["leads"]), None)
-
-        leader = wait_for(found)
-        return leader, next(id_ for id_ in self.managers if id_ != leader)
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError("the condition did not hold in time")
-        time.sleep(0.02)
-    return found
 
 
 # The figures ---------------------------------------------------------------------------------------------------------
@@ -202,7 +180,7 @@ def sending(directory: Path, containers: int) -> dict[str, Any]:
             state = leader.call("state")
             return bool(state["applied_index"] - state["log_entries"] > behind)
 
-        wait_for(is_cut)
+        wait_for(is_cut, "the log to be cut")
         managers.call_all("cut_often", False)
         term = leader.call("state")["term"]
         leader.call("load", CALLERS)
@@ -217,7 +195,7 @@ def sending(directory: Path, containers: int) -> dict[str, Any]:
                 follower.call("state")["applied_index"] >= leader.call("state")["applied_index"] - LEVEL_ENTRIES
             )
 
-        wait_for(is_level)
+        wait_for(is_level, f"{away} to catch up")
         end = time.monotonic()
         before = leader.call("pace", begin - BEFORE_SECONDS, begin)
         while_ = leader.call("pace", begin, end)
@@ -242,7 +220,7 @@ def restart(directory: Path, _containers: int) -> dict[str, Any]:
 
 
 def restarted(managers: Cluster, id_: str, how: str) -> tuple[float, float]:
-    wait_for(lambda: len({state["applied_index"] for state in managers.call_all("state")}) == 1)
+    wait_for(lambda: len({state["applied_index"] for state in managers.call_all("state")}) == 1, "one applied index")
     process = managers.managers.pop(id_)
     if how == "kill -9":
         process.popen.kill()
@@ -253,9 +231,8 @@ def restarted(managers: Cluster, id_: str, how: str) -> tuple[float, float]:
     assert process.read() == "ready"
     ready = time.monotonic() - process.begun
     process.call("cut_often", False)
-    wait_for(
-        lambda: not (managers.directory / id_ / "state" / "starts").exists()
-    )  # a kill before that would count as a failed start
+    # A kill before that would count as a failed start.
+    wait_for(lambda: not (managers.directory / id_ / "state" / "starts").exists(), f"{id_} to have started")
     return first, ready
 
 

@@ -43,6 +43,34 @@ def options(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def run(
+    parser: argparse.ArgumentParser,
+    measure: Callable[[Path, argparse.Namespace], Any],
+    table: Callable[[Any], str],
+    *,
+    is_missed: Callable[[Any], bool] = lambda _figures: False,
+    **roles: Callable[[dict[str, Any]], object],
+) -> None:
+    """A benchmark's main program: it measures in a new directory, prints the figures, and exits with 1 if a mark is
+    missed.
+
+    `roles`: by the name of an option, the function for the processes that the benchmark starts with that option. It
+    takes the option's value, which is JSON.
+    """
+    for role in roles:
+        parser.add_argument(f"--{role}", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    for role, play in roles.items():
+        if settings := getattr(arguments, role):
+            play(json.loads(settings))
+            return
+    with data_directory(arguments.directory) as directory:
+        figures = measure(Path(directory), arguments)
+    print(json.dumps(figures, indent=2) if arguments.json else table(figures))
+    if is_missed(figures):
+        sys.exit(1)
+
+
 def data_directory(parent: str | None) -> tempfile.TemporaryDirectory[str]:
     """For `with`: the directory of a benchmark's data while it runs."""
     return tempfile.TemporaryDirectory(prefix="warren-raft-bench-", dir=parent)
@@ -266,6 +294,14 @@ class Cluster:
             manager.begin(*command)
         return [manager.read() for manager in self.managers.values()]
 
+    def leader_and_follower(self) -> tuple[str, str]:
+        def found() -> str | None:
+            states = {id_: manager.call("state") for id_, manager in self.managers.items()}
+            return next((id_ for id_, state in states.items() if state["leads"]), None)
+
+        leader = wait_for(found, "a leader")
+        return leader, next(id_ for id_ in self.managers if id_ != leader)
+
     def __enter__(self) -> Self:
         return self
 
@@ -282,3 +318,14 @@ def free_ports(count: int) -> list[int]:
         for free in sockets:
             free.bind(("127.0.0.1", 0))
         return [free.getsockname()[1] for free in sockets]
+
+
+def wait_for(condition: Callable[[], Any], what: str, states: Callable[[], list[Any]] = list) -> Any:
+    """Wait for a condition. `states`: the managers' descriptions, for the error if it does not come."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            said = [{name: state[name] for name in ("node_id", "verdict", "alarms")} for state in states()]
+            raise TimeoutError(f"waited {WAIT_SECONDS:g} s for {what}: {said}")
+        time.sleep(0.02)
+    return found

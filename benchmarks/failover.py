@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import signal
 import sys
 import threading
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import common
-from common import Process, data_directory, options, quantile, sample, say, verdict
+from common import Process, options, quantile, run, sample, say, verdict
 
 FAILOVER_P50_MARK, FAILOVER_MAX_MARK = 0.5, 1.0
 CLOSE_MARK = 0.1
@@ -46,14 +45,7 @@ def main() -> None:
     )
     parser.add_argument("--callers", type=int, default=2, help="the callers on each manager while leaders are lost")
     parser.add_argument("--quiet-callers", type=int, default=32, help="the callers on each manager in the quiet run")
-    parser.add_argument("--manager", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.manager:
-        Manager(json.loads(arguments.manager)).run()
-        return
-    with data_directory(arguments.directory) as directory:
-        figures = measure(Path(directory), arguments)
-    print(json.dumps(figures, indent=2) if arguments.json else table(figures))
+    run(parser, measure, table, manager=lambda settings: Manager(settings).run())
 
 
 # A manager's process -------------------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ Exits with 1 if a mark is missed.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import json
@@ -37,7 +36,7 @@ from typing import Any
 import attackers
 import tls
 from attackers import HASH_BOMB, Gone, Peer, client_context, client_hello, empty_lists, frame, hello_of, linked, without
-from common import WAIT_SECONDS, data_directory, options, peak_growth, verdict
+from common import WAIT_SECONDS, options, peak_growth, run, verdict
 
 from warren_raft.certificates.ca import Authority
 from warren_raft.raft.links.wire import (
@@ -75,19 +74,14 @@ def main() -> None:
     parser.add_argument("--part", type=float, default=1.0, help="of the connections and frames")
     parser.add_argument("--rounds", type=int, default=4, help="into which they are split")
     parser.add_argument("--attacks", default=",".join(SHARES), help="some of them, with commas")
-    parser.add_argument("--manager", help=argparse.SUPPRESS)
-    parser.add_argument("--attacker", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.manager:
-        attackers.Manager(json.loads(arguments.manager)).run()
-    elif arguments.attacker:
-        attack(json.loads(arguments.attacker))
-    else:
-        with data_directory(arguments.directory) as directory:
-            figures = measure(Path(directory), arguments.attacks.split(","), arguments.rounds, arguments.part)
-        print(json.dumps(figures, indent=2) if arguments.json else table(figures))
-        if not all(is_met(name, value) for each in figures.values() for name, value in each.items() if name in MARKS):
-            sys.exit(1)
+    run(
+        parser,
+        lambda directory, given: measure(directory, given.attacks.split(","), given.rounds, given.part),
+        table,
+        is_missed=is_missed,
+        manager=lambda settings: attackers.Manager(settings).run(),
+        attacker=attack,
+    )
 
 
 class Cluster(tls.Cluster):
@@ -380,6 +374,10 @@ def compared(pairs: list[list[dict[str, float]]]) -> dict[str, Any]:
 
 def is_met(name: str, value: float) -> bool:
     return value >= MARKS[name] if name.startswith("writes") else value <= MARKS[name]
+
+
+def is_missed(figures: dict[str, dict[str, Any]]) -> bool:
+    return not all(is_met(name, value) for each in figures.values() for name, value in each.items() if name in MARKS)
 
 
 def table(figures: dict[str, dict[str, Any]]) -> str:

@@ -9,7 +9,6 @@ misses its mark; on a busy machine, compare the figures of the disk and the proc
 from __future__ import annotations
 
 import gc
-import json
 import os
 import shutil
 import statistics
@@ -21,10 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common import data_directory, free_ports, options, peak_growth, sample, sync_ms, verdict
+from common import free_ports, options, peak_growth, run, sample, sync_ms, verdict
 
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.migrate.records import format_line
+from warren_raft.raft.membership import Member, Membership
 from warren_raft.recovery.restore import restore
 from warren_raft.snapshots.file import extract, write
 from warren_raft.snapshots.verification import verify, verify_in_child
@@ -59,12 +59,12 @@ with ReplicatedStore(Config(node_id="m1", data_dir=directory, listen=address, me
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--containers", type=int, default=100_000)
-    arguments = parser.parse_args()
-    with data_directory(arguments.directory) as directory:
-        figures = measure(Path(directory), arguments.containers)
-    print(json.dumps(figures, indent=2) if arguments.json else table(figures))
-    if any(figures[name] > mark for name, mark in MARKS.items()):
-        sys.exit(1)
+    run(
+        parser,
+        lambda directory, arguments: measure(directory, arguments.containers),
+        table,
+        is_missed=lambda figures: any(figures[name] > mark for name, mark in MARKS.items()),
+    )
 
 
 # The state -----------------------------------------------------------------------------------------------------------
@@ -73,7 +73,9 @@ def main() -> None:
 def fill(database: Database, count: int) -> int:
     """Stores `count` containers as a cluster would, with their history. Returns an estimate of their size in JSON."""
     machine = StateMachine(database)
-    machine.apply_membership(machine.applied_index + 1, 1, "benchmark", b"members")
+    index = machine.applied_index + 1
+    members = {"m1": Member("m1", "127.0.0.1:7946", "incarnation", voter=True)}
+    machine.apply_membership(index, 1, "benchmark", Membership("benchmark", index, members).encode())
     for start in range(0, count, COMMANDS_AN_ENTRY):
         operations = [put_operation(CONTAINER, sample(n), None) for n in range(start, start + COMMANDS_AN_ENTRY)]
         commands = [encode(Command(NO_SESSION, 0, 0, (operation,))) for operation in operations]

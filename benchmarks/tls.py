@@ -10,10 +10,7 @@ if a mark is missed.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -21,7 +18,7 @@ from typing import Any
 
 import common
 import writes
-from common import WAIT_SECONDS, data_directory, options, sync_ms, verdict
+from common import options, run, sync_ms, verdict, wait_for
 
 from warren_raft.certificates import files as tls_files
 from warren_raft.certificates.ca import Authority
@@ -47,16 +44,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=3.0, help="of load for each figure and round")
     parser.add_argument("--containers", type=int, default=100_000, help="of the catch-up; 0: none")
-    parser.add_argument("--manager", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.manager:
-        Manager(json.loads(arguments.manager)).run()
-        return
-    with data_directory(arguments.directory) as directory:
-        figures = measure(Path(directory), arguments.rounds, arguments.seconds, arguments.containers)
-    print(json.dumps(figures, indent=2) if arguments.json else table(figures))
-    if not all(is_met(name, figures) for name in MARKS if name in figures):
-        sys.exit(1)
+    run(
+        parser,
+        lambda directory, given: measure(directory, given.rounds, given.seconds, given.containers),
+        table,
+        is_missed=lambda figures: not all(is_met(name, figures) for name in MARKS if name in figures),
+        manager=lambda settings: Manager(settings).run(),
+    )
 
 
 # The managers --------------------------------------------------------------------------------------------------------
@@ -97,25 +91,6 @@ class Cluster(common.Cluster):
         (self.directory / id_).mkdir(mode=0o700)
         files = authority.issue({id_: self.addresses[id_]})[0].files
         tls_files.install(self.directory / id_, files, check=partial(Credentials.load, node_id=id_))
-
-    def leader_and_follower(self) -> tuple[str, str]:
-        def found() -> str | None:
-            states = {id_: manager.call("state") for id_, manager in self.managers.items()}
-            return next((id_ for id_, state in states.items() if state["leads"]), None)
-
-        leader = wait_for(found, "a leader")
-        return leader, next(id_ for id_ in self.managers if id_ != leader)
-
-
-def wait_for(condition: Any, what: str, states: Any = list) -> Any:
-    """Wait for a condition. `states`: the managers' descriptions, for the error if it does not come."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            said = [{name: state[name] for name in ("node_id", "verdict", "alarms")} for state in states()]
-            raise TimeoutError(f"waited {WAIT_SECONDS:g} s for {what}: {said}")
-        time.sleep(0.02)
-    return found
 
 
 # The figures ---------------------------------------------------------------------------------------------------------

@@ -9,8 +9,6 @@ size, with every field set.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import threading
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import common
-from common import Cluster, data_directory, options, quantile, sample, say, sync_ms, verdict
+from common import Cluster, options, quantile, run, sample, say, sync_ms, verdict
 
 THREADS = (1, 8, 64, 256)
 OUTSTANDING = 256
@@ -34,14 +32,12 @@ MARKS = {"64 threads": 4_500, "256 outstanding": 12_000}
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="the seconds of load for each figure")
-    parser.add_argument("--manager", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.manager:
-        Manager(json.loads(arguments.manager)).run()
-        return
-    with data_directory(arguments.directory) as directory:
-        figures = measure(Path(directory), arguments.seconds)
-    print(json.dumps(figures, indent=2) if arguments.json else table(figures))
+    run(
+        parser,
+        lambda directory, arguments: measure(directory, arguments.seconds),
+        table,
+        manager=lambda settings: Manager(settings).run(),
+    )
 
 
 # The disk ------------------------------------------------------------------------------------------------------------

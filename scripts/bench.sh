@@ -9,7 +9,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 cd -- "$project_root/benchmarks"
 if (($# == 0)); then
     for program in *.py; do
-        [[ $program == common.py ]] || printf '%s\n' "${program%.py}"
+        ! grep -q "^if __name__" "$program" || printf '%s\n' "${program%.py}"
     done
     exit
 fi

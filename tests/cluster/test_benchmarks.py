@@ -1,0 +1,45 @@
+"""The promise: each benchmark runs. Nobody runs them for weeks, and a change of the code can break one unnoticed.
+
+(Pins a bug: benchmarks/snapshots.py wrote a list of members that the verification of a snapshot has refused since it
+reads that list.) Not here: failover.py and attacks.py, which have tests of their own, and hostile.py and catchup.py,
+which need a large state or minutes. The figures of these short runs mean nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.harness import PROJECT
+
+MARK_MISSED = 1
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+def run(name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(PROJECT / "benchmarks" / f"{name}.py"), *options]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=150, check=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "figure"),
+    [
+        ("writes", ("--seconds", "0.1"), "64 threads"),
+        ("snapshots", ("--containers", "500"), "restore_to_first_read_seconds"),
+        ("tls", ("--seconds", "0.1", "--rounds", "1", "--containers", "0"), "one caller: p50 more ms"),
+    ],
+)
+def test_a_benchmark_gives_its_figures(name: str, options: tuple[str, ...], figure: str, tmp_path: Path) -> None:
+    done = run(name, *options, "--json", "--directory", str(tmp_path))
+    assert done.returncode in (0, MARK_MISSED), done.stderr
+    assert figure in json.loads(done.stdout), done.stderr
+
+
+@pytest.mark.parametrize("name", ["catchup", "hostile"])
+def test_a_long_benchmark_has_its_options(name: str) -> None:
+    assert "--directory" in run(name, "--help").stdout
