@@ -19,12 +19,20 @@ Watcher = Callable[[str, str], object]
 class WatchedFiles(OsFiles):
     """Pass it as `files`. `operations` counts the changes: a write, a sync, and every change of names."""
 
-    def __init__(self, *, dies_at: int | None = None, watcher: Watcher = lambda _operation, _path: None) -> None:
-        """`dies_at`: how many changes are carried out before the process dies. None: it does not die."""
+    def __init__(
+        self,
+        *,
+        dies_at: int | None = None,
+        watcher: Watcher = lambda _operation, _path: None,
+        may_fail: Callable[[str], bool] = lambda _path: True,
+    ) -> None:
+        """`dies_at`: how many changes are carried out before the process dies. None: it does not die. `may_fail`: the
+        paths at which `fail_after` may have an effect."""
         self.operations = 0
         self.died = False
         self._dies_at = dies_at
         self._watcher = watcher
+        self._may_fail = may_fail
         self._refused: dict[str, int] = {}
         self._fails: tuple[int, int] | None = None
         self.failed = ""
@@ -43,8 +51,9 @@ class WatchedFiles(OsFiles):
         self._refused[operation] = error
 
     def permit(self) -> None:
-        """Refuse nothing any more."""
+        """Let every change happen from now on."""
         self._refused.clear()
+        self._fails = None
 
     def before(self, operation: str, path: str) -> None:
         """Count the operation. Raises Killed, OSError."""
@@ -53,7 +62,7 @@ class WatchedFiles(OsFiles):
             raise Killed
         self.operations += 1
         self._watcher(operation, path)
-        if self._fails is not None and self.operations > self._fails[0]:
+        if self._fails is not None and self.operations > self._fails[0] and self._may_fail(path):
             (_, error), self._fails, self.failed = self._fails, None, operation
             raise OSError(error, os.strerror(error), path)
         if operation in self._refused:

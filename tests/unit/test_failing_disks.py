@@ -58,6 +58,13 @@ def every_failure(
                 break
 
 
+@pytest.fixture(autouse=True)
+def no_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost here, and hundreds of runs would wait for the real disk."""
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda _descriptor: None)
+
+
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     with small_state(tmp_path / "data", containers=5) as made:

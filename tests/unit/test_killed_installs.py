@@ -1,16 +1,19 @@
 """A manager that dies at any file operation of taking, fetching or installing a snapshot, or of rebuilding its state,
 starts again with its old state or with the new one. There is no state in between, and nothing is lost. The same holds
-for a power cut before any change of its directory, the log's included.
+for a power cut before any change of its directory, the log's included. If the disk is full for a moment, the manager
+tries again.
 
 Files and LMDB are real, one process, no threads. Not here: races, which the simulation draws.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from random import Random
 
@@ -19,14 +22,17 @@ import pytest
 from tests.fsm_harness import Contents, command, contents, put
 from tests.killed import Killed, killed_after
 from tests.page_cache import PageCache
+from tests.watched_files import WatchedFiles
 from warren_raft.config import Config
 from warren_raft.data_dir.opening import OpenedDirectory
 from warren_raft.disk.files import OS_FILES, Files
+from warren_raft.errors import StorageFull
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.model.entities import Container
 from warren_raft.raft import entries
 from warren_raft.raft.catchup import CHUNK_BYTES
 from warren_raft.raft.log.log import Log
+from warren_raft.snapshots.directory import INCOMING
 from warren_raft.snapshots.verification import verify
 
 OLD, NEW, TERM = 10, 25, 1
@@ -281,4 +287,71 @@ def test_a_manager_that_dies_while_its_state_is_rebuilt(
         shutil.rmtree(tmp_path / "m1")
         if not dying.died:
             assert operations > 10
+            return
+
+
+def until_it_works(job: Callable[[], object]) -> None:
+    """As consensus does: after a shortage it tries again."""
+    try:
+        job()
+    except (OSError, StorageFull):
+        job()
+
+
+def fetch_and_install(directory: OpenedDirectory, sent: tuple[bytes, str]) -> None:
+    """Take a snapshot of its own, then fetch another one and make it the state."""
+    data, sha256 = sent
+    keeper, log = directory.keeper, directory.log
+
+    def fetch() -> None:
+        for offset in range(0, len(data), CHUNK_BYTES):
+            keeper.receive(sha256, offset, data[offset : offset + CHUNK_BYTES], len(data))()
+
+    def take() -> None:
+        keeper.took(keeper.take(quorum=True)(), set())
+
+    def open_fetched() -> None:
+        nonlocal machine
+        held, machine = keeper.open_incoming(sha256, None)()
+        keeper.took(held, set())
+
+    machine = directory.machine
+    until_it_works(take)
+    until_it_works(fetch)
+    until_it_works(open_fetched)
+    batch = log.reset_batch(machine.applied_index, machine.applied_term)
+    batch.write()
+    log.complete(batch)
+    until_it_works(keeper.publish(machine))
+    keeper.swap(machine, "")
+    until_it_works(keeper.tidy)
+    until_it_works(keeper.tidy)
+
+
+@pytest.mark.slow
+def test_a_manager_whose_disk_is_full_for_a_moment_installs_a_snapshot_all_the_same(
+    tmp_path: Path, sent: tuple[bytes, str], expected: dict[int, Contents]
+) -> None:
+    """Each change of its state and its snapshots fails once, with ENOSPC. The step is tried again, and no file is left
+    over."""
+    original = tmp_path / "original"
+    directory = opened(original)
+    extend(directory, OLD)
+    directory.close(failed=False)
+    for operations in count():
+        shutil.copytree(original, tmp_path / "m1")
+        files = WatchedFiles(may_fail=lambda path: "/log" not in path)
+        directory = opened(tmp_path / "m1", files=files)
+        files.fail_after(operations, errno.ENOSPC)
+        fetch_and_install(directory, sent)
+        files.permit()
+        directory.close(failed=False)
+        assert sorted(os.listdir(tmp_path / "m1" / "state")) == ["2.mdb", "2.mdb-lock", "2.mdb.sealed", "current"]
+        assert len([name for name in os.listdir(tmp_path / "m1" / "snapshots") if name != INCOMING[1]]) == 2
+        again = opened(tmp_path / "m1", boot=2)
+        assert contents(again.database) == expected[NEW]
+        again.close(failed=False)
+        shutil.rmtree(tmp_path / "m1")
+        if not files.failed:
+            assert operations > 20
             return

@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager
 from typing import Final
 
 from ..disk import sharing
+from ..disk.durable import rename
 from ..disk.files import OS_FILES, Files
 from ..disk.paths import absolute
 from ..errors import InUse
@@ -105,8 +106,7 @@ def install(
         except BaseException:
             _remove(part, disk)
             raise
-        disk.rename(part, os.path.join(data_dir, _NEW))
-        disk.sync_directory(data_dir)
+        rename(part, os.path.join(data_dir, _NEW), files=disk)
         _put_in_place(data_dir, disk)
 
 

@@ -1,8 +1,8 @@
 """Directories and files with names and contents that survive a power cut.
 
-Lives here: making a directory with its parents, and replacing a file atomically, on any Files. Not here: the single
-operations (files.py), and the modes of new files (sharing.py). Invariant: when a function returns, its change is on the
-disk.
+Lives here: making a directory with its parents, renaming, and replacing a file atomically, on any Files. Not here: the
+single operations (files.py), and the modes of new files (sharing.py). Invariant: when a function returns, its change is
+on the disk.
 """
 
 from __future__ import annotations
@@ -34,6 +34,17 @@ def make_directory(path: str, *, private: bool = False, files: Files = OS_FILES)
             reason = f"cannot be made: the file system of {parent} does not take new directories"
             raise FileNotFoundError(error.errno, reason, path) from None
     files.sync_directory(os.path.dirname(path))
+
+
+def rename(old: str, new: str, *, files: Files = OS_FILES) -> None:
+    """Give a file or a directory another name in the same directory, durably. Raises OSError; it has its old name then,
+    so that nothing takes for complete what was reported as a failure."""
+    files.rename(old, new)
+    try:
+        files.sync_directory(os.path.dirname(new))
+    except OSError:
+        files.rename(new, old)
+        raise
 
 
 def replace_file(path: str, data: bytes, *, files: Files = OS_FILES) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
-from warren_raft.disk.durable import make_directory
+from warren_raft.disk.durable import make_directory, rename
 from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.disk.paths import absolute
 from warren_raft.disk.sharing import correct_mode
@@ -189,8 +189,7 @@ class SnapshotDirectory:
     def _give_name(self, part: str, manifest: SnapshotInfo) -> Snapshot:
         path = self._path_of(manifest)
         correct_mode(part)
-        self._files.rename(part, path)
-        self._files.sync_directory(self.path)
+        rename(part, path, files=self._files)
         return Snapshot(path=path, manifest=manifest)
 
     def _path_of(self, manifest: SnapshotInfo) -> str:

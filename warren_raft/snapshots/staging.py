@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
-from warren_raft.disk.durable import make_directory, replace_file
+from warren_raft.disk.durable import make_directory, rename, replace_file
 from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.disk.privacy import NAMES
 from warren_raft.disk.sharing import without_links
@@ -76,13 +76,7 @@ def commit(directory: Path, now: datetime, *, files: Files = OS_FILES) -> None:
     Raises OSError; nothing is committed then."""
     part = os.path.join(directory, _PART)
     replace_file(os.path.join(part, _ASIDE), _free_name(directory, now).encode(), files=files)
-    ready = os.path.join(directory, _READY)
-    files.rename(part, ready)
-    try:
-        files.sync_directory(os.fspath(directory))
-    except OSError:
-        files.rename(ready, part)  # the caller reports a failure: no later start may complete it
-        raise
+    rename(part, os.path.join(directory, _READY), files=files)
 
 
 def is_committed(directory: Path) -> bool:
