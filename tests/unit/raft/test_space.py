@@ -157,17 +157,23 @@ def test_whatever_else_the_state_lacks_is_waited_for_and_said_by_its_name(
     assert node.alarm_names == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("job", ["receive", "open_incoming", "publish"])
-def test_a_snapshot_is_fetched_and_used_once_there_are_descriptors_again(
-    job: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def with_a_follower_that_needs_a_snapshot() -> tuple[Cluster, str]:
+    """A cluster and the id of a follower that does not run; the others have compacted their logs meanwhile."""
     cluster = Cluster(snapshot_after_bytes=2000)
     leader = cluster.wait_ready()
     away = cluster.followers()[0]
     cluster.crash(away)
     while leader.log.base_index < 10:
         cluster.write(leader.id, f"{cluster.now} {'x' * 200}")
+    return cluster, away
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["receive", "open_incoming", "publish"])
+def test_a_snapshot_is_fetched_and_used_once_there_are_descriptors_again(
+    job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, away = with_a_follower_that_needs_a_snapshot()
     refused = refusing(job, monkeypatch, OSError(errno.EMFILE, "Too many open files"))
     node = cluster.start(away)
     cluster.run(60)
@@ -286,12 +292,7 @@ def test_a_snapshot_without_room_is_tried_again_and_is_one_alarm(monkeypatch: py
 def test_a_fetched_snapshot_without_room_is_tried_again_and_is_one_alarm(
     job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster = Cluster(snapshot_after_bytes=2000)
-    leader = cluster.wait_ready()
-    away = cluster.followers()[0]
-    cluster.crash(away)
-    while leader.log.base_index < 10:
-        cluster.write(leader.id, f"{cluster.now} {'x' * 200}")
+    cluster, away = with_a_follower_that_needs_a_snapshot()
     refused = refusing(job, monkeypatch)
     node = cluster.start(away)
     cluster.run(60)
@@ -299,7 +300,7 @@ def test_a_fetched_snapshot_without_room_is_tried_again_and_is_one_alarm(
     cause = "state-no-space" if job == "publish" else "snapshot-not-installed"
     assert sorted(node.alarm_names) == sorted([cause, "member-behind"]), node.alarm_texts
     assert not cluster.states[away].installed
-    cluster.write(leader.id, "the others go on")
+    cluster.write(cluster.wait_leader().id, "the others go on")
     refused[0] = -1
     cluster.run_until(lambda: cluster.states[away].installed)
     cluster.check_writes()

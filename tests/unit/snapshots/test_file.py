@@ -9,7 +9,7 @@ import os
 import random
 import resource
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta, timezone
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.snapshot_support import NOON, add_node, database_in, small_state, snapshot_of
+from tests.snapshot_support import NOON, add_node, database_in, snapshot_of
 from tests.watched_files import WatchedFiles
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid, StorageFull
 from warren_raft.fsm.machine import StateMachine
@@ -32,19 +32,6 @@ from warren_raft.snapshots.file import (
 )
 from warren_raft.snapshots.verification import verify
 from warren_raft.store.database import Database, StorageFailed
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with small_state(tmp_path / "data") as opened:
-        yield opened
-
-
-@pytest.fixture
-def path(database: Database, tmp_path: Path) -> Path:
-    snapshot_of(database, tmp_path / "s.mdb")
-    return tmp_path / "s.mdb"
-
 
 # ---- writing
 

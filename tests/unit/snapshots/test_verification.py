@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import lmdb.verify
 import pytest
 
 from tests.hostile_cbor import hash_bomb
-from tests.snapshot_support import change, database_in, members_of, rehash, small_state, snapshot_of
+from tests.snapshot_support import change, database_in, members_of, rehash, snapshot_of
 from warren_raft.errors import (
     Closed,
     Corrupted,
@@ -54,18 +54,6 @@ from warren_raft.store.tables import (
     SERVICE_BY_NAME,
 )
 from warren_raft.store.transactions import MEMBERSHIP
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with small_state(tmp_path / "data") as opened:
-        yield opened
-
-
-@pytest.fixture
-def path(database: Database, tmp_path: Path) -> Path:
-    snapshot_of(database, tmp_path / "s.mdb")
-    return tmp_path / "s.mdb"
 
 
 def problem_of(database: Database, tmp_path: Path, *, records: bool = True) -> str:
