@@ -277,6 +277,9 @@ class Keeper:
                 if shortage is None or shortage.is_space:
                     self._remove_incoming()  # the log needs the space more
                 raise
+            except FileNotFoundError:
+                self.drop_incoming()  # somebody removed the file
+                raise
             self._incoming = (sha256, offset + len(data))
 
         return job
@@ -310,7 +313,7 @@ class Keeper:
             return "", 0
 
     def drop_incoming(self) -> None:
-        """The file was not a valid snapshot; the next fetch starts from the beginning."""
+        """The file is not a valid snapshot, or is missing; the next fetch starts from the beginning."""
         self._incoming = ("", 0)
 
     def open_incoming(self, sha256: str, cluster_id: str | None) -> Callable[[], tuple[Held, StateMachine]]:
@@ -319,7 +322,11 @@ class Keeper:
         path = self._directory.incoming
 
         def job() -> tuple[Held, StateMachine]:
-            manifest = self._verify(path, True, self.closing)
+            try:
+                manifest = self._verify(path, True, self.closing)
+            except FileNotFoundError:
+                self.drop_incoming()  # somebody removed the file
+                raise
             if manifest.sha256 != sha256:
                 raise SnapshotInvalid(path, f"has the hash {manifest.sha256}, {sha256} was offered")
             if cluster_id is not None and manifest.cluster_id != cluster_id:

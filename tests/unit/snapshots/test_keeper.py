@@ -83,6 +83,18 @@ def test_a_fetch_gives_way_on_a_full_disk_and_waits_for_anything_else_that_is_la
     assert os.listdir(tmp_path / "snapshots") == []
 
 
+def test_a_fetched_part_that_somebody_removed_is_fetched_again(tmp_path: Path) -> None:
+    """(Pins a bug: the manager asked for the rest of the file, which it had not, until it was started again.)"""
+    keeper = Keeper(StateDirectory(tmp_path), node_id="n1", reserve_bytes=0)
+    keeper.open()
+    for next_step in (keeper.receive("a hash", 5_000, b"x" * 5_000, 10_000), keeper.open_incoming("a hash", None)):
+        keeper.receive("a hash", 0, b"x" * 5_000, 10_000)()
+        os.unlink(tmp_path / "snapshots" / "incoming.part")
+        with pytest.raises(FileNotFoundError):
+            next_step()
+        assert keeper.incoming == ("", 0)
+
+
 def test_a_snapshot_of_another_cluster_is_refused_and_any_is_taken_by_a_manager_without_one(tmp_path: Path) -> None:
     """A manager that lost its directory has no cluster yet: the snapshot gives it the cluster id."""
     (tmp_path / "sender").mkdir()
