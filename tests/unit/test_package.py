@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -122,3 +123,21 @@ def test_every_package_is_installed() -> None:
     }
     settings = tomllib.loads((root.parent / "pyproject.toml").read_text(encoding="utf-8"))
     assert set(settings["tool"]["setuptools"]["packages"]) == there
+
+
+def test_the_public_face_of_the_stores_is_what_the_contract_names() -> None:
+    """Hooks for tests, for the simulation and for other parts of a manager are not on it."""
+    of_every_store = {name for name in dir(warren_raft.Store) if not name.startswith("_")}
+    own = {
+        kind.__name__: {name for name in dir(kind) if not name.startswith("_")} - of_every_store
+        for kind in (warren_raft.ReplicatedStore, warren_raft.LocalStore)
+    }
+    assert own == {
+        "ReplicatedStore": {
+            *("wait_ready", "wait_leader", "wait_failed", "failure", "is_ready", "waiting_for", "waits"),
+            *("is_leader", "leader", "on_leadership", "barrier", "status", "alarms", "reload_certificate", "snapshot"),
+            *("members", "add_member", "update_member", "remove_member", "transfer_leadership"),
+        },
+        "LocalStore": {"snapshot"},
+    }
+    assert list(inspect.signature(warren_raft.ReplicatedStore).parameters) == ["config"]
