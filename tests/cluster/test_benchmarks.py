@@ -1,8 +1,8 @@
 """The promise: each benchmark runs. Nobody runs them for weeks, and a change of the code can break one unnoticed.
 
 (Pins a bug: benchmarks/snapshots.py wrote a list of members that the verification of a snapshot has refused since it
-reads that list.) Not here: failover.py and attacks.py, which have tests of their own, and hostile.py and catchup.py,
-which need a large state or minutes. The figures of these short runs mean nothing.
+reads that list.) Not here: the failover and the attacks, which have tests of their own, and the hostile peers and the
+catch-up, which need a large state or minutes. The figures of these short runs mean nothing.
 """
 
 from __future__ import annotations
