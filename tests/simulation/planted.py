@@ -24,6 +24,7 @@ from warren_raft.raft.changes import Changes
 from warren_raft.raft.core import Core
 from warren_raft.raft.dispatch import Dispatch
 from warren_raft.raft.engine import Engine
+from warren_raft.raft.forming import Forming
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.installation import Installation
 from warren_raft.raft.log.contents import Contents
@@ -33,6 +34,7 @@ from warren_raft.raft.outbox import Outbox
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.settling import Settling
 from warren_raft.raft.submit import Submitter
+from warren_raft.raft.swapping import Swap
 from warren_raft.raft.votes import Votes
 from warren_raft.recovery import restore as restoring
 from warren_raft.recovery.restore import Recovery
@@ -135,7 +137,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
         Change(Installation, "_is_ready", "applied_index <= incoming.applied_index <=", "incoming.applied_index <="),
     ),
     "callers-are-forgotten-at-a-swap": (
-        Change(Engine, "_swap", "self._submitter.state_replaced()", "self._submitter._pending.clear()"),
+        Change(Swap, "use", "self._submitter.state_replaced()", "self._submitter._pending.clear()"),
     ),
     # Writes that were sent are not sent again. The writes that a snapshot covers are never applied here, and their
     # callers get no answer.
@@ -180,8 +182,8 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     # Managers that were restored from two snapshots become one cluster with two states.
     "origin-is-ignored": (
         Change(membership, "_judge_before_cluster", "mine.origin != theirs.origin", "False"),
-        Change(Roster, "found", " and hello.origin == self.origin", ""),
-        Change(Roster, "_adopt_founding", " and founding.origin == self.origin", ""),
+        Change(Forming, "_view", " and hello.origin == roster.origin", ""),
+        Change(Forming, "_adopt", " and founding.origin == roster.origin", ""),
     ),
     "restored-as-the-old-cluster": (
         Change(

@@ -8,20 +8,18 @@ Invariant: the log reaches back to each verified snapshot that is held, as long 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from warren_raft.alarms import Alarms
 from warren_raft.errors import SnapshotInvalid
-from warren_raft.raft.effects import Job, Then
+from warren_raft.raft.context import Context
+from warren_raft.raft.effects import Then
 from warren_raft.raft.guard import Guard
+from warren_raft.raft.leading import Leading
 from warren_raft.raft.log.contents import BASE_INDEX
-from warren_raft.raft.log.log import Log
 from warren_raft.raft.messages import (
     CHUNK_BYTES_MAX,
-    Message,
     PeerFault,
     SnapshotChunk,
     SnapshotGet,
@@ -29,9 +27,8 @@ from warren_raft.raft.messages import (
     SnapshotOffer,
     SnapshotWanted,
 )
-from warren_raft.raft.replacement import Phase, Replacement
-from warren_raft.raft.roster import Roster
-from warren_raft.raft.settings import TAKEN_AFTER_BYTES
+from warren_raft.raft.replacement import Phase
+from warren_raft.raft.snapshots import Snapshot, Snapshots
 
 CHUNK_BYTES: Final = CHUNK_BYTES_MAX
 """A chunk shares its link with heartbeats and entries; a link of 10 MB/s is busy with it for 25 ms. Whole pages."""
@@ -59,74 +56,6 @@ CHECK_BYTES: Final = 16
 SNAPSHOTS_KEPT: Final = 2
 
 
-class Snapshot(Protocol):
-    """One verified snapshot file. `sha256` names it; `file_bytes` is its size."""
-
-    @property
-    def index(self) -> int: ...
-    @property
-    def term(self) -> int: ...
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def file_bytes(self) -> int: ...
-
-
-class Snapshots(Protocol):
-    """The snapshots on this manager. The jobs are for a worker thread, everything else is for the raft thread.
-
-    Jobs raise OSError, StorageFull, SnapshotInvalid, Corrupted. Of each kind of job only one runs at a time.
-    """
-
-    @property
-    def held(self) -> Sequence[Snapshot]:
-        """Verified snapshots, the newest first. One that is found damaged or missing disappears at any time."""
-
-    @property
-    def incoming(self) -> tuple[str, int]:
-        """(sha256, bytes) of the file that is being fetched, or was being fetched when this manager last ran."""
-
-    def state_bytes(self) -> int:
-        """The size of the newest snapshot's state; 0 before the first snapshot."""
-
-    def take(self, *, quorum: bool) -> Job:
-        """Writes and verifies a snapshot, and returns it."""
-
-    def took(self, snapshot: Any, pinned: set[str]) -> None:
-        """Hold a snapshot that was taken or fetched. Of the other snapshots keep the newest and the pinned ones."""
-
-    def read(self, sha256: str, offset: int, size: int) -> Job: ...
-
-    def receive(self, sha256: str, offset: int, data: bytes, size: int) -> Job:
-        """Writes a chunk of the file of `size` bytes that is being fetched; offset 0 begins the file again."""
-
-    def open_incoming(self, sha256: str, cluster_id: str | None) -> Job:
-        """Verifies the fetched file in full, and returns (the snapshot, a state machine on a copy of it)."""
-
-    def rebuild(self, log_holds: Callable[[int, int], bool]) -> Job:
-        """A state machine on a copy of the newest good snapshot that ends at an (index, term) the log holds. If there
-        is none, and the log reaches back to its start, on an empty state; else raises Corrupted."""
-
-    def publish(self, machine: Any) -> Job:
-        """Makes the state of `machine` the one that the next start opens."""
-
-    def swap(self, machine: Any, why: str) -> None:
-        """From now on readers see the state of `machine`. `why`: a word under which the old state is kept for study;
-        "": the old state was only old, and is not kept."""
-
-    def discard(self, machine: Any) -> None:
-        """The state of `machine` is not wanted after all."""
-
-    def drop(self, snapshot: Any) -> None:
-        """The snapshot that `take` returned is not wanted."""
-
-    def drop_held(self, but: Any) -> None:
-        """Do not use the held snapshots any more, except for `but`, which was fetched just now."""
-
-    def drop_incoming(self) -> None:
-        """Forget the fetched bytes."""
-
-
 @dataclass(slots=True)
 class _Fetch:
     """One snapshot on its way to this manager."""
@@ -147,34 +76,20 @@ class _Fetch:
 class Catchup:
     """For the raft thread or a simulator only."""
 
-    def __init__(
-        self,
-        *,
-        log: Log,
-        roster: Roster,
-        snapshots: Snapshots,
-        send: Callable[[str, Message], None],
-        work: Callable[[Job, Then], None],
-        alarms: Alarms,
-        replacement: Replacement,
-        install: Callable[[Any], None],
-        condemn: Callable[[], None],
-        has_quorum: Callable[[], bool],
-        taken_after_bytes: int = TAKEN_AFTER_BYTES,
-    ) -> None:
-        """`install` replaces the state by a fetched one. `condemn` says that the state in use is wrong."""
+    def __init__(self, context: Context, snapshots: Snapshots, leading: Leading) -> None:
         self.snapshots = snapshots
-        self._log = log
-        self._roster = roster
-        self._send = send
-        self._work = work
-        self._alarms = alarms
-        self._replacement = replacement
-        self._install = install
-        self._condemn = condemn
-        self._has_quorum = has_quorum
-        self._stagger = 1 + zlib.crc32(log.node_id.encode()) % STAGGER_STEPS / (2 * STAGGER_STEPS)
-        self._taken_after_bytes = taken_after_bytes
+        self._log = context.log
+        self._roster = context.roster
+        self._outbox = context.outbox
+        self._alarms = context.alarms
+        self._replacement = context.replacement
+        self._taken_after_bytes = context.settings.snapshot_after_bytes
+        self._leading = leading
+        self.state_is_wrong = False
+        """A copy of our own state failed its verification. Installation looks here, and resets it."""
+        self.fetched: Any = None
+        """A state that was made from a leader's snapshot. Installation takes it from here."""
+        self._stagger = 1 + zlib.crc32(context.node_id.encode()) % STAGGER_STEPS / (2 * STAGGER_STEPS)
         self._now = -1e9
         self._applied_index = 0
         self._bytes = 0
@@ -234,7 +149,7 @@ class Catchup:
         self._look_after_fetch()
         if self._is_wanted and not self.is_served and leader is not None and now - self._wanted_at >= RETRY_SECONDS:
             self._wanted_at = now
-            self._send(leader, SnapshotWanted(self._log.base_index))
+            self._outbox.send(leader, SnapshotWanted(self._log.base_index))
 
     @property
     def _is_wanted(self) -> bool:
@@ -278,13 +193,13 @@ class Catchup:
                 self._not_before = self._now + RETRY_SECONDS
                 self._alarms.raise_alarm("snapshot-not-taken", f"no snapshot could be taken: {error}")
                 if isinstance(error, SnapshotInvalid):
-                    self._condemn()  # a copy of the state fails its verification
+                    self.state_is_wrong = True
                 return
             self._alarms.clear_alarm("snapshot-not-taken")
             self._bytes -= counted
             self._hold(snapshot)
 
-        self._work(self.snapshots.take(quorum=self._has_quorum()), taken)
+        self._outbox.work(self.snapshots.take(quorum=self._leading.has_quorum), taken)
 
     def _hold(self, snapshot: Any) -> None:
         pinned = {each.sha256 for each, since in self._pins.values() if self._now - since < PINNED_SECONDS}
@@ -314,7 +229,7 @@ class Catchup:
         pinned, since = self._pins.get(peer, (snapshot, self._now))
         if self._now - since < GIVE_UP_SECONDS and pinned in self.snapshots.held:
             snapshot = pinned  # the peer fetches that snapshot already
-        self._send(
+        self._outbox.send(
             peer,
             SnapshotOffer(sha256=snapshot.sha256, index=snapshot.index, size=snapshot.file_bytes),
         )
@@ -324,7 +239,7 @@ class Catchup:
         sha256, offset = message.sha256, message.offset
         snapshot = next((each for each in self.snapshots.held if each.sha256 == sha256), None)
         if snapshot is None or offset >= snapshot.file_bytes or peer not in self._offered:
-            self._send(peer, SnapshotGone(sha256))
+            self._outbox.send(peer, SnapshotGone(sha256))
             return
         self._pin(peer, snapshot, offset)
         if peer in self._reading:
@@ -337,14 +252,14 @@ class Catchup:
             if error is not None:
                 text = f"a snapshot cannot be read for {peer}: {error}"
                 self._alarms.raise_alarm("snapshot-unreadable", text, subject=peer, ends_after_seconds=PINNED_SECONDS)
-                self._send(peer, SnapshotGone(sha256))
+                self._outbox.send(peer, SnapshotGone(sha256))
                 return
             self._alarms.clear_alarm("snapshot-unreadable", peer)
             chunk = SnapshotChunk(sha256=sha256, offset=offset, data=data, check=check(data))
-            self._send(peer, chunk)
+            self._outbox.send(peer, chunk)
 
         self._reading[peer] = read
-        self._work(self.snapshots.read(sha256, offset, CHUNK_BYTES), read)
+        self._outbox.work(self.snapshots.read(sha256, offset, CHUNK_BYTES), read)
 
     def _pin(self, peer: str, snapshot: Snapshot, offset: int) -> None:
         """Keep the snapshot and the log behind it, as long as the follower asks for new chunks. A follower that asks
@@ -390,7 +305,7 @@ class Catchup:
 
     def _ask(self, fetch: _Fetch) -> None:
         fetch.asked_at = self._now
-        self._send(fetch.peer, SnapshotGet(sha256=fetch.sha256, offset=fetch.offset))
+        self._outbox.send(fetch.peer, SnapshotGet(sha256=fetch.sha256, offset=fetch.offset))
 
     def received(self, peer: str, message: SnapshotChunk) -> None:
         """A chunk arrived. Raises PeerFault if it is damaged or has a wrong length."""
@@ -422,7 +337,7 @@ class Catchup:
             else:
                 self.fetch = None  # the link broke meanwhile
 
-        self._work(self.snapshots.receive(fetch.sha256, offset, data, fetch.size), written)
+        self._outbox.work(self.snapshots.receive(fetch.sha256, offset, data, fetch.size), written)
 
     def arriving(self, peer: str, now: float) -> None:
         """Parts of a large message arrive from a peer."""
@@ -448,9 +363,9 @@ class Catchup:
             self.fetch = None
             snapshot, machine = result
             self._received = snapshot
-            self._install(machine)
+            self.fetched = machine
 
-        self._work(self.snapshots.open_incoming(fetch.sha256, self._roster.cluster_id), opened)
+        self._outbox.work(self.snapshots.open_incoming(fetch.sha256, self._roster.cluster_id), opened)
 
     def installed(self, applied_index: int, *, own_are_wrong: bool) -> None:
         """The state was replaced. `own_are_wrong`: so are the snapshots that were taken of the old state."""

@@ -52,6 +52,13 @@ class Context:
         """`now`, for PySyncObj, which asks for the time."""
         return self.now
 
+    def commit_what_is_applied(self) -> None:
+        """The commit index rides with the batches of the log, and may have come too late for the state's last
+        entries."""
+        log, applied_index = self.log, self.machine.applied_index
+        if log.commit_index < applied_index <= log.last_index:
+            log.set_commit(applied_index)
+
     @property
     def is_alone(self) -> bool:
         """Whether there is no other voter."""

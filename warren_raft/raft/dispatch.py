@@ -14,6 +14,7 @@ from warren_raft.raft.admission import Admission
 from warren_raft.raft.catchup import Catchup
 from warren_raft.raft.context import Context
 from warren_raft.raft.elections import Elections
+from warren_raft.raft.forming import Forming
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.health import Health
 from warren_raft.raft.leading import Leading
@@ -88,6 +89,7 @@ class Dispatch:
         health: Health,
         catchup: Catchup,
         leading: Leading,
+        forming: Forming,
         peers: Peers,
         votes: Votes,
         proposing: Proposing,
@@ -130,8 +132,8 @@ class Dispatch:
             HandOver: votes.on_hand_over,
             TimeoutNow: votes.on_timeout_now,
             # Members
-            FoundingView: peers.on_founding_view,
-            FoundingRecord: peers.on_founding,
+            FoundingView: forming.on_founding_view,
+            FoundingRecord: forming.on_founding,
             Addresses: peers.on_addresses,
             HealthReport: self._on_health,
             RequestChange: self._on_change,

@@ -17,11 +17,11 @@ from warren_raft.certificates.identity import Identity
 from warren_raft.errors import Closed, InvariantViolation, Unavailable, WarrenError
 from warren_raft.raft.admission import Admission
 from warren_raft.raft.applying import Applying
-from warren_raft.raft.catchup import Catchup, Snapshots
+from warren_raft.raft.catchup import Catchup
 from warren_raft.raft.changes import Changes
 from warren_raft.raft.context import LONG_AGO, TICK_SECONDS, Context
 from warren_raft.raft.dispatch import Dispatch
-from warren_raft.raft.effects import Dial, Effect, Job, Then, Work
+from warren_raft.raft.effects import Dial, Effect
 from warren_raft.raft.elections import Elections
 from warren_raft.raft.entry_checks import EntryChecks
 from warren_raft.raft.events import (
@@ -37,6 +37,7 @@ from warren_raft.raft.events import (
     Worked,
 )
 from warren_raft.raft.fitness import Fitness
+from warren_raft.raft.forming import Forming
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.health import Health
 from warren_raft.raft.installation import Installation
@@ -57,8 +58,10 @@ from warren_raft.raft.requests import ChangeWanted, Requests, TransferWanted
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.settings import Settings
 from warren_raft.raft.settling import Settling
+from warren_raft.raft.snapshots import Snapshots
 from warren_raft.raft.state_machine import StateMachine, membership_of
 from warren_raft.raft.submit import Proposal, Submitter
+from warren_raft.raft.swapping import Swap
 from warren_raft.raft.votes import Votes
 from warren_raft.raft.watch import Situation, Watch
 from warren_raft.support.log_lines import log_event
@@ -97,8 +100,6 @@ class Engine(Readings):
             membership_of(machine),
             outbox=outbox,
             hints=settings.hints,
-            bootstrap=settings.bootstrap,
-            on_founding=self._before_founding,
             identity=settings.identity,
         )
         context = Context(
@@ -115,7 +116,6 @@ class Engine(Readings):
         )
         self._node_id = settings.node_id
         self._outbox = outbox
-        self._snapshots = snapshots
         self._replacement = context.replacement
         self._elections = Elections(
             settings.node_id,
@@ -127,7 +127,7 @@ class Engine(Readings):
         submitter = Submitter(outbox, settings.large_bytes)
         self._held = HeldEntries(submitter.lent)
         checks = EntryChecks(context)
-        _commit_what_is_applied(context)
+        context.commit_what_is_applied()
         guard = Guard(context, large=submitter.large, held=self._held, checks=checks)
         self._settling = Settling(context, guard)
         self._changes = Changes(context, guard)
@@ -135,35 +135,9 @@ class Engine(Readings):
         self._admission = Admission(context, guard.core, self._elections, self._requests)
         self._refusals = Refusals(context)
         self._watch = Watch(context)
+        forming = Forming(context, guard.core, self._refusals)
         health = Health(context)
         self._writer = LogWriter(context)
-        catchup = Catchup(
-            log=log,
-            roster=roster,
-            snapshots=snapshots,
-            send=outbox.send,
-            work=self._start_work,
-            alarms=alarms,
-            replacement=self._replacement,
-            condemn=lambda: self._installation.condemn(),
-            install=lambda machine: self._installation.install(machine),
-            has_quorum=lambda: self.has_quorum,
-            taken_after_bytes=settings.snapshot_after_bytes,
-        )
-        self._installation = Installation(
-            settings.node_id,
-            self._replacement,
-            log=log,
-            snapshots=snapshots,
-            catchup=catchup,
-            clock=context.clock,
-            work=self._start_work,
-            write_log=self._writer.write,
-            alarms=alarms,
-            swap=self._swap,
-            step_down=self._step_down,
-            is_alone=lambda: context.is_alone,
-        )
         self._proposing = Proposing(context, guard, submitter, checks, self._changes, self._requests)
         leading = Leading(
             context,
@@ -175,7 +149,20 @@ class Engine(Readings):
             self._proposing,
             self._writer,
         )
-        self._peers = Peers(context, guard, self._settling, self._elections, self._refusals, leading)
+        self._peers = Peers(context, guard, self._settling, self._elections, self._refusals, forming, leading)
+        swap = Swap(
+            context,
+            guard,
+            snapshots=snapshots,
+            settling=self._settling,
+            submitter=submitter,
+            proposing=self._proposing,
+            leading=leading,
+            peers=self._peers,
+            health=health,
+        )
+        catchup = Catchup(context, snapshots, leading)
+        self._installation = Installation(context, snapshots, catchup, self._writer, swap)
         self._applying = Applying(
             context,
             guard.core,
@@ -198,12 +185,13 @@ class Engine(Readings):
             health=health,
             catchup=catchup,
             leading=leading,
+            forming=forming,
             peers=self._peers,
             votes=votes,
             proposing=self._proposing,
         )
         fitness = Fitness(context, self._writer, self._applying, self._settling, health)
-        super().__init__(context, guard, submitter, health, catchup, leading, fitness)
+        super().__init__(context, guard, submitter, health, catchup, forming, leading, fitness)
         self._expire_at = LONG_AGO
         self._dialed: dict[str, tuple[str, ...]] | None = None
         self.renewal_wanted = False
@@ -419,6 +407,7 @@ class Engine(Readings):
 
     def _look_at_snapshots(self) -> None:
         applied_index = self._context.machine.applied_index
+        self._installation.take_news()
         if not self._replacement.is_swapping:
             if self.renewal_wanted:
                 self.renewal_wanted = False
@@ -430,40 +419,8 @@ class Engine(Readings):
                 leader=None if self._core.is_leader else self.leader,
                 may_take=not self._replacement.is_wrong and self._replacement.incoming is None,
             )
-        self._installation.tick(
-            applied_index,
-            leads=self._core.is_leader,
-            log_is_idle=self._writer.is_idle,
-        )
-
-    # Another state in the place of ours ----------------------------------------------------------------------------
-
-    def _start_work(self, job: Job, then: Then) -> None:
-        self._outbox.add(Work(job, then))
-
-    def _step_down(self) -> None:
-        self._leading.step_down(self._fitness.must_not_lead or Reason(STATE_WRONG, "its state is wrong"))
-
-    def _swap(self, incoming: StateMachine, why: str) -> None:
-        self._context.machine = incoming
-        self._peers.replace(membership_of(incoming))
-        self._leading.state_replaced()
-        self._submitter.state_replaced()
-        self._proposing.leadership_changed()
-        _commit_what_is_applied(self._context)
-        self._peers.keep_list()
-        self._outbox.clear()
-        self._guard.restart()
-        self._settling.restart()
-        self._peers.connect_again()
-        self._snapshots.swap(incoming, why)
-        self._health.state_changed()
-        self._leading.check_ready()
-
-    def _before_founding(self) -> None:
-        """The founders elect the first leader in terms of their own: earlier claims count for nothing."""
-        if self._log.is_untouched and self._core.term > 0:
-            self._core.go_back(0)
+        if self._installation.tick(applied_index, leads=self._core.is_leader):
+            self._leading.step_down(self._fitness.must_not_lead or Reason(STATE_WRONG, "its state is wrong"))
 
     # The end -----------------------------------------------------------------------------------------------------
 
@@ -478,13 +435,6 @@ class Engine(Readings):
         self._leading.is_stopped = True
         self._installation.abandon()
         self._submitter.fail_all(lambda proposal: _closed(proposal, "the store is closed"))
-
-
-def _commit_what_is_applied(context: Context) -> None:
-    """The commit index rides with the batches of the log, and may have come too late for the state's last entries."""
-    log, applied_index = context.log, context.machine.applied_index
-    if log.commit_index < applied_index <= log.last_index:
-        log.set_commit(applied_index)
 
 
 def _closed(proposal: Proposal, reason: str) -> Exception:

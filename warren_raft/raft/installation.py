@@ -9,20 +9,22 @@ two steps, the next start can go on; local readers never go back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any, Final
 
-from warren_raft.alarms import Alarms
 from warren_raft.disk.shortage import shortage_of
 from warren_raft.errors import Corrupted, InvariantViolation, WarrenError
 from warren_raft.raft import entries
 from warren_raft.raft.blocked import clear_blocked, raise_blocked
-from warren_raft.raft.catchup import Catchup, Snapshots
-from warren_raft.raft.effects import Job, Then
-from warren_raft.raft.log.log import Batch, Log
+from warren_raft.raft.catchup import Catchup
+from warren_raft.raft.context import Context
+from warren_raft.raft.effects import Then
+from warren_raft.raft.log.log import Batch
+from warren_raft.raft.log_writer import LogWriter
 from warren_raft.raft.membership import Change, apply_change
-from warren_raft.raft.replacement import Cause, Event, Phase, Replacement
+from warren_raft.raft.replacement import Cause, Event, Phase
+from warren_raft.raft.snapshots import Snapshots
 from warren_raft.raft.state_machine import StateMachine, apply_membership, membership_of
+from warren_raft.raft.swapping import Swap
 from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.engine")
@@ -45,36 +47,17 @@ NEVER: Final = float("inf")
 class Installation:
     """For the raft thread or a simulator only."""
 
-    def __init__(
-        self,
-        node_id: str,
-        replacement: Replacement,
-        *,
-        log: Log,
-        snapshots: Snapshots,
-        catchup: Catchup,
-        clock: Callable[[], float],
-        work: Callable[[Job, Then], None],
-        write_log: Callable[[Batch], None],
-        alarms: Alarms,
-        swap: Callable[[StateMachine, str], None],
-        step_down: Callable[[], None],
-        is_alone: Callable[[], bool],
-    ) -> None:
-        """`swap` makes a state the one in use; the old state is kept under the given word, or not at all if the word is
-        empty. `is_alone`: there is no other voter."""
-        self._node_id = node_id
-        self._replacement = replacement
-        self._log = log
+    def __init__(self, context: Context, snapshots: Snapshots, catchup: Catchup, writer: LogWriter, swap: Swap) -> None:
+        self._context = context
+        self._node_id = context.node_id
+        self._replacement = context.replacement
+        self._log = context.log
+        self._outbox = context.outbox
+        self._alarms = context.alarms
         self._snapshots = snapshots
         self._catchup = catchup
-        self._clock = clock
-        self._work = work
-        self._write_log = write_log
-        self._alarms = alarms
+        self._writer = writer
         self._swap = swap
-        self._step_down = step_down
-        self._is_alone = is_alone
         self._rebuilding: Then | None = None
         """The newest rebuild. In REBUILDING its result counts; any other result is discarded."""
         self._rebuild_not_before = -NEVER
@@ -87,23 +70,34 @@ class Installation:
         self._unrelieved_since = NEVER
         """When this manager began to lead with a state that it wants to replace."""
 
-    def tick(self, applied_index: int, *, leads: bool, log_is_idle: bool) -> None:
-        """Go one step further. `applied_index`: that of the present state; `leads`: this manager leads."""
+    def take_news(self) -> None:
+        """Take a state that was fetched, and the verdict of a snapshot on our state."""
+        fetched, self._catchup.fetched = self._catchup.fetched, None
+        if fetched is not None:
+            self.install(fetched)
+        is_wrong, self._catchup.state_is_wrong = self._catchup.state_is_wrong, False
+        if is_wrong:
+            self.condemn()
+
+    def tick(self, applied_index: int, *, leads: bool) -> bool:
+        """Go one step further. `applied_index`: that of the present state; `leads`: this manager leads. True: this
+        leader has to step down, so that it can replace its state."""
         replacement = self._replacement
         if not leads or not (replacement.is_wrong or replacement.wants_relief):
             self._unrelieved_since = NEVER
         elif self._unrelieved_since == NEVER:
-            self._unrelieved_since = self._clock()
+            self._unrelieved_since = self._context.now
         match replacement.phase:
             case Phase.DELAYED | Phase.WANTED:
                 self._rebuild_again()
             case Phase.REPLAYING if leads:
-                self._wait_as_leader(self._new_state, applied_index)
+                return self._is_to_step_down(self._new_state, applied_index)
             case Phase.REPLAYING:
-                self._advance(self._new_state, applied_index, log_is_idle=log_is_idle)
-            case Phase.BLOCKED if self._clock() >= self._publish_at:
+                self._advance(self._new_state, applied_index)
+            case Phase.BLOCKED if self._context.now >= self._publish_at:
                 replacement.go(Event.AGAIN)
                 self._publish(self._new_state)
+        return False
 
     @property
     def _new_state(self) -> StateMachine:
@@ -115,7 +109,7 @@ class Installation:
     @property
     def _is_on_its_own(self) -> bool:
         """Whether no other manager can lead in our place, or give us a state."""
-        return self._is_alone() or self._clock() - self._unrelieved_since >= RELIEF_SECONDS
+        return self._context.is_alone or self._context.now - self._unrelieved_since >= RELIEF_SECONDS
 
     # A new state is wanted -------------------------------------------------------------------------------------------
 
@@ -138,7 +132,7 @@ class Installation:
         self._verdicts += 1
         if self._verdicts > REBUILDS_MAX:
             raise self._given_up()
-        if self._verdicts == REBUILDS_MAX and not self._is_alone():
+        if self._verdicts == REBUILDS_MAX and not self._context.is_alone:
             if replacement.wants_relief:
                 self._drop()  # it was made from our own snapshot, like the state that is wrong again
             replacement.go(Event.WRONG_AGAIN)
@@ -154,7 +148,7 @@ class Installation:
         )
 
     def _given_up(self) -> Corrupted:
-        if self._is_alone():
+        if self._context.is_alone:
             detail = f"of {self._node_id} fails its verification, whenever it is rebuilt"
             return Corrupted("the state", detail, remedy=RESTORE)
         detail = f"of {self._node_id} differs from the majority's whenever it is rebuilt"
@@ -163,13 +157,13 @@ class Installation:
     def _rebuild_again(self) -> None:
         """If the last attempt failed for a reason that may be over, or if there is no manager to fetch a state from."""
         is_delayed = self._replacement.phase is Phase.DELAYED
-        may_begin = not self._catchup.is_served and self._clock() >= self._rebuild_not_before
+        may_begin = not self._catchup.is_served and self._context.now >= self._rebuild_not_before
         if may_begin and (is_delayed or self._is_on_its_own):
             self._replacement.go(Event.AGAIN)
             self._rebuild()
 
     def _rebuild(self) -> None:
-        self._rebuild_not_before = self._clock() + REBUILD_AGAIN_SECONDS
+        self._rebuild_not_before = self._context.now + REBUILD_AGAIN_SECONDS
 
         def rebuilt(machine: Any, error: Exception | None) -> None:
             is_awaited = self._replacement.phase is Phase.REBUILDING and self._rebuilding is rebuilt
@@ -181,7 +175,7 @@ class Installation:
                 self._not_rebuilt(error)
 
         self._rebuilding = rebuilt
-        self._work(self._snapshots.rebuild(self._log.holds), rebuilt)
+        self._outbox.work(self._snapshots.rebuild(self._log.holds), rebuilt)
 
     def _not_rebuilt(self, error: Exception) -> None:
         if not self._replacement.is_wrong:
@@ -189,7 +183,7 @@ class Installation:
             log_event(logger, logging.WARNING, "state not renewed", error, node=self._node_id)
             return
         may_pass = shortage_of(error) is not None or not isinstance(error, WarrenError)
-        if self._is_alone() and not may_pass:
+        if self._context.is_alone and not may_pass:
             raise Corrupted("the state", f"of {self._node_id} cannot be rebuilt: {error}", remedy=RESTORE) from error
         if may_pass:
             self._replacement.go(Event.SHORTAGE)
@@ -230,14 +224,15 @@ class Installation:
         could find a log that ends below its state."""
         return applied_index <= incoming.applied_index <= self._log.synced_index
 
-    def _wait_as_leader(self, incoming: StateMachine, applied_index: int) -> None:
+    def _is_to_step_down(self, incoming: StateMachine, applied_index: int) -> bool:
         """Before the state is replaced, another manager is to lead (fitness.py has the reason to offer leadership). If
         none can, this leader steps down."""
         if self._replacement.cause is Cause.BEHIND or not self._log_goes_on_from(incoming):
             self._drop()  # a leader holds all committed entries, and needs no other manager's state
         elif self._is_ready(incoming, applied_index) and self._is_on_its_own:
             self._replacement.go(Event.UNRELIEVED)
-            self._step_down()
+            return True
+        return False
 
     def _drop(self) -> None:
         """Drop the new state: we caught up by other means."""
@@ -250,17 +245,17 @@ class Installation:
         self._catchup.not_installed()
         self._snapshots.discard(incoming)
 
-    def _advance(self, incoming: StateMachine, applied_index: int, *, log_is_idle: bool) -> None:
+    def _advance(self, incoming: StateMachine, applied_index: int) -> None:
         if self._log_goes_on_from(incoming):
             if self._is_ready(incoming, applied_index):
                 self._replacement.go(Event.REPLAYED)
                 self._publish(incoming)
         elif incoming.applied_index <= applied_index:
             self._drop()
-        elif log_is_idle:
+        elif self._writer.is_idle:
             self._replacement.go(Event.LOG_TOO_SHORT)
             self._reset_batch = self._log.reset_batch(incoming.applied_index, incoming.applied_term)
-            self._write_log(self._reset_batch)
+            self._writer.write(self._reset_batch)
 
     def replay(self, applied_index: int) -> bool:
         """Apply the next entries of the log to the new state. True: it was behind the present state."""
@@ -298,16 +293,16 @@ class Installation:
             elif (shortage := shortage_of(error)) is not None:
                 self._replacement.go(Event.SHORTAGE)
                 raise_blocked(self._alarms, "state", shortage, error)
-                self._publish_at = self._clock() + RETRY_SECONDS
+                self._publish_at = self._context.now + RETRY_SECONDS
             else:
                 raise InvariantViolation(f"the new state cannot be made durable: {error}") from error
 
         self._publish_at = NEVER
-        self._work(self._snapshots.publish(incoming), published)
+        self._outbox.work(self._snapshots.publish(incoming), published)
 
     def _use(self, incoming: StateMachine) -> None:
         cause = self._replacement.cause
         self._replacement.go(Event.PUBLISHED)
         self._alarms.clear_alarm("state-wrong")
-        self._swap(incoming, "diverged" if cause in (Cause.WRONG, Cause.WRONG_AGAIN) else "")
+        self._swap.use(incoming, "diverged" if cause in (Cause.WRONG, Cause.WRONG_AGAIN) else "")
         self._catchup.installed(incoming.applied_index, own_are_wrong=cause is Cause.WRONG_AGAIN)

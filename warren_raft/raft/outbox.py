@@ -16,7 +16,10 @@ from warren_raft.raft.effects import (
     Cancel,
     CloseLink,
     Effect,
+    Job,
     Send,
+    Then,
+    Work,
 )
 from warren_raft.raft.log.log import Log
 from warren_raft.raft.messages import (
@@ -132,6 +135,10 @@ class Outbox:
     def add(self, effect: Effect) -> None:
         """Another effect of this step."""
         self._effects.append(effect)
+
+    def work(self, job: Job, then: Then) -> None:
+        """Have a worker call `job`; a later step calls `then` with its result."""
+        self._effects.append(Work(job, then))
 
     @property
     def holds_notices(self) -> bool:

@@ -13,10 +13,11 @@ from warren_raft.raft import entries
 from warren_raft.raft.context import Context
 from warren_raft.raft.effects import CloseLink
 from warren_raft.raft.elections import Elections
+from warren_raft.raft.forming import Forming
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.leading import Leading
 from warren_raft.raft.membership import Hello, Membership
-from warren_raft.raft.messages import Addresses, FoundingRecord, FoundingView, HealthReport, PeerFault
+from warren_raft.raft.messages import Addresses, HealthReport
 from warren_raft.raft.refusals import Refusals, removed
 from warren_raft.raft.settling import Settling
 
@@ -31,6 +32,7 @@ class Peers:
         settling: Settling,
         elections: Elections,
         refusals: Refusals,
+        forming: Forming,
         leading: Leading,
     ) -> None:
         self._context = context
@@ -43,8 +45,8 @@ class Peers:
         self._settling = settling
         self._elections = elections
         self._refusals = refusals
+        self._forming = forming
         self._leading = leading
-        self._founded = self._roster.founding is not None
         self.check_not_removed()
         self._check_trust_domain()
         self.keep_list()
@@ -72,6 +74,7 @@ class Peers:
         self._outbox.link_up(peer, number)
         try:
             self._roster.link_up(peer, number, hello, identity, self._context.now)
+            self._forming.link_up(peer, hello)
         except ValueError as error:
             self._refusals.drop(peer, f"{peer} has an impossible hello, so its link is dropped: {error}")
         self._connect(peer)
@@ -212,31 +215,13 @@ class Peers:
     # The first start ---------------------------------------------------------------------------------------------
 
     def form(self) -> None:
-        """The founders are recorded here, or another manager has recorded them and told us, by a message or a hello."""
-        self._roster.found()
-        if self._founded or self._roster.founding is None:
-            return
-        self._founded = True
-        self._context.alarms.clear_others("initial-members-differ")
-        # Our own configuration may have changed since the founders met; the core has to count by their record.
-        self._follow_voters()
-        for peer in sorted(self._roster.links):
-            self._connect_core(peer)
-        self._elections.founded(self._context.now)
-
-    def on_founding_view(self, peer: str, message: FoundingView) -> None:
-        complaint = self._roster.receive_view(peer, message.view, message.configured)
-        alarms = self._context.alarms
-        if complaint is None:
-            alarms.clear_alarm("initial-members-differ", peer)
-        else:
-            alarms.raise_alarm("initial-members-differ", complaint, subject=self._refusals.subject(peer))
-
-    def on_founding(self, peer: str, message: FoundingRecord) -> None:
-        try:
-            self._roster.receive_founding(peer, message.founding)
-        except ValueError as error:
-            raise PeerFault(str(error)) from error
+        """If the founders are recorded now, count by their record: our own configuration may have changed since they
+        met."""
+        if self._forming.tick():
+            self._follow_voters()
+            for peer in sorted(self._roster.links):
+                self._connect_core(peer)
+            self._elections.founded(self._context.now)
 
     def on_addresses(self, peer: str, message: Addresses) -> None:
         self._roster.receive_addresses(peer, message.said)

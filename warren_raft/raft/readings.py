@@ -15,6 +15,7 @@ from warren_raft.disk.shortage import Shortage
 from warren_raft.raft.catchup import Catchup
 from warren_raft.raft.context import Context
 from warren_raft.raft.fitness import Fitness
+from warren_raft.raft.forming import Forming
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.health import Health
 from warren_raft.raft.leading import Leading, Role
@@ -34,6 +35,7 @@ class Readings:
         submitter: Submitter,
         health: Health,
         catchup: Catchup,
+        forming: Forming,
         leading: Leading,
         fitness: Fitness,
     ) -> None:
@@ -46,6 +48,7 @@ class Readings:
         self._submitter = submitter
         self._health = health
         self._catchup = catchup
+        self._forming = forming
         self._leading = leading
         self._fitness = fitness
         self.measured = Report()
@@ -127,7 +130,7 @@ class Readings:
     @property
     def waits(self) -> str:
         """For people: the members that the first start waits for; empty once the founders are recorded."""
-        return self._roster.waits
+        return self._forming.waits
 
     def addresses_to_keep(self, before: Mapping[str, str]) -> dict[str, str]:
         """Addresses of members, by id, that the member list lacks and the next start needs. `before`: kept so far."""

@@ -1,12 +1,12 @@
-"""The members as this manager sees them now: its links, the standing of each peer, the peers to dial, the first start.
+"""The members as this manager sees them now: its links, the standing of each peer, the peers to dial.
 
-Lives here: the live side of membership.py. Not here: proposing changes (changes.py) and raft messages (guard.py).
+Lives here: the live side of membership.py. Not here: the first start (forming.py), proposing changes (changes.py).
 Invariant: a peer counts as a member only if its link was opened under the incarnation in the member list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,8 +28,6 @@ from warren_raft.raft.membership import (
 )
 from warren_raft.raft.messages import (
     Addresses,
-    FoundingRecord,
-    FoundingView,
 )
 from warren_raft.raft.outbox import Outbox
 from warren_raft.raft.refusal import Refusal
@@ -68,11 +66,8 @@ class Roster:
         *,
         outbox: Outbox,
         hints: Mapping[str, Sequence[str]],
-        bootstrap: bool,
-        on_founding: Callable[[], None],
         identity: Identity | None = None,
     ) -> None:
-        """`on_founding` is called just before the founding record is written."""
         self.node_id = node_id
         self.identity = identity
         """The identity in this manager's own certificate; None: its links are plaintext."""
@@ -104,18 +99,12 @@ class Roster:
         self._outbox = outbox
         self._founding_position = 0
         """Log.position of the founding record; 0: the record was durable at the start."""
-        self._declared: dict[str, str] = {}
-        """The view that this blank manager declared last (id -> incarnation); empty before its first declaration."""
         self._unlinked_since: dict[str, float] = {}
         self._heard_at: dict[str, float] = {}
         """Peer without a link -> when its last message arrived."""
         self.founding: Founding | None = None
-        self._on_founding = on_founding
-        self._bootstrap = bootstrap
         self.origin = ""
         """The cluster id that this directory was restored with; "": it was not restored."""
-        self.waits = ""
-        """A sentence for people about the managers that the first start waits for; any thread may read it."""
         match read_note(log.note):
             case Origin() as origin:
                 self.origin, self.configured = origin.cluster_id, dict(origin.members)
@@ -342,11 +331,6 @@ class Roster:
         self._unlinked_since.pop(peer, None)
         self._hear(peer, hello.incarnation, hello.address)
         self._told_version = -1
-        if self._declared and self._is_forming:
-            self._declare_to(peer)
-        if self.membership is None:
-            self._tell_founding(peer)  # the hello may be older than the record
-        self._adopt_founding(peer, hello.founding)
 
     def link_down(self, peer: str, number: int) -> bool:
         """False: that was an older link than the present one."""
@@ -443,105 +427,16 @@ class Roster:
     # The first start ---------------------------------------------------------------------------------------------
 
     @property
-    def _is_forming(self) -> bool:
+    def is_forming(self) -> bool:
+        """Whether this directory is blank and belongs to no cluster yet (forming.py)."""
         return self.membership is None and self._is_blank
 
-    def found(self) -> None:
-        """One step towards the founding record.
-
-        Each blank manager declares the managers that it has met, and the initial members that it was told to expect. If
-        all initial members have links, are blank, and declare the same as this manager, it records that view. The
-        record is durable before any vote, because votes wait for the log.
-        """
-        if not self._is_forming:
-            self.waits = ""
-            return
-        if self.configured.keys() == {self.node_id} and not (self._bootstrap or self.origin):
-            self.waits = (
-                f"{self.node_id} knows no other member and begins no cluster: to add it to a cluster, type on a "
-                f"member: warren-raft members add {self.node_id}={self.address}; or start it with --bootstrap as a "
-                "cluster of one"
-            )
-            return
-        view = {self.node_id: self._log.incarnation}
-        for peer, link in self.links.items():
-            hello = link.hello
-            if peer in self.configured and hello.blank and hello.cluster_id is None and hello.origin == self.origin:
-                view[peer] = link.hello.incarnation
-        if view != self._declared:
-            self._declared = view
-            for peer in sorted(self.links):
-                self._declare_to(peer)
-        missing = sorted(self.configured.keys() - view.keys())
-        unsure = sorted(peer for peer in view if peer != self.node_id and not self._agrees(self.links[peer]))
-        self.waits = self._waiting_for(missing, unsure)
-        if missing or unsure or view.keys() != self.configured.keys():
-            return
-        members = {id_: Member(id_, self.configured[id_], inc, voter=True) for id_, inc in view.items()}
-        self._record(Founding(members, self.origin))
-
-    def _waiting_for(self, missing: list[str], unsure: list[str]) -> str:
-        if not missing:
-            return f"the cluster is not formed: {', '.join(unsure)} did not meet all initial members" if unsure else ""
-        return f"the cluster is not formed yet: {self.node_id} waits for {', '.join(missing)}" + (
-            f", to be restored from the same file with the same members ({', '.join(sorted(self.configured))})"
-            if self.origin
-            else ""
-        )
-
-    def _declare_to(self, peer: str) -> None:
-        message = FoundingView(view=self._declared, configured=self.configured)
-        self._outbox.send(peer, message)
-
-    def _agrees(self, link: Link) -> bool:
-        return link.view == self._declared and link.configured == self.configured
-
-    def receive_view(self, peer: str, view: Mapping[str, str], configured: Mapping[str, str]) -> str | None:
-        """Take a peer's declaration while the cluster forms. Returns a line for the operator if the peer has other
-        initial members, and so can never agree with this manager."""
-        link = self.links.get(peer)
-        if link is None:
-            return None
-        link.view, link.configured = view, configured
-        if configured == self.configured or not self._is_forming or link.hello.cluster_id is not None:
-            return None
-        ours, theirs = (", ".join(f"{i}={a}" for i, a in sorted(m.items())) for m in (self.configured, configured))
-        return (
-            f"{peer} was started with other initial members ({theirs}) than {self.node_id} ({ours}): they form no "
-            "cluster; start both with the same initial members"
-        )
-
-    def receive_founding(self, peer: str, founding: bytes) -> None:
-        """A founding member has recorded the view that this manager is part of. Raises ValueError for bytes that are
-        not a founding record."""
-        self._adopt_founding(peer, founding)
-
-    def _adopt_founding(self, peer: str, data: bytes) -> None:
-        """Record a peer's founding record, if it names exactly the initial members that the operator named, this
-        directory, and the present incarnation of each initial member with a link. So a hostile peer that invents a
-        record could leave a directory out, but could not put a directory of its own in under another manager's id."""
-        if not data or not self._is_forming:
-            return
-        founding = Founding.decode(data)
-        met = {self.node_id: self._log.incarnation}
-        met |= {id_: link.hello.incarnation for id_, link in self.links.items() if id_ in self.configured}
-        named = {id_: member.incarnation for id_, member in founding.members.items()}
-        is_ours = named.keys() == self.configured.keys() and all(named[id_] == met[id_] for id_ in met)
-        if is_ours and peer in named and founding.origin == self.origin:
-            self._record(founding)
-
-    def _record(self, founding: Founding) -> None:
-        self._on_founding()
+    def record(self, founding: Founding) -> None:
+        """Take the founding record for the list of members, and write it into the log."""
         self.founding = founding
         self._members_changed()
         self._log.set_note(founding.encode())
         self._founding_position = self._log.position
-        for peer in sorted(self.links):
-            self._tell_founding(peer)
-
-    def _tell_founding(self, peer: str) -> None:
-        if self.founding is not None:
-            self._outbox.send_when_synced(peer, FoundingRecord(self.founding.encode()))
 
 
 def _voting(members: Mapping[str, Member]) -> set[tuple[str, str]]:

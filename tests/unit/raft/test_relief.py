@@ -15,6 +15,7 @@ from tests.list_machine import Held, ListMachine
 from warren_raft.errors import Corrupted, SnapshotInvalid, StorageFull
 from warren_raft.raft import catchup
 from warren_raft.raft.installation import REBUILD_AGAIN_SECONDS, RELIEF_SECONDS
+from warren_raft.raft.leadership import Reason
 from warren_raft.raft.replacement import Event, Phase
 
 SMALL = 2_000
@@ -217,7 +218,7 @@ def test_the_last_one_left_does_not_wait_for_a_state_of_those_who_went() -> None
     cluster.write(leader.id, "a")
     assert cluster.change(stays, "remove", leader.id).state == "done"
     engine = cluster.nodes[stays].engine
-    engine._step_down()
+    engine._leading.step_down(Reason("test", "a test"))
     engine._replacement.go(Event.WRONG_AGAIN)
     cluster.run_until(lambda: cluster.states[stays].installed, 3)
     assert not engine._replacement.is_wrong

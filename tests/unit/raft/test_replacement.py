@@ -39,40 +39,40 @@ def state(index: int = APPLIED, term: int = TERM) -> ListMachine:
 
 
 class Bench:
-    """An Installation whose log, workers, catchup and engine are this object. `done` lists the work that was begun."""
+    """An Installation for which this object is the context and all other parts. `done` lists the work that began."""
 
     def __init__(self, *, alone: bool = False) -> None:
+        self.node_id = "m1"
         self.now = 1000.0
-        self.alone = alone
+        self.is_alone = alone
+        self.is_idle = True
         self.is_served = False
         self.synced_index = APPLIED
         self.done: list[str] = []
         self.arrows: list[Arrow] = []
-        self.work: list[tuple[str, Then]] = []
+        self.jobs: list[tuple[str, Then]] = []
         self.alarms = Alarms("m1")
         self.replacement = Replacement()
         self.replacement.on_arrow = self._announced
-        self.installation = Installation(
-            "m1",
-            self.replacement,
-            log=cast(Any, self),
-            snapshots=cast(Any, self),
-            catchup=cast(Any, self),
-            clock=lambda: self.now,
-            work=lambda job, then: self.work.append((cast(str, job), then)),
-            write_log=lambda _batch: None,
-            alarms=self.alarms,
-            swap=lambda _machine, why: self.done.append(f"swap {why}".strip()),
-            step_down=lambda: self.done.append("step down"),
-            is_alone=lambda: self.alone,
-        )
+        self.log = self.outbox = self
+        this = cast(Any, self)
+        self.installation = Installation(this, this, this, this, this)
 
     def _announced(self, arrow: Arrow) -> None:
         assert self.replacement.phase is arrow.phase, "it is announced before it is taken"
         self.arrows.append(arrow)
         self.done.clear()
 
-    # What the log, the snapshots and the catchup are asked for
+    # What the other parts are asked for
+
+    def work(self, job: Job, then: Then) -> None:
+        self.jobs.append((cast(str, job), then))
+
+    def write(self, _batch: object) -> None:
+        assert self.is_idle
+
+    def use(self, _machine: object, why: str) -> None:
+        self.done.append(f"swap {why}".strip())
 
     def holds(self, index: int, term: int) -> bool:
         return index <= APPLIED and term == TERM
@@ -121,15 +121,15 @@ class Bench:
 
     def end(self, result: object = None, error: Exception | None = None) -> None:
         """The oldest job of a worker ends."""
-        _, then = self.work.pop(0)
+        _, then = self.jobs.pop(0)
         then(result, error)
 
     def rebuilt(self) -> None:
-        assert self.work[0][0] == "rebuild"
+        assert self.jobs[0][0] == "rebuild"
         self.end(state())
 
     def published(self) -> None:
-        assert self.work[0][0] == "publish"
+        assert self.jobs[0][0] == "publish"
         self.end()
 
     def short(self) -> None:
@@ -139,10 +139,11 @@ class Bench:
         self.end(error=Corrupted("the state", "has no snapshot"))
 
     def tick(self) -> None:
-        self.installation.tick(APPLIED, leads=False, log_is_idle=True)
+        assert not self.installation.tick(APPLIED, leads=False)
 
     def lead(self) -> None:
-        self.installation.tick(APPLIED, leads=True, log_is_idle=True)
+        if self.installation.tick(APPLIED, leads=True):
+            self.done.append("step down")
 
     def written(self) -> None:
         assert self.installation.log_written(cast(Any, self.batch))
@@ -298,7 +299,7 @@ def test_a_rebuild_that_was_given_up_counts_for_nothing() -> None:
     made.impossible()
     assert made.replacement.phase is Phase.WANTED
     made = bench(["renew", "fetch", "tick"])
-    made.work.append(made.work.pop(0))
+    made.jobs.append(made.jobs.pop(0))
     made.published()
     made.condemn()
     made.rebuilt()
@@ -320,7 +321,7 @@ def test_a_shortage_of_long_ago_does_not_hurry_the_next_rebuild() -> None:
     """(Pins a bug: the state was rebuilt from our own snapshots, although these had led to a wrong state.)"""
     made = bench(["condemn", "short", "fetch", "tick", "published", "condemn", "wait", "tick"])
     assert made.replacement.phase is Phase.WANTED
-    assert made.work == []
+    assert made.jobs == []
 
 
 def test_a_renewed_state_is_not_used_if_our_own_snapshots_are_wrong() -> None:
