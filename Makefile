@@ -5,7 +5,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 fast: ## unit and model tests without the slow ones: the loop while you work
-	scripts/test.sh -q -n 2 -m "not slow" tests/unit tests/model
+	scripts/test.sh -q -n 2 --dist worksteal -m "not slow" tests/unit tests/model
 
 test: ## all tests
 	scripts/test.sh

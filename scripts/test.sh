@@ -8,6 +8,10 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 ensure_venv test
 cd -- "$project_root"
+# Compiled modules are kept in .venv, also for a user whose setting forbids __pycache__ beside the sources. Without them
+# each process compiles the package again, and pytest rewrites the assertions of all test modules again.
+unset PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX="$venv/__pycache__"
 # A directory of its own: all runs of a user share pytest's default, and each run removes directories of earlier runs.
 scratch=$(mktemp -d --tmpdir warren-raft-tests-XXXXXX)
 trap 'rm -rf -- "$scratch"' EXIT

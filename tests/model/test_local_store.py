@@ -268,10 +268,15 @@ class LocalStoreModel(RuleBasedStateMachine):
         assert found == self.model.tables
 
 
-TestLocalStore = LocalStoreModel.TestCase
-TestLocalStore.settings = settings(
-    max_examples=60,
-    stateful_step_count=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+@pytest.mark.slow
+class TestLocalStore(LocalStoreModel.TestCase):  # type: ignore[misc]
+    settings = settings(
+        max_examples=60,
+        stateful_step_count=25,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+
+class TestLocalStoreBriefly(LocalStoreModel.TestCase):  # type: ignore[misc]
+    settings = settings(TestLocalStore.settings, max_examples=6)

@@ -34,7 +34,7 @@ def asked(cluster: Cluster, kind: str, since: int = 0) -> list[str]:
 # A dead leader -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ids", [FIVE[:3], FIVE])
+@pytest.mark.parametrize("ids", [FIVE[:3], pytest.param(FIVE, marks=pytest.mark.slow)])
 def test_a_dead_leader_is_replaced_within_the_first_round_nearly_always(ids: tuple[str, ...]) -> None:
     """The links to a killed process break at once. That is enough evidence to ask for pre-votes within 250 ms. Two
     candidates at the same moment would split the vote, so a manager that granted a pre-vote or a vote holds back.

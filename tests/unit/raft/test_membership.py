@@ -762,7 +762,9 @@ def test_a_change_by_an_isolated_leader_leaves_no_trace() -> None:
     assert all(node.engine.members[one].address != "127.0.0.1:7555" for node in cluster.nodes.values())
 
 
-@pytest.mark.parametrize("restarted", ["m1", "m2", "m3", "m4"])
+@pytest.mark.parametrize(
+    "restarted", [*(pytest.param(id_, marks=pytest.mark.slow) for id_ in ("m1", "m2")), "m3", "m4"]
+)
 def test_a_restart_at_any_moment_keeps_the_applied_list(restarted: str) -> None:
     """Stock forgets changes that are in the log and not applied yet, or counts them before they are committed (hole
     7b)."""
