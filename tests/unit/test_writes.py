@@ -290,7 +290,7 @@ def failed(store: Any, _patch: pytest.MonkeyPatch) -> None:
 
 def full(store: Any, patch: pytest.MonkeyPatch) -> None:
     if isinstance(store, wr.ReplicatedStore):
-        patch.setattr(store._parts.driver.engine, "is_full", True)
+        patch.setattr(store._parts.driver.engine._fitness, "is_full", True)
         patch.setattr(type(store._parts.driver.engine), "step", lambda *_: [])
     else:
         store._room._is_over_quota = True
