@@ -239,7 +239,11 @@ def test_a_store_goes_on_in_a_copy_when_a_stopped_process_holds_on_to_its_file(
 def test_a_copy_that_finds_no_room_stops_nobody(
     tmp_path: Path, other: Callable[[], Other], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_descriptor: int) -> None:
+    """The space ends in the copy itself, when its bytes are synced."""
+    tried: list[int] = []
+
+    def full(descriptor: int) -> None:
+        tried.append(descriptor)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with wr.LocalStore(tmp_path / "m1") as store:
@@ -247,10 +251,11 @@ def test_a_copy_that_finds_no_room_stops_nobody(
         reader = other()
         reader.open()
         reader.begin()
-        monkeypatch.setattr(os, "fsync", full)
+        monkeypatch.setattr(os, "fdatasync", full)
         for number in range(3):
             write(store, f"later{number}")
         monkeypatch.undo()
+        assert tried, "no copy was begun"
         assert {c.image for c in store.list_containers()} == {"later2"}
         assert [name for name in os.listdir(tmp_path / "m1" / "state") if name.startswith("2")] == []
         assert reader.look() == ["first"]
