@@ -151,7 +151,8 @@ class SnapshotDirectory:
             if existing is not None:
                 self._files.unlink(part)
                 return existing
-            verify(part)
+            verify(part)  # before another is set aside: it may be the present state that is wrong
+            self._set_aside_other(manifest)
             return self._give_name(part, manifest)
         except BaseException:
             with suppress(FileNotFoundError):
@@ -159,12 +160,12 @@ class SnapshotDirectory:
             raise
 
     def _sound(self, manifest: SnapshotInfo, verify: Verify) -> Snapshot | None:
-        """The snapshot of the same entry, if there is one. A damaged snapshot is set aside."""
+        """The snapshot of the same state, if there is one. A damaged snapshot of the same entry is set aside."""
         path = self._path_of(manifest)
         try:
             snapshot = _snapshot_at(path)
             if snapshot.manifest.digest != manifest.digest:
-                raise SnapshotInvalid(path, f"has the digest {snapshot.manifest.digest}, not {manifest.digest}")
+                return None
             verify(path)
         except FileNotFoundError:
             return None
@@ -172,6 +173,12 @@ class SnapshotDirectory:
             self.set_aside(Damaged(path=path, detail=error.detail))
             return None
         return snapshot
+
+    def _set_aside_other(self, manifest: SnapshotInfo) -> None:
+        """Set aside a snapshot of the same entry that is of another state."""
+        path = self._path_of(manifest)
+        if os.path.lexists(path):
+            self.set_aside(Damaged(path=path, detail=f"has another digest than {manifest.digest}"))
 
     def adopt(self, part_path: Path) -> Snapshot:
         """Give a received and verified file of this directory its name. Replaces a file of the same name.

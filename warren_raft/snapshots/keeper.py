@@ -241,10 +241,12 @@ class Keeper:
         return job
 
     def _prove(self, path: str) -> None:
-        """Verify once in this process's life: the file may have been damaged since it was taken."""
-        if path in self._proved:
-            return
+        """Verify once in this process's life: the file may have been damaged since it was taken. Raises
+        FileNotFoundError if it is not there any more."""
         try:
+            if path in self._proved:
+                os.stat(path)
+                return
             self._verify(path, False, self.closing)
         except SnapshotInvalid as error:
             self._set_aside(path, error)

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.snapshot_support import NOON, add_node, small_state, snapshot_of
+from tests.snapshot_support import NOON, add_node, change, small_state, snapshot_of
 from tests.watched_files import WatchedFiles
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid, StorageFull
+from warren_raft.fsm.entry import store_position
+from warren_raft.fsm.machine import StateMachine
 from warren_raft.snapshots import directory as directory_module
 from warren_raft.snapshots.directory import Damaged, Snapshot, SnapshotDirectory
 from warren_raft.snapshots.file import SnapshotInfo, read_manifest
 from warren_raft.snapshots.verification import verify
 from warren_raft.store.database import Database
+from warren_raft.store.tables import CONTAINER
 
 
 @pytest.fixture
@@ -135,6 +138,31 @@ def test_a_damaged_one_of_the_same_state_is_replaced(
     assert verify(again.path) == again.manifest
     name = os.path.basename(first.path)
     assert names(directory) == [name, f"{name}.aside-damaged"]
+
+
+def test_a_copy_that_does_not_prove_itself_leaves_the_snapshot_of_the_same_entry(
+    directory: SnapshotDirectory, database: Database
+) -> None:
+    """The state has become wrong since that snapshot was taken. (Pins a bug: the right snapshot was set aside first, so
+    the state could not be rebuilt from it.)"""
+    first = taken(directory, database)
+    wrong = StateMachine(database).committed._replace(digest=bytes(32))
+    change(database, lambda transaction: store_position(transaction, wrong))
+    with pytest.raises(SnapshotInvalid):
+        taken(directory, database)
+    assert directory.list() == [first]
+    assert names(directory) == [os.path.basename(first.path)]
+
+
+def test_a_snapshot_of_another_state_at_the_same_entry_is_set_aside(
+    directory: SnapshotDirectory, database: Database
+) -> None:
+    first = taken(directory, database)
+    change(database, lambda transaction: transaction.delete(CONTAINER, "c-0003"), new_digest=True)
+    second = taken(directory, database)
+    assert second.path == first.path
+    assert second.manifest.digest != first.manifest.digest
+    assert names(directory) == [os.path.basename(first.path), f"{os.path.basename(first.path)}.aside-damaged"]
 
 
 def spoil(path: str, place: int) -> None:

@@ -51,6 +51,30 @@ def test_old_ones_go_and_those_in_use_stay(tmp_path: Path) -> None:
         assert kept(4, set())[1:] == indexes[:1], "no longer in use"
 
 
+def test_a_snapshot_that_was_removed_since_it_was_proved_is_not_held_and_the_older_one_is_used(tmp_path: Path) -> None:
+    """(Pins a bug: the state was rebuilt from the missing file again and again, for ever.)"""
+    with small_state(tmp_path, containers=5) as database:
+        keeper = Keeper(
+            StateDirectory(tmp_path),
+            node_id="n1",
+            reserve_bytes=0,
+            verify=lambda path, records, _cancel: verify(path, records=records),
+        )
+        keeper.machine = StateMachine(database)
+        keeper.open()
+        for number in range(2):
+            add_node(database, f"node-{number}")
+            keeper.took(keeper.take(quorum=True)(), set())
+        newest, older = keeper.held
+        os.unlink(newest.snapshot.path)
+        rebuilt = keeper.rebuild(lambda _index, _term: True)()
+        assert rebuilt.applied_index == older.index
+        keeper.discard(rebuilt)
+        assert keeper.held == [older]
+        with pytest.raises(FileNotFoundError):
+            keeper.read(newest.sha256, 0, 10)()
+
+
 @contextmanager
 def files_no_larger_than(size_bytes: int) -> Iterator[None]:
     _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
