@@ -30,6 +30,10 @@ class AnsweredChanges:
         self._durable: dict[str, int] = {}
         """Incarnation -> the newest commit index that a power cut leaves."""
 
+    def started(self, process: Process) -> None:
+        """A batch that ended with an error may be on the disk all the same; the start finds it, and syncs the log."""
+        self._durable[process.opened.log.incarnation] = process.opened.log.synced_commit_index
+
     def took(self, process: Process, batch: Batch) -> None:
         if process.number not in self._taken or self._taken[process.number][0] is not batch:
             self._taken[process.number] = batch, process.opened.log.commit_index
