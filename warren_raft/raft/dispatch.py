@@ -212,9 +212,9 @@ class Dispatch:
             self._guard.stats[f"message of a peer that is {standing.value} dropped"] += 1
 
     def _close_to_non_member(self, peer: str) -> None:
-        """Its hello is as old as the link, and it may have become a member since: a new link says so."""
+        """Its hello is as old as the link. It may have become a member since: the hello of a new link says so."""
         self._guard.stats["message of a non-member dropped"] += 1
-        self._outbox.close_link(peer, f"{peer} is no member by its hello")
+        self._outbox.close_link(peer, f"{peer} was not a member when it sent its hello")
 
     # Messages that concern several parts, or only some roles -----------------------------------------------------
 

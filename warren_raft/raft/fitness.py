@@ -42,7 +42,7 @@ class Fitness:
         self._settling = settling
         self._health = health
         self.low_space = False
-        """Set from any thread by the code that measures this manager's disk: the disk has little room left."""
+        """Set from any thread by the code that measures this manager's disk: the disk has little space left."""
         self.is_full = False
         """Whether creates and updates are refused because too many managers are low on space, as the leader says."""
 

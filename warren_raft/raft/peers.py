@@ -156,9 +156,9 @@ class Peers:
 
     def _meet_non_members_again(self) -> None:
         """This manager belongs to a cluster from now on. Links that it made before, with managers of other clusters or
-        of none, were judged by an older knowledge on both sides, and are made again."""
+        of none, were judged before either side knew that, and are made again."""
         for peer in self._roster.links_of_non_members:
-            reason = f"{peer} is no member of the cluster that {self._node_id} belongs to now"
+            reason = f"{peer} is not a member of the cluster that {self._node_id} belongs to now"
             self._outbox.close_link(peer, reason)
 
     def _dismiss_removed(self) -> None:

@@ -52,7 +52,7 @@ class Readings:
         self._leading = leading
         self._fitness = fitness
         self.measured = Report()
-        """Its version and room; set from any thread by the code that measures this manager's disk. Told to the
+        """Its version and its space; set from any thread by the code that measures this manager's disk. Told to the
         others."""
 
     # Consensus ---------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class Readings:
 
     @property
     def low_space(self) -> bool:
-        """Whether the disk has little room left. Set from any thread by the code that measures this manager's disk."""
+        """Whether the disk has little space left. Set from any thread by the code that measures this manager's disk."""
         return self._fitness.low_space
 
     @low_space.setter

@@ -126,4 +126,4 @@ class Speech:
 
     def _belongs(self, process: Process, what: str) -> None:
         if process.opened.log.incarnation not in self._incarnations:
-            raise Failure(f"{process.id} {what}, and its data directory is no member's")
+            raise Failure(f"{process.id} {what}, and its data directory does not belong to a member")

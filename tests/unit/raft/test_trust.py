@@ -136,7 +136,7 @@ def test_a_stranger_changes_nothing_where_a_leader_is_heard(kind: str, claim: in
     assert stranger.connect(node.id) is None
     reasons = stranger.say(node.id, {"type": kind, **messages(node)[kind]})
     assert state(node) == before
-    assert reasons == ([] if claim or kind == "founding_view" else ["x is no member by its hello"])
+    assert reasons == ([] if claim or kind == "founding_view" else ["x was not a member when it sent its hello"])
     answers = [message["type"] for message in cluster.on_wire(node.id, "x")]
     assert answers == (["large_entry_refused"] if claim and kind == "large_entry" else [])
     cluster.disconnect(node.id, "x")
