@@ -28,6 +28,8 @@ MAX_BACKUPS: Final = 100_000  # eleven years of hourly backups; each is read bef
 MAX_QUOTA_BYTES: Final = 32 * 1024**3
 """Half of the address space of a database (store/database.py). The rest is for deletes, which write too, and for pages
 that open views keep."""
+MEMBERS_MAX: Final = 64
+"""The longest list of members that is accepted; Raft clusters have three or five voters."""
 MISSING: Final = "is missing"
 MAX_QUEUE_LIMIT: Final = 1_000_000  # a million waiting writes of 1 KiB are already 1 GiB of memory
 _NODE_ID = re.compile(r"[A-Za-z0-9._-]+\Z")

@@ -122,3 +122,60 @@ def test_a_link_leads_to_a_page_and_its_heading(path: Path) -> None:
 def slug(heading: str) -> str:
     """The anchor that a forge gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+# The drawing of the imports ------------------------------------------------------------------------------------------
+
+BESIDE = {("snapshots/verification.py", "raft/membership.py")}
+"""Imports that the text below the drawing names."""
+
+
+def test_imports_go_down_in_the_drawing_of_the_design() -> None:
+    """docs/DESIGN.md draws the packages in lines. A package imports from the lines below its own, and from the packages
+    on its own side of the bar, or below it."""
+    drawing = re.search(
+        r"from a line to the lines below it:\n\n```\n(.*?)```", (ROOT / "docs/DESIGN.md").read_text(), re.DOTALL
+    )
+    assert drawing is not None
+    line_of, side_of = {}, {}
+    for number, line in enumerate(drawing[1].splitlines()):
+        for side, names in enumerate(line.split("│")):
+            for each in names.split():
+                line_of[each], side_of[each] = number, side if "│" in line else None
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        for target in imported(path):
+            here, there = room_of(path), room_of(target)
+            if here == there or here == "__init__.py" or (inside(path), inside(target)) in BESIDE:
+                continue
+            is_across = None not in (side_of[here], side_of[there]) and side_of[here] != side_of[there]
+            if line_of[here] >= line_of[there] or is_across:
+                wrong.append(f"{inside(path)} imports {inside(target)}")
+    assert wrong == []
+
+
+def inside(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def room_of(path: Path) -> str:
+    """The package below warren_raft/, or the name of a file in it."""
+    return path.relative_to(PACKAGE).parts[0]
+
+
+def imported(path: Path) -> Iterator[Path]:
+    """The modules of warren_raft that a module imports, for types too."""
+    package = [PACKAGE.name, *path.relative_to(PACKAGE).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [each.name for each in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = [*package[: len(package) - node.level + 1]] if node.level else []
+            start = ".".join([*base, *filter(None, [node.module])])
+            names = [start, *(f"{start}.{each.name}" for each in node.names)]
+        else:
+            continue
+        for each in names:
+            if each.startswith(f"{PACKAGE.name}."):
+                file = ROOT / each.replace(".", "/")
+                yield from (found for found in (file.with_suffix(".py"), file / "__init__.py") if found.is_file())

@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from ..config import check_node_id, split_address
+from ..config import MEMBERS_MAX, check_node_id, split_address
 from ..disk.durable import make_directory, replace_file
 from ..disk.files import OS_FILES
 from ..disk.paths import absolute
 from ..errors import InvalidEntity, RefusedForSafety
-from ..raft.membership import MEMBERS_MAX
 from .identity import uri_of
 from .join_files import JoinFile, KeyAndCertificates, require_private
 

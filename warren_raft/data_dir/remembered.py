@@ -14,14 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from warren_raft.config import Config, check_address, check_node_id
+from warren_raft.config import MEMBERS_MAX, Config, check_address, check_node_id
 from warren_raft.data_dir.description import ReadOnlyFiles, describe
 from warren_raft.disk.durable import replace_file
 from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.disk.paths import absolute
 from warren_raft.disk.sharing import without_links
 from warren_raft.raft.log.opening import newest_header
-from warren_raft.raft.membership import MEMBERS_MAX
 from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.data_dir.remembered")

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from warren_raft.config import check_address
+from warren_raft.config import MEMBERS_MAX, check_address
 from warren_raft.errors import InvalidConfig
-from warren_raft.raft.membership import MEMBERS_MAX, TEXT_CHARACTERS, Member
+from warren_raft.raft.membership import TEXT_CHARACTERS, Member
 
 TOLD_MAX: Final = 3
 """The most addresses of one member that are dialled because other members told them, the newest first. Each costs a

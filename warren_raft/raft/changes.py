@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 
-from warren_raft.config import check_address, check_node_id
+from warren_raft.config import MEMBERS_MAX, check_address, check_node_id
 from warren_raft.errors import InvalidConfig
 from warren_raft.raft.address_book import is_address
 from warren_raft.raft.context import LONG_AGO, Context
@@ -22,7 +22,6 @@ from warren_raft.raft.membership import (
     ADD,
     CERTIFY,
     FORM,
-    MEMBERS_MAX,
     PROMOTE,
     REMOVE,
     UPDATE,

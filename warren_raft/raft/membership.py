@@ -15,6 +15,7 @@ from typing import Any, Final
 import cbor2
 
 from warren_raft.certificates.identity import Identity
+from warren_raft.config import MEMBERS_MAX
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft.refusal import Refusal
 from warren_raft.support import strict_cbor
@@ -24,8 +25,6 @@ VERBS: Final = frozenset({FORM, ADD, PROMOTE, UPDATE, REMOVE, CERTIFY})
 
 REMOVED_KEPT: Final = 1000
 """The list keeps the incarnations removed last, so that a removed manager hears that it was removed."""
-MEMBERS_MAX: Final = 64
-"""The longest list that is accepted; Raft clusters have three or five voters."""
 FOUNDING_BYTES: Final = 32 * 1024
 """A founding record travels in a hello and is the log's note; each may have 64 KiB."""
 TEXT_CHARACTERS: Final = 256

@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Final, TypeVar, dataclass_transform, get_type_hints
 
+from warren_raft.config import MEMBERS_MAX
 from warren_raft.raft.address_book import are_told
 from warren_raft.raft.lanes import LINK_LANES, Lane
-from warren_raft.raft.membership import INDEX_MAX, MEMBERS_MAX
+from warren_raft.raft.membership import INDEX_MAX
 from warren_raft.raft.membership import TEXT_CHARACTERS as MEMBER_CHARACTERS
 from warren_raft.raft.reports import are_digests, is_report
 from warren_raft.raft.trust import PeerStanding

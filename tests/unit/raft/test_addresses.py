@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import pytest
 
 from tests.engine_harness import Cluster
+from warren_raft.config import MEMBERS_MAX
 from warren_raft.raft.address_book import (
     PLACES_MAX,
     TOLD_MAX,
@@ -21,7 +22,6 @@ from warren_raft.raft.address_book import (
 from warren_raft.raft.changes import DONE, REFUSED, Answer
 from warren_raft.raft.events import Refused
 from warren_raft.raft.membership import (
-    MEMBERS_MAX,
     TEXT_CHARACTERS,
     UPDATE,
     Member,
