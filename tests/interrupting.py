@@ -22,6 +22,7 @@ T = TypeVar("T")
 OURS, TESTS = "/warren_raft/", "/tests/"
 PURE = (
     "/model/entities.py",
+    "/model/forms.py",
     "/model/json_form.py",
     "/model/validation.py",
     "/store/codec.py",

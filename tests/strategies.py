@@ -20,14 +20,7 @@ from warren_raft.model.entities import (
     Entity,
     NodeRole,
 )
-from warren_raft.model.validation import (
-    GO_ZERO_TIME,
-    EntityField,
-    Form,
-    FormKind,
-    FrozenMap,
-    fields_of,
-)
+from warren_raft.model.forms import GO_ZERO_TIME, EntityField, Form, FormKind, FrozenMap, fields_of
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)

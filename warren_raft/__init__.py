@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from .model.entities import UpdateConfig as UpdateConfig
     from .model.entities import Volume as Volume
     from .model.entities import VolumeMount as VolumeMount
-    from .model.validation import FrozenMap as FrozenMap
+    from .model.forms import FrozenMap as FrozenMap
     from .recovery.restore import Restored as Restored
     from .recovery.restore import restore as restore
     from .results import CertificateStatus as CertificateStatus
@@ -145,7 +145,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "WarrenError",
         "WatchLost",
     ),
-    "model.validation": ("FrozenMap",),
+    "model.forms": ("FrozenMap",),
     "local.read_only": ("ReadOnlyStore",),
     "local.store": ("LocalStore",),
     "manager.store": ("ReplicatedStore",),

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from .disk.paths import absolute
 from .errors import InvalidConfig
-from .model.validation import FrozenMap
+from .model.forms import FrozenMap
 
 MAX_NODE_ID_LENGTH: Final = 64  # the id is part of file names, log lines and every frame's handshake
 TOML_BYTES_MAX: Final = 1 << 20

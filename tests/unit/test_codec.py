@@ -39,7 +39,7 @@ from warren_raft.model.entities import (
     kind_name,
     validate,
 )
-from warren_raft.model.validation import FormKind, fields_of
+from warren_raft.model.forms import FormKind, fields_of
 from warren_raft.store import codec
 from warren_raft.store.cache import HEAD_BYTES
 from warren_raft.store.tables import (

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warren_raft.errors import InvariantViolation
-from warren_raft.model.validation import KEY_MAX_BYTES
+from warren_raft.model.forms import KEY_MAX_BYTES
 from warren_raft.store.codec import INDEXED_WIDTHS
 from warren_raft.store.command import (
     CLOSE_SESSION,

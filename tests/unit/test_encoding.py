@@ -30,16 +30,8 @@ from warren_raft.model.entities import (
     TLSCertificate,
     validate,
 )
-from warren_raft.model.validation import (
-    INTEGER_MAX,
-    INTEGER_MIN,
-    Form,
-    FormKind,
-    FrozenMap,
-    Refused,
-    fields_of,
-    normalised,
-)
+from warren_raft.model.forms import INTEGER_MAX, INTEGER_MIN, Form, FormKind, FrozenMap, fields_of
+from warren_raft.model.validation import Refused, normalised
 from warren_raft.store.encoding import NOT_PLAIN, struct_encoder
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

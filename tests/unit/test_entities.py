@@ -53,14 +53,8 @@ from warren_raft.model.entities import (
     kind_name,
     validate,
 )
-from warren_raft.model.validation import (
-    GO_ZERO_TIME,
-    Form,
-    FormKind,
-    Refused,
-    fields_of,
-    normalised,
-)
+from warren_raft.model.forms import GO_ZERO_TIME, Form, FormKind, fields_of
+from warren_raft.model.validation import Refused, normalised
 from warren_raft.store.command import PUT, Command, Operation
 from warren_raft.store.tables import BY_NAME
 

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 
 from warren_raft.errors import InvalidEntity
 from warren_raft.model.entities import Entity, validate
+from warren_raft.model.forms import FormKind
 from warren_raft.model.json_form import (
     Notation,
     format_time,
@@ -21,7 +22,7 @@ from warren_raft.model.json_form import (
     read_time,
     write_base64,
 )
-from warren_raft.model.validation import FormKind, Refused, wrong_type
+from warren_raft.model.validation import Refused, wrong_type
 from warren_raft.store import tables
 
 Record: TypeAlias = tuple[str, str, Entity | bytes]

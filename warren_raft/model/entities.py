@@ -1,6 +1,6 @@
 """The parts of a cluster's state: the entities, their enumerations, and `validate`.
 
-Checking a value is in validation.py; writing an entity is in the module of each format (CBOR, JSON, Go's JSON).
+Not here: the forms of fields (forms.py), the check of a value (validation.py), the bytes of an entity (each format).
 Invariant: only `id` has no default, `revision` comes last, and fields are only ever appended before it.
 """
 
@@ -15,14 +15,9 @@ from enum import StrEnum
 from typing import Any, Final, TypeVar, cast
 
 from warren_raft.errors import InvalidEntity
-from warren_raft.model.validation import (
-    EMPTY_MAP,
-    INTEGER_MIN,
-    Refused,
-    normalised,
-    within,
-)
-from warren_raft.model.validation import FrozenMap as FrozenMap
+from warren_raft.model.forms import EMPTY_MAP, INTEGER_MIN, within
+from warren_raft.model.forms import FrozenMap as FrozenMap
+from warren_raft.model.validation import Refused, normalised
 
 NO_DURATION: Final = timedelta(0)
 

@@ -15,13 +15,8 @@ from typing import Any, Final
 
 from warren_raft.errors import InvalidEntity
 from warren_raft.model.entities import EntityT, kind_name, validate
-from warren_raft.model.validation import (
-    Form,
-    FormKind,
-    Refused,
-    fields_of,
-    wrong_type,
-)
+from warren_raft.model.forms import Form, FormKind, fields_of
+from warren_raft.model.validation import Refused, wrong_type
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 _SECOND_MICROSECONDS: Final = 1_000_000

@@ -16,14 +16,7 @@ from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast
 
 from cbor2 import dumps
 
-from warren_raft.model.validation import (
-    EMPTY_MAP,
-    EntityField,
-    Form,
-    FormKind,
-    FrozenMap,
-    fields_of,
-)
+from warren_raft.model.forms import EMPTY_MAP, EntityField, Form, FormKind, FrozenMap, fields_of
 from warren_raft.store.encoding import encoder_of, struct_encoder
 from warren_raft.store.leading import INTEGER_BYTES
 from warren_raft.store.tables import (

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple, NoReturn
 
 from warren_raft.errors import InvariantViolation
-from warren_raft.model.validation import KEY_MAX_BYTES
+from warren_raft.model.forms import KEY_MAX_BYTES
 from warren_raft.store.leading import indexed_items
 
 

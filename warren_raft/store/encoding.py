@@ -16,7 +16,7 @@ from functools import cache
 from struct import Struct
 from typing import Any, Final, TypeAlias, cast
 
-from warren_raft.model.validation import (
+from warren_raft.model.forms import (
     GO_ZERO_TIME,
     INTEGER_MAX,
     INTEGER_MIN,

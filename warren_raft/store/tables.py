@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 
 from warren_raft.model import entities
-from warren_raft.model.validation import KEY_MAX_BYTES
+from warren_raft.model.forms import KEY_MAX_BYTES
 
 ID_MAX_BYTES: Final = KEY_MAX_BYTES
 """The longest id and the longest indexed value, which is the longest key LMDB takes. Longer values are not indexed."""
