@@ -23,7 +23,8 @@ class Store(Reader, Writer):
     """A store of any kind. Thread-safe. Use it with `with`, or call `close()`.
 
     For authors of a subclass: set `_database` once it is open. Set it to the new database when the generation changes
-    (one assignment; reads that have begun continue in the old database), and to None when the store closes.
+    (one assignment; reads that have begun continue in the old database), and to None when the store closes. Or keep
+    the database elsewhere, and define `_attached`.
     """
 
     _database: Database | None = None
