@@ -16,9 +16,11 @@ from tests.cluster.harness import wait_until
 from tests.other_process import Other
 from tests.unit.test_housekeeping import alone
 from warren_raft.alarms import Alarms
+from warren_raft.disk.files import OsFile, OsFiles
 from warren_raft.local import store as local
 from warren_raft.store import foreign_readers
 from warren_raft.store.foreign_readers import HOLD_SECONDS, RENEW_SECONDS, ForeignReaders
+from warren_raft.store.lmdb_errors import StorageFailed
 from warren_raft.store.reader_slots import Holder, pid_namespace
 
 
@@ -236,14 +238,41 @@ def test_a_store_goes_on_in_a_copy_when_a_stopped_process_holds_on_to_its_file(
 
 
 @pytest.mark.usefixtures("at_once")
+def test_a_copy_of_which_nobody_knows_whether_the_next_start_finds_it_ends_all_writing(
+    tmp_path: Path, other: Callable[[], Other], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pointer names it, and the directory could not be synced. (Pins a bug: the store wrote on in the old file, and
+    removed the copy. The next start found no state.)"""
+
+    def broken(_files: OsFiles, _path: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with wr.LocalStore(tmp_path / "m1") as store:
+        write(store, "first")
+        reader = other()
+        reader.open()
+        reader.begin()
+        write(store, "second")
+        monkeypatch.setattr(OsFiles, "sync_directory", broken)
+        for _ in range(2):
+            with pytest.raises(StorageFailed, match="whether its new content is on the disk"):
+                write(store, "later")
+        monkeypatch.undo()
+        assert {c.image for c in store.list_containers()} == {"second"}
+    with wr.LocalStore(tmp_path / "m1") as store:
+        assert {c.image for c in store.list_containers()} == {"second"}
+        write(store, "later")
+
+
+@pytest.mark.usefixtures("at_once")
 def test_a_copy_that_finds_no_room_stops_nobody(
     tmp_path: Path, other: Callable[[], Other], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The space ends in the copy itself, when its bytes are synced."""
     tried: list[int] = []
 
-    def full(descriptor: int) -> None:
-        tried.append(descriptor)
+    def full(file: OsFile) -> None:
+        tried.append(file.fileno())
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with wr.LocalStore(tmp_path / "m1") as store:
@@ -251,7 +280,7 @@ def test_a_copy_that_finds_no_room_stops_nobody(
         reader = other()
         reader.open()
         reader.begin()
-        monkeypatch.setattr(os, "fdatasync", full)
+        monkeypatch.setattr(OsFile, "sync", full)
         for number in range(3):
             write(store, f"later{number}")
         monkeypatch.undo()
