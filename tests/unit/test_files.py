@@ -88,6 +88,24 @@ def test_every_disk_keeps_the_same_promises(files: Files, tmp_path: Path) -> Non
     assert files.free_bytes(directory) > 0
 
 
+def test_a_directory_that_is_held_stays_the_one_that_was_opened(tmp_path: Path) -> None:
+    place, moved = tmp_path / "place", tmp_path / "moved"
+    place.mkdir()
+    with closing(HeldDirectory(str(place))) as files:
+        place.rename(moved)
+        place.mkdir()
+        (place / "other").touch()
+        for private in (False, True):
+            files.make_file(str(place / f"made-{private}"), private=private).close()
+        files.open(str(place / "opened"), create=True).close()
+        files.link(str(place / "opened"), str(place / "linked"))
+        files.rename(str(place / "opened"), str(place / "renamed"))
+        with pytest.raises(FileNotFoundError):
+            files.unlink(str(place / "other"))
+    assert os.listdir(place) == ["other"]
+    assert sorted(os.listdir(moved)) == ["linked", "made-False", "made-True", "renamed"]
+
+
 def test_in_a_shared_directory_new_files_are_shared_unless_they_are_private(tmp_path: Path) -> None:
     tmp_path.chmod(0o2770)
     for name, private, mode in (("shared", False, 0o660), ("private", True, 0o600)):

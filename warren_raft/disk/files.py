@@ -146,10 +146,7 @@ class OsFiles:
             sharing.make_directory(path)
 
     def make_file(self, path: str, *, private: bool = False) -> OsFile:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        if private:
-            return OsFile(RESERVE.call(os.open, path, flags, sharing.PRIVATE_FILE))
-        return OsFile(sharing.open_new(path, flags))
+        return OsFile(_make_file(path, None, private=private))
 
     def open(self, path: str, *, create: bool = False) -> OsFile:
         return OsFile(_open_file(path, None, create=create))
@@ -188,9 +185,9 @@ OS_FILES: Final = OsFiles()
 class HeldDirectory(OsFiles):
     """The real file system, with one directory (given by its absolute path) that is opened once.
 
-    Names in this directory are looked up in the opened directory, also if its path later leads to another directory,
-    because it was moved, unmounted or replaced. So nothing is ever written to or removed from the wrong directory.
-    Other paths are looked up as in OsFiles. `close` closes the directory.
+    Names of files in this directory are looked up in the opened directory, also if its path later leads to another
+    directory, because it was moved, unmounted or replaced. So no file is ever written to or removed from the wrong
+    directory. Other paths, and directories in this one, are looked up as in OsFiles. `close` closes the directory.
     """
 
     def __init__(self, path: str) -> None:
@@ -206,6 +203,11 @@ class HeldDirectory(OsFiles):
     def list_directory(self, path: str) -> list[str]:
         return os.listdir(self._descriptor) if path == self._path else super().list_directory(path)
 
+    def make_file(self, path: str, *, private: bool = False) -> OsFile:
+        name, directory = self._at(path)
+        with _naming(path):
+            return OsFile(_make_file(name, directory, private=private))
+
     def open(self, path: str, *, create: bool = False) -> OsFile:
         name, directory = self._at(path)
         with _naming(path):
@@ -215,6 +217,11 @@ class HeldDirectory(OsFiles):
         (old_name, old_directory), (new_name, new_directory) = self._at(old), self._at(new)
         with _naming(old):
             os.rename(old_name, new_name, src_dir_fd=old_directory, dst_dir_fd=new_directory)
+
+    def link(self, old: str, new: str) -> None:
+        (old_name, old_directory), (new_name, new_directory) = self._at(old), self._at(new)
+        with _naming(old):
+            os.link(old_name, new_name, src_dir_fd=old_directory, dst_dir_fd=new_directory, follow_symlinks=False)
 
     def unlink(self, path: str) -> None:
         name, directory = self._at(path)
@@ -231,6 +238,13 @@ class HeldDirectory(OsFiles):
         """The name for `path`, and the descriptor of the directory in which it is looked up."""
         directory, name = posixpath.split(path)
         return (name, self._descriptor) if directory == self._path else (path, None)
+
+
+def _make_file(path: str, directory: int | None, *, private: bool) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    if private:
+        return RESERVE.call(os.open, path, flags, sharing.PRIVATE_FILE, dir_fd=directory)
+    return sharing.open_new(path, flags, directory=directory)
 
 
 def _open_file(path: str, directory: int | None, *, create: bool) -> int:
