@@ -21,7 +21,7 @@ from warren_raft import (
     View,
     Volume,
 )
-from warren_raft.store.writing import Writes
+from warren_raft.store.writing import WriteMethods
 
 
 def reads_of_a_store(store: Store) -> None:
@@ -147,7 +147,7 @@ def everything_else_of_a_store(store: Store) -> None:
         assert_type(same, Store)
 
 
-async def writes_of_another_result(awaitable: Writes[Awaitable[int], float]) -> None:
+async def writes_of_another_result(awaitable: WriteMethods[Awaitable[int], float]) -> None:
     """One declaration serves every form of a write: this one would be awaited."""
     assert_type(awaitable.create_node(Node(id="x"), timeout=2.5), Awaitable[int])
     assert_type(await awaitable.delete_node("x"), int)

@@ -131,16 +131,18 @@ KEY_TOO_LONG = "x" * 512
 
 
 def test_no_read_operation_is_forgotten_here() -> None:
-    public = {name for name, _ in inspect.getmembers(reading.Reads, inspect.isfunction) if not name.startswith("_")}
+    public = {
+        name for name, _ in inspect.getmembers(reading.ReadMethods, inspect.isfunction) if not name.startswith("_")
+    }
     assert public == {*BY_ID, *BY_NAME, *LISTS, *LISTS_BY, "get_ca"}
-    assert all(inspect.getdoc(getattr(reading.Reads, name)) for name in public)
+    assert all(inspect.getdoc(getattr(reading.ReadMethods, name)) for name in public)
 
 
 @pytest.mark.parametrize("through_view", [False, True], ids=["store", "view"])
 def test_every_read_operation_finds_a_present_entity_and_reports_a_missing_one(
     database: Database, store: DirectStore, through_view: bool
 ) -> None:
-    def check(reads: reading.Reads, is_empty: bool) -> None:
+    def check(reads: reading.ReadMethods, is_empty: bool) -> None:
         for method, ids in BY_ID.items():
             for id_ in (*ids, "none", "", KEY_TOO_LONG, "\ud800"):
                 check_one(getattr(reads, method), id_, None if is_empty or id_ not in ids else id_)
@@ -176,7 +178,7 @@ def check_one(get: Callable[[str], Any], key: str, expected: str | None) -> None
     assert isinstance(caught.value, KeyError)
 
 
-def check_ca(reads: reading.Reads, is_empty: bool) -> None:
+def check_ca(reads: reading.ReadMethods, is_empty: bool) -> None:
     if not is_empty:
         assert reads.get_ca() == b"the ca"
         return

@@ -65,7 +65,7 @@ STREAM_CHUNK: Final = 256
 """Entities decoded at a time by the `iter_` methods: enough to hide the cost of a step, and few enough to hold."""
 
 
-class Reads(ABC):
+class ReadMethods(ABC):
     """The read operations. Entities come with their revision and are immutable; they may be shared and kept.
 
     All raise Closed on a closed store, and Corrupted if the file does not hold the bytes that were written to it. Ids
@@ -212,7 +212,7 @@ class Reads(ABC):
         return self._list(CERTIFICATE)
 
 
-class Reader(Reads):
+class Reader(ReadMethods):
     """The reads of a store. Each call is one read transaction on this machine's database; `read()` makes one for many
     reads.
 
@@ -259,7 +259,7 @@ def _opened_view(database: Owner, _txn: Txn) -> ReadTransaction:
     return ReadTransaction(database, expires=True).__enter__()
 
 
-class View(Reads):
+class View(ReadMethods):
     """One snapshot of the state: every read sees the same moment, in spite of later writes. Use it with `with`.
 
     A view outlives a change of generation and the closing of the store. Keep it short: while it is open, the database

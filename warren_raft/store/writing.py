@@ -1,4 +1,4 @@
-"""All writes, declared once (Writes), for stores (Writer: each is one command) and for batches (Batch: a part of one).
+"""All writes: declared once (WriteMethods), one command each in a store (Writer), several as one command (Batch).
 
 Operations are made in operations.py. `_execute` and `_start` send a command; each store has its own (local/, manager/).
 Invariant: a command that reaches them can be stored.
@@ -55,7 +55,7 @@ Timeout = TypeVar("Timeout")
 # ------------------------------------------------------------------------------- the one declaration of every write
 
 
-class Writes(ABC, Generic[Result, Timeout]):
+class WriteMethods(ABC, Generic[Result, Timeout]):
     """The write operations, for a store, a batch, and anything else that takes the same writes.
 
     For authors of a subclass: `Result` is the type that each write returns, and `Timeout` the type of the argument
@@ -70,7 +70,7 @@ class Writes(ABC, Generic[Result, Timeout]):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         for base in vars(cls).get("__orig_bases__", ()):
-            if get_origin(base) is Writes:
+            if get_origin(base) is WriteMethods:
                 result, timeout = get_args(base)
                 _show_types(cls, None if result is NoneType else result, timeout)
 
@@ -219,13 +219,13 @@ class Writes(ABC, Generic[Result, Timeout]):
         return self._delete(CERTIFICATE, id, if_revision, timeout)
 
 
-def _show_types(cls: type[Writes[Any, Any]], result: Any, timeout: Any) -> None:
+def _show_types(cls: type[WriteMethods[Any, Any]], result: Any, timeout: Any) -> None:
     """Give a subclass its own copy of each write: the same code, with the subclass's types and docstring.
 
     `help()` and `inspect` then show what editors and type checkers show. From the declaration alone they would show the
     names `Result` and `Timeout`.
     """
-    for name, write in vars(Writes).items():
+    for name, write in vars(WriteMethods).items():
         if name.startswith("_") or name in vars(cls) or not isinstance(write, FunctionType):
             continue
         copy = FunctionType(write.__code__, write.__globals__, name, write.__defaults__, write.__closure__)
@@ -244,7 +244,7 @@ def _show_types(cls: type[Writes[Any, Any]], result: Any, timeout: Any) -> None:
 # ------------------------------------------------------------------------------- one write a call
 
 
-class Writer(Writes[int, float]):
+class Writer(WriteMethods[int, float]):
     """The write operations of a store. Thread-safe; each is one command and blocks until it is done.
 
     create and update both store the entity, whether an entity with its id exists or not, and return the new revision.
@@ -308,7 +308,7 @@ def _ended(outcome: int | Exception) -> Future[int]:
     return future
 
 
-class Batch(Writes[None, Never]):
+class Batch(WriteMethods[None, Never]):
     """Writes that are all carried out or all refused, as one command and one revision. For one `with` block, one
     thread.
 
