@@ -54,8 +54,8 @@ class _Change:
 
 class PageCache(WatchedFiles):
     """The disk with the page cache of one directory tree. All of the tree is durable at first. Pass it as `files`, let
-    the databases work in a `watching` block, then perhaps `cut`. Changes elsewhere, and those that are made beside it,
-    are not known to it: what they make is lost in a cut."""
+    the databases work in a `watching` block, then perhaps `cut`. It does not know of changes elsewhere, or of changes
+    that go past it: a cut takes such changes back."""
 
     def __init__(self, root: Path, *, dies_at: int | None = None) -> None:
         super().__init__(dies_at=dies_at)

@@ -379,6 +379,7 @@ def test_a_large_body_of_large_items_passes() -> None:
 
 
 def test_a_message_is_as_long_as_the_longest_command_and_a_few_fields() -> None:
-    """What a member may leave unfinished in each of two lanes is memory of this manager. (Pins: it was 16 MiB.)"""
+    """A member may leave one message unfinished in each of two lanes, in the memory of this manager. (Pins a bug: 16
+    MiB.)"""
     assert MAX_BATCH_BYTES == COMMAND_BYTES_MAX
     assert wire.MAX_MESSAGE_BYTES == COMMAND_BYTES_MAX + 64 * 1024

@@ -37,8 +37,8 @@ def make_directory(path: str, *, private: bool = False, files: Files = OS_FILES)
 
 
 def rename(old: str, new: str, *, files: Files = OS_FILES) -> None:
-    """Give a file or a directory another name in the same directory, durably. Raises OSError; it has its old name then,
-    so that nothing takes for complete what was reported as a failure."""
+    """Give a file or a directory another name in the same directory, durably. After an OSError it has its
+    old name, so that no program takes a change for complete that was reported as a failure."""
     files.rename(old, new)
     try:
         files.sync_directory(os.path.dirname(new))

@@ -50,7 +50,7 @@ class Answer:
     state: str
     text: str = ""
     is_made: bool = False
-    """With PENDING: the list has the change, and `text` says what is not finished."""
+    """With PENDING: the list has the change, and `text` names the step that is not finished."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The context of one manager's consensus: what all of its parts share. The engine makes it once, before the parts.
+"""The context of one manager's consensus: the objects that all its parts share. The engine makes it before the parts.
 
 Lives here: the settings, the log, the outbox, the members, the alarms, the state in use and the time of the step. Not
 here: decisions. A part gets the context and the parts that it depends on when it is made, and never the engine.

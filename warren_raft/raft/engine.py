@@ -1,6 +1,6 @@
 """Consensus as a stepper: (now, events) -> effects, then apply(). No thread, socket, file or clock of its own.
 
-Lives here: the order of the parts within a step, and what is once in a tick. Not here: any decision; DESIGN.md has the
+Lives here: the order of the parts within a step, and the work of a tick. Not here: any decision; DESIGN.md has the
 parts. Driven by driver.py, and by a simulator in tests. Invariant: nothing that speaks for the log leaves, and nothing
 is applied, before the sync that covers it.
 """

@@ -1,8 +1,8 @@
 """Whether this manager can do its work: shortages of its disk, low space in the cluster, reasons not to lead.
 
-Lives here: the answers that other parts, callers and operators get, from the parts that know a fact. Not here: what a
-shortage is (disk/shortage.py), the alarms (blocked.py), handing leadership over (requests.py). Invariant: this module
-changes nothing; it only looks.
+Lives here: the answers that other parts, callers and operators get, from the parts that know a fact. Not here: the
+meaning of a shortage (disk/shortage.py), the alarms (blocked.py), handing leadership over (requests.py). Invariant:
+this module changes nothing; it only looks.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class Forming:
     # Declarations --------------------------------------------------------------------------------------------------
 
     def link_up(self, peer: str, hello: Hello) -> None:
-        """A peer has a link. Raises ValueError for a hello whose founding record is none."""
+        """A peer has a link. Raises ValueError for a hello with bytes that are not a founding record."""
         if self._declared and self._roster.is_forming:
             self._declare_to(peer)
         if self._roster.membership is None:

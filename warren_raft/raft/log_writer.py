@@ -1,6 +1,6 @@
 """The batches of the log on their way to the disk: one at a time, and tried again while the disk refuses.
 
-Lives here: when a batch is handed to the driver, and what a refusal of the disk means. Not here: the contents of a
+Lives here: when a batch is handed to the driver, and the meaning of a refusal of the disk. Not here: the contents of a
 batch (log/), and the messages that wait for it (outbox.py). Invariant: at most one batch is on its way. A batch that
 the disk refused for want of a resource is written again, unchanged, until it is durable.
 """

@@ -1,7 +1,8 @@
 """The links and the list of members, brought to the core and the guard: which peers count, and which get the log.
 
-Lives here: a link's begin and end, a new list of members, the first list, and what members say about lists. Not here:
-the standing of a peer (roster.py), when a list is settled (settling.py), and the effect of a change (membership.py).
+Lives here: the begin and end of a link, a new list of members, the first list, the words of members about lists. Not
+here: the standing of a peer (roster.py), when a list is settled (settling.py), and the effect of a change
+(membership.py).
 Invariant: the core counts exactly the voters of the list in force, and is connected only with the directories in it.
 """
 

@@ -1,4 +1,4 @@
-"""What others read of an engine: the driver, `status`, callers that wait, the alarms of the data directory.
+"""The values of an engine that others read: the driver, `status`, callers that wait, the alarms of the data directory.
 
 Lives here: properties that change nothing. Not here: the step (engine.py). Invariant: every property may be read from
 any thread, at any moment of a step.

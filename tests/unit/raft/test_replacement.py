@@ -63,7 +63,7 @@ class Bench:
         self.arrows.append(arrow)
         self.done.clear()
 
-    # What the other parts are asked for
+    # The calls to the other parts
 
     def work(self, job: Job, then: Then) -> None:
         self.jobs.append((cast(str, job), then))
@@ -101,7 +101,7 @@ class Bench:
     def installed(self, _index: int, *, own_are_wrong: bool) -> None:
         self.done.append("drop our snapshots" if own_are_wrong else "keep our snapshots")
 
-    # What happens
+    # The events
 
     def condemn(self) -> None:
         self.installation.condemn()
