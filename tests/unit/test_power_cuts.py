@@ -258,7 +258,7 @@ def require_old_or_new(root: Path, *, is_done: bool) -> None:
         assert [tree(Path(aside)) for aside in asides] == [old]
 
 
-@pytest.mark.parametrize("step", [commit, commit_and_finish])
+@pytest.mark.parametrize("step", [commit, pytest.param(commit_and_finish, marks=pytest.mark.slow)])
 def test_a_directory_has_all_of_the_old_content_or_all_of_the_new(
     tmp_path: Path, step: Callable[[Path, Files], None]
 ) -> None:
@@ -309,6 +309,7 @@ def states(database: Database, tmp_path: Path) -> tuple[Contents, Contents, Path
     return before, contents(database), tmp_path / "newer.mdb"
 
 
+@pytest.mark.slow
 def test_a_switch_of_generations_leads_to_one_whole_state_or_to_none_that_is_trusted(
     states: tuple[Contents, Contents, Path], tmp_path: Path
 ) -> None:
@@ -350,6 +351,7 @@ def test_a_switch_of_generations_leads_to_one_whole_state_or_to_none_that_is_tru
     assert outcomes == {"before", "untrusted", "after"}
 
 
+@pytest.mark.slow
 def test_a_store_that_syncs_its_commits_goes_on_in_a_new_generation_with_all_of_them(
     states: tuple[Contents, Contents, Path], tmp_path: Path
 ) -> None:
