@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from tests import typed_use
-from warren_raft import Batch, LocalStore, ReplicatedStore, Store, View
+from warren_raft import Batch, LocalStore, Node, ReplicatedStore, Store, View
+from warren_raft.store.command import Operation
+from warren_raft.store.writing import WriteMethods
 
 ROOT = Path(typed_use.__file__).parent.parent
 TYPED = {"store": Store, "view": View, "batch": Batch}
@@ -100,3 +102,14 @@ def test_a_write_of_a_batch_has_no_timeout_of_its_own(tmp_path: Path) -> None:
         with pytest.raises(TypeError, match=r"store\.batch\(timeout="), batch:
             batch.delete_node("a", timeout=1)
         assert store.list_nodes() == []
+
+
+def test_another_form_of_the_writes_needs_one_method() -> None:
+    class Kept(WriteMethods[list[str], float]):
+        def _write(self, operation: Operation, timeout: float | None) -> list[str]:
+            return [operation.id, f"{timeout}"]
+
+    kept = Kept()
+    assert kept.create_node(Node(id="n"), timeout=2.5) == ["n", "2.5"]
+    assert kept.delete_node("m") == ["m", "None"]
+    assert str(inspect.signature(kept.create_node)).endswith("timeout: float | None = None) -> list[str]")
