@@ -813,7 +813,12 @@ class LogMachine(RuleBasedStateMachine):
             assert log.synced_index <= log.last_index
 
 
-TestLogAgainstAModel = LogMachine.TestCase
-TestLogAgainstAModel.settings = settings(
-    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+@pytest.mark.slow
+class TestLogAgainstAModel(LogMachine.TestCase):  # type: ignore[misc]
+    settings = settings(
+        max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+
+
+class TestLogAgainstAModelBriefly(LogMachine.TestCase):  # type: ignore[misc]
+    settings = settings(TestLogAgainstAModel.settings, max_examples=20)
