@@ -93,6 +93,8 @@ class Restored:
     """The manifest of the state from which it was made."""
 
 
+# In this module OS_FILES is passed on by name: the simulation puts a disk in its place that loses power.
+
 # ---------------------------------------------------------------------------------------------- restore
 
 
