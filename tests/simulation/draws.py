@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from tests.simulation.options import PROFILES
+from warren_raft.raft.replacement import ARROWS, Arrow
 
 DRAWN: Final = frozenset(
     {
@@ -26,6 +27,9 @@ DRAWN: Final = frozenset(
         "log truncated while a batch was on its way",
         "StorageFull while applying",
         "state made wrong",
+        "state has to move to another file",
+        "kill -9 at an arrow",
+        "power cut at an arrow",
         "session evicted",
         "snapshot of more than 5 chunks sent",
         "large value written",
@@ -56,4 +60,11 @@ WAYS: Final = frozenset(
 )
 """Ways to restore or recover after all managers were lost (disaster.py)."""
 
-EXPECTED: Final = DRAWN | WAYS | {f"profile: {name}" for name in PROFILES}
+
+def killed_at(arrow: Arrow) -> str:
+    """A manager dies when the replacement of its state has come to this arrow."""
+    return f"killed at arrow {arrow}"
+
+
+KILLS: Final = frozenset(killed_at(arrow) for arrow in ARROWS.values())
+EXPECTED: Final = DRAWN | KILLS | WAYS | {f"profile: {name}" for name in PROFILES}

@@ -10,16 +10,26 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable
+from random import Random
 
+from tests.killed import Killed
 from tests.memory_files import MemoryFiles
+from tests.simulation.draws import killed_at
 from tests.simulation.hostile import Hostile
 from tests.simulation.operators import Operators
 from tests.simulation.world import Directory, Process, World
+from warren_raft.raft.replacement import ARROWS, Arrow
+from warren_raft.raft.replacement import Event as ReplacementEvent
 from warren_raft.raft.requests import TransferWanted
 
 LEAP_MIN_SECONDS, LEAP_MAX_SECONDS = 0.1, 3600.0
 """From a hiccup of the host to a virtual machine that was suspended for an hour."""
 TIMES_WRONG_MAX = 2
+DEADLY_ARROWS = 0.3
+"""Share of the arrows of a replacement at which managers die in one run. If they died at each arrow, they would seldom
+come to the later ones."""
+FULL_WHEN_WRONG = 0.3
+"""Probability that there is no space left to rebuild a state that was found to be wrong at once."""
 FAR_OPERATION = 40
 """A log batch is two file operations, so a planned fault comes within some twenty batches."""
 
@@ -32,6 +42,12 @@ class Nemesis:
         self.quiet = False
         self.operators = Operators(world)
         options = world.options
+        drawn = Random(f"deadly arrows {options.seed}")
+        self._deadly = {str(arrow) for arrow in ARROWS.values() if drawn.random() < DEADLY_ARROWS}
+        if options.deadly_arrow:
+            self._deadly = {options.deadly_arrow}
+        world.on_arrow = self._at_arrow
+        world.on_fetch = self._at_fetch
         world.every(options.break_rate, self._if_loud(world.network.break_random), self.until)
         world.every(options.partition_rate, self._if_loud(self._partition), self.until)
         world.every(options.crash_rate, self._if_loud(self._crash), self.until)
@@ -42,6 +58,7 @@ class Nemesis:
         world.every(options.member_rate, self._if_loud(self.operators.turn), self.until)
         world.every(options.state_full_rate, self._if_loud(self._fill_state), self.until)
         world.every(options.wrong_state_rate, self._if_loud(self._spoil_state), self.until)
+        world.every(options.renewal_rate, self._if_loud(self._renew_state), self.until)
         world.every(options.swap_rate, self._if_loud(self._swap), self.until)
         world.every(options.overrule_rate, self._if_loud(self._overrule), self.until)
         world.every(options.throw_rate, self._if_loud(self._throw), self.until)
@@ -221,16 +238,55 @@ class Nemesis:
             self._count("no space left for the state", process.id)
 
     def _spoil_state(self) -> None:
+        process = self._some()
+        if process is not None:
+            self._spoil_state_of(process)
+
+    def _spoil_state_of(self, process: Process) -> None:
         """Make a manager's state wrong: one at a time, if the others are a majority that agrees; and at most twice in a
         process, because a manager stops at the third time."""
-        newest, process = self.world.audience.lists.newest, self._some()
-        if newest is None or process is None or len(newest.voters) < 3 or process.id not in newest.voters:
+        newest, options = self.world.audience.lists.newest, self.world.options
+        if newest is None or not process.alive or len(newest.voters) < 3 or process.id not in newest.voters:
             return
         is_done = process.opened.machine.applied_index > newest.index
-        busy = any(each.state_is_wrong for each in self.world.running()) or process.directory.state_full_until
-        if is_done and not busy and process.times_wrong < TIMES_WRONG_MAX and not self.operators.busy:
+        busy = any(each.state_is_wrong for each in self.world.running())
+        is_full = process.directory.state_full_until > self.world.now
+        if is_done and not busy and not is_full and process.times_wrong < TIMES_WRONG_MAX and not self.operators.busy:
             self._count("state made wrong", process.id)
             process.spoil_state()
+            if self._happens(options.useless_snapshots):
+                process.cannot_rebuild = True
+                process.times_wrong = TIMES_WRONG_MAX  # a state that cannot be rebuilt counts twice
+            if self._happens(options.found_at_once):
+                process.find_wrong()
+                if options.state_full_rate and self._happens(FULL_WHEN_WRONG):
+                    process.directory.state_full_until = self.world.now + self.random.uniform(0.1, 3.0)
+
+    def _happens(self, probability: float) -> bool:
+        return probability > 0.0 and self.random.random() < probability
+
+    def _at_arrow(self, process: Process, arrow: Arrow) -> None:
+        """The replacement of a manager's state goes one step further. The manager may die before anything is done."""
+        if self.quiet or self.world.now >= self.until:
+            return
+        if str(arrow) in self._deadly and self._happens(self.world.options.arrow_kill):
+            self._count(killed_at(arrow), process.id)
+            raise Killed
+        if arrow.event in (ReplacementEvent.RENEW, ReplacementEvent.FETCHED):
+            self.world.after(0.0, lambda: self._at_fetch(process))
+
+    def _at_fetch(self, process: Process) -> None:
+        """The state of a manager turns out to be wrong while it is about to be replaced anyhow."""
+        options = self.world.options
+        is_over = self.quiet or self.world.now >= self.until
+        if not is_over and options.wrong_state_rate and self._happens(options.found_at_once):
+            self._spoil_state_of(process)
+
+    def _renew_state(self) -> None:
+        process = self._some()
+        if process is not None:
+            self._count("state has to move to another file", process.id)
+            process.engine.renewal_wanted = True
 
     # Leadership --------------------------------------------------------------------------------------------------
 

@@ -105,6 +105,17 @@ class Options:
     """The number of sessions that are remembered; with a small number, sessions in use are evicted."""
     wrong_state_rate: float
     """The state of a manager that runs becomes wrong, as by a bug, or by a flipped bit of its memory."""
+    useless_snapshots: float
+    """Probability that a manager whose state was made wrong cannot rebuild it from its own snapshots."""
+    found_at_once: float
+    """Probability that a state that was made wrong is found by a copy of it at once. Otherwise digests show it."""
+    renewal_rate: float
+    """The state of a manager that runs has to move to another file."""
+    arrow_kill: float
+    """Probability that a manager dies at one of the deadly arrows of this run, while its state is replaced (see
+    raft/replacement.py)."""
+    deadly_arrow: str = ""
+    """The only deadly arrow; "": they are drawn."""
     hostile_rate: float
     """Acts of impostors, of programs that replay hellos, and of a hostile member (hostile.py)."""
     state_full_rate: float
@@ -171,6 +182,21 @@ OPERATORS: Final[Mapping[str, Any]] = {
     "idle": 3.0,
 }
 """The members change all the time, by two operators that do not wait for each other."""
+REPLACEMENTS: Final[Mapping[str, Any]] = {
+    **FETCHES,
+    "link_bytes_per_second": 0.0,
+    "large_values": 0.0,
+    "crash_rate": 0.2,
+    "job_seconds": 0.3,
+    "job_kill": 0.0,
+    "wrong_state_rate": 1.0,
+    "useless_snapshots": 0.5,
+    "found_at_once": 0.5,
+    "renewal_rate": 1.0,
+    "state_full_rate": 0.6,
+    "arrow_kill": 0.7,
+}
+"""States are replaced all the time, for each reason, and managers die on the way."""
 THIN_LINKS: Final = "thin links"
 THIN: Final[Mapping[str, Any]] = {
     "managers": 3,
@@ -196,6 +222,8 @@ THIN: Final[Mapping[str, Any]] = {
     "hostile_rate": 0.0,
     "state_full_rate": 0.0,
     "wrong_state_rate": 0.0,
+    "renewal_rate": 0.0,
+    "arrow_kill": 0.0,
     "link_bytes_per_second": 150e3,
     "large_values": 0.05,
     "value_bytes": 600_000,
@@ -213,6 +241,7 @@ PROFILES: Final[Mapping[str, tuple[float, Mapping[str, Any]]]] = {
     "fetches": (0.04, FETCHES),
     "operators": (0.06, OPERATORS),
     THIN_LINKS: (0.02, THIN),
+    "replacements": (0.04, REPLACEMENTS),
 }
 """Name -> (share of the seeds, the options that are fixed in them). Independent draws bring these situations about too
 seldom."""
@@ -227,6 +256,7 @@ def draw(seed: int) -> Options:
 
     latency = random.choice([0.0005, 0.002, 0.01, 0.05])
     sync = random.choice([0.0002, 0.001, 0.01])
+    replacement = Random(f"replacement {seed}")
     others = Random(f"hostile options {seed}")  # so that the other draws of a seed do not change
     options = Options(
         seed=seed,
@@ -283,6 +313,10 @@ def draw(seed: int) -> Options:
         job_seconds=random.choice([0.0, 0.02, 0.5]),
         rot=sometimes(0.2, 0.0, 0.5),
         job_kill=sometimes(0.3, 0.0, 0.2),
+        useless_snapshots=replacement.choice([0.0, 0.5]),
+        found_at_once=replacement.choice([0.0, 0.5]),
+        renewal_rate=replacement.choice([0.0, 0.0, 0.0, 0.1, 0.5]),
+        arrow_kill=replacement.choice([0.0, 0.2, 0.7]),
         idle=sometimes(0.2, 2.0, 10.0),
         disaster=float(Random(f"disaster {seed}").random() < DISASTERS),
         mistake=MISTAKES,

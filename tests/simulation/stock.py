@@ -49,6 +49,8 @@ def stock_options(seed: int) -> Options:
         disk_error=0,
         state_full_rate=0,
         wrong_state_rate=0,
+        renewal_rate=0,
+        arrow_kill=0,
         file_fault_rate=0,
         replay=0,
         transfer_rate=0,

@@ -46,6 +46,7 @@ from warren_raft.raft.effects import (
 from warren_raft.raft.engine import Engine
 from warren_raft.raft.events import Event, Synced, Worked
 from warren_raft.raft.log.log import Batch
+from warren_raft.raft.replacement import Arrow
 from warren_raft.raft.submit import Proposal
 from warren_raft.snapshots.keeper import Held
 from warren_raft.snapshots.verification import prove_state, verify
@@ -111,6 +112,12 @@ class Process:
         self.state_is_wrong = False
         """The run has made the state wrong, and it was not replaced since."""
         self.times_wrong = 0
+        self._fetches = False
+        self.cannot_rebuild = False
+        """The next attempt to rebuild the state finds no usable snapshot of this manager."""
+        self._rebuild = opened.keeper.rebuild
+        opened.keeper.rebuild = self._rebuilding  # type: ignore[method-assign]
+        self.engine._replacement.on_arrow = self._at_arrow
         self.alive = True
         self._step_due = False
         self._tick()
@@ -172,6 +179,12 @@ class Process:
         except Crashed:
             self.world.end(self, power_cut=False)
             return
+        except Killed:
+            power_cut = self.world.random.random() < self.world.options.power_cut
+            self.world.faults["power cut at an arrow" if power_cut else "kill -9 at an arrow"] += 1
+            self._die(power_cut=power_cut)
+            return
+        self._look_at_fetch()
         self.world.stepped(self)
         if self.engine.failure is not None:
             self.world.stopped_by_itself(self, self.engine.failure)
@@ -206,17 +219,33 @@ class Process:
             result = self._carried_out(work)
             if isinstance(result, Held):
                 self.world.faults["snapshot taken"] += 1
+            elif isinstance(result, tuple):
+                self.world.on_fetch(self)  # the fetched snapshot, and a state that was made from it
             done = Worked(work, result)
         except (WarrenError, OSError) as problem:
             done = Worked(work, None, problem)
             self.world.faults[f"job on snapshots failed: {type(problem).__name__}"] += 1
         except Killed:
             self.world.faults["kill -9 in a job on snapshots"] += 1
-            self.world.end(self, power_cut=False)
-            down = self.world.random.uniform(0.0, self.world.options.down_max)
-            self.world.after(down, lambda: self.world.restart(self.id))
+            self._die(power_cut=False)
             return
         self.take(done)
+
+    def _look_at_fetch(self) -> None:
+        fetches = self.engine.fetching is not None
+        if fetches and not self._fetches:
+            self.world.on_fetch(self)
+        self._fetches = fetches
+
+    def _die(self, *, power_cut: bool) -> None:
+        self.world.end(self, power_cut=power_cut)
+        down = self.world.random.uniform(0.0, self.world.options.down_max)
+        self.world.after(down, lambda: self.world.restart(self.id))
+
+    def _at_arrow(self, arrow: Arrow) -> None:
+        """The replacement of the state goes one step further. The process may die before anything of it is done."""
+        self.world.checked[f"seen: arrow {arrow}"] += 1
+        self.world.on_arrow(self, arrow)
 
     def _carried_out(self, work: Work) -> object:
         if self.world.is_calm or self.world.random.random() >= self.world.options.job_kill:
@@ -232,6 +261,25 @@ class Process:
         machine._load()
         self.state_is_wrong = True
         self.times_wrong += 1
+
+    def find_wrong(self) -> None:
+        """A copy of the state fails its verification."""
+
+        def verdict(_result: object, _error: Exception | None) -> None:
+            self.engine._installation.condemn()
+
+        self.take(Worked(Work(lambda: None, verdict), None))
+
+    def _rebuilding(self, log_holds: Callable[[int, int], bool]) -> Callable[[], StateMachine]:
+        job = self._rebuild(log_holds)
+
+        def rebuild() -> StateMachine:
+            if self.cannot_rebuild:
+                self.cannot_rebuild = False
+                raise Corrupted("the state", "cannot be rebuilt: made so by the simulation")
+            return job()
+
+        return rebuild
 
     def swapped(self, machine: StateMachine) -> None:
         self.state_is_wrong = False
@@ -438,6 +486,10 @@ class World:
         """Counts of checks, and of events that were seen, to be added up over the runs."""
         self.two_clusters = False
         """Members of an old cluster run beside members of a new one, by mistake."""
+        self.on_arrow: Callable[[Process, Arrow], None] = lambda _process, _arrow: None
+        """Called when the replacement of a manager's state goes one step further. It may raise Killed."""
+        self.on_fetch: Callable[[Process], None] = lambda _process: None
+        """Called when a manager begins to fetch a snapshot, and when it has fetched it."""
         self.is_calm = False
         """This is the liveness phase: nothing is slow any more."""
         self.trace: list[str] = []
