@@ -118,9 +118,9 @@ PLANTED: dict[str, tuple[Change, ...]] = {
         Change(
             Keeper,
             "open_incoming",
-            "            manifest = self._verify(path, True, self.closing)",
-            "            from warren_raft.snapshots.file import read_manifest as looked_at\n"
-            "            manifest = looked_at(path)",
+            "                manifest = self._verify(path, True, self.closing)",
+            "                from warren_raft.snapshots.file import read_manifest as looked_at\n"
+            "                manifest = looked_at(path)",
         ),
     ),
     # If a message waits for the disk when its link breaks, it leaves on the next link.
