@@ -69,7 +69,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     # Hole 1: PySyncObj flushes its journal, it does not sync it.
     "no-sync-before-reply": (Change(Outbox, "send_when_synced", "self._log.position", "0"),),
     "apply-beyond-synced-log": (
-        Change(Applying, "_apply", "min(self._core.commit_index, log.synced_index)", "self._core.commit_index"),
+        Change(Applying, "_limit", "min(self._log.commit_index, self._log.synced_index)", "self._core.commit_index"),
         Change(Guard, "_deliver_append", "min(commit, self._log.synced_index)", "commit"),
         Change(Guard, "_acknowledged", "min(index, self._log.synced_index)", "index"),
     ),

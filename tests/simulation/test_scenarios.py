@@ -10,9 +10,9 @@ from tests.simulation.planted import Change, changed
 from tests.simulation.scenario import SCENARIOS, Scenario, ScenarioFailed, run_file
 from warren_raft.raft.elections import Elections
 from warren_raft.raft.forming import Forming
-from warren_raft.raft.guard import Guard
 from warren_raft.raft.leading import Leading
 from warren_raft.raft.outbox import Outbox
+from warren_raft.raft.progress import Followers
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.votes import Votes
 
@@ -49,7 +49,7 @@ BROKEN: dict[str, tuple[Change, ...]] = {
             "self.node_id not in self.membership.members",
         ),
     ),
-    "a_successor_has_acknowledged_nothing": (Change(Guard, "forget", "self._progress.pop(peer, None)", "pass"),),
+    "a_successor_has_acknowledged_nothing": (Change(Followers, "forget", "self._progress.pop(peer, None)", "pass"),),
     "different_lists_form_nothing": (
         Change(Forming, "_agrees", "link.view == self._declared and link.configured", "True or link.configured"),
     ),

@@ -73,20 +73,25 @@ class Applying:
             return False
         if self.shortage is None:
             try:
-                return self._apply()
+                return self._apply(self._limit)
             except StorageFull as error:
                 return self._blocked(error)
         if self._context.now < self._again_at:
             return False
         try:
             self._settle()
-            more = self._apply()
+            more = self._apply(self._limit)
         except StorageFull as error:
             return self._blocked(error)
         self.shortage = None
         if self._replacement.phase is not Phase.BLOCKED:
             clear_blocked(self._context.alarms, "state")
         return more
+
+    @property
+    def _limit(self) -> int:
+        """The newest index that is known to be committed and is durable here."""
+        return min(self._log.commit_index, self._log.synced_index)
 
     def _settle(self) -> None:
         """The commit of a change may have come through although its disk refused something."""
@@ -102,10 +107,8 @@ class Applying:
         self._again_at = self._context.now + RETRY_SECONDS
         return False
 
-    def _apply(self) -> bool:
+    def _apply(self, limit: int) -> bool:
         machine, log = self._context.machine, self._log
-        # Not the core's commit index alone: a one-member cluster's runs ahead of its disk.
-        limit = min(self._core.commit_index, log.synced_index)
         first = machine.applied_index
         last = min(limit, first + APPLY_ENTRIES)
         for index in range(first + 1, last + 1):
@@ -126,7 +129,7 @@ class Applying:
             can_propose = self._core.is_leader and (self._submitter.is_queueing or no_list)
             can_write = can_write or can_propose
         is_replaying = self._replacement.incoming is not None and self._installation.replay(machine.applied_index)
-        return is_replaying or last < limit or can_write or (self._writer.is_idle and log.has_pending)
+        return is_replaying or last < limit or can_write or (self._writer.batch is None and log.has_pending)
 
     def _apply_change(self, index: int, term: int, change: Change) -> None:
         previous = self._context.roster.membership

@@ -135,7 +135,7 @@ class Catchup:
         self._now = now
         self._applied_index = applied_index
         if guard.core.is_leader:
-            needed_by = guard.needs_snapshot | self._wanted_by.keys()
+            needed_by = guard.followers.needs_snapshot | self._wanted_by.keys()
         else:
             needed_by = set()
             self._wanted_by.clear()

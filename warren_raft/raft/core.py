@@ -258,6 +258,11 @@ class Core:
         self.leader: str | None = None
         """The leader of the current term, if this manager knows it; this manager itself if it leads."""
         self.commit_index = 0
+        self.has_moved = False
+        """Whether term, state or leader have changed. leading.py resets it."""
+        self.needs_tick = False
+        """Whether a tick may do something now that need not wait for the next regular one: an answer or a sync may have
+        made a majority, or there is something to send."""
         module = load_module(clock)
         Node, Transport = module.Node, module.Transport  # noqa: N806 - classes
 
@@ -350,10 +355,12 @@ class Core:
         PySyncObj calls `send`."""
         core = self._core
         leader = core._SyncObj__raftLeader
-        self.term = core._SyncObj__raftCurrentTerm
-        self.state = core._SyncObj__raftState
-        self.is_leader = self.state == LEADER
-        self.leader = None if leader is None else leader._id
+        leader_id = None if leader is None else leader._id
+        term, state = core._SyncObj__raftCurrentTerm, core._SyncObj__raftState
+        if term != self.term or state != self.state or leader_id != self.leader:
+            self.term, self.state, self.leader = term, state, leader_id
+            self.is_leader = state == LEADER
+            self.has_moved = self.needs_tick = True
         self.commit_index = core._SyncObj__raftCommitIndex
 
     @property
@@ -415,9 +422,11 @@ class Core:
 
     def _deliver(self, peer_id: str, message: dict[str, Any]) -> None:
         self._links._onMessageReceived(self._node(peer_id), message)
+        self.needs_tick = True
         self._look()
 
     def tick(self) -> None:
+        self.needs_tick = False
         self._core.doTick(0.0)
         self._look()
 
@@ -482,6 +491,7 @@ class Core:
         """Send append messages at the next tick instead of the next heartbeat. For a follower that catches up, or that
         has an open window again."""
         self._core._SyncObj__newAppendEntriesTime = -NEVER_SECONDS
+        self.needs_tick = True
 
     def raise_match_index(self, peer_id: str, index: int) -> None:
         """Count an earlier success of a follower in full. The follower had the entry on disk before we did, and now our

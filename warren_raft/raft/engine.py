@@ -191,7 +191,7 @@ class Engine(Readings):
             proposing=self._proposing,
         )
         fitness = Fitness(context, self._writer, self._applying, self._settling, health)
-        super().__init__(context, guard, submitter, health, catchup, forming, leading, fitness)
+        super().__init__(context, guard, submitter, health, catchup, forming, self._elections, leading, fitness)
         self._expire_at = LONG_AGO
         self._dialed: dict[str, tuple[str, ...]] | None = None
         self.renewal_wanted = False
@@ -283,59 +283,68 @@ class Engine(Readings):
         self._admission.forget(peer)
 
     def _decide(self) -> None:
-        context, core = self._context, self._core
+        """Each part runs if its input may have changed: a write needs few of them. All run once in a tick."""
+        context = self._context
         looks = context.now >= context.look_at or self._is_restless
         if looks:
             context.look_at = context.now + TICK_SECONDS
             self._look_around()
-        if self._replacement.is_swapping:
+        if not self._replacement.is_swapping:
+            self._go_on(looks=looks)
+        if context.now >= self._expire_at:
             self._expire()
-            return
-        self._leading.tick()
-        if core.is_leader or looks:  # to a follower a tick does nothing that cannot wait
+
+    def _go_on(self, *, looks: bool) -> None:
+        """Elections, the core's tick, changes of leadership, and the next entries. `looks`: this is the look of a tick,
+        or something has happened that belongs to no write."""
+        context, core, leading = self._context, self._core, self._leading
+        if context.now >= self._elections.deadline and not core.is_leader:
+            leading.ask_for_votes()
+        if looks or (core.needs_tick and core.is_leader):  # to a follower a tick does nothing that cannot wait
             core.tick()
-        self._guard.after_tick()  # also for a follower: it may have led when the disk got its present batch
-        self._leading.follow()
+            self._guard.after_tick()
+        if looks or core.has_moved or self._elections.leader != leading.followed:
+            leading.follow()
+            self._proposing.route()
         if looks:
             self._look_at_members()
-        self._proposing.route()
-        self._proposing.propose()
+        self._proposing.send()
+        if core.is_leader:
+            self._proposing.propose()
         if looks:
             self._requests.tick(must_go=self._fitness.must_not_lead)
-            self._leading.check_ready()
-        self._expire()
+            leading.check_ready()
 
     @property
     def _is_restless(self) -> bool:
         """Whether something is under way that may go one step further with each message and each sync."""
-        roster, replacement = self._roster, self._replacement
-        return not roster.is_settled or replacement.incoming is not None or self._requests.is_transferring
+        is_settled, requests = self._roster.is_settled, self._requests
+        return not is_settled or self._replacement.incoming is not None or requests.is_transferring
 
     def _expire(self) -> None:
-        context = self._context
-        if context.now >= self._expire_at:
-            self._expire_at = context.now + EXPIRE_SECONDS
-            self._fitness.look(self.leader)
-            reason, full = self._fitness.hindrance
-            self._submitter.expire(context.now, reason, full=full)
-            self._requests.expire()
+        """End the writes and requests that have reached their deadlines."""
+        now = self._context.now
+        self._expire_at = now + EXPIRE_SECONDS
+        self._fitness.look(self.leader)
+        reason, full = self._fitness.hindrance
+        self._submitter.expire(now, reason, full=full)
+        self._requests.expire()
 
     def _collect(self) -> list[Effect]:
         """The messages that may leave now, then the next log batch; after a failure, no more dialling."""
         outbox, now = self._outbox, self._context.now
-        outbox.flush(now, self._proposing.take_committed_origins())
-        if outbox.holds_for_disk:
+        if outbox.flush(now, self._proposing.take_committed_origins() if self._proposing.origins else ()):
             outbox.send_alive(now, self._guard.alive)
-        if self.failure is None:
-            self._writer.start()
-        else:
+        if self.failure is not None:
             self._dial()
+        elif self._log.has_pending or self._writer.shortage is not None:
+            self._writer.start()
         return outbox.take()
 
     @property
     def holds_notices(self) -> bool:
         """Whether a step is wanted within NOTICE_SECONDS."""
-        return self._outbox.holds_notices
+        return bool(self._outbox.notices)
 
     def apply(self) -> bool:
         """Apply the entries that are committed and durable here, some at a time. True: there is more to do at once."""

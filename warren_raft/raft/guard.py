@@ -8,9 +8,9 @@ given to this leader in this term, for entries that are durable on both sides.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final, Literal
 
 from warren_raft.errors import InvariantViolation
@@ -34,6 +34,7 @@ from warren_raft.raft.messages import (
     RequestVote,
     Vote,
 )
+from warren_raft.raft.progress import Followers, Progress
 
 CHECK_QUORUM_TIMEOUTS: Final = 1.5
 """A leader that no majority has answered for so many election timeouts steps down."""
@@ -50,35 +51,6 @@ UNCOMMITTED_BYTES: Final = 128 * 1024 * 1024
 """The most entries that a leader may send beyond its commit index, and the most bytes of them if they are more than a
 few. No snapshot ever covers such entries, so a leader that sent more and more of them would fill the log. A correct
 leader proposes two at a time, or a megabyte of large entries, and inherits as many from each leader before it."""
-
-
-@dataclass(slots=True)
-class _Progress:
-    """The leader's knowledge of one follower, in this term."""
-
-    match: int = 0
-    """The highest index that the follower acknowledged as durable. Our own disk may not have it yet."""
-    kept: int = 0
-    """The follower has this commit index, or a higher one, on disk."""
-    next_index: int = 0
-    """The first index that was not sent on the present link; 0 before the first entries."""
-    barrier: int = 0
-    """A reset that answers a message before this sequence number is stale: since then this leader acted on a reset, or
-    the link was replaced."""
-    unacknowledged: deque[tuple[int, int]] = field(default_factory=deque)
-    """(last index, bytes) of each message with entries that is on its way."""
-    unacknowledged_bytes: int = 0
-
-    def forget_link(self, next_sequence: int) -> None:
-        self.next_index = 0
-        self.barrier = next_sequence
-        self.unacknowledged.clear()
-        self.unacknowledged_bytes = 0
-
-    def acknowledge(self, index: int) -> None:
-        self.match = max(self.match, index)
-        while self.unacknowledged and self.unacknowledged[0][0] <= index:
-            self.unacknowledged_bytes -= self.unacknowledged.popleft()[1]
 
 
 class Guard:
@@ -116,9 +88,8 @@ class Guard:
         them because of the leader."""
         self.why: list[str] = []
         """The reason of the present campaign, for the logs of the voters."""
-        self.needs_snapshot: set[str] = set()
-        self._progress: dict[str, _Progress] = {}
-        self._progress_term = -1
+        self.followers = Followers()
+        """While this manager leads: how far each follower's log is, as far as it has said so in this term."""
         self._sequence = 0
         self._braked: dict[str, int] = {}
         self._answering: tuple[str, int, int] | None = None
@@ -155,8 +126,8 @@ class Guard:
 
     def _outgoing_append(self, peer: str, message: AppendEntries) -> None:
         entries = message.entries
-        progress = self._progress_of(peer)
-        if entries and peer in self.needs_snapshot:
+        progress = self.followers.of(peer, self.core.term)
+        if entries and peer in self.followers.needs_snapshot:
             # The follower cannot use entries before it has the snapshot. Until then it gets heartbeats, and answers.
             self._brake(peer, entries[0][1])
             entries = []
@@ -204,7 +175,7 @@ class Guard:
     def _behind(self, peer: str) -> None:
         """The follower lacks entries that our log has compacted. catchup.py offers it a snapshot that ends at our base
         or above."""
-        self.needs_snapshot.add(peer)
+        self.followers.needs_snapshot.add(peer)
         self._brake(peer, self._log.base_index + 1)
 
     def release_brakes(self) -> None:
@@ -371,7 +342,7 @@ class Guard:
             return
         if not self.core.follows(peer):
             raise PeerFault(f"{peer} answers an append message, but this leader sent it none")
-        progress = self._progress_of(peer)
+        progress = self.followers.of(peer, self.core.term)
         next_index = message.next_index
         if next_index <= BASE_INDEX and (message.success or message.reset):
             raise PeerFault(f"{peer} answers with index {next_index - 1}, but every log begins at index {BASE_INDEX}")
@@ -383,13 +354,13 @@ class Guard:
         elif message.reset:
             self._reset(peer, progress, next_index, sequence, hint=message.hint)
 
-    def _acknowledged(self, peer: str, progress: _Progress, index: int) -> None:
+    def _acknowledged(self, peer: str, progress: Progress, index: int) -> None:
         if index > self._log.last_index:
             raise PeerFault(f"{peer} acknowledges index {index}, but our log ends at {self._log.last_index}")
         window_was_full = progress.unacknowledged_bytes >= WINDOW_BYTES
         progress.acknowledge(index)
         if index >= self._log.base_index:
-            self.needs_snapshot.discard(peer)
+            self.followers.needs_snapshot.discard(peer)
         counted = min(index, self._log.synced_index)
         self.core.deliver_success(peer, counted)
         # Stock sets nextIndex back to the acknowledged index and sends all entries again that are on their way (hole
@@ -398,7 +369,7 @@ class Guard:
         if window_was_full and progress.unacknowledged_bytes < WINDOW_BYTES:
             self.core.send_soon()
 
-    def _reset(self, peer: str, progress: _Progress, next_index: int, sequence: int, *, hint: bool) -> None:
+    def _reset(self, peer: str, progress: Progress, next_index: int, sequence: int, *, hint: bool) -> None:
         if sequence < progress.barrier:
             # Several messages of one burst do not match. If the leader acted on each reset, it would send the same
             # entries again and again (holes 2a, 11b).
@@ -417,10 +388,10 @@ class Guard:
             raise PeerFault(f"{peer} asks for index {next_index}, but our log ends at {self._log.last_index}")
         progress.forget_link(self._sequence + 1)
         if next_index <= self._log.base_index:
-            self.needs_snapshot.add(peer)
+            self.followers.needs_snapshot.add(peer)
             self.core.set_next_index(peer, self._log.base_index + 1)
             return
-        self.needs_snapshot.discard(peer)
+        self.followers.needs_snapshot.discard(peer)
         self.core.set_next_index(peer, next_index)
         self.core.send_soon()
 
@@ -446,7 +417,7 @@ class Guard:
     def link_up(self, peer: str) -> None:
         """Entries that were on their way on the old link are lost. Send again from the first entry that the peer has
         not acknowledged."""
-        progress = self._progress_of(peer)
+        progress = self.followers.of(peer, self.core.term)
         progress.forget_link(self._sequence + 1)
         if self.core.is_leader:
             self.core.send_soon()
@@ -461,31 +432,33 @@ class Guard:
     def forget(self, peer: str) -> None:
         """A member left. The acknowledgements of its data directory say nothing about the next directory under the same
         id."""
-        self._progress.pop(peer, None)
+        self.followers.forget(peer)
         self._braked.pop(peer, None)
-        self.needs_snapshot.discard(peer)
 
     def synced(self) -> None:
         """Our own disk has caught up. Count the acknowledgements, or the leader's commit index, that waited for it."""
-        log = self._log
-        if self.core.is_leader:
-            for peer, progress in self._progresses().items():
-                self.core.raise_match_index(peer, min(progress.match, log.synced_index))
+        log, core = self._log, self.core
+        if core.is_leader:
+            for peer, progress in self.followers.all(core.term).items():
+                core.raise_match_index(peer, min(progress.match, log.synced_index))
+            core.needs_tick = True  # it counts
         else:
-            self.core.raise_commit_index(min(log.commit_index, log.synced_index))
+            core.raise_commit_index(min(log.commit_index, log.synced_index))
+        self._note_commit(min(core.commit_index, log.synced_index))  # a follower may have led when this was proposed
 
     def after_tick(self) -> None:
-        self.release_brakes()
+        if self._braked:
+            self.release_brakes()
         # The commit index of a leader, also of one that in this tick counted a majority and then lost its quorum.
         self._note_commit(min(self.core.commit_index, self._log.synced_index))
 
     def match_index(self, peer: str) -> int:
         """The highest index that the follower has acknowledged to this leader; 0 if unknown."""
-        return self._progresses()[peer].match if peer in self._progresses() else 0
+        return self.followers.known(peer, self.core.term).match
 
     def kept_index(self, peer: str) -> int:
         """The commit index that the follower still knows after any crash; 0 if unknown."""
-        return self._progresses()[peer].kept if peer in self._progresses() else 0
+        return self.followers.known(peer, self.core.term).kept
 
     def learn_commit(self, index: int, term: int) -> None:
         """A peer says that the entry (index, term) is committed. If our log holds that entry, it is committed here too,
@@ -495,20 +468,6 @@ class Guard:
         if not self.core.is_leader and index > log.commit_index and log.holds(index, term):
             log.set_commit(index)
             self.core.raise_commit_index(min(index, log.synced_index))
-
-    def _progresses(self) -> dict[str, _Progress]:
-        if self._progress_term != self.core.term:
-            self._progress_term = self.core.term
-            self._progress.clear()
-            self.needs_snapshot.clear()
-        return self._progress
-
-    def _progress_of(self, peer: str) -> _Progress:
-        progresses = self._progresses()
-        progress = progresses.get(peer)
-        if progress is None:
-            progress = progresses[peer] = _Progress(barrier=0)
-        return progress
 
 
 def _checked_entries(peer: str, message: AppendEntries, held: HeldEntries) -> list[Entry]:

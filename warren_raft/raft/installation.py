@@ -252,7 +252,7 @@ class Installation:
                 self._publish(incoming)
         elif incoming.applied_index <= applied_index:
             self._drop()
-        elif self._writer.is_idle:
+        elif self._writer.batch is None:
             self._replacement.go(Event.LOG_TOO_SHORT)
             self._reset_batch = self._log.reset_batch(incoming.applied_index, incoming.applied_term)
             self._writer.write(self._reset_batch)

@@ -65,7 +65,9 @@ class Leading:
         self.leads_for_sure = False
         """Whether this manager leads, and has applied an entry of its own term."""
         self.led_at = context.now
-        """When a leader was last known."""
+        """When a leader was last known, to a tick."""
+        self.followed: str | None = None
+        """The leader that elections.py knew when `follow` last ran."""
         self._ready_index: int | None = None
         self.is_ready = False
         """Whether the state has reached the commit index of the first leader that was heard, and there is a cluster."""
@@ -129,10 +131,9 @@ class Leading:
             is_leader=self._core.is_leader,
         )
 
-    def tick(self) -> None:
-        """Ask for votes when it is time."""
-        is_due = not self._core.is_leader and self._context.now >= self._elections.deadline
-        if is_due and self._elections.tick(self._context.now, self.standing()):
+    def ask_for_votes(self) -> None:
+        """The time of elections.py is up, and this manager does not lead."""
+        if self._elections.tick(self._context.now, self.standing()):
             self.campaign()
 
     def campaign(self, transfer: Reason | None = None) -> None:
@@ -161,8 +162,10 @@ class Leading:
         self.follow(Reason(why.word, f"{why.text}, and no other manager took over"))
 
     def follow(self, why: Reason | None = None) -> None:
-        """Follow a change in the core: each part learns that this manager leads, or does not lead any more. `why` this
-        leader has stepped down; None: it is seen from the term."""
+        """Follow a change in the core, or of the leader that is heard: each part learns that we lead, or do
+        not lead any more. Called once a tick, and when there is a change. `why` this leader has stepped down; None: it
+        is seen from the term."""
+        self._core.has_moved = False
         leads = self._core.is_leader
         if leads != self._was_leader:
             self._was_leader = leads
@@ -183,6 +186,7 @@ class Leading:
         if leader is not None:
             self.led_at = self._context.now
         self._log_lines.look(leader, self._core.term, self._elections.why)
+        self.followed = self._elections.leader
 
     def _why_stepped_down(self) -> Reason:
         if self._core.term > self._led_term:

@@ -31,36 +31,32 @@ class LogWriter:
         self._context = context
         self._log = context.log
         self._outbox = context.outbox
-        self._batch: Batch | None = None
+        self.batch: Batch | None = None
+        """The batch that is on its way."""
         self._since = context.now
         self._retry_at = LONG_AGO
         self.shortage: Shortage | None = None
         """Why the present batch cannot be written; None: it can, or there is none."""
 
     @property
-    def is_idle(self) -> bool:
-        """Whether no batch is on its way."""
-        return self._batch is None
-
-    @property
     def hung_seconds(self) -> float | None:
         """Seconds since a disk that hangs got the present batch; None: it does not hang."""
         seconds = self._context.now - self._since
-        return seconds if self._batch is not None and seconds > HUNG_DISK_SECONDS else None
+        return seconds if self.batch is not None and seconds > HUNG_DISK_SECONDS else None
 
     def start(self) -> None:
         """Hand the next batch to the disk if none is on its way; or a batch that the disk refused, again."""
-        if self._batch is None:
+        if self.batch is None:
             batch = self._log.take_batch()
             if batch is not None:
                 self.write(batch)
         elif self.shortage is not None and self._context.now >= self._retry_at:
             self._retry_at = float("inf")
-            self._outbox.add(WriteLog(self._batch))
+            self._outbox.add(WriteLog(self.batch))
 
     def write(self, batch: Batch) -> None:
         """Hand this batch to the disk. None is on its way."""
-        self._batch = batch
+        self.batch = batch
         self._since = self._context.now
         self._outbox.add(WriteLog(batch))
 
@@ -73,7 +69,7 @@ class LogWriter:
         if self.shortage is not None:
             self.shortage = None
             clear_blocked(self._context.alarms, "log")
-        self._batch = None
+        self.batch = None
         self._log.complete(batch)
         return True
 

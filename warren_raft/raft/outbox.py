@@ -69,7 +69,9 @@ class Outbox:
         """Peer -> position of its newest append message in `_new`."""
         self._gated: deque[tuple[_Outgoing, float]] = deque()
         """Messages that wait for the disk, and since when."""
-        self._notices: dict[str, tuple[Message, float]] = {}
+        self.notices: dict[str, tuple[Message, float]] = {}
+        """Messages that wait for one to ride on, by peer, and since when. If there are any, a step is wanted within
+        NOTICE_SECONDS."""
         self._alive_sent_at = LONG_AGO
 
     # Links ---------------------------------------------------------------------------------------------------------
@@ -81,7 +83,7 @@ class Outbox:
         """A message that was made for the old link would be out of order on a new one."""
         self._links.pop(peer, None)
         self._gated = deque(item for item in self._gated if item[0].peer != peer)
-        self._notices.pop(peer, None)
+        self.notices.pop(peer, None)
         if self._new:
             self._new = [each for each in self._new if each.peer != peer]
             appends = ((n, each) for n, each in enumerate(self._new) if isinstance(each.message, AppendEntries))
@@ -128,7 +130,7 @@ class Outbox:
         self._new.clear()
         self._new_appends.clear()
         self._gated.clear()
-        self._notices.clear()
+        self.notices.clear()
 
     # The end of a step -----------------------------------------------------------------------------------------------
 
@@ -140,25 +142,17 @@ class Outbox:
         """Have a worker call `job`; a later step calls `then` with its result."""
         self._effects.append(Work(job, then))
 
-    @property
-    def holds_notices(self) -> bool:
-        """Whether a step is wanted within NOTICE_SECONDS."""
-        return bool(self._notices)
-
-    @property
-    def holds_for_disk(self) -> bool:
-        """Whether a message waits for the disk."""
-        return bool(self._gated)
-
-    def flush(self, now: float, waited_for: Collection[str]) -> None:
-        """Send the messages that may leave. `waited_for`: followers whose callers wait for newly committed entries."""
+    def flush(self, now: float, waited_for: Collection[str]) -> bool:
+        """Send the messages that may leave. `waited_for`: followers whose callers wait for newly committed entries.
+        True: a message waits for the disk."""
         if self._new:
             new, self._new = self._new, []
             self._new_appends.clear()
             for each in new:
                 self._let_go(each, now, waited_for)
-        if self._notices:
+        if self.notices:
             self._send_notices(now)
+        return bool(self._gated)
 
     def _let_go(self, each: _Outgoing, now: float, waited_for: Collection[str]) -> None:
         if each.gate > self._log.synced_position:
@@ -167,10 +161,10 @@ class Outbox:
         message = each.message
         if type(message) is AppendEntries:
             if not message.entries and each.peer not in waited_for:
-                _, since = self._notices.get(each.peer, (None, now))
-                self._notices[each.peer] = (message, since)
+                _, since = self.notices.get(each.peer, (None, now))
+                self.notices[each.peer] = (message, since)
                 return
-            self._notices.pop(each.peer, None)
+            self.notices.pop(each.peer, None)
         self.send(each.peer, message)
 
     def _hold(self, new: _Outgoing, now: float) -> None:
@@ -186,9 +180,9 @@ class Outbox:
         self._gated.append((new, now))
 
     def _send_notices(self, now: float) -> None:
-        for peer, (message, since) in list(self._notices.items()):
+        for peer, (message, since) in list(self.notices.items()):
             if now - since >= NOTICE_SECONDS:
-                del self._notices[peer]
+                del self.notices[peer]
                 self.send(peer, message)
 
     def send_alive(self, now: float, alive: Callable[[], tuple[str, Message] | None]) -> None:

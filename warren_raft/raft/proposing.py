@@ -58,7 +58,7 @@ class Proposing:
         self._requests = requests
         self.change_is_due = False
         """Whether the next change of members is looked for before the next entry of commands."""
-        self._origins: deque[tuple[int, frozenset[str]]] = deque()
+        self.origins: deque[tuple[int, frozenset[str]]] = deque()
         """(index of an entry, the followers that sent its commands), oldest first, until they are committed."""
 
     @property
@@ -66,32 +66,34 @@ class Proposing:
         return self._core.is_leader and self._roster.membership is not None
 
     def leadership_changed(self) -> None:
-        self._origins.clear()
+        self.origins.clear()
 
     def take_committed_origins(self) -> Collection[str]:
         """The followers whose commands have been committed since the last call."""
-        if not self._origins:
-            return ()
         origins: set[str] = set()
-        while self._origins and self._origins[0][0] <= self._core.commit_index:
-            origins |= self._origins.popleft()[1]
+        while self.origins and self.origins[0][0] <= self._log.commit_index:
+            origins |= self.origins.popleft()[1]
         return origins
 
     # To the leader -----------------------------------------------------------------------------------------------
 
     def route(self) -> None:
-        """Send the commands of our callers to the leader; a leader sends the bytes of large commands ahead."""
-        leader, submitter = self._core.leader, self._submitter
+        """Choose the way of commands again. It depends on the leader and its term, on the link to it, and on whether
+        there is a cluster."""
+        leader = self._core.leader
         route: Route | None = None
-        takes_writes = self.takes_writes
-        if takes_writes:
+        if self.takes_writes:
             route = Route(self._node_id, self._core.term, 0)
         elif leader is not None and leader != self._node_id and leader in self._roster.links:
             route = Route(leader, self._core.term, self._roster.links[leader].number)
-        submitter.set_route(route)
+        self._submitter.set_route(route)
+
+    def send(self) -> None:
+        """Send the commands of our callers to the leader; a leader sends the bytes of large commands ahead."""
+        submitter = self._submitter
         if submitter.is_waiting:
             submitter.flush(self._context.now)
-        if takes_writes and submitter.large.is_busy:
+        if self._core.is_leader and submitter.large.is_busy and self.takes_writes:
             self._send_ahead()
 
     def _send_ahead(self) -> None:
@@ -148,7 +150,7 @@ class Proposing:
             if commands:
                 self._append(entries.encode_commands(commands))
                 if origins:
-                    self._origins.append((self._log.last_index, origins))
+                    self.origins.append((self._log.last_index, origins))
 
     def _propose_change(self) -> bool:
         cluster_id = ""
@@ -172,7 +174,7 @@ class Proposing:
             self._append(large.entry)
             size += len(large.entry)
             if large.origin:
-                self._origins.append((self._log.last_index, frozenset([large.origin])))
+                self.origins.append((self._log.last_index, frozenset([large.origin])))
 
     def _append(self, entry: bytes) -> None:
         before = self._log.last_index

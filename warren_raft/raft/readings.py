@@ -14,6 +14,7 @@ from warren_raft.alarms import Alarm
 from warren_raft.disk.shortage import Shortage
 from warren_raft.raft.catchup import Catchup
 from warren_raft.raft.context import Context
+from warren_raft.raft.elections import Elections
 from warren_raft.raft.fitness import Fitness
 from warren_raft.raft.forming import Forming
 from warren_raft.raft.guard import Guard
@@ -36,6 +37,7 @@ class Readings:
         health: Health,
         catchup: Catchup,
         forming: Forming,
+        elections: Elections,
         leading: Leading,
         fitness: Fitness,
     ) -> None:
@@ -49,6 +51,7 @@ class Readings:
         self._health = health
         self._catchup = catchup
         self._forming = forming
+        self._elections = elections
         self._leading = leading
         self._fitness = fitness
         self.measured = Report()
@@ -92,7 +95,7 @@ class Readings:
     @property
     def commit_index(self) -> int:
         """The newest index that is known to be committed and is durable here."""
-        return min(self._core.commit_index, self._log.synced_index)
+        return min(self._log.commit_index, self._log.synced_index)
 
     def leader_contact_age(self, now: float) -> float:
         """Seconds since the leader was last heard; 0 on the leader itself; infinite before the first time."""
@@ -100,9 +103,10 @@ class Readings:
 
     @property
     def view(self) -> tuple[object, ...]:
-        """The values that a caller may wait for; compared after each step."""
-        leading = self._leading
-        return leading.leader, self._core.term, leading.leads_for_sure, leading.is_ready, self._roster.membership
+        """The values that a caller may wait for, or the values that they follow from; compared after each step."""
+        core, leading = self._core, self._leading
+        is_known = (core.leader, self._elections.leader, core.term, leading.is_stopped)
+        return is_known, leading.leads_for_sure, leading.is_ready, self._roster.membership
 
     @property
     def guard_stats(self) -> Mapping[str, int]:

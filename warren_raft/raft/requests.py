@@ -87,6 +87,8 @@ class Requests:
         self._number = 0
         self._asked: dict[int, tuple[Wanted, float, str]] = {}
         """Number -> a request of an operator here, when it was made, and the leader that it was sent to."""
+        self.is_transferring = False
+        """Whether a transfer runs. Then there are no new entries, so that the target can have all entries."""
         self._transfer_until = LONG_AGO
         self._transfer_target: str | None = None
         self._transfer_tried: str | None = None
@@ -96,17 +98,13 @@ class Requests:
     def leadership_changed(self) -> None:
         self._transfer_tried = None
         self._transfer_until = LONG_AGO
-
-    @property
-    def is_transferring(self) -> bool:
-        """Whether a transfer runs. Then there are no new entries, so that the target can have all entries."""
-        return self._transfer_until > self._now
+        self.is_transferring = False
 
     # Requests and answers ----------------------------------------------------------------------------------------
 
     def ask(self, wanted: Wanted) -> None:
         """Send an operator's request to the leader."""
-        self._now = self._context.now
+        self._look_at_clock()
         self._number += 1
         message = _message(self._number, wanted)
         leader = self._core.leader
@@ -175,6 +173,11 @@ class Requests:
         """The manager that this leader hands over to now."""
         return self._transfer_target if self.is_transferring and self._core.is_leader else None
 
+    def _look_at_clock(self) -> float:
+        self._now = self._context.now
+        self.is_transferring = self._transfer_until > self._now
+        return self._now
+
     # Transfers ---------------------------------------------------------------------------------------------------
 
     def transfer_to(self, target: str | None, why: Reason) -> Answer:
@@ -191,6 +194,7 @@ class Requests:
             best = max(connected, key=self._suits)
             self._transfer_target = self._transfer_tried = target or best
             self._transfer_until = self._now + TRANSFER_SECONDS
+            self.is_transferring = True
             self._transfer_why = why
             self._announce()
         return Answer(PENDING, f"leadership is being handed over to {self._transfer_target}")
@@ -211,7 +215,7 @@ class Requests:
     def tick(self, *, must_go: Reason | None) -> None:
         """When the target of a transfer has all entries, tell it to campaign at once. `must_go`: why this leader cannot
         or must not commit, so that it hands leadership over by itself; None: it need not."""
-        self._now = now = self._context.now
+        now = self._look_at_clock()
         if not self._core.is_leader:
             return
         if must_go is not None and self._transfer_until <= now:

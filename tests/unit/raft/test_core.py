@@ -809,5 +809,5 @@ def test_a_follower_that_needs_a_snapshot_costs_one_message_a_tick() -> None:
         leader.engine._core.send_soon()
         cluster.turn()
     assert 10 < calls <= 40, "at most two steps a turn"
-    assert lagging in leader.engine._guard.needs_snapshot
+    assert lagging in leader.engine._guard.followers.needs_snapshot
     cluster.write(other, "the other members go on")

@@ -45,7 +45,7 @@ class Bench:
         self.node_id = "m1"
         self.now = 1000.0
         self.is_alone = alone
-        self.is_idle = True
+        self.batch = None  # no batch of the log is on its way
         self.is_served = False
         self.synced_index = APPLIED
         self.done: list[str] = []
@@ -68,8 +68,8 @@ class Bench:
     def work(self, job: Job, then: Then) -> None:
         self.jobs.append((cast(str, job), then))
 
-    def write(self, _batch: object) -> None:
-        assert self.is_idle
+    def write(self, batch: object) -> None:
+        assert batch is self.reset
 
     def use(self, _machine: object, why: str) -> None:
         self.done.append(f"swap {why}".strip())
@@ -79,8 +79,8 @@ class Bench:
 
     def reset_batch(self, index: int, _term: int) -> object:
         self.done.append(f"reset to {index}")
-        self.batch = object()
-        return self.batch
+        self.reset = object()
+        return self.reset
 
     def rebuild(self, _log_holds: object) -> Job:
         return self._job("rebuild")
@@ -146,7 +146,7 @@ class Bench:
             self.done.append("step down")
 
     def written(self) -> None:
-        assert self.installation.log_written(cast(Any, self.batch))
+        assert self.installation.log_written(cast(Any, self.reset))
 
     def wait(self) -> None:
         self.now += max(REBUILD_AGAIN_SECONDS, RELIEF_SECONDS, RETRY_SECONDS)
