@@ -17,7 +17,7 @@ from warren_raft.raft.outbox import Outbox
 from warren_raft.raft.replacement import Replacement
 from warren_raft.raft.roster import Roster
 from warren_raft.raft.settings import Settings
-from warren_raft.raft.state_machine import StateMachine
+from warren_raft.raft.state_machine import StateMachine, membership_of
 
 TICK_SECONDS: Final = 0.02
 """The driver steps at least so often; every timer of a part is a multiple of it or far longer."""
@@ -63,3 +63,32 @@ class Context:
     def is_alone(self) -> bool:
         """Whether there is no other voter."""
         return self.roster.voters == {self.node_id}
+
+
+def make_context(
+    settings: Settings, *, log: Log, machine: StateMachine, alarms: Alarms, random: Random, now: float
+) -> Context:
+    """The context at the start: the members are those that the state, the log and the settings name."""
+    outbox = Outbox(log)
+    roster = Roster(
+        settings.node_id,
+        settings.address,
+        settings.members,
+        log,
+        membership_of(machine),
+        outbox=outbox,
+        hints=settings.hints,
+        identity=settings.identity,
+    )
+    return Context(
+        settings=settings,
+        node_id=settings.node_id,
+        log=log,
+        outbox=outbox,
+        roster=roster,
+        alarms=alarms,
+        random=random,
+        machine=machine,
+        replacement=Replacement(),
+        now=now,
+    )

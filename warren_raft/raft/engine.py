@@ -1,8 +1,8 @@
 """Consensus as a stepper: (now, events) -> effects, then apply(). No thread, socket, file or clock of its own.
 
-Lives here: the order of the parts within a step, and the work of a tick. Not here: any decision; DESIGN.md has the
-parts. Driven by driver.py, and by a simulator in tests. Invariant: nothing that speaks for the log leaves, and nothing
-is applied, before the sync that covers it.
+Lives here: the order of the parts within a step, and the parts that run once in a tick. Not here: any decision; the
+parts (parts.py). Driven by driver.py, and by a simulator in tests. Invariant: nothing that speaks for the log leaves,
+and nothing is applied, before the sync that covers it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,8 @@ from typing import Any, Final
 from warren_raft.alarms import Alarms
 from warren_raft.certificates.identity import Identity
 from warren_raft.errors import Closed, InvariantViolation, Unavailable, WarrenError
-from warren_raft.raft.admission import Admission
-from warren_raft.raft.applying import Applying
-from warren_raft.raft.catchup import Catchup
-from warren_raft.raft.changes import Changes
-from warren_raft.raft.context import LONG_AGO, TICK_SECONDS, Context
-from warren_raft.raft.dispatch import Dispatch
+from warren_raft.raft.context import LONG_AGO, TICK_SECONDS, make_context
 from warren_raft.raft.effects import Dial, Effect
-from warren_raft.raft.elections import Elections
-from warren_raft.raft.entry_checks import EntryChecks
 from warren_raft.raft.events import (
     Arriving,
     Event,
@@ -36,34 +29,18 @@ from warren_raft.raft.events import (
     Synced,
     Worked,
 )
-from warren_raft.raft.fitness import Fitness
-from warren_raft.raft.forming import Forming
-from warren_raft.raft.guard import Guard
-from warren_raft.raft.health import Health
-from warren_raft.raft.installation import Installation
-from warren_raft.raft.large import HeldEntries
 from warren_raft.raft.leadership import STATE_WRONG, Reason
-from warren_raft.raft.leading import Leading
 from warren_raft.raft.log.log import Log
-from warren_raft.raft.log_writer import LogWriter
 from warren_raft.raft.membership import Hello
-from warren_raft.raft.outbox import Outbox
-from warren_raft.raft.peers import Peers
-from warren_raft.raft.proposing import Proposing
+from warren_raft.raft.parts import Parts
 from warren_raft.raft.readings import Readings
 from warren_raft.raft.refusal import Refusal
-from warren_raft.raft.refusals import Refusals
-from warren_raft.raft.replacement import Replacement
-from warren_raft.raft.requests import ChangeWanted, Requests, TransferWanted
-from warren_raft.raft.roster import Roster
+from warren_raft.raft.requests import ChangeWanted, TransferWanted
 from warren_raft.raft.settings import Settings
-from warren_raft.raft.settling import Settling
 from warren_raft.raft.snapshots import Snapshots
-from warren_raft.raft.state_machine import StateMachine, membership_of
-from warren_raft.raft.submit import Proposal, Submitter
-from warren_raft.raft.swapping import Swap
-from warren_raft.raft.votes import Votes
-from warren_raft.raft.watch import Situation, Watch
+from warren_raft.raft.state_machine import StateMachine
+from warren_raft.raft.submit import Proposal
+from warren_raft.raft.watch import Situation
 from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.engine")
@@ -86,119 +63,36 @@ class Engine(Readings):
         random: Random,
         now: float,
     ) -> None:
-        """Make the parts, each with those that it depends on."""
         if machine.applied_index > log.last_index:
             raise InvariantViolation(
                 f"the log ends at index {log.last_index}, below the applied index {machine.applied_index}"
             )
-        outbox = Outbox(log)
-        roster = Roster(
-            settings.node_id,
-            settings.address,
-            settings.members,
-            log,
-            membership_of(machine),
-            outbox=outbox,
-            hints=settings.hints,
-            identity=settings.identity,
-        )
-        context = Context(
-            settings=settings,
-            node_id=settings.node_id,
-            log=log,
-            outbox=outbox,
-            roster=roster,
-            alarms=alarms,
-            random=random,
-            machine=machine,
-            replacement=Replacement(),
-            now=now,
-        )
+        context = make_context(settings, log=log, machine=machine, alarms=alarms, random=random, now=now)
+        parts = Parts(context, snapshots)
+        super().__init__(context, parts)
         self._node_id = settings.node_id
-        self._outbox = outbox
+        self._outbox = context.outbox
         self._replacement = context.replacement
-        self._elections = Elections(
-            settings.node_id,
-            timeout_seconds=settings.election_timeout_seconds,
-            random=random,
-            now=now,
-            outbox=outbox,
-        )
-        submitter = Submitter(outbox, settings.large_bytes)
-        self._held = HeldEntries(submitter.lent)
-        checks = EntryChecks(context)
-        context.commit_what_is_applied()
-        guard = Guard(context, large=submitter.large, held=self._held, checks=checks)
-        self._settling = Settling(context, guard)
-        self._changes = Changes(context, guard)
-        self._requests = Requests(context, guard, self._changes)
-        self._admission = Admission(context, guard.core, self._elections, self._requests)
-        self._refusals = Refusals(context)
-        self._watch = Watch(context)
-        forming = Forming(context, guard.core, self._refusals)
-        health = Health(context)
-        self._writer = LogWriter(context)
-        self._proposing = Proposing(context, guard, submitter, checks, self._changes, self._requests)
-        leading = Leading(
-            context,
-            guard,
-            self._elections,
-            self._changes,
-            self._requests,
-            submitter,
-            self._proposing,
-            self._writer,
-        )
-        self._peers = Peers(context, guard, self._settling, self._elections, self._refusals, forming, leading)
-        swap = Swap(
-            context,
-            guard,
-            snapshots=snapshots,
-            settling=self._settling,
-            submitter=submitter,
-            proposing=self._proposing,
-            leading=leading,
-            peers=self._peers,
-            health=health,
-        )
-        catchup = Catchup(context, snapshots, leading)
-        self._installation = Installation(context, snapshots, catchup, self._writer, swap)
-        self._applying = Applying(
-            context,
-            guard.core,
-            submitter,
-            catchup,
-            self._installation,
-            self._settling,
-            self._writer,
-            leading,
-            self._peers,
-        )
-        votes = Votes(context, guard, self._elections, self._admission, self._held, leading)
-        self._dispatch = Dispatch(
-            context,
-            guard,
-            elections=self._elections,
-            admission=self._admission,
-            refusals=self._refusals,
-            requests=self._requests,
-            health=health,
-            catchup=catchup,
-            leading=leading,
-            forming=forming,
-            peers=self._peers,
-            votes=votes,
-            proposing=self._proposing,
-        )
-        fitness = Fitness(context, self._writer, self._applying, self._settling, health)
-        super().__init__(context, guard, submitter, health, catchup, forming, self._elections, leading, fitness)
+        self._held = parts.held
+        self._settling = parts.settling
+        self._changes = parts.changes
+        self._requests = parts.requests
+        self._admission = parts.admission
+        self._refusals = parts.refusals
+        self._watch = parts.watch
+        self._writer = parts.writer
+        self._proposing = parts.proposing
+        self._peers = parts.peers
+        self._installation = parts.installation
+        self._applying = parts.applying
+        self._dispatch = parts.dispatch
         self._expire_at = LONG_AGO
         self._dialed: dict[str, tuple[str, ...]] | None = None
         self.renewal_wanted = False
         """Set from any thread: the state is right, and has to move to another file."""
         self.failure: WarrenError | None = None
         """Set when this manager must stop: an invariant broke, or it was removed."""
-        catchup.count_log(machine.applied_index)
+        self._catchup.count_log(machine.applied_index)
 
     # For the transport, called between steps ---------------------------------------------------------------------
 

@@ -162,9 +162,9 @@ class Leading:
         self.follow(Reason(why.word, f"{why.text}, and no other manager took over"))
 
     def follow(self, why: Reason | None = None) -> None:
-        """Follow a change in the core, or of the leader that is heard: each part learns that we lead, or do
-        not lead any more. Called once a tick, and when there is a change. `why` this leader has stepped down; None: it
-        is seen from the term."""
+        """Follow a change of term, role or leader: each part learns that this manager leads, or does not lead any more.
+        Called once a tick, and when there is a change. `why` this leader has stepped down; None: it is seen from the
+        term."""
         self._core.has_moved = False
         leads = self._core.is_leader
         if leads != self._was_leader:

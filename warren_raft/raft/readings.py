@@ -12,15 +12,10 @@ from typing import Final
 
 from warren_raft.alarms import Alarm
 from warren_raft.disk.shortage import Shortage
-from warren_raft.raft.catchup import Catchup
 from warren_raft.raft.context import Context
-from warren_raft.raft.elections import Elections
-from warren_raft.raft.fitness import Fitness
-from warren_raft.raft.forming import Forming
-from warren_raft.raft.guard import Guard
-from warren_raft.raft.health import Health
-from warren_raft.raft.leading import Leading, Role
+from warren_raft.raft.leading import Role
 from warren_raft.raft.membership import Member, Membership
+from warren_raft.raft.parts import Parts
 from warren_raft.raft.reports import Heard, Report
 from warren_raft.raft.submit import Submitter
 from warren_raft.raft.trust import PeerStanding
@@ -29,31 +24,20 @@ from warren_raft.raft.trust import PeerStanding
 class Readings:
     """The engine without its steps."""
 
-    def __init__(
-        self,
-        context: Context,
-        guard: Guard,
-        submitter: Submitter,
-        health: Health,
-        catchup: Catchup,
-        forming: Forming,
-        elections: Elections,
-        leading: Leading,
-        fitness: Fitness,
-    ) -> None:
+    def __init__(self, context: Context, parts: Parts) -> None:
         self.alarms: Final = context.alarms
         self._context = context
         self._log = context.log
         self._roster = context.roster
-        self._guard = guard
-        self._core = guard.core
-        self._submitter = submitter
-        self._health = health
-        self._catchup = catchup
-        self._forming = forming
-        self._elections = elections
-        self._leading = leading
-        self._fitness = fitness
+        self._guard = parts.guard
+        self._core = parts.guard.core
+        self._submitter = parts.submitter
+        self._health = parts.health
+        self._catchup = parts.catchup
+        self._forming = parts.forming
+        self._elections = parts.elections
+        self._leading = parts.leading
+        self._fitness = parts.fitness
         self.measured = Report()
         """Its version and its space; set from any thread by the code that measures this manager's disk. Told to the
         others."""
