@@ -9,6 +9,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # the time of an example only says how busy the machine is
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

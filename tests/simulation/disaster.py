@@ -475,6 +475,9 @@ class Disaster:
         processes = [self.world.processes.get(id_) for id_ in ids]
         return all(process is not None and process.engine.is_ready for process in processes)
 
+    def _any_ready(self, ids: Sequence[str]) -> bool:
+        return any(self._all_ready([id_]) for id_ in ids)
+
     # Checks ------------------------------------------------------------------------------------------------------
 
     def _none_formed(self, ids: Sequence[str]) -> None:
@@ -498,7 +501,7 @@ class Disaster:
         for id_ in old:
             if set(self.world.network.peers_of(id_)) & set(new):
                 raise Failure(f"{id_}, of the old cluster, is let in\n{self.world.describe()}")
-        if old:
+        if old and self._any_ready(new):  # one that was killed in a job just now has met nobody
             self._say([*new, *old], OLD_AND_NEW)
 
     def _is_old(self, id_: str) -> bool:
