@@ -146,8 +146,10 @@ PLANTED: dict[str, tuple[Change, ...]] = {
             Submitter, "_line_up_small", "and not proposal.is_held:", "and not proposal.is_held and not proposal.sent:"
         ),
     ),
+    # Applying goes by the core's commit index, which begins again at the applied index when the state is replaced.
     "commit-index-is-lost-at-a-swap": (
         Change(Core, "restart", "_Journal(log, max(applied_index, log.commit_index))", "_Journal(log, applied_index)"),
+        Change(Applying, "_limit", "min(self._log.commit_index,", "min(self._core.commit_index,"),
     ),
     # The batch on its way holds entries that are truncated meanwhile, and other entries take their indexes.
     "truncation-forgets-the-batch": (Change(Log, "truncate_from", "if self._in_flight is not None:", "if False:"),),
