@@ -234,7 +234,7 @@ class Catchup:
             SnapshotOffer(sha256=snapshot.sha256, index=snapshot.index, size=snapshot.file_bytes),
         )
 
-    def asked(self, peer: str, message: SnapshotGet) -> None:
+    def on_snapshot_get(self, peer: str, message: SnapshotGet) -> None:
         """A follower wants the next chunk. It asks for one chunk at a time, so a slow follower slows only itself."""
         sha256, offset = message.sha256, message.offset
         snapshot = next((each for each in self.snapshots.held if each.sha256 == sha256), None)
@@ -270,7 +270,7 @@ class Catchup:
             self._served[peer, snapshot.sha256] = offset
             self._pins[peer] = (snapshot, self._now)
 
-    def asked_for_snapshot(self, peer: str, index: int) -> None:
+    def on_snapshot_wanted(self, peer: str, index: int) -> None:
         """A follower found that its own state is wrong, and could not rebuild it; its log begins at `index`."""
         if self._now - self._asked_for.get(peer, -1e9) >= ASKED_FOR_SECONDS:
             self._asked_for[peer] = self._now
@@ -284,7 +284,7 @@ class Catchup:
 
     # Fetching ----------------------------------------------------------------------------------------------------
 
-    def offered(self, peer: str, message: SnapshotOffer) -> None:
+    def on_snapshot_offer(self, peer: str, message: SnapshotOffer) -> None:
         """The leader offers a snapshot, because our log ends before its log begins."""
         sha256, index = message.sha256, message.index
         if self._received is not None or (index <= self._applied_index and not self._is_wanted):
@@ -307,7 +307,7 @@ class Catchup:
         fetch.asked_at = self._now
         self._outbox.send(fetch.peer, SnapshotGet(sha256=fetch.sha256, offset=fetch.offset))
 
-    def received(self, peer: str, message: SnapshotChunk) -> None:
+    def on_snapshot_chunk(self, peer: str, message: SnapshotChunk) -> None:
         """A chunk arrived. Raises PeerFault if it is damaged or has a wrong length."""
         fetch = self.fetch
         if fetch is None or fetch.busy or (peer, message.sha256) != (fetch.peer, fetch.sha256):
@@ -344,7 +344,7 @@ class Catchup:
         if self.fetch is not None and self.fetch.peer == peer:
             self.fetch.parts_at = now
 
-    def gone(self, peer: str, message: SnapshotGone) -> None:
+    def on_snapshot_gone(self, peer: str, message: SnapshotGone) -> None:
         """The holder does not have the snapshot any more; it will offer another one."""
         if self.fetch is not None and (self.fetch.peer, self.fetch.sha256) == (peer, message.sha256):
             self.fetch = None

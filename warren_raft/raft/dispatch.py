@@ -140,9 +140,9 @@ class Dispatch:
             ChangeAnswer: requests.receive_answer,
             # Snapshots
             SnapshotOffer: self._on_snapshot_offer,
-            SnapshotGet: catchup.asked,
-            SnapshotChunk: catchup.received,
-            SnapshotGone: catchup.gone,
+            SnapshotGet: catchup.on_snapshot_get,
+            SnapshotChunk: catchup.on_snapshot_chunk,
+            SnapshotGone: catchup.on_snapshot_gone,
             SnapshotWanted: self._on_snapshot_wanted,
         }
 
@@ -228,8 +228,8 @@ class Dispatch:
 
     def _on_snapshot_offer(self, peer: str, message: SnapshotOffer) -> None:
         if peer == self._core.leader:
-            self._catchup.offered(peer, message)
+            self._catchup.on_snapshot_offer(peer, message)
 
     def _on_snapshot_wanted(self, peer: str, message: SnapshotWanted) -> None:
         if self._core.is_leader:
-            self._catchup.asked_for_snapshot(peer, message.index)
+            self._catchup.on_snapshot_wanted(peer, message.index)

@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from warren_raft.raft.leadership import (
-    LINK_LOST,
-    STARTED,
-    TIMEOUT,
-    Reason,
-)
 from warren_raft.raft.messages import (
     PreVote,
     PreVoteReply,
     RequestVote,
 )
 from warren_raft.raft.outbox import Outbox
+from warren_raft.raft.reasons import (
+    LINK_LOST,
+    STARTED,
+    TIMEOUT,
+    Reason,
+)
 
 LINK_LOST_MIN_SECONDS: Final = 0.03
 LINK_LOST_MAX_SECONDS: Final = 0.25

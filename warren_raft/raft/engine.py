@@ -29,11 +29,11 @@ from warren_raft.raft.events import (
     Synced,
     Worked,
 )
-from warren_raft.raft.leadership import STATE_WRONG, Reason
 from warren_raft.raft.log.log import Log
 from warren_raft.raft.membership import Hello
 from warren_raft.raft.parts import Parts
 from warren_raft.raft.readings import Readings
+from warren_raft.raft.reasons import STATE_WRONG, Reason
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
 from warren_raft.raft.settings import Settings

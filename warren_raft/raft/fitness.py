@@ -13,8 +13,8 @@ from warren_raft.disk.shortage import SPACE, Shortage
 from warren_raft.raft.applying import Applying
 from warren_raft.raft.context import Context
 from warren_raft.raft.health import Health
-from warren_raft.raft.leadership import BLOCKED, DISK_HUNG, NO_SPACE, REMOVED, STATE_RENEWED, STATE_WRONG, Reason
 from warren_raft.raft.log_writer import LogWriter
+from warren_raft.raft.reasons import BLOCKED, DISK_HUNG, NO_SPACE, REMOVED, STATE_RENEWED, STATE_WRONG, Reason
 from warren_raft.raft.replacement import Phase
 from warren_raft.raft.settling import Settling
 

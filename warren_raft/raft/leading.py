@@ -13,11 +13,11 @@ from warren_raft.raft.changes import Changes
 from warren_raft.raft.context import LONG_AGO, Context
 from warren_raft.raft.elections import Elections, Standing
 from warren_raft.raft.guard import CHECK_QUORUM_TIMEOUTS, Guard
-from warren_raft.raft.leadership import LATER_TERM, STATE_REPLACED, Leadership, Reason
-from warren_raft.raft.leadership import NO_QUORUM as MINORITY
 from warren_raft.raft.log_writer import LogWriter
 from warren_raft.raft.messages import RequestVote
 from warren_raft.raft.proposing import Proposing
+from warren_raft.raft.reasons import LATER_TERM, STATE_REPLACED, LeaderLog, Reason
+from warren_raft.raft.reasons import NO_QUORUM as MINORITY
 from warren_raft.raft.requests import Requests
 from warren_raft.raft.submit import Submitter
 
@@ -58,7 +58,7 @@ class Leading:
         self._writer = writer
         self._replacement = context.replacement
         self._timeout_seconds = context.settings.election_timeout_seconds
-        self._log_lines = Leadership(context.node_id)
+        self._log_lines = LeaderLog(context.node_id)
         self._was_leader = False
         self._led_term = 0
         """The newest term that this manager led."""

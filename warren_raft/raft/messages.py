@@ -130,7 +130,7 @@ OptionalIndex = Annotated[int | None, _or_none(_is_index)]
 OptionalText = Annotated[str | None, _or_none(_is_text)]
 TextsByMember = Annotated[Mapping[str, str], _are_texts_by_member]
 Why = Annotated[Any, _anything]
-"""The reason of a change of leaders, for the log: leadership.py takes it as it is, or leaves it."""
+"""The reason of a change of leaders, for the log: reasons.py takes it as it is, or leaves it."""
 
 
 # The table ------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Every index of a manager's own log, and of its followers' logs, is in one of the
 |---|---|---|
 | What may be sent, matched, proposed after? | `log.last_index` | the log in memory |
 | What survives any crash here? | `log.synced_index` | the log |
-| What is committed, as far as this manager knows? | `log.commit_index` | the log; only guard.py raises it |
+| What is committed, as far as we know? | `log.commit_index` | the log; guard.py raises it, at a start context.py |
 | Which commit index survives any crash here? | `log.synced_commit_index` | the log |
 | What may be applied? | the lower one of `commit_index` and `synced_index` | applying.py (`_limit`) |
 | What is applied? | `machine.applied_index` | the state |

@@ -14,12 +14,6 @@ from typing import Final
 from warren_raft.raft.changes import Answer, Changes
 from warren_raft.raft.context import LONG_AGO, Context
 from warren_raft.raft.guard import Guard
-from warren_raft.raft.leadership import (
-    CLOSING,
-    REMOVED,
-    TRANSFER,
-    Reason,
-)
 from warren_raft.raft.membership import REMOVE, UPDATE
 from warren_raft.raft.messages import (
     DONE,
@@ -30,6 +24,12 @@ from warren_raft.raft.messages import (
     HandOver,
     RequestChange,
     TimeoutNow,
+)
+from warren_raft.raft.reasons import (
+    CLOSING,
+    REMOVED,
+    TRANSFER,
+    Reason,
 )
 
 TRANSFER_SECONDS: Final = 1.0

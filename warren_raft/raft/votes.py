@@ -12,7 +12,6 @@ from warren_raft.raft.context import Context
 from warren_raft.raft.elections import Elections
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.large import HeldEntries
-from warren_raft.raft.leadership import LATER_TERM_OF_ONE, TRANSFER, Reason
 from warren_raft.raft.leading import Leading
 from warren_raft.raft.messages import (
     AppendEntries,
@@ -29,6 +28,7 @@ from warren_raft.raft.messages import (
     RequestVote,
     TimeoutNow,
 )
+from warren_raft.raft.reasons import LATER_TERM_OF_ONE, TRANSFER, Reason
 
 
 class Votes:

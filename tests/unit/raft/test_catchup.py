@@ -393,7 +393,7 @@ def test_a_leader_whose_snapshot_is_too_old_for_who_needs_it_takes_another() -> 
     cluster.run_until(cluster.converged)
     newest = leader.snapshots.held[0].index
     odd = cluster.followers()[0]
-    leader.engine._catchup.asked_for_snapshot(odd, newest + 1)
+    leader.engine._catchup.on_snapshot_wanted(odd, newest + 1)
     cluster.run_until(lambda: leader.snapshots.held[0].index > newest)
 
 

@@ -14,7 +14,7 @@ from tests.engine_harness import STEP_SECONDS, Cluster, Full, send_raw
 from warren_raft.disk.shortage import SPACE
 from warren_raft.raft.changes import DONE, PENDING, REFUSED
 from warren_raft.raft.events import Arriving
-from warren_raft.raft.leadership import Reason
+from warren_raft.raft.reasons import Reason
 
 TIMEOUT_SECONDS = 1.0
 """Settings.election_timeout_seconds, the default."""

@@ -15,7 +15,7 @@ from tests.list_machine import Held, ListMachine
 from warren_raft.errors import Corrupted, SnapshotInvalid, StorageFull
 from warren_raft.raft import catchup
 from warren_raft.raft.installation import REBUILD_AGAIN_SECONDS, RELIEF_SECONDS
-from warren_raft.raft.leadership import Reason
+from warren_raft.raft.reasons import Reason
 from warren_raft.raft.replacement import Event, Phase
 
 SMALL = 2_000

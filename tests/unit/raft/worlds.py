@@ -15,8 +15,8 @@ import cbor2
 from tests.engine_harness import Cluster
 from tests.stock_pysyncobj import StockCluster
 from warren_raft.raft import entries
-from warren_raft.raft.leadership import Reason
 from warren_raft.raft.membership import Change
+from warren_raft.raft.reasons import Reason
 
 Message = dict[str, Any]
 

@@ -53,7 +53,7 @@ STATE_RENEWED: Final = "state-renewed"
 STATE_REPLACED: Final = Reason("state-replaced", "this manager replaced its state")
 
 
-class Leadership:
+class LeaderLog:
     """The last candidates and their reasons, and the leader that was logged last.
 
     For the raft thread or a simulator only.
