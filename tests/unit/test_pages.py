@@ -25,6 +25,7 @@ NAME_IN_FILE = re.compile(r"`([\w/]+\.py)`, `(\w+)`(?: and `(\w+)`)?")
 SECTION = re.compile(r"\| \*\*`([\w/]+)/`\*\*")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
+CONFLICT = re.compile(r"^(?:<{7}|>{7}|\|{7}) ", re.MULTILINE)
 THEIRS = {"syncobj.py"}  # PySyncObj's
 
 
@@ -69,6 +70,12 @@ def unknown_files(lines: Iterator[tuple[str, list[Path]]]) -> list[str]:
         for file_name in FILE_NAME.findall(line)
         if file_name not in THEIRS and find(file_name, folders) is None
     ]
+
+
+def test_no_page_or_program_has_the_marks_of_a_merge_that_conflicted() -> None:
+    """Both versions of a module's docstring once stood in main, with the marks between them: Python accepts those in a
+    docstring, and so did every other check."""
+    assert [name(path) for path in files() if CONFLICT.search(path.read_text())] == []
 
 
 def test_a_file_that_is_named_exists() -> None:

@@ -1,16 +1,9 @@
 """A forked child has copies of its parent's stores, which are closed there, and of sockets, which it lets go of.
 
-<<<<<<< HEAD
-A child gets a copy of each socket and may outlive its parent. The port would stay bound, and the links of a dead
-manager would stay open, so that no peer noticed its death. Not here: closing the stores (manager/store.py,
-store/database.py) and releasing the lock (store/ownership.py) in a child. Invariant: in a child each of these numbers
-leads to /dev/null and not to the parent's socket, so that code which closes the number later closes nothing else.
-=======
 A child may outlive its parent. With its copies of sockets, the port would stay bound, and the links of a dead manager
 would stay open, so that no peer noticed its death. Not here: databases (store/database.py) and locks
 (store/ownership.py) in a child. Invariant: in a child each number of a socket leads to /dev/null and not to the
 parent's socket, so that code which closes the number later closes nothing else.
->>>>>>> 073f2c5 (ReplicatedStore is a face; the parts of a manager are modules)
 """
 
 from __future__ import annotations
@@ -32,7 +25,6 @@ class Holder(Protocol):
 
 PARENTS: Final = "the store belongs to the parent process of a fork: open a store in this process"
 """The text of a Closed in a forked child."""
-
 
 _holders: weakref.WeakSet[Holder] = weakref.WeakSet()
 _calls: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKeyDictionary()
