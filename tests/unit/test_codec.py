@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fast import fast_first
 from tests.strategies import any_entity, entities
 from warren_raft.errors import InvalidEntity
 from warren_raft.model.entities import (
@@ -181,7 +182,7 @@ def test_the_ca_is_its_bytes() -> None:
 # ---- Other versions.
 
 
-@pytest.mark.parametrize("kind", ENTITY_KINDS, ids=str)
+@pytest.mark.parametrize("kind", fast_first(ENTITY_KINDS, 3), ids=str)
 def test_an_older_entity_has_defaults_for_the_fields_it_does_not_know(kind: Kind[Any]) -> None:
     """Every prefix of the fields is an entity that some older version could have written."""
 

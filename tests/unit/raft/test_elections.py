@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 
 from tests.engine_harness import STEP_SECONDS, Cluster, Full, send_raw
+from tests.fast import fast_first
 from warren_raft.disk.shortage import SPACE
 from warren_raft.raft.changes import DONE, PENDING, REFUSED
 from warren_raft.raft.events import Arriving
@@ -34,7 +35,7 @@ def asked(cluster: Cluster, kind: str, since: int = 0) -> list[str]:
 # A dead leader -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ids", [FIVE[:3], pytest.param(FIVE, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ids", fast_first([FIVE[:3], FIVE], 1))
 def test_a_dead_leader_is_replaced_within_the_first_round_nearly_always(ids: tuple[str, ...]) -> None:
     """The links to a killed process break at once. That is enough evidence to ask for pre-votes within 250 ms. Two
     candidates at the same moment would split the vote, so a manager that granted a pre-vote or a vote holds back.

@@ -12,6 +12,7 @@ import cbor2
 import pytest
 
 from tests.engine_harness import STEP_SECONDS, Cluster, Message, Node, Outgoing
+from tests.fast import fast_first
 from tests.list_machine import Outcome
 from warren_raft.errors import Unavailable
 from warren_raft.raft import large as large_module
@@ -409,7 +410,7 @@ def test_a_link_that_breaks_at_any_moment_costs_no_large_write_and_doubles_none(
     assert_nothing_is_left(cluster)
 
 
-@pytest.mark.parametrize("turns", range(1, 9))
+@pytest.mark.parametrize("turns", fast_first(range(1, 9), 4))
 @pytest.mark.parametrize("through", ["leader", "follower"])
 def test_a_leader_that_is_cut_off_at_any_moment_costs_no_large_write(turns: int, through: str) -> None:
     """A deposed leader drops all large commands that it has. A command that came through a follower goes to the next

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine_harness import STEP_SECONDS, Cluster, Node, send_raw
+from tests.fast import fast_first
 from tests.hostile import Hostile
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft import core, guard
@@ -228,7 +229,7 @@ def test_a_directory_wiped_during_the_formation_is_refused_and_then_added_anew()
     assert all(voters(cluster, id_) == ["m1", "m2", "m3"] for id_ in cluster.nodes)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", fast_first(range(40), 12))
 def test_directories_never_record_different_founders_however_the_first_start_goes(seed: int) -> None:
     """Crashes, wipes, power cuts and slow links while the cluster forms. Directories that exist at the same moment hold
     the same founding record, and at most one leader is elected in a term (checked by the harness)."""
@@ -762,9 +763,7 @@ def test_a_change_by_an_isolated_leader_leaves_no_trace() -> None:
     assert all(node.engine.members[one].address != "127.0.0.1:7555" for node in cluster.nodes.values())
 
 
-@pytest.mark.parametrize(
-    "restarted", [*(pytest.param(id_, marks=pytest.mark.slow) for id_ in ("m1", "m2")), "m3", "m4"]
-)
+@pytest.mark.parametrize("restarted", fast_first(["m3", "m4", "m1", "m2"], 2))
 def test_a_restart_at_any_moment_keeps_the_applied_list(restarted: str) -> None:
     """Stock forgets changes that are in the log and not applied yet, or counts them before they are committed (hole
     7b)."""

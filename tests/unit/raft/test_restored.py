@@ -12,6 +12,7 @@ from random import Random
 import pytest
 
 from tests.engine_harness import RESTORED_INDEX, Cluster
+from tests.fast import fast_first
 from warren_raft.raft.changes import DONE, REFUSED
 from warren_raft.raft.membership import (
     ADD,
@@ -134,7 +135,7 @@ def test_restored_and_started_and_cut_off_before_it_met_anybody() -> None:
     cluster.run_until(lambda: all(node.machine.applied == OLD for node in cluster.nodes.values()))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", fast_first(range(20), 8))
 def test_however_the_start_goes_nobody_records_other_founders_or_another_origin(seed: int) -> None:
     """While the cluster forms there are crashes and power cuts; directories are restored again, restored from another
     snapshot, or wiped."""

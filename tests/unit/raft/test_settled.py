@@ -13,6 +13,7 @@ from random import Random
 import pytest
 
 from tests.engine_harness import Cluster, Node
+from tests.fast import fast_first
 from warren_raft.raft import entries
 from warren_raft.raft.changes import (
     DONE,
@@ -114,7 +115,7 @@ def test_a_replaced_directory_counts_after_a_power_cut_and_the_loss_of_another()
     leads_again(cluster, *({"m1", "m2", "m3"} - {leader.id}))
 
 
-@pytest.mark.parametrize("lost", ["m1", "m2", "m3", "m4"])
+@pytest.mark.parametrize("lost", fast_first(["m1", "m2", "m3", "m4"], 2))
 def test_three_of_what_were_four_stand_the_loss_of_one(lost: str) -> None:
     cluster = Cluster(["m1", "m2", "m3", "m4"], seed=5)
     cluster.wait_ready()
@@ -139,7 +140,7 @@ def test_what_was_one_remembers_that_it_is_two(alone: str) -> None:
     leads_again(cluster, *({"m1", "m2"} - {alone}))
 
 
-@pytest.mark.parametrize("slow", [0, 1, 2])
+@pytest.mark.parametrize("slow", fast_first([1, 0, 2], 1))
 @pytest.mark.parametrize(
     ("size", "verb"), [(1, ADD), *((size, verb) for size in (2, 3, 4, 5) for verb in (ADD, REMOVE))]
 )
@@ -298,7 +299,7 @@ def test_a_removed_voter_that_inherits_leadership_stays_until_the_other_knows(se
     leads_again(cluster, leader.id)
 
 
-@pytest.mark.parametrize("size", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", fast_first([2, 3, 4], 2))
 def test_the_leader_dies_at_any_moment_of_a_removal(size: int) -> None:
     """The leader comes back, with all managers except the one that was dead before and the one that stopped. The
     cluster must not need these two."""
@@ -318,7 +319,7 @@ def test_the_leader_dies_at_any_moment_of_a_removal(size: int) -> None:
         cluster.run_until(lambda: removed not in cluster.members(cluster.wait_leader().id) or turns < 2)  # noqa: B023
 
 
-@pytest.mark.parametrize("size", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", fast_first([2, 3, 4], 2))
 def test_all_machines_go_down_at_any_moment_of_a_removal(size: int) -> None:
     for turns in range(24):
         ids = [f"m{number}" for number in range(1, size + 1)]

@@ -13,13 +13,13 @@ from random import Random
 import pytest
 
 from tests.engine_harness import Cluster
+from tests.fast import fast_first
 from warren_raft.raft.changes import DONE, Answer
 from warren_raft.raft.membership import ADD, REMOVE
 from warren_raft.raft.refusals import Removed
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
 
 STORIES = 60
-STORIES_FAST = 15
 ELECTED_SECONDS = 60.0
 ASK_EVERY_TURNS = 3
 
@@ -184,10 +184,7 @@ class Story:
         assert cluster.acknowledged.keys() <= set(leader.machine.applied)
 
 
-@pytest.mark.parametrize(
-    "seed",
-    [*range(STORIES_FAST), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(STORIES_FAST, STORIES))],
-)
+@pytest.mark.parametrize("seed", fast_first(range(STORIES), 15))
 def test_whoever_is_left_elects_a_leader_that_knows_every_answered_change(seed: int) -> None:
     story = Story(seed)
     story.tell()
