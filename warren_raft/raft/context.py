@@ -76,7 +76,6 @@ def make_context(
         settings.members,
         log,
         membership_of(machine),
-        outbox=outbox,
         hints=settings.hints,
         identity=settings.identity,
     )

@@ -13,6 +13,7 @@ from typing import Any, Final
 from warren_raft.raft.admission import Admission
 from warren_raft.raft.catchup import Catchup
 from warren_raft.raft.context import Context
+from warren_raft.raft.dialling import Dialling
 from warren_raft.raft.elections import Elections
 from warren_raft.raft.forming import Forming
 from warren_raft.raft.guard import Guard
@@ -89,6 +90,7 @@ class Dispatch:
         health: Health,
         catchup: Catchup,
         leading: Leading,
+        dialling: Dialling,
         forming: Forming,
         peers: Peers,
         votes: Votes,
@@ -134,7 +136,7 @@ class Dispatch:
             # Members
             FoundingView: forming.on_founding_view,
             FoundingRecord: forming.on_founding,
-            Addresses: peers.on_addresses,
+            Addresses: dialling.on_addresses,
             HealthReport: self._on_health,
             RequestChange: self._on_change,
             ChangeAnswer: requests.receive_answer,

@@ -16,7 +16,7 @@ from warren_raft.alarms import Alarms
 from warren_raft.certificates.identity import Identity
 from warren_raft.errors import Closed, InvariantViolation, Unavailable, WarrenError
 from warren_raft.raft.context import LONG_AGO, TICK_SECONDS, make_context
-from warren_raft.raft.effects import Dial, Effect
+from warren_raft.raft.effects import Effect
 from warren_raft.raft.events import (
     Arriving,
     Event,
@@ -82,12 +82,12 @@ class Engine(Readings):
         self._watch = parts.watch
         self._writer = parts.writer
         self._proposing = parts.proposing
+        self._dialling = parts.dialling
         self._peers = parts.peers
         self._installation = parts.installation
         self._applying = parts.applying
         self._dispatch = parts.dispatch
         self._expire_at = LONG_AGO
-        self._dialed: dict[str, tuple[str, ...]] | None = None
         self.renewal_wanted = False
         """Set from any thread: the state is right, and has to move to another file."""
         self.failure: WarrenError | None = None
@@ -230,7 +230,7 @@ class Engine(Readings):
         if outbox.flush(now, self._proposing.take_committed_origins() if self._proposing.origins else ()):
             outbox.send_alive(now, self._guard.alive)
         if self.failure is not None:
-            self._dial()
+            self._dialling.stop()
         elif self._log.has_pending or self._writer.shortage is not None:
             self._writer.start()
         return outbox.take()
@@ -254,8 +254,7 @@ class Engine(Readings):
 
     def _look_around(self) -> None:
         """The matters that no write waits for."""
-        self._dial()
-        self._refusals.follow_addresses()
+        self._dialling.tick()
         if not self._replacement.is_swapping:
             self._compare_states()
         if self._watch.is_due(self._context.now):
@@ -269,12 +268,6 @@ class Engine(Readings):
         self._refusals.check_foreign(is_ready=self.is_ready)
         self._peers.settle()
         self._proposing.change_is_due = True
-
-    def _dial(self) -> None:
-        peers = {} if self.failure is not None else self._roster.peers_to_dial(self._context.now)
-        if peers != self._dialed:
-            self._dialed = peers
-            self._outbox.add(Dial(peers))
 
     def _situation(self) -> Situation:
         return Situation(

@@ -11,6 +11,7 @@ from warren_raft.raft.applying import Applying
 from warren_raft.raft.catchup import Catchup
 from warren_raft.raft.changes import Changes
 from warren_raft.raft.context import Context
+from warren_raft.raft.dialling import Dialling
 from warren_raft.raft.dispatch import Dispatch
 from warren_raft.raft.elections import Elections
 from warren_raft.raft.entry_checks import EntryChecks
@@ -74,9 +75,10 @@ class Parts:
             self.proposing,
             self.writer,
         )
+        self.dialling = Dialling(context)
         self.forming = Forming(context, self.guard.core, self.refusals)
         self.peers = Peers(
-            context, self.guard, self.settling, self.elections, self.refusals, self.forming, self.leading
+            context, self.guard, self.settling, self.elections, self.refusals, self.dialling, self.forming, self.leading
         )
         # The state
         swap = Swap(
@@ -116,6 +118,7 @@ class Parts:
             health=self.health,
             catchup=self.catchup,
             leading=self.leading,
+            dialling=self.dialling,
             forming=self.forming,
             peers=self.peers,
             votes=votes,

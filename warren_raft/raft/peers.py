@@ -12,13 +12,14 @@ from warren_raft.certificates.identity import Identity
 from warren_raft.errors import RefusedForSafety
 from warren_raft.raft import entries
 from warren_raft.raft.context import Context
+from warren_raft.raft.dialling import Dialling
 from warren_raft.raft.effects import CloseLink
 from warren_raft.raft.elections import Elections
 from warren_raft.raft.forming import Forming
 from warren_raft.raft.guard import Guard
 from warren_raft.raft.leading import Leading
 from warren_raft.raft.membership import Hello, Membership
-from warren_raft.raft.messages import Addresses, HealthReport
+from warren_raft.raft.messages import HealthReport
 from warren_raft.raft.refusals import Refusals, removed
 from warren_raft.raft.settling import Settling
 
@@ -33,6 +34,7 @@ class Peers:
         settling: Settling,
         elections: Elections,
         refusals: Refusals,
+        dialling: Dialling,
         forming: Forming,
         leading: Leading,
     ) -> None:
@@ -46,6 +48,7 @@ class Peers:
         self._settling = settling
         self._elections = elections
         self._refusals = refusals
+        self._dialling = dialling
         self._forming = forming
         self._leading = leading
         self.check_not_removed()
@@ -75,6 +78,7 @@ class Peers:
         self._outbox.link_up(peer, number)
         try:
             self._roster.link_up(peer, number, hello, identity, self._context.now)
+            self._dialling.link_up(peer)
             self._forming.link_up(peer, hello)
         except ValueError as error:
             self._refusals.drop(peer, f"{peer} has an impossible hello, so its link is dropped: {error}")
@@ -223,6 +227,3 @@ class Peers:
             for peer in sorted(self._roster.links):
                 self._connect_core(peer)
             self._elections.founded(self._context.now)
-
-    def on_addresses(self, peer: str, message: Addresses) -> None:
-        self._roster.receive_addresses(peer, message.said)

@@ -152,12 +152,3 @@ class Refusals:
         cannot take the places of members."""
         roster = self._roster
         return peer if peer in roster.members or peer in roster.guests.addresses else STRANGERS
-
-    def follow_addresses(self) -> None:
-        """A member that moved is found at the address that it says. The operator has to bring the list up to date."""
-        differing = self._roster.tell_addresses()
-        if differing is None:
-            return
-        self._alarms.clear_others("address-differs", differing.keys())
-        for id_, address in differing.items():
-            self._alarms.raise_alarm("address-differs", self._roster.address_alarm(id_, address), subject=id_)

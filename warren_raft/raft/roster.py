@@ -1,6 +1,6 @@
-"""The members as this manager sees them now: its links, the standing of each peer, the peers to dial.
+"""The members as this manager sees them now: its links, and the standing of each peer.
 
-Lives here: the live side of membership.py. Not here: the first start (forming.py), proposing changes (changes.py).
+Lives here: the live side of membership.py. Not here: the first start (forming.py), the peers to dial (dialling.py).
 Invariant: a peer counts as a member only if its link was opened under the incarnation in the member list.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from warren_raft.certificates.identity import Identity
-from warren_raft.raft.address_book import AddressBook, Said
+from warren_raft.raft.address_book import AddressBook
 from warren_raft.raft.guests import Guests
 from warren_raft.raft.log.log import Log
 from warren_raft.raft.membership import (
@@ -26,16 +26,8 @@ from warren_raft.raft.membership import (
     judge,
     read_note,
 )
-from warren_raft.raft.messages import (
-    Addresses,
-)
-from warren_raft.raft.outbox import Outbox
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.trust import PeerStanding
-
-DIAL_ANYWAY_SECONDS: Final = 1.0
-"""The manager with the smaller id dials the one with the larger id. After this time without a link the larger one dials
-too: the smaller one may not know it yet (it is a joiner), or may not know its new address."""
 
 
 @dataclass(slots=True)
@@ -64,7 +56,6 @@ class Roster:
         log: Log,
         membership: Membership | None,
         *,
-        outbox: Outbox,
         hints: Mapping[str, Sequence[str]],
         identity: Identity | None = None,
     ) -> None:
@@ -88,18 +79,10 @@ class Roster:
         self.links: dict[str, Link] = {}
         given = {id_: (configured[id_],) if id_ in configured else () for id_ in {*configured, *hints}}
         self.book = AddressBook(address, {id_: (*first, *hints.get(id_, ())) for id_, first in given.items()})
-        self._told_version = -1
-        """The version of the address book that was sent over the present links."""
-        self._told_rows: tuple[list[tuple[str, str, str]], dict[str, int]] = ([], {})
-        """The addresses that were sent last, and the links over which they were sent."""
-        self._places: dict[str, tuple[str, ...]] = {}
-        self._places_version = -1
         self.guests: Final = Guests()
         self._log = log
-        self._outbox = outbox
         self._founding_position = 0
         """Log.position of the founding record; 0: the record was durable at the start."""
-        self._unlinked_since: dict[str, float] = {}
         self._heard_at: dict[str, float] = {}
         """Peer without a link -> when its last message arrived."""
         self.founding: Founding | None = None
@@ -328,9 +311,7 @@ class Roster:
     def link_up(self, peer: str, number: int, hello: Hello, identity: Identity | None, now: float) -> None:
         self.links[peer] = Link(number, hello, identity, heard_at=now)
         self._heard_at.pop(peer, None)
-        self._unlinked_since.pop(peer, None)
         self._hear(peer, hello.incarnation, hello.address)
-        self._told_version = -1
 
     def link_down(self, peer: str, number: int) -> bool:
         """False: that was an older link than the present one."""
@@ -342,29 +323,7 @@ class Roster:
         del self.links[peer]
         return True
 
-    def peers_to_dial(self, now: float) -> dict[str, tuple[str, ...]]:
-        """The peers that the transport is to keep or make links to: id -> addresses, in the order to try them."""
-        wanted: dict[str, tuple[str, ...]] = {id_: (address,) for id_, address in self.guests.addresses.items()}
-        for member in self.members.values():
-            if member.id == self.node_id:
-                continue
-            linked = member.id in self.links  # it stays in the answer, or the transport would close its link
-            since = now if linked else self._unlinked_since.setdefault(member.id, now)
-            if linked or member.id > self.node_id or now - since >= DIAL_ANYWAY_SECONDS:
-                wanted[member.id] = self._places_of(member)
-        return wanted
-
     # Addresses ---------------------------------------------------------------------------------------------------
-
-    def _places_of(self, member: Member) -> tuple[str, ...]:
-        """The addresses of a member. Each step asks for them, so they are kept until the address book changes."""
-        if self._places_version != self.book.version:
-            self._places_version = self.book.version
-            self._places.clear()
-        places = self._places.get(member.id)
-        if places is None:
-            places = self._places[member.id] = self.book.places(member)
-        return places
 
     def _hear(self, id_: str, incarnation: str, address: str) -> None:
         member = self.members.get(id_)
@@ -390,39 +349,6 @@ class Roster:
         link, member = self.links.get(id_), self.members.get(id_)
         is_member = link is not None and member is not None and link.hello.incarnation == member.incarnation
         return link.hello.address if link is not None and is_member else None
-
-    def tell_addresses(self) -> dict[str, str] | None:
-        """Tell each member which other members have other addresses than the list says. So two members that have moved
-        find each other after the third one, which knew both addresses, has died.
-
-        Returns the members with other addresses (id -> address); None: nothing has changed since the last call.
-        """
-        if self._told_version == self.book.version:
-            return None
-        self._told_version = self.book.version
-        told = [row for row in self.book.to_tell(self.members) if row[0] != self.node_id]
-        linked = {peer: link.number for peer, link in self.links.items()}
-        is_news = (told, linked) != self._told_rows  # addresses that other members told us are not passed on
-        self._told_rows = (told, linked)
-        if told and is_news and self.membership is not None:
-            for peer in sorted(self.links):
-                if self.counts(peer):
-                    self._outbox.send(peer, Addresses(told))
-        return self.book.differing(self.members.values())
-
-    def address_alarm(self, id_: str, address: str) -> str:
-        """A text for the operator: the member says that it has this address, and the command to type."""
-        listed = self.members[id_].address
-        says = "listens on" if id_ == self.node_id else "says that its address is"
-        return (
-            f"{id_} {says} {address}, but the member list has {listed} for it; "
-            f"type: warren-raft members update {id_}={address}"
-        )
-
-    def receive_addresses(self, peer: str, said: Sequence[tuple[str, str, str]]) -> None:
-        """A member tells the addresses of other members. This manager dials them; they make no manager a member."""
-        entries = [(id_, Said(incarnation, address)) for id_, incarnation, address in said]
-        self.book.told(peer, entries, self.members)
 
     # The first start ---------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from warren_raft.raft.membership import (
     UPDATE,
     Member,
 )
+from warren_raft.raft.messages import Addresses
 from warren_raft.raft.refusal import WRONG_NODE, Refusal
 
 
@@ -135,11 +136,11 @@ def test_addresses_that_are_told_make_nobody_a_member_and_hold_only_for_the_dire
         ("m2", incarnation, "0.0.0.0:9011"),
         ("m2", incarnation, "no address"),
     ]
-    m1.engine._roster.receive_addresses("m3", strange)
+    m1.engine._dialling.on_addresses("m3", Addresses(strange))
     cluster.run(0.1)
     assert m1.dialed.keys() == {"m2", "m3"}
     assert m1.dialed["m2"] == (cluster.addresses["m2"],)
-    m1.engine._roster.receive_addresses("m3", [("m2", incarnation, "127.0.0.1:9012")])
+    m1.engine._dialling.on_addresses("m3", Addresses([("m2", incarnation, "127.0.0.1:9012")]))
     cluster.run(0.1)
     assert m1.dialed["m2"] == (cluster.addresses["m2"], "127.0.0.1:9012")
     assert m1.engine.membership.members == before

@@ -31,7 +31,7 @@ from warren_raft.raft.membership import (
     Founding,
     Member,
 )
-from warren_raft.raft.messages import BY_NAME, decode, encode
+from warren_raft.raft.messages import BY_NAME, Addresses, decode, encode
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.requests import ChangeWanted
 from warren_raft.raft.trust import PeerStanding
@@ -821,7 +821,7 @@ def test_a_member_tells_one_address_of_another_one_at_a_time() -> None:
     victim, id_ = cluster.followers()
     member = leader.engine.members[victim]
     told = {"type": "addresses", "said": [[victim, member.incarnation, "127.0.0.1:6999"]]}
-    leader.engine._roster.receive_addresses("m9", [tuple(told["said"][0])])
+    leader.engine._dialling.on_addresses("m9", Addresses([tuple(told["said"][0])]))
     hostile = Hostile.member(cluster, id_)
     for number in range(20):
         row = [victim, member.incarnation, f"127.0.0.1:{6000 + number}"]
