@@ -431,8 +431,14 @@ class Core:
         self._look()
 
     def propose(self, entry: bytes) -> None:
-        """Append one entry at the next tick. Only for a leader that is ticked in the same step."""
+        """Append one entry now, and send it to the followers. Only for a leader.
+
+        A tick would append it too, but looks first whether a majority still answers. A leader that stepped down there
+        would not append the entry, and PySyncObj would keep it for later.
+        """
         self._core._applyCommand(entry, None, None)
+        self._core._checkCommandsToApply()
+        self._look()
 
     def connected(self, peer_id: str) -> None:
         self._links._onNodeConnected(self._node(peer_id))

@@ -179,7 +179,6 @@ class Proposing:
     def _append(self, entry: bytes) -> None:
         before = self._log.last_index
         self._core.propose(entry)
-        self._core.tick()
         self._guard.after_tick()
         if self._log.last_index != before + 1:
             raise InvariantViolation("PySyncObj did not append the entry it was given")

@@ -541,14 +541,13 @@ def test_a_leaders_first_entry_is_a_no_op_of_its_term() -> None:
     assert rig.log.entries[-1] == (NO_OP, 2, 1)
 
 
-def test_a_proposal_is_appended_and_sent_in_the_next_tick() -> None:
-    """_applyCommand. One tick empties the queue of any length, because the clock stands still in a step."""
+def test_a_proposal_is_appended_and_sent_at_once() -> None:
+    """_applyCommand, _checkCommandsToApply."""
     rig = Rig("b")
     rig.lead()
     for number in range(50):
         rig.core.propose(b"\x00%d" % number)
-    rig.tick()
-    assert rig.log.last_index == 52
+        assert rig.log.last_index == 3 + number
     sent = [entry[1] for _, message in rig.take("append_entries") for entry in message["entries"]]
     assert sent == list(range(3, 53))
 

@@ -14,7 +14,9 @@ from tests.engine_harness import STEP_SECONDS, Cluster, Full, send_raw
 from tests.fast import fast_first
 from warren_raft.disk.shortage import SPACE
 from warren_raft.raft.changes import DONE, PENDING, REFUSED
+from warren_raft.raft.context import TICK_SECONDS
 from warren_raft.raft.events import Arriving
+from warren_raft.raft.guard import CHECK_QUORUM_TIMEOUTS
 from warren_raft.raft.reasons import Reason
 
 TIMEOUT_SECONDS = 1.0
@@ -589,3 +591,26 @@ def test_a_transfer_whose_target_cannot_campaign_at_once_is_not_lost() -> None:
     target.engine._writer.shortage = None
     cluster.run_until(lambda: target.engine.role == "leader")
     assert cluster.now - begin < 0.5
+
+
+def test_a_write_in_the_moment_in_which_a_leader_loses_its_majority_does_not_stop_it() -> None:
+    """The time without answers is over between two looks, and a write comes first. (Pins a bug: the leader gave the
+    entry to a core that stepped down instead of appending it, and the manager stopped itself.)"""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    cluster.write(leader.id, "before")
+    cluster.hold(*((follower, leader.id) for follower in cluster.followers()))
+    heard_at = max(leader.engine._core.last_response(follower) or 0.0 for follower in cluster.followers())
+    cluster.now = heard_at + CHECK_QUORUM_TIMEOUTS * cluster.election_timeout_seconds - 0.002
+    cluster.step(leader.id)
+    assert leader.engine.role == "leader"
+    cluster.now += 0.004
+    cluster.submit(leader.id, "at that moment")
+    cluster.step(leader.id)
+    assert leader.id not in cluster.stopped
+    cluster.now += TICK_SECONDS
+    cluster.step(leader.id)
+    assert leader.engine.role == "follower"
+    cluster.heal()
+    cluster.run_until(lambda: "at that moment" in cluster.acknowledged)
+    cluster.check_writes()
