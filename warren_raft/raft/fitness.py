@@ -2,7 +2,7 @@
 
 Lives here: the answers that other parts, callers and operators get, from the parts that know a fact. Not here: the
 meaning of a shortage (disk/shortage.py), the alarms (blocked.py), handing leadership over (requests.py). Invariant:
-this module changes nothing; it only looks.
+this module changes no other part; it only looks.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Lives here: the conditions and the work of each step. A leader does not replace its state, because it hears no peer
 meanwhile: it hands leadership over, or steps down. Not here: the phases (replacement.py), the source of a state
-(catchup.py), and the core that begins again on the new state (engine.py). Invariant: if the process dies between any
-two steps, the next start can go on; local readers never go back.
+(catchup.py), and the parts that begin again with the new state (swapping.py). Invariant: if the process dies between
+any two steps, the next start can go on; local readers never go back.
 """
 
 from __future__ import annotations
