@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from warren_raft.raft import leadership
+from warren_raft.raft import reasons
 from warren_raft.support.log_lines import log_event
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def test_every_line_has_this_form() -> None:
 
 def test_every_reason_of_a_change_of_leader_is_documented() -> None:
     text = (ROOT / "docs" / "logging.md").read_text(encoding="utf-8")
-    values = [value for name, value in vars(leadership).items() if name.isupper() and name != "TEXT_CHARACTERS"]
-    words = {value.word if isinstance(value, leadership.Reason) else value for value in values}
+    values = [value for name, value in vars(reasons).items() if name.isupper() and name != "TEXT_CHARACTERS"]
+    words = {value.word if isinstance(value, reasons.Reason) else value for value in values}
     assert len(words) > 5
     assert all(f"`{word}`" in text for word in words), words
