@@ -47,7 +47,8 @@ class AddressBook:
         """Id -> the newest address that the member said itself. Replaced as a whole."""
         self._told: dict[str, dict[str, Said]] = {}
         """Id -> the addresses that other members told, by teller, the newest first. Teller EARLIER: the address that it
-        had before the list got another one. Perhaps the member has not moved there yet."""
+        had before the list got another one. Perhaps the member has not moved there yet. The inner maps are never
+        changed, but replaced: other threads read them (`to_keep`)."""
         self.version = 0
         """Increases with every change."""
 
@@ -57,7 +58,8 @@ class AddressBook:
         said = Said(incarnation, address)
         if incarnation == member.incarnation and self.said.get(member.id) != said and is_address(address):
             self.said = {**self.said, member.id: said}
-            self._told.get(member.id, {}).pop(EARLIER, None)
+            if EARLIER in self._told.get(member.id, {}):
+                self._told[member.id] = _without(self._told[member.id], EARLIER)
             self.version += 1
 
     def told(self, teller: str, entries: Iterable[tuple[str, Said]], members: Mapping[str, Member]) -> None:
@@ -67,10 +69,9 @@ class AddressBook:
             member = members.get(id_)
             if member is None or member.incarnation != said.incarnation or not is_address(said.address):
                 continue
-            known = self._told.setdefault(id_, {})
+            known = self._told.get(id_, {})
             if known.get(teller) != said:
-                known.pop(teller, None)
-                self._told[id_] = {teller: said, **known}
+                self._told[id_] = {teller: said, **_without(known, teller)}
                 self.version += 1
 
     def members_changed(self, before: Mapping[str, Member], after: Mapping[str, Member]) -> None:

@@ -6,7 +6,7 @@ has the old ports, and only a leader can change the list. (Pins a fault: they di
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -326,6 +326,40 @@ def test_a_new_entry_of_the_list_comes_before_what_was_said_before_it() -> None:
     assert book.places(newest) == ("127.0.0.1:5", "127.0.0.1:4"), "one earlier address"
     book.heard(newest, "directory", newest.address)
     assert book.places(newest) == ("127.0.0.1:5",)
+
+
+class _Comparing(str):
+    """An incarnation that calls `during` when it is first compared: in the middle of another thread's reading."""
+
+    during: Callable[[], None] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        during, self.during = self.during, None
+        if during is not None:
+            during()
+        return str(self) == other
+
+    __hash__ = str.__hash__
+
+
+@pytest.mark.parametrize("news", ["the member says its address", "another member tells one"])
+def test_the_addresses_to_keep_are_read_while_the_raft_thread_changes_them(news: str) -> None:
+    """(Pins a bug: a dictionary changed while the thread of the housekeeping walked through it.)"""
+    incarnation = _Comparing("directory")
+    member = Member("m2", "127.0.0.1:4", incarnation, voter=True)
+    members = {"m2": member, "m3": Member("m3", "127.0.0.1:3", "third", voter=True)}
+    book = AddressBook("127.0.0.1:1", {})
+    book.members_changed({"m2": M2}, {**members, "m2": member})
+    book.told("m3", [("m2", Said("directory", "127.0.0.1:8"))], members)
+
+    def change() -> None:
+        if news == "another member tells one":
+            book.told("m3", [("m2", Said("directory", "127.0.0.1:9"))], members)
+        else:
+            book.heard(member, "directory", member.address)
+
+    incarnation.during = change
+    assert book.to_keep({}, {"m2": member}) == {"m2": "127.0.0.1:8"}
 
 
 def test_however_much_is_told_a_few_addresses_of_each_member_are_kept() -> None:
