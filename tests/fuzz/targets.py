@@ -28,6 +28,7 @@ from tests.snapshot_support import change, database_in, rehash, small_state, sna
 from warren_raft.config import Config
 from warren_raft.errors import (
     Corrupted,
+    InvalidConfig,
     InvalidEntity,
     InvariantViolation,
     RefusedForSafety,
@@ -417,7 +418,7 @@ def fuzz_toml(data: bytes) -> None:
     """A configuration file is accepted, or refused with a message."""
     path = _scratch() / "manager.toml"
     path.write_bytes(data)
-    with suppress(InvalidEntity, RefusedForSafety):
+    with suppress(InvalidConfig, RefusedForSafety):
         Config.from_toml(path)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.simulation.world import Process, World
 from warren_raft.raft import entries
-from warren_raft.raft.events import LinkDown, LinkUp, Received
+from warren_raft.raft.events import LinkUp, Received
 from warren_raft.raft.membership import ADD, INDEX_MAX
 
 MESSAGES_MAX = 30
@@ -66,8 +66,8 @@ class Hostile:
         self._come("replayed hello", victim, self.random.choice(self._hellos), says=False)
 
     def _come(self, what: str, victim: Process, hello: Message, *, says: bool) -> None:
-        peer = hello["node_id"]
-        if peer == victim.id or peer in victim.engine._roster.links:
+        peer, network = hello["node_id"], self.world.network
+        if peer == victim.id or peer in victim.engine._roster.links or network.has_link(victim.id, peer):
             return
         refusal = victim.engine.judge(hello)
         if refusal is not None:
@@ -77,12 +77,13 @@ class Hostile:
         self._links -= 1
         number = self._links
         victim.take(LinkUp(peer, number, hello))
+        network.uninvited[victim.id, peer] = number
         for _ in range(self.random.randrange(MESSAGES_MAX) if says else 0):
             self._say(victim, peer, number)
 
         def go() -> None:
-            if self.world.processes.get(victim.id) is victim:
-                victim.take(LinkDown(peer, number))
+            if network.uninvited.get((victim.id, peer)) == number:
+                network.end_uninvited(victim, peer)
 
         self.world.after(self.random.uniform(0.0, STAYS_SECONDS), go)
 

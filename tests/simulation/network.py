@@ -71,6 +71,8 @@ class Network:
         """(from, to) of the directions in which nothing arrives."""
         self._current: dict[frozenset[str], Connection] = {}
         self._by_number: dict[tuple[str, int], Connection] = {}
+        self.uninvited: dict[tuple[str, str], int] = {}
+        """(manager, peer) -> the number of the manager's link with a hostile one that says that it is this peer."""
         self._number = 0
         self._slow: dict[tuple[str, str], float] = {}
 
@@ -112,10 +114,22 @@ class Network:
         self._current[frozenset((a, b))] = connection
         for process, peer, hello in ((one, b, hellos[1]), (two, a, hellos[0])):
             Hello.from_message(hello)
+            self.end_uninvited(process, peer)
             self._by_number[process.id, connection.numbers[process.id]] = connection
             process.take(LinkUp(peer, connection.numbers[process.id], hello))
         if older is not None:
             self._replay(older)
+
+    def has_link(self, id_: str, peer: str) -> bool:
+        """Whether a manager has a link with a peer, also one of which it does not know yet."""
+        return (id_, peer) in self.uninvited or self._linked(frozenset((id_, peer)), id_)
+
+    def end_uninvited(self, process: Process, peer: str) -> None:
+        """The link of a hostile one ends, at the latest before the next link with that peer: so it is in the
+        transport."""
+        number = self.uninvited.pop((process.id, peer), None)
+        if number is not None:
+            process.take(LinkDown(peer, number))
 
     def _string(self, connection: Connection) -> None:
         """Make both wires of a connection."""
@@ -293,6 +307,7 @@ class Network:
                 self._break(connection, at_once=False)
 
     def process_died(self, id_: str) -> None:
+        self.uninvited = {ends: number for ends, number in self.uninvited.items() if ends[0] != id_}
         for pair, connection in sorted(self._current.items(), key=lambda item: sorted(item[0])):
             if id_ in pair and not connection.broken:
                 self._break(connection, at_once=False)

@@ -82,6 +82,7 @@ class StockEngine:
     failure = None
     holds_notices = False
     is_ready = False
+    fetching = None
 
     def __init__(self, opened: StockDirectory, now: float) -> None:
         self._opened = opened

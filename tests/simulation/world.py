@@ -115,9 +115,6 @@ class Process:
         self._fetches = False
         self.cannot_rebuild = False
         """The next attempt to rebuild the state finds no usable snapshot of this manager."""
-        self._rebuild = opened.keeper.rebuild
-        opened.keeper.rebuild = self._rebuilding  # type: ignore[method-assign]
-        self.engine._replacement.on_arrow = self._at_arrow
         self.alive = True
         self._step_due = False
         self._tick()
@@ -133,6 +130,12 @@ class Process:
         self._leapt += seconds
         if seconds >= LINK_TIMEOUT_SECONDS:
             self.world.network.overslept(self.id)
+
+    def watch_keeper(self) -> None:
+        keeper = self.opened.keeper
+        self._rebuild, keeper.rebuild = keeper.rebuild, self._rebuilding  # type: ignore[method-assign]
+        keeper.on_swap = self.swapped
+        self.engine._replacement.on_arrow = self._at_arrow
 
     def watch_log(self) -> None:
         self.directory.incarnation = self.opened.log.incarnation
@@ -606,7 +609,7 @@ class World:
             return None
         try:
             process = Process(self, directory, opened)
-            opened.keeper.on_swap = process.swapped
+            process.watch_keeper()
             process.engine.submitter.large_bytes = self.options.large_bytes
             process.watch_log()
         except WarrenError as error:
