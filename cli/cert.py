@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from warren_raft.config import check_node_id, split_address
+from warren_raft.config import check_address, check_node_id
 from warren_raft.errors import InvalidConfig, InvalidEntity, RefusedForSafety, Unavailable
 
 from .common import (
@@ -96,7 +96,7 @@ class WantedType(click.ParamType):  # type: ignore[type-arg]  # generic for type
         try:
             check_node_id(node_id)
             if equals:
-                split_address(address)
+                check_address(address)
         except InvalidConfig as error:
             self.fail(error.reason, param, ctx)
         return node_id, address if equals else None
@@ -210,7 +210,7 @@ def _managers_wanted(wanted: Sequence[tuple[str, str | None]], address: str | No
                 "--address is for one manager that is named by its id alone: type ID=HOST:PORT for each manager"
             )
         try:
-            split_address(address)
+            check_address(address)
         except InvalidConfig as error:
             raise click.UsageError(f"--address: {error.reason}") from None
         managers = dict.fromkeys(managers, address)
@@ -257,13 +257,8 @@ def renew(file: str | None, ca: str | None) -> None:
     directory = data_dir()
     present = _found(None)
     node_id = present["node_id"]
-    files = _renewed(directory, node_id, file, ca)
+    files = _renewed(directory, present, file, ca)
     new = _manager(files.certificate, files.ca, file or ca or "this host's own CA")
-    if new["trust_domain"] != present["trust_domain"]:
-        raise RefusedForSafety(
-            f"the new certificate is of the trust domain {new['trust_domain']}, but {node_id} and its cluster are of "
-            f"{present['trust_domain']}: make the CA with --trust-domain {present['trust_domain']}"
-        )
     if new["serial"] != present["serial"] and new["not_before"] < present["not_before"]:
         raise RefusedForSafety(
             f"{node_id} already has a newer certificate, of {present['not_before']}: issue another one"
@@ -286,21 +281,28 @@ def renew(file: str | None, ca: str | None) -> None:
         click.echo(f"{node_id} does not run; it will use the certificate {new['serial']} from its next start")
 
 
-def _renewed(directory: str, node_id: str, file: str | None, ca: str | None) -> KeyAndCertificates:
-    """The new key and certificate, from the join file, the CA of --ca, or this user's CA on this host."""
+def _renewed(directory: str, present: Mapping[str, Any], file: str | None, ca: str | None) -> KeyAndCertificates:
+    """The new key and certificate, from the join file, the CA of --ca, or this user's CA on this host. They are of the
+    same manager and trust domain as the present certificate."""
     from warren_raft.certificates import local as local_certificates
     from warren_raft.certificates.ca import Authority
     from warren_raft.certificates.files import is_local
-    from warren_raft.certificates.join_files import JoinFile
+    from warren_raft.certificates.join_files import JoinFile, require_members, require_trust_domain
 
+    node_id, trust_domain = present["node_id"], present["trust_domain"]
     if file is not None and ca is not None:
         raise click.UsageError("name a join file or --ca, not both")
     if file is not None:
         join = JoinFile.read(file)
         if join.node_id != node_id:
             raise RefusedForSafety(f"{file} is for {join.node_id}, but {directory} is the directory of {node_id}")
+        theirs = _manager(join.files.certificate, join.files.ca, file)["trust_domain"]
+        require_trust_domain(theirs, trust_domain, source=file, data_dir=directory, node_id=node_id)
+        require_members(join, file)
         return join.files
     if ca is not None:
+        theirs = Authority(ca).trust_domain
+        require_trust_domain(theirs, trust_domain, source=ca, data_dir=directory, node_id=node_id)
         return Authority(ca).issue({node_id: None})[0].files
     if not is_local(directory):
         raise click.UsageError(

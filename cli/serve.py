@@ -179,6 +179,7 @@ def _config(config_file: str | None, **settings: Any) -> Config:
     """The settings from the options, the file, the join file and the data directory; the first that has a setting
     decides. Raises UsageError for a setting that the operator has to correct."""
     given = {name: value for name, value in settings.items() if value is not None}
+    from_join: dict[str, Any] = {}
     try:
         named = given if config_file is None else {**read_toml(config_file), **given}
         from_join = _from_join_file(named)
@@ -195,6 +196,8 @@ def _config(config_file: str | None, **settings: Any) -> Config:
             if "data_dir" in named:
                 text += f", and no manager in {named['data_dir']} has it from an earlier start"
             text += f": add {OPTIONS[error.field or '']}"
+        elif (error.field or "").partition(".")[0] in from_join:
+            text += f" (in {named['join']})"
         raise click.UsageError(text) from None
 
 

@@ -33,6 +33,7 @@ MEMBERS_MAX: Final = 64
 MISSING: Final = "is missing"
 MAX_QUEUE_LIMIT: Final = 1_000_000  # a million waiting writes of 1 KiB are already 1 GiB of memory
 _NODE_ID = re.compile(r"[A-Za-z0-9._-]+\Z")
+_BROADCAST = ipaddress.ip_address("255.255.255.255")
 _HOST_NAME = re.compile(r"[A-Za-z0-9.-]+\Z")
 
 
@@ -55,8 +56,8 @@ class Config:
     of mode 2770 (`chmod g+rwxs`) is shared with its group: its files get mode 0660, and managers of other users of the
     group may take over there."""
     listen: str
-    """HOST:PORT at which the other managers reach this one, IPv6 as [::1]:7946. The port is 1 to 65535. 0.0.0.0 and
-    [::] are refused, because the others dial this address."""
+    """HOST:PORT at which the other managers reach this one, IPv6 as [::1]:7946. The port is 1 to 65535. 0.0.0.0,
+    [::], 255.255.255.255 and multicast addresses are refused, because the others dial this address."""
     members: Mapping[str, str]
     """Id to address of every initial member, including this one, each address once. They make the member list only on
     an empty directory. Afterwards the replicated list counts, and these addresses are further places to look for
@@ -235,21 +236,27 @@ class Config:
             raise _wrong(name, f"must be a number of seconds above 0, not {value!r}")
 
     def _checked_members(self) -> Mapping[str, str]:
-        if not isinstance(self.members, Mapping):
-            raise _wrong("members", f"must map ids to addresses, not {self.members!r}")
-        owners: dict[str, str] = {}
-        for node_id, address in self.members.items():
-            check_node_id(node_id, field="members")
-            check_address(address, field=f"members.{node_id}")
-            if address in owners:
-                raise _wrong("members", f"{owners[address]} and {node_id} share the address {address}")
-            owners[address] = node_id
+        check_members(self.members)
         own = self.members.get(self.node_id)
         if own is None:
             raise _wrong("members", f"must contain this manager, {self.node_id}")
         if own != self.listen:
             raise _wrong("members", f"says that {self.node_id} is at {own}, but it listens on {self.listen}")
         return FrozenMap(self.members)
+
+
+def check_members(members: object) -> None:
+    """Check a table of id to address: each id and address is valid, and each address is there once. Raises
+    InvalidConfig."""
+    if not isinstance(members, Mapping):
+        raise _wrong("members", f"must map ids to addresses, not {members!r}")
+    owners: dict[str, str] = {}
+    for node_id, address in members.items():
+        check_node_id(node_id, field="members")
+        check_address(address, field=f"members.{node_id}")
+        if address in owners:
+            raise _wrong("members", f"{owners[address]} and {node_id} share the address {address}")
+        owners[address] = node_id
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -337,17 +344,19 @@ def split_address(address: object, *, field: str = "address") -> tuple[str, int]
 def check_address(address: object, *, field: str = "address") -> str:
     """The address, if a manager can be reached there: "host:port" or "[ipv6]:port". Raises InvalidConfig."""
     host, port = split_address(address, field=field)
-    if _is_every_interface(host):
+    if _is_of_no_host(host):
         raise _wrong(field, f"other managers cannot reach {host}: name this host's own, as 192.0.2.1:{port}")
     assert isinstance(address, str)  # split_address has checked it
     return address
 
 
-def _is_every_interface(host: str) -> bool:
+def _is_of_no_host(host: str) -> bool:
+    """Whether it stands for all addresses of a host, or for several hosts (multicast, broadcast)."""
     try:
-        return ipaddress.ip_address(host).is_unspecified
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    return address.is_unspecified or address.is_multicast or address == _BROADCAST
 
 
 def is_on_loopback(address: str) -> bool:

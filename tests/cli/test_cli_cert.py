@@ -106,6 +106,55 @@ def test_a_manager_starts_from_its_join_file_and_takes_newer_ones(
     assert again.stop() == 0
 
 
+def test_a_start_with_a_join_file_of_another_ca_changes_nothing(
+    warren: Command, ca: Path, start_manager: StartManager, tmp_path: Path
+) -> None:
+    (address,) = free_addresses(1)
+    warren("cert", "issue", f"m1={address}", "--ca", ca)
+    ours = warren("cert", "show", "m1.join", "-o", "json").json["trust_domain"]
+    process = start_manager(tmp_path / "m1", "", {}, "--join", "m1.join", "--bootstrap")
+    process.wait_ready()
+    assert process.stop() == 0
+    warren("cert", "init", "other", "--trust-domain", "other")
+    warren("cert", "issue", f"m1={address}", "--ca", "other", "-o", "other.join")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "m1/tls").iterdir()}
+    for command in (("serve", "--join"), ("cert", "renew")):
+        ran = warren(*command, "other.join", "--data-dir", "m1")
+        assert ran.code == 4
+        assert f"m1 is of {ours}; nothing was changed" in ran.err
+        assert "other.join is of the trust domain other, but " in ran.err
+        assert {path.name: path.read_bytes() for path in (tmp_path / "m1/tls").iterdir()} == before
+    assert "other is of the trust domain other" in warren("cert", "renew", "--ca", "other", "--data-dir", "m1").err
+    assert len(warren("cert", "show", "other", "-o", "json").json["managers"][0]["certificates"]) == 1
+    again = start_manager(tmp_path / "m1", "", {}, "--join", "m1.join")
+    again.wait_ready()
+    assert again.stop() == 0
+
+
+def test_an_address_that_no_manager_can_have_is_named_with_its_file(
+    warren: Command, ca: Path, start_manager: StartManager, tmp_path: Path
+) -> None:
+    """Earlier releases issued such certificates."""
+    (address,) = free_addresses(1)
+    warren("cert", "issue", f"m1={address}", "--ca", ca)
+    process = start_manager(tmp_path / "m1", "", {}, "--join", "m1.join", "--bootstrap")
+    process.wait_ready()
+    assert process.stop() == 0
+    assert warren("cert", "issue", "m1", "m4=h:4", "--ca", ca).code == 0
+    for path in (tmp_path / "m1.join", ca / "authority.json"):
+        path.write_text(path.read_text().replace('"h:4"', '"0.0.0.0:4"'))
+    ran = warren("serve", "--join", "m1.join", "--data-dir", "new")
+    assert (ran.code, "config.members.m4: other managers cannot reach 0.0.0.0" in ran.err) == (2, True)
+    assert "(in m1.join)" in ran.err
+    ran = warren("cert", "renew", "m1.join", "--data-dir", "m1")
+    assert (ran.code, "m1.join has members with which no manager starts" in ran.err) == (4, True)
+    for command in (("cert", "issue", "m1"), ("cert", "renew", "--data-dir", "m1")):
+        ran = warren(*command, "--ca", ca)
+        assert (ran.code, "m4 has the address 0.0.0.0:4 in the CA" in ran.err) == (4, True)
+    assert warren("cert", "issue", "m1", "m4=h:4", "--ca", ca).code == 0
+    assert warren("cert", "renew", "m1.join", "--data-dir", "m1").code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -117,6 +166,9 @@ def test_a_manager_starts_from_its_join_file_and_takes_newer_ones(
         (("issue", "m1=h:1", "m2=h:1", "--ca", "ca"), 2, "have the same address"),
         (("issue", "m1=h:1", "m1=h:2", "--ca", "ca"), 2, "named twice"),
         (("issue", "m1=h", "--ca", "ca"), 2, "is not an address"),
+        (("issue", "m1=0.0.0.0:1", "--ca", "ca"), 2, "other managers cannot reach 0.0.0.0"),
+        (("issue", "m1=255.255.255.255:1", "--ca", "ca"), 2, "other managers cannot reach 255.255.255.255"),
+        (("issue", "m1", "--ca", "ca", "--address", "[::]:1"), 2, "--address: other managers cannot reach ::"),
         (("issue", "m/1=h:1", "--ca", "ca"), 2, "is not a node id"),
         (("issue", "m1=h:1", "m2=h:2", "--ca", "ca", "--address", "h:3"), 2, "--address is for one manager"),
         (("issue", "m1", "--ca", "ca", "--address", "h"), 2, "is not an address"),

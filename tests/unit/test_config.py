@@ -139,7 +139,7 @@ def test_a_host_beyond_loopback_is_an_address_too(host: str) -> None:
     assert not Config(**settings(members=THREE | {"m3": address})).is_loopback
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "255.255.255.255", "224.0.0.1", "[ff02::1]"])
 def test_all_addresses_of_a_host_are_not_one_that_others_can_reach(host: str) -> None:
     with pytest.raises(InvalidConfig, match="other managers cannot reach "):
         Config(**settings(members=THREE | {"m3": f"{host}:7946"}))

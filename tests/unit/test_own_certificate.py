@@ -377,3 +377,108 @@ def test_a_start_with_the_id_of_another_manager_leaves_the_certificate_alone(tmp
     with pytest.raises(RefusedForSafety, match="is the log of 'm1', not of 'm2'"):
         start("m2")
     assert tls_files.contents(tmp_path / "m1") == before
+
+
+# Another trust domain
+
+
+@pytest.fixture
+def other_ca(tmp_path: Path) -> Authority:
+    authority = Authority.create(tmp_path / "other-ca", trust_domain="other")
+    authority.issue(HOSTS)
+    return authority
+
+
+@pytest.mark.parametrize("later_seconds", [60, -60])
+@pytest.mark.parametrize("is_expired", [False, True])
+def test_a_join_file_of_another_trust_domain_is_refused_before_anything_changes(
+    ca: Authority, other_ca: Authority, tmp_path: Path, later_seconds: float, is_expired: bool
+) -> None:
+    """Also an older one: the address and the members of the start would come from it."""
+    path = join_file(ca, tmp_path / "m1.join")
+    Manager(tmp_path / "m1", HOSTS, join=path).start()
+    before = tls_files.contents(tmp_path / "m1")
+    foreign = join_file(other_ca, tmp_path / "foreign.join", later_seconds=later_seconds)
+    manager = Manager(tmp_path / "m1", HOSTS, join=foreign)
+    manager.later_seconds = 366 * DAY if is_expired else 0
+    says = f"{foreign} is of the trust domain other, but {tmp_path}/m1 is of prod; nothing was changed"
+    with pytest.raises(RefusedForSafety, match=says):
+        manager.start()
+    assert tls_files.contents(tmp_path / "m1") == before
+    Manager(tmp_path / "m1", HOSTS, join=path).start()
+
+
+def test_a_running_manager_takes_no_files_of_another_trust_domain(
+    ca: Authority, other_ca: Authority, tmp_path: Path
+) -> None:
+    path = join_file(ca, tmp_path / "m1.join")
+    manager = Manager(tmp_path / "m1", HOSTS, join=path)
+    first = manager.start()
+    before = tls_files.contents(tmp_path / "m1")
+    for later_seconds in (60, -60):
+        join_file(other_ca, path, later_seconds=later_seconds)
+        manager.certificate.wanted = True  # by SIGHUP: then it is said at once
+        assert manager.certificate.look() is None
+        assert manager.raised == {"certificate-not-taken": "warning"}
+        assert "m1.join is of the trust domain other" in manager.alarms.active[0].text
+        assert tls_files.contents(tmp_path / "m1") == before
+    path.unlink()
+    manager.certificate.wanted = True
+    assert manager.certificate.look() is None
+    assert manager.raised == {}
+    tls_files.install(tmp_path / "m1", other_ca.issue({"m1": None})[0].files, check=lambda _: None)
+    manager.certificate.wanted = True
+    assert manager.certificate.look() is None
+    assert manager.raised == {"certificate-not-taken": "warning"}
+    assert manager.certificate.credentials is first
+
+
+def test_the_trust_domain_of_the_cluster_counts_for_a_start(tmp_path: Path) -> None:
+    """With a certificate of this host's own CA, without any certificate, and with one that does not fit."""
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    joins = {}
+    for trust_domain in ("local", "prod"):
+        authority = Authority.create(tmp_path / trust_domain, trust_domain=trust_domain)
+        authority.issue({"m1": address})
+        joins[trust_domain] = join_file(authority, tmp_path / f"{trust_domain}.join", later_seconds=-60)
+    tls = tmp_path / "m1" / "tls"
+
+    def start(**join: Path) -> str:
+        config = Config(node_id="m1", data_dir=tmp_path / "m1", listen=address, members={"m1": address}, **join)
+        with ReplicatedStore(config) as store:
+            store.wait_ready(timeout=30)
+            certificate = store.status().certificate
+            assert certificate is not None
+            return certificate.serial
+
+    start()
+    before = tls_files.contents(tmp_path / "m1")
+    with pytest.raises(RefusedForSafety, match=r"prod\.join is of the trust domain prod, but .* is of local"):
+        start(join=joins["prod"])
+    assert tls_files.contents(tmp_path / "m1") == before
+
+    shutil.rmtree(tls)
+    with pytest.raises(RefusedForSafety, match=r"prod\.join is of the trust domain prod, but .* is of local"):
+        start(join=joins["prod"])
+    assert not tls.exists()
+
+    newer = Authority(tmp_path / "prod").issue({"m1": None})[0].files
+    tls_files.install(tmp_path / "m1", newer, check=lambda _: None)
+    taken = start(join=joins["local"])  # although it is older than the certificate that does not fit
+    assert taken == Authority(tmp_path / "local").issued()["m1"][-1]["serial"]
+
+
+def test_a_cluster_of_a_ca_gets_no_certificate_of_this_hosts_own_ca(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    authority = Authority.create(tmp_path / "prod", trust_domain="prod")
+    authority.issue({"m1": address})
+    config = {"node_id": "m1", "data_dir": tmp_path / "m1", "listen": address, "members": {"m1": address}}
+    with ReplicatedStore(Config(**config, join=join_file(authority, tmp_path / "m1.join"))) as store:
+        store.wait_ready(timeout=30)
+    shutil.rmtree(tmp_path / "m1" / "tls")
+    with (
+        pytest.raises(RefusedForSafety, match=r"of the trust domain prod: issue one .*--join m1\.join"),
+        ReplicatedStore(Config(**config)),
+    ):
+        pass
+    assert not (tmp_path / "m1" / "tls").exists()

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from ..config import MEMBERS_MAX, check_node_id, split_address
+from ..config import MEMBERS_MAX, check_address, check_node_id, split_address
 from ..disk.durable import make_directory, replace_file
 from ..disk.files import OS_FILES
 from ..disk.paths import absolute
-from ..errors import InvalidEntity, RefusedForSafety
-from .identity import uri_of
+from ..errors import InvalidConfig, InvalidEntity, RefusedForSafety
+from .identity import parse_uri, uri_of
 from .join_files import JoinFile, KeyAndCertificates, require_private
 
 if TYPE_CHECKING:
@@ -104,6 +104,12 @@ def facts_of(pem: str) -> list[CertificateFacts]:
             )
         )
     return found
+
+
+def trust_domain_of(certificate: str) -> str:
+    """The trust domain in a manager's certificate, also in one that has expired. Raises ValueError if it is not the
+    certificate of a manager."""
+    return parse_uri(next(iter(facts_of(certificate)[0].names), ""))[0]
 
 
 def _no_certificate(text: str) -> str:
@@ -218,7 +224,8 @@ class Authority:
         the CA then knows. `forget`: the ids of managers that leave that list, because the cluster has removed them.
 
         Raises InvalidConfig for a wrong id or address; RefusedForSafety for an unknown address, for an address that two
-        managers would have, for an unknown id to forget, for too many managers, and if the CA has expired; OSError.
+        managers would have, for an address in the CA's list at which no manager can be, for an unknown id to forget,
+        for too many managers, and if the CA has expired; OSError.
         """
         now = now or datetime.now(UTC)
         if self._certificate.not_valid_after_utc <= now:
@@ -235,7 +242,7 @@ class Authority:
                     raise RefusedForSafety(f"this CA does not know {id_}: `warren-raft cert show` lists its managers")
             for id_, address in wanted.items():
                 _enter(managers, check_node_id(id_), address)
-            _require_addresses_of_their_own(managers, self.directory)
+            _require_usable_addresses(managers, self.directory)
             files = {id_: self._key_and_certificate(id_, now) for id_ in wanted}
             for id_, (certificate, _) in files.items():
                 managers[id_]["issued"].append(
@@ -389,15 +396,24 @@ def _enter(managers: dict[str, Any], id_: str, address: str | None) -> None:
         if id_ not in managers:
             raise RefusedForSafety(f"this CA does not know {id_} yet: give its address, {id_}=HOST:PORT")
         return
-    split_address(address)
+    check_address(address)
     managers.setdefault(id_, {"issued": []})["address"] = address
     if len(managers) > MEMBERS_MAX:
         raise RefusedForSafety(f"a cluster has at most {MEMBERS_MAX} managers, and this CA would know more")
 
 
-def _require_addresses_of_their_own(managers: Mapping[str, Any], directory: str) -> None:
+def _require_usable_addresses(managers: Mapping[str, Any], directory: str) -> None:
+    """No manager starts from a join file with a member whose address is wrong or belongs to another member."""
     owners: dict[str, str] = {}
     for id_, each in managers.items():
+        try:
+            check_address(each["address"])
+        except InvalidConfig as error:
+            raise RefusedForSafety(
+                f"{id_} has the address {each['address']} in the CA in {directory}, with which no manager starts "
+                f"({error.reason}): name {id_}=HOST:PORT in `warren-raft cert issue`; if {id_} is not part of the "
+                f"cluster, add --forget {id_}"
+            ) from None
         other = owners.setdefault(each["address"], id_)
         if other != id_:
             raise RefusedForSafety(

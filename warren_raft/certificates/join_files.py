@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ..config import check_node_id, split_address
+from ..config import check_members, check_node_id, split_address
 from ..disk.outputs import whole_file
-from ..errors import InvalidEntity, RefusedForSafety
+from ..errors import InvalidConfig, InvalidEntity, RefusedForSafety
 
 SUFFIX: Final = ".join"
 FORMAT: Final = 1
@@ -83,6 +83,28 @@ class JoinFile:
             raise InvalidEntity("join file", f"{name} is not a join file: {reason}") from None
         require_private(name, status)  # after its content: another file has no key that the owner would have to hide
         return found
+
+
+def require_members(join: JoinFile, path: str) -> None:
+    """Raises RefusedForSafety if `serve` would not start with the members of the join file at `path`."""
+    try:
+        check_members(join.members)
+    except InvalidConfig as error:
+        raise RefusedForSafety(
+            f"{path} has members with which no manager starts: {error.field}: {error.reason}; issue another join file, "
+            "with the right address of each manager (warren-raft cert issue)"
+        ) from None
+
+
+def require_trust_domain(theirs: str, ours: str, *, source: str, data_dir: str, node_id: str) -> None:
+    """Raises RefusedForSafety if a certificate is not of the trust domain of a data directory. Call it before anything
+    is changed. `source`: the file or CA that the certificate comes from."""
+    if theirs != ours:
+        raise RefusedForSafety(
+            f"{source} is of the trust domain {theirs}, but {data_dir} is of {ours}; nothing was changed: use a join "
+            f"file for {node_id} of the cluster's CA (warren-raft cert issue {node_id} --ca DIR); a new CA of this "
+            f"trust domain is made with warren-raft cert init --trust-domain {ours}"
+        )
 
 
 def require_replaceable(path: str | os.PathLike[str]) -> None:

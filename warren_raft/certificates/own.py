@@ -24,7 +24,7 @@ from . import files as tls_files
 from . import local as local_certificates
 from .credentials import Credentials, utc
 from .files import Fingerprint
-from .join_files import JoinFile, KeyAndCertificates
+from .join_files import JoinFile, KeyAndCertificates, require_trust_domain
 
 logger = logging.getLogger("warren_raft.certificates.own")
 
@@ -73,19 +73,24 @@ class OwnCertificate:
                 "Config.insecure_plaintext)"
             )
 
-    def prepare(self) -> None:
+    def prepare(self, cluster_trust_domain: Callable[[], str] = lambda: "") -> None:
         """Choose the certificate. The data directory exists, and is locked by this process.
 
-        Raises RefusedForSafety if no certificate can be used, with the commands that make one, and OSError.
+        `cluster_trust_domain`: reads the trust domain of the cluster from the data directory; empty if there is none.
+        It is called only before another certificate is taken.
+
+        Raises RefusedForSafety if no certificate can be used, with the commands that make one, or if the join file is
+        of another trust domain than the directory, and OSError.
         """
         if self._config.insecure_plaintext:
             return
         tls_files.finish(self._config.data_dir)
         seen_join: Mark | None = self._look_at_files()[1]
-        if not self._took_join_file():
+        if not self._took_join_file(cluster_trust_domain):
             seen_join = UNREAD
         if not tls_files.is_there(self._config.data_dir):
             self.require_a_way()
+            self._require_local(cluster_trust_domain())
             self._issue_local()
         elif tls_files.is_local(self._config.data_dir):
             self._improve_local()
@@ -101,10 +106,11 @@ class OwnCertificate:
     def _directory(self) -> str:
         return tls_files.directory_of(self._config.data_dir)
 
-    def _take_join_file(self) -> None:
+    def _take_join_file(self, expected: Callable[[], str]) -> None:
         """Put the content of the join file into DATA_DIR/tls, if it is newer or the only one.
 
-        Raises RefusedForSafety if it cannot be used, OSError, InUse.
+        `expected`: gives the trust domain that the file must have; empty: any. Raises _OtherTrustDomain if the file has
+        another one, RefusedForSafety if it cannot be used, OSError, InUse.
         """
         path = self._config.join
         if path is None:
@@ -124,8 +130,32 @@ class OwnCertificate:
             raise RefusedForSafety(
                 f"{path} is for {join.node_id}, and this manager is {self._config.node_id}: name its own join file"
             )
-        if present is None or join.not_before > present.not_before:
-            self._install(join.files, os.fspath(path))
+        if present is not None and join.files == tls_files.contents(self._config.data_dir):
+            return
+        theirs = _trust_domain_of(join.files)
+        if present is not None and theirs == present.trust_domain and join.not_before <= present.not_before:
+            return
+        self._require_trust_domain(theirs, os.fspath(path), expected())
+        self._install(join.files, os.fspath(path))
+
+    def _require_trust_domain(self, theirs: str, path: str, ours: str) -> None:
+        if not theirs or not ours:
+            return
+        config = self._config
+        try:
+            require_trust_domain(theirs, ours, source=path, data_dir=os.fspath(config.data_dir), node_id=config.node_id)
+        except RefusedForSafety as error:
+            raise _OtherTrustDomain(str(error)) from None
+
+    def _trust_domain_of_directory(self, cluster_trust_domain: Callable[[], str]) -> str:
+        """That of its cluster, or of the certificate that somebody gave it, also if that has expired. Empty if there is
+        neither."""
+        found = cluster_trust_domain()
+        if found or tls_files.is_local(self._config.data_dir):
+            return found
+        with suppress(FileNotFoundError):
+            return _trust_domain_of(tls_files.contents(self._config.data_dir))
+        return ""
 
     def _present(self) -> Credentials | None:
         """The credentials in DATA_DIR/tls, if they can be used."""
@@ -143,11 +173,14 @@ class OwnCertificate:
         tls_files.install(self._config.data_dir, files, check=check)
         log_event(logger, logging.INFO, "certificate taken", node=self._config.node_id, join_file=path)
 
-    def _took_join_file(self) -> bool:
+    def _took_join_file(self, cluster_trust_domain: Callable[[], str]) -> bool:
         """At the start. Returns False if the join file cannot be used. A manager with another usable certificate starts
-        nevertheless; `look` reads the file again and raises an alarm."""
+        nevertheless; `look` reads the file again and raises an alarm. A join file of another trust domain is refused:
+        the address and the members of this start may come from it."""
         try:
-            self._take_join_file()
+            self._take_join_file(lambda: self._trust_domain_of_directory(cluster_trust_domain))
+        except _OtherTrustDomain as error:
+            raise RefusedForSafety(str(error)) from None
         except (RefusedForSafety, OSError) as error:
             if self._present() is None:
                 raise
@@ -156,6 +189,16 @@ class OwnCertificate:
         return True
 
     # This host's own CA ------------------------------------------------------------------------------------------
+
+    def _require_local(self, cluster: str) -> None:
+        """Raises RefusedForSafety if the cluster of this directory would refuse a certificate of this host's own CA."""
+        node_id, data_dir = self._config.node_id, self._config.data_dir
+        if cluster not in ("", local_certificates.TRUST_DOMAIN):
+            raise RefusedForSafety(
+                f"{data_dir} has no certificate, and its cluster is of the trust domain {cluster}: issue one with the "
+                f"cluster's CA (warren-raft cert issue {node_id} --ca DIR), and start with --join {node_id}.join (in "
+                "Python: Config.join)"
+            )
 
     def _issue_local(self) -> None:
         config = self._config
@@ -240,10 +283,11 @@ class OwnCertificate:
         try:
             tls_files.finish(self._config.data_dir)
             seen_join = self._look_at_files()[1]
-            self._take_join_file()
+            self._take_join_file(lambda: old.trust_domain)
             seen_tls = tls_files.fingerprint(self._config.data_dir)
             contents = tls_files.contents(self._config.data_dir)
             new = self._load(self._directory)
+            self._require_trust_domain(new.trust_domain, self._directory, old.trust_domain)
         except (RefusedForSafety, InUse, OSError) as error:
             self._could_not_read(error, old, is_wanted=is_wanted)
             return None
@@ -324,6 +368,19 @@ class OwnCertificate:
             not_before=datetime.fromtimestamp(credentials.not_before, UTC),
             not_after=datetime.fromtimestamp(credentials.not_after, UTC),
         )
+
+
+class _OtherTrustDomain(RefusedForSafety):
+    """A join file is of another trust domain than this manager. It never leaves this module."""
+
+
+def _trust_domain_of(files: KeyAndCertificates) -> str:
+    """Empty if the certificate is damaged: then its use is refused, with the reason."""
+    from .ca import trust_domain_of
+
+    with suppress(ValueError):
+        return trust_domain_of(files.certificate)
+    return ""
 
 
 def _mark_of(path: str | os.PathLike[str] | None) -> Mark | None:

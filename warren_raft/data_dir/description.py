@@ -173,6 +173,22 @@ def describe(data_dir: str | os.PathLike[str]) -> Description:
     )
 
 
+def cluster_trust_domain(data_dir: str | os.PathLike[str]) -> str:
+    """The trust domain of the directory's cluster, as far as the directory knows it; empty if it is not part of a
+    cluster, or if the cluster has none. The caller holds the directory's lock.
+
+    Raises the errors of `describe`, except InUse.
+    """
+    directory = absolute(data_dir)
+    looked = log_opening.look(ReadOnlyFiles(), os.path.join(directory, "log"))
+    if looked is None:
+        return ""
+    contents = looked.contents
+    base = _read_state(directory, contents).base
+    membership = _membership_at(max(contents.commit_index, base[0]), base, contents)
+    return "" if membership is None else membership.trust_domain
+
+
 def _refuse_running(directory: str) -> None:
     if DirectoryLock.is_held(directory):
         raise InUse(directory, f"has a running manager: see warren-raft status --data-dir {directory}")

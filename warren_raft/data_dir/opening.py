@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -17,6 +18,7 @@ from warren_raft.alarms import Alarms
 from warren_raft.certificates.identity import Identity
 from warren_raft.certificates.own import OwnCertificate
 from warren_raft.config import Config
+from warren_raft.data_dir.description import cluster_trust_domain
 from warren_raft.data_dir.remembered import Memory
 from warren_raft.disk.durable import make_directory
 from warren_raft.disk.files import OS_FILES, Files, HeldDirectory
@@ -97,7 +99,7 @@ class OpenedDirectory:
             _discard_part(config, disk)
             if certificate is not None:
                 require_owner(disk, log_directory, config.node_id)  # before its certificate is replaced
-                certificate.prepare()
+                certificate.prepare(partial(cluster_trust_domain, config.directory))
             self._anchors = held.enter_context(closing(Anchors()))
             self.state = StateDirectory(config.directory, boot_id=boot_id, anchors=self._anchors, files=disk)
             self.state.create()
