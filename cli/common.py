@@ -34,12 +34,15 @@ _OUTPUT: Final = "warren_raft.output"
 # -------------------------------------------------------------------------------------- common options
 
 
+PATHS: Final = frozenset({"DIR", "FILE", "FILE.join", "PATH"})
+"""The metavars of options and arguments that name a file or a directory."""
 OUTPUT_FORMATS: Final = ("table", "wide", "json")
 
 
 def _remember(key: str) -> Any:
     def callback(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
         if value is not None:
+            refuse_empty(value, "--data-dir" if key == _DATA_DIR else "--output")
             ctx.meta[key] = value
 
     return callback
@@ -70,12 +73,21 @@ def remember_output_format(ctx: click.Context, value: str) -> None:
 
 
 class WarrenCommand(click.Command):
-    """A command with the common options. An option of its own with the same name replaces the common one."""
+    """A command with the common options. An option of its own with the same name replaces the common one. Empty names
+    of files and directories are refused."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         own = {name for parameter in self.params for name in parameter.opts}
         self.params.extend(option for option in _common_options() if own.isdisjoint(option.opts))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        for parameter in self.params:
+            metavar = (parameter.metavar or "").strip("[]")
+            if metavar in PATHS and ctx.params.get(parameter.name or "") == "" and not ctx.resilient_parsing:
+                refuse_empty("", parameter.opts[0] if isinstance(parameter, click.Option) else metavar)
+        return rest
 
 
 class WarrenGroup(click.Group):
@@ -95,6 +107,13 @@ class WarrenGroup(click.Group):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.extend(_common_options())
+
+
+def refuse_empty(value: str, argument: str) -> None:
+    """Raises UsageError for an empty value, as a shell variable that is not set gives one: it must not mean another
+    place, the environment's or the current directory."""
+    if not value:
+        raise click.UsageError(f"{argument} is empty")
 
 
 def did_you_mean(typed: str, known: Iterable[str]) -> str:

@@ -139,7 +139,7 @@ def export(target: str) -> None:
     \b
     Example: warren-raft export state.jsonl --data-dir data/m1
     """
-    if target != "-" and (not target or os.path.isdir(target)):
+    if target != "-" and os.path.isdir(target):
         raise click.UsageError(f"{target!r} is not the name of a file")
     with _output(target) as file, database() as store, store.read() as view:
         written = _write_records(view, file)

@@ -65,7 +65,7 @@ def save(target: str) -> None:
     """
     from warren_raft.snapshots.saving import new_file, require_hash
 
-    if target in ("", "-"):
+    if target == "-":
         raise click.UsageError(
             f"{target!r} is not the name of a file; a snapshot cannot go to stdout: name a file or /dev/stdout"
         )

@@ -92,7 +92,22 @@ def unchanged(warren: Command, manager: Path) -> Iterator[Path]:
         (("serve", "--backup-keep", "all"), "'all' is not a whole number"),
         (("snapshot", "save"), "FILE"),
         (("snapshot", "save", "-"), "'-' is not the name of a file; a snapshot cannot go to stdout"),
-        (("snapshot", "save", ""), "'' is not the name of a file"),
+        (("snapshot", "save", ""), "FILE is empty"),
+        (("snapshot", "inspect", ""), "FILE is empty"),
+        (("snapshot", "verify", ""), "FILE is empty"),
+        (("export", ""), "FILE is empty"),
+        (("describe", ""), "DIR is empty"),
+        (("serve", *M1, "--join", ""), "--join is empty"),
+        (("serve", *M1, "--backup-dir", ""), "--backup-dir is empty"),
+        (("serve", *M1, "--config", ""), "''"),
+        (("put", "node", "-f", ""), "''"),
+        (("import", ""), "''"),
+        (("cert", "init", ""), "DIR is empty"),
+        (("cert", "issue", "m1=127.0.0.1:1", "--ca", ""), "--ca is empty"),
+        (("cert", "issue", "m1=127.0.0.1:1", "--ca", "/no/such/ca", "-o", ""), "-o is empty"),
+        (("cert", "renew", "--ca", ""), "--ca is empty"),
+        (("cert", "renew", ""), "''"),
+        (("cert", "show", ""), "''"),
         (("snapshot", "verify"), "FILE"),
         (("members", "add", "m2=nowhere"), "not an address"),
         (("members", "add", "m 2=127.0.0.1:1"), "not a node id"),
@@ -233,6 +248,23 @@ def test_a_go_warrens_database_is_recognised(warren: Command, unchanged: Path, t
 
 
 # ----------------------------------------------------------------------------- directories and managers
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("recover", "--yes"), ("serve", *M1), ("status",), ("list", "nodes"), ("describe",), ("members", "list")],
+)
+@pytest.mark.parametrize("is_before", [True, False])
+def test_an_empty_data_dir_does_not_mean_the_one_of_the_environment(
+    warren: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], is_before: bool
+) -> None:
+    """An empty shell variable: `recover --data-dir "$OLD"` reached another manager's data."""
+    monkeypatch.setenv("WARREN_DATA_DIR", str(tmp_path / "m1"))
+    option = ("--data-dir", "")
+    ran = warren(*option, *command) if is_before else warren(*command, *option)
+    assert ran.code == 2
+    assert "--data-dir is empty" in ran.err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", [("status",), ("delete", "node", "n"), ("members", "list"), ("leader", "transfer")])

@@ -117,6 +117,13 @@ def assert_sound(store: LocalStore) -> None:
 # ---------------------------------------------------------------------------------------- writing and reading
 
 
+def test_an_empty_name_is_not_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is empty"):
+        LocalStore("")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_caller_reads_its_own_writes_also_after_a_restart(path: Path) -> None:
     with LocalStore(path) as store:
         assert store.create_service(Service(id="s", name="web", replicas=3)) == 1

@@ -19,9 +19,12 @@ _DATA_NAMES: Final = ("log", "state", "lock")
 def absolute(path: str | os.PathLike[str]) -> str:
     """The absolute name of `path`; symbolic links stay as they are.
 
-    Raises FileNotFoundError for a relative name when the current directory was removed.
+    Raises FileNotFoundError for an empty name, which does not mean the current directory, and for a relative name when
+    the current directory was removed.
     """
     name = os.fspath(path)
+    if not name:
+        raise FileNotFoundError(errno.ENOENT, "the name of a file or directory is empty", name)
     try:
         return os.path.abspath(_without_parents(name))
     except FileNotFoundError:
