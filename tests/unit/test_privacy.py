@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -23,7 +24,7 @@ from warren_raft.local.read_only import ReadOnlyStore
 from warren_raft.local.store import LocalStore
 from warren_raft.manager.store import ReplicatedStore
 from warren_raft.model.entities import Node
-from warren_raft.recovery.restore import restore
+from warren_raft.recovery.restore import Recovery, restore
 from warren_raft.snapshots import staging
 from warren_raft.store.ownership import DirectoryLock
 
@@ -119,13 +120,56 @@ def test_a_new_directory_that_mkdir_made_is_closed_to_others(tmp_path: Path) -> 
 
 
 def test_a_directory_with_somebody_elses_files_keeps_its_mode(tmp_path: Path) -> None:
-    """As root, `--data-dir /tmp` must not take that directory from every user."""
+    """As root, `--data-dir /tmp` must not take that directory from every user, by itself or by its advice."""
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o1777)
     (tmp_path / "shared" / "a file").touch()
-    with pytest.raises(RefusedForSafety, match="is open to every user"):
+    with pytest.raises(RefusedForSafety, match="holds a file, and no manager's data: name an empty directory"):
         DirectoryLock(tmp_path / "shared")
     assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o1777
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_a_directory_of_other_files_is_refused_without_advice_about_its_modes(
+    directory: Path, tmp_path: Path, mode: int
+) -> None:
+    """(Pins a complaint: `--data-dir /etc` was answered with `chmod -R o-rwx /etc`.)"""
+    docs = tmp_path / "docs"
+    (docs / "log").mkdir(parents=True, mode=0o755)  # as /var has one
+    (docs / "log" / "syslog").touch()
+    (docs / "thesis.txt").touch()
+    docs.chmod(mode)
+    before = statuses(docs)
+    snapshot, members = newest(directory, "snapshots/*"), {"m1": "127.0.0.1:7946"}
+    openings: list[Callable[[], object]] = [
+        lambda: ReplicatedStore(alone(str(docs))),
+        lambda: LocalStore(docs),
+        lambda: restore(snapshot, docs, node_id="m1", members=members, move_aside=True),
+        lambda: Recovery(docs),
+    ]
+    for opening in openings:
+        with pytest.raises(RefusedForSafety) as caught:
+            opening()
+        assert str(caught.value) == f"{docs} holds thesis.txt, and no manager's data: name an empty directory"
+    assert statuses(docs) == before
+
+
+def test_a_join_file_may_lie_in_a_new_directory(tmp_path: Path) -> None:
+    (tmp_path / "m1").mkdir(mode=0o700)
+    (tmp_path / "m1" / "m1.join").touch(mode=0o600)
+    DirectoryLock(tmp_path / "m1").release()
+
+
+def test_the_named_command_leaves_other_files_as_they_are(directory: Path) -> None:
+    (directory / "notes.txt").touch()
+    (directory / "notes.txt").chmod(0o644)
+    newest(directory, "log/*").chmod(0o644)
+    directory.chmod(0o755)
+    with pytest.raises(RefusedForSafety) as caught:
+        DirectoryLock(directory)
+    subprocess.run(str(caught.value).partition("secrets: ")[2], shell=True, check=True)
+    DirectoryLock(directory).release()
+    assert stat.S_IMODE((directory / "notes.txt").stat().st_mode) == 0o644
 
 
 def test_a_directory_that_others_fill_while_it_is_closed_is_refused(
@@ -242,5 +286,6 @@ def test_a_volume_of_root_can_be_used_where_it_is_closed_to_others(place: Path) 
 
     as_user(SECOND, use(place / "volume" / "m1"))
     assert stat.S_IMODE((place / "volume" / "m1").stat().st_mode) & 0o777 == 0o700
+    shutil.rmtree(place / "volume" / "m1")
     os.chmod(place / "volume", 0o770)
     as_user(SECOND, use(place / "volume"))

@@ -28,8 +28,8 @@ from warren_raft.data_dir.remembered import (
     settings_of,
     write,
 )
+from warren_raft.disk import privacy
 from warren_raft.recovery.restore import restore
-from warren_raft.snapshots import staging
 
 KEPT = Remembered(
     node_id="m1",
@@ -166,4 +166,4 @@ def test_a_directory_without_a_manager_has_no_settings(tmp_path: Path) -> None:
     assert settings_of(tmp_path) == settings_of(tmp_path / "nowhere") == {}
     write(tmp_path, KEPT)
     assert settings_of(tmp_path) == {}
-    assert staging.strangers(tmp_path) == []
+    assert privacy.strangers(tmp_path) == []

@@ -77,8 +77,9 @@ class LocalStore(Store):
 
     Raises, at construction:
         InUse: this or another process has the directory open.
-        RefusedForSafety: a manager's directory; another user's files; files that every user of the host may read or
-            write; a network file system; a newer format.
+        RefusedForSafety: a manager's directory; a directory that holds only other files; another user's files; files
+            that every user of the host may read or write; a network file system; a newer format.
+        FileNotFoundError: `data_dir` is empty.
         Corrupted: the files are damaged.
     """
 

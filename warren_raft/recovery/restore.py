@@ -22,6 +22,7 @@ from warren_raft.config import Config, split_address
 from warren_raft.data_dir.description import describe
 from warren_raft.data_dir.opening import OpenedDirectory
 from warren_raft.data_dir.remembered import kept_for
+from warren_raft.disk import privacy
 from warren_raft.disk.files import OS_FILES
 from warren_raft.disk.paths import absolute
 from warren_raft.disk.sharing import require_rights
@@ -65,8 +66,6 @@ from warren_raft.support.wording import counted
 CLUSTER_ID_CHARACTERS: Final = 32
 NO_CLUSTER: Final = "none"
 """The operator types this for a snapshot without a cluster id, that is, of a LocalStore."""
-SHOWN: Final = 3
-"""The most names in one sentence."""
 PROBE_SECONDS: Final = 1.0
 """How long another member may take to accept a connection before it counts as stopped."""
 _VERIFIED: Final = 0.75  # share of the whole, as measured
@@ -205,6 +204,7 @@ def _locked(data_dir: str) -> Iterator[None]:
     """Hold the directory's lock. A directory that was made for the lock is removed if the restore fails."""
     existed = os.path.isdir(data_dir)
     if existed:
+        privacy.require_data_or_empty(data_dir)
         require_rights(data_dir, data_dir=data_dir)
     try:
         lock = DirectoryLock(data_dir)
@@ -295,11 +295,9 @@ def _check_target(
                 f"{data_dir} was cluster {', '.join(sorted(map(str, others)))} before, and {file} is of cluster "
                 f"{cluster}: {type_it}"
             )
-        strangers = staging.strangers(data_dir)
+        strangers = privacy.strangers(data_dir)
         if strangers:
-            raise RefusedForSafety(
-                f"{data_dir} holds {', '.join(strangers[:SHOWN])}, and no manager's data: name an empty directory"
-            )
+            raise RefusedForSafety(privacy.no_data(data_dir, strangers))
         return
     held = _look(data_dir)
     is_other = not held.unreadable and held.cluster_id != manifest.cluster_id

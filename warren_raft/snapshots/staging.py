@@ -16,7 +16,6 @@ from typing import Final
 
 from warren_raft.disk.durable import make_directory, rename, replace_file
 from warren_raft.disk.files import OS_FILES, Files
-from warren_raft.disk.privacy import NAMES
 from warren_raft.disk.sharing import without_links
 from warren_raft.errors import Corrupted
 
@@ -26,7 +25,6 @@ OURS: Final = ("log", "state", "snapshots")
 """A directory with one of these belongs to a manager. A lock file, or the socket of a stopped manager, is not
 enough."""
 
-_OTHERS: Final = ("admin.sock", "lost+found")
 _PART: Final = "restore.part"
 _READY: Final = "restore.ready"
 _ASIDE: Final = "aside"  # in both of the above: the name of the directory for the old content
@@ -36,16 +34,6 @@ _ASIDE_NAME: Final = re.compile(r"aside-[0-9TZ-]+\Z")
 def held(directory: Path) -> list[str]:
     """The names of OURS that exist in the directory. Other names are not checked."""
     return [name for name in OURS if os.path.lexists(os.path.join(directory, name))]
-
-
-def strangers(directory: Path) -> list[str]:
-    """The names in the directory that neither a manager nor a file system makes."""
-    try:
-        names = os.listdir(directory)
-    except FileNotFoundError:
-        return []
-    known = {*NAMES, *_OTHERS}
-    return sorted(name for name in names if name not in known and not _ASIDE_NAME.match(name))
 
 
 def asides(directory: Path) -> list[str]:

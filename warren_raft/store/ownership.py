@@ -44,7 +44,9 @@ def _make_data_directory(path: str) -> None:
 
 def require_usable(path: str) -> None:
     """Raises RefusedForSafety if a data directory, or a file in it, belongs to another user or is open to every user of
-    the host. Changes nothing. Does nothing if the directory does not exist. Raises OSError."""
+    the host, or if the directory holds other files and no data. Changes nothing. Does nothing if the directory does not
+    exist. Raises OSError."""
+    privacy.require_data_or_empty(path)  # first: advice to change owner or modes would wreck a directory like /etc
     with suppress(FileNotFoundError):
         if os.stat(path).st_uid != 0:  # root may have made the directory for this user, perhaps by a package
             sharing.require_rights(path, data_dir=path)  # a third user could replace our files by others

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from warren_raft.disk import privacy
 from warren_raft.errors import Corrupted
 from warren_raft.snapshots import staging
 
@@ -43,7 +44,7 @@ def test_old_files_go_aside_and_strangers_stay(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
-    assert staging.asides(tmp_path / "m1") == staging.strangers(tmp_path / "m1") == staging.held(tmp_path / "m1") == []
+    assert staging.asides(tmp_path / "m1") == privacy.strangers(tmp_path / "m1") == staging.held(tmp_path / "m1") == []
 
 
 def test_two_in_one_second_have_two_names(tmp_path: Path) -> None:
