@@ -38,7 +38,7 @@ HOLD_SECONDS: Final = (0.2, 1.0, 2.5, 6.0)
 """The time of a fault that has no end of its own: less or more than an election takes."""
 
 REJOIN: Final = (
-    "remove this manager from the cluster, empty its data directory",
+    "move its data directory aside, start it on an empty directory and add it again",
     "type on another manager: warren-raft members remove ID",
 )
 """The errors of a manager that cannot go on with its damaged files."""

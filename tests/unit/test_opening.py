@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,11 @@ import lmdb
 import pytest
 
 import warren_raft as wr
+from tests.unit.test_data_directory import alone
 from warren_raft.data_dir.opening import OpenedDirectory
+from warren_raft.data_dir.remembered import settings_of
 from warren_raft.disk.files import OsFiles
+from warren_raft.raft.log.log import Log
 from warren_raft.snapshots import verification
 from warren_raft.snapshots.verification import prove_state_in_child
 from warren_raft.store import database as database_module
@@ -49,6 +53,47 @@ def test_the_rest_of_a_killed_restore_does_not_prevent_a_start(
     (tmp_path / "restore.part").touch(mode=0o600)  # a file, where a directory was expected
     wr.ReplicatedStore(config(tmp_path)).close()
     assert "not removed" in caplog.text
+
+
+# ---- the only copy of a state
+
+
+def test_the_directory_of_a_local_store_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+    """(Pins a complaint: the refusal advised to empty the directory, and left a log in it.)"""
+    directory = tmp_path / "a state"
+    with wr.LocalStore(directory) as store:
+        for number in range(5):
+            store.create_node(wr.Node(id=f"n{number}"))
+    before = sorted(path.relative_to(directory) for path in directory.rglob("*"))
+    text = re.escape(
+        f"{directory} belongs to a LocalStore, not to a manager; nothing was changed; read it with: warren-raft "
+        f"list KIND --data-dir '{directory}'"
+    )
+    for opening in (lambda: wr.ReplicatedStore(config(directory)), lambda: settings_of(directory)):
+        with pytest.raises(wr.RefusedForSafety, match=f"^{text}"):
+            opening()
+        assert sorted(path.relative_to(directory) for path in directory.rglob("*")) == before
+    Log.open(str(directory / "log"), files=OsFiles(), node_id="m1", new_incarnation=lambda: "0" * 32).close()
+    with pytest.raises(wr.RefusedForSafety, match=f"^{text}"):  # an earlier release left a log there
+        wr.ReplicatedStore(config(directory))
+    with wr.LocalStore(directory) as store:
+        assert len(store.list_nodes()) == 5
+
+
+def test_an_only_voter_without_its_log_is_not_told_to_empty_its_directory(tmp_path: Path) -> None:
+    settings = alone(str(tmp_path / "m1"), insecure_plaintext=True)
+    with wr.ReplicatedStore(settings) as manager:
+        manager.wait_ready(30)
+        manager.create_node(wr.Node(id="n1"))
+    shutil.rmtree(tmp_path / "m1" / "log")
+    for _ in range(STARTS):
+        with pytest.raises(wr.Corrupted, match="below the applied index") as caught:
+            wr.ReplicatedStore(settings)
+        assert f"keep it, and put the log back; or type warren-raft export state.jsonl --data-dir {tmp_path}/m1" in str(
+            caught.value
+        )
+    with wr.ReadOnlyStore(tmp_path / "m1") as reader:
+        assert [node.id for node in reader.list_nodes()] == ["n1"]
 
 
 # ---- a sound state stays, however often a start fails

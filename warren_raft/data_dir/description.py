@@ -244,7 +244,7 @@ class _State:
 
 def _read_state(directory: str, contents: Contents) -> _State:
     try:
-        path = _state_file(directory)
+        path = state_file(directory)
         with closing(Database.open_file(path)) as database, database.read() as transaction:
             committed, counts = read_committed(transaction), counts_of(transaction)
             membership, size_bytes = _membership(committed, path), database.file_size_bytes()
@@ -259,7 +259,7 @@ def _read_state(directory: str, contents: Contents) -> _State:
     )
 
 
-def _state_file(directory: str) -> str:
+def state_file(directory: str) -> str:
     """The path of the state. Raises Corrupted if no state may be trusted."""
     state = StateDirectory(directory)
     generation = state.current()

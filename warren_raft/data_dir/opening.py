@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
@@ -19,6 +20,7 @@ from warren_raft.certificates.identity import Identity
 from warren_raft.certificates.own import OwnCertificate
 from warren_raft.config import Config
 from warren_raft.data_dir.description import cluster_trust_domain
+from warren_raft.data_dir.local_state import refuse_local, refuse_local_state
 from warren_raft.data_dir.remembered import Memory
 from warren_raft.disk.durable import make_directory
 from warren_raft.disk.files import OS_FILES, Files, HeldDirectory
@@ -28,7 +30,9 @@ from warren_raft.fsm.machine import StateMachine
 from warren_raft.raft.engine import Engine
 from warren_raft.raft.log.log import Log
 from warren_raft.raft.log.opening import require_owner
+from warren_raft.raft.membership import Membership
 from warren_raft.raft.settings import Settings
+from warren_raft.raft.state_machine import membership_of
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.keeper import Keeper, Verify, verified_in_child
 from warren_raft.snapshots.verification import VerificationFailed, prove_state, prove_state_in_child
@@ -97,6 +101,8 @@ class OpenedDirectory:
             held.callback(self._lock.release)
             staging.finish(config.directory, files=disk)
             _discard_part(config, disk)
+            if files is None and not os.path.lexists(log_directory):
+                refuse_local_state(config.directory)
             if certificate is not None:
                 require_owner(disk, log_directory, config.node_id)  # before its certificate is replaced
                 certificate.prepare(partial(cluster_trust_domain, config.directory))
@@ -226,13 +232,26 @@ class OpenedDirectory:
         rest."""
         if self.machine.applied_index > self.log.last_index:
             detail = f"ends at index {self.log.last_index}, below the applied index {self.machine.applied_index}"
-            self.abandon()
-            raise Corrupted(
-                str(self.config.directory / "log"),
-                detail,
-                remedy="this manager cannot vote with the rest of its log: remove it from the cluster, empty its data "
-                "directory, start it and add it again",
+            try:
+                refuse_local(self.machine.committed, self.config.directory)
+                remedy = self._remedy(membership_of(self.machine))
+            finally:
+                self.abandon()
+            raise Corrupted(str(self.config.directory / "log"), detail, remedy=remedy)
+
+    def _remedy(self, membership: Membership | None) -> str:
+        """The next steps without a complete log. The state of an only voter may be the only copy of its entities."""
+        if membership is None or sum(member.voter for member in membership.members.values()) != 1:
+            return (
+                "this manager cannot vote with the rest of its log: remove it from the cluster, move its data "
+                "directory aside, start it on an empty directory and add it again"
             )
+        directory = shlex.quote(str(self.config.directory))
+        return (
+            "this cluster has one voter, so this directory may be the only copy of its entities: keep it, and put the "
+            f"log back; or type warren-raft export state.jsonl --data-dir {directory}, begin a new cluster in an empty "
+            "directory, and import the file there: docs/recovery.md"
+        )
 
     def make_engine(self, now: float, identity: Identity | None = None) -> Engine:
         """`identity`: from this manager's own certificate; None: its links are plaintext."""

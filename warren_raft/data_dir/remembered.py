@@ -16,11 +16,13 @@ from typing import Any, Final
 
 from warren_raft.config import MEMBERS_MAX, Config, check_address, check_node_id
 from warren_raft.data_dir.description import ReadOnlyFiles, describe
+from warren_raft.data_dir.local_state import refuse_local_state
 from warren_raft.disk.durable import replace_file
 from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.disk.paths import absolute
 from warren_raft.disk.sharing import without_links
 from warren_raft.raft.log.opening import newest_header
+from warren_raft.store.ownership import DirectoryLock
 from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.data_dir.remembered")
@@ -158,6 +160,8 @@ def settings_of(directory: str | os.PathLike[str]) -> dict[str, Any]:
     directory = absolute(directory)
     header = newest_header(ReadOnlyFiles(), os.path.join(directory, "log"))
     if header is None:
+        if not DirectoryLock.is_held(directory):
+            refuse_local_state(directory)
         return {}
     kept = read(directory)
     if kept is not None and (kept.node_id, kept.incarnation) == (header.node_id, header.incarnation):

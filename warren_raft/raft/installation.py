@@ -39,7 +39,10 @@ RELIEF_SECONDS: Final = 5.0
 """A leader with a wrong state offers leadership to others for this long; then it replaces its state itself."""
 REBUILDS_MAX: Final = 2
 """Attempts to replace a wrong state in one process: from our own snapshot, then from the leader's."""
-REJOIN: Final = "remove this manager from the cluster, empty its data directory, start it and add it again"
+REJOIN: Final = (
+    "remove this manager from the cluster, move its data directory aside, start it on an empty directory and add it "
+    "again"
+)
 RESTORE: Final = "stop this manager, and restore it from a snapshot or a backup: warren-raft snapshot restore"
 NEVER: Final = float("inf")
 

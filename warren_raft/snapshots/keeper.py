@@ -51,8 +51,8 @@ logger = logging.getLogger("warren_raft.snapshots")
 
 KEPT: Final = 2
 REJOIN: Final = (
-    "none of its snapshots can be used: remove this manager from the cluster, empty its data directory, start it "
-    "and add it again"
+    "none of its snapshots can be used: remove this manager from the cluster, move its data directory aside, start it "
+    "on an empty directory and add it again"
 )
 
 Verify: TypeAlias = Callable[[str, bool, Cancel], SnapshotInfo]
