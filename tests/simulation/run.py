@@ -127,6 +127,8 @@ def _converged(world: World) -> bool:
     leader = world.leader
     if leader is None or any(process.state_is_wrong for process in world.members()):
         return False
+    if any(id_ in world.directories.keys() - world.processes.keys() - world.removed for id_ in leader.engine.members):
+        return False  # a member is about to start again, perhaps far behind
     last = leader.opened.log.last_index
     return all(
         process.opened.machine.applied_index == last == process.opened.log.last_index for process in world.members()
