@@ -267,30 +267,44 @@ class LargeEntries:
         self._outbox.send(peer, SubmitLargeEnd(number=number, again=again))
 
 
+class _OfOne:
+    """The entries that one peer has sent ahead."""
+
+    __slots__ = ("entries", "size_bytes")
+
+    def __init__(self) -> None:
+        self.entries: dict[int, bytes] = {}
+        self.size_bytes = 0
+
+    def drop(self, number: int) -> None:
+        self.size_bytes -= len(self.entries.pop(number, b""))
+
+
 class HeldEntries:
-    """The large entries that this manager holds, sent ahead by the leader. For the raft thread or a simulator only.
+    """The large entries that this manager holds: those of the leader, and of one peer that may be about to lead. For
+    the raft thread or a simulator only.
 
     `lent` has the large commands that this manager has sent to a leader: a leader may name these, too.
     """
 
     def __init__(self, lent: LentCommands[Any]) -> None:
         self._lent = lent
-        self._peer = ""
-        self._held: dict[int, bytes] = {}
-        self._bytes = 0
+        self._held: dict[str, _OfOne] = {}
 
-    def add(self, peer: str, number: int, entry: bytes) -> bool:
-        """Hold an entry. Entries of another leader are dropped. False: this is more than a correct leader sends."""
-        if peer != self._peer:
-            self.link_down(self._peer)
-            self._peer = peer
-        self.drop(peer, number)
-        self._held[number] = entry
-        self._bytes += len(entry)
-        return self._bytes <= HELD_BYTES_MAX and len(self._held) <= HELD_MAX
+    def add(self, peer: str, number: int, entry: bytes, leader: str | None) -> bool:
+        """Hold an entry of `peer`. Entries of others are dropped, but not those of the present `leader`: it goes by our
+        word that we hold them. False: this is more than a correct leader sends."""
+        if peer not in self._held:
+            self._held = {other: held for other, held in self._held.items() if other == leader}
+        held = self._held.setdefault(peer, _OfOne())
+        held.drop(number)
+        held.entries[number] = entry
+        held.size_bytes += len(entry)
+        return held.size_bytes <= HELD_BYTES_MAX and len(held.entries) <= HELD_MAX
 
     def get(self, peer: str, number: int) -> bytes | None:
-        return self._held.get(number) if peer == self._peer else None
+        held = self._held.get(peer)
+        return None if held is None else held.entries.get(number)
 
     def named(self, peer: str, name: int) -> bytes | None:
         """The entry that a leader names: one that it sent ahead or, by a negative number, a command of ours."""
@@ -300,13 +314,16 @@ class HeldEntries:
         return None if command is None else entries.encode_commands([command.data])
 
     def drop(self, peer: str, number: int) -> None:
-        if peer == self._peer:
-            self._bytes -= len(self._held.pop(number, b""))
+        held = self._held.get(peer)
+        if held is not None:
+            held.drop(number)
 
     def link_down(self, peer: str) -> None:
-        if peer == self._peer:
-            self._held.clear()
-            self._bytes = 0
+        self._held.pop(peer, None)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(held.size_bytes for held in self._held.values())
 
 
 class Command(Protocol):

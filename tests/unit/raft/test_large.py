@@ -66,7 +66,7 @@ def assert_nothing_is_left(cluster: Cluster) -> None:
 
     def is_clean() -> bool:
         return all(
-            not any(node.engine._held._held.values())
+            node.engine._held.size_bytes == 0
             and not any(node.engine._submitter.lent._lent.values())
             and not node.engine._submitter.lent._cancelled
             and not node.engine._submitter.large._queue
@@ -650,6 +650,21 @@ def test_what_is_held_counts_for_nothing_before_it_is_appended() -> None:
     cluster.disconnect(leader.id, follower)
     cluster.run(2 * STEP_SECONDS)
     assert node.engine._held.get(leader.id, 9) is None
+
+
+def test_a_peer_that_claims_to_lead_does_not_push_out_what_the_leader_sent() -> None:
+    """The leader was told that its entry is held, and names it. (Pins a fault: the follower then called the leader's
+    message impossible, raised an alarm and dropped the link.)"""
+    cluster, leader, (follower, other) = make()
+    node = cluster.nodes[follower]
+    held = node.engine._held
+    ahead = {"type": "large_entry", "number": 9, "term": node.engine.term, "entry": b"\x00\x01\x80" + bytes(1000)}
+    assert closed(cluster, node, leader.id, ahead) == []
+    for claimant in (other, "m9"):
+        assert held.add(claimant, 7, b"claimed", leader.id)
+        assert held.get(leader.id, 9) is not None
+        assert held.get(claimant, 7) == b"claimed"
+    assert held.get(other, 7) is None, "one peer beside the leader"
 
 
 def test_a_leader_of_an_older_term_that_sends_ahead_is_told_so() -> None:
