@@ -19,7 +19,20 @@ from warren_raft.fsm.machine import StateMachine
 from warren_raft.snapshots.directory import SnapshotDirectory
 from warren_raft.snapshots.keeper import Keeper
 from warren_raft.snapshots.verification import verify
+from warren_raft.store.database import Database
 from warren_raft.store.generations import StateDirectory
+
+
+def opened(directory: Path, database: Database) -> Keeper:
+    keeper = Keeper(
+        StateDirectory(directory),
+        node_id="n1",
+        reserve_bytes=0,
+        verify=lambda path, records, _cancel: verify(path, records=records),
+    )
+    keeper.machine = StateMachine(database)
+    keeper.open()
+    return keeper
 
 
 def test_old_ones_go_and_those_in_use_stay(tmp_path: Path) -> None:
@@ -27,14 +40,7 @@ def test_old_ones_go_and_those_in_use_stay(tmp_path: Path) -> None:
     next."""
     directory = SnapshotDirectory(tmp_path)
     with small_state(tmp_path, containers=5) as database:
-        keeper = Keeper(
-            StateDirectory(tmp_path),
-            node_id="n1",
-            reserve_bytes=0,
-            verify=lambda path, records, _cancel: verify(path, records=records),
-        )
-        keeper.machine = StateMachine(database)
-        keeper.open()
+        keeper = opened(tmp_path, database)
 
         def kept(number: int, pinned: set[str]) -> list[int]:
             add_node(database, f"node-{number}")
@@ -54,14 +60,7 @@ def test_old_ones_go_and_those_in_use_stay(tmp_path: Path) -> None:
 def test_a_snapshot_that_was_removed_since_it_was_proved_is_not_held_and_the_older_one_is_used(tmp_path: Path) -> None:
     """(Pins a bug: the state was rebuilt from the missing file again and again, for ever.)"""
     with small_state(tmp_path, containers=5) as database:
-        keeper = Keeper(
-            StateDirectory(tmp_path),
-            node_id="n1",
-            reserve_bytes=0,
-            verify=lambda path, records, _cancel: verify(path, records=records),
-        )
-        keeper.machine = StateMachine(database)
-        keeper.open()
+        keeper = opened(tmp_path, database)
         for number in range(2):
             add_node(database, f"node-{number}")
             keeper.took(keeper.take(quorum=True)(), set())
