@@ -90,12 +90,12 @@ class WriteCalls:
             raise Closed
 
     def _why_full(self) -> str:
-        who = self._engine.low_members
-        own = self._space.shortages if self._node_id in who else ()
+        low = self._engine.low_members
+        own = self._space.shortages if self._node_id in low else ()
         shortage = self._engine.shortage
         if shortage is not None and not shortage.is_space:
             own = (*own, f"{self._node_id}: {shortage.what}; {shortage.remedy}")
-        others = [id_ for id_ in who if not own or id_ != self._node_id]
+        others = [id_ for id_ in low if not own or id_ != self._node_id]
         told = [*own]
         if others:
             told.append(f"low on space: {', '.join(others)}, see {'its' if len(others) == 1 else 'their'} status")

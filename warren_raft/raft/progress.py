@@ -1,23 +1,23 @@
-"""How far the logs are: what a leader knows of its followers, and which index is the truth for which question.
+"""How far the logs are: the knowledge of a leader about its followers, and which index is the truth for which question.
 
 Every index of a manager's own log, and of its followers' logs, is in one of these places:
 
-| question | index | kept in |
+| entries, or indexes | index | kept in |
 |---|---|---|
-| What may be sent, matched, proposed after? | `log.last_index` | the log in memory |
-| What survives any crash here? | `log.synced_index` | the log |
-| What is committed, as far as we know? | `log.commit_index` | the log; guard.py raises it, at a start context.py |
-| Which commit index survives any crash here? | `log.synced_commit_index` | the log |
-| What may be applied? | the lower one of `commit_index` and `synced_index` | applying.py (`_limit`) |
-| What is applied? | `machine.applied_index` | the state |
-| What has a follower acknowledged as durable? | `Progress.match` | here, of the present term |
-| Which commit index survives any crash at a follower? | `Progress.kept` | here, of the present term |
-| What counts for a majority? | PySyncObj's match index: the lower one of `match` and `log.synced_index` | the core |
+| the end of the log: sent, matched, proposed after | `log.last_index` | the log in memory |
+| entries that survive any crash here | `log.synced_index` | the log |
+| known to be committed | `log.commit_index` | the log; guard.py raises it, at a start context.py |
+| the commit index that survives any crash here | `log.synced_commit_index` | the log |
+| may be applied | the lower one of `commit_index` and `synced_index` | applying.py (`_limit`) |
+| applied | `machine.applied_index` | the state |
+| acknowledged by a follower as durable | `Progress.match` | here, of the present term |
+| the commit index that survives any crash at a follower | `Progress.kept` | here, of the present term |
+| counted for a majority | PySyncObj's match index: the lower one of `match` and `log.synced_index` | the core |
 
 The core's own match and commit indexes are PySyncObj's, and only guard.py reads or raises them: it lets the core count
 nothing that is not durable on both sides, and takes over the core's result into `log.commit_index`.
 
-Not here: what an answer of a follower means (guard.py). Invariant: knowledge of an earlier term counts for nothing.
+Not here: the meaning of a follower's answer (guard.py). Invariant: knowledge of an earlier term counts for nothing.
 """
 
 from __future__ import annotations
