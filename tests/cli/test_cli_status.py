@@ -17,6 +17,8 @@ from warren_raft_cli.main import run
 
 WAIT_SECONDS = 40
 IDS = ("m1", "m2", "m3")
+HEALTHY = r"healthy: m\d leads term \d+, 3 of 3 connected, tolerates 1 failure"
+ANY_VERDICT = r"(healthy|degraded|no quorum): .*"
 
 Status = Callable[..., Ran]
 
@@ -35,23 +37,42 @@ def status(capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.Monke
     return command
 
 
-def wait_code(status: Status, directory: Path, code: int) -> Ran:
+def wait_verdict(status: Status, directory: Path, code: int, line: str) -> None:
+    """Wait until `status --check` has this exit code and prints this one line, a pattern. On a busy machine other
+    verdicts may come before it: an election, a member that is behind for a moment."""
     deadline = time.monotonic() + WAIT_SECONDS
-    while (ran := status("--check", "--data-dir", directory)).code != code:
+    while True:
+        ran = status("--check", "--data-dir", directory)
+        if ran.code == code and re.fullmatch(line + "\n", ran.out):
+            return
         assert time.monotonic() < deadline, ran
         time.sleep(0.1)
-    return ran
 
 
 def wait_equal_members(status: Status, directory: Path) -> dict[str, Any]:
-    """The status when every member has reported that it has applied everything. Each member reports once a second."""
+    """The status of a healthy cluster when every member has reported a moment ago that it has applied everything. Each
+    member reports once a second, and later on a busy machine, which may also elect another leader or raise an alarm."""
+
+    def is_level(answer: dict[str, Any]) -> bool:
+        return answer["verdict"]["state"] == "healthy" and all(
+            (m["version"], m["lag_entries"], m["alarms"]) == (answer["version"], 0, []) and m["contact_age_seconds"] < 5
+            for m in answer["members"]
+        )
+
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         answer: dict[str, Any] = json.loads(status("--check", "-o", "json", "--data-dir", directory).out)
-        if all((m["version"], m["lag_entries"]) == (answer["version"], 0) for m in answer["members"]):
+        if is_level(answer):
             return answer
         assert time.monotonic() < deadline, answer
         time.sleep(0.1)
+
+
+def rows_of(shown: str) -> dict[str, str]:
+    """The rows of the members in the output of `status --cluster`: the verdict is above the table, and a note about the
+    lag may be below it. (Pins a bug of this test: a busy machine has a lag, and the note was taken for rows.)"""
+    _verdict, table, *_note = shown.split("\n\n")
+    return {row.split()[0]: row for row in table.splitlines()[1:]}
 
 
 def test_the_verdict_follows_a_cluster_that_loses_its_managers(
@@ -62,33 +83,27 @@ def test_the_verdict_follows_a_cluster_that_loses_its_managers(
     for manager in managers.values():
         manager.wait_ready()
     m1 = tmp_path / "m1"
-    said = wait_code(status, m1, 0).out
-    assert said.startswith("healthy: m")
-    assert said.endswith(", 3 of 3 connected, tolerates 1 failure\n")
-    assert said.count("\n") == 1
-    assert status("--data-dir", m1).out.startswith(said + "\n")
-
-    answer = wait_equal_members(status, m1)
-    assert answer["verdict"]["state"] == "healthy"
-    for member in answer["members"]:
-        assert member["contact_age_seconds"] < 5
+    wait_verdict(status, m1, 0, HEALTHY)
+    verdict, _, fields = status("--data-dir", m1).out.partition("\n\n")
+    assert re.fullmatch(ANY_VERDICT, verdict)
+    assert fields.startswith("node_id ")
+    for member in wait_equal_members(status, m1)["members"]:
         assert member["disk_free_bytes"] > member["database_bytes"] > 0
-        assert member["alarms"] == []
 
     managers["m3"].end()
-    said = wait_code(status, m1, 1).out
-    assert said.startswith("degraded: ")
-    assert ", 2 of 3 connected, tolerates 0 failures; not connected: m3" in said
-    table = status("--cluster", "--data-dir", m1).out
-    assert table.startswith("degraded: ")
-    rows = {line.split()[0]: line for line in table.splitlines()[3:]}
+    wait_verdict(
+        status, m1, 1, r"degraded: m\d leads term \d+, 2 of 3 connected, tolerates 0 failures; not connected: m3"
+    )
+    shown = status("--cluster", "--data-dir", m1).out
+    assert re.match(ANY_VERDICT + "\n\n", shown)
+    rows = rows_of(shown)
     assert rows.keys() == set(IDS)
     assert " away " in rows["m3"]
 
     managers["m2"].end()
-    said = wait_code(status, m1, 6).out
     # A leader that has just lost the others leads for another moment, and has no quorum all the same.
-    assert re.match(r"no quorum: (no leader is known|m1 leads term \d+), 1 of 3 connected; not connected: m2, m3", said)
+    none = r"no quorum: (no leader is known|m1 leads term \d+), 1 of 3 connected; not connected: m2, m3.*"
+    wait_verdict(status, m1, 6, none)
     assert status("--data-dir", m1).code == 0, "only --check has an exit code of its own"
 
 
@@ -102,6 +117,7 @@ def test_an_alarm_is_a_degraded_cluster(start_manager: StartManager, status: Sta
     missing = tmp_path / "not mounted" / "backups"
     manager = start_manager(tmp_path / "m1", "m1", {"m1": free_addresses(1)[0]}, "--backup-dir", str(missing))
     manager.wait_ready()
-    said = wait_code(status, tmp_path / "m1", 1).out
-    assert said.startswith("degraded: m1 leads term ")
-    assert said.endswith(f"backup-failed {missing}\n")
+    line = (
+        rf"degraded: m1 leads term \d+, 1 of 1 connected, tolerates 0 failures; backup-failed {re.escape(str(missing))}"
+    )
+    wait_verdict(status, tmp_path / "m1", 1, line)
