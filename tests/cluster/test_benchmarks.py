@@ -30,6 +30,7 @@ def run(name: str, *options: str) -> subprocess.CompletedProcess[str]:
     ("name", "options", "figure"),
     [
         ("writes", ("--seconds", "0.1"), "64 threads"),
+        ("ledger", ("--seconds", "0.3"), "stages"),
         ("snapshots", ("--containers", "500"), "restore_to_first_read_seconds"),
         ("tls", ("--seconds", "0.1", "--rounds", "1", "--containers", "0"), "one caller: p50 more ms"),
     ],

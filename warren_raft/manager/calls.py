@@ -46,14 +46,21 @@ class WriteCalls:
 
     def run(self, operations: tuple[Operation, ...], timeout: float | None) -> int:
         """Carry out the operations. Returns the revision."""
+        stamps = self._driver.stamps
+        if stamps is not None:
+            stamps.add("called", threading.get_ident())
         write = self._made(operations, timeout)
         write.prepare_wait()
+        if stamps is not None:
+            stamps.add("submitted", write.thread)
         self._submit(write)
         try:
             ended = write.wait(write.deadline + GRACE_SECONDS - time.monotonic())
         except BaseException:
             write.give_up()
             raise
+        if stamps is not None:
+            stamps.add("answered", write.thread)
         if not ended:
             raise Unavailable("the raft thread does not answer", maybe_applied=True)
         return write.result()

@@ -47,6 +47,7 @@ from warren_raft.raft.log.log import Batch, Log
 from warren_raft.raft.outbox import NOTICE_SECONDS
 from warren_raft.raft.submit import Proposal
 from warren_raft.support.log_lines import log_event
+from warren_raft.support.stamps import Stamps
 from warren_raft.support.waiting import taken
 from warren_raft.support.workers import Workers
 
@@ -103,6 +104,8 @@ class Driver:
         self._writes = writes
         self._on_change = on_change
         self._on_failure = on_failure
+        self.stamps: Stamps | None = None
+        """Set, from any thread: the points that a write passes are stamped. None: they are not, at no cost."""
         self._seen: object = None
         self._engine = make_engine(time.monotonic())
         self._loop = asyncio.new_event_loop()
@@ -246,7 +249,7 @@ class Driver:
             judge=self._engine.judge,
             on_link_up=lambda peer, link, hello, identity: self._take(LinkUp(peer, link, hello, identity)),
             on_link_down=lambda peer, link, *_: self._take(LinkDown(peer, link)),
-            on_message=lambda peer, link, message: self._take(Received(peer, link, message)),
+            on_message=self._received,
             on_arriving=lambda peer, link, term: self._take(Arriving(peer, link, term)),
             on_refused=lambda peer, refusal, identity: self._take(Refused(peer, refusal, identity)),
             on_not_reached=lambda peer, why: self._take(NotReached(peer, why)),
@@ -288,6 +291,11 @@ class Driver:
             self._loop.call_later(TICK_SECONDS, self._tick)
             self._schedule()
 
+    def _received(self, peer: str, link: int, message: dict[str, Any]) -> None:
+        if self.stamps is not None:
+            self.stamps.add("arrived")
+        self._take(Received(peer, link, message))
+
     def _take(self, event: Event) -> None:
         self._events.append(event)
         self._schedule()
@@ -303,15 +311,27 @@ class Driver:
             return  # an earlier step has done the work already
         self._step_due = self._woken = False
         self.steps += 1
+        stamps = self.stamps
+        if stamps is not None:
+            stamps.add("step")
         events, self._events = self._events, []
         now = time.monotonic()
         try:
             if self._submitted or self._writes.has_more:
                 self._take_submitted(events)
-            for effect in self._engine.step(now, events):
+            effects = self._engine.step(now, events)
+            if stamps is not None:
+                stamps.add("stepped", self._log.last_index)
+            for effect in effects:
                 self._perform(effect)
+            if stamps is not None:
+                stamps.add("handed")
             self._transport.flush()
+            if stamps is not None:
+                stamps.add("sent")
             more = self._engine.apply()
+            if stamps is not None:
+                stamps.add("applied", self._engine.applied_index)
             self._writes.expire(now, lambda: self._engine.hindrance)
             self._writes.flush()
         except Exception as error:  # noqa: BLE001 - it is logged
@@ -374,8 +394,13 @@ class Driver:
     def _sync(self) -> None:
         while (batch := self._batches.get()) is not None:
             error: OSError | None = None
+            stamps = self.stamps
+            if stamps is not None:
+                stamps.add("writing", batch.durable_index)
             try:
                 batch.write()
+                if stamps is not None:
+                    stamps.add("written", batch.durable_index)
             except OSError as problem:
                 error = problem
             except Exception as problem:  # noqa: BLE001 - it is logged

@@ -81,6 +81,10 @@ class Readings:
         """The newest index that is known to be committed and is durable here."""
         return min(self._log.commit_index, self._log.synced_index)
 
+    @property
+    def applied_index(self) -> int:
+        return self._context.machine.applied_index
+
     def leader_contact_age(self, now: float) -> float:
         """Seconds since the leader was last heard; 0 on the leader itself; infinite before the first time."""
         return self._leading.contact_age(now)
