@@ -21,7 +21,6 @@ import click
 from warren_raft.certificates.join_files import JoinFile
 from warren_raft.config import (
     MAX_BACKUPS,
-    MISSING,
     Config,
     read_toml,
 )
@@ -42,12 +41,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OPTIONS: Final[Mapping[str, str]] = {
-    "node_id": "--node-id ID, or --join FILE",
-    "listen": "--listen HOST:PORT, or --join FILE",
-    "members": "--member ID=HOST:PORT for each initial member, or --join FILE",
-    "data_dir": f"--data-dir DIR, or set {DATA_DIR_VARIABLE}",
+    "node_id": "--node-id ID",
+    "listen": "--listen HOST:PORT",
+    "members": "--member ID=HOST:PORT (once for each initial member)",
+    "data_dir": f"--data-dir DIR (or set {DATA_DIR_VARIABLE})",
 }
 """The settings that a manager must have -> the options that give them."""
+IN_JOIN_FILE: Final = frozenset({"node_id", "listen", "members"})
+EXAMPLE: Final = (
+    "warren-raft serve --node-id m1 --listen 127.0.0.1:7946 --member m1=127.0.0.1:7946 --bootstrap --data-dir data/m1"
+)
 POLL_SECONDS: Final = 0.2  # the longest time until a signal is noticed
 STILL_WAITING_SECONDS: Final = 10.0  # the time between two log lines of a manager without a leader
 
@@ -132,6 +135,7 @@ def serve(
     Example: warren-raft serve --node-id m1 --listen 127.0.0.1:7946 --data-dir data/m1 \\
                  --member m1=127.0.0.1:7946 --member m2=127.0.0.1:7947 --member m3=127.0.0.1:7948
     """
+    _log_to_stderr(log_level)
     config = _config(
         config_file,
         join=None if join is None else os.path.expanduser(join),
@@ -148,7 +152,6 @@ def serve(
     for option, value in (("--backup-every", backup_every), ("--backup-keep", backup_keep)):
         if value is not None and config.backup_dir is None:
             raise click.UsageError(f"{option} needs --backup-dir: without it no backup is made")
-    _log_to_stderr(log_level)
     if not forbid_core_dumps():
         text = "a core dump of this process would hold secrets: allow it to call prctl, or set LimitCORE=0"
         log_event(log, logging.WARNING, "core dumps not forbidden", text, node=config.node_id)
@@ -185,6 +188,7 @@ def _config(config_file: str | None, **settings: Any) -> Config:
         from_join = _from_join_file(named)
         given |= from_join
         given |= _from_directory({**named, **from_join})
+        _require_all({**named, **given}, config_file)
         if "bootstrap" not in named:
             given["bootstrap"] = False
         if config_file is not None:
@@ -192,13 +196,28 @@ def _config(config_file: str | None, **settings: Any) -> Config:
         return Config.from_mapping(given)
     except InvalidConfig as error:
         text = str(error)
-        if error.reason.startswith(MISSING):
-            if "data_dir" in named:
-                text += f", and no manager in {named['data_dir']} has it from an earlier start"
-            text += f": add {OPTIONS[error.field or '']}"
-        elif (error.field or "").partition(".")[0] in from_join:
+        if (error.field or "").partition(".")[0] in from_join:
             text += f" (in {named['join']})"
         raise click.UsageError(text) from None
+
+
+def _require_all(known: Mapping[str, Any], config_file: str | None) -> None:
+    """Raises UsageError, which names all the settings that are missing, the places that were looked at, and an
+    example."""
+    missing = [name for name in OPTIONS if name not in known]
+    if not missing:
+        return
+    text = f"missing: {', '.join(OPTIONS[name] for name in missing)}"
+    if config_file is not None:
+        text += f"; {config_file} does not set them"
+    directory = known.get("data_dir")
+    if isinstance(directory, str):
+        is_there = os.path.isdir(directory)
+        text += f"; {directory} holds no manager's log" if is_there else f"; there is no directory {directory}"
+        text += ", so no earlier start is known"
+    if "join" not in known and IN_JOIN_FILE.intersection(missing):
+        text += "; a join file (--join FILE) has the id, the address and the members too"
+    raise click.UsageError(f"{text}; for instance: {EXAMPLE}")
 
 
 def _from_join_file(named: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,7 +232,9 @@ def _from_join_file(named: Mapping[str, Any]) -> dict[str, Any]:
     except FileNotFoundError:
         if isinstance(directory, str) and os.path.exists(directory_of(directory)):
             return {}
-        raise click.UsageError(f"--join: {path} does not exist") from None
+        raise click.UsageError(
+            f"there is no join file {path}: copy it here from the host where warren-raft cert issue made it"
+        ) from None
     members = dict(join.members)
     if named.get("node_id", join.node_id) == join.node_id:
         members[join.node_id] = named.get("listen", join.address)

@@ -372,7 +372,7 @@ def test_no_second_process_gets_in_when_the_lock_file_is_removed(tmp_path: Path)
     (tmp_path / "lock").unlink()
     assert lock.restore_file()
     assert not lock.restore_file()
-    with pytest.raises(InUse, match="is in use by another store or process"):
+    with pytest.raises(InUse, match="is in use by another store of this process: close it first"):
         DirectoryLock(tmp_path)
     lock.release()
     DirectoryLock(tmp_path).release()

@@ -26,6 +26,16 @@ _OTHERS: Final = stat.S_IRWXO | stat.S_IWGRP
 """Rights that no other user than the owner may have on a file with a private key."""
 
 
+class NotJoinFile(InvalidEntity):
+    """The content of a file that was named as a join file is something else."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("join file", reason)
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyAndCertificates:
     """A manager's private key, its certificate, and the certificates of the CAs that it trusts, as PEM."""
@@ -79,8 +89,8 @@ class JoinFile:
         try:
             found = _decoded(data)
         except (ValueError, KeyError, TypeError) as error:
-            reason = f"there is no {error}" if type(error) is KeyError else str(error)
-            raise InvalidEntity("join file", f"{name} is not a join file: {reason}") from None
+            reason = f"it has no {error}" if type(error) is KeyError else str(error)
+            raise NotJoinFile(f"{name} is not a join file: {reason}; warren-raft cert issue makes join files") from None
         require_private(name, status)  # after its content: another file has no key that the owner would have to hide
         return found
 

@@ -58,7 +58,9 @@ def read(directory: str | os.PathLike[str]) -> Remembered | None:
     try:
         return _decoded(json.loads(data))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        log_event(logger, logging.WARNING, "file ignored", error, path=path)
+        reason = "it is not JSON" if isinstance(error, json.JSONDecodeError) else str(error)
+        text = f"it is damaged ({reason}); the log and the state have what this start needs, and it is written again"
+        log_event(logger, logging.WARNING, "file ignored", text, path=path)
         return None
 
 

@@ -69,6 +69,28 @@ def _lock(descriptor: int, seconds: float) -> bool:
             return True
 
 
+def _holder_of(descriptor: int, data_dir: str) -> str:
+    """The holder of the lock on an open file, and the way out, for a message. A container does not see the processes
+    outside, and some file systems have other device numbers in /proc/locks: then the holder is not known."""
+    found = os.fstat(descriptor)
+    inode = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    pid = 0
+    with suppress(OSError), open("/proc/locks", encoding="ascii") as file:  # no /proc: the holder is not known
+        for _, *words in map(str.split, file):
+            if words[0] == "FLOCK" and words[4] == inode:
+                pid = int(words[3])
+    if pid == os.getpid():
+        return "another store of this process: close it first"
+    if pid <= 0:
+        return (
+            f"another process, which `fuser -v {data_dir}/{LOCK_NAME}` shows: stop it first, or name another directory"
+        )
+    name = "another program"
+    with suppress(OSError), open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+        name = file.read().strip()
+    return f"process {pid} ({name}): stop it first, or name another directory"
+
+
 def _is_locked(path: str) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -118,7 +140,7 @@ class DirectoryLock:
                 raise OSError(error.errno, error.strerror, os.path.join(self.path, LOCK_NAME)) from error
             try:
                 if not _lock(descriptor, _FILE_LOCK_SECONDS):
-                    raise InUse(self.path, "is in use by another store or process")
+                    raise InUse(self.path, f"is in use by {_holder_of(descriptor, self.path)}")
                 if self._has_name(descriptor):
                     return descriptor
             except BaseException:
