@@ -14,9 +14,11 @@ import resource
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
+from functools import partial
+from io import FileIO
 from typing import Any, Final, Protocol
 
-import lmdb.verify
+import lmdb
 
 from warren_raft.disk.descriptors import RESERVE
 from warren_raft.disk.paths import absolute
@@ -31,6 +33,7 @@ from warren_raft.fsm import history
 from warren_raft.fsm.digest import recompute
 from warren_raft.fsm.entry import Committed, position_problem, read_committed
 from warren_raft.fsm.sessions import Sessions
+from warren_raft.snapshots import structure
 from warren_raft.snapshots.file import (
     Path,
     Progress,
@@ -155,23 +158,15 @@ def _state_problem(path: str) -> str | None:
 
 def _structure_problem(file: str, pace: Pace | None = None) -> str | None:
     try:
-        problems = lmdb.verify.verify(file) if pace is None else _walked(file, pace)  # type: ignore[no-untyped-call]
+        problems = structure.problems_of(partial(FileIO, file) if pace is None else partial(PacedFile, file, pace))
     except MemoryError:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno != errno.EIO:
             raise  # an error of this machine (for example too many open files) says nothing about the file
         # Hostile bytes may raise any other error in the verifier: then the file is damaged.
-        problems = [str(error) if isinstance(error, lmdb.verify.VerifyError) else f"{type(error).__name__}: {error}"]
+        problems = [str(error) if isinstance(error, structure.NoDatabase) else f"{type(error).__name__}: {error}"]
     return f"is not a sound database: {_first(problems)}" if problems else None
-
-
-def _walked(file: str, pace: Pace) -> list[str]:
-    """`lmdb.verify.verify` takes no open file. This does the same with a file of ours."""
-    with PacedFile(file, pace) as opened_file:
-        size = os.fstat(opened_file.fileno()).st_size
-        problems: list[str] = lmdb.verify._Verifier(opened_file, size).verify()  # type: ignore[no-untyped-call]
-        return problems
 
 
 def _problem_of(error: StorageFailed | lmdb.Error, path: str) -> str:

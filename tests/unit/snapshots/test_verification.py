@@ -28,7 +28,7 @@ from warren_raft.errors import (
     RefusedForSafety,
     SnapshotInvalid,
 )
-from warren_raft.snapshots import pacing, verification
+from warren_raft.snapshots import pacing, structure, verification
 from warren_raft.snapshots.file import make_trailer, read_manifest
 from warren_raft.snapshots.pacing import Pace, PacedFile
 from warren_raft.snapshots.verification import (
@@ -98,7 +98,7 @@ def test_a_structure_that_is_not_sound_is_found_before_lmdb_opens_it(
 
 def test_a_file_with_a_wrong_hash_is_not_examined_any_further(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[object] = []
-    monkeypatch.setattr(lmdb.verify, "verify", looked.append)
+    monkeypatch.setattr(structure, "problems_of", looked.append)
     monkeypatch.setattr(Database, "open_file", looked.append)
     data = bytearray(path.read_bytes())
     data[5000] ^= 1
@@ -488,10 +488,10 @@ def test_a_machine_that_cannot_look_says_nothing_of_the_file(
 ) -> None:
     """(Pins a bug: for want of a file descriptor a sound state was set aside, and a sound snapshot called damaged.)"""
 
-    def fail(_path: str) -> list[str]:
+    def fail(_opened: object) -> list[str]:
         raise error
 
-    monkeypatch.setattr(lmdb.verify, "verify", fail)
+    monkeypatch.setattr(structure, "problems_of", fail)
     for prove in (verify, prove_state):
         with pytest.raises(type(error)) as caught:
             prove(path)
@@ -499,10 +499,10 @@ def test_a_machine_that_cannot_look_says_nothing_of_the_file(
 
 
 def test_a_sector_that_cannot_be_read_is_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_path: str) -> list[str]:
+    def fail(_opened: object) -> list[str]:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(lmdb.verify, "verify", fail)
+    monkeypatch.setattr(structure, "problems_of", fail)
     with pytest.raises(Corrupted, match="Input/output error"):
         prove_state(path)
 
