@@ -11,6 +11,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.busy_machine import pytest_runtest_makereport, pytest_runtest_protocol
+
+__all__ = ["pytest_runtest_makereport", "pytest_runtest_protocol"]
+
 settings.register_profile("any machine", deadline=None)  # the time of an example only says how busy the machine is
 settings.load_profile("any machine")
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.harness import free_ports
+
 READY_SECONDS = 60
-EXIT_SECONDS = 30
+EXIT_SECONDS = 60
+WRITE_SECONDS = 60
+"""The deadline of a write of these managers, for a busy machine."""
 
 
 @dataclass
@@ -45,10 +47,8 @@ Command = Callable[..., Ran]
 
 
 def free_addresses(count: int) -> list[str]:
-    """Addresses on loopback, with ports that were free a moment ago."""
-    with ExitStack() as stack:
-        links = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [f"127.0.0.1:{link.getsockname()[1]}" for link in links]
+    """Addresses on loopback; their ports stay free while their managers are down."""
+    return [f"127.0.0.1:{port}" for port in free_ports(count)]
 
 
 class ManagerProcess:
@@ -59,6 +59,9 @@ class ManagerProcess:
         self.log = data_dir.with_name(f"{data_dir.name}.log")
         command = [sys.executable, "-m", "warren_raft_cli", "serve", "--data-dir", str(data_dir), *extra]
         if members:
+            settings = data_dir.with_name(f"{data_dir.name}.toml")
+            settings.write_text(f"write_timeout_seconds = {WRITE_SECONDS}\n")
+            command += ["--config", str(settings)]
             command += ["--node-id", node_id, "--listen", members[node_id]]
         for member, address in members.items():
             command += ["--member", f"{member}={address}"]

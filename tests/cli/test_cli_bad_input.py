@@ -330,7 +330,7 @@ def test_a_file_in_place_of_the_directory_to_describe_is_named(warren: Command, 
 def serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Runs a `serve` that is expected to refuse; it must end by itself."""
     command = [sys.executable, "-m", "warren_raft_cli", "serve", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def refused(ran: subprocess.CompletedProcess[str]) -> str:
@@ -484,7 +484,7 @@ def test_an_output_that_nobody_reads_is_no_traceback(manager: Path) -> None:
 def in_shell(command: str) -> subprocess.CompletedProcess[str]:
     """A command whose streams were closed by the shell before it began."""
     command = f"{sys.executable} -m warren_raft_cli {command}"
-    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.parametrize(

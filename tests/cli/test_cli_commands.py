@@ -432,7 +432,7 @@ def test_output_to_a_fifo_goes_to_whoever_reads_it(
     reader = threading.Thread(target=lambda: got.append(fifo.read_bytes()), daemon=True)
     reader.start()
     assert warren(*command, fifo, "--data-dir", manager).code == 0
-    reader.join(30)
+    reader.join(60)
     assert stat.S_ISFIFO(fifo.stat().st_mode)
     (tmp_path / "out").write_bytes(got[0])
     if command == ("export",):
@@ -448,7 +448,7 @@ def test_output_to_stdout_by_name_has_nothing_else_in_it(
     stdout = tmp_path / "stdout"  # in the place of /dev/stdout, which a test must not endanger
     stdout.symlink_to("/proc/self/fd/1")
     program = [sys.executable, "-m", "warren_raft_cli", *command, str(stdout), "--data-dir", str(manager)]
-    done = subprocess.run(program, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(program, capture_output=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert stdout.is_symlink()
     (tmp_path / "out").write_bytes(done.stdout)

@@ -20,6 +20,7 @@ import pytest
 from cli_support import EXIT_SECONDS, READY_SECONDS, Command, ManagerProcess, StartManager, free_addresses
 
 import warren_raft as wr
+from tests.busy_machine import in_time
 from warren_raft_cli.common import DurationType
 from warren_raft_cli.serve import KeyValueFormatter
 
@@ -53,7 +54,7 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, start_manager: StartManager, n
     (started,) = [line for line in told if line.startswith('"manager starting" ')]
     assert f" node=m1 version={wr.__version__} directory={tmp_path / 'm1'} listen={address} cluster=none " in started
     assert any(line.startswith('"leader changed" node=m1 leader=m1 term=1 reason=start ') for line in told), told
-    assert told[-2] == f'"stop requested" node=m1 signal={signal.Signals(number).name}'
+    assert f'"stop requested" node=m1 signal={signal.Signals(number).name}' in told
     assert told[-1].startswith('"manager stopped" node=m1 reason=closed term=1 applied_index=')
 
 
@@ -106,12 +107,13 @@ def test_a_manager_that_ran_starts_from_its_directory_alone(
     assert moved.wait_ready() == f"ready node_id=m1 listen={b} leader=m1"
     status = warren("status", "--data-dir", tmp_path / "m1", "-o", "json").json
     assert status["cluster_id"] == cluster_id
-    (alarm,) = status["alarms"]
-    assert alarm["text"] == (
+    assert [alarm["text"] for alarm in status["alarms"] if alarm["name"] == "address-differs"] == [
         f"m1 listens on {b}, but the member list has {a} for it; type: warren-raft members update m1={b}"
-    )
+    ]
     assert warren("members", "update", f"m1={b}", "--data-dir", tmp_path / "m1", "-o", "json").json["warning"] is None
-    assert warren("status", "--data-dir", tmp_path / "m1", "-o", "json").json["alarms"] == []
+    wait_until(
+        lambda: warren("status", "--data-dir", tmp_path / "m1", "-o", "json").json["alarms"] == [], "the alarm to end"
+    )
     assert moved.stop() == 0
     assert start_manager(tmp_path / "m1", "", {}).wait_ready() == f"ready node_id=m1 listen={b} leader=m1"
 
@@ -232,7 +234,8 @@ def test_leadership_goes_where_it_is_sent_and_away_from_who_ends(three: Three) -
     leader = three.leader()
     other, third = (node_id for node_id in three.processes if node_id != leader)
     assert three.run(third, "leader", "transfer", other).json == {"leader": other}
-    assert three.leader() == other
+    with in_time():
+        assert three.leader() == other
     term = three.status(third)["term"]
     process = three.processes.pop(other)
     assert process.stop() == 0
@@ -256,8 +259,7 @@ def test_a_manager_is_added_catches_up_and_is_removed(three: Three, warren: Comm
     three.processes["m4"] = fourth
     ids = [member["id"] for member in warren("members", "list", "--data-dir", three.data_dir("m4"), "-o", "json").json]
     assert ids == ["m1", "m2", "m3", "m4"]
-    wait_until(lambda: len({three.status(n)["applied_index"] for n in three.processes}) == 1, "one applied index")
-    assert len({three.status(node_id)["digest"] for node_id in three.processes}) == 1
+    wait_until(lambda: len({three.status(n)["digest"] for n in three.processes}) == 1, "equal digests")
     assert three.run("m1", "members", "remove", "m4").json
     three.processes.pop("m4")
     ids = [member["id"] for member in warren("members", "list", "--data-dir", three.data_dir("m1"), "-o", "json").json]
@@ -273,9 +275,14 @@ def test_a_joiner_with_only_itself_in_its_list_waits_to_be_added(
     only_itself = ("--node-id", "m4", "--listen", address, "--member", f"m4={address}")
     fourth = start_manager(tmp_path / "m4", "", {}, *only_itself)
     fourth.wait_socket()
-    alarms = wait_until(lambda: three.status("m4").get("alarms"), "an alarm")
-    assert f"members add m4={address}" in alarms[0]["text"]
-    assert "--bootstrap" in alarms[0]["text"]
+
+    def told() -> str:
+        alarms = three.status("m4").get("alarms", [])
+        return next((alarm["text"] for alarm in alarms if alarm["name"] == "cluster-not-formed"), "")
+
+    text = wait_until(told, "the alarm")
+    assert f"members add m4={address}" in text
+    assert "--bootstrap" in text
     assert three.status("m4")["cluster_id"] is None
     assert fourth.stop() == 0
     fourth = start_manager(tmp_path / "m4", "", {})
@@ -327,7 +334,7 @@ def test_a_removal_that_would_lose_the_quorum_is_refused(three: Three) -> None:
     wait_until(noticed, "the leader to notice that one is down")
     ran = three.run(leader, "members", "remove", other)
     assert ran.code == 4, ran
-    assert three.status(leader)["has_quorum"]
+    wait_until(lambda: three.status(leader)["has_quorum"], "a quorum of the two")
 
 
 def test_a_directory_of_another_cluster_does_not_join(

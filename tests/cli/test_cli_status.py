@@ -15,7 +15,7 @@ from cli_support import Ran, StartManager, free_addresses
 
 from warren_raft_cli.main import run
 
-WAIT_SECONDS = 40
+WAIT_SECONDS = 60
 IDS = ("m1", "m2", "m3")
 HEALTHY = r"healthy: m\d leads term \d+, 3 of 3 connected, tolerates 1 failure"
 ANY_VERDICT = r"(healthy|degraded|no quorum): .*"

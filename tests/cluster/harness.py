@@ -28,6 +28,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from tests.busy_machine import in_time
 from tests.cluster.checkers import State, check, check_linearizability
 from tests.cluster.history import History
 from tests.cluster.network import Network
@@ -40,6 +41,8 @@ WAIT_SECONDS: Final = 60.0
 so long."""
 POLL_SECONDS: Final = 0.02
 CALL_SECONDS: Final = 40.0
+WRITE_SECONDS: Final = 30.0
+"""The deadline of a write of a test that gives none."""
 PORTS: Final = range(10_000, 32_000)
 """Below the ports that Linux gives to outgoing connections, so that a port stays free while its manager is down."""
 LOG_SHOWN: Final = 25
@@ -191,7 +194,7 @@ class Cluster:
         self.members = {id_: f"127.0.0.1:{port}" for id_, port in zip(ids, free_ports(len(ids)), strict=True)}
         self.addresses = dict(self.members)
         small = {"snapshot_after_bytes": SNAPSHOT_AFTER_BYTES} if compaction else {}
-        self.config = {"admin": False, **small, **config}
+        self.config = {"admin": False, "write_timeout_seconds": WRITE_SECONDS, **small, **config}
         self._compaction = compaction
         self._history_changes = HISTORY_CHANGES if compaction and history_changes is None else history_changes
         self.processes: dict[str, Process] = {}
@@ -516,6 +519,12 @@ class Cluster:
     def start_load(self, *ids: str, threads: int = 2, **arguments: Any) -> None:
         """Start writers on each of these managers (default: all that run)."""
         self.call_all("start_load", *ids, threads=threads, **arguments)
+
+    def assert_no_election(self, leader: str, term: int) -> None:
+        """This manager still leads, in this term."""
+        with in_time():
+            assert self.wait_leader() == leader
+            assert {id_: status["term"] for id_, status in self.statuses().items()} == dict.fromkeys(self.alive, term)
 
     def stop_load(self, *ids: str) -> None:
         """Have each writer finish its write and end."""

@@ -26,27 +26,46 @@ if TYPE_CHECKING:
     import warren_raft as wr
 
 MANAGERS = ("m1", "m2", "m3")
+NO_ELECTION_SECONDS = 20.0
+"""An election timeout that a busy machine does not use up. The first election does not wait for it."""
+AT_ONCE_SECONDS = 20.0
+"""A call that does not wait takes less, on any machine; a call that waits takes longer."""
+END_SECONDS = 60.0
+CALL_SECONDS = 10 * END_SECONDS
+"""The deadline of calls that must end before."""
 
 
 @contextlib.contextmanager
-def opened(directory: Path, ids: tuple[str, ...] = MANAGERS) -> Iterator[dict[str, wr.ReplicatedStore]]:
+def opened(
+    directory: Path, ids: tuple[str, ...] = MANAGERS, *, election_timeout_seconds: float = 1.0
+) -> Iterator[dict[str, wr.ReplicatedStore]]:
     """A cluster within this process, ready."""
     import warren_raft as wr
 
     members = {id_: f"127.0.0.1:{port}" for id_, port in zip(ids, free_ports(len(ids)), strict=True)}
     with contextlib.ExitStack() as stack:
-        stores = {id_: open_store(directory, id_, members) for id_ in ids}
+        stores = {id_: open_store(directory, id_, members, election_timeout_seconds) for id_ in ids}
         for store in stores.values():
             stack.callback(wr.ReplicatedStore.close, store)
         for store in stores.values():
-            store.wait_ready(30)
+            store.wait_ready(END_SECONDS)
         yield stores
 
 
-def open_store(directory: Path, id_: str, members: dict[str, str]) -> wr.ReplicatedStore:
+def open_store(
+    directory: Path, id_: str, members: dict[str, str], election_timeout_seconds: float = 1.0
+) -> wr.ReplicatedStore:
     import warren_raft as wr
 
-    config = wr.Config(node_id=id_, data_dir=directory / id_, listen=members[id_], members=members, admin=False)
+    config = wr.Config(
+        node_id=id_,
+        data_dir=directory / id_,
+        listen=members[id_],
+        members=members,
+        election_timeout_seconds=election_timeout_seconds,
+        write_timeout_seconds=END_SECONDS,
+        admin=False,
+    )
     return wr.ReplicatedStore(config)
 
 
@@ -93,17 +112,17 @@ def no_pickle(directory: Path) -> None:
         for number, store in enumerate(stores.values()):
             store.create_container(container(f"c{number}"))
         leader = leader_of(stores)
-        stores[leader].transfer_leadership(timeout=20)
+        stores[leader].transfer_leadership(timeout=END_SECONDS)
         config = stores[leader].config
         stores[leader].close()
         others = [store for id_, store in stores.items() if id_ != leader]
         for number in range(30):
             others[number % 2].create_container(container(f"while down {number}"))
         stores[leader] = open_store(directory, leader, dict(config.members))
-        stores[leader].wait_ready(30)
+        stores[leader].wait_ready(END_SECONDS)
         members = {**config.members, "m4": f"127.0.0.1:{free_ports(1)[0]}"}
         stores["m4"] = open_store(directory, "m4", members)
-        others[0].add_member("m4", members["m4"], timeout=30)
+        others[0].add_member("m4", members["m4"], timeout=END_SECONDS)
         stores["m4"].create_container(container("through the new one"))
         same_state(stores)
         stores[leader].close()
@@ -143,7 +162,7 @@ def beside_pysyncobj(directory: Path) -> None:
         with opened(directory / "one", ("m1", "m2")) as one, opened(directory / "two", ("m1", "m2", "m3")) as two:
             wait_until(lambda: all(node.isReady() for node in stock), "the stock pair")
             for number in range(1, 21):
-                stock[number % 2].add(number, sync=True, timeout=20)
+                stock[number % 2].add(number, sync=True, timeout=END_SECONDS)
                 one[f"m{number % 2 + 1}"].create_container(container(f"one {number}"))
                 two[f"m{number % 3 + 1}"].create_container(container(f"two {number}"))
             assert one["m1"].status().cluster_id != two["m1"].status().cluster_id
@@ -153,7 +172,7 @@ def beside_pysyncobj(directory: Path) -> None:
                     assert {c.id.split()[0] for c in store.list_containers()} == {name}
                     assert len(store.list_containers()) == 20
             wait_until(lambda: {node.total for node in stock} == {210}, "the stock pair to agree")
-        stock[0].add(1, sync=True, timeout=20)  # our clusters are closed, and the stock pair still works
+        stock[0].add(1, sync=True, timeout=END_SECONDS)  # our clusters are closed, and the stock pair still works
     finally:
         for node in stock:
             node.destroy()
@@ -175,7 +194,7 @@ def one_directory_twice(directory: Path) -> None:
     threads = {thread.name for thread in threading.enumerate()}
     assert not any("warren" in name for name in threads), threads
     with wr.ReplicatedStore(config) as store:
-        store.wait_ready(30)
+        store.wait_ready(END_SECONDS)
         assert store.get_container("still here").image == "x"
 
 
@@ -204,24 +223,24 @@ def close_ends_every_call(directory: Path) -> None:
     def fill(store: wr.ReplicatedStore) -> None:
         futures: list[Future[int]] = []
         for _ in range(20):
-            with store.batch(wait=False, timeout=60) as batch:
+            with store.batch(wait=False, timeout=CALL_SECONDS) as batch:
                 batch.create_container(container("future"))
             futures.append(batch.future)
         for future in futures:
-            future.result(60)
+            future.result(CALL_SECONDS)
 
     def leadership(store: wr.ReplicatedStore) -> None:
-        store.transfer_leadership(timeout=60)
+        store.transfer_leadership(timeout=CALL_SECONDS)
 
     with opened(directory) as stores:
         threads = []
         for id_, store in stores.items():
             calls: dict[str, Callable[[], object]] = {
-                "write": lambda store=store: store.create_container(container("x"), timeout=60),
-                "barrier": lambda store=store: store.barrier(60),
+                "write": lambda store=store: store.create_container(container("x"), timeout=CALL_SECONDS),
+                "barrier": lambda store=store: store.barrier(CALL_SECONDS),
                 "futures": lambda store=store: fill(store),
                 "read": lambda store=store: store.list_containers(),
-                "members": lambda store=store: store.remove_member("m9", timeout=60),
+                "members": lambda store=store: store.remove_member("m9", timeout=CALL_SECONDS),
                 "transfer": lambda store=store: leadership(store),
             }
             for name, call in calls.items():
@@ -236,7 +255,7 @@ def close_ends_every_call(directory: Path) -> None:
         for thread in closers:
             thread.start()
         for thread in [*closers, *threads]:
-            thread.join(max(0.0, begin + 30 - time.monotonic()))
+            thread.join(max(0.0, begin + END_SECONDS - time.monotonic()))
         assert not any(thread.is_alive() for thread in closers), "close() hangs"
         hanging = [thread.name for thread in threads if thread.is_alive()]
         assert not hanging, f"calls did not end: {hanging}"
@@ -253,7 +272,7 @@ def close_ends_every_call(directory: Path) -> None:
 
 def close_hands_over(directory: Path) -> None:
     """When close() of the leader has returned, another manager leads already, without an election timeout."""
-    with opened(directory) as stores:
+    with opened(directory, election_timeout_seconds=NO_ELECTION_SECONDS) as stores:
         leader = leader_of(stores)
         for store in stores.values():
             store.create_container(container("x"))
@@ -278,7 +297,7 @@ def close_from_a_callback(directory: Path) -> None:
             closed.set()
 
     store.on_leadership(callback)
-    assert closed.wait(30), "close() in a callback hangs"
+    assert closed.wait(END_SECONDS), "close() in a callback hangs"
     wait_until(lambda: [leads for leads, _ in told][-2:] == [True, False], "the callback to be told of the end")
     assert [leads for leads, _ in told] in ([False, True, False], [True, False]), told
     assert not store.is_leader
@@ -287,7 +306,7 @@ def close_from_a_callback(directory: Path) -> None:
 def wait_in_a_future(directory: Path) -> None:
     """The callback of a future may wait: for a write, for another future, for close(). It runs in a thread that none of
     these needs, so it costs no leadership, even if it takes long."""
-    with opened(directory) as stores:
+    with opened(directory, election_timeout_seconds=NO_ELECTION_SECONDS) as stores:
         store = stores[leader_of(stores)]
         term = store.status().term
         done, slow_is_over = threading.Event(), threading.Event()
@@ -301,17 +320,17 @@ def wait_in_a_future(directory: Path) -> None:
             store.create_container(container("x"))
             store.barrier()
             store.wait_ready()
-            started().result(30)
+            started().result(END_SECONDS)
             done.set()
 
-        started().add_done_callback(lambda _future: slow_is_over.wait(60))
+        started().add_done_callback(lambda _future: slow_is_over.wait(CALL_SECONDS))
         started().add_done_callback(callback)
-        assert done.wait(30), "a callback that waits hangs"
+        assert done.wait(END_SECONDS), "a callback that waits hangs"
         assert store.status().term == term
         slow_is_over.set()
         closed = threading.Event()
         started().add_done_callback(lambda _future: (store.close(), closed.set()))
-        assert closed.wait(30), "close() in a callback hangs"
+        assert closed.wait(END_SECONDS), "close() in a callback hangs"
         others = [other for other in stores.values() if other is not store]
         others[0].create_container(container("second"))
         assert others[0].status().term == term + 1, "the hand-over, and nothing else"
@@ -338,8 +357,8 @@ def fork(directory: Path) -> None:
             "batch": lambda: put_in_batch(store),
             "barrier": store.barrier,
             "status": store.status,
-            "wait_ready": lambda: store.wait_ready(5),
-            "wait_leader": lambda: store.wait_leader(5),
+            "wait_ready": lambda: store.wait_ready(AT_ONCE_SECONDS * 2),
+            "wait_leader": lambda: store.wait_leader(AT_ONCE_SECONDS * 2),
             "transfer": store.transfer_leadership,
             "add": lambda: store.add_member("m4", "127.0.0.1:1"),
         }
@@ -353,7 +372,7 @@ def fork(directory: Path) -> None:
                     call()
                     wrong.append(f"{name} worked")
                 except wr.Closed:
-                    if time.monotonic() - begin > 1:
+                    if time.monotonic() - begin > AT_ONCE_SECONDS:
                         wrong.append(f"{name} took its time")
                 except BaseException as error:  # noqa: BLE001
                     wrong.append(f"{name} raised {error!r}")

@@ -16,13 +16,12 @@ from collections.abc import Callable
 import pytest
 
 import warren_raft as wr
+from tests.busy_machine import in_time
 from tests.cluster.harness import Cluster
 from warren_raft.store.codec import encode, make_record
 from warren_raft.store.database import Database
 from warren_raft.store.generations import StateDirectory
 from warren_raft.store.tables import CONTAINER
-
-pytestmark = pytest.mark.timeout(180)
 
 CHANGE_SECONDS = 40.0
 LARGE_BYTES = 600_000
@@ -83,7 +82,8 @@ def test_a_follower_that_was_away_gets_a_snapshot_while_writes_go_on(compacting:
     follower = cluster.followers()[0]
     others = [id_ for id_ in cluster.alive if id_ != follower]
     index = cluster.leave_behind(follower)
-    before, term = cluster.generation(follower), cluster.status(others[0])["term"]
+    before, leader = cluster.generation(follower), cluster.wait_leader()
+    term = cluster.status(leader)["term"]
     cluster.slow_links(follower, delay_seconds=0.01)
     began = cluster.history.read().acknowledged()
     begin = time.monotonic()
@@ -106,10 +106,11 @@ def test_a_follower_that_was_away_gets_a_snapshot_while_writes_go_on(compacting:
     assert watcher.problems == []
     assert watcher.reads > 20
     assert cluster.generation(follower) > before, "it caught up without a snapshot"
-    assert cluster.status(others[0])["term"] == term, "there was an election"
+    cluster.assert_no_election(leader, term)
     assert cluster.history.read().acknowledged() > began
     pause = cluster.history.longest_pause(begin, end, *others)
-    assert pause < PAUSE_SECONDS, f"no write was acknowledged for {pause:.2f} s"
+    with in_time():
+        assert pause < PAUSE_SECONDS, f"no write was acknowledged for {pause:.2f} s"
     cluster.check()
 
 

@@ -18,8 +18,6 @@ import pytest
 from tests.cluster.harness import PROJECT, Cluster, ManagerError
 from tests.cluster.small_disks import MIB, SmallDisk, small_disk
 
-pytestmark = pytest.mark.timeout(180)
-
 RESERVE = 4 * MIB
 Make = Callable[..., tuple[Cluster, dict[str, SmallDisk]]]
 

@@ -29,9 +29,7 @@ from tests.cluster.harness import PROJECT, free_ports, wait_until
 from tests.interrupting import At, interrupt, interrupted, sweep
 from warren_raft.store import reader_slots
 
-pytestmark = pytest.mark.timeout(120)
-
-DEADLINE = 30.0
+DEADLINE = 60.0
 Any_Store = wr.ReplicatedStore | wr.LocalStore
 
 

@@ -10,9 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.busy_machine import in_time
 from tests.cluster.harness import Cluster, ManagerError, free_ports
-
-pytestmark = pytest.mark.timeout(120)
 
 CHANGE_SECONDS = 30.0
 
@@ -90,7 +89,8 @@ def test_a_removed_leader_hands_over_first(cluster: Cluster) -> None:
     cluster.wait_acknowledged(50)
     cluster.stop_load(*others)
     history = cluster.check(*others)
-    assert {write.outcome for write in history.writes} <= {"ok", "conflict", "read"}
+    with in_time():
+        assert {write.outcome for write in history.writes} <= {"ok", "conflict", "read"}
 
 
 def test_a_removed_member_hears_so_when_it_starts_again(cluster: Cluster) -> None:

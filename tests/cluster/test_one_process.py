@@ -21,9 +21,7 @@ from tests.cluster.harness import FORBIDDEN_IN_LOGS, PROJECT, Cluster
 from tests.cluster.programs import PROGRAMS
 from warren_raft.admin.client import AdminClient, NotRunning
 
-pytestmark = pytest.mark.timeout(120)
-
-SECONDS = 100.0
+SECONDS = 500.0
 FOREIGN_WARNINGS = {"beside_pysyncobj": ["-W", "ignore::DeprecationWarning", "-W", "ignore::ResourceWarning"]}
 """Warnings of stock PySyncObj itself."""
 

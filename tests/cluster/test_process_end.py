@@ -16,8 +16,6 @@ import pytest
 from tests.cluster.harness import PROJECT, free_ports
 from warren_raft.store.generations import StateDirectory
 
-pytestmark = pytest.mark.timeout(120)
-
 SECONDS = 90.0
 
 OPEN = """

@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.busy_machine import in_time
 from tests.cluster.harness import Cluster, ManagerError
-
-pytestmark = pytest.mark.timeout(120)
 
 TIMEOUT_SECONDS = 1.5
 SLACK_SECONDS = 2.0  # on a busy machine
@@ -20,7 +19,10 @@ def refused(cluster: Cluster, id_: str, key: str) -> ManagerError:
     begin = time.monotonic()
     with pytest.raises(ManagerError, match="Unavailable") as raised:
         cluster.call(id_, "put", key=key, value="x", timeout=TIMEOUT_SECONDS)
-    assert TIMEOUT_SECONDS - 0.1 <= time.monotonic() - begin < TIMEOUT_SECONDS + SLACK_SECONDS
+    took = time.monotonic() - begin
+    assert took >= TIMEOUT_SECONDS - 0.1
+    with in_time():
+        assert took < TIMEOUT_SECONDS + SLACK_SECONDS
     return raised.value
 
 
@@ -30,7 +32,8 @@ def test_without_a_quorum_writes_end_by_their_deadline_and_work_again_later(clus
     leader, followers = cluster.wait_leader(), cluster.followers()
     cluster.call(leader, "put", key="before", value="x")
     cluster.kill(*followers)
-    assert refused(cluster, leader, "in the log").data["maybe_applied"] is True
+    with in_time():  # it still leads when it gets the write
+        assert refused(cluster, leader, "in the log").data["maybe_applied"] is True
     cluster.wait(lambda: cluster.status(leader)["leader"] is None, "the leader to step down")
     assert not cluster.status(leader)["has_quorum"]
     assert refused(cluster, leader, "nowhere").data["maybe_applied"] is False

@@ -5,11 +5,7 @@ from __future__ import annotations
 
 import random
 
-import pytest
-
 from tests.cluster.harness import Cluster
-
-pytestmark = pytest.mark.timeout(120)
 
 ROUNDS = 60
 

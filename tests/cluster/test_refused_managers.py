@@ -21,8 +21,6 @@ from tests.certificates import Authority
 from tests.cluster.harness import WAIT_SECONDS, free_ports, wait_until
 from warren_raft.recovery.restore import restore
 
-pytestmark = pytest.mark.timeout(120)
-
 
 class Managers:
     """Managers in this process, with certificates of one CA."""

@@ -5,11 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-
+from tests.busy_machine import in_time
 from tests.cluster.harness import Cluster
-
-pytestmark = pytest.mark.timeout(120)
 
 CHANGE_SECONDS = 30.0
 
@@ -21,8 +18,7 @@ def test_the_largest_commands_from_every_manager_at_once(cluster: Cluster) -> No
     asked = {id_: cluster.ask(id_, "put_large", callers=3, rounds=2) for id_ in cluster.alive}
     for id_, future in asked.items():
         assert future.result(60) == 6, id_
-    assert cluster.wait_leader() == leader
-    assert cluster.status(leader)["term"] == term
+    cluster.assert_no_election(leader, term)
     cluster.kill("m1", "m2", "m3")
     cluster.start("m1", "m2", "m3")
     cluster.wait_converged()
@@ -37,7 +33,8 @@ def test_more_callers_than_the_queue_takes(make_cluster: Callable[..., Cluster])
         cluster.wait_acknowledged(150, id_)
     cluster.stop_load()
     history = cluster.check()
-    assert {write.outcome for write in history.writes} <= {"ok", "conflict", "read"}
+    with in_time():
+        assert {write.outcome for write in history.writes} <= {"ok", "conflict", "read"}
 
 
 def test_a_long_absence_is_made_up_for_while_others_write(cluster: Cluster) -> None:
@@ -55,7 +52,7 @@ def test_a_long_absence_is_made_up_for_while_others_write(cluster: Cluster) -> N
     )
     cluster.stop_load()
     cluster.check()
-    assert cluster.status(leader)["term"] == term
+    cluster.assert_no_election(leader, term)
 
 
 def test_a_cluster_grows_from_one_and_shrinks_to_one(make_cluster: Callable[..., Cluster]) -> None:

@@ -6,9 +6,8 @@ import time
 
 import pytest
 
+from tests.busy_machine import in_time
 from tests.cluster.harness import Cluster
-
-pytestmark = pytest.mark.timeout(120)
 
 SYNC_SECONDS = 2.0  # twice the election timeout, and above the time in which a leader checks its quorum
 HUNG_SECONDS = 110.0  # longer than any wait in this file
@@ -45,11 +44,12 @@ def test_a_slow_sync_costs_no_election(cluster: Cluster, whose: str) -> None:
     for id_ in cluster.alive:
         cluster.wait_acknowledged(50, id_)
     cluster.stop_load()
-    for id_, status in cluster.statuses().items():
-        assert (status["leader"], status["term"]) == (leader, before["term"]), id_
-    assert cluster.call(leader, "leadership") == [[True, before["term"]]]
+    cluster.assert_no_election(leader, before["term"])
+    with in_time():
+        assert cluster.call(leader, "leadership") == [[True, before["term"]]]
     history = cluster.check()
-    assert {write.outcome for write in history.writes} <= {"ok", "conflict", "read"}
+    with in_time():
+        assert {write.outcome for write in history.writes} <= {"ok", "conflict", "read"}
 
 
 def test_a_follower_whose_disk_hangs_does_not_acknowledge(cluster: Cluster) -> None:
@@ -71,4 +71,4 @@ def test_a_follower_whose_disk_hangs_does_not_acknowledge(cluster: Cluster) -> N
     assert waiting.result(20) > 0
     cluster.start(dead)
     cluster.wait_converged()
-    assert cluster.status(leader)["term"] == before["term"]
+    cluster.assert_no_election(leader, before["term"])

@@ -17,8 +17,6 @@ import pytest
 
 from tests.cluster.harness import Cluster
 
-pytestmark = pytest.mark.timeout(120)
-
 NO_CHECKPOINT_SECONDS = 3600.0
 SYNCING_CALLS = ("fsync", "fdatasync", "msync", "sync_file_range", "syncfs", "sync")
 CALL = re.compile(r"(?P<call>\w+)\((?P<descriptor>\d+<(?P<path>[^>]*)>)?")

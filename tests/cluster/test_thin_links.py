@@ -12,9 +12,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.busy_machine import in_time
 from tests.cluster.harness import Cluster, ManagerError
-
-pytestmark = pytest.mark.timeout(120)
 
 BATCH_BYTES = 4_000_000  # of put_large
 MB = 1_000_000
@@ -34,8 +33,10 @@ def test_the_largest_batch_is_done_in_its_time_and_the_leader_stays(cluster: Clu
     begin = time.monotonic()
     assert cluster.ask(leader, "put_large", callers=1, rounds=1).result(60) == 1
     took = time.monotonic() - begin
-    assert BATCH_BYTES / MB <= took <= 2 * BATCH_BYTES / MB
-    assert {status["term"] for status in cluster.statuses().values()} == {term}
+    assert took >= BATCH_BYTES / MB, "the links were not thin"
+    with in_time():
+        assert took <= 2 * BATCH_BYTES / MB
+    cluster.assert_no_election(leader, term)
     cluster.heal()
     cluster.wait_converged()
 
@@ -46,8 +47,10 @@ def test_a_large_entity_on_links_of_four_megabits(cluster: Cluster) -> None:
     cluster.slow_links(bytes_per_second=500_000)
     begin = time.monotonic()
     cluster.call(leader, "put", key="large", value="x" * 1_000_000, timeout=30)
-    assert time.monotonic() - begin <= 4.0
-    assert {status["term"] for status in cluster.statuses().values()} == {term}
+    took = time.monotonic() - begin
+    with in_time():
+        assert took <= 4.0
+    cluster.assert_no_election(leader, term)
     cluster.heal()
     cluster.wait_converged()
 
@@ -66,13 +69,16 @@ def test_small_writes_beside_the_largest_batch_take_a_moment(cluster: Cluster, t
     batch = cluster.ask(leader if through == "leader" else followers[0], "put_large", callers=1, rounds=1)
     assert batch.result(60) == 1
     took = time.monotonic() - begin
-    assert BATCH_BYTES / MB <= took <= 2 * BATCH_BYTES / MB
+    assert took >= BATCH_BYTES / MB, "the links were not thin"
+    with in_time():
+        assert took <= 2 * BATCH_BYTES / MB
     for id_ in cluster.members:
         writes, p99_seconds = cluster.call(id_, "churned")
-        assert writes >= 20, id_
-        assert p99_seconds <= 1.0, id_
+        with in_time():
+            assert writes >= 20, id_
+            assert p99_seconds <= 1.0, id_
         cluster.call(id_, "stop_churn")
-    assert {status["term"] for status in cluster.statuses().values()} == {term}
+    cluster.assert_no_election(leader, term)
     cluster.heal()
     cluster.wait_converged()
 
@@ -90,7 +96,7 @@ def test_a_write_too_large_for_its_time_was_not_applied_and_disturbs_nobody(clus
     assert isinstance(error, ManagerError)
     assert (error.kind, error.data["maybe_applied"]) == ("Unavailable", False)
     cluster.call(leader, "put", key="medium", value="x" * 100_000, timeout=10)
-    assert {status["term"] for status in cluster.statuses().values()} == {term}
+    cluster.assert_no_election(leader, term)
     cluster.heal()
     cluster.wait_converged()
     assert "large" not in [container[0] for container in cluster.call(leader, "dump")["containers"]]
@@ -104,7 +110,7 @@ def test_small_writes_of_many_callers_fill_no_link(cluster: Cluster) -> None:
     asked = [cluster.ask(id_, "overwrite", keys=5, writes=3, size=20_000) for id_ in (leader, *followers) * 4]
     for future in asked:
         future.result(60)
-    assert {status["term"] for status in cluster.statuses().values()} == {term}
+    cluster.assert_no_election(leader, term)
     cluster.heal()
     cluster.wait_converged()
 

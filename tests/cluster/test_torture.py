@@ -16,7 +16,6 @@ from tests.cluster.checkers import check_linearizability
 from tests.cluster.history import History
 
 
-@pytest.mark.timeout(300)
 def test_a_minute_of_torture() -> None:
     tally = torture.run(seed=20, minutes=1)
     print(tally)

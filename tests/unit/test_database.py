@@ -798,9 +798,9 @@ def test_writers_wait_for_each_other_and_one_in_another_is_a_bug(database: Datab
     thread = threading.Thread(target=second)
     with database.write() as transaction:
         thread.start()
-        began.wait(10)
+        began.wait(60)
         transaction.store_integer(REVISION, 1)
-    thread.join(10)
+    thread.join(60)
     assert revisions == [1]
 
 
@@ -811,17 +811,17 @@ def test_close_waits_for_the_writer(state: StateDirectory) -> None:
     def write() -> None:
         with database.write() as transaction:
             writing.set()
-            closing.wait(10)
+            closing.wait(60)
             transaction.store_integer(REVISION, 3)
 
     thread = threading.Thread(target=write)
     thread.start()
-    writing.wait(10)
+    writing.wait(60)
     closer = threading.Thread(target=database.close)
     closer.start()
     closing.set()
-    closer.join(10)
-    thread.join(10)
+    closer.join(60)
+    thread.join(60)
     assert database.is_closed
     with Database.open(state, sync=False) as again, again.read() as reader:
         assert reader.revision == 3

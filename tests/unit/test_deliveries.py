@@ -16,7 +16,7 @@ from warren_raft.support import deliveries as module
 from warren_raft.support.deliveries import Deliveries
 from warren_raft.support.own_thread import OwnThread
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from warren_raft.local.group_commit import GroupCommit, Outcome
 from warren_raft.support.deliveries import Deliveries
 from warren_raft.support.own_thread import OwnThread
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 class Disk:

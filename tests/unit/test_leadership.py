@@ -18,7 +18,7 @@ from warren_raft.manager import leadership
 from warren_raft.manager.leadership import Leadership, Subscription
 from warren_raft.support.waiting import Bell
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 def opened(directory: Path, others: int = 0) -> wr.ReplicatedStore:

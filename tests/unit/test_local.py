@@ -43,7 +43,7 @@ from warren_raft.store.database import Database, StorageFailed
 from warren_raft.store.interface import Batch
 
 ROOT = str(Path(__file__).parents[2])
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from warren_raft.store.reader_slots import (
     Holder,
 )
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 RECORDS = 60
 ROUNDS = 12
 """Enough for LMDB to use every page again that it may."""

@@ -29,7 +29,7 @@ from warren_raft.disk.file_size_signal import held_off
 from warren_raft.disk.shortage import shortage_of, storage_full
 from warren_raft.errors import StorageFull
 
-SECONDS = 100.0
+SECONDS = 500.0
 
 
 def run(program: str, directory: Path, **settings: Any) -> str:
@@ -150,7 +150,7 @@ def test_a_manager_goes_on_when_its_program_uses_up_all_descriptors(tmp_path: Pa
     said = run(
         """
 store = wr.ReplicatedStore(alone(directory + "/m1", snapshot_after_bytes=2_000_000))
-store.wait_ready(30)
+store.wait_ready(60)
 hogs = use_up()
 wait_until(lambda: names(store) == ["descriptors-low"], "the alarm")
 for number in range(60):  # several segments, and snapshots of them
@@ -177,7 +177,7 @@ def test_a_manager_waits_where_even_its_reserve_was_taken(tmp_path: Path) -> Non
 from warren_raft.disk import descriptors
 descriptors.RESERVE._count = 0
 store = wr.ReplicatedStore(alone(directory + "/m1", snapshot_after_bytes=1 << 40, checkpoint_interval_seconds=1.0))
-store.wait_ready(30)
+store.wait_ready(60)
 hogs = use_up()
 limit(resource.RLIMIT_NOFILE, 3)  # nothing that is given back can be had again
 failed = None
@@ -186,14 +186,14 @@ for number in range(60):
         store.create_secret(wr.Secret(id="s", name="s", data=os.urandom(900_000)), timeout=2)
     except wr.Unavailable as error:
         failed = error
-        break
-assert failed is not None
+        if "no file descriptor left" in str(failed):  # else the machine was too busy for the deadline
+            break
 assert "no file descriptor left" in str(failed), failed
 assert "log-blocked" in names(store), names(store)
 assert store.failure is None
 limit(resource.RLIMIT_NOFILE, 1000)
 wait_until(lambda: names(store) == [] and not store.status().full, "the alarms to end")
-store.create_node(wr.Node(id="after"), timeout=20)
+store.create_node(wr.Node(id="after"), timeout=60)
 print(store.get_node("after").id)
 store.close()
 """,
@@ -212,7 +212,7 @@ asyncio.constants.ACCEPT_RETRY_DELAY = 0.01
 stream = io.StringIO()
 logging.getLogger().addHandler(logging.StreamHandler(stream))
 store = wr.ReplicatedStore(alone(directory + "/m1"))
-store.wait_ready(30)
+store.wait_ready(60)
 callers = [socket.socket(socket.AF_UNIX) for _ in range(5)]
 hogs = use_up()
 limit(resource.RLIMIT_NOFILE, 3)
@@ -274,7 +274,7 @@ def test_a_manager_that_reaches_it_waits_and_goes_on(tmp_path: Path, disposition
         """
 signal.signal(signal.SIGXFSZ, getattr(signal, settings["disposition"]))
 store = wr.ReplicatedStore(alone(directory + "/m1", snapshot_after_bytes=1 << 40, checkpoint_interval_seconds=1.0))
-store.wait_ready(30)
+store.wait_ready(60)
 limit(resource.RLIMIT_FSIZE, 3_000_000)  # less than a prepared segment, more than one made in need
 failed = None
 for number in range(20):
@@ -282,13 +282,14 @@ for number in range(20):
         store.create_secret(wr.Secret(id=f"s{number}", name="s", data=os.urandom(900_000)), timeout=3)
     except (wr.Unavailable, wr.StorageFull) as error:
         failed = error
-        break
+        if "larger than this process" in str(failed):  # else the machine was too busy for the deadline
+            break
 assert "larger than this process, or its file system, allows" in str(failed), failed
 assert set(names(store)) & {"state-blocked", "log-blocked"}, names(store)
 assert store.failure is None
 limit(resource.RLIMIT_FSIZE, resource.RLIM_INFINITY)
 wait_until(lambda: names(store) == [] and not store.status().full, "the alarms to end")
-store.create_node(wr.Node(id="after"), timeout=20)
+store.create_node(wr.Node(id="after"), timeout=60)
 print(store.get_node("after").id)
 store.close()
 """,

@@ -20,7 +20,7 @@ from warren_raft.manager.disk_space import Space
 from warren_raft.store.database import MAP_SIZE_BYTES, QUOTA_BYTES, Database
 
 MIB = 1024 * 1024
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

@@ -415,7 +415,7 @@ def test_a_fault_of_ours_in_a_handshake_costs_that_connection_and_is_logged(
 def test_an_address_that_begins_too_many_handshakes_is_turned_away_for_a_while(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(handshakes_module, "SOURCE_PER_SECOND", 5.0)
+    monkeypatch.setattr(handshakes_module, "SOURCE_PER_SECOND", 1.0)
     monkeypatch.setattr(handshakes_module, "SOURCE_BURST", 5.0)
 
     @scenario

@@ -28,6 +28,7 @@ from typing import Any
 import pytest
 
 import warren_raft
+from tests.busy_machine import in_time
 from warren_raft.certificates.credentials import Credentials
 from warren_raft.certificates.identity import Identity
 from warren_raft.errors import InUse, InvariantViolation
@@ -56,7 +57,15 @@ FAST = Timing(
     retry_last_seconds=0.04,
     away_seconds=0.15,
 )
-PATIENCE_SECONDS = 15.0  # the longest wait for a condition; only a test that fails reaches it
+PATIENCE_SECONDS = 60.0  # the longest wait for a condition; only a test that fails reaches it
+STILL = replace(
+    FAST,
+    ping_seconds=PATIENCE_SECONDS,
+    link_timeout_seconds=4 * PATIENCE_SECONDS,
+    handshake_seconds=4 * PATIENCE_SECONDS,
+)
+"""No ping is sent, and no silence is taken for an end: for a peer that waits in the middle of a frame, and for a
+stranger on a busy machine."""
 HOST = "127.0.0.1"
 
 
@@ -490,7 +499,7 @@ def test_no_peer_can_write_more_than_a_line_into_our_log(caplog: pytest.LogCaptu
 async def test_a_newer_link_supersedes_and_nothing_of_the_older_is_delivered_after(stage: Stage) -> None:
     """PySyncObj went on reading the old connection. A late heartbeat on it truncated entries that were applied, and the
     states differed for ever."""
-    a = await stage.node("m1")
+    a = await stage.node("m1", STILL)
     for _ in range(50):
         old, new = await stage.dial(a), await stage.dial(a)
         a.events.clear()
@@ -624,7 +633,7 @@ async def crossed(stage: Stage, ours: str, theirs: str, timing: Timing) -> tuple
 
 @scenario
 async def test_of_two_crossing_dials_the_one_of_the_smaller_id_stays(stage: Stage) -> None:
-    a, dialled, stranger = await crossed(stage, "m1", "m2", FAST)
+    a, dialled, stranger = await crossed(stage, "m1", "m2", STILL)
     assert (await stranger.hear())["type"] == "bye"
     a.send("m2", {"type": "still"})
     assert [(await dialled.hear())["type"] for _ in range(2)] == ["welcome", "still"]
@@ -633,7 +642,7 @@ async def test_of_two_crossing_dials_the_one_of_the_smaller_id_stays(stage: Stag
 
 @scenario
 async def test_of_two_crossing_dials_the_one_of_the_larger_id_goes(stage: Stage) -> None:
-    a, dialled, stranger = await crossed(stage, "m2", "m1", FAST)
+    a, dialled, stranger = await crossed(stage, "m2", "m1", STILL)
     assert [(await dialled.hear())["type"] for _ in range(2)] == ["welcome", "bye"]
     await until(lambda: len(a.told("up")) == 2)
     a.send("m1", {"type": "still"})
@@ -652,7 +661,7 @@ async def test_a_dial_long_after_the_link_means_that_the_peer_lost_it(stage: Sta
 
 @scenario
 async def test_a_dial_of_ours_is_given_up_when_a_link_came_meanwhile(stage: Stage) -> None:
-    a = await stage.node("m1")
+    a = await stage.node("m1", STILL)
     address, arrived = await stage.listener()
     a.transport.set_peers({"m2": (address,)})
     dialled = await arrived.get()
@@ -720,7 +729,7 @@ HOSTILE_PEER: dict[str, bytes] = {
 def test_a_bad_frame_on_a_link_drops_that_link_only(what: str) -> None:
     @scenario
     async def scene(stage: Stage) -> None:
-        a, b = await stage.pair()
+        a, b = await stage.pair(STILL)
         stranger = await stage.dial(b)
         await stranger.shake_hands("m9")
         stranger.say({"type": "word"})
@@ -1020,9 +1029,10 @@ def test_a_small_message_does_not_wait_behind_a_large_one(kind: str) -> None:
             late.append(await delay_of(a, b, kind))
         took = time.monotonic() - begin
         assert took >= LARGE_BYTES / 500_000
-        assert took < 3 * LARGE_BYTES / 500_000
-        assert len(late) >= 4
-        assert sorted(late)[len(late) // 2] < 0.5
+        with in_time():
+            assert took < 3 * LARGE_BYTES / 500_000
+            assert len(late) >= 4
+            assert sorted(late)[len(late) // 2] < 0.5
 
     scene()
 
@@ -1039,7 +1049,9 @@ async def test_parts_of_a_leaders_message_are_told_of_while_it_arrives(stage: St
     told = b.told("arriving")
     link = b.current["m1"]
     assert set(told) == {("m1", link, 7), ("m1", link, 0)}
-    assert 10 <= len(told) <= (time.monotonic() - begin) / connection_module.ARRIVING_SECONDS + 1
+    assert len(told) <= (time.monotonic() - begin) / connection_module.ARRIVING_SECONDS + 1
+    with in_time():
+        assert len(told) >= 10
 
 
 @scenario
@@ -1047,9 +1059,10 @@ async def test_the_network_is_not_filled_with_what_a_large_message_has_left(stag
     a, _ = await stage.thin_pair(500_000, THIN)
     a.send("m2", {"type": "append", "data": bytes(LARGE_BYTES)})
     await delay_of(a, _, "append_reply")
-    assert a.transport.buffered_bytes(a.current["m2"]) > LARGE_BYTES // 2, (
-        "the rest waits where other messages can overtake it"
-    )
+    with in_time():  # the link carries the rest in two seconds
+        assert a.transport.buffered_bytes(a.current["m2"]) > LARGE_BYTES // 2, (
+            "the rest waits where other messages can overtake it"
+        )
 
 
 @scenario
@@ -1062,7 +1075,9 @@ async def test_a_link_that_closes_says_goodbye_at_once_whatever_bulk_waits(stage
     await a.transport.close()
     await until(lambda: b.told("down"))
     assert b.told("down") == [("m1", LinkEnd.GOODBYE)]
-    assert time.monotonic() - begin < 2.0
+    took = time.monotonic() - begin
+    with in_time():
+        assert took < 2.0
 
 
 @scenario
@@ -1083,7 +1098,7 @@ def test_unfinished_messages_of_all_links_together_are_bounded(monkeypatch: pyte
 
     @scenario
     async def scene(stage: Stage) -> None:
-        a, b = await stage.pair()
+        a, b = await stage.pair(STILL)
         for number in range(6):
             stranger = await stage.dial(b)
             await stranger.shake_hands(f"m{3 + number}")
@@ -1107,7 +1122,7 @@ def test_unfinished_messages_of_guests_leave_members_their_room(monkeypatch: pyt
 
     @scenario
     async def scene(stage: Stage) -> None:
-        a, b = await stage.pair()
+        a, b = await stage.pair(STILL)
         b.transport.set_peers({"m1": (a.address,), "m2": (b.address,)})
         unfinished = encode({"type": "append", "data": bytes(1_400_000)})[:-1]
         member, guest = a.transport._by_number[a.current["m2"]], await stage.dial(b)
@@ -1215,13 +1230,14 @@ async def test_a_killed_peer_is_told_from_a_stopped_one(stage: Stage) -> None:
         await until(lambda: a.current)
         process.send_signal(signal.SIGSTOP)
         await until(lambda: a.told("down"))
-        assert a.told("down") == [("m2", LinkEnd.TIMEOUT)]
+        assert set(a.told("down")) == {("m2", LinkEnd.TIMEOUT)}
         assert not a.told("dial refused")
         process.send_signal(signal.SIGCONT)
         await until(lambda: a.current)
         process.kill()
-        await until(lambda: len(a.told("down")) == 2 and a.told("dial refused"))
-        assert a.told("down")[-1] == ("m2", LinkEnd.PEER_CLOSED)
+        await until(lambda: not a.current and a.told("dial refused"))
+        with in_time():  # on a busy machine the link may have been silent for too long before
+            assert a.told("down")[-1] == ("m2", LinkEnd.PEER_CLOSED)
 
 
 # Dialling.
@@ -1530,7 +1546,7 @@ def test_the_log_tells_changes_and_not_retries(caplog: pytest.LogCaptureFixture)
 
     @scenario
     async def scene(stage: Stage) -> None:
-        a, b = await stage.node("m1"), await stage.node("m2")
+        a, b = await stage.node("m1", STILL), await stage.node("m2", STILL)
         port = free_port()
         b_address = b.address
         a.judge = lambda hello: Refusal("a", "m1 does not like it")

@@ -16,7 +16,7 @@ from warren_raft.support import own_thread
 from warren_raft.support.own_thread import OwnThread
 from warren_raft.support.waiting import Bell, Reply, taken
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 def test_every_thread_that_waits_is_woken() -> None:

@@ -8,6 +8,7 @@ thread that is busy with a long apply, is not stuck.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
@@ -24,13 +25,14 @@ from typing import Any
 import pytest
 
 import warren_raft as wr
+from tests.busy_machine import in_time
 from tests.cluster.harness import PROJECT, free_ports, wait_until
 from warren_raft.alarms import Alarms
 from warren_raft.manager.watchdog import ALARM, Watchdog
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.engine import Engine
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 # ------------------------------------------------------------------------------------------------- counting
@@ -153,7 +155,7 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], threading.Eve
 
     def hanging(engine: Engine, *arguments: Any) -> Any:
         for event in lets_go:
-            event.wait(120)
+            event.wait(4 * DEADLINE)
         return step(engine, *arguments)
 
     def begin() -> threading.Event:
@@ -176,22 +178,32 @@ def opened(directory: Path, **settings: Any) -> wr.ReplicatedStore:
     return store
 
 
+def lose_patience(store: wr.ReplicatedStore) -> None:
+    """Have a raft thread that hangs already end the manager soon. A manager that is so impatient from its start ends on
+    a busy machine before the test."""
+    watchdog = store._parts._watchdog
+    assert watchdog is not None
+    watchdog._alarm_seconds, watchdog._stop_seconds = 0.1, 0.5
+
+
 def test_a_manager_with_a_stuck_raft_thread_does_not_say_that_it_leads(
     tmp_path: Path, hang: Callable[[], threading.Event]
 ) -> None:
     told: list[bool] = []
     with opened(tmp_path, watchdog_alarm_seconds=0.2) as store:
         store.on_leadership(lambda leads, _term: told.append(leads))
-        wait_until(lambda: told == [True], "the callback to be told")
+        wait_until(lambda: told[-1:] == [True], "the callback to be told")
         let_go = hang()
-        wait_until(lambda: told == [True, False], "the callback to be told of the standstill")
+        wait_until(lambda: told[-1] is False, "the callback to be told of the standstill")
         assert (store.is_leader, store.leader, store.is_ready) == (False, None, False)
         status = store.status()
         assert (status.role, status.leader, status.has_quorum) == ("follower", None, False)
         wait_until(lambda: [alarm.name for alarm in store.alarms] == [ALARM], "the alarm")
         assert store.failure is None
         let_go.set()
-        wait_until(lambda: told == [True, False, True], "the callback to be told that it leads again")
+        wait_until(lambda: told[-1] is True, "the callback to be told that it leads again")
+        # A busy machine may have a standstill of its own before or after this one.
+        assert all(one is not next_ for one, next_ in itertools.pairwise(told)), told
         wait_until(lambda: store.alarms == (), "the alarm to end")
         store.create_node(wr.Node(id="n"))
 
@@ -200,9 +212,10 @@ def test_a_manager_with_a_stuck_raft_thread_does_not_say_that_it_leads(
 def test_a_manager_with_a_raft_thread_that_stays_stuck_stops_and_every_call_ends(
     tmp_path: Path, hang: Callable[[], threading.Event], caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = opened(tmp_path, watchdog_alarm_seconds=0.1, watchdog_stop_seconds=0.5)
+    store = opened(tmp_path)
     store.create_node(wr.Node(id="before"))
     let_go = hang()
+    lose_patience(store)
     ended: list[BaseException] = []
 
     def call(function: Callable[[], object]) -> None:
@@ -238,7 +251,7 @@ def test_a_manager_with_a_raft_thread_that_stays_stuck_stops_and_every_call_ends
     assert "hanging (" in stack
     began = time.monotonic()
     store.close()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < DEADLINE
     with pytest.raises(wr.InUse):  # the thread may still be in the middle of a transaction
         wr.ReplicatedStore(store.config)
     let_go.set()
@@ -248,9 +261,10 @@ def test_a_raft_thread_that_goes_on_after_its_manager_was_stopped_closes_its_lin
     tmp_path: Path, hang: Callable[[], threading.Event]
 ) -> None:
     """Nobody else does, where the program does not look at `failure`; and peers took this manager for connected."""
-    store = opened(tmp_path, watchdog_alarm_seconds=0.1, watchdog_stop_seconds=0.5)
+    store = opened(tmp_path)
     host, _, port = store.config.listen.rpartition(":")
     let_go = hang()
+    lose_patience(store)
     assert store.wait_failed(DEADLINE)
     let_go.set()
     store._parts.driver.thread.join(DEADLINE)
@@ -271,23 +285,24 @@ class HangingHandler(logging.Handler):
 
     def emit(self, _record: logging.LogRecord) -> None:
         self.hangs.set()
-        self.let_go.wait(60)
+        self.let_go.wait(3 * DEADLINE)
 
 
 def test_a_raft_thread_that_is_stuck_in_a_log_line_is_noticed(tmp_path: Path) -> None:
     """The watchdog, and the code that closes the store, must not wait for the same lock."""
     let_go = threading.Event()
-    store = opened(tmp_path, watchdog_alarm_seconds=0.1, watchdog_stop_seconds=0.5)
+    store = opened(tmp_path)
     handler = HangingHandler(let_go)
     logging.getLogger("warren_raft").addHandler(handler)
     try:
         store._parts.driver._call(logging.getLogger("warren_raft.driver").warning, "a line")
         assert handler.hangs.wait(DEADLINE)
+        lose_patience(store)
         assert store.wait_failed(DEADLINE)
         assert not store.is_leader
         closer = threading.Thread(target=store.close, daemon=True)
         closer.start()
-        closer.join(20)
+        closer.join(DEADLINE)
         assert not closer.is_alive(), "close() waits for the log, too"
     finally:
         let_go.set()
@@ -334,7 +349,7 @@ config = wr.Config(
     watchdog_alarm_seconds=1.0, watchdog_stop_seconds=2.0,
 )
 with wr.ReplicatedStore(config) as store:
-    store.wait_ready(30)
+    store.wait_ready(60)
     told = []
     store.on_leadership(lambda leads, term: told.append(leads))
     while not told:
@@ -362,4 +377,5 @@ def test_a_process_that_is_stopped_and_goes_on_is_not_stuck(tmp_path: Path) -> N
             threading.Event().wait(2.5)  # longer than after which it would stop; nothing can be waited for
             os.kill(process.pid, signal.SIGCONT)
         out, err = process.communicate("\n", timeout=60)
-    assert (out, err) == ("[True] None ()\n", "")
+    with in_time():  # on a busy machine the thread may have stood still by itself
+        assert (out, err) == ("[True] None ()\n", "")

@@ -14,7 +14,7 @@ import pytest
 
 from warren_raft.support.workers import Workers
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 def test_jobs_run_beside_each_other_up_to_the_count() -> None:
