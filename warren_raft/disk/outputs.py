@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import IO, Final
 
+from warren_raft.disk.durable import unsynced
 from warren_raft.disk.files import OS_FILES
 from warren_raft.disk.paths import absolute
 from warren_raft.errors import RefusedForSafety, StorageFull, WarrenError
@@ -152,8 +153,9 @@ def node_descriptor(path: str | os.PathLike[str]) -> int:
 def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A file to write. Once it is complete and on disk, it replaces or becomes the regular file `path`.
 
-    After an error nothing has changed. A new file has mode 0600. A replaced file keeps its mode and its group if other
-    users could not read it, and else gets 0600 too. An OSError names the file `path`.
+    After an error nothing has changed, unless it says that the file is written (durable.unsynced). A new file has mode
+    0600. A replaced file keeps its mode and its group if other users could not read it, and else gets 0600 too. An
+    OSError names the file `path`.
     """
     path = resolved(path)
     temporary = f"{path}.{secrets.token_hex(4)}.partial"
@@ -169,7 +171,10 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         except BaseException:
             OS_FILES.unlink(temporary)
             raise
-        OS_FILES.sync_directory(os.path.dirname(path))
+        try:
+            OS_FILES.sync_directory(os.path.dirname(path))
+        except OSError as error:
+            raise unsynced(path, "is written", error) from error
     except WarrenError:  # some of these are an OSError too
         raise
     except OSError as error:

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from warren_raft.alarms import Alarms
+from warren_raft.disk.durable import rename
 from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.disk.paths import absolute
 from warren_raft.errors import Closed, RefusedForSafety, WarrenError
@@ -201,8 +202,7 @@ class Backups:
         path = os.path.join(self.directory, f"warren-{stamp}-{manifest.index:016d}.mdb")
         if os.path.lexists(path):
             raise RefusedForSafety(f"{path} exists already, and {part} was to get its name")
-        self._files.rename(part, path)
-        self._files.sync_directory(self.directory)
+        rename(part, path, files=self._files)
         log_event(logger, logging.INFO, "backup saved", path=path, index=manifest.index, bytes=manifest.size_bytes)
         return path, manifest.cluster_id
 
