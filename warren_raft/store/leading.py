@@ -81,10 +81,15 @@ def leading_items(record: bytes, count: int) -> list[Any]:
     None stands for an item of any other type.
     """
     items: list[Any] = []
+    item: Any
     with suppress(*_UNREADABLE):
         available, at = _array_at(record, _entity_start(record))
         for _ in range(min(count, available)):
-            item, at = _item_at(record, at)
+            head = record[at]
+            if _SHORT_TEXT <= head < _TEXT_8:  # nearly all
+                item, at = _text_at(record, at + 1, head - _SHORT_TEXT)
+            else:
+                item, at = _item_at(record, at)
             items.append(item)
     return items
 

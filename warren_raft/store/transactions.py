@@ -7,7 +7,10 @@ Invariant: an index changes in the transaction that changes its records.
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import starmap, zip_longest
+from operator import eq
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Protocol, TypeAlias
 
@@ -213,23 +216,30 @@ class Transaction:
 
     def _index_problems(self, kind: Kind[Any]) -> list[str]:
         indexes, width = codec.index_keys(kind), codec.indexed_width(kind)
-        wanted: list[set[tuple[bytes, bytes]]] = [set() for _ in indexes]
+        found: list[defaultdict[bytes, list[bytes]]] = [defaultdict(list) for _ in indexes]
         for id_, record in self.items(kind):
             array = leading_items(record, width)  # once for all indexes: it takes most of the time
-            for entries, (_, keys_of) in zip(wanted, indexes, strict=True):
+            for ids, (_, keys_of) in zip(found, indexes, strict=True):
                 for key in keys_of(array):
-                    entries.add((key, id_))
-        problems: list[str] = []
-        for entries, (index, _) in zip(wanted, indexes, strict=True):
-            false = []
-            for entry in self.index_entries(index.name):
-                try:
-                    entries.remove(entry)
-                except KeyError:
-                    false.append(entry)
-            problems += [f"index {index.name} lacks {key!r} -> {id_!r}" for key, id_ in sorted(entries)]
-            problems += [f"index {index.name} has a false {k!r} -> {i!r}" for k, i in false]
-        return problems
+                    ids[key].append(id_)
+        return [
+            problem
+            for ids, (index, _) in zip(found, indexes, strict=True)
+            for problem in self.index_differences(index.name, ids)
+        ]
+
+    def index_differences(self, name: str, ids: Mapping[bytes, Sequence[bytes]]) -> list[str]:
+        """Compare an index with the ids under each of its keys. One line for each difference, none if all are equal."""
+
+        def wanted() -> Iterator[tuple[bytes, bytes]]:
+            return ((key, id_) for key in sorted(ids) for id_ in ids[key])
+
+        # Records come in the order of their ids, so both sides have one order.
+        if all(starmap(eq, zip_longest(self.index_entries(name), wanted()))):
+            return []
+        there, right = set(self.index_entries(name)), set(wanted())
+        problems = [f"index {name} lacks {key!r} -> {id_!r}" for key, id_ in sorted(right - there)]
+        return problems + [f"index {name} has a false {key!r} -> {id_!r}" for key, id_ in sorted(there - right)]
 
     def index_entries(self, name: str) -> Iterator[tuple[bytes, bytes]]:
         """Every (value, id) of an index, in order."""

@@ -28,7 +28,9 @@ from warren_raft.errors import (
     RefusedForSafety,
     SnapshotInvalid,
 )
-from warren_raft.snapshots import pacing, structure, verification
+from warren_raft.model.entities import Container
+from warren_raft.model.forms import fields_of
+from warren_raft.snapshots import pacing, records, structure, verification
 from warren_raft.snapshots.file import make_trailer, read_manifest
 from warren_raft.snapshots.pacing import Pace, PacedFile
 from warren_raft.snapshots.verification import (
@@ -169,11 +171,25 @@ def store_record(kind: Any, id: str, record: bytes) -> Callable[[WriteTransactio
     return lambda transaction: transaction.put(kind, id, record)
 
 
+def with_container_field(name: str, value: Any) -> Callable[[WriteTransaction], object]:
+    """A container with a value in one field that has not this form."""
+    array = cbor2.loads(codec.encode(CONTAINER, Container(id="c-0007", service_id="s-7")))
+    array[[field.name for field in fields_of(Container)].index(name)] = value
+    return store_record(CONTAINER, "c-0007", codec.make_record(1, cbor2.dumps(array)))
+
+
 @pytest.mark.parametrize(
     ("do", "said"),
     [
         (store_record(CONTAINER, "c-0007", b"\x82\x01\xff"), "container 'c-0007' cannot be read"),
         (store_record(CONTAINER, "c-0007", b""), "container 'c-0007' cannot be read"),
+        (with_container_field("ports", ["no structure"]), "container 'c-0007' cannot be read"),
+        (with_container_field("ports", [["http", 1, 2, "tcp", 5], 7]), "container 'c-0007' cannot be read"),
+        (with_container_field("restart_policy", 5), "container 'c-0007' cannot be read"),
+        (with_container_field("restart_policy", [[]]), "container 'c-0007' cannot be read"),
+        (with_container_field("created_at", "noon"), "container 'c-0007' cannot be read"),
+        (with_container_field("created_at", 1 << 62), "container 'c-0007' cannot be read"),
+        (with_container_field("env", 1), "container 'c-0007' cannot be read"),
         (store_record(CA, "ca", codec.make_record(1, b"\x81\x01")), "ca 'ca' cannot be read"),
         (store_record(CA, "cb", codec.make_record(1, b"\x81\x41a")), "ca 'cb' is stored under another id"),
         (store_record(SERVICE, "s-9", codec.make_record(1, b"\x82bs1aa")), "service 's-9' is stored under another id"),
@@ -264,7 +280,7 @@ def test_an_index_that_does_not_fit_its_records_is_found(database: Database, tmp
 
 
 def test_progress_goes_from_nothing_to_all_and_never_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "_REPORT_EVERY", 10)
+    monkeypatch.setattr(records, "_REPORT_EVERY", 10)
     shares: list[float] = []
     verify(path, progress=shares.append)
     assert shares == sorted(shares)
