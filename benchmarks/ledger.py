@@ -3,8 +3,8 @@
     python benchmarks/ledger.py [--callers 1] [--seconds 3] [--directory DIR] [--json]
 
 The callers are threads of the leader's process. The stages of a write follow each other without a gap, so the means
-add up to the whole. The way leads through the follower whose reply was sent first: the leader needs one of two. Medians
-show the usual write, and the mean contains the rare long waits. Times are in microseconds.
+add up to the whole. A leader needs the reply of one follower, so the way leads through the follower that replied first.
+Medians show the usual write, and the mean contains the rare long waits. Times are in microseconds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import common
 import writes
 from common import options, quantile, run
 
@@ -182,15 +181,12 @@ def way_of_follower(index: int, follower: Points) -> list[int]:
 
 
 def measure(directory: Path, callers: int, seconds: float) -> dict[str, Any]:
-    with common.Cluster(__file__, directory, insecure_plaintext=True, admin=False) as cluster:
-        assert {manager.read() for manager in cluster.managers.values()} == {"started"}
-        cluster.call_all("ready")
-        leader_id, _ = cluster.leader_and_follower()
-        leader = cluster.managers[leader_id]
-        leader.call("fill", writes.CONTAINERS, writes.BATCH)
+    with writes.Cluster(directory, script=__file__) as cluster:
+        leader = cluster.places["leader"]
         leader.call("load", callers, 1.0)  # warm
         cluster.call_all("stamp")
         load = leader.call("load", callers, seconds)
+        leader_id = next(id_ for id_, manager in cluster.managers.items() if manager is leader)
         stamps = dict(zip(cluster.managers, cluster.call_all("stamps"), strict=True))
     points = {id_: points_of(each) for id_, each in stamps.items()}
     return {"callers": callers, "load": load, **stages(points.pop(leader_id), list(points.values()))}

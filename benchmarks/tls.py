@@ -113,7 +113,7 @@ def write_figures(clusters: dict[str, Cluster], rounds: int, seconds: float) -> 
     many: dict[str, list[float]] = {kind: [] for kind in KINDS}
     leaders = {kind: cluster.managers[cluster.leader_and_follower()[0]] for kind, cluster in clusters.items()}
     for leader in leaders.values():
-        leader.call("fill", writes.CONTAINERS, BATCH)
+        leader.call("fill", writes.STORED, BATCH)
         leader.call("load", 8, 1.0)  # warm
     for _ in range(rounds):
         for kind in KINDS:

@@ -1,10 +1,10 @@
-"""Replicated writes: throughput and latency on three managers of one machine, compared with its fdatasync.
+"""Replicated writes: throughput, latency and CPU time on three managers of one machine, compared with its fdatasync.
 
     python benchmarks/writes.py [--seconds 4] [--directory DIR] [--json]
 
 Three manager processes share the disk and the processors with the callers. The callers are threads of the leader's
 process, because an orchestrator embeds the store in this way. Each write updates one of 2,000 containers of realistic
-size, with every field set.
+size, with every field set, among 10,000. The links are plaintext; tls.py compares them with TLS.
 """
 
 from __future__ import annotations
@@ -14,16 +14,40 @@ import statistics
 import threading
 import time
 from collections import deque
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import common
-from common import Cluster, options, quantile, run, sample, say, sync_ms, verdict
+from common import cpu_seconds, options, quantile, run, sample, say, sync_ms, verdict
 
-THREADS = (1, 8, 64, 256)
-OUTSTANDING = 256
+import warren_raft as wr
+
+STORED = 10_000
 CONTAINERS = 2_000
+"""So many of the stored containers are updated."""
 BATCH = 200
+BATCHES_WAITING = 8
+CONVERGE_SECONDS = 30.0
+
+
+class Work(NamedTuple):
+    """One way of writing: a method of Manager, its first argument, and the manager that is asked."""
+
+    method: str
+    callers: int
+    place: str = "leader"
+
+
+WORKS = {
+    "1 thread": Work("load", 1),
+    "1 thread on a follower": Work("load", 1, "follower"),
+    "8 threads": Work("load", 8),
+    "64 threads": Work("load", 64),
+    "256 threads": Work("load", 256),
+    "256 outstanding": Work("outstanding", 256),
+    "batches of 500": Work("batches", 500),
+}
 
 MARKS = {"64 threads": 4_500, "256 outstanding": 12_000}
 """The first marks, of a 2-core machine, in writes/s. One caller: p50 1.5 ms, or three times three parallel syncs."""
@@ -76,8 +100,13 @@ class Manager(common.Manager):
         super().__init__(settings)
         say("started")
 
+    @cached_property
+    def containers(self) -> list[wr.Container]:
+        return [sample(n) for n in range(0, STORED, STORED // CONTAINERS)]
+
     def load(self, threads: int, seconds: float) -> dict[str, float]:
-        containers = [sample(n) for n in range(CONTAINERS)]
+        """Writes of threads that each wait for their own."""
+        containers = self.containers
         gate, times = threading.Barrier(threads + 1), [[] for _ in range(threads)]
 
         def caller(number: int) -> None:
@@ -100,7 +129,15 @@ class Manager(common.Manager):
         return summary([t for own in times for t in own], time.perf_counter() - begin)
 
     def outstanding(self, window: int, seconds: float) -> dict[str, float]:
-        containers = [sample(n) for n in range(CONTAINERS)]
+        """Writes of one thread that waits only for the oldest of `window`."""
+        return self._pipelined(1, window, seconds)
+
+    def batches(self, size: int, seconds: float) -> dict[str, float]:
+        """Writes of one thread in commands of `size` each. The rate is that of the writes."""
+        return self._pipelined(size, BATCHES_WAITING, seconds)
+
+    def _pipelined(self, size: int, window: int, seconds: float) -> dict[str, float]:
+        containers = self.containers
         waiting: deque[tuple[float, Any]] = deque()
         times: list[float] = []
         begin = time.perf_counter()
@@ -110,22 +147,44 @@ class Manager(common.Manager):
                 started, future = waiting.popleft()
                 future.result()
                 times.append(time.perf_counter() - started)
-            turn += 1
             with self.store.batch(wait=False) as batch:
-                batch.update_container(containers[turn % CONTAINERS])
+                for _ in range(size):
+                    turn += 1
+                    batch.update_container(containers[turn % CONTAINERS])
             waiting.append((time.perf_counter(), batch.future))
         for started, future in waiting:
             future.result()
             times.append(time.perf_counter() - started)
-        return summary(times, time.perf_counter() - begin)
+        return summary(times, time.perf_counter() - begin, size)
 
 
-def summary(times: list[float], seconds: float) -> dict[str, float]:
+def summary(times: list[float], seconds: float, writes: int = 1) -> dict[str, float]:
+    """`times`: the seconds of each command, which has so many `writes`."""
     return {
-        "writes_per_second": round(len(times) / seconds),
+        "writes": len(times) * writes,
+        "writes_per_second": round(len(times) * writes / seconds),
         "p50_ms": round(quantile(times, 0.5) * 1e3, 2),
         "p99_ms": round(quantile(times, 0.99) * 1e3, 2),
     }
+
+
+class Cluster(common.Cluster):
+    """Managers with containers in the store, ready for load."""
+
+    def __init__(self, directory: Path, stored: int = STORED, count: int = 3, script: str = __file__) -> None:
+        super().__init__(script, directory, count, insecure_plaintext=True, admin=False)
+        assert {manager.read() for manager in self.managers.values()} == {"started"}
+        self.call_all("ready")
+        leader, follower = self.leader_and_follower()
+        self.places = {"leader": self.managers[leader], "follower": self.managers[follower]}
+        self.places["leader"].call("fill", stored, BATCH)
+
+    def load(self, work: Work, seconds: float) -> dict[str, float]:
+        """The rate, the latencies, and the CPU time of all processes a write."""
+        before = cpu_seconds(self.pids())
+        row: dict[str, float] = self.places[work.place].call(work.method, work.callers, seconds)
+        cpu = cpu_seconds(self.pids()) - before
+        return {**row, "cpu_ms_a_write": round(1e3 * cpu / row["writes"], 4)}
 
 
 # The figures ---------------------------------------------------------------------------------------------------------
@@ -134,23 +193,17 @@ def summary(times: list[float], seconds: float) -> dict[str, float]:
 def measure(directory: Path, seconds: float) -> dict[str, Any]:
     figures: dict[str, Any] = {"fdatasync_p50_ms": [sync_ms(directory)]}
     figures["three_parallel_syncs_p50_ms"] = round(three_parallel_syncs(directory) * 1e3, 3)
-    with Cluster(__file__, directory) as managers:
-        for manager in managers.managers.values():
-            manager.read()
-        managers.call_all("ready")
-        leader = next(manager for manager in managers.managers.values() if manager.call("state")["leads"])
-        leader.call("fill", CONTAINERS, BATCH)
-        leader.call("load", 8, 1.0)  # warm
-        for threads in THREADS:
-            figures[f"{threads} threads" if threads > 1 else "1 thread"] = leader.call("load", threads, seconds)
-        figures[f"{OUTSTANDING} outstanding"] = leader.call("outstanding", OUTSTANDING, seconds)
+    with Cluster(directory) as managers:
+        managers.load(WORKS["8 threads"], 1.0)  # warm
+        for name, work in WORKS.items():
+            figures[name] = managers.load(work, seconds)
         figures["same_state_on_all"] = converged(managers)
     figures["fdatasync_p50_ms"].append(sync_ms(directory))
     return figures
 
 
 def converged(managers: Cluster) -> bool:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + CONVERGE_SECONDS
     while time.monotonic() < deadline:
         if len({(state["applied_index"], state["digest"]) for state in managers.call_all("state")}) == 1:
             return True
@@ -161,12 +214,12 @@ def table(figures: dict[str, Any]) -> str:
     lines = [
         f"fdatasync p50 before/after: {figures['fdatasync_p50_ms']} ms; three at a time: "
         f"{figures['three_parallel_syncs_p50_ms']} ms",
-        f"{'callers':<18}{'writes/s':>10}{'p50 ms':>10}{'p99 ms':>10}{'mark':>24}",
+        f"{'callers':<24}{'writes/s':>10}{'p50 ms':>10}{'p99 ms':>10}{'CPU ms':>10}{'mark':>24}",
     ]
     for name, row in figures.items():
         if isinstance(row, dict):
-            numbers = f"{row['writes_per_second']:>10}{row['p50_ms']:>10}{row['p99_ms']:>10}"
-            lines.append(f"{name:<18}{numbers}{mark(name, figures):>24}")
+            numbers = f"{row['writes_per_second']:>10}{row['p50_ms']:>10}{row['p99_ms']:>10}{row['cpu_ms_a_write']:>10}"
+            lines.append(f"{name:<24}{numbers}{mark(name, figures):>24}")
     lines.append(f"same applied index and digest on all three: {figures['same_state_on_all']}")
     return "\n".join(lines)
 
