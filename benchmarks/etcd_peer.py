@@ -39,6 +39,11 @@ def why_missing() -> str:
     return f"not compared with etcd: install Debian's {', '.join(missing)}" if missing else ""
 
 
+def version() -> str:
+    said = subprocess.run(["etcd", "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return said.splitlines()[0].rpartition(" ")[2]
+
+
 def build(directory: Path) -> Path:
     """Build the client. Returns its path."""
     client = directory / "etcd-load"

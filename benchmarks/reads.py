@@ -125,7 +125,6 @@ def measure(store: LocalStore) -> list[tuple[str, float, float | None]]:
 
     def forget() -> None:
         table.clear()
-        database.decoded._count = sum(map(len, database.decoded.tables))
 
     def uncached_get() -> object:
         database.decoded.forget(CONTAINER.number, key)

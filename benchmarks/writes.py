@@ -14,7 +14,6 @@ import statistics
 import threading
 import time
 from collections import deque
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ import warren_raft as wr
 
 STORED = 10_000
 CONTAINERS = 2_000
-"""So many of the stored containers are updated."""
+"""At least so many of the stored containers are updated in turn."""
 BATCH = 200
 BATCHES_WAITING = 8
 CONVERGE_SECONDS = 30.0
@@ -98,15 +97,24 @@ def three_parallel_syncs(directory: Path) -> float:
 class Manager(common.Manager):
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__(settings)
+        self._stored = STORED
+        self._chosen: list[wr.Container] = []
         say("started")
 
-    @cached_property
+    def fill(self, count: int, batch_size: int) -> None:
+        super().fill(count, batch_size)
+        self._stored = count
+
+    @property
     def containers(self) -> list[wr.Container]:
-        return [sample(n) for n in range(0, STORED, STORED // CONTAINERS)]
+        """Those that are updated in turn: part of the stored ones. Made when first needed, because they need memory."""
+        if not self._chosen:
+            self._chosen = [sample(n) for n in range(0, self._stored, max(1, self._stored // CONTAINERS))]
+        return self._chosen
 
     def load(self, threads: int, seconds: float) -> dict[str, float]:
         """Writes of threads that each wait for their own."""
-        containers = self.containers
+        containers, count = self.containers, len(self.containers)
         gate, times = threading.Barrier(threads + 1), [[] for _ in range(threads)]
 
         def caller(number: int) -> None:
@@ -115,7 +123,7 @@ class Manager(common.Manager):
             end = time.perf_counter() + seconds
             turn = number
             while (begin := time.perf_counter()) < end:
-                self.store.update_container(containers[turn % CONTAINERS])
+                self.store.update_container(containers[turn % count])
                 own.append(time.perf_counter() - begin)
                 turn += 7
 
@@ -137,7 +145,7 @@ class Manager(common.Manager):
         return self._pipelined(size, BATCHES_WAITING, seconds)
 
     def _pipelined(self, size: int, window: int, seconds: float) -> dict[str, float]:
-        containers = self.containers
+        containers, count = self.containers, len(self.containers)
         waiting: deque[tuple[float, Any]] = deque()
         times: list[float] = []
         begin = time.perf_counter()
@@ -150,7 +158,7 @@ class Manager(common.Manager):
             with self.store.batch(wait=False) as batch:
                 for _ in range(size):
                     turn += 1
-                    batch.update_container(containers[turn % CONTAINERS])
+                    batch.update_container(containers[turn % count])
             waiting.append((time.perf_counter(), batch.future))
         for started, future in waiting:
             future.result()
@@ -171,13 +179,21 @@ def summary(times: list[float], seconds: float, writes: int = 1) -> dict[str, fl
 class Cluster(common.Cluster):
     """Managers with containers in the store, ready for load."""
 
-    def __init__(self, directory: Path, stored: int = STORED, count: int = 3, script: str = __file__) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        stored: int = STORED,
+        count: int = 3,
+        *,
+        script: str = __file__,
+        fill_batch: int = BATCH,
+    ) -> None:
         super().__init__(script, directory, count, insecure_plaintext=True, admin=False)
         assert {manager.read() for manager in self.managers.values()} == {"started"}
         self.call_all("ready")
         leader, follower = self.leader_and_follower()
         self.places = {"leader": self.managers[leader], "follower": self.managers[follower]}
-        self.places["leader"].call("fill", stored, BATCH)
+        self.places["leader"].call("fill", stored, fill_batch)
 
     def load(self, work: Work, seconds: float) -> dict[str, float]:
         """The rate, the latencies, and the CPU time of all processes a write."""
