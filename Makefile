@@ -19,8 +19,8 @@ format: ## let ruff format and mend what it can
 sim: ## a thousand seeds of the simulation: SEEDS=0:1000 JOBS=2
 	scripts/simulate.sh --seeds $(or $(SEEDS),0:1000) --jobs $(or $(JOBS),2)
 
-bench: ## the write benchmark
-	scripts/bench.sh writes
+bench: ## all figures beside etcd, LMDB and the disk: a quarter of an hour
+	scripts/bench.sh all
 
 docs: ## the tests of README and docs
 	scripts/test.sh -q -m docs

@@ -1,12 +1,13 @@
-"""All figures that docs/performance.md explains, ours and the peers' in turns, as one table and one JSON object.
+"""All figures that docs/performance.md explains, ours and the references' in turns, as one table and one JSON object.
 
     python benchmarks/all.py [--quick] [--only writes,reads] [--json FILE] [--directory DIR]
     python benchmarks/all.py --write docs            measures, and writes the figures into docs/performance.md
     python benchmarks/all.py --render docs/performance.json [--write docs]      shows an earlier run again
 
-The peers are etcd, if Debian's packages are installed, LMDB alone, and fdatasync alone. Each round asks each of them,
-in alternating order. A figure is the median of the rounds, with the least and the greatest value. Run it on a machine
-that does nothing else: the table says if other programs used the processors. A whole run takes a quarter of an hour.
+The references are etcd, if Debian's packages are installed, LMDB alone, and fdatasync alone. Each round asks each of
+them, in alternating order. A figure is the median of the rounds, with the least and the greatest value. Run it on a
+machine that does nothing else: the table says if other programs used the processors. A whole run takes a quarter of an
+hour.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import etcd_peer
+import etcd_cluster
 import figures
 import growth
 import machine
@@ -34,7 +35,7 @@ import reads
 import snapshots
 import writes
 from common import cpu_seconds, data_directory, rss_anon, sample, sync_ms
-from etcd_peer import Etcd
+from etcd_cluster import Etcd
 from figures import Row
 from writes import WORKS, Work
 
@@ -135,13 +136,13 @@ def compared_writes(found: dict[tuple[str, str], list[dict[str, float]]]) -> lis
         name: str, figure: str, unit: str, goal: float | None = None, shown: str = "", *, more: bool = False
     ) -> Row:
         rounds = found.get(("etcd", ETCD_AS.get(name, name)), [])
-        theirs, peer = [each[figure] for each in rounds], ("etcd" if rounds else "")
+        theirs, reference = [each[figure] for each in rounds], ("etcd" if rounds else "")
         return Row(
             "writes",
             shown or name,
             unit,
             ours(name, figure),
-            peer,
+            reference,
             theirs,
             goal if rounds else None,
             more_is_better=more,
@@ -208,9 +209,9 @@ def read_rows(directory: Path, sizes: Sizes) -> list[Row]:
     for label, values in found.items():
         if label.startswith(ALONE):
             continue
-        peer, goal = COMPARED_READS.get(label, ("", None))
-        theirs = found[ALONE + peer] if peer else []
-        rows.append(Row("reads", label, "µs", values, f"LMDB, {peer}" if peer else "", theirs, goal))
+        reference, goal = COMPARED_READS.get(label, ("", None))
+        theirs = found[ALONE + reference] if reference else []
+        rows.append(Row("reads", label, "µs", values, f"LMDB, {reference}" if reference else "", theirs, goal))
     return rows
 
 
@@ -234,7 +235,7 @@ def snapshot_rows(directory: Path, sizes: Sizes, client: Path | None) -> list[Ro
             etcd.fill(leader, sizes.restored, VALUE_BYTES)
             saved = etcd.save(leader)
             key = "/containers/container-000000000000"
-            theirs = [etcd_peer.restore_seconds(saved, directory / "restored", key) for _ in range(sizes.rounds)]
+            theirs = [etcd_cluster.restore_seconds(saved, directory / "restored", key) for _ in range(sizes.rounds)]
     count = f"{sizes.restored:,}"
     restored = found["verify_seconds"] + found["restore_to_first_read_seconds"]
     rows = [
@@ -290,12 +291,12 @@ def growth_rows(directory: Path, sizes: Sizes) -> list[Row]:
 
 
 def measure(parent: str | None, sizes: Sizes, only: list[str]) -> dict[str, Any]:
-    facts, missing = machine.facts(), etcd_peer.why_missing()
+    facts, missing = machine.facts(), etcd_cluster.why_missing()
     rows: list[Row] = []
     disturbed: dict[str, str] = {}
     with data_directory(parent) as place:
         directory = Path(place)
-        client = None if missing else etcd_peer.build(directory)
+        client = None if missing else etcd_cluster.build(directory)
         syncs, three = [sync_ms(directory)], round(writes.three_parallel_syncs(directory) * 1e3, 3)
         parts: dict[str, Callable[[Path], list[Row]]] = {
             "writes": lambda scratch: write_rows(scratch, sizes, client),
@@ -318,7 +319,7 @@ def measure(parent: str | None, sizes: Sizes, only: list[str]) -> dict[str, Any]
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "warren_raft": version("warren-raft"),
         "machine": facts,
-        "etcd": missing or etcd_peer.version(),
+        "etcd": missing or etcd_cluster.version(),
         "rounds": sizes.rounds,
         "seconds": sizes.seconds,
         "fdatasync_p50_ms": syncs,

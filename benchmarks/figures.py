@@ -1,4 +1,4 @@
-"""The rows of a run of all benchmarks, and the three ways to show them: a table, a page's block, a plot.
+"""The rows of a run of all benchmarks, as a table, as the block of a page, and as a plot.
 
 Lives here: medians, spreads, ratios and goals. Not here: the measurement (all.py). Invariant: everything that is shown
 comes from one run's JSON, so a page can be checked against it.
@@ -17,17 +17,17 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure: its values of each round, and those of its peer in the same rounds, which another program or the bare
-    disk gave. A figure that was measured in its own process many times has one value, their median."""
+    """One figure: its values, one for each round, and in the same rounds those of its reference, such as etcd or the
+    bare disk. A figure of which another benchmark took the median has one value."""
 
     part: str
     name: str
     unit: str
     ours: list[float]
-    peer: str = ""
+    reference: str = ""
     theirs: list[float] = field(default_factory=list)
     goal: float | None = None
-    """Of the ratio if there is a peer, otherwise of the figure."""
+    """Of the ratio if there is a reference, otherwise of the figure."""
     more_is_better: bool = False
 
     @property
@@ -87,7 +87,7 @@ HEADINGS = ("figure", "unit", "ours", "compared with", "theirs", "ratio", "goal"
 
 def cells(row: Row) -> tuple[str, ...]:
     ratio = f"{spread(row.ratios)}×" if row.ratios else ""
-    return row.name, row.unit, spread(row.ours), row.peer, spread(row.theirs), ratio, row.verdict
+    return row.name, row.unit, spread(row.ours), row.reference, spread(row.theirs), ratio, row.verdict
 
 
 def parts(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -152,8 +152,8 @@ LONGEST = 4.0
 
 
 def plot(run: dict[str, Any]) -> str:
-    """One bar for each ratio to a peer, as a picture in SVG: 1 is the peer, and a short line is the goal. A bar to the
-    right of 1 is better, so for times the ratio is turned around."""
+    """One bar for each ratio to a reference, as a picture in SVG: 1 is the reference, and a short line is the goal. A
+    longer bar is better, so for times the ratio is turned around."""
     rows = [row for row in from_json(run["rows"]) if row.ratios]
     height = 50 + len(rows) * (BAR + GAP)
     scale = (WIDTH - LEFT - RIGHT) / LONGEST
@@ -161,7 +161,7 @@ def plot(run: dict[str, Any]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"',
         ' font-family="sans-serif" font-size="11">',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-        f'<text x="{LEFT}" y="16" font-weight="bold">times as good as the peer (line: the goal)</text>',
+        f'<text x="{LEFT}" y="16" font-weight="bold">times as good as the reference (line: the goal)</text>',
     ]
     for position, row in enumerate(rows):
         top = 30 + position * (BAR + GAP)
@@ -169,7 +169,7 @@ def plot(run: dict[str, Any]) -> str:
         colour = GREY if row.goal is None else MET if row.is_met else MISSED
         length = min(value, LONGEST) * scale
         drawn += [
-            f'<text x="{LEFT - 6}" y="{top + 12}" text-anchor="end">{row.name} : {row.peer}</text>',
+            f'<text x="{LEFT - 6}" y="{top + 12}" text-anchor="end">{row.name} : {row.reference}</text>',
             f'<rect x="{LEFT}" y="{top}" width="{length:.1f}" height="{BAR}" fill="{colour}"/>',
             f'<text x="{LEFT + length + 5:.1f}" y="{top + 12}">{number(value)}</text>',
         ]
@@ -177,7 +177,7 @@ def plot(run: dict[str, Any]) -> str:
             goal = LEFT + min(_goodness(row, row.goal), LONGEST) * scale
             drawn.append(f'<path d="M{goal:.1f} {top - 3}V{top + BAR + 3}" stroke="black"/>')
     drawn.append(f'<path d="M{LEFT + scale:.1f} 22V{height - 18}" stroke="{OURS}" stroke-dasharray="3"/>')
-    drawn.append(f'<text x="{LEFT + scale:.1f}" y="{height - 5}" text-anchor="middle">1: the peer</text>')
+    drawn.append(f'<text x="{LEFT + scale:.1f}" y="{height - 5}" text-anchor="middle">1: the reference</text>')
     return "\n".join([*drawn, "</svg>"]) + "\n"
 
 

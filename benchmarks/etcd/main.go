@@ -1,6 +1,6 @@
 // Load for an etcd cluster that runs already, over gRPC: one JSON object with rate and latencies on stdout.
 //
-// Used by benchmarks/etcd_peer.py, which starts the cluster and builds this program from Debian's packages golang-go and
+// Used by benchmarks/etcd_cluster.py, which starts the cluster and builds this program from Debian's packages golang-go and
 // golang-etcd-server-dev. Each client writes in a loop: one put, or one transaction of -batch puts.
 package main
 

@@ -18,12 +18,12 @@ from tests.cluster.harness import PROJECT
 
 MARK_MISSED = 1
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def run(name: str, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(PROJECT / "benchmarks" / f"{name}.py"), *options]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=150, check=False)
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=360, check=False)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,7 @@ def run(name: str, *options: str) -> subprocess.CompletedProcess[str]:
     [
         ("writes", ("--seconds", "0.1"), "64 threads"),
         ("ledger", ("--seconds", "0.3"), "stages"),
+        ("growth", ("--containers", "2000", "--rounds", "1", "--seconds", "0.1"), "64 threads: writes/s"),
         ("snapshots", ("--containers", "500"), "restore_to_first_read_seconds"),
         ("tls", ("--seconds", "0.1", "--rounds", "1", "--containers", "0"), "one caller: p50 more ms"),
     ],
@@ -44,3 +45,27 @@ def test_a_benchmark_gives_its_figures(name: str, options: tuple[str, ...], figu
 @pytest.mark.parametrize("name", ["catchup", "hostile"])
 def test_a_long_benchmark_has_its_options(name: str) -> None:
     assert "--directory" in run(name, "--help").stdout
+
+
+def test_all_of_them_make_one_table(tmp_path: Path) -> None:
+    """Reads and growth are left out, because they take long, and have nothing that the other parts do not have."""
+    path = tmp_path / "run.json"
+    done = run("all", "--quick", "--only", "writes,snapshots", "--json", str(path), "--directory", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "1 caller, p50" in done.stdout
+    rows = json.loads(path.read_text())["rows"]
+    assert {row["part"] for row in rows} == {"writes", "snapshots"}
+    assert all(value > 0 for row in rows for value in row["ours"] if "nobody calls" not in row["name"])
+    assert run("all", "--render", str(path)).stdout == done.stdout
+
+
+def test_the_guard_finds_a_ratio_that_has_doubled(tmp_path: Path) -> None:
+    path = tmp_path / "ratios.json"
+    assert run("guard", "--write", "--ratios", str(path)).returncode == 0
+    stored = json.loads(path.read_text())
+    name = "calls a write, one caller"
+    stored["ratios"][name] /= 2
+    path.write_text(json.dumps(stored))
+    done = run("guard", "--ratios", str(path))
+    slower = [line for line in done.stdout.splitlines() if line.endswith("SLOWER")]
+    assert (done.returncode, len(slower), slower[0].startswith(name)) == (1, 1, True), done.stdout
