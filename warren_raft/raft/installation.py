@@ -206,9 +206,10 @@ class Installation:
     def install(self, machine: Any) -> None:
         """Replace the present state by that of `machine`, which was made from a leader's snapshot, step by step."""
         if self._replacement.incoming is not None:
+            self._catchup.not_installed()
             self._snapshots.discard(machine)
-        else:
-            self._replacement.go(Event.FETCHED, machine)
+            return
+        self._replacement.go(Event.FETCHED, machine)
 
     def abandon(self) -> None:
         """Discard the new state. Called before this process ends."""

@@ -170,9 +170,7 @@ class Leading:
         if leads != self._was_leader:
             self._was_leader = leads
             self._context.look_soon()
-            self._changes.reset()
-            self._requests.leadership_changed()
-            self._proposing.leadership_changed()
+            self._begin_again()
             if leads:
                 self._elections.became_leader()
             else:
@@ -198,6 +196,13 @@ class Leading:
         """Another state has replaced ours, and a follower's core goes on with it."""
         self._elections.stepped_down(self._context.now, STATE_REPLACED, is_alone=self._context.is_alone)
         self._was_leader = self.leads_for_sure = False
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        """Forget everything that belongs to one leadership of this manager."""
+        self._changes.reset()
+        self._requests.leadership_changed()
+        self._proposing.leadership_changed()
 
     # How far the state is ----------------------------------------------------------------------------------------
 

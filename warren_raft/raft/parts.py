@@ -87,7 +87,6 @@ class Parts:
             snapshots=snapshots,
             settling=self.settling,
             submitter=self.submitter,
-            proposing=self.proposing,
             leading=self.leading,
             peers=self.peers,
             health=self.health,

@@ -126,7 +126,8 @@ class Event(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Arrow:
-    """One row of the table. `cause`: the cause from then on; None: it stays."""
+    """One row of the table. `cause`: the cause from then on; None: it stays. A state that is wrong stays wrong: BEHIND
+    takes the place of RENEWAL only."""
 
     phase: Phase
     event: Event
@@ -145,7 +146,7 @@ _LIST: Final = (
     Arrow(Phase.REBUILDING, Event.WRONG, Phase.REBUILDING, Cause.WRONG),
     Arrow(Phase.REBUILDING, Event.WRONG_AGAIN, Phase.WANTED, Cause.WRONG_AGAIN),
     Arrow(Phase.REBUILDING, Event.REBUILT, Phase.REPLAYING),
-    Arrow(Phase.REBUILDING, Event.FETCHED, Phase.REPLAYING),
+    Arrow(Phase.REBUILDING, Event.FETCHED, Phase.REPLAYING, Cause.BEHIND),
     Arrow(Phase.REBUILDING, Event.SHORTAGE, Phase.DELAYED),
     Arrow(Phase.REBUILDING, Event.IMPOSSIBLE, Phase.WANTED, Cause.WRONG_AGAIN),
     Arrow(Phase.REBUILDING, Event.NOT_RENEWED, Phase.IN_USE, Cause.NONE),
@@ -213,7 +214,8 @@ class Replacement:
             self.incoming = incoming
         self.on_arrow(arrow)
         self.phase = arrow.to
-        self.cause = self.cause if arrow.cause is None else arrow.cause
+        if arrow.cause is not None and not (self.is_wrong and arrow.cause is Cause.BEHIND):
+            self.cause = arrow.cause
         self.is_swapping = self.phase in _SWAPPING
         self.is_wrong = self.cause in (Cause.WRONG, Cause.WRONG_AGAIN)
         if self.phase not in _WITH_NEW_STATE:

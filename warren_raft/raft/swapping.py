@@ -12,7 +12,6 @@ from warren_raft.raft.guard import Guard
 from warren_raft.raft.health import Health
 from warren_raft.raft.leading import Leading
 from warren_raft.raft.peers import Peers
-from warren_raft.raft.proposing import Proposing
 from warren_raft.raft.settling import Settling
 from warren_raft.raft.snapshots import Snapshots
 from warren_raft.raft.state_machine import StateMachine, membership_of
@@ -30,7 +29,6 @@ class Swap:
         snapshots: Snapshots,
         settling: Settling,
         submitter: Submitter,
-        proposing: Proposing,
         leading: Leading,
         peers: Peers,
         health: Health,
@@ -40,7 +38,6 @@ class Swap:
         self._snapshots = snapshots
         self._settling = settling
         self._submitter = submitter
-        self._proposing = proposing
         self._leading = leading
         self._peers = peers
         self._health = health
@@ -52,7 +49,6 @@ class Swap:
         self._peers.replace(membership_of(incoming))
         self._leading.state_replaced()
         self._submitter.state_replaced()
-        self._proposing.leadership_changed()
         self._context.commit_what_is_applied()
         self._peers.keep_list()
         self._context.outbox.clear()

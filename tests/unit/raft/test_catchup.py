@@ -247,6 +247,19 @@ def test_a_leader_that_is_the_odd_one_out_gives_up_leadership_first() -> None:
     cluster.check_writes()
 
 
+def test_who_led_before_its_state_was_replaced_judges_requests_anew_when_it_leads_again() -> None:
+    """A request, or a proposed change, of the time before must not count."""
+    cluster = compacting()
+    leader = cluster.wait_leader()
+    cluster.write(leader.id, "a", "b")
+    changes = leader.engine._changes
+    leader.engine._leading._was_leader = False  # it lost leadership in the step in which its state is replaced
+    changes._proposed_at, changes._wanted_at = 7, cluster.now
+    changes._wanted = object()  # type: ignore[assignment]
+    leader.engine._leading.state_replaced()
+    assert (changes._wanted, changes._proposed, changes._proposed_at) == (None, None, 0)
+
+
 def rotten(held: Held) -> Held:
     """A snapshot like one of a state that was wrong already."""
     machine = ListMachine()

@@ -293,6 +293,23 @@ def test_a_state_that_comes_second_is_discarded() -> None:
         assert made.replacement.incoming is not None
 
 
+def test_a_fetched_state_that_comes_second_leaves_room_for_the_next_fetch() -> None:
+    """(Pins a bug: its snapshot was kept as one about to be used, and every further offer was ignored.)"""
+    assert bench(["condemn", "rebuilt", "fetch"]).done == ["forget", "discard"]
+    assert bench(["condemn", "fetch", "rebuilt"]).done == ["discard"], "the fetched state is the one to be used"
+
+
+def test_a_renewal_that_a_fetch_overtakes_is_a_fetch() -> None:
+    """(Pins a bug: the state that replaced ours was taken for one in another file, so a leader offered its leadership
+    to others for it, and did not discard it.)"""
+    made = bench(["renew", "fetch"])
+    assert (made.replacement.cause, made.replacement.wants_relief) == (Cause.BEHIND, False)
+    made.lead()
+    assert made.replacement.phase is Phase.IN_USE
+    assert made.done == ["forget", "discard"]
+    assert bench(["condemn", "fetch"]).replacement.cause is Cause.WRONG, "a rebuild that a fetch overtakes stays one"
+
+
 def test_a_rebuild_that_was_given_up_counts_for_nothing() -> None:
     """Neither its failure nor its result, also while a later rebuild is under way."""
     made = bench(["replaced", "renew", "condemn"])
