@@ -530,4 +530,7 @@ def test_a_manager_that_does_not_answer_is_unavailable_at_the_deadline(
         silent.listen()
         with pytest.raises(errors.Unavailable, match="did not answer") as caught:
             AdminClient(tmp_path).put("node", {"id": "n1"}, timeout=0.1)
+        with pytest.raises(errors.Unavailable, match=r"did not answer; leadership may still move$") as transfer:
+            AdminClient(tmp_path).transfer_leadership(timeout=0.1)
     assert caught.value.maybe_applied
+    assert (transfer.value.maybe_applied, transfer.value.of_write) == (True, False)

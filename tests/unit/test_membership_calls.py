@@ -16,7 +16,7 @@ from warren_raft.manager.lifetime import Lifetime
 from warren_raft.manager.membership import MembershipCalls
 from warren_raft.raft.changes import Answer
 from warren_raft.raft.messages import PENDING, WAIT
-from warren_raft.raft.requests import ChangeWanted
+from warren_raft.raft.requests import ChangeWanted, TransferWanted
 
 ADDRESS = "127.0.0.1:7949"
 
@@ -25,15 +25,15 @@ class Leader:
     """A driver whose leader gives these answers, and then the last one again and again."""
 
     def __init__(self, *answers: Answer) -> None:
-        self.engine = SimpleNamespace(members={}, view=0)
+        self.engine = SimpleNamespace(members={}, view=0, leader="m1")
         self._answers = list(answers)
 
-    def post(self, wanted: ChangeWanted) -> None:
+    def post(self, wanted: ChangeWanted | TransferWanted) -> None:
         wanted.answer(self._answers.pop(0) if len(self._answers) > 1 else self._answers[0])
 
 
 def calls_to(*answers: Answer) -> MembershipCalls:
-    nothing: Any = SimpleNamespace(require_reach=lambda *_: None)
+    nothing: Any = SimpleNamespace(require_reach=lambda *_: None, wait_leader=lambda _seconds: "m1")
     leader: Any = Leader(*answers)
     life = Lifetime(Alarms("m1"))
     return MembershipCalls("m1", 10.0, life=life, readiness=nothing, driver=leader, calls=nothing, certificate=nothing)
@@ -65,6 +65,20 @@ def test_it_is_made_and_not_finished() -> None:
 def test_a_made_change_of_a_leader_that_is_lost_is_one_that_may_be_applied() -> None:
     error = ended(Answer(PENDING, "m4 was added", is_made=True), Answer(WAIT, "there is no leader"))
     assert (str(error), error.maybe_applied) == ("there is no leader; it may have been applied", True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "may_happen"),
+    [
+        (Answer(WAIT, "m2 is not connected"), "m2 is not connected", False),
+        (Answer(PENDING, "m2 is to lead"), "m2 is to lead; leadership may still move", True),
+    ],
+)
+def test_a_transfer_that_is_not_done_speaks_of_no_write(answer: Answer, said: str, may_happen: bool) -> None:
+    """(Pins a bug: "it may have been applied".)"""
+    with pytest.raises(Unavailable) as caught:
+        calls_to(answer).transfer("m2", 0.25)
+    assert (str(caught.value), caught.value.maybe_applied, caught.value.of_write) == (said, may_happen, False)
 
 
 @pytest.mark.parametrize(

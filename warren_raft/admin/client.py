@@ -78,6 +78,10 @@ def _unanswered(reason: str) -> Unavailable:
     return Unavailable(reason, maybe_applied=True)
 
 
+def _not_moved(reason: str) -> Unavailable:
+    return Unavailable(f"{reason}; leadership may still move", maybe_applied=True, of_write=False)
+
+
 def _cut(reason: str) -> Unavailable:
     return SnapshotCut(reason, maybe_applied=False)
 
@@ -186,9 +190,10 @@ class AdminClient:
         body = json.dumps({**(arguments or {}), "timeout_seconds": timeout}).encode()
         patience = DEFAULT_ANSWER_SECONDS if timeout is None else timeout + ANSWER_MARGIN_SECONDS
         is_quick = operation in QUICK_OPERATIONS
+        error = _untold if is_quick else _not_moved if operation == "transfer_leadership" else _unanswered
         connection = _Connection(self.directory, QUICK_ANSWER_SECONDS if is_quick else patience)
         try:
-            return self._exchange(connection, operation, body, _untold if is_quick else _unanswered)
+            return self._exchange(connection, operation, body, error)
         finally:
             connection.close()
 

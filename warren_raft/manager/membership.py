@@ -112,7 +112,14 @@ class MembershipCalls:
             leader = self._engine.leader
             return leader == target if target is not None else leader not in (None, before)
 
-        self._ask_until(lambda _answer: moved(), lambda answer: TransferWanted(target, answer, is_closing), deadline)
+        def question(answer: Callable[[Answer], None]) -> TransferWanted:
+            return TransferWanted(target, answer, is_closing)
+
+        try:
+            self._ask_until(lambda _answer: moved(), question, deadline)
+        except Unavailable as error:
+            tail = "; leadership may still move" if error.maybe_applied else ""
+            raise Unavailable(error.reason + tail, maybe_applied=error.maybe_applied, of_write=False) from None
         return self._engine.leader or self._readiness.wait_leader(max(0.0, deadline - time.monotonic()))
 
     # Changes -----------------------------------------------------------------------------------------------------

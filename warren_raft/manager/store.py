@@ -207,7 +207,8 @@ class ReplicatedStore(Store):
     def transfer_leadership(self, id: str | None = None, *, timeout: float | None = None) -> str:  # noqa: A002
         """Let another voting member lead (None: the most caught-up one). Returns the id of the new leader.
 
-        Raises RefusedForSafety if the id is not a connected voting member, Unavailable.
+        Raises RefusedForSafety if the id is not a connected voting member, Unavailable: if its `maybe_applied` is True,
+        leadership may still move.
         """
         return self._parts.membership.transfer(id, timeout)
 
