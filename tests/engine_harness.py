@@ -133,6 +133,11 @@ class Node:
         return self.snapshots.machine
 
     @property
+    def held_bytes(self) -> int:
+        """The bytes of the large entries of others that it holds."""
+        return sum(held.size_bytes for held in self.engine._held._held.values())
+
+    @property
     def alarm_texts(self) -> list[str]:
         return [alarm.text for alarm in self.engine.alarms.active]
 

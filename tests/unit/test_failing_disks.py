@@ -17,10 +17,18 @@ import pytest
 
 from tests.fsm_harness import contents
 from tests.snapshot_support import NOON, add_node, small_state, snapshot_of
-from tests.unit.test_power_cuts import directory_with, fill, opened, require_old_or_new
+from tests.unit.test_power_cuts import (
+    NEW_KEY,
+    OLD_KEY,
+    directory_with,
+    fill,
+    opened,
+    require_old_or_new,
+    take_new_key,
+    with_old_key,
+)
 from tests.watched_files import WatchedFiles
 from warren_raft.certificates import files as tls_files
-from warren_raft.certificates.join_files import KeyAndCertificates
 from warren_raft.disk.durable import replace_file
 from warren_raft.disk.files import Files
 from warren_raft.errors import StorageFull
@@ -140,18 +148,9 @@ def test_a_restore_that_fails_does_not_take_place_later(tmp_path: Path) -> None:
 
 def test_keys_and_certificates_belong_together(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    old, new = (KeyAndCertificates(key=f"{age} key", certificate=f"{age}", ca=f"{age} ca") for age in ("old", "new"))
-
-    def make(root: Path) -> None:
-        root.mkdir(mode=0o700)
-        tls_files.install(root, old, check=lambda _directory: None)
-
-    def step(files: Files) -> None:
-        tls_files.install(root, new, check=lambda _directory: None, disk=files)
-
-    for error in every_failure(root, make, step):
+    for error in every_failure(root, with_old_key, lambda files: take_new_key(root, files)):
         tls_files.finish(root)
-        assert tls_files.contents(root) in ([new] if error is None else [old, new])
+        assert tls_files.contents(root) in ([NEW_KEY] if error is None else [OLD_KEY, NEW_KEY])
 
 
 def test_a_store_that_cannot_go_on_in_a_copy_loses_no_write(tmp_path: Path) -> None:

@@ -120,21 +120,24 @@ def test_the_note_about_the_last_start_is_the_old_one_or_the_new_one(tmp_path: P
         assert remembered.read(root) in ([later] if is_done else [KEPT, later])
 
 
+OLD_KEY, NEW_KEY = (KeyAndCertificates(key=f"{age} key", certificate=age, ca=f"{age} ca") for age in ("old", "new"))
+
+
+def with_old_key(root: Path) -> None:
+    root.mkdir(mode=0o700)
+    tls_files.install(root, OLD_KEY, check=lambda _directory: None)
+
+
+def take_new_key(root: Path, files: Files) -> None:
+    tls_files.install(root, NEW_KEY, check=lambda _directory: None, disk=files)
+
+
 def test_key_and_certificates_belong_together(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    old, new = (KeyAndCertificates(key=f"{age} key", certificate=f"{age}", ca=f"{age} ca") for age in ("old", "new"))
-
-    def make(root: Path) -> None:
-        root.mkdir(mode=0o700)
-        tls_files.install(root, old, check=lambda _directory: None)
-
-    def step(files: Files) -> None:
-        tls_files.install(root, new, check=lambda _directory: None, disk=files)
-
-    for is_done in every_cut(root, make, step):
+    for is_done in every_cut(root, with_old_key, lambda files: take_new_key(root, files)):
         assert tls_files.is_there(root)
         tls_files.finish(root)
-        assert tls_files.contents(root) in ([new] if is_done else [old, new])
+        assert tls_files.contents(root) in ([NEW_KEY] if is_done else [OLD_KEY, NEW_KEY])
         assert sorted(os.listdir(root)) == ["tls", "tls.lock"]
 
 

@@ -100,7 +100,7 @@ def statuses(directory: Path) -> dict[Path, tuple[int, ...]]:
 def run_manager(directory: Path, node: str) -> None:
     """One run of a manager: it writes, takes snapshots, compacts its log, and reads the earlier entities."""
     with ReplicatedStore(alone(str(directory), admin=False, snapshot_after_bytes=0)) as store:
-        store.wait_ready(30)
+        store.wait_ready(60)
         store.create_node(Node(id=node))
         taken = store._parts.opened.keeper.take(quorum=True)()
         store._parts.opened.keeper.took(taken, set())
@@ -132,7 +132,7 @@ def test_they_take_turns_after_a_kill_too(place: Path) -> None:
 
     def killed() -> None:
         store = ReplicatedStore(alone(str(place / "m1"), admin=False))
-        store.wait_ready(30)
+        store.wait_ready(60)
         store.create_node(Node(id="n1"))
         os._exit(0)
 

@@ -321,10 +321,6 @@ class HeldEntries:
     def link_down(self, peer: str) -> None:
         self._held.pop(peer, None)
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(held.size_bytes for held in self._held.values())
-
 
 class Command(Protocol):
     """The fields of a caller's large command that LentCommands uses."""

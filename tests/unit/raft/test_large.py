@@ -66,7 +66,7 @@ def assert_nothing_is_left(cluster: Cluster) -> None:
 
     def is_clean() -> bool:
         return all(
-            node.engine._held.size_bytes == 0
+            node.held_bytes == 0
             and not any(node.engine._submitter.lent._lent.values())
             and not node.engine._submitter.lent._cancelled
             and not node.engine._submitter.large._queue

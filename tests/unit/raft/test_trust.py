@@ -562,7 +562,7 @@ def test_what_is_sent_ahead_of_the_log_is_bounded_for_all_peers_together() -> No
     hostile = Hostile.member(cluster, id_)
     ahead = {"type": "large_entry", "number": 1, "term": follower.engine.term, "entry": b"x" * 1000}
     assert hostile.say(victim, ahead, {**ahead, "term": follower.engine.term + 1}) == []
-    assert follower.engine._held.size_bytes == 0
+    assert follower.held_bytes == 0
     cluster.crash(leader.id)
     cluster.run(1.5)
     reasons, number = [], 1
@@ -572,7 +572,7 @@ def test_what_is_sent_ahead_of_the_log_is_bounded_for_all_peers_together() -> No
         reasons = hostile.say(victim, ahead)
     assert number * 500_000 <= HELD_BYTES_MAX + 1_000_000
     cluster.run(0.1)
-    assert follower.engine._held.size_bytes == 0
+    assert follower.held_bytes == 0
 
 
 # The first start --------------------------------------------------------------------------------------------------
