@@ -26,6 +26,7 @@ PURE = (
     "/model/json_form.py",
     "/model/validation.py",
     "/store/codec.py",
+    "/store/decoding.py",
     "/store/encoding.py",
     "/store/leading.py",
 )

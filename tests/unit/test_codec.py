@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fast import fast_first
+from tests.plain_decoding import ERRORS, plain_decode
 from tests.strategies import any_entity, entities
 from warren_raft.errors import InvalidEntity
 from warren_raft.model.entities import (
@@ -34,6 +36,7 @@ from warren_raft.model.entities import (
     NodeRole,
     PathType,
     PortMapping,
+    RestartPolicy,
     Service,
     TLSCertificate,
     UpdateConfig,
@@ -43,6 +46,7 @@ from warren_raft.model.entities import (
 from warren_raft.model.forms import FormKind, fields_of
 from warren_raft.store import codec
 from warren_raft.store.cache import HEAD_BYTES
+from warren_raft.store.decoding import SHARED_PARTS_MAX, SHARED_RECORD_BYTES_MAX
 from warren_raft.store.tables import (
     BY_BUCKET,
     BY_NAME,
@@ -279,6 +283,120 @@ def test_bytes_that_are_no_record_are_refused_and_nothing_else_happens(kind: Kin
 
     from_noise()
     from_wrong_types()
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from([0.0, -0.0, 1.0, 2.0**70, 2**63, "", "a", b"a"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=1), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@st.composite
+def damaged(draw: st.DrawFn, array: list[Any]) -> list[Any]:
+    """An array of fields in which one array is shorter or longer than ours, or one value is another, at any depth."""
+    array = list(array)
+    at = draw(st.integers(0, len(array)))
+    inner = array[at] if at < len(array) else None
+    if type(inner) is list and draw(st.booleans()):
+        array[at] = draw(damaged(inner))
+    elif at == len(array):
+        array.append(draw(JUNK))
+    elif draw(st.booleans()):
+        array[at] = draw(JUNK)
+    else:
+        del array[at:]
+    return array
+
+
+def outcome(decode: Any, cls: Any, record: bytes) -> Any:
+    """The fields of the entity, or None if the record is refused."""
+    try:
+        entity = decode(cls, record)
+    except ERRORS:
+        return None
+    return [entity.revision, *(thawed(getattr(entity, field.name)) for field in fields_of(cls))]
+
+
+def thawed(value: Any) -> Any:
+    """A value in which it does not matter whether a list is a tuple, or a map of which class it is."""
+    if type(value) in (list, tuple):
+        return [thawed(item) for item in value]
+    if isinstance(value, dict | cbor2.frozendict):
+        return {key: thawed(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [type(value), *(thawed(getattr(value, field.name)) for field in fields_of(type(value)))]
+    return value
+
+
+@pytest.mark.parametrize("kind", fast_first(ENTITY_KINDS, 3), ids=str)
+def test_any_record_gives_the_same_as_a_plain_walk_over_its_fields(kind: Kind[Any]) -> None:
+    """The compiled decoders share parts between entities; no record may change what another gives."""
+
+    def decode(_cls: Any, record: bytes) -> Any:
+        return codec.decode(kind, record)
+
+    @given(entities(kind.entity), st.data())
+    def check(entity: Any, data: st.DataObject) -> None:
+        record = record_of(kind, entity)
+        array = cbor2.loads(codec.encode(kind, entity))
+        for other in (data.draw(damaged(array)), data.draw(damaged(array))):
+            other_record = codec.make_record(7, cbor2.dumps(other))
+            assert outcome(decode, kind.entity, other_record) == outcome(plain_decode, kind.entity, other_record)
+        position = data.draw(st.integers(0, len(record) - 1))
+        flipped = bytearray(record)
+        flipped[position] ^= 1 << data.draw(st.integers(0, 7))
+        with contextlib.suppress(codec.MalformedRecord):
+            codec.decode(kind, bytes(flipped))
+        for _ in range(2):  # at last in the exact types: repr tells 1 from True and -0.0 from 0.0
+            assert repr(codec.decode(kind, record)) == repr(plain_decode(kind.entity, record))
+
+    check()
+
+
+def test_no_entity_gets_a_value_of_another_type_from_a_foreign_record() -> None:
+    """True, 1 and 1.0 are one key of a dict. A part of a foreign record must not be shared as the part of ours."""
+    attempts, port = 654_321, 45_678
+    foreign = [["always", float(attempts), 0], [["", True, float(port), "", ""]]]
+    ours = Service(
+        id="s",
+        restart_policy=RestartPolicy(condition="always", max_attempts=attempts),
+        ports=(PortMapping(container_port=1, host_port=port),),
+    )
+    array = cbor2.loads(codec.encode(SERVICE, ours))
+    names = [field.name for field in fields_of(Service)]
+    array[names.index("restart_policy")], array[names.index("ports")] = foreign
+    codec.decode(SERVICE, codec.make_record(1, cbor2.dumps(array)))
+    for _ in range(2):
+        record = record_of(SERVICE, ours)
+        assert repr(codec.decode(SERVICE, record)) == repr(plain_decode(Service, record))
+
+
+def test_entities_share_parts_that_are_alike_and_large_entities_do_not() -> None:
+    def pair(**fields: Any) -> tuple[Container, Container]:
+        first, second = (codec.decode(CONTAINER, record_of(CONTAINER, Container(id=i, **fields))) for i in "ab")
+        return first, second
+
+    parts: dict[str, Any] = {
+        "env": ("A=1", "B=2"),
+        "ports": (PortMapping(host_port=80),),
+        "restart_policy": RestartPolicy(max_attempts=3),
+    }
+    one, other = pair(**parts)
+    large, large_too = pair(**parts, error="x" * SHARED_RECORD_BYTES_MAX)
+    for name in parts:
+        assert getattr(one, name) is getattr(other, name)
+        assert getattr(one, name) == getattr(large, name) == getattr(large_too, name)
+        assert getattr(large, name) is not getattr(large_too, name)
+
+
+def test_the_shared_parts_are_bounded() -> None:
+    for number in range(3 * SHARED_PARTS_MAX):
+        read = codec.decode(NODE, record_of(NODE, Node(id="n", labels=FrozenMap({"bounded": str(number)}))))
+        assert read.labels == {"bounded": str(number)}
+        if number % 97 == 0:
+            held = sum(type(each) is FrozenMap and "bounded" in each for each in gc.get_objects())
+            assert held <= SHARED_PARTS_MAX + 1
 
 
 @pytest.mark.parametrize("data", [b"", b"\x82", b"\x81\x01", b"\x82\x18", b"\x82\x20\x80", b"\x82\x1c\x80", b"\x80"])

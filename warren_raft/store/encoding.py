@@ -275,10 +275,17 @@ def struct_encoder(cls: Any) -> Encode:
     fields = fields_of(cls)
     items = "\n".join(_ITEM.format(name=field.name) for field in fields)
     source = _SOURCE.format(head=_head(_ARRAY, len(fields)), items=items)
-    filename = f"<encoder of {cls.__module__}.{cls.__qualname__}>"
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     names: dict[str, Any] = {"cls": cls, "join": b"".join}
     for field in fields:
         names[f"encode_{field.name}"] = _id if field.required else encoder_of(field.form, indexed=field.indexed)
-    exec(compile(source, filename, "exec"), names)  # noqa: S102 - made only from the names of our own fields
-    return cast("Encode", names["encode"])
+    return compiled("encode", source, f"<encoder of {cls.__module__}.{cls.__qualname__}>", names)
+
+
+def compiled(name: str, source: str, filename: str, names: dict[str, Any]) -> Callable[..., Any]:
+    """The function `name` of a source that was made only from the names of our own fields. `names`: its globals.
+
+    Tracebacks show the source, under `filename`.
+    """
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    exec(compile(source, filename, "exec"), names)  # noqa: S102 - see above
+    return cast("Callable[..., Any]", names[name])

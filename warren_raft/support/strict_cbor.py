@@ -77,6 +77,8 @@ def decode(data: Buffer, *, max_items: int = MAX_ITEMS) -> Any:
 def decode_record(data: Buffer) -> Any:
     """The value at the beginning of a record of the database; bytes after it are not examined. Raises BadCbor.
 
+    Lists are tuples and maps are `frozendict`, so that any value in a record can be a key.
+
     Reads of entities consist mostly of this. To find where the value ends would take half as long again, and nothing
     depends on it: a record has its digest, and every manager has the same bytes. Any thread.
     """
@@ -92,6 +94,7 @@ def decode_record(data: Buffer) -> Any:
             allow_indefinite=False,
             allow_duplicate_keys=False,
             strict_hashable_types=True,
+            immutable=True,
         )
     except cbor2.CBORDecodeError as error:
         raise BadCbor(_reason(error)) from None
