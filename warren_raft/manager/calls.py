@@ -32,7 +32,7 @@ class WriteCalls:
         write_timeout_seconds: float,
         *,
         life: Lifetime,
-        driver: Driver,
+        driver: Driver[Write],
         writes: Writes,
         space: Space,
     ) -> None:

@@ -34,7 +34,7 @@ from warren_raft.manager.lifetime import Lifetime
 from warren_raft.manager.membership import MembershipCalls
 from warren_raft.manager.readiness import Readiness
 from warren_raft.manager.saving import Saving
-from warren_raft.manager.session import Writes
+from warren_raft.manager.session import Write, Writes
 from warren_raft.manager.watchdog import Watchdog
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.links.addresses import try_to_bind
@@ -70,7 +70,7 @@ class Parts:
     """
 
     opened: OpenedDirectory
-    driver: Driver
+    driver: Driver[Write]
     readiness: Readiness
     calls: WriteCalls
     membership: MembershipCalls

@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Final
 
 from warren_raft.errors import SnapshotInvalid
 from warren_raft.raft.context import Context
@@ -29,6 +29,7 @@ from warren_raft.raft.messages import (
 )
 from warren_raft.raft.replacement import Phase
 from warren_raft.raft.snapshots import Snapshot, Snapshots
+from warren_raft.raft.state_machine import StateMachine
 
 CHUNK_BYTES: Final = CHUNK_BYTES_MAX
 """A chunk shares its link with heartbeats and entries; a link of 10 MB/s is busy with it for 25 ms. Whole pages."""
@@ -87,7 +88,7 @@ class Catchup:
         self._leading = leading
         self.state_is_wrong = False
         """A copy of our own state failed its verification. Installation looks here, and resets it."""
-        self.fetched: Any = None
+        self.fetched: StateMachine | None = None
         """A state that was made from a leader's snapshot. Installation takes it from here."""
         self._stagger = 1 + zlib.crc32(context.node_id.encode()) % STAGGER_STEPS / (2 * STAGGER_STEPS)
         self._now = -1e9
@@ -112,7 +113,7 @@ class Catchup:
         self._epoch = 0
         """How often the state was replaced."""
         self._wanted_at = -1e9
-        self._received: Any = None
+        self._received: Snapshot | None = None
         """The fetched snapshot that is about to replace our state. It is held once the log goes on from it."""
         self.fetch: _Fetch | None = None
 
@@ -182,7 +183,7 @@ class Catchup:
         counted, epoch = self._bytes, self._epoch
         self._taking = True
 
-        def taken(snapshot: Any, error: Exception | None) -> None:
+        def taken(snapshot: Snapshot, error: Exception | None) -> None:
             self._taking = False
             if epoch != self._epoch:
                 if error is None:
@@ -201,7 +202,7 @@ class Catchup:
 
         self._outbox.work(self.snapshots.take(quorum=self._leading.has_quorum), taken)
 
-    def _hold(self, snapshot: Any) -> None:
+    def _hold(self, snapshot: Snapshot) -> None:
         pinned = {each.sha256 for each, since in self._pins.values() if self._now - since < PINNED_SECONDS}
         self.snapshots.took(snapshot, pinned)
         held = self.snapshots.held
@@ -245,7 +246,7 @@ class Catchup:
         if peer in self._reading:
             return
 
-        def read(data: Any, error: Exception | None) -> None:
+        def read(data: bytes, error: Exception | None) -> None:
             if self._reading.get(peer) is not read:
                 return  # the request came over an earlier link; the present link may belong to another process
             del self._reading[peer]
@@ -322,7 +323,7 @@ class Catchup:
         fetch.busy = True
         fetch.heard_at = self._now
 
-        def written(_result: Any, error: Exception | None) -> None:
+        def written(_result: object, error: Exception | None) -> None:
             fetch.busy = False
             if self.fetch is not fetch:
                 return
@@ -352,7 +353,7 @@ class Catchup:
     def _open(self, fetch: _Fetch) -> None:
         fetch.busy = True
 
-        def opened(result: Any, error: Exception | None) -> None:
+        def opened(result: tuple[Snapshot, StateMachine], error: Exception | None) -> None:
             fetch.busy = False
             if error is not None:
                 if isinstance(error, SnapshotInvalid):

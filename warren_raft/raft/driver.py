@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from queue import SimpleQueue
 from random import Random
-from typing import Any, Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from warren_raft.certificates.credentials import Credentials
 from warren_raft.errors import InvariantViolation, WarrenError
@@ -43,6 +43,7 @@ from warren_raft.raft.events import (
     Worked,
 )
 from warren_raft.raft.links.transport import Transport
+from warren_raft.raft.links.wire import Message
 from warren_raft.raft.log.log import Batch, Log
 from warren_raft.raft.outbox import NOTICE_SECONDS
 from warren_raft.raft.submit import Proposal
@@ -62,14 +63,20 @@ STOP_SECONDS: Final = 30.0
 """When we stop, we wait this long for a worker that is inside fdatasync."""
 
 
-class Writes(Protocol):
+W = TypeVar("W")
+"""A write of a caller, which only `Writes` looks into."""
+Taken = TypeVar("Taken", contravariant=True)
+"""The same, as the parameter of `Writes`."""
+
+
+class Writes(Protocol[Taken]):
     """Makes proposals of the writes that callers submit. For the raft thread only, except for `end_all`."""
 
     @property
     def has_more(self) -> bool:
         """Whether `take` would return proposals, although no caller submitted a write since."""
 
-    def take(self, writes: Iterable[Any]) -> list[Proposal]:
+    def take(self, writes: Iterable[Taken]) -> list[Proposal]:
         """The proposals to make now, of these writes and of the writes taken before."""
 
     def expire(self, now: float, hindrance: Callable[[], tuple[str, bool]]) -> None:
@@ -78,11 +85,11 @@ class Writes(Protocol):
     def flush(self) -> None:
         """The step is over: wake the callers of the writes that have ended."""
 
-    def end_all(self, submitted: Iterable[Any], reason: str) -> None:
+    def end_all(self, submitted: Iterable[Taken], reason: str) -> None:
         """End the writes in `submitted`, which were never taken, and all writes that were taken."""
 
 
-class Driver:
+class Driver(Generic[W]):
     """Runs one engine. start() and stop() once each; submit() and post() from any thread, and in signal handlers."""
 
     def __init__(
@@ -92,7 +99,7 @@ class Driver:
         node_id: str,
         log: Log,
         credentials: Credentials | None,
-        writes: Writes,
+        writes: Writes[W],
         make_engine: Callable[[float], Engine],
         on_change: Callable[[], None],
         on_failure: Callable[[WarrenError], None],
@@ -111,7 +118,7 @@ class Driver:
         self._loop = asyncio.new_event_loop()
         self._transport: Transport
         self._events: list[Event] = []
-        self._submitted: deque[Any] = deque()
+        self._submitted: deque[W] = deque()
         self._woken = False
         """A caller has asked for a step that has not begun. Only a hint: an exception may arrive in the caller after
         it set the hint and before it asks. So a step comes with the next tick at the latest."""
@@ -140,7 +147,7 @@ class Driver:
         return self._thread
 
     @property
-    def submitted(self) -> Collection[Any]:
+    def submitted(self) -> Collection[W]:
         """Writes that the raft thread has not taken yet. They change at any time: copy them before iterating."""
         return self._submitted
 
@@ -173,7 +180,7 @@ class Driver:
 
     # From any thread ---------------------------------------------------------------------------------------------
 
-    def submit(self, write: Any) -> bool:
+    def submit(self, write: W) -> bool:
         """Hand a write to the raft thread. False: this manager has ended, and the write will never be ended here."""
         self._submitted.append(write)
         if self._finished:
@@ -232,7 +239,7 @@ class Driver:
             self._stop_requested.set()
             self._loop.run_until_complete(main)  # it shuts down, as after any failure
 
-    def _background_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    def _background_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """A callback or task of the loop failed. An error of the network costs a link. Any other error is a bug, and
         stops this manager: a manager that silently does not dial any more would be worse."""
         error = context.get("exception")
@@ -291,7 +298,7 @@ class Driver:
             self._loop.call_later(TICK_SECONDS, self._tick)
             self._schedule()
 
-    def _received(self, peer: str, link: int, message: dict[str, Any]) -> None:
+    def _received(self, peer: str, link: int, message: Message) -> None:
         if self.stamps is not None:
             self.stamps.add("arrived")
         self._take(Received(peer, link, message))
@@ -429,7 +436,7 @@ class Driver:
             self._removing = True
             self._loop.run_in_executor(self._log_workers, work).add_done_callback(self._removed)
 
-    def _removed(self, future: asyncio.Future[Any]) -> None:
+    def _removed(self, future: asyncio.Future[None]) -> None:
         self._removing = False
         error = future.exception()
         if isinstance(error, OSError):
@@ -447,7 +454,7 @@ class Driver:
             future = self._loop.run_in_executor(self._log_workers, work)
             future.add_done_callback(self._prepared)
 
-    def _prepared(self, future: asyncio.Future[Any]) -> None:
+    def _prepared(self, future: asyncio.Future[None]) -> None:
         self._preparing = False
         error = future.exception()
         if isinstance(error, OSError):

@@ -9,7 +9,7 @@ any two steps, the next start can go on; local readers never go back.
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Final
 
 from warren_raft.disk.shortage import shortage_of
 from warren_raft.errors import Corrupted, InvariantViolation, WarrenError
@@ -168,7 +168,7 @@ class Installation:
     def _rebuild(self) -> None:
         self._rebuild_not_before = self._context.now + REBUILD_AGAIN_SECONDS
 
-        def rebuilt(machine: Any, error: Exception | None) -> None:
+        def rebuilt(machine: StateMachine, error: Exception | None) -> None:
             is_awaited = self._replacement.phase is Phase.REBUILDING and self._rebuilding is rebuilt
             if error is None and is_awaited:
                 self._replacement.go(Event.REBUILT, machine)
@@ -203,7 +203,7 @@ class Installation:
             )
         self._alarms.raise_alarm("state-wrong", f"{text}: {error}", severity="critical")
 
-    def install(self, machine: Any) -> None:
+    def install(self, machine: StateMachine) -> None:
         """Replace the present state by that of `machine`, which was made from a leader's snapshot, step by step."""
         if self._replacement.incoming is not None:
             self._catchup.not_installed()
@@ -288,7 +288,7 @@ class Installation:
         return True
 
     def _publish(self, incoming: StateMachine) -> None:
-        def published(_result: Any, error: Exception | None) -> None:
+        def published(_result: object, error: Exception | None) -> None:
             if self._replacement.incoming is not incoming:
                 return  # this process is about to end
             if error is None:

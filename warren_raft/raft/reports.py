@@ -35,7 +35,7 @@ class Report:
     alarms: tuple[tuple[str, str, str], ...] = ()
     """(name, subject, severity)."""
 
-    def to_message(self) -> dict[str, Any]:
+    def to_message(self) -> dict[str, object]:
         return {
             "applied_index": self.applied_index,
             "version": self.version[:TEXT_CHARACTERS],
@@ -67,7 +67,7 @@ class Heard:
     at: float
 
 
-def is_report(value: Any) -> bool:
+def is_report(value: object) -> bool:
     """Whether the value that a peer sent is a report. The report of a later version may have more fields."""
     if type(value) is not dict:
         return False
@@ -83,20 +83,20 @@ def is_report(value: Any) -> bool:
     )
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return type(value) is int and 0 <= value <= NUMBER_MAX
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return type(value) is str and len(value) <= TEXT_CHARACTERS
 
 
-def are_digests(value: Any) -> bool:
+def are_digests(value: object) -> bool:
     """Whether the value that a peer sent is digests: a few pairs of an index and 32 bytes."""
     return type(value) is list and len(value) <= 2 * SAMPLES_TOLD and all(map(_is_sample, value))
 
 
-def _is_sample(value: Any) -> bool:
+def _is_sample(value: object) -> bool:
     if type(value) is not list or len(value) != 2:
         return False
     index, digest = value
