@@ -30,6 +30,7 @@ from typing import Any
 import etcd_cluster
 import figures
 import growth
+import ledger
 import machine
 import reads
 import snapshots
@@ -44,6 +45,8 @@ from warren_raft.migrate.records import format_line
 from warren_raft.store.tables import CONTAINER
 
 PAGE, JSON, PLOT = "performance.md", "performance.json", "performance.svg"
+LEDGER = "one write"
+PARTS = ("writes", "reads", "snapshots", "growth", LEDGER)
 WARM_SECONDS = 1.0
 VALUE_BYTES = len(format_line(CONTAINER.name, sample(0)))
 """etcd stores as many bytes as Warren's own form of the same container has."""
@@ -68,10 +71,11 @@ class Sizes:
     """Containers in the snapshot that is restored."""
     large: int
     """Containers in the large state."""
+    imported: int
 
 
-FULL = Sizes(rounds=5, seconds=2.0, idle_seconds=10.0, restored=100_000, large=1_000_000)
-QUICK = Sizes(rounds=2, seconds=0.5, idle_seconds=2.0, restored=5_000, large=5_000)
+FULL = Sizes(rounds=5, seconds=2.0, idle_seconds=10.0, restored=100_000, large=1_000_000, imported=100_000)
+QUICK = Sizes(rounds=2, seconds=0.5, idle_seconds=2.0, restored=5_000, large=5_000, imported=5_000)
 
 
 # Writes --------------------------------------------------------------------------------------------------------------
@@ -251,12 +255,12 @@ def snapshot_rows(directory: Path, sizes: Sizes, client: Path | None) -> list[Ro
         ),
     ]
     if theirs:
-        rows.insert(1, Row("snapshots", "the same", "s", [restored], "etcd, not verified", theirs))
+        rows.insert(1, Row("snapshots", rows[0].name, "s", [restored], "etcd, not verified", theirs))
     return rows
 
 
 def growth_rows(directory: Path, sizes: Sizes) -> list[Row]:
-    found = growth.measure(directory, sizes.large, sizes.rounds, sizes.seconds)
+    found = growth.measure(directory, sizes.large, sizes.imported, sizes.rounds, sizes.seconds)
     small, large = (f"{count:,}" for count in found["containers"])
     one, batches, members = (
         found[name] for name in ("one caller: p50 ms", "batches of 500: writes/s", "64 threads: writes/s")
@@ -284,7 +288,15 @@ def growth_rows(directory: Path, sizes: Sizes) -> list[Row]:
             0.7,
             more_is_better=True,
         ),
+        Row("growth", f"import of {sizes.imported:,} containers", "s", [found["import_seconds"]], goal=15),
     ]
+
+
+def ledger_rows(directory: Path, sizes: Sizes) -> list[Row]:
+    """The medians of the stages: the usual write. They do not add up exactly."""
+    found = ledger.measure(directory, 1, 2 * sizes.seconds)
+    stages = {**found["stages"], "the whole write": found["whole"]}
+    return [Row(LEDGER, name, "µs, p50", [row["p50_us"]]) for name, row in stages.items()]
 
 
 # The run -------------------------------------------------------------------------------------------------------------
@@ -303,6 +315,7 @@ def measure(parent: str | None, sizes: Sizes, only: list[str]) -> dict[str, Any]
             "reads": lambda scratch: read_rows(scratch, sizes),
             "snapshots": lambda scratch: snapshot_rows(scratch, sizes, client),
             "growth": lambda scratch: growth_rows(scratch, sizes),
+            LEDGER: lambda scratch: ledger_rows(scratch, sizes),
         }
         for name in only:
             print(f"measuring {name} …", file=sys.stderr)
@@ -335,14 +348,11 @@ def scratch_directory(parent: Path) -> Iterator[Path]:
         yield Path(path)
 
 
-PARTS = ("writes", "reads", "snapshots", "growth")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", help="the directory for the data: it decides which disk is measured")
     parser.add_argument("--quick", action="store_true", help="short rounds and small states: figures that say little")
-    parser.add_argument("--only", default=",".join(PARTS), help="some of the parts writes, reads, snapshots and growth")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"some of the parts {', '.join(PARTS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the run there")
     parser.add_argument("--render", type=Path, metavar="FILE", help="do not measure: show the run in this file")
     parser.add_argument(

@@ -144,7 +144,7 @@ def with_block(page: str, run: dict[str, Any]) -> str:
 
 # Plot ----------------------------------------------------------------------------------------------------------------
 
-WIDTH, BAR, GAP, LEFT, RIGHT = 760, 16, 8, 300, 110
+WIDTH, BAR, GAP, LEFT, RIGHT = 840, 16, 8, 390, 80
 OURS, GREY = "#1b6ca8", "#888"
 MET, MISSED = "#4f7f3a", "#c8553d"
 LONGEST = 4.0

@@ -1,6 +1,7 @@
-"""The cost of a write in a large state compared with a small one, and of five managers compared with three.
+"""The cost of a write in a large state compared with a small one, and of five managers compared with three; an import.
 
-    python benchmarks/growth.py [--containers 1000000] [--rounds 5] [--seconds 2] [--directory DIR] [--json]
+    python benchmarks/growth.py [--containers 1000000] [--imported 100000] [--rounds 5] [--seconds 2]
+                                [--directory DIR] [--json]
 
 The two clusters of a comparison run at the same time and are loaded in turns, so that a busy machine slows both. A
 million containers are written through the cluster first; that takes minutes, and about 10 GB of the disk.
@@ -8,14 +9,19 @@ million containers are written through the cluster first; that takes minutes, an
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import writes
-from common import options, run, wait_for
+from common import options, run, sample, wait_for
 from machine import middle
 from writes import WORKS
+
+from warren_raft.migrate.records import format_line
+from warren_raft.store.tables import CONTAINER
 
 SMALL = 1_000
 FILL_BATCH = 1_000
@@ -28,11 +34,12 @@ PAIRS = {
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--containers", type=int, default=1_000_000)
+    parser.add_argument("--imported", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of load for each figure and round")
     run(
         parser,
-        lambda directory, given: measure(directory, given.containers, given.rounds, given.seconds),
+        lambda directory, given: measure(directory, given.containers, given.imported, given.rounds, given.seconds),
         table,
         manager=lambda settings: Manager(settings).run(),
     )
@@ -50,11 +57,13 @@ def cluster(directory: Path, stored: int, count: int = 3) -> writes.Cluster:
     return made
 
 
-def measure(directory: Path, containers: int, rounds: int, seconds: float) -> dict[str, Any]:
+def measure(directory: Path, containers: int, imported: int, rounds: int, seconds: float) -> dict[str, Any]:
     return {
         "containers": [SMALL, containers],
         **large_and_small(directory, containers, rounds, seconds),
         **five_and_three(directory, rounds, seconds),
+        "imported": imported,
+        "import_seconds": import_seconds(directory, imported),
     }
 
 
@@ -84,8 +93,23 @@ def five_and_three(directory: Path, rounds: int, seconds: float) -> dict[str, An
     return {"64 threads: writes/s": rates}
 
 
+def import_seconds(directory: Path, count: int) -> float:
+    """`warren-raft import` of containers in Warren's own form, through a cluster of three."""
+    path = directory / "containers.jsonl"
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(format_line(CONTAINER.name, sample(number)) + "\n" for number in range(count))
+    with writes.Cluster(directory, stored=1, script=__file__, admin=True) as managers:
+        data_dir = managers.directory / managers.leader_and_follower()[0]
+        command = [sys.executable, "-m", "warren_raft_cli", "import", str(path), "--data-dir", str(data_dir)]
+        begin = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return round(time.perf_counter() - begin, 2)
+
+
 def table(figures: dict[str, Any]) -> str:
-    lines = [f"{figures['containers']} containers; three and five managers"]
+    small, large = figures["containers"]
+    lines = [f"{small:,} and {large:,} containers, stored in {figures['fill_seconds']} s; three and five managers"]
+    lines.append(f"import of {figures['imported']:,} containers: {figures['import_seconds']} s")
     for name, pair in figures.items():
         if isinstance(pair, dict):
             lines += [f"{name:<28}{which:>8}{_shown(values)}" for which, values in pair.items()]
