@@ -93,6 +93,11 @@ class Applying:
         """The newest index that is known to be committed and is durable here."""
         return min(self._log.commit_index, self._log.synced_index)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether there are entries to apply."""
+        return self._context.machine.applied_index < self._limit
+
     def _settle(self) -> None:
         """The commit of a change may have come through although its disk refused something."""
         machine = self._context.machine

@@ -48,10 +48,6 @@ class Context:
         """Something has changed that a matter depends on which no write waits for: look in the next step."""
         self.look_at = LONG_AGO
 
-    def clock(self) -> float:
-        """`now`, for PySyncObj, which asks for the time."""
-        return self.now
-
     def commit_what_is_applied(self) -> None:
         """The commit index rides with the batches of the log, and may have come too late for the state's last
         entries."""

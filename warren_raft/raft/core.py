@@ -8,7 +8,6 @@ knows a PySyncObj name.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -262,27 +261,29 @@ class Core:
         """Whether term, state or leader have changed. leading.py resets it."""
         self.needs_tick = False
         """Whether a tick may do something now that need not wait for the next regular one: an answer or a sync may have
-        made a majority, or there is something to send."""
+        made a majority, the leader is new, or there is something to send."""
         module = load_module(clock)
         Node, Transport = module.Node, module.Transport  # noqa: N806 - classes
 
-        class Member(Node):  # type: ignore[misc, valid-type]
-            """Its hash does not depend on PYTHONHASHSEED. The core iterates over sets of members, and a simulation
-            must repeat."""
+        class Member(int, Node):  # type: ignore[misc, valid-type]
+            """A member is a number too, made from its id: the core looks members up fifty times for each write, and no
+            Python code runs to hash or compare numbers. The hash does not depend on PYTHONHASHSEED. The core iterates
+            over sets of members, and a simulation must repeat."""
+
+            def __new__(cls, id: str) -> Member:  # noqa: A002
+                return super().__new__(
+                    cls, int.from_bytes(b"\1" + id.encode(), "big")
+                )  # the 1: no id gives 0, or another's
 
             def __init__(self, id: str) -> None:  # noqa: A002
-                super().__init__(id)
-                self._hash: int = zlib.crc32(id.encode())
+                Node.__init__(self, id)
 
-            def __hash__(self) -> int:
-                return self._hash
-
-            def __eq__(self, other: object) -> bool:
-                return isinstance(other, Node) and self._id == other._id
+            __str__ = Node.__str__
+            __repr__ = Node.__repr__
 
         def look_and_send(node: Any, message: dict[str, Any]) -> bool:
             self._look()
-            typed = _typed(message)
+            typed = self._append_of(message) if message["type"] == "append_entries" else _typed(message)
             if typed is not None:
                 send(node._id, typed)
             return True
@@ -294,6 +295,8 @@ class Core:
                 return look_and_send(node, message)
 
         self._links: Any = None
+        self._append: AppendEntries | None = None
+        """The newest append message of the present call into PySyncObj."""
 
         def links(*args: object) -> Any:
             self._links = Link(*args)
@@ -318,7 +321,7 @@ class Core:
         self._journal = _Journal(log, max(applied_index, log.commit_index))
         conf = self._module.SyncObjConf(
             autoTick=False,
-            appendEntriesUseBatch=False,
+            appendEntriesUseBatch=True,  # `propose` sends, and guard.py tells of a new commit index
             appendEntriesPeriod=self._heartbeat_seconds,
             appendEntriesBatchSizeBytes=_UNREACHABLE_BYTES,
             raftMinTimeout=NEVER_SECONDS,
@@ -347,6 +350,33 @@ class Core:
         if node is None:
             node = self._nodes[peer_id] = self._node_class(peer_id)
         return node
+
+    def _append_of(self, message: dict[str, Any]) -> AppendEntries | Literal["behind"]:
+        """An append message of PySyncObj as a message of ours. Followers that get the same in one call get the same
+        object, so that it is encoded once."""
+        entries = message.get("entries")
+        if entries is None:
+            return BEHIND
+        term, commit_index = message["term"], message["commit_index"]
+        previous_index, previous_term = message["prevLogIdx"], message["prevLogTerm"]
+        last = self._append
+        if (
+            last is not None
+            and last.previous_index == previous_index
+            and last.commit_index == commit_index
+            and last.entries == entries
+            and (last.term, last.previous_term) == (term, previous_term)
+        ):
+            return last
+        self._append = AppendEntries(
+            term=term,
+            commit_index=commit_index,
+            previous_index=previous_index,
+            previous_term=previous_term,
+            entries=entries,
+            sequence=0,
+        )
+        return self._append
 
     # Its state ---------------------------------------------------------------------------------------------------
 
@@ -405,8 +435,10 @@ class Core:
         self._deliver(peer_id, {"type": "next_node_idx", "next_node_idx": 0, "reset": False, "success": False})
 
     def deliver_success(self, peer_id: str, index: int) -> None:
-        """Note that a follower holds all entries up to `index`."""
+        """Note that a follower has answered, and holds all entries up to `index`."""
         self._deliver(peer_id, {"type": "next_node_idx", "next_node_idx": index + 1, "reset": False, "success": True})
+        if index > self.commit_index:
+            self.needs_tick = True  # it counts
 
     def deliver_vote_request(self, peer_id: str, message: RequestVote) -> None:
         core_message = {
@@ -422,12 +454,13 @@ class Core:
 
     def _deliver(self, peer_id: str, message: dict[str, Any]) -> None:
         self._links._onMessageReceived(self._node(peer_id), message)
-        self.needs_tick = True
+        self._append = None
         self._look()
 
     def tick(self) -> None:
         self.needs_tick = False
         self._core.doTick(0.0)
+        self._append = None
         self._look()
 
     def propose(self, entry: bytes) -> None:
@@ -438,6 +471,8 @@ class Core:
         """
         self._core._applyCommand(entry, None, None)
         self._core._checkCommandsToApply()
+        self._core._SyncObj__sendAppendEntries()
+        self._append = None
         self._look()
 
     def connected(self, peer_id: str) -> None:
@@ -538,24 +573,13 @@ class Core:
         self._look()
 
 
-def _typed(message: dict[str, Any]) -> CoreMessage | Literal["behind"] | None:
-    """A message of PySyncObj as a message of ours; None if no manager sends it.
+def _typed(message: dict[str, Any]) -> CoreMessage | None:
+    """A message of PySyncObj that has no entries as a message of ours; None if no manager sends it.
 
     No manager sends apply_command and its response, because PySyncObj's forwarding loses callbacks and applies twice
     (hole 10). submit.py carries writes to the leader.
     """
     match message["type"]:
-        case "append_entries" if message.get("entries") is None:
-            return BEHIND
-        case "append_entries":
-            return AppendEntries(
-                term=message["term"],
-                commit_index=message["commit_index"],
-                previous_index=message["prevLogIdx"],
-                previous_term=message["prevLogTerm"],
-                entries=message["entries"],
-                sequence=0,
-            )
         case "next_node_idx":
             return AppendReply(
                 answers=NO_ANSWER,

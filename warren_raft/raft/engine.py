@@ -8,7 +8,7 @@ and nothing is applied, before the sync that covers it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from random import Random
 from typing import Any, Final
 
@@ -31,6 +31,7 @@ from warren_raft.raft.events import (
 )
 from warren_raft.raft.log.log import Log
 from warren_raft.raft.membership import Hello
+from warren_raft.raft.outbox import NOTICE_SECONDS
 from warren_raft.raft.parts import Parts
 from warren_raft.raft.readings import Readings
 from warren_raft.raft.reasons import STATE_WRONG, Reason
@@ -47,6 +48,8 @@ logger = logging.getLogger("warren_raft.engine")
 
 EXPIRE_SECONDS: Final = 0.05
 """Deadlines of writes and requests are looked at this often."""
+SOON_SECONDS: Final = 0.001
+"""A look that was asked for during a step comes so much later."""
 
 
 class Engine(Readings):
@@ -88,6 +91,8 @@ class Engine(Readings):
         self._applying = parts.applying
         self._dispatch = parts.dispatch
         self._expire_at = LONG_AGO
+        self._waited_for: Collection[str] = ()
+        """Followers that are told of a new commit index in this step."""
         self.renewal_wanted = False
         """Set from any thread: the state is right, and has to move to another file."""
         self.failure: WarrenError | None = None
@@ -205,9 +210,22 @@ class Engine(Readings):
         self._proposing.send()
         if core.is_leader:
             self._proposing.propose()
+            self._tell_commit()
         if looks:
             self._requests.tick(must_go=self._fitness.must_not_lead)
             leading.check_ready()
+
+    def _tell_commit(self) -> None:
+        """A new commit index waits a little for entries to ride on, but not if a follower has a caller of a write that
+        is committed now."""
+        proposing, guard = self._proposing, self._guard
+        waited_for = proposing.take_committed_origins() if proposing.origins else ()
+        if guard.untold_since is None:
+            return
+        is_due = self._context.now - guard.untold_since >= NOTICE_SECONDS
+        if is_due or waited_for:
+            guard.tell_commit()
+            self._waited_for = self._roster.links if is_due else waited_for
 
     @property
     def _is_restless(self) -> bool:
@@ -227,7 +245,8 @@ class Engine(Readings):
     def _collect(self) -> list[Effect]:
         """The messages that may leave now, then the next log batch; after a failure, no more dialling."""
         outbox, now = self._outbox, self._context.now
-        if outbox.flush(now, self._proposing.take_committed_origins() if self._proposing.origins else ()):
+        waited_for, self._waited_for = self._waited_for, ()
+        if outbox.flush(now, waited_for):
             outbox.send_alive(now, self._guard.alive)
         if self.failure is not None:
             self._dialling.stop()
@@ -236,9 +255,21 @@ class Engine(Readings):
         return outbox.take()
 
     @property
+    def step_at(self) -> float:
+        """The time by which the next step has to be made, although nothing happens."""
+        now = self._context.now
+        look_at = max(self._context.look_at, now + SOON_SECONDS)
+        return min(look_at, now + NOTICE_SECONDS) if self.holds_notices else look_at
+
+    @property
     def holds_notices(self) -> bool:
         """Whether a step is wanted within NOTICE_SECONDS."""
-        return bool(self._outbox.notices)
+        return bool(self._outbox.notices) or self._guard.untold_since is not None
+
+    @property
+    def has_to_apply(self) -> bool:
+        """Whether callers of this leader wait for entries that may be applied now."""
+        return self._core.is_leader and self._applying.is_due
 
     def apply(self) -> bool:
         """Apply the entries that are committed and durable here, some at a time. True: there is more to do at once."""

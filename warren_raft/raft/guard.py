@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final, Literal
 
 from warren_raft.errors import InvariantViolation
@@ -53,6 +54,9 @@ few. No snapshot ever covers such entries, so a leader that sent more and more o
 leader proposes two at a time, or a megabyte of large entries, and inherits as many from each leader before it."""
 
 
+_NOTHING: Final = AppendEntries(term=0, commit_index=0, previous_index=0, previous_term=0, entries=(), sequence=0)
+
+
 class Guard:
     """The filter of one manager. Not thread-safe: for the raft thread or the simulator.
 
@@ -78,7 +82,7 @@ class Guard:
             applied_index=context.machine.applied_index,
             heartbeat_seconds=settings.heartbeat_seconds,
             check_quorum_seconds=CHECK_QUORUM_TIMEOUTS * settings.election_timeout_seconds,
-            clock=context.clock,
+            clock=partial(getattr, context, "now"),  # which no Python code runs for: the core asks forty times a write
             send=self.outgoing,
         )
 
@@ -91,6 +95,12 @@ class Guard:
         self.followers = Followers()
         """While this manager leads: how far each follower's log is, as far as it has said so in this term."""
         self._sequence = 0
+        self._newest: tuple[AppendEntries, AppendEntries | None, list[str]] = (_NOTHING, None, [])
+        """The newest append message, the core's message that it was made of, and the followers that got it."""
+        self._told_commit = 0
+        """The commit index in the newest append message."""
+        self.untold_since: float | None = None
+        """When a leader's commit index rose that no append message has carried yet; None: there is none."""
         self._braked: dict[str, int] = {}
         self._answering: tuple[str, int, int] | None = None
         self._answer: tuple[int, bool] | None = None
@@ -138,6 +148,29 @@ class Guard:
             entries = []
         if entries and self._large.is_naming:
             entries = self._named(peer, entries)
+        out = self._numbered(peer, message, entries, progress)
+        if entries:
+            size = sum(NAMED_BYTES if isinstance(entry[0], int) else len(entry[0]) for entry in entries)
+            progress.next_index = entries[-1][1] + 1
+            progress.unacknowledged.append((entries[-1][1], size))
+            progress.unacknowledged_bytes += size
+        # The leader's entries need not be durable yet, but its term must be. A single voter leads before its vote for
+        # itself is synced. After a crash it would lead the same term again, with other entries at the same indexes.
+        self._outbox.append(peer, out, self.core.term_position)
+
+    def _numbered(
+        self,
+        peer: str,
+        message: AppendEntries,
+        entries: Sequence[tuple[bytes | int, int, int]],
+        progress: Progress,
+    ) -> AppendEntries:
+        """The message as it leaves. Followers that get the same from one call of the core get one object, with one
+        number, so that it is encoded once. No follower gets a number twice, or one below its barrier."""
+        last, of, given_to = self._newest
+        if message is of and entries is message.entries and peer not in given_to and last.sequence >= progress.barrier:
+            given_to.append(peer)
+            return last
         self._sequence += 1
         out = AppendEntries(
             term=message.term,
@@ -147,14 +180,10 @@ class Guard:
             entries=entries,
             sequence=self._sequence,
         )
-        if entries:
-            size = sum(NAMED_BYTES if isinstance(entry[0], int) else len(entry[0]) for entry in entries)
-            progress.next_index = entries[-1][1] + 1
-            progress.unacknowledged.append((entries[-1][1], size))
-            progress.unacknowledged_bytes += size
-        # The leader's entries need not be durable yet, but its term must be. A single voter leads before its vote for
-        # itself is synced. After a crash it would lead the same term again, with other entries at the same indexes.
-        self._outbox.append(peer, out, self.core.term_position)
+        # Only a message with all entries of the core's message is given to other followers, too.
+        self._newest = (out, message if entries is message.entries else None, [peer])
+        self._told_commit, self.untold_since = out.commit_index, None
+        return out
 
     def _named(self, peer: str, entries: Sequence[Entry]) -> list[tuple[bytes | int, int, int]]:
         """The entries as they are sent. If the follower holds the bytes of an entry, the entry is only named. If the
@@ -348,10 +377,11 @@ class Guard:
             raise PeerFault(f"{peer} answers with index {next_index - 1}, but every log begins at index {BASE_INDEX}")
         if message.kept is not None:
             progress.kept = max(progress.kept, message.kept)
-        self.core.deliver_answer(peer)
         if message.success:
             self._acknowledged(peer, progress, next_index - 1)
-        elif message.reset:
+            return
+        self.core.deliver_answer(peer)
+        if message.reset:
             self._reset(peer, progress, next_index, sequence, hint=message.hint)
 
     def _acknowledged(self, peer: str, progress: Progress, index: int) -> None:
@@ -440,8 +470,11 @@ class Guard:
         log, core = self._log, self.core
         if core.is_leader:
             for peer, progress in self.followers.all(core.term).items():
-                core.raise_match_index(peer, min(progress.match, log.synced_index))
-            core.needs_tick = True  # it counts
+                if progress.match > core.commit_index:
+                    core.raise_match_index(peer, min(progress.match, log.synced_index))
+                    core.needs_tick = True  # it counts
+            if self._context.is_alone:
+                core.needs_tick = True
         else:
             core.raise_commit_index(min(log.commit_index, log.synced_index))
         self._note_commit(min(core.commit_index, log.synced_index))  # a follower may have led when this was proposed
@@ -450,7 +483,19 @@ class Guard:
         if self._braked:
             self.release_brakes()
         # The commit index of a leader, also of one that in this tick counted a majority and then lost its quorum.
-        self._note_commit(min(self.core.commit_index, self._log.synced_index))
+        commit_index = min(self.core.commit_index, self._log.synced_index)
+        self._note_commit(commit_index)
+        if not self.core.is_leader:
+            self.untold_since = None
+        elif commit_index > self._told_commit and self.untold_since is None:
+            self.untold_since = self._context.now
+
+    def tell_commit(self) -> None:
+        """Tell the followers of the commit index now, in a message without entries."""
+        self.core.send_soon()
+        self.core.tick()
+        self.after_tick()
+        self._told_commit, self.untold_since = self._log.commit_index, None  # also if there is no follower
 
     def match_index(self, peer: str) -> int:
         """The highest index that the follower has acknowledged to this leader; 0 if unknown."""

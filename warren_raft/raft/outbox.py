@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from warren_raft.raft.effects import (
     Cancel,
@@ -73,6 +73,8 @@ class Outbox:
         """Messages that wait for one to ride on, by peer, and since when. If there are any, a step is wanted within
         NOTICE_SECONDS."""
         self._alive_sent_at = LONG_AGO
+        self._encoded: tuple[Message | None, dict[str, Any]] = (None, {})
+        """The newest message that was sent, and what it is on the wire."""
 
     # Links ---------------------------------------------------------------------------------------------------------
 
@@ -101,7 +103,9 @@ class Outbox:
         """It leaves with this step. Nothing if there is no link."""
         number = self._links.get(peer)
         if number is not None:
-            self._effects.append(Send(number, encode(message)))
+            if self._encoded[0] is not message:  # a leader sends its followers the same object
+                self._encoded = message, encode(message)
+            self._effects.append(Send(number, self._encoded[1]))
 
     def cancel(self, peer: str, number: int) -> None:
         """The large message of this number need not be sent on."""

@@ -196,6 +196,7 @@ TOLD_OF_HERE = {
     "raftNextIndex",
     "raftState",
     "readonlyNodes",
+    "sendAppendEntries",
     "transferInProgress",
 }
 """Internal names of SyncObj with a test below."""
@@ -542,7 +543,7 @@ def test_a_leaders_first_entry_is_a_no_op_of_its_term() -> None:
 
 
 def test_a_proposal_is_appended_and_sent_at_once() -> None:
-    """_applyCommand, _checkCommandsToApply."""
+    """_applyCommand, _checkCommandsToApply, sendAppendEntries."""
     rig = Rig("b")
     rig.lead()
     for number in range(50):
@@ -550,6 +551,50 @@ def test_a_proposal_is_appended_and_sent_at_once() -> None:
         assert rig.log.last_index == 3 + number
     sent = [entry[1] for _, message in rig.take("append_entries") for entry in message["entries"]]
     assert sent == list(range(3, 53))
+
+
+def test_followers_that_get_the_same_get_one_object_and_a_later_call_gives_another() -> None:
+    """So it is encoded once, and a message of an earlier call is never taken for one of this call."""
+    rig = Rig("b", "c", "d")
+    sent: list[Any] = []
+    rig.core = Core(
+        node_id="a",
+        voters="abcd",
+        log=rig.log,
+        applied_index=1,
+        heartbeat_seconds=HEARTBEAT_SECONDS,
+        check_quorum_seconds=CHECK_QUORUM_SECONDS,
+        clock=lambda: rig.now,
+        send=lambda peer, message: sent.append((peer, message)),
+    )
+    rig.lead()
+    rig.core.set_next_index("d", 2)
+    sent.clear()
+    rig.core.propose(b"\x00x")
+    messages = dict(sent)
+    assert messages["b"] is messages["c"]
+    assert messages["d"] is not messages["b"]
+    sent.clear()
+    rig.core.send_soon()
+    rig.tick()
+    again = dict(sent)
+    sent.clear()
+    rig.core.send_soon()
+    rig.tick()
+    assert dict(sent)["b"] == again["b"]
+    assert dict(sent)["b"] is not again["b"]
+
+
+def test_a_new_commit_index_alone_sends_nothing_by_itself() -> None:
+    """guard.py decides when it is told."""
+    rig = Rig("b")
+    rig.lead()
+    rig.core.propose(b"\x00x")
+    rig.take()
+    rig.acknowledge("b", rig.log.last_index)
+    rig.tick()
+    assert rig.core.commit_index == rig.log.last_index
+    assert rig.take() == []
 
 
 def test_a_large_entry_is_sent_in_one_piece() -> None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
+from typing import Any
 
 import pytest
 
 from tests.engine_harness import STEP_SECONDS, Cluster, Full, Message, Node, send_raw
 from warren_raft.raft.changes import PENDING
+from warren_raft.raft.log.log import Log
 from warren_raft.raft.membership import ADD
+from warren_raft.raft.outbox import NOTICE_SECONDS
 from warren_raft.raft.rounds import Rounds
 
 TIMEOUT_SECONDS = 1.0
@@ -37,6 +40,8 @@ class Seam:
 
     def __init__(self, cluster: Cluster) -> None:
         self.counts = Counter[str]()
+        self._numbers: dict[tuple[Log, str, int], int] = {}
+        """(log of a manager, peer, term) -> the number of the last append message that left."""
         cluster.on_send = self.look
 
     def look(self, node: Node, peer: str, message: Message) -> None:
@@ -46,9 +51,12 @@ class Seam:
             self.counts["sign of life" if is_sign_of_life(message) else kind] += 1
             check(node, peer, message)
 
-    @staticmethod
-    def _append_entries(node: Node, _peer: str, message: Message) -> None:
-        """A leader's entries may still be on their way to its disk. Its term and its vote for itself may not."""
+    def _append_entries(self, node: Node, peer: str, message: Message) -> None:
+        """A leader's entries may still be on their way to its disk. Its term and its vote for itself may not. The
+        numbers of the messages to one follower rise, so that an answer names one message."""
+        key = node.log, peer, message["term"]
+        assert message["sequence"] > self._numbers.get(key, 0)
+        self._numbers[key] = message["sequence"]
         assert message["term"] < node.durable.term or (message["term"], node.id) == node.durable[:2]
         durable = node.durable.entries[-1][1]
         assert message["commit_index"] <= durable, "sent as committed, and not durable at the leader"
@@ -112,6 +120,7 @@ def run_randomly(seed: int) -> tuple[Cluster, Seam]:
     seam = Seam(cluster)
     for id_ in cluster.nodes:
         cluster.nodes[id_].disk_seconds = random.choice([0.0, 0.01, 0.1])
+        cluster.nodes[id_].waits_for_disk = random.random() < 0.4
     number = 0
     for _ in range(random.choice([60, 120, 240])):
         cluster.turn()
@@ -496,3 +505,85 @@ def test_what_is_applied_is_committed_in_the_log_though_leadership_was_lost_befo
     cluster.step(leader.id)
     assert not leader.engine.is_leader
     assert leader.log.commit_index >= leader.machine.applied_index == before + 1
+
+
+# The append messages of a leader --------------------------------------------------------------------------------------
+
+
+def appends(cluster: Cluster, since: int) -> list[Any]:
+    """The append messages sent since that many messages, without the heartbeats that bring nothing new."""
+    return [each for each in cluster.sent[since:] if each.message["type"] == "append_entries"]
+
+
+def test_followers_get_the_same_entries_in_one_message_under_one_number() -> None:
+    """It is made and encoded once. A follower that lacks more gets a message of its own."""
+    cluster = Cluster(IDS)
+    leader = cluster.wait_ready()
+    cluster.run(0.3)
+    begin = len(cluster.sent)
+    cluster.submit(leader.id, "one")
+    cluster.step(leader.id)
+    sent = [each.message for each in appends(cluster, begin) if each.message["entries"]]
+    assert len(sent) == 4
+    assert all(message is sent[0] for message in sent)
+
+
+def test_a_commit_index_leaves_soon_without_entries_to_ride_on() -> None:
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    for id_ in cluster.nodes:
+        cluster.nodes[id_].disk_seconds = 0.0
+    cluster.run(0.3)
+    cluster.write(leader.id, "one")
+    begin, committed = len(cluster.sent), leader.engine.commit_index
+    told = [each.message for each in appends(cluster, 0) if each.message["commit_index"] == committed]
+    while not told:
+        assert leader.engine.holds_notices
+        cluster.now += 2 * NOTICE_SECONDS
+        cluster.step(leader.id)
+        told = [each.message for each in appends(cluster, begin)]
+        assert len(told) in (0, 2)
+    assert not leader.engine.holds_notices
+    assert {message["commit_index"] for message in told} == {committed}
+
+
+def test_a_follower_with_a_caller_is_told_at_once_that_its_write_is_committed() -> None:
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    asked, other = cluster.followers()
+    cluster.run(0.3)
+    cluster.submit(asked, "one")
+    cluster.step(asked)
+    cluster.deliver(asked, leader.id)
+    cluster.step(leader.id)
+    cluster.complete_sync(leader.id)
+    for id_ in (asked, other):
+        cluster.deliver(leader.id, id_)
+        cluster.step(id_)
+        cluster.complete_sync(id_)
+        cluster.step(id_)
+    cluster.deliver(other, leader.id)
+    begin = len(cluster.sent)
+    cluster.step(leader.id)
+    assert [each.receiver for each in appends(cluster, begin)] == [asked]
+    cluster.now += 2 * NOTICE_SECONDS
+    cluster.step(leader.id)
+    assert [each.receiver for each in appends(cluster, begin)] == [asked, other]
+
+
+def test_a_leader_without_followers_waits_for_nobody_to_be_told() -> None:
+    cluster = Cluster(("m1",))
+    leader = cluster.wait_ready()
+    cluster.write(leader.id, "one")
+    cluster.run(0.1)
+    assert not leader.engine.holds_notices
+
+
+def test_a_leader_that_is_deposed_tells_nobody() -> None:
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    cluster.write(leader.id, "one")
+    cluster.isolate(leader.id)
+    cluster.run(3.0)
+    assert leader.engine.role == "follower"
+    assert not leader.engine.holds_notices

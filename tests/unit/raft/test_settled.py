@@ -553,7 +553,10 @@ def test_a_new_leader_answers_by_the_newest_list_only() -> None:
         cluster.step(new)
     assert cluster.change(old.id, UPDATE, other, "127.0.0.1:7555").state == DONE
     cluster.crash(old.id)
-    node.engine._elections._deadline = cluster.now
+    for id_ in (new, other):
+        cluster.step(id_)  # the link has broken, and each plans when to stand
+    node.engine._elections.deadline = cluster.now
+    cluster.nodes[other].engine._elections.deadline = cluster.now + 1.0
     cluster.run_until(lambda: node.engine.role == "leader", 1.0)
     assert node.engine.members[other].address == before
     answers: list[Answer] = []

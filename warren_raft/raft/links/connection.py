@@ -147,6 +147,9 @@ class Owner(Protocol):
     def gone(self, connection: Connection) -> None:
         """The socket is closed. Called once, after `ended`."""
 
+    def body_of(self, message: Message) -> bytes:
+        """The message as CBOR. Raises InvariantViolation if it cannot be sent (wire.py)."""
+
     def has_unsent(self, connection: Connection) -> None:
         """A message was queued. The owner calls `flush` in this turn of the loop."""
 
@@ -341,7 +344,7 @@ class Connection(asyncio.BufferedProtocol):
         """Send a message at the next `flush`, or drop the link if too many bytes are unsent."""
         if self.end is not None:
             return
-        body, lane = encode_body(message), lane_of(message)
+        body, lane = self._owner.body_of(message), lane_of(message)
         if lane is Lane.CONTROL:
             check_lane(message["type"], lane, body)
         if self.buffered_bytes() + len(body) > MAX_BUFFERED_BYTES:

@@ -16,6 +16,7 @@ import itertools
 import logging
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from random import Random
@@ -43,6 +44,7 @@ from warren_raft.raft.links.wire import (
     MIB,
     Message,
     encode,
+    encode_body,
 )
 from warren_raft.raft.refusal import WRONG_NODE, Refusal
 from warren_raft.support.forking import let_go_in_child
@@ -98,6 +100,8 @@ class Transport:
     from within `send`, `close_link` or `set_peers`. An exception out of a callback goes to the loop's exception
     handler, and the link is dropped.
 
+    - `flushes_itself`: at the end of each turn of the loop. If not, its owner calls `flush` before each wait of the
+      loop.
     - `judge(hello, identity)` is asked about every peer that passed the transport's own checks.
     - `on_refused(peer_id_or_address, refusal, identity)`: a peer refuses us. `identity` is None if it is not known.
     - `on_not_reached(peer_id, why)`: at a peer's address nothing listens (ECONNREFUSED), or another manager does.
@@ -121,11 +125,13 @@ class Transport:
         random: Random,
         timing: Timing | None = None,
         credentials: Credentials | None = None,
+        flushes_itself: bool = True,
     ) -> None:
         self.node_id = node_id
         self.timing = timing or Timing()
         self.on_message = on_message
         self.on_arriving = on_arriving
+        self._flushes_itself = flushes_itself
         self._listen = listen
         self._hello = hello
         self._judge = judge
@@ -150,6 +156,8 @@ class Transport:
         self._by_number: dict[int, Connection] = {}
         self._unreported: deque[Connection] = deque()
         self._unflushed: list[Connection] = []
+        self._encoded: tuple[Message | None, bytes] = (None, b"")
+        """The newest message that was sent, as CBOR, until the next `flush`."""
         self._unfinished_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._watcher: asyncio.Task[None] | None = None
@@ -238,6 +246,7 @@ class Transport:
     def flush(self) -> None:
         """Give the messages of `send` to the kernel now, not at the end of the loop's turn."""
         connections, self._unflushed = self._unflushed, []
+        self._encoded = (None, b"")
         for connection in connections:
             connection.flush()
 
@@ -329,9 +338,15 @@ class Transport:
         if not self._connections:
             self._no_connections.set()
 
+    def body_of(self, message: Message) -> bytes:
+        """The message as CBOR. A leader sends the same message on several links, one after the other."""
+        if self._encoded[0] is not message:
+            self._encoded = message, encode_body(message)
+        return self._encoded[1]
+
     def has_unsent(self, connection: Connection) -> None:
         """A connection has to be flushed in this turn of the loop."""
-        if not self._unflushed:
+        if self._flushes_itself and not self._unflushed:
             self._loop.call_soon(self.flush)
         self._unflushed.append(connection)
 
@@ -358,7 +373,7 @@ class Transport:
 
     async def connect(self, peer_id: str, host: str, port: int) -> Connection:
         """A new connection to one address. Its handshake has begun. Raises `OSError`; HandshakeFailed is one."""
-        connection = Connection(self, peer_id, self._loop.time)
+        connection = Connection(self, peer_id, time.monotonic)
         self._register(connection)
         self._know(peer_id, host)
         try:
@@ -451,7 +466,7 @@ class Transport:
             return True
         assert newer.peer_id is not None
         assert older.up_at is not None
-        young = self._loop.time() - older.up_at < self.timing.crossing_seconds
+        young = time.monotonic() - older.up_at < self.timing.crossing_seconds
         return older.dialled and young and self.node_id < newer.peer_id
 
     def _bring_up(self, peer_id: str, connection: Connection) -> None:
@@ -497,7 +512,7 @@ class Transport:
         if self._closing:
             greeted.connected.close()
             return
-        connection = Connection(self, None, self._loop.time)
+        connection = Connection(self, None, time.monotonic)
         if greeted.session is not None and greeted.identity is not None:
             self._end_unfinished(greeted.identity.node_id)
             connection.secure(greeted.session, greeted.identity)
@@ -529,10 +544,10 @@ class Transport:
         """Check every connection four times in each ping interval. If this process itself did not run, excuse the
         silence of the peers."""
         pause = self.timing.ping_seconds / 4
-        looked_at = self._loop.time()
+        looked_at = time.monotonic()
         while True:
             await asyncio.sleep(pause)
-            now = self._loop.time()
+            now = time.monotonic()
             away = now - looked_at >= pause + self.timing.away_seconds
             looked_at = now
             for connection in list(self._connections):
