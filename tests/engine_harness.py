@@ -117,6 +117,8 @@ class Node:
     dialed: dict[str, Sequence[str]] = field(default_factory=dict)
     write_at: float | None = None
     disk_seconds: float | None = 0.0
+    waits_for_disk: bool = False
+    """Whether each batch is written at once, before anything is applied, as the driver does while the disk is quick."""
     disk_error: OSError | None = None
     """The error of the next writes of the log; nothing is written then."""
     syncs: int = 0
@@ -392,9 +394,10 @@ class Cluster:
     def step(self, id_: str) -> None:
         """One step of one manager at the present time, with all events that wait for it."""
         node = self.nodes[id_]
-        events, node.events = node.events, []
-        for effect in node.engine.step(self.now, events):
-            self._perform(node, effect)
+        self._step_engine(node)
+        if node.waits_for_disk and node.batches and node.disk_error is None:
+            self.complete_sync(id_)
+            self._step_engine(node)
         node.engine.apply()
         node.engine.alarms.tick()
         if node.engine.role == "leader":
@@ -402,6 +405,11 @@ class Cluster:
             assert self.leaders.setdefault(term, id_) == id_, f"two leaders in term {term}"
         if node.engine.failure is not None:
             self._stop(node, node.engine.failure)
+
+    def _step_engine(self, node: Node) -> None:
+        events, node.events = node.events, []
+        for effect in node.engine.step(self.now, events):
+            self._perform(node, effect)
 
     def _stop(self, node: Node, failure: WarrenError) -> None:
         self.stopped[node.id] = failure

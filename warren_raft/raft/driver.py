@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from queue import SimpleQueue
 from random import Random
 from typing import Final, Generic, Protocol, TypeVar
 
 from warren_raft.certificates.credentials import Credentials
 from warren_raft.errors import InvariantViolation, WarrenError
-from warren_raft.raft.context import TICK_SECONDS
+from warren_raft.raft.context import LONG_AGO
 from warren_raft.raft.effects import (
     Cancel,
     CloseLink,
@@ -44,9 +44,10 @@ from warren_raft.raft.events import (
 )
 from warren_raft.raft.links.transport import Transport
 from warren_raft.raft.links.wire import Message
-from warren_raft.raft.log.log import Batch, Log
-from warren_raft.raft.outbox import NOTICE_SECONDS
+from warren_raft.raft.log.log import Log
+from warren_raft.raft.step_loop import Bell, StepLoop
 from warren_raft.raft.submit import Proposal
+from warren_raft.raft.sync_thread import SyncThread
 from warren_raft.support.log_lines import log_event
 from warren_raft.support.stamps import Stamps
 from warren_raft.support.waiting import taken
@@ -115,19 +116,21 @@ class Driver(Generic[W]):
         """Set, from any thread: the points that a write passes are stamped. None: they are not, at no cost."""
         self._seen: object = None
         self._engine = make_engine(time.monotonic())
-        self._loop = asyncio.new_event_loop()
-        self._transport: Transport
+        self._bell = Bell()
+        self._loop = StepLoop(self._between, self._bell)
+        self._transport: Transport | None = None
         self._events: list[Event] = []
         self._submitted: deque[W] = deque()
         self._woken = False
         """A caller has asked for a step that has not begun. Only a hint: an exception may arrive in the caller after
         it set the hint and before it asks. So a step comes with the next tick at the latest."""
-        self._step_due = False
+        self._is_running = False
+        """Whether steps may be made: the links are open."""
+        self._step_at = LONG_AGO
+        """When the next step is due although nothing happens; LONG_AGO: at once."""
         self.steps = 0
         """Steps so far; the watchdog sees by it that this thread lives."""
-        self._notice_due = False
         self._finished = False
-        self._batches: SimpleQueue[Batch | None] = SimpleQueue()
         self._preparing = self._removing = False
         self._workers = Workers(WORKERS, f"warren-raft-worker {node_id}")
         self._log_workers = Workers(LOG_WORKERS, f"warren-raft-log {node_id}")
@@ -136,7 +139,13 @@ class Driver(Generic[W]):
         self._start_error: BaseException | None = None
         self._stop_requested = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=f"warren-raft {node_id}", daemon=True)
-        self._sync_thread = threading.Thread(target=self._sync, name=f"warren-raft-sync {node_id}", daemon=True)
+        self._sync_thread = SyncThread(
+            node_id,
+            call=self._call,
+            synced=self._take,
+            broken=self._not_written,
+            ended=self._sync_ended.set,
+        )
 
     @property
     def engine(self) -> Engine:
@@ -191,7 +200,7 @@ class Driver(Generic[W]):
             return False
         if not self._woken:
             self._woken = True
-            self._call(self._step)
+            self._bell.ring()
         return True
 
     def post(self, event: Event) -> None:
@@ -203,7 +212,8 @@ class Driver(Generic[W]):
 
         def use() -> None:
             self._engine.renewed(credentials.identity)
-            self._transport.set_credentials(credentials)
+            if self._transport is not None:
+                self._transport.set_credentials(credentials)
 
         self._call(use)
 
@@ -249,7 +259,7 @@ class Driver(Generic[W]):
 
     async def _main(self) -> None:
         self._loop.set_exception_handler(self._background_failed)
-        self._transport = Transport(
+        self._transport = transport = Transport(
             listen=self._listen,
             node_id=self._node_id,
             hello=self._engine.hello,
@@ -262,9 +272,10 @@ class Driver(Generic[W]):
             on_not_reached=lambda peer, why: self._take(NotReached(peer, why)),
             random=Random(),  # noqa: S311 - spreads redials; nothing secret
             credentials=self._credentials,
+            flushes_itself=False,
         )
         try:
-            await self._transport.start()
+            await transport.start()
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits in start()
             self._start_error = error
             self._started.set()
@@ -272,8 +283,8 @@ class Driver(Generic[W]):
         self._sync_thread.start()
         self._workers.start()
         self._log_workers.start()
+        self._is_running = True
         self._started.set()
-        self._tick()
         await self._stop_requested.wait()
         await self._shut_down()
 
@@ -281,8 +292,9 @@ class Driver(Generic[W]):
         self._finished = True
         self._engine.close()
         self.end_writes("the store is closed")
+        assert self._transport is not None
         await self._transport.close()
-        self._batches.put(None)
+        self._sync_thread.stop()
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 await self._sync_ended.wait()
@@ -293,82 +305,78 @@ class Driver(Generic[W]):
         for workers in (self._log_workers, self._workers):
             workers.shutdown(wait=self._sync_ended.is_set(), cancel_futures=True)
 
-    def _tick(self) -> None:
-        if not self._finished:
-            self._loop.call_later(TICK_SECONDS, self._tick)
-            self._schedule()
-
     def _received(self, peer: str, link: int, message: Message) -> None:
         if self.stamps is not None:
             self.stamps.add("arrived")
         self._take(Received(peer, link, message))
 
     def _take(self, event: Event) -> None:
+        """The step comes when all sockets have been read that have something to read."""
         self._events.append(event)
-        self._schedule()
 
-    def _schedule(self) -> None:
-        """Plan one step for all events of one turn of the loop."""
-        if not self._step_due:
-            self._step_due = True
-            self._loop.call_soon(self._step)
+    def _between(self) -> float:
+        """Called by the loop before it waits: make the step that is due. Returns the time of the next one."""
+        if self._transport is None:
+            return math.inf
+        if self._is_running and not self._finished:
+            now = time.monotonic()
+            if self._events or self._woken or now >= self._step_at:
+                self._step(now)
+        self._transport.flush()
+        return self._step_at if self._is_running and not self._finished else math.inf
 
-    def _step(self) -> None:
-        if self._finished or not (self._step_due or self._woken):
-            return  # an earlier step has done the work already
-        self._step_due = self._woken = False
+    def _step(self, now: float) -> None:
+        self._woken = False
         self.steps += 1
-        stamps = self.stamps
-        if stamps is not None:
-            stamps.add("step")
         events, self._events = self._events, []
-        now = time.monotonic()
         try:
             if self._submitted or self._writes.has_more:
                 self._take_submitted(events)
-            effects = self._engine.step(now, events)
-            if stamps is not None:
-                stamps.add("stepped", self._log.last_index)
-            for effect in effects:
-                self._perform(effect)
-            if stamps is not None:
-                stamps.add("handed")
-            self._transport.flush()
-            if stamps is not None:
-                stamps.add("sent")
+            self._step_engine(now, events)
+            synced = self._sync_thread.wait(may_wait=not self._engine.has_to_apply)
+            if synced is not None:
+                self._step_engine(time.monotonic(), [synced])
             more = self._engine.apply()
-            if stamps is not None:
-                stamps.add("applied", self._engine.applied_index)
+            if self.stamps is not None:
+                self.stamps.add("applied", self._engine.applied_index)
             self._writes.expire(now, lambda: self._engine.hindrance)
             self._writes.flush()
         except Exception as error:  # noqa: BLE001 - it is logged
             log_event(logger, logging.ERROR, "raft thread failed", node=self._node_id, exc_info=error)
             self._fail(InvariantViolation(f"the raft thread failed: {error!r}"))
             return
-        for event in events:
-            if isinstance(event, Synced):
-                self._remove()
-                break
         seen = self._engine.view
         if seen != self._seen:
             self._seen = seen
             self._on_change()
         if self._engine.failure is not None:
             self._fail(self._engine.failure)
-        elif more or self._writes.has_more:
-            self._schedule()
-        elif self._engine.holds_notices and not self._notice_due:
-            self._notice_due = True
-            self._loop.call_later(NOTICE_SECONDS, self._notice)
+        self._step_at = LONG_AGO if more or self._writes.has_more else self._engine.step_at
+
+    def _step_engine(self, now: float, events: list[Event]) -> None:
+        transport, stamps = self._transport, self.stamps
+        assert transport is not None
+        if stamps is not None:
+            stamps.add("step")
+        effects = self._engine.step(now, events)
+        if stamps is not None:
+            stamps.add("stepped", self._log.last_index)
+        for effect in effects:
+            self._perform(transport, effect)
+        if stamps is not None:
+            stamps.add("handed")
+        transport.flush()
+        if stamps is not None:
+            stamps.add("sent")
+        for event in events:
+            if isinstance(event, Synced):
+                self._remove()
+                break
 
     def _take_submitted(self, events: list[Event]) -> None:
         proposals = self._writes.take(taken(self._submitted))
         if proposals:
             events.append(Submitted(proposals))
-
-    def _notice(self) -> None:
-        self._notice_due = False
-        self._schedule()
 
     def _fail(self, error: WarrenError) -> None:
         if not self._finished:
@@ -380,45 +388,26 @@ class Driver(Generic[W]):
                 self.end_writes(f"this manager stopped: {error}")
                 self._stop_requested.set()
 
-    def _perform(self, effect: Effect) -> None:
+    def _perform(self, transport: Transport, effect: Effect) -> None:
         match effect:
             case Send(link, message):
-                self._transport.send(link, message)
+                transport.send(link, message)
             case Cancel(link, number):
-                self._transport.cancel(link, number)
+                transport.cancel(link, number)
             case WriteLog(batch):
-                self._batches.put(batch)
+                self._sync_thread.write(batch, self.stamps)
                 self._prepare()
             case Work():
                 self._workers.submit(self._work, effect)
             case Dial(peers):
-                self._transport.set_peers(peers)
+                transport.set_peers(peers)
             case CloseLink(link, reason):
-                self._transport.close_link(link, reason)
+                transport.close_link(link, reason)
 
     # Workers -----------------------------------------------------------------------------------------------------
 
-    def _sync(self) -> None:
-        while (batch := self._batches.get()) is not None:
-            error: OSError | None = None
-            stamps = self.stamps
-            if stamps is not None:
-                stamps.add("writing", batch.durable_index)
-            try:
-                batch.write()
-                if stamps is not None:
-                    stamps.add("written", batch.durable_index)
-            except OSError as problem:
-                error = problem
-            except Exception as problem:  # noqa: BLE001 - it is logged
-                # A bug, and the end of this manager: the writes that wait for this batch would wait for ever.
-                log_event(
-                    logger, logging.ERROR, "log batch failed", node=self._node_id, batch=batch.number, exc_info=problem
-                )
-                self._call(self._fail, InvariantViolation(f"the log's batch was not written: {problem!r}"))
-                continue
-            self._call(self._take, Synced(batch, error))
-        self._call(self._sync_ended.set)
+    def _not_written(self, problem: Exception) -> None:
+        self._fail(InvariantViolation(f"the log's batch was not written: {problem!r}"))
 
     def _work(self, work: Work) -> None:
         try:

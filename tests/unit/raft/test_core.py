@@ -586,7 +586,7 @@ def test_followers_that_get_the_same_get_one_object_and_a_later_call_gives_anoth
 
 
 def test_a_new_commit_index_alone_sends_nothing_by_itself() -> None:
-    """guard.py decides when it is told."""
+    """The guard decides when it is told."""
     rig = Rig("b")
     rig.lead()
     rig.core.propose(b"\x00x")
