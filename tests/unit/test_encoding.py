@@ -169,4 +169,4 @@ def test_a_traceback_shows_the_line_of_the_compiled_encoder() -> None:
     wrong: Any = 5
     with pytest.raises(TypeError) as caught:
         encoded(Node(id="n", hostname=wrong))
-    assert "encode_hostname(self.hostname)," in "".join(traceback.format_exception(caught.value))
+    assert "utf8(self.hostname))], value," in "".join(traceback.format_exception(caught.value))
