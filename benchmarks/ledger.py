@@ -61,8 +61,10 @@ class Manager(writes.Manager):
         self.store._parts.driver.stamps = Stamps()
 
     def stamps(self) -> list[Stamp]:
-        stamps, self.store._parts.driver.stamps = self.store._parts.driver.stamps, None
+        driver = self.store._parts.driver
+        stamps: Stamps | None = driver.stamps
         assert stamps is not None
+        driver.stamps = None
         return stamps.take()
 
 
@@ -110,7 +112,7 @@ class Point(NamedTuple):
 Points = dict[str, Point]
 
 
-def points_of(stamps: Iterable[Sequence[Any]]) -> Points:
+def points_of(stamps: Iterable[Stamp]) -> Points:
     found: Points = defaultdict(lambda: Point([], []))
     for time, point, number in sorted(stamps):
         found[point].times.append(time)

@@ -116,10 +116,11 @@ class Manager(common.Manager):
     def load(self, threads: int, seconds: float) -> dict[str, float]:
         """Writes of threads that each wait for their own."""
         containers, count = self.containers, len(self.containers)
-        gate, times = threading.Barrier(threads + 1), [[] for _ in range(threads)]
+        gate = threading.Barrier(threads + 1)
+        times: list[list[float]] = [[] for _ in range(threads)]
 
         def caller(number: int) -> None:
-            own: list[float] = times[number]
+            own = times[number]
             gate.wait()
             end = time.perf_counter() + seconds
             turn = number
