@@ -86,22 +86,20 @@ def write_rows(directory: Path, sizes: Sizes, client: Path | None) -> list[Row]:
     with contextlib.ExitStack() as stack:
         etcd = None if client is None else stack.enter_context(Etcd(directory, client))
         ours = stack.enter_context(writes.Cluster(directory, script=writes.__file__))
-        memory = rss_anon(ours.places["leader"].popen.pid) / 2**20
+        memory = rss_anon(ours.places()["leader"].popen.pid) / 2**20
         rows.append(Row("writes", "leader's anonymous memory with 10,000 containers", "MiB", [memory], goal=96))
         sides: dict[str, Callable[[str], dict[str, float] | None]] = {
             "ours": lambda name: ours.load(WORKS[name], sizes.seconds)
         }
         if etcd is not None:
-            leader, follower = etcd.leader_and_follower()
-            places = {"leader": leader, "follower": follower}
-            etcd.fill(leader, writes.STORED, VALUE_BYTES)
+            etcd.fill(etcd.places()["leader"], writes.STORED, VALUE_BYTES)
 
             def load_etcd(name: str) -> dict[str, float] | None:
                 if name not in ETCD_WORKS:
                     return None
                 work, batch = ETCD_WORKS[name]
                 size: dict[str, int] = {"keys": writes.STORED, "value_bytes": VALUE_BYTES, "batch": batch}
-                return etcd.load(places[work.place], work.callers, sizes.seconds, **size)
+                return etcd.load(etcd.places()[work.place], work.callers, sizes.seconds, **size)
 
             sides["etcd"] = load_etcd
             load_etcd("8 threads")
@@ -235,7 +233,7 @@ def snapshot_rows(directory: Path, sizes: Sizes, client: Path | None) -> list[Ro
     theirs: list[float] = []
     if client is not None:
         with Etcd(directory, client) as etcd:
-            leader, _ = etcd.leader_and_follower()
+            leader = etcd.places()["leader"]
             etcd.fill(leader, sizes.restored, VALUE_BYTES)
             saved = etcd.save(leader)
             key = "/containers/container-000000000000"

@@ -102,17 +102,20 @@ class Etcd:
         for member in self.members:
             member.end()
 
-    def leader_and_follower(self) -> tuple[Member, Member]:
-        def found() -> tuple[Member, Member] | None:
-            leads: dict[bool, Member] = {}
+    def places(self) -> dict[str, Member]:
+        """The leader and a follower now."""
+
+        def found() -> dict[str, Member] | None:
+            places = {}
             for member in self.members:
                 with contextlib.suppress(OSError):
                     status = member.ask("/v3/maintenance/status")
-                    leads[status.get("leader") == status["header"]["member_id"]] = member
-            return (leads[True], leads[False]) if len(leads) == 2 else None
+                    leads = status.get("leader") == status["header"]["member_id"]
+                    places["leader" if leads else "follower"] = member
+            return places if len(places) == 2 else None
 
-        leader, follower = wait_for(found, "a leader of etcd")
-        return leader, follower
+        both: dict[str, Member] = wait_for(found, "a leader of etcd")
+        return both
 
     def pids(self) -> list[int]:
         return [member.popen.pid for member in self.members]

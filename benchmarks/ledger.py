@@ -184,7 +184,7 @@ def way_of_follower(index: int, follower: Points) -> list[int]:
 
 def measure(directory: Path, callers: int, seconds: float) -> dict[str, Any]:
     with writes.Cluster(directory, script=__file__) as cluster:
-        leader = cluster.places["leader"]
+        leader = cluster.places()["leader"]
         leader.call("load", callers, 1.0)  # warm
         cluster.call_all("stamp")
         load = leader.call("load", callers, seconds)

@@ -195,14 +195,18 @@ class Cluster(common.Cluster):
         super().__init__(script, directory, count, insecure_plaintext=True, admin=admin)
         assert {manager.read() for manager in self.managers.values()} == {"started"}
         self.call_all("ready")
+        self.places()["leader"].call("fill", stored, fill_batch)
+
+    def places(self) -> dict[str, common.Process]:
+        """The leader and a follower now: on a busy machine leadership may move."""
         leader, follower = self.leader_and_follower()
-        self.places = {"leader": self.managers[leader], "follower": self.managers[follower]}
-        self.places["leader"].call("fill", stored, fill_batch)
+        return {"leader": self.managers[leader], "follower": self.managers[follower]}
 
     def load(self, work: Work, seconds: float) -> dict[str, float]:
         """The rate, the latencies, and the CPU time of all processes a write."""
+        manager = self.places()[work.place]
         before = cpu_seconds(self.pids())
-        row: dict[str, float] = self.places[work.place].call(work.method, work.callers, seconds)
+        row: dict[str, float] = manager.call(work.method, work.callers, seconds)
         cpu = cpu_seconds(self.pids()) - before
         return {**row, "cpu_ms_a_write": round(1e3 * cpu / row["writes"], 4)}
 
