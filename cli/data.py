@@ -25,10 +25,11 @@ from warren_raft.disk.outputs import (
     whole_file,
 )
 from warren_raft.errors import InvalidEntity, NotFound, WarrenError
-from warren_raft.migrate.records import format_line, parse_line
-from warren_raft.model.json_form import to_json, write_base64
-from warren_raft.store.operations import put_operation
-from warren_raft.store.tables import BY_NAME, CA, KINDS
+from warren_raft.migrate.lines import operation_of
+from warren_raft.migrate.records import format_line
+from warren_raft.model.json_form import write_base64
+from warren_raft.store import codec
+from warren_raft.store.tables import BY_NUMBER, CA, KINDS
 from warren_raft.support.wording import counted
 
 from .common import (
@@ -100,14 +101,16 @@ def _items(source: BinaryIO) -> dict[tuple[str, str], Item]:
     items: dict[tuple[str, str], Item] = {}
     for number, line in _lines(source):
         try:
-            kind, key, entity = parse_line(line.decode())
-            put_operation(BY_NAME[kind], entity, None)  # checks its size, and the other conditions of a store
+            put = operation_of(line.decode())
         except UnicodeDecodeError:
             raise InvalidEntity("record", f"line {number} of {source.name} is not UTF-8") from None
         except InvalidEntity as error:
             problem = str(error).removeprefix("record: ").removeprefix("record.")
             raise InvalidEntity("record", f"line {number} of {source.name}: {problem}") from None
-        items[kind, key] = kind, write_base64(entity) if isinstance(entity, bytes) else to_json(entity)
+        kind, entity = BY_NUMBER[put.kind_number], put.entity
+        assert entity is not None  # only a delete has none
+        data = codec.decode_entity(CA, entity, 0) if kind is CA else entity
+        items[kind.name, put.id] = kind.name, write_base64(data)
     if not items:
         raise InvalidEntity("record", f"{source.name} holds no record")
     return items

@@ -16,8 +16,9 @@ import stat
 import tempfile
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -38,10 +39,13 @@ from warren_raft.admin.client import (
     NotRunning,
     _chunks,
 )
-from warren_raft.admin.server import MAX_CALLS, AdminServer
+from warren_raft.admin.server import MAX_CALLS, OPERATIONS, AdminServer, Arguments
 from warren_raft.errors import Unavailable
-from warren_raft.model.entities import Node, TLSCertificate
+from warren_raft.local.store import LocalStore
+from warren_raft.model.entities import Node, NodeRole, TLSCertificate
 from warren_raft.model.json_form import to_json
+from warren_raft.store import codec
+from warren_raft.store.tables import NODE
 
 
 class FakeResult:
@@ -322,6 +326,47 @@ def test_a_batch_is_one_command(client: AdminClient, manager: FakeManager) -> No
     client.put_batch([("node", {"id": "n1"}), ("service", {"id": "s1"})])
     ((operations, _timeout),) = manager.batches
     assert [name for name, *_ in operations] == ["create_node", "create_service"]
+
+
+def test_an_item_may_be_the_encoded_entity(client: AdminClient, manager: FakeManager) -> None:
+    node = Node(id="n1", role="worker", labels={"zone": "a"})
+    encoded = base64.b64encode(codec.encode(NODE, node)).decode()
+    client.put_batch([("node", encoded), ("ca", base64.b64encode(b"\0CA").decode()), ("service", {"id": "s1"})])
+    ((operations, _timeout),) = manager.batches
+    assert operations[:2] == [("create_node", node, None), ("save_ca", b"\0CA", None)]
+    assert operations[0][1].role is NodeRole.WORKER
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "not an entity"),
+        (b"\xff", "not an entity"),
+        (b"\x80", "not"),
+        (b"\x81\x80", "id"),
+        (b"\x82cn-1\x05", "role"),
+        (b"\x82cn-1cnone", "role"),
+        (b"\x81cn-1", ""),
+    ],
+)
+def test_an_encoded_item_is_checked_like_any_other(tmp_path: Path, data: bytes, says: str) -> None:
+    """Against a real store: the bytes may have any values."""
+    with LocalStore(tmp_path / "store") as store:
+        batch = [["node", base64.b64encode(data).decode()]]
+        put = partial(OPERATIONS["put_batch"], cast("Any", store), Arguments({"items": batch}))
+        if not says:
+            put()
+            assert store.get_node("n-1") == Node(id="n-1")
+            return
+        with pytest.raises(errors.InvalidEntity, match=says):
+            put()
+        assert store.list_nodes() == []
+
+
+def test_an_item_that_is_no_base64_is_refused(client: AdminClient, manager: FakeManager) -> None:
+    with pytest.raises(errors.InvalidEntity, match="base64"):
+        client.put_batch([("node", "no base64!")])
+    assert manager.batches == []
 
 
 def test_many_items_are_stored_in_bounded_batches_and_told_of(client: AdminClient, manager: FakeManager) -> None:

@@ -45,7 +45,7 @@ SNAPSHOT_CHUNK_BYTES: Final = 256 * 1024
 
 T = TypeVar("T")
 Item = tuple[str, object]
-"""A kind's name and an entity in its JSON form; for the CA, its bytes in base64."""
+"""A kind's name, and an entity in its JSON form, or its encoded bytes in base64; for the CA, its bytes in base64."""
 
 
 class NotRunning(WarrenError):
@@ -254,7 +254,7 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
     chunk: list[Item] = []
     size = 0
     for item in items:
-        item_size = len(json.dumps(item))
+        item_size = len(item[1]) if isinstance(item[1], str) else len(json.dumps(item))
         if chunk and (len(chunk) == CHUNK_RECORDS or size + item_size > CHUNK_BYTES):
             yield chunk
             chunk, size = [], 0

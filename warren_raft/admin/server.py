@@ -47,6 +47,7 @@ from warren_raft.errors import (
 from warren_raft.model.json_form import from_json, read_base64
 from warren_raft.model.validation import Refused
 from warren_raft.results import MemberStatus, Status
+from warren_raft.store import codec
 from warren_raft.store.tables import BY_NAME, CA, Kind
 from warren_raft.support.forking import let_go_in_child
 from warren_raft.support.log_lines import log_event
@@ -424,7 +425,7 @@ def _item(item: Any) -> tuple[Kind[Any], Any]:
     if not isinstance(item, list) or len(item) != 2 or not isinstance(item[0], str):
         raise InvalidEntity("request", "each must be [kind, entity]", field="items")
     kind = _kind(item[0])
-    return kind, _value(kind, item[1])
+    return kind, _encoded(kind, item[1]) if kind is not CA and isinstance(item[1], str) else _value(kind, item[1])
 
 
 def _kind(name: str) -> Kind[Any]:
@@ -442,6 +443,17 @@ def _value(kind: Kind[Any], value: Any) -> Any:
         return read_base64(value, "")
     except Refused as refused:
         raise InvalidEntity("ca", refused.reason) from None
+
+
+def _encoded(kind: Kind[Any], text: str) -> Any:
+    """The entity of its bytes (store/codec.py) in base64. An import sends these, because they take a fifth of the time
+    of JSON. The values are checked when the entity becomes part of a batch."""
+    try:
+        return codec.decode_entity(kind, read_base64(text, ""), 0)
+    except Refused as refused:
+        raise InvalidEntity(kind.name, refused.reason) from None
+    except codec.MalformedRecord as error:
+        raise InvalidEntity(kind.name, f"has bytes that are {error}") from None
 
 
 def _add_member(manager: Manager, arguments: Arguments) -> None:

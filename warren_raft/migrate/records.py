@@ -49,6 +49,9 @@ _GO_WORDS: Final[Mapping[str, str]] = {
 }
 """The words that Go does not simply capitalise. (So service_id is ServiceID, and cert_pem is CertPEM.)"""
 
+ZERO_TIME: Final = "0001-01-01T00:00:00Z"
+"""Go's text for a time that is not set."""
+
 _MICROSECOND: Final = timedelta(microseconds=1)
 _MICROSECOND_NANOSECONDS: Final = 1_000
 
@@ -66,7 +69,7 @@ def _go_path(path: str) -> str:
 
 
 def _write_time(value: datetime | None) -> str:
-    return "0001-01-01T00:00:00Z" if value is None else format_time(value)
+    return ZERO_TIME if value is None else format_time(value)
 
 
 def _write_duration(value: timedelta) -> int:
@@ -92,7 +95,7 @@ def _write_map(value: Mapping[str, str]) -> dict[str, str]:
     return dict(sorted(value.items()))
 
 
-_GO: Final = Notation(
+GO: Final = Notation(
     name=go_name,
     write={
         FormKind.CHOICE: str,
@@ -169,7 +172,7 @@ def _kind_of(bucket: Any) -> tables.Kind[Any]:
 
 
 def _entity_from_json(kind: tables.Kind[Any], key: str, value: Any) -> Any:
-    entity = _GO.struct_from_json(kind.entity, value)
+    entity = GO.struct_from_json(kind.entity, value)
     if entity.id != key:
         raise Refused("ID", "is not the key of the record")
     try:
@@ -244,7 +247,7 @@ def format_line(kind_name: str, entity: Entity | bytes) -> str:
     if isinstance(entity, bytes):
         key, value = tables.CA_ID, _ca_to_json(entity)
     else:
-        key, value = entity.id, _GO.fields_to_json(entity)
+        key, value = entity.id, GO.fields_to_json(entity)
     line = dict(zip(_LINE_FIELDS, (kind.bucket, key, value), strict=True))
     return _go_json(line).translate(_LINE_ESCAPES)
 
