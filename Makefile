@@ -4,8 +4,9 @@
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
+# A third of the time these tests wait for a disk or a process: one more at a time than there are processors.
 fast: ## unit and model tests without the slow ones: the loop while you work
-	scripts/test.sh -q -n 2 --dist worksteal -m "not slow" tests/unit tests/model
+	scripts/test.sh -q -n $$(($$(nproc) + 1)) --dist worksteal -m "not slow" tests/unit tests/model
 
 test: ## all tests
 	scripts/test.sh

@@ -54,6 +54,7 @@ def test_a_line_is_said_once_until_something_changed(said: Said) -> None:
     assert len(said.lines) == 2
 
 
+@pytest.mark.slow
 def test_who_fails_in_ever_new_ways_writes_a_bounded_number_of_lines_a_day(said: Said) -> None:
     for number in range(50_000):
         said.now = number / 50_000 * DAY_SECONDS

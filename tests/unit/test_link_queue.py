@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fast import fast_first
 from warren_raft.raft.lanes import Lane
 from warren_raft.raft.links.link_queue import (
     PART_BYTES_MIN,
@@ -107,7 +108,7 @@ LARGE = encode_body({"type": "bulk", "data": bytes(4 * MIB)})
 RATES = [64 * KIB, 512 * KIB, MIB, 40 * MIB]
 
 
-@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("rate", fast_first(RATES, 3))
 @pytest.mark.parametrize("way", [0.0001, 0.02, 0.2])
 def test_a_link_is_kept_busy_and_nothing_waits_long_in_its_buffers(rate: float, way: float) -> None:
     """Megabytes wait. The link carries them at its speed, and a message that is sent meanwhile is late by a moment

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.fast import fast_first
 from tests.log_recorder import DIRECTORY, Recorder, Snapshot, open_log, snapshot
 from tests.memory_files import PAGE, Crashed, MemoryFiles, keep_all, keep_none, keep_some
 from warren_raft.errors import Corrupted
@@ -280,7 +281,7 @@ def test_random_damage_never_gives_a_wrong_entry(kind: str) -> None:
         assert result == CORRUPTED or result in known[-newest - 1 :], (path, begin, fill[:4])
 
 
-@every_log
+@pytest.mark.parametrize("kind", fast_first(list(LOGS), 1))
 def test_a_stretch_copied_from_elsewhere_in_the_log_is_damage(kind: str) -> None:
     """A misdirected write puts sound bytes at the wrong place. The checksums cover the segment and the offset."""
     record = LOGS[kind]()

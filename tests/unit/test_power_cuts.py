@@ -159,6 +159,7 @@ def test_a_saved_snapshot_is_whole_or_absent(
             assert verify(root / "s.mdb") == read_manifest(root / "s.mdb")
 
 
+@pytest.mark.slow
 def test_every_snapshot_in_the_directory_was_verified_and_is_on_disk(database: Database, tmp_path: Path) -> None:
     """One snapshot is there, a damaged one is set aside, one is taken, and one was received."""
     root = tmp_path / "root"
@@ -276,6 +277,7 @@ def test_a_directory_has_all_of_the_old_content_or_all_of_the_new(
         require_old_or_new(root, is_done=is_done)
 
 
+@pytest.mark.slow
 def test_the_next_process_may_lose_the_power_too(tmp_path: Path) -> None:
     """Committed, and the power is cut at each change of the process that completes it; the one after that ends it."""
     root = tmp_path / "root"

@@ -536,6 +536,7 @@ def test_6c_stock_a_manager_that_cannot_hear_deposes_the_leader_for_ever() -> No
     assert deposed >= 10
 
 
+@pytest.mark.slow
 def test_6c_ours_a_manager_that_cannot_hear_deposes_nobody() -> None:
     cluster = Cluster()
     leader = cluster.wait_ready()

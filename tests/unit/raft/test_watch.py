@@ -183,6 +183,7 @@ def test_a_refusal_is_over_once_the_manager_was_added_again() -> None:
     assert not any(node.alarm_texts for node in cluster.nodes.values())
 
 
+@pytest.mark.slow
 def test_others_say_that_a_wiped_member_is_not_let_in_and_not_that_it_is_away() -> None:
     """It runs: "start it, or look at the network" was wrong, and nobody but the wiped one said why."""
     cluster, leader, (wiped, other) = started()

@@ -566,6 +566,7 @@ BEGIN_WITH = (
 )
 
 
+@pytest.mark.slow
 def test_a_child_that_takes_too_much_time_is_ended_and_its_file_counts_as_damaged(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
