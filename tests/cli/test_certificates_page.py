@@ -21,6 +21,8 @@ import pytest
 from cli_support import EXIT_SECONDS, READY_SECONDS, Command
 from hosts import Hosts, why_not
 
+from tests.busy_machine import in_time
+
 pytestmark = pytest.mark.docs
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "certificates.md").read_text(encoding="utf-8")
@@ -127,7 +129,8 @@ def test_following_the_page_from_its_top_to_its_end(operator: Operator) -> None:
     """One cluster goes through the whole page, like an operator's cluster."""
     three = ADDRESSES[:3]
     operator.follow("A cluster on three hosts")
-    assert operator.told[-1].startswith("healthy: ")
+    with in_time():  # a moment after all are ready
+        assert operator.told[-1].startswith("healthy: ")
     assert {operator.status(host)["links"] for host in three} == {"tls"}
     operator.put("10.0.0.2", "first")
 
@@ -151,7 +154,10 @@ def test_following_the_page_from_its_top_to_its_end(operator: Operator) -> None:
     assert operator.status("10.0.0.2")["certificate"]["serial"] != stolen
     wait_for(lambda: [m["voter"] for m in operator.status("10.0.0.2")["members"]] == [True] * 4, "m2 to vote again")
     operator.put("10.0.0.2", "last")
-    assert {status["verdict"]["state"] for status in map(operator.status, ADDRESSES)} == {"healthy"}
+    wait_for(
+        lambda: {status["verdict"]["state"] for status in map(operator.status, ADDRESSES)} == {"healthy"},
+        "all managers to find the cluster healthy",
+    )
 
 
 def connected(operator: Operator, host: str) -> bool:

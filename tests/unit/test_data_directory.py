@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import socket
 import subprocess
 import threading
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.harness import wait_until
+from tests.cluster.harness import free_ports, wait_until
 from warren_raft.admin import SOCKET_NAME
 from warren_raft.admin.client import AdminClient
 from warren_raft.config import Config
@@ -43,9 +42,7 @@ from warren_raft.store.ownership import DirectoryLock
 
 def alone(directory: str, **options: Any) -> Config:
     """A cluster of one."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     return Config(data_dir=directory, node_id="m1", listen=address, members={"m1": address}, **options)
 
 

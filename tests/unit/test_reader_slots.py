@@ -587,9 +587,8 @@ def test_a_child_opens_its_own_store_once_its_parent_has_closed_its_own(tmp_path
 @pytest.mark.slow
 def test_a_store_that_a_child_inherited_says_that_it_belongs_to_the_parent(tmp_path: Path) -> None:
     script = """
-        import socket
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            address = "127.0.0.1:%d" % taken.getsockname()[1]
+        from tests.cluster.harness import free_ports
+        address = "127.0.0.1:%d" % free_ports(1)[0]
         config = wr.Config(
             node_id="m1", data_dir=path + "-m1", listen=address, members={"m1": address}, bootstrap=True, admin=False
         )

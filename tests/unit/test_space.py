@@ -3,7 +3,6 @@ refusal ends by itself when there is enough space again."""
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import cast
 import pytest
 
 import warren_raft as wr
+from tests.cluster.harness import free_ports
 from warren_raft import config as config_module
 from warren_raft.alarms import Alarms
 from warren_raft.disk.files import OsFiles
@@ -104,9 +104,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def store(tmp_path: Path, free: list[int]) -> Iterator[wr.ReplicatedStore]:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     config = wr.Config(
         data_dir=tmp_path,
         node_id="m1",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.harness import free_ports
 from warren_raft.config import Config
 from warren_raft.errors import Closed, RefusedForSafety
 from warren_raft.maintenance import inspect, verify
@@ -22,8 +22,7 @@ from warren_raft.snapshots.file import SnapshotInfo, read_manifest
 
 
 def config(directory: Path, **more: Any) -> Config:
-    with socket.create_server(("127.0.0.1", 0)) as link:
-        address = f"127.0.0.1:{link.getsockname()[1]}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     return Config(node_id="m1", data_dir=directory / "m1", listen=address, members={"m1": address}, **more)
 
 
