@@ -201,7 +201,7 @@ def _config(config_file: str | None, **settings: Any) -> Config:
         raise click.UsageError(text) from None
 
 
-def _require_all(known: Mapping[str, Any], config_file: str | None) -> None:
+def _require_all(known: Mapping[str, object], config_file: str | None) -> None:
     """Raises UsageError, which names all the settings that are missing, the places that were looked at, and an
     example."""
     missing = [name for name in OPTIONS if name not in known]

@@ -40,7 +40,7 @@ class FrozenMap(dict[str, str]):
 
     __slots__ = ()
 
-    def _refuse(self, *_args: Any, **_kwargs: Any) -> NoReturn:
+    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
         raise TypeError("this mapping is immutable; change a copy: dict(mapping)")
 
     __setitem__ = _refuse

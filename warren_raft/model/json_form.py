@@ -61,7 +61,7 @@ def write_base64(value: bytes) -> str:
     return base64.b64encode(value).decode("ascii")
 
 
-def read_base64(value: Any, path: str) -> bytes:
+def read_base64(value: object, path: str) -> bytes:
     """The bytes of a text in standard base64. Raises Refused, which does not quote the text."""
     if not isinstance(value, str):
         raise wrong_type(path, value, "base64 text")
@@ -75,7 +75,7 @@ def _write_time(value: datetime | None) -> str | None:
     return None if value is None else format_time(value)
 
 
-def read_time(value: Any, path: str) -> datetime | None:
+def read_time(value: object, path: str) -> datetime | None:
     """A time, or None for null. Raises Refused."""
     if value is None:
         return None
@@ -93,7 +93,7 @@ def _write_duration(value: timedelta) -> int | float:
     return value.total_seconds() if microseconds else seconds
 
 
-def _read_duration(value: Any, path: str) -> timedelta:
+def _read_duration(value: object, path: str) -> timedelta:
     if type(value) is not int and type(value) is not float:
         raise wrong_type(path, value, "a number of seconds")
     try:
@@ -115,7 +115,7 @@ class Notation:
 
     name: Callable[[str], str]
     write: Mapping[FormKind, Callable[[Any], Any]]
-    read: Mapping[FormKind, Callable[[Any, str], Any]]
+    read: Mapping[FormKind, Callable[[object, str], object]]
     null_is_unset: bool
 
     def fields_to_json(self, struct: Any) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class Notation:
         write = self.write.get(form.kind)
         return value if write is None else write(value)
 
-    def struct_from_json(self, cls: Any, value: Any, path: str = "") -> Any:
+    def struct_from_json(self, cls: Any, value: object, path: str = "") -> Any:
         """The entity or structure of a JSON object, not yet validated. Raises Refused."""
         if not isinstance(value, dict):
             raise wrong_type(path, value, "a JSON object")
@@ -151,7 +151,7 @@ class Notation:
                 raise Refused(prefix + self.name(f.name), "is missing")
         return cls(**fields)
 
-    def _from_json(self, value: Any, form: Form, path: str) -> Any:
+    def _from_json(self, value: object, form: Form, path: str) -> Any:
         if form.kind is FormKind.SEQUENCE:
             if not isinstance(value, list):
                 raise wrong_type(path, value, "a list")
@@ -190,7 +190,7 @@ def to_json(entity: Any) -> dict[str, Any]:
     return {**_OURS.fields_to_json(entity), "revision": entity.revision}
 
 
-def from_json(cls: type[EntityT], value: Any) -> EntityT:
+def from_json(cls: type[EntityT], value: object) -> EntityT:
     """The validated entity of a parsed JSON object. Missing fields take their defaults.
 
     `revision` is accepted and ignored. Raises InvalidEntity, with the field's path, for an unknown field, a missing id,

@@ -60,7 +60,7 @@ def wrong_type(path: str, value: object, expected: str) -> Refused:
     return Refused(path, f"must be {expected}, not {type(value).__name__}")
 
 
-def _to_text(value: Any, _form: Form, path: str) -> str:
+def _to_text(value: object, _form: Form, path: str) -> str:
     if not isinstance(value, str):
         raise wrong_type(path, value, "text (str)")
     if not _encodes(value):
@@ -68,7 +68,7 @@ def _to_text(value: Any, _form: Form, path: str) -> str:
     return str.__str__(value)
 
 
-def _require_range(value: Any, form: Form, path: str) -> None:
+def _require_range(value: object, form: Form, path: str) -> None:
     if form.low <= value <= form.high:
         return
     shown = value.total_seconds() if isinstance(value, timedelta) else value
@@ -77,7 +77,7 @@ def _require_range(value: Any, form: Form, path: str) -> None:
     raise Refused(path, f"must be at most {form.high}, and is {shown}")
 
 
-def _to_integer(value: Any, form: Form, path: str) -> int:
+def _to_integer(value: object, form: Form, path: str) -> int:
     if type(value) is not int:
         raise wrong_type(path, value, "an integer (int)")
     if not INTEGER_MIN <= value <= INTEGER_MAX:
@@ -86,7 +86,7 @@ def _to_integer(value: Any, form: Form, path: str) -> int:
     return value
 
 
-def _to_number(value: Any, form: Form, path: str) -> float:
+def _to_number(value: object, form: Form, path: str) -> float:
     if type(value) is not float and type(value) is not int:
         raise wrong_type(path, value, "a number (float or int)")
     try:
@@ -99,19 +99,19 @@ def _to_number(value: Any, form: Form, path: str) -> float:
     return number
 
 
-def _to_flag(value: Any, _form: Form, path: str) -> bool:
+def _to_flag(value: object, _form: Form, path: str) -> bool:
     if type(value) is not bool:
         raise wrong_type(path, value, "True or False (bool)")
     return value
 
 
-def _to_bytes(value: Any, _form: Form, path: str) -> bytes:
+def _to_bytes(value: object, _form: Form, path: str) -> bytes:
     if type(value) is not bytes:
         raise wrong_type(path, value, "bytes")
     return value
 
 
-def _to_time(value: Any, _form: Form, path: str) -> datetime | None:
+def _to_time(value: object, _form: Form, path: str) -> datetime | None:
     if value is None:
         return None
     if not isinstance(value, datetime):
@@ -128,7 +128,7 @@ def _to_time(value: Any, _form: Form, path: str) -> datetime | None:
     return value if is_normal else datetime(*utc.timetuple()[:6], utc.microsecond, tzinfo=UTC)
 
 
-def _to_duration(value: Any, form: Form, path: str) -> timedelta:
+def _to_duration(value: object, form: Form, path: str) -> timedelta:
     if type(value) is not timedelta:
         raise wrong_type(path, value, "a duration (timedelta)")
     if not DURATION_MIN <= value <= DURATION_MAX:
@@ -144,14 +144,14 @@ def _to_choice(value: Any, form: Form, path: str) -> str:
     return value if type(value) is form.cls else text
 
 
-def _to_map_key(key: Any, form: Form, path: str) -> str:
+def _to_map_key(key: object, form: Form, path: str) -> str:
     try:
         return _to_text(key, form, path)
     except Refused as refused:
         raise Refused(path, f"a key {refused.reason}") from None
 
 
-def _to_map(value: Any, form: Form, path: str) -> FrozenMap:
+def _to_map(value: object, form: Form, path: str) -> FrozenMap:
     if not isinstance(value, Mapping):
         raise wrong_type(path, value, "a mapping of text to text")
     items = []
@@ -163,7 +163,7 @@ def _to_map(value: Any, form: Form, path: str) -> FrozenMap:
     return FrozenMap(items)
 
 
-def _to_sequence(value: Any, form: Form, path: str) -> tuple[Any, ...]:
+def _to_sequence(value: object, form: Form, path: str) -> tuple[Any, ...]:
     if not isinstance(value, (tuple, list)):
         raise wrong_type(path, value, "a sequence (tuple or list)")
     item = form.item
@@ -172,7 +172,7 @@ def _to_sequence(value: Any, form: Form, path: str) -> tuple[Any, ...]:
     return value if type(value) is tuple and all(map(is_, value, items)) else items
 
 
-def _to_struct(value: Any, form: Form, path: str) -> Any:
+def _to_struct(value: object, form: Form, path: str) -> Any:
     if value is None and form.optional:
         return None
     if type(value) is not form.cls:
@@ -180,7 +180,7 @@ def _to_struct(value: Any, form: Form, path: str) -> Any:
     return _with_fields_converted(value, path + ".")
 
 
-_CONVERT: Final[dict[FormKind, Callable[[Any, Form, str], Any]]] = {
+_CONVERT: Final[dict[FormKind, Callable[[object, Form, str], object]]] = {
     FormKind.TEXT: _to_text,
     FormKind.INTEGER: _to_integer,
     FormKind.NUMBER: _to_number,
@@ -197,7 +197,7 @@ _CONVERT: Final[dict[FormKind, Callable[[Any, Form, str], Any]]] = {
 
 def _with_fields_converted(instance: Any, prefix: str) -> Any:
     """The same instance if nothing had to be converted. An entity's revision stays."""
-    changed: dict[str, Any] = {}
+    changed: dict[str, object] = {}
     for f in fields_of(type(instance)):
         value = getattr(instance, f.name)
         converted = _CONVERT[f.form.kind](value, f.form, prefix + f.name)

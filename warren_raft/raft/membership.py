@@ -98,7 +98,7 @@ class Membership:
 
     def encode(self) -> bytes:
         rows = [_row_of(member) for _, member in sorted(self.members.items())]
-        value: list[Any] = [self.cluster_id, self.index, rows, list(self.removed)]
+        value: list[object] = [self.cluster_id, self.index, rows, list(self.removed)]
         if self.trust_domain or self.removed_certificates:  # otherwise the form of releases without certificates
             value.append([self.trust_domain, _rows_of(self.removed_certificates)])
         return cbor2.dumps(value)
@@ -147,7 +147,7 @@ class Change:
 
     def encode(self) -> bytes:
         rows = [_row_of(member) for member in self.members]
-        value: list[Any] = [self.verb, self.id, self.address, self.incarnation, self.cluster_id, rows]
+        value: list[object] = [self.verb, self.id, self.address, self.incarnation, self.cluster_id, rows]
         if self.trust_domain or self.certificate is not None:  # otherwise the form of releases without certificates
             value.append([self.trust_domain, _rows_of([] if self.certificate is None else [self.certificate])])
         return cbor2.dumps(value)
@@ -181,8 +181,8 @@ class Change:
         return self.id != "" and self.incarnation != "" and not self.members
 
 
-def _row_of(member: Member) -> list[Any]:
-    row: list[Any] = [member.id, member.address, member.incarnation, member.voter]
+def _row_of(member: Member) -> list[object]:
+    row: list[object] = [member.id, member.address, member.incarnation, member.voter]
     return [*row, _rows_of(member.certificates)] if member.certificates else row
 
 
@@ -203,7 +203,7 @@ def _member_of(row: Any) -> Member:
     return Member(id_, address, incarnation, voter, _certificates_of(*certificates or [[]]))
 
 
-def _rows_of(certificates: Iterable[Certificate]) -> list[list[Any]]:
+def _rows_of(certificates: Iterable[Certificate]) -> list[list[object]]:
     return [[certificate.serial, certificate.not_after] for certificate in certificates]
 
 
@@ -354,7 +354,7 @@ class Hello:
     origin: str = ""
     """The cluster id that this directory was restored with; "": it was not restored."""
 
-    def to_message(self) -> dict[str, Any]:
+    def to_message(self) -> dict[str, object]:
         return {
             "node_id": self.node_id,
             "address": self.address,

@@ -30,7 +30,7 @@ _ARRAY_OF_2: Final = 0x82
 _EMPTY_ARRAY: Final = 0x80
 _ARRAY_8: Final = 0x98
 
-_Check = Callable[[Any], bool]
+_Check = Callable[[object], bool]
 
 
 class Unreadable(Exception):
@@ -146,7 +146,7 @@ def _struct_check(cls: Any) -> _Check:
     found = ((position, _check_of(field.form)) for position, field in enumerate(fields))
     checks = tuple((position, check) for position, check in found if check is not None)
 
-    def is_sound(array: Any) -> bool:
+    def is_sound(array: object) -> bool:
         if type(array) is not list or len(array) != width:
             return False
         for position, check in checks:
@@ -172,19 +172,19 @@ def _check_of_items(item: _Check) -> _Check:
     return lambda values: type(values) is list and all(map(item, values))
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: object) -> bool:
     return type(value) is list
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return type(value) is str
 
 
-def _is_map(value: Any) -> bool:
+def _is_map(value: object) -> bool:
     return type(value) is dict
 
 
-def _is_integer(value: Any) -> bool:
+def _is_integer(value: object) -> bool:
     return type(value) is int
 
 
@@ -193,7 +193,7 @@ _FIRST_TIME: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(mi
 _LAST_TIME: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 
 
-def _is_time(value: Any) -> bool:
+def _is_time(value: object) -> bool:
     return type(value) is int and _FIRST_TIME <= value <= _LAST_TIME
 
 

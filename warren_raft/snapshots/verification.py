@@ -203,7 +203,7 @@ def _check_manifest(transaction: ReadTransaction, manifest: SnapshotInfo) -> Non
     if problem is not None:
         raise _Problem(problem)
     found = read_committed(transaction)
-    pairs: list[tuple[str, Any, Any]] = [
+    pairs: list[tuple[str, object, object]] = [
         ("cluster id", found.cluster_id, manifest.cluster_id),
         ("index", found.applied_index, manifest.index),
         ("term", found.applied_term, manifest.term),
@@ -330,7 +330,7 @@ def _verified_here(path: str, records: bool, cancel: Cancel | None, why: NoChild
 
 
 def _answer_of_child(
-    path: str, options: dict[str, Any], cancel: Cancel | None, damaged: Callable[[str], WarrenError]
+    path: str, options: dict[str, int], cancel: Cancel | None, damaged: Callable[[str], WarrenError]
 ) -> dict[str, Any]:
     """The findings of the child (verify_child.py). `damaged` makes the error for a file that ended the child.
 

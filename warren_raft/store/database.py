@@ -114,11 +114,11 @@ and for pages that open views keep."""
 _GENERATION_RACES_MAX: Final = 10  # how often a generation may be replaced between reading its pointer and opening it
 
 
-def _refuse_closed(*_args: Any, **_kwargs: Any) -> NoReturn:
+def _refuse_closed(*_args: object, **_kwargs: object) -> NoReturn:
     raise Closed
 
 
-def _refuse_forked(*_args: Any, **_kwargs: Any) -> NoReturn:
+def _refuse_forked(*_args: object, **_kwargs: object) -> NoReturn:
     raise Closed(forking.PARENTS)
 
 

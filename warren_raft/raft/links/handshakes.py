@@ -229,7 +229,7 @@ class Handshakes:
             each.close()
         self._selector.close()
 
-    def _to_loop(self, function: Callable[..., None], *arguments: Any) -> bool:
+    def _to_loop(self, function: Callable[..., None], *arguments: object) -> bool:
         """Call the function in the loop's thread. False if the loop is closed."""
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
