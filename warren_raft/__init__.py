@@ -1,7 +1,11 @@
-"""The public face of warren_raft: names only, each loaded from its module when it is first used.
+"""The state of a container orchestrator's cluster, the same on every manager. All public names are here.
 
-No code and no state live here. Invariant: `import warren_raft` does no I/O and loads none of
-asyncio, pysyncobj, aiohttp, lmdb, cbor2.
+Begin with `help(warren_raft.LocalStore)` (one process, without a cluster), or with `ReplicatedStore` and `Config` (one
+manager of a cluster). `ReadOnlyStore` reads beside a manager. All errors are under `WarrenError`. README.md has
+examples.
+
+No code and no state live here: each name is loaded from its module when it is first used. Invariant: `import
+warren_raft` does no I/O and loads none of asyncio, pysyncobj, aiohttp, lmdb, cbor2.
 """
 
 from __future__ import annotations

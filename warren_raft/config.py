@@ -72,7 +72,8 @@ class Config:
     bootstrap: bool = True
     """If `members` names only this manager: whether it begins a cluster of one on an empty directory. False: it waits
     until it is added to a cluster. Default True: a program with one manager works at once. Set it to False in a program
-    that finds out the members by itself (`serve` does): if the program found none, a second cluster would begin. No
+    that finds out the members by itself: if the program found none, a second cluster would begin. The command `serve`
+    has the other default: it begins a cluster of one only with `--bootstrap`. No
     effect if `members` names others, or if the directory is already part of a cluster."""
     admin: bool = True
     """Answer the command line on admin.sock (mode 0600) in the data directory. Default True: without it no command

@@ -72,6 +72,12 @@ def test_it_says_how_to_install_and_with_which_python(tmp_path: Path) -> None:
     assert (tmp_path / "warren/bin/python").exists()
 
 
+def test_no_file_is_made_twice() -> None:
+    """(Pins a fault: the second example saved a snapshot under the name of the first, which is refused.)"""
+    saved = re.findall(r"warren-raft (?:export|snapshot save) (\w\S*)", "".join(blocks("bash")))
+    assert len(saved) == len(set(saved)) == 3
+
+
 def test_no_command_has_a_gap_to_fill_in() -> None:
     """(Pins a fault: `serve … --backup-dir` and `--member …` could not be copied.)"""
     assert not [line for block in blocks("bash") for line in block.splitlines() if "…" in line.partition("#")[0]]
@@ -93,5 +99,14 @@ def test_what_the_examples_leave_in_a_clone_is_not_taken_for_a_change() -> None:
     python = "".join(blocks("python"))
     left |= {f"{path.split('/')[0]}/" for path in re.findall(r'(?:LocalStore\(|data_dir=)"(\w[^"]*)"', python)}
     left |= {f"{path}/" for path in re.findall(r"cert init (\w+)", shell)} | {"*.join"}  # of cert issue
-    assert left == {"backup.jsonl", "warren.snapshot", "data/", "state/", "ca/", "*.join"}
+    assert left == {
+        "backup.jsonl",
+        "warren.snapshot",
+        "today.snapshot",
+        "data/",
+        "restored/",
+        "state/",
+        "ca/",
+        "*.join",
+    }
     assert {f"/{path}" for path in left} <= set(ignored)
