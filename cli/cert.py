@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from warren_raft.config import check_address, check_node_id
-from warren_raft.errors import InvalidConfig, InvalidEntity, RefusedForSafety, Unavailable
+from warren_raft.errors import InvalidConfig, RefusedForSafety, Unavailable
 
 from .common import (
     OUTPUT_FORMATS,
+    BadFile,
     NodeIdType,
     WarrenGroup,
     data_dir,
@@ -124,7 +125,8 @@ def _note_outputs(ctx: click.Context, _param: click.Parameter, values: Sequence[
     multiple=True,
     callback=_note_outputs,
     metavar="FILE",
-    help="The join file, if one manager is named; or table, wide or json.  [default: ID.join]",
+    help="The join file, if one manager is named; table, wide and json mean the form of the result, as in every "
+    "command (a join file of that name: ./json).  [default: ID.join]",
 )
 @click.option(
     "--forget",
@@ -398,7 +400,7 @@ def _found(path: str | None) -> dict[str, Any]:
     try:
         return {"ca": [_facts(each) for each in facts_of(text)]}
     except ValueError as error:
-        raise InvalidEntity("certificate", f"{path} {error}") from None
+        raise BadFile(f"{path} {error}") from None
 
 
 def _text(path: str) -> str:
@@ -416,7 +418,7 @@ def _manager(certificate: str, ca: str, source: str) -> dict[str, Any]:
         trusted = facts_of(ca)
         trust_domain, node_id = parse_uri(next(iter(own.names), ""))
     except ValueError as error:
-        raise InvalidEntity("certificate", f"the certificate of {source} cannot be used: {error}") from None
+        raise BadFile(f"the certificate of {source} cannot be used: {error}") from None
     return {"node_id": node_id, "trust_domain": trust_domain, **_facts(own), "ca": [_facts(each) for each in trusted]}
 
 

@@ -11,13 +11,16 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 from click.shell_completion import CompletionItem
+
+from warren_raft.errors import WarrenError
+from warren_raft.support.wording import did_you_mean
+
+from .os_errors import sentence
 
 if TYPE_CHECKING:
     from warren_raft.admin.client import AdminClient
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 DATA_DIR_VARIABLE: Final = "WARREN_DATA_DIR"
 ID_MAX_BYTES: Final = 511
 REVISION_MAX: Final = 2**63 - 1
+MAX_SECONDS: Final = 3600
 _DATA_DIR: Final = "warren_raft.data_dir"  # keys of click's `meta`; a group shares it with its commands
 _OUTPUT: Final = "warren_raft.output"
 
@@ -116,13 +120,6 @@ def refuse_empty(value: str, argument: str) -> None:
         raise click.UsageError(f"{argument} is empty")
 
 
-def did_you_mean(typed: str, known: Iterable[str]) -> str:
-    """`; did you mean X?`, with the known word that is nearest to the typed one; empty if no known word is near."""
-
-    near = get_close_matches(typed.lower(), list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
 def named_data_dir() -> str | None:
     """The data directory that the operator named; None if none was named. Raises UsageError for a file."""
     directory = click.get_current_context().meta.get(_DATA_DIR) or os.environ.get(DATA_DIR_VARIABLE) or None
@@ -170,17 +167,21 @@ def database() -> ReadOnlyStore:
     return ReadOnlyStore(data_dir())
 
 
-class SecondsType(click.FloatRange):
+class SecondsType(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
     """A time to wait, in seconds: above 0, at most an hour, not NaN."""
+
+    name = "seconds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
             seconds = float(value)
         except ValueError:
             seconds = math.nan
-        if math.isnan(seconds):  # NaN is in every range of click
+        if math.isnan(seconds):
             self.fail(f"{value!r} is not a number of seconds", param, ctx)
-        return float(super().convert(seconds, param, ctx))
+        if not 0 < seconds <= MAX_SECONDS:
+            self.fail(f"{value} is not a time above 0 and up to {MAX_SECONDS} seconds", param, ctx)
+        return seconds
 
 
 class WholeNumberType(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
@@ -222,7 +223,7 @@ class DurationType(click.ParamType):  # type: ignore[type-arg]  # generic for ty
 
 timeout_option = click.option(
     "--timeout",
-    type=SecondsType(min=0, min_open=True, max=3600),
+    type=SecondsType(),
     metavar="SECONDS",
     help="The longest time to wait for a quorum.  [default: the manager's write_timeout_seconds]",
 )
@@ -256,7 +257,11 @@ class KindType(click.ParamType):  # type: ignore[type-arg]  # generic for type c
         if isinstance(value, Kind):
             return value
         kind = BY_NAME.get(value)
-        if kind is None or (kind is CA and not self._with_ca):
+        if kind is CA and not self._with_ca:
+            self.fail(
+                "there is one CA, which cannot be listed or deleted: type warren-raft get ca, or put ca", param, ctx
+            )
+        if kind is None:
             names = [kind.name for kind in KINDS if kind is not CA or self._with_ca]
             meant = did_you_mean(value, [*names, *(BY_NAME[name].plural for name in names)])
             kinds = f"{' Kinds' if meant else '; kinds'} are: {' '.join(names)}"
@@ -329,7 +334,18 @@ class InputType(click.File):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> IO[Any]:
         if value == "-" and sys.stdin is None:
             self.fail("stdin is closed: name a file", param, ctx)
-        return super().convert(value, param, ctx)
+        if value == "":
+            self.fail("the name of the file is empty", param, ctx)
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            if isinstance(error.__context__, OSError):
+                self.fail(sentence(error.__context__), param, ctx)
+            raise
+
+
+class BadFile(WarrenError):
+    """The content of a file that the operator named cannot be used. Exit code 1."""
 
 
 # -------------------------------------------------------------------------------------------- printing

@@ -33,6 +33,7 @@ from warren_raft.store.tables import BY_NUMBER, CA, KINDS
 from warren_raft.support.wording import counted
 
 from .common import (
+    BadFile,
     InputType,
     WarrenCommand,
     database,
@@ -103,16 +104,16 @@ def _items(source: BinaryIO) -> dict[tuple[str, str], Item]:
         try:
             put = operation_of(line.decode())
         except UnicodeDecodeError:
-            raise InvalidEntity("record", f"line {number} of {source.name} is not UTF-8") from None
+            raise BadFile(f"line {number} of {source.name} is not UTF-8") from None
         except InvalidEntity as error:
             problem = str(error).removeprefix("record: ").removeprefix("record.")
-            raise InvalidEntity("record", f"line {number} of {source.name}: {problem}") from None
+            raise BadFile(f"line {number} of {source.name}: {problem}") from None
         kind, entity = BY_NUMBER[put.kind_number], put.entity
         assert entity is not None  # only a delete has none
         data = codec.decode_entity(CA, entity, 0) if kind is CA else entity
         items[kind.name, put.id] = kind.name, write_base64(data)
     if not items:
-        raise InvalidEntity("record", f"{source.name} holds no record")
+        raise BadFile(f"{source.name} holds no record")
     return items
 
 
@@ -123,9 +124,9 @@ def _lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
         number += 1
         if number == 1 and line[BOLT_MAGIC_OFFSET:].startswith(BOLT_MAGIC):
             reason = "is a database file of a Go Warren; import reads only JSON lines"
-            raise InvalidEntity("record", f"{source.name} {reason}")
+            raise BadFile(f"{source.name} {reason}")
         if len(line) > MAX_LINE_BYTES:
-            raise InvalidEntity("record", f"line {number} of {source.name} is longer than {MAX_LINE_BYTES} bytes")
+            raise BadFile(f"line {number} of {source.name} is longer than {MAX_LINE_BYTES} bytes")
         if line.strip():
             yield number, line
 
@@ -143,7 +144,7 @@ def export(target: str) -> None:
     Example: warren-raft export state.jsonl --data-dir data/m1
     """
     if target != "-" and os.path.isdir(target):
-        raise click.UsageError(f"{target!r} is not the name of a file")
+        raise click.UsageError(f"{target} is a directory: name a file")
     with _output(target) as file, database() as store, store.read() as view:
         written = _write_records(view, file)
         has_ca = _has_ca(view)

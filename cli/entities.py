@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import click
 
 from warren_raft.admin import operation
-from warren_raft.errors import InvalidEntity
+from warren_raft.errors import InvalidEntity, NotFound
 from warren_raft.model.json_form import from_json, to_json
 from warren_raft.store.tables import CA_ID, CONTAINER, Kind
 
 from .common import (
+    BadFile,
     IdType,
     InputType,
     KindType,
@@ -120,13 +121,24 @@ def get(kind: Any, entity_id: str | None, show: bool) -> None:
     if entity_id is None:
         raise click.UsageError(f"no {kind.name} was named: add its ID")
     with database() as store:
-        entity = operation(store, "get", kind)(entity_id)
+        entity = _entity(store, kind, entity_id)
     value = to_json(entity)
     if wants_json():
         print_json(value if show else _without_secrets(kind.name, value))
     else:
         hidden = HIDDEN.get(kind.name, ())
         print_fields((name, _shown(entity, name, part, hidden, show=show)) for name, part in value.items())
+
+
+def _entity(store: Reader, kind: Kind[Any], entity_id: str) -> Any:
+    """Raises NotFound, with a note if the operator typed a name in the place of an id."""
+    try:
+        return operation(store, "get", kind)(entity_id)
+    except NotFound as error:
+        if kind.name in FILTERS["name"]:
+            for entity in _find(store, kind, {"name": entity_id}):
+                error.add_note(f"the {kind.name} with this name has the id {entity.id}")
+        raise
 
 
 def _without_secrets(kind_name: str, value: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,9 +234,9 @@ def put(kind: Any, source: BinaryIO, if_revision: int | None, timeout: float | N
     """
     data = source.read(MAX_INPUT_BYTES + 1)
     if len(data) > MAX_INPUT_BYTES:
-        raise InvalidEntity(kind.name, f"{source.name} is larger than {MAX_INPUT_BYTES} bytes")
+        raise BadFile(f"{source.name} is larger than {MAX_INPUT_BYTES} bytes")
     if not data:  # an error for a CA too: the program that writes into a pipe has failed
-        raise InvalidEntity(kind.name, f"{source.name} is empty")
+        raise BadFile(f"{source.name} is empty: there is nothing to put")
     value = base64.b64encode(data).decode() if kind.entity is None else _parse(kind, source.name, data)
     print_revision(manager().put(kind.name, value, if_revision=if_revision, timeout=timeout))
 
@@ -233,10 +245,19 @@ def _parse(kind: Kind[Any], name: str, data: bytes) -> dict[str, Any]:
     """The JSON object in a file. It is checked here, so that the error comes also if no manager runs."""
     try:
         value = json.loads(data)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        if error.msg == "Extra data":
+            raise BadFile(f"{name} holds more than one JSON object ({where}): put stores one entity") from None
+        raise BadFile(f"{name} is not JSON: {where}: {error.msg.removesuffix(' starting at')}") from None
     except (ValueError, RecursionError) as error:
-        raise InvalidEntity(kind.name, f"{name} is not JSON: {error}") from None
+        raise BadFile(f"{name} is not JSON: {error}") from None
+    if isinstance(value, list):
+        raise BadFile(f"{name} holds a list: put stores one entity, so put each object of the list by itself")
     if not isinstance(value, dict):
-        raise InvalidEntity(kind.name, f"{name} does not hold a JSON object")
+        raise BadFile(f"{name} does not hold a JSON object, which begins with {{")
+    if value.keys() == {"bucket", "key", "value"}:
+        raise BadFile(f"{name} holds a record in Warren's own form: type warren-raft import {name}")
     for field in HIDDEN.get(kind.name, ()):
         if field in value and value[field] is None:
             raise InvalidEntity(kind.name, f"is null in {name}: write the file with `get --show -o json`", field=field)
@@ -253,13 +274,18 @@ def _parse(kind: Kind[Any], name: str, data: bytes) -> dict[str, Any]:
 def delete(kind: Any, entity_id: str, if_revision: int | None, timeout: float | None) -> None:
     """Delete one entity through the running manager.
 
-    Prints the revision of the deletion. If there is no such entity, the command succeeds and prints the revision of
-    the latest change.
+    Prints the revision of the deletion. If there is no such entity, the command succeeds, prints the revision of the
+    latest change, and says on stderr that nothing was deleted.
 
     \b
     Example: warren-raft delete container con-17 --data-dir data/m1
     """
-    print_revision(manager().delete(kind.name, entity_id, if_revision=if_revision, timeout=timeout))
+    asked = manager()
+    before = asked.status()["revision"]
+    revision = asked.delete(kind.name, entity_id, if_revision=if_revision, timeout=timeout)
+    print_revision(revision)
+    if revision <= before:  # a deletion makes a new revision
+        click.echo(f"warren-raft: there is no {kind.name} {entity_id!r}: nothing was deleted", err=True)
 
 
 def _shown(entity: Any, name: str, value: object, hidden: Sequence[str], *, show: bool) -> object:

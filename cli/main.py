@@ -19,6 +19,7 @@ from warren_raft import errors
 from warren_raft.support.core_dumps import forbid_core_dumps
 
 from .common import WarrenGroup
+from .os_errors import sentence
 from .tables import one_line
 
 # Command -> (module, name in it). A module is loaded when its command is called, so that `get` does not wait for the
@@ -127,7 +128,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except errors.WarrenError as error:
         return _fail("; ".join([str(error), *getattr(error, "__notes__", ())]), exit_code_of(error))
     except OSError as error:
-        return _fail(_text_of(error), 7 if error.errno in (errno.ENOSPC, errno.EDQUOT) else FAILED)
+        return _fail(sentence(error), 7 if error.errno in (errno.ENOSPC, errno.EDQUOT) else FAILED)
     except Exception as error:
         if os.environ.get("WARREN_DEBUG"):
             raise
@@ -137,11 +138,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def exit_code_of(error: BaseException) -> int:
     """The documented exit code of an error."""
     return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), FAILED)
-
-
-def _text_of(error: OSError) -> str:
-    reason = error.strerror or str(error)
-    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def _fail(message: str, code: int) -> int:

@@ -75,7 +75,8 @@ STILL_WAITING_SECONDS: Final = 10.0  # the time between two log lines of a manag
 @click.option(
     "--bootstrap",
     is_flag=True,
-    help="Begin a cluster of one: --member names only this manager, and its directory is empty.",
+    help="Begin a cluster of one: --member names only this manager, and its directory is empty. Without it the manager "
+    "waits to be added. (In Python Config.bootstrap is True by default.)",
 )
 @click.option(
     "--insecure-plaintext",
@@ -85,7 +86,8 @@ STILL_WAITING_SECONDS: Final = 10.0  # the time between two log lines of a manag
 @click.option(
     "--backup-dir",
     metavar="DIR",
-    help="While this manager leads, save verified snapshots there at regular times, if something changed.",
+    help="While this manager leads, save verified snapshots there at regular times, if something changed. The parent "
+    "of DIR must exist.",
 )
 @click.option(
     "--backup-every",

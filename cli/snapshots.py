@@ -122,7 +122,11 @@ def inspect(file: str) -> None:
     """
     from warren_raft.snapshots.file import read_manifest
 
-    _print_manifest(read_manifest(file))
+    values = manifest_json(read_manifest(file))
+    if wants_json():
+        print_json(values)
+    else:
+        print_fields(values | {"verified": f"no, only the last page was read; type warren-raft snapshot verify {file}"})
 
 
 @snapshot.command("verify")
@@ -243,11 +247,3 @@ def next_step(directory: str, node_id: str, members: dict[str, str]) -> str:
 def manifest_json(manifest: SnapshotInfo) -> dict[str, Any]:
     """The description of a snapshot, as the commands print it."""
     return manifest.to_json()
-
-
-def _print_manifest(manifest: SnapshotInfo) -> None:
-    values = manifest_json(manifest)
-    if wants_json():
-        print_json(values)
-        return
-    print_fields(values)

@@ -104,7 +104,7 @@ class Unavailable(WarrenError, TimeoutError):
     def __str__(self) -> str:
         if not self.of_write:
             return self.reason
-        tail = "; it may have been applied" if self.maybe_applied else "; it was not applied"
+        tail = "; the change may have been applied, or may still be" if self.maybe_applied else "; nothing was changed"
         return self.reason + tail
 
 

@@ -88,7 +88,23 @@ def test_a_condition_holds_or_nothing_changes(warren: Command, manager: Path, en
 
 
 def test_a_delete_of_nothing_is_done_too(warren: Command, manager: Path) -> None:
-    assert warren("delete", "secrets", "no-such-secret", "--data-dir", manager).text
+    """(Pins a bug: it looked like a deletion.)"""
+    for options in ((), ("-o", "json")):
+        ran = warren("delete", "secrets", "no-such-secret", "--data-dir", manager, *options)
+        assert ran.text
+        assert ran.err == "warren-raft: there is no secret 'no-such-secret': nothing was deleted\n"
+
+
+def test_a_name_in_the_place_of_an_id_gets_the_id(warren: Command, manager: Path, tmp_path: Path) -> None:
+    (tmp_path / "volume.json").write_text('{"id": "vol-of-name", "name": "data-volume"}')
+    assert warren("put", "volume", "-f", tmp_path / "volume.json", "--data-dir", manager).text
+    ran = warren("get", "volume", "data-volume", "--data-dir", manager)
+    assert (ran.code, ran.err) == (
+        1,
+        "warren-raft: no volume 'data-volume'; the volume with this name has the id vol-of-name\n",
+    )
+    deleted = warren("delete", "volume", "vol-of-name", "--data-dir", manager)
+    assert (deleted.err, deleted.code) == ("", 0)
 
 
 def test_the_ca_is_bytes(warren: Command, manager: Path, tmp_path: Path) -> None:
@@ -335,7 +351,9 @@ def test_an_export_is_for_its_owner_only_and_leaves_nothing_half_written(
     assert os.listdir(tmp_path) == ["out.jsonl"]
     nowhere = warren("export", tmp_path / "none" / "out.jsonl", "--data-dir", manager)
     assert nowhere.code == 1
-    assert nowhere.err == f"warren-raft: {tmp_path / 'none' / 'out.jsonl'}: No such file or directory\n"
+    assert nowhere.err == (
+        f"warren-raft: there is no directory {tmp_path / 'none'}: correct the name, or make the directory first\n"
+    )
     assert warren("export", tmp_path, "--data-dir", manager).code == 2
     assert warren("export", "", "--data-dir", manager).code == 2
     assert os.listdir(tmp_path) == ["out.jsonl"]

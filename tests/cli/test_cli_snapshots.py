@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_support import Command, StartManager, free_addresses
@@ -119,7 +120,7 @@ def test_a_missing_file_is_exit_code_1(
     warren: Command, tmp_path: Path, reading: Callable[[Path], Sequence[str | Path]]
 ) -> None:
     ran = warren(*reading(tmp_path / "none"))
-    assert (ran.code, ran.err) == (1, f"warren-raft: {tmp_path / 'none'}: No such file or directory\n")
+    assert (ran.code, ran.err) == (1, f"warren-raft: there is no file {tmp_path / 'none'}\n")
 
 
 @pytest.mark.parametrize("what", ["empty", "text", "database", "cut", "cut inside", "longer", "pipe"])
@@ -213,7 +214,7 @@ def test_a_directory_is_a_wrong_name_and_no_damaged_snapshot(
 ) -> None:
     """(Pins a bug: exit code 3, which a backup job takes for damage.)"""
     ran = warren(*reading(tmp_path))
-    assert (ran.code, ran.err) == (1, f"warren-raft: {tmp_path}: Is a directory\n")
+    assert (ran.code, ran.err) == (1, f"warren-raft: {tmp_path} is a directory: name a file\n")
 
 
 # ------------------------------------------------------------------------------------------ saving that fails
@@ -234,14 +235,14 @@ def test_what_is_there_is_not_replaced_and_the_manager_not_even_asked(
         path.mkdir()
     ran = warren("snapshot", "save", path, "--data-dir", tmp_path / "no manager here")
     assert ran.code == 4
-    assert "exists already" in ran.err
+    assert ("exists already" if what == "file" else "is a directory: name a file") in ran.err
     assert os.listdir(tmp_path) == ["s.mdb"]
 
 
 def test_a_directory_that_is_not_there_is_exit_code_1(warren: Command, manager: Path, tmp_path: Path) -> None:
-    path = tmp_path / "none" / "s.mdb"
-    ran = warren("snapshot", "save", path, "--data-dir", manager)
-    assert (ran.code, ran.err) == (1, f"warren-raft: {path}: No such file or directory\n")
+    ran = warren("snapshot", "save", tmp_path / "none" / "s.mdb", "--data-dir", manager)
+    says = f"warren-raft: there is no directory {tmp_path / 'none'}: correct the name, or make the directory first\n"
+    assert (ran.code, ran.err) == (1, says)
 
 
 def test_without_a_manager_it_is_exit_code_1(warren: Command, tmp_path: Path) -> None:
@@ -290,8 +291,8 @@ def test_a_manager_that_is_killed_meanwhile_is_exit_code_6_and_leaves_nothing(
     assert warren("import", lines, "--data-dir", tmp_path / "m1").text
     body = client_module.AdminClient._body
 
-    def killed_after_one(self: client_module.AdminClient, response: object, size: int) -> Iterator[bytes]:
-        chunks = body(self, response, size)  # type: ignore[arg-type]
+    def killed_after_one(self: client_module.AdminClient, *arguments: Any) -> Iterator[bytes]:
+        chunks = body(self, *arguments)
         yield next(chunks)
         process.process.kill()
         process.process.wait()

@@ -11,8 +11,11 @@ import http.client
 import json
 import math
 import os
+import signal
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -281,7 +284,35 @@ def test_a_manager_that_is_stopped_is_not_waited_for_without_end(
         for ask in (AdminClient(tmp_path).status, AdminClient(tmp_path).members):
             with pytest.raises(Unavailable) as caught:
                 ask()
-            assert str(caught.value) == f"the manager on {tmp_path} did not answer"
+            assert str(caught.value) == (
+                f"the manager on {tmp_path} (process {os.getpid()}) does not answer: look at its log, or start it again"
+            )
+
+
+LISTEN = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); print(); input()"
+
+
+def test_a_suspended_manager_is_named_with_the_command_to_let_it_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `kill -STOP`. (Pins a bug: "did not answer", and a snapshot was waited for half an hour.)"""
+    monkeypatch.setattr(client_module, "QUICK_ANSWER_SECONDS", 0.1)
+    command = [sys.executable, "-u", "-c", LISTEN, str(tmp_path / "admin.sock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"\n"  # it listens
+            process.send_signal(signal.SIGSTOP)
+            os.waitpid(process.pid, os.WUNTRACED)
+            for ask in (AdminClient(tmp_path).status, AdminClient(tmp_path).snapshot().__enter__):
+                with pytest.raises(Unavailable) as caught:
+                    ask()
+                assert str(caught.value) == (
+                    f"the manager on {tmp_path} does not answer: process {process.pid} is suspended; "
+                    f"type kill -CONT {process.pid}"
+                )
+        finally:
+            process.kill()
 
 
 def test_a_server_that_cannot_listen_says_why_and_leaves_no_thread(manager: FakeManager, tmp_path: Path) -> None:
@@ -573,9 +604,9 @@ def test_a_manager_that_does_not_answer_is_unavailable_at_the_deadline(
         with socket_address(tmp_path) as address:
             silent.bind(address)
         silent.listen()
-        with pytest.raises(errors.Unavailable, match="did not answer") as caught:
+        with pytest.raises(errors.Unavailable, match="does not answer") as caught:
             AdminClient(tmp_path).put("node", {"id": "n1"}, timeout=0.1)
-        with pytest.raises(errors.Unavailable, match=r"did not answer; leadership may still move$") as transfer:
+        with pytest.raises(errors.Unavailable, match=r"does not answer: .*; leadership may still move$") as transfer:
             AdminClient(tmp_path).transfer_leadership(timeout=0.1)
     assert caught.value.maybe_applied
     assert (transfer.value.maybe_applied, transfer.value.of_write) == (True, False)

@@ -177,7 +177,9 @@ def no_manager_s(directory: Path) -> None:
     with pytest.raises(RefusedForSafety, match="holds no manager's log"):
         describe(directory)
     assert list(directory.iterdir()) == []
-    with pytest.raises(RefusedForSafety, match="holds no manager's log"):
+    with pytest.raises(
+        RefusedForSafety, match=r"^there is no directory .*/nowhere: name the data directory of a stopped"
+    ):
         describe(directory / "nowhere")
 
 

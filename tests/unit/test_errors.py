@@ -105,8 +105,11 @@ def test_a_conflict_says_whether_there_is_such_an_entity(expected: int, actual: 
 
 
 def test_an_error_of_a_wait_does_not_speak_of_applying() -> None:
-    assert str(errors.Unavailable("no quorum", maybe_applied=True)) == "no quorum; it may have been applied"
-    assert str(errors.Unavailable("no quorum", maybe_applied=False)) == "no quorum; it was not applied"
+    assert (
+        str(errors.Unavailable("no quorum", maybe_applied=True))
+        == "no quorum; the change may have been applied, or may still be"
+    )
+    assert str(errors.Unavailable("no quorum", maybe_applied=False)) == "no quorum; nothing was changed"
     assert str(errors.Unavailable("no leader", maybe_applied=False, of_write=False)) == "no leader"
 
 
@@ -122,4 +125,4 @@ def test_a_wait_and_a_barrier_that_end_say_nothing_of_a_write(tmp_path: Path) ->
         with pytest.raises(errors.Unavailable) as caught:
             store.remove_member("m3", timeout=0.05)
         with in_time():  # the raft thread has to answer before the deadline
-            assert str(caught.value) == "there is no leader; it was not applied"
+            assert str(caught.value) == "there is no leader: warren-raft status shows the reason; nothing was changed"

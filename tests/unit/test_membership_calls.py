@@ -16,7 +16,7 @@ from warren_raft.manager.lifetime import Lifetime
 from warren_raft.manager.membership import MembershipCalls
 from warren_raft.raft.changes import Answer
 from warren_raft.raft.messages import PENDING, WAIT
-from warren_raft.raft.requests import ChangeWanted, TransferWanted
+from warren_raft.raft.requests import NO_LEADER, ChangeWanted, TransferWanted
 
 ADDRESS = "127.0.0.1:7949"
 
@@ -48,12 +48,15 @@ def ended(*answers: Answer) -> Unavailable:
 
 def test_nothing_was_done() -> None:
     error = ended(Answer(WAIT, "m4 does not answer"))
-    assert (str(error), error.maybe_applied) == ("m4 does not answer; it was not applied", False)
+    assert (str(error), error.maybe_applied) == ("m4 does not answer; nothing was changed", False)
 
 
 def test_it_was_begun() -> None:
     error = ended(Answer(PENDING, "the change is under way"), Answer(WAIT, "the leader changed"))
-    assert (str(error), error.maybe_applied) == ("the leader changed; it may have been applied", True)
+    assert (str(error), error.maybe_applied) == (
+        "the leader changed; the change may have been applied, or may still be",
+        True,
+    )
 
 
 def test_it_is_made_and_not_finished() -> None:
@@ -63,8 +66,11 @@ def test_it_is_made_and_not_finished() -> None:
 
 
 def test_a_made_change_of_a_leader_that_is_lost_is_one_that_may_be_applied() -> None:
-    error = ended(Answer(PENDING, "m4 was added", is_made=True), Answer(WAIT, "there is no leader"))
-    assert (str(error), error.maybe_applied) == ("there is no leader; it may have been applied", True)
+    error = ended(Answer(PENDING, "m4 was added", is_made=True), Answer(WAIT, NO_LEADER))
+    assert (str(error), error.maybe_applied) == (
+        f"{NO_LEADER}; the change may have been applied, or may still be",
+        True,
+    )
 
 
 @pytest.mark.parametrize(

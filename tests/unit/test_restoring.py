@@ -696,7 +696,7 @@ def test_several_that_answer_are_named_in_one_sentence(tmp_path: Path) -> None:
 def test_a_directory_that_is_not_a_survivors_is_refused(
     tmp_path: Path, snapshot: Path, look: type[Recovery | Preview]
 ) -> None:
-    assert "holds no manager's log" in refused(lambda: look(tmp_path / "nowhere"))
+    assert "there is no directory" in refused(lambda: look(tmp_path / "nowhere"))
     assert not (tmp_path / "nowhere").exists()
     assert "holds no manager's log" in refused(lambda: look(tmp_path / "old"))
     held(tmp_path / "a", snapshot)

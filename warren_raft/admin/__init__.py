@@ -43,7 +43,7 @@ _ERROR_DATA: Mapping[str, tuple[str, ...]] = {
     "InvariantViolation": (),
 }
 
-_SINGULAR: Mapping[str, str] = {"certificate": "tls_certificate"}  # kinds with another name in the 48 operations
+_SINGULAR: Mapping[str, str] = {"certificate": "tls_certificate"}  # kinds with another name in the store's methods
 
 
 class ManagerFailed(errors.WarrenError):

@@ -10,10 +10,11 @@ import http.client
 import json
 import os
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from warren_raft.admin import (
@@ -42,6 +43,8 @@ CHUNKS_IN_FLIGHT: Final = 4
 # that takes minutes.
 SNAPSHOT_SECONDS: Final = 1800.0
 SNAPSHOT_CHUNK_BYTES: Final = 256 * 1024
+
+_PID: Final = struct.Struct("i")  # the first member of ucred (unix(7)); the rest is cut off
 
 T = TypeVar("T")
 Item = tuple[str, object]
@@ -165,19 +168,20 @@ class AdminClient:
         """
         connection = _Connection(self.directory, SNAPSHOT_SECONDS)
         try:
-            with self._told(_cut):
+            self.status()  # a manager that answers nothing is known within seconds, not after SNAPSHOT_SECONDS
+            with self._told(_cut, connection):
                 response = self._post(connection, "snapshot", b"{}")
                 if response.headers.get_content_type() == "application/json":
                     raise error_from_json(json.loads(response.read()))
                 size = int(response.headers["Content-Length"])
-            yield size, self._body(response, size)
+            yield size, self._body(connection, response, size)
         finally:
             connection.close()
 
-    def _body(self, response: http.client.HTTPResponse, size: int) -> Iterator[bytes]:
+    def _body(self, connection: _Connection, response: http.client.HTTPResponse, size: int) -> Iterator[bytes]:
         left = size
         while left:
-            with self._told(_cut):
+            with self._told(_cut, connection):
                 chunk = response.read(min(left, SNAPSHOT_CHUNK_BYTES))
                 if not chunk:
                     raise ConnectionResetError
@@ -200,7 +204,7 @@ class AdminClient:
     def _exchange(
         self, connection: _Connection, operation: str, body: bytes, error: Callable[[str], Unavailable]
     ) -> Any:
-        with self._told(error):
+        with self._told(error, connection):
             answer = json.loads(self._post(connection, operation, body).read())
         if "error" in answer:
             raise error_from_json(answer)
@@ -219,22 +223,34 @@ class AdminClient:
         return connection.getresponse()
 
     @contextmanager
-    def _told(self, error: Callable[[str], Unavailable]) -> Iterator[None]:
+    def _told(self, error: Callable[[str], Unavailable], connection: _Connection) -> Iterator[None]:
         """Turns the errors of a connection into `error`."""
         try:
             yield
         except WarrenError:  # Unavailable is a TimeoutError too
             raise
         except TimeoutError:
-            raise error(f"the manager on {self.directory} did not answer") from None
+            raise error(_silence(self.directory, connection.manager_pid)) from None
         except (OSError, http.client.HTTPException, ValueError, TypeError):
             raise error(f"the connection to the manager on {self.directory} broke") from None
+
+
+def _silence(directory: str, pid: int) -> str:
+    """The sentence for a manager that did not answer. `pid`: its process; 0 if that is not known."""
+    if pid <= 0:
+        return f"the manager on {directory} does not answer: look at its log, or start it again"
+    with suppress(OSError), open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        if file.read().rpartition(")")[2].split()[0] in "tT":
+            return f"the manager on {directory} does not answer: process {pid} is suspended; type kill -CONT {pid}"
+    return f"the manager on {directory} (process {pid}) does not answer: look at its log, or start it again"
 
 
 class _Connection(http.client.HTTPConnection):
     def __init__(self, directory: str, timeout: float) -> None:
         super().__init__("manager", timeout=timeout)
         self._directory = directory
+        self.manager_pid = 0
+        """The process that listens, once there is a connection; 0 if it is in another container."""
 
     def connect(self) -> None:
         if self.sock is not None:
@@ -244,6 +260,8 @@ class _Connection(http.client.HTTPConnection):
             link.settimeout(self.timeout)
             with socket_address(self._directory) as address:
                 link.connect(address)
+            credentials = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PID.size)
+            self.manager_pid = _PID.unpack_from(credentials)[0]
         except BaseException:
             link.close()
             raise

@@ -129,10 +129,8 @@ class Authority:
         self.directory: Final = absolute(directory)
         try:
             value = _read_registry(self._path(REGISTRY))
-        except FileNotFoundError:
-            raise RefusedForSafety(
-                f"{self.directory} holds no CA: make one with `warren-raft cert init {self.directory}`"
-            ) from None
+        except (FileNotFoundError, NotADirectoryError):
+            raise RefusedForSafety(_no_authority(self.directory)) from None
         self.trust_domain: Final[str] = value["trust_domain"]
         self._key, self._certificate = self._loaded()
 
@@ -167,6 +165,7 @@ class Authority:
             managers = {id_: {"address": address, "issued": []} for id_, address in old.managers().items()}
         trust_domain = secrets.token_hex(8) if trust_domain is None else _checked_trust_domain(trust_domain)
         make_directory(directory)
+        _require_empty(directory)  # before the lock, which a manager holds for ever if this is its data directory
         with _locked(directory):
             _require_empty(directory)
             _write_new(directory, trust_domain, managers, old, now)
@@ -332,6 +331,15 @@ def _locked(directory: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _no_authority(directory: str) -> str:
+    if not os.path.lexists(directory):
+        return f"there is no directory {directory}: make a CA in it with `warren-raft cert init {directory}`"
+    if not os.path.isdir(directory):
+        return f"{directory} is a file: name the directory of a CA"
+    advice = "name the directory of a CA, or make one with `warren-raft cert init DIR`"
+    return f"{directory} holds no CA (no {REGISTRY}): {advice}"
 
 
 def _require_empty(directory: str) -> None:

@@ -206,6 +206,8 @@ def _seconds(text: str) -> float:
 
 
 def _said(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLError) and "PEM lib" in str(error):  # the library's words for a text without PEM in it
+        return "not in the form PEM"
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
     return getattr(error, "strerror", None) or str(error)
@@ -215,5 +217,5 @@ def _refusal(where: str, node_id: str, text: str) -> RefusedForSafety:
     return RefusedForSafety(
         f"{where}: {text}. Issue a certificate on the host that has the cluster's CA "
         f"(warren-raft cert issue {node_id} --ca DIR --address HOST:PORT -o {node_id}.join), and start this manager "
-        f"with --join {node_id}.join"
+        f"with --join {node_id}.join; if it runs, type warren-raft cert renew {node_id}.join --data-dir DIR"
     )

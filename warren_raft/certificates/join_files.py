@@ -102,7 +102,7 @@ def require_members(join: JoinFile, path: str) -> None:
     except InvalidConfig as error:
         raise RefusedForSafety(
             f"{path} has members with which no manager starts: {error.field}: {error.reason}; issue another join file, "
-            "with the right address of each manager (warren-raft cert issue)"
+            "with the right address of each manager (warren-raft cert issue ID=HOST:PORT … --ca DIR)"
         ) from None
 
 
@@ -130,6 +130,8 @@ def require_replaceable(path: str | os.PathLike[str]) -> None:
         return
     except (ValueError, KeyError, TypeError):
         pass
+    if os.path.isdir(path):
+        raise RefusedForSafety(f"{os.fspath(path)} is a directory: name a join file in it, or another file")
     raise RefusedForSafety(
         f"{os.fspath(path)} exists already and is not a join file: name another file, or remove it first"
     )

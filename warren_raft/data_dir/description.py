@@ -8,18 +8,20 @@ Invariant: nothing in the directory is changed and no file is made, so it may be
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import closing
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from warren_raft.disk.files import OsFile, OsFiles
-from warren_raft.disk.paths import absolute
+from warren_raft.disk.paths import absolute, require_directory
 from warren_raft.errors import (
     Corrupted,
     InUse,
     RefusedForSafety,
     SnapshotInvalid,
+    WarrenError,
 )
 from warren_raft.fsm.entry import Committed, read_committed
 from warren_raft.raft import entries
@@ -49,6 +51,8 @@ WAITING: Final = "waiting"
 Standing = Literal["voter", "learner", "removed", "waiting"]
 """The standing of a directory in its cluster: a voter, a learner, removed, or waiting: not yet part of a cluster."""
 
+
+ONLY_VOTER: Final = "as far as this directory knows, it is the only voter's: it may be the only copy of the entities"
 
 Base = tuple[int, Membership | None]
 """An index of the log, and the member list at that index."""
@@ -136,10 +140,12 @@ def describe(data_dir: str | os.PathLike[str]) -> Description:
     of a later release), Corrupted (the log is damaged), OSError.
     """
     directory = absolute(data_dir)
+    require_directory(directory)
     _refuse_running(directory)
     if staging.is_committed(directory):
         raise RefusedForSafety(f"{directory} was restored and not started since: its next start finishes that")
-    looked = log_opening.look(ReadOnlyFiles(), os.path.join(directory, "log"))
+    with advice_for_log(directory):
+        looked = log_opening.look(ReadOnlyFiles(), os.path.join(directory, "log"))
     if looked is None:
         raise RefusedForSafety(f"{directory} holds no manager's log: name the directory of a manager")
     contents = looked.contents
@@ -180,13 +186,48 @@ def cluster_trust_domain(data_dir: str | os.PathLike[str]) -> str:
     Raises the errors of `describe`, except InUse.
     """
     directory = absolute(data_dir)
-    looked = log_opening.look(ReadOnlyFiles(), os.path.join(directory, "log"))
+    with advice_for_log(directory):
+        looked = log_opening.look(ReadOnlyFiles(), os.path.join(directory, "log"))
     if looked is None:
         return ""
     contents = looked.contents
     base = _read_state(directory, contents).base
     membership = _membership_at(max(contents.commit_index, base[0]), base, contents)
     return "" if membership is None else membership.trust_domain
+
+
+@contextmanager
+def advice_for_log(directory: str) -> Iterator[None]:
+    """A damaged log has the advice to join the cluster again. In a cluster of one there is none: the advice is then to
+    keep the entities, which are in the state."""
+    try:
+        yield
+    except Corrupted as error:
+        if not has_one_voter(_members_in_state(directory)):
+            raise
+        raise Corrupted(error.path, error.detail, remedy=keep_entities(directory)) from error
+
+
+def has_one_voter(membership: Membership | None) -> bool:
+    return membership is not None and sum(member.voter for member in membership.members.values()) == 1
+
+
+def keep_entities(directory: str) -> str:
+    """The next steps of an only voter without a complete log. Its state may be the only copy of its entities."""
+    return (
+        f"{ONLY_VOTER}: keep it, and put the log back; or type warren-raft export state.jsonl --data-dir "
+        f"{shlex.quote(directory)}, begin a new cluster in an empty directory, and import the file there: "
+        "docs/recovery.md"
+    )
+
+
+def _members_in_state(directory: str) -> Membership | None:
+    try:
+        path = state_file(directory)
+        with closing(Database.open_file(path)) as database, database.read() as transaction:
+            return _membership(read_committed(transaction), path)
+    except (WarrenError, OSError):
+        return None  # the damage of the log is the error to report
 
 
 def _refuse_running(directory: str) -> None:

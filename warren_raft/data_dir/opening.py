@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
@@ -19,7 +18,7 @@ from warren_raft.alarms import Alarms
 from warren_raft.certificates.identity import Identity
 from warren_raft.certificates.own import OwnCertificate
 from warren_raft.config import Config
-from warren_raft.data_dir.description import cluster_trust_domain
+from warren_raft.data_dir.description import advice_for_log, cluster_trust_domain, has_one_voter, keep_entities
 from warren_raft.data_dir.local_state import refuse_local, refuse_local_state
 from warren_raft.data_dir.remembered import Memory
 from warren_raft.disk.durable import make_directory
@@ -104,7 +103,8 @@ class OpenedDirectory:
             if files is None and not os.path.lexists(log_directory):
                 refuse_local_state(config.directory)
             if certificate is not None:
-                require_owner(disk, log_directory, config.node_id)  # before its certificate is replaced
+                with advice_for_log(str(config.directory)):
+                    require_owner(disk, log_directory, config.node_id)  # before its certificate is replaced
                 certificate.prepare(partial(cluster_trust_domain, config.directory))
             self._anchors = held.enter_context(closing(Anchors()))
             self.state = StateDirectory(config.directory, boot_id=boot_id, anchors=self._anchors, files=disk)
@@ -113,12 +113,13 @@ class OpenedDirectory:
                 make_directory(log_directory)
                 files = held.enter_context(closing(HeldDirectory(log_directory)))
                 self._anchors.hold(log_directory)
-            self.log = Log.open(
-                log_directory,
-                files=files,
-                node_id=config.node_id,
-                new_incarnation=lambda: f"{random.getrandbits(128):032x}",
-            )
+            with advice_for_log(str(config.directory)):
+                self.log = Log.open(
+                    log_directory,
+                    files=files,
+                    node_id=config.node_id,
+                    new_incarnation=lambda: f"{random.getrandbits(128):032x}",
+                )
             held.callback(self.log.close)
             self.memory = Memory(config, self.log.incarnation, files=disk)
             self.keeper = Keeper(
@@ -240,18 +241,13 @@ class OpenedDirectory:
             raise Corrupted(str(self.config.directory / "log"), detail, remedy=remedy)
 
     def _remedy(self, membership: Membership | None) -> str:
-        """The next steps without a complete log. The state of an only voter may be the only copy of its entities."""
-        if membership is None or sum(member.voter for member in membership.members.values()) != 1:
+        """The next steps without a complete log."""
+        if not has_one_voter(membership):
             return (
                 "this manager cannot vote with the rest of its log: remove it from the cluster, move its data "
                 "directory aside, start it on an empty directory and add it again"
             )
-        directory = shlex.quote(str(self.config.directory))
-        return (
-            "this cluster has one voter, so this directory may be the only copy of its entities: keep it, and put the "
-            f"log back; or type warren-raft export state.jsonl --data-dir {directory}, begin a new cluster in an empty "
-            "directory, and import the file there: docs/recovery.md"
-        )
+        return keep_entities(str(self.config.directory))
 
     def make_engine(self, now: float, identity: Identity | None = None) -> Engine:
         """`identity`: from this manager's own certificate; None: its links are plaintext."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from warren_raft.config import MEMBERS_MAX, Config, check_address, check_node_id
-from warren_raft.data_dir.description import ReadOnlyFiles, describe
+from warren_raft.data_dir.description import ReadOnlyFiles, advice_for_log, describe
 from warren_raft.data_dir.local_state import refuse_local_state
 from warren_raft.disk.durable import replace_file
 from warren_raft.disk.files import OS_FILES, Files
@@ -160,7 +160,8 @@ def settings_of(directory: str | os.PathLike[str]) -> dict[str, Any]:
     manager runs), RefusedForSafety, Corrupted, OSError.
     """
     directory = absolute(directory)
-    header = newest_header(ReadOnlyFiles(), os.path.join(directory, "log"))
+    with advice_for_log(directory):
+        header = newest_header(ReadOnlyFiles(), os.path.join(directory, "log"))
     if header is None:
         if not DirectoryLock.is_held(directory):
             refuse_local_state(directory)

@@ -10,7 +10,7 @@ import errno
 import os
 from typing import Final
 
-from ..errors import Corrupted
+from ..errors import Corrupted, RefusedForSafety
 
 _DATA_NAMES: Final = ("log", "state", "lock")
 """A data directory has at least one of them, also after its owner was killed at its first start."""
@@ -39,6 +39,23 @@ def _without_parents(name: str) -> str:
         return name
     end = len(parts) - parts[::-1].index("..")
     return os.path.join(os.path.realpath("/".join(parts[:end])), *parts[end:])
+
+
+def refuse_file(directory: str) -> None:
+    """Raises RefusedForSafety if there is a file in the place of a directory, or of a directory above it. Does nothing
+    if there is nothing yet."""
+    place = directory
+    while not os.path.exists(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
+    if os.path.exists(place) and not os.path.isdir(place):
+        raise RefusedForSafety(f"{place} is a file, not a directory: name a data directory")
+
+
+def require_directory(directory: str) -> None:
+    """Raises RefusedForSafety if there is no such directory."""
+    refuse_file(directory)
+    if not os.path.isdir(directory):
+        raise RefusedForSafety(f"there is no directory {directory}: name the data directory of a stopped manager")
 
 
 def missing_data(data_dir: str) -> str | None:

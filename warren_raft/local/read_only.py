@@ -10,6 +10,7 @@ import os
 import threading
 from typing import Final, Self
 
+from warren_raft.disk.paths import refuse_file
 from warren_raft.errors import Closed
 from warren_raft.store.database import Database
 from warren_raft.store.generations import StateDirectory
@@ -55,8 +56,8 @@ class ReadOnlyStore(Reader):
     change.
 
     Raises, at construction or at a later read:
-        RefusedForSafety: there is no state yet; the files belong to another user (the message has the command to
-            type); a network file system.
+        RefusedForSafety: there is no state yet; there is a file in the place of the directory; the files belong to
+            another user (the message has the command to type); a network file system.
         Corrupted: the files are damaged, or the machine went down before they were synced (StateUntrusted):
             the manager rebuilds them when it starts.
         InUse: a store of this process has the directory open; 256 read transactions are open in other processes; the
@@ -67,6 +68,7 @@ class ReadOnlyStore(Reader):
 
     def __init__(self, data_dir: str | os.PathLike[str]) -> None:
         self._state = StateDirectory(data_dir)
+        refuse_file(self._state.data_dir)
         self._change = threading.Lock()
         self._follower = 0
         self._pointer = _pointer_identity(self._state)

@@ -228,7 +228,7 @@ class Parts:
         if config.insecure_plaintext:
             text = (
                 f"everybody with access to {config.listen} can read everything and act as a member; give every "
-                "manager a certificate (warren-raft cert issue) and start it without insecure_plaintext"
+                "manager a certificate (warren-raft cert issue ID --ca DIR) and start it without insecure_plaintext"
             )
             log_event(logger, logging.WARNING, "links are plaintext", text, node=config.node_id)
 

@@ -21,9 +21,11 @@ from warren_raft.model.json_form import (
     read_base64,
     read_time,
     write_base64,
+    wrong_json,
 )
-from warren_raft.model.validation import Refused, wrong_type
+from warren_raft.model.validation import Refused
 from warren_raft.store import tables
+from warren_raft.support.wording import did_you_mean
 
 Record: TypeAlias = tuple[str, str, Entity | bytes]
 """The name of a kind, a key, and the value under it: an entity, or the bytes of the CA."""
@@ -78,7 +80,7 @@ def _write_duration(value: timedelta) -> int:
 
 def _read_duration(value: Any, path: str) -> timedelta:
     if type(value) is not int:
-        raise wrong_type(path, value, "a whole number of nanoseconds")
+        raise wrong_json(path, value, "a whole number of nanoseconds")
     microseconds = abs(value) // _MICROSECOND_NANOSECONDS  # the rest is dropped, as with the fractions of times
     try:
         return timedelta(microseconds=microseconds if value >= 0 else -microseconds)
@@ -154,7 +156,7 @@ def _ca_from_json(value: Any) -> bytes:
     if isinstance(value, str):
         return read_base64(value, "")
     if not isinstance(value, dict):
-        raise wrong_type("", value, "base64 text or a JSON object")
+        raise wrong_json("", value, "base64 text or a JSON object")
     try:
         return _go_json(value).encode()
     except (UnicodeEncodeError, RecursionError):
@@ -167,7 +169,8 @@ def _ca_from_json(value: Any) -> bytes:
 def _kind_of(bucket: Any) -> tables.Kind[Any]:
     kind = _BUCKETS.get(bucket) if isinstance(bucket, str) else None
     if kind is None:
-        raise InvalidEntity("record", f"{bucket!r:.60} is not one of Warren's buckets", field="bucket")
+        meant = did_you_mean(bucket, tables.BY_BUCKET) if isinstance(bucket, str) else ""
+        raise InvalidEntity("record", f"{bucket!r:.60} is not one of Warren's buckets{meant}", field="bucket")
     return kind
 
 
@@ -189,7 +192,7 @@ def parse_record(bucket: Any, key: Any, value: Any) -> Record:
     """
     kind = _kind_of(bucket)
     if not isinstance(key, str):
-        raise InvalidEntity(kind.name, f"the key of a record must be text, not {type(key).__name__}")
+        raise InvalidEntity(kind.name, f"the key of a record {wrong_json('', key, 'text').reason}")
     try:
         if kind is not tables.CA:
             return kind.name, key, _entity_from_json(kind, key, value)
@@ -209,9 +212,12 @@ def parse_line(text: str) -> Record:
     try:
         line = _read_json(text)
     except ValueError as error:
-        raise InvalidEntity("record", f"the line is not one whole JSON object: {error}") from None
+        reason = f"column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise InvalidEntity("record", f"the line is not one whole JSON object: {reason}") from None
     if not isinstance(line, dict) or sorted(line) != sorted(_LINE_FIELDS):
-        raise InvalidEntity("record", f"the line is not a JSON object of just {', '.join(_LINE_FIELDS)}")
+        has = f"it has {', '.join(map(str, line))[:200] or 'no field'}" if isinstance(line, dict) else "it is no object"
+        fields = ", ".join(_LINE_FIELDS)
+        raise InvalidEntity("record", f"the line is not a JSON object of just {fields}, as `export` writes it: {has}")
     return parse_record(line["bucket"], line["key"], line["value"])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Final
@@ -16,10 +16,59 @@ from typing import Any, Final
 from warren_raft.errors import InvalidEntity
 from warren_raft.model.entities import EntityT, kind_name, validate
 from warren_raft.model.forms import Form, FormKind, fields_of
-from warren_raft.model.validation import Refused, wrong_type
+from warren_raft.model.validation import KEY_SHOWN, Refused
+from warren_raft.support.wording import did_you_mean
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 _SECOND_MICROSECONDS: Final = 1_000_000
+
+
+# ---- The types of JSON.
+
+_NAMES: Final[Mapping[type, str]] = {
+    type(None): "null",
+    bool: "true or false",
+    int: "a number",
+    float: "a number with a decimal point",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+}
+_TYPES: Final[Mapping[FormKind, tuple[type, ...]]] = {
+    FormKind.TEXT: (str,),
+    FormKind.CHOICE: (str,),
+    FormKind.INTEGER: (int,),
+    FormKind.NUMBER: (float, int),
+    FormKind.FLAG: (bool,),
+    FormKind.MAP: (dict,),
+}
+"""The values without a notation of their own."""
+_EXPECTED: Final[Mapping[FormKind, str]] = {
+    FormKind.TEXT: "text",
+    FormKind.CHOICE: "text",
+    FormKind.INTEGER: "a whole number",
+    FormKind.NUMBER: "a number",
+    FormKind.FLAG: "true or false",
+    FormKind.MAP: 'an object of texts, as {"name": "text"}',
+}
+
+
+def wrong_json(path: str, value: object, expected: str) -> Refused:
+    """Names only the type, in the words of JSON, because the value may be a secret."""
+    return Refused(path, f"must be {expected}, not {_NAMES.get(type(value), type(value).__name__)}")
+
+
+def _require_type(value: Any, kind: FormKind, path: str) -> None:
+    """Raises Refused for a value of another type. `validate` checks the values themselves, in the words of Python."""
+    if type(value) not in _TYPES[kind]:
+        is_str = isinstance(value, str) and str in _TYPES[kind]  # an enumeration's value, from a Python program
+        is_map = isinstance(value, Mapping) and kind is FormKind.MAP
+        if not is_str and not is_map:
+            raise wrong_json(path, value, _EXPECTED[kind])
+    if kind is FormKind.MAP:
+        for name, text in value.items():
+            if not isinstance(text, str):
+                raise wrong_json(f"{path}[{str(name)[:KEY_SHOWN]!r}]", text, "text")
 
 
 # ---- One value: times, durations, bytes.
@@ -64,7 +113,7 @@ def write_base64(value: bytes) -> str:
 def read_base64(value: object, path: str) -> bytes:
     """The bytes of a text in standard base64. Raises Refused, which does not quote the text."""
     if not isinstance(value, str):
-        raise wrong_type(path, value, "base64 text")
+        raise wrong_json(path, value, "base64 text")
     try:
         return base64.b64decode(value, validate=True)
     except ValueError:
@@ -80,7 +129,7 @@ def read_time(value: object, path: str) -> datetime | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise wrong_type(path, value, "a time (RFC 3339 text)")
+        raise wrong_json(path, value, "a time (RFC 3339 text)")
     try:
         return parse_time(value)
     except ValueError as error:
@@ -95,7 +144,7 @@ def _write_duration(value: timedelta) -> int | float:
 
 def _read_duration(value: object, path: str) -> timedelta:
     if type(value) is not int and type(value) is not float:
-        raise wrong_type(path, value, "a number of seconds")
+        raise wrong_json(path, value, "a number of seconds")
     try:
         return timedelta(seconds=value)
     except (ValueError, OverflowError):
@@ -133,7 +182,7 @@ class Notation:
     def struct_from_json(self, cls: Any, value: object, path: str = "") -> Any:
         """The entity or structure of a JSON object, not yet validated. Raises Refused."""
         if not isinstance(value, dict):
-            raise wrong_type(path, value, "a JSON object")
+            raise wrong_json(path, value, "a JSON object")
         prefix = path + "." if path else ""
         unread = dict(value)
         fields: dict[str, Any] = {}
@@ -145,7 +194,7 @@ class Notation:
             if given is not None or not self.null_is_unset:
                 fields[f.name] = self._from_json(given, f.form, prefix + name)
         for name in unread:
-            raise Refused(prefix + str(name), f"{cls.__name__} has no such field")
+            raise Refused(prefix + str(name), _no_field(str(name), [self.name(f.name) for f in fields_of(cls)]))
         for f in fields_of(cls):
             if f.required and f.name not in fields:
                 raise Refused(prefix + self.name(f.name), "is missing")
@@ -154,14 +203,22 @@ class Notation:
     def _from_json(self, value: object, form: Form, path: str) -> Any:
         if form.kind is FormKind.SEQUENCE:
             if not isinstance(value, list):
-                raise wrong_type(path, value, "a list")
+                raise wrong_json(path, value, "a list")
             return tuple(self._from_json(item, form.item, f"{path}[{number}]") for number, item in enumerate(value))
         if form.kind is FormKind.STRUCT:
             if value is None and form.optional:
                 return None
             return self.struct_from_json(form.cls, value, path)
         read = self.read.get(form.kind)
-        return value if read is None else read(value, path)
+        if read is not None:
+            return read(value, path)
+        if type(value) not in _TYPES[form.kind] or value.__class__ is dict:
+            _require_type(value, form.kind, path)
+        return value
+
+
+def _no_field(name: str, known: Sequence[str]) -> str:
+    return "there is no such field" + (did_you_mean(name, known) or f"; the fields are: {' '.join(known)}")
 
 
 _OURS: Final = Notation(
@@ -198,7 +255,7 @@ def from_json(cls: type[EntityT], value: object) -> EntityT:
     """
     kind = kind_name(cls)
     if not isinstance(value, dict):
-        raise InvalidEntity(kind, f"must be a JSON object, not {type(value).__name__}")
+        raise InvalidEntity(kind, wrong_json("", value, "a JSON object").reason)
     given = {name: part for name, part in value.items() if name != "revision"}
     try:
         entity: EntityT = _OURS.struct_from_json(cls, given)

@@ -266,7 +266,8 @@ class Changes:
     def _add(self, member: Member | None, member_id: str, address: str) -> Change | Answer:
         if member is not None:
             if member.address != address:
-                return Answer(REFUSED, f"{member_id} is already a member, at {member.address}")
+                text = f"{member_id} is already a member, at {member.address}; if it has moved to {address}, type: "
+                return Answer(REFUSED, f"{text}warren-raft members update {member_id}={address}")
             if not self._roster.connected(member_id):
                 # The member may be away for a moment only; or it runs with a new directory that is not in the list.
                 return Answer(

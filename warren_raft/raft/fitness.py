@@ -18,7 +18,7 @@ from warren_raft.raft.reasons import BLOCKED, DISK_HUNG, NO_SPACE, REMOVED, STAT
 from warren_raft.raft.replacement import Phase
 from warren_raft.raft.settling import Settling
 
-NO_QUORUM: Final = "no quorum, or no leader, until the deadline: warren-raft status shows the reason"
+NO_QUORUM: Final = "no leader with a quorum answered before the deadline: warren-raft status shows the reason"
 NO_SPACE_HERE: Final = "no space left on this manager's disk until the deadline"
 NO_ROOM: Final = "too many managers were low on space until the deadline"
 """Why a write that reached its deadline came to nothing, as far as its own manager can tell."""

@@ -440,7 +440,8 @@ def _judge_certificate(
         return Refusal(
             OTHER_TRUST_DOMAIN,
             f"the certificate of {theirs.node_id} is of the trust domain {identity.trust_domain}, this cluster's is "
-            f"{expected}; give {theirs.node_id} a certificate of this cluster: warren-raft cert issue {theirs.node_id}",
+            f"{expected}; give {theirs.node_id} a certificate of this cluster: warren-raft cert issue {theirs.node_id} "
+            "--ca DIR",
         )
     return None
 
@@ -470,7 +471,7 @@ def _judge_as_member(theirs: Hello, membership: Membership, identity: Identity |
         return Refusal(
             REMOVED_CERTIFICATE,
             f"the certificate of {theirs.node_id} (serial {identity.serial}) was used by a member that was removed; "
-            f"give it another one: warren-raft cert issue {theirs.node_id}",
+            f"give it another one: warren-raft cert issue {theirs.node_id} --ca DIR",
         )
     known = membership.members.get(theirs.node_id)
     if known is not None and known.incarnation == theirs.incarnation:

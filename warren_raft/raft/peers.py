@@ -65,7 +65,8 @@ class Peers:
         if membership is not None and own and membership.trust_domain not in ("", own):
             raise RefusedForSafety(
                 f"the certificate of {self._node_id} is of the trust domain {own}, and its cluster's is "
-                f"{membership.trust_domain}; give it one of that cluster: warren-raft cert issue {self._node_id}"
+                f"{membership.trust_domain}; give it one of that cluster: warren-raft cert issue "
+                f"{self._node_id} --ca DIR"
             )
 
     # Links -------------------------------------------------------------------------------------------------------

@@ -45,7 +45,8 @@ class Removed(RefusedForSafety):
 def removed(node_id: str) -> Removed:
     return Removed(
         f"{node_id} was removed from the cluster and stops; its data directory cannot be used again. To bring it back, "
-        f"start it on an empty directory and type on a member: warren-raft members add {node_id}=HOST:PORT"
+        "start it on an empty directory (if the cluster has a CA, with a new join file: warren-raft cert issue "
+        f"{node_id} --ca DIR) and type on a member: warren-raft members add {node_id}=HOST:PORT"
     )
 
 

@@ -39,7 +39,7 @@ TELL_AGAIN_SECONDS: Final = 0.05
 applied all committed entries."""
 TRANSFER_VERB: Final = "transfer"
 """The verb of a request for a transfer of leadership, in the place of the verb of a change."""
-NO_LEADER: Final = "there is no leader"
+NO_LEADER: Final = "there is no leader: warren-raft status shows the reason"
 """The answer to a request while no leader is connected."""
 
 

@@ -19,12 +19,12 @@ from random import SystemRandom
 from typing import Final
 
 from warren_raft.config import Config, split_address
-from warren_raft.data_dir.description import describe
+from warren_raft.data_dir.description import ONLY_VOTER, advice_for_log, describe
 from warren_raft.data_dir.opening import OpenedDirectory
 from warren_raft.data_dir.remembered import kept_for
 from warren_raft.disk import privacy
 from warren_raft.disk.files import OS_FILES
-from warren_raft.disk.paths import absolute
+from warren_raft.disk.paths import absolute, require_directory
 from warren_raft.disk.sharing import require_rights
 from warren_raft.errors import (
     Corrupted,
@@ -443,10 +443,10 @@ class Recovery(Survivor):
         """`force`: also if another member answers, so that there may be two separate clusters, and if the log has the
         removal of this manager."""
         self.data_dir = absolute(data_dir)
-        if os.path.isdir(self.data_dir):
-            with _locked(self.data_dir):
-                staging.finish(self.data_dir, files=OS_FILES)
-        with _advice_without_a_cluster():
+        require_directory(self.data_dir)
+        with _locked(self.data_dir):
+            staging.finish(self.data_dir, files=OS_FILES)
+        with _advice_without_a_cluster(), advice_for_log(self.data_dir):
             node_id = owner_of(OS_FILES, os.path.join(self.data_dir, "log"))
             if node_id is None:
                 raise RefusedForSafety(f"{self.data_dir} holds no manager's log: name the directory of a survivor")
@@ -573,6 +573,8 @@ def _advice_without_a_cluster() -> Iterator[None]:
     try:
         yield
     except Corrupted as error:
+        if error.remedy.startswith(ONLY_VOTER):
+            raise
         remedy = "recover another survivor, or restore a snapshot: docs/recovery.md"
         raise Corrupted(error.path, error.detail, remedy=remedy) from error
 

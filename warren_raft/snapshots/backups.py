@@ -118,7 +118,7 @@ class Backups:
         return min(self._every, RETRY_SECONDS)
 
     def _failed(self, error: Exception) -> None:
-        self._alarm(f"the backup to {self.directory} failed at {self._now():%Y-%m-%dT%H:%M:%SZ}: {error}")
+        self._alarm(f"the backup to {self.directory} failed at {self._now():%Y-%m-%dT%H:%M:%SZ}: {self._reason(error)}")
 
     def _works(self) -> None:
         self._fails = False
@@ -140,7 +140,13 @@ class Backups:
             _require_writable(self.directory)
             self._works()
         except OSError as error:
-            self._alarm(f"no backup can be saved to {self.directory}: {error}")
+            self._alarm(f"no backup can be saved to {self.directory}: {self._reason(error)}")
+
+    def _reason(self, error: Exception) -> str:
+        parent = os.path.dirname(self.directory)
+        if isinstance(error, FileNotFoundError) and not os.path.exists(parent):
+            return f"there is no directory {parent}: mount its disk, or make it"
+        return str(error)
 
     def _do_due(self, position: Position) -> float:
         with suppress(FileExistsError):

@@ -292,6 +292,8 @@ def opened(path: Path) -> Iterator[int]:
 def manifest_in(descriptor: int, path: str) -> SnapshotInfo:
     """The manifest of an open file; `path` is for errors."""
     size = os.fstat(descriptor).st_size
+    if size == 0:
+        raise SnapshotInvalid(path, "is empty: take another copy of the snapshot")
     page = os.pread(descriptor, TRAILER_BYTES, size - TRAILER_BYTES) if size >= TRAILER_BYTES else b""
     manifest = _parse_trailer(page, path)
     if manifest.size_bytes + TRAILER_BYTES != size:
@@ -302,7 +304,7 @@ def manifest_in(descriptor: int, path: str) -> SnapshotInfo:
 
 def _parse_trailer(page: bytes, path: str) -> SnapshotInfo:
     if not page.startswith(MAGIC):
-        raise SnapshotInvalid(path, "is not a snapshot, or its end is missing")
+        raise SnapshotInvalid(path, "is not a snapshot, or its end is missing: compare its size with the original")
     if hashlib.sha256(page[:-32]).digest() != page[-32:]:
         raise SnapshotInvalid(path, "is damaged: its last page does not fit the hash in it")
     version = int.from_bytes(page[16:20], "big")

@@ -131,6 +131,8 @@ def remove_leftovers(directory: str, is_part: re.Pattern[str], *, now: float, fi
 
 
 def _require_free(path: str) -> None:
+    if os.path.isdir(path):
+        raise RefusedForSafety(f"{path} is a directory: name a file")
     if os.path.lexists(path):
         raise RefusedForSafety(f"{path} exists already: name another file, or remove it first")
 

@@ -18,7 +18,7 @@ from typing import ClassVar, Final
 from warren_raft.disk import privacy, sharing
 from warren_raft.disk.descriptors import RESERVE
 from warren_raft.disk.durable import make_directory
-from warren_raft.disk.paths import absolute, moved
+from warren_raft.disk.paths import absolute, moved, refuse_file
 from warren_raft.errors import InUse
 
 LOCK_NAME: Final = "lock"
@@ -45,7 +45,8 @@ def _make_data_directory(path: str) -> None:
 def require_usable(path: str) -> None:
     """Raises RefusedForSafety if a data directory, or a file in it, belongs to another user or is open to every user of
     the host, or if the directory holds other files and no data. Changes nothing. Does nothing if the directory does not
-    exist. Raises OSError."""
+    exist. Raises RefusedForSafety also for a file in its place, and OSError."""
+    refuse_file(path)
     privacy.require_data_or_empty(path)  # first: advice to change owner or modes would wreck a directory like /etc
     with suppress(FileNotFoundError):
         if os.stat(path).st_uid != 0:  # root may have made the directory for this user, perhaps by a package

@@ -5,12 +5,26 @@ Only words live here, and no knowledge of their subject.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from itertools import islice
+from typing import Final
+
+LIKENESS: Final = 0.7
+"""The share of equal letters from which a word may be the one that was meant. Lower, `wide` would be like `id`."""
 
 
 def counted(number: int, one: str, many: str = "") -> str:
     """`1 entry`, `2 entries`. Without `many`, the plural is `one` with an s."""
     return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def did_you_mean(typed: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, with the known word that is nearest to the typed one, whatever their cases are; empty if no
+    known word is near."""
+    by_lower = {word.lower(): word for word in known}
+    near = get_close_matches(typed.lower(), list(by_lower), n=1, cutoff=LIKENESS)
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
 
 
 def quoted(value: object, characters: int) -> str:

@@ -648,7 +648,8 @@ def test_a_removed_follower_learns_it_and_stops_with_one_line() -> None:
     cluster.run_until(lambda: removed in cluster.stopped, seconds=5)
     assert str(cluster.stopped[removed]) == (
         f"{removed} was removed from the cluster and stops; its data directory cannot be used again. To bring it back, "
-        f"start it on an empty directory and type on a member: warren-raft members add {removed}=HOST:PORT"
+        f"start it on an empty directory (if the cluster has a CA, with a new join file: warren-raft cert issue "
+        f"{removed} --ca DIR) and type on a member: warren-raft members add {removed}=HOST:PORT"
     )
     assert isinstance(cluster.stopped[removed], RefusedForSafety)
     cluster.write(other, "without it")
