@@ -11,13 +11,14 @@ import json
 import math
 import os
 import sys
+from collections.abc import Collection
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 from click.shell_completion import CompletionItem
 
-from warren_raft.errors import WarrenError
+from warren_raft.errors import InvalidConfig, WarrenError
 from warren_raft.support.wording import did_you_mean
 
 from .os_errors import sentence
@@ -297,7 +298,6 @@ class NodeIdType(click.ParamType):  # type: ignore[type-arg]  # generic for type
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         from warren_raft.config import check_node_id
-        from warren_raft.errors import InvalidConfig
 
         try:
             return check_node_id(value)
@@ -312,7 +312,6 @@ class MemberType(click.ParamType):  # type: ignore[type-arg]  # generic for type
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
         from warren_raft.config import check_address, check_node_id
-        from warren_raft.errors import InvalidConfig
 
         if isinstance(value, tuple):
             return value
@@ -342,6 +341,27 @@ class InputType(click.File):
             if isinstance(error.__context__, OSError):
                 self.fail(sentence(error.__context__), param, ctx)
             raise
+
+
+SETTING_OPTIONS: Final = MappingProxyType(
+    {
+        "node_id": "--node-id",
+        "listen": "--listen",
+        "members": "--member",
+        "data_dir": "--data-dir",
+        "join": "--join",
+        "backup_dir": "--backup-dir",
+        "backup_every_seconds": "--backup-every",
+        "backup_keep": "--backup-keep",
+    }
+)
+"""Names of settings -> the options that give them."""
+
+
+def setting_problem(error: InvalidConfig, typed: Collection[str]) -> str:
+    """The error about a setting; it names the option if the operator typed this setting."""
+    name = (error.field or "").partition(".")[0]
+    return f"{SETTING_OPTIONS[name]}: {error.reason}" if name in typed and name in SETTING_OPTIONS else str(error)
 
 
 class BadFile(WarrenError):

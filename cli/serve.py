@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import fields
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,7 +34,15 @@ from warren_raft.errors import (
 from warren_raft.support.core_dumps import forbid_core_dumps
 from warren_raft.support.log_lines import log_event, word
 
-from .common import DATA_DIR_VARIABLE, DurationType, MemberType, WarrenCommand, WholeNumberType, named_data_dir
+from .common import (
+    DATA_DIR_VARIABLE,
+    DurationType,
+    MemberType,
+    WarrenCommand,
+    WholeNumberType,
+    named_data_dir,
+    setting_problem,
+)
 
 if TYPE_CHECKING:
     from warren_raft.manager.store import ReplicatedStore
@@ -184,20 +193,22 @@ def _config(config_file: str | None, **settings: Any) -> Config:
     """The settings from the options, the file, the join file and the data directory; the first that has a setting
     decides. Raises UsageError for a setting that the operator has to correct."""
     given = {name: value for name, value in settings.items() if value is not None}
+    typed = frozenset(given)
     from_join: dict[str, Any] = {}
     try:
         named = given if config_file is None else {**read_toml(config_file), **given}
         from_join = _from_join_file(named)
         given |= from_join
         given |= _from_directory({**named, **from_join})
-        _require_all({**named, **given}, config_file)
+        if named.keys() <= {field.name for field in fields(Config)}:  # else a name is wrong, which is the first to know
+            _require_all({**named, **given}, config_file)
         if "bootstrap" not in named:
             given["bootstrap"] = False
         if config_file is not None:
             return Config.from_toml(config_file, **given)
         return Config.from_mapping(given)
     except InvalidConfig as error:
-        text = str(error)
+        text = setting_problem(error, typed)
         if (error.field or "").partition(".")[0] in from_join:
             text += f" (in {named['join']})"
         raise click.UsageError(text) from None

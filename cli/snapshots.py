@@ -19,7 +19,7 @@ from warren_raft.disk.files import OS_FILES
 from warren_raft.disk.outputs import is_stdout
 from warren_raft.support.wording import counted
 
-from .common import MemberType, NodeIdType, WarrenGroup, data_dir, manager, print_json, wants_json
+from .common import MemberType, NodeIdType, WarrenGroup, data_dir, manager, print_json, setting_problem, wants_json
 from .data import progress
 from .recovery import print_restored, shares
 from .tables import print_fields
@@ -216,7 +216,7 @@ def restore(
                 progress=report,
             )
         except InvalidConfig as error:
-            raise click.UsageError(str(error)) from None
+            raise click.UsageError(setting_problem(error, {"node_id", "members", "data_dir"})) from None
     print_restored(restored)
     others = [member for member in restored.members if member != node_id]
     if others and not wants_json():

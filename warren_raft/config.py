@@ -19,6 +19,7 @@ from typing import Any, Final
 from .disk.paths import absolute
 from .errors import InvalidConfig
 from .model.forms import FrozenMap
+from .support.wording import did_you_mean
 
 MAX_NODE_ID_LENGTH: Final = 64  # the id is part of file names, log lines and every frame's handshake
 TOML_BYTES_MAX: Final = 1 << 20
@@ -203,7 +204,8 @@ class Config:
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(settings) - known)
         if unknown:
-            raise _wrong(unknown[0], f"there is no such setting; known are {', '.join(sorted(known))}")
+            meant = did_you_mean(unknown[0], known) or f"; known are {', '.join(sorted(known))}"
+            raise _wrong(unknown[0], f"there is no such setting{meant}")
         for name in ("node_id", "data_dir", "listen", "members"):
             if name not in settings:
                 raise _wrong(name, MISSING)

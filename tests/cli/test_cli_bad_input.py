@@ -373,8 +373,16 @@ def refused(ran: subprocess.CompletedProcess[str]) -> str:
         ((), 2, ": missing: --node-id ID, --listen HOST:PORT, --member ID=HOST:PORT (once for each initial member); "),
         ((), 2, "for instance: warren-raft serve --node-id m1 --listen 127.0.0.1:7946 --member m1=127.0.0.1:7946 "),
         (("--join", "/no/such.join"), 2, "there is no join file /no/such.join: copy it here from the host where"),
-        (("--node-id", "m/1", "--listen", "127.0.0.1:1", "--member", "m1=127.0.0.1:1"), 2, "not a node id"),
-        (("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m2=127.0.0.1:2"), 2, "must contain this manager"),
+        (
+            ("--node-id", "m/1", "--listen", "127.0.0.1:1", "--member", "m1=127.0.0.1:1"),
+            2,
+            "warren-raft: --node-id: 'm/1' is not a ",
+        ),
+        (
+            ("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m2=127.0.0.1:2"),
+            2,
+            "warren-raft: --member: must contain",
+        ),
         (("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m1=127.0.0.1:2"), 2, "listens on"),
         (
             ("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m1=127.0.0.1:1", "--member", "m1=127.0.0.1:2"),
@@ -388,7 +396,7 @@ def refused(ran: subprocess.CompletedProcess[str]) -> str:
         ),
         (("--node-id", "m1", "--listen", "192.0.2.1:1", "--member", "m1=192.0.2.1:1"), 4, "cert issue m1=192.0.2.1:1"),
         ((*M1, "--backup-every", "1h"), 2, "--backup-every needs --backup-dir"),
-        ((*M1, "--backup-keep", "7"), 2, "backup_keep: needs backup_dir"),
+        ((*M1, "--backup-keep", "7"), 2, "warren-raft: --backup-keep: needs backup_dir"),
         (("--config", "/no/such/file.toml"), 2, "/no/such/file.toml"),
     ],
 )
@@ -399,6 +407,12 @@ def test_a_manager_with_wrong_settings_does_not_start(
     assert ran.returncode == code
     assert says in refused(ran)
     assert not (tmp_path / "m1").exists()
+
+
+def test_a_wrong_name_in_the_file_is_told_before_the_settings_that_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "m1.toml").write_text('node_id = "m1"\nlistn = "127.0.0.1:1"\n')
+    says = f"config.listn: there is no such setting; did you mean listen? (in {tmp_path / 'm1.toml'})"
+    assert says in refused(serve("--config", tmp_path / "m1.toml", "--data-dir", tmp_path / "m1"))
 
 
 def test_a_manager_without_a_directory_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -271,7 +271,11 @@ m3 = "127.0.0.1:3"
             "config.members.m2: other managers cannot reach 0.0.0.0: name",
         ),
         ('listen = "127.0.0.1:7946"', "", "config.listen: is missing in "),
-        ('listen = "127.0.0.1:7946"', 'listne = "127.0.0.1:7946"', "config.listne: there is no such setting"),
+        (
+            'listen = "127.0.0.1:7946"',
+            'listne = "127.0.0.1:7946"',
+            "config.listne: there is no such setting; did you mean listen?",
+        ),
     ],
 )
 def test_an_error_names_the_file_and_the_key(tmp_path: Path, old: str, new: str, says: str) -> None:
