@@ -43,17 +43,21 @@ class Way:
     carried_bytes: int = 0
 
     async def pass_on(self, arrived: float, size: int) -> None:
-        """Wait until a chunk that arrived at this time is through."""
+        """Wait until a chunk that arrived at this time is through. A network does not wait for a processor: if this
+        task was late, the next chunks are through earlier."""
         now = asyncio.get_running_loop().time
         while True:
-            await self.open.wait()
+            if not self.open.is_set():
+                await self.open.wait()
+                arrived = now() - self.delay_seconds
             due = arrived + self.delay_seconds
             if now() >= due:
                 break
             await asyncio.sleep(due - now())
         if self.bytes_per_second:
-            self.free_at = max(now(), self.free_at) + size / self.bytes_per_second
-            await asyncio.sleep(self.free_at - now())
+            self.free_at = max(due, self.free_at) + size / self.bytes_per_second
+            if self.free_at > now():
+                await asyncio.sleep(self.free_at - now())
             await self.open.wait()
         self.carried_bytes += size
 

@@ -274,15 +274,18 @@ class Stage:
 
 
 async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bytes_per_second: float) -> None:
-    """Carry bytes in one direction: take all in at once, and give them out at the speed."""
-    held: asyncio.Queue[bytes] = asyncio.Queue()
+    """Carry bytes in one direction: take all in at once, and give them out at the speed. A network does not wait for a
+    processor: if this task was late, it gives out more at once."""
+    now = asyncio.get_running_loop().time
+    held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
     async def give_out() -> None:
         free_at = 0.0
-        while chunk := await held.get():
-            now = asyncio.get_running_loop().time()
-            free_at = max(now, free_at) + len(chunk) / bytes_per_second
-            await asyncio.sleep(free_at - now)
+        while (item := await held.get())[1]:
+            arrived_at, chunk = item
+            free_at = max(arrived_at, free_at) + len(chunk) / bytes_per_second
+            if free_at > now():
+                await asyncio.sleep(free_at - now())
             writer.write(chunk)
         writer.close()
 
@@ -290,8 +293,8 @@ async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, byte
         halves.create_task(give_out())
         while chunk := await reader.read(65_536):
             for at in range(0, len(chunk), 2048):
-                held.put_nowait(chunk[at : at + 2048])
-        held.put_nowait(b"")
+                held.put_nowait((now(), chunk[at : at + 2048]))
+        held.put_nowait((now(), b""))
 
 
 async def linked(a: Node, b: Node) -> None:
