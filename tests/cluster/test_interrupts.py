@@ -9,6 +9,7 @@ and no alarm was raised; `close()` in a SIGTERM handler hung.)
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 import random
@@ -26,7 +27,7 @@ import pytest
 
 import warren_raft as wr
 from tests.cluster.harness import PROJECT, free_ports, wait_until
-from tests.interrupting import At, interrupt, interrupted, sweep
+from tests.interrupting import At, Interrupted, interrupt, interrupted, sweep
 from warren_raft.store import reader_slots
 
 DEADLINE = 60.0
@@ -96,6 +97,7 @@ def assert_alive(store: Any) -> None:
         assert (store.failure, store.is_leader, store.alarms) == (None, True, ())
         wait_until(lambda: not store._parts._writes._outstanding and store.status().pending_writes == 0, "all to end")
         assert store._parts._writes._ended == set()
+        wait_until(lambda: not store._parts._writes._waking._groups, "all callers to be awake")
         store._parts.life.changed.ring()  # like the next change; until then the entries of interrupted waits stay
         assert not store._parts.life.changed._sleepers
     else:
@@ -255,6 +257,41 @@ def test_a_signal_handler_that_closes_the_store_in_the_middle_of_close(open_stor
             store.list_nodes()
         number += 17
     assert number > 100
+
+
+def test_callers_that_are_interrupted_or_late_keep_no_other_caller_waiting(store: Any) -> None:
+    """The callers of one log entry wake each other. Some of them are interrupted when they wake up, or give up just
+    then; every other caller gets its answer."""
+    lots, over, done = random.Random(1), threading.Event(), [0] * 12
+
+    def write_patiently(number: int) -> None:
+        for _ in range(40):
+            store.create_node(wr.Node(id=f"n{number}"), timeout=DEADLINE)
+            done[number] += 1
+
+    def write_roughly() -> None:
+        with contextlib.suppress(Interrupted):  # between two writes
+            while not over.is_set():
+                with contextlib.suppress(Interrupted, wr.Unavailable):
+                    store.create_node(wr.Node(id="n"), timeout=lots.choice((0.001, 0.01, DEADLINE)))
+
+    write(store)
+    patient = [threading.Thread(target=write_patiently, args=(number,), daemon=True) for number in range(len(done))]
+    rough = [threading.Thread(target=write_roughly, daemon=True) for _ in range(12)]
+    for thread in (*patient, *rough):
+        thread.start()
+    give_up_at = time.monotonic() + DEADLINE
+    while any(thread.is_alive() for thread in patient) and time.monotonic() < give_up_at:
+        thread = lots.choice(rough)
+        if thread.is_alive() and thread.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Interrupted))
+        lots.choice(patient).join(0.002)
+    assert done == [40] * len(done)
+    over.set()
+    for thread in rough:
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+    assert_alive(store)
 
 
 # ------------------------------------------------------------------------------------------------- beside a manager

@@ -53,8 +53,8 @@ class WriteCalls:
         write.prepare_wait()
         if stamps is not None:
             stamps.add("submitted", write.thread)
-        self._submit(write)
         try:
+            self._submit(write)
             ended = write.wait(write.deadline + GRACE_SECONDS - time.monotonic())
         except BaseException:
             write.give_up()

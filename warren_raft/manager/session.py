@@ -10,7 +10,6 @@ Invariant: every write ends exactly once, and the writes of one thread are sent 
 from __future__ import annotations
 
 import math
-import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
@@ -31,8 +30,8 @@ from warren_raft.store.command import (
     with_request_id,
 )
 from warren_raft.support.deliveries import Deliveries
-from warren_raft.support.timeouts import wait_seconds
 from warren_raft.support.waiting import taken
+from warren_raft.support.waking import Sleeper, Waking
 
 SESSION_WINDOW: Final = 16_384
 """The most requests of this process between the oldest unanswered and the newest: the session must remember them."""
@@ -55,21 +54,23 @@ class Write(Proposal):
 
     future: Future[int] | None = None
     """The future of a write, if its caller does not wait."""
-    turn: threading.Lock | None = None
-    """If its caller waits: released when the write has ended. It is the cheapest object that a thread can wait for."""
+    sleeper: Sleeper | None = None
+    """The wait of its caller, if its caller waits."""
 
     def prepare_wait(self) -> None:
         """Before the write is submitted, if its caller waits."""
-        self.turn = threading.Lock()
-        self.turn.acquire()
+        self.sleeper = Sleeper()
 
     def wait(self, seconds: float) -> bool:
-        assert self.turn is not None
-        return self.turn.acquire(timeout=wait_seconds(seconds))
+        """Whether the write has ended, after `seconds` at most."""
+        assert self.sleeper is not None
+        return self.sleeper.sleep(seconds) or self.outcome is not None or self.error is not None
 
     def give_up(self) -> None:
         """Its caller was interrupted: the raft thread ends the write soon, if it is not done before."""
         self.deadline = -math.inf
+        if self.sleeper is not None:
+            self.sleeper.leave()
 
     def result(self) -> int:
         """The revision, or the error raised. Call it after the write has ended."""
@@ -103,6 +104,10 @@ class Writes:
         self._held: deque[Write] = deque()
         """The writes without a request id: there is no session, or the queue is full."""
         self._settled: deque[Callable[[], object]] = deque()
+        """The futures to resolve, of writes that have ended."""
+        self._asleep: deque[Sleeper] = deque()
+        """The callers to wake, of writes that have ended."""
+        self._waking: Final = Waking()
         self._session = 0
         self._opening: Proposal | None = None
         self._next = 1
@@ -191,8 +196,8 @@ class Writes:
         if self._outstanding.pop(write, _GONE) is _GONE:
             return  # `end_all` has ended it already
         self._outstanding_bytes -= len(write.data) - (REQUEST_ID_BYTES if write.sequence else 0)
-        if write.turn is not None:
-            write.turn.release()
+        if write.sleeper is not None:
+            self._asleep.append(write.sleeper)
         elif write.future is not None:
             self._settled.append(write.settle)
 
@@ -210,14 +215,19 @@ class Writes:
                 self._end(write)
 
     def flush(self) -> None:
-        """Resolve the futures of the writes that have ended since the last call. Any thread."""
+        """Wake the callers, and resolve the futures, of the writes that have ended since the last call."""
         if self._settled:
             self._deliveries.put(taken(self._settled))
+        if self._asleep:
+            self._waking.wake(taken(self._asleep))
+
+    def wake_late(self) -> bool:
+        """Wake the callers that should be awake by now. Returns whether there are others, that are not awake yet."""
+        return self._waking.look()
 
     def end_all(self, submitted: Iterable[Write], reason: str) -> None:
         """This manager has ended: end the writes that were not taken, and every one that was. For any thread, also when
         the raft thread is stuck."""
-        self.flush()
         ended = []
         for write in submitted:
             write.error = Closed(reason)
@@ -226,7 +236,8 @@ class Writes:
             if self._outstanding.pop(write, _GONE) is not _GONE:
                 write.error = Unavailable(reason, maybe_applied=True) if write.sequence else Closed(reason)
                 ended.append(write)
-        for write in ended:
-            if write.turn is not None:
-                write.turn.release()
-        self._deliveries.put([write.settle for write in ended if write.future is not None])
+        sleepers = taken(self._asleep) + [write.sleeper for write in ended if write.sleeper is not None]
+        for sleeper in sleepers:
+            sleeper.release()
+        self._waking.wake_all()
+        self._deliveries.put(taken(self._settled) + [write.settle for write in ended if write.future is not None])

@@ -51,6 +51,7 @@ from warren_raft.raft.sync_thread import SyncThread
 from warren_raft.support.log_lines import log_event
 from warren_raft.support.stamps import Stamps
 from warren_raft.support.waiting import taken
+from warren_raft.support.waking import PATIENCE_SECONDS
 from warren_raft.support.workers import Workers
 
 logger = logging.getLogger("warren_raft.driver")
@@ -85,6 +86,9 @@ class Writes(Protocol[Taken]):
 
     def flush(self) -> None:
         """The step is over: wake the callers of the writes that have ended."""
+
+    def wake_late(self) -> bool:
+        """Wake the callers that should be awake by now. Returns whether there are others, that are not awake yet."""
 
     def end_all(self, submitted: Iterable[Taken], reason: str) -> None:
         """End the writes in `submitted`, which were never taken, and all writes that were taken."""
@@ -130,6 +134,7 @@ class Driver(Generic[W]):
         """When the next step is due although nothing happens; LONG_AGO: at once."""
         self.steps = 0
         """Steps so far; the watchdog sees by it that this thread lives."""
+        self._wake_due = False
         self._finished = False
         self._preparing = self._removing = False
         self._workers = Workers(WORKERS, f"warren-raft-worker {node_id}")
@@ -341,6 +346,8 @@ class Driver(Generic[W]):
                 self.stamps.add("applied", self._engine.applied_index)
             self._writes.expire(now, lambda: self._engine.hindrance)
             self._writes.flush()
+            if not self._wake_due:
+                self._wake_late()
         except Exception as error:  # noqa: BLE001 - it is logged
             log_event(logger, logging.ERROR, "raft thread failed", node=self._node_id, exc_info=error)
             self._fail(InvariantViolation(f"the raft thread failed: {error!r}"))
@@ -377,6 +384,11 @@ class Driver(Generic[W]):
         proposals = self._writes.take(taken(self._submitted))
         if proposals:
             events.append(Submitted(proposals))
+
+    def _wake_late(self) -> None:
+        self._wake_due = self._writes.wake_late()
+        if self._wake_due:
+            self._loop.call_later(PATIENCE_SECONDS, self._wake_late)
 
     def _fail(self, error: WarrenError) -> None:
         if not self._finished:
