@@ -34,7 +34,6 @@ DELETE: Final = Verb.DELETE
 OPEN_SESSION: Final = Verb.OPEN_SESSION
 CLOSE_SESSION: Final = Verb.CLOSE_SESSION
 
-_OF_ENTITIES: Final = frozenset((PUT, DELETE))
 _OF_SESSIONS: Final = frozenset((OPEN_SESSION, CLOSE_SESSION))
 
 VERSION: Final = 1
@@ -149,6 +148,9 @@ COMMAND_OVERHEAD_BYTES: Final = _HEADER.size + _COUNT.size
 """The size of an encoded command without operations."""
 _STEP_OVERHEAD_BYTES: Final = _STEP.size + _ENTITY.size
 
+_new: Final = tuple.__new__
+"""Makes a NamedTuple in a quarter of the time that its class takes."""
+
 
 def encode(command: Command) -> bytes:
     """The bytes of `command`. The caller has checked the parts: ids ≤ 511 bytes, numbers 0 to 2^64-1."""
@@ -197,7 +199,7 @@ def decode(data: bytes) -> Command:
         _refuse_header(data)
     if lowest > sequence:
         raise MalformedCommand("its lowest awaited sequence is above its own sequence")
-    return Command(session, sequence, lowest, decode_operations(data, _HEADER.size))
+    return _new(Command, (session, sequence, lowest, decode_operations(data, _HEADER.size)))
 
 
 def examine(data: bytes, indexed_widths: Mapping[int, int] = MappingProxyType({})) -> Command | str:
@@ -214,8 +216,10 @@ def examine(data: bytes, indexed_widths: Mapping[int, int] = MappingProxyType({}
         command = decode(data)
         room = INDEXED_ITEMS_MAX
         for _, kind_number, _, entity, _ in command.operations:
-            if entity is not None and kind_number in indexed_widths:
-                room -= indexed_items(entity, indexed_widths[kind_number], room)
+            if entity is not None:
+                width = indexed_widths.get(kind_number)
+                if width is not None:
+                    room -= indexed_items(entity, width, room)
     except UnknownCommandVersion as error:
         return f"a command of version {error.version}, this release reads {SUPPORTED_VERSIONS[-1]}"
     except MalformedCommand as error:
@@ -260,14 +264,15 @@ def decode_operations(data: bytes, offset: int = 0) -> tuple[Operation, ...]:
             else:
                 raise MalformedCommand("not a condition")
             entity = data[start:offset] if entity_length else None
-            if verb in _OF_ENTITIES:
+            if verb in (PUT, DELETE):
                 if (entity is None) is (verb == PUT) or id_length == 0 or kind_number == 0:
                     raise MalformedCommand("a put has an entity, a delete has no entity, both have a kind and an id")
             elif verb not in _OF_SESSIONS:
                 raise MalformedCommand(f"unknown verb {verb}")
             elif count != 1 or kind_number or id_length or entity is not None or if_revision is not None:
                 raise MalformedCommand("the opening or closing of a session is the only operation of its command")
-            operations.append(Operation(verb, kind_number, data[id_start:id_end].decode(), entity, if_revision))
+            id_ = data[id_start:id_end].decode()
+            operations.append(_new(Operation, (verb, kind_number, id_, entity, if_revision)))
     except (struct_error, UnicodeDecodeError):
         raise MalformedCommand("not an operation") from None
     if array != _ARRAY_32 or offset != len(data):

@@ -22,6 +22,8 @@ _ARRAY: Final = 4
 _MAP: Final = 5
 _TAG: Final = 6
 _SHORT_TEXT: Final = 0x60
+_SHORT_TEXT_END: Final = _SHORT_TEXT - 1
+"""The head of a short text minus this is the size of the head and the text together."""
 _TEXT_8: Final = 0x78
 _SHORT_ARRAY: Final = 0x80
 _ARRAY_8: Final = 0x98
@@ -61,11 +63,13 @@ def begin_alike(record: bytes, other: bytes, count: int) -> bool:
         if record[0] != _ARRAY_OF_2 or other[0] != _ARRAY_OF_2:
             return False
         start = 2 + INTEGER_BYTES.get(record[1], 0)
-        _, at = _array_at(record, start)
+        at = start + 1
+        if not _SHORT_ARRAY <= record[start] < _ARRAY_8:
+            _, at = _array_at(record, start)
         for _ in range(count):
             head = record[at]
             if _SHORT_TEXT <= head < _TEXT_8:
-                at += 1 + head - _SHORT_TEXT
+                at += head - _SHORT_TEXT_END
             elif head == _TEXT_8:
                 at += 2 + record[at + 1]
             else:
@@ -102,11 +106,13 @@ def indexed_items(entity: bytes, count: int, most: int) -> int:
     of them.
     """
     found = 0
-    available, at = _array_at(entity, 0)
+    available, at = entity[0] - _SHORT_ARRAY, 1
+    if not 0 <= available < _ARRAY_8 - _SHORT_ARRAY:
+        available, at = _array_at(entity, 0)
     for _ in range(min(count, available)):
         head = entity[at]
         if _SHORT_TEXT <= head < _TEXT_8:  # nearly all
-            at += 1 + head - _SHORT_TEXT
+            at += head - _SHORT_TEXT_END
             continue
         major, number, at = _head_at(entity, at)
         if major == _ARRAY:
