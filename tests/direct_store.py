@@ -10,7 +10,7 @@ from typing import Any
 
 from warren_raft.store import codec
 from warren_raft.store.command import PUT, Operation
-from warren_raft.store.database import REVISION, Database
+from warren_raft.store.database import Database
 from warren_raft.store.interface import Store
 from warren_raft.store.tables import BY_NUMBER, Kind
 
@@ -22,7 +22,7 @@ def put_all(database: Database, *entities: tuple[Kind[Any], Any]) -> int:
         for kind, entity in entities:
             record = codec.make_record(revision, codec.encode(kind, entity))
             transaction.put(kind, "ca" if kind.entity is None else entity.id, record)
-        transaction.store_integer(REVISION, revision)
+        transaction.move(transaction.position._replace(revision=revision))
     return revision
 
 
@@ -47,7 +47,7 @@ class DirectStore(Store):
                     transaction.put(kind, operation.id, codec.make_record(revision, operation.entity))
                 else:
                     transaction.delete(kind, operation.id)
-            transaction.store_integer(REVISION, revision)
+            transaction.move(transaction.position._replace(revision=revision))
         return revision
 
     def _start(self, operations: tuple[Operation, ...], timeout: float | None) -> Future[int]:

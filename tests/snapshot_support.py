@@ -11,7 +11,6 @@ from pathlib import Path
 from tests.fsm_harness import apply, command, put, some_entities
 from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.fsm.digest import recompute
-from warren_raft.fsm.entry import read_committed, store_position
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.model.entities import Container, Node
 from warren_raft.raft.membership import Member, Membership
@@ -61,7 +60,7 @@ def change(database: Database, do: Callable[[WriteTransaction], object], *, new_
     with database.write() as transaction:
         do(transaction)
         if new_digest:
-            store_position(transaction, read_committed(transaction)._replace(digest=recompute(transaction)))
+            transaction.move(transaction.position._replace(digest=recompute(transaction)))
 
 
 def rehash(path: Path, data: bytes, **changes: object) -> None:

@@ -85,10 +85,9 @@ class ManagerProcess:
     def recomputed_digest(self) -> list[Any]:
         """[the kept digest, the digest recomputed from all records], both of the same moment."""
         from warren_raft.fsm.digest import recompute
-        from warren_raft.store.transactions import DIGEST, META
 
         with self.store._attached().read() as transaction:
-            return [transaction.fetch(META, DIGEST).hex(), recompute(transaction).hex()]
+            return [transaction.position.digest.hex(), recompute(transaction).hex()]
 
     def leadership(self) -> list[tuple[bool, int]]:
         """All calls of the leadership callback, from the first one that said that this manager leads."""

@@ -32,7 +32,6 @@ from warren_raft.config import Config
 from warren_raft.data_dir.opening import OpenedDirectory
 from warren_raft.disk.files import File, OsFiles
 from warren_raft.errors import Corrupted, RefusedForSafety, WarrenError
-from warren_raft.fsm.entry import store_position
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.raft.effects import (
     Cancel,
@@ -260,7 +259,7 @@ class Process:
         """Make the digest wrong, and nothing else: callers still read the right records, so all other checks hold."""
         machine = self.opened.machine
         with machine.database.write() as transaction:
-            store_position(transaction, machine.committed._replace(digest=self.world.random.randbytes(32)))
+            transaction.move(machine.committed.position._replace(digest=self.world.random.randbytes(32)))
         machine._load()
         self.state_is_wrong = True
         self.times_wrong += 1

@@ -54,7 +54,6 @@ from warren_raft.store.database import (
     FORMAT_VERSION,
     MEMBERSHIP,
     META,
-    REVISION,
     SESSIONS,
     Database,
     StateUntrusted,
@@ -63,6 +62,7 @@ from warren_raft.store.database import (
 from warren_raft.store.generations import StateDirectory, mount_of, refuse_network_filesystem
 from warren_raft.store.leading import leading_items
 from warren_raft.store.ownership import DirectoryLock
+from warren_raft.store.position import Position
 from warren_raft.store.tables import (
     CERTIFICATE,
     CERTIFICATE_BY_HOST,
@@ -764,7 +764,7 @@ def test_a_transaction_is_committed_whole_or_not_at_all(database: Database) -> N
     def fail() -> None:
         with database.write() as transaction:
             transaction.put(SERVICE, "s", record(SERVICE, Service(id="s", name="web")))
-            transaction.store_integer(REVISION, 9)
+            transaction.move(Position(revision=9))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -799,7 +799,7 @@ def test_writers_wait_for_each_other_and_one_in_another_is_a_bug(database: Datab
     with database.write() as transaction:
         thread.start()
         began.wait(60)
-        transaction.store_integer(REVISION, 1)
+        transaction.move(Position(revision=1))
     thread.join(60)
     assert revisions == [1]
 
@@ -812,7 +812,7 @@ def test_close_waits_for_the_writer(state: StateDirectory) -> None:
         with database.write() as transaction:
             writing.set()
             closing.wait(60)
-            transaction.store_integer(REVISION, 3)
+            transaction.move(Position(revision=3))
 
     thread = threading.Thread(target=write)
     thread.start()
@@ -863,7 +863,7 @@ def test_the_digest_covers_the_records_that_managers_have_in_common(database: Da
         transaction.put(SERVICE, "s", b"service")
         transaction.store(SESSIONS, b"1", b"session")
         transaction.store(META, MEMBERSHIP, b"members")
-        transaction.store_integer(REVISION, 5)
+        transaction.move(Position(revision=5))
         transaction.store("history", b"1", b"change")
     with database.read() as reader:
         assert list(reader.digest_items()) == [

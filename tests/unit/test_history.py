@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.fsm_harness import apply, command, delete, one, put
 from warren_raft.errors import StorageFull, WatchLost
 from warren_raft.fsm import history
-from warren_raft.fsm.history import Change, since
+from warren_raft.fsm.history import Change, History, since
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.model.entities import Node, Service
 from warren_raft.store import codec
@@ -43,8 +43,14 @@ def changes_since(machine: StateMachine, revision: int) -> list[Change]:
 
 
 def kept(machine: StateMachine) -> list[int]:
+    """The revisions that are kept. Their number is that of which the bound is counted."""
     with machine.database.read() as transaction:
-        return [int.from_bytes(key, "big") for key, _ in transaction.scan(HISTORY)]
+        revisions = range(history.floor(transaction) + 1, machine.revision + 1)
+        found = [change.revision for change in since(transaction, revisions.start - 1)]
+        counted_again = History(transaction)._count
+    assert sorted(set(found)) == list(revisions)
+    assert machine._history._count == counted_again == len(revisions)
+    return list(revisions)
 
 
 def kept_bytes(machine: StateMachine) -> int:
@@ -140,7 +146,8 @@ def test_a_change_above_the_bound_by_itself_leaves_an_empty_history(
 def test_no_entry_deletes_for_long_and_the_bound_is_reached_soon(
     machine: StateMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apply(machine, *(command(put(node(number))) for number in range(50)))
+    for number in range(50):
+        one(machine, put(node(number)))
     monkeypatch.setattr(history, "MAX_CHANGES", 10)
     monkeypatch.setattr(history, "MAX_DROPPED_PER_APPLY", 15)
     lengths = []
@@ -148,6 +155,49 @@ def test_no_entry_deletes_for_long_and_the_bound_is_reached_soon(
         one(machine, put(node(1)))
         lengths.append(len(kept(machine)))
     assert lengths == [36, 22, 10, 10, 10]
+
+
+def test_beyond_a_bound_some_more_is_dropped_so_that_few_entries_have_to_drop(
+    machine: StateMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "MAX_CHANGES", 400)
+    for number in range(410):
+        one(machine, put(node(number)))
+        assert len(kept(machine)) == (number + 1 if number < 400 else 398 + (number - 400) % 3)
+
+
+@pytest.mark.parametrize("record_bytes", [1, 60, 16 * 1024])
+def test_the_changes_of_an_entry_share_records_and_a_watcher_may_stand_between_them(
+    machine: StateMachine, monkeypatch: pytest.MonkeyPatch, record_bytes: int
+) -> None:
+    monkeypatch.setattr(history, "RECORD_BYTES", record_bytes)
+    one(machine, put(node(0)))
+    apply(machine, command(put(node(1))), command(put(node(2)), delete(NODE, "n-1")), b"junk", command(put(node(3))))
+    expected = [
+        Change(1, "put", NODE, "n-0", codec.encode(NODE, node(0)), 0),
+        Change(2, "put", NODE, "n-1", codec.encode(NODE, node(1)), 0),
+        Change(3, "put", NODE, "n-2", codec.encode(NODE, node(2)), 0),
+        Change(3, "delete", NODE, "n-1", None, 1),
+        Change(4, "put", NODE, "n-3", codec.encode(NODE, node(3)), 0),
+    ]
+    for revision in range(5):
+        assert changes_since(machine, revision) == [change for change in expected if change.revision > revision]
+    with machine.database.read() as transaction:
+        assert transaction.size(HISTORY) == {1: 4, 60: 3, 16 * 1024: 2}[record_bytes]
+    kept(machine)
+    monkeypatch.setattr(history, "MAX_CHANGES", 2)
+    one(machine, put(node(4)))
+    assert kept(machine) == [4, 5] if record_bytes == 1 else [5]
+
+
+@pytest.mark.parametrize("cut", [8, 15, 16, -1])
+def test_a_record_that_ends_too_early_is_told(machine: StateMachine, cut: int) -> None:
+    apply(machine, command(put(node(1))), command(put(node(2))))
+    with machine.database.write() as transaction:
+        ((key, record),) = transaction.scan(HISTORY)
+        transaction.store(HISTORY, key, record[:cut])
+    with pytest.raises(ValueError, match="a record of the history"):
+        changes_since(machine, 0)
 
 
 def test_the_bounds_are_counted_on_after_a_restart(machine: StateMachine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +234,7 @@ def test_an_empty_history_of_a_restored_state_is_complete_from_its_revision_on(m
     with machine.database.write() as transaction:
         for key, _ in list(transaction.scan(HISTORY)):
             transaction.erase(HISTORY, key)
-        transaction.store_integer(b"revision", 1_000_000_001)
+        transaction.move(transaction.position._replace(revision=1_000_000_001))
     machine = StateMachine(machine.database)
     with machine.database.read() as transaction, pytest.raises(WatchLost) as lost:
         since(transaction, 1)
@@ -195,13 +245,25 @@ def test_an_empty_history_of_a_restored_state_is_complete_from_its_revision_on(m
 
 
 def test_the_layout_of_a_record_is_pinned(machine: StateMachine) -> None:
-    """It is on the disk, and in snapshots: 8 bytes with the size of all that was ever kept, then the operations."""
+    """It is on the disk, and in snapshots: 8 bytes with the size of all that was ever kept, then the operations.
+
+    Format 1 has only such records.
+    """
     one(machine, put(node(1)))
     with machine.database.read() as transaction:
         ((key, record),) = transaction.scan(HISTORY)
     body = encode_operations([put(node(1))])
     assert key == (1).to_bytes(8, "big")
-    assert record == (8 + len(body) + history.RECORD_OVERHEAD_BYTES).to_bytes(8, "big") + body
+    size = 8 + len(body) + history.RECORD_OVERHEAD_BYTES
+    assert record == size.to_bytes(8, "big") + body
+    apply(machine, command(put(node(1))), command(delete(NODE, "n-1")), command(put(node(1))))
+    with machine.database.read() as transaction:
+        _, (key, record) = transaction.scan(HISTORY)
+    bodies = [body, encode_operations([delete(NODE, "n-1")]), body]
+    rest = b"".join(len(each).to_bytes(4, "big") for each in bodies) + b"".join(bodies)
+    assert key == (4).to_bytes(8, "big")
+    total = size + 8 + len(rest) + history.RECORD_OVERHEAD_BYTES
+    assert record == (2).to_bytes(2, "big") + total.to_bytes(6, "big") + rest
 
 
 def test_a_reader_takes_as_much_as_it_wants(machine: StateMachine) -> None:

@@ -41,6 +41,7 @@ from warren_raft.fsm.answers import (
     Result,
     raise_for,
 )
+from warren_raft.fsm.history import since
 from warren_raft.fsm.machine import (
     EXAMINED_BYTES_EACH,
     EXAMINED_MAX,
@@ -75,7 +76,7 @@ from warren_raft.store.tables import (
     SECRET,
     SERVICE,
 )
-from warren_raft.store.transactions import WriteTransaction
+from warren_raft.store.transactions import POSITION, WriteTransaction
 
 
 @pytest.fixture
@@ -100,8 +101,9 @@ def assert_sound(machine: StateMachine) -> None:
     with machine.database.read() as transaction:
         assert recompute_digest(transaction) == machine.digest
         assert transaction.verify_indexes() == []
-        assert transaction.integer(b"applied_index", 1) == machine.applied_index
+        assert transaction.position == machine.committed.position
         assert transaction.revision == machine.revision
+        assert transaction.has_sound_position
     assert StateMachine(machine.database).committed == machine.committed
 
 
@@ -365,9 +367,8 @@ def test_bytes_that_are_no_command_are_answered_and_change_only_the_index(
             assert result == (0, 0, 1, None) if data == command() else result.error is not None
         assert machine.committed == before._replace(applied_index=before.applied_index + 1)
         after_contents = contents(database)
-        for key in (b"applied_index", b"check"):
-            after_contents["meta"].pop(key)
-            before_contents["meta"].pop(key)
+        for before_or_after in (before_contents, after_contents):
+            before_or_after["meta"].pop(POSITION)
         assert after_contents == before_contents
 
 
@@ -685,9 +686,54 @@ def test_how_commands_are_grouped_into_entries_changes_no_revision_and_no_entity
                 rest, turn = rest[size:], turn + 1
             assert_sound(machine)
             found = contents(database)
-            del found["meta"], found["sessions"]  # they have the index, and so the grouping, in them
-            outcomes.append((results, machine.revision, found))
+            # The grouping is in the first two by the index, and the history has the changes of an entry in one record.
+            del found["meta"], found["sessions"], found["history"]
+            with database.read() as transaction:
+                changes = list(since(transaction, 0))
+            outcomes.append((results, machine.revision, found, changes))
     assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.lists(st.integers(1, 12), min_size=1, max_size=30))
+def test_entries_in_one_transaction_leave_the_same_state_as_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, sizes: list[int]
+) -> None:
+    """A manager that catches up applies many entries at once. Digests are compared at each index."""
+    log = a_log(seed)
+    outcomes = []
+    for groups in ([1] * len(log), sizes):
+        with Database.open(tmp_path_factory.mktemp("together"), sync=False) as database:
+            machine = StateMachine(database)
+            results: list[list[Result]] = []
+            turn = 0
+            while len(results) < len(log):
+                entries = [(3, commands) for commands in log[len(results) :][: groups[turn % len(groups)]]]
+                results += machine.apply_all(machine.applied_index + 1, entries)
+                turn += 1
+            assert_sound(machine)
+            found = contents(database)
+            del found["history"]  # the changes of a transaction are in one record
+            with database.read() as transaction:
+                changes = list(since(transaction, 0))
+            digests = [machine.digest_at(index) for index in range(machine.applied_index + 1)]
+            outcomes.append((results, machine.committed, found, changes, digests))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_entries_in_one_transaction_are_applied_all_or_none(machine: StateMachine) -> None:
+    apply(machine, command(Operation(OPEN_SESSION), session=5))
+    before, before_contents = machine.committed, contents(machine.database)
+    entries = [(1, [command(put(Node(id="a")), session=5, sequence=1)]), (1, [b"\x85\x02" + command()[2:]])]
+    with pytest.raises(UnknownCommandVersion):
+        machine.apply_all(3, entries)
+    assert (machine.committed, contents(machine.database)) == (before, before_contents)
+    assert machine.apply_all(3, []) == []
+    assert machine.apply_all(3, entries[:1]) == [[(5, 1, 1, None)]]
+    with pytest.raises(InvariantViolation, match="was to be applied after"):
+        machine.apply_all(3, entries[:1])
+    assert_sound(machine)
 
 
 def test_applying_changes_nothing_but_the_database(machine: StateMachine, monkeypatch: pytest.MonkeyPatch) -> None:

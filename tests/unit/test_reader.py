@@ -42,9 +42,10 @@ from warren_raft.model.entities import (
     Volume,
 )
 from warren_raft.store import cache, codec, reading
-from warren_raft.store.database import REVISION, Database
+from warren_raft.store.database import Database
 from warren_raft.store.generations import StateDirectory
 from warren_raft.store.interface import Reader
+from warren_raft.store.position import Position
 from warren_raft.store.tables import (
     CA,
     CERTIFICATE,
@@ -636,7 +637,7 @@ def test_after_a_crash_of_the_machine_a_read_only_store_refuses(
 
 def test_the_revision_in_a_record_is_the_one_that_reads_tell(database: Database, store: DirectStore) -> None:
     with database.write() as transaction:
-        transaction.store_integer(REVISION, 2**40)
+        transaction.move(Position(revision=2**40))
     revision = store.create_node(Node(id="n", revision=7))
     assert revision == 2**40 + 1 == store.get_node("n").revision
     with database.read() as reader:

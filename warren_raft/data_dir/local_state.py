@@ -12,8 +12,9 @@ from contextlib import closing
 
 from warren_raft.data_dir.description import state_file
 from warren_raft.errors import Corrupted, RefusedForSafety
-from warren_raft.fsm.entry import FIRST_INDEX, Committed, read_committed
+from warren_raft.fsm.entry import Committed, read_committed
 from warren_raft.store.database import Database
+from warren_raft.store.position import FIRST_INDEX
 
 
 def refuse_local_state(directory: str | os.PathLike[str]) -> None:

@@ -15,8 +15,6 @@ from warren_raft.store.transactions import ReadTransaction, WriteTransaction
 
 SIZE_BYTES: Final = 32
 MODULUS: Final = 1 << (8 * SIZE_BYTES)
-EMPTY: Final = bytes(SIZE_BYTES)
-"""The digest of a state without records."""
 
 
 def framed(name: str) -> bytes:

@@ -1,4 +1,5 @@
-"""The last changes, from which a watcher resumes: one record for each revision, in the form of its command.
+"""The last changes, from which a watcher resumes: the changes of some revisions in a row in each record, in the form
+of their commands.
 
 The history is not part of the digest, and nothing is decided by it. `since` reads it; machine.py appends to it.
 Invariant: every change above some revision is kept, without a gap. A reader of an older revision gets WatchLost.
@@ -6,8 +7,10 @@ Invariant: every change above some revision is kept, without a gap. A reader of 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any, Final, Literal
 
 from warren_raft.errors import WatchLost
@@ -23,6 +26,14 @@ MAX_BYTES: Final = 32 * 1024 * 1024
 """The same limit in bytes. The history is part of each snapshot, and a snapshot replaces at least this much log: with
 more history, writing snapshots would cost more than writing the log."""
 
+_SPARE: Final = 200
+"""When a bound is exceeded, its 200th part is dropped beyond it, so that not every entry has to drop something. It
+would change pages at both ends of the history."""
+
+RECORD_BYTES: Final = 16 * 1024
+"""The changes of an entry are kept in records of about this size: one record takes the time of one change. A larger
+record would need more pages in a row, which LMDB finds slowly in a file with many free pages."""
+
 MAX_DROPPED_PER_APPLY: Final = 4_096
 """The most records dropped in one transaction (a few milliseconds), however large the new change is. Meanwhile the
 bounds above may be exceeded, by at most 100 MB in the worst case of the largest batches."""
@@ -30,7 +41,10 @@ bounds above may be exceeded, by at most 100 MB in the worst case of the largest
 RECORD_OVERHEAD_BYTES: Final = 32
 """The approximate bytes that LMDB and the key add to a record."""
 
-_TOTAL_SIZE: Final = 8
+_HEAD_SIZE: Final = 8
+_TOTAL_BITS: Final = 48
+_LENGTH_SIZE: Final = 4
+_CHANGES_MAX: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +64,8 @@ class Change:
 
 def floor(transaction: ReadTransaction | WriteTransaction) -> int:
     """The lowest revision from which `since` is complete: every change after it is kept."""
-    for key, _ in transaction.scan(HISTORY):
-        return int.from_bytes(key, "big") - 1
+    for key, record in transaction.scan(HISTORY):
+        return _revision_in(key) - _count_of(record)
     return transaction.revision
 
 
@@ -62,67 +76,119 @@ def since(transaction: ReadTransaction, revision: int) -> Iterator[Change]:
     """
     if revision < floor(transaction):
         raise WatchLost(transaction.revision)
-    return _changes(transaction.scan(HISTORY, _key(revision + 1)))
+    return _changes(transaction.scan(HISTORY, _key(revision + 1)), revision)
 
 
-def _changes(records: Iterator[tuple[bytes, bytes]]) -> Iterator[Change]:
+def _changes(records: Iterator[tuple[bytes, bytes]], after: int) -> Iterator[Change]:
     for key, record in records:
-        revision = int.from_bytes(key, "big")
-        for index, operation in enumerate(commands.decode_operations(record, _TOTAL_SIZE)):
-            kind = BY_NUMBER[operation.kind_number]
-            word: Literal["put", "delete"] = "put" if operation.verb == PUT else "delete"
-            yield Change(revision, word, kind, operation.id, operation.entity, index)
+        bodies = _bodies_of(record)
+        for revision, body in enumerate(bodies, _revision_in(key) - len(bodies) + 1):
+            if revision <= after:
+                continue
+            for index, operation in enumerate(commands.decode_operations(body)):
+                kind = BY_NUMBER[operation.kind_number]
+                word: Literal["put", "delete"] = "put" if operation.verb == PUT else "delete"
+                yield Change(revision, word, kind, operation.id, operation.entity, index)
 
 
 class History:
     """The appending side: the amount that is kept, as of the current transaction. Make a new object after a failed one.
 
-    A record is the number of bytes ever appended, including this record, and the operations that changed something.
-    From the first and the last record follows how many bytes are between them.
+    The key of a record is its last revision. A record is a head of 8 bytes, and the operations that changed something,
+    revision after revision. If there are several revisions, the lengths of their operations come first, 4 bytes each.
+    The head has the number of revisions minus one in its high 16 bits, and in the others the number of bytes ever
+    appended, including this record. From the first and the last record follows how many bytes are between them.
     """
 
     def __init__(self, transaction: ReadTransaction | WriteTransaction) -> None:
-        self._count = transaction.size(HISTORY)
+        self._count = 0  # revisions
         self._total = self._dropped = 0  # bytes ever appended, and ever dropped
-        for _, record in transaction.scan(HISTORY, reverse=True):
+        self._revision = 0  # of the last one in `_bodies`
+        self._bodies: list[bytes] = []
+        self._size = 0
+        for key, record in transaction.scan(HISTORY, reverse=True):
             self._total = _total_of(record)
+            self._count = _revision_in(key) - floor(transaction)
             break
         for _, record in transaction.scan(HISTORY):
             self._dropped = _total_of(record) - _size_of(record)
             break
 
     def append(self, transaction: WriteTransaction, revision: int, body: bytes) -> None:
-        """Keep the operations of `revision`, in the form of `encode_operations`."""
-        self._total += _TOTAL_SIZE + len(body) + RECORD_OVERHEAD_BYTES
-        self._count += 1
-        transaction.store(HISTORY, _key(revision), self._total.to_bytes(_TOTAL_SIZE, "big") + body)
+        """Keep the operations of `revision`, in the form of `encode_operations`. Call `finish` before the commit."""
+        self._bodies.append(body)
+        self._revision = revision
+        self._size += len(body)
+        if self._size >= RECORD_BYTES or len(self._bodies) == _CHANGES_MAX:
+            self._store(transaction)
 
-    def drop_oldest(self, transaction: WriteTransaction) -> None:
-        """Drop records until the bounds hold, at most MAX_DROPPED_PER_APPLY. Call once an entry, at its end."""
-        excess = self._count - MAX_CHANGES
-        excess_bytes = self._total - self._dropped - MAX_BYTES
-        if excess <= 0 and excess_bytes <= 0:
-            return
+    def finish(self, transaction: WriteTransaction) -> None:
+        """Store the rest, and drop what is too old. Call once a transaction, at its end."""
+        if self._bodies:
+            self._store(transaction)
+        if self._count > MAX_CHANGES or self._total - self._dropped > MAX_BYTES:
+            self._drop_oldest(transaction)
+
+    def _store(self, transaction: WriteTransaction) -> None:
+        bodies, count = self._bodies, len(self._bodies)
+        if count > 1:
+            bodies = [struct.pack(f">{count}I", *map(len, bodies)), *bodies]
+        rest = b"".join(bodies)
+        self._total += _HEAD_SIZE + len(rest) + RECORD_OVERHEAD_BYTES
+        self._count += count
+        head = (count - 1 << _TOTAL_BITS | self._total).to_bytes(_HEAD_SIZE, "big")
+        transaction.store(HISTORY, _key(self._revision), head + rest)
+        self._bodies = []
+        self._size = 0
+
+    def _drop_oldest(self, transaction: WriteTransaction) -> None:
+        """Drop records until the bounds hold, with something to spare, at most MAX_DROPPED_PER_APPLY."""
+        excess = self._count - MAX_CHANGES + MAX_CHANGES // _SPARE
+        excess_bytes = self._total - self._dropped - MAX_BYTES + MAX_BYTES // _SPARE
         keys: list[bytes] = []
         for key, record in transaction.scan(HISTORY):
             if (excess <= 0 and excess_bytes <= 0) or len(keys) == MAX_DROPPED_PER_APPLY:
                 break
             keys.append(key)
-            excess -= 1
+            excess -= _count_of(record)
             excess_bytes -= _size_of(record)
+            self._count -= _count_of(record)
             self._dropped += _size_of(record)
         for key in keys:  # not while scanning: a deletion moves LMDB's cursor
             transaction.erase(HISTORY, key)
-        self._count -= len(keys)
 
 
 def _key(revision: int) -> bytes:
     return revision.to_bytes(8, "big")
 
 
+def _revision_in(key: bytes) -> int:
+    return int.from_bytes(key, "big")
+
+
+def _count_of(record: bytes) -> int:
+    """How many revisions are in the record."""
+    return 1 + (int.from_bytes(record[:_HEAD_SIZE], "big") >> _TOTAL_BITS)
+
+
 def _total_of(record: bytes) -> int:
-    return int.from_bytes(record[:_TOTAL_SIZE], "big")
+    return int.from_bytes(record[:_HEAD_SIZE], "big") & (1 << _TOTAL_BITS) - 1
 
 
 def _size_of(record: bytes) -> int:
     return len(record) + RECORD_OVERHEAD_BYTES
+
+
+def _bodies_of(record: bytes) -> list[bytes]:
+    """The operations of each revision in the record. Raises ValueError for a record that `History` did not make."""
+    count = _count_of(record)
+    if count == 1:
+        return [record[_HEAD_SIZE:]]
+    try:
+        lengths = struct.unpack_from(f">{count}I", record, _HEAD_SIZE)
+    except struct.error as error:
+        raise ValueError(f"a record of the history that ends too early: {error}") from None
+    ends = [*accumulate(lengths, initial=_HEAD_SIZE + count * _LENGTH_SIZE)]
+    if ends[-1] != len(record):
+        raise ValueError("a record of the history with lengths that do not fit it")
+    return [record[start:end] for start, end in pairwise(ends)]

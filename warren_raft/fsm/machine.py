@@ -1,4 +1,4 @@
-"""Applying the log to the database: one entry is one write transaction with all its commands and their results.
+"""Applying the log to the database: one entry, or several in a row, in one write transaction with their results.
 
 Pure and deterministic: no clock, no randomness, no environment. The same log makes the same records on every manager.
 Invariant: the applied index is written with the changes, and this object publishes a change only after its commit.
@@ -6,17 +6,15 @@ Invariant: the applied index is written with the changes, and this object publis
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Final
 
-from warren_raft.errors import Corrupted, InvariantViolation
+from warren_raft.errors import Corrupted
 from warren_raft.fsm.answers import Result, raise_for
 from warren_raft.fsm.digest import recompute as recompute_digest
 from warren_raft.fsm.entry import (
-    FIRST_INDEX,
     Committed,
-    Entry,
+    Entries,
     read_committed,
 )
 from warren_raft.fsm.history import History
@@ -24,7 +22,8 @@ from warren_raft.fsm.sessions import Sessions
 from warren_raft.store.codec import INDEXED_WIDTHS
 from warren_raft.store.command import Command, examine, is_session_of
 from warren_raft.store.database import Database
-from warren_raft.store.transactions import APPLIED_INDEX, SESSIONS
+from warren_raft.store.position import FIRST_INDEX
+from warren_raft.store.transactions import SESSIONS
 
 __all__ = ["FIRST_INDEX", "RECENT_DIGESTS", "Committed", "Result", "StateMachine", "raise_for", "recompute_digest"]
 
@@ -116,13 +115,19 @@ class StateMachine:
         UnknownCommandVersion, StorageFull and StorageFailed; in these cases nothing is changed. A wrong command never
         raises.
         """
-        with self._entry(index, term) as entry:
-            return [entry.perform(command) for command in commands]
+        return self._apply(index, ((term, commands),))[0]
+
+    def apply_all(self, index: int, entries: Sequence[tuple[int, Sequence[bytes]]]) -> list[list[Result]]:
+        """Carry out entries in a row, of which `index` is the first, in one transaction; each is (term, commands).
+
+        The state after it is the same as after an `apply` for each entry, in a fraction of the time if the entries are
+        small. If it raises, none of the entries is applied.
+        """
+        return self._apply(index, entries)
 
     def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes) -> None:
         """Store the members (opaque here) and the cluster's id. Raises the same errors as `apply`."""
-        with self._entry(index, term) as entry:
-            entry.set_members(cluster_id, membership)
+        self._apply(index, ((term, ()),), (cluster_id, membership))
 
     def settle(self) -> None:
         """After an apply that raised: read from the database whether its commit succeeded.
@@ -132,33 +137,34 @@ class StateMachine:
         if self._in_doubt:
             self._load()
 
-    @contextmanager
-    def _entry(self, index: int, term: int) -> Iterator[Entry]:
+    def _apply(
+        self, index: int, entries: Sequence[tuple[int, Sequence[bytes]]], members: tuple[str, bytes] | None = None
+    ) -> list[list[Result]]:
+        if not entries:
+            return []
         self.settle()
-        before = self._committed
-        if index != before.applied_index + 1:
-            raise InvariantViolation(f"entry {index} was to be applied after entry {before.applied_index}")
         self._in_doubt = True  # until the end: an interrupt can come between any two lines
         with self.database.write() as transaction:
-            if transaction.integer(APPLIED_INDEX, FIRST_INDEX) != before.applied_index:
-                raise InvariantViolation(f"{self.database.path} was changed by another writer")
-            entry = Entry(transaction, index, before, self._sessions, self._history, self._examined)
-            yield entry
-            after = entry.finish(term)
-        self._show(after)
+            applied = Entries(transaction, self._committed, self._sessions, self._history, self._examined)
+            results = [applied.apply(index + n, *entry, members) for n, entry in enumerate(entries)]
+            after = applied.finish()
+        self._show(after, applied.digests)
         self._in_doubt = False
+        return results
 
     def _load(self) -> None:
         with self.database.read() as transaction:
             try:
                 self._sessions = Sessions(transaction.scan(SESSIONS))
                 self._history = History(transaction)
-                self._show(read_committed(transaction))
+                committed = read_committed(transaction)
             except ValueError as error:
                 raise Corrupted(self.database.path, f"cannot be read: {error}") from None
+        self._show(committed, [(committed.applied_index, committed.digest)])
         self._in_doubt = False
 
-    def _show(self, committed: Committed) -> None:
-        self._ring[committed.applied_index % RECENT_DIGESTS] = (committed.applied_index, committed.digest)
+    def _show(self, committed: Committed, digests: Sequence[tuple[int, bytes]]) -> None:
+        for pair in digests:
+            self._ring[pair[0] % RECENT_DIGESTS] = pair
         self._committed = committed
         self.applied_index, self.applied_term = committed.applied_index, committed.applied_term

@@ -1,17 +1,20 @@
 """Exactly-once: the answers to each session's commands, so that a command that comes twice is carried out once.
 
-The rule is that of the Raft thesis (6.3) and of RIFL. No transaction is used here: machine.py stores the changes.
+The rule is that of the Raft thesis (6.3) and of RIFL. The transaction is begun and committed by machine.py.
 Invariant: an answered command that may still be sent again finds its answer; everything is bounded.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+import sys
+from array import array
+from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
 import cbor2
 
+from warren_raft.fsm import digest
 from warren_raft.fsm.answers import (
     STALE,
     TOO_MANY_OUTSTANDING,
@@ -19,6 +22,8 @@ from warren_raft.fsm.answers import (
     Error,
 )
 from warren_raft.store.command import Command
+from warren_raft.store.encoding import byte_string, unsigned
+from warren_raft.store.transactions import SESSIONS, WriteTransaction
 from warren_raft.support import strict_cbor
 from warren_raft.support.strict_cbor import MAX_RECORD_ITEMS
 
@@ -38,18 +43,22 @@ T = TypeVar("T")
 Answer = tuple[int, Error | None]
 """(revision, error)"""
 
-StoreRecord = Callable[[bytes, bytes | None, bytes | None], None]
-"""Called with (key, old record, new record); None if there was no record before, or is no record after."""
+_ARRAY_OF_5: Final = b"\x85"
+_EMPTY_ARRAY: Final = b"\x80"
+_FALSE: Final = b"\xf4"
+_TRUE: Final = b"\xf5"
+_FRAME: Final = digest.framed(SESSIONS)
 
 
 class Session:
     """One sender: which of its commands were answered, and how.
 
     By sequence, in the order of the log: `answers` has the revisions of the commands that were carried out, `refusals`
-    the answers to the other commands.
+    the answers to the other commands. Answers below `lowest` are dropped by `encode`, once an entry. Until then nobody
+    looks for them, because a command below `lowest` is stale.
     """
 
-    __slots__ = ("answers", "is_closed", "lowest", "record", "refusals", "used_index")
+    __slots__ = ("_dropped_below", "answers", "is_closed", "lowest", "record", "refusals", "summand", "used_index")
 
     def __init__(self, used_index: int, lowest: int, is_closed: bool = False) -> None:
         self.used_index = used_index
@@ -58,6 +67,9 @@ class Session:
         self.answers: dict[int, int] = {}
         self.refusals: dict[int, Answer] = {}
         self.record: bytes | None = None  # as it is stored; None: not stored yet
+        self.summand = 0
+        """The part of the digest's sum that comes from the stored record; 0 if it is not stored yet."""
+        self._dropped_below = lowest
 
     @classmethod
     def decode(cls, record: bytes) -> Session:
@@ -82,20 +94,29 @@ class Session:
         The answers are packed, because there are hundreds in each entry: all sequences, then all their revisions,
         8 bytes each.
         """
-        form = f">{len(self.answers)}Q"
-        packed = struct.pack(form, *self.answers) + struct.pack(form, *self.answers.values())
-        refusals = [[sequence, revision, *(error or ())] for sequence, (revision, error) in self.refusals.items()]
-        return cbor2.dumps([self.used_index, self.lowest, self.is_closed, packed, refusals])
+        before, lowest = self._dropped_below, self.lowest
+        if lowest > before:
+            self._dropped_below = lowest
+            self.answers = _without(self.answers, before, lowest)
+            if self.refusals:
+                self.refusals = _without(self.refusals, before, lowest)
+        packed = array("Q", [*self.answers, *self.answers.values()])
+        if sys.byteorder == "little":
+            packed.byteswap()
+        return b"".join(
+            (
+                _ARRAY_OF_5,
+                unsigned(self.used_index),
+                unsigned(lowest),
+                _TRUE if self.is_closed else _FALSE,
+                byte_string(packed.tobytes()),
+                self._encoded_refusals() if self.refusals else _EMPTY_ARRAY,
+            )
+        )
 
-    def raise_lowest(self, lowest: int) -> None:
-        """The sender no longer waits for answers below `lowest`. O(1) for each answer ever dropped."""
-        before = self.lowest
-        if lowest <= before:
-            return
-        self.lowest = lowest
-        self.answers = _without(self.answers, before, lowest)
-        if self.refusals:
-            self.refusals = _without(self.refusals, before, lowest)
+    def _encoded_refusals(self) -> bytes:
+        refusals = self.refusals.items()
+        return cbor2.dumps([[sequence, revision, *(error or ())] for sequence, (revision, error) in refusals])
 
 
 class Sessions:
@@ -103,9 +124,12 @@ class Sessions:
 
     def __init__(self, records: Iterable[tuple[bytes, bytes]]) -> None:
         """Raises ValueError for records that are not sessions."""
-        self._sessions = {_number_in(key): Session.decode(record) for key, record in records}
+        self._sessions: dict[int, Session] = {}
+        for key, record in records:
+            session = self._sessions[_number_in(key)] = Session.decode(record)
+            session.summand = digest.hash_of(digest.keyed(_FRAME, key), record)
         self._used: set[int] = set()
-        self._evicted: dict[int, bytes | None] = {}
+        self._evicted: dict[int, Session] = {}
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -139,11 +163,14 @@ class Sessions:
 
         `revision` is the latest one; a refusal carries it.
         """
-        session = self._sessions.get(command.session)
+        number, sequence, lowest, _ = command
+        session = self._sessions.get(number)
         if session is None or session.is_closed:
             return revision, (UNKNOWN_SESSION,)
-        self._use(command, session, index)
-        sequence = command.sequence
+        self._used.add(number)  # the same as `_use`: every command passes here
+        session.used_index = index
+        if lowest > session.lowest:
+            session.lowest = lowest
         if sequence < session.lowest:
             return revision, (STALE,)
         done_at = session.answers.get(sequence)
@@ -155,37 +182,44 @@ class Sessions:
             return revision, (TOO_MANY_OUTSTANDING,)
         return None
 
-    def remember(self, command: Command, revision: int, error: Error | None) -> None:
+    def remember(self, number: int, sequence: int, answer: Answer) -> None:
         """Note the answer of a command that `recall` let through."""
-        session = self._sessions[command.session]
+        revision, error = answer
         if error is None:
-            session.answers[command.sequence] = revision
+            self._sessions[number].answers[sequence] = revision
         else:
-            session.refusals[command.sequence] = revision, error
+            self._sessions[number].refusals[sequence] = answer
 
-    def store_changes(self, store: StoreRecord) -> None:
-        """Hand over each record that this entry changed. Call once an entry, at its end."""
-        for number, record in self._evicted.items():
-            if record is not None:
-                store(_key(number), record, None)
+    def store_changes(self, transaction: WriteTransaction) -> int:
+        """Store each record that this entry changed. Call once an entry, at its end. Returns the change of the digest's
+        sum."""
+        change = 0
+        for number, session in self._evicted.items():
+            if session.record is not None:
+                transaction.erase(SESSIONS, _key(number))
+                change -= session.summand
         for number in self._used:
-            session = self._sessions.get(number)
-            if session is not None:
-                before, session.record = session.record, session.encode()
-                store(_key(number), before, session.record)
+            used = self._sessions.get(number)
+            if used is not None:
+                key = _key(number)
+                record = used.encode()
+                transaction.store(SESSIONS, key, record)
+                summand = digest.hash_of(digest.keyed(_FRAME, key), record)
+                change += summand - used.summand
+                used.record, used.summand = record, summand
         self._evicted.clear()
         self._used.clear()
+        return change
 
     def _use(self, command: Command, session: Session, index: int) -> None:
         session.used_index = index
-        if command.lowest > session.lowest:
-            session.raise_lowest(command.lowest)
+        session.lowest = max(session.lowest, command.lowest)
         self._used.add(command.session)
 
     def _evict(self) -> None:
         """Forget the least recently used session; among equals, the one with the smallest number."""
         number = min(self._sessions, key=lambda number: (self._sessions[number].used_index, number))
-        self._evicted.setdefault(number, self._sessions.pop(number).record)
+        self._evicted.setdefault(number, self._sessions.pop(number))
 
 
 def _without(answers: dict[int, T], first: int, stop: int) -> dict[int, T]:

@@ -14,7 +14,6 @@ from typing import Final
 from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.errors import SnapshotInvalid
 from warren_raft.fsm.digest import recompute
-from warren_raft.fsm.entry import Committed, store_position
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.snapshots.directory import SnapshotDirectory
 from warren_raft.snapshots.file import (
@@ -34,6 +33,7 @@ from warren_raft.store.database import (
     Database,
 )
 from warren_raft.store.generations import StateDirectory
+from warren_raft.store.position import Position
 
 RESTORED_INDEX: Final = 2
 """Where a restored log begins, in term 0: above 1, so that no manager takes it for a log that is complete from its
@@ -93,12 +93,5 @@ def begin_anew(database: Database, cluster_id: str) -> None:
         transaction.clear(HISTORY)
         transaction.erase(META, MEMBERSHIP)
         transaction.store(META, CLUSTER_ID, cluster_id.encode())
-        position = Committed(
-            applied_index=RESTORED_INDEX,
-            applied_term=0,
-            revision=transaction.revision + REVISION_STEP,
-            digest=recompute(transaction),
-            membership=None,
-            cluster_id=cluster_id,
-        )
-        store_position(transaction, position)
+        revision, digest = transaction.revision + REVISION_STEP, recompute(transaction)
+        transaction.move(Position(RESTORED_INDEX, applied_term=0, revision=revision, digest=digest))

@@ -28,7 +28,6 @@ from warren_raft.errors import (
     SnapshotInvalid,
     StorageFull,
 )
-from warren_raft.fsm.entry import FIRST_INDEX
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.snapshots.directory import (
     INCOMING,
@@ -45,6 +44,7 @@ from warren_raft.snapshots.file import (
 from warren_raft.snapshots.verification import Cancel, verify_in_child
 from warren_raft.store.database import Database
 from warren_raft.store.generations import StateDirectory
+from warren_raft.store.position import FIRST_INDEX
 from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.snapshots")

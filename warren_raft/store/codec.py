@@ -16,7 +16,7 @@ from cbor2 import dumps
 from warren_raft.model.forms import fields_of
 from warren_raft.store.decoding import SHARED_RECORD_BYTES_MAX, struct_decoder
 from warren_raft.store.decoding import MalformedRecord as MalformedRecord
-from warren_raft.store.encoding import struct_encoder
+from warren_raft.store.encoding import struct_encoder, unsigned
 from warren_raft.store.leading import INTEGER_BYTES
 from warren_raft.store.tables import (
     ID_MAX_BYTES,
@@ -80,7 +80,12 @@ def _build(kind: Kind[E], array: Any, revision: Any, share: bool) -> E:
 
 def make_record(revision: int, entity: bytes) -> bytes:
     """The record for entity bytes that were last changed at `revision`."""
-    return b"\x82" + dumps(revision) + entity
+    return record_head(revision) + entity
+
+
+def record_head(revision: int) -> bytes:
+    """The first bytes of a record, before its entity."""
+    return b"\x82" + unsigned(revision)
 
 
 def record_revision(record: bytes | memoryview) -> int:

@@ -52,18 +52,14 @@ from warren_raft.store.reader_slots import (
 )
 from warren_raft.store.tables import BY_NUMBER, INDEXES, KINDS
 from warren_raft.store.transactions import (
-    APPLIED_INDEX,
-    APPLIED_TERM,
     CLUSTER_ID,
-    DIGEST,
     EXPIRED,
     FORKED,
+    FORMAT,
     FORMAT_VERSION,
     HISTORY,
     MEMBERSHIP,
     META,
-    META_KEYS,
-    REVISION,
     SESSIONS,
     SPACES,
     VIEW_AGE_MAX_SECONDS,
@@ -84,16 +80,11 @@ logger = logging.getLogger("warren_raft.store")
 T = TypeVar("T")
 
 __all__ = [
-    "APPLIED_INDEX",
-    "APPLIED_TERM",
     "CLUSTER_ID",
-    "DIGEST",
     "FORMAT_VERSION",
     "HISTORY",
     "MEMBERSHIP",
     "META",
-    "META_KEYS",
-    "REVISION",
     "SESSIONS",
     "SPACES",
     "Database",
@@ -103,9 +94,6 @@ __all__ = [
     "WriteTransaction",
     "key_of",
 ]
-
-FORMAT: Final = 1
-"""The version of the format that this module writes. A newer format is refused at open."""
 
 QUOTA_BYTES: Final = MAP_SIZE_BYTES // 2
 """The leader refuses creates and updates beyond this many used bytes. The other half is for deletes, for copy-on-write,

@@ -70,6 +70,16 @@ def _head(major: int, number: int) -> bytes:
     return _HEAD_64(major | 27, number)
 
 
+def unsigned(number: int) -> bytes:
+    """The bytes of an integer, 0 to 2^64-1."""
+    return _head(_UNSIGNED, number)
+
+
+def byte_string(data: bytes) -> bytes:
+    """The bytes of a byte string."""
+    return _head(_BYTES, len(data)) + data
+
+
 class _Heads(dict[int, bytes]):
     """The heads of one type. The heads of small numbers are stored, the others are made when they are needed."""
 

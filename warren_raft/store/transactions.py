@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from itertools import starmap, zip_longest
 from operator import eq
 from types import TracebackType
@@ -16,11 +17,20 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Protocol, TypeA
 
 import lmdb
 
-from warren_raft.errors import Closed, InvalidEntity, WarrenError
+from warren_raft.errors import Closed, Corrupted, InvalidEntity, WarrenError
 from warren_raft.store import codec
 from warren_raft.store.cache import DecodedCache
 from warren_raft.store.leading import begin_alike, leading_items
 from warren_raft.store.lmdb_errors import translated
+from warren_raft.store.position import (
+    FIRST_INDEX,
+    NO_RECORDS,
+    Position,
+    fits_check,
+    position_in,
+    record_of,
+    revision_in,
+)
 from warren_raft.store.tables import ID_MAX_BYTES, KINDS, Kind
 from warren_raft.support import forking
 
@@ -40,24 +50,18 @@ HISTORY: Final = "history"
 SPACES: Final[tuple[Space, ...]] = (META, SESSIONS, HISTORY)
 """The sub-databases that hold no entities. Keys and values belong to the code that uses them (fsm/)."""
 
-APPLIED_INDEX: Final = b"applied_index"
-APPLIED_TERM: Final = b"applied_term"
-REVISION: Final = b"revision"
+FORMAT: Final = 2
+"""The version of the format that this package writes. A newer format is refused at open. Format 1 had a record for each
+part of the position. It is read, and the first change of the state changes it to format 2."""
+
+POSITION: Final = b"position"
+"""All that changes with every entry, in one record (position.py)."""
 CLUSTER_ID: Final = b"cluster_id"
 FORMAT_VERSION: Final = b"format"
-DIGEST: Final = b"digest"
 MEMBERSHIP: Final = b"membership"
-POSITION_CHECK: Final = b"check"
-META_KEYS: Final = (
-    APPLIED_INDEX,
-    APPLIED_TERM,
-    REVISION,
-    CLUSTER_ID,
-    FORMAT_VERSION,
-    DIGEST,
-    MEMBERSHIP,
-    POSITION_CHECK,
-)
+POSITION_OF_FORMAT_1: Final = (b"applied_index", b"applied_term", b"revision", b"digest")
+CHECK_OF_FORMAT_1: Final = b"check"
+META_KEYS: Final = (POSITION, CLUSTER_ID, FORMAT_VERSION, MEMBERSHIP, *POSITION_OF_FORMAT_1, CHECK_OF_FORMAT_1)
 """All keys of `meta`. Integers are 8 bytes, big-endian."""
 DIGEST_META_KEYS: Final = (CLUSTER_ID, MEMBERSHIP)
 """The keys that are the same for all managers at the same revision, and are therefore in the digest."""
@@ -186,15 +190,37 @@ class Transaction:
         """The keys in `meta`."""
         return {key for key, _ in self.scan("meta")}
 
-    def integer(self, key: bytes, default: int = 0) -> int:
-        """An integer of `meta`."""
-        value = self.fetch("meta", key)
-        return default if value is None else int.from_bytes(value, "big")
+    @property
+    def position(self) -> Position:
+        """The position of the state. Raises Corrupted for a record that is none."""
+        record = self.fetch("meta", POSITION)
+        if record is None:
+            return self._position_of_format_1()
+        try:
+            return position_in(record)
+        except ValueError as error:
+            raise Corrupted(self.database.path, f"cannot be read: {error}") from None
+
+    def _position_of_format_1(self) -> Position:
+        """Also the position of a new database, which has none of these records."""
+        parts = [self.fetch("meta", key) for key in POSITION_OF_FORMAT_1]
+        index, term, revision = (None if part is None else int.from_bytes(part, "big") for part in parts[:3])
+        return Position(FIRST_INDEX if index is None else index, term or 0, revision or 0, parts[3] or NO_RECORDS)
+
+    @property
+    def has_sound_position(self) -> bool:
+        """Whether the position fits its check. (The first releases stored none.)"""
+        record = self.fetch("meta", POSITION)
+        if record is not None:
+            return fits_check(record)
+        check = self.fetch("meta", CHECK_OF_FORMAT_1)
+        return check is None or check == _check_of_format_1(self.position)
 
     @property
     def revision(self) -> int:
         """The revision of the latest change; 0 before the first change."""
-        return self.integer(REVISION)
+        record = self.fetch("meta", POSITION)  # without the rest of it: every view asks for this
+        return self.position.revision if record is None else revision_in(record)
 
     # ---- the whole state
 
@@ -324,7 +350,12 @@ class WriteTransaction(Transaction):
     StorageFailed if the disk fails. One thread; never nested.
     """
 
-    __slots__ = ()
+    __slots__ = ("_large",)
+
+    def __init__(self, database: Owner) -> None:
+        super().__init__(database)
+        self._large: set[tuple[int, bytes]] = set()
+        """The records of this transaction that may have pages of their own."""
 
     def __enter__(self) -> WriteTransaction:
         self._txn = self.database.begin_write(self)
@@ -333,8 +364,9 @@ class WriteTransaction(Transaction):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        txn = self.abandon(NOT_OPEN)
-        if txn is None:  # in a forked child the transaction and its lock belong to the parent
+        txn: Any = self._txn
+        self._txn = NOT_OPEN
+        if type(txn) is Ended:  # in a forked child the transaction and its lock belong to the parent
             return
         try:
             if kind is None:
@@ -353,23 +385,32 @@ class WriteTransaction(Transaction):
 
         A record that cannot be read is not indexed. Raises InvalidEntity for an id that cannot be a key.
         """
-        key = key_of(id)
-        table = self.database.tables[kind.number]
-        previous = self._txn.get(key, None, table.handle)
-        if previous is not None and len(record) < len(previous) and len(previous) > WHOLE_IN_A_PAGE_BYTES:
-            # If the smaller record is written in this same transaction, LMDB may give it all pages of the larger one.
+        return self.put_key(kind.number, key_of(id), record)
+
+    def put_key(self, kind_number: int, key: bytes, record: bytes) -> bytes | None:
+        """The same as `put`, for a key that `key_of` made, or that `command.decode` accepted as an id."""
+        table = self.database.tables[kind_number]
+        if self._large and (kind_number, key) in self._large:
+            # If a smaller record is written in this same transaction, LMDB may give it all pages of the larger one.
             # That is harmless to LMDB, but every later check of the file's structure, also after a restart, takes it
             # for damage.
-            self._txn.delete(key, b"", table.handle)
-        self._txn.put(key, record, True, True, False, table.handle)
+            previous = self._txn.pop(key, table.handle)
+            self._txn.put(key, record, True, True, False, table.handle)
+        else:
+            previous = self._txn.replace(key, record, table.handle)
+        if len(record) > WHOLE_IN_A_PAGE_BYTES:
+            self._large.add((kind_number, key))
         if table.indexes and (previous is None or not begin_alike(record, previous, table.indexed_width)):
             self._reindex(table, key, previous, record)
         return previous
 
     def delete(self, kind: Kind[Any], id: str) -> bytes | None:  # noqa: A002
         """Remove a record and its index entries. Returns the previous record, or None."""
-        key = key_of(id)
-        table = self.database.tables[kind.number]
+        return self.delete_key(kind.number, key_of(id))
+
+    def delete_key(self, kind_number: int, key: bytes) -> bytes | None:
+        """The same as `delete`, for a key as `put_key` takes it."""
+        table = self.database.tables[kind_number]
         previous = self._txn.pop(key, table.handle)
         if previous is not None and table.indexes:
             self._reindex(table, key, previous, None)
@@ -379,7 +420,8 @@ class WriteTransaction(Transaction):
         old = [] if before is None else leading_items(before, table.indexed_width)
         new = [] if after is None else leading_items(after, table.indexed_width)
         for handle, keys_of in table.indexes:
-            old_keys, new_keys = keys_of(old), keys_of(new)
+            old_keys = keys_of(old) if old else ()
+            new_keys = keys_of(new) if new else ()
             if old_keys == new_keys:
                 continue
             for gone in old_keys:
@@ -401,6 +443,18 @@ class WriteTransaction(Transaction):
         """Remove every entry of sessions or history."""
         self._txn.drop(self.database.space_handles[space], delete=False)
 
-    def store_integer(self, key: bytes, value: int) -> None:
-        """Set an integer of `meta`: 0 to 2^64-1."""
-        self.store("meta", key, value.to_bytes(8, "big"))
+    def move(self, to: Position) -> int:
+        """Store the position of the state. Returns the applied index before. A file of format 1 gets the present
+        format."""
+        previous = self._txn.replace(POSITION, record_of(to), self.database.space_handles[META])
+        if previous is not None:
+            return int.from_bytes(previous[:8], "big")
+        before = self._position_of_format_1()
+        for key in (*POSITION_OF_FORMAT_1, CHECK_OF_FORMAT_1):
+            self.erase(META, key)
+        self.store(META, FORMAT_VERSION, FORMAT.to_bytes(8, "big"))
+        return before.applied_index
+
+
+def _check_of_format_1(position: Position) -> bytes:
+    return blake2b(b"%d %d %d " % position[:3] + position.digest, digest_size=8).digest()

@@ -12,7 +12,6 @@ import pytest
 from tests.snapshot_support import NOON, add_node, change, small_state, snapshot_of
 from tests.watched_files import WatchedFiles
 from warren_raft.errors import RefusedForSafety, SnapshotInvalid, StorageFull
-from warren_raft.fsm.entry import store_position
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.snapshots import directory as directory_module
 from warren_raft.snapshots.directory import Damaged, Snapshot, SnapshotDirectory
@@ -146,8 +145,8 @@ def test_a_copy_that_does_not_prove_itself_leaves_the_snapshot_of_the_same_entry
     """The state has become wrong since that snapshot was taken. (Pins a bug: the right snapshot was set aside first, so
     the state could not be rebuilt from it.)"""
     first = taken(directory, database)
-    wrong = StateMachine(database).committed._replace(digest=bytes(32))
-    change(database, lambda transaction: store_position(transaction, wrong))
+    wrong = StateMachine(database).committed.position._replace(digest=bytes(32))
+    change(database, lambda transaction: transaction.move(wrong))
     with pytest.raises(SnapshotInvalid):
         taken(directory, database)
     assert directory.list() == [first]

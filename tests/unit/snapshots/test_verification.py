@@ -42,6 +42,7 @@ from warren_raft.snapshots.verification import (
 )
 from warren_raft.store import codec
 from warren_raft.store.database import (
+    FORMAT,
     FORMAT_VERSION,
     HISTORY,
     META,
@@ -119,7 +120,7 @@ def test_another_lmdb_database_is_not_one_of_ours(path: Path, tmp_path: Path) ->
 
 
 def test_a_newer_database_is_refused_and_not_called_damaged(database: Database, tmp_path: Path) -> None:
-    change(database, lambda transaction: transaction.store(META, FORMAT_VERSION, (2).to_bytes(8, "big")))
+    change(database, lambda transaction: transaction.store(META, FORMAT_VERSION, (FORMAT + 1).to_bytes(8, "big")))
     snapshot_of(database, tmp_path / "s.mdb")
     with pytest.raises(RefusedForSafety, match="newer release"):
         verify(tmp_path / "s.mdb")
