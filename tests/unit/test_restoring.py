@@ -7,8 +7,10 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,17 +18,19 @@ from typing import Any
 import pytest
 
 from tests.fsm_harness import apply, command, put
-from tests.snapshot_support import add_node, members_of, small_state, snapshot_of
+from tests.snapshot_support import add_node, change, members_of, small_state, snapshot_of
 from warren_raft.config import Config
 from warren_raft.data_dir.opening import OpenedDirectory
 from warren_raft.data_dir.remembered import Remembered, write
 from warren_raft.disk.files import OsFiles
 from warren_raft.errors import (
+    Closed,
     Corrupted,
     InUse,
     InvalidConfig,
     RefusedForSafety,
     SnapshotInvalid,
+    StorageFull,
     WatchLost,
 )
 from warren_raft.fsm import history
@@ -53,12 +57,14 @@ from warren_raft.recovery.restore import (
     Restored,
     restore,
 )
-from warren_raft.snapshots import staging
+from warren_raft.snapshots import beside, staging
+from warren_raft.snapshots.file import read_manifest
 from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP
-from warren_raft.snapshots.verification import verify
+from warren_raft.snapshots.verification import VerificationFailed, verify
 from warren_raft.store.database import SESSIONS, Database
 from warren_raft.store.generations import StateDirectory
 from warren_raft.store.ownership import DirectoryLock
+from warren_raft.store.tables import NODE
 
 MEMBERS = {"m1": "127.0.0.1:7001", "m2": "127.0.0.1:7002", "m3": "127.0.0.1:7003"}
 CLUSTER = "cluster-1"
@@ -398,9 +404,113 @@ def test_a_file_that_changes_after_it_was_verified_is_found(
         snapshot.write_bytes(data)
         return manifest
 
-    monkeypatch.setattr(restoring, "verify", verify_then_spoil)
+    monkeypatch.setattr(beside, "verify", verify_then_spoil)
     with pytest.raises(SnapshotInvalid, match="was changed while"):
         held(tmp_path / "a", snapshot)
+    assert not (tmp_path / "a").exists()
+
+
+# Verified beside -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every snapshot is large enough to be verified in a child, and there is a processor for it."""
+    monkeypatch.setattr(beside, "BESIDE_BYTES", 0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+
+
+@pytest.mark.usefixtures("two_processes")
+def test_a_restore_in_two_processes_has_the_result_of_one(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = held(tmp_path / "a", snapshot)
+    monkeypatch.setattr(beside, "BESIDE_BYTES", 1 << 40)
+    one = held(tmp_path / "b", snapshot)
+    assert replace(two, data_dir="") == replace(one, data_dir="")
+
+
+@pytest.mark.usefixtures("two_processes")
+def test_a_fault_that_only_the_records_show_is_found_in_the_other_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hash, structure and digest fit, so this process has made the new state when the fault is known."""
+    file = tmp_path / "wrong.snapshot"
+    with small_state(tmp_path / "wrong") as database:
+        change(database, lambda transaction: transaction.put(NODE, "x", b"\x82\x01\xff"), new_digest=True)
+        snapshot_of(database, file)
+    made: list[str] = []
+    monkeypatch.setattr(staging, "commit", lambda *_arguments, **_options: made.append("committed"))
+    with pytest.raises(SnapshotInvalid, match="node 'x' cannot be read") as caught:
+        held(tmp_path / "a", file)
+    assert caught.value.path == str(file)
+    assert made == []
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.usefixtures("two_processes")
+def test_a_damaged_file_is_not_opened_while_the_other_process_verifies_it(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr(Database, "open_generation", lambda *arguments, **_options: opened.append(arguments))
+    data = bytearray(snapshot.read_bytes())
+    data[len(data) // 2] ^= 8
+    snapshot.write_bytes(data)
+    with pytest.raises(SnapshotInvalid, match="hash"):
+        held(tmp_path / "a", snapshot)
+    assert opened == []
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.usefixtures("two_processes")
+def test_records_are_verified_here_if_the_other_process_has_no_result(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def killed(path: str, **_options: Any) -> Any:
+        raise VerificationFailed(path, "the process that verified it ended with -9")
+
+    def counted(path: str, *, records: bool = True, **options: Any) -> Any:
+        asked.append(records)
+        return verify(path, records=records, **options)
+
+    monkeypatch.setattr(beside, "verify_in_child", killed)
+    monkeypatch.setattr(beside, "verify", counted)
+    assert held(tmp_path / "a", snapshot).counts
+    assert asked == [False, True]
+
+
+@pytest.mark.usefixtures("two_processes")
+def test_a_file_that_is_another_one_in_the_other_process_is_refused(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(read_manifest(snapshot), node_id="another")
+    monkeypatch.setattr(beside, "verify_in_child", lambda *_arguments, **_options: other)
+    with pytest.raises(SnapshotInvalid, match="was changed while it was verified"):
+        held(tmp_path / "a", snapshot)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.usefixtures("two_processes")
+def test_a_restore_that_fails_ends_the_other_process(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[bool] = []
+
+    def waiting(_path: str, *, cancel: threading.Event, **_options: Any) -> Any:
+        ended.append(cancel.wait(60))
+        raise Closed("the verification was cancelled")
+
+    def no_space(*_arguments: object, **_options: object) -> None:
+        raise StorageFull("no space left")
+
+    monkeypatch.setattr(beside, "verify_in_child", waiting)
+    monkeypatch.setattr(restoring, "install", no_space)
+    with pytest.raises(StorageFull):
+        held(tmp_path / "a", snapshot)
+    assert ended == [True]
     assert not (tmp_path / "a").exists()
 
 

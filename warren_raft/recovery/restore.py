@@ -47,6 +47,7 @@ from warren_raft.raft.membership import (
 )
 from warren_raft.raft.state_machine import membership_of
 from warren_raft.snapshots import staging
+from warren_raft.snapshots.beside import verified_beside
 from warren_raft.snapshots.file import (
     Path,
     Progress,
@@ -56,7 +57,6 @@ from warren_raft.snapshots.file import (
     write,
 )
 from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP, install
-from warren_raft.snapshots.verification import verify
 from warren_raft.store.command import MalformedCommand, decode
 from warren_raft.store.database import Database
 from warren_raft.store.ownership import DirectoryLock
@@ -140,9 +140,10 @@ def restore(
         _check_target(data_dir, file, manifest, typed=cluster_id is not None, aside=move_aside, rollback=allow_rollback)
         with _part_of(data_dir) as part:
             _check_room(data_dir, 2 * manifest.size_bytes, "twice the snapshot")
-            verify(file, progress=lambda share: report(share * _VERIFIED))
             origin = Origin(_common_cluster_id(manifest, members), members)
-            made = _make(part, file, manifest, origin, node_id, lambda _machine: None)
+            with verified_beside(file, manifest, lambda share: report(share * _VERIFIED)) as require:
+                made = _make(part, file, manifest, origin, node_id, lambda _machine: None)
+                require()
             staging.commit(data_dir, datetime.now(UTC), files=OS_FILES)
         aside = staging.finish(data_dir, files=OS_FILES)
     report(1.0)
@@ -509,8 +510,9 @@ class Recovery(Survivor):
             old = write(
                 database, old_path, created_at=datetime.now(UTC), node_id=self.node_id, quorum=False, files=OS_FILES
             )
-            verify(old_path, progress=lambda share: report(share * _VERIFIED))
-            made = _make(part, old_path, old, origin, self.node_id, self._replay)
+            with verified_beside(old_path, old, lambda share: report(share * _VERIFIED)) as require:
+                made = _make(part, old_path, old, origin, self.node_id, self._replay)
+                require()
             OS_FILES.unlink(old_path)
             staging.commit(self.data_dir, datetime.now(UTC), files=OS_FILES)
         self._opened.close(failed=False)
