@@ -416,6 +416,9 @@ def _manager(certificate: str, ca: str, source: str) -> dict[str, Any]:
     try:
         own = facts_of(certificate)[0]
         trusted = facts_of(ca)
+    except ValueError as error:
+        raise BadFile(f"{source} {error}") from None
+    try:
         trust_domain, node_id = parse_uri(next(iter(own.names), ""))
     except ValueError as error:
         raise BadFile(f"the certificate of {source} cannot be used: {error}") from None

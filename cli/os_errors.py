@@ -32,7 +32,7 @@ def sentence(error: OSError) -> str:
         case errno.ENOTDIR:
             return f"{path}: {_nearest(path)} is a file, not a directory"
         case errno.EACCES:
-            return f"{path}: {reason}: {_rights(_nearest(path))}"
+            return f"{path}: {reason}: {_rights(_nearest(path))}; change the mode, or run this as the owner"
         case _:
             return f"{path}: {reason}"
 

@@ -230,7 +230,9 @@ def _require_all(known: Mapping[str, object], config_file: str | None) -> None:
         text += ", so no earlier start is known"
     if "join" not in known and IN_JOIN_FILE.intersection(missing):
         text += "; a join file (--join FILE) has the id, the address and the members too"
-    raise click.UsageError(f"{text}; for instance: {EXAMPLE}")
+    raise click.UsageError(
+        f"{text}; for instance{' --data-dir data/m1' if missing == ['data_dir'] else f': {EXAMPLE}'}"
+    )
 
 
 def _from_join_file(named: Mapping[str, Any]) -> dict[str, Any]:

@@ -419,7 +419,7 @@ def test_a_manager_without_a_directory_does_not_start(monkeypatch: pytest.Monkey
     monkeypatch.delenv("WARREN_DATA_DIR", raising=False)
     ran = serve("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m1=127.0.0.1:1")
     assert ran.returncode == 2
-    assert "missing: --data-dir DIR (or set WARREN_DATA_DIR); for instance: warren-raft serve " in refused(ran)
+    assert "missing: --data-dir DIR (or set WARREN_DATA_DIR); for instance --data-dir data/m1 (see" in refused(ran)
 
 
 def arguments_of(node_id: str, address: str, data_dir: Path) -> list[str]:

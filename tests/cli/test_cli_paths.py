@@ -60,6 +60,7 @@ M1 = {"m1": "127.0.0.1:1"}
         ("cert issue m1=127.0.0.1:1 --ca ca -o no/x", 1, "there is no directory {here}/no: correct"),
         ("cert renew --ca file --data-dir {manager}", 4, "{here}/file is a file: name the directory of a CA"),
         ("cert init {manager}", 4, "{manager} is not empty (it has "),
+        ("cert renew damaged.join --data-dir {manager}", 1, "warren-raft: damaged.join holds a damaged certificate\n"),
         ("cert show file", 1, "warren-raft: file holds no certificate in PEM"),
         ("serve --join dir --data-dir m1", 1, "dir is a directory: name a file"),
     ],
@@ -72,7 +73,10 @@ def test_a_wrong_name_is_named_with_the_reason(
     (tmp_path / "dir").mkdir()
     (tmp_path / "empty").touch()
     (tmp_path / "file").write_text("precious")
-    Authority.create(tmp_path / "ca")
+    ca = Authority.create(tmp_path / "ca")
+    ca.issue({"m1": "127.0.0.1:1"})[0].write(tmp_path / "damaged.join")
+    damaged = (tmp_path / "damaged.join").read_text().replace("CERTIFICATE-----\\nMII", "CERTIFICATE-----\\nMMM")
+    (tmp_path / "damaged.join").write_text(damaged)
     ran = warren(*command.format(manager=manager).split())
     assert (ran.code, says.format(here=tmp_path, manager=manager) in ran.err) == (code, True), ran.err
     assert (tmp_path / "file").read_text() == "precious"
@@ -100,10 +104,12 @@ def test_a_file_that_this_user_may_not_open_is_described(tmp_path: Path) -> None
     closed = tmp_path / "closed"
     closed.touch(mode=0)
     closed.chmod(0)
-    user = sentence(OSError(errno.EACCES, "Permission denied", str(closed))).rpartition("this is ")[2]
+    said = sentence(OSError(errno.EACCES, os.strerror(errno.EACCES), str(closed)))
+    user = said.rpartition("this is ")[2].partition(";")[0]
     for path, shown in ((closed, f"{closed} has mode 0000"), (tmp_path / "no" / "x", f"{tmp_path} has mode 0700")):
         said = sentence(OSError(errno.EACCES, os.strerror(errno.EACCES), str(path)))
-        assert said == f"{path}: Permission denied: {shown} and belongs to {user}, and this is {user}"
+        rights = f"{shown} and belongs to {user}, and this is {user}"
+        assert said == f"{path}: Permission denied: {rights}; change the mode, or run this as the owner"
 
 
 def test_a_snapshot_that_was_only_inspected_is_called_not_verified(
