@@ -198,7 +198,7 @@ class Parts:
         self._watchdog = Watchdog(
             config.node_id,
             driver.thread,
-            lambda: (driver.steps, self.opened.machine.applied_index),
+            lambda: (driver.pulse(), self.opened.machine.applied_index),
             self.alarms,
             alarm_seconds=config.watchdog_alarm_seconds,
             stop_seconds=config.watchdog_stop_seconds,

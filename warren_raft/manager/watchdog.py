@@ -1,4 +1,5 @@
-"""Whether the raft thread is alive: it steps every 20 ms, or applies. A thread that does neither for seconds is stuck.
+"""Whether the raft thread is alive: it wakes when it is asked to, or applies. If it does neither for seconds, it is
+stuck.
 
 Lives here: counting, and reporting it with the thread's stack. Not here: the consequences (parts.py).
 Invariant: only time during which this process ran is counted. So a process that was suspended (SIGSTOP, the lid of a
@@ -36,7 +37,7 @@ class Watchdog:
     """`look` belongs to one thread, which must never wait for anything that the raft thread may hold. So another thread
     writes the log lines: the raft thread may be stuck in a log handler with a full pipe.
 
-    `progress()` returns another value after every step of the thread.
+    `progress()` returns another value than the last call if the thread has done anything meanwhile.
     """
 
     def __init__(

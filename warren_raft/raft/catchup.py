@@ -153,6 +153,12 @@ class Catchup:
             self._outbox.send(leader, SnapshotWanted(self._log.base_index))
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a snapshot is being taken, served or fetched, or will be soon."""
+        is_taking = self._taking or self._owed
+        return is_taking or bool(self._pins or self._reading or self._wanted_by or self.fetch or self._received)
+
+    @property
     def _is_wanted(self) -> bool:
         """Whether any snapshot of the leader is welcome, because our state is wrong and we cannot rebuild it."""
         return self._replacement.phase is Phase.WANTED

@@ -20,7 +20,8 @@ from warren_raft.raft.settings import Settings
 from warren_raft.raft.state_machine import StateMachine, membership_of
 
 TICK_SECONDS: Final = 0.02
-"""The driver steps at least so often; every timer of a part is a multiple of it or far longer."""
+"""While anything is under way, the driver steps at least so often. Every timer of a part is a multiple of it or far
+longer."""
 LONG_AGO: Final = -1e9
 
 

@@ -534,6 +534,11 @@ class Core:
         self._core._SyncObj__newAppendEntriesTime = -NEVER_SECONDS
         self.needs_tick = True
 
+    @property
+    def heartbeat_at(self) -> float:
+        """A leader sends heartbeats at the first tick after this time, in seconds of the clock."""
+        return float(self._core._SyncObj__newAppendEntriesTime)
+
     def raise_match_index(self, peer_id: str, index: int) -> None:
         """Count an earlier success of a follower in full. The follower had the entry on disk before we did, and now our
         own disk has it too."""

@@ -133,7 +133,9 @@ class Driver(Generic[W]):
         self._step_at = LONG_AGO
         """When the next step is due although nothing happens; LONG_AGO: at once."""
         self.steps = 0
-        """Steps so far; the watchdog sees by it that this thread lives."""
+        """Steps so far."""
+        self._turns = 0
+        """How often the loop has been about to wait."""
         self._wake_due = False
         self._finished = False
         self._preparing = self._removing = False
@@ -211,6 +213,11 @@ class Driver(Generic[W]):
     def post(self, event: Event) -> None:
         """Pass an event from outside to the engine. It is dropped if the raft thread has ended."""
         self._call(self._take, event)
+
+    def pulse(self) -> int:
+        """A number that has changed at the next call if the raft thread lives. The thread wakes up for it."""
+        self._bell.ring()
+        return self._turns
 
     def set_credentials(self, credentials: Credentials) -> None:
         """Use another certificate for links; see Transport. For a manager that was started with a certificate."""
@@ -321,6 +328,7 @@ class Driver(Generic[W]):
 
     def _between(self) -> float:
         """Called by the loop before it waits: make the step that is due. Returns the time of the next one."""
+        self._turns += 1
         if self._transport is None:
             return math.inf
         if self._is_running and not self._finished:

@@ -36,6 +36,7 @@ from warren_raft.raft.parts import Parts
 from warren_raft.raft.readings import Readings
 from warren_raft.raft.reasons import STATE_WRONG, Reason
 from warren_raft.raft.refusal import Refusal
+from warren_raft.raft.replacement import Phase
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
 from warren_raft.raft.settings import Settings
 from warren_raft.raft.snapshots import Snapshots
@@ -48,6 +49,9 @@ logger = logging.getLogger("warren_raft.engine")
 
 EXPIRE_SECONDS: Final = 0.05
 """Deadlines of writes and requests are looked at this often."""
+CALM_SECONDS: Final = 0.25
+"""While nothing is under way, a manager looks at least so often. The space of its disk, for example, is measured by
+another thread."""
 SOON_SECONDS: Final = 0.001
 """A look that was asked for during a step comes so much later."""
 
@@ -91,8 +95,8 @@ class Engine(Readings):
         self._applying = parts.applying
         self._dispatch = parts.dispatch
         self._expire_at = LONG_AGO
-        self._waited_for: Collection[str] = ()
-        """Followers that are told of a new commit index in this step."""
+        self._waited_for: Collection[str] | None = None
+        """See Outbox.flush."""
         self.renewal_wanted = False
         """Set from any thread: the state is right, and has to move to another file."""
         self.failure: WarrenError | None = None
@@ -192,6 +196,59 @@ class Engine(Readings):
             self._go_on(looks=looks)
         if context.now >= self._expire_at:
             self._expire()
+        self._plan_look()
+
+    def _plan_look(self) -> None:
+        """The next look is due in a tick, or later while nothing is under way."""
+        context = self._context
+        in_a_tick = context.now + TICK_SECONDS
+        if context.look_at == in_a_tick:  # this step looked
+            if self._is_calm:
+                context.look_at = self._calm_until()
+        elif context.look_at > in_a_tick and self._is_busy:
+            context.look_at = in_a_tick
+
+    def _calm_until(self) -> float:
+        """A leader sends heartbeats. A follower notices by its own timer (`step_at`) that they do not come."""
+        now = self._context.now
+        if self._core.is_leader:
+            return max(now + TICK_SECONDS, min(now + CALM_SECONDS, self._core.heartbeat_at + SOON_SECONDS))
+        return now + CALM_SECONDS
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether a write or a batch of the log is under way."""
+        submitter, log = self._submitter, self._log
+        return (
+            submitter.pending_count > 0
+            or submitter.is_queueing
+            or self._writer.batch is not None
+            or log.has_pending
+            or self._context.machine.applied_index < log.last_index
+        )
+
+    @property
+    def _is_calm(self) -> bool:
+        """Whether nothing is under way that goes on by itself: this manager serves with all others, has applied its
+        whole log, and waits for events. Anything that is not named here has a timer of a second or more."""
+        roster = self._roster
+        return (
+            self.is_ready
+            and self.leader is not None
+            and not self._is_busy
+            and not self._is_restless
+            and self._replacement.phase is Phase.IN_USE
+            and not self._requests.is_waiting
+            and not self._catchup.is_busy
+            and not roster.guests.addresses
+            and self._fitness.shortage is None
+            and self._fitness.must_not_lead is None
+            and all(member.voter and roster.connected(member.id) for member in roster.members.values())
+            and (not self._core.is_leader or all(map(self._has_all, roster.members)))
+        )
+
+    def _has_all(self, member_id: str) -> bool:
+        return member_id == self._node_id or self._guard.match_index(member_id) == self._log.last_index
 
     def _go_on(self, *, looks: bool) -> None:
         """Elections, the core's tick, changes of leadership, and the next entries. `looks`: this is the look of a tick,
@@ -225,7 +282,7 @@ class Engine(Readings):
         is_due = self._context.now - guard.untold_since >= NOTICE_SECONDS
         if is_due or waited_for:
             guard.tell_commit()
-            self._waited_for = self._roster.links if is_due else waited_for
+            self._waited_for = None if is_due else waited_for
 
     @property
     def _is_restless(self) -> bool:
@@ -245,7 +302,7 @@ class Engine(Readings):
     def _collect(self) -> list[Effect]:
         """The messages that may leave now, then the next log batch; after a failure, no more dialling."""
         outbox, now = self._outbox, self._context.now
-        waited_for, self._waited_for = self._waited_for, ()
+        waited_for, self._waited_for = self._waited_for, None
         if outbox.flush(now, waited_for):
             outbox.send_alive(now, self._guard.alive)
         if self.failure is not None:
@@ -258,8 +315,12 @@ class Engine(Readings):
     def step_at(self) -> float:
         """The time by which the next step has to be made, although nothing happens."""
         now = self._context.now
-        look_at = max(self._context.look_at, now + SOON_SECONDS)
-        return min(look_at, now + NOTICE_SECONDS) if self.holds_notices else look_at
+        step_at = self._context.look_at
+        if self.holds_notices:
+            step_at = min(step_at, now + NOTICE_SECONDS)
+        if not self._core.is_leader:
+            step_at = min(step_at, self._elections.deadline)
+        return max(step_at, now + SOON_SECONDS)
 
     @property
     def holds_notices(self) -> bool:

@@ -32,9 +32,8 @@ from warren_raft.raft.messages import (
 )
 
 NOTICE_SECONDS: Final = 0.002
-"""An append message without entries (a new commit index, a heartbeat) waits this long for one with entries to ride on:
-with writes following each other it spares each follower one of three wake-ups a write. It does not wait for a follower
-that has a caller of this write."""
+"""A new commit index waits this long for entries to ride on: with writes following each other it spares each follower
+one of three wake-ups a write. It does not wait for a follower that has a caller of this write."""
 ALIVE_AFTER_SECONDS: Final = 0.05
 """A reply that has waited this long for our disk is preceded by a sign of life that claims nothing."""
 LONG_AGO: Final = -1e9
@@ -74,7 +73,7 @@ class Outbox:
         NOTICE_SECONDS."""
         self._alive_sent_at = LONG_AGO
         self._encoded: tuple[Message | None, dict[str, Any]] = (None, {})
-        """The newest message that was sent, and what it is on the wire."""
+        """The newest message that was sent, and its form on the wire."""
 
     # Links ---------------------------------------------------------------------------------------------------------
 
@@ -146,8 +145,9 @@ class Outbox:
         """Have a worker call `job`; a later step calls `then` with its result."""
         self._effects.append(Work(job, then))
 
-    def flush(self, now: float, waited_for: Collection[str]) -> bool:
-        """Send the messages that may leave. `waited_for`: followers whose callers wait for newly committed entries.
+    def flush(self, now: float, waited_for: Collection[str] | None = None) -> bool:
+        """Send the messages that may leave. `waited_for`: the followers that this step tells of a new commit index,
+        because their callers wait for it; the message to another one waits for entries to ride on. None: none waits.
         True: a message waits for the disk."""
         if self._new:
             new, self._new = self._new, []
@@ -158,13 +158,13 @@ class Outbox:
             self._send_notices(now)
         return bool(self._gated)
 
-    def _let_go(self, each: _Outgoing, now: float, waited_for: Collection[str]) -> None:
+    def _let_go(self, each: _Outgoing, now: float, waited_for: Collection[str] | None) -> None:
         if each.gate > self._log.synced_position:
             self._hold(each, now)
             return
         message = each.message
         if type(message) is AppendEntries:
-            if not message.entries and each.peer not in waited_for:
+            if waited_for is not None and not message.entries and each.peer not in waited_for:
                 _, since = self.notices.get(each.peer, (None, now))
                 self.notices[each.peer] = (message, since)
                 return

@@ -95,6 +95,11 @@ class Requests:
         self._transfer_why = Reason(TRANSFER, "")
         self._told_at = LONG_AGO
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an operator's request has no answer yet."""
+        return bool(self._asked)
+
     def leadership_changed(self) -> None:
         self._transfer_tried = None
         self._transfer_until = LONG_AGO
