@@ -195,8 +195,6 @@ def compared_writes(found: dict[tuple[str, str], list[dict[str, float]]]) -> lis
 
 # Reads, snapshots, growth --------------------------------------------------------------------------------------------
 
-ALONE = "LMDB alone: "
-
 
 def read_rows(directory: Path, sizes: Sizes) -> list[Row]:
     """The rows of reads.py, with the reads that it compares with LMDB alone."""
@@ -205,25 +203,19 @@ def read_rows(directory: Path, sizes: Sizes) -> list[Row]:
         reads.fill(store)
         gc.collect()
         for _ in range(sizes.rounds):
-            for label, microseconds, _ in reads.measure(store):
+            for label, microseconds in reads.measure(store).items():
                 found.setdefault(label, []).append(microseconds)
     rows = []
     for label, values in found.items():
-        if label.startswith(ALONE):
+        if label.startswith(reads.ALONE):
             continue
-        reference, goal = COMPARED_READS.get(label, ("", None))
-        theirs = found[ALONE + reference] if reference else []
-        rows.append(Row("reads", label, "µs", values, f"LMDB, {reference}" if reference else "", theirs, goal))
+        if label in reads.COMPARED:
+            reference, goal = reads.COMPARED[label]
+            theirs = found[reads.ALONE + reference]
+            rows.append(Row("reads", label, "µs", values, f"LMDB, {reference}", theirs, goal))
+        if label in reads.MARKS_MICROSECONDS or label not in reads.COMPARED:
+            rows.append(Row("reads", label, "µs", values, goal=reads.MARKS_MICROSECONDS.get(label)))
     return rows
-
-
-COMPARED_READS: dict[str, tuple[str, float | None]] = {
-    "get by id": ("get", 1.8),
-    "get by id, not in the cache": ("get", None),
-    "100 containers of a service": ("100 by an index", None),
-    "list of 10,000 containers": ("list of 10,000", None),
-    "list of 10,000, none in the cache": ("list of 10,000", None),
-}
 
 
 def snapshot_rows(directory: Path, sizes: Sizes, client: Path | None) -> list[Row]:

@@ -580,6 +580,11 @@ class Database:
         self._state.publish(self.generation)
 
     @property
+    def is_written_here(self) -> bool:
+        """Whether this process is the one that writes this database."""
+        return not self._read_only
+
+    @property
     def is_closed(self) -> bool:
         """Whether `close` has been called, or this is a forked child."""
         return self._environment is None

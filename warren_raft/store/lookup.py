@@ -6,23 +6,28 @@ Invariant: an entity comes out of the cache only if the record begins with the r
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import lmdb
 
 from warren_raft.errors import Corrupted, NotFound
 from warren_raft.store import codec
-from warren_raft.store.cache import CACHED_RECORD_BYTES_MAX, HEAD_BYTES
+from warren_raft.store.cache import CACHED_ENTITIES_MAX, CACHED_RECORD_BYTES_MAX, HEAD_BYTES
+from warren_raft.store.memo import Listed
 from warren_raft.store.tables import ID_MAX_BYTES, Index, Kind
 
 if TYPE_CHECKING:
-    from warren_raft.store.transactions import Owner
+    from warren_raft.store.transactions import Owner, Table
 
     Txn = lmdb.Transaction[bytes]
 
 E = TypeVar("E")
+
+CORRECTED_PART_MAX: Final = 0.25
+"""If a larger part of a list was changed, reading all records takes no longer than to look up the changed ones."""
 
 
 def by_id(database: Owner, txn: Txn, kind: Kind[E], id: str) -> E:  # noqa: A002
@@ -37,7 +42,7 @@ def by_id(database: Owner, txn: Txn, kind: Kind[E], id: str) -> E:  # noqa: A002
     entry = database.decoded.tables[kind.number].get(key)
     if entry is not None and entry[0] == record[:HEAD_BYTES]:
         return entry[1]  # type: ignore[no-any-return]
-    return _decoded(database, kind, key, record, True)
+    return _decoded_and_kept(database, kind, key, record)
 
 
 def first_by_index(database: Owner, txn: Txn, kind: Kind[E], index: Index, value: str) -> E:
@@ -66,8 +71,87 @@ def by_host(database: Owner, txn: Txn, kind: Kind[E], index: Index, host: str) -
 
 
 def everything(database: Owner, txn: Txn, kind: Kind[E]) -> list[E]:
-    """Every entity of a kind, ordered by id."""
-    return _entities(database, kind, txn.cursor(database.tables[kind.number].handle))
+    """Every entity of a kind, ordered by id. The list is the caller's own."""
+    table, moment = database.tables[kind.number], txn.id()
+    listed = table.listed
+    if listed is not None:
+        if listed.moment == moment:
+            return listed.entities.copy()
+        changed = table.changed.since(min(listed.moment, moment)) if database.is_written_here else None
+        if changed is not None and len(changed) <= len(listed.keys) * CORRECTED_PART_MAX:
+            corrected = _corrected(database, txn, kind, listed, changed, moment) if changed else listed
+            if corrected is not None:
+                _keep(database, table, corrected)
+                return corrected.entities.copy()
+    return _scanned(database, txn, kind, moment)
+
+
+def _scanned(database: Owner, txn: Txn, kind: Kind[E], moment: int) -> list[E]:
+    """All records, one after another. The list is kept for the next call if none of them is large."""
+    table, cached = database.tables[kind.number], database.decoded.tables[kind.number].get
+    keys: list[bytes] = []
+    found: list[E] = []
+    added: dict[bytes, tuple[bytes, E]] = {}
+    can_be_kept = True
+    for key, record in txn.cursor(table.handle):
+        head = record[:HEAD_BYTES]
+        entry = cached(key)
+        if entry is None or entry[0] != head:
+            entry = head, _decoded(database, kind, key, record)
+            if len(record) <= CACHED_RECORD_BYTES_MAX:
+                added[key] = entry
+            else:
+                can_be_kept = False
+        keys.append(key)
+        found.append(entry[1])
+    database.decoded.add_all(kind.number, added)
+    if not can_be_kept:
+        return found
+    _keep(database, table, Listed(moment, keys, found))
+    return found.copy()
+
+
+def _corrected(
+    database: Owner, txn: Txn, kind: Kind[E], listed: Listed, changed: list[bytes], moment: int
+) -> Listed | None:
+    """The list of another moment, earlier or later, from this list and all keys that were changed between the two.
+
+    None if a record is too large to be kept in a list.
+    """
+    handle = database.tables[kind.number].handle
+    keys, entities = listed.keys, listed.entities.copy()
+    for key in changed:
+        record = txn.get(key, None, handle)
+        at = bisect_left(keys, key)
+        is_there = at < len(keys) and keys[at] == key
+        if (record is not None) is not is_there and keys is listed.keys:
+            keys = keys.copy()
+        if record is None:
+            if is_there:
+                del keys[at], entities[at]
+            continue
+        if len(record) > CACHED_RECORD_BYTES_MAX:
+            return None
+        (entity,) = _entities(database, kind, [(key, record)])
+        if is_there:
+            entities[at] = entity
+        else:
+            keys.insert(at, key)
+            entities.insert(at, entity)
+    return Listed(moment, keys, entities)
+
+
+def _keep(database: Owner, table: Table, listed: Listed) -> None:
+    """Keep a list for the next call, within the bound of the cache for all kinds together."""
+    kept = table.listed
+    if kept is not None and kept.moment >= listed.moment:
+        return
+    others = [other for other in database.tables[1:] if other is not table]
+    room = CACHED_ENTITIES_MAX - len(listed.keys)
+    if room < sum(len(other.listed.keys) for other in others if other.listed is not None):
+        for other in others:
+            other.listed = None
+    table.listed = listed if room >= 0 else None
 
 
 def some_after(database: Owner, txn: Txn, kind: Kind[E], last: bytes, count: int) -> tuple[list[E], bytes]:
@@ -107,23 +191,29 @@ def _entities(
     database: Owner, kind: Kind[E], pairs: Iterable[tuple[bytes, bytes]], *, remember: bool = True
 ) -> list[E]:
     cached = database.decoded.tables[kind.number].get
+    decode = _decoded_and_kept if remember else _decoded
     found: list[E] = []
     for key, record in pairs:
         entry = cached(key)
         if entry is not None and entry[0] == record[:HEAD_BYTES]:
             found.append(entry[1])
         else:
-            found.append(_decoded(database, kind, key, record, remember))
+            found.append(decode(database, kind, key, record))
     return found
 
 
-def _decoded(database: Owner, kind: Kind[E], key: bytes, record: bytes, remember: bool) -> E:
-    """Decode a record that is not in the cache. Raises Corrupted if the record cannot be decoded."""
+def _decoded(database: Owner, kind: Kind[E], key: bytes, record: bytes) -> E:
+    """Raises Corrupted if the record cannot be decoded."""
     try:
-        entity = codec.decode(kind, record)
+        return codec.decode(kind, record)
     except codec.MalformedRecord as error:
         raise Corrupted(database.path, f"{kind.name} {_shown(key)}: {error}") from None
-    if remember and len(record) <= CACHED_RECORD_BYTES_MAX:
+
+
+def _decoded_and_kept(database: Owner, kind: Kind[E], key: bytes, record: bytes) -> E:
+    """The same for an entity that is not in the cache. It is put there, unless its record is large."""
+    entity = _decoded(database, kind, key, record)
+    if len(record) <= CACHED_RECORD_BYTES_MAX:
         database.decoded.add(kind.number, key, record[:HEAD_BYTES], entity)
     return entity
 

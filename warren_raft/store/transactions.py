@@ -22,6 +22,7 @@ from warren_raft.store import codec
 from warren_raft.store.cache import DecodedCache
 from warren_raft.store.leading import begin_alike, leading_items
 from warren_raft.store.lmdb_errors import translated
+from warren_raft.store.memo import ChangedKeys, Listed
 from warren_raft.store.position import (
     FIRST_INDEX,
     NO_RECORDS,
@@ -88,15 +89,18 @@ EXPIRED: Final[Any] = Ended(
 class Table:
     """The sub-databases of one kind: its records, and each index with the function that takes its keys from a record.
 
-    `indexed_width`: from how many of the first items of an entity these keys are taken.
+    `indexed_width`: from how many of the first items of an entity these keys are taken. `changed`: every write of a
+    record is noted there. `listed`: the latest list of the kind, for lookup.py.
     """
 
-    __slots__ = ("handle", "indexed_width", "indexes")
+    __slots__ = ("changed", "handle", "indexed_width", "indexes", "listed")
 
     def __init__(self, handle: Handle, indexes: tuple[tuple[Handle, codec.KeysOf], ...], indexed_width: int) -> None:
         self.handle = handle
         self.indexes = indexes
         self.indexed_width = indexed_width
+        self.changed: Final = ChangedKeys()
+        self.listed: Listed | None = None
 
 
 class Owner(Protocol):
@@ -111,6 +115,10 @@ class Owner(Protocol):
 
     @property
     def decoded(self) -> DecodedCache: ...
+    @property
+    def is_written_here(self) -> bool:
+        """Whether this process makes every change, so that `Table.changed` has all of them."""
+
     @property
     def tables(self) -> Sequence[Table]:
         """By the number of the kind."""
@@ -350,7 +358,7 @@ class WriteTransaction(Transaction):
     StorageFailed if the disk fails. One thread; never nested.
     """
 
-    __slots__ = ("_large",)
+    __slots__ = ("_large", "_number")
 
     def __init__(self, database: Owner) -> None:
         super().__init__(database)
@@ -359,6 +367,7 @@ class WriteTransaction(Transaction):
 
     def __enter__(self) -> WriteTransaction:
         self._txn = self.database.begin_write(self)
+        self._number = self._txn.id()
         return self
 
     def __exit__(
@@ -400,6 +409,7 @@ class WriteTransaction(Transaction):
             previous = self._txn.replace(key, record, table.handle)
         if len(record) > WHOLE_IN_A_PAGE_BYTES:
             self._large.add((kind_number, key))
+        table.changed.note(key, self._number)
         if table.indexes and (previous is None or not begin_alike(record, previous, table.indexed_width)):
             self._reindex(table, key, previous, record)
         return previous
@@ -412,6 +422,7 @@ class WriteTransaction(Transaction):
         """The same as `delete`, for a key as `put_key` takes it."""
         table = self.database.tables[kind_number]
         previous = self._txn.pop(key, table.handle)
+        table.changed.note(key, self._number)
         if previous is not None and table.indexes:
             self._reindex(table, key, previous, None)
         return previous
