@@ -8,11 +8,12 @@ Invariant: `array_of` gives an array only for a record that `codec.decode` reads
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, Final
 
+import cbor2
 import lmdb
 
 from warren_raft.fsm import history
@@ -48,7 +49,7 @@ def check_records(
         width = codec.indexed_width(kind)
         indexes = [(index, keys_of, _ids_by_key()) for index, keys_of in codec.index_keys(kind)]
         for key, record in transaction.items(kind):
-            array = array_of(kind, key, record, newest)
+            array: Sequence[Any] | None = array_of(kind, key, record, newest)
             if array is None:
                 problem = _problem_of(kind, key, record, newest)
                 if problem is not None:
@@ -116,7 +117,7 @@ def check_history(transaction: ReadTransaction, newest_of_state: int) -> None:
 # ---------------------------------------------------------------------------------------------- records of usual form
 
 
-def array_of(kind: Kind[Any], key: bytes, record: bytes, newest: int) -> list[Any] | None:
+def array_of(kind: Kind[Any], key: bytes, record: bytes, newest: int) -> tuple[Any, ...] | None:
     """The array of the entity in a record that has the usual form, and no fault. None for any other record: decoding
     it tells whether it has a fault."""
     try:
@@ -124,7 +125,7 @@ def array_of(kind: Kind[Any], key: bytes, record: bytes, newest: int) -> list[An
             return None  # `leading_items` would read none of it
         revision, array = decode_record(record)
         cls: Any = kind.entity
-        found: list[Any] = array
+        found: tuple[Any, ...] = array
         if (
             cls is not None
             and type(revision) is int
@@ -147,7 +148,7 @@ def _struct_check(cls: Any) -> _Check:
     checks = tuple((position, check) for position, check in found if check is not None)
 
     def is_sound(array: object) -> bool:
-        if type(array) is not list or len(array) != width:
+        if type(array) is not tuple or len(array) != width:
             return False
         for position, check in checks:
             value = array[position]
@@ -162,18 +163,18 @@ def _check_of(form: Form) -> _Check | None:
     """The check of a field's value; None if the decoder takes any value as it is."""
     if form.kind is FormKind.SEQUENCE:
         item = None if form.item is None else _check_of(form.item)
-        return _is_list if item is None else _check_of_items(item)
+        return _is_array if item is None else _check_of_items(item)
     if form.kind is FormKind.STRUCT:
         return _struct_check(form.cls)
     return _PLAIN.get(form.kind)
 
 
 def _check_of_items(item: _Check) -> _Check:
-    return lambda values: type(values) is list and all(map(item, values))
+    return lambda values: type(values) is tuple and all(map(item, values))
 
 
-def _is_list(value: object) -> bool:
-    return type(value) is list
+def _is_array(value: object) -> bool:
+    return type(value) is tuple
 
 
 def _is_text(value: object) -> bool:
@@ -181,7 +182,7 @@ def _is_text(value: object) -> bool:
 
 
 def _is_map(value: object) -> bool:
-    return type(value) is dict
+    return type(value) is cbor2.frozendict
 
 
 def _is_integer(value: object) -> bool:

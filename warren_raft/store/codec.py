@@ -7,7 +7,7 @@ Invariant: bytes are an entity of the kind, or MalformedRecord is raised.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast
 
@@ -27,7 +27,7 @@ from warren_raft.store.tables import (
 from warren_raft.support.strict_cbor import BadCbor, decode_record
 
 E = TypeVar("E")
-KeysOf: TypeAlias = Callable[[list[Any]], tuple[bytes, ...]]
+KeysOf: TypeAlias = Callable[[Sequence[Any]], tuple[bytes, ...]]
 """From the array of an entity to the entity's keys in one index."""
 
 # ------------------------------------------------------------------------------- entities and records
@@ -134,14 +134,15 @@ INDEXED_WIDTHS: Final[Mapping[int, int]] = {kind.number: indexed_width(kind) for
 def _keys_of(index: Index, position: int) -> KeysOf:
     key = folded_key if index.folded else exact_key
 
-    def one(array: list[Any]) -> tuple[bytes, ...]:
+    def one(array: Sequence[Any]) -> tuple[bytes, ...]:
         value = array[position] if len(array) > position else None
         found = key(value) if type(value) is str else b""
         return (found,) if found else ()
 
-    def many(array: list[Any]) -> tuple[bytes, ...]:
+    def many(array: Sequence[Any]) -> tuple[bytes, ...]:
         values = array[position] if len(array) > position else None
-        if type(values) is not list:
+        # `leading_items` makes lists, and `decode_record` tuples.
+        if type(values) is not list and type(values) is not tuple:
             return ()
         found = dict.fromkeys(key(value) for value in values if type(value) is str)
         found.pop(b"", None)
