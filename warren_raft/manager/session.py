@@ -139,22 +139,26 @@ class Writes:
                 self._opening = self._identified(Proposal(self._new_session(), 0, _OPENING, math.inf, self._opened))
                 proposals.append(self._opening)
             return proposals
-        while self._held and self._has_room:
-            write = self._held.popleft()
-            if write in self._outstanding:
+        held, outstanding = self._held, self._outstanding
+        room = self._room if held else 0
+        while held and room > 0:
+            write = held.popleft()
+            if write in outstanding:
                 write.session = self._session
                 proposals.append(self._identified(write))
+                room -= 1
         return proposals
 
     @property
     def has_more(self) -> bool:
         """Whether `take` would have something to propose without new writes."""
-        return bool(self._held) and (self._has_room if self._session else self._opening is None)
+        return bool(self._held) and (self._room > 0 if self._session else self._opening is None)
 
     @property
-    def _has_room(self) -> bool:
+    def _room(self) -> int:
+        """How many more writes may be on their way."""
         out = self._next - self._lowest
-        return out < SESSION_WINDOW and out - len(self._ended) < self._limit
+        return min(SESSION_WINDOW - out, self._limit - out + len(self._ended))
 
     def _identified(self, proposal: Proposal) -> Proposal:
         proposal.sequence = self._next

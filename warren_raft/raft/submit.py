@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
 
 from warren_raft.errors import StorageFull, Unavailable
@@ -76,6 +77,14 @@ class Proposal:
     link: int = -1
     """The link that a small command was sent on, so that it counts as under way there; -1: it was not sent."""
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether the command has not ended."""
+        return self.outcome is None and self.error is None
+
+
+_is_pending: Final = attrgetter("is_pending")
+
 
 class Route(NamedTuple):
     """The way that proposals go: to the leader of a term, over one link (0: this manager leads)."""
@@ -132,10 +141,15 @@ class Submitter:
         return self._has_released
 
     def submit(self, proposals: Iterable[Proposal]) -> None:
+        pending, order = self._pending, self._order
         for proposal in proposals:
-            self._pending[proposal.session, proposal.sequence] = proposal
-            proposal.is_large = len(proposal.data) > self.large_bytes
-            if self._order.admit(proposal):
+            pending[proposal.session, proposal.sequence] = proposal
+            if len(proposal.data) > self.large_bytes:
+                proposal.is_large = True
+            elif not order.threads:  # nearly always
+                self._waiting.append(proposal)
+                continue
+            if order.admit(proposal, pending.values()):
                 self._line_up(proposal)
 
     def _line_up(self, proposal: Proposal) -> None:
@@ -195,17 +209,19 @@ class Submitter:
             if not self.lent.has_room_for(route.leader, self._waiting_large[0]):
                 break
             proposal = self._waiting_large.popleft()
-            if self._is_pending(proposal):
+            if proposal.is_pending:
                 self.lent.send(route.leader, proposal, now)
 
     def _queue_own(self) -> None:
-        while self._waiting and self._queue_bytes <= QUEUE_BYTES:
-            proposal = self._waiting.popleft()
-            if self._is_pending(proposal):
-                self._enqueue("", proposal.data, proposal)
+        waiting, queue = self._waiting, self.queue
+        while waiting and self._queue_bytes <= QUEUE_BYTES:
+            proposal = waiting.popleft()
+            if proposal.is_pending:
+                queue.append(("", proposal.data, proposal))
+                self._queue_bytes += len(proposal.data)
         while self._waiting_large and self.large.has_room:
             proposal = self._waiting_large.popleft()
-            if self._is_pending(proposal):
+            if proposal.is_pending:
                 self.large.add(Large(proposal.data, proposal.deadline, waiter=proposal))
 
     def _next_message(self) -> list[bytes]:
@@ -216,16 +232,13 @@ class Submitter:
             if commands and size + len(proposal.data) > SUBMIT_BYTES:
                 break
             self._waiting.popleft()
-            if self._is_pending(proposal):
+            if proposal.is_pending:
                 proposal.sent = True
                 proposal.link = self._route.link if self._route is not None else -1
                 commands.append(proposal.data)
                 size += len(proposal.data)
         self._sent_bytes += size
         return commands
-
-    def _is_pending(self, proposal: Proposal) -> bool:
-        return self._pending.get((proposal.session, proposal.sequence)) is proposal
 
     # At the leader -----------------------------------------------------------------------------------------------
 
@@ -234,11 +247,8 @@ class Submitter:
             self._outbox.send(peer, SubmitRefused())
             return
         for command in commands:
-            self._enqueue(peer, command)
-
-    def _enqueue(self, origin: str, command: bytes, proposal: Proposal | None = None) -> None:
-        self.queue.append((origin, command, proposal))
-        self._queue_bytes += len(command)
+            self.queue.append((peer, command, None))
+            self._queue_bytes += len(command)
 
     def take(self, *, commands_max: int, bytes_max: int) -> tuple[list[bytes], frozenset[str]]:
         """Take the waiting commands for one entry (group commit), within bounds; at least one if any waits.
@@ -257,7 +267,7 @@ class Submitter:
             self._queue_bytes -= len(command)
             if proposal is None:
                 origins.add(origin)
-            elif self._is_pending(proposal):
+            elif proposal.is_pending:
                 proposal.sent = True
             else:
                 continue
@@ -268,7 +278,7 @@ class Submitter:
     def next_large(self, node_id: str, voters: frozenset[str]) -> Large | None:
         """The large command that is to become an entry now, alone: a majority holds its bytes."""
         while (large := self.large.next_ready(node_id, voters)) is not None:
-            if large.waiter is None or self._is_pending(large.waiter):
+            if large.waiter is None or large.waiter.is_pending:
                 return large
             self.large.drop_next()
         return None
@@ -303,15 +313,15 @@ class Submitter:
         for outcome in outcomes:
             proposal = pending.pop((outcome.session, outcome.sequence), None)
             if proposal is not None:
-                self._answered(proposal)
                 proposal.outcome = outcome
+                self._answered(proposal)
                 _end(proposal)
 
     def _answered(self, proposal: Proposal) -> None:
         """The proposal is not pending any more."""
-        if not proposal.is_large and self._route is not None and proposal.link == self._route.link:
+        if proposal.link >= 0 and self._route is not None and proposal.link == self._route.link:
             self._sent_bytes -= len(proposal.data)
-        if proposal.thread:
+        if self._order.threads and proposal.thread:
             for released in self._order.ended(proposal):
                 self._line_up(released)
                 self._has_released = True
@@ -327,12 +337,12 @@ class Submitter:
             _end(proposal)
         if late:
             self._drop_ended()
-            self.lent.cancel(self._is_pending)
+            self.lent.cancel(_is_pending)
         if len(self._waiting) > 2 * len(self._pending):
             # Otherwise proposals that end while there is no leader would be kept until there is a leader.
-            self._waiting = deque(filter(self._is_pending, self._waiting))
+            self._waiting = deque(filter(_is_pending, self._waiting))
         if len(self._waiting_large) > 2 * len(self._pending):
-            self._waiting_large = deque(filter(self._is_pending, self._waiting_large))
+            self._waiting_large = deque(filter(_is_pending, self._waiting_large))
 
     def _too_slow(self, proposal: Proposal) -> str:
         """Why a large command is late, if its bytes are still on their way; "": they are not."""
@@ -357,7 +367,7 @@ class Submitter:
         """Remove ended proposals from the queue: while no space is left the leader takes nothing from it, and more
         callers come and give up."""
         if len(self.queue) > 2 * len(self._pending):
-            kept = [item for item in self.queue if item[2] is None or self._is_pending(item[2])]
+            kept = [item for item in self.queue if item[2] is None or item[2].is_pending]
             self.queue = deque(kept)
             self._queue_bytes = sum(len(item[1]) for item in kept)
 

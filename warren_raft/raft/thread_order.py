@@ -7,6 +7,7 @@ Lives here: which write may start, and which waits for the thread's earlier writ
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
 
@@ -24,33 +25,42 @@ W = TypeVar("W", bound=Ordered)
 
 
 class _Thread(Generic[W]):
-    """A thread that has writes on their way. The first write of the other kind waits, and so do all writes after it."""
+    """A thread that has large writes on their way, or writes that wait. The first write of the other kind waits, and so
+    do all writes after it."""
 
     __slots__ = ("held", "is_large", "under_way")
 
-    def __init__(self, is_large: bool) -> None:
+    def __init__(self, is_large: bool, under_way: int) -> None:
         self.is_large = is_large
-        self.under_way = 0
+        self.under_way = under_way
         self.held: deque[W] = deque()
 
 
 class ThreadOrder(Generic[W]):
     """Holds a write back while writes of the other kind by the same thread are on their way.
 
+    Most threads send small writes only, and cost nothing here: they are counted when one of them sends a large write.
     Not thread-safe: for the raft thread or the simulator.
     """
 
     def __init__(self) -> None:
-        self._threads: dict[int, _Thread[W]] = {}
+        self.threads: dict[int, _Thread[W]] = {}
+        """The threads with an order to keep. While there are none, `ended` has nothing to do."""
 
-    def admit(self, write: W) -> bool:
-        """Whether the write may start now. If not, a later call of `ended` returns it."""
+    def admit(self, write: W, pending: Iterable[W]) -> bool:
+        """Whether the write may start now. If not, a later call of `ended` returns it.
+
+        `pending`: all writes that have not ended, in any order.
+        """
         if not write.thread:
             return True
-        thread = self._threads.get(write.thread)
+        thread = self.threads.get(write.thread)
         if thread is None:
-            thread = self._threads[write.thread] = _Thread(write.is_large)
-        elif thread.held or thread.is_large != write.is_large:
+            if not write.is_large:
+                return True
+            small = sum(each.thread == write.thread and not each.is_large for each in pending)
+            thread = self.threads[write.thread] = _Thread(not small, small)
+        if thread.held or thread.is_large != write.is_large:
             write.is_held = True
             thread.held.append(write)
             return False
@@ -59,7 +69,7 @@ class ThreadOrder(Generic[W]):
 
     def ended(self, write: W) -> list[W]:
         """Note the end of a write. Returns the writes that may start now, in order."""
-        thread = self._threads.get(write.thread)
+        thread = self.threads.get(write.thread)
         if thread is None:
             return []
         if write.is_held:
@@ -73,11 +83,11 @@ class ThreadOrder(Generic[W]):
             released.append(thread.held.popleft())
             released[-1].is_held = False
         if not released:
-            del self._threads[write.thread]
+            del self.threads[write.thread]
             return []
         thread.is_large = released[0].is_large
         thread.under_way = len(released)
         return released
 
     def clear(self) -> None:
-        self._threads.clear()
+        self.threads.clear()

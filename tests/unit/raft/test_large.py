@@ -194,7 +194,7 @@ def test_what_a_thread_writes_after_a_large_one_does_not_pass_it(through: str) -
     cluster.heal()
     cluster.run_until(lambda: all(proposal.outcome for proposal in made))
     cluster.run_until(cluster.converged)
-    assert not cluster.nodes[id_].engine._submitter._order._threads
+    assert not cluster.nodes[id_].engine._submitter._order.threads
     assert cluster.machines[id_].applied == ["of another thread", text("large"), "behind", "and behind"]
 
 
@@ -233,7 +233,7 @@ def test_one_thread_keeps_its_order_whatever_it_mixes(through: str) -> None:
     submit_in_order(cluster, id_, *names)
     cluster.run_until(lambda: len(cluster.machines[id_].applied) == len(names))
     assert cluster.machines[id_].applied == names
-    assert not cluster.nodes[id_].engine._submitter._order._threads
+    assert not cluster.nodes[id_].engine._submitter._order.threads
 
 
 @pytest.mark.parametrize("turns", [5, 20, 40])
