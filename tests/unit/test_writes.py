@@ -32,6 +32,7 @@ from warren_raft.store.command import (
 )
 from warren_raft.store.database import Database
 from warren_raft.support.deliveries import Deliveries
+from warren_raft.support.waking import Sleeper
 
 DEADLINE = 60.0
 SOON = 20.0
@@ -282,6 +283,24 @@ def test_writes_of_one_thread_keep_their_order_waited_for_or_not(tmp_path: Path)
         revisions = [future.result(DEADLINE) for future in futures]
         assert revisions == sorted(revisions)
         assert revision > revisions[-1]
+
+
+def test_callers_that_do_not_wake_each_other_are_woken_by_the_raft_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if each of them were interrupted when it begins to wake the next."""
+    monkeypatch.setattr(Sleeper, "leave", lambda _sleeper: None)
+    with replicated(tmp_path) as store:
+        store.wait_ready(DEADLINE)
+        done: list[int] = []
+
+        def write() -> None:
+            done.extend(store.create_node(wr.Node(id="n"), timeout=math.inf) for _ in range(5))
+
+        threads = [threading.Thread(target=write, daemon=True) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(done) == 100, "all callers to be woken", DEADLINE)
 
 
 def closed(store: Any, _patch: pytest.MonkeyPatch) -> None:
