@@ -40,7 +40,7 @@ class ChangedKeys:
         """The older and the newer notes."""
 
     def note(self, key: bytes, transaction: int) -> None:
-        """For the writer: `transaction` changes the record of this key."""
+        """For the writer, before the change: `transaction` changes the record of this key."""
         self._newest = transaction
         newer = self._notes[1]
         newer[key] = transaction

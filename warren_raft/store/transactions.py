@@ -399,6 +399,7 @@ class WriteTransaction(Transaction):
     def put_key(self, kind_number: int, key: bytes, record: bytes) -> bytes | None:
         """The same as `put`, for a key that `key_of` made, or that `command.decode` accepted as an id."""
         table = self.database.tables[kind_number]
+        table.changed.note(key, self._number)
         if self._large and (kind_number, key) in self._large:
             # If a smaller record is written in this same transaction, LMDB may give it all pages of the larger one.
             # That is harmless to LMDB, but every later check of the file's structure, also after a restart, takes it
@@ -409,7 +410,6 @@ class WriteTransaction(Transaction):
             previous = self._txn.replace(key, record, table.handle)
         if len(record) > WHOLE_IN_A_PAGE_BYTES:
             self._large.add((kind_number, key))
-        table.changed.note(key, self._number)
         if table.indexes and (previous is None or not begin_alike(record, previous, table.indexed_width)):
             self._reindex(table, key, previous, record)
         return previous
@@ -421,8 +421,8 @@ class WriteTransaction(Transaction):
     def delete_key(self, kind_number: int, key: bytes) -> bytes | None:
         """The same as `delete`, for a key as `put_key` takes it."""
         table = self.database.tables[kind_number]
-        previous = self._txn.pop(key, table.handle)
         table.changed.note(key, self._number)
+        previous = self._txn.pop(key, table.handle)
         if previous is not None and table.indexes:
             self._reindex(table, key, previous, None)
         return previous
