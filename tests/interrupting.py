@@ -31,8 +31,16 @@ PURE = (
     "/store/leading.py",
 )
 """Files that touch only the caller's own values: thousands of instructions at which an interruption shows nothing."""
-SWALLOWS = ("/_weakrefset.py", "/weakref.py", "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
-"""Files in which Python drops an exception with a line on stderr, or has a lock for each module; like `__del__`."""
+SWALLOWS = (
+    "/_weakrefset.py",
+    "/weakref.py",
+    "<frozen importlib._bootstrap>",
+    "<frozen importlib._bootstrap_external>",
+    "/hypothesis/internal/conjecture/junkdrawer.py",
+)
+"""Files in which Python drops an exception with a line on stderr, or has a lock for each module; like `__del__`. The
+last one has hypothesis's callback of the garbage collector, which runs at any moment once another test has used
+hypothesis."""
 LETS_SIGNALS_IN = ("CALL", "RESUME", "JUMP_BACKWARD", "POP_JUMP_BACKWARD")
 """The names of the instructions after which Python looks for signals begin with these."""
 
