@@ -10,22 +10,40 @@ fail() {
     exit 1
 }
 
-# The first Python on the PATH that is new enough.
+# The distribution's Python. Its build is optimized (PGO), though its own list of options does not say so.
+distribution_python=/usr/bin/python3
+
+# The Python for .venv: the first one on the PATH that is new enough, unless its build is a plain one (pyenv's default)
+# and the distribution's is there. A plain build needs up to 1.4 times as much processor time (docs/performance.md).
 find_python() {
     local candidate
     for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
-        if command -v "$candidate" >/dev/null &&
-            "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-            command -v "$candidate"
-            return
+        candidate=$(command -v "$candidate") && is_new_enough "$candidate" || continue
+        if ! is_optimized "$candidate" && is_new_enough "$distribution_python" && has_venv "$distribution_python"; then
+            candidate=$distribution_python
         fi
+        echo "$candidate"
+        return
     done
     fail "needs Python 3.11 or newer; on Debian and Ubuntu: sudo apt-get install python3 python3-venv"
 }
 
+is_new_enough() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+is_optimized() {
+    "$1" -c 'import sys, sysconfig
+sys.exit("--enable-optimizations" not in (sysconfig.get_config_var("CONFIG_ARGS") or ""))' 2>/dev/null
+}
+
+has_venv() {
+    "$1" -c 'import ensurepip, venv' 2>/dev/null
+}
+
 # One line that changes if anything changes that an installation depends on.
 venv_stamp() {
-    printf '%s %s\n' "$("$1" -V)" "$(cat "$project_root"/pyproject.toml "$project_root"/requirements/*.txt | sha256sum)"
+    printf '%s %s %s\n' "$1" "$("$1" -V)" "$(cat "$project_root"/pyproject.toml "$project_root"/requirements/*.txt | sha256sum)"
 }
 
 # Whether $venv holds the project and the extras of the present pyproject.toml.
@@ -57,12 +75,14 @@ ensure_venv() {
 
 install_venv() {
     local python=$1 extras=$2 part pins=()
-    if [[ ! -x $venv/bin/python ]] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-        "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    if [[ $(cat "$venv/made-with" 2>/dev/null) != "$python" ]] ||
+        ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+        has_venv "$python" ||
             fail "Python's venv is missing. On Debian and Ubuntu: sudo apt-get install python3-venv"
         echo "Setting up $venv (once) …" >&2
         rm -rf -- "$venv"
         "$python" -m venv "$venv"
+        printf '%s\n' "$python" >"$venv/made-with"
     fi
     echo "Installing the dependencies into $venv (again only if pyproject.toml or requirements/ changes) …" >&2
     for part in base ${extras//,/ }; do

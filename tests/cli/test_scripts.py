@@ -16,13 +16,14 @@ from packaging.utils import canonicalize_name
 PROJECT = Path(__file__).resolve().parents[2]
 LIBRARY = PROJECT / "scripts" / "lib.sh"
 
-# A fake Python. {too_old} and {no_venv} are exit codes that make it lack a feature. It notes its arguments.
+# A fake Python. {too_old}, {no_venv} and {plain} are exit codes that make it lack a feature. It notes its arguments.
 FAKE_PYTHON = """#!/usr/bin/env bash
 echo "$*" >>"{notes}"
 case "$*" in
     -V) echo "Python 3.11.0" ;;
     *version_info*) exit {too_old} ;;
     *ensurepip*) exit {no_venv} ;;
+    *optimizations*) exit {plain} ;;
     "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
     *"pip install"*) touch "$(dirname "$0")/warren-raft"; chmod +x "$(dirname "$0")/warren-raft" ;;
 esac
@@ -32,7 +33,7 @@ esac
 class FakeMachine:
     """A project directory, and a PATH with fake Pythons."""
 
-    def __init__(self, directory: Path, *, too_old: bool = False, no_venv: bool = False) -> None:
+    def __init__(self, directory: Path, *, too_old: bool = False, no_venv: bool = False, plain: bool = False) -> None:
         self.root = directory / "project"
         self.root.mkdir()
         (self.root / "pyproject.toml").write_text("first")
@@ -42,15 +43,29 @@ class FakeMachine:
         self._bin = directory / "bin"
         self._bin.mkdir()
         for name in ("python3", "python3.11", "python3.12", "python3.13", "python3.14"):
-            text = FAKE_PYTHON.format(notes=self._notes, too_old=int(too_old), no_venv=int(no_venv))
-            (self._bin / name).write_text(text)
-            (self._bin / name).chmod(0o755)
+            self._install(self._bin / name, too_old=too_old, no_venv=no_venv, plain=plain)
+        self.distribution = directory / "distribution-python3"
+
+    def _install(self, path: Path, **lacks: bool) -> None:
+        path.write_text(FAKE_PYTHON.format(notes=self._notes, **{name: int(is_so) for name, is_so in lacks.items()}))
+        path.chmod(0o755)
+
+    def install_distribution(self, *, too_old: bool = False, no_venv: bool = False) -> None:
+        """The distribution's Python, which is not on the PATH."""
+        self._install(self.distribution, too_old=too_old, no_venv=no_venv, plain=True)
+
+    def found_python(self) -> str:
+        """The Python that scripts/lib.sh chooses."""
+        return self._run("find_python").stdout.strip()
 
     def ensure_venv(self, extras: str = "") -> subprocess.CompletedProcess[str]:
         """Runs the function of scripts/lib.sh for this project."""
+        return self._run(f'ensure_venv "{extras}"')
+
+    def _run(self, call: str) -> subprocess.CompletedProcess[str]:
         program = (
             f'set -euo pipefail; source "{LIBRARY}"; project_root="{self.root}"; venv="{self.root}/.venv"; '
-            f'ensure_venv "{extras}"'
+            f'distribution_python="{self.distribution}"; {call}'
         )
         environment = {"PATH": f"{self._bin}:/usr/bin:/bin", "HOME": str(self.root)}
         command = ["bash", "-c", program, "script"]
@@ -75,6 +90,28 @@ def test_it_installs_once_and_again_when_the_project_asks_for_something_else(tmp
         (machine.root / name).write_text("second")
         assert machine.ensure_venv().returncode == 0
     assert machine.installations()[2:] == ["base", "base"]
+
+
+def test_a_plain_build_gives_way_to_the_distributions_python(tmp_path: Path) -> None:
+    """A plain build needs up to 1.4 times as much processor time."""
+    machine = FakeMachine(tmp_path, plain=True)
+    first = str(tmp_path / "bin" / "python3")
+    assert machine.found_python() == first
+    for lack in ("too_old", "no_venv"):
+        machine.install_distribution(**{lack: True})
+        assert machine.found_python() == first, lack
+    assert machine.ensure_venv().returncode == 0
+    machine.install_distribution()
+    assert machine.found_python() == str(machine.distribution)
+    assert machine.ensure_venv().returncode == 0
+    made_with = (machine.root / ".venv" / "made-with").read_text()
+    assert made_with == f"{machine.distribution}\n", "a .venv of another Python is made again"
+
+
+def test_an_optimized_python_on_the_path_is_taken(tmp_path: Path) -> None:
+    machine = FakeMachine(tmp_path)
+    machine.install_distribution()
+    assert machine.found_python() == str(tmp_path / "bin" / "python3")
 
 
 def test_the_pins_are_what_the_project_asks_for() -> None:
