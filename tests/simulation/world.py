@@ -258,6 +258,7 @@ class Process:
     def spoil_state(self) -> None:
         """Make the digest wrong, and nothing else: callers still read the right records, so all other checks hold."""
         machine = self.opened.machine
+        machine.settle()  # a commit that the disk refused may have come through: its position is kept
         with machine.database.write() as transaction:
             transaction.move(machine.committed.position._replace(digest=self.world.random.randbytes(32)))
         machine._load()
