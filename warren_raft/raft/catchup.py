@@ -383,6 +383,10 @@ class Catchup:
             if own_are_wrong:
                 self.snapshots.drop_held(received)
             self._hold(received)
+        if self.fetch is not None and not self.fetch.busy:
+            # Its chunk may have come, and was dropped, while the state was replaced. If this state is still behind, the
+            # leader offers its snapshot again within a second.
+            self.fetch = None
         self.count_log(applied_index)
 
     def not_installed(self) -> None:
