@@ -243,8 +243,8 @@ class Entries:
             _, kind_number, id_, entity, _ = operation
             key = id_.encode()
             if entity is not None:
-                record: bytes | None = head + entity
-                before = transaction.put_key(kind_number, key, head + entity)
+                record = head + entity
+                before = transaction.put_key(kind_number, key, record)
             else:
                 record = None
                 before = transaction.delete_key(kind_number, key)
