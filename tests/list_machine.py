@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,14 @@ class ListMachine:
         outcomes = [self._apply_one(command) for command in commands]
         self._note_digest()
         return outcomes
+
+    def apply_all(self, index: int, entries: Sequence[tuple[int, Sequence[bytes]]]) -> list[list[Outcome]]:
+        before = {name: copy(value) for name, value in vars(self).items()}
+        try:
+            return [self.apply(index + n, *entry) for n, entry in enumerate(entries)]
+        except BaseException:
+            vars(self).update(before)
+            raise
 
     def _apply_one(self, command: bytes) -> Outcome:
         session, sequence, text = cbor2.loads(command)

@@ -32,6 +32,9 @@ logger = logging.getLogger("warren_raft.engine")
 
 APPLY_ENTRIES: Final = 64
 """Entries applied at one go; then links and timers get their turn, so that a long catch-up costs no heartbeat."""
+TOGETHER_BYTES: Final = 256 * 1024
+"""Entries that are applied in one transaction have this size together, or a little more. One transaction of 16 small
+entries takes less than half the time of 16. While the state cannot be written, each entry is tried by itself."""
 RETRY_SECONDS: Final = 1.0
 """After a refusal by a full disk, applying is tried again at this interval."""
 
@@ -116,17 +119,26 @@ class Applying:
         machine, log = self._context.machine, self._log
         first = machine.applied_index
         last = min(limit, first + APPLY_ENTRIES)
+        together: list[tuple[int, list[bytes]]] = []
+        size_bytes = 0
         for index in range(first + 1, last + 1):
             command, _, term = log.entries[index - log.base_index]
             content = entries.decode(command)
             if isinstance(content, Change):
+                self._apply_together(together, size_bytes)
+                size_bytes = 0
                 if self._settling.holds_back(index, content):
                     last = limit = index - 1
                     break
                 self._apply_change(index, term, content)
+                self._catchup.applied(len(command))
             else:
-                self._submitter.applied(machine.apply(index, term, content))
-            self._catchup.applied(len(command))
+                together.append((term, content))
+                size_bytes += len(command)
+                if size_bytes >= TOGETHER_BYTES or self.shortage is not None:
+                    self._apply_together(together, size_bytes)
+                    size_bytes = 0
+        self._apply_together(together, size_bytes)
         can_write = self._submitter.has_released  # a small write that a large one of its thread held up
         if last > first:
             self._leading.applied()
@@ -135,6 +147,14 @@ class Applying:
             can_write = can_write or can_propose
         is_replaying = self._replacement.incoming is not None and self._installation.replay(machine.applied_index)
         return is_replaying or last < limit or can_write or (self._writer.batch is None and log.has_pending)
+
+    def _apply_together(self, together: list[tuple[int, list[bytes]]], size_bytes: int) -> None:
+        """Apply entries in a row, (term, commands) each, in one transaction of the state; empty the list."""
+        machine = self._context.machine
+        for outcomes in machine.apply_all(machine.applied_index + 1, together):
+            self._submitter.applied(outcomes)
+        self._catchup.applied(size_bytes)
+        together.clear()
 
     def _apply_change(self, index: int, term: int, change: Change) -> None:
         previous = self._context.roster.membership

@@ -34,6 +34,9 @@ class StateMachine(Protocol):
         """
 
     def apply(self, index: int, term: int, commands: Sequence[bytes]) -> Sequence[Outcome]: ...
+    def apply_all(self, index: int, entries: Sequence[tuple[int, Sequence[bytes]]]) -> Sequence[Sequence[Outcome]]:
+        """Like `apply` for entries in a row, (term, commands) each, of which `index` is the first; all or none."""
+
     def apply_membership(self, index: int, term: int, cluster_id: str, membership: bytes) -> None: ...
     def settle(self) -> None:
         """Call this after an apply that raised StorageFull, before applied_index is read again. It finds out whether

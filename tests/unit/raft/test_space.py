@@ -395,3 +395,43 @@ def test_what_has_ended_is_passed_over_and_is_not_said_to_be_sent() -> None:
     assert [proposal.sent for proposal in made] == [False, True, False]
     submitter.take(commands_max=9, bytes_max=100)
     assert submitter._queue_bytes == 0
+
+
+def test_entries_that_wait_are_applied_together_and_one_by_one_while_the_state_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An entry that does not fit must not hold up an earlier one that does."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    node = cluster.nodes[cluster.followers()[0]]
+    tried: list[int] = []
+    machine_apply_all = node.machine.apply_all
+
+    def apply_all(index: int, entries: Any) -> Any:
+        tried.extend([len(entries)] if entries else [])
+        if space < index:
+            raise storage_full("1.mdb: no space left", errno.ENOSPC)
+        return machine_apply_all(index, entries)
+
+    monkeypatch.setattr(node.machine, "apply_all", apply_all)
+    space = 2**60
+    with monkeypatch.context() as patch:
+        patch.setattr(node.engine._applying, "apply", lambda: False)
+        for number in range(5):
+            cluster.write(leader.id, f"first {number}")
+        cluster.run(1)
+        assert tried == []
+    cluster.run_until(lambda: node.machine.applied_index == leader.machine.applied_index)
+    assert max(tried) > 1
+    space = 0
+    for number in range(5):
+        cluster.write(leader.id, f"second {number}")
+    cluster.run(3)
+    tried.clear()
+    space = node.machine.applied_index + 2
+    cluster.run(2)
+    assert node.machine.applied_index == space
+    assert set(tried) == {1}
+    space = 2**60
+    cluster.run_until(cluster.converged)
+    cluster.check_writes()
