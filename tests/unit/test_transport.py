@@ -275,9 +275,13 @@ class Stage:
 
 async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bytes_per_second: float) -> None:
     """Carry bytes in one direction: take all in at once, and give them out at the speed. A network does not wait for a
-    processor: if this task was late, it gives out more at once."""
+    processor: if this task was late, it gives out more at once. Bytes that came before a reset arrive, too."""
     now = asyncio.get_running_loop().time
     held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+
+    def hold(data: bytes) -> None:
+        for at in range(0, len(data), 2048):
+            held.put_nowait((now(), data[at : at + 2048]))
 
     async def give_out() -> None:
         free_at = 0.0
@@ -291,9 +295,11 @@ async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, byte
 
     async with asyncio.TaskGroup() as halves:
         halves.create_task(give_out())
-        while chunk := await reader.read(65_536):
-            for at in range(0, len(chunk), 2048):
-                held.put_nowait((now(), chunk[at : at + 2048]))
+        try:
+            while chunk := await reader.read(65_536):
+                hold(chunk)
+        except ConnectionResetError:
+            hold(bytes(reader._buffer))  # type: ignore[attr-defined]  # after a reset, `read` does not give them out
         held.put_nowait((now(), b""))
 
 
