@@ -126,7 +126,6 @@ def calls_a_write(directory: Path) -> dict[str, float]:
         return {
             "calls a write, one caller": usual(one_by_one, ROUNDS),
             "calls a write, 256 outstanding": usual(outstanding, OUTSTANDING_ROUNDS),
-            "calls a second of three idle managers": idle,
         }
 
 
