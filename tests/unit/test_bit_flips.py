@@ -165,6 +165,6 @@ def test_a_flipped_bit_in_the_log_of_a_closed_manager(original: Path, copy: Path
         else:
             assert directory.log.entries == entries, where
             directory.release()
-        assert not complaint or "members" in complaint, "it does not say how to rejoin"
+        assert not complaint or "docs/recovery.md" in complaint, "it does not say how to go on"
         put_back(original, copy)
     assert refused, "not one flip was found: they hit nothing"

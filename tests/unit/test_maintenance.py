@@ -41,7 +41,7 @@ def test_they_refuse_what_the_commands_refuse(tmp_path: Path) -> None:
     for refuse in (wr.inspect, wr.verify):
         with pytest.raises(wr.SnapshotInvalid):
             refuse(tmp_path / "text")
-    with pytest.raises(wr.RefusedForSafety, match="holds no manager's log"):
+    with pytest.raises(wr.RefusedForSafety, match="there is no directory"):
         wr.recover(tmp_path / "nothing")
-    with pytest.raises(wr.RefusedForSafety, match="holds no manager's log"):
+    with pytest.raises(wr.RefusedForSafety, match="there is no directory"):
         wr.describe(tmp_path / "nothing")

@@ -102,6 +102,18 @@ def test_a_batch_that_nobody_waits_for_is_told_of(rig: Rig) -> None:
     assert [result.batch.number for result in rig.delivered] == [disk.number]
 
 
+def test_a_result_that_was_told_of_is_not_returned_too(rig: Rig) -> None:
+    """(Pins a bug: a batch that began in the second half of a step had two results, and its manager stopped itself.)"""
+    rig.thread.write(cast(Batch, Disk()))
+    rig.run()
+    assert len(rig.delivered) == 1
+    assert rig.thread.wait(may_wait=True) is None
+    rig.thread._is_quick = True
+    rig.thread.write(cast(Batch, Disk(2)))
+    rig.run()
+    assert rig.thread.wait(may_wait=True) is None
+
+
 def test_an_error_of_the_disk_is_in_the_result(rig: Rig) -> None:
     error = OSError(28, "no space")
     rig.thread._is_quick = True

@@ -92,7 +92,7 @@ class SyncThread:
     def wait(self, *, may_wait: bool) -> Synced | None:
         """The result of the batch that was handed over since the last call, if it comes soon."""
         writing, self._newest = self._newest, None
-        if writing is None:
+        if writing is None or writing.is_taken:
             return None
         if may_wait and self._is_quick:
             writing.is_awaited = True

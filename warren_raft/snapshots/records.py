@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, Final
 
-import cbor2
 import lmdb
 
 from warren_raft.fsm import history
@@ -23,7 +22,7 @@ from warren_raft.store import codec
 from warren_raft.store.leading import INTEGER_BYTES, leading_items
 from warren_raft.store.tables import CA_ID, KINDS, Kind
 from warren_raft.store.transactions import SESSIONS, ReadTransaction
-from warren_raft.support.strict_cbor import BadCbor, decode_record
+from warren_raft.support.strict_cbor import BadCbor, RecordMap, decode_record
 
 _REPORT_EVERY: Final = 1_000  # records between two calls of `report`
 
@@ -182,7 +181,7 @@ def _is_text(value: object) -> bool:
 
 
 def _is_map(value: object) -> bool:
-    return type(value) is cbor2.frozendict
+    return type(value) is RecordMap
 
 
 def _is_integer(value: object) -> bool:

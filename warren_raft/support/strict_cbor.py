@@ -74,10 +74,14 @@ def decode(data: Buffer, *, max_items: int = MAX_ITEMS) -> Any:
     return value
 
 
+RecordMap: Final = cbor2.frozendict
+"""The type of the maps that `decode_record` gives."""
+
+
 def decode_record(data: Buffer) -> Any:
     """The value at the beginning of a record of the database; bytes after it are not examined. Raises BadCbor.
 
-    Lists are tuples and maps are `frozendict`, so that any value in a record can be a key.
+    Lists are tuples and maps are `RecordMap`, so that any value in a record can be a key.
 
     Reads of entities consist mostly of this. To find where the value ends would take half as long again, and nothing
     depends on it: a record has its digest, and every manager has the same bytes. Any thread.
