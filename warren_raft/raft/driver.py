@@ -126,8 +126,7 @@ class Driver(Generic[W]):
         self._events: list[Event] = []
         self._submitted: deque[W] = deque()
         self._woken = False
-        """A caller has asked for a step that has not begun. Only a hint: an exception may arrive in the caller after
-        it set the hint and before it asks. So a step comes with the next tick at the latest."""
+        """A caller has rung the bell for a step that has not begun, so no other caller needs to."""
         self._is_running = False
         """Whether steps may be made: the links are open."""
         self._step_at = LONG_AGO
@@ -205,9 +204,13 @@ class Driver(Generic[W]):
             except ValueError:  # `end_writes` has taken it
                 return True
             return False
-        if not self._woken:
-            self._woken = True
+        try:
+            if not self._woken:
+                self._woken = True
+                self._bell.ring()
+        except BaseException:  # between the two lines: the other callers count on the bell
             self._bell.ring()
+            raise
         return True
 
     def post(self, event: Event) -> None:

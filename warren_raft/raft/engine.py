@@ -318,7 +318,8 @@ class Engine(Readings):
         step_at = self._context.look_at
         if self.holds_notices:
             step_at = min(step_at, now + NOTICE_SECONDS)
-        if not self._core.is_leader:
+        # A deadline that has passed was looked at in this step. If no election may begin, an event ends the reason.
+        if not self._core.is_leader and (self._elections.deadline > now or self._core.has_moved):
             step_at = min(step_at, self._elections.deadline)
         return max(step_at, now + SOON_SECONDS)
 

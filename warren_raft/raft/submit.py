@@ -138,7 +138,7 @@ class Submitter:
     @property
     def has_released(self) -> bool:
         """Whether writes that were held were released since the last `flush`."""
-        return self._has_released
+        return self._has_released and self.is_waiting
 
     def submit(self, proposals: Iterable[Proposal]) -> None:
         pending, order = self._pending, self._order

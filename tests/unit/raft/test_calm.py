@@ -6,6 +6,7 @@ managers every 10 ms).
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from itertools import pairwise
 
@@ -44,6 +45,20 @@ def run(cluster: Cluster, seconds: float) -> Counter[str]:
         if not due:
             cluster.now = min(end, *(node.engine.step_at for node in cluster.nodes.values()))
     return steps
+
+
+def test_a_manager_that_cannot_begin_an_election_makes_no_more_steps_than_ticks() -> None:
+    """(Pins a bug: it made 1,000 steps a second while its disk was full and it knew no leader.)"""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    full = cluster.followers()[0]
+    cluster.nodes[full].disk_error = OSError(errno.ENOSPC, "no space left")
+    cluster.submit(leader.id, "a")
+    run(cluster, 0.3)
+    cluster.isolate(full)
+    run(cluster, 5.0)
+    assert cluster.nodes[full].engine.leader is None
+    assert run(cluster, 2.0)[full] <= 1.5 * 2.0 / TICK_SECONDS
 
 
 def wait(node: Node, cluster: Cluster) -> float:

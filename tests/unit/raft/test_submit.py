@@ -375,6 +375,25 @@ def test_a_submitted_event_is_taken_even_when_the_disk_has_no_room() -> None:
     assert ended[0].error.maybe_applied
 
 
+def test_writes_of_a_thread_that_end_together_ask_for_no_more_steps() -> None:
+    """(Pins a bug: the small write was released and ended at once, and the raft thread made steps without a pause.)"""
+    cluster = Cluster(large_bytes=1000)
+    node = cluster.wait_ready()
+    for id_ in cluster.nodes:
+        cluster.isolate(id_)
+    cluster.run_until(lambda: not node.engine.is_leader and node.engine.leader is None)
+    ended: list[Proposal] = []
+    sizes = {101: 5000, 102: 10}
+    proposals = [
+        Proposal(7, sequence, cbor2.dumps([7, sequence, "x" * size]), cluster.now + 1.0, ended.append, thread=5)
+        for sequence, size in sizes.items()
+    ]
+    node.events.append(Submitted(proposals))
+    cluster.run_until(lambda: len(ended) == 2)
+    cluster.run(0.1)
+    assert not node.engine.apply()
+
+
 def test_writes_that_ended_without_a_leader_are_not_kept_until_there_is_one() -> None:
     """(Pins a bug: a manager without a quorum kept each write that ever timed out, hour after hour.)"""
     it = Recorded()
