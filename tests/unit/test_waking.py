@@ -121,6 +121,19 @@ def test_a_group_that_takes_too_long_is_woken_as_a_whole(monkeypatch: pytest.Mon
     assert len(awake(later)) == CHAINS
 
 
+def test_a_sleeper_behind_an_interrupted_one_is_woken_though_the_last_one_has_left(impatient: None) -> None:
+    """(Pins a bug: the group was taken for awake, and the caller slept until its own deadline.)"""
+    sleepers = [Sleeper() for _ in range(2 * CHAINS + 1)]
+    sleepers[-1].leave()  # its time was up
+    waking = Waking()
+    waking.wake(sleepers)
+    sleepers[0].has_left = True  # an exception came in `leave`, before it woke the next one
+    behind = sleepers[CHAINS]
+    assert all(sleeper.sleep(0) for sleeper in sleepers[1:-1] if sleeper is not behind)
+    assert not waking.look()
+    assert behind.sleep(0)
+
+
 def test_all_are_woken_at_the_end() -> None:
     waking, groups = Waking(), [[Sleeper() for _ in range(10)] for _ in range(3)]
     for sleepers in groups:

@@ -91,7 +91,7 @@ class Waking:
         groups = self._groups
         while groups:
             since, sleepers = groups[0]
-            if not all(sleeper.has_left for sleeper in sleepers[-CHAINS:]):
+            if not all(sleeper.has_left for sleeper in sleepers):
                 if time.monotonic() - since < PATIENCE_SECONDS:
                     return True
                 _release(sleepers)
