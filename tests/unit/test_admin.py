@@ -368,6 +368,11 @@ def test_an_item_may_be_the_encoded_entity(client: AdminClient, manager: FakeMan
     assert operations[0][1].role is NodeRole.WORKER
 
 
+def _longer(data: bytes) -> bytes:
+    """The entity with one more field, which a newer release has."""
+    return bytes([data[0] + 1]) + data[1:] + b"\x01"
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
@@ -377,7 +382,9 @@ def test_an_item_may_be_the_encoded_entity(client: AdminClient, manager: FakeMan
         (b"\x81\x80", "id"),
         (b"\x82cn-1\x05", "role"),
         (b"\x82cn-1cnone", "role"),
-        (b"\x81cn-1", ""),
+        (b"\x81cn-1", "does not write"),
+        (codec.encode(NODE, Node(id="n-1")), ""),
+        (_longer(codec.encode(NODE, Node(id="n-1"))), "does not write"),
     ],
 )
 def test_an_encoded_item_is_checked_like_any_other(tmp_path: Path, data: bytes, says: str) -> None:

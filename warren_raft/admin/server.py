@@ -48,6 +48,7 @@ from warren_raft.model.json_form import from_json, read_base64
 from warren_raft.model.validation import Refused
 from warren_raft.results import MemberStatus, Status
 from warren_raft.store import codec
+from warren_raft.store.operations import put_operation
 from warren_raft.store.tables import BY_NAME, CA, Kind
 from warren_raft.support.forking import let_go_in_child
 from warren_raft.support.log_lines import log_event
@@ -449,11 +450,15 @@ def _encoded(kind: Kind[Any], text: str) -> Any:
     """The entity of its bytes (store/codec.py) in base64. An import sends these, because they take a fifth of the time
     of JSON. The values are checked when the entity becomes part of a batch."""
     try:
-        return codec.decode_entity(kind, read_base64(text, ""), 0)
+        data = read_base64(text, "")
+        entity = codec.decode_entity(kind, data, 0)
     except Refused as refused:
         raise InvalidEntity(kind.name, refused.reason) from None
     except codec.MalformedRecord as error:
         raise InvalidEntity(kind.name, f"has bytes that are {error}") from None
+    if put_operation(kind, entity, None).entity != data:  # for example a field that only a newer release has
+        raise InvalidEntity(kind.name, "has bytes that this release does not write: use the manager's own warren-raft")
+    return entity
 
 
 def _add_member(manager: Manager, arguments: Arguments) -> None:
