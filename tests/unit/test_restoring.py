@@ -5,6 +5,7 @@ All members that restore the same file with the same list get the same state of 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 import threading
@@ -428,6 +429,18 @@ def test_a_restore_in_two_processes_has_the_result_of_one(
     monkeypatch.setattr(beside, "BESIDE_BYTES", 1 << 40)
     one = held(tmp_path / "b", snapshot)
     assert replace(two, data_dir="") == replace(one, data_dir="")
+
+
+@pytest.mark.usefixtures("two_processes")
+def test_a_session_that_cannot_be_read_is_a_fault_of_the_file(tmp_path: Path) -> None:
+    """(Pins a bug: the copy was named as corrupted, by a path that was removed already.)"""
+    file = tmp_path / "wrong.snapshot"
+    with small_state(tmp_path / "wrong") as database:
+        change(database, lambda transaction: transaction.store("sessions", b"12345678", b"\x80"), new_digest=True)
+        snapshot_of(database, file)
+    with pytest.raises(SnapshotInvalid, match=re.escape(str(file))):
+        held(tmp_path / "a", file)
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.usefixtures("two_processes")

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from threading import Event
 from typing import Final
 
-from warren_raft.errors import SnapshotInvalid
+from warren_raft.errors import Corrupted, SnapshotInvalid
 from warren_raft.snapshots.file import Progress, SnapshotInfo
 from warren_raft.snapshots.verification import VerificationFailed, verify, verify_in_child
 from warren_raft.support.workers import Workers
@@ -49,7 +49,11 @@ def verified_beside(file: str, manifest: SnapshotInfo, progress: Progress) -> It
                 raise SnapshotInvalid(file, "was changed while it was verified")
 
         verify(file, records=False, progress=progress)  # before LMDB opens a copy of it
-        yield require
+        try:
+            yield require
+        except Corrupted:  # of the copy: the other process words the fault, with the name of this file
+            require()
+            raise
     finally:
         cancel.set()
         workers.shutdown()
