@@ -296,7 +296,7 @@ class NodeIdType(click.ParamType):  # type: ignore[type-arg]  # generic for type
 
     name = "id"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
         from warren_raft.config import check_node_id
 
         try:

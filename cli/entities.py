@@ -141,7 +141,7 @@ def _entity(store: Reader, kind: Kind[Any], entity_id: str) -> Any:
         raise
 
 
-def _without_secrets(kind_name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+def _without_secrets(kind_name: str, value: Mapping[str, object]) -> dict[str, Any]:
     """The value with null in the place of each secret field. `put` refuses a secret field that is null."""
     return {**value, **dict.fromkeys(HIDDEN.get(kind_name, ()))}
 
@@ -189,7 +189,7 @@ def list_(kind: Any, show: bool, **filters: str | None) -> None:
         _print_list(kind.name, values, wide=wants_wide(), show=show)
 
 
-def _print_list(kind_name: str, values: Sequence[Mapping[str, Any]], *, wide: bool, show: bool) -> None:
+def _print_list(kind_name: str, values: Sequence[Mapping[str, object]], *, wide: bool, show: bool) -> None:
     wide_only = WIDE.get(kind_name, ())
     paths = [*COLUMNS[kind_name], *(HIDDEN.get(kind_name, ()) if show else ()), *wide_only]
     columns = [
@@ -199,7 +199,7 @@ def _print_list(kind_name: str, values: Sequence[Mapping[str, Any]], *, wide: bo
     print_table(columns, rows, wide=wide)
 
 
-def _in_list(value: Mapping[str, Any], path: str, *, wide: bool) -> Any:
+def _in_list(value: Mapping[str, object], path: str, *, wide: bool) -> Any:
     found = _at(value, path)
     return time_shown(found, wide=wide) if path in TIMES else found
 
@@ -288,7 +288,7 @@ def delete(kind: Any, entity_id: str, if_revision: int | None, timeout: float | 
         click.echo(f"warren-raft: there is no {kind.name} {entity_id!r}: nothing was deleted", err=True)
 
 
-def _shown(entity: Any, name: str, value: object, hidden: Sequence[str], *, show: bool) -> object:
+def _shown(entity: object, name: str, value: object, hidden: Sequence[str], *, show: bool) -> object:
     """The value of a field in a table. Bytes are replaced by their number, unless they are secret and `show` is set."""
     held = getattr(entity, name)
     if not isinstance(held, bytes) or (name in hidden and show):

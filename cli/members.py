@@ -6,7 +6,6 @@ Not here: whether a change is safe, which the manager decides. Invariant: each c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import click
 
@@ -102,7 +101,7 @@ def remove(member_id: str, timeout: float | None) -> None:
         click.echo(f"to add {member_id} again: {way_back(member_id, before['certificate'])}")
 
 
-def way_back(member_id: str, certificate: Mapping[str, Any] | None) -> str:
+def way_back(member_id: str, certificate: Mapping[str, object] | None) -> str:
     """The steps for a removed manager. The certificate is that of the manager that was asked."""
     if certificate is None or certificate["trust_domain"] == TRUST_DOMAIN:
         return f"start it on an empty directory, then type warren-raft members add {member_id}=HOST:PORT"

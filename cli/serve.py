@@ -189,7 +189,7 @@ def _say_ready(config: Config, leader: str | None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the buffered line goes there at the end
 
 
-def _config(config_file: str | None, **settings: Any) -> Config:
+def _config(config_file: str | None, **settings: object) -> Config:
     """The settings from the options, the file, the join file and the data directory; the first that has a setting
     decides. Raises UsageError for a setting that the operator has to correct."""
     given = {name: value for name, value in settings.items() if value is not None}

@@ -94,12 +94,12 @@ def _alarm_line(alarm: Mapping[str, Any], *, wide: bool) -> str:
     return f"{alarm['severity']} {alarm['name']}{about} {since}: {alarm['text']}"
 
 
-def print_members(members: Sequence[Mapping[str, Any]], *, wide: bool) -> None:
+def print_members(members: Sequence[Mapping[str, object]], *, wide: bool) -> None:
     """Prints the members, and whether the manager is connected to each of them."""
     print_table(MEMBER_COLUMNS, [[member[name] for name in MEMBER_COLUMNS] for member in members], wide=wide)
 
 
-def print_cluster(members: Sequence[Mapping[str, Any]], *, wide: bool) -> None:
+def print_cluster(members: Sequence[Mapping[str, object]], *, wide: bool) -> None:
     """Prints the last report of each member, and why a member that keeps up may show a lag."""
     print_table(CLUSTER_COLUMNS, [_cluster_row(member) for member in members], wide=wide)
     if any(member["connected"] and member["lag_entries"] for member in members):

@@ -175,7 +175,7 @@ class Config:
         return all(is_on_loopback(address) for address in (self.listen, *self.members.values()))
 
     @classmethod
-    def from_toml(cls, path: str | os.PathLike[str], **overrides: Any) -> Config:
+    def from_toml(cls, path: str | os.PathLike[str], **overrides: object) -> Config:
         """A Config from a TOML file: keys are the field names, `members` is a table of id = "host:port". A path
         may begin with `~`, and ids with dots need no quotes.
 
@@ -291,7 +291,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     return settings
 
 
-def _is_deep(value: Any) -> bool:
+def _is_deep(value: object) -> bool:
     """Whether tables and lists are nested at more than TOML_DEPTH_MAX levels."""
     level = [value]
     for _ in range(TOML_DEPTH_MAX):
@@ -300,7 +300,7 @@ def _is_deep(value: Any) -> bool:
     return bool(level)
 
 
-def _with_flat_ids(table: Mapping[str, Any], path: str) -> dict[str, Any]:
+def _with_flat_ids(table: Mapping[str, object], path: str) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for id_, address in _flat(table):
         if id_ in members:
@@ -309,7 +309,7 @@ def _with_flat_ids(table: Mapping[str, Any], path: str) -> dict[str, Any]:
     return members
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Join the parts of ids: an id may have dots, and TOML reads a key with dots and without quotes as nested
     tables."""
     for key, value in table.items():

@@ -17,7 +17,7 @@ class WarrenError(Exception):
         return _made_again, (type(self), self.args, dict(self.__dict__))
 
 
-def _made_again(kind: type[WarrenError], args: tuple[Any, ...], data: dict[str, Any]) -> WarrenError:
+def _made_again(kind: type[WarrenError], args: tuple[object, ...], data: dict[str, object]) -> WarrenError:
     error = kind.__new__(kind, *args)
     error.args = args  # an OSError takes them in its __init__
     error.__dict__.update(data)

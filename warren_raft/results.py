@@ -35,7 +35,7 @@ class Result:
         return self.to_json()[name]
 
 
-def _json_of(value: Any) -> Any:
+def _json_of(value: object) -> Any:
     if isinstance(value, Result | Alarm):
         return value.to_json()
     if isinstance(value, tuple):

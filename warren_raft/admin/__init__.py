@@ -93,7 +93,7 @@ def error_from_json(answer: Mapping[str, Any]) -> errors.WarrenError:
     return made
 
 
-def operation(store: Any, verb: str, kind: Kind[Any]) -> Any:
+def operation(store: object, verb: str, kind: Kind[Any]) -> Any:
     """The method of a store, view or batch for a verb ("get", "list", "iter", "create" or "delete") and a kind. Not for
     the CA: its two methods have names of their own."""
     if verb in ("list", "iter"):

@@ -188,7 +188,9 @@ class AdminClient:
             left -= len(chunk)
             yield chunk
 
-    def call(self, operation: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> Any:
+    def call(
+        self, operation: str, arguments: Mapping[str, object] | None = None, *, timeout: float | None = None
+    ) -> Any:
         """One operation of the table in server.py. `timeout`, in seconds, is the manager's deadline."""
         timeout = checked_timeout(timeout)
         body = json.dumps({**(arguments or {}), "timeout_seconds": timeout}).encode()

@@ -357,7 +357,7 @@ def _require_empty(directory: str) -> None:
 
 
 def _write_new(
-    directory: str, trust_domain: str, managers: dict[str, Any], old: Authority | None, now: datetime
+    directory: str, trust_domain: str, managers: dict[str, object], old: Authority | None, now: datetime
 ) -> None:
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -374,7 +374,7 @@ def _write_new(
     _write_registry(directory, {"format": FORMAT, "trust_domain": trust_domain, "managers": managers})
 
 
-def _write_registry(directory: str, registry: Mapping[str, Any]) -> None:
+def _write_registry(directory: str, registry: Mapping[str, object]) -> None:
     replace_file(os.path.join(directory, REGISTRY), json.dumps(registry, indent=1).encode() + b"\n")
 
 

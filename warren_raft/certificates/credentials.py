@@ -172,7 +172,7 @@ def _identity(certificate: Mapping[str, Any]) -> Identity:
     return Identity(trust_domain, node_id, serial, _seconds(certificate["notAfter"]))
 
 
-def _check_dates(certificate: Mapping[str, Any], context: ssl.SSLContext, now: float) -> None:
+def _check_dates(certificate: Mapping[str, object], context: ssl.SSLContext, now: float) -> None:
     """Check the dates of the certificate, and of the CA that issued it. Raises NotAccepted.
 
     While a CA is replaced, a certificate of the new CA may chain to the old one. Then one trusted CA must be

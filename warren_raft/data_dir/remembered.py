@@ -78,7 +78,7 @@ def _decoded(value: Any) -> Remembered:
     )
 
 
-def _addresses(value: Any) -> dict[str, str]:
+def _addresses(value: object) -> dict[str, str]:
     if not isinstance(value, dict) or len(value) > MEMBERS_MAX:
         raise TypeError(f"not a table of up to {MEMBERS_MAX} addresses")
     return {check_node_id(id_): check_address(address) for id_, address in value.items()}

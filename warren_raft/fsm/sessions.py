@@ -10,7 +10,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import cbor2
 
@@ -231,7 +231,7 @@ def _without(answers: dict[int, T], first: int, stop: int) -> dict[int, T]:
     return answers
 
 
-def _refusal_in(row: Any) -> tuple[int, Answer]:
+def _refusal_in(row: object) -> tuple[int, Answer]:
     """(sequence, answer) of a row that `Session.encode` made. Raises ValueError."""
     if type(row) is not list or len(row) < 3 or not _is_number(row[0]) or not _is_number(row[1]):
         raise ValueError("a refusal of another type")

@@ -92,7 +92,7 @@ def _reader_of_form(form: Form) -> _Read | None:
 
 
 def _reader_of_items(item: _Read) -> _Read:
-    def read(values: Any) -> list[Any]:
+    def read(values: object) -> list[Any]:
         if type(values) is not list:
             raise TypeError
         return [item(value) for value in values]
@@ -100,6 +100,6 @@ def _reader_of_items(item: _Read) -> _Read:
     return read
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     """Go writes 4 for 4.0."""
     return float(value) if type(value) is int else cast("float", value)

@@ -78,7 +78,7 @@ def _write_duration(value: timedelta) -> int:
     return value // _MICROSECOND * _MICROSECOND_NANOSECONDS
 
 
-def _read_duration(value: Any, path: str) -> timedelta:
+def _read_duration(value: object, path: str) -> timedelta:
     if type(value) is not int:
         raise wrong_json(path, value, "a whole number of nanoseconds")
     microseconds = abs(value) // _MICROSECOND_NANOSECONDS  # the rest is dropped, as with the fractions of times
@@ -122,7 +122,7 @@ _LINE_ESCAPES: Final = str.maketrans({"\u0085": "\\u0085"})
 """In addition to Go's: the one other character that ends a line by Unicode's rules."""
 
 
-def _go_json(value: Any) -> str:
+def _go_json(value: object) -> str:
     """Compact JSON as Go's json.Marshal writes it; objects keep their order."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_GO_ESCAPES)
 
@@ -152,7 +152,7 @@ def _ca_to_json(data: bytes) -> Any:
     return value if exact else write_base64(data)
 
 
-def _ca_from_json(value: Any) -> bytes:
+def _ca_from_json(value: object) -> bytes:
     if isinstance(value, str):
         return read_base64(value, "")
     if not isinstance(value, dict):
@@ -166,7 +166,7 @@ def _ca_from_json(value: Any) -> bytes:
 # ---- Records.
 
 
-def _kind_of(bucket: Any) -> tables.Kind[Any]:
+def _kind_of(bucket: object) -> tables.Kind[Any]:
     kind = _BUCKETS.get(bucket) if isinstance(bucket, str) else None
     if kind is None:
         meant = did_you_mean(bucket, tables.BY_BUCKET) if isinstance(bucket, str) else ""
@@ -174,7 +174,7 @@ def _kind_of(bucket: Any) -> tables.Kind[Any]:
     return kind
 
 
-def _entity_from_json(kind: tables.Kind[Any], key: str, value: Any) -> Any:
+def _entity_from_json(kind: tables.Kind[Any], key: str, value: object) -> Any:
     entity = GO.struct_from_json(kind.entity, value)
     if entity.id != key:
         raise Refused("ID", "is not the key of the record")
@@ -184,7 +184,7 @@ def _entity_from_json(kind: tables.Kind[Any], key: str, value: Any) -> Any:
         raise Refused(_go_path(error.field or ""), error.reason) from None
 
 
-def parse_record(bucket: Any, key: Any, value: Any) -> Record:
+def parse_record(bucket: object, key: object, value: object) -> Record:
     """The record for a bucket's name, a key and a parsed JSON value.
 
     Raises InvalidEntity for an unknown bucket, a key that is not the entity's ID, a field that Warren does not have,

@@ -94,12 +94,12 @@ class PathType(StrEnum):
     EXACT = "Exact"
 
 
-def _indexed(default: Any = dataclasses.MISSING) -> Any:
+def _indexed(default: object = dataclasses.MISSING) -> Any:
     """A field by which the store looks up entities: its values are keys of an index, at most KEY_MAX_BYTES long."""
     return field(default=default, metadata={"indexed": True})
 
 
-def _concealed(default: Any = b"") -> Any:
+def _concealed(default: object = b"") -> Any:
     """A field that holds, or often holds, secrets. It must not appear in logs and tracebacks."""
     return field(default=default, repr=False)
 

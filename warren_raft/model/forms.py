@@ -130,7 +130,7 @@ _PLAIN_FORMS: Final[dict[Any, Form]] = {
 }
 
 
-def _form_of(hint: Any) -> Form:
+def _form_of(hint: object) -> Form:
     """`tuple[X, ...]` is a sequence, `NodeRole | str` a choice; any other class is a structure, optional with None."""
     if hint in _PLAIN_FORMS:
         return _PLAIN_FORMS[hint]
@@ -142,7 +142,7 @@ def _form_of(hint: Any) -> Form:
     return Form(FormKind.STRUCT, cls=parts[0] if parts else hint, optional=bool(parts))
 
 
-def within(low: Any, high: Any = None, *, default: Any = 0) -> Any:
+def within(low: object, high: object = None, *, default: object = 0) -> Any:
     """A field with numbers from `low` to `high`, instead of from 0 to the greatest number that can be
     stored."""
     limits = {"low": low} if high is None else {"low": low, "high": high}
@@ -170,6 +170,6 @@ def _read_fields(cls: Any) -> tuple[EntityField, ...]:
     )
 
 
-def fields_of(cls: Any) -> tuple[EntityField, ...]:
+def fields_of(cls: object) -> tuple[EntityField, ...]:
     """The stored fields of the class of an entity or structure, in order, without `revision`."""
     return _read_fields(cls)  # mypy does not take a class for the argument of a cached function

@@ -167,7 +167,7 @@ class Notation:
     read: Mapping[FormKind, Callable[[object, str], object]]
     null_is_unset: bool
 
-    def fields_to_json(self, struct: Any) -> dict[str, Any]:
+    def fields_to_json(self, struct: object) -> dict[str, Any]:
         """The fields of an entity or structure under this notation's names, without `revision`."""
         return {self.name(f.name): self._to_json(getattr(struct, f.name), f.form) for f in fields_of(struct.__class__)}
 

@@ -224,7 +224,7 @@ def _check_key(text: str, path: str) -> None:
         raise Refused(path, f"is {size_bytes} bytes of UTF-8, at most {KEY_MAX_BYTES} are stored")
 
 
-def normalised(entity: Any) -> Any:
+def normalised(entity: object) -> Any:
     """The entity with every value in its normal form: the same object if it is so already. Raises Refused."""
     normal = _with_fields_converted(entity, "")
     _check_keys(normal)

@@ -155,7 +155,7 @@ def is_address(text: str) -> bool:
     return True
 
 
-def are_told(value: Any) -> bool:
+def are_told(value: object) -> bool:
     """Whether a peer's value is a list as `to_tell` makes it: rows of three texts, at most one for each member."""
     return type(value) is list and len(value) <= MEMBERS_MAX and all(map(_is_row, value))
 

@@ -452,7 +452,7 @@ class Core:
     def deliver_vote(self, peer_id: str, term: int) -> None:
         self._deliver(peer_id, {"type": "response_vote", "term": term})
 
-    def _deliver(self, peer_id: str, message: dict[str, Any]) -> None:
+    def _deliver(self, peer_id: str, message: dict[str, object]) -> None:
         self._links._onMessageReceived(self._node(peer_id), message)
         self._append = None
         self._look()

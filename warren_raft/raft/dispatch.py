@@ -148,7 +148,7 @@ class Dispatch:
             SnapshotWanted: self._on_snapshot_wanted,
         }
 
-    def receive(self, peer: str, number: int, wire: Mapping[str, Any]) -> None:
+    def receive(self, peer: str, number: int, wire: Mapping[str, object]) -> None:
         """A message came over the link of this number."""
         link = self._roster.links.get(peer)
         if link is None or link.number != number:

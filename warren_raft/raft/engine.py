@@ -108,7 +108,7 @@ class Engine(Readings):
     def hello(self) -> dict[str, Any]:
         return self._roster.hello().to_message()
 
-    def judge(self, hello: Mapping[str, Any], identity: Identity | None = None) -> Refusal | None:
+    def judge(self, hello: Mapping[str, object], identity: Identity | None = None) -> Refusal | None:
         """Why a peer is not let in; None: it is. `identity`: of its certificate; None: the link is plaintext."""
         refusal = self._roster.judge(hello, identity)
         if refusal is not None:

@@ -186,7 +186,7 @@ def _row_of(member: Member) -> list[object]:
     return [*row, _rows_of(member.certificates)] if member.certificates else row
 
 
-def _members_of(rows: Any) -> tuple[Member, ...]:
+def _members_of(rows: object) -> tuple[Member, ...]:
     """Raises TypeError or ValueError for rows that do not describe different members."""
     if type(rows) is not list or len(rows) > MEMBERS_MAX:
         raise ValueError(f"not a list of up to {MEMBERS_MAX} rows")
@@ -207,7 +207,7 @@ def _rows_of(certificates: Iterable[Certificate]) -> list[list[object]]:
     return [[certificate.serial, certificate.not_after] for certificate in certificates]
 
 
-def _certificates_of(rows: Any) -> tuple[Certificate, ...]:
+def _certificates_of(rows: object) -> tuple[Certificate, ...]:
     """Raises TypeError or ValueError for rows that do not describe certificates."""
     if type(rows) is not list or len(rows) > REMOVED_CERTIFICATES_KEPT:
         raise ValueError(f"not a list of up to {REMOVED_CERTIFICATES_KEPT} certificates")

@@ -46,69 +46,69 @@ class PeerFault(Exception):
 # The values of a field ------------------------------------------------------------------------------------------------
 
 
-def _is_index(value: Any) -> bool:
+def _is_index(value: object) -> bool:
     return type(value) is int and 0 <= value <= INDEX_MAX
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return type(value) is int and 0 < value <= INDEX_MAX
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return type(value) is str and len(value) <= TEXT_CHARACTERS
 
 
-def _is_bool(value: Any) -> bool:
+def _is_bool(value: object) -> bool:
     return type(value) is bool
 
 
-def _is_bytes(value: Any) -> bool:
+def _is_bytes(value: object) -> bool:
     return type(value) is bytes
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: object) -> bool:
     return type(value) is list
 
 
-def _is_entry(value: Any) -> bool:
+def _is_entry(value: object) -> bool:
     return type(value) is bytes and len(value) > 0
 
 
-def _is_command(value: Any) -> bool:
+def _is_command(value: object) -> bool:
     return type(value) is bytes and len(value) <= COMMAND_BYTES_MAX
 
 
-def _are_commands(value: Any) -> bool:
+def _are_commands(value: object) -> bool:
     return type(value) is list and len(value) <= COMMANDS_MAX and all(map(_is_command, value))
 
 
-def _is_chunk(value: Any) -> bool:
+def _is_chunk(value: object) -> bool:
     return type(value) is bytes and 0 < len(value) <= CHUNK_BYTES_MAX
 
 
-def _is_sha256(value: Any) -> bool:
+def _is_sha256(value: object) -> bool:
     return type(value) is str and len(value) == SHA256_CHARACTERS
 
 
-def _is_pair(value: Any) -> bool:
+def _is_pair(value: object) -> bool:
     return type(value) is list and len(value) == 2 and all(map(_is_index, value))
 
 
-def _are_texts_by_member(value: Any) -> bool:
+def _are_texts_by_member(value: object) -> bool:
     if type(value) is not dict or len(value) > MEMBERS_MAX:
         return False
     return all(type(part) is str and len(part) <= MEMBER_CHARACTERS for item in value.items() for part in item)
 
 
-def _is_state(value: Any) -> bool:
+def _is_state(value: object) -> bool:
     return value in (DONE, PENDING, WAIT, REFUSED)
 
 
-def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+def _or_none(check: Callable[[object], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or check(value)
 
 
-def _anything(_: Any) -> bool:
+def _anything(_: object) -> bool:
     return True
 
 

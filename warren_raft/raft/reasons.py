@@ -7,7 +7,7 @@ Invariant: no decision depends on a reason. A reason that came from a peer has a
 from __future__ import annotations
 
 import logging
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from warren_raft.raft.messages import RequestVote
 from warren_raft.support.log_lines import log_event
@@ -28,7 +28,7 @@ class Reason(NamedTuple):
         return [self.word, self.text[:TEXT_CHARACTERS]]
 
     @classmethod
-    def heard(cls, value: Any) -> Reason | None:
+    def heard(cls, value: object) -> Reason | None:
         """The reason in a peer's message; None: the peer gave no reason, or its form is wrong."""
         if type(value) is not list or len(value) != 2 or not all(type(part) is str for part in value):
             return None

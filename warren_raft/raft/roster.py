@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from warren_raft.certificates.identity import Identity
 from warren_raft.raft.address_book import AddressBook
@@ -292,7 +292,7 @@ class Roster:
             return b""
         return self.founding.encode()
 
-    def judge(self, message: Mapping[str, Any], identity: Identity | None) -> Refusal | None:
+    def judge(self, message: Mapping[str, object], identity: Identity | None) -> Refusal | None:
         try:
             theirs = Hello.from_message(message)
             refusal = judge(

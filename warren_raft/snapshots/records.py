@@ -139,7 +139,7 @@ def array_of(kind: Kind[Any], key: bytes, record: bytes, newest: int) -> tuple[A
 
 
 @cache  # bounded: one entry a class of model/entities.py
-def _struct_check(cls: Any) -> _Check:
+def _struct_check(cls: object) -> _Check:
     """Whether an array is decoded to a `cls` without an error. It may be, if the answer is no."""
     fields = fields_of(cls)
     width = len(fields)

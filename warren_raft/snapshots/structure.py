@@ -64,7 +64,7 @@ def _size(file: io.FileIO) -> int:
 class _QuickVerifier(lmdb.verify._Verifier):
     """LMDB's verifier, except for leaf pages with nothing but ordinary values."""
 
-    def _walk_leaf(self, ctx: dict[str, Any], pgno: int, buf: bytes) -> None:
+    def _walk_leaf(self, ctx: dict[str, object], pgno: int, buf: bytes) -> None:
         last = self._last_key_of(ctx, buf)
         if last is None:
             super()._walk_leaf(ctx, pgno, buf)  # type: ignore[no-untyped-call]

@@ -66,7 +66,7 @@ def decode_entity(kind: Kind[E], entity: bytes | memoryview, revision: int) -> E
     return _build(kind, array, revision, len(entity) <= SHARED_RECORD_BYTES_MAX)
 
 
-def _build(kind: Kind[E], array: Any, revision: Any, share: bool) -> E:
+def _build(kind: Kind[E], array: object, revision: object, share: bool) -> E:
     cls: Any = kind.entity
     if cls is None:
         if type(array) is not tuple or len(array) < 1 or type(array[0]) is not bytes:
@@ -134,12 +134,12 @@ INDEXED_WIDTHS: Final[Mapping[int, int]] = {kind.number: indexed_width(kind) for
 def _keys_of(index: Index, position: int) -> KeysOf:
     key = folded_key if index.folded else exact_key
 
-    def one(array: Sequence[Any]) -> tuple[bytes, ...]:
+    def one(array: Sequence[object]) -> tuple[bytes, ...]:
         value = array[position] if len(array) > position else None
         found = key(value) if type(value) is str else b""
         return (found,) if found else ()
 
-    def many(array: Sequence[Any]) -> tuple[bytes, ...]:
+    def many(array: Sequence[object]) -> tuple[bytes, ...]:
         values = array[position] if len(array) > position else None
         # `leading_items` makes lists, and `decode_record` tuples.
         if type(values) is not list and type(values) is not tuple:

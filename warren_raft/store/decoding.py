@@ -120,7 +120,7 @@ def _sharing(form: Form, convert: Convert) -> tuple[Convert, Convert]:
     encode = encoder_of(form)
     parts: dict[Any, Any] = {}
 
-    def make(value: Any) -> Any:
+    def make(value: object) -> Any:
         made = convert(value)
         if not made:  # an empty sequence or map: there is one object of each already
             return made
@@ -203,7 +203,7 @@ def _fitter(fields: tuple[EntityField, ...]) -> Callable[[Any], tuple[Any, ...]]
         None if field.required else decode_record(encoder_of(field.form)(field.default)) for field in fields
     )
 
-    def fit(array: Any) -> tuple[Any, ...]:
+    def fit(array: object) -> tuple[Any, ...]:
         if type(array) is not tuple or len(array) < required:
             raise MalformedRecord("not the array of an entity")
         return array[:width] + defaults[len(array) :]

@@ -116,7 +116,7 @@ def _key(value: Any) -> bytes:
     return _TEXT_HEADS[len(data)] + data
 
 
-def _id(value: Any) -> bytes:
+def _id(value: object) -> bytes:
     """The bytes of an id. A subclass of str is refused, because the id itself is also passed on beside the bytes."""
     if type(value) is not str or not value:
         raise TypeError
@@ -131,7 +131,7 @@ def _integer(value: int) -> bytes:
 
 
 def _integer_encoder(low: int, high: int) -> Encode:
-    def integer(value: Any) -> bytes:
+    def integer(value: object) -> bytes:
         if type(value) is not int:
             raise TypeError
         if not low <= value <= high:
@@ -142,7 +142,7 @@ def _integer_encoder(low: int, high: int) -> Encode:
 
 
 def _number_encoder(low: float, high: float) -> Encode:
-    def number(value: Any) -> bytes:
+    def number(value: object) -> bytes:
         if type(value) is not float or not math.isfinite(value):
             raise TypeError
         if not low <= value <= high:
@@ -152,7 +152,7 @@ def _number_encoder(low: float, high: float) -> Encode:
     return number
 
 
-def _flag(value: Any) -> bytes:
+def _flag(value: object) -> bytes:
     if value is False:
         return _FALSE
     if value is True:
@@ -160,7 +160,7 @@ def _flag(value: Any) -> bytes:
     raise TypeError
 
 
-def _bytes(value: Any) -> bytes:
+def _bytes(value: object) -> bytes:
     if type(value) is not bytes:
         raise TypeError
     return _head(_BYTES, len(value)) + value
@@ -171,7 +171,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _GO_ZERO: Final = (GO_ZERO_TIME - _EPOCH) // _MICROSECOND
 
 
-def _time(value: Any) -> bytes:
+def _time(value: object) -> bytes:
     """Microseconds since 1970; null for a time that is not set."""
     if value is None:
         return _NULL
@@ -188,7 +188,7 @@ def _duration_encoder(low: timedelta, high: timedelta) -> Encode:
     """An encoder of durations, in microseconds."""
     integer = _integer_encoder(low // _MICROSECOND, high // _MICROSECOND)
 
-    def duration(value: Any) -> bytes:
+    def duration(value: object) -> bytes:
         if type(value) is not timedelta:
             raise TypeError
         if not value:
@@ -198,7 +198,7 @@ def _duration_encoder(low: timedelta, high: timedelta) -> Encode:
     return duration
 
 
-def _map(mapping: Any) -> bytes:
+def _map(mapping: object) -> bytes:
     """In the order of the keys, so that equal maps have equal bytes."""
     if type(mapping) is not FrozenMap and type(mapping) is not dict:
         raise TypeError
@@ -225,7 +225,7 @@ def _choice_encoder(enum: Any) -> Encode:
 
 
 def _sequence_encoder(item: Encode) -> Encode:
-    def sequence(value: Any) -> bytes:
+    def sequence(value: object) -> bytes:
         if type(value) is not tuple:
             if type(value) is not list:
                 raise TypeError
@@ -344,7 +344,7 @@ def struct_encoder(cls: Any) -> Encode:
     return compiled("encode", source, f"<encoder of {cls.__module__}.{cls.__qualname__}>", names)
 
 
-def compiled(name: str, source: str, filename: str, names: dict[str, Any]) -> Callable[..., Any]:
+def compiled(name: str, source: str, filename: str, names: dict[str, object]) -> Callable[..., Any]:
     """The function `name` of a source that was made only from the names of our own fields. `names`: its globals.
 
     Tracebacks show the source, under `filename`.

@@ -84,7 +84,7 @@ def _one_at_a_time(path: str, open_it: Callable[[], T]) -> T:
 _file_keys: Final[Any] = lmdb._envid.env_keys
 
 
-def _keys_of_this_process(path: Any, subdir: Any) -> tuple[object, ...]:
+def _keys_of_this_process(path: object, subdir: object) -> tuple[object, ...]:
     """py-lmdb remembers the open files and refuses to open one twice. It does not forget them in a forked child, where
     the environments belong to the parent. So its keys here also hold the number of forks of this process."""
     return tuple((_process.forks, key) for key in _file_keys(path, subdir))

@@ -459,7 +459,7 @@ class ReadersTable:
 
     # ---- reading
 
-    def begin(self, *arguments: Any) -> ForeignRead:
+    def begin(self, *arguments: object) -> ForeignRead:
         """Like `lmdb.Environment.begin`, for `with`. Raises InUse (no slot is free), lmdb.Error."""
         read = ForeignRead(self)
         slot = read.slot = self._take(id(read))

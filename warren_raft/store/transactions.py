@@ -331,7 +331,7 @@ class ReadTransaction(Transaction):
     def __exit__(self, *_exception: object) -> None:
         self.end(NOT_OPEN)
 
-    def end(self, stand_in: Any) -> None:
+    def end(self, stand_in: object) -> None:
         """Give the snapshot up. Idempotent."""
         with self.lock:
             begun = self.abandon(stand_in)
@@ -339,7 +339,7 @@ class ReadTransaction(Transaction):
             begun.abort()
         self.database.unregister(self)
 
-    def abandon(self, stand_in: Any) -> Any:
+    def abandon(self, stand_in: object) -> Any:
         """Like Transaction.abandon, but returns the object that `Database.begin` gave."""
         begun, self._begun = self._begun, None
         super().abandon(stand_in)

@@ -115,7 +115,7 @@ class Workers(Executor):
             del job, tell  # so that this thread keeps nothing of this job alive while it waits for the next
 
 
-def _done(future: Future[Any], job: Callable[[], Any]) -> Callable[[], None]:
+def _done(future: Future[object], job: Callable[[], object]) -> Callable[[], None]:
     """Do the job. The returned function publishes its result."""
     if not future.set_running_or_notify_cancel():
         return lambda: None

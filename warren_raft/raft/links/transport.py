@@ -364,7 +364,7 @@ class Transport:
 
     # Called by dialers.
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Run `work` in the background. If it fails, the loop's exception handler is called."""
         task = self._loop.create_task(work)
         self._tasks.add(task)

@@ -70,7 +70,7 @@ class BadFrame(WarrenError):
     """The bytes are not a frame of ours. The place in the stream is lost, so the connection has to be dropped."""
 
 
-def encode_body(message: Mapping[str, Any]) -> bytes:
+def encode_body(message: Mapping[str, object]) -> bytes:
     """The CBOR of a message.
 
     Raises `InvariantViolation` if the message cannot be sent at all: it is too large (callers refuse such data long
