@@ -42,6 +42,8 @@ def waited_seconds() -> float:
 BEFORE: Final = pytest.StashKey[float]()
 """`waited_seconds` when the test began."""
 TOO_BUSY: Final = pytest.StashKey[bool]()
+RAN_AGAIN: Final = "ran again on a busy machine"
+"""The property of a report that says so, because reports are what a worker of xdist sends."""
 _running: list[pytest.Item] = []
 
 
@@ -81,8 +83,25 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         reports = runtestprotocol(item, nextitem=nextitem, log=False)
         if not item.stash[TOO_BUSY] or attempt == ATTEMPTS:
             break
+        item.user_properties.append((RAN_AGAIN, attempt))
     _running.pop()
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name each test that ran again. A test that is here often has a fault that shows only now and then."""
+    ran_again = [
+        report.nodeid
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport)
+        and report.when == "call"
+        and any(name == RAN_AGAIN for name, _ in report.user_properties)
+    ]
+    if ran_again:
+        terminalreporter.section(RAN_AGAIN)
+        for nodeid in sorted(ran_again):
+            terminalreporter.line(nodeid)

@@ -63,6 +63,9 @@ def test_only_a_late_test_on_a_busy_machine_is_run_again(tmp_path: Path) -> None
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=100, check=False)
     assert "3 failed, 2 passed" in done.stdout, done.stdout
     assert "waited 1.0 s for a processor" in done.stdout
+    _, _, summary = done.stdout.partition(busy_machine.RAN_AGAIN)
+    named = [line.rpartition("::")[2] for line in summary.splitlines() if line.startswith("test_runs.py::")]
+    assert named == ["test_never_passes", "test_passes_the_third_time"]
 
 
 def test_the_kernel_says_how_long_threads_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
