@@ -73,6 +73,8 @@ if TYPE_CHECKING:
     from .model.entities import Volume as Volume
     from .model.entities import VolumeMount as VolumeMount
     from .model.forms import FrozenMap as FrozenMap
+    from .model.json_form import from_json as from_json
+    from .model.json_form import to_json as to_json
     from .recovery.restore import Restored as Restored
     from .recovery.restore import restore as restore
     from .results import CertificateStatus as CertificateStatus
@@ -150,6 +152,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "WatchLost",
     ),
     "model.forms": ("FrozenMap",),
+    "model.json_form": ("from_json", "to_json"),
     "local.read_only": ("ReadOnlyStore",),
     "local.store": ("LocalStore",),
     "manager.store": ("ReplicatedStore",),

@@ -6,6 +6,7 @@ Scripts read these names and notations, so each is pinned here by example as wel
 from __future__ import annotations
 
 import json
+import types
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,6 +29,7 @@ from warren_raft.model.entities import (
     Node,
     NodeResources,
     NodeRole,
+    PortMapping,
     Secret,
     Service,
     UpdateConfig,
@@ -119,6 +121,7 @@ REFUSED: list[tuple[type[Entity], Any, str | None, str]] = [
     (Service, {"id": "s", "Replicas": 3}, "Replicas", "there is no such field; did you mean replicas?"),
     (Service, {"name": "web"}, "id", "missing"),
     (Service, {}, "id", "missing"),
+    (Service, {"id": "s", "ports": [{"container_port": "80"}]}, "ports[0].container_port", "must be a whole number"),
     (Service, {"id": None}, "id", "must be text, not null"),
     (Service, {"id": ""}, "id", "empty"),
     (Service, {"id": "s", "replicas": "3"}, "replicas", "must be a whole number, not text"),
@@ -202,6 +205,17 @@ def test_a_mistake_in_a_secret_does_not_quote_it() -> None:
 def test_an_object_that_is_not_an_entity_has_no_json() -> None:
     with pytest.raises(InvalidEntity):
         from_json(HealthStatus, {})  # type: ignore[type-var]
+    with pytest.raises(InvalidEntity, match="HealthStatus is not the class of an entity"):
+        to_json(HealthStatus())  # type: ignore[arg-type]
+
+
+def test_any_mapping_and_any_tuple_are_taken() -> None:
+    """A program may have made them without json.loads."""
+    port = types.MappingProxyType({"container_port": 80})
+    given_in = types.MappingProxyType({"id": "s", "ports": (port,), "labels": FrozenMap({"a": "b"})})
+    assert from_json(Service, given_in) == Service(
+        id="s", ports=(PortMapping(container_port=80),), labels=FrozenMap({"a": "b"})
+    )
 
 
 def test_an_entity_of_a_newer_manager_can_be_shown() -> None:

@@ -1,4 +1,4 @@
-"""Entities as JSON for the command line and scripts: snake_case names, times as RFC 3339.
+"""Entities as JSON for programs, the command line and scripts: snake_case names, times as RFC 3339.
 
 The walk over an entity is here, once for every notation; Warren's own notation is a table in migrate/records.py.
 Invariant: `from_json(type(e), to_json(e)) == e` for every valid entity; `revision` is written, but never read.
@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Final
 
 from warren_raft.errors import InvalidEntity
-from warren_raft.model.entities import EntityT, kind_name, validate
+from warren_raft.model.entities import Entity, EntityT, kind_name, validate
 from warren_raft.model.forms import Form, FormKind, fields_of
 from warren_raft.model.validation import KEY_SHOWN, Refused
 from warren_raft.support.wording import did_you_mean
@@ -181,7 +181,7 @@ class Notation:
 
     def struct_from_json(self, cls: Any, value: object, path: str = "") -> Any:
         """The entity or structure of a JSON object, not yet validated. Raises Refused."""
-        if not isinstance(value, dict):
+        if not isinstance(value, Mapping):
             raise wrong_json(path, value, "a JSON object")
         prefix = path + "." if path else ""
         unread = dict(value)
@@ -202,7 +202,7 @@ class Notation:
 
     def _from_json(self, value: object, form: Form, path: str) -> Any:
         if form.kind is FormKind.SEQUENCE:
-            if not isinstance(value, list):
+            if not isinstance(value, list | tuple):
                 raise wrong_json(path, value, "a list")
             return tuple(self._from_json(item, form.item, f"{path}[{number}]") for number, item in enumerate(value))
         if form.kind is FormKind.STRUCT:
@@ -239,22 +239,26 @@ _OURS: Final = Notation(
 )
 
 
-def to_json(entity: Any) -> dict[str, Any]:
-    """An entity as a dict that `json.dumps` takes: its fields in order, then `revision`.
+def to_json(entity: Entity) -> dict[str, Any]:
+    """An entity as a dict that `json.dumps` takes: its fields in order, then `revision`. Any thread may call it.
 
-    Times are RFC 3339 text in UTC or None, durations seconds (an int where whole), bytes base64.
+    Times are RFC 3339 text in UTC with microseconds, or None; durations are seconds (an int if whole); bytes are
+    base64. `warren-raft get -o json` prints the same. Raises InvalidEntity for an object that is not an entity. An
+    entity that was never stored may hold values that a write would refuse: they are written as they are.
     """
+    kind_name(entity.__class__)
     return {**_OURS.fields_to_json(entity), "revision": entity.revision}
 
 
 def from_json(cls: type[EntityT], value: object) -> EntityT:
-    """The validated entity of a parsed JSON object. Missing fields take their defaults.
+    """The valid entity in a parsed JSON object (any mapping). Missing fields get their defaults. Any thread may call.
 
-    `revision` is accepted and ignored. Raises InvalidEntity, with the field's path, for an unknown field, a missing id,
-    a wrong type, bad base64, a bad time, and everything that `validate` refuses.
+    `revision` is accepted and ignored. Raises InvalidEntity, whose `field` is a path as `ports[0].container_port`, for
+    an unknown field, a missing id, a wrong type, bad base64, a bad time, and each value that a write would refuse. The
+    error never quotes bytes, which may be a secret.
     """
     kind = kind_name(cls)
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise InvalidEntity(kind, wrong_json("", value, "a JSON object").reason)
     given = {name: part for name, part in value.items() if name != "revision"}
     try:
