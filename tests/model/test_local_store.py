@@ -27,6 +27,7 @@ from warren_raft.model.entities import TLSCertificate
 from warren_raft.store import codec
 from warren_raft.store.interface import Batch
 from warren_raft.store.tables import (
+    BY_NUMBER,
     CA_ID,
     CERTIFICATE,
     CONTAINER,
@@ -50,6 +51,11 @@ BY_NAME = ("service", "secret", "volume", "ingress", "certificate")
 
 def method_name(kind: Kind[Any]) -> str:
     return METHOD_NAMES.get(kind.name, kind.name)
+
+
+def texts_of(kind: Kind[Any], entity: Any) -> tuple[str, ...]:
+    """The indexed values that the history keeps."""
+    return tuple(getattr(entity, index.field) for index in kind.indexes if not index.many)
 
 
 def plural_name(kind: Kind[Any]) -> str:
@@ -259,12 +265,19 @@ class LocalStoreModel(RuleBasedStateMachine):
     def the_history_leads_to_the_state(self) -> None:
         found: dict[str, dict[str, tuple[Any, int]]] = {kind.name: {} for kind in KINDS}
         with self.store._machine.database.read() as transaction:
-            for change in since(transaction, 0):
-                if change.entity is None:
-                    del found[change.kind.name][change.id]
-                else:
-                    entity = codec.decode_entity(change.kind, change.entity, change.revision)
-                    found[change.kind.name][change.id] = (entity, change.revision)
+            for revision, operations, before in since(transaction, 0):
+                assert before is not None
+                for operation, values in zip(operations, before, strict=True):
+                    kind = BY_NUMBER[operation.kind_number]
+                    table, id_ = found[kind.name], operation.id
+                    old = texts_of(kind, table[id_][0]) if id_ in table and kind.indexes else None
+                    if operation.entity is None:
+                        del table[id_]
+                        assert values == old
+                        continue
+                    entity = codec.decode_entity(kind, operation.entity, revision)
+                    table[id_] = (entity, revision)
+                    assert values == old or (values is None and old == texts_of(kind, entity))
         assert found == self.model.tables
 
 

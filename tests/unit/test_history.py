@@ -6,9 +6,12 @@ The history for it is bounded in number and in bytes, and no transaction ever de
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import cbor2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,16 +21,11 @@ from warren_raft.errors import StorageFull, WatchLost
 from warren_raft.fsm import history
 from warren_raft.fsm.history import Change, History, since
 from warren_raft.fsm.machine import StateMachine
-from warren_raft.model.entities import Node, Service
+from warren_raft.model.entities import Container, Node, Service, TLSCertificate
 from warren_raft.store import codec
-from warren_raft.store.command import encode_operations
+from warren_raft.store.command import DELETE, PUT, encode_operations
 from warren_raft.store.database import Database
-from warren_raft.store.tables import (
-    CA,
-    CA_ID,
-    NODE,
-    SERVICE,
-)
+from warren_raft.store.tables import CERTIFICATE, CONTAINER, NODE, SERVICE
 from warren_raft.store.transactions import HISTORY, WriteTransaction
 
 
@@ -67,15 +65,15 @@ def test_every_change_is_seen_in_order_with_its_result(machine: StateMachine) ->
     one(machine, delete(NODE, "n-1"))
     one(machine, put(b"the CA"))
     expected = [
-        Change(1, "put", NODE, "n-1", codec.encode(NODE, node(1)), 0),
-        Change(2, "delete", NODE, "n-1", None, 0),
-        Change(3, "put", CA, CA_ID, codec.encode(CA, b"the CA"), 0),
+        Change(1, (put(node(1)),), (None,)),
+        Change(2, (delete(NODE, "n-1"),), (None,)),
+        Change(3, (put(b"the CA"),), (None,)),
     ]
     for revision in range(4):
         assert changes_since(machine, revision) == expected[revision:]
 
 
-def test_a_batch_is_one_revision_with_counted_changes(machine: StateMachine) -> None:
+def test_a_batch_is_one_revision_with_its_changes_in_order(machine: StateMachine) -> None:
     """Only an effective operation is a change: the deletion of a missing entity is none."""
     one(
         machine,
@@ -85,13 +83,73 @@ def test_a_batch_is_one_revision_with_counted_changes(machine: StateMachine) -> 
         put(node(1)),
         delete(NODE, "n-1"),
     )
-    found = [(c.revision, c.operation, c.kind, c.id, c.index) for c in changes_since(machine, 0)]
-    assert found == [
-        (1, "put", NODE, "n-1", 0),
-        (1, "put", SERVICE, "s", 1),
-        (1, "put", NODE, "n-1", 2),
-        (1, "delete", NODE, "n-1", 3),
+    (change,) = changes_since(machine, 0)
+    assert [(each.verb, each.kind_number, each.id) for each in change.operations] == [
+        (PUT, NODE.number, "n-1"),
+        (PUT, SERVICE.number, "s"),
+        (PUT, NODE.number, "n-1"),
+        (DELETE, NODE.number, "n-1"),
     ]
+
+
+def container(service: str, on_node: str, **fields: Any) -> Container:
+    return Container(id="c-1", service_id=service, node_id=on_node, **fields)
+
+
+def test_the_indexed_values_before_a_change_are_kept_if_it_took_them_away(machine: StateMachine) -> None:
+    """A watcher of node n-1 has to hear that a container left it, and of deletes only those of its containers."""
+    one(machine, put(container("s-1", "n-1")))
+    one(machine, put(container("s-1", "n-1", service_name="web", error="an unchanged place")))
+    one(machine, put(container("s-1", "n-2")))
+    one(machine, put(Service(id="s-1", name="web")), put(container("s-1", "")), put(Service(id="s-1", name="db")))
+    one(machine, delete(CONTAINER, "c-1"), delete(SERVICE, "s-1"), delete(CONTAINER, "none"))
+    assert [change.before for change in changes_since(machine, 0)] == [
+        (None,),
+        (None,),
+        (("s-1", "n-1"),),
+        (None, ("s-1", "n-2"), ("web",)),
+        (("s-1", ""), ("db",)),
+    ]
+
+
+def test_a_value_that_is_not_indexed_is_kept_as_an_empty_text(machine: StateMachine) -> None:
+    """No writer makes such entities, but a peer can send them."""
+    for service in ("s" * 512, "ä" * 256, 7, "s" * 511):
+        fields = cbor2.loads(codec.encode(CONTAINER, container("", "n-1")))
+        entity = cbor2.dumps([fields[0], service, *fields[2:]])
+        one(machine, put(container("", ""))._replace(entity=entity))
+        one(machine, delete(CONTAINER, "c-1"))
+    found = [change.before for change in changes_since(machine, 0)]
+    assert found[1::2] == [(("", "n-1"),), (("", "n-1"),), (("", "n-1"),), (("s" * 511, "n-1"),)]
+
+
+def test_hosts_are_not_kept(machine: StateMachine) -> None:
+    """They may be 32,768 an entity, and no watch filters by them."""
+    one(machine, put(TLSCertificate(id="t", name="web", hosts=("a.example", "b.example"))))
+    one(machine, put(TLSCertificate(id="t", name="web", hosts=("c.example",))))
+    one(machine, delete(CERTIFICATE, "t"))
+    assert [change.before for change in changes_since(machine, 1)] == [(("web",),), (("web",),)]
+
+
+def test_the_values_before_are_unknown_in_a_record_of_an_earlier_release(machine: StateMachine) -> None:
+    """A watcher that needs them has to say that it is lost, and must not take "unknown" for "unchanged"."""
+    one(machine, put(container("s-1", "n-1")))
+    one(machine, put(container("s-1", "n-1")))
+    with machine.database.write() as transaction:
+        key, record = next(transaction.scan(HISTORY))
+        transaction.store(HISTORY, key, record[:2] + bytes((record[2] & 0x7F,)) + record[3:])
+    unknown, known = changes_since(machine, 0)
+    assert unknown == known._replace(revision=1, before=None)
+    assert len(kept(machine)) == 2
+
+
+def test_an_aborted_change_leaves_no_values_to_the_next_one(machine: StateMachine) -> None:
+    one(machine, put(container("s-1", "n-1")))
+    with suppress(ZeroDivisionError), machine.database.write() as transaction:
+        transaction.delete(CONTAINER, "c-1")
+        raise ZeroDivisionError
+    one(machine, put(node(1)))
+    assert changes_since(machine, 1) == [Change(2, (put(node(1)),), (None,))]
 
 
 def test_an_operation_without_effect_is_not_a_change(machine: StateMachine) -> None:
@@ -174,11 +232,10 @@ def test_the_changes_of_an_entry_share_records_and_a_watcher_may_stand_between_t
     one(machine, put(node(0)))
     apply(machine, command(put(node(1))), command(put(node(2)), delete(NODE, "n-1")), b"junk", command(put(node(3))))
     expected = [
-        Change(1, "put", NODE, "n-0", codec.encode(NODE, node(0)), 0),
-        Change(2, "put", NODE, "n-1", codec.encode(NODE, node(1)), 0),
-        Change(3, "put", NODE, "n-2", codec.encode(NODE, node(2)), 0),
-        Change(3, "delete", NODE, "n-1", None, 1),
-        Change(4, "put", NODE, "n-3", codec.encode(NODE, node(3)), 0),
+        Change(1, (put(node(0)),), (None,)),
+        Change(2, (put(node(1)),), (None,)),
+        Change(3, (put(node(2)), delete(NODE, "n-1")), (None, None)),
+        Change(4, (put(node(3)),), (None,)),
     ]
     for revision in range(5):
         assert changes_since(machine, revision) == [change for change in expected if change.revision > revision]
@@ -188,6 +245,24 @@ def test_the_changes_of_an_entry_share_records_and_a_watcher_may_stand_between_t
     monkeypatch.setattr(history, "MAX_CHANGES", 2)
     one(machine, put(node(4)))
     assert kept(machine) == ([4, 5] if record_bytes <= 60 else [5])
+
+
+def test_a_body_whose_values_do_not_fit_it_is_told(machine: StateMachine) -> None:
+    one(machine, put(container("s", "n-1")))
+    one(machine, put(container("s", "n-2")))
+    with machine.database.read() as transaction:
+        _, (key, record) = transaction.scan(HISTORY)
+    head, size, rest = record[:9], record[12], record[13:]
+    wrong = [record[:cut] for cut in (9, 12, 13, 14, 20, 21, 22, 24, -1)]
+    wrong += [head + bytes((0, 0, 0, number)) + rest for number in (0, size - 1, size + 1, 255)]
+    wrong += [head + bytes((0, 0, 0, size, count)) + rest[1:] for count in (0, 2, 4, 255)]
+    wrong += [head + bytes((0, 0, 0, size, 3, 0, 1, 0xFF)) + rest[4:]]  # not UTF-8
+    for each in wrong:
+        with machine.database.write() as transaction:
+            transaction.store(HISTORY, key, each)
+        assert changes_since(machine, 2) == []
+        with pytest.raises(ValueError, match=r"the history|not an operation|after the end|too long"):
+            changes_since(machine, 1)
 
 
 @pytest.mark.parametrize("cut", [8, 15, 16, -1])
@@ -245,17 +320,14 @@ def test_an_empty_history_of_a_restored_state_is_complete_from_its_revision_on(m
 
 
 def test_the_layout_of_a_record_is_pinned(machine: StateMachine) -> None:
-    """It is on the disk, and in snapshots: 8 bytes with the size of all that was ever kept, then the operations.
-
-    Format 1 has only such records.
-    """
+    """It is on the disk, and in snapshots: 8 bytes with the size of all that was ever kept, then the operations."""
     one(machine, put(node(1)))
     with machine.database.read() as transaction:
         ((key, record),) = transaction.scan(HISTORY)
     body = encode_operations([put(node(1))])
     assert key == (1).to_bytes(8, "big")
     size = 8 + len(body) + history.RECORD_OVERHEAD_BYTES
-    assert record == size.to_bytes(8, "big") + body
+    assert record == bytes((0, 0, 0x80, 0, 0, 0)) + size.to_bytes(2, "big") + body
     apply(machine, command(put(node(1))), command(delete(NODE, "n-1")), command(put(node(1))))
     with machine.database.read() as transaction:
         _, (key, record) = transaction.scan(HISTORY)
@@ -263,7 +335,14 @@ def test_the_layout_of_a_record_is_pinned(machine: StateMachine) -> None:
     rest = b"".join(len(each).to_bytes(4, "big") for each in bodies) + b"".join(bodies)
     assert key == (4).to_bytes(8, "big")
     total = size + 8 + len(rest) + history.RECORD_OVERHEAD_BYTES
-    assert record == (2).to_bytes(2, "big") + total.to_bytes(6, "big") + rest
+    assert record == (2).to_bytes(2, "big") + (1 << 47 | total).to_bytes(6, "big") + rest
+    one(machine, put(container("s", "n-1")), put(node(1)))
+    one(machine, put(container("s", "n-2")), delete(NODE, "n-1"))
+    with machine.database.read() as transaction:
+        *_, (key, record) = transaction.scan(HISTORY)
+    values = bytes((3, 0, 1)) + b"s" + bytes((0, 3)) + b"n-1" + bytes((0,))
+    body = encode_operations([put(container("s", "n-2")), delete(NODE, "n-1")])
+    assert record[8:] == b"\x5a" + len(values).to_bytes(4, "big") + values + body
 
 
 def test_a_reader_takes_as_much_as_it_wants(machine: StateMachine) -> None:
@@ -285,11 +364,12 @@ def test_replaying_the_history_gives_the_state(
             operations = [delete(NODE, f"n-{n}") if n % 2 else put(node(n // 2 * 2 + batch % 2)) for n in numbers]
             apply(machine, command(*operations), *(command(operation) for operation in operations))
         replica: dict[str, tuple[int, bytes]] = {}
-        for change in changes_since(machine, 0):
-            if change.entity is None:
-                del replica[change.id]
-            else:
-                replica[change.id] = (change.revision, change.entity)
+        for revision, operations, _ in changes_since(machine, 0):
+            for operation in operations:
+                if operation.entity is None:
+                    del replica[operation.id]
+                else:
+                    replica[operation.id] = (revision, operation.entity)
         with database.read() as transaction:
             stored = {key.decode(): record for key, record in transaction.items(NODE)}
         assert {id_: codec.make_record(*found) for id_, found in replica.items()} == stored

@@ -20,7 +20,7 @@ from warren_raft.fsm.answers import (
     Error,
     Result,
 )
-from warren_raft.fsm.history import History
+from warren_raft.fsm.history import History, with_before
 from warren_raft.fsm.sessions import Answer, Sessions
 from warren_raft.store import codec
 from warren_raft.store.command import (
@@ -43,6 +43,7 @@ from warren_raft.store.transactions import (
     MEMBERSHIP,
     META,
     META_KEYS,
+    KeysBefore,
     ReadTransaction,
     WriteTransaction,
 )
@@ -228,17 +229,23 @@ class Entries:
         if conflict is not None:
             return self._revision, conflict
         revision = self._revision + 1
-        changed = self._change(operations, codec.record_head(revision))
+        changed, before = self._change(operations, codec.record_head(revision))
         if changed:
             self._revision = revision
             body = encoded_operations(data) if len(changed) == len(operations) else encode_operations(changed)
+            if before is not None:
+                body = with_before(body, changed, before)
             self._history.append(self._transaction, revision, body)
         return self._revision, None
 
-    def _change(self, operations: Sequence[Operation], head: bytes) -> list[Operation]:
-        """Put and delete entities; `head` begins each record. Returns the operations that changed something."""
+    def _change(
+        self, operations: Sequence[Operation], head: bytes
+    ) -> tuple[list[Operation], dict[int, KeysBefore] | None]:
+        """Put and delete entities; `head` begins each record. Returns the operations that changed something, and by
+        their place in this list the keys that they removed or changed."""
         transaction = self._transaction
-        changed = []
+        changed: list[Operation] = []
+        lost: dict[int, KeysBefore] | None = None
         for operation in operations:
             _, kind_number, id_, entity, _ = operation
             key = id_.encode()
@@ -251,8 +258,13 @@ class Entries:
                 if before is None:
                     continue
             self._digest_total += digest.difference(_TARGETS[kind_number].frame, key, before, record)
+            if transaction.keys_before is not None:
+                if lost is None:
+                    lost = {}
+                lost[len(changed)] = transaction.keys_before
+                transaction.keys_before = None
             changed.append(operation)
-        return changed
+        return changed, lost
 
     def _conflict(self, operations: Sequence[Operation]) -> Error | None:
         """The first condition that does not hold. Later operations see the effect of earlier ones of the same

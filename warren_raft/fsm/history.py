@@ -8,16 +8,14 @@ Invariant: every change above some revision is kept, without a gap. A reader of 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Any, Final, Literal
+from typing import Final, NamedTuple, TypeAlias
 
 from warren_raft.errors import WatchLost
-from warren_raft.store import command as commands
-from warren_raft.store.command import PUT
-from warren_raft.store.tables import BY_NUMBER, Kind
-from warren_raft.store.transactions import HISTORY, ReadTransaction, WriteTransaction
+from warren_raft.store.command import Operation, decode_operations
+from warren_raft.store.tables import BY_NUMBER
+from warren_raft.store.transactions import HISTORY, KeysBefore, ReadTransaction, WriteTransaction
 
 MAX_CHANGES: Final = 100_000
 """Revisions kept. At 100 changes a second, a watcher may be away for a quarter of an hour."""
@@ -42,24 +40,38 @@ RECORD_OVERHEAD_BYTES: Final = 32
 """The approximate bytes that LMDB and the key add to a record."""
 
 _HEAD_SIZE: Final = 8
-_TOTAL_BITS: Final = 48
+_COUNT_SHIFT: Final = 48
+_TOTAL_BITS: Final = 47
+_HAS_BEFORE: Final = 1 << _TOTAL_BITS
+"""In the head of a record whose changes have the values before them. The first releases kept no such values."""
+_BEFORE: Final = b"\x5a"
+"""Before the operations of a revision, if it removed or changed an indexed value. (Operations begin with 9a.)"""
 _LENGTH_SIZE: Final = 4
 _CHANGES_MAX: Final = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change of one entity. `index` counts the changes of one revision; a batch has several.
+_SINGLE: Final[Mapping[int, tuple[int, ...]]] = {
+    number: tuple(place for place, index in enumerate(kind.indexes) if not index.many)
+    for number, kind in BY_NUMBER.items()
+}
+"""For each kind, the places of the indexes whose values are kept: those of one value an entity."""
 
-    `entity` is the entity bytes of store/codec.py as of that revision, None for a delete.
+Values: TypeAlias = tuple[str, ...]
+"""The indexed values of an entity, without those of sequences (hosts), in the order of `Kind.indexes`. For a container
+(service_id, node_id). A value that is not indexed, because it is empty or too long, is ""."""
+
+
+class Change(NamedTuple):
+    """One revision: the operations that changed something, in their order.
+
+    `before` has for each operation the values before it, if it deleted the entity or changed one of them, else None (so
+    also for the first put of an entity, and for a kind without indexes). It is None as a whole if the values are not
+    known, because an earlier release kept this change.
     """
 
     revision: int
-    operation: Literal["put", "delete"]
-    kind: Kind[Any]
-    id: str
-    entity: bytes | None = field(repr=False)  # it may be a secret
-    index: int
+    operations: tuple[Operation, ...]
+    before: tuple[Values | None, ...] | None
 
 
 def floor(transaction: ReadTransaction | WriteTransaction) -> int:
@@ -83,21 +95,73 @@ def _changes(records: Iterator[tuple[bytes, bytes]], after: int) -> Iterator[Cha
     for key, record in records:
         bodies = _bodies_of(record)
         for revision, body in enumerate(bodies, _revision_in(key) - len(bodies) + 1):
-            if revision <= after:
-                continue
-            for index, operation in enumerate(commands.decode_operations(body)):
-                kind = BY_NUMBER[operation.kind_number]
-                word: Literal["put", "delete"] = "put" if operation.verb == PUT else "delete"
-                yield Change(revision, word, kind, operation.id, operation.entity, index)
+            if revision > after:
+                yield _change_in(revision, body, has_before=bool(_head_of(record) & _HAS_BEFORE))
+
+
+def _change_in(revision: int, body: bytes, *, has_before: bool) -> Change:
+    """Raises ValueError for bytes that `History` did not make."""
+    if not has_before:
+        return Change(revision, decode_operations(body), None)
+    if not body.startswith(_BEFORE):
+        operations = decode_operations(body)
+        return Change(revision, operations, (None,) * len(operations))
+    try:
+        (size,) = struct.unpack_from(">I", body, 1)
+        start = 1 + _LENGTH_SIZE
+        operations = decode_operations(body, start + size)
+        return Change(revision, operations, _values_in(body[start : start + size], len(operations)))
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        raise ValueError(f"a record of the history without the values that it names: {error}") from None
+
+
+def with_before(operations: bytes, changed: Sequence[Operation], before: Mapping[int, KeysBefore]) -> bytes:
+    """The body of a revision: the encoded operations, behind the values that they removed or changed.
+
+    `before`: by the place of an operation in `changed`, the keys of its entity before it. For each operation one byte
+    is kept, 0 or one more than its number of values, and each value with its length in 2 bytes.
+    """
+    parts = []
+    for place, operation in enumerate(changed):
+        keys = before.get(place)
+        if keys is None:
+            parts.append(b"\0")
+            continue
+        single = _SINGLE[operation.kind_number]
+        parts.append(bytes((1 + len(single),)))
+        for index in single:
+            value = keys[index][0] if keys[index] else b""
+            parts += (len(value).to_bytes(2, "big"), value)
+    values = b"".join(parts)
+    return b"".join((_BEFORE, len(values).to_bytes(_LENGTH_SIZE, "big"), values, operations))
+
+
+def _values_in(data: bytes, count: int) -> tuple[Values | None, ...]:
+    """The values before `count` operations. Raises IndexError, struct.error or UnicodeDecodeError."""
+    found: list[Values | None] = []
+    at = 0
+    for _ in range(count):
+        size = data[at]
+        at += 1
+        values = []
+        for _ in range(size - 1):
+            (length,) = struct.unpack_from(">H", data, at)
+            at += 2 + length
+            values.append(data[at - length : at].decode())
+        found.append(tuple(values) if size else None)
+    if at != len(data):
+        raise IndexError("a length that does not fit")
+    return tuple(found)
 
 
 class History:
     """The appending side: the amount that is kept, as of the current transaction. Make a new object after a failed one.
 
-    The key of a record is its last revision. A record is a head of 8 bytes, and the operations that changed something,
-    revision after revision. If there are several revisions, the lengths of their operations come first, 4 bytes each.
-    The head has the number of revisions minus one in its high 16 bits, and in the others the number of bytes ever
-    appended, including this record. From the first and the last record follows how many bytes are between them.
+    The key of a record is its last revision. A record is a head of 8 bytes, and the body of each revision (the
+    operations that changed something, see `with_before`). If there are several revisions, the lengths of their bodies
+    come first, 4 bytes each. The head has the number of revisions minus one in its high 16 bits, then one bit which is
+    1 (`_HAS_BEFORE`), and in the others the number of bytes ever appended, including this record. From the first and
+    the last record follows how many bytes are between them.
     """
 
     def __init__(self, transaction: ReadTransaction | WriteTransaction) -> None:
@@ -115,7 +179,8 @@ class History:
             break
 
     def append(self, transaction: WriteTransaction, revision: int, body: bytes) -> None:
-        """Keep the operations of `revision`, in the form of `encode_operations`. Call `finish` before the commit."""
+        """Keep the operations of `revision`, in the form of `encode_operations` or `with_before`. Call `finish` before
+        the commit."""
         self._bodies.append(body)
         self._revision = revision
         self._size += len(body)
@@ -136,7 +201,7 @@ class History:
         rest = b"".join(bodies)
         self._total += _HEAD_SIZE + len(rest) + RECORD_OVERHEAD_BYTES
         self._count += count
-        head = (count - 1 << _TOTAL_BITS | self._total).to_bytes(_HEAD_SIZE, "big")
+        head = (count - 1 << _COUNT_SHIFT | _HAS_BEFORE | self._total).to_bytes(_HEAD_SIZE, "big")
         transaction.store(HISTORY, _key(self._revision), head + rest)
         self._bodies = []
         self._size = 0
@@ -168,11 +233,15 @@ def _revision_in(key: bytes) -> int:
 
 def _count_of(record: bytes) -> int:
     """How many revisions are in the record."""
-    return 1 + (int.from_bytes(record[:_HEAD_SIZE], "big") >> _TOTAL_BITS)
+    return 1 + (_head_of(record) >> _COUNT_SHIFT)
 
 
 def _total_of(record: bytes) -> int:
-    return int.from_bytes(record[:_HEAD_SIZE], "big") & (1 << _TOTAL_BITS) - 1
+    return _head_of(record) & _HAS_BEFORE - 1
+
+
+def _head_of(record: bytes) -> int:
+    return int.from_bytes(record[:_HEAD_SIZE], "big")
 
 
 def _size_of(record: bytes) -> int:

@@ -42,6 +42,8 @@ VIEW_AGE_MAX_SECONDS: Final = 3600.0
 """A view that is open for longer is ended: the file grows by every write since the view began, and never shrinks."""
 
 Space: TypeAlias = Literal["meta", "sessions", "history"]
+KeysBefore: TypeAlias = Sequence[tuple[bytes, ...]]
+"""The keys of one record, for each index of its kind, in the order of `Kind.indexes`."""
 WHOLE_IN_A_PAGE_BYTES: Final = 1024
 """A record up to this size lies within a page of a tree, with any key; larger ones may have pages of their own."""
 
@@ -358,10 +360,13 @@ class WriteTransaction(Transaction):
     StorageFailed if the disk fails. One thread; never nested.
     """
 
-    __slots__ = ("_large", "_number")
+    __slots__ = ("_large", "_number", "keys_before")
 
     def __init__(self, database: Owner) -> None:
         super().__init__(database)
+        self.keys_before: KeysBefore | None = None
+        """The keys of a record in each index of its kind, before the latest change of a record that removed it or
+        changed one of its keys. Whoever reads it sets it to None."""
         self._large: set[tuple[int, bytes]] = set()
         """The records of this transaction that may have pages of their own."""
 
@@ -430,17 +435,23 @@ class WriteTransaction(Transaction):
     def _reindex(self, table: Table, key: bytes, before: bytes | None, after: bytes | None) -> None:
         old = [] if before is None else leading_items(before, table.indexed_width)
         new = [] if after is None else leading_items(after, table.indexed_width)
+        keys_before: list[tuple[bytes, ...]] = []
+        is_other = after is None
         for handle, keys_of in table.indexes:
             old_keys = keys_of(old) if old else ()
             new_keys = keys_of(new) if new else ()
+            keys_before.append(old_keys)
             if old_keys == new_keys:
                 continue
+            is_other = True
             for gone in old_keys:
                 if gone not in new_keys:
                     self._txn.delete(gone, key, handle)
             for added in new_keys:
                 if added not in old_keys:
                     self._txn.put(added, key, True, True, False, handle)
+        if is_other and before is not None:
+            self.keys_before = keys_before
 
     def store(self, space: Space, key: bytes, value: bytes) -> None:
         """Set a value in meta, sessions or history."""

@@ -25,17 +25,16 @@ class ExactlyOnce:
         for process in world.members():
             found: dict[str, int] = {}
             with process.opened.database.read() as transaction:
-                for change in history.since(transaction, workload.base_revision):
-                    if change.entity is None:
-                        continue
-                    value = codec.decode(SERVICE, codec.make_record(change.revision, change.entity)).image
-                    if value in found:
-                        raise Failure(f"{process.id}: {value} took effect at {found[value]} and at {change.revision}")
-                    if value not in asked:
-                        raise Failure(
-                            f"{process.id}: {value} took effect at {change.revision}, and nobody asked for it"
-                        )
-                    found[value] = change.revision
+                for revision, operations, _ in history.since(transaction, workload.base_revision):
+                    for entity in (operation.entity for operation in operations):
+                        if entity is None:
+                            continue
+                        value = codec.decode(SERVICE, codec.make_record(revision, entity)).image
+                        if value in found:
+                            raise Failure(f"{process.id}: {value} took effect at {found[value]} and at {revision}")
+                        if value not in asked:
+                            raise Failure(f"{process.id}: {value} took effect at {revision}, and nobody asked for it")
+                        found[value] = revision
             for value, revision in expected.items():
                 if found.get(value) != revision:
                     raise Failure(
