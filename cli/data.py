@@ -1,8 +1,9 @@
-"""`warren-raft import` and `export`: all entities of a cluster, one a line, in Warren's own form.
+"""`warren-raft import` and `export`: all entities of a cluster, in Warren's own forms: JSON lines, or a database.
 
-Not here: the form of a line (warren_raft/migrate/records.py). Invariant: import stores nothing if one line of the file
-is bad. Export writes one consistent view, and a file under its final name is complete. Export closes its view before
-it waits for the reader of its output: an open view makes the manager's database grow.
+Not here: these forms (warren_raft/migrate/), and how an import finds out which one a file has (import_sources.py).
+Invariant: import stores nothing if one record of the file is bad. Export writes one consistent view, and a file under
+its final name is complete. Export closes its view before it waits for the reader of its output: an open view makes the
+manager's database grow.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import IO, TYPE_CHECKING, BinaryIO, Final
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 import click
 
@@ -24,16 +26,17 @@ from warren_raft.disk.outputs import (
     open_node,
     whole_file,
 )
-from warren_raft.errors import InvalidEntity, NotFound, WarrenError
-from warren_raft.migrate.lines import operation_of
+from warren_raft.errors import NotFound, WarrenError
+from warren_raft.migrate.database import write as write_database
 from warren_raft.migrate.records import format_line
 from warren_raft.model.json_form import write_base64
 from warren_raft.store import codec
-from warren_raft.store.tables import BY_NUMBER, CA, KINDS
+from warren_raft.store.command import Operation
+from warren_raft.store.tables import BY_NUMBER, CA, CA_ID, KINDS, Kind
 from warren_raft.support.wording import counted
 
+from . import import_sources
 from .common import (
-    BadFile,
     InputType,
     WarrenCommand,
     database,
@@ -43,34 +46,39 @@ from .common import (
     timeout_option,
     wants_json,
 )
-from .tables import is_open_terminal
+from .tables import is_open_terminal, print_table
 
 if TYPE_CHECKING:
     from warren_raft.admin.client import Item
     from warren_raft.store.interface import View
 
-MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # an entity of 1 MiB, in base64 and with every character escaped
-# bbolt's first page: a header of 16 bytes, then this number, little-endian.
-BOLT_MAGIC: Final = b"\xed\xda\x0c\xed"
-BOLT_MAGIC_OFFSET: Final = 16
 ERASE_LINE_ABOVE: Final = "\x1b[1A\x1b[2K\r"
 
 
 @click.command("import", cls=WarrenCommand)
 @click.argument("source", type=InputType(), metavar="FILE")
+@click.option("--dry-run", is_flag=True, help="Check the file, and say what an import would change.")
 @timeout_option
-def import_(source: BinaryIO, timeout: float | None) -> None:
+def import_(source: BinaryIO, *, dry_run: bool, timeout: float | None) -> None:
     """Store every record of a file.
 
     The running manager stores them; existing entities are replaced.
 
-    FILE (- is stdin) has one JSON object a line, as `export` writes it: {"bucket": …, "key": …, "value": …}. The whole
-    file is checked before anything is stored. It is safe to import a file again.
+    FILE is the database of a Go Warren (warren.db), or (- is stdin) has one JSON object a line, as `export` writes it:
+    {"bucket": …, "key": …, "value": …}. The whole file is checked before anything is stored. It is safe to import a
+    file again.
 
     \b
     Example: warren-raft import state.jsonl --data-dir data/m1
+             warren-raft import warren.db --dry-run --data-dir data/m1
     """
-    items = list(_items(source).values())
+    puts = import_sources.operations(source)
+    if dry_run:
+        with database() as store, store.read() as view:
+            changes = _changes(puts, view)
+        _print_changes(changes)
+        return
+    items = list(_items(puts))
     stored = 0
     with progress("importing", len(items)) as advance:
 
@@ -97,43 +105,63 @@ def _entities(records: int, *, has_ca: bool) -> str:
     return f"{entities} and the CA" if has_ca else entities
 
 
-def _items(source: BinaryIO) -> dict[tuple[str, str], Item]:
-    """The records of the file by kind and key. Of two records with one key the last one counts."""
-    items: dict[tuple[str, str], Item] = {}
-    for number, line in _lines(source):
-        try:
-            put = operation_of(line.decode())
-        except UnicodeDecodeError:
-            raise BadFile(f"line {number} of {source.name} is not UTF-8") from None
-        except InvalidEntity as error:
-            problem = str(error).removeprefix("record: ").removeprefix("record.")
-            raise BadFile(f"line {number} of {source.name}: {problem}") from None
+def _items(puts: Iterable[Operation]) -> Iterator[Item]:
+    """The operations in the form in which a manager takes them."""
+    for put in puts:
         kind, entity = BY_NUMBER[put.kind_number], put.entity
         assert entity is not None  # only a delete has none
         data = codec.decode_entity(CA, entity, 0) if kind is CA else entity
-        items[kind.name, put.id] = kind.name, write_base64(data)
-    if not items:
-        raise BadFile(f"{source.name} holds no record")
-    return items
+        yield kind.name, write_base64(data)
 
 
-def _lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not empty, with their numbers, which begin at 1."""
-    number = 0
-    while line := source.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        if number == 1 and line[BOLT_MAGIC_OFFSET:].startswith(BOLT_MAGIC):
-            reason = "is a database file of a Go Warren; import reads only JSON lines"
-            raise BadFile(f"{source.name} {reason}")
-        if len(line) > MAX_LINE_BYTES:
-            raise BadFile(f"line {number} of {source.name} is longer than {MAX_LINE_BYTES} bytes")
-        if line.strip():
-            yield number, line
+class Changes(NamedTuple):
+    """How many entities of a kind an import would create, change, and find as they are."""
+
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+
+
+def _changes(puts: Iterable[Operation], view: View) -> dict[Kind[Any], Changes]:
+    """The effect that an import would have on a state, by kind."""
+    changes: dict[Kind[Any], Changes] = {}
+    for put in puts:
+        kind = BY_NUMBER[put.kind_number]
+        before = changes.get(kind, Changes())
+        stored = _stored(view, kind, put.id)
+        if stored is None:
+            changes[kind] = before._replace(new=before.new + 1)
+        elif stored == put.entity:
+            changes[kind] = before._replace(unchanged=before.unchanged + 1)
+        else:
+            changes[kind] = before._replace(changed=before.changed + 1)
+    return {kind: changes[kind] for kind in KINDS if kind in changes}
+
+
+def _stored(view: View, kind: Kind[Any], entity_id: str) -> bytes | None:
+    """The bytes of a stored entity as an import would send them; None if there is no such entity."""
+    try:
+        entity = view.get_ca() if kind is CA else operation(view, "get", kind)(entity_id)
+    except NotFound:
+        return None
+    return codec.encode(kind, entity)
+
+
+def _print_changes(changes: Mapping[Kind[Any], Changes]) -> None:
+    if wants_json():
+        print_json({"would_import": {kind.plural: change._asdict() for kind, change in changes.items()}})
+        return
+    rows = [(kind.plural, *change) for kind, change in changes.items()]
+    print_table(("kind", *Changes._fields), rows)
+    click.echo("nothing was stored (--dry-run)", err=True)
 
 
 @click.command("export", cls=WarrenCommand)
-@click.argument("target", type=click.Path(allow_dash=True), metavar="FILE")
-def export(target: str) -> None:
+@click.argument("target", type=click.Path(allow_dash=True), metavar="[FILE]", required=False)
+@click.option(
+    "--warren-db", type=click.Path(), metavar="FILE", help="Write a Go Warren's database (warren.db) instead of lines."
+)
+def export(target: str | None, warren_db: str | None) -> None:
     """Write every entity to a file.
 
     FILE (- is stdout) gets one JSON object a line, in Warren's own form: the state of one moment. The command reads
@@ -142,18 +170,24 @@ def export(target: str) -> None:
 
     \b
     Example: warren-raft export state.jsonl --data-dir data/m1
+             warren-raft export --warren-db warren.db --data-dir data/m1
     """
-    if target != "-" and os.path.isdir(target):
-        raise click.UsageError(f"{target} is a directory: name a file")
-    with _output(target) as file, database() as store, store.read() as view:
-        written = _write_records(view, file)
+    name = target if warren_db is None else warren_db
+    if name is None or (target is not None and warren_db is not None):
+        raise click.UsageError("name one file: FILE, or --warren-db FILE")
+    if name != "-" and os.path.isdir(name):
+        raise click.UsageError(f"{name} is a directory: name a file")
+    if warren_db is not None and (name == "-" or is_node(name)):
+        raise click.UsageError("--warren-db must name a file: a database cannot be written to a pipe or a device")
+    with _output(name) as file, database() as store, store.read() as view:
+        written = _write_records(view, file) if warren_db is None else write_database(file, partial(_stored_in, view))
         has_ca = _has_ca(view)
-    if target == "-" or is_stdout(target):
+    if name == "-" or is_stdout(name):
         return
     if wants_json():
         print_json({"exported": written})
     else:
-        click.echo(f"exported {_entities(written, has_ca=has_ca)} to {target}")
+        click.echo(f"exported {_entities(written, has_ca=has_ca)} to {name}")
 
 
 def _output(target: str) -> AbstractContextManager[IO[bytes]]:
@@ -184,6 +218,13 @@ def _records(view: View) -> Iterator[str]:
                 yield format_line(kind.name, entity)
     if _has_ca(view):
         yield format_line(CA.name, view.get_ca())
+
+
+def _stored_in(view: View, kind: Kind[Any]) -> Iterator[tuple[str, Any]]:
+    """The entities of a kind with their ids, in the order of the ids."""
+    if kind is CA:
+        return iter([(CA_ID, view.get_ca())] if _has_ca(view) else [])
+    return ((entity.id, entity) for entity in operation(view, "iter", kind)())
 
 
 def _has_ca(view: View) -> bool:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import base64
+import fcntl
+import gzip
 import json
 import os
 import re
@@ -25,6 +27,7 @@ GOOD_LINE = '{"bucket": "nodes", "key": "good", "value": {"ID": "good"}}'
 M1 = ("--node-id", "m1", "--listen", "127.0.0.1:1", "--member", "m1=127.0.0.1:1")
 TOO_LONG = "x" * 600
 NOBODY = 65534
+WARREN_DB = Path(__file__).resolve().parents[1] / "data" / "warren-tasks.db.gz"
 
 
 @pytest.fixture
@@ -256,13 +259,66 @@ def test_an_empty_file_is_told_of(warren: Command, unchanged: Path, tmp_path: Pa
     assert "holds no record" in ran.err
 
 
-def test_a_go_warrens_database_is_recognised(warren: Command, unchanged: Path, tmp_path: Path) -> None:
-    """bbolt: a page header of 16 bytes, then the magic number. An error about a bad line would mislead."""
+def test_a_damaged_database_of_a_go_warren_is_one_clear_error(warren: Command, unchanged: Path, tmp_path: Path) -> None:
     file = tmp_path / "warren.db"
     file.write_bytes(struct.pack("<QHHI", 0, 4, 0, 0) + struct.pack("<II", 0xED0CDAED, 2) + bytes(4096 - 24))
     ran = warren("import", file, "--data-dir", unchanged)
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err == (f"warren-raft: {file}: is not a sound bbolt database: neither of its two meta pages is sound\n")
+    file.write_bytes(gzip.decompress(WARREN_DB.read_bytes())[:100_000])
+    ran = warren("import", file, "--data-dir", unchanged)
+    assert ran.code == 3
+    assert "the end of the file is missing" in ran.err
+
+
+def test_a_bad_record_of_a_database_is_named(warren: Command, unchanged: Path, tmp_path: Path) -> None:
+    file = tmp_path / "warren.db"
+    file.write_bytes(gzip.decompress(WARREN_DB.read_bytes()).replace(b'"Hostname"', b'"HostName"'))
+    ran = warren("import", file, "--data-dir", unchanged)
     assert ran.code == 1
-    assert "is a database file of a Go Warren" in ran.err
+    assert ran.err.startswith(f"warren-raft: {file}, record b'node-")
+    assert "of bucket 'nodes': node.HostName: there is no such field; did you mean Hostname?" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("place", "first_bytes", "says"),
+    [
+        (0, b"\x1f\x8b\x08", "is compressed: decompress it with gunzip first"),
+        (0, b"PK\x03\x04", "is a zip archive"),
+        (257, b"ustar", "is a tar archive"),
+        (16, b"\xde\xc0\xef\xbe", "is a snapshot, or the state of a manager: use `warren-raft snapshot restore`"),
+        (0, b"SQLite format 3\0", "is a database of SQLite"),
+    ],
+)
+def test_a_file_of_another_form_is_named_as_that(
+    warren: Command, unchanged: Path, tmp_path: Path, place: int, first_bytes: bytes, says: str
+) -> None:
+    file = tmp_path / "warren.db"
+    file.write_bytes(bytes(place) + first_bytes + bytes(5000))
+    ran = warren("import", file, "--data-dir", unchanged)
+    assert ran.code == 1
+    assert f"{file} {says}" in ran.err
+
+
+def test_the_database_of_a_running_warren_is_in_use(warren: Command, unchanged: Path, tmp_path: Path) -> None:
+    file = tmp_path / "warren.db"
+    file.write_bytes(gzip.decompress(WARREN_DB.read_bytes()))
+    with file.open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        ran = warren("import", file, "--data-dir", unchanged)
+    assert ran.code == 5
+    assert "is open in a running program: stop Warren, or give a copy of the file" in ran.err
+
+
+def test_export_takes_one_file(warren: Command, unchanged: Path, tmp_path: Path) -> None:
+    for names in ((), (tmp_path / "a", "--warren-db", tmp_path / "b")):
+        ran = warren("export", *names, "--data-dir", unchanged)
+        assert ran.code == 2
+        assert "name one file: FILE, or --warren-db FILE" in ran.err
+    for name in ("-", "/dev/null", "/dev/stdout"):
+        ran = warren("export", "--warren-db", name, "--data-dir", unchanged)
+        assert ran.code == 2
+        assert "a database cannot be written to a pipe or a device" in ran.err
 
 
 # ----------------------------------------------------------------------------- directories and managers

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import json
 import os
 import pty
@@ -22,11 +23,13 @@ from typing import Any
 import pytest
 from cli_support import Command
 
-from warren_raft.migrate.records import same_record
+from warren_raft.migrate.bolt import BoltFile
+from warren_raft.migrate.records import parse_line, parse_stored, same_record
 from warren_raft_cli.entities import COLUMNS
 from warren_raft_cli.status import LAG_NOTE, print_cluster, print_status
 
 SAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sample-state.jsonl"
+DATA = Path(__file__).resolve().parents[1] / "data"
 START_SECONDS = 0.25  # of processor time, from exec to exit; a busy machine must not fail this
 
 
@@ -365,6 +368,42 @@ def test_the_last_of_two_lines_of_one_entity_wins(warren: Command, manager: Path
     file.write_text(line.format("first") + "\n" + line.format("last"))
     assert warren("import", file, "--data-dir", manager).text == "imported 1 entity\n"
     assert warren("get", "node", "twice", "--data-dir", manager, "-o", "json").json["hostname"] == "last"
+
+
+def test_the_database_of_a_go_warren_goes_in_and_out(warren: Command, manager: Path, tmp_path: Path) -> None:
+    """The old bucket `tasks` holds containers. What a dry run says is what the import does."""
+    database = tmp_path / "warren.db"
+    database.write_bytes(gzip.decompress((DATA / "warren-tasks.db.gz").read_bytes()))
+    lines = gzip.decompress((DATA / "warren-tasks.jsonl.gz").read_bytes()).decode().splitlines()
+
+    def planned() -> dict[str, dict[str, int]]:
+        kinds: dict[str, dict[str, int]] = warren(
+            "import", database, "--dry-run", "--data-dir", manager, "-o", "json"
+        ).json["would_import"]
+        return kinds
+
+    before = warren("status", "--data-dir", manager, "-o", "json").json["revision"]
+    first = planned()
+    assert sum(sum(kind.values()) for kind in first.values()) == len(lines)
+    assert first["containers"]["new"] > 20
+    assert warren("status", "--data-dir", manager, "-o", "json").json["revision"] == before
+    assert warren("import", database, "--data-dir", manager, "-o", "json").json == {"imported": len(lines)}
+    for kind in planned().values():
+        assert (kind["new"], kind["changed"]) == (0, 0)
+
+    back, exported = tmp_path / "back.db", tmp_path / "back.jsonl"
+    warren("export", exported, "--data-dir", manager)
+    counted = warren("export", "--warren-db", back, "--data-dir", manager, "-o", "json").json["exported"]
+    assert counted == len(exported.read_text(encoding="utf-8").splitlines())
+    assert stat.S_IMODE(back.stat().st_mode) == 0o600
+    held = {record for line in exported.read_text(encoding="utf-8").splitlines() for record in [parse_line(line)]}
+    with BoltFile(back) as file:
+        written = {parse_stored(names[0].decode(), key, value) for names, key, value in file.records()}
+    assert written == held >= set(map(parse_line, lines))
+    piped = [sys.executable, "-m", "warren_raft_cli", "import", "-", "--data-dir", str(manager)]
+    ran = subprocess.run(piped, input=back.read_bytes(), capture_output=True, timeout=60, check=False)
+    assert ran.returncode == 1
+    assert b"name the file, it cannot come by a pipe" in ran.stderr
 
 
 # ------------------------------------------------------------------------------------------------- speed

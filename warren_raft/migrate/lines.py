@@ -1,9 +1,9 @@
-"""From a line of an import to the operation that stores its record, quickly for a line in the usual form.
+"""From a record of an import to the operation that stores it, quickly for a record in the usual form.
 
-The form of a line, and every message about a bad one, is in records.py. Here the entity is made without a path for
+The form of a record, and every message about a bad one, is in records.py. Here the entity is made without a path for
 each value, and its encoder is its only check: a third of the time.
-Invariant: the quick way only accepts. Each line gives the same operation, or the same error, as `parse_line` and
-`put_operation`.
+Invariant: the quick way only accepts. Each record gives the same operation, or the same error, as `parse_line` or
+`parse_stored`, and `put_operation`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from functools import cache
 from typing import Any, Final, cast
 
 from warren_raft.errors import InvalidEntity
-from warren_raft.migrate.records import GO, ZERO_TIME, parse_line
+from warren_raft.migrate.records import BUCKETS, GO, ZERO_TIME, parse_line, parse_stored
 from warren_raft.model.forms import Form, FormKind, fields_of
 from warren_raft.model.validation import Refused
 from warren_raft.store.command import Operation
 from warren_raft.store.encoding import NOT_PLAIN
 from warren_raft.store.operations import put_operation
-from warren_raft.store.tables import BY_BUCKET, BY_NAME
+from warren_raft.store.tables import BY_NAME, Kind
 
 _Read = Callable[[Any], Any]
 
@@ -31,29 +31,43 @@ def _refuse(name: str) -> Any:
 
 _parse: Final = json.JSONDecoder(parse_constant=_refuse).decode  # json.loads would make a decoder for each line
 _FIELDS: Final = {"bucket", "key", "value"}
+_UNUSUAL: Final = (*NOT_PLAIN, AttributeError, OverflowError, RecursionError, Refused, InvalidEntity)
 
 
 def operation_of(text: str) -> Operation:
     """The operation that stores the record of one line. Raises InvalidEntity, like `parse_line` and `put_operation`."""
-    operation = _usual(text)
+    try:
+        line = _parse(text)
+        operation = _usual(BUCKETS[line["bucket"]], line["key"], line["value"]) if line.keys() == _FIELDS else None
+    except _UNUSUAL:
+        operation = None
     if operation is not None:
         return operation
     kind, _, entity = parse_line(text)
     return put_operation(BY_NAME[kind], entity, None)
 
 
-def _usual(text: str) -> Operation | None:
-    """The operation of a line in the usual form; None for any other line, which may be good too."""
+def operation_of_stored(bucket: str, key: bytes, value: bytes) -> Operation:
+    """The operation that stores a record of Warren's own database. Raises InvalidEntity, like `parse_stored` and
+    `put_operation`."""
     try:
-        line = _parse(text)
-        kind = BY_BUCKET[line["bucket"]]
-        cls: Any = kind.entity
-        if cls is None or line.keys() != _FIELDS:
-            return None
-        entity = _reader_of(cls)(line["value"])
-        return put_operation(kind, entity, None) if entity.id == line["key"] else None
-    except (*NOT_PLAIN, AttributeError, OverflowError, RecursionError, Refused, InvalidEntity):
+        operation = _usual(BUCKETS[bucket], key.decode(), _parse(value.decode()))
+    except _UNUSUAL:
+        operation = None
+    if operation is not None:
+        return operation
+    kind, _, entity = parse_stored(bucket, key, value)
+    return put_operation(BY_NAME[kind], entity, None)
+
+
+def _usual(kind: Kind[Any], key: object, value: object) -> Operation | None:
+    """The operation of a record in the usual form; None, or an error of `_UNUSUAL`, for any other record, which may be
+    good too."""
+    cls: Any = kind.entity
+    if cls is None:
         return None
+    entity = _reader_of(cls)(value)
+    return put_operation(kind, entity, None) if entity.id == key else None
 
 
 @cache  # bounded: one entry a class of model/entities.py

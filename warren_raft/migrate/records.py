@@ -30,10 +30,9 @@ from warren_raft.support.wording import did_you_mean
 Record: TypeAlias = tuple[str, str, Entity | bytes]
 """The name of a kind, a key, and the value under it: an entity, or the bytes of the CA."""
 
-_BUCKETS: Final[Mapping[str, tables.Kind[Any]]] = {
-    **tables.BY_BUCKET,
-    "tasks": tables.CONTAINER,  # Warren's name for containers in its first releases
-}
+OLD_CONTAINERS: Final = "tasks"
+"""Warren's name for the bucket of the containers in its first releases."""
+BUCKETS: Final[Mapping[str, tables.Kind[Any]]] = {**tables.BY_BUCKET, OLD_CONTAINERS: tables.CONTAINER}
 _KINDS: Final[Mapping[str, tables.Kind[Any]]] = {kind.name: kind for kind in tables.KINDS}
 
 _LINE_FIELDS: Final = ("bucket", "key", "value")
@@ -167,7 +166,7 @@ def _ca_from_json(value: object) -> bytes:
 
 
 def _kind_of(bucket: object) -> tables.Kind[Any]:
-    kind = _BUCKETS.get(bucket) if isinstance(bucket, str) else None
+    kind = BUCKETS.get(bucket) if isinstance(bucket, str) else None
     if kind is None:
         meant = did_you_mean(bucket, tables.BY_BUCKET) if isinstance(bucket, str) else ""
         raise InvalidEntity("record", f"{bucket!r:.60} is not one of Warren's buckets{meant}", field="bucket")
@@ -235,6 +234,25 @@ def parse_stored(bucket: str, key: bytes, value: bytes) -> Record:
     return parse_record(bucket, name, parsed)
 
 
+def format_stored(kind_name: str, entity: Entity | bytes) -> bytes:
+    """The value of a record in Warren's own database: JSON as `format_line` has it, and the plain bytes of the CA.
+
+    Raises InvalidEntity if the kind does not exist or the entity is not of this kind.
+    """
+    _require_kind(kind_name, entity)
+    return entity if isinstance(entity, bytes) else _go_json(GO.fields_to_json(entity)).encode()
+
+
+def _require_kind(kind_name: str, entity: object) -> tables.Kind[Any]:
+    kind = _KINDS.get(kind_name)
+    if kind is None:
+        raise InvalidEntity("record", f"{kind_name!r:.60} is not the name of a kind")
+    expected = kind.entity or bytes
+    if type(entity) is not expected:
+        raise InvalidEntity(kind.name, f"must be {expected.__name__}, not {type(entity).__name__}")
+    return kind
+
+
 def format_line(kind_name: str, entity: Entity | bytes) -> str:
     """A record as one line of JSON, without the end of the line.
 
@@ -244,12 +262,7 @@ def format_line(kind_name: str, entity: Entity | bytes) -> str:
 
     Raises InvalidEntity if the kind does not exist or the entity is not of this kind.
     """
-    kind = _KINDS.get(kind_name)
-    if kind is None:
-        raise InvalidEntity("record", f"{kind_name!r:.60} is not the name of a kind")
-    expected = kind.entity or bytes
-    if type(entity) is not expected:
-        raise InvalidEntity(kind.name, f"must be {expected.__name__}, not {type(entity).__name__}")
+    kind = _require_kind(kind_name, entity)
     if isinstance(entity, bytes):
         key, value = tables.CA_ID, _ca_to_json(entity)
     else:
