@@ -148,7 +148,9 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     ),
     # Applying goes by the core's commit index, which begins again at the applied index when the state is replaced.
     "commit-index-is-lost-at-a-swap": (
-        Change(Core, "restart", "_Journal(log, max(applied_index, log.commit_index))", "_Journal(log, applied_index)"),
+        Change(
+            Core, "restart", "_Journal.on(log, max(applied_index, log.commit_index))", "_Journal.on(log, applied_index)"
+        ),
         Change(Applying, "_limit", "min(self._log.commit_index,", "min(self._core.commit_index,"),
     ),
     # The batch on its way holds entries that are truncated meanwhile, and other entries take their indexes.

@@ -8,11 +8,11 @@ knows a PySyncObj name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Literal, overload
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from warren_raft.errors import InvariantViolation
 from warren_raft.raft import audited
@@ -138,46 +138,11 @@ def load_module(clock: Callable[[], float]) -> ModuleType:
     return module
 
 
-class _LogTail(Sequence[Entry]):
-    """`raftLog[i:]`, which the core asks for before every message, bounded to MESSAGE_BYTES.
-
-    A slice of a list would copy the whole rest of the log for each message (hole 9). For a follower that was 400,000
-    entries behind, that took 4.7 s.
-    """
-
-    __slots__ = ("_entries", "_start")
-
-    def __init__(self, entries: Sequence[Entry], start: int) -> None:
-        self._entries = entries
-        self._start = start
-
-    def __len__(self) -> int:
-        return max(0, len(self._entries) - self._start)
-
-    def __iter__(self) -> Iterator[Entry]:
-        size = 0
-        for position in range(self._start, len(self._entries)):
-            entry = self._entries[position]
-            size += len(entry[0]) + _ENTRY_OVERHEAD_BYTES
-            if size > MESSAGE_BYTES and position > self._start:
-                return
-            yield entry
-
-    @overload
-    def __getitem__(self, index: int) -> Entry: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
-    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
-        if isinstance(index, slice):
-            stop = self._start + (len(self) if index.stop is None else min(index.stop, len(self)))
-            return self._entries[self._start + (index.start or 0) : stop]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self._entries[self._start + index]
-
-
 class _Journal:
-    """Our durable log, in the form of the core's journal. A change is not on disk before its batch is synced."""
+    """Our durable log, in the form of the core's journal. A change is not on disk before its batch is synced.
+
+    `journal[position]` is an entry; `on` makes a journal that has this operator.
+    """
 
     def __init__(self, log: Log, commit_index: int) -> None:
         self._log = log
@@ -185,6 +150,36 @@ class _Journal:
         self._commit_index = commit_index
         self.term_position = 0
         """Log.position of the record of the present term and vote; 0 if the record was durable at the start."""
+
+    @staticmethod
+    def on(log: Log, commit_index: int) -> _Journal:
+        """The journal of a log. It has the operators of the list of entries itself, and no Python code runs for them:
+        the core asks for an entry twenty times a write."""
+        operators = {"__getitem__": log.entries.__getitem__, "__len__": log.entries.__len__}
+        journal: _Journal = type("_JournalOfLog", (_Journal,), operators)(log, commit_index)
+        return journal
+
+    def entries_from(self, index: int, count: int | None = None, size_bytes: int | None = None) -> list[Entry]:
+        """Takes the place of PySyncObj's own method: the entries from `index` on, and [] if the log does not reach back
+        so far. With a size, which it gives only for a message, they are at most MESSAGE_BYTES.
+
+        Stock copies the whole rest of the log for each message (hole 9). For a follower that was 400,000 entries
+        behind, that took 4.7 s.
+        """
+        entries = self._entries
+        start = index - entries[0][1]
+        if start < 0:
+            return []
+        if count is not None:
+            return entries[start : start + count]
+        if size_bytes is None or start + 1 >= len(entries):
+            return entries[start:]
+        size = 0
+        for position in range(start, len(entries)):
+            size += len(entries[position][0]) + _ENTRY_OVERHEAD_BYTES
+            if size > MESSAGE_BYTES and position > start:
+                return entries[start:position]
+        return entries[start:]
 
     def add(self, command: bytes, index: int, term: int) -> None:
         self._log.append(command, index, term)
@@ -198,14 +193,6 @@ class _Journal:
 
     def clear(self) -> None:
         raise InvariantViolation("PySyncObj tried to clear the log")
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
-        if isinstance(index, slice) and index.stop is None:
-            return _LogTail(self._entries, index.start or 0)
-        return self._entries[index]
 
     def setRaftCommitIndex(self, _index: int) -> None:  # noqa: N802
         return None  # guard.py records the verified commit index; the core's own may be clamped to a lower one
@@ -290,9 +277,7 @@ class Core:
 
         class Link(Transport):  # type: ignore[misc, valid-type]
             ready = True
-
-            def send(self, node: Any, message: dict[str, Any]) -> bool:
-                return look_and_send(node, message)
+            send = staticmethod(look_and_send)
 
         self._links: Any = None
         self._append: AppendEntries | None = None
@@ -318,7 +303,7 @@ class Core:
         """Begin again on the present log as a follower without links, as after a start of the process. Called when
         another state has replaced ours."""
         log = self._log
-        self._journal = _Journal(log, max(applied_index, log.commit_index))
+        self._journal = _Journal.on(log, max(applied_index, log.commit_index))
         conf = self._module.SyncObjConf(
             autoTick=False,
             appendEntriesUseBatch=True,  # `propose` sends, and guard.py tells of a new commit index
@@ -343,6 +328,7 @@ class Core:
         # The core's "apply" only moves its own counter. applying.py applies from the log, up to the synced index. So an
         # error while applying is not retried for ever and does not stop the heartbeats (hole 5).
         self._core._SyncObj__doApplyCommand = _apply_nothing
+        self._core._SyncObj__getEntries = self._journal.entries_from
         self._look()
 
     def _node(self, peer_id: str) -> Any:

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -184,6 +185,7 @@ def test_a_name_that_we_replace_has_to_be_there(monkeypatch: pytest.MonkeyPatch)
 TOLD_OF_HERE = {
     "doApplyCommand",
     "doChangeCluster",
+    "getEntries",
     "lastResponseTime",
     "newAppendEntriesTime",
     "otherNodes",
@@ -610,7 +612,7 @@ def test_a_large_entry_is_sent_in_one_piece() -> None:
 
 
 def test_a_backlog_is_cut_into_messages_without_copying_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slice of a list would copy the rest of the log for each message (hole 9)."""
+    """Stock copies the rest of the log for each message (hole 9)."""
     monkeypatch.setattr(core_module, "MESSAGE_BYTES", 1000)
     rig = Rig("b")
     rig.lead()
@@ -626,12 +628,33 @@ def test_a_backlog_is_cut_into_messages_without_copying_it(monkeypatch: pytest.M
     sizes = [len(message["entries"]) for _, message in rig.take("append_entries")]
     assert sum(sizes) == 100
     assert max(sizes) == 7  # 132 bytes each, with their overhead
-    tail: Any = rig.core._journal[3:]
-    assert not isinstance(tail, list)
-    assert len(tail) == 99
-    assert tail[0][1] == 4
-    with pytest.raises(IndexError):
-        _ = tail[99]
+
+
+@pytest.mark.parametrize("base", [1, 40])
+def test_our_way_of_looking_entries_up_gives_what_pysyncobjs_own_gives(base: int) -> None:
+    """`getEntries` is replaced. Only a message gets fewer entries than with PySyncObj's own (the test above)."""
+    rig = Rig("b")
+    rig.lead()
+    for number in range(60):
+        rig.core.propose(b"\x00%d" % number)
+    rig.tick()
+    batch = rig.log.take_batch()
+    assert batch is not None
+    batch.write()
+    rig.log.complete(batch)
+    rig.log.set_commit(rig.log.last_index)
+    rig.log.drop_prefix(base)
+    assert rig.log.base_index == base
+    stock = partial(type(rig.core._core)._SyncObj__getEntries, rig.core._core)
+    ours = rig.internal("getEntries")
+    for index in range(base, rig.log.last_index + 3):
+        assert ours(index) == stock(index)
+        assert ours(index, None, 1 << 40) == stock(index, None, 1 << 40)
+        for count in (1, 2, 100):
+            assert ours(index, count) == stock(index, count)
+    assert ours(base - 1) == ours(base - 1, 1) == ours(0) == []
+    assert len(rig.core._journal) == len(rig.log.entries)  # type: ignore[arg-type]
+    assert rig.core._journal[-1] is rig.log.entries[-1]  # type: ignore[index]
 
 
 def test_it_never_compacts_or_clears_the_log() -> None:
