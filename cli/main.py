@@ -1,12 +1,13 @@
 """The group `warren-raft`: the table of the commands, and the exit code of each error.
 
 Not here: the commands. Invariant: every command ends with one of the documented exit codes (docs/cli.md), and a
-command that fails prints one line on stderr.
+command that fails prints one line on stderr: a sentence, or JSON with `-o json`.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "snapshot": ("snapshots", "snapshot"),
     "recover": ("recovery", "recover"),
     "cert": ("cert", "cert"),
+    "completion": ("completion", "completion"),
 }
 
 DONE: Final = 0
@@ -107,17 +109,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns its exit code. Prints one line if the command fails."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    fail = _fail_in_json if _asks_for_json(given) else _fail
     try:
-        result: Any = cli.main(arguments, prog_name="warren-raft", standalone_mode=False)
+        result: Any = cli.main(given, prog_name="warren-raft", standalone_mode=False)
         return result if isinstance(result, int) else DONE
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return USAGE
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "warren-raft"
-        return _fail(f"{error.format_message()} (see {path} --help)", USAGE)
+        return fail(error, f"{error.format_message()} (see {path} --help)", USAGE)
     except click.ClickException as error:
-        return _fail(error.format_message(), error.exit_code)
+        return fail(error, error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
@@ -126,13 +130,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except errors.WarrenError as error:
-        return _fail("; ".join([str(error), *getattr(error, "__notes__", ())]), exit_code_of(error))
+        return fail(error, "; ".join([str(error), *getattr(error, "__notes__", ())]), exit_code_of(error))
     except OSError as error:
-        return _fail(sentence(error), 7 if error.errno in (errno.ENOSPC, errno.EDQUOT) else FAILED)
+        return fail(error, sentence(error), 7 if error.errno in (errno.ENOSPC, errno.EDQUOT) else FAILED)
     except Exception as error:
         if os.environ.get("WARREN_DEBUG"):
             raise
-        return _fail(f"internal error, {type(error).__name__}: {error} (WARREN_DEBUG=1 shows more)", FAILED)
+        text = f"internal error, {type(error).__name__}: {error} (WARREN_DEBUG=1 shows more)"
+        return fail(error, text, FAILED)
 
 
 def exit_code_of(error: BaseException) -> int:
@@ -140,6 +145,37 @@ def exit_code_of(error: BaseException) -> int:
     return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), FAILED)
 
 
-def _fail(message: str, code: int) -> int:
-    click.echo(f"warren-raft: {one_line(message)}", err=True)
+def _fail(_error: BaseException, text: str, code: int) -> int:
+    click.echo(f"warren-raft: {one_line(text)}", err=True)
     return code
+
+
+def _fail_in_json(error: BaseException, text: str, code: int) -> int:
+    """{"error": {"name", "text", "exit_code", and the data of an error of this package}}, on one line."""
+    shown = {"name": type(error).__name__, "text": one_line(text), "exit_code": code, **_data_of(error)}
+    click.echo(json.dumps({"error": shown}), err=True)
+    return code
+
+
+def _data_of(error: BaseException) -> dict[str, Any]:
+    """The attributes of an error that JSON can hold. An OSError has its number."""
+    if isinstance(error, errors.WarrenError):
+        simple = (str, int, float, bool, type(None))
+        return {name: value for name, value in vars(error).items() if name[0] != "_" and isinstance(value, simple)}
+    return {"errno": error.errno} if isinstance(error, OSError) else {}
+
+
+def _asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether the last `-o` of a command line means JSON. A wrong command line is an error too, so click cannot be
+    asked."""
+    form = ""
+    for number, argument in enumerate(arguments):
+        if argument == "--":
+            break
+        if argument in ("-o", "--output"):
+            form = "".join(arguments[number + 1 : number + 2])
+        elif argument.startswith("--output="):
+            form = argument.removeprefix("--output=")
+        elif argument.startswith("-o"):
+            form = argument[2:]
+    return form == "json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +24,11 @@ def warren(capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.Monke
         ran = Ran(code, captured.out.decode(), captured.err.decode())
         if code != 0:
             assert ran.out == ""
-            assert ran.err.startswith("warren-raft: ")
             assert ran.err.count("\n") == 1
+            if ran.err.startswith("{"):
+                assert json.loads(ran.err)["error"]["exit_code"] == code
+            else:
+                assert ran.err.startswith("warren-raft: ")
             assert "Traceback" not in ran.err
             assert "internal error" not in ran.err
         return ran

@@ -312,6 +312,31 @@ def test_an_unknown_member_is_refused_with_the_command_that_lists_them(warren: C
         assert "member: warren-raft members list shows the members" in ran.err
 
 
+def test_an_error_in_json_has_its_name_its_code_and_its_data(warren: Command, manager: Path, tmp_path: Path) -> None:
+    def error(*arguments: str | Path) -> Any:
+        return json.loads(warren(*arguments, "--data-dir", manager).err)["error"]
+
+    missing = {"name": "NotFound", "text": "no node 'none'", "exit_code": 1, "kind": "node", "key": "none"}
+    assert error("get", "node", "none", "-o", "json") == missing
+    assert error("-ojson", "get", "node", "none") == missing
+    assert error("get", "node", "none", "--output=json") == missing
+    assert error("lost", "-o", "json")["exit_code"] == 2
+    assert error("get", "node", "none", "--no-such-option", "-o", "json")["name"] == "NoSuchOption"
+    (tmp_path / "node.json").write_text('{"id": "if-revision"}')
+    conflict = error("put", "node", "-f", tmp_path / "node.json", "--if-revision", "77", "-o", "json")
+    assert (conflict["name"], conflict["expected"], conflict["actual"]) == ("RevisionConflict", 77, 0)
+    assert warren("get", "node", "none", "-o", "json", "-o", "table", "--data-dir", manager).err.startswith(
+        "warren-raft"
+    )
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_for_a_shell(warren: Command, shell: str) -> None:
+    script = warren("completion", shell).text
+    assert "_WARREN_RAFT_COMPLETE" in script
+    assert "warren-raft" in script
+
+
 # --------------------------------------------------------------------------------------- import and export
 
 
