@@ -147,3 +147,84 @@ def test_a_bell_stays_open_as_long_as_a_thread_may_ring_it() -> None:
     del rig
     bell.ring()
     assert os.eventfd_read(descriptor) == 2
+
+
+def pair_with_bytes() -> tuple[socket.socket, socket.socket]:
+    """Two sockets. The first one has a byte to read."""
+    first, second = socket.socketpair()
+    first.setblocking(False)
+    second.send(b"x")
+    return first, second
+
+
+def test_a_reader_is_called_before_the_next_step_without_a_turn_of_the_loop(rig: Rig) -> None:
+    done = rig.loop.create_future()
+    first, second = pair_with_bytes()
+    order: list[str] = []
+
+    def read() -> None:
+        first.recv(10)
+        order.append("read")
+
+    def act() -> float:
+        order.append("step")
+        if "read" in order and not done.done():
+            done.set_result(None)
+        return math.inf
+
+    rig.act = act
+    with first, second:
+        rig.loop.add_reader(first, read)
+        rig.run(done)
+        assert rig.loop.remove_reader(first)
+        assert not rig.loop.remove_reader(first)
+    at = order.index("read")
+    assert order[at - 1 : at + 2] == ["step", "read", "step"]
+
+
+def test_a_reader_that_fails_does_not_end_the_loop(rig: Rig) -> None:
+    done = rig.loop.create_future()
+    first, second = pair_with_bytes()
+    failures: list[object] = []
+    rig.loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+
+    def read(number: int) -> None:
+        first.recv(10)
+        rig.loop.call_soon(done.set_result, None)
+        raise ValueError(number)
+
+    with first, second:
+        rig.loop.add_reader(first, read, 3)
+        rig.run(done)
+        rig.loop.remove_reader(first)
+    assert [str(failure) for failure in failures] == ["3"]
+
+
+def test_a_reader_that_another_one_removes_is_not_called_any_more(rig: Rig) -> None:
+    """Both have bytes in the same look. Added again, the one that was removed is called."""
+    done = rig.loop.create_future()
+    pairs = [pair_with_bytes(), pair_with_bytes()]
+    called: list[int] = []
+
+    def read(number: int) -> None:
+        called.append(number)
+        pairs[number][0].recv(10)
+        other = 1 - number
+        if len(called) == 1:
+            rig.loop.remove_reader(pairs[other][0])
+            rig.loop.add_reader(pairs[other][0], again)
+
+    def again() -> None:
+        called.append(2)
+        for first, _ in pairs:
+            rig.loop.remove_reader(first)
+        done.set_result(None)
+
+    for number, (first, _) in enumerate(pairs):
+        rig.loop.add_reader(first, read, number)
+    rig.run(done)
+    for pair in pairs:
+        for each in pair:
+            each.close()
+    assert len(called) == 2
+    assert called[1] == 2

@@ -1135,13 +1135,13 @@ def test_unfinished_messages_of_guests_leave_members_their_room(monkeypatch: pyt
         b.transport.set_peers({"m1": (a.address,), "m2": (b.address,)})
         unfinished = encode({"type": "append", "data": bytes(1_400_000)})[:-1]
         member, guest = a.transport._by_number[a.current["m2"]], await stage.dial(b)
-        assert member._transport is not None
-        member._transport.write(unfinished)
+        assert member._socket is not None
+        member._socket.write(unfinished)
         await until(lambda: b.transport._unfinished_bytes > 1_300_000)
         await guest.shake_hands("m9")
         guest.writer.write(unfinished)
         await until(lambda: b.told("down") == [("m9", LinkEnd.CLOSED)])
-        member._transport.write(encode({"type": "append", "data": bytes(1_400_000)})[-1:])
+        member._socket.write(encode({"type": "append", "data": bytes(1_400_000)})[-1:])
         await until(lambda: [message["type"] for message in b.messages()] == ["append"])
 
     scene()

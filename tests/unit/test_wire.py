@@ -342,8 +342,10 @@ def test_many_small_frames_in_one_chunk_do_not_move_the_rest_each_time() -> None
     reader.feed(encode({"type": "ping"}) * 20_000)
     chunk = reader._chunk
     for _ in range(20_000):
-        assert reader.read() == {"type": "ping"}
         assert reader._chunk is chunk
+        assert not reader.has_read_all
+        assert reader.read() == {"type": "ping"}
+    assert reader.has_read_all
     assert reader.read() is None
     assert len(reader._held) == 0
 

@@ -19,7 +19,7 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 from warren_raft.certificates.identity import Identity
 from warren_raft.certificates.tls_session import Session, is_alert, reason_of
@@ -27,10 +27,12 @@ from warren_raft.errors import InvariantViolation
 from warren_raft.raft.lanes import Lane
 from warren_raft.raft.links.addresses import format_address
 from warren_raft.raft.links.link_queue import LinkQueue
+from warren_raft.raft.links.link_socket import LinkSocket
 from warren_raft.raft.links.wire import (
     HANDSHAKE_ITEMS,
     HANDSHAKE_MESSAGE_BYTES,
     KIB,
+    MAX_BODY_BYTES,
     MAX_MESSAGE_BYTES,
     MIB,
     BadFrame,
@@ -40,7 +42,7 @@ from warren_raft.raft.links.wire import (
     encode,
     encode_body,
 )
-from warren_raft.raft.messages import lane_of, leaders_term
+from warren_raft.raft.messages import LANES, leaders_term
 from warren_raft.raft.refusal import Refusal
 from warren_raft.support.strict_cbor import MAX_ITEMS
 
@@ -157,7 +159,7 @@ class Owner(Protocol):
         """Whether there is memory for `size` more bytes of unfinished messages. A negative size gives bytes back."""
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection:
     """A connection from its first byte to its last. Not thread-safe: all methods run in the loop's thread."""
 
     def __init__(self, owner: Owner, expected_id: str | None, now: Callable[[], float]) -> None:
@@ -174,10 +176,13 @@ class Connection(asyncio.BufferedProtocol):
         self._owner = owner
         self._now = now
         self._state = _State.GREETING
-        self._transport: asyncio.Transport | None = None
+        self._socket: LinkSocket | None = None
         self._session: Session | None = None
-        self._incoming = memoryview(bytearray(HANDSHAKE_RECEIVE_BYTES))
-        self._decrypted = self._incoming[:0]
+        self.incoming = memoryview(bytearray(HANDSHAKE_RECEIVE_BYTES))
+        """The socket reads into this."""
+        self._decrypted = self.incoming[:0]
+        self._is_decrypted = True
+        """Whether no plain bytes are left in the session."""
         self._has_heard = False
         self._reader = FrameReader(HANDSHAKE_MESSAGE_BYTES, limit_items=HANDSHAKE_ITEMS)
         self._held_bytes = 0  # of unfinished messages
@@ -190,8 +195,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def descriptor(self) -> int:
         """The descriptor of the socket; -1 before it is open and after it is closed."""
-        connected = None if self._transport is None else self._transport.get_extra_info("socket")
-        return -1 if connected is None else int(connected.fileno())
+        return -1 if self._socket is None else self._socket.descriptor
 
     @property
     def held_bytes(self) -> int:
@@ -206,7 +210,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def connected(self) -> bool:
         """Whether the connection has had a socket. Then `gone` is called."""
-        return self._transport is not None
+        return self._socket is not None
 
     @property
     def in_handshake(self) -> bool:
@@ -218,40 +222,39 @@ class Connection(asyncio.BufferedProtocol):
         return 0.0 if self.up_at is None else self._ended_at - self.up_at
 
     def secure(self, session: Session, identity: Identity) -> None:
-        """Use this TLS session after its handshake. `identity` is the peer's. Called before `connection_made`."""
+        """Use this TLS session after its handshake. `identity` is the peer's. Called before `open`."""
         self._session = session
         self.identity = identity
         self._decrypted = memoryview(bytearray(HANDSHAKE_RECEIVE_BYTES))
+        self._is_decrypted = False  # bytes may have come together with the end of the handshake
         if not self.dialled:
             self.peer_id = identity.node_id
 
-    # Called by asyncio.
+    # Called by the transport first, and then by the socket.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports do not inherit from it
-        self.address = format_address(self._transport.get_extra_info("peername"))
+    def open(self, loop: asyncio.AbstractEventLoop, connected: socket.socket) -> None:
+        """Begin the handshake on this socket, which belongs to the connection from now on."""
+        self._socket = LinkSocket(loop, connected, self)
+        self.address = format_address(self._socket.peer_address)
         self.host = self.address.rpartition(":")[
             0
         ]  # log lines are counted by host, because each connection has another port
-        connected: socket.socket = self._transport.get_extra_info("socket")
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.end is not None:
-            self._transport.abort()
+            self._socket.abort()
         elif self.dialled:
             self._write(self._owner.greeting())
         if self._session is not None:
-            self._read()  # bytes may have come together with the end of the TLS handshake
+            self._read()
+        self._socket.start()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._incoming
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def received(self, count: int) -> None:
         if self.end is not None:
             return
         self._heard_at = self._now()
-        came = self._incoming[:nbytes]
+        came = self.incoming[:count]
         if self._session is not None:
             self._session.feed(came)
+            self._is_decrypted = False
         elif self._has_heard or not _is_tls(came):
             self._has_heard = True
             self._reader.feed(came)
@@ -263,37 +266,37 @@ class Connection(asyncio.BufferedProtocol):
         """Take in the messages that have arrived. If that takes longer than one turn of the loop may, the rest is taken
         in later."""
         begin = time.thread_time()
+        reader = self._reader
         for _ in range(MESSAGES_A_TURN):
             message = self._next_message()
-            while message is None and self._decrypt():
-                message = self._next_message()
             if message is None:
                 break
             self._receive(message)
+            if reader.has_read_all and self._is_decrypted:
+                break
             spent = time.thread_time() - begin
             if spent > TURN_SECONDS:
                 self._read_on_later(REST_FOR_A_TURN * spent)
                 break
         else:
             self._read_on_later(PAUSE_SECONDS)
-        reader = self._reader
         if self.end is None and (reader.marked_bytes != self._answered_mark or reader.held_bytes or self._held_bytes):
             self._look_at_parts()
 
     def _read_on_later(self, seconds: float) -> None:
-        if self.end is None and self._transport is not None:
-            self._transport.pause_reading()
+        if self.end is None and self._socket is not None:
+            self._socket.pause()
             asyncio.get_running_loop().call_later(seconds, self._read_on)
 
     def _read_on(self) -> None:
-        if self.end is None and self._transport is not None:
+        if self.end is None and self._socket is not None:
             self._heard_at = self._now()
-            self._transport.resume_reading()
+            self._socket.start()
             self._read()
 
     def _decrypt(self) -> bool:
         """Decrypt bytes for the reader. False if there are no more."""
-        if self._session is None or self.end is not None:
+        if self._session is None or self._is_decrypted:
             return False
         buffer = self._decrypted
         try:
@@ -301,6 +304,7 @@ class Connection(asyncio.BufferedProtocol):
         except ssl.SSLError as error:
             self._tls_failed(error)
             return False
+        self._is_decrypted = count < len(buffer)
         if count:
             self._reader.feed(buffer[:count])
         return count > 0
@@ -315,15 +319,15 @@ class Connection(asyncio.BufferedProtocol):
         self._hang_up(LinkEnd.GOODBYE, text, abort=True)
         self._owner.refused(self, Refusal("certificate", text))
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if exc is None:
+    def lost(self, error: Exception | None) -> None:
+        if error is None:
             self._set_end(LinkEnd.PEER_CLOSED, "the peer closed it")
-        elif not isinstance(exc, OSError):
-            self._set_end(LinkEnd.CLOSED, f"an error in this manager: {exc!r}")
-        elif exc.errno in _KERNEL_GAVE_UP:
-            self._set_end(LinkEnd.TIMEOUT, str(exc))
+        elif not isinstance(error, OSError):
+            self._set_end(LinkEnd.CLOSED, f"an error in this manager: {error!r}")
+        elif error.errno in _KERNEL_GAVE_UP:
+            self._set_end(LinkEnd.TIMEOUT, str(error))
         else:
-            self._set_end(LinkEnd.PEER_CLOSED, f"the peer closed it ({exc})")
+            self._set_end(LinkEnd.PEER_CLOSED, f"the peer closed it ({error})")
         self._owner.gone(self)
 
     # Called by the transport.
@@ -334,7 +338,7 @@ class Connection(asyncio.BufferedProtocol):
         self.up_at = self._now()
         self._state = _State.UP
         self._reader.limit_bytes, self._reader.limit_items = MAX_MESSAGE_BYTES, MAX_ITEMS
-        self._incoming = memoryview(bytearray(RECEIVE_BYTES))  # a new one: the reader may still use the small one
+        self.incoming = memoryview(bytearray(RECEIVE_BYTES))  # a new one: the reader may still use the small one
         if self._session is not None:
             self._decrypted = memoryview(bytearray(RECEIVE_BYTES))
         if self.dialled:
@@ -344,14 +348,20 @@ class Connection(asyncio.BufferedProtocol):
         """Send a message at the next `flush`, or drop the link if too many bytes are unsent."""
         if self.end is not None:
             return
-        body, lane = self._owner.body_of(message), lane_of(message)
-        if lane is Lane.CONTROL:
-            check_lane(message["type"], lane, body)
+        kind = message["type"]
+        if kind in RESERVED_TYPES:
+            raise InvariantViolation(f"message type {kind!r} belongs to the links")
+        body, lane = self._owner.body_of(message), LANES.get(kind, Lane.NORMAL)
         if self.buffered_bytes() + len(body) > MAX_BUFFERED_BYTES:
             self.close(LinkEnd.CLOSED, f"over {MAX_BUFFERED_BYTES} bytes wait to be sent", abort=True)
             return
-        number = message.get("number", 0) if lane is Lane.BULK else 0
-        self._queue.put(lane, body, self._now(), term=leaders_term(message), number=number)
+        if lane is Lane.CONTROL:
+            if len(body) > MAX_BODY_BYTES:
+                check_lane(kind, lane, body)
+            self._queue.put(lane, body, self._now())
+        else:
+            number = message.get("number", 0) if lane is Lane.BULK else 0
+            self._queue.put(lane, body, self._now(), term=leaders_term(message), number=number)
         self._flush_soon()
 
     def cancel(self, number: int) -> None:
@@ -362,27 +372,25 @@ class Connection(asyncio.BufferedProtocol):
     def flush(self) -> None:
         """Give the kernel the frames that the window allows, in one call if the kernel takes all of them."""
         self._flush_is_due = False
-        if self.end is not None or self._transport is None:
+        if self.end is not None or self._socket is None:
             return
         now = self._now()
         frames = self._queue.take(now)
         if not frames:
             return
         self._sent_at = now
-        self._send(self._transport, frames)
+        self._send(self._socket, frames)
 
     def buffered_bytes(self) -> int:
-        """The bytes that wait here and in asyncio. Bytes in the kernel are not counted."""
-        return self._unwritten_bytes() + self._queue.waiting_bytes
-
-    def _unwritten_bytes(self) -> int:
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+        """The bytes that wait here. Bytes in the kernel are not counted."""
+        waiting = self._queue.waiting_bytes
+        return waiting if self._socket is None else waiting + self._socket.unsent_bytes
 
     def close(self, end: LinkEnd, why: str, *, abort: bool = False) -> None:
         """End the connection now. If the peer still reads, it gets the messages sent before (without the BULK lane) and
         a goodbye. With `abort` it gets nothing."""
-        if self.end is None and self._transport is not None and not abort:
-            self._send(self._transport, [*self._queue.take_rest(self._now()), _BYE])
+        if self.end is None and self._socket is not None and not abort:
+            self._send(self._socket, [*self._queue.take_rest(self._now()), _BYE])
         self._hang_up(end, why, abort=abort)
 
     def check(self, now: float) -> None:
@@ -405,10 +413,13 @@ class Connection(asyncio.BufferedProtocol):
         if self.end is not None:
             return None
         try:
-            return self._reader.read()
+            message = self._reader.read()
+            while message is None and self._decrypt():
+                message = self._reader.read()
         except BadFrame as error:
             self.close(LinkEnd.CLOSED, printable(str(error)))
             return None
+        return message
 
     def _receive(self, message: Message) -> None:
         kind = message["type"]
@@ -491,33 +502,29 @@ class Connection(asyncio.BufferedProtocol):
             self._owner.has_unsent(self)
 
     def _write(self, frame: bytes) -> None:
-        assert self._transport is not None
+        assert self._socket is not None
         self._sent_at = self._now()
-        self._send(self._transport, [frame])
+        self._send(self._socket, [frame])
 
-    def _send(self, transport: asyncio.Transport, frames: list[bytes | memoryview]) -> None:
-        if self._session is not None:
-            transport.write(self._session.write(b"".join(frames)))
-        elif len(frames) == 1:
-            transport.write(frames[0])
-        else:
-            transport.writelines(frames)
+    def _send(self, link_socket: LinkSocket, frames: list[bytes | memoryview]) -> None:
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        link_socket.write(data if self._session is None else self._session.write(data))
 
     def _check_link(self, now: float) -> None:
         timing = self._owner.timing
         if now - self._heard_at >= timing.link_timeout_seconds:
             self.close(LinkEnd.TIMEOUT, f"nothing arrived for {timing.link_timeout_seconds:g} s")
-        elif now - self._sent_at >= timing.ping_seconds and not self._unwritten_bytes():
+        elif now - self._sent_at >= timing.ping_seconds and self._socket is not None and not self._socket.unsent_bytes:
             self._write(_PING)
 
     def _hang_up(self, end: LinkEnd, why: str, *, abort: bool = False) -> None:
         self._set_end(end, why)
-        if self._transport is None:
+        if self._socket is None:
             return
         if abort:
-            self._transport.abort()
+            self._socket.abort()
         else:
-            self._transport.close()
+            self._socket.close()
 
     def _set_end(self, end: LinkEnd, why: str) -> None:
         if self.end is not None:
@@ -562,9 +569,3 @@ def printable(said: object) -> str:
     """A peer's text or value, fit for one line of a log."""
     text = said if isinstance(said, str) else repr(said)
     return "".join(c if c.isprintable() else "?" for c in text[:MAX_QUOTED_CHARACTERS])
-
-
-def check_sendable(message: Message) -> None:
-    """Raise `InvariantViolation` if a message has the type of one of the links' own messages."""
-    if message["type"] in RESERVED_TYPES:
-        raise InvariantViolation(f"message type {message['type']!r} belongs to the links")

@@ -35,7 +35,6 @@ from warren_raft.raft.links.connection import (
     Connection,
     LinkEnd,
     Timing,
-    check_sendable,
 )
 from warren_raft.raft.links.handshakes import Greeted, HandshakeFailed, Handshakes
 from warren_raft.raft.links.link_log import LinkLog
@@ -234,7 +233,6 @@ class Transport:
         connection = self._by_number.get(link)
         if connection is None:
             return
-        check_sendable(message)
         connection.queue(message)
 
     def cancel(self, link: int, number: int) -> None:
@@ -245,6 +243,8 @@ class Transport:
 
     def flush(self) -> None:
         """Give the messages of `send` to the kernel now, not at the end of the loop's turn."""
+        if not self._unflushed:
+            return
         connections, self._unflushed = self._unflushed, []
         self._encoded = (None, b"")
         for connection in connections:
@@ -380,11 +380,7 @@ class Transport:
             greeted = await self._handshakes.greet(await self._connected(host, port))
             if greeted.session is not None and greeted.identity is not None:
                 connection.secure(greeted.session, greeted.identity)
-            try:
-                await self._loop.create_connection(lambda: connection, sock=greeted.connected)
-            finally:
-                if not connection.connected:
-                    greeted.connected.close()
+            connection.open(self._loop, greeted.connected)
         except BaseException:
             connection.close(LinkEnd.CLOSED, "the dial was given up", abort=True)
             self.gone(connection)
@@ -519,11 +515,7 @@ class Transport:
         connection.began_at = greeted.began_at
         self._make_room()
         self._register(connection)
-        self.spawn(self._adopt(greeted.connected, connection))
-
-    async def _adopt(self, accepted: socket.socket, connection: Connection) -> None:
-        accepted.setblocking(False)
-        await self._loop.connect_accepted_socket(lambda: connection, accepted)
+        connection.open(self._loop, greeted.connected)
 
     def _end_unfinished(self, peer_id: str) -> None:
         """One unfinished connection for each id: a manager that dials again has given up its last dial."""

@@ -145,6 +145,7 @@ class FrameReader:
         "_unfinished",
         "arriving_term",
         "counted_bytes",
+        "has_read_all",
         "limit_bytes",
         "limit_items",
         "marked_bytes",
@@ -163,6 +164,8 @@ class FrameReader:
         term)."""
         self.unfinished_bytes = 0
         """The bytes that are held of unfinished messages."""
+        self.has_read_all = True
+        """Whether `read` would return None, because all bytes of the last chunk were read."""
         self._chunk: Buffer = b""  # the bytes that are read: the last chunk, or _held
         self._held = bytearray()  # the beginning of a frame that came in pieces, and the bytes after it
         self._at = 0  # the next byte of _chunk to read
@@ -175,6 +178,7 @@ class FrameReader:
 
     def feed(self, chunk: Buffer) -> None:
         """Take the next bytes of the stream. The caller must not change them until `read` has returned None."""
+        self.has_read_all = False
         if self._held:
             self._held += chunk
             self._chunk = self._held
@@ -198,8 +202,7 @@ class FrameReader:
             if end > len(self._chunk):
                 self._hold()
                 return None
-            with memoryview(self._chunk) as view:
-                body = bytes(view[start:end])
+            body = bytes(self._chunk[start:end])
             self._at = end
             if zlib.crc32(body) != checksum:
                 raise BadFrame(f"a frame of {length} bytes does not match its checksum")
@@ -210,6 +213,8 @@ class FrameReader:
                 body = whole
             if len(body) > self.limit_bytes:
                 raise BadFrame(f"a message of {len(body)} bytes, over the limit of {self.limit_bytes}")
+            if end == len(self._chunk):
+                self._hold()
             return _decode(body, self.limit_items)
 
     def _take(self, flags: int, body: bytes) -> bytes | None:
@@ -275,6 +280,7 @@ class FrameReader:
             self._held = bytearray(memoryview(self._chunk)[self._at :])
         self._chunk = self._held
         self._at = 0
+        self.has_read_all = True
 
 
 def _decode(body: Buffer, max_items: int) -> Message:
