@@ -130,6 +130,11 @@ def named_data_dir() -> str | None:
     return directory
 
 
+def is_data_dir_typed() -> bool:
+    """Whether `--data-dir` was given. If not, the environment may name the data directory."""
+    return bool(click.get_current_context().meta.get(_DATA_DIR))
+
+
 def refuse_file(directory: str, argument: str) -> None:
     """Raises UsageError if there is a file in the place of the directory that an argument names."""
     if os.path.exists(directory) and not os.path.isdir(directory):

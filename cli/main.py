@@ -40,6 +40,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "snapshot": ("snapshots", "snapshot"),
     "recover": ("recovery", "recover"),
     "cert": ("cert", "cert"),
+    "config": ("config", "config"),
     "completion": ("completion", "completion"),
 }
 

@@ -55,13 +55,13 @@ def section(path: str) -> str:
 def test_the_commands_are_those_of_the_contract() -> None:
     assert set(COMMANDS) == {
         "serve", "status", "describe", "get", "list", "put", "delete", "import", "export", "members", "leader",
-        "snapshot", "recover", "cert", "completion",
+        "snapshot", "recover", "cert", "config", "completion",
     }  # fmt: skip
     groups = {path for path in ALL if " " in path}
     assert groups == {
         "members list", "members add", "members update", "members remove", "leader transfer",
         "snapshot save", "snapshot inspect", "snapshot verify", "snapshot restore",
-        "cert init", "cert issue", "cert renew", "cert show",
+        "cert init", "cert issue", "cert renew", "cert show", "config show",
     }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -442,3 +443,43 @@ def test_backups_are_saved_by_the_clock_and_one_that_fails_is_an_alarm(
     assert warren("snapshot", "verify", saved[0]).code == 0
     wait_until(lambda: not alarms(), "the end of the alarm")
     assert process.stop() == 0
+
+
+def test_config_show_names_the_source_of_each_setting(
+    warren: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option, the file, the default; and the environment for the directory. Nothing is made."""
+    settings = tmp_path / "m1.toml"
+    settings.write_text(
+        'node_id = "m1"\nlisten = "127.0.0.1:1"\nqueue_limit = 7\nbackup_keep = 3\n[members]\nm1 = "127.0.0.1:1"\n'
+    )
+    monkeypatch.setenv("WARREN_DATA_DIR", str(tmp_path / "m1"))
+    options = ("--config", settings, "--backup-dir", tmp_path / "backups", "--backup-keep", "9")
+    shown = warren("config", "show", *options, "-o", "json").json
+    assert list(shown) == [field.name for field in fields(wr.Config)]
+    expected = {
+        "node_id": ("m1", str(settings)),
+        "data_dir": (str(tmp_path / "m1"), "WARREN_DATA_DIR"),
+        "members": ({"m1": "127.0.0.1:1"}, str(settings)),
+        "queue_limit": (7, str(settings)),
+        "backup_keep": (9, "--backup-keep"),
+        "backup_dir": (str(tmp_path / "backups"), "--backup-dir"),
+        "bootstrap": (False, "default"),
+        "join": (None, "default"),
+    }
+    for name, (value, source) in expected.items():
+        assert shown[name] == {"value": value, "from": source}, name
+    assert [*tmp_path.iterdir()] == [settings]
+    table = warren("config", "show", *options).text
+    assert re.search(r"^members +m1=127\.0\.0\.1:1 +\S+m1\.toml$", table, re.MULTILINE)
+    assert warren("config", "show", "--listen", "127.0.0.1:0", *options).code == 2
+
+
+def test_config_show_has_what_the_last_start_left(warren: Command, start_manager: StartManager, tmp_path: Path) -> None:
+    address = free_addresses(1)[0]
+    manager = start_manager(tmp_path / "m1", "m1", {"m1": address})
+    manager.wait_ready()
+    assert manager.stop() == 0
+    shown = warren("config", "show", "--data-dir", tmp_path / "m1", "-o", "json").json
+    assert shown["listen"] == {"value": address, "from": f"{tmp_path / 'm1'} (its last start)"}
+    assert shown["data_dir"]["from"] == "--data-dir"
