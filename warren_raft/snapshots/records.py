@@ -7,7 +7,6 @@ Invariant: `array_of` gives an array only for a record that `codec.decode` reads
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -19,9 +18,10 @@ from warren_raft.fsm import history
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.model.forms import Form, FormKind, fields_of
 from warren_raft.store import codec
+from warren_raft.store.encoding import compiled
 from warren_raft.store.leading import INTEGER_BYTES, leading_items
 from warren_raft.store.tables import CA_ID, KINDS, Kind
-from warren_raft.store.transactions import SESSIONS, ReadTransaction
+from warren_raft.store.transactions import SESSIONS, IndexedIds, ReadTransaction
 from warren_raft.support.strict_cbor import BadCbor, RecordMap, decode_record
 
 _REPORT_EVERY: Final = 1_000  # records between two calls of `report`
@@ -46,7 +46,7 @@ def check_records(
     differences: list[str] = []
     for kind in KINDS:
         width = codec.indexed_width(kind)
-        indexes = [(index, keys_of, _ids_by_key()) for index, keys_of in codec.index_keys(kind)]
+        indexes = [IndexedIds(kind, index, keys_of) for index, keys_of in codec.index_keys(kind)]
         for key, record in transaction.items(kind):
             array: Sequence[Any] | None = array_of(kind, key, record, newest)
             if array is None:
@@ -54,14 +54,13 @@ def check_records(
                 if problem is not None:
                     raise Unreadable(f"{kind.name} {key.decode(errors='replace')!r} {problem}")
                 array = leading_items(record, width)
-            for _, keys_of, ids in indexes:
-                for value in keys_of(array):
-                    ids[value].append(key)
+            for ids in indexes:
+                ids.add(array, key)
             done += 1
             if done % _REPORT_EVERY == 0:
                 report(done)
-        for index, _, ids in indexes:
-            differences += transaction.index_differences(index.name, ids)
+        for ids in indexes:
+            differences += transaction.index_differences(ids.index.name, ids.by_key())
     if differences:
         raise Unreadable(first_of(differences))
 
@@ -69,10 +68,6 @@ def check_records(
 def first_of(problems: list[str]) -> str:
     """The first problem, and how many more there are."""
     return problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
-
-
-def _ids_by_key() -> defaultdict[bytes, list[bytes]]:
-    return defaultdict(list)
 
 
 def _problem_of(kind: Kind[Any], key: bytes, record: bytes, newest: int) -> str | None:
@@ -138,68 +133,56 @@ def array_of(kind: Kind[Any], key: bytes, record: bytes, newest: int) -> tuple[A
     return None
 
 
-@cache  # bounded: one entry a class of model/entities.py
-def _struct_check(cls: object) -> _Check:
-    """Whether an array is decoded to a `cls` without an error. It may be, if the answer is no."""
-    fields = fields_of(cls)
-    width = len(fields)
-    found = ((position, _check_of(field.form)) for position, field in enumerate(fields))
-    checks = tuple((position, check) for position, check in found if check is not None)
-
-    def is_sound(array: object) -> bool:
-        if type(array) is not tuple or len(array) != width:
-            return False
-        for position, check in checks:
-            value = array[position]
-            if value is not None and not check(value):
-                return False
-        return True
-
-    return is_sound
-
-
-def _check_of(form: Form) -> _Check | None:
-    """The check of a field's value; None if the decoder takes any value as it is."""
-    if form.kind is FormKind.SEQUENCE:
-        item = None if form.item is None else _check_of(form.item)
-        return _is_array if item is None else _check_of_items(item)
-    if form.kind is FormKind.STRUCT:
-        return _struct_check(form.cls)
-    return _PLAIN.get(form.kind)
-
-
-def _check_of_items(item: _Check) -> _Check:
-    return lambda values: type(values) is tuple and all(map(item, values))
-
-
-def _is_array(value: object) -> bool:
-    return type(value) is tuple
-
-
-def _is_text(value: object) -> bool:
-    return type(value) is str
-
-
-def _is_map(value: object) -> bool:
-    return type(value) is RecordMap
-
-
-def _is_integer(value: object) -> bool:
-    return type(value) is int
-
-
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_TIME: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _LAST_TIME: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 
-
-def _is_time(value: object) -> bool:
-    return type(value) is int and _FIRST_TIME <= value <= _LAST_TIME
-
-
-_PLAIN: Final[dict[FormKind, _Check]] = {
-    FormKind.CHOICE: _is_text,
-    FormKind.MAP: _is_map,
-    FormKind.DURATION: _is_integer,  # an integer of CBOR is never too large for a duration
-    FormKind.TIME: _is_time,
+_SOURCE: Final = """\
+def is_sound(array):
+    if type(array) is not tuple or len(array) != {width}:
+        return False
+    {targets} = array
+    return {conditions}
+"""
+_CONDITIONS: Final[dict[FormKind, str]] = {
+    FormKind.CHOICE: "type({value}) is str",
+    FormKind.MAP: "type({value}) is RecordMap",
+    FormKind.DURATION: "type({value}) is int",  # an integer of CBOR is never too large for a duration
+    FormKind.TIME: f"type({{value}}) is int and {_FIRST_TIME} <= {{value}} <= {_LAST_TIME}",
+    FormKind.SEQUENCE: "type({value}) is tuple",
 }
+"""The condition under which the decoder takes a value. It takes any value in a field of another form as it is."""
+
+
+@cache  # bounded: one entry a class of model/entities.py
+def _struct_check(cls: Any) -> _Check:
+    """Whether an array is decoded to a `cls` without an error. It may be, if the answer is no. Tracebacks show the
+    function's source."""
+    names: dict[str, Any] = {"RecordMap": RecordMap}
+    targets, conditions = [], []
+    for number, field in enumerate(fields_of(cls)):
+        value = f"v{number}"
+        targets.append(value)
+        condition = _condition_of(field.form, value, names)
+        if condition is not None:
+            conditions.append(f"({value} is None or {condition})")
+    source = _SOURCE.format(
+        width=len(targets), targets=", ".join(targets) + ",", conditions=" and ".join(conditions) or "True"
+    )
+    return compiled("is_sound", source, f"<check of {cls.__module__}.{cls.__qualname__}>", names)
+
+
+def _condition_of(form: Form, value: str, names: dict[str, Any]) -> str | None:
+    """The condition for a value that is not None; None if there is none. `names` gets the functions that it calls."""
+    if form.kind is FormKind.STRUCT:
+        names[f"is_{value}"] = _struct_check(form.cls)
+        return f"is_{value}({value})"
+    condition = _CONDITIONS.get(form.kind)
+    if condition is None:
+        return None
+    condition = condition.format(value=value)
+    if form.kind is FormKind.SEQUENCE and form.item is not None:
+        item = _condition_of(form.item, f"{value}_item", names)
+        if item is not None:
+            condition += f" and all([{item} for {value}_item in {value}])"
+    return condition

@@ -114,17 +114,18 @@ def index_keys(kind: Kind[Any]) -> tuple[tuple[Index, KeysOf], ...]:
 
     The function never raises, with any array: a value that is not a text of 1 to 511 bytes is not indexed.
     """
-    if kind.entity is None:
-        return ()
-    names = [field.name for field in fields_of(kind.entity)]
-    return tuple((index, _keys_of(index, names.index(index.field))) for index in kind.indexes)
+    return tuple((index, _keys_of(index, index_position(kind, index))) for index in kind.indexes)
+
+
+def index_position(kind: Kind[Any], index: Index) -> int:
+    """The position of the indexed field in an entity's array."""
+    return [field.name for field in fields_of(kind.entity)].index(index.field)
 
 
 @cache  # bounded: one entry a kind
 def indexed_width(kind: Kind[Any]) -> int:
     """The number of items of an entity's array up to the last indexed one; 0 if the kind has no index."""
-    names = [field.name for field in fields_of(kind.entity)] if kind.indexes else []
-    return max((names.index(index.field) + 1 for index in kind.indexes), default=0)
+    return max((index_position(kind, index) + 1 for index in kind.indexes), default=0)
 
 
 INDEXED_WIDTHS: Final[Mapping[int, int]] = {kind.number: indexed_width(kind) for kind in KINDS if kind.indexes}

@@ -10,7 +10,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from itertools import starmap, zip_longest
+from itertools import chain, starmap, zip_longest
 from operator import eq
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Protocol, TypeAlias
@@ -32,7 +32,7 @@ from warren_raft.store.position import (
     record_of,
     revision_in,
 )
-from warren_raft.store.tables import ID_MAX_BYTES, KINDS, Kind
+from warren_raft.store.tables import ID_MAX_BYTES, KINDS, Index, Kind
 from warren_raft.support import forking
 
 if TYPE_CHECKING:
@@ -103,6 +103,38 @@ class Table:
         self.indexed_width = indexed_width
         self.changed: Final = ChangedKeys()
         self.listed: Listed | None = None
+
+
+class IndexedIds:
+    """The ids under each key of an index, from the records. The keys of a value are taken once: many records share one.
+
+    Ids are added in their order.
+    """
+
+    def __init__(self, kind: Kind[Any], index: Index, keys_of: codec.KeysOf) -> None:
+        self.index: Final = index
+        self._position = codec.index_position(kind, index)
+        self._keys_of = keys_of
+        self._found: dict[object, tuple[tuple[bytes, ...], list[bytes]]] = {}
+        """Value -> its keys, and the ids of the records that have it. Equal values have the same keys: only texts have
+        any."""
+
+    def add(self, array: Sequence[Any], id_: bytes) -> None:
+        """`array`: the first items of the entity, or all."""
+        value = array[self._position] if len(array) > self._position else None
+        if type(value) is list:  # of `leading_items`
+            value = tuple(value)
+        found = self._found.get(value)
+        if found is None:
+            found = self._found[value] = (self._keys_of(array), [])
+        found[1].append(id_)
+
+    def by_key(self) -> dict[bytes, Sequence[bytes]]:
+        lists: defaultdict[bytes, list[list[bytes]]] = defaultdict(list)
+        for keys, ids in self._found.values():
+            for key in keys:
+                lists[key].append(ids)
+        return {key: ids[0] if len(ids) == 1 else sorted(chain(*ids)) for key, ids in lists.items()}
 
 
 class Owner(Protocol):
@@ -251,18 +283,13 @@ class Transaction:
         return [problem for kind in KINDS if kind.indexes for problem in self._index_problems(kind)]
 
     def _index_problems(self, kind: Kind[Any]) -> list[str]:
-        indexes, width = codec.index_keys(kind), codec.indexed_width(kind)
-        found: list[defaultdict[bytes, list[bytes]]] = [defaultdict(list) for _ in indexes]
+        width = codec.indexed_width(kind)
+        indexes = [IndexedIds(kind, index, keys_of) for index, keys_of in codec.index_keys(kind)]
         for id_, record in self.items(kind):
             array = leading_items(record, width)  # once for all indexes: it takes most of the time
-            for ids, (_, keys_of) in zip(found, indexes, strict=True):
-                for key in keys_of(array):
-                    ids[key].append(id_)
-        return [
-            problem
-            for ids, (index, _) in zip(found, indexes, strict=True)
-            for problem in self.index_differences(index.name, ids)
-        ]
+            for ids in indexes:
+                ids.add(array, id_)
+        return [problem for ids in indexes for problem in self.index_differences(ids.index.name, ids.by_key())]
 
     def index_differences(self, name: str, ids: Mapping[bytes, Sequence[bytes]]) -> list[str]:
         """Compare an index with the ids under each of its keys. One line for each difference, none if all are equal."""
