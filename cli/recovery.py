@@ -1,7 +1,7 @@
 """`warren-raft recover`: the quorum is lost for good, and one stopped survivor becomes a cluster of one.
 
 Here: the question to the operator, and the printing. Not here: the checks and the work
-(warren_raft/recovery/restore.py).
+(warren_raft/recovery/recover.py).
 Invariant: nothing is changed before the operator has seen which writes may be missing and has said yes.
 """
 
@@ -22,12 +22,8 @@ from .describe import print_description
 from .tables import is_open_terminal, print_fields
 
 if TYPE_CHECKING:
-    from warren_raft.recovery.restore import (
-        Preview,
-        Recovery,
-        Restored,
-        Survivor,
-    )
+    from warren_raft.recovery.recover import Preview, Recovery, Survivor
+    from warren_raft.recovery.restore import Restored
 
 STEPS: Final = 1_000  # the length of a progress bar
 
@@ -68,7 +64,7 @@ def recover(yes: bool, force: bool, dry_run: bool) -> None:
     \b
     Example: warren-raft recover --data-dir data/m1
     """
-    from warren_raft.recovery.restore import Preview, Recovery
+    from warren_raft.recovery.recover import Preview, Recovery
 
     if dry_run:
         _print_preview(Preview(data_dir(), force=force))

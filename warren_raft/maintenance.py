@@ -1,7 +1,7 @@
 """Work on snapshots, and on the data directories of stopped managers, for programs: the commands of the same names.
 
 Lives here: short forms of these functions, as `import warren_raft` offers them; `restore` is recovery/restore.py's own.
-Not here: how they are carried out (recovery/restore.py, data_dir/description.py, snapshots/). Invariant: none of them
+Not here: how they are carried out (recovery/, data_dir/description.py, snapshots/). Invariant: none of them
 needs a running manager; `recover` alone changes files.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from warren_raft.data_dir import description as describing
 from warren_raft.data_dir.description import Description
-from warren_raft.recovery import restore as restoring
+from warren_raft.recovery.recover import Recovery
 from warren_raft.recovery.restore import Restored
 from warren_raft.snapshots import verification
 from warren_raft.snapshots.file import SnapshotInfo, read_manifest
@@ -50,7 +50,7 @@ def recover(data_dir: Path, *, force: bool = False, progress: Progress | None = 
     Raises RefusedForSafety, InUse (its manager runs), Corrupted, StorageFull, OSError. After an error, and if the
     process dies, `data_dir` has its old content or all of the new.
     """
-    with restoring.Recovery(data_dir, force=force) as recovery:
+    with Recovery(data_dir, force=force) as recovery:
         return recovery.carry_out(progress or (lambda _share: None))
 
 

@@ -1,6 +1,6 @@
 """All managers are lost at once, and operators restore a snapshot or recover a survivor: often by mistake at first.
 
-They use the product's own code (recovery/restore.py), on the directories of the simulation. The result is another
+They use the product's own code (recovery/), on the directories of the simulation. The result is another
 cluster, with its own checkers and callers, which begin with the restored records. Not here: the faults before and after
 (nemesis.py). Invariant: `strike` always ends with the members of one cluster started.
 """
@@ -37,8 +37,10 @@ from warren_raft.errors import (
 )
 from warren_raft.fsm.entry import read_committed
 from warren_raft.raft.membership import Founding, read_note
+from warren_raft.recovery import recover as recovering
 from warren_raft.recovery import restore as restoring
-from warren_raft.recovery.restore import Recovery, restore
+from warren_raft.recovery.recover import Recovery
+from warren_raft.recovery.restore import restore
 from warren_raft.snapshots import staging
 from warren_raft.snapshots.file import SnapshotInfo, extract, write
 from warren_raft.snapshots.verification import verify
@@ -184,19 +186,18 @@ class Disaster:
         def opened(config: Config, **options: Any) -> OpenedDirectory:
             return OpenedDirectory(
                 config,
-                **options | {"files": restoring.OS_FILES},
+                **options | {"files": recovering.OS_FILES},
                 boot_id=lambda: f"boot {directory.boot}",
                 verify=lambda path, records, _cancel: verify(path, records=records),
             )
 
+        def generator() -> Random:
+            return Random(self.random.getrandbits(64))
+
         with (
             directory.laid_out(),
-            mock.patch.multiple(
-                restoring,
-                SystemRandom=lambda: Random(self.random.getrandbits(64)),
-                OpenedDirectory=opened,
-                _answers=self._answers,
-            ),
+            mock.patch.object(restoring, "SystemRandom", generator),
+            mock.patch.multiple(recovering, SystemRandom=generator, OpenedDirectory=opened, _answers=self._answers),
         ):
             yield
 
@@ -257,7 +258,11 @@ class Disaster:
                 self._count(f"{tool}: disk full", directory.id)
             return
         cache = PageCache(directory.path)
-        with mock.patch.object(restoring, "OS_FILES", cache), cache.watching():
+        with (
+            mock.patch.object(restoring, "OS_FILES", cache),
+            mock.patch.object(recovering, "OS_FILES", cache),
+            cache.watching(),
+        ):
             try:
                 with killed_after(at):
                     call()

@@ -37,7 +37,7 @@ from warren_raft.raft.submit import Submitter
 from warren_raft.raft.swapping import Swap
 from warren_raft.raft.votes import Votes
 from warren_raft.recovery import restore as restoring
-from warren_raft.recovery.restore import Recovery
+from warren_raft.recovery.recover import Recovery
 from warren_raft.snapshots.keeper import Keeper
 
 

@@ -33,7 +33,8 @@ from warren_raft.raft.membership import (
     UPDATE,
     Change,
 )
-from warren_raft.recovery.restore import Recovery, restore
+from warren_raft.recovery.recover import Recovery
+from warren_raft.recovery.restore import restore
 from warren_raft.snapshots import staging
 from warren_raft.store.generations import StateDirectory
 from warren_raft.store.ownership import DirectoryLock

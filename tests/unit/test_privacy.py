@@ -24,7 +24,8 @@ from warren_raft.local.read_only import ReadOnlyStore
 from warren_raft.local.store import LocalStore
 from warren_raft.manager.store import ReplicatedStore
 from warren_raft.model.entities import Node
-from warren_raft.recovery.restore import Recovery, restore
+from warren_raft.recovery.recover import Recovery
+from warren_raft.recovery.restore import restore
 from warren_raft.snapshots import staging
 from warren_raft.store.ownership import DirectoryLock
 

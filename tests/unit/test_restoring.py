@@ -51,17 +51,15 @@ from warren_raft.raft.membership import (
     apply_change,
     read_note,
 )
+from warren_raft.recovery import recover as recovering
 from warren_raft.recovery import restore as restoring
-from warren_raft.recovery.restore import (
-    Preview,
-    Recovery,
-    Restored,
-    restore,
-)
+from warren_raft.recovery.recover import Preview, Recovery
+from warren_raft.recovery.restore import Restored, restore
 from warren_raft.snapshots import beside, staging
-from warren_raft.snapshots.file import read_manifest
+from warren_raft.snapshots import install as installing
+from warren_raft.snapshots.file import extract, read_manifest
 from warren_raft.snapshots.install import RESTORED_INDEX, REVISION_STEP
-from warren_raft.snapshots.verification import VerificationFailed, verify
+from warren_raft.snapshots.verification import VerificationFailed, verify, verify_in_child
 from warren_raft.store.database import SESSIONS, Database
 from warren_raft.store.generations import StateDirectory
 from warren_raft.store.ownership import DirectoryLock
@@ -395,20 +393,67 @@ def test_a_damaged_file_is_found_and_leaves_nothing(snapshot: Path, tmp_path: Pa
     assert not (tmp_path / "a").exists()
 
 
-def test_a_file_that_changes_after_it_was_verified_is_found(
+def spoil(file: Path, at: int = 5000) -> None:
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.write_bytes(data)
+
+
+def test_the_bytes_that_were_verified_are_the_bytes_that_are_used(
     snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def verify_then_spoil(path: str, **options: Any) -> Any:
-        manifest = verify(path, **options)
-        data = bytearray(snapshot.read_bytes())
-        data[5000] ^= 1
-        snapshot.write_bytes(data)
+    """The copy is verified, so a change of the file before the copy is found, and a change after it does not matter."""
+    extract = beside.extract
+
+    def spoil_then_copy(*arguments: Any, **options: Any) -> Any:
+        spoil(snapshot)
+        return extract(*arguments, **options)
+
+    def copy_then_spoil(*arguments: Any, **options: Any) -> Any:
+        manifest = extract(*arguments, **options)
+        spoil(snapshot)
         return manifest
 
-    monkeypatch.setattr(beside, "verify", verify_then_spoil)
-    with pytest.raises(SnapshotInvalid, match="was changed while"):
+    monkeypatch.setattr(beside, "extract", spoil_then_copy)
+    with pytest.raises(SnapshotInvalid, match="do not fit the hash"):
         held(tmp_path / "a", snapshot)
     assert not (tmp_path / "a").exists()
+    spoil(snapshot)
+    monkeypatch.setattr(beside, "extract", copy_then_spoil)
+    assert held(tmp_path / "a", snapshot).counts
+
+
+def test_a_copy_with_another_bit_is_found(snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extract = beside.extract
+
+    def spoilt(file: Path, copy: str, **options: Any) -> Any:
+        manifest = extract(file, copy, **options)
+        spoil(Path(copy))
+        return manifest
+
+    monkeypatch.setattr(beside, "extract", spoilt)
+    with pytest.raises(SnapshotInvalid, match="do not fit the hash") as caught:
+        held(tmp_path / "a", snapshot)
+    assert caught.value.path == str(snapshot)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_state_with_another_bit_than_its_snapshot_is_found_by_the_first_start(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seal is the hash of the verified snapshot, and not of the file that was copied from it."""
+
+    def spoilt(file: Path, target: str, **options: Any) -> Any:
+        manifest = extract(file, target, **options)
+        spoil(Path(target))
+        return manifest
+
+    monkeypatch.setattr(installing, "extract", spoilt)
+    restored = held(tmp_path / "a", snapshot)
+    directory = opened(tmp_path / "a")
+    assert directory.machine.digest.hex() == restored.digest
+    directory.close(failed=False)
+    assert [each for each in os.listdir(tmp_path / "a" / "state") if "damaged" in each], "it was rebuilt"
 
 
 # Verified beside -----------------------------------------------------------------------------------------------------
@@ -477,6 +522,31 @@ def test_a_damaged_file_is_not_opened_while_the_other_process_verifies_it(
 
 
 @pytest.mark.usefixtures("two_processes")
+def test_a_file_with_other_bytes_in_the_other_process_is_refused(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Structure and digest were proved of the copy, so they are known of the file only if its hash is the same."""
+    later = snapshot_of_cluster(tmp_path, CLUSTER, 1)
+    extract, replaced = beside.extract, threading.Event()
+
+    def copy_then_replace(*arguments: Any, **options: Any) -> Any:
+        manifest = extract(*arguments, **options)
+        os.replace(later, snapshot)
+        replaced.set()
+        return manifest
+
+    def late(path: str, *, proof: int, **options: Any) -> Any:
+        assert replaced.wait(60)
+        return verify_in_child(path, proof=proof, **options)
+
+    monkeypatch.setattr(beside, "extract", copy_then_replace)
+    monkeypatch.setattr(beside, "verify_in_child", late)
+    with pytest.raises(SnapshotInvalid, match="was changed while it was verified"):
+        held(tmp_path / "a", snapshot)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.usefixtures("two_processes")
 def test_records_are_verified_here_if_the_other_process_has_no_result(
     snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -492,7 +562,7 @@ def test_records_are_verified_here_if_the_other_process_has_no_result(
     monkeypatch.setattr(beside, "verify_in_child", killed)
     monkeypatch.setattr(beside, "verify", counted)
     assert held(tmp_path / "a", snapshot).counts
-    assert asked == [False, True]
+    assert asked == [True]
 
 
 @pytest.mark.usefixtures("two_processes")
@@ -842,7 +912,7 @@ def test_a_dry_run_lists_the_entries_to_take_over_and_changes_nothing(tmp_path: 
 
 def test_a_dry_run_needs_the_room_that_the_recovery_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     survivor(tmp_path / "m1")
-    monkeypatch.setattr(restoring, "_ROOM", 1 << 60)
+    monkeypatch.setattr(recovering, "_ROOM", 1 << 60)
     assert "three times the state" in refused(lambda: Preview(tmp_path / "m1"))
 
 

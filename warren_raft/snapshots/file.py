@@ -163,14 +163,15 @@ def write(
 
 
 @contextmanager
-def _new_file(path: str, files: Files) -> Iterator[File]:
-    """A new file, mode 0600. It is synced at the end of the block, or removed after an error."""
+def _new_file(path: str, files: Files, *, sync: bool = True) -> Iterator[File]:
+    """A new file, mode 0600. It is synced at the end of the block if `sync`, or removed after an error."""
     with no_space_as_storage_full(path):
         file = files.make_file(path, private=True)
         try:
             with closing(file):
                 yield file
-                file.sync()
+                if sync:
+                    file.sync()
         except BaseException:
             with suppress(FileNotFoundError):
                 files.unlink(path)
@@ -323,8 +324,8 @@ def _parse_trailer(page: bytes, path: str) -> SnapshotInfo:
 # ---------------------------------------------------------------------------------------------- extracting
 
 
-def extract(path: Path, target: Path, *, files: Files = OS_FILES) -> SnapshotInfo:
-    """Copy the database of a verified snapshot to a new file, mode 0600, and sync it. The snapshot is not changed.
+def extract(path: Path, target: Path, *, files: Files = OS_FILES, sync: bool = True) -> SnapshotInfo:
+    """Copy the database of a snapshot to a new file, mode 0600, and sync it if `sync`. The snapshot is not changed.
 
     The copy is never a link, because LMDB would write into the snapshot. If the file system can do that, both files
     share their blocks until one of them is written to, which takes no time and no space. After any error no file is
@@ -335,7 +336,7 @@ def extract(path: Path, target: Path, *, files: Files = OS_FILES) -> SnapshotInf
     path, target = os.fspath(path), os.fspath(target)
     with opened(path) as source:
         manifest = manifest_in(source, path)
-        with _new_file(target, files) as copy:
+        with _new_file(target, files, sync=sync) as copy:
             if not _share_blocks(source, copy, manifest.size_bytes):
                 _copy_bytes(source, copy, manifest.size_bytes, path)
     return manifest

@@ -12,16 +12,13 @@ from datetime import datetime
 from typing import Final
 
 from warren_raft.disk.files import OS_FILES, Files
-from warren_raft.errors import SnapshotInvalid
-from warren_raft.fsm.digest import recompute
+from warren_raft.fsm.digest import difference, framed, to_bytes
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.snapshots.directory import SnapshotDirectory
 from warren_raft.snapshots.file import (
     Path,
     SnapshotInfo,
     extract,
-    opened,
-    sha256_of,
 )
 from warren_raft.snapshots.verification import verify
 from warren_raft.store.database import (
@@ -45,10 +42,9 @@ one of its own, even if much was written after the snapshot."""
 
 
 def install(
-    path: Path,
+    copy: Path,
     data_dir: Path,
     *,
-    sha256: str,
     cluster_id: str,
     node_id: str,
     created_at: datetime,
@@ -56,42 +52,49 @@ def install(
     first: Callable[[StateMachine], object] = lambda _machine: None,
     files: Files = OS_FILES,
 ) -> SnapshotInfo:
-    """Make DATA_DIR/state and DATA_DIR/snapshots of a verified snapshot, all durable. Returns the new manifest.
+    """Make DATA_DIR/state and DATA_DIR/snapshots, all durable. Returns the new manifest.
 
-    `sha256`: the hash of the verified bytes. `first` may apply more of the old log before the old log ends. Raises
-    SnapshotInvalid (the file is not the verified one), StorageFull, OSError, StorageFailed.
+    `copy`: a verified copy of a snapshot's database, in the same file system; this call uses it up. `first` may apply
+    more of the old log before the old log ends. The state is the database of the new snapshot: a compact one, without
+    the pages of the old history. Raises SnapshotInvalid, StorageFull, OSError, StorageFailed.
     """
     state = StateDirectory(data_dir, files=files)
     state.create()
     generation = state.next_generation()
-    target = state.file_of(generation)
-    size = extract(path, target, files=files).size_bytes
-    with opened(target) as descriptor:
-        if sha256_of(descriptor, size) != sha256:
-            raise SnapshotInvalid(os.fspath(path), "was changed while it was restored")
-    with Database.open_generation(state, generation, sync=False) as database:
+    files.rename(os.fspath(copy), state.file_of(generation))
+    snapshots = SnapshotDirectory(data_dir, files=files)
+    snapshots.create()
+    database = Database.open_generation(state, generation, sync=False)
+    try:
         first(StateMachine(database))
         begin_anew(database, cluster_id)
-        database.publish()
-        snapshots = SnapshotDirectory(data_dir, files=files)
-        snapshots.create()
-        manifest = snapshots.take(
+        snapshot = snapshots.take(
             database,
             created_at=created_at,
             node_id=node_id,
             quorum=quorum,
             verify=lambda part: verify(part, records=False),
-        ).manifest
-    state.seal(generation)  # so that the first start need not check every record again
-    return manifest
+        )
+    finally:
+        database.abandon()  # its content is in the snapshot
+    state.remove(generation)
+    extract(snapshot.path, state.file_of(generation + 1), files=files)
+    state.publish(generation + 1)
+    # The first start compares the file with the hash that was verified, and need not check every record again.
+    state.seal(generation + 1, snapshot.manifest.sha256)
+    return snapshot.manifest
 
 
 def begin_anew(database: Database, cluster_id: str) -> None:
     """Keep the entities with their revisions. The new cluster begins without members, sessions and history."""
     with database.write() as transaction:
+        total = int.from_bytes(transaction.position.digest, "big")
+        total += sum(difference(framed(SESSIONS), key, record, None) for key, record in transaction.scan(SESSIONS))
+        for key, value in ((MEMBERSHIP, None), (CLUSTER_ID, cluster_id.encode())):
+            total += difference(framed(META), key, transaction.fetch(META, key), value)
         transaction.clear(SESSIONS)
         transaction.clear(HISTORY)
         transaction.erase(META, MEMBERSHIP)
         transaction.store(META, CLUSTER_ID, cluster_id.encode())
-        revision, digest = transaction.revision + REVISION_STEP, recompute(transaction)
-        transaction.move(Position(RESTORED_INDEX, applied_term=0, revision=revision, digest=digest))
+        revision = transaction.revision + REVISION_STEP
+        transaction.move(Position(RESTORED_INDEX, applied_term=0, revision=revision, digest=to_bytes(total)))

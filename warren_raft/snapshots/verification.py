@@ -59,6 +59,7 @@ from warren_raft.support.log_lines import log_event
 
 logger = logging.getLogger("warren_raft.snapshots")
 
+CHANGED: Final = "was changed while it was verified"
 CANCEL_POLL_SECONDS: Final = 0.05
 NICE: Final = 10  # a child of low priority gives way, and still gets a tenth of a busy processor
 _HASHED, _WALKED, _SUMMED, _DECODED = 0.05, 0.2, 0.3, 0.85  # shares of the whole, as measured
@@ -101,21 +102,71 @@ def verify(
     Raises SnapshotInvalid (with the fault and its place), RefusedForSafety (a newer format), OSError, and the errors of
     `pace`.
     """
-    report = progress or (lambda _share: None)
     path = os.fspath(path)
     with opened(path) as descriptor:
         manifest = manifest_in(descriptor, path)
-        if sha256_of(descriptor, manifest.size_bytes, lambda share: report(share * _HASHED)) != manifest.sha256:
-            raise SnapshotInvalid(path, "is damaged: its bytes do not fit the hash in its last page")
-        same_file = f"/proc/self/fd/{descriptor}"  # so that a change of the name meanwhile does not matter
-        problem = _structure_problem(same_file, pace)
-        report(_WALKED)
-        if problem is None:
-            problem = _content_problem(same_file, manifest, path, records, report, pace)
+        _require_sound(descriptor, manifest, path, records, progress or _no_report, pace)
+    return manifest
+
+
+def verify_copy(
+    copy: Path, path: Path, manifest: SnapshotInfo, *, records: bool, progress: Progress | None = None
+) -> None:
+    """`verify`, for a copy of the database in the snapshot `path`. The errors name the snapshot."""
+    with opened(copy) as descriptor:
+        _require_sound(descriptor, manifest, os.fspath(path), records, progress or _no_report, None)
+
+
+def verify_records(path: Path, proved: Callable[[], str]) -> SnapshotInfo:
+    """The rest of `verify` for a file whose structure and digest another process proves meanwhile. `proved` waits for
+    the hash of the bytes that were proved. Raises the errors of `verify`."""
+    path = os.fspath(path)
+    with opened(path) as descriptor:
+        manifest = manifest_in(descriptor, path)
+        _require_hash(descriptor, manifest, path, _no_report)
+        if proved() != manifest.sha256:
+            raise SnapshotInvalid(path, CHANGED)
+        problem = _content_problem(
+            _same_file(descriptor), path, None, lambda transaction: _check_records(transaction, manifest, _no_report)
+        )
         if problem is not None:
             raise SnapshotInvalid(path, problem)
-        report(1.0)
     return manifest
+
+
+def _no_report(_share: float) -> None:
+    pass
+
+
+def _same_file(descriptor: int) -> str:
+    """A path of an open file, so that a change of its name meanwhile does not matter."""
+    return f"/proc/self/fd/{descriptor}"
+
+
+def _require_hash(descriptor: int, manifest: SnapshotInfo, path: str, report: Progress) -> None:
+    if sha256_of(descriptor, manifest.size_bytes, lambda share: report(share * _HASHED)) != manifest.sha256:
+        raise SnapshotInvalid(path, "is damaged: its bytes do not fit the hash in its last page")
+
+
+def _require_sound(
+    descriptor: int, manifest: SnapshotInfo, path: str, records: bool, report: Progress, pace: Pace | None
+) -> None:
+    _require_hash(descriptor, manifest, path, report)
+    same_file = _same_file(descriptor)
+    problem = _structure_problem(same_file, pace)
+    report(_WALKED)
+    if problem is None:
+
+        def check(transaction: ReadTransaction) -> None:
+            _check_manifest(transaction, manifest)
+            report(_SUMMED)
+            if records:
+                _check_records(transaction, manifest, report)
+
+        problem = _content_problem(same_file, path, pace, check)
+    if problem is not None:
+        raise SnapshotInvalid(path, problem)
+    report(1.0)
 
 
 def prove_state(path: Path) -> None:
@@ -176,15 +227,11 @@ class _Problem(Exception):
     """The database has a fault. This error does not leave the module."""
 
 
-def _content_problem(
-    file: str, manifest: SnapshotInfo, path: str, records: bool, report: Progress, pace: Pace | None
-) -> str | None:
+def _content_problem(file: str, path: str, pace: Pace | None, check: Callable[[ReadTransaction], None]) -> str | None:
+    """The fault that `check` finds in the database."""
     try:
         with Database.open_file(file) as database, _reading(database, pace) as transaction:
-            _check_manifest(transaction, manifest)
-            report(_SUMMED)
-            if records:
-                _check_records(transaction, manifest, report)
+            check(transaction)
     except (_Problem, Unreadable) as problem:
         return str(problem)
     except Corrupted as error:
@@ -279,21 +326,25 @@ def verify_in_child(
     records: bool,
     low_priority: bool = True,
     cancel: Cancel | None = None,
+    proof: int | None = None,
 ) -> SnapshotInfo:
     """`verify`, in a process of its own that ends with this one. Blocks without the GIL.
 
     Setting `cancel` ends it within CANCEL_POLL_SECONDS with Closed. `low_priority`: it gives way to all other
-    processes. A file that takes more processor time than CPU_SECONDS_MIN plus CPU_SECONDS_PER_MIB is SnapshotInvalid. A
-    file that needs more memory than MEMORY_BYTES_MIN plus MEMORY_FACTOR times its size is VerificationFailed. If there
-    is no interpreter for a child (a frozen program, an embedded one), it is done in this process, in pieces that let
-    other threads run, and takes several times longer.
+    processes. `proof`: the reading end of a pipe; the child then does `verify_records`, and the line that it reads
+    there is the answer of `proved`. A file that takes more processor time than CPU_SECONDS_MIN plus CPU_SECONDS_PER_MIB
+    is SnapshotInvalid. A file that needs more memory than MEMORY_BYTES_MIN plus MEMORY_FACTOR times its size is
+    VerificationFailed. If there is no interpreter for a child (a frozen program, an embedded one), it is done in this
+    process, in pieces that let other threads run, and takes several times longer.
 
     Raises the errors of `verify`, and VerificationFailed if the child got no result.
     """
     path = absolute(path)
     options = {"records": records, "nice": NICE if low_priority else 0}
+    if proof is not None:
+        options["proof"] = True
     try:
-        answer = _answer_of_child(path, options, cancel, lambda detail: SnapshotInvalid(path, detail))
+        answer = _answer_of_child(path, options, cancel, lambda detail: SnapshotInvalid(path, detail), proof)
     except NoChild as error:
         return _verified_here(path, records, cancel, error)
     try:
@@ -330,7 +381,11 @@ def _verified_here(path: str, records: bool, cancel: Cancel | None, why: NoChild
 
 
 def _answer_of_child(
-    path: str, options: dict[str, int], cancel: Cancel | None, damaged: Callable[[str], WarrenError]
+    path: str,
+    options: dict[str, int],
+    cancel: Cancel | None,
+    damaged: Callable[[str], WarrenError],
+    stdin: int | None = None,
 ) -> dict[str, Any]:
     """The findings of the child (verify_child.py). `damaged` makes the error for a file that ended the child.
 
@@ -342,7 +397,7 @@ def _answer_of_child(
     reason = "no Python interpreter was found beside this program"
     for interpreter in candidates():
         try:
-            code, out, err = _run([interpreter, "-I", "-c", _BEGIN, *arguments], cancel)
+            code, out, err = _run([interpreter, "-I", "-c", _BEGIN, *arguments], cancel, stdin)
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 raise  # a shortage that will pass
@@ -380,11 +435,10 @@ def _is_own_deadline(size: int) -> bool:
     return limit == resource.RLIM_INFINITY or _cpu_seconds(size) < limit
 
 
-def _run(command: Sequence[str], cancel: Cancel | None) -> tuple[int, bytes, bytes]:
+def _run(command: Sequence[str], cancel: Cancel | None, stdin: int | None) -> tuple[int, bytes, bytes]:
     """(exit code, stdout, stderr) of a child. Raises OSError if it cannot be started, Closed."""
-    with RESERVE.call(
-        subprocess.Popen, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as child:
+    given = subprocess.DEVNULL if stdin is None else stdin
+    with RESERVE.call(subprocess.Popen, command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         try:
             out, err = _output_of(child, cancel)
         except BaseException:

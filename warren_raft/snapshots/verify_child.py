@@ -16,15 +16,15 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from warren_raft.errors import Corrupted, RefusedForSafety, SnapshotInvalid
-from warren_raft.snapshots.verification import BEGUN, prove_state, verify
+from warren_raft.snapshots.verification import BEGUN, prove_state, verify, verify_records
 from warren_raft.support.core_dumps import forbid_core_dumps
 
 _PR_SET_PDEATHSIG: Final = 1  # prctl: the signal that this process gets when its parent's thread ends
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`arguments`: the path, and the options as JSON: state or records, nice, parent (its process id), and the limits
-    cpu_seconds and memory_bytes."""
+    """`arguments`: the path, and the options as JSON: state, or records and proof; nice, parent (its process id), and
+    the limits cpu_seconds and memory_bytes."""
     path, options = arguments[0], json.loads(arguments[1])
     forbid_core_dumps()  # a damaged file may end this process by a signal
     _die_with(options["parent"])
@@ -56,6 +56,8 @@ def _answer(path: str, options: dict[str, Any]) -> dict[str, Any]:
         if "state" in options:
             prove_state(path)
             return {"sound": {}}
+        if "proof" in options:
+            return {"sound": verify_records(path, lambda: sys.stdin.readline().strip()).to_json()}
         return {"sound": verify(path, records=options["records"]).to_json()}
     except (SnapshotInvalid, Corrupted) as error:
         return {"error": type(error).__name__, "detail": error.detail}

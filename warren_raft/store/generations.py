@@ -455,12 +455,15 @@ class StateDirectory:
     def _seal_of(self, generation: int) -> str:
         return self.file_of(generation) + ".sealed"
 
-    def seal(self, generation: int) -> None:
+    def seal(self, generation: int, sha256: str | None = None) -> None:
         """Note the hash of the file when writing has ended: LMDB 0.9 has no page checksums, and a disk may change a bit
-        while no manager runs. Do not call this while an environment of this process has the file open: closing another
-        descriptor of the file would drop LMDB's locks."""
+        while no manager runs. `sha256`: the hash that the file must have; None: the hash that it has now.
+
+        Do not call this while an environment of this process has the file open: closing another descriptor of the file
+        would drop LMDB's locks.
+        """
         self.require_in_place()
-        digest = _sha256_of_file(self.file_of(generation))
+        digest = _sha256_of_file(self.file_of(generation)) if sha256 is None else sha256
         replace_file(self._seal_of(generation), f"{digest}\n".encode(), files=self.files)
 
     def break_seal(self, generation: int) -> None:
