@@ -13,6 +13,7 @@ from warren_raft.store.command import PUT, Operation
 from warren_raft.store.database import Database
 from warren_raft.store.interface import Store
 from warren_raft.store.tables import BY_NUMBER, Kind
+from warren_raft.watching.hub import Hub
 
 
 def put_all(database: Database, *entities: tuple[Kind[Any], Any]) -> int:
@@ -36,6 +37,9 @@ class DirectStore(Store):
     def attach(self, database: Database) -> None:
         """Change the generation, as a store does."""
         self._database = database
+
+    def _feeds(self) -> Hub:
+        raise NotImplementedError("this store keeps no history")
 
     def _execute(self, operations: tuple[Operation, ...], timeout: float | None) -> int:
         self.commands.append(operations)

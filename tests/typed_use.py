@@ -20,6 +20,7 @@ from warren_raft import (
     TLSCertificate,
     View,
     Volume,
+    Watch,
 )
 from warren_raft.store.writing import WriteMethods
 
@@ -111,6 +112,7 @@ def reads_of_a_view(view: View) -> None:
     assert_type(view.iter_networks(), Iterator[Network])
     assert_type(view.iter_ingresses(), Iterator[Ingress])
     assert_type(view.iter_tls_certificates(), Iterator[TLSCertificate])
+    assert_type(view.watch(ids={"x"}, node="n"), Watch)
 
 
 def writes_of_a_batch(batch: Batch) -> None:
@@ -140,6 +142,7 @@ def writes_of_a_batch(batch: Batch) -> None:
 
 def everything_else_of_a_store(store: Store) -> None:
     assert_type(store.close(), None)
+    assert_type(store.watch(7, kinds={"service"}, bookmark_seconds=60), Watch)
     with store.read() as view, store.batch(wait=False, timeout=2.5) as batch:
         assert_type(view, View)
         assert_type(batch, Batch)

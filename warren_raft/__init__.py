@@ -85,11 +85,13 @@ if TYPE_CHECKING:
     from .results import Status as Status
     from .results import Verdict as Verdict
     from .snapshots.file import SnapshotInfo as SnapshotInfo
+    from .store.events import Event as Event
     from .store.interface import Batch as Batch
     from .store.interface import Reader as Reader
     from .store.interface import Store as Store
     from .store.interface import View as View
     from .store.interface import Writer as Writer
+    from .store.watch import Watch as Watch
 
     __version__: str
 
@@ -169,6 +171,8 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "Status",
         "Verdict",
     ),
+    "store.events": ("Event",),
+    "store.watch": ("Watch",),
     "store.interface": ("Batch", "Reader", "Store", "View", "Writer"),
 }
 _HOME: dict[str, str] = {name: module for module, names in _MODULES.items() for name in names}

@@ -284,7 +284,7 @@ class Process:
 
         return rebuild
 
-    def swapped(self, machine: StateMachine) -> None:
+    def swapped(self, machine: StateMachine, _was_wrong: bool) -> None:
         self.state_is_wrong = False
         self.world.tell("swapped", self)
         self.world.faults["state replaced by a snapshot"] += 1

@@ -86,7 +86,7 @@ def test_the_store_has_the_48_operations() -> None:
     writes = {name for name in public if name.startswith(("create_", "update_", "delete_", "save_"))}
     assert sorted(writes) == sorted(WRITES)
     assert len(reads) + len(writes) + len({"close"} & public) == 48
-    assert public - reads - writes == {"close", "batch", "read"}
+    assert public - reads - writes == {"close", "batch", "read", "watch"}
     assert all(inspect.getdoc(getattr(Store, name)) for name in public)
 
 

@@ -16,7 +16,12 @@ from warren_raft.store.database import Database
 from warren_raft.store.generations import StateDirectory
 from warren_raft.store.interface import Reader, View
 from warren_raft.support import forking
+from warren_raft.watching.hub import Hub
 
+POLL_SECONDS: Final = 0.1
+"""How often the state is looked at for watches: the process that changes it cannot tell. It takes some 20 µs."""
+JOIN_SECONDS: Final = 1.0
+"""How long `close` waits for the thread of the watches to end its read."""
 END_VIEWS_SECONDS: Final = 30.0
 """How often a process that only reads checks for views that were open for too long."""
 
@@ -70,6 +75,7 @@ class ReadOnlyStore(Reader):
         self._state = StateDirectory(data_dir)
         refuse_file(self._state.data_dir)
         self._change = threading.Lock()
+        self._hub: Hub | None = None
         self._follower = 0
         self._pointer = _pointer_identity(self._state)
         self._database: Database | None = Database.open_read_only(self._state)
@@ -90,6 +96,12 @@ class ReadOnlyStore(Reader):
         if _pointer_identity(self._state) != self._pointer:
             return self._follow()
         return database
+
+    def _feeds(self) -> Hub:
+        """Made for the first watch: it refers to this store, which is then no longer freed when it is dropped."""
+        if self._hub is None:
+            self._hub = Hub(self._attached, poll_seconds=POLL_SECONDS)
+        return self._hub
 
     def _follow(self) -> Database:
         """Open the generation that the pointer names now, and close the previous one."""
@@ -125,6 +137,8 @@ class ReadOnlyStore(Reader):
     def close(self) -> None:
         """Close the files, at once or when the last open view ends. Idempotent."""
         database, self._database = self._database, None
+        if self._hub is not None:
+            self._hub.close(JOIN_SECONDS)
         if database is not None:
             database.close()
 

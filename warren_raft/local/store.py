@@ -11,7 +11,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
@@ -53,6 +53,7 @@ from warren_raft.support.log_lines import log_event
 from warren_raft.support.own_thread import OwnThread
 from warren_raft.support.process_end import close_at_exit
 from warren_raft.support.waiting import Bell
+from warren_raft.watching.hub import Hub
 
 logger = logging.getLogger("warren_raft.local.store")
 
@@ -107,6 +108,9 @@ class LocalStore(Store):
         self._deliveries = Deliveries("warren-local-futures")
         self._own = OwnThread("warren-local", self._deliveries.look)
         self._commits: Final = GroupCommit(self._commit, self._own, self._deliveries)
+        self._hub: Final = Hub(self._attached, lambda: self._failure, ring_by=self._ring_by)
+        self._ring: Callable[[], None] | None = None
+        """To be called after each change: there are watches."""
         self._lock: DirectoryLock
         self._anchors: Anchors
         self._machine: StateMachine
@@ -137,6 +141,12 @@ class LocalStore(Store):
 
     def _leader_contact_age_seconds(self) -> float:
         return 0.0
+
+    def _feeds(self) -> Hub:
+        return self._hub
+
+    def _ring_by(self, ring: Callable[[], None] | None) -> None:
+        self._ring = ring
 
     def _execute(self, operations: tuple[Operation, ...], timeout: float | None) -> int:
         seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
@@ -181,6 +191,9 @@ class LocalStore(Store):
         machine = self._machine
         machine.settle()
         results = machine.apply(machine.applied_index + 1, 0, requests)
+        ring = self._ring
+        if ring is not None:
+            ring()
         machine.database.require_file()
         return [_outcome(result) for result in results]
 
@@ -255,6 +268,7 @@ class LocalStore(Store):
             return
         try:
             self._commits.close()
+            self._hub.close(JOIN_SECONDS)
             self._deliveries.finish(JOIN_SECONDS)
             database, self._database = self._database, None
             if database is not None:

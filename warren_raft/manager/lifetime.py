@@ -49,6 +49,13 @@ class Lifetime:
         if self.failure is not None:
             raise Closed(f"this manager stopped: {self.failure}")
 
+    def require_database(self) -> Database:
+        """The state that reads use. Raises Closed."""
+        database = self.database
+        if database is None:
+            raise Closed
+        return database
+
     def fail(self, error: WarrenError) -> None:
         """This manager stops by itself."""
         if self.failure is None:

@@ -24,7 +24,7 @@ from warren_raft.config import Config, split_address
 from warren_raft.data_dir.opening import OpenedDirectory
 from warren_raft.disk.descriptors import RESERVE
 from warren_raft.disk.files import OS_FILES, Files
-from warren_raft.errors import WarrenError
+from warren_raft.errors import Closed, WarrenError
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.manager.calls import GRACE_SECONDS, WriteCalls
 from warren_raft.manager.disk_space import Space
@@ -44,6 +44,7 @@ from warren_raft.support.log_lines import log_event
 from warren_raft.support.own_thread import OwnThread
 from warren_raft.support.process_end import close_at_exit
 from warren_raft.support.switch_interval import SWITCH_INTERVAL
+from warren_raft.watching.hub import Hub
 
 logger = logging.getLogger("warren_raft.manager.parts")
 
@@ -76,6 +77,7 @@ class Parts:
     membership: MembershipCalls
     saving: Saving
     leadership: Leadership
+    hub: Hub
     _housekeeping: Housekeeping
     _version: str
 
@@ -149,6 +151,7 @@ class Parts:
             on_change=life.changed.ring,
             on_failure=life.fail,
         )
+        self.hub = Hub(life.require_database, self._why_no_changes, ring_by=self._ring_by)
         node_id, seconds = config.node_id, config.write_timeout_seconds
         self.readiness = Readiness(node_id, life, driver.engine)
         self.calls = WriteCalls(node_id, seconds, life=life, driver=driver, writes=self._writes, space=self._space)
@@ -234,9 +237,20 @@ class Parts:
 
     # While it is open --------------------------------------------------------------------------------------------
 
-    def _swapped(self, machine: StateMachine) -> None:
+    def _swapped(self, machine: StateMachine, was_wrong: bool) -> None:
         """In the raft thread, after the state was replaced. Reads that have begun go on in the old state."""
+        if was_wrong:
+            self.hub.diverged()
         self.life.database = machine.database
+        self.hub.ring()
+
+    def _ring_by(self, ring: Callable[[], None] | None) -> None:
+        self.driver.on_applied = ring
+
+    def _why_no_changes(self) -> WarrenError | None:
+        """For watches: this manager applies nothing any more."""
+        failure = self.life.failure
+        return None if failure is None else Closed(f"this manager stopped: {failure}")
 
     def _stop_manager(self, error: WarrenError) -> None:
         """In the thread of the housekeeping, which found that this manager must not go on."""
@@ -321,6 +335,7 @@ class Parts:
             self._housekeeper.join(HANGS_SECONDS)
         if self._backups is not None:
             self._backups.join(GRACE_SECONDS)  # the backup directory's disk may hang
+        self.hub.close(GRACE_SECONDS)
         self.driver.stop(*((GRACE_SECONDS,) if self.life.is_stuck else ()))
         self.driver.end_writes("the store is closed")
         self._deliveries.finish(GRACE_SECONDS)

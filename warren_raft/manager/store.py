@@ -24,6 +24,7 @@ from warren_raft.snapshots.file import SnapshotInfo
 from warren_raft.store.command import Operation
 from warren_raft.store.database import Database
 from warren_raft.store.interface import Store
+from warren_raft.watching.hub import Hub
 
 if TYPE_CHECKING:
     from warren_raft.admin.server import AdminServer
@@ -58,10 +59,10 @@ class ReplicatedStore(Store):
         return AdminServer(self, self.config.directory, nameless_snapshot)
 
     def _attached(self) -> Database:
-        database = self._life.database
-        if database is None:
-            raise Closed
-        return database
+        return self._life.require_database()
+
+    def _feeds(self) -> Hub:
+        return self._parts.hub
 
     # This manager and its cluster --------------------------------------------------------------------------------
 

@@ -118,6 +118,8 @@ class Driver(Generic[W]):
         self._on_failure = on_failure
         self.stamps: Stamps | None = None
         """Set, from any thread: the points that a write passes are stamped. None: they are not, at no cost."""
+        self.on_applied: Callable[[], None] | None = None
+        """Set, from any thread: called in the raft thread after entries were applied."""
         self._seen: object = None
         self._engine = make_engine(time.monotonic())
         self._bell = Bell()
@@ -352,7 +354,7 @@ class Driver(Generic[W]):
             synced = self._sync_thread.wait(may_wait=not self._engine.has_to_apply)
             if synced is not None:
                 self._step_engine(time.monotonic(), [synced])
-            more = self._engine.apply()
+            more = self._apply()
             if self.stamps is not None:
                 self.stamps.add("applied", self._engine.applied_index)
             self._writes.expire(now, lambda: self._engine.hindrance)
@@ -370,6 +372,16 @@ class Driver(Generic[W]):
         if self._engine.failure is not None:
             self._fail(self._engine.failure)
         self._step_at = LONG_AGO if more or self._writes.has_more else self._engine.step_at
+
+    def _apply(self) -> bool:
+        on_applied = self.on_applied
+        if on_applied is None:
+            return self._engine.apply()
+        before = self._engine.applied_index
+        more = self._engine.apply()
+        if self._engine.applied_index != before:
+            on_applied()
+        return more
 
     def _step_engine(self, now: float, events: list[Event]) -> None:
         transport, stamps = self._transport, self.stamps

@@ -123,7 +123,7 @@ class Keeper:
         """Set to end the jobs that run."""
         self.machine: StateMachine
         """The state in use; set by the code that opens the directory."""
-        self.on_swap: Callable[[StateMachine], None] = lambda _machine: None
+        self.on_swap: Callable[[StateMachine, bool], None] = lambda _machine, _was_wrong: None
         """Called in the raft thread when another state replaces `machine`."""
 
     def open(self) -> None:
@@ -401,7 +401,7 @@ class Keeper:
         self._retired.append((self.machine.database.generation, why))
         self.is_suspect = False
         self.machine = machine
-        self.on_swap(machine)
+        self.on_swap(machine, bool(why))
 
     def discard(self, machine: StateMachine) -> None:
         machine.database.abandon()

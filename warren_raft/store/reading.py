@@ -7,7 +7,7 @@ Invariant: no transaction stays open across code of the caller, except that of a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 import lmdb
@@ -25,6 +25,7 @@ from warren_raft.model.entities import (
 )
 from warren_raft.store import lookup
 from warren_raft.store.cache import HEAD_BYTES
+from warren_raft.store.events import Filter, checked_bookmark_seconds, checked_since
 from warren_raft.store.lmdb_errors import translated
 from warren_raft.store.tables import (
     CA,
@@ -49,6 +50,7 @@ from warren_raft.store.tables import (
     Kind,
 )
 from warren_raft.store.transactions import ReadTransaction
+from warren_raft.store.watch import Feeds, Watch
 
 if TYPE_CHECKING:
     from warren_raft.store.database import Database
@@ -234,6 +236,37 @@ class Reader(ReadMethods):
         """One snapshot for many reads: `with store.read() as view`."""
         return View(self)
 
+    @abstractmethod
+    def _feeds(self) -> Feeds:
+        """The hub that fills the watches of this store. Raises Closed."""
+
+    def watch(
+        self,
+        since: int | None = None,
+        *,
+        kinds: Collection[str] | None = None,
+        service: str | None = None,
+        node: str | None = None,
+        ids: Collection[str] | None = None,
+        bookmark_seconds: float | None = None,
+    ) -> Watch:
+        """The changes from now on, or behind the revision `since`, as events in order: see `Watch` and `Event`.
+
+        `kinds`: only these, such as {"service", "node"}. `service`, `node`: only containers of this service (its id),
+        or on this node; a container that ceases to belong to it is told by `left`. `ids`: only these entities.
+        `bookmark_seconds`: when nothing else came for so long, an event `bookmark` says how far the watch is.
+
+        A `since` that this store has not reached yet, because another manager gave it, is waited for. Events are of the
+        state of this store: a follower that is cut off from the leader gives none. Raises InvalidEntity for an argument
+        that is wrong, RefusedForSafety beyond 4,096 watches, Closed. Any thread.
+        """
+        wanted = Filter.of(kinds, service, node, ids)
+        seconds = checked_bookmark_seconds(bookmark_seconds)
+        position = checked_since(since)
+        now = self._within(_revision)
+        begins_at = now if position is None else position
+        return Watch(self._feeds(), wanted, begins_at, is_reached=begins_at <= now, bookmark_seconds=seconds)
+
     def _get(self, kind: Kind[E], id: str) -> E:  # noqa: A002
         """The usual case is done here, in the fewest steps: the entity is in the cache, and its record is the same.
 
@@ -269,6 +302,12 @@ class Reader(ReadMethods):
             except lmdb.Error as error:
                 raise translated(error, database.path) from error
         raise Closed("the database was replaced again and again")
+
+
+def _revision(database: Owner, _txn: Txn) -> int:
+    """Of the transaction that began before."""
+    with ReadTransaction(database) as transaction:
+        return transaction.revision
 
 
 def _opened_view(database: Owner, _txn: Txn) -> ReadTransaction:
@@ -325,6 +364,23 @@ class View(ReadMethods):
         0 on the leader and in a LocalStore; None if it is not known (a ReadOnlyStore, or no leader so far).
         """
         return self._contact_age
+
+    def watch(
+        self,
+        *,
+        kinds: Collection[str] | None = None,
+        service: str | None = None,
+        node: str | None = None,
+        ids: Collection[str] | None = None,
+        bookmark_seconds: float | None = None,
+    ) -> Watch:
+        """The changes exactly behind this view, as events in order: see `Reader.watch` for the arguments and errors.
+
+        The watch goes on after the view is closed: read what you need, leave the view, and iterate.
+        """
+        return self._reader.watch(
+            self.revision, kinds=kinds, service=service, node=node, ids=ids, bookmark_seconds=bookmark_seconds
+        )
 
     def _get(self, kind: Kind[E], id: str) -> E:  # noqa: A002
         return self._within(lookup.by_id, kind, id)

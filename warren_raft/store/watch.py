@@ -1,0 +1,241 @@
+"""A watch as its program sees it (Watch), and the queue between it and the hub that fills it (Feed).
+
+For another face, such as one for asyncio, which needs no thread for a watch: make a `Feed` with a `notify` of its own
+(`loop.call_soon_threadsafe` of something; it is called in the hub's thread after items came or the feed ended, and
+must not raise), `add` it to the store's `Feeds`, call `take_now` whenever it was notified, and `forget` it at the end.
+Not here: where the events come from (watching/). Invariant: the items of a feed are whole revisions, in order. Only
+the hub's thread appends to the queue, and only the program takes out of it. Neither waits for the other.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol, Self
+
+from warren_raft.errors import Closed, WarrenError
+from warren_raft.store.events import Event, Filter
+from warren_raft.support import timeouts
+from warren_raft.support.waiting import Bell
+
+QUEUE_BYTES: Final = 1024 * 1024
+"""The most bytes of entities (and EVENT_BYTES for each event) in the queue of a watch, if it has more than one
+revision. A watch whose program is slower reads on from the history as soon as its queue is half empty."""
+EVENT_BYTES: Final = 512
+"""Counted for each event besides the bytes of its entity."""
+
+WATCH_CLOSED: Final = "the watch is closed"
+
+
+class Item(NamedTuple):
+    """The events of one revision, or a bookmark."""
+
+    revision: int
+    events: tuple[Event, ...]
+    size_bytes: int
+
+
+class Feed:
+    """One watch between the hub and its program. See the module's docstring."""
+
+    __slots__ = (
+        "__weakref__",
+        "_added_bytes",
+        "_taken_bytes",
+        "bookmark_at",
+        "bookmark_seconds",
+        "error",
+        "filter",
+        "given",
+        "is_closed",
+        "is_reached",
+        "is_waiting",
+        "notify",
+        "position",
+        "queue",
+    )
+
+    def __init__(
+        self,
+        filter: Filter,  # noqa: A002
+        position: int,
+        *,
+        is_reached: bool,
+        notify: Callable[[], object],
+        bookmark_seconds: float | None = None,
+    ) -> None:
+        """Events behind the revision `position`. `is_reached`: the state has had this revision already."""
+        self.filter: Final = filter
+        self.notify: Final = notify
+        self.bookmark_seconds: Final = bookmark_seconds
+        self.queue: Final[deque[Item]] = deque()
+        self.is_closed = False
+        """Set by the program: it wants no more."""
+        self.error: WarrenError | None = None
+        """Set by the hub: nothing comes after the items in the queue, for this reason."""
+        # The rest belongs to the hub.
+        self.position = position
+        """Every event up to this revision is in the queue, or was. A live feed may be further: as far as the hub."""
+        self.given = position
+        """The revision of the newest item, or the beginning."""
+        self.is_reached = is_reached
+        self.is_waiting = False
+        """Its queue was full: ring the hub when there is room."""
+        self.bookmark_at = -math.inf
+        self._added_bytes = self._taken_bytes = 0
+
+    # ---- for the hub
+
+    def put(self, revision: int, events: tuple[Event, ...], size_bytes: int) -> None:
+        if not self.queue:
+            self._added_bytes = self._taken_bytes
+        self._added_bytes += size_bytes
+        self.position = self.given = revision
+        self.queue.append(Item(revision, events, size_bytes))
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._added_bytes - self._taken_bytes if self.queue else 0
+
+    def end(self, error: WarrenError) -> None:
+        """Nothing comes any more. The program gets the items in the queue first, unless the store is closed."""
+        if self.error is None:
+            self.error = error
+
+    # ---- for the program
+
+    def take_now(self, feeds: Feeds, most: int | None = None) -> list[Item]:
+        """The items that are there, in order, `most` at most; none if there are none now.
+
+        Raises Closed if the feed was closed, or its store; WatchLost; the error that ended the store.
+        """
+        if self.is_closed:
+            raise Closed(WATCH_CLOSED)
+        error = self.error
+        if isinstance(error, Closed):
+            raise error.with_traceback(None)
+        found: list[Item] = []
+        while self.queue and (most is None or len(found) < most):
+            try:
+                item = self.queue.popleft()
+            except IndexError:  # another thread took it
+                break
+            self._taken_bytes += item.size_bytes
+            found.append(item)
+        if found and self.is_waiting:
+            feeds.ring()
+        if not found and error is not None and not self.queue:
+            raise error.with_traceback(None)  # otherwise the error would collect a traceback for each call
+        return found
+
+    def has_news(self) -> bool:
+        """Whether `take_now` would return an item or raise."""
+        return bool(self.queue) or self.is_closed or self.error is not None
+
+
+class Feeds(Protocol):
+    """The hub of a store (watching/hub.py). Thread-safe; also for signal handlers and finalizers."""
+
+    def add(self, feed: Feed) -> None:
+        """Begin to fill it. Raises Closed, RefusedForSafety (too many)."""
+
+    def forget(self, feed: Feed) -> None:
+        """End it; its program is notified once more. Idempotent."""
+
+    def ring(self) -> None:
+        """There is something to do: a change, or room in a queue."""
+
+
+class Watch:
+    """The events of a watch, in order: iterate over it, or call `take`. Use it with `with`, or call `close()`.
+
+    One thread iterates; any thread may close it, which ends the iteration. A watch that nobody refers to any more is
+    closed by itself. In a forked child it raises Closed.
+
+    Iterating and `take` raise:
+        WatchLost: events were missed, because the program was too slow or came too late, or the state was replaced
+            by one whose history does not reach back. Read everything again in a view, and go on by `view.watch()`.
+        Closed: the store was closed, or its manager has stopped.
+        Corrupted: the state is damaged.
+    """
+
+    def __init__(
+        self,
+        feeds: Feeds,
+        filter: Filter,  # noqa: A002
+        position: int,
+        *,
+        is_reached: bool,
+        bookmark_seconds: float | None = None,
+    ) -> None:
+        self._feeds = feeds
+        self._bell = bell = Bell()
+        self._rest: deque[Event] = deque()
+        """Events of `_newest` that were not given yet."""
+        self._before = self._newest = position
+        self._feed = Feed(filter, position, is_reached=is_reached, notify=bell.ring, bookmark_seconds=bookmark_seconds)
+        self._forget = weakref.finalize(self, feeds.forget, self._feed)
+        self._forget.atexit = False  # the end of the process closes the stores
+        try:
+            feeds.add(self._feed)
+        except BaseException:
+            self._forget()
+            raise
+
+    @property
+    def revision(self) -> int:
+        """Everything up to this revision was given: `since=watch.revision` goes on exactly behind it.
+
+        While only some events of a command were given, it is the revision before. A watch that gets no events stays
+        where it began; `bookmark_seconds` moves it on.
+        """
+        return self._before if self._rest else self._newest
+
+    def take(self, timeout: float | None = None) -> list[Event]:
+        """All events that are there, at least those of one revision, and whole revisions only. Waits for the first.
+
+        `timeout` in seconds, None: for ever. Returns an empty list at the timeout. Raises the errors of the class, and
+        Closed if the watch was closed.
+        """
+        deadline = timeouts.deadline(timeout)
+        found = list(self._rest)
+        if found:  # the iteration has given the first events of this revision
+            self._rest.clear()
+            return found
+        self._bell.wait_for(self._feed.has_news, deadline)
+        for item in self._feed.take_now(self._feeds):
+            found += item.events
+            self._before = self._newest = item.revision
+        return found
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        while not self._rest:
+            self._bell.wait_for(self._feed.has_news, math.inf)
+            if self._feed.is_closed:
+                raise StopIteration
+            for item in self._feed.take_now(self._feeds, 1):
+                self._before, self._newest = self._newest, item.revision
+                self._rest.extend(item.events)
+        return self._rest.popleft()
+
+    def close(self) -> None:
+        """End the watch: a thread that iterates leaves its loop. Idempotent; any thread, and signal handlers."""
+        self._feed.is_closed = True
+        self._rest.clear()
+        self._forget()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        """For logs and debuggers. Any state, any thread; never raises."""
+        state = "closed" if self._feed.is_closed else "open" if self._feed.error is None else "ended"
+        return f"<Watch at revision {self.revision}, {state}>"

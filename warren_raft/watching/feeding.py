@@ -1,0 +1,317 @@
+"""Filling feeds from the history of the state, step by step, without a thread or a clock of its own.
+
+Not here: the thread and its waking (hub.py), the effect of a filter (store/events.py), the program's side
+(store/watch.py). Invariant: a feed gets each event behind its beginning once, in the order of revision and index, all
+events of a revision at once, and a bookmark only behind every event up to it; or it ends with an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from warren_raft.errors import Closed, Corrupted, RefusedForSafety, WarrenError, WatchLost
+from warren_raft.fsm import history
+from warren_raft.fsm.history import Change
+from warren_raft.store.codec import MalformedRecord
+from warren_raft.store.database import Database
+from warren_raft.store.events import BOOKMARK, Event
+from warren_raft.store.transactions import ReadTransaction
+from warren_raft.store.watch import EVENT_BYTES, QUEUE_BYTES, WATCH_CLOSED, Feed
+from warren_raft.support.waiting import taken
+from warren_raft.watching.routes import Decoded, Routes, operations_in
+
+FEEDS_MAX: Final = 4_096
+"""Watches of one store: several for each of 500 nodes."""
+LIVE_CHANGES: Final = 1_024
+"""The most changes that one step routes to the live feeds."""
+CHUNK_CHANGES: Final = 256
+"""The most changes that are read for one feed at a time while it catches up. Then the next one has its turn."""
+STEP_CHANGES: Final = 2_048
+"""The most changes that one step reads for all feeds that catch up, so that live feeds wait some milliseconds only."""
+
+
+class Feeding:
+    """`add` and `forget` from any thread; the rest in one thread.
+
+    `attached()`: the database to read from now; raises Closed. `problem()`: why there will be no more changes, or None.
+    """
+
+    def __init__(
+        self, attached: Callable[[], Database], problem: Callable[[], WarrenError | None] = lambda: None
+    ) -> None:
+        self._attached = attached
+        self._problem = problem
+        self._arriving: deque[Feed] = deque()
+        self._leaving: deque[Feed] = deque()
+        self._routes = Routes()
+        self._live: dict[Feed, None] = {}
+        self._behind: dict[Feed, None] = {}
+        """Feeds for which the history is read. The first has its turn."""
+        self._marked: dict[Feed, None] = {}
+        """Live feeds with bookmarks."""
+        self._position = 0
+        """The live feeds have every event up to this revision."""
+        self._newest = 0
+        """The revision of the state at the last step."""
+        self._database: Database | None = None
+        self._has_diverged = False
+        self._touched: dict[Feed, None] = {}
+        """Feeds whose programs are to be notified."""
+
+    # ---- any thread
+
+    def add(self, feed: Feed) -> None:
+        """Raises RefusedForSafety beyond FEEDS_MAX."""
+        if len(self._live) + len(self._behind) + len(self._arriving) >= FEEDS_MAX:
+            raise RefusedForSafety(
+                f"{FEEDS_MAX} watches are open on this store: close those that are not needed any more"
+            )
+        self._arriving.append(feed)
+
+    def forget(self, feed: Feed) -> None:
+        feed.is_closed = True
+        self._leaving.append(feed)
+
+    def diverged(self) -> None:
+        """The state that is replaced next was wrong: its changes are not those of the state after it."""
+        self._has_diverged = not self.is_idle
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no feed at all."""
+        return not (self._live or self._behind or self._arriving)
+
+    # ---- one thread
+
+    def end(self, error: WarrenError) -> None:
+        """End every feed."""
+        self._admit()
+        for feed in [*self._live, *self._behind]:
+            self._lose(feed, error)
+        self._notify()
+
+    def step(self, now: float) -> float:
+        """Give the feeds what they lack. Returns the seconds until the next step; 0: there is more to do at once.
+
+        Raises Closed if the store is closed, or if its database is being replaced at this moment.
+        """
+        try:
+            self._admit()
+            problem = self._problem()
+            if problem is not None:
+                self.end(problem)
+            if self.is_idle:
+                self._has_diverged = False
+                return math.inf
+            return self._read(now)
+        finally:
+            self._notify()
+
+    def _admit(self) -> None:
+        for feed in taken(self._arriving):
+            self._behind[feed] = None
+        for feed in taken(self._leaving):
+            self._remove(feed)
+            feed.end(Closed(WATCH_CLOSED))
+            self._touched[feed] = None
+
+    def _read(self, now: float) -> float:
+        database = self._attached()
+        with database.read() as transaction:
+            revision = self._newest = transaction.revision
+            if database is not self._database or revision < self._position:
+                self._replaced(database, revision)
+            self._feed_live(transaction, revision)
+            has_more = self._catch_up(transaction, revision)
+        wait = self._bookmark(now)
+        return 0.0 if has_more or self._position < revision else wait
+
+    def _notify(self) -> None:
+        touched, self._touched = self._touched, {}
+        for feed in touched:
+            feed.notify()
+
+    # ---- the database
+
+    def _replaced(self, database: Database, revision: int) -> None:
+        """Another database than before. Its history is read from where each feed is, so a history that does not reach
+        back is noticed."""
+        is_first, self._database = self._database is None, database
+        has_diverged, self._has_diverged = self._has_diverged, False
+        for feed in list(self._live):
+            self._fall_behind(feed, self._position)
+        for feed in list(self._behind):
+            if feed.is_reached and not is_first and (has_diverged or feed.position > revision):
+                self._lose(feed, WatchLost(revision))
+        self._position = revision
+
+    # ---- live feeds
+
+    def _feed_live(self, transaction: ReadTransaction, revision: int) -> None:
+        """Give every live feed the next changes, each of which is read and decoded once."""
+        if self._live and self._position < revision:
+            try:
+                for count, change in enumerate(self._changes(transaction, self._position), 1):
+                    self._route(change)
+                    self._position = change.revision
+                    if count == LIVE_CHANGES:
+                        return
+            except WatchLost:  # each feed is judged by itself: it may need none of the changes that are lost
+                for feed in list(self._live):
+                    self._fall_behind(feed, self._position)
+        self._position = revision
+
+    def _route(self, change: Change) -> None:
+        """All events of a change, to each live feed that wants some."""
+        found: dict[Feed, list[Event]] = {}
+        sizes: dict[Feed, int] = {}
+        for decoded in operations_in(change):
+            for feed in dict.fromkeys(self._routes.candidates(decoded)):
+                if change.revision <= feed.position:
+                    continue
+                event = self._event(decoded, feed)
+                if event is not None:
+                    found.setdefault(feed, []).append(event)
+                    sizes[feed] = sizes.get(feed, 0) + decoded.size_bytes
+        for feed, events in found.items():
+            if feed.error is not None:
+                continue
+            if feed.queued_bytes >= QUEUE_BYTES:
+                self._fall_behind(feed, change.revision - 1)
+            else:
+                self._give(feed, change.revision, events, sizes[feed])
+
+    def _event(self, decoded: Decoded, feed: Feed) -> Event | None:
+        """The event of an operation for a feed. If it cannot be told, the feed ends."""
+        try:
+            return decoded.event_for(feed.filter)
+        except WatchLost:
+            self._lose(feed, WatchLost(self._newest))
+        except MalformedRecord as error:
+            self._lose(feed, self._corrupted(f"revision {decoded.revision}: {error}"))
+        return None
+
+    def _give(self, feed: Feed, revision: int, events: list[Event], size_bytes: int) -> None:
+        feed.put(revision, tuple(events), size_bytes)
+        self._touched[feed] = None
+
+    # ---- feeds that are behind
+
+    def _catch_up(self, transaction: ReadTransaction, revision: int) -> bool:
+        """Read the history for the feeds that are behind. Returns whether there is more to read at once."""
+        room = STEP_CHANGES
+        has_more = False
+        for feed in list(self._behind):
+            if feed.position < self._position:
+                if not self._has_room(feed):
+                    continue
+                if room <= 0:
+                    return True
+                room -= self._read_for(feed, transaction, revision)
+            if feed.error is not None:
+                continue
+            if feed.position >= self._position:
+                self._go_live(feed, revision)
+            else:  # behind the others, so that each has its turn
+                del self._behind[feed]
+                self._behind[feed] = None
+                has_more = has_more or self._has_room(feed)
+        return has_more
+
+    def _has_room(self, feed: Feed) -> bool:
+        feed.is_waiting = True  # first: a program that takes items between these lines rings
+        if feed.queued_bytes > QUEUE_BYTES // 2:
+            return False
+        feed.is_waiting = False
+        return True
+
+    def _read_for(self, feed: Feed, transaction: ReadTransaction, revision: int) -> int:
+        """Read some changes for one feed. Returns how many."""
+        count = 0
+        try:
+            for change in self._changes(transaction, feed.position):
+                count += 1
+                self._read_change(feed, change)
+                if feed.error is not None or count == CHUNK_CHANGES or feed.queued_bytes >= QUEUE_BYTES:
+                    return count
+        except WatchLost as error:
+            self._lose(feed, error)
+            return count
+        feed.position = max(feed.position, revision)
+        return count
+
+    def _read_change(self, feed: Feed, change: Change) -> None:
+        events: list[Event] = []
+        size_bytes = 0
+        for decoded in operations_in(change):
+            event = self._event(decoded, feed)
+            if event is not None:
+                events.append(event)
+                size_bytes += decoded.size_bytes
+        if feed.error is not None:
+            return
+        if events:
+            self._give(feed, change.revision, events, size_bytes)
+        feed.position = change.revision
+
+    def _go_live(self, feed: Feed, revision: int) -> None:
+        """From now on it gets its events with the others. If it is ahead of them, it gets none twice."""
+        del self._behind[feed]
+        feed.is_waiting = False
+        feed.is_reached = feed.is_reached or feed.position <= revision
+        self._live[feed] = None
+        self._routes.add(feed)
+        if feed.bookmark_seconds is not None:
+            self._marked[feed] = None
+
+    def _fall_behind(self, feed: Feed, position: int) -> None:
+        """It has every event up to `position`, and must read on by itself."""
+        feed.is_reached = feed.is_reached or feed.position <= position
+        feed.position = max(feed.position, position)
+        self._remove(feed)
+        self._behind[feed] = None
+
+    def _lose(self, feed: Feed, error: WarrenError) -> None:
+        feed.end(error)
+        self._remove(feed)
+        self._touched[feed] = None
+
+    def _remove(self, feed: Feed) -> None:
+        self._behind.pop(feed, None)
+        self._marked.pop(feed, None)
+        if feed in self._live:
+            del self._live[feed]
+            self._routes.remove(feed)
+
+    # ---- bookmarks
+
+    def _bookmark(self, now: float) -> float:
+        """Tell quiet feeds how far they are. Returns the seconds until the next bookmark is due."""
+        wait = math.inf
+        revision = self._position
+        for feed in self._marked:
+            if feed.position > revision or feed.given >= revision:
+                continue  # it begins later, or had an event or a bookmark since the last change
+            assert feed.bookmark_seconds is not None  # the others are not in this table
+            if now < feed.bookmark_at:
+                wait = min(wait, feed.bookmark_at - now)
+            elif feed.queued_bytes < QUEUE_BYTES:
+                self._give(feed, revision, [Event(revision, BOOKMARK, "", "")], EVENT_BYTES)
+                feed.bookmark_at = now + feed.bookmark_seconds
+        return wait
+
+    # ---- the history
+
+    def _changes(self, transaction: ReadTransaction, after: int) -> Iterator[Change]:
+        """Raises WatchLost if some are not kept any more, Corrupted."""
+        try:
+            yield from history.since(transaction, after)
+        except ValueError as error:
+            raise self._corrupted(f"its history cannot be read: {error}") from None
+
+    def _corrupted(self, detail: str) -> Corrupted:
+        assert self._database is not None  # it is being read
+        return Corrupted(self._database.path, detail)
