@@ -124,7 +124,7 @@ def get(kind: Any, entity_id: str | None, show: bool) -> None:
         entity = _entity(store, kind, entity_id)
     value = to_json(entity)
     if wants_json():
-        print_json(value if show else _without_secrets(kind.name, value))
+        print_json(value if show else without_secrets(kind.name, value))
     else:
         hidden = HIDDEN.get(kind.name, ())
         print_fields((name, _shown(entity, name, part, hidden, show=show)) for name, part in value.items())
@@ -141,7 +141,7 @@ def _entity(store: Reader, kind: Kind[Any], entity_id: str) -> Any:
         raise
 
 
-def _without_secrets(kind_name: str, value: Mapping[str, object]) -> dict[str, Any]:
+def without_secrets(kind_name: str, value: Mapping[str, object]) -> dict[str, Any]:
     """The value with null in the place of each secret field. `put` refuses a secret field that is null."""
     return {**value, **dict.fromkeys(HIDDEN.get(kind_name, ()))}
 
@@ -184,7 +184,7 @@ def list_(kind: Any, show: bool, **filters: str | None) -> None:
         entities = _find(store, kind, given)
     values = [to_json(entity) for entity in entities]
     if wants_json():
-        print_json(values if show else [_without_secrets(kind.name, value) for value in values])
+        print_json(values if show else [without_secrets(kind.name, value) for value in values])
     else:
         _print_list(kind.name, values, wide=wants_wide(), show=show)
 

@@ -33,6 +33,8 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "list": ("entities", "list_"),
     "put": ("entities", "put"),
     "delete": ("entities", "delete"),
+    "watch": ("watching", "watch"),
+    "events": ("watching", "events"),
     "import": ("data", "import_"),
     "export": ("data", "export"),
     "members": ("members", "members"),

@@ -18,7 +18,8 @@ from warren_raft.fsm.history import Change
 from warren_raft.store.codec import MalformedRecord
 from warren_raft.store.database import Database
 from warren_raft.store.events import BOOKMARK, Event
-from warren_raft.store.transactions import ReadTransaction
+from warren_raft.store.reading import Reader
+from warren_raft.store.transactions import Owner, ReadTransaction
 from warren_raft.store.watch import EVENT_BYTES, QUEUE_BYTES, WATCH_CLOSED, Feed
 from warren_raft.support.waiting import taken
 from warren_raft.watching.routes import Decoded, Routes, operations_in
@@ -31,6 +32,16 @@ CHUNK_CHANGES: Final = 256
 """The most changes that are read for one feed at a time while it catches up. Then the next one has its turn."""
 STEP_CHANGES: Final = 2_048
 """The most changes that one step reads for all feeds that catch up, so that live feeds wait some milliseconds only."""
+
+
+def oldest_since(reader: Reader) -> int:
+    """The lowest revision behind which every change is kept. Later it may be lost."""
+
+    def floor(database: Owner, _txn: object) -> int:
+        with ReadTransaction(database) as transaction:
+            return history.floor(transaction)
+
+    return reader._within(floor)
 
 
 class Feeding:

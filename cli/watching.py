@@ -1,0 +1,112 @@
+"""`warren-raft watch, events`: the changes of the state, one line each.
+
+Both read the database directly, whether or not the manager runs. Not here: what is an event (store/events.py).
+Invariant: a change is printed once, in order, or the command fails; secret parts are printed with --show only.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from warren_raft.model.json_form import to_json
+from warren_raft.store.tables import CONTAINER
+
+from .common import REVISION_MAX, IdType, KindType, WarrenCommand, WholeNumberType, database, wants_json
+from .entities import show_option, without_secrets
+from .tables import one_line
+
+if TYPE_CHECKING:
+    from warren_raft.store.events import Event
+
+END_SECONDS: Final = 0.01
+"""After this time without an event `events` hears how far it is, and ends."""
+
+kind_option = click.option(
+    "--kind", "kinds", multiple=True, type=KindType(with_ca=True), metavar="KIND", help="Only this kind; repeatable."
+)
+
+
+@click.command("watch", cls=WarrenCommand)
+@click.option(
+    "--since",
+    type=WholeNumberType(0, REVISION_MAX),
+    metavar="N",
+    help="Begin with the changes after revision N.  [default: now]",
+)
+@kind_option
+@click.option("--service", "service_id", type=IdType(), metavar="ID", help="Only containers of this service.")
+@click.option("--node", "node_id", type=IdType(), metavar="ID", help="Only containers on this node.")
+@show_option
+def watch(since: int | None, kinds: Sequence[Any], service_id: str | None, node_id: str | None, show: bool) -> None:
+    """Print each change of the state as it is applied here, until stopped. Reads the database directly.
+
+    A line has the revision, the operation, the kind and the id; all changes of one batch have the same revision. left:
+    a container does not belong to the service or node any more. With -o json a line is a JSON object, with the entity.
+
+    \b
+    Example: warren-raft watch --kind service --kind container --data-dir data/m1
+    """
+    if (service_id or node_id) and any(kind is not CONTAINER for kind in kinds):
+        raise click.UsageError("--service and --node choose containers; watch other kinds with another command")
+    with (
+        database() as store,
+        store.watch(since, kinds=_names(kinds), service=service_id, node=node_id) as events,
+    ):
+        _print(events, show=show)
+
+
+@click.command("events", cls=WarrenCommand)
+@click.option(
+    "--since",
+    type=WholeNumberType(0, REVISION_MAX),
+    metavar="N",
+    help="Only the changes after revision N.  [default: all that are kept]",
+)
+@kind_option
+@show_option
+def events(since: int | None, kinds: Sequence[Any], show: bool) -> None:
+    """Print the changes of the state that are kept, oldest first, in the form of watch. Reads the database directly.
+
+    The last 100,000 revisions are kept, and at most 32 MiB.
+
+    \b
+    Example: warren-raft events --since 1200 --data-dir data/m1
+    """
+    from warren_raft.watching.feeding import oldest_since
+
+    with database() as store:
+        with store.read() as view:
+            end = view.revision
+        begin = oldest_since(store) if since is None else since
+        with store.watch(begin, kinds=_names(kinds), bookmark_seconds=END_SECONDS) as found:
+            while found.revision < end:
+                _print((event for event in found.take() if event.operation != "bookmark"), show=show)
+
+
+def _names(kinds: Sequence[Any]) -> list[str] | None:
+    return [kind.name for kind in kinds] or None
+
+
+def _print(found: Iterable[Event], *, show: bool) -> None:
+    form = _as_json if wants_json() else _as_line
+    for event in found:
+        click.echo(form(event, show))
+
+
+def _as_line(event: Event, _show: bool) -> str:
+    return f"{event.revision}  {event.operation:<6}  {event.kind:<11}  {one_line(event.id)}"
+
+
+def _as_json(event: Event, show: bool) -> str:
+    entity: Any = event.entity
+    if isinstance(entity, bytes):
+        entity = {"data": base64.b64encode(entity).decode() if show else None}
+    elif entity is not None:
+        entity = to_json(entity) if show else without_secrets(event.kind, to_json(entity))
+    head = {name: getattr(event, name) for name in ("revision", "operation", "kind", "id", "index")}
+    return json.dumps({**head, "entity": entity})

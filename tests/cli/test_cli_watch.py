@@ -1,0 +1,65 @@
+"""The promise: `watch` prints each change of a real manager while it happens, and `events` prints those that are kept, as
+lines and as JSON, without secrets unless they are asked for."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from cli_support import Command
+
+
+def put(warren: Command, manager: Path, kind: str, tmp_path: Path, entity: dict[str, Any]) -> int:
+    file = tmp_path / "entity.json"
+    file.write_text(json.dumps(entity), encoding="utf-8")
+    revision: int = warren("put", kind, "-f", file, "--data-dir", manager, "-o", "json").json["revision"]
+    return revision
+
+
+def test_changes_are_printed_while_they_happen(warren: Command, manager: Path, tmp_path: Path) -> None:
+    begin = put(warren, manager, "node", tmp_path, {"id": "watch-n1"})
+    arguments = ["watch", "--since", str(begin), "--node", "watch-n1", "-o", "json", "--data-dir", str(manager)]
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "warren_raft_cli", *arguments], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert watching.stdout is not None
+        revision = put(warren, manager, "container", tmp_path, {"id": "watch-c", "node_id": "watch-n1"})
+        event = json.loads(watching.stdout.readline())
+        assert event.pop("entity")["node_id"] == "watch-n1"
+        assert event == {"revision": revision, "operation": "put", "kind": "container", "id": "watch-c", "index": 0}
+        put(warren, manager, "container", tmp_path, {"id": "watch-other", "node_id": "watch-n2"})
+        put(warren, manager, "container", tmp_path, {"id": "watch-c", "node_id": "watch-n2"})
+        assert json.loads(watching.stdout.readline())["operation"] == "left"
+        watching.terminate()
+        assert watching.wait(60) == -signal.SIGTERM
+        assert watching.stdout.read() == ""
+    finally:
+        watching.kill()
+        watching.communicate()
+
+
+def test_events_prints_what_is_kept_and_ends(warren: Command, manager: Path, tmp_path: Path) -> None:
+    begin = put(warren, manager, "service", tmp_path, {"id": "watch-s"})
+    put(warren, manager, "secret", tmp_path, {"id": "watch-secret", "data": "c2VjcmV0"})
+    warren("delete", "service", "watch-s", "--data-dir", manager)
+    lines = warren("events", "--since", str(begin), "--data-dir", manager).text.splitlines()
+    assert [line.split() for line in lines] == [
+        [str(begin + 1), "put", "secret", "watch-secret"],
+        [str(begin + 2), "delete", "service", "watch-s"],
+    ]
+    everything = warren("events", "--data-dir", manager).text.splitlines()
+    assert everything[-2:] == lines
+    assert len(everything) >= begin + 2
+    for more, data in (((), None), (("--show",), "c2VjcmV0")):
+        ran = warren("events", "--since", str(begin), "--kind", "secrets", "-o", "json", *more, "--data-dir", manager)
+        assert json.loads(ran.out)["entity"]["data"] == data
+
+
+def test_wrong_arguments_of_watch(warren: Command, manager: Path) -> None:
+    for wrong in (["--since", "-1"], ["--kind", "sevrice"], ["--node", "n", "--kind", "node"]):
+        assert warren("watch", *wrong, "--data-dir", manager).code == 2
