@@ -136,6 +136,8 @@ class Options:
     """If they make a mistake: the probability that a tool is interrupted at one of the members."""
     large_bytes: int
     """A command above this travels ahead of the log."""
+    watchers: int
+    """Programs that watch, with writers of containers beside them (watchers.py)."""
     bulk_factor: float
     """Messages in the lane BULK take so many times as long, as on thin links."""
 
@@ -322,6 +324,7 @@ def draw(seed: int) -> Options:
         mistake=MISTAKES,
         interrupted=INTERRUPTED,
         large_bytes=Random(f"large {seed}").choice([0, 60, 1 << 40, 1 << 40]),
+        watchers=Random(f"watchers of {seed}").choice([0, 0, 0, 3, 8]),
         bulk_factor=Random(f"bulk {seed}").choice([1.0, 10.0]),
     )
     chosen = random.random()

@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 
 from tests.simulation import blackout
 from tests.simulation.checkers import ALL, OF_CORRECT_PEERS
+from tests.simulation.checkers.watched import Watched
 from tests.simulation.disaster import Disaster
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.options import Options
 from tests.simulation.scaled import scaled
+from tests.simulation.watchers import Watchers, small_queues
 from tests.simulation.workload import Workload
 from tests.simulation.world import Failure, World
 
@@ -65,10 +67,18 @@ def run(options: Options, checkers: Sequence[Callable[[], object]] = ALL) -> Res
         disaster = Disaster(world, workload, checkers) if options.disaster else None
         world.start_all()
         nemesis = Nemesis(world, options.safety_seconds)
+        watchers = None
+        if options.watchers:
+            patches.enter_context(small_queues())
+            watchers = Watchers(world, workload)
         world.run_until(nemesis.until)
         if disaster is not None:
+            if watchers is not None:
+                _judge_watchers(watchers)
             workload, nemesis = disaster.strike(nemesis)
             workloads.append(workload)
+            if watchers is not None and workload is not workloads[0]:
+                watchers.go_on(workload)
             world.run_until(nemesis.until)
         if options.idle:
             blackout.strike(world, workload, nemesis)
@@ -76,6 +86,8 @@ def run(options: Options, checkers: Sequence[Callable[[], object]] = ALL) -> Res
         nemesis.heal()
         _converge(world, workload, nemesis)
         world.tell("finish", world, workload)
+        if watchers is not None:
+            Watched().judge_end(watchers, world.members()[0])
     except Exception as failure:  # noqa: BLE001 - any exception is this seed's failure, and is printed with it
         result.failure = str(failure) if isinstance(failure, Failure) else traceback.format_exc()
         result.found_by = _raiser(failure)
@@ -91,6 +103,14 @@ def run(options: Options, checkers: Sequence[Callable[[], object]] = ALL) -> Res
         result.real_seconds = time.perf_counter() - begin
         world.close()
     return result
+
+
+def _judge_watchers(watchers: Watchers) -> None:
+    """Before all managers are lost: by the manager that has most."""
+    processes = watchers.processes()
+    if processes:
+        best = max(processes, key=lambda process: process.opened.machine.revision)
+        Watched().judge(watchers, best, is_end=False)
 
 
 def _raiser(failure: Exception) -> str:

@@ -81,6 +81,7 @@ RESTORED_SEED = 1_000_013
 """A seed with a disaster."""
 UNDISTURBED: Mapping[str, Any] = {
     "profile": "",
+    "watchers": 0,
     "renewal_rate": 0.0,
     "arrow_kill": 0.0,
     "found_at_once": 0.0,
@@ -203,6 +204,7 @@ SEARCH_MAX = 200
 DEATHS: Mapping[str, Any] = {
     **REPLACEMENTS,
     "profile": "",
+    "watchers": 0,
     "arrow_kill": 1.0,
     "hostile_rate": 0.0,
     "idle": 0.0,

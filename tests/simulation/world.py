@@ -284,8 +284,10 @@ class Process:
 
         return rebuild
 
-    def swapped(self, machine: StateMachine, _was_wrong: bool) -> None:
+    def swapped(self, machine: StateMachine, was_wrong: bool) -> None:
         self.state_is_wrong = False
+        if was_wrong:
+            self.world.tell("diverged", self)
         self.world.tell("swapped", self)
         self.world.faults["state replaced by a snapshot"] += 1
         self.world.note(f"{self.id} goes on from a snapshot at index {machine.applied_index}")

@@ -26,8 +26,9 @@ class ExactlyOnce:
             found: dict[str, int] = {}
             with process.opened.database.read() as transaction:
                 for revision, operations, _ in history.since(transaction, workload.base_revision):
-                    for entity in (operation.entity for operation in operations):
-                        if entity is None:
+                    for operation in operations:
+                        entity = operation.entity
+                        if entity is None or operation.kind_number != SERVICE.number:
                             continue
                         value = codec.decode(SERVICE, codec.make_record(revision, entity)).image
                         if value in found:
