@@ -1,4 +1,4 @@
-"""The promise: `watch` prints each change of a real manager while it happens, and `events` prints those that are kept, as
+"""The promise: `watch` prints each change of a real manager while it happens, and `events` prints the kept changes, as
 lines and as JSON, without secrets unless they are asked for."""
 
 from __future__ import annotations

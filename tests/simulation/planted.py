@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from tests.memory_files import MemoryFile
 from tests.page_cache import CachedFile
 from tests.simulation.workload import Client
+from warren_raft.fsm import history
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.raft import membership, submit
 from warren_raft.raft.applying import Applying
@@ -39,6 +40,8 @@ from warren_raft.raft.votes import Votes
 from warren_raft.recovery import restore as restoring
 from warren_raft.recovery.recover import Recovery
 from warren_raft.snapshots.keeper import Keeper
+from warren_raft.store.watch import Feed
+from warren_raft.watching.feeding import Feeding
 
 
 class Change(NamedTuple):
@@ -228,6 +231,35 @@ PLANTED: dict[str, tuple[Change, ...]] = {
             "self._core._deliver(peer, {'type': 'timeout_now', 'term': message.term})",
         ),
     ),
+    # A watch whose queue was full goes on behind the change that found it full.
+    "events-lost-when-a-watch-lags": (
+        Change(
+            Feeding,
+            "_route",
+            "self._fall_behind(feed, change.revision - 1)",
+            "self._fall_behind(feed, change.revision)",
+        ),
+    ),
+    # A watch that is resumed gets new events while it still reads the old ones.
+    "events-reordered-at-resume": (
+        Change(
+            Feeding,
+            "_admit",
+            "            self._behind[feed] = None\n",
+            "            self._behind[feed] = self._live[feed] = None\n            self._routes.add(feed)\n",
+        ),
+        Change(Feed, "put", "self.position = self.given = revision", "self.given = revision"),
+    ),
+    # A watch that comes from a manager that was ahead gets what it had there once more.
+    "events-repeated-after-reconnect": (
+        Change(Feeding, "_route", "if change.revision <= feed.position:", "if False:"),
+    ),
+    # A bookmark says how far the state is, not how far the watch is.
+    "bookmark-ahead-of-its-events": (
+        Change(Feeding, "_bookmark", "revision = self._position", "revision = self._newest"),
+    ),
+    # A revision of the old cluster is taken for one of the restored cluster, whose history is empty at first.
+    "restored-taken-for-the-old": (Change(history, "floor", "return transaction.revision", "return 0"),),
 }
 
 

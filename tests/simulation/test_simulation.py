@@ -173,6 +173,11 @@ CONDITIONS: dict[str, Mapping[str, Any]] = {
         "down_max": 0.3,
     },
     "restored-log-is-not-synced": {"managers": 3, "disaster": 1.0, "mistake": 1.0},
+    "events-lost-when-a-watch-lags": {"watchers": 8},
+    "events-reordered-at-resume": {"watchers": 8},
+    "events-repeated-after-reconnect": {"watchers": 8},
+    "bookmark-ahead-of-its-events": {"watchers": 8},
+    "restored-taken-for-the-old": {"watchers": 8, "managers": 3, "disaster": 1.0, "mistake": 0.0},
 }
 """Options under which a rare bug shows soon. Every change of the product may change the seed that finds a bug, and a
 test cannot search a thousand seeds. `--plant all --seeds 0:1000` searches them, without these options."""

@@ -3,8 +3,8 @@ without a reason. And writers of containers, which move between services and nod
 
 A watcher keeps what it was given in stretches: each begins at a revision at which it has read everything, and goes on
 over any number of managers until WatchLost. checkers/watched.py judges them. The steps of the hubs are events of the
-run; only their thread (watching/hub.py) is not here. All draws are from a generator of their own, so that a seed without
-watchers runs as if there were none. Invariant: nothing that a watcher does changes the cluster.
+run; their thread (watching/hub.py) is not here. All draws are from a generator of their own, so that a seed without
+watchers runs as before. Invariant: nothing that a watcher does changes the cluster.
 """
 
 from __future__ import annotations
@@ -240,21 +240,11 @@ class Watchers:
     def go_on(self, workload: Workload) -> None:
         """At the beginning, and in a restored cluster, where everything that was planned is forgotten."""
         self.workload = workload
-        self._observe()
+        self._has_base = False
+        self.world.observers.append(self)
         for watcher in self.everyone:
             watcher.go()
         self.world.after(MOVE_SECONDS, self._move)
-
-    def _observe(self) -> None:
-        if self not in self.world.observers:
-            self.world.observers.append(self)
-        for process in self.processes()[:1]:
-            with process.opened.database.read() as transaction:
-                self.base_revision = transaction.revision
-                self.base_places = {}
-                for _, record in transaction.items(CONTAINER):
-                    container = codec.decode(CONTAINER, record)
-                    self.base_places[container.id] = (container.service_id, container.node_id)
 
     def processes(self) -> list[Process]:
         """The running managers of the present cluster."""
@@ -268,8 +258,17 @@ class Watchers:
     # ---- observer's methods
 
     def stepped(self, process: Process) -> None:
+        if not self._has_base and revision_of(process) >= self.workload.base_revision:  # not a blank manager
+            self._has_base = True
+            self._note_base(process)
         if process.number in self._hubs:
             self._hubs[process.number].ring()
+
+    def _note_base(self, process: Process) -> None:
+        with process.opened.database.read() as transaction:
+            self.base_revision = transaction.revision
+            found = [codec.decode(CONTAINER, record) for _, record in transaction.items(CONTAINER)]
+        self.base_places = {each.id: (each.service_id, each.node_id) for each in found}
 
     def diverged(self, process: Process) -> None:
         if process.number in self._hubs:

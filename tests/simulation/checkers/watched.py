@@ -1,6 +1,6 @@
-"""Checks: what a watcher was given, from its beginning on and over all managers, are the events of its filter, each once,
-in order, none left out, all of a command at once; no bookmark is ahead of them; and a watcher of an old cluster is told
-that it is lost in a restored one. Not: how soon they come.
+"""Checks: a watcher gets the events of its filter, from its beginning on and over all managers: each once, in order,
+none left out, all of a command at once. No bookmark is ahead of them. A watcher of an old cluster is told that it is
+lost in a restored one. Not: how soon events come.
 
 The events that should have come are made from the history of one manager and the places of the containers before it,
 without the code of the watches. `judge` is called when a cluster is lost, and `judge_end` at the end of the run.
