@@ -199,6 +199,19 @@ class ManagerProcess:
             seen.add(revision)
         return {"reads": reads, "went_back": went_back, "revisions": len(seen)}
 
+    def follow(self, since: int, most: int, seconds: float, **chosen: Any) -> list[Any]:
+        """[events, revision to go on from] of a watch that is open until it gave `most` events, or for `seconds`."""
+        found: list[list[Any]] = []
+        end = time.monotonic() + seconds
+        with self.store.watch(since, bookmark_seconds=0.1, **chosen) as watch:
+            while len(found) < most and (left := end - time.monotonic()) > 0:
+                found += [
+                    [event.revision, event.index, event.operation, event.kind, event.id, _image_of(event)]
+                    for event in watch.take(left)
+                    if event.operation != "bookmark"
+                ]
+            return [found, watch.revision]
+
     def stop_watching(self) -> None:
         self._stop_watching.set()
 
@@ -269,6 +282,11 @@ class ManagerProcess:
             load._stop.set()
         self.store.close()
         self.stop_load()
+
+
+def _image_of(event: wr.Event) -> str | None:
+    entity = event.entity
+    return entity.image if isinstance(entity, wr.Container | wr.Service) else None
 
 
 def compact_often() -> None:

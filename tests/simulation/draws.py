@@ -35,6 +35,10 @@ DRAWN: Final = frozenset(
         "large value written",
         "bytes waited on a thin link",
         "large message cancelled",
+        "watcher ahead of its manager",
+        "watcher fell behind",
+        "watcher lost its manager",
+        "watcher moved on",
     }
 )
 """Changes of members, faults of disks, states and links, and an idle cluster that loses power."""

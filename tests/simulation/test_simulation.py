@@ -73,6 +73,7 @@ DRAWN_OFTEN = {
     "large_values": 0.05,
     "value_bytes": 20_000,
     "large_bytes": 2_000,
+    "watchers": 8,
     "safety_seconds": 8.0,
 }
 """Options under which each of DRAWN happens soon."""

@@ -171,7 +171,7 @@ class Watcher:
             bookmark_seconds=self._bookmark_seconds,
         )
         if since > revision:
-            self._world.checked["seen: watcher ahead of its manager"] += 1
+            self._world.faults["watcher ahead of its manager"] += 1
         self._watchers.hub_of(process).add(self._feed)
 
     def take(self, most: int | None) -> bool:
@@ -180,7 +180,7 @@ class Watcher:
         assert process is not None
         assert feed is not None
         if feed.is_waiting:
-            self._world.checked["seen: watcher fell behind"] += 1
+            self._world.faults["watcher fell behind"] += 1
         try:
             items = feed.take_now(self._watchers.hub_of(process), most)
         except WatchLost:
@@ -201,13 +201,13 @@ class Watcher:
     def leave(self, why: str) -> None:
         """The items that were not taken are lost with the connection."""
         if self._feed is not None and self._process is not None:
-            self._world.checked[f"seen: {why}"] += 1
+            self._world.faults[why] += 1
             self._watchers.hub_of(self._process).forget(self._feed)
         self._process = self._feed = None
 
     def ended(self, process: Process) -> None:
         if self._process is process:
-            self._world.checked["seen: watcher lost its manager"] += 1
+            self._world.faults["watcher lost its manager"] += 1
             self._process = self._feed = None
 
     def finish(self, process: Process) -> None:

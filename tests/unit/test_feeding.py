@@ -467,8 +467,8 @@ def test_a_state_without_history_is_told(world: World, other: Callable[[], State
         transaction.move(transaction.position._replace(revision=1_000_002))
     world.machine._load()
     world.settle()
+    assert world.events(live) == [(1, "put", "a")]
     for feed in (live, at_the_end):
-        world.items(feed)
         with pytest.raises(WatchLost) as caught:
             world.items(feed)
         assert caught.value.resume_from == 1_000_002

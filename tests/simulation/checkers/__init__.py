@@ -3,10 +3,10 @@
 A checker is an observer of the world, and raises Failure. Each of its methods is named for an event of a process, which
 is the first argument: `started`; `step_ended`; `stepped`, if a step changed something; `took(…, batch)` and `wrote(…,
 batch)` of the log; `sent(…, peer, message)` and `delivered(…, peer, message)`, and the same events as `sent_on` and
-`received_on` with the number of the connection; `swapped`, when the state was replaced; `local_read(…, revision, key,
-found)`; `change_done(…, step, answer)`, when an operator gets the answer; `ending`; `failed(…, error)`. Events of the
-world: `quiet_begins`, `quiet_ends`, and `finish(world, workload)` at the end. A restored cluster has its own checkers;
-the first event that they get is `restored(cluster_id)`.
+`received_on` with the number of the connection; `swapped`, when the state was replaced (after `diverged`, if it was
+wrong); `local_read(…, revision, key, found)`; `change_done(…, step, answer)`, when an operator gets the answer;
+`ending`; `failed(…, error)`. Events of the world: `quiet_begins`, `quiet_ends`, and `finish(world, workload)` at the
+end. A restored cluster has its own checkers; the first event that they get is `restored(cluster_id)`.
 """
 
 from tests.simulation.checkers.acknowledged import AcknowledgedWrites
