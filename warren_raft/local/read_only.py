@@ -16,6 +16,7 @@ from warren_raft.store.database import Database
 from warren_raft.store.generations import StateDirectory
 from warren_raft.store.interface import Reader, View
 from warren_raft.support import forking
+from warren_raft.support.process_end import close_at_exit
 from warren_raft.watching.hub import Hub
 
 POLL_SECONDS: Final = 0.1
@@ -101,6 +102,7 @@ class ReadOnlyStore(Reader):
         """Made for the first watch: it refers to this store, which is then no longer freed when it is dropped."""
         if self._hub is None:
             self._hub = Hub(self._attached, poll_seconds=POLL_SECONDS)
+            close_at_exit(self)
         return self._hub
 
     def _follow(self) -> Database:

@@ -354,7 +354,8 @@ class Driver(Generic[W]):
             synced = self._sync_thread.wait(may_wait=not self._engine.has_to_apply)
             if synced is not None:
                 self._step_engine(time.monotonic(), [synced])
-            more = self._apply()
+            on_applied = self.on_applied  # once: another thread may set it to None
+            more = self._engine.apply() if on_applied is None else self._apply_and_tell(on_applied)
             if self.stamps is not None:
                 self.stamps.add("applied", self._engine.applied_index)
             self._writes.expire(now, lambda: self._engine.hindrance)
@@ -373,10 +374,7 @@ class Driver(Generic[W]):
             self._fail(self._engine.failure)
         self._step_at = LONG_AGO if more or self._writes.has_more else self._engine.step_at
 
-    def _apply(self) -> bool:
-        on_applied = self.on_applied
-        if on_applied is None:
-            return self._engine.apply()
+    def _apply_and_tell(self, on_applied: Callable[[], None]) -> bool:
         before = self._engine.applied_index
         more = self._engine.apply()
         if self._engine.applied_index != before:
