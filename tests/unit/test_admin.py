@@ -45,9 +45,11 @@ from warren_raft.admin.client import (
 from warren_raft.admin.server import MAX_CALLS, OPERATIONS, AdminServer, Arguments
 from warren_raft.errors import Unavailable
 from warren_raft.local.store import LocalStore
-from warren_raft.model.entities import Node, NodeRole, TLSCertificate
+from warren_raft.model.entities import Node, TLSCertificate
 from warren_raft.model.json_form import to_json
 from warren_raft.store import codec
+from warren_raft.store.command import Operation
+from warren_raft.store.operations import put_operation
 from warren_raft.store.tables import NODE
 
 
@@ -74,6 +76,9 @@ class FakeBatch:
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if error is None:
             self._manager.commit(self)
+
+    def _write(self, operation: Operation, timeout: None) -> None:
+        self.operations.append(("write", operation, timeout))
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith(("create_", "delete_", "save_")):
@@ -364,8 +369,7 @@ def test_an_item_may_be_the_encoded_entity(client: AdminClient, manager: FakeMan
     encoded = base64.b64encode(codec.encode(NODE, node)).decode()
     client.put_batch([("node", encoded), ("ca", base64.b64encode(b"\0CA").decode()), ("service", {"id": "s1"})])
     ((operations, _timeout),) = manager.batches
-    assert operations[:2] == [("create_node", node, None), ("save_ca", b"\0CA", None)]
-    assert operations[0][1].role is NodeRole.WORKER
+    assert operations[:2] == [("write", put_operation(NODE, node, None), None), ("save_ca", b"\0CA", None)]
 
 
 def _longer(data: bytes) -> bytes:

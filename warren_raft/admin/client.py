@@ -34,8 +34,9 @@ ANSWER_MARGIN_SECONDS: Final = 5.0
 DEFAULT_ANSWER_SECONDS: Final = 60.0
 # For operations that need no other manager: if these take so long, the process or its machine is suspended.
 QUICK_ANSWER_SECONDS: Final = 10.0
-# A chunk of an import is one atomic batch, well below the batch limit of 4 MiB.
-CHUNK_RECORDS: Final = 200
+# A chunk of an import is one atomic batch, well below the batch limit of 4 MiB. It is one entry of the log, so small
+# chunks would cost more for their entries than for their records.
+CHUNK_RECORDS: Final = 1_000
 CHUNK_BYTES: Final = 1024 * 1024
 CHUNKS_IN_FLIGHT: Final = 4
 

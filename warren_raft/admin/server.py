@@ -48,6 +48,7 @@ from warren_raft.model.json_form import from_json, read_base64
 from warren_raft.model.validation import Refused
 from warren_raft.results import MemberStatus, Status
 from warren_raft.store import codec
+from warren_raft.store.command import Operation
 from warren_raft.store.operations import put_operation
 from warren_raft.store.tables import BY_NAME, CA, Kind
 from warren_raft.support.forking import let_go_in_child
@@ -416,7 +417,9 @@ def _write(manager: Manager, arguments: Arguments, fill: Callable[[Batch], objec
 
 
 def _add(batch: Batch, kind: Kind[Any], value: Any, if_revision: int | None) -> None:
-    if kind is CA:
+    if type(value) is Operation:
+        batch._write(value, None)
+    elif kind is CA:
         batch.save_ca(value, if_revision=if_revision)
     else:
         operation(batch, "create", kind)(value, if_revision=if_revision)
@@ -446,9 +449,9 @@ def _value(kind: Kind[Any], value: Any) -> Any:
         raise InvalidEntity("ca", refused.reason) from None
 
 
-def _encoded(kind: Kind[Any], text: str) -> Any:
-    """The entity of its bytes (store/codec.py) in base64. An import sends these, because they take a fifth of the time
-    of JSON. The values are checked when the entity becomes part of a batch."""
+def _encoded(kind: Kind[Any], text: str) -> Operation:
+    """The operation that stores the entity of these bytes (store/codec.py), in base64. An import sends these, because
+    they take a fifth of the time of JSON."""
     try:
         data = read_base64(text, "")
         entity = codec.decode_entity(kind, data, 0)
@@ -456,9 +459,10 @@ def _encoded(kind: Kind[Any], text: str) -> Any:
         raise InvalidEntity(kind.name, refused.reason) from None
     except codec.MalformedRecord as error:
         raise InvalidEntity(kind.name, f"has bytes that are {error}") from None
-    if put_operation(kind, entity, None).entity != data:  # for example a field that only a newer release has
+    put = put_operation(kind, entity, None)
+    if put.entity != data:  # for example a field that only a newer release has
         raise InvalidEntity(kind.name, "has bytes that this release does not write: use the manager's own warren-raft")
-    return entity
+    return put
 
 
 def _add_member(manager: Manager, arguments: Arguments) -> None:
