@@ -8,7 +8,7 @@ knows a PySyncObj name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -404,15 +404,23 @@ class Core:
 
     # Messages and events for the core ----------------------------------------------------------------------------
 
-    def deliver_append(self, peer_id: str, message: AppendEntries) -> None:
+    def deliver_append(
+        self,
+        peer_id: str,
+        term: int,
+        previous_index: int,
+        previous_term: int,
+        entries: Sequence[Entry],
+        commit_index: int,
+    ) -> None:
         """Deliver entries that the guard has checked. They follow an entry that our log has."""
         core_message = {
             "type": "append_entries",
-            "term": message.term,
-            "commit_index": message.commit_index,
-            "prevLogIdx": message.previous_index,
-            "prevLogTerm": message.previous_term,
-            "entries": message.entries,
+            "term": term,
+            "commit_index": commit_index,
+            "prevLogIdx": previous_index,
+            "prevLogTerm": previous_term,
+            "entries": entries,
         }
         self._deliver(peer_id, core_message)
 

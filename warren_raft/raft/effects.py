@@ -12,6 +12,7 @@ from typing import Any
 
 from warren_raft.raft.links.wire import Message
 from warren_raft.raft.log.log import Batch
+from warren_raft.support.constants import constant
 
 Job = Callable[[], Any]
 """A function for a worker thread to call."""
@@ -19,7 +20,7 @@ Then = Callable[[Any, Exception | None], None]
 """Called in the raft thread with the result of a job, or with its error."""
 
 
-@dataclass(frozen=True, slots=True)
+@constant
 class Send:
     link: int
     message: Message
@@ -33,7 +34,7 @@ class Cancel:
     number: int
 
 
-@dataclass(frozen=True, slots=True)
+@constant
 class WriteLog:
     """Call batch.write() in a worker thread, then step with Synced(batch)."""
 

@@ -17,6 +17,7 @@ from warren_raft.raft.log.log import Batch
 from warren_raft.raft.refusal import Refusal
 from warren_raft.raft.requests import ChangeWanted, TransferWanted
 from warren_raft.raft.submit import Proposal
+from warren_raft.support.constants import constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class LinkDown:
     link: int
 
 
-@dataclass(frozen=True, slots=True)
+@constant
 class Received:
     peer: str
     link: int
@@ -69,12 +70,12 @@ class NotReached:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@constant
 class Submitted:
     proposals: Sequence[Proposal]
 
 
-@dataclass(frozen=True, slots=True)
+@constant
 class Synced:
     """The batch of the last WriteLog is durable, or `error` says why it is not."""
 

@@ -325,16 +325,9 @@ class Guard:
         entries: Sequence[Entry],
         commit: int,
     ) -> None:
-        checked = AppendEntries(
-            term=message.term,
-            # No entry is applied beyond the synced log. synced() raises the commit index when the sync has returned.
-            commit_index=min(commit, self._log.synced_index),
-            previous_index=previous,
-            previous_term=previous_term,
-            entries=entries,
-            sequence=message.sequence,
-        )
-        self.core.deliver_append(peer, checked)
+        # No entry is applied beyond the synced log. synced() raises the commit index when the sync has returned.
+        known = min(commit, self._log.synced_index)
+        self.core.deliver_append(peer, message.term, previous, previous_term, entries, known)
 
     def _answer_conflict(self, peer: str, message: AppendEntries, previous: int, previous_term: int) -> None:
         log = self._log
