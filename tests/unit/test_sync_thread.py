@@ -43,15 +43,20 @@ class Rig:
         self.ended = threading.Event()
         self.thread = SyncThread(
             "m1",
+            ring=lambda: self.calls.put((self._take, ())),
             call=lambda function, *arguments: self.calls.put((function, arguments)),
-            synced=self.delivered.append,
             broken=self.broken.append,
             ended=self.ended.set,
         )
         self.thread.start()
 
+    def _take(self) -> None:
+        self.delivered += self.thread.take()
+        assert not self.thread.has_results
+        assert self.thread.take() == []
+
     def run(self) -> None:
-        """Make the next call."""
+        """Answer the bell, or make the next call."""
         function, arguments = self.calls.get(timeout=DEADLINE)
         function(*arguments)
 

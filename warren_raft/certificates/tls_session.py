@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 
 Buffer = bytes | bytearray | memoryview
 
@@ -44,16 +44,17 @@ class Session:
         """Read plain bytes of the peer into a buffer, and return their number. 0 if more bytes have to arrive first, or
         if the peer has closed."""
         at, size = 0, len(buffer)
-        while at < size and (
-            self._incoming.pending or self._tls.pending()
-        ):  # a read without bytes would cost another thread its turn
+        incoming = self._incoming
+        has_more = incoming.pending or self._tls.pending()
+        while at < size and has_more:  # a read without bytes would cost another thread its turn
             try:
-                count = cast(int, self._tls.read(size - at, buffer[at:]))  # with a buffer, read returns the number
+                count: Any = self._tls.read(size - at, buffer[at:])  # with a buffer, read returns the number
             except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
                 break
             if count == 0:
                 break
             at += count
+            has_more = incoming.pending  # the session has nothing left: there was room for more
         return at
 
     def write(self, data: Buffer) -> bytes:

@@ -41,7 +41,6 @@ OUTSTANDING_BYTES: Final = 256 * 1024 * 1024
 """The limit for the memory of outstanding writes. Beyond it, no write with a future is accepted: a loop of
 `batch(wait=False)` would fill the memory of this process while there is no leader. A small write is accepted if this
 many writes of its size would stay below the limit: counting the size of the others would cost more than the write."""
-EXPIRE_SECONDS: Final = 0.05
 QUEUE_FULL: Final = "the queue of waiting writes is full"
 
 _OPENING: Final = encode_operations((Operation(OPEN_SESSION),))
@@ -113,7 +112,6 @@ class Writes:
         self._next = 1
         self._lowest = 1
         self._ended: set[int] = set()
-        self._expire_at = -math.inf
 
     def is_full(self, size_bytes: int, submitted: Collection[Write]) -> bool:
         """Whether the queue has no place for one more write of that size with a future. `submitted`: the writes on
@@ -206,10 +204,10 @@ class Writes:
             self._settled.append(write.settle)
 
     def expire(self, now: float, hindrance: Callable[[], tuple[str, bool]]) -> None:
-        """End the writes that reached their deadline before they got a request id. `hindrance`: see Engine."""
-        if not self._held or now < self._expire_at:
+        """End the writes that reached their deadline before they got a request id. `hindrance`: see Engine. Call it
+        every few hundredths of a second."""
+        if not self._held:
             return
-        self._expire_at = now + EXPIRE_SECONDS
         late = [write for write in self._held if write.deadline <= now]
         if late:
             self._held = deque(write for write in self._held if write.deadline > now)
@@ -218,12 +216,14 @@ class Writes:
                 write.error = expired(write, QUEUE_FULL if self._session else reason, full=full and not self._session)
                 self._end(write)
 
-    def flush(self) -> None:
-        """Wake the callers, and resolve the futures, of the writes that have ended since the last call."""
+    def flush(self) -> bool:
+        """Wake the callers, and resolve the futures, of the writes that have ended since the last call. Whether there
+        are callers that `wake_late` has to look at."""
         if self._settled:
             self._deliveries.put(taken(self._settled))
         if self._asleep:
-            self._waking.wake(taken(self._asleep))
+            return self._waking.wake(taken(self._asleep))
+        return False
 
     def wake_late(self) -> bool:
         """Wake the callers that should be awake by now. Returns whether there are others, that are not awake yet."""

@@ -117,7 +117,21 @@ class Applying:
 
     def _apply(self, limit: int) -> bool:
         machine, log = self._context.machine, self._log
-        first = machine.applied_index
+        is_behind = can_propose = False
+        if machine.applied_index < limit:
+            first = machine.applied_index
+            is_behind = self._apply_some(first, limit)
+            if machine.applied_index > first:
+                self._leading.applied()
+                no_list = self._context.roster.membership is None
+                can_propose = self._core.is_leader and (self._submitter.is_queueing or no_list)
+        can_write = can_propose or self._submitter.has_released  # a small write that a large one of its thread held up
+        is_replaying = self._replacement.incoming is not None and self._installation.replay(machine.applied_index)
+        return is_replaying or is_behind or can_write or (self._writer.batch is None and log.has_pending)
+
+    def _apply_some(self, first: int, limit: int) -> bool:
+        """Apply entries behind `first`, up to `limit` at most. Whether there are more that may be applied."""
+        log = self._log
         last = min(limit, first + APPLY_ENTRIES)
         together: list[tuple[int, list[bytes]]] = []
         size_bytes = 0
@@ -128,8 +142,7 @@ class Applying:
                 self._apply_together(together, size_bytes)
                 size_bytes = 0
                 if self._settling.holds_back(index, content):
-                    last = limit = index - 1
-                    break
+                    return False
                 self._apply_change(index, term, content)
                 self._catchup.applied(len(command))
             else:
@@ -139,17 +152,12 @@ class Applying:
                     self._apply_together(together, size_bytes)
                     size_bytes = 0
         self._apply_together(together, size_bytes)
-        can_write = self._submitter.has_released  # a small write that a large one of its thread held up
-        if last > first:
-            self._leading.applied()
-            no_list = self._context.roster.membership is None
-            can_propose = self._core.is_leader and (self._submitter.is_queueing or no_list)
-            can_write = can_write or can_propose
-        is_replaying = self._replacement.incoming is not None and self._installation.replay(machine.applied_index)
-        return is_replaying or last < limit or can_write or (self._writer.batch is None and log.has_pending)
+        return last < limit
 
     def _apply_together(self, together: list[tuple[int, list[bytes]]], size_bytes: int) -> None:
         """Apply entries in a row, (term, commands) each, in one transaction of the state; empty the list."""
+        if not together:
+            return
         machine = self._context.machine
         for outcomes in machine.apply_all(machine.applied_index + 1, together):
             self._submitter.applied(outcomes)

@@ -29,7 +29,7 @@ from warren_raft.raft.effects import (
     Work,
     WriteLog,
 )
-from warren_raft.raft.engine import Engine
+from warren_raft.raft.engine import EXPIRE_SECONDS, Engine
 from warren_raft.raft.events import (
     Arriving,
     Event,
@@ -84,8 +84,8 @@ class Writes(Protocol[Taken]):
     def expire(self, now: float, hindrance: Callable[[], tuple[str, bool]]) -> None:
         """End the writes that reached their deadline before they were proposed. `hindrance`: see Engine.hindrance."""
 
-    def flush(self) -> None:
-        """The step is over: wake the callers of the writes that have ended."""
+    def flush(self) -> bool:
+        """The step is over: wake the callers of the writes that have ended. Whether `wake_late` has to be called."""
 
     def wake_late(self) -> bool:
         """Wake the callers that should be awake by now. Returns whether there are others, that are not awake yet."""
@@ -138,6 +138,9 @@ class Driver(Generic[W]):
         self._turns = 0
         """How often the loop has been about to wait."""
         self._wake_due = False
+        self._has_more = False
+        """Whether the last step left writes that may be proposed in the next one."""
+        self._expire_at = LONG_AGO
         self._finished = False
         self._preparing = self._removing = False
         self._workers = Workers(WORKERS, f"warren-raft-worker {node_id}")
@@ -149,8 +152,8 @@ class Driver(Generic[W]):
         self._thread = threading.Thread(target=self._run, name=f"warren-raft {node_id}", daemon=True)
         self._sync_thread = SyncThread(
             node_id,
+            ring=self._bell.ring,
             call=self._call,
-            synced=self._take,
             broken=self._not_written,
             ended=self._sync_ended.set,
         )
@@ -338,9 +341,12 @@ class Driver(Generic[W]):
             return math.inf
         if self._is_running and not self._finished:
             now = time.monotonic()
+            if self._sync_thread.has_results:
+                self._events += self._sync_thread.take()
             if self._events or self._woken or now >= self._step_at:
                 self._step(now)
-        self._transport.flush()
+        if self._transport.unflushed:
+            self._transport.flush()
         return self._step_at if self._is_running and not self._finished else math.inf
 
     def _step(self, now: float) -> None:
@@ -348,7 +354,7 @@ class Driver(Generic[W]):
         self.steps += 1
         events, self._events = self._events, []
         try:
-            if self._submitted or self._writes.has_more:
+            if self._submitted or self._has_more:
                 self._take_submitted(events)
             self._step_engine(now, events)
             synced = self._sync_thread.wait(may_wait=not self._engine.has_to_apply)
@@ -358,10 +364,12 @@ class Driver(Generic[W]):
             more = self._engine.apply() if on_applied is None else self._apply_and_tell(on_applied)
             if self.stamps is not None:
                 self.stamps.add("applied", self._engine.applied_index)
-            self._writes.expire(now, lambda: self._engine.hindrance)
-            self._writes.flush()
-            if not self._wake_due:
+            if now >= self._expire_at:
+                self._expire_at = now + EXPIRE_SECONDS
+                self._writes.expire(now, lambda: self._engine.hindrance)
+            if self._writes.flush() and not self._wake_due:
                 self._wake_late()
+            self._has_more = self._writes.has_more
         except Exception as error:  # noqa: BLE001 - it is logged
             log_event(logger, logging.ERROR, "raft thread failed", node=self._node_id, exc_info=error)
             self._fail(InvariantViolation(f"the raft thread failed: {error!r}"))
@@ -372,7 +380,7 @@ class Driver(Generic[W]):
             self._on_change()
         if self._engine.failure is not None:
             self._fail(self._engine.failure)
-        self._step_at = LONG_AGO if more or self._writes.has_more else self._engine.step_at
+        self._step_at = LONG_AGO if more or self._has_more else self._engine.step_at
 
     def _apply_and_tell(self, on_applied: Callable[[], None]) -> bool:
         before = self._engine.applied_index
@@ -393,7 +401,8 @@ class Driver(Generic[W]):
             self._perform(transport, effect)
         if stamps is not None:
             stamps.add("handed")
-        transport.flush()
+        if transport.unflushed:
+            transport.flush()
         if stamps is not None:
             stamps.add("sent")
         for event in events:
@@ -468,7 +477,7 @@ class Driver(Generic[W]):
 
     def _prepare(self) -> None:
         """Make the log's next segment ahead, so that a batch never waits for it."""
-        if self._preparing or self._finished or self._engine.lacks_space:
+        if self._preparing or self._finished or not self._log.wants_preparation or self._engine.lacks_space:
             return  # low on space: a segment is made when it is needed, and is small
         work = self._log.preparation()
         if work is not None:

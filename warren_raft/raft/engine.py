@@ -127,11 +127,14 @@ class Engine(Readings):
         context.now = max(context.now, now)
         events = list(events)
         for event in events:  # first: should anything else stop this manager, these writes end with the others
-            if isinstance(event, Submitted):
+            if type(event) is Submitted:
                 self._submitter.submit(event.proposals)
         try:
             for event in events:
-                self._handle(event)
+                if type(event) is Received:
+                    self._dispatch.receive(event.peer, event.link, event.message)
+                else:
+                    self._handle(event)
             if self.failure is None:
                 self._decide()
         except WarrenError as error:
@@ -140,15 +143,12 @@ class Engine(Readings):
 
     def _handle(self, event: Event) -> None:
         match event:
-            case Received(peer, number, message):
-                self._dispatch.receive(peer, number, message)
-                return
             case Synced(batch, error):
                 if self._writer.written(batch, error) and not self._installation.log_written(batch):
                     self._outbox.synced()
                     self._guard.synced()
                 return
-            case Submitted():
+            case Submitted() | Received():
                 return  # `step` has taken it
             case Arriving(peer, number, term):
                 self._dispatch.arriving(peer, number, term)
@@ -196,7 +196,8 @@ class Engine(Readings):
             self._go_on(looks=looks)
         if context.now >= self._expire_at:
             self._expire()
-        self._plan_look()
+        if looks or context.look_at > context.now + TICK_SECONDS:
+            self._plan_look()
 
     def _plan_look(self) -> None:
         """The next look is due in a tick, or later while nothing is under way."""
@@ -267,7 +268,8 @@ class Engine(Readings):
         self._proposing.send()
         if core.is_leader:
             self._proposing.propose()
-            self._tell_commit()
+            if self._guard.untold_since is not None or self._proposing.origins:
+                self._tell_commit()
         if looks:
             self._requests.tick(must_go=self._fitness.must_not_lead)
             leading.check_ready()
@@ -316,7 +318,7 @@ class Engine(Readings):
         """The time by which the next step has to be made, although nothing happens."""
         now = self._context.now
         step_at = self._context.look_at
-        if self.holds_notices:
+        if self._outbox.notices or self._guard.untold_since is not None:
             step_at = min(step_at, now + NOTICE_SECONDS)
         # A deadline that has passed was looked at in this step. If no election may begin, an event ends the reason.
         if not self._core.is_leader and (self._elections.deadline > now or self._core.has_moved):

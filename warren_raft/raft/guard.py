@@ -116,14 +116,14 @@ class Guard:
     # Out: called by the core while it handles a message or a tick -------------------------------------------------
 
     def outgoing(self, peer: str, message: CoreMessage | Literal["behind"]) -> None:
-        if message == BEHIND:
-            # The core would repeat this message without end in one tick (hole 4e). So the core is told that the
-            # follower is away until the end of the tick.
-            self._behind(peer)
-        elif type(message) is AppendEntries:
+        if type(message) is AppendEntries:
             self._outgoing_append(peer, message)
         elif type(message) is AppendReply:
             self._outgoing_reply(peer, message)
+        elif message == BEHIND:
+            # The core would repeat this message without end in one tick (hole 4e). So the core is told that the
+            # follower is away until the end of the tick.
+            self._behind(peer)
         elif type(message) is RequestVote:
             self._emit_gated(peer, replace(message, transfer=self.transferring, why=self.why))
         else:
@@ -150,7 +150,9 @@ class Guard:
             entries = self._named(peer, entries)
         out = self._numbered(peer, message, entries, progress)
         if entries:
-            size = sum(NAMED_BYTES if isinstance(entry[0], int) else len(entry[0]) for entry in entries)
+            size = 0
+            for command, _, _ in entries:
+                size += NAMED_BYTES if isinstance(command, int) else len(command)
             progress.next_index = entries[-1][1] + 1
             progress.unacknowledged.append((entries[-1][1], size))
             progress.unacknowledged_bytes += size

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Final
@@ -45,34 +46,36 @@ class _Writing:
         self.turn = threading.Lock()
         self.turn.acquire()
         self.is_awaited = False
-        """Whether the raft thread waits for `turn`. Otherwise it gets a call."""
+        """Whether the raft thread waits for `turn`. Otherwise its bell rings."""
         self.is_taken = False
         """Whether the raft thread has the result. Only that thread reads and sets it."""
 
 
 class SyncThread:
-    """`call(function, *arguments)` has the raft thread call a function. All methods are for the raft thread.
+    """`ring` wakes the raft thread, which then finds `has_results`. `call(function, *arguments)` has it call a
+    function. All methods are for the raft thread.
 
-    `synced` is called there with the result of each batch that `wait` did not return, and `broken` if a batch failed
-    through a bug.
+    `broken` is called there if a batch failed through a bug, and `ended` after the last batch.
     """
 
     def __init__(
         self,
         node_id: str,
         *,
+        ring: Callable[[], None],
         call: Callable[..., None],
-        synced: Callable[[Synced], None],
         broken: Callable[[Exception], None],
         ended: Callable[[], None],
     ) -> None:
         self._node_id = node_id
+        self._ring = ring
         self._call = call
-        self._synced = synced
         self._broken = broken
         self._ended = ended
         self._queue: SimpleQueue[_Writing | None] = SimpleQueue()
         self._newest: _Writing | None = None
+        self._done: deque[_Writing] = deque()
+        """The batches that ended while the raft thread did not wait for them."""
         self._is_quick = False
         """Set by the sync thread."""
         self._thread = threading.Thread(target=self._run, name=f"warren-raft-sync {node_id}", daemon=True)
@@ -105,11 +108,21 @@ class SyncThread:
         writing.is_taken = True
         return writing.synced
 
-    def _deliver(self, writing: _Writing) -> None:
-        if not writing.is_taken:
-            writing.is_taken = True
-            assert writing.synced is not None
-            self._synced(writing.synced)
+    @property
+    def has_results(self) -> bool:
+        """Whether `take` may have results."""
+        return bool(self._done)
+
+    def take(self) -> list[Synced]:
+        """The results since the last call that `wait` did not return."""
+        results: list[Synced] = []
+        while self._done:
+            writing = self._done.popleft()
+            if not writing.is_taken:
+                writing.is_taken = True
+                assert writing.synced is not None
+                results.append(writing.synced)
+        return results
 
     # In the sync thread ------------------------------------------------------------------------------------------
 
@@ -141,4 +154,5 @@ class SyncThread:
         writing.synced = Synced(batch, error)
         writing.turn.release()
         if not writing.is_awaited:
-            self._call(self._deliver, writing)
+            self._done.append(writing)
+            self._ring()

@@ -76,14 +76,16 @@ class Waking:
         self._groups: deque[tuple[float, Sequence[Sleeper]]] = deque()
         """The groups with chains that have not reached their ends, and since when."""
 
-    def wake(self, sleepers: Sequence[Sleeper]) -> None:
-        """Wake them all: the first one of each chain now, the others one after the other."""
+    def wake(self, sleepers: Sequence[Sleeper]) -> bool:
+        """Wake them all: the first one of each chain now, the others one after the other. Whether there are others,
+        that `look` has to be called for."""
         if len(sleepers) > CHAINS:
             for sleeper, following in zip(sleepers, sleepers[CHAINS:], strict=False):
                 sleeper._next = following
             self._groups.append((time.monotonic(), sleepers))
         for sleeper in sleepers[:CHAINS]:
             sleeper.wake()
+        return bool(self._groups)
 
     def look(self) -> bool:
         """Wake the groups that take too long. True: there are others that are not awake yet, so call this again after

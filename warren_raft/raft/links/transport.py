@@ -154,7 +154,8 @@ class Transport:
         """Peer id -> the number of its link, for each peer that has a link. A live view."""
         self._by_number: dict[int, Connection] = {}
         self._unreported: deque[Connection] = deque()
-        self._unflushed: list[Connection] = []
+        self.unflushed: list[Connection] = []
+        """The connections that `flush` has to look at."""
         self._encoded: tuple[Message | None, bytes] = (None, b"")
         """The newest message that was sent, as CBOR, until the next `flush`."""
         self._unfinished_bytes = 0
@@ -243,9 +244,9 @@ class Transport:
 
     def flush(self) -> None:
         """Give the messages of `send` to the kernel now, not at the end of the loop's turn."""
-        if not self._unflushed:
+        if not self.unflushed:
             return
-        connections, self._unflushed = self._unflushed, []
+        connections, self.unflushed = self.unflushed, []
         self._encoded = (None, b"")
         for connection in connections:
             connection.flush()
@@ -346,9 +347,9 @@ class Transport:
 
     def has_unsent(self, connection: Connection) -> None:
         """A connection has to be flushed in this turn of the loop."""
-        if self._flushes_itself and not self._unflushed:
+        if self._flushes_itself and not self.unflushed:
             self._loop.call_soon(self.flush)
-        self._unflushed.append(connection)
+        self.unflushed.append(connection)
 
     def may_hold(self, connection: Connection, size: int) -> bool:
         """Count `size` more bytes of unfinished messages on a connection. False if that is too much."""

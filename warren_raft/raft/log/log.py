@@ -55,6 +55,10 @@ class Log:
         self.entries = recovered.contents.entries
         self.base_index = recovered.contents.base_index
         """The index of entries[0]."""
+        self.last_index = recovered.contents.entries[-1][1]
+        """The index of the newest entry."""
+        self.has_pending = False
+        """Whether a change waits for a batch."""
         self.commit_index = recovered.contents.commit_index
         """The commit index of the last set_commit(); after an open, that of the newest durable batch."""
         self._contents = recovered.contents
@@ -84,7 +88,6 @@ class Log:
         """The highest index that is durable and still in the log."""
         self.synced_commit_index = self.commit_index
         """After any crash from now on, the log opens with this commit index or a higher one."""
-        self._commit_is_due = False
 
     @classmethod
     def open(
@@ -158,11 +161,6 @@ class Log:
         return self._contents.base_term
 
     @property
-    def last_index(self) -> int:
-        """The index of the newest entry."""
-        return self.entries[-1][1]
-
-    @property
     def last_term(self) -> int:
         """The term of the newest entry."""
         return self.entries[-1][2]
@@ -226,6 +224,7 @@ class Log:
         if len(command) > form.MAX_COMMAND_BYTES:
             raise InvariantViolation(f"a command has {len(command)} bytes, over the limit of {form.MAX_COMMAND_BYTES}")
         self._contents.append(command, index, term)
+        self.last_index = index
         self._record(form.ENTRY, index, term, command)
 
     def truncate_from(self, index: int) -> None:
@@ -237,6 +236,7 @@ class Log:
         self._contents.truncate_from(index)
         if index > last_index:
             return
+        self.last_index = index - 1
         self.synced_index = min(self.synced_index, index - 1)
         self._pending_truncation = min(index, self._pending_truncation or index)
         if self._in_flight is not None:
@@ -265,7 +265,7 @@ class Log:
         the commit index alone. Does nothing if the commit index is durable, or in a batch on its way."""
         on_its_way = self.synced_commit_index if self._in_flight is None else self._in_flight.commit_index
         if on_its_way < self.commit_index:
-            self._commit_is_due = True
+            self.has_pending = True
 
     def set_note(self, note: bytes) -> None:
         """Keep the membership layer's note, of at most MAX_NOTE_BYTES bytes. It replaces the note before it."""
@@ -300,14 +300,10 @@ class Log:
         head = form.record_head(kind, first, second, data)
         self._pending += (head, data)
         self._pending_bytes += len(head) + len(data)
+        self.has_pending = True
         self.position += 1
 
     # -- making it durable
-
-    @property
-    def has_pending(self) -> bool:
-        """True if a change waits for a batch."""
-        return bool(self._pending) or self._commit_is_due
 
     def take_batch(self) -> Batch | None:
         """All pending changes as one batch. None if no change is pending, or while a batch is not completed."""
@@ -332,7 +328,7 @@ class Log:
         if self._in_flight is not None:
             raise InvariantViolation("cannot reset the log while a batch is on its way")
         self._contents.reset(index, term)
-        self.base_index = self.commit_index = index
+        self.base_index = self.commit_index = self.last_index = index
         self.position += 1
         self.synced_index = min(self.synced_index, index - 1)
         self._taken = self._contents.state()
@@ -357,6 +353,14 @@ class Log:
         self.synced_position = batch.position
         self.synced_index = batch.durable_index
         self.synced_commit_index = batch.commit_index
+
+    @property
+    def wants_preparation(self) -> bool:
+        """Whether `preparation` may return a function."""
+        current = self._preparation
+        if current is None:
+            return self._next_batch >= self._prepare_from_batch
+        return current.file is None and not current.running  # it has failed
 
     def preparation(self) -> Callable[[], None] | None:
         """A function for a worker thread, which fills the next segment with zeros; None if there is no need.
@@ -396,7 +400,7 @@ class Log:
 
     def _send(self, batch: Batch) -> Batch:
         self._pending, self._pending_bytes = [], 0
-        self._commit_is_due = False
+        self.has_pending = False
         self._pending_truncation = None
         self._in_flight = batch
         return batch
