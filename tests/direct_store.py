@@ -41,7 +41,11 @@ class DirectStore(Store):
     def _feeds(self) -> Hub:
         raise NotImplementedError("this store keeps no history")
 
-    def _execute(self, operations: tuple[Operation, ...], timeout: float | None) -> int:
+    _default_timeout_seconds = 10.0
+
+    def _execute(
+        self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = 0
+    ) -> int:
         self.commands.append(operations)
         with self._attached().write() as transaction:
             revision = transaction.revision + 1
@@ -54,7 +58,9 @@ class DirectStore(Store):
             transaction.move(transaction.position._replace(revision=revision))
         return revision
 
-    def _start(self, operations: tuple[Operation, ...], timeout: float | None) -> Future[int]:
+    def _start(
+        self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = 0
+    ) -> Future[int]:
         future: Future[int] = Future()
         future.set_result(self._execute(operations, timeout))
         return future

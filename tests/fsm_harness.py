@@ -33,8 +33,9 @@ def delete(kind: Kind[Any], id: str, if_revision: int | None = None) -> Operatio
     return delete_operation(kind, id, if_revision)
 
 
-def command(*operations: Operation, session: int = 0, sequence: int = 0, lowest: int = 0) -> bytes:
-    return encode(Command(session, sequence, lowest, operations))
+def command(*operations: Operation, session: int = 0, sequence: int = 0, lowest: int = 0, **more: Any) -> bytes:
+    """`more`: fence, request_key, forget_below, version."""
+    return encode(Command(session, sequence, lowest, operations, **more))
 
 
 def apply(machine: StateMachine, *commands: bytes, term: int = 1) -> list[Result]:
@@ -42,9 +43,9 @@ def apply(machine: StateMachine, *commands: bytes, term: int = 1) -> list[Result
     return machine.apply(machine.applied_index + 1, term, commands)
 
 
-def one(machine: StateMachine, *operations: Operation) -> Result:
+def one(machine: StateMachine, *operations: Operation, term: int = 1, **more: Any) -> Result:
     """One entry of one command."""
-    return apply(machine, command(*operations))[0]
+    return apply(machine, command(*operations, **more), term=term)[0]
 
 
 def contents(database: Database) -> Contents:

@@ -5,15 +5,18 @@ tests/unit/test_signatures.py compares them with the types that `help()` shows.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import assert_type
 
 from warren_raft import (
     Batch,
     Container,
     Ingress,
+    Lead,
+    LocalStore,
     Network,
     Node,
+    ReplicatedStore,
     Secret,
     Service,
     Store,
@@ -138,9 +141,24 @@ def writes_of_a_batch(batch: Batch) -> None:
     assert_type(batch.create_tls_certificate(TLSCertificate(id="x"), if_revision=0), None)
     assert_type(batch.update_tls_certificate(TLSCertificate(id="x"), if_revision=0), None)
     assert_type(batch.delete_tls_certificate("x", if_revision=0), None)
+    assert_type(batch.require("node", "x", 0), None)
+
+
+def writes_of_a_lead(store: LocalStore | ReplicatedStore) -> None:
+    with store.leading(timeout=2.5) as lead:
+        assert_type(lead, Lead)
+        assert_type(lead.create_node(Node(id="x"), request_id="job-17"), int)
+        assert_type(lead.delete_service("x", cascade=True), int)
+        assert_type(lead.modify(Node, "x", lambda node: node), Node)
+        assert_type(lead.wait_over(2.5), bool)
+        with lead.batch(request_id="job-18") as batch:
+            assert_type(batch, Batch)
+    assert_type(store.run_while_leading(lambda lead: lead.term), Callable[[], None])
+    assert_type(store.on_leadership(lambda is_leader, term: None), Callable[[], None])
 
 
 def everything_else_of_a_store(store: Store) -> None:
+    assert_type(store.modify(Service, "x", lambda service: service, timeout=2.5), Service)
     assert_type(store.close(), None)
     assert_type(store.watch(7, kinds={"service"}, bookmark_seconds=60), Watch)
     with store.read() as view, store.batch(wait=False, timeout=2.5) as batch:

@@ -1,8 +1,8 @@
 """The state of a container orchestrator's cluster, the same on every manager. All public names are here.
 
 Begin with `help(warren_raft.LocalStore)` (one process, without a cluster), or with `ReplicatedStore` and `Config` (one
-manager of a cluster). `ReadOnlyStore` reads beside a manager. All errors are under `WarrenError`. README.md has
-examples.
+manager of a cluster). `ReadOnlyStore` reads beside a manager. `Lead` has the writes of a program that acts while its
+manager leads. All errors are under `WarrenError`. README.md and docs/embedding.md have examples.
 
 No code and no state live here: each name is loaded from its module when it is first used. Invariant: `import
 warren_raft` does no I/O and loads none of asyncio, pysyncobj, aiohttp, lmdb, cbor2.
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .errors import InvalidConfig as InvalidConfig
     from .errors import InvalidEntity as InvalidEntity
     from .errors import InvariantViolation as InvariantViolation
+    from .errors import LeadershipLost as LeadershipLost
     from .errors import Misuse as Misuse
     from .errors import NotFound as NotFound
     from .errors import RefusedForSafety as RefusedForSafety
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .errors import Unavailable as Unavailable
     from .errors import WarrenError as WarrenError
     from .errors import WatchLost as WatchLost
+    from .leadership.lead import Lead as Lead
     from .local.read_only import ReadOnlyStore as ReadOnlyStore
     from .local.store import LocalStore as LocalStore
     from .maintenance import describe as describe
@@ -143,6 +145,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "InvalidConfig",
         "InvalidEntity",
         "InvariantViolation",
+        "LeadershipLost",
         "Misuse",
         "NotFound",
         "RefusedForSafety",
@@ -155,6 +158,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     ),
     "model.forms": ("FrozenMap",),
     "model.json_form": ("from_json", "to_json"),
+    "leadership.lead": ("Lead",),
     "local.read_only": ("ReadOnlyStore",),
     "local.store": ("LocalStore",),
     "manager.store": ("ReplicatedStore",),

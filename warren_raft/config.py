@@ -66,6 +66,10 @@ class Config:
     write_timeout_seconds: float = 10.0
     """How long a write waits for its result if the call gives no timeout: seconds above 0. Default 10: several
     elections are over by then."""
+    request_memory_seconds: float = 3600.0
+    """How long the `request_id` of a write is remembered: seconds above 0. All managers should have the same value: the
+    shortest one counts. Of more than 100,000 ids the oldest is forgotten earlier. Default 3600: by then a caller that
+    crashed has been restarted, and has made its write again."""
     switch_interval_seconds: float | None = 0.0005
     """`sys.setswitchinterval` while a store is open: seconds above 0, or None, which leaves the interval unchanged.
     Default 0.0005: with Python's own 5 ms, a busy thread of the embedding process makes each write several times
@@ -140,7 +144,13 @@ class Config:
         self._fix_path("data_dir", self.data_dir)
         check_address(self.listen, field="listen")
         object.__setattr__(self, "members", self._checked_members())
-        for name in ("write_timeout", "heartbeat_interval", "election_timeout", "checkpoint_interval"):
+        for name in (
+            "write_timeout",
+            "request_memory",
+            "heartbeat_interval",
+            "election_timeout",
+            "checkpoint_interval",
+        ):
             self._check_duration(f"{name}_seconds")
         for name in ("switch_interval_seconds", "watchdog_stop_seconds"):
             if getattr(self, name) is not None:

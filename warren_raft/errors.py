@@ -54,6 +54,21 @@ class RevisionConflict(WarrenError):
         return f"{self.kind} {self.id!r} is at revision {self.actual}, not {self.expected}"
 
 
+class LeadershipLost(WarrenError):
+    """This manager no longer leads in `term`, in which it began: the write was not carried out. Nothing was changed.
+
+    Raised by the writes of `lead` (see `leading` and `run_while_leading`). For a write that was sent it is decided in
+    the replicated state machine, by the term of the log entry that carried the write.
+    """
+
+    def __init__(self, term: int) -> None:
+        super().__init__(term)
+        self.term = term
+
+    def __str__(self) -> str:
+        return f"this manager no longer leads in term {self.term}; nothing was changed"
+
+
 class InvalidEntity(WarrenError, ValueError):
     """A value that can never be stored. Raised in the caller's thread, before anything is sent.
 

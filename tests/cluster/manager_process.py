@@ -29,6 +29,7 @@ from tests.cluster.churn import Churn
 from tests.cluster.disks import Disk, StoreOnDisk
 from tests.cluster.load import Load
 from tests.cluster.network import dial_through
+from tests.cluster.reconciler import Reconciler, most_at_once
 
 GIVE_UP_SECONDS, ASK_AGAIN_SECONDS, PINNED_SECONDS = 2.0, 0.6, 4.0
 """With `compaction`: the times after which a dead holder of a snapshot is given up or asked again, and for which a sent
@@ -221,6 +222,31 @@ class ManagerProcess:
 
     def barrier(self, timeout: float | None = None) -> int:
         return self.store.barrier(timeout)
+
+    # Fenced writes
+
+    def reconcile(self, wanted: int) -> None:
+        self._reconciler = Reconciler(self.store, self._name, wanted)
+
+    def freeze_at_next_decision(self) -> None:
+        self._reconciler.freeze_next = True
+
+    def ended_leads(self) -> list[list[object]]:
+        return list(self._reconciler.ended)
+
+    def most_at_once(self) -> int:
+        return most_at_once(self.store)
+
+    def lead(self) -> int:
+        """Wait until this manager leads, and hold on to that. Returns its term."""
+        self._lead = self.store.leading(timeout=30).__enter__()
+        return self._lead.term
+
+    def create_as_lead(self, keys: list[str]) -> int:
+        with self._lead.batch() as batch:
+            for key in keys:
+                batch.create_container(wr.Container(id=key))
+        return batch.revision
 
     # Members and leadership
 

@@ -26,12 +26,14 @@ from warren_raft.local.store import LocalStore
 from warren_raft.model.entities import TLSCertificate
 from warren_raft.store import codec
 from warren_raft.store.interface import Batch
+from warren_raft.store.operations import put_operation
 from warren_raft.store.tables import (
     BY_NUMBER,
     CA_ID,
     CERTIFICATE,
     CONTAINER,
     KINDS,
+    SERVICE,
     Kind,
 )
 
@@ -53,6 +55,10 @@ def method_name(kind: Kind[Any]) -> str:
     return METHOD_NAMES.get(kind.name, kind.name)
 
 
+def bytes_of(kind: Kind[Any], entity: Any) -> bytes | None:
+    return put_operation(kind, entity, None).entity
+
+
 def texts_of(kind: Kind[Any], entity: Any) -> tuple[str, ...]:
     """The indexed values that the history keeps."""
     return tuple(getattr(entity, index.field) for index in kind.indexes if not index.many)
@@ -70,6 +76,7 @@ class Write(NamedTuple):
     entity: Any
     update: bool
     condition: str
+    cascades: bool = False
 
 
 def _with_alike(entity: Any, draw: st.DrawFn) -> Any:
@@ -90,7 +97,9 @@ def writes(draw: st.DrawFn) -> Write:
     if kind.entity is None:
         return Write(kind, CA_ID, draw(st.binary(max_size=20)), False, condition)
     if draw(st.integers(0, 2)) == 0:
-        return Write(kind, draw(st.sampled_from(ALIKE)), None, False, condition)
+        return Write(
+            kind, draw(st.sampled_from(ALIKE)), None, False, condition, kind is SERVICE and draw(st.booleans())
+        )
     entity = _with_alike(draw(entities(kind.entity)), draw)
     return Write(kind, entity.id, entity, kind.updatable and draw(st.booleans()), condition)
 
@@ -112,21 +121,31 @@ class Model:
 
     def carry_out(self, batch: Iterable[tuple[Write, int | None]]) -> int | tuple[str, str, int, int]:
         """All of it, as one revision, or (kind, id, expected, actual) of a conflict and nothing of it."""
-        before = {name: dict(table) for name, table in self.tables.items()}
-        changed = False
-        for write, if_revision in batch:
+        steps = list(batch)
+        for write, if_revision in steps:
             actual = self.revision_of(write)
             if if_revision is not None and if_revision != actual:
-                self.tables = before
                 return write.kind.name, write.id, if_revision, actual
+        changed, same_at = False, 0
+        for write, _ in steps:
             table = self.tables[write.kind.name]
-            if write.entity is not None:
+            if write.entity is None:
+                changed = self._delete(write) or changed
+            elif write.id in table and bytes_of(write.kind, table[write.id][0]) == bytes_of(write.kind, write.entity):
+                same_at = max(same_at, table[write.id][1])
+            else:
                 table[write.id] = (write.entity, self.revision + 1)
                 changed = True
-            else:
-                changed = table.pop(write.id, None) is not None or changed
         self.revision += changed
-        return self.revision
+        return self.revision if changed else same_at or self.revision
+
+    def _delete(self, write: Write) -> bool:
+        """Whether there was something to delete."""
+        containers = self.tables[CONTAINER.name]
+        taken_along = self.ids(CONTAINER, lambda e: e.service_id == write.id) if write.cascades else []
+        for id_ in taken_along:
+            del containers[id_]
+        return self.tables[write.kind.name].pop(write.id, None) is not None or bool(taken_along)
 
     def ids(self, kind: Kind[Any], has: Callable[[Any], bool]) -> list[str]:
         """The ids of a kind's entities for which `has` is true, in the order of their UTF-8 bytes."""
@@ -147,7 +166,8 @@ def send(target: LocalStore | Batch, write: Write, if_revision: int | None) -> A
     if write.kind.entity is None:
         return target.save_ca(write.entity, if_revision=if_revision)
     if write.entity is None:
-        return getattr(target, f"delete_{method_name(write.kind)}")(write.id, if_revision=if_revision)
+        more = {"cascade": True} if write.cascades else {}
+        return getattr(target, f"delete_{method_name(write.kind)}")(write.id, if_revision=if_revision, **more)
     verb = "update" if write.update else "create"
     return getattr(target, f"{verb}_{method_name(write.kind)}")(write.entity, if_revision=if_revision)
 

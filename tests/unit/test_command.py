@@ -21,11 +21,15 @@ from warren_raft.store.command import (
     CLOSE_SESSION,
     COMMAND_OVERHEAD_BYTES,
     DELETE,
+    DELETE_CASCADE,
     INDEXED_ITEMS_MAX,
     MAX_BATCH_BYTES,
     NO_SESSION,
     OPEN_SESSION,
     PUT,
+    REQUEST_KEY_MAX_BYTES,
+    REQUEST_KEY_OVERHEAD_BYTES,
+    REQUIRE,
     Command,
     MalformedCommand,
     Operation,
@@ -50,11 +54,21 @@ deletes = st.builds(Operation, st.just(DELETE), kinds, ids, st.none(), condition
 session_steps = st.sampled_from([(Operation(OPEN_SESSION, 0, ""),), (Operation(CLOSE_SESSION, 0, ""),)])
 operations = st.lists(puts | deletes, max_size=5).map(tuple) | session_steps
 
+conditions_alone = st.builds(Operation, st.just(REQUIRE), kinds, ids, st.none(), numbers)
+cascades = st.builds(Operation, st.just(DELETE_CASCADE), kinds, ids, st.none(), conditions)
+operations_of_version_2 = st.lists(puts | deletes | conditions_alone | cascades, max_size=5).map(tuple) | session_steps
+
 
 @st.composite
-def commands(draw: st.DrawFn) -> Command:
+def commands(draw: st.DrawFn, version: int | None = None) -> Command:
     sequence = draw(numbers)
-    return Command(draw(numbers), sequence, draw(st.integers(0, sequence)), draw(operations))
+    version = draw(st.sampled_from((1, 2))) if version is None else version
+    steps = draw(operations if version == 1 else operations_of_version_2)
+    command = Command(draw(numbers), sequence, draw(st.integers(0, sequence)), steps, version=version)
+    if version == 1:
+        return command
+    key = draw(st.just("") | st.text(st.characters(codec="utf-8"), min_size=1, max_size=32))
+    return command._replace(fence=draw(numbers), request_key=key, forget_below=draw(numbers) if key else 0)
 
 
 EXAMPLE = Command(2**62 + 7, 12, 10, (Operation(PUT, 3, "c-1", b"\x81\x63c-1"), Operation(DELETE, 1, "n-1", None, 5)))
@@ -65,16 +79,21 @@ def test_reading_gives_back_the_written_value(command: Command) -> None:
     data = encode(command)
     assert decode(data) == command
     assert encoded_operations(data) == encode_operations(command.operations)
-    assert len(data) == COMMAND_OVERHEAD_BYTES + sum(map(operation_size_bytes, command.operations))
+    size = COMMAND_OVERHEAD_BYTES + sum(map(operation_size_bytes, command.operations))
+    if command.request_key:
+        size += REQUEST_KEY_OVERHEAD_BYTES + len(command.request_key.encode())
+    assert len(data) == (size if command.version == 2 else size - 10)
 
 
 @given(commands())
 def test_any_cbor_reader_can_print_a_command_and_finds_the_version_first(command: Command) -> None:
+    request = [command.forget_below, command.request_key] if command.request_key else []
     assert cbor2.loads(encode(command)) == [
-        1,
+        command.version,
         command.session,
         command.sequence,
         command.lowest,
+        *([command.fence, request] if command.version == 2 else []),
         [
             [o.verb, o.kind_number, -1 if o.if_revision is None else o.if_revision, o.id, o.entity or b""]
             for o in command.operations
@@ -118,7 +137,7 @@ def test_bytes_behind_a_command_make_it_malformed() -> None:
 
 @pytest.mark.parametrize(
     "future",
-    [b"\x85\x02" + encode(EXAMPLE)[2:], cbor2.dumps([2]), cbor2.dumps([17, {"anything": "else"}, 3])],
+    [b"\x87\x03" + encode(EXAMPLE)[2:], cbor2.dumps([3]), cbor2.dumps([17, {"anything": "else"}, 3])],
 )
 def test_a_newer_version_stops_the_manager_whatever_its_shape(future: bytes) -> None:
     with pytest.raises(UnknownCommandVersion) as caught:
@@ -136,6 +155,14 @@ def test_a_newer_version_stops_the_manager_whatever_its_shape(future: bytes) -> 
         Command(1, 1, 1, (Operation(PUT, 3, "", b"x"),)),  # no id
         Command(1, 1, 1, (Operation(DELETE, 0, "c"),)),  # no kind
         Command(1, 1, 1, (Operation(9, 3, "c"),)),  # no such verb
+        Command(1, 1, 1, (Operation(REQUIRE, 3, "c"),)),  # no condition
+        Command(1, 1, 1, (Operation(REQUIRE, 3, "c", b"x", 1),)),  # an entity
+        Command(1, 1, 1, (Operation(REQUIRE, 0, "c", None, 1),)),  # no kind
+        Command(1, 1, 1, (Operation(DELETE_CASCADE, 2, ""),)),  # no id
+        Command(1, 1, 1, (Operation(DELETE_CASCADE, 2, "s", b"x"),)),  # an entity
+        Command(1, 1, 1, (Operation(REQUIRE, 3, "c", None, 1),), version=1),  # verbs of version 2
+        Command(1, 1, 1, (Operation(DELETE_CASCADE, 2, "s"),), version=1),
+        Command(1, 1, 1, request_key="x" * (REQUEST_KEY_MAX_BYTES + 1)),
         Command(1, 1, 1, (Operation(0, 3, "c"),)),
         Command(1, 1, 1, (Operation(PUT, 3, "x" * (KEY_MAX_BYTES + 1), b"x"),)),
         Command(1, 1, 1, (Operation(OPEN_SESSION, 0, ""), Operation(DELETE, 3, "c"))),  # not alone
@@ -171,7 +198,18 @@ SAMPLES = [
     Command(1 << 62, 9, 1, (Operation(PUT, 3, "id", b"entity", None), Operation(DELETE, 3, "id", None, 7))),
     Command(5, 1, 1, (Operation(Verb.OPEN_SESSION),)),
     Command(5, 2, 0),
+    Command(5, 2, 0, (Operation(REQUIRE, 3, "id", None, 7), Operation(DELETE_CASCADE, 2, "s")), 9, "job-17", 40),
+    Command(1 << 62, 9, 1, (Operation(PUT, 3, "id", b"entity", None), Operation(DELETE, 3, "id", None, 7)), version=1),
 ]
+
+
+def test_a_request_key_has_one_form() -> None:
+    good = encode(Command(5, 2, 0, (), 9, "ä", 40))
+    start = COMMAND_OVERHEAD_BYTES - 5 - 1
+    assert good[start : start + 14] == b"\x82\x1b" + (40).to_bytes(8, "big") + b"\x78\x02" + "ä".encode()
+    for position, value in [(0, 0x81), (0, 0x83), (1, 0x1A), (10, 0x79), (11, 0), (11, 3), (12, 0xFF)]:
+        with pytest.raises(MalformedCommand):
+            decode(good[: start + position] + bytes((value,)) + good[start + position + 1 :])
 
 
 @pytest.mark.parametrize("command", SAMPLES)
@@ -196,7 +234,7 @@ def test_it_may_exactly_where_decode_reads_it(command: Command, changes: list[tu
 def test_a_command_of_another_version_is_named_as_such() -> None:
     raw = bytearray(encode(SAMPLES[0]))
     raw[1] = 9
-    assert problem_of(bytes(raw)) == "a command of version 9, this release reads 1"
+    assert problem_of(bytes(raw)) == "a command of version 9, this release reads 2"
 
 
 def test_a_command_that_is_too_large_or_has_no_session_may_not_be_put_into_a_log() -> None:

@@ -80,7 +80,7 @@ def test_a_batch_is_one_revision_with_its_changes_in_order(machine: StateMachine
         put(node(1)),
         delete(NODE, "none"),
         put(Service(id="s", name="web"), 0),
-        put(node(1)),
+        put(Node(id="n-1", hostname="other")),
         delete(NODE, "n-1"),
     )
     (change,) = changes_since(machine, 0)
@@ -134,7 +134,7 @@ def test_hosts_are_not_kept(machine: StateMachine) -> None:
 def test_the_values_before_are_unknown_in_a_record_of_an_earlier_release(machine: StateMachine) -> None:
     """A watcher that needs them has to say that it is lost, and must not take "unknown" for "unchanged"."""
     one(machine, put(container("s-1", "n-1")))
-    one(machine, put(container("s-1", "n-1")))
+    apply(machine, command(put(container("s-1", "n-1")), version=1))
     with machine.database.write() as transaction:
         key, record = next(transaction.scan(HISTORY))
         transaction.store(HISTORY, key, record[:2] + bytes((record[2] & 0x7F,)) + record[3:])
@@ -209,8 +209,8 @@ def test_no_entry_deletes_for_long_and_the_bound_is_reached_soon(
     monkeypatch.setattr(history, "MAX_CHANGES", 10)
     monkeypatch.setattr(history, "MAX_DROPPED_PER_APPLY", 15)
     lengths = []
-    for _ in range(5):
-        one(machine, put(node(1)))
+    for number in range(5):
+        one(machine, put(node(50 + number)))
         lengths.append(len(kept(machine)))
     assert lengths == [36, 22, 10, 10, 10]
 
@@ -328,7 +328,8 @@ def test_the_layout_of_a_record_is_pinned(machine: StateMachine) -> None:
     assert key == (1).to_bytes(8, "big")
     size = 8 + len(body) + history.RECORD_OVERHEAD_BYTES
     assert record == bytes((0, 0, 0x80, 0, 0, 0)) + size.to_bytes(2, "big") + body
-    apply(machine, command(put(node(1))), command(delete(NODE, "n-1")), command(put(node(1))))
+    again = command(put(node(1)), version=1)
+    apply(machine, again, command(delete(NODE, "n-1")), again)
     with machine.database.read() as transaction:
         _, (key, record) = transaction.scan(HISTORY)
     bodies = [body, encode_operations([delete(NODE, "n-1")]), body]

@@ -14,8 +14,8 @@ import pytest
 
 import warren_raft as wr
 from tests.cluster.harness import free_ports, wait_until
-from warren_raft.manager import leadership
-from warren_raft.manager.leadership import Leadership, Subscription
+from warren_raft.leadership import callbacks
+from warren_raft.leadership.callbacks import Leadership
 from warren_raft.support.waiting import Bell
 
 DEADLINE = 60.0
@@ -51,6 +51,32 @@ class Told:
 
     def wait(self, *states: bool) -> None:
         wait_until(lambda: [leads for leads, _ in self.states] == list(states), f"{states}, not {self.states}")
+
+
+class Here:
+    """The standing of a manager, as the test sets it."""
+
+    def __init__(self, term_now: int = 1, leads: bool = True) -> None:
+        self.bell = Bell()
+        self.term_now, self.leads, self.has_ended = term_now, leads, False
+
+    def change(self, **values: Any) -> None:
+        for name, value in values.items():
+            setattr(self, name, value)
+        self.bell.ring()
+
+    def leading_term(self) -> int | None:
+        return self.term_now if self.leads else None
+
+    def term(self) -> int:
+        return self.term_now
+
+    def is_over(self) -> bool:
+        return self.has_ended
+
+    def require(self) -> None:
+        if self.has_ended:
+            raise wr.Closed
 
 
 class AtOnce:
@@ -128,7 +154,7 @@ def test_a_callback_may_unsubscribe_itself_and_register_another(store: wr.Replic
 def test_there_are_not_more_callbacks_than_threads_for_them(
     store: wr.ReplicatedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leadership, "CALLBACKS_MAX", 2)
+    monkeypatch.setattr(callbacks, "CALLBACKS_MAX", 2)
     unsubscribe = store.on_leadership(Told())
     store.on_leadership(Told())
     with pytest.raises(wr.RefusedForSafety, match="unsubscribe"):
@@ -158,26 +184,17 @@ def test_a_closed_store_takes_no_callback_and_one_that_stopped_by_itself_tells_i
 
 
 def test_a_slow_callback_hears_that_leadership_was_lost_in_between() -> None:
-    bell, term = Bell(), [3]
-    leads, over = [True], [False]
+    here = Here(term_now=3)
     told = Told(lambda: slow.acquire(timeout=DEADLINE))
     slow = threading.Semaphore(0)
-    callbacks = Leadership(
-        bell,
-        leading_term=lambda: term[0] if leads[0] else None,
-        term=lambda: term[0],
-        is_over=lambda: over[0],
-        own=AtOnce(),
-    )
-    callbacks.start(Subscription(told))
+    leadership = Leadership(here, AtOnce())
+    leadership.subscribe(told)
     wait_until(lambda: told.states == [(True, 3)], "the first")
-    term[0] = 5  # lost, and won again
-    bell.ring()
+    here.change(term_now=5)  # lost, and won again
     slow.release(10)
     wait_until(lambda: told.states == [(True, 3), (False, 5), (True, 5)], "both")
-    leads[0], over[0] = False, True
-    bell.ring()
-    callbacks.join(DEADLINE, but=())
+    here.change(leads=False, has_ended=True)
+    leadership.join(DEADLINE, but=())
     assert told.states[3:] == [(False, 5)]
 
 

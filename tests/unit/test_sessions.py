@@ -121,8 +121,8 @@ def test_a_refusal_is_an_answer_like_any_other(
     """Carried out again later, when the condition holds, a write that was reported as refused would happen."""
     first = say(machine, 1, *operations)
     assert first.error == error
-    for _ in range(7):
-        apply(machine, command(node("other")))
+    for number in range(7):
+        apply(machine, command(node(f"other {number}")))
     machine = StateMachine(machine.database)
     assert say(machine, 1, *operations) == first
     assert machine.revision == 7
@@ -137,7 +137,7 @@ def test_a_barrier_and_a_deletion_of_nothing_are_remembered_too(machine: StateMa
 
 
 def test_without_a_session_nothing_is_remembered(machine: StateMachine) -> None:
-    data = command(node("a"))
+    data = command(node("a"), version=1)
     assert [result.revision for result in apply(machine, data, data)] == [1, 2]
     assert list(session_records(machine)) == [S]
 
@@ -162,7 +162,7 @@ def test_answers_that_nobody_waits_for_are_dropped(machine: StateMachine) -> Non
 
 def test_refusals_are_dropped_like_answers_and_a_restart_changes_no_byte(machine: StateMachine) -> None:
     for sequence in range(1, 7):
-        say(machine, sequence, put(Node(id="n"), None if sequence % 2 else 77), lowest=1)
+        say(machine, sequence, put(Node(id="n", hostname=str(sequence)), None if sequence % 2 else 77), lowest=1)
     session = session_records(machine)[S]
     assert (list(session.answers.values()), list(session.refusals)) == ([1, 2, 3], [2, 4, 6])
     assert session.encode() == session.record
@@ -200,8 +200,8 @@ def test_a_leap_of_lowest_costs_no_loop(machine: StateMachine) -> None:
 
 def test_answers_come_in_any_order(machine: StateMachine) -> None:
     """After a change of leader, an earlier sequence may be carried out after a later one."""
-    assert [say(machine, sequence, node("x"), lowest=1).revision for sequence in (3, 1, 2)] == [1, 2, 3]
-    assert [say(machine, sequence, node("x"), lowest=1).revision for sequence in (1, 2, 3)] == [2, 3, 1]
+    assert [say(machine, sequence, node(str(sequence)), lowest=1).revision for sequence in (3, 1, 2)] == [1, 2, 3]
+    assert [say(machine, sequence, node(str(sequence)), lowest=1).revision for sequence in (1, 2, 3)] == [2, 3, 1]
 
 
 def test_a_sender_too_far_above_its_lowest_awaited_sequence_is_refused(machine: StateMachine) -> None:

@@ -66,7 +66,7 @@ def methods(store: Any) -> Iterator[tuple[str, Callable[[Any], object]]]:
         arguments: dict[str, Any] = {}
         for parameter in parameters.values():
             if parameter.default is parameter.empty:
-                known = {"id": "x", "address": "127.0.0.1:1", **ENTITIES}
+                known = {"id": "x", "address": "127.0.0.1:1", **ENTITIES, "cls": wr.Node, "function": lambda node: node}
                 arguments[parameter.name] = known[parameter.name]
         yield name, lambda timeout, method=method, arguments=arguments: method(**arguments, timeout=timeout)
 
@@ -78,7 +78,7 @@ def test_a_wrong_timeout_is_refused_everywhere_and_nothing_is_written(store: Any
         for timeout in WRONG:
             with pytest.raises(wr.InvalidEntity, match=r"^timeout: must be a number of seconds from 0 on"):
                 call(timeout)
-    assert {"create_node", "delete_secret", "save_ca", "batch"} <= set(names)
+    assert {"create_node", "delete_secret", "save_ca", "batch", "modify", "leading"} <= set(names)
     if isinstance(store, wr.ReplicatedStore):
         assert {"barrier", "wait_ready", "wait_leader", "wait_failed", "transfer_leadership"} <= set(names)
     assert store.list_nodes() == []
@@ -87,12 +87,13 @@ def test_a_wrong_timeout_is_refused_everywhere_and_nothing_is_written(store: Any
 
 
 def test_for_ever_is_a_timeout_of_every_write_and_every_wait(store: Any) -> None:
-    endless = {"add_member", "update_member", "remove_member", "transfer_leadership", "wait_failed"}
+    endless = {"modify", "add_member", "update_member", "remove_member", "transfer_leadership", "wait_failed"}
     for name, call in methods(store):
         if name not in endless:
             for timeout in FOR_EVER:
                 call(timeout)
     assert store.get_node("x") == wr.Node(id="x")  # deleted and written again by update_node
+    assert [store.modify(wr.Node, "x", lambda node: node, timeout=timeout).id for timeout in FOR_EVER] == ["x"] * 4
     with store.batch(timeout=math.inf) as batch:
         batch.create_node(wr.Node(id="b"))
     with store.batch(wait=False, timeout=1e10) as batch:

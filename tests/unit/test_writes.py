@@ -28,7 +28,7 @@ from warren_raft.store.command import (
     Operation,
     Verb,
     decode,
-    encode_operations,
+    encode_body,
 )
 from warren_raft.store.database import Database
 from warren_raft.support.deliveries import Deliveries
@@ -63,7 +63,7 @@ class Sent:
         proposal.done(proposal)
 
     def write(self, name: str, deadline: float = math.inf) -> Write:
-        data = encode_operations([Operation(Verb.DELETE, 1, name)])
+        data = encode_body([Operation(Verb.DELETE, 1, name)])
         write = Write(0, 0, data, deadline, self.writes.done)
         write.prepare_wait()
         return write
@@ -278,7 +278,7 @@ def test_bytes_are_given_back(tmp_path: Path) -> None:
 
 def test_writes_of_one_thread_keep_their_order_waited_for_or_not(tmp_path: Path) -> None:
     with replicated(tmp_path, queue_limit=3) as store:
-        futures = [start(store) for _ in range(20)]  # before there is a leader, and a session
+        futures = [start(store, f"n-{n}") for n in range(20)]  # before there is a leader, and a session
         revision = store.create_node(wr.Node(id="n"))
         revisions = [future.result(DEADLINE) for future in futures]
         assert revisions == sorted(revisions)

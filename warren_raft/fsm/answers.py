@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from warren_raft.errors import (
     InvalidEntity,
     InvariantViolation,
+    LeadershipLost,
     RevisionConflict,
     Unavailable,
 )
@@ -20,6 +21,9 @@ from warren_raft.store.tables import BY_NUMBER
 
 CONFLICT: Final = "conflict"
 """(CONFLICT, kind number, id, expected revision, actual revision): a condition did not hold; nothing is changed."""
+LEADERSHIP_LOST: Final = "leadership_lost"
+"""(LEADERSHIP_LOST, term): the command was to be carried out in an entry of this term only, and its entry is of another
+term; nothing is changed."""
 MALFORMED: Final = "malformed"
 """(MALFORMED, reason): the command can never be carried out. A writer that checks its commands never sends one."""
 UNKNOWN_SESSION: Final = "unknown_session"
@@ -48,7 +52,8 @@ Error = tuple[str | int, ...]
 class Result(NamedTuple):
     """The answer to the command (session, sequence); (0, 0) if the command could not be read.
 
-    `revision`: the revision of the change, or the latest revision if nothing was changed. `error` is None for success.
+    `revision`: the revision of the change. If nothing was changed: the newest revision of the entities that were put
+    and are stored like that already, or the latest revision if there are none. `error` is None for success.
     """
 
     session: int
@@ -60,14 +65,16 @@ class Result(NamedTuple):
 def raise_for(result: Result) -> int:
     """The revision, or the error that the caller of a write sees.
 
-    Raises RevisionConflict, InvalidEntity (malformed), and Unavailable(maybe_applied=True) for the errors of sessions:
-    an earlier copy of the same command may have been carried out.
+    Raises RevisionConflict, LeadershipLost, InvalidEntity (malformed), and Unavailable(maybe_applied=True) for the
+    errors of sessions: an earlier copy of the same command may have been carried out.
     """
     match result.error:
         case None:
             return result.revision
         case ("conflict", int(number), str(id_), int(expected), int(actual)):
             raise RevisionConflict(BY_NUMBER[number].name, id_, expected, actual)
+        case ("leadership_lost", int(term)):
+            raise LeadershipLost(term)
         case ("malformed", str(reason)):
             raise InvalidEntity("command", reason)
         case (str(word),) if word in _SESSION_ERRORS:

@@ -6,7 +6,7 @@ Invariant: a command is carried out once, and wholly or not at all. A wrong comm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from warren_raft.errors import Corrupted, InvariantViolation
@@ -16,18 +16,24 @@ from warren_raft.fsm.answers import (
     BAD_KIND,
     BAD_SESSION,
     CONFLICT,
+    LEADERSHIP_LOST,
     MALFORMED,
     Error,
     Result,
 )
 from warren_raft.fsm.history import History, with_before
+from warren_raft.fsm.requests import Requests
 from warren_raft.fsm.sessions import Answer, Sessions
 from warren_raft.store import codec
 from warren_raft.store.command import (
     CLOSE_SESSION,
+    DELETE,
+    DELETE_CASCADE,
+    NO_FENCE,
     NO_SESSION,
     OPEN_SESSION,
     PUT,
+    REQUIRE,
     Command,
     MalformedCommand,
     Operation,
@@ -37,7 +43,7 @@ from warren_raft.store.command import (
 )
 from warren_raft.store.leading import is_byte_string, is_entity_of
 from warren_raft.store.position import Position
-from warren_raft.store.tables import CA_ID, KINDS, Kind
+from warren_raft.store.tables import CA_ID, CONTAINER, CONTAINER_BY_SERVICE, KINDS, SERVICE, Kind
 from warren_raft.store.transactions import (
     CLUSTER_ID,
     MEMBERSHIP,
@@ -127,6 +133,7 @@ class Entries:
         "_history",
         "_index",
         "_members",
+        "_requests",
         "_revision",
         "_sessions",
         "_term",
@@ -139,6 +146,7 @@ class Entries:
         transaction: WriteTransaction,
         before: Committed,
         sessions: Sessions,
+        requests: Requests,
         history: History,
         decoded: dict[bytes, Command],
     ) -> None:
@@ -146,6 +154,7 @@ class Entries:
         self._transaction = transaction
         self._before = before
         self._sessions = sessions
+        self._requests = requests
         self._history = history
         self._decoded = decoded
         self._index = before.applied_index
@@ -191,19 +200,28 @@ class Entries:
             command = self._decoded.pop(data, None) or decode(data)
         except MalformedCommand as error:
             return Result(NO_SESSION, 0, self._revision, (MALFORMED, str(error)))
-        session, sequence, _, operations = command
+        session, sequence, _, operations, _, request_key, _, _ = command
         if operations and operations[0].verb in _OF_SESSIONS:
             return Result(session, sequence, self._revision, self._open_or_close(command, operations[0].verb))
-        if session == NO_SESSION:
-            answer = self._carry_out(operations, data)
-        else:
-            recalled = self._sessions.recall(command, self._index, self._revision)
-            if recalled is None:
-                answer = self._carry_out(operations, data)
+        answer = None if session == NO_SESSION else self._sessions.recall(command, self._index, self._revision)
+        if answer is None:
+            answer = self._once(command, data) if request_key else self._carry_out(command, data)
+            if session != NO_SESSION:
                 self._sessions.remember(session, sequence, answer)
-            else:
-                answer = recalled
         return _new(Result, (session, sequence, *answer))
+
+    def _once(self, command: Command, data: bytes) -> Answer:
+        """Carry out a command with a request key, unless a command with this key was carried out before."""
+        done_at = self._requests.recall(self._transaction, command.request_key)
+        if done_at is not None:
+            return done_at, None
+        answer = self._carry_out(command, data)
+        revision, error = answer
+        if error is None:
+            self._digest_total += self._requests.remember(
+                self._transaction, command.request_key, self._index, revision, command.forget_below
+            )
+        return answer
 
     def _open_or_close(self, command: Command, verb: int) -> Error | None:
         if command.session == NO_SESSION:
@@ -214,44 +232,75 @@ class Entries:
 
     # ---- changes
 
-    def _carry_out(self, operations: Sequence[Operation], data: bytes) -> Answer:
+    def _carry_out(self, command: Command, data: bytes) -> Answer:
         """Check every possible objection first, and change something only then: afterwards only the disk can fail."""
+        _, _, _, operations, fence, _, _, version = command
+        if fence != NO_FENCE and fence != self._term:
+            return self._revision, (LEADERSHIP_LOST, fence)
+        steps: Iterable[Operation] = operations
         conditional = False
-        for _, kind_number, id_, entity, if_revision in operations:
+        for verb, kind_number, id_, entity, if_revision in operations:
             target = _TARGETS.get(kind_number)
             if target is None:
                 return self._revision, (MALFORMED, BAD_KIND)
-            if entity is not None and not target.is_entity(id_, entity):
-                return self._revision, (MALFORMED, BAD_ENTITY)
+            if entity is not None:
+                if not target.is_entity(id_, entity):
+                    return self._revision, (MALFORMED, BAD_ENTITY)
+            elif verb != DELETE:
+                steps = self._steps_of(operations)
+                if verb == DELETE_CASCADE and target.kind is not SERVICE:
+                    return self._revision, (MALFORMED, BAD_KIND)
             if if_revision is not None:
                 conditional = True
-        conflict = self._conflict(operations) if conditional else None
+        conflict = self._conflict(operations, in_turn=version == 1) if conditional else None
         if conflict is not None:
             return self._revision, conflict
         revision = self._revision + 1
-        changed, before = self._change(operations, codec.record_head(revision))
-        if changed:
-            self._revision = revision
-            body = encoded_operations(data) if len(changed) == len(operations) else encode_operations(changed)
-            if before is not None:
-                body = with_before(body, changed, before)
-            self._history.append(self._transaction, revision, body)
-        return self._revision, None
+        changed, before, same_at = self._change(steps, codec.record_head(revision), keeps_same=version > 1)
+        if not changed:
+            return same_at or self._revision, None
+        self._revision = revision
+        is_all = steps is operations and len(changed) == len(operations)
+        body = encoded_operations(data) if is_all else encode_operations(changed)
+        if before is not None:
+            body = with_before(body, changed, before)
+        self._history.append(self._transaction, revision, body)
+        return revision, None
+
+    def _steps_of(self, operations: Sequence[Operation]) -> Iterator[Operation]:
+        """The puts and deletes of which a command consists. A cascade takes the containers that its service has when
+        the turn comes to it."""
+        for operation in operations:
+            if operation.verb == DELETE_CASCADE:
+                for id_ in self._transaction.ids_in_index(CONTAINER_BY_SERVICE.name, operation.id.encode()):
+                    yield Operation(DELETE, CONTAINER.number, id_.decode())
+                yield operation._replace(verb=DELETE)
+            elif operation.verb != REQUIRE:
+                yield operation
 
     def _change(
-        self, operations: Sequence[Operation], head: bytes
-    ) -> tuple[list[Operation], dict[int, KeysBefore] | None]:
-        """Put and delete entities; `head` begins each record. Returns the operations that changed something, and by
-        their place in this list the keys that they removed or changed."""
+        self, operations: Iterable[Operation], head: bytes, *, keeps_same: bool
+    ) -> tuple[list[Operation], dict[int, KeysBefore] | None, int]:
+        """Put and delete entities; `head` begins each record. `keeps_same`: an entity that is stored in the same bytes
+        keeps its record.
+
+        Returns the operations that changed something; by their place in this list the keys that they removed or
+        changed; and the newest revision of the records that were kept, 0 if there are none.
+        """
         transaction = self._transaction
         changed: list[Operation] = []
         lost: dict[int, KeysBefore] | None = None
+        same_at = 0
         for operation in operations:
             _, kind_number, id_, entity, _ = operation
             key = id_.encode()
             if entity is not None:
                 record = head + entity
                 before = transaction.put_key(kind_number, key, record)
+                if keeps_same and before is not None and before.endswith(entity) and codec.holds(before, entity):
+                    transaction.put_key(kind_number, key, before)
+                    same_at = max(same_at, codec.record_revision(before))
+                    continue
             else:
                 record = None
                 before = transaction.delete_key(kind_number, key)
@@ -264,11 +313,11 @@ class Entries:
                 lost[len(changed)] = transaction.keys_before
                 transaction.keys_before = None
             changed.append(operation)
-        return changed, lost
+        return changed, lost, same_at
 
-    def _conflict(self, operations: Sequence[Operation]) -> Error | None:
-        """The first condition that does not hold. Later operations see the effect of earlier ones of the same
-        command."""
+    def _conflict(self, operations: Sequence[Operation], *, in_turn: bool) -> Error | None:
+        """The first condition that does not hold before the command. `in_turn`: each condition sees the effect of the
+        operations before it (version 1)."""
         planned: dict[tuple[int, str], int] = {}
         for verb, kind_number, id_, _, expected in operations:
             if expected is not None:
@@ -277,7 +326,8 @@ class Entries:
                     actual = self._stored_revision(kind_number, id_)
                 if actual != expected:
                     return CONFLICT, kind_number, id_, expected, actual
-            planned[kind_number, id_] = self._revision + 1 if verb == PUT else 0
+            if in_turn:
+                planned[kind_number, id_] = self._revision + 1 if verb == PUT else 0
         return None
 
     def _stored_revision(self, kind_number: int, id: str) -> int:  # noqa: A002

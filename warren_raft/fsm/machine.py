@@ -18,12 +18,12 @@ from warren_raft.fsm.entry import (
     read_committed,
 )
 from warren_raft.fsm.history import History
+from warren_raft.fsm.requests import Requests, sessions_in
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.store.codec import INDEXED_WIDTHS
 from warren_raft.store.command import Command, examine, is_session_of
 from warren_raft.store.database import Database
 from warren_raft.store.position import FIRST_INDEX
-from warren_raft.store.transactions import SESSIONS
 
 __all__ = ["FIRST_INDEX", "RECENT_DIGESTS", "Committed", "Result", "StateMachine", "raise_for", "recompute_digest"]
 
@@ -145,7 +145,9 @@ class StateMachine:
         self.settle()
         self._in_doubt = True  # until the end: an interrupt can come between any two lines
         with self.database.write() as transaction:
-            applied = Entries(transaction, self._committed, self._sessions, self._history, self._examined)
+            applied = Entries(
+                transaction, self._committed, self._sessions, self._requests, self._history, self._examined
+            )
             results = [applied.apply(index + n, *entry, members) for n, entry in enumerate(entries)]
             after = applied.finish()
         self._show(after, applied.digests)
@@ -155,7 +157,8 @@ class StateMachine:
     def _load(self) -> None:
         with self.database.read() as transaction:
             try:
-                self._sessions = Sessions(transaction.scan(SESSIONS))
+                self._sessions = Sessions(sessions_in(transaction))
+                self._requests = Requests(transaction, len(self._sessions))
                 self._history = History(transaction)
                 committed = read_committed(transaction)
             except ValueError as error:

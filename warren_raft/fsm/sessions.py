@@ -163,7 +163,7 @@ class Sessions:
 
         `revision` is the latest one; a refusal carries it.
         """
-        number, sequence, lowest, _ = command
+        number, sequence, lowest, _, _, _, _, _ = command
         session = self._sessions.get(number)
         if session is None or session.is_closed:
             return revision, (UNKNOWN_SESSION,)

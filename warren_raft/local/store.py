@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -32,21 +33,25 @@ from warren_raft.errors import (
 )
 from warren_raft.fsm.answers import Result, raise_for
 from warren_raft.fsm.machine import StateMachine
+from warren_raft.leadership.callbacks import Callback, Leadership
+from warren_raft.leadership.lead import Lead, Leading
 from warren_raft.local.group_commit import GroupCommit, Outcome
 from warren_raft.snapshots.file import SnapshotInfo
 from warren_raft.snapshots.verification import prove_state
 from warren_raft.store.command import (
+    NO_FENCE,
     NO_SESSION,
     PUT,
-    Command,
     Operation,
-    encode,
+    encode_body,
+    with_request_id,
 )
 from warren_raft.store.database import QUOTA_BYTES, Database, StorageFailed
 from warren_raft.store.foreign_readers import RENEW_AGAIN_SECONDS, ForeignReaders
 from warren_raft.store.generations import StateDirectory
 from warren_raft.store.interface import Store
 from warren_raft.store.ownership import LOCK_FILE_REMOVED, Anchors, DirectoryLock
+from warren_raft.store.request_memory import RequestMemory
 from warren_raft.support import forking, timeouts
 from warren_raft.support.deliveries import Deliveries
 from warren_raft.support.log_lines import log_event
@@ -66,6 +71,10 @@ JOIN_SECONDS: Final = 1.0
 MEASURE_EVERY_BYTES: Final = 64 * 1024 * 1024
 """How much is written between two measurements of the state (20 µs each). The limit of the state is gigabytes."""
 
+LEADING_TERM: Final = 1
+"""The term in which a LocalStore leads. Its entries are of term 0, as no manager's are, and its commands have no
+fence."""
+
 LOOK_SECONDS: Final = 1.0
 """How often a store that writes checks whether its directory is still in its place."""
 
@@ -75,6 +84,7 @@ class LocalStore(Store):
 
     A write returns when it is on disk. Writes of several threads, and batches with `wait=False`, share one sync.
     `data_dir` is a directory; it is made, with mode 0700, if it does not exist. `path` is its old name.
+    `request_memory_seconds`: see Config.
 
     Raises, at construction:
         InUse: this or another process has the directory open.
@@ -89,6 +99,7 @@ class LocalStore(Store):
         data_dir: str | os.PathLike[str] | None = None,
         *,
         write_timeout_seconds: float = 10.0,
+        request_memory_seconds: float = 3600.0,
         path: str | os.PathLike[str] | None = None,
     ) -> None:
         if path is not None:
@@ -98,12 +109,19 @@ class LocalStore(Store):
             raise TypeError("LocalStore() takes one directory: data_dir")
         self._directory: Final = absolute(directory)
         self._write_timeout_seconds: Final = timeouts.seconds(write_timeout_seconds, math.inf)
+        self._request_memory: Final = RequestMemory(
+            timeouts.seconds(request_memory_seconds, math.inf), lambda: self._machine.applied_index
+        )
         self._look_at = self._renew_at = 0.0
         self._foreign_readers: Final = ForeignReaders(Alarms("local"))
         self._failure: WarrenError | None = None
         self._close_error: BaseException | None = None
+        self._why_closed: tuple[str, ...] = ()
         self._ended = False
         """Whether closing is over."""
+        self._is_closing = False
+        self._closers: Final[dict[threading.Thread, None]] = {}
+        """The threads that wait for the end."""
         self._changed = Bell()
         self._deliveries = Deliveries("warren-local-futures")
         self._own = OwnThread("warren-local", self._deliveries.look)
@@ -111,6 +129,7 @@ class LocalStore(Store):
         self._hub: Final = Hub(self._attached, lambda: self._failure, ring_by=self._ring_by)
         self._ring: Callable[[], None] | None = None
         """To be called after each change: there are watches."""
+        self._leadership: Final = Leadership(_Standing(self), self._own)
         self._lock: DirectoryLock
         self._anchors: Anchors
         self._machine: StateMachine
@@ -148,15 +167,59 @@ class LocalStore(Store):
     def _ring_by(self, ring: Callable[[], None] | None) -> None:
         self._ring = ring
 
-    def _execute(self, operations: tuple[Operation, ...], timeout: float | None) -> int:
-        seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
-        return self._commits.run(self._command(operations), seconds)
+    # Leadership --------------------------------------------------------------------------------------------------
 
-    def _start(self, operations: tuple[Operation, ...], timeout: float | None) -> Future[int]:
-        seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
-        return self._commits.start(self._command(operations), seconds)
+    @property
+    def is_leader(self) -> bool:
+        """True while the store is open: it leads, in term 1."""
+        return not self._has_ended
 
-    def _command(self, operations: tuple[Operation, ...]) -> bytes:
+    def on_leadership(self, callback: Callback) -> Callable[[], None]:
+        """Call `callback(True, 1)` once, and `callback(False, 1)` when the store closes, in a thread of its own. See
+        `ReplicatedStore.on_leadership`."""
+        self._require_open()
+        return self._leadership.subscribe(callback)
+
+    def leading(self, timeout: float | None = None) -> Leading:
+        """`with store.leading() as lead` begins at once: this store leads until it closes. See
+        `ReplicatedStore.leading`."""
+        return self._leadership.leading(self, timeout)
+
+    def run_while_leading(self, function: Callable[[Lead], object]) -> Callable[[], None]:
+        """Call `function(lead)` once, in a thread of its own; `lead` is over when the store closes. See
+        `ReplicatedStore.run_while_leading`."""
+        self._require_open()
+        return self._leadership.run_while_leading(self, function)
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._is_closing or self._ended
+
+    def _require_open(self) -> None:
+        """Raises Closed."""
+        if self._has_ended or self._attached().is_parents:
+            raise Closed(*self._why_closed)
+
+    # Writing -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _default_timeout_seconds(self) -> float:
+        return self._write_timeout_seconds
+
+    def _execute(
+        self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = NO_FENCE
+    ) -> int:
+        """`fence` has no effect: nobody else ever leads."""
+        seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
+        return self._commits.run(self._command(operations, request_key), seconds)
+
+    def _start(
+        self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = NO_FENCE
+    ) -> Future[int]:
+        seconds = timeouts.seconds(timeout, self._write_timeout_seconds)
+        return self._commits.start(self._command(operations, request_key), seconds)
+
+    def _command(self, operations: tuple[Operation, ...], request_key: str) -> bytes:
         """The command of these operations. Raises the errors that a store has before it sends anything."""
         if self._attached().is_parents:
             raise Closed(forking.PARENTS)
@@ -164,7 +227,8 @@ class LocalStore(Store):
             raise self._failure.with_traceback(None)  # otherwise the error would collect a traceback for each call
         if any(operation.verb == PUT for operation in operations):
             self._room.require()
-        return encode(Command(NO_SESSION, 0, 0, operations))
+        forget_below = self._request_memory.forget_below() if request_key else 0
+        return with_request_id(NO_SESSION, 0, 0, encode_body(operations, NO_FENCE, request_key, forget_below))
 
     def _commit(self, requests: Sequence[bytes]) -> Sequence[Outcome]:
         """Apply the requests of a group as one entry: one transaction, one sync."""
@@ -254,9 +318,14 @@ class LocalStore(Store):
         """
         if self._ended:
             return
-        self._own.post(self._close_now)
-        self._commits.refuse()
-        self._changed.wait_for(lambda: self._ended, math.inf)
+        thread = threading.current_thread()
+        self._closers[thread] = None
+        try:
+            self._own.post(self._close_now)
+            self._commits.refuse()
+            self._changed.wait_for(lambda: self._ended, math.inf)
+        finally:
+            self._closers.pop(thread, None)
         self._own.join(JOIN_SECONDS)
         error, self._close_error = self._close_error, None
         if error is not None:
@@ -267,9 +336,12 @@ class LocalStore(Store):
         if self._ended:
             return
         try:
+            self._is_closing = True
+            self._changed.ring()
             self._commits.close()
             self._hub.close(JOIN_SECONDS)
             self._deliveries.finish(JOIN_SECONDS)
+            self._leadership.join(JOIN_SECONDS, but=self._closers)
             database, self._database = self._database, None
             if database is not None:
                 self._close_files(database)
@@ -294,6 +366,27 @@ class LocalStore(Store):
 
     def _end_in_child(self) -> None:
         self._ended = True
+        self._why_closed = (forking.PARENTS,)
+
+
+class _Standing:
+    """The leadership of a LocalStore: it leads in term 1 until it closes. For any thread."""
+
+    def __init__(self, store: LocalStore) -> None:
+        self._store = store
+        self.bell: Final = store._changed
+
+    def leading_term(self) -> int | None:
+        return None if self._store._has_ended else LEADING_TERM
+
+    def term(self) -> int:
+        return LEADING_TERM
+
+    def is_over(self) -> bool:
+        return self._store._has_ended
+
+    def require(self) -> None:
+        self._store._require_open()
 
 
 def _refuse_replica(machine: StateMachine, path: str) -> None:

@@ -16,7 +16,8 @@ from warren_raft.manager.disk_space import Space
 from warren_raft.manager.lifetime import Lifetime
 from warren_raft.manager.session import QUEUE_FULL, Write, Writes
 from warren_raft.raft.driver import Driver
-from warren_raft.store.command import PUT, Operation, encode_operations
+from warren_raft.store.command import NO_FENCE, PUT, Operation, encode_body
+from warren_raft.store.request_memory import RequestMemory
 from warren_raft.support import timeouts
 
 GRACE_SECONDS: Final = 1.0
@@ -35,6 +36,7 @@ class WriteCalls:
         driver: Driver[Write],
         writes: Writes,
         space: Space,
+        request_memory: RequestMemory,
     ) -> None:
         self._node_id = node_id
         self._timeout_seconds = write_timeout_seconds
@@ -43,13 +45,16 @@ class WriteCalls:
         self._engine = driver.engine
         self._writes = writes
         self._space = space
+        self._request_memory = request_memory
 
-    def run(self, operations: tuple[Operation, ...], timeout: float | None) -> int:
+    def run(
+        self, operations: tuple[Operation, ...], timeout: float | None, request_key: str = "", fence: int = NO_FENCE
+    ) -> int:
         """Carry out the operations. Returns the revision."""
         stamps = self._driver.stamps
         if stamps is not None:
             stamps.add("called", threading.get_ident())
-        write = self._made(operations, timeout)
+        write = self._made(operations, timeout, request_key, fence)
         write.prepare_wait()
         if stamps is not None:
             stamps.add("submitted", write.thread)
@@ -65,9 +70,11 @@ class WriteCalls:
             raise Unavailable("the raft thread does not answer", maybe_applied=True)
         return write.result()
 
-    def start(self, operations: tuple[Operation, ...], timeout: float | None) -> Future[int]:
+    def start(
+        self, operations: tuple[Operation, ...], timeout: float | None, request_key: str = "", fence: int = NO_FENCE
+    ) -> Future[int]:
         """Begin to carry out the operations. The future gets the revision."""
-        write = self._made(operations, timeout)
+        write = self._made(operations, timeout, request_key, fence)
         write.future = Future()
         write.future.set_running_or_notify_cancel()
         if self._writes.is_full(len(write.data), self._driver.submitted):
@@ -82,13 +89,14 @@ class WriteCalls:
         except Unavailable as error:
             raise Unavailable(error.reason, maybe_applied=False, of_write=False) from None
 
-    def _made(self, operations: tuple[Operation, ...], timeout: float | None) -> Write:
+    def _made(self, operations: tuple[Operation, ...], timeout: float | None, request_key: str, fence: int) -> Write:
         deadline = timeouts.deadline(timeout, self._timeout_seconds)
         self._life.require()
         needs_room = PUT in [operation.verb for operation in operations]
         if needs_room and self._engine.is_full:
             raise StorageFull(self._why_full())
-        data = encode_operations(operations)
+        forget_below = self._request_memory.forget_below() if request_key else 0
+        data = encode_body(operations, fence, request_key, forget_below)
         return Write(0, 0, data, deadline, self._writes.done, needs_room=needs_room, thread=threading.get_ident())
 
     def _submit(self, write: Write) -> None:

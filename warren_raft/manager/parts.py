@@ -26,10 +26,10 @@ from warren_raft.disk.descriptors import RESERVE
 from warren_raft.disk.files import OS_FILES, Files
 from warren_raft.errors import Closed, WarrenError
 from warren_raft.fsm.machine import StateMachine
+from warren_raft.leadership.callbacks import Leadership
 from warren_raft.manager.calls import GRACE_SECONDS, WriteCalls
 from warren_raft.manager.disk_space import Space
 from warren_raft.manager.housekeeping import Housekeeping
-from warren_raft.manager.leadership import Leadership
 from warren_raft.manager.lifetime import Lifetime
 from warren_raft.manager.membership import MembershipCalls
 from warren_raft.manager.readiness import Readiness
@@ -38,6 +38,7 @@ from warren_raft.manager.session import Write, Writes
 from warren_raft.manager.watchdog import Watchdog
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.links.addresses import try_to_bind
+from warren_raft.store.request_memory import RequestMemory
 from warren_raft.support import forking
 from warren_raft.support.deliveries import Deliveries
 from warren_raft.support.log_lines import log_event
@@ -154,7 +155,15 @@ class Parts:
         self.hub = Hub(life.require_database, self._why_no_changes, ring_by=self._ring_by)
         node_id, seconds = config.node_id, config.write_timeout_seconds
         self.readiness = Readiness(node_id, life, driver.engine)
-        self.calls = WriteCalls(node_id, seconds, life=life, driver=driver, writes=self._writes, space=self._space)
+        self.calls = WriteCalls(
+            node_id,
+            seconds,
+            life=life,
+            driver=driver,
+            writes=self._writes,
+            space=self._space,
+            request_memory=RequestMemory(config.request_memory_seconds, lambda: driver.engine.applied_index),
+        )
         self.membership = MembershipCalls(
             node_id,
             seconds,
@@ -165,13 +174,7 @@ class Parts:
             certificate=self.certificate,
         )
         self.saving = Saving(self.opened, driver.engine, life, self.readiness)
-        self.leadership = Leadership(
-            life.changed,
-            leading_term=lambda: self.readiness.leading_term,
-            term=lambda: self.readiness.term,
-            is_over=lambda: not life.is_alive,
-            own=self._own,
-        )
+        self.leadership = Leadership(self.readiness, self._own)
         self._housekeeping = Housekeeping(
             version=self._version,
             opened=self.opened,
@@ -223,7 +226,7 @@ class Parts:
             directory=config.directory,
             listen=config.listen,
             cluster=machine.cluster_id or "none",
-            term=self.readiness.term,
+            term=self.readiness.term(),
             last_index=self.opened.log.last_index,
             applied_index=machine.applied_index,
             links="plaintext" if self.certificate.credentials is None else "tls",
@@ -372,7 +375,7 @@ class Parts:
             "manager stopped",
             failure or "",
             reason="closed" if failure is None else "failed",
-            term=self.readiness.term,
+            term=self.readiness.term(),
             applied_index=self.opened.machine.applied_index,
             took_seconds=took_seconds,
         )

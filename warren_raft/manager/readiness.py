@@ -1,6 +1,6 @@
 """Whether this manager is ready or leads, and which leader it knows. Callers wait here for a change of that.
 
-Not here: the election (raft/), the callbacks (leadership.py). Invariant: a manager that has stopped, is closed, or has
+Not here: the election (raft/), the callbacks (leadership/). Invariant: a manager that has stopped, is closed, or has
 a raft thread that is stuck neither leads nor knows a leader.
 """
 
@@ -14,6 +14,7 @@ from warren_raft.errors import Unavailable
 from warren_raft.manager.lifetime import Lifetime
 from warren_raft.raft.engine import Engine
 from warren_raft.support import timeouts
+from warren_raft.support.waiting import Bell
 
 T = TypeVar("T")
 
@@ -38,14 +39,27 @@ class Readiness:
     def leader(self) -> str | None:
         return self._engine.leader if self._is_known else None
 
-    @property
-    def leading_term(self) -> int | None:
-        """The term in which this manager leads; None if it does not lead."""
-        return self._engine.term if self.is_leader else None
+    # For leadership/ ---------------------------------------------------------------------------------------------
 
     @property
+    def bell(self) -> Bell:
+        return self._life.changed
+
+    def leading_term(self) -> int | None:
+        """The term in which this manager leads; None if it does not lead."""
+        return self._engine.leading_term if self._is_known else None
+
     def term(self) -> int:
         return self._engine.term
+
+    def is_over(self) -> bool:
+        return not self._life.is_alive
+
+    def require(self) -> None:
+        """Raises Closed if this manager has ended."""
+        self._life.require()
+
+    # -------------------------------------------------------------------------------------------------------------
 
     @property
     def waiting_for(self) -> str:

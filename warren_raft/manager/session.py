@@ -25,7 +25,7 @@ from warren_raft.store.command import (
     OPEN_SESSION,
     REQUEST_ID_BYTES,
     Operation,
-    encode_operations,
+    encode_body,
     new_session,
     with_request_id,
 )
@@ -43,13 +43,13 @@ OUTSTANDING_BYTES: Final = 256 * 1024 * 1024
 many writes of its size would stay below the limit: counting the size of the others would cost more than the write."""
 QUEUE_FULL: Final = "the queue of waiting writes is full"
 
-_OPENING: Final = encode_operations((Operation(OPEN_SESSION),))
+_OPENING: Final = encode_body((Operation(OPEN_SESSION),))
 _GONE: Final = object()
 
 
 @dataclass(slots=True, eq=False)
 class Write(Proposal):
-    """One command of a caller. `data` is its encoded operations, until it has a request id."""
+    """One command of a caller. `data` is its encoded body, until it has a request id."""
 
     future: Future[int] | None = None
     """The future of a write, if its caller does not wait."""

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Final
 from warren_raft.alarms import Alarm
 from warren_raft.config import Config
 from warren_raft.errors import Closed, WarrenError
-from warren_raft.manager.leadership import Callback
+from warren_raft.leadership.callbacks import Callback
+from warren_raft.leadership.lead import Lead, Leading
 from warren_raft.manager.parts import Parts
 from warren_raft.manager.status import members_of, status_of
 from warren_raft.results import MemberStatus, Status
 from warren_raft.snapshots.file import SnapshotInfo
-from warren_raft.store.command import Operation
+from warren_raft.store.command import NO_FENCE, Operation
 from warren_raft.store.database import Database
 from warren_raft.store.interface import Store
 from warren_raft.watching.hub import Hub
@@ -120,11 +121,35 @@ class ReplicatedStore(Store):
         has returned. It may use the store in any way, and close it too. Its exceptions are logged.
 
         Returns a function that ends the calls: no call begins after that. Raises Closed, and RefusedForSafety for more
-        than 100 callbacks at a time.
+        than 100 callbacks at a time. For a loop of a leader see `run_while_leading`.
         """
         if self._life.is_closed:
             raise Closed
         return self._parts.leadership.subscribe(callback)
+
+    def leading(self, timeout: float | None = None) -> Leading:
+        """Wait until this manager leads and has applied every acknowledged write: `with store.leading() as lead`.
+
+        `timeout` in seconds, None: for ever. The block gets a `Lead`: all the writes of a store, which are carried out
+        only while this manager leads in the same term, and raise LeadershipLost otherwise. So a manager that was paused
+        while another one took over changes nothing. The end of the block does not give up leadership. The block raises
+        Unavailable at the timeout, and Closed.
+        """
+        return self._parts.leadership.leading(self, timeout)
+
+    def run_while_leading(self, function: Callable[[Lead], object]) -> Callable[[], None]:
+        """Call `function(lead)` each time this manager leads, in a thread of its own. See `leading` for `lead`.
+
+        The function works in a loop (`while not lead.wait_over(5): ...`), or once. LeadershipLost may leave it. Any
+        other exception is logged, and while this manager leads the function is called again, after 1 s, then 2 s, and
+        so on up to 30 s. After a return it is called again at the next leadership.
+
+        Returns a function that ends the calls: none begins after that, and the present lead is over. Raises Closed, and
+        RefusedForSafety for more than 100 callbacks at a time.
+        """
+        if self._life.is_closed:
+            raise Closed
+        return self._parts.leadership.run_while_leading(self, function)
 
     def _leader_contact_age_seconds(self) -> float:
         return self._parts.readiness.leader_contact_age_seconds
@@ -158,11 +183,19 @@ class ReplicatedStore(Store):
 
     # Writing -----------------------------------------------------------------------------------------------------
 
-    def _execute(self, operations: tuple[Operation, ...], timeout: float | None) -> int:
-        return self._parts.calls.run(operations, timeout)
+    def _execute(
+        self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = NO_FENCE
+    ) -> int:
+        return self._parts.calls.run(operations, timeout, request_key, fence)
 
-    def _start(self, operations: tuple[Operation, ...], timeout: float | None) -> Future[int]:
-        return self._parts.calls.start(operations, timeout)
+    def _start(
+        self, operations: tuple[Operation, ...], timeout: float | None, *, request_key: str = "", fence: int = NO_FENCE
+    ) -> Future[int]:
+        return self._parts.calls.start(operations, timeout, request_key, fence)
+
+    @property
+    def _default_timeout_seconds(self) -> float:
+        return self.config.write_timeout_seconds
 
     def barrier(self, timeout: float | None = None) -> int:
         """An empty command: after it, every local read sees all writes that were acknowledged before (linearizable).

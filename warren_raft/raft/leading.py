@@ -64,6 +64,8 @@ class Leading:
         """The newest term that this manager led."""
         self.leads_for_sure = False
         """Whether this manager leads, and has applied an entry of its own term."""
+        self._sure_term = 0
+        """The term in which that was last so."""
         self.led_at = context.now
         """When a leader was last known, to a tick."""
         self.followed: str | None = None
@@ -85,6 +87,15 @@ class Leading:
         """Leads, and has applied an entry of its own term: its local state holds every acknowledged write."""
         # Asked of the core too: other threads look in the middle of a step, when a new leader has just been heard.
         return self.leads_for_sure and self._core.is_leader and not self.is_stopped
+
+    @property
+    def leading_term(self) -> int | None:
+        """The term in which this manager `is_leader`; None if it is not.
+
+        The term is asked last. A term never comes again, so all that was asked before was true in this term.
+        """
+        term = self._sure_term
+        return term if self.is_leader and self._core.term == term else None
 
     @property
     def leader(self) -> str | None:
@@ -212,6 +223,7 @@ class Leading:
         if self._core.is_leader and machine.applied_term == self._core.term:
             if self._ready_index is None:
                 self._ready_index = machine.applied_index
+            self._sure_term = self._core.term
             self.leads_for_sure = True
         if not self.is_ready:
             self.check_ready()

@@ -54,6 +54,11 @@ class Readings:
         return self._leading.is_leader
 
     @property
+    def leading_term(self) -> int | None:
+        """The term in which this manager `is_leader`; None if it is not."""
+        return self._leading.leading_term
+
+    @property
     def leader(self) -> str | None:
         """The leader of the present term, if it is heard."""
         return self._leading.leader

@@ -14,14 +14,14 @@ from typing import Any, Final
 
 import lmdb
 
-from warren_raft.fsm import history
+from warren_raft.fsm import history, requests
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.model.forms import Form, FormKind, fields_of
 from warren_raft.store import codec
 from warren_raft.store.encoding import compiled
 from warren_raft.store.leading import INTEGER_BYTES, leading_items
 from warren_raft.store.tables import CA_ID, KINDS, Kind
-from warren_raft.store.transactions import SESSIONS, IndexedIds, ReadTransaction
+from warren_raft.store.transactions import IndexedIds, ReadTransaction
 from warren_raft.support.strict_cbor import BadCbor, RecordMap, decode_record
 
 _REPORT_EVERY: Final = 1_000  # records between two calls of `report`
@@ -85,9 +85,10 @@ def _problem_of(kind: Kind[Any], key: bytes, record: bytes, newest: int) -> str 
 
 
 def check_sessions(transaction: ReadTransaction) -> None:
-    """Read every session. Raises Unreadable, MemoryError, lmdb.Error."""
+    """Read every session and every request key. Raises Unreadable, MemoryError, lmdb.Error."""
     try:
-        Sessions(transaction.scan(SESSIONS))
+        Sessions(requests.sessions_in(transaction))
+        requests.check(transaction)
     except (MemoryError, lmdb.Error):
         raise
     except Exception as error:

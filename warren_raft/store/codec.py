@@ -88,6 +88,11 @@ def record_head(revision: int) -> bytes:
     return b"\x82" + unsigned(revision)
 
 
+def holds(record: bytes, entity: bytes) -> bool:
+    """Whether this is the record of these entity bytes, as of any revision."""
+    return len(record) - len(entity) == 2 + INTEGER_BYTES.get(record[1], 0) and record.endswith(entity)
+
+
 def record_revision(record: bytes | memoryview) -> int:
     """The revision of a record, from its first bytes alone. Raises MalformedRecord."""
     if len(record) < 2 or record[0] != 0x82:

@@ -6,7 +6,7 @@ Invariant: a command has exactly one encoding, so every manager reads the same b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from enum import IntEnum
 from functools import lru_cache
 from hashlib import blake2b
@@ -27,19 +27,28 @@ class Verb(IntEnum):
     DELETE = 2
     OPEN_SESSION = 3
     CLOSE_SESSION = 4
+    REQUIRE = 5
+    """A condition on an entity that the command does not change."""
+    DELETE_CASCADE = 6
+    """Delete a service and its containers."""
 
 
 PUT: Final = Verb.PUT
 DELETE: Final = Verb.DELETE
 OPEN_SESSION: Final = Verb.OPEN_SESSION
 CLOSE_SESSION: Final = Verb.CLOSE_SESSION
+REQUIRE: Final = Verb.REQUIRE
+DELETE_CASCADE: Final = Verb.DELETE_CASCADE
 
 _OF_SESSIONS: Final = frozenset((OPEN_SESSION, CLOSE_SESSION))
+_OF_VERSION_1: Final = frozenset((PUT, DELETE, *_OF_SESSIONS))
+_OF_VERSION_2: Final = frozenset(Verb)
 
-VERSION: Final = 1
-"""The version that `encode` writes."""
-SUPPORTED_VERSIONS: Final = range(1, 2)
-"""The versions that `decode` reads; managers announce them in the handshake."""
+VERSION: Final = 2
+"""The version of the commands that this release writes. `with_request_id` and `encode_body` write it, and nothing else
+decides about it. Version 1 has no fence, no request key and four verbs; see fsm/entry.py for its meaning."""
+SUPPORTED_VERSIONS: Final = range(1, VERSION + 1)
+"""The versions that `decode` reads."""
 
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 """The largest encoded command. The Writer refuses a larger command before it is sent."""
@@ -47,6 +56,12 @@ MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 INDEXED_ITEMS_MAX: Final = 32_768
 """The most items of indexed sequences (hosts of TLS certificates) in one command, because each item is read and indexed
 by itself. The Writer refuses more, too."""
+
+REQUEST_KEY_MAX_BYTES: Final = 128
+"""The longest request key (the argument `request_id` of a write), in UTF-8."""
+
+NO_FENCE: Final = 0
+"""The fence of a command that may be proposed in any term."""
 
 NO_SESSION: Final = 0
 """The session of a command that is never sent twice (LocalStore). Duplicates are not looked for."""
@@ -60,7 +75,8 @@ class Operation(NamedTuple):
     """One step of a command.
 
     `entity` is the entity bytes of codec.py for PUT, else None. `if_revision` is the revision that the stored
-    entity must have (0: no entity may be stored; None: no condition). Session verbs have no kind and no id.
+    entity must have (0: no entity may be stored; None: no condition, but REQUIRE has one). Session verbs have no kind
+    and no id.
     """
 
     verb: int
@@ -81,12 +97,20 @@ class Command(NamedTuple):
 
     `lowest` is the lowest sequence of the session for which the sender still waits; at most `sequence`. A
     command without operations is a barrier: it changes nothing, and its answer says how far the log is applied.
+
+    `fence`: the command is carried out only in an entry of this term. `request_key`: the caller's own id of this write;
+    a command whose key was carried out is not carried out again. `forget_below`: keys of entries below this index may
+    be forgotten.
     """
 
     session: int
     sequence: int
     lowest: int
     operations: tuple[Operation, ...] = ()
+    fence: int = NO_FENCE
+    request_key: str = ""
+    forget_below: int = 0
+    version: int = VERSION
 
 
 class MalformedCommand(ValueError):
@@ -127,26 +151,40 @@ def _owner_of(node_id: str) -> int:
 # The form is CBOR with every head at a fixed width. Any CBOR reader prints it, and Structs write and read it three
 # times quicker than a general encoder. The form leaves nothing to interpretation (no tags, no indefinite lengths, one
 # way to write a number), so no release of a library can make two managers read different commands.
-#   [version, session, sequence, lowest,
-#       [[verb, kind, if_revision (-1: no condition), id, entity (empty: no entity)], ...]]
+#   [2, session, sequence, lowest, fence, [] or [forget_below, request key], operations], and in version 1
+#   [1, session, sequence, lowest, operations]; operations are
+#       [[verb, kind, if_revision (-1: no condition), id, entity (empty: no entity)], ...]
 _HEADER: Final = Struct(">BBBQBQBQ")
+_FENCE: Final = Struct(">BQB")
+_WHOLE_HEADER: Final = Struct(">BBBQBQBQBQB")
+"""_HEADER and _FENCE."""
+_REQUEST: Final = Struct(">BQBB")
 _COUNT: Final = Struct(">BI")
 _STEP: Final = Struct(">BBBBQBH")
 _ENTITY: Final = Struct(">BI")
 _ARRAY_OF_5: Final = 0x85
 _UINT64: Final = 0x1B
 _NEGATIVE_64: Final = 0x3B
-_HEADER_HEADS: Final = (_ARRAY_OF_5, VERSION, _UINT64, _UINT64, _UINT64)
+_HEADS_OF_VERSION_1: Final = (_ARRAY_OF_5, 1, _UINT64, _UINT64, _UINT64)
+_ARRAY_OF_7: Final = 0x87
+_EMPTY_ARRAY: Final = 0x80
+_ARRAY_OF_2: Final = 0x82
+_TEXT_8: Final = 0x78
 _TEXT_16: Final = 0x79
 _BYTES_32: Final = 0x5A
 _ARRAY_32: Final = 0x9A
 _ARRAY_TYPE: Final = 4  # the three high bits of a head
 _NEWER_VERSIONS: Final = range(SUPPORTED_VERSIONS.stop, 24)  # CBOR writes an integer below 24 as one byte
 REQUEST_ID_BYTES: Final = _HEADER.size
-"""The bytes that a request id adds to encoded operations."""
-COMMAND_OVERHEAD_BYTES: Final = _HEADER.size + _COUNT.size
-"""The size of an encoded command without operations."""
+"""The bytes that a request id adds to an encoded body."""
+COMMAND_OVERHEAD_BYTES: Final = _WHOLE_HEADER.size + _COUNT.size
+"""The size of an encoded command without operations and without a request key."""
+REQUEST_KEY_OVERHEAD_BYTES: Final = _REQUEST.size
+"""The bytes that a request key adds to a command, besides its own."""
 _STEP_OVERHEAD_BYTES: Final = _STEP.size + _ENTITY.size
+
+_HEADS: Final = (_ARRAY_OF_7, VERSION, _UINT64, _UINT64, _UINT64, _UINT64)
+_LOWEST_TOO_HIGH: Final = "its lowest awaited sequence is above its own sequence"
 
 _new: Final = tuple.__new__
 """Makes a NamedTuple in a quarter of the time that its class takes."""
@@ -154,13 +192,28 @@ _new: Final = tuple.__new__
 
 def encode(command: Command) -> bytes:
     """The bytes of `command`. The caller has checked the parts: ids ≤ 511 bytes, numbers 0 to 2^64-1."""
-    session, sequence, lowest, operations = command
-    return with_request_id(session, sequence, lowest, encode_operations(operations))
+    session, sequence, lowest, operations, fence, request_key, forget_below, version = command
+    if version == 1:
+        header = _HEADER.pack(_ARRAY_OF_5, 1, _UINT64, session, _UINT64, sequence, _UINT64, lowest)
+        return header + encode_operations(operations)
+    return with_request_id(session, sequence, lowest, encode_body(operations, fence, request_key, forget_below))
 
 
-def with_request_id(session: int, sequence: int, lowest: int, operations: bytes) -> bytes:
-    """The bytes of a command with operations that are already encoded (`encode_operations`)."""
-    return _HEADER.pack(_ARRAY_OF_5, VERSION, _UINT64, session, _UINT64, sequence, _UINT64, lowest) + operations
+def with_request_id(session: int, sequence: int, lowest: int, body: bytes) -> bytes:
+    """The bytes of a command whose body is already encoded (`encode_body`)."""
+    return _HEADER.pack(_ARRAY_OF_7, VERSION, _UINT64, session, _UINT64, sequence, _UINT64, lowest) + body
+
+
+def encode_body(
+    operations: Sequence[Operation], fence: int = NO_FENCE, request_key: str = "", forget_below: int = 0
+) -> bytes:
+    """A command without its request id, as a caller's thread makes it. `request_key` has at most
+    REQUEST_KEY_MAX_BYTES."""
+    if not request_key:
+        return _FENCE.pack(_UINT64, fence, _EMPTY_ARRAY) + encode_operations(operations)
+    key = request_key.encode()
+    request = _REQUEST.pack(_UINT64, forget_below, _TEXT_8, len(key)) + key
+    return _FENCE.pack(_UINT64, fence, _ARRAY_OF_2) + request + encode_operations(operations)
 
 
 def encode_operations(operations: Sequence[Operation]) -> bytes:
@@ -177,7 +230,12 @@ def encode_operations(operations: Sequence[Operation]) -> bytes:
 
 def encoded_operations(data: bytes) -> bytes:
     """The bytes of the operations in a command that `decode` accepted, as `encode_operations` made them."""
-    return data[_HEADER.size :]
+    if data[0] == _ARRAY_OF_5:
+        return data[_HEADER.size :]
+    start = _WHOLE_HEADER.size
+    if data[start - 1] == _ARRAY_OF_2:
+        start += _REQUEST.size + data[start + _REQUEST.size - 1]
+    return data[start:]
 
 
 def operation_size_bytes(operation: Operation) -> int:
@@ -192,14 +250,47 @@ def decode(data: bytes) -> Command:
     This checks the form, and that the verb allows each operation, but not whether the kind is known.
     """
     try:
+        head, version, s, session, q, sequence, w, lowest, f, fence, request = _WHOLE_HEADER.unpack_from(data)
+    except struct_error:
+        return _decode_version_1(data)
+    if (head, version, s, q, w, f) != _HEADS:
+        return _decode_version_1(data)
+    if lowest > sequence:
+        raise MalformedCommand(_LOWEST_TOO_HIGH)
+    if request == _EMPTY_ARRAY:
+        operations = decode_operations(data, _WHOLE_HEADER.size)
+        return _new(Command, (session, sequence, lowest, operations, fence, "", 0, VERSION))
+    if request != _ARRAY_OF_2:
+        raise MalformedCommand("not a request key")
+    key, forget_below, start = _request_key_in(data)
+    return _new(Command, (session, sequence, lowest, decode_operations(data, start), fence, key, forget_below, VERSION))
+
+
+def _request_key_in(data: bytes) -> tuple[str, int, int]:
+    """The request key of a command, its `forget_below`, and the place of its operations. Raises MalformedCommand."""
+    try:
+        f, forget_below, text, length = _REQUEST.unpack_from(data, _WHOLE_HEADER.size)
+        start = _WHOLE_HEADER.size + _REQUEST.size
+        key = data[start : start + length].decode()
+    except (struct_error, UnicodeDecodeError):
+        raise MalformedCommand("not a request key") from None
+    if (f, text) != (_UINT64, _TEXT_8) or not 0 < length <= REQUEST_KEY_MAX_BYTES:
+        raise MalformedCommand("not a request key")
+    return key, forget_below, start + length
+
+
+def _decode_version_1(data: bytes) -> Command:
+    """A command of an earlier release. Raises MalformedCommand, or UnknownCommandVersion."""
+    try:
         head, version, s, session, q, sequence, w, lowest = _HEADER.unpack_from(data)
     except struct_error:
         _refuse_header(data)
-    if (head, version, s, q, w) != _HEADER_HEADS:
+    if (head, version, s, q, w) != _HEADS_OF_VERSION_1:
         _refuse_header(data)
     if lowest > sequence:
-        raise MalformedCommand("its lowest awaited sequence is above its own sequence")
-    return _new(Command, (session, sequence, lowest, decode_operations(data, _HEADER.size)))
+        raise MalformedCommand(_LOWEST_TOO_HIGH)
+    operations = decode_operations(data, _HEADER.size, _OF_VERSION_1)
+    return Command(session, sequence, lowest, operations, version=1)
 
 
 def examine(data: bytes, indexed_widths: Mapping[int, int] = MappingProxyType({})) -> Command | str:
@@ -236,7 +327,7 @@ def _refuse_header(data: bytes) -> NoReturn:
     raise MalformedCommand("not a command")
 
 
-def decode_operations(data: bytes, offset: int = 0) -> tuple[Operation, ...]:
+def decode_operations(data: bytes, offset: int = 0, verbs: Set[int] = _OF_VERSION_2) -> tuple[Operation, ...]:
     """The operations in `data` from `offset` to the end, as `encode_operations` wrote them. Raises MalformedCommand.
 
     Every part that a verb requires or forbids is checked. This is one function, because each command passes through it
@@ -267,8 +358,13 @@ def decode_operations(data: bytes, offset: int = 0) -> tuple[Operation, ...]:
             if verb in (PUT, DELETE):
                 if (entity is None) is (verb == PUT) or id_length == 0 or kind_number == 0:
                     raise MalformedCommand("a put has an entity, a delete has no entity, both have a kind and an id")
-            elif verb not in _OF_SESSIONS:
+            elif verb not in verbs:
                 raise MalformedCommand(f"unknown verb {verb}")
+            elif verb not in _OF_SESSIONS:
+                if entity is not None or id_length == 0 or kind_number == 0:
+                    raise MalformedCommand("a condition and a cascade have no entity, a kind and an id")
+                if verb == REQUIRE and if_revision is None:
+                    raise MalformedCommand("a condition without a revision")
             elif count != 1 or kind_number or id_length or entity is not None or if_revision is not None:
                 raise MalformedCommand("the opening or closing of a session is the only operation of its command")
             id_ = data[id_start:id_end].decode()

@@ -11,9 +11,17 @@ from typing import Any, Final, TypeVar
 from warren_raft.errors import InvalidEntity
 from warren_raft.model.entities import validate
 from warren_raft.store import codec
-from warren_raft.store.command import DELETE, INDEXED_ITEMS_MAX, PUT, Operation
+from warren_raft.store.command import (
+    DELETE,
+    DELETE_CASCADE,
+    INDEXED_ITEMS_MAX,
+    PUT,
+    REQUEST_KEY_MAX_BYTES,
+    REQUIRE,
+    Operation,
+)
 from warren_raft.store.encoding import NOT_PLAIN
-from warren_raft.store.tables import CA, CA_ID, CERTIFICATE, ID_MAX_BYTES, Kind
+from warren_raft.store.tables import CA, CA_ID, CERTIFICATE, ID_MAX_BYTES, KINDS, SERVICE, Kind
 
 E = TypeVar("E")
 
@@ -68,6 +76,37 @@ def delete_operation(kind: Kind[Any], id: str, if_revision: int | None) -> Opera
     if not 0 < size <= ID_MAX_BYTES:
         raise InvalidEntity(kind.name, f"must have 1 to {ID_MAX_BYTES} bytes in UTF-8", id=id, field="id")
     return Operation(DELETE, kind.number, id, None, _checked_revision(kind, id, if_revision))
+
+
+def cascade_operation(id: str, if_revision: int | None) -> Operation:  # noqa: A002
+    """The operation that deletes a service and its containers. Raises InvalidEntity."""
+    return delete_operation(SERVICE, id, if_revision)._replace(verb=DELETE_CASCADE)
+
+
+def require_operation(kind: Kind[Any], id: str, revision: int) -> Operation:  # noqa: A002
+    """The operation that only requires a revision of the stored entity. Raises InvalidEntity."""
+    if revision is None:
+        raise InvalidEntity(kind.name, "a required revision must be a whole number, not None", id=id)
+    return delete_operation(kind, id, revision)._replace(verb=REQUIRE)
+
+
+def checked_request_id(request_id: str) -> str:
+    """The request key of a command. Raises InvalidEntity for a text that is none."""
+    try:
+        if type(request_id) is str and 0 < len(request_id.encode()) <= REQUEST_KEY_MAX_BYTES:
+            return request_id
+    except UnicodeEncodeError:  # a lone surrogate
+        pass
+    reason = f"must be a text of 1 to {REQUEST_KEY_MAX_BYTES} bytes in UTF-8"
+    raise InvalidEntity("command", reason, field="request_id")
+
+
+def kind_of(cls: type[E]) -> Kind[E]:
+    """The kind of an entity's class. Raises InvalidEntity for any other class."""
+    for kind in KINDS:
+        if kind.entity is cls:
+            return kind
+    raise InvalidEntity("entity", f"{cls!r:.60} is not a class of entities, such as Service")
 
 
 def _checked_revision(kind: Kind[Any], id: str, if_revision: int | None) -> int | None:  # noqa: A002

@@ -308,6 +308,11 @@ class Transaction:
         """Every (value, id) of an index, in order."""
         return iter(self._txn.cursor(self.database.index_handles[name]))
 
+    def ids_in_index(self, name: str, value: bytes) -> list[bytes]:
+        """The ids under one value of an index, in order."""
+        cursor = self._txn.cursor(self.database.index_handles[name])
+        return list(cursor.iternext_dup()) if cursor.set_key(value) else []
+
     def used_bytes(self, *, history: bool = True) -> int:
         """The size of the pages in use, which is the size of a compact copy of the database. O(1).
 
