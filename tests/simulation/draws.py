@@ -39,6 +39,10 @@ DRAWN: Final = frozenset(
         "watcher fell behind",
         "watcher lost its manager",
         "watcher moved on",
+        "fenced write",
+        "fenced write refused",
+        "fenced write overtaken by an election",
+        "job attempted again",
     }
 )
 """Changes of members, faults of disks, states and links, and an idle cluster that loses power."""

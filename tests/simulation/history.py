@@ -27,3 +27,5 @@ class Call:
     returned: float = NEVER
     result: Any = None
     request: tuple[int, int] | None = None
+    fence: int = 0
+    """The only term in which it may take effect; 0: any."""

@@ -18,6 +18,8 @@ from tests.memory_files import MemoryFile
 from tests.page_cache import CachedFile
 from tests.simulation.workload import Client
 from warren_raft.fsm import history
+from warren_raft.fsm.entry import Entries
+from warren_raft.fsm.requests import Requests
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.raft import membership, submit
 from warren_raft.raft.applying import Applying
@@ -85,6 +87,28 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     ),
     # Hole 10: a command that was sent again is carried out again.
     "apply-twice": (Change(Sessions, "recall", "if done_at is not None:", "if False:"),),
+    # A leader that was paused carries out what it decided before another one took over.
+    "fence-is-ignored": (Change(Entries, "_carry_out", "fence != NO_FENCE and fence != self._term", "False"),),
+    # The fence is compared with the term in which this manager is when it applies the entry.
+    "fence-by-the-managers-term": (
+        Change(
+            Applying,
+            "_apply_together",
+            "        machine = self._context.machine\n",
+            "        machine = self._context.machine\n"
+            "        from tests.simulation.planted import present\n"
+            "        present.term = self._core.term\n",
+        ),
+        Change(
+            Entries,
+            "_carry_out",
+            "        if fence != NO_FENCE and fence != self._term:\n",
+            "        from tests.simulation.planted import present\n"
+            "        if fence != NO_FENCE and fence != present.term:\n",
+        ),
+    ),
+    # A caller that died after its write was carried out makes it again, and it is carried out again.
+    "request-key-is-forgotten": (Change(Requests, "remember", "min(forget_below, index)", "index"),),
     # At its deadline a caller is told that its write was not applied, although the write may be on its way.
     "late-is-taken-for-never": (Change(submit, "expired", "maybe_applied=proposal.sent", "maybe_applied=False"),),
     "vote-twice": (_SECOND_VOTE,),
@@ -261,6 +285,15 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     # A revision of the old cluster is taken for one of the restored cluster, whose history is empty at first.
     "restored-taken-for-the-old": (Change(history, "floor", "return transaction.revision", "return 0"),),
 }
+
+
+class Present:
+    """For "fence-by-the-managers-term": the term of the manager that is applying entries."""
+
+    term = 0
+
+
+present = Present()
 
 
 def holds_lease(engine: Engine) -> bool:

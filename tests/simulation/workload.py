@@ -1,4 +1,5 @@
-"""Callers on every manager: puts, conditions, deletes, batches, barriers with reads, plain local reads, retries.
+"""Callers on every manager: puts, conditions, deletes, batches, barriers with reads, plain local reads, retries; writes
+with a fence, by callers that hold on to old terms; jobs, which several callers do under one request key.
 
 Each simulated manager has one session, like a real one, and issues real commands. Only the work of the threads in
 manager/calls.py (waiting, waking) is not here. Invariant: a value is written at most once, so a read value names its
@@ -8,16 +9,19 @@ writer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 from tests.simulation.history import Call
 from tests.simulation.world import Process, World
-from warren_raft.fsm.answers import CONFLICT, UNKNOWN_SESSION, Result
+from warren_raft.fsm.answers import CONFLICT, LEADERSHIP_LOST, UNKNOWN_SESSION, Result
 from warren_raft.model.entities import Service
 from warren_raft.raft.events import Submitted
 from warren_raft.raft.submit import Proposal
 from warren_raft.store import codec
 from warren_raft.store.command import (
+    NO_FENCE,
     Command,
     Operation,
     Verb,
@@ -31,6 +35,26 @@ CALM_TIMEOUT_SECONDS = 10.0
 
 VALUES_MAX = 1_000_000
 """More values than the callers of one cluster write."""
+
+
+FENCED, JOBS = 0.1, 0.06
+"""Shares of the calls."""
+NEWS = 0.3
+"""Probability that a caller with a lead looks whether it is over."""
+JOB_AGAIN = 0.6
+JOBS_IN_REACH = 4
+"""Only the newest jobs are attempted again, so that the attempts come close together, and also at the same time."""
+
+
+@dataclass(slots=True)
+class Job:
+    """A write that is to be done once, by any caller. `key`: its request key, and the id of the service that it
+    writes."""
+
+    key: str
+    values: list[str] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
+    """The revisions that callers were told."""
 
 
 def value_of(call: Call) -> str:
@@ -52,7 +76,12 @@ class Client:
         self.waiting: dict[int, Call | None] = {}
         self.seen: dict[str, int] = {}
         self.last_read_revision = 0
+        self.lead = 0
+        """The term in which this caller believes that its manager leads; 0: it does not. It may hold on to it for
+        long after another manager leads, like a program that was paused."""
         self.name = f"{process.id}@{self.world.now:.3f}"
+        self.fencing = Random(f"{self.world.options.seed} {self.name}")
+        """Draws of its own for fenced writes and jobs."""
         self._again()
 
     def _again(self) -> None:
@@ -83,12 +112,62 @@ class Client:
 
     def _call(self) -> None:
         key = f"key-{self.random.randrange(self.world.options.keys)}"
+        draw = self.fencing.random()
+        if draw < FENCED:
+            return self._fenced(key)
+        if draw < FENCED + JOBS:
+            return self._job()
         kind = self.random.choices(["put", "cas", "delete", "batch", "read", "look"], [30, 25, 8, 7, 20, 10])[0]
         getattr(self, f"_{kind}")(key)
+        return None
 
     def _put(self, key: str) -> None:
         value = self.workload.fresh_value()
         self._change("put", key, value, (self._put_operation(key, value),))
+
+    def _fenced(self, key: str) -> None:
+        """A put for the term in which this caller believes that its manager leads."""
+        term = self.process.engine.leading_term
+        if term != self.lead and self.fencing.random() < NEWS:
+            self.lead = term or 0
+        if not self.lead:
+            return self._put(key)
+        fence, value = self.lead, self.workload.fresh_value()
+        call = self._begin("put", key, value)
+        call.fence = fence
+        is_old = term != fence
+
+        def done(result: Result | None) -> None:
+            self._end(call, result)
+            if result is not None and result.error is None:
+                self.world.faults["fenced write"] += 1
+            elif result is not None and result.error is not None and result.error[0] == LEADERSHIP_LOST:
+                call.result = "never"
+                self.workload.never.add(id(call))
+                self.world.faults["fenced write refused" if is_old else "fenced write overtaken by an election"] += 1
+
+        self._submit(self.session, (self._put_operation(key, value),), call, done, fence=fence)
+        return None
+
+    def _job(self) -> None:
+        """A write under a request key that any caller may make, also after another one made it, and died or heard no
+        answer. Each attempt writes another value, so that the history tells which one was done."""
+        jobs, value = self.workload.jobs, self.workload.fresh_value()
+        if jobs and self.fencing.random() < JOB_AGAIN:
+            job = jobs[-1 - self.fencing.randrange(min(len(jobs), JOBS_IN_REACH))]
+            self.world.faults["job attempted again"] += 1
+        else:
+            job = Job(f"job-{value}")
+            jobs.append(job)
+        job.values.append(value)
+
+        def done(result: Result | None) -> None:
+            if result is not None and result.error is None:
+                job.answers.append(result.revision)
+
+        service = Service(id=job.key, image=value)
+        operation = Operation(Verb.PUT, SERVICE.number, job.key, codec.encode(SERVICE, service))
+        self._submit(self.session, (operation,), None, done, request_key=job.key)
 
     def _cas(self, key: str) -> None:
         value = self.workload.fresh_value()
@@ -182,12 +261,15 @@ class Client:
         operations: tuple[Operation, ...],
         call: Call | None,
         done: Callable[[Result | None], None],
+        *,
+        fence: int = NO_FENCE,
+        request_key: str = "",
     ) -> None:
         sequence = self.next_sequence
         self.next_sequence += 1
         self.waiting[sequence] = call
         lowest = next(iter(self.waiting))
-        data = encode(Command(session, sequence, lowest, operations))
+        data = encode(Command(session, sequence, lowest, operations, fence, request_key))
         if call is not None:
             call.request = (session, sequence)
 
@@ -229,6 +311,7 @@ class Workload:
         """`after`: the workload of the cluster before this one; its values must not be written again."""
         self.world = world
         self.calls: list[Call] = []
+        self.jobs: list[Job] = []
         self.base_revision = 0
         """The revision after which the history of changes begins."""
         self.never: set[int] = set()

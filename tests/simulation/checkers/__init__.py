@@ -20,6 +20,7 @@ from tests.simulation.checkers.clusters import OneCluster
 from tests.simulation.checkers.durable import DurableLogs
 from tests.simulation.checkers.ends import CallsEnd
 from tests.simulation.checkers.failures import UnexpectedFailures
+from tests.simulation.checkers.fencing import Fencing
 from tests.simulation.checkers.linearizability import Linearizability
 from tests.simulation.checkers.logs import CommittedLogs
 from tests.simulation.checkers.monotonic import Monotonic
@@ -48,6 +49,7 @@ ALL = (
     AcknowledgedWrites,
     ExactlyOnce,
     RevisionsInRealTime,
+    Fencing,
     Linearizability,
     CallsEnd,
     Calm,

@@ -22,6 +22,7 @@ class ExactlyOnce:
             if call.result > workload.base_revision
         }
         asked = {value_of(call) for call in workload.calls if call.kind in ("put", "cas")}
+        asked |= {value for job in workload.jobs for value in job.values}
         for process in world.members():
             found: dict[str, int] = {}
             with process.opened.database.read() as transaction:
