@@ -16,7 +16,7 @@ import click
 from warren_raft.admin import operation
 from warren_raft.errors import InvalidEntity, NotFound
 from warren_raft.model.json_form import from_json, to_json
-from warren_raft.store.tables import CA_ID, CONTAINER, Kind
+from warren_raft.store.tables import CA_ID, CONTAINER, SERVICE, Kind
 
 from .common import (
     BadFile,
@@ -226,6 +226,8 @@ def _find(store: Reader, kind: Kind[Any], given: Mapping[str, str]) -> list[Any]
 def put(kind: Any, source: BinaryIO, if_revision: int | None, timeout: float | None) -> None:
     """Create or replace one entity through the running manager. Prints the new revision.
 
+    If the stored entity is equal already, nothing is changed, and its revision is printed.
+
     FILE has the form that `get -o json` prints. Fields that are left out take their defaults, and `revision` is
     ignored. For ca FILE holds the CA's bytes.
 
@@ -269,10 +271,13 @@ def _parse(kind: Kind[Any], name: str, data: bytes) -> dict[str, Any]:
 @click.command("delete", cls=WarrenCommand)
 @click.argument("kind", type=KindType())
 @click.argument("entity_id", type=IdType(), metavar="ID")
+@click.option("--cascade", is_flag=True, help="Delete the containers of the service too, in the same command.")
 @if_revision_option
 @timeout_option
-def delete(kind: Any, entity_id: str, if_revision: int | None, timeout: float | None) -> None:
+def delete(kind: Any, entity_id: str, cascade: bool, if_revision: int | None, timeout: float | None) -> None:
     """Delete one entity through the running manager.
+
+    The containers of a service remain, except with --cascade.
 
     Prints the revision of the deletion. If there is no such entity, the command succeeds, prints the revision of the
     latest change, and says on stderr that nothing was deleted.
@@ -280,9 +285,14 @@ def delete(kind: Any, entity_id: str, if_revision: int | None, timeout: float | 
     \b
     Example: warren-raft delete container con-17 --data-dir data/m1
     """
+    if cascade and kind is not SERVICE:
+        raise click.UsageError(f"--cascade is for services; a {kind.name} has nothing that goes with it")
     asked = manager()
     before = asked.status()["revision"]
-    revision = asked.delete(kind.name, entity_id, if_revision=if_revision, timeout=timeout)
+    if cascade:
+        revision = asked.delete_cascade(entity_id, if_revision=if_revision, timeout=timeout)
+    else:
+        revision = asked.delete(kind.name, entity_id, if_revision=if_revision, timeout=timeout)
     print_revision(revision)
     if revision <= before:  # a deletion makes a new revision
         click.echo(f"warren-raft: there is no {kind.name} {entity_id!r}: nothing was deleted", err=True)

@@ -98,6 +98,34 @@ def test_a_delete_of_nothing_is_done_too(warren: Command, manager: Path) -> None
         assert ran.err == "warren-raft: there is no secret 'no-such-secret': nothing was deleted\n"
 
 
+def test_a_cascade_takes_the_containers_of_a_service_along(warren: Command, manager: Path, entity_file: Any) -> None:
+    common = ("--data-dir", manager, "-o", "json")
+    first = warren("put", "service", "-f", entity_file({"id": "svc-of-three", "name": "three"}), *common).json
+    for number in range(3):
+        file = entity_file({"id": f"con-of-three-{number}", "service_id": "svc-of-three"})
+        assert warren("put", "container", "-f", file, *common).code == 0
+    listed = ("list", "containers", "--service", "svc-of-three", *common)
+    assert len(warren(*listed).json) == 3
+    refused = warren("delete", "container", "con-of-three-0", "--cascade", *common)
+    assert refused.code == 2
+    assert "--cascade is for services" in refused.err
+    assert warren("delete", "service", "svc-of-three", "--cascade", "--if-revision", "1", *common).code == 1
+    assert len(warren(*listed).json) == 3
+    gone = warren("delete", "service", "svc-of-three", "--cascade", *common)
+    assert gone.json["revision"] > first["revision"]
+    assert warren(*listed).json == []
+    assert warren("get", "service", "svc-of-three", *common).code == 1
+    again = warren("delete", "service", "svc-of-three", "--cascade", *common)
+    assert (again.code, again.err) == (0, "warren-raft: there is no service 'svc-of-three': nothing was deleted\n")
+
+
+def test_an_equal_entity_is_not_written_again(warren: Command, manager: Path, entity_file: Any) -> None:
+    common = ("--data-dir", manager, "-o", "json")
+    file = entity_file({"id": "node-twice", "hostname": "alpha"})
+    first = warren("put", "node", "-f", file, *common).json
+    assert warren("put", "node", "-f", file, *common).json == first
+
+
 def test_a_name_in_the_place_of_an_id_gets_the_id(warren: Command, manager: Path, tmp_path: Path) -> None:
     (tmp_path / "volume.json").write_text('{"id": "vol-of-name", "name": "data-volume"}')
     assert warren("put", "volume", "-f", tmp_path / "volume.json", "--data-dir", manager).text

@@ -507,6 +507,7 @@ def test_member_calls_arrive_with_their_arguments(client: AdminClient, manager: 
 EXAMPLES = [
     errors.NotFound("node", "n1"),
     errors.RevisionConflict("node", "n1", 3, 4),
+    errors.LeadershipLost(7),
     errors.InvalidEntity("node", "is empty", id="n1", field="id"),
     errors.InvalidConfig("must be at least 1", field="queue_limit"),
     errors.Unavailable("no quorum", maybe_applied=True),

@@ -29,6 +29,7 @@ MAX_TIMEOUT_SECONDS: Final = 3600.0
 _ERROR_DATA: Mapping[str, tuple[str, ...]] = {
     "NotFound": ("kind", "key"),
     "RevisionConflict": ("kind", "id", "expected", "actual"),
+    "LeadershipLost": ("term",),
     "InvalidConfig": ("reason", "field"),
     "InvalidEntity": ("kind", "reason", "id", "field"),
     "Unavailable": ("reason", "maybe_applied", "of_write"),

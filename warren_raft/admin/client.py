@@ -119,6 +119,18 @@ class AdminClient:
         arguments = {"kind": kind, "id": id, "if_revision": if_revision}
         return _expect(int, self.call("delete", arguments, timeout=timeout))
 
+    def delete_cascade(
+        self,
+        id: str,  # noqa: A002
+        *,
+        if_revision: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Deletes a service and its containers. Not an argument of `delete`: a manager of an earlier release would
+        ignore it, and leave the containers."""
+        arguments = {"id": id, "if_revision": if_revision}
+        return _expect(int, self.call("delete_cascade", arguments, timeout=timeout))
+
     def put_batch(self, items: Iterable[Item], *, timeout: float | None = None) -> int:
         """Creates or replaces all items in one atomic command. Returns the revision."""
         return _expect(int, self.call("put_batch", {"items": list(items)}, timeout=timeout))

@@ -409,6 +409,11 @@ def _delete(manager: Manager, arguments: Arguments) -> int:
     return _write(manager, arguments, lambda batch: operation(batch, "delete", kind)(key, if_revision=if_revision))
 
 
+def _delete_cascade(manager: Manager, arguments: Arguments) -> int:
+    id_, if_revision = arguments.text("id"), arguments.optional_number("if_revision")
+    return _write(manager, arguments, lambda batch: batch.delete_service(id_, cascade=True, if_revision=if_revision))
+
+
 def _write(manager: Manager, arguments: Arguments, fill: Callable[[Batch], object]) -> int:
     """Writes one command, which `fill` fills. Returns its revision."""
     with manager.batch(timeout=arguments.timeout) as batch:
@@ -487,6 +492,7 @@ OPERATIONS: Final[Mapping[str, Callable[[Manager, Arguments], object]]] = {
     "put": _put,
     "put_batch": _put_batch,
     "delete": _delete,
+    "delete_cascade": _delete_cascade,
     "add_member": _add_member,
     "update_member": _update_member,
     "remove_member": _remove_member,
