@@ -78,7 +78,7 @@ def _values(process: Process, base_revision: int) -> dict[str, int]:
             codec.decode(SERVICE, codec.make_record(revision, operation.entity)).image: revision
             for revision, operations, _ in history.since(transaction, base_revision)
             for operation in operations
-            if operation.entity is not None
+            if operation.entity is not None and operation.kind_number == SERVICE.number
         }
 
 
