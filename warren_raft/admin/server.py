@@ -423,7 +423,7 @@ def _write(manager: Manager, arguments: Arguments, fill: Callable[[Batch], objec
 
 def _add(batch: Batch, kind: Kind[Any], value: Any, if_revision: int | None) -> None:
     if type(value) is Operation:
-        batch._write(value, None)
+        batch._write(value, None, None)
     elif kind is CA:
         batch.save_ca(value, if_revision=if_revision)
     else:
