@@ -77,7 +77,7 @@ class FakeBatch:
         if error is None:
             self._manager.commit(self)
 
-    def _write(self, operation: Operation, timeout: None) -> None:
+    def _write(self, operation: Operation, timeout: None, request_id: None) -> None:
         self.operations.append(("write", operation, timeout))
 
     def __getattr__(self, name: str) -> Any:
