@@ -79,7 +79,7 @@ def measure(directory: Path, seconds: float, rounds: int) -> dict[str, Any]:
 
 
 def middle(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+    return {name: round(statistics.median(row[name] for row in rows), 4) for name in rows[0]}
 
 
 def table(figures: dict[str, Any]) -> str:

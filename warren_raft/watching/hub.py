@@ -27,7 +27,7 @@ logger = logging.getLogger("warren_raft.watching")
 
 LOOK_SECONDS: Final = 1.0
 """How often the thread checks, without being woken, whether its store has failed."""
-PAUSE_SECONDS: Final = 0.002
+PAUSE_SECONDS: Final = 0.01
 """The pause after each reading. Under load one reading takes the changes of many commits: waking up for each of them
 would cost the writers more than the events do."""
 RETRY_SECONDS: Final = 0.02
