@@ -371,8 +371,8 @@ def test_a_bookmark_is_never_ahead_of_an_event(world: World, monkeypatch: pytest
     monkeypatch.setattr(feeding, "LIVE_CHANGES", 2)
     feed = world.watch(bookmark_seconds=1.0, kinds={"service"})
     world.settle()
-    for _ in range(4):
-        world.change(container("c"))
+    for number in range(4):
+        world.change(container("c", image=str(number)))
     world.change(put(Service(id="s")))
     world.step()
     assert world.events(feed) == [(2, "bookmark", "")]

@@ -249,6 +249,33 @@ def test_a_slow_program_gets_everything_that_is_kept(store: wr.LocalStore) -> No
         ]
 
 
+def test_the_loop_in_the_page_on_embedding_follows_a_node(store: wr.LocalStore) -> None:
+    page = (Path(wr.__file__).parent.parent / "docs" / "embedding.md").read_text(encoding="utf-8")
+    source = page[page.index("def follow(") :].split("```")[0]
+    shown: list[list[str]] = []
+    applied: list[tuple[int, str, str]] = []
+    names: dict[str, Any] = {
+        "wr": wr,
+        "show": lambda found: shown.append(sorted(found)),
+        "apply": lambda event: applied.append(told(event)),
+    }
+    exec(source, names)
+    store.create_container(container("a"))
+    following = threading.Thread(target=_until_closed, args=(names["follow"], store))
+    following.start()
+    wait_until(lambda: shown == [["a"]], "the first reading")
+    store.create_container(container("b"))
+    wait_until(lambda: applied == [(2, "put", "b")], "the event")
+    store.close()
+    following.join(DEADLINE)
+    assert not following.is_alive()
+
+
+def _until_closed(follow: Any, store: wr.LocalStore) -> None:
+    with pytest.raises(wr.Closed):
+        follow(store, "n1")
+
+
 def test_a_program_that_is_too_late_is_told_where_to_resume(
     store: wr.LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
