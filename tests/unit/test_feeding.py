@@ -575,6 +575,21 @@ def test_a_store_that_failed_ends_its_watches(world: World) -> None:
     assert world.feeding.is_idle
 
 
+def test_a_program_that_cannot_be_notified_ends_no_other_watch(world: World) -> None:
+    def fails() -> None:
+        raise RuntimeError("its event loop is closed")
+
+    failing = Feed(Filter.of(), 0, is_reached=True, notify=fails)
+    world.add(failing)
+    other = world.watch()
+    for number in range(2):
+        world.change(container("a", image=str(number)))
+        world.settle()
+    assert world.events(other) == [(1, "put", "a"), (2, "put", "a")]
+    with pytest.raises(Closed):
+        world.items(failing)
+
+
 def test_there_is_a_limit_of_watches(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeding, "FEEDS_MAX", 3)
     feeds = [world.watch() for _ in range(2)]

@@ -76,7 +76,8 @@ class ReadOnlyStore(Reader):
         self._state = StateDirectory(data_dir)
         refuse_file(self._state.data_dir)
         self._change = threading.Lock()
-        self._hub: Hub | None = None
+        self._hubs: dict[str, Hub] = {}
+        """At most one, made for the first watch: it refers to this store, so a store without it is freed at once."""
         self._follower = 0
         self._pointer = _pointer_identity(self._state)
         self._database: Database | None = Database.open_read_only(self._state)
@@ -99,11 +100,8 @@ class ReadOnlyStore(Reader):
         return database
 
     def _feeds(self) -> Hub:
-        """Made for the first watch: it refers to this store, which is then no longer freed when it is dropped."""
-        if self._hub is None:
-            self._hub = Hub(self._attached, poll_seconds=POLL_SECONDS)
-            close_at_exit(self)
-        return self._hub
+        close_at_exit(self)
+        return self._hubs.get("") or self._hubs.setdefault("", Hub(self._attached, poll_seconds=POLL_SECONDS))
 
     def _follow(self) -> Database:
         """Open the generation that the pointer names now, and close the previous one."""
@@ -139,8 +137,8 @@ class ReadOnlyStore(Reader):
     def close(self) -> None:
         """Close the files, at once or when the last open view ends. Idempotent."""
         database, self._database = self._database, None
-        if self._hub is not None:
-            self._hub.close(JOIN_SECONDS)
+        for hub in list(self._hubs.values()):
+            hub.close(JOIN_SECONDS)
         if database is not None:
             database.close()
 

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from warren_raft.errors import InvalidEntity
+from warren_raft.model.entities import Entity
 from warren_raft.model.forms import KEY_MAX_BYTES
 from warren_raft.store.codec import index_keys, indexed_width
 from warren_raft.store.leading import leading_items
 from warren_raft.store.tables import BY_NAME, BY_NUMBER, CONTAINER
-
-if TYPE_CHECKING:
-    from warren_raft.model.entities import Entity
 
 EventOperation: TypeAlias = Literal["put", "delete", "left", "bookmark"]
 Place: TypeAlias = Sequence[str]
@@ -164,7 +162,7 @@ def _wrong(name: str, reason: str) -> InvalidEntity:
 
 def checked_since(since: object) -> int | None:
     """A revision, or None. Raises InvalidEntity."""
-    if since is None or (isinstance(since, int) and not isinstance(since, bool) and 0 <= since < 1 << 64):
+    if since is None or (isinstance(since, int) and not isinstance(since, bool) and 0 <= since < 1 << 63):
         return since
     raise _wrong("since", f"must be a revision, a whole number from 0 on, not {since!r:.80}")
 

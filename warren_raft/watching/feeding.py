@@ -7,6 +7,7 @@ events of a revision at once, and a bookmark only behind every event up to it; o
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,8 +22,11 @@ from warren_raft.store.events import BOOKMARK, Event
 from warren_raft.store.reading import Reader
 from warren_raft.store.transactions import Owner, ReadTransaction
 from warren_raft.store.watch import EVENT_BYTES, QUEUE_BYTES, WATCH_CLOSED, Feed
+from warren_raft.support.log_lines import log_event
 from warren_raft.support.waiting import taken
 from warren_raft.watching.routes import Decoded, Routes, operations_in
+
+logger = logging.getLogger("warren_raft.watching")
 
 FEEDS_MAX: Final = 4_096
 """Watches of one store: several for each of 500 nodes."""
@@ -143,19 +147,24 @@ class Feeding:
     def _notify(self) -> None:
         touched, self._touched = self._touched, {}
         for feed in touched:
-            feed.notify()
+            try:
+                feed.notify()
+            except Exception as error:  # noqa: BLE001  it is logged; the other feeds go on
+                log_event(logger, logging.ERROR, "program of a watch not notified", exc_info=error)
+                self._remove(feed)
+                feed.is_closed = True
 
     # ---- the database
 
     def _replaced(self, database: Database, revision: int) -> None:
         """Another database than before. Its history is read from where each feed is, so a history that does not reach
         back is noticed."""
-        is_first, self._database = self._database is None, database
+        self._database = database
         has_diverged, self._has_diverged = self._has_diverged, False
         for feed in list(self._live):
             self._fall_behind(feed, self._position)
         for feed in list(self._behind):
-            if feed.is_reached and not is_first and (has_diverged or feed.position > revision):
+            if feed.is_reached and (has_diverged or feed.position > revision):
                 self._lose(feed, WatchLost(revision))
         self._position = revision
 
