@@ -23,6 +23,7 @@ from tests.memory_files import MemoryFiles
 from warren_raft.alarms import Alarms
 from warren_raft.certificates.identity import Identity
 from warren_raft.errors import StorageFull, WarrenError
+from warren_raft.raft.barriers import Barrier
 from warren_raft.raft.changes import DONE, REFUSED, Answer
 from warren_raft.raft.effects import (
     CloseLink,
@@ -34,6 +35,7 @@ from warren_raft.raft.effects import (
 )
 from warren_raft.raft.engine import Engine
 from warren_raft.raft.events import (
+    BarriersWanted,
     Event,
     LinkDown,
     LinkUp,
@@ -567,6 +569,12 @@ class Cluster:
             self.failed[text] = proposal.error
         else:
             self.acknowledged[text] = proposal.outcome
+
+    def barrier(self, id_: str, seconds: float = 10.0) -> Barrier:
+        """Begin a barrier at the manager `id_`; it counts at its next step."""
+        barrier = Barrier(self.now + seconds, lambda _: None)
+        self.nodes[id_].events.append(BarriersWanted([barrier]))
+        return barrier
 
     def write(self, id_: str, *texts: str) -> None:
         """Write through the manager `id_`, and wait until each write is acknowledged."""

@@ -165,8 +165,8 @@ class ManagerProcess:
             found.append(self.store.get_volume("replaced").mount_path[:20])
         return found
 
-    def delete(self, key: str) -> int:
-        return self.store.delete_container(key)
+    def delete(self, key: str, **more: Any) -> int:
+        return self.store.delete_container(key, **more)
 
     def overwrite(self, keys: int, writes: int, size: int) -> None:
         """Make `writes` writes, one after the other, to the same few containers."""

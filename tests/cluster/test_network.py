@@ -23,9 +23,12 @@ def cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
 
 
 def assert_unavailable(cluster: Cluster, id_: str) -> None:
-    """An entry through this manager is not acknowledged (the entry of a barrier, which leaves no record)."""
+    """On this manager no barrier passes, and no write is acknowledged (a deletion of nothing, which leaves no
+    record)."""
     with pytest.raises(ManagerError, match="Unavailable"):
         cluster.call(id_, "barrier", timeout=TIMEOUT_SECONDS)
+    with pytest.raises(ManagerError, match="Unavailable"):
+        cluster.call(id_, "delete", key="nothing", timeout=TIMEOUT_SECONDS)
 
 
 def test_a_leader_cut_off_acknowledges_nothing_and_the_majority_goes_on(cluster: Cluster) -> None:

@@ -8,6 +8,8 @@ import random
 from tests.cluster.harness import Cluster
 
 ROUNDS = 60
+FREEZES = 4
+CALLERS = 8
 
 
 def test_a_barrier_shows_what_was_acknowledged_elsewhere(cluster: Cluster) -> None:
@@ -37,6 +39,25 @@ def test_barriers_of_all_managers_agree_with_real_time(cluster: Cluster) -> None
         assert revision >= highest, f"{id_} is at {revision} after {highest} was known"
         highest = max(revision, cluster.call(("m2", "m3", "m1")[number % 3], "put", key="x", value=str(number)))
     cluster.stop_load()
+    cluster.wait_converged()
+
+
+def test_barriers_on_a_frozen_leader_that_wakes_are_never_stale(cluster: Cluster) -> None:
+    """The leader is suspended, and another one takes writes. Callers of the old leader run as soon as it wakes: it
+    believes that it still leads, and finds answers to its last round in its sockets. Each of them sees the newest
+    write."""
+    for number in range(FREEZES):
+        leader = cluster.wait_leader()
+        earlier = [cluster.ask(leader, "barrier", timeout=60.0) for _ in range(CALLERS)]  # rounds are under way
+        cluster.pause(leader)
+        writer = next(id_ for id_ in cluster.alive if id_ != leader)
+        revision = cluster.call(writer, "put", key="register", value=str(number), timeout=60.0)
+        waking = [cluster.ask(leader, "barrier_and_get", key="register") for _ in range(CALLERS)]
+        cluster.resume(leader)
+        for reading in waking:
+            assert reading.result(60) == [str(number), revision]
+        for barrier in earlier:
+            barrier.result(60)
     cluster.wait_converged()
 
 

@@ -139,6 +139,6 @@ def test_the_public_face_of_the_stores_is_what_the_contract_names() -> None:
             *("is_leader", "leader", "on_leadership", "barrier", "status", "alarms", "reload_certificate", "snapshot"),
             *("members", "add_member", "update_member", "remove_member", "transfer_leadership"),
         },
-        "LocalStore": {"snapshot", "is_leader", "leading", "run_while_leading", "on_leadership"},
+        "LocalStore": {"snapshot", "is_leader", "leading", "run_while_leading", "on_leadership", "barrier"},
     }
     assert list(inspect.signature(warren_raft.ReplicatedStore).parameters) == ["config"]

@@ -238,7 +238,7 @@ def test_a_write_that_the_queue_cannot_take_ends_at_once(
 
     def wait() -> None:
         try:
-            lonely.barrier(math.inf)
+            lonely.create_node(wr.Node(id="waits"), timeout=math.inf)
         except wr.WarrenError as error:
             ended.append(error)
 

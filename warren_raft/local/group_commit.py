@@ -58,6 +58,12 @@ class GroupCommit:
         self._deliveries = deliveries
         self._queue: deque[_Request] = deque()
         self._closed = False
+        self._is_committing = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request that this thread has made is decided."""
+        return not self._queue and not self._is_committing  # in this order: see _commit_group
 
     def run(self, data: bytes, timeout: float) -> int:
         """Commit `data` and return its answer, within `timeout` seconds.
@@ -129,6 +135,13 @@ class GroupCommit:
 
     def _commit_group(self) -> None:
         """Commit the waiting requests. There may be none left: this was posted once a request, and some go together."""
+        self._is_committing = True  # before the queue is empty
+        try:
+            self._commit_next()
+        finally:
+            self._is_committing = False
+
+    def _commit_next(self) -> None:
         group = self._take_group()
         if not group:
             return

@@ -29,6 +29,7 @@ from warren_raft.errors import (
     InvariantViolation,
     RefusedForSafety,
     StorageFull,
+    Unavailable,
     WarrenError,
 )
 from warren_raft.fsm.answers import Result, raise_for
@@ -166,6 +167,21 @@ class LocalStore(Store):
 
     def _ring_by(self, ring: Callable[[], None] | None) -> None:
         self._ring = ring
+
+    def barrier(self, timeout: float | None = None) -> int:
+        """As of a manager: returns at once, because every write that was acknowledged can be read here. If writes are
+        under way, it returns when they are done, and so are those that this thread has started (`batch(wait=False)`).
+
+        `timeout` in seconds, None: that of a write. Returns the revision. Raises Unavailable, Closed.
+        """
+        timeouts.checked(timeout)
+        if self._commits.is_idle:
+            self._attached()
+            return self._machine.revision
+        try:
+            return self._execute((), timeout)
+        except Unavailable as error:
+            raise Unavailable(error.reason, maybe_applied=False, of_write=False) from None
 
     # Leadership --------------------------------------------------------------------------------------------------
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final
 
 from warren_raft.errors import Closed, StorageFull, Unavailable
+from warren_raft.manager.barrier_calls import BarrierCall
 from warren_raft.manager.disk_space import Space
 from warren_raft.manager.lifetime import Lifetime
-from warren_raft.manager.session import QUEUE_FULL, Write, Writes
+from warren_raft.manager.session import QUEUE_FULL, Call, Write, Writes
 from warren_raft.raft.driver import Driver
 from warren_raft.store.command import NO_FENCE, PUT, Operation, encode_body
 from warren_raft.store.request_memory import RequestMemory
@@ -33,10 +35,11 @@ class WriteCalls:
         write_timeout_seconds: float,
         *,
         life: Lifetime,
-        driver: Driver[Write],
+        driver: Driver[Call],
         writes: Writes,
         space: Space,
         request_memory: RequestMemory,
+        revision: Callable[[], int],
     ) -> None:
         self._node_id = node_id
         self._timeout_seconds = write_timeout_seconds
@@ -46,6 +49,7 @@ class WriteCalls:
         self._writes = writes
         self._space = space
         self._request_memory = request_memory
+        self._revision = revision
 
     def run(
         self, operations: tuple[Operation, ...], timeout: float | None, request_key: str = "", fence: int = NO_FENCE
@@ -83,11 +87,23 @@ class WriteCalls:
         return write.future
 
     def barrier(self, timeout: float | None) -> int:
-        """An empty command. Raises Unavailable, Closed."""
+        """Wait until this manager has applied all that was acknowledged before, and all that this thread has written.
+        Returns the revision. Raises Unavailable, Closed."""
+        deadline = timeouts.deadline(timeout, self._timeout_seconds)
+        self._life.require()
+        barrier = BarrierCall(deadline, self._writes.barriers.ended, thread=threading.get_ident())
+        barrier.prepare_wait()
         try:
-            return self.run((), timeout)
-        except Unavailable as error:
-            raise Unavailable(error.reason, maybe_applied=False, of_write=False) from None
+            self._submit(barrier)
+            ended = barrier.wait(deadline + GRACE_SECONDS - time.monotonic())
+        except BaseException:
+            barrier.give_up()
+            raise
+        if not ended:
+            raise Unavailable("the raft thread does not answer", maybe_applied=False, of_write=False)
+        if barrier.error is not None:
+            raise barrier.error.with_traceback(None)
+        return self._revision()
 
     def _made(self, operations: tuple[Operation, ...], timeout: float | None, request_key: str, fence: int) -> Write:
         deadline = timeouts.deadline(timeout, self._timeout_seconds)
@@ -99,8 +115,8 @@ class WriteCalls:
         data = encode_body(operations, fence, request_key, forget_below)
         return Write(0, 0, data, deadline, self._writes.done, needs_room=needs_room, thread=threading.get_ident())
 
-    def _submit(self, write: Write) -> None:
-        if not self._driver.submit(write):
+    def _submit(self, call: Call) -> None:
+        if not self._driver.submit(call):
             self._life.require()
             raise Closed
 

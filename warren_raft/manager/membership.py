@@ -18,7 +18,7 @@ from warren_raft.errors import Closed, InvalidConfig, InvalidEntity, RefusedForS
 from warren_raft.manager.calls import WriteCalls
 from warren_raft.manager.lifetime import Lifetime
 from warren_raft.manager.readiness import Readiness
-from warren_raft.manager.session import Write
+from warren_raft.manager.session import Call
 from warren_raft.raft.changes import Answer
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.membership import ADD, REMOVE, UPDATE
@@ -51,7 +51,7 @@ class MembershipCalls:
         *,
         life: Lifetime,
         readiness: Readiness,
-        driver: Driver[Write],
+        driver: Driver[Call],
         calls: WriteCalls,
         certificate: OwnCertificate,
     ) -> None:

@@ -34,7 +34,7 @@ from warren_raft.manager.lifetime import Lifetime
 from warren_raft.manager.membership import MembershipCalls
 from warren_raft.manager.readiness import Readiness
 from warren_raft.manager.saving import Saving
-from warren_raft.manager.session import Write, Writes
+from warren_raft.manager.session import Call, Writes
 from warren_raft.manager.watchdog import Watchdog
 from warren_raft.raft.driver import Driver
 from warren_raft.raft.links.addresses import try_to_bind
@@ -72,7 +72,7 @@ class Parts:
     """
 
     opened: OpenedDirectory
-    driver: Driver[Write]
+    driver: Driver[Call]
     readiness: Readiness
     calls: WriteCalls
     membership: MembershipCalls
@@ -163,6 +163,7 @@ class Parts:
             writes=self._writes,
             space=self._space,
             request_memory=RequestMemory(config.request_memory_seconds, lambda: driver.engine.applied_index),
+            revision=lambda: self.opened.machine.revision,
         )
         self.membership = MembershipCalls(
             node_id,

@@ -20,6 +20,7 @@ from typing import Final
 
 from warren_raft.errors import Closed, Unavailable
 from warren_raft.fsm.answers import UNKNOWN_SESSION, Result, raise_for
+from warren_raft.manager.barrier_calls import BarrierCall, BarrierCalls
 from warren_raft.raft.submit import Proposal, expired
 from warren_raft.store.command import (
     OPEN_SESSION,
@@ -89,6 +90,10 @@ class Write(Proposal):
             self.future.set_result(revision)
 
 
+Call = Write | BarrierCall
+"""A call of a caller that the raft thread ends."""
+
+
 class Writes:
     """Used in the raft thread only, except for methods that say otherwise."""
 
@@ -107,13 +112,14 @@ class Writes:
         self._asleep: deque[Sleeper] = deque()
         """The callers to wake, of writes that have ended."""
         self._waking: Final = Waking()
+        self.barriers: Final = BarrierCalls(self._asleep.append)
         self._session = 0
         self._opening: Proposal | None = None
         self._next = 1
         self._lowest = 1
         self._ended: set[int] = set()
 
-    def is_full(self, size_bytes: int, submitted: Collection[Write]) -> bool:
+    def is_full(self, size_bytes: int, submitted: Collection[Call]) -> bool:
         """Whether the queue has no place for one more write of that size with a future. `submitted`: the writes on
         their way here. For any thread, so the answer may be slightly out of date."""
         count = len(self._outstanding) + len(submitted)
@@ -125,9 +131,14 @@ class Writes:
 
     # Coming in ---------------------------------------------------------------------------------------------------
 
-    def take(self, writes: Iterable[Write]) -> list[Proposal]:
-        """Take the writes that callers submitted. Returns the proposals to send now."""
-        for write in writes:
+    def take(self, calls: Iterable[Call]) -> list[Proposal]:
+        """Take the writes that callers submitted. Returns the proposals to send now. Barriers go to `barriers`."""
+        for write in calls:
+            if isinstance(write, BarrierCall):
+                self.barriers.add(write)
+                continue
+            if write.future is not None:
+                self.barriers.write_started(write.thread)
             self._outstanding[write] = None
             self._outstanding_bytes += len(write.data)
             self._held.append(write)
@@ -147,10 +158,16 @@ class Writes:
                 room -= 1
         return proposals
 
+    def take_barriers(self) -> list[BarrierCall]:
+        """The barriers to ask the leader for now."""
+        return self.barriers.take()
+
     @property
     def has_more(self) -> bool:
-        """Whether `take` would have something to propose without new writes."""
-        return bool(self._held) and (self._room > 0 if self._session else self._opening is None)
+        """Whether `take` would have something to propose without new writes, or a barrier may go on."""
+        if self._held and (self._room > 0 if self._session else self._opening is None):
+            return True
+        return self.barriers.has_more
 
     @property
     def _room(self) -> int:
@@ -202,10 +219,12 @@ class Writes:
             self._asleep.append(write.sleeper)
         elif write.future is not None:
             self._settled.append(write.settle)
+            self.barriers.write_ended(write.thread)
 
     def expire(self, now: float, hindrance: Callable[[], tuple[str, bool]]) -> None:
         """End the writes that reached their deadline before they got a request id. `hindrance`: see Engine. Call it
         every few hundredths of a second."""
+        self.barriers.expire(now)
         if not self._held:
             return
         late = [write for write in self._held if write.deadline <= now]
@@ -229,18 +248,23 @@ class Writes:
         """Wake the callers that should be awake by now. Returns whether there are others, that are not awake yet."""
         return self._waking.look()
 
-    def end_all(self, submitted: Iterable[Write], reason: str) -> None:
+    def end_all(self, submitted: Iterable[Call], reason: str) -> None:
         """This manager has ended: end the writes that were not taken, and every one that was. For any thread, also when
         the raft thread is stuck."""
         ended = []
-        for write in submitted:
-            write.error = Closed(reason)
-            ended.append(write)
+        barriers = []
+        for call in submitted:
+            if isinstance(call, BarrierCall):
+                barriers.append(call)
+                continue
+            call.error = Closed(reason)
+            ended.append(call)
         for write in list(self._outstanding):
             if self._outstanding.pop(write, _GONE) is not _GONE:
                 write.error = Unavailable(reason, maybe_applied=True) if write.sequence else Closed(reason)
                 ended.append(write)
-        sleepers = taken(self._asleep) + [write.sleeper for write in ended if write.sleeper is not None]
+        sleepers = self.barriers.end_all(barriers, reason) + taken(self._asleep)
+        sleepers += [write.sleeper for write in ended if write.sleeper is not None]
         for sleeper in sleepers:
             sleeper.release()
         self._waking.wake_all()

@@ -198,9 +198,13 @@ class ReplicatedStore(Store):
         return self.config.write_timeout_seconds
 
     def barrier(self, timeout: float | None = None) -> int:
-        """An empty command: after it, every local read sees all writes that were acknowledged before (linearizable).
+        """After it, every local read sees all writes that were acknowledged, anywhere, before the call (linearizable).
+        It also waits for the writes that this thread has started before (`batch(wait=False)`).
 
-        Returns the revision. Raises Unavailable, Closed.
+        It writes nothing. The leader makes sure that it still leads, and this manager applies what the leader has
+        committed. `timeout` in seconds, None: `Config.write_timeout_seconds`. Returns the revision of the state here.
+        Raises Unavailable (no leader with a quorum answered, or this manager is behind; `maybe_applied` is False),
+        Closed.
         """
         return self._parts.calls.barrier(timeout)
 

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from warren_raft.raft.admission import Admission
+from warren_raft.raft.barriers import Barriers
 from warren_raft.raft.catchup import Catchup
+from warren_raft.raft.confirming import Confirming
 from warren_raft.raft.context import Context
 from warren_raft.raft.dialling import Dialling
 from warren_raft.raft.elections import Elections
@@ -24,6 +26,8 @@ from warren_raft.raft.messages import (
     AppendEntries,
     AppendReply,
     ChangeAnswer,
+    Confirm,
+    Confirmed,
     FoundingRecord,
     FoundingView,
     HandOver,
@@ -38,6 +42,8 @@ from warren_raft.raft.messages import (
     PeerFault,
     PreVote,
     PreVoteReply,
+    ReadIndex,
+    ReadIndexIs,
     RequestChange,
     RequestVote,
     SnapshotChunk,
@@ -61,8 +67,9 @@ from warren_raft.raft.requests import Requests
 from warren_raft.raft.trust import PeerStanding
 from warren_raft.raft.votes import Votes
 
-WRITE_TYPES: Final = frozenset({AppendEntries, AppendReply, Submit})
-"""Messages of which each write needs some. Everything else that a step looks at waits for no such message."""
+WRITE_TYPES: Final = frozenset({AppendEntries, AppendReply, Submit, ReadIndex, ReadIndexIs, Confirm, Confirmed})
+"""Messages of which each write or barrier needs some. Everything else that a step looks at waits for no such message.
+"""
 ALSO_WHILE_SWAPPING: Final = frozenset(
     {
         *(FoundingView, FoundingRecord, HealthReport, Addresses),
@@ -95,6 +102,8 @@ class Dispatch:
         peers: Peers,
         votes: Votes,
         proposing: Proposing,
+        confirming: Confirming,
+        barriers: Barriers,
     ) -> None:
         self._context = context
         self._roster = context.roster
@@ -116,6 +125,11 @@ class Dispatch:
             AppendReply: guard.receive_reply,
             Submit: proposing.on_submit,
             SubmitRefused: proposing.on_submit_refused,
+            # One barrier
+            ReadIndex: confirming.on_read_index,
+            Confirm: confirming.on_confirm,
+            Confirmed: confirming.on_confirmed,
+            ReadIndexIs: barriers.on_read_index_is,
             # Large commands
             SubmitLarge: proposing.on_submit_large,
             SubmitLargeCancel: proposing.on_submit_large_cancel,

@@ -13,12 +13,13 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from random import Random
 from typing import Final, Generic, Protocol, TypeVar
 
 from warren_raft.certificates.credentials import Credentials
 from warren_raft.errors import InvariantViolation, WarrenError
+from warren_raft.raft.barriers import Barrier
 from warren_raft.raft.context import LONG_AGO
 from warren_raft.raft.effects import (
     Cancel,
@@ -32,6 +33,7 @@ from warren_raft.raft.effects import (
 from warren_raft.raft.engine import EXPIRE_SECONDS, Engine
 from warren_raft.raft.events import (
     Arriving,
+    BarriersWanted,
     Event,
     LinkDown,
     LinkUp,
@@ -80,6 +82,9 @@ class Writes(Protocol[Taken]):
 
     def take(self, writes: Iterable[Taken]) -> list[Proposal]:
         """The proposals to make now, of these writes and of the writes taken before."""
+
+    def take_barriers(self) -> Sequence[Barrier]:
+        """The barriers to ask for now. Call it after `take`, to which callers submit barriers too."""
 
     def expire(self, now: float, hindrance: Callable[[], tuple[str, bool]]) -> None:
         """End the writes that reached their deadline before they were proposed. `hindrance`: see Engine.hindrance."""
@@ -414,6 +419,9 @@ class Driver(Generic[W]):
         proposals = self._writes.take(taken(self._submitted))
         if proposals:
             events.append(Submitted(proposals))
+        barriers = self._writes.take_barriers()
+        if barriers:
+            events.append(BarriersWanted(barriers))
 
     def _wake_late(self) -> None:
         self._wake_due = self._writes.wake_late()

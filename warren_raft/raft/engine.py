@@ -19,6 +19,7 @@ from warren_raft.raft.context import LONG_AGO, TICK_SECONDS, make_context
 from warren_raft.raft.effects import Effect
 from warren_raft.raft.events import (
     Arriving,
+    BarriersWanted,
     Event,
     LinkDown,
     LinkUp,
@@ -82,6 +83,8 @@ class Engine(Readings):
         self._replacement = context.replacement
         self._held = parts.held
         self._settling = parts.settling
+        self._confirming = parts.confirming
+        self._barriers = parts.barriers
         self._changes = parts.changes
         self._requests = parts.requests
         self._admission = parts.admission
@@ -129,6 +132,8 @@ class Engine(Readings):
         for event in events:  # first: should anything else stop this manager, these writes end with the others
             if type(event) is Submitted:
                 self._submitter.submit(event.proposals)
+            elif type(event) is BarriersWanted:
+                self._barriers.add(event.barriers)
         try:
             for event in events:
                 if type(event) is Received:
@@ -148,7 +153,7 @@ class Engine(Readings):
                     self._outbox.synced()
                     self._guard.synced()
                 return
-            case Submitted() | Received():
+            case Submitted() | Received() | BarriersWanted():
                 return  # `step` has taken it
             case Arriving(peer, number, term):
                 self._dispatch.arriving(peer, number, term)
@@ -181,6 +186,7 @@ class Engine(Readings):
         self._catchup.link_down(peer)
         self._health.link_down(peer)
         self._submitter.link_down(peer)
+        self._confirming.link_down(peer)
         self._held.link_down(peer)
         self._elections.link_down(peer, self._context.now)
         self._admission.forget(peer)
@@ -218,10 +224,12 @@ class Engine(Readings):
 
     @property
     def _is_busy(self) -> bool:
-        """Whether a write or a batch of the log is under way."""
+        """Whether a write, a barrier or a batch of the log is under way."""
         submitter, log = self._submitter, self._log
         return (
             submitter.pending_count > 0
+            or self._barriers.is_waiting
+            or self._confirming.is_busy
             or submitter.is_queueing
             or self._writer.batch is not None
             or log.has_pending
@@ -263,6 +271,10 @@ class Engine(Readings):
         if looks or core.has_moved or self._elections.leader != leading.followed:
             leading.follow()
             self._proposing.route()
+        if self._barriers.is_waiting or self._confirming.is_busy:
+            self._barriers.go_on(context.now)
+            self._confirming.go_on(context.now)
+            self._barriers.hear_own()
         if looks:
             self._look_at_members()
         self._proposing.send()
@@ -299,6 +311,7 @@ class Engine(Readings):
         self._fitness.look(self.leader)
         reason, full = self._fitness.hindrance
         self._submitter.expire(now, reason, full=full)
+        self._barriers.expire(now)
         self._requests.expire()
 
     def _collect(self) -> list[Effect]:
@@ -332,18 +345,20 @@ class Engine(Readings):
 
     @property
     def has_to_apply(self) -> bool:
-        """Whether callers of this leader wait for entries that may be applied now."""
-        return self._core.is_leader and self._applying.is_due
+        """Whether callers of this leader wait for entries that may be applied now, or barriers for such entries."""
+        return (self._core.is_leader and self._applying.is_due) or self._barriers.is_due
 
     def apply(self) -> bool:
         """Apply the entries that are committed and durable here, some at a time. True: there is more to do at once."""
         if self.failure is not None:
             return False
         try:
-            return self._applying.apply()
+            more = self._applying.apply()
         except WarrenError as error:
             self._fail(error)
             return False
+        self._barriers.applied()
+        return more
 
     # Once a tick, and after an event that is not part of a write ---------------------------------------------------
 
@@ -420,12 +435,14 @@ class Engine(Readings):
             self.failure = error
             self._leading.is_stopped = True
             self._submitter.fail_all(lambda proposal: _closed(proposal, str(error)))
+            self._barriers.fail_all(str(error))
 
     def close(self) -> None:
         """Every write still waiting ends now, and nobody is told any more that this manager leads or follows."""
         self._leading.is_stopped = True
         self._installation.abandon()
         self._submitter.fail_all(lambda proposal: _closed(proposal, "the store is closed"))
+        self._barriers.fail_all("the store is closed")
 
 
 def _closed(proposal: Proposal, reason: str) -> Exception:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from warren_raft.certificates.identity import Identity
+from warren_raft.raft.barriers import Barrier
 from warren_raft.raft.effects import Work
 from warren_raft.raft.links.wire import Message
 from warren_raft.raft.log.log import Batch
@@ -76,6 +77,11 @@ class Submitted:
 
 
 @constant
+class BarriersWanted:
+    barriers: Sequence[Barrier]
+
+
+@constant
 class Synced:
     """The batch of the last WriteLog is durable, or `error` says why it is not."""
 
@@ -100,6 +106,7 @@ Event = (
     | Refused
     | NotReached
     | Submitted
+    | BarriersWanted
     | ChangeWanted
     | TransferWanted
     | Synced

@@ -391,6 +391,41 @@ class SubmitLargeEnd(Message):
     """The sender does not lead, or its queue is full: the command has to be sent again."""
 
 
+# Barriers
+
+
+@_message("read_index", Lane.CONTROL, _VOTER)
+class ReadIndex(Message):
+    """The sender asks the leader for an index: what was acknowledged before this question is at or below it."""
+
+    number: Number
+    """The sender never uses it again, not even after a restart."""
+
+
+@_message("read_index_is", Lane.CONTROL, _VOTER)
+class ReadIndexIs(Message):
+    """The leader's answer to the question of this number, and to all questions before it on this link."""
+
+    number: Number
+    index: Index
+
+
+@_message("confirm", Lane.CONTROL, _VOTER)
+class Confirm(Message):
+    """A leader asks a voter whether it still follows the leader (Raft thesis 6.4)."""
+
+    term: Index
+    round: Index
+
+
+@_message("confirmed", Lane.CONTROL, _MEMBER)
+class Confirmed(Message):
+    """The sender follows the receiver, in this term."""
+
+    term: Index
+    round: Index
+
+
 # Snapshots
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from warren_raft.raft.admission import Admission
 from warren_raft.raft.applying import Applying
+from warren_raft.raft.barriers import Barriers
 from warren_raft.raft.catchup import Catchup
 from warren_raft.raft.changes import Changes
+from warren_raft.raft.confirming import Confirming
 from warren_raft.raft.context import Context
 from warren_raft.raft.dialling import Dialling
 from warren_raft.raft.dispatch import Dispatch
@@ -58,6 +60,9 @@ class Parts:
         # The core
         context.commit_what_is_applied()
         self.guard = Guard(context, large=self.submitter.large, held=self.held, checks=checks)
+        # Barriers
+        self.confirming = Confirming(context, self.guard.core)
+        self.barriers = Barriers(context, self.guard.core, self.confirming)
         # What a leader proposes
         self.settling = Settling(context, self.guard)
         self.changes = Changes(context, self.guard)
@@ -122,4 +127,6 @@ class Parts:
             peers=self.peers,
             votes=votes,
             proposing=self.proposing,
+            confirming=self.confirming,
+            barriers=self.barriers,
         )

@@ -266,6 +266,10 @@ WELL_FORMED: dict[str, st.SearchStrategy[Message]] = {
         {"view": st.dictionaries(st.text(max_size=2), st.text(max_size=2)), "configured": st.just({"m1": "a:1"})}
     ),
     "submit_refused": st.just({}),
+    "read_index": st.fixed_dictionaries({"number": st.integers(1, 12)}),
+    "read_index_is": st.fixed_dictionaries({"number": st.integers(1, 12), "index": SMALL}),
+    "confirm": st.fixed_dictionaries({"term": SMALL, "round": SMALL}),
+    "confirmed": st.fixed_dictionaries({"term": SMALL, "round": SMALL}),
     "health": st.fixed_dictionaries(
         {
             "digests": st.just([[1, bytes(32)]]),

@@ -1,0 +1,126 @@
+"""Barriers between their callers and consensus: which of them may be asked for now, and their number.
+
+Used in the raft thread, except where a method says otherwise. A barrier waits here for the writes that its own thread
+has started before it (`batch(wait=False)`). Not here: the way of a barrier to the leader and back (raft/barriers.py).
+Invariant: every barrier ends exactly once, and at most BARRIERS_MAX wait at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from warren_raft.errors import Closed, Unavailable
+from warren_raft.raft.barriers import Barrier
+from warren_raft.support.waking import Sleeper
+
+BARRIERS_MAX: Final = 16_384
+"""As many as there may be writes on their way. Barriers that wait together cost one question to the leader, so only
+their memory has to be bounded."""
+TOO_MANY: Final = f"{BARRIERS_MAX:,} barriers wait already"
+OWN_WRITES: Final = "the writes that this thread had started before were not done by the deadline"
+
+_GONE: Final = object()
+
+
+@dataclass(slots=True, eq=False)
+class BarrierCall(Barrier):
+    """A barrier and its caller, which waits."""
+
+    thread: int = 0
+    """The caller's thread."""
+    sleeper: Sleeper | None = None
+    data: ClassVar[bytes] = b""
+    """It takes no place in the queue of writes."""
+
+    def prepare_wait(self) -> None:
+        """Before the barrier is submitted."""
+        self.sleeper = Sleeper()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the barrier has ended, after `seconds` at most."""
+        assert self.sleeper is not None
+        return self.sleeper.sleep(seconds) or self.is_passed or self.error is not None
+
+    def give_up(self) -> None:
+        """Its caller was interrupted: the raft thread ends the barrier soon."""
+        self.deadline = -math.inf
+        if self.sleeper is not None:
+            self.sleeper.leave()
+
+
+class BarrierCalls:
+    """The barriers of a manager that have not ended."""
+
+    def __init__(self, wake: Callable[[Sleeper], None]) -> None:
+        self._wake = wake
+        self._waiting: dict[BarrierCall, None] = {}
+        """The barriers that have not ended. The thread that takes a barrier out of it ends the barrier."""
+        self._new: list[BarrierCall] = []
+        self._held: list[BarrierCall] = []
+        """They wait for writes of their own threads."""
+        self._started: Counter[int] = Counter()
+        """Thread -> the writes with a future that it has started and that have not ended."""
+
+    def add(self, barrier: BarrierCall) -> None:
+        self._waiting[barrier] = None
+        if len(self._waiting) > BARRIERS_MAX:
+            barrier.end(Unavailable(TOO_MANY, maybe_applied=False, of_write=False))
+        elif self._started and self._started[barrier.thread]:
+            self._held.append(barrier)
+        else:
+            self._new.append(barrier)
+
+    def take(self) -> list[BarrierCall]:
+        """The barriers to ask the leader for now."""
+        new, self._new = self._new, []
+        return new
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `take` would return some."""
+        return bool(self._new)
+
+    # Writes of the same thread -----------------------------------------------------------------------------------
+
+    def write_started(self, thread: int) -> None:
+        self._started[thread] += 1
+
+    def write_ended(self, thread: int) -> None:
+        if self._started[thread] > 1:
+            self._started[thread] -= 1
+            return
+        del self._started[thread]
+        if self._held:
+            self._new += [barrier for barrier in self._held if barrier.thread == thread]
+            self._held = [barrier for barrier in self._held if barrier.thread != thread]
+
+    # Ending ------------------------------------------------------------------------------------------------------
+
+    def ended(self, barrier: Barrier) -> None:
+        """`Barrier.done` of every barrier."""
+        assert isinstance(barrier, BarrierCall)
+        if self._waiting.pop(barrier, _GONE) is not _GONE and barrier.sleeper is not None:
+            self._wake(barrier.sleeper)
+
+    def expire(self, now: float) -> None:
+        """End the barriers that reached their deadlines while they waited for writes of their own threads. Call it
+        every few hundredths of a second."""
+        if not self._held:
+            return
+        late = [barrier for barrier in self._held if barrier.deadline <= now]
+        self._held = [barrier for barrier in self._held if barrier.deadline > now]
+        for barrier in late:
+            barrier.end(Unavailable(OWN_WRITES, maybe_applied=False, of_write=False))
+
+    def end_all(self, submitted: Iterable[BarrierCall], reason: str) -> list[Sleeper]:
+        """This manager has ended: end the barriers that were not taken, and every one that was. Returns the callers to
+        wake. For any thread, also when the raft thread is stuck."""
+        ended = [*submitted]
+        ended += [barrier for barrier in list(self._waiting) if self._waiting.pop(barrier, _GONE) is not _GONE]
+        for barrier in ended:
+            barrier.error = Closed(reason)
+        return [barrier.sleeper for barrier in ended if barrier.sleeper is not None]
