@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable
+from functools import partial
 from random import Random
 
 from tests.killed import Killed
@@ -198,7 +199,14 @@ class Nemesis:
         process = self._some()
         if process is not None:
             process.paused_until = self.world.now + self.random.uniform(0.05, self.world.options.pause_max)
+            self.world.at(process.paused_until, partial(self._wake, process))
             self._count("pause", process.id)
+
+    def _wake(self, process: Process) -> None:
+        """Before the first step after a pause: callers may be quicker than the raft thread."""
+        if process.alive and process.paused_until <= self.world.now:
+            process.woke_at = self.world.now
+            self.world.tell("woke", process)
 
     def _leap(self) -> None:
         process = self._some()

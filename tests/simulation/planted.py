@@ -23,7 +23,9 @@ from warren_raft.fsm.requests import Requests
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.raft import membership, submit
 from warren_raft.raft.applying import Applying
+from warren_raft.raft.barriers import Barriers
 from warren_raft.raft.changes import Changes
+from warren_raft.raft.confirming import Confirming
 from warren_raft.raft.core import Core
 from warren_raft.raft.dispatch import Dispatch
 from warren_raft.raft.engine import Engine
@@ -203,11 +205,54 @@ PLANTED: dict[str, tuple[Change, ...]] = {
         Change(
             Client,
             "_read",
-            "        self._submit(",
+            "        self.process.take(",
             "        from tests.simulation.planted import holds_lease\n"
             "        if holds_lease(self.process.engine):\n"
-            "            return done(Result(0, 0, 0, None))\n"
-            "        self._submit(",
+            "            return barrier.end()\n"
+            "        self.process.take(",
+        ),
+    ),
+    # A leader answers a barrier without asking the voters whether it still leads.
+    "barriers-without-a-round": (Change(Confirming, "_count", " <= len(voters)", " < 1"),),
+    # A round that runs already answers a new question, with answers of voters that were sent before the question.
+    "a-round-answers-later-questions": (
+        Change(Barriers, "add", "self._new += barriers", "self._new += barriers; self.go_on(self._context.now)"),
+        Change(
+            Confirming,
+            "ask",
+            "self._waiting[asker] =",
+            "(self._waiting if self._round is None else self._round.questions)[asker] =",
+        ),
+    ),
+    # A voter that is in another term, and follows another leader, confirms the old one.
+    "confirmed-in-another-term": (
+        Change(Confirming, "on_confirm", "peer == self._core.leader and message.term == self._core.term", "True"),
+    ),
+    # An answer to a question with this number may be that to an earlier question.
+    "question-number-used-again": (
+        Change(Barriers, "go_on", "self._number + 1 if self._number else", "1 if True else"),
+    ),
+    # The same, only after a restart (etcd-io/raft): the answer to the process before comes to the next one.
+    "question-numbers-begin-again": (
+        Change(Barriers, "go_on", "self._context.random.getrandbits(FIRST_NUMBER_BITS) + 1", "1"),
+        Change(Barriers, "on_read_index_is", " and message.number <= self._number", ""),
+        Change(Confirming, "link_down", "self._waiting.pop(peer, None)", "return"),
+    ),
+    # A new leader does not know yet which entries of earlier leaders are committed.
+    "a-new-leader-answers-at-once": (
+        Change(Confirming, "_may_answer", "self._context.machine.applied_term == self._core.term", "True"),
+    ),
+    # A follower may have applied, and acknowledged, an entry that the leader has not applied yet.
+    "the-index-is-what-the-leader-applied": (
+        Change(Confirming, "_begin", "self._log.commit_index", "self._context.machine.applied_index"),
+    ),
+    # The index that this manager knows to be committed is older than the one that the leader answers.
+    "the-index-is-what-the-asker-knows": (
+        Change(
+            Barriers,
+            "_answered",
+            "(index, self._answers",
+            "(min(index, self._log.commit_index), self._answers",
         ),
     ),
     # Managers that were restored from two snapshots become one cluster with two states.

@@ -17,7 +17,8 @@ from tests.simulation.history import Call
 from tests.simulation.world import Process, World
 from warren_raft.fsm.answers import CONFLICT, LEADERSHIP_LOST, UNKNOWN_SESSION, Result
 from warren_raft.model.entities import Service
-from warren_raft.raft.events import Submitted
+from warren_raft.raft.barriers import Barrier
+from warren_raft.raft.events import BarriersWanted, Submitted
 from warren_raft.raft.submit import Proposal
 from warren_raft.store import codec
 from warren_raft.store.command import (
@@ -73,6 +74,7 @@ class Client:
         self.session = 0
         self.opening = False
         self.next_sequence = 1
+        self.barriers = 0
         self.waiting: dict[int, Call | None] = {}
         self.seen: dict[str, int] = {}
         self.last_read_revision = 0
@@ -93,7 +95,9 @@ class Client:
         if self.process.paused_until <= self.world.now and not self.workload.is_paused:
             if self.session:
                 self._call()
-            elif not self.opening and self.process.engine.membership is not None:
+            elif self.opening:
+                self._read(f"key-{self.random.randrange(self.world.options.keys)}")  # a barrier needs no session
+            elif self.process.engine.membership is not None:
                 self._open_session()
         self._again()
 
@@ -198,13 +202,27 @@ class Client:
     def _read(self, key: str) -> None:
         """A barrier, then a local read: linearizable."""
         call = self._begin("read", key, None)
+        self.barriers += 1
+        number = self.barriers
 
-        def done(result: Result | None) -> None:
-            if result is not None and result.error is None and self.process.alive:
+        def done(barrier: Barrier) -> None:
+            del self.process.calls[0, number]  # of a barrier that ends twice there is none
+            if barrier.error is not None:
+                self._not_answered(call, barrier.error)
+            elif self.process.alive:
+                self.world.tell("barrier_passed", self.process, number)
                 call.result = self._local(key)
                 call.returned = self.world.now
+                self.workload.passed(self.process, call)
 
-        self._submit(self.session, (), call, done)
+        self.world.tell("barrier_began", self.process, number)
+        barrier = self.process.calls[0, number] = Barrier(self._deadline(), done)
+        self.process.take(BarriersWanted([barrier]))
+
+    def woke(self) -> None:
+        """The process was suspended, and its first step has not come: a caller runs as soon as the raft thread does."""
+        if self.process.alive and not self.workload.ended and not self.workload.is_paused:
+            self._read(f"key-{self.random.randrange(self.world.options.keys)}")
 
     def _look(self, key: str) -> None:
         """A plain local read: as old as this manager's state, but never older than the last local read here."""
@@ -286,11 +304,13 @@ class Client:
                 self.session = 0
             done(result)
 
-        seconds = CALM_TIMEOUT_SECONDS if self.world.is_calm else self.world.options.write_timeout
-        deadline = self.process.clock + seconds
-        proposal = Proposal(session, sequence, data, deadline, ended)
+        proposal = Proposal(session, sequence, data, self._deadline(), ended)
         self.process.calls[session, sequence] = proposal
         self.process.take(Submitted([proposal]))
+
+    def _deadline(self) -> float:
+        seconds = CALM_TIMEOUT_SECONDS if self.world.is_calm else self.world.options.write_timeout
+        return self.process.clock + seconds
 
     def _not_answered(self, call: Call | None, error: Exception) -> None:
         if call is not None and not getattr(error, "maybe_applied", False):
@@ -337,6 +357,17 @@ class Workload:
 
     def started(self, process: Process) -> None:
         self.clients[process.id] = Client(self, process)
+
+    def woke(self, process: Process) -> None:
+        if process.id in self.clients and self.clients[process.id].process is process:
+            self.clients[process.id].woke()
+
+    def passed(self, process: Process, call: Call) -> None:
+        """Count the barriers that passed, by the circumstances that bugs of barriers need."""
+        checked, role = self.world.checked, process.engine.role
+        checked[f"seen: barrier passed on a {role}"] += 1
+        if process.woke_at is not None and call.invoked == process.woke_at:
+            checked[f"seen: barrier of the moment of waking passed on a {role}"] += 1
 
     def answered(self, proposal: Proposal) -> None:
         key = (proposal.session, proposal.sequence)

@@ -33,6 +33,7 @@ from warren_raft.data_dir.opening import OpenedDirectory
 from warren_raft.disk.files import File, OsFiles
 from warren_raft.errors import Corrupted, RefusedForSafety, WarrenError
 from warren_raft.fsm.machine import StateMachine
+from warren_raft.raft.barriers import Barrier
 from warren_raft.raft.effects import (
     Cancel,
     CloseLink,
@@ -103,11 +104,13 @@ class Process:
         self.stamp: tuple[object, ...] = ()
         self.was_ready = False
         self.events: list[Event] = []
-        self.calls: dict[tuple[int, int], Proposal] = {}
-        """(session, sequence) -> a submitted proposal that has not ended."""
+        self.calls: dict[tuple[int, int], Proposal | Barrier] = {}
+        """(session, sequence) -> a submitted proposal that has not ended; (0, number) -> a barrier."""
         self.dialed: dict[str, Sequence[str]] = {}
         self.batch: Batch | None = None
         self.paused_until = 0.0
+        self.woke_at: float | None = None
+        """When it was last woken after a pause."""
         self.state_is_wrong = False
         """The run has made the state wrong, and it was not replaced since."""
         self.times_wrong = 0

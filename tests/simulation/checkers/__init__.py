@@ -4,15 +4,17 @@ A checker is an observer of the world, and raises Failure. Each of its methods i
 is the first argument: `started`; `step_ended`; `stepped`, if a step changed something; `took(…, batch)` and `wrote(…,
 batch)` of the log; `sent(…, peer, message)` and `delivered(…, peer, message)`, and the same events as `sent_on` and
 `received_on` with the number of the connection; `swapped`, when the state was replaced (after `diverged`, if it was
-wrong); `local_read(…, revision, key, found)`; `change_done(…, step, answer)`, when an operator gets the answer;
-`ending`; `failed(…, error)`. Events of the world: `quiet_begins`, `quiet_ends`, and `finish(world, workload)` at the
-end. A restored cluster has its own checkers; the first event that they get is `restored(cluster_id)`.
+wrong); `local_read(…, revision, key, found)`; `barrier_began(…, number)` and `barrier_passed(…, number)`; `woke`, at
+the end of a pause; `change_done(…, step, answer)`, when an operator gets the answer; `ending`; `failed(…, error)`.
+Events of the world: `quiet_begins`, `quiet_ends`, and `finish(world, workload)` at the end. A restored cluster has its
+own checkers; the first event that they get is `restored(cluster_id)`.
 """
 
 from tests.simulation.checkers.acknowledged import AcknowledgedWrites
 from tests.simulation.checkers.alarms import NoAccusations
 from tests.simulation.checkers.answered import AnsweredChanges
 from tests.simulation.checkers.answers import AnswersStayOnTheirLink
+from tests.simulation.checkers.barriers import Barriers
 from tests.simulation.checkers.beliefs import LeadersBeliefs
 from tests.simulation.checkers.calm import Calm
 from tests.simulation.checkers.campaigns import PromptCampaigns
@@ -48,6 +50,7 @@ ALL = (
     States,
     AcknowledgedWrites,
     ExactlyOnce,
+    Barriers,
     RevisionsInRealTime,
     Fencing,
     Linearizability,
@@ -67,6 +70,7 @@ WHITE_BOX = (
     LeadersBeliefs,
     Restarts,
     NoAccusations,
+    Barriers,
     CallsEnd,
 )
 """Checkers that look inside a manager while it runs. The others look only at its actions and its callers' answers."""
