@@ -255,8 +255,8 @@ class Manager:
 class Process:
     """The process of a Manager, seen from the benchmark: `script --manager SETTINGS`."""
 
-    def __init__(self, script: str, settings: dict[str, Any]) -> None:
-        arguments = [sys.executable, script, "--manager", json.dumps(settings)]
+    def __init__(self, script: str, settings: dict[str, Any], python: str = sys.executable) -> None:
+        arguments = [python, script, "--manager", json.dumps(settings)]
         self.begun = time.monotonic()
         self.popen = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -285,6 +285,9 @@ class Process:
 class Cluster:
     """For `with`: managers on this machine, in directories of their own."""
 
+    python = sys.executable
+    """A subclass may name the Python of another checkout: then its managers are measured."""
+
     def __init__(self, script: str, directory: Path, count: int = 3, **settings: Any) -> None:
         self.directory = Path(tempfile.mkdtemp(dir=directory))
         self.addresses = {f"m{n}": f"127.0.0.1:{port}" for n, port in enumerate(free_ports(count), 1)}
@@ -295,8 +298,9 @@ class Cluster:
 
     def launch(self, id_: str) -> Process:
         """Start the process of a manager. The caller still has to read its first lines."""
-        settings = {"node_id": id_, "data_dir": str(self.directory / id_), "listen": self.addresses[id_]}
-        self.managers[id_] = Process(self._script, {**settings, "members": self.addresses, **self._settings})
+        settings: dict[str, Any] = {"node_id": id_, "data_dir": str(self.directory / id_)}
+        settings |= {"listen": self.addresses[id_], "members": self.addresses, **self._settings}
+        self.managers[id_] = Process(self._script, settings, self.python)
         return self.managers[id_]
 
     def pids(self) -> list[int]:
