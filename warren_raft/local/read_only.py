@@ -83,13 +83,13 @@ class ReadOnlyStore(Reader):
         self._database: Database | None = Database.open_read_only(self._state)
         self._file = _file_identity(self._database)
 
-    def read(self) -> View:
+    def read(self, *, max_staleness_seconds: float | None = None) -> View:
         """One snapshot for many reads: `with store.read() as view`.
 
         A view that is open for longer than an hour is ended within half a minute, as in every store.
         """
         _views.end_old_ones()
-        return super().read()
+        return super().read(max_staleness_seconds=max_staleness_seconds)
 
     def _attached(self) -> Database:
         database = self._database

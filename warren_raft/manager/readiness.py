@@ -70,6 +70,10 @@ class Readiness:
         return self._engine.leader_contact_age(time.monotonic())
 
     @property
+    def staleness_seconds(self) -> float:
+        return self._engine.staleness(time.monotonic())
+
+    @property
     def _is_known(self) -> bool:
         """Whether the raft thread's information about the cluster is valid."""
         return self._life.is_alive and not self._life.is_stuck

@@ -154,6 +154,9 @@ class ReplicatedStore(Store):
     def _leader_contact_age_seconds(self) -> float:
         return self._parts.readiness.leader_contact_age_seconds
 
+    def _staleness_seconds(self) -> float:
+        return self._parts.readiness.staleness_seconds
+
     @property
     def alarms(self) -> tuple[Alarm, ...]:
         """The conditions that need an operator and last now, in the order in which they were raised; docs/alarms.md

@@ -70,6 +70,8 @@ class Leading:
         """When a leader was last known, to a tick."""
         self.followed: str | None = None
         """The leader that elections.py knew when `follow` last ran."""
+        self._unapplied: tuple[int, float] | None = None
+        """(a commit index that the leader gave and that is not applied here, when it gave it); None: there is none."""
         self._ready_index: int | None = None
         self.is_ready = False
         """Whether the state has reached the commit index of the first leader that was heard, and there is a cluster."""
@@ -123,6 +125,17 @@ class Leading:
         contact = self._elections.leader_contact
         return float("inf") if contact <= LONG_AGO else max(0.0, now - contact)
 
+    def staleness(self, now: float) -> float:
+        """Seconds since this manager last had applied all that the leader it heard had committed. On the leader: since
+        a majority was heard."""
+        if self._core.is_leader and self.leads_for_sure:
+            ages = (self._roster.contact_age(voter, now) for voter in self._roster.voters)
+            known = sorted(float("inf") if age is None else age for age in ages)
+            return known[len(known) // 2] if known else float("inf")
+        unapplied, contact = self._unapplied, self._elections.leader_contact
+        since = contact if unapplied is None else min(contact, unapplied[1])
+        return float("inf") if contact <= LONG_AGO else max(0.0, now - since)
+
     # Elections ---------------------------------------------------------------------------------------------------
 
     def standing(self) -> Standing:
@@ -161,6 +174,8 @@ class Leading:
     def heard(self, peer: str, commit_index: int) -> None:
         """An append message of a leader that we follow has come."""
         self._elections.heard_leader(peer, self._context.now)
+        if self._unapplied is None and commit_index > self._context.machine.applied_index:
+            self._unapplied = (commit_index, self._context.now)
         if self._ready_index is None:
             self._ready_index = commit_index
 
@@ -207,6 +222,7 @@ class Leading:
         """Another state has replaced ours, and a follower's core goes on with it."""
         self._elections.stepped_down(self._context.now, STATE_REPLACED, is_alone=self._context.is_alone)
         self._was_leader = self.leads_for_sure = False
+        self._look_at_lag()
         self._begin_again()
 
     def _begin_again(self) -> None:
@@ -219,6 +235,7 @@ class Leading:
 
     def applied(self) -> None:
         """Entries were applied."""
+        self._look_at_lag()
         machine = self._context.machine
         if self._core.is_leader and machine.applied_term == self._core.term:
             if self._ready_index is None:
@@ -227,6 +244,10 @@ class Leading:
             self.leads_for_sure = True
         if not self.is_ready:
             self.check_ready()
+
+    def _look_at_lag(self) -> None:
+        if self._unapplied is not None and self._context.machine.applied_index >= self._unapplied[0]:
+            self._unapplied = None
 
     def check_ready(self) -> None:
         if not self.is_ready and self._ready_index is not None and self._roster.membership is not None:

@@ -94,6 +94,10 @@ class Readings:
         """Seconds since the leader was last heard; 0 on the leader itself; infinite before the first time."""
         return self._leading.contact_age(now)
 
+    def staleness(self, now: float) -> float:
+        """Seconds for which the state here may have been old, as far as this manager can know without asking."""
+        return self._leading.staleness(now)
+
     @property
     def view(self) -> tuple[object, ...]:
         """The values that a caller may wait for, or the values that they follow from; compared after each step."""

@@ -6,13 +6,14 @@ Invariant: no transaction stays open across code of the caller, except that of a
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 import lmdb
 
-from warren_raft.errors import Closed, Misuse, NotFound
+from warren_raft.errors import Closed, Misuse, NotFound, Unavailable
 from warren_raft.model.entities import (
     Container,
     Ingress,
@@ -51,6 +52,7 @@ from warren_raft.store.tables import (
 )
 from warren_raft.store.transactions import ReadTransaction
 from warren_raft.store.watch import Feeds, Watch
+from warren_raft.support import timeouts
 
 if TYPE_CHECKING:
     from warren_raft.store.database import Database
@@ -232,9 +234,33 @@ class Reader(ReadMethods):
         """The time since the last contact with a leader; 0 on the leader itself; None if it is not known."""
         return None
 
-    def read(self) -> View:
-        """One snapshot for many reads: `with store.read() as view`."""
-        return View(self)
+    def _staleness_seconds(self) -> float | None:
+        """How old the state here may be, as far as is known; None if it is not known."""
+        return self._leader_contact_age_seconds()
+
+    def read(self, *, max_staleness_seconds: float | None = None) -> View:
+        """One snapshot for many reads: `with store.read() as view`.
+
+        With `max_staleness_seconds` (from 0 on), opening the view raises Unavailable if this manager has not heard the
+        leader for longer than that, or has not applied for so long what the leader said is committed; on the leader,
+        if no majority was heard for so long. Nothing is sent, so it is no exact bound: a leader leads on for up to 1.5
+        election timeouts until it notices that it was deposed, and the network's delay is not measured. `barrier()` is
+        exact. A ReadOnlyStore does not know when a leader was heard, and always raises Unavailable; a LocalStore never
+        does. Raises InvalidEntity for a wrong number.
+        """
+        return View(self, timeouts.checked(max_staleness_seconds, "max_staleness_seconds"))
+
+    def _require_fresh(self, max_seconds: float) -> None:
+        self._attached()
+        age = self._staleness_seconds()
+        if age is None or age == math.inf:
+            reason = "it is not known here how old the state is: no leader was heard"
+        elif age > max_seconds:
+            reason = f"the state here may be {age:.1f} s old: no leader was heard since, or its entries are not applied"
+        else:
+            return
+        asked = f"max_staleness_seconds={max_seconds:g}"
+        raise Unavailable(f"{reason} ({asked})", maybe_applied=False, of_write=False)
 
     @abstractmethod
     def _feeds(self) -> Feeds:
@@ -321,10 +347,11 @@ class View(ReadMethods):
     file grows by every write. After VIEW_AGE_MAX_SECONDS it is ended, and further reads raise Closed.
     """
 
-    __slots__ = ("_contact_age", "_reader", "_revision", "_transaction")
+    __slots__ = ("_contact_age", "_max_staleness", "_reader", "_revision", "_transaction")
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, max_staleness_seconds: float | None = None) -> None:
         self._reader = reader
+        self._max_staleness = max_staleness_seconds
         self._transaction: ReadTransaction | None = None
         self._revision = 0
         self._contact_age: float | None = None
@@ -332,6 +359,8 @@ class View(ReadMethods):
     def __enter__(self) -> View:
         if self._transaction is not None:
             raise Misuse("a view is opened once; ask the store for another")
+        if self._max_staleness is not None:
+            self._reader._require_fresh(self._max_staleness)
         self._contact_age = self._reader._leader_contact_age_seconds()
         self._transaction = self._reader._within(_opened_view)
         self._revision = self._transaction.revision

@@ -13,21 +13,21 @@ import time
 from warren_raft.errors import InvalidEntity
 
 
-def checked(timeout: float | None) -> float | None:
+def checked(timeout: float | None, name: str = "timeout") -> float | None:
     """The timeout as a float: seconds from 0 on, `math.inf` for ever. None stays None and means the method's default.
 
-    Raises InvalidEntity (a ValueError) for anything else: below 0, NaN, True and False, text.
+    Raises InvalidEntity (a ValueError) for anything else: below 0, NaN, True and False, text. `name`: of the argument.
     """
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise _wrong(timeout)
+        raise _wrong(timeout, name)
     try:
         number = float(timeout)
     except OverflowError:  # a whole number above 1.8e308
         number = math.inf if timeout > 0 else -1.0
     if not number >= 0:  # NaN compares false with everything
-        raise _wrong(timeout)
+        raise _wrong(timeout, name)
     return number
 
 
@@ -47,5 +47,5 @@ def wait_seconds(seconds: float) -> float:
     return min(max(seconds, 0.0), threading.TIMEOUT_MAX)
 
 
-def _wrong(timeout: object) -> InvalidEntity:
-    return InvalidEntity("timeout", f"must be a number of seconds from 0 on (math.inf: for ever), not {timeout!r:.80}")
+def _wrong(timeout: object, name: str) -> InvalidEntity:
+    return InvalidEntity(name, f"must be a number of seconds from 0 on (math.inf: for ever), not {timeout!r:.80}")

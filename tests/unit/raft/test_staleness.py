@@ -1,0 +1,115 @@
+"""The promise of `read(max_staleness_seconds=…)`: it raises where this manager has not heard the leader for so long, or
+has not applied for so long what the leader said. Several engines in one thread; and each kind of store."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import warren_raft as wr
+from tests.cluster.harness import free_ports
+from tests.engine_harness import Cluster
+
+DEADLINE = 60.0
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    cluster = Cluster()
+    cluster.wait_ready()
+    cluster.write("m1", "first")
+    cluster.run_until(cluster.converged)
+    cluster.run(1.0)
+    return cluster
+
+
+def staleness(cluster: Cluster, id_: str) -> float:
+    return cluster.nodes[id_].engine.staleness(cluster.now)
+
+
+def test_while_all_is_well_no_state_is_older_than_a_heartbeat(cluster: Cluster) -> None:
+    """Without writes, and under load."""
+    for number in range(300):
+        if number > 150:
+            cluster.submit(sorted(cluster.nodes)[number % 3], f"x{number}")
+        cluster.turn()
+        assert max(staleness(cluster, id_) for id_ in cluster.nodes) < 0.5
+
+
+def test_a_follower_that_is_cut_off_grows_stale(cluster: Cluster) -> None:
+    follower = cluster.followers()[0]
+    cluster.hold(*((id_, follower) for id_ in cluster.nodes if id_ != follower))
+    cluster.run(0.8)
+    assert 0.7 < staleness(cluster, follower) < 1.4
+    cluster.heal()
+    cluster.run_until(lambda: staleness(cluster, follower) < 0.3)
+
+
+def test_a_leader_that_is_cut_off_grows_stale(cluster: Cluster) -> None:
+    """Although it is in contact with the leader, itself."""
+    leader = cluster.wait_leader()
+    cluster.hold(*((id_, leader.id) for id_ in cluster.followers()))
+    cluster.run(0.8)
+    assert leader.engine.role == "leader"
+    assert leader.engine.leader_contact_age(cluster.now) == 0.0
+    assert 0.7 < staleness(cluster, leader.id) < 1.4
+
+
+def test_a_follower_that_does_not_apply_what_it_hears_grows_stale(cluster: Cluster) -> None:
+    """Its disk hangs, so it applies nothing. It hears its leader all the time."""
+    leader, follower = cluster.wait_leader().id, cluster.followers()[0]
+    cluster.nodes[follower].disk_seconds = None
+    cluster.write(leader, "not on the follower's disk")
+    cluster.run(2.0)
+    assert cluster.nodes[follower].engine.leader_contact_age(cluster.now) < 0.5
+    assert 1.8 < staleness(cluster, follower) < 3.0
+    cluster.complete_sync(follower)
+    cluster.nodes[follower].disk_seconds = 0.0
+    cluster.run_until(lambda: staleness(cluster, follower) < 0.5)
+
+
+def test_before_a_leader_was_heard_the_age_is_not_known() -> None:
+    cluster = Cluster()
+    assert staleness(cluster, "m1") == math.inf
+
+
+# The stores ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_manager_without_a_leader_raises(tmp_path: Path) -> None:
+    members = {f"m{number}": f"127.0.0.1:{port}" for number, port in enumerate(free_ports(3), 1)}
+    config = wr.Config(node_id="m1", data_dir=tmp_path, listen=members["m1"], members=members, admin=False)
+    with wr.ReplicatedStore(config) as store:
+        with pytest.raises(wr.Unavailable, match=r"no leader was heard \(max_staleness_seconds=5\)") as caught:
+            store.read(max_staleness_seconds=5).__enter__()
+        assert (caught.value.maybe_applied, caught.value.of_write) == (False, False)
+        with store.read() as view:
+            assert view.revision == 0
+    with pytest.raises(wr.Closed):
+        store.read(max_staleness_seconds=5).__enter__()
+
+
+def test_a_leader_and_a_local_store_read(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    config = wr.Config(node_id="m1", data_dir=tmp_path / "m1", listen=address, members={"m1": address}, admin=False)
+    with wr.ReplicatedStore(config) as leader, wr.LocalStore(tmp_path / "local") as local:
+        leader.wait_ready(DEADLINE)
+        leader.barrier(DEADLINE)
+        for store in (leader, local):
+            store.create_node(wr.Node(id="n"))
+            with store.read(max_staleness_seconds=0) as view:
+                assert view.get_node("n").id == "n"
+            for wrong in (-1, math.nan, True, "5"):
+                given: Any = wrong
+                with pytest.raises(wr.InvalidEntity, match="max_staleness_seconds"):
+                    store.read(max_staleness_seconds=given)
+
+
+def test_a_read_only_store_does_not_know(tmp_path: Path) -> None:
+    with wr.LocalStore(tmp_path):
+        pass
+    with wr.ReadOnlyStore(tmp_path) as store, pytest.raises(wr.Unavailable, match="not known"):
+        store.read(max_staleness_seconds=math.inf).__enter__()
