@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine_harness import Cluster, send_raw
+from tests.engine_harness import Cluster, Node, send_raw
 from warren_raft.errors import Closed, Unavailable
 from warren_raft.raft.barriers import Barrier
 from warren_raft.raft.context import TICK_SECONDS
@@ -249,6 +249,13 @@ def test_a_lone_voter_answers_by_itself() -> None:
     assert barrier.is_passed
 
 
+def leader_round(leader: Node) -> dict[str, Any]:
+    """The fields of an answer to the round that runs."""
+    found = leader.engine._confirming._round
+    assert found is not None
+    return {"term": found.term, "round": found.number}
+
+
 def test_learners_do_not_count(cluster: Cluster) -> None:
     """Three voters and a learner: with two voters away, leader and learner are no majority."""
     leader = cluster.wait_leader()
@@ -267,6 +274,9 @@ def test_learners_do_not_count(cluster: Cluster) -> None:
     assert leader.engine.role == "leader"
     assert not barrier.is_passed
     assert not [to for _, to, _ in sent(cluster, "confirm") if to == "m4"]
+    send_raw(cluster.nodes["m4"], leader.id, {**leader_round(leader), "type": "confirmed"})
+    cluster.run(0.1)
+    assert not barrier.is_passed
     cluster.heal()
     cluster.run_until(lambda: barrier.is_passed)
 
@@ -350,6 +360,19 @@ def test_lost_questions_and_rounds_are_asked_again(cluster: Cluster) -> None:
     for follower in followers:
         cluster.disconnect(leader, follower)
     cluster.run_until(lambda: all(barrier.is_passed for barrier in barriers), seconds=3.0)
+
+
+def test_questions_and_rounds_that_a_manager_dropped_are_asked_again(cluster: Cluster) -> None:
+    """The links hold. The leader did not lead yet, or a voter's state was being replaced."""
+    leader, follower = cluster.wait_leader().id, cluster.followers()[0]
+    barriers = [cluster.barrier(id_) for id_ in (leader, follower)]
+    for id_ in (leader, follower):
+        cluster.step(id_)
+    for pair in both_ways(leader, *cluster.followers()):
+        dropped = [each for each in cluster.on_wire(*pair) if each["type"] in QUESTIONS]
+        assert dropped or pair[1] == leader
+        cluster.wire[pair].clear()
+    cluster.run_until(lambda: all(barrier.is_passed for barrier in barriers), seconds=1.0)
 
 
 def test_a_barrier_waits_for_no_tick(cluster: Cluster) -> None:
