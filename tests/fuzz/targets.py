@@ -277,7 +277,11 @@ def _spoil(source: Source) -> Callable[[WriteTransaction], None]:
                 case 1:
                     transaction.store(META, CLUSTER_ID, source.blob())
                 case 2:
-                    transaction.store(SESSIONS, source.pick((b"8bytes..", source.blob() or b"x")), source.cbor())
+                    transaction.store(
+                        SESSIONS,
+                        source.pick((b"8bytes..", b"\xffkjob", b"\xffo" + bytes(12), source.blob() or b"x")),
+                        source.cbor(),
+                    )
                 case 3:
                     transaction.store(HISTORY, source.pick((bytes(7) + b"\3", source.blob() or b"x")), source.blob())
                 case _:
@@ -361,13 +365,18 @@ def _command(source: Source) -> bytes:
         return source.blob()
     operations = []
     for _ in range(source.below(4)):
-        verb = source.pick((Verb.PUT, Verb.PUT, Verb.DELETE, Verb.OPEN_SESSION, Verb.CLOSE_SESSION, source.byte()))
+        verb = source.pick((Verb.PUT, Verb.PUT, *Verb, source.byte()))
         id_ = source.pick(("c-1", "s-1", "ca", source.text()))[:200]
         entity = source.pick((None, b"", codec.dumps([id_, source.value(1)]), source.cbor()))
         condition = source.pick((None, None, 0, 1, 2, source.integer() % 2**64))
         operations.append(Operation(verb, source.below(12), id_, entity, condition))
     sequence = source.pick((1, 2, 3, 4, source.integer() % 2**64))
-    return encode(Command(source.below(4), sequence, source.pick((0, 1, sequence)), tuple(operations)))
+    lowest, version = source.pick((0, 1, sequence)), source.pick((1, 2, 2, 2))
+    command = Command(source.below(4), sequence, lowest, tuple(operations), version=version)
+    if version == 1:
+        return encode(command)
+    key, below = source.pick(("", "", "job", source.text()))[:40], source.pick((0, 3, source.integer() % 2**64))
+    return encode(command._replace(fence=source.pick((0, 0, 1, 2)), request_key=key, forget_below=below))
 
 
 def fuzz_commands(data: bytes) -> None:

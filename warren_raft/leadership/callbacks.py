@@ -155,16 +155,16 @@ class Leadership:
                 self._run_one_lead(Lead(store, standing, term, lambda: subscription.is_over), function)
 
     def _run_one_lead(self, lead: Lead, function: LeadFunction) -> None:
+        """Call the function until it returns, or the lead is over. Return when the lead is over."""
         again_seconds = AGAIN_SECONDS
         while not lead.is_over:
             try:
                 function(lead)
             except LeadershipLost:
-                again_seconds = math.inf  # another leadership has begun, or will
+                pass  # this lead is over, or will be known to be over soon
             except BaseException as error:  # noqa: BLE001  not even SystemExit ends this thread
                 log_event(logger, logging.ERROR, "function of a leader failed", term=lead.term, exc_info=error)
             else:
-                again_seconds = math.inf  # it has done its work
-            if lead.wait_over(again_seconds):
-                return
+                lead.wait_over()  # it has done its work
+            lead.wait_over(again_seconds)
             again_seconds = min(2 * again_seconds, AGAIN_SECONDS_MAX)
