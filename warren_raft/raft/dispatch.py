@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from warren_raft.raft.admission import Admission
 from warren_raft.raft.barriers import Barriers
+from warren_raft.raft.beats import NodeBeats
 from warren_raft.raft.catchup import Catchup
 from warren_raft.raft.confirming import Confirming
 from warren_raft.raft.context import Context
@@ -25,6 +26,8 @@ from warren_raft.raft.messages import (
     Addresses,
     AppendEntries,
     AppendReply,
+    Beats,
+    BeatsWanted,
     ChangeAnswer,
     Confirm,
     Confirmed,
@@ -72,7 +75,7 @@ WRITE_TYPES: Final = frozenset({AppendEntries, AppendReply, Submit, ReadIndex, R
 """
 ALSO_WHILE_SWAPPING: Final = frozenset(
     {
-        *(FoundingView, FoundingRecord, HealthReport, Addresses),
+        *(FoundingView, FoundingRecord, HealthReport, Addresses, Beats, BeatsWanted),
         *(SubmitLarge, SubmitLargeCancel, SubmitLargeEnd),
         *(LargeEntry, LargeEntryHeld, LargeEntryDrop, LargeEntryCancel, LargeEntryRefused),
     }
@@ -104,6 +107,7 @@ class Dispatch:
         proposing: Proposing,
         confirming: Confirming,
         barriers: Barriers,
+        beats: NodeBeats,
     ) -> None:
         self._context = context
         self._roster = context.roster
@@ -154,6 +158,9 @@ class Dispatch:
             HealthReport: self._on_health,
             RequestChange: self._on_change,
             ChangeAnswer: requests.receive_answer,
+            # Heartbeats of nodes
+            Beats: beats.on_beats,
+            BeatsWanted: beats.on_beats_wanted,
             # Snapshots
             SnapshotOffer: self._on_snapshot_offer,
             SnapshotGet: catchup.on_snapshot_get,

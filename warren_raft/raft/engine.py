@@ -365,6 +365,7 @@ class Engine(Readings):
     def _look_around(self) -> None:
         """The matters that no write waits for."""
         self._dialling.tick()
+        self.beats.tick()
         if not self._replacement.is_swapping:
             self._compare_states()
         if self._watch.is_due(self._context.now):

@@ -36,6 +36,9 @@ COMMAND_BYTES_MAX: Final = 4 * 1024 * 1024
 and its message add."""
 COMMANDS_MAX: Final = 16 * 1024
 """Commands in one message: more than a manager may have on their way."""
+BEATS_MAX: Final = 1024
+"""Beats of nodes in one message."""
+NODE_ID_BYTES: Final = 511
 DONE, PENDING, WAIT, REFUSED = "done", "pending", "wait", "refused"
 """States of the answer to a requested change."""
 
@@ -99,6 +102,18 @@ def _are_texts_by_member(value: object) -> bool:
     if type(value) is not dict or len(value) > MEMBERS_MAX:
         return False
     return all(type(part) is str and len(part) <= MEMBER_CHARACTERS for item in value.items() for part in item)
+
+
+def _are_nodes(value: object) -> bool:
+    return type(value) is list and len(value) <= BEATS_MAX and all(map(_is_node, value))
+
+
+def _is_node(value: object) -> bool:
+    return type(value) is str and 0 < len(value.encode(errors="replace")) <= NODE_ID_BYTES
+
+
+def _are_members(value: object) -> bool:
+    return type(value) is list and len(value) <= MEMBERS_MAX and all(map(_is_text, value))
 
 
 def _is_state(value: object) -> bool:
@@ -507,6 +522,31 @@ class HealthReport(Message):
     """(index, term) of the newest entry that the sender knows to be committed and has on its disk."""
     settled: OptionalIndex = None
     """The index of the newest settled list of members."""
+
+
+@_message("beats", Lane.NORMAL, _VOTER)
+class Beats(Message):
+    """The last beats of nodes: from any manager to its leader, and from a leader to all (beats.py)."""
+
+    term: Index
+    nodes: Annotated[Sequence[str], _are_nodes]
+    beats: Bytes
+    """For each of the nodes 12 bytes: ttl and age in milliseconds, and a mark."""
+    managers: Annotated[Sequence[str], _are_members]
+    """Other managers that the sender knows."""
+    seen: Bytes
+    """For each of these managers 8 bytes: milliseconds since it was connected to the sender, and since it was connected
+    to a manager that has told the sender so."""
+    answers: Index = 0
+    """The number of the leader's question to which this is the answer, or the end of it; 0: to none."""
+
+
+@_message("beats_wanted", Lane.NORMAL, _VOTER)
+class BeatsWanted(Message):
+    """The leader asks for all beats that the receiver has answered and not told yet."""
+
+    term: Index
+    question: Number
 
 
 @_message("founding_view", Lane.NORMAL, _ANYBODY_NEW)

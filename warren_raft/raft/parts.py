@@ -9,6 +9,7 @@ from __future__ import annotations
 from warren_raft.raft.admission import Admission
 from warren_raft.raft.applying import Applying
 from warren_raft.raft.barriers import Barriers
+from warren_raft.raft.beats import NodeBeats
 from warren_raft.raft.catchup import Catchup
 from warren_raft.raft.changes import Changes
 from warren_raft.raft.confirming import Confirming
@@ -80,6 +81,7 @@ class Parts:
             self.proposing,
             self.writer,
         )
+        self.beats = NodeBeats(context, self.guard.core, self.elections, self.leading)
         self.dialling = Dialling(context)
         self.forming = Forming(context, self.guard.core, self.refusals)
         self.peers = Peers(
@@ -129,4 +131,5 @@ class Parts:
             proposing=self.proposing,
             confirming=self.confirming,
             barriers=self.barriers,
+            beats=self.beats,
         )

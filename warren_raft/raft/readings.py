@@ -38,6 +38,8 @@ class Readings:
         self._elections = parts.elections
         self._leading = parts.leading
         self._fitness = parts.fitness
+        self.beats: Final = parts.beats
+        """The heartbeats of nodes. See there what any thread may use."""
         self.measured = Report()
         """Its version and its space; set from any thread by the code that measures this manager's disk. Told to the
         others."""
