@@ -22,6 +22,7 @@ from warren_raft.fsm.answers import (
     Result,
 )
 from warren_raft.fsm.history import History, with_before
+from warren_raft.fsm.leases import Leases
 from warren_raft.fsm.requests import Requests
 from warren_raft.fsm.sessions import Answer, Sessions
 from warren_raft.store import codec
@@ -29,6 +30,7 @@ from warren_raft.store.command import (
     CLOSE_SESSION,
     DELETE,
     DELETE_CASCADE,
+    LEASE,
     NO_FENCE,
     NO_SESSION,
     OPEN_SESSION,
@@ -43,7 +45,7 @@ from warren_raft.store.command import (
 )
 from warren_raft.store.leading import is_byte_string, is_entity_of
 from warren_raft.store.position import Position
-from warren_raft.store.tables import CA_ID, CONTAINER, CONTAINER_BY_SERVICE, KINDS, SERVICE, Kind
+from warren_raft.store.tables import CA_ID, CONTAINER, CONTAINER_BY_SERVICE, KINDS, NODE, SERVICE, Kind
 from warren_raft.store.transactions import (
     CLUSTER_ID,
     MEMBERSHIP,
@@ -132,6 +134,7 @@ class Entries:
         "_digest_total",
         "_history",
         "_index",
+        "_leases",
         "_members",
         "_requests",
         "_revision",
@@ -147,6 +150,7 @@ class Entries:
         before: Committed,
         sessions: Sessions,
         requests: Requests,
+        leases: Leases,
         history: History,
         decoded: dict[bytes, Command],
     ) -> None:
@@ -155,6 +159,7 @@ class Entries:
         self._before = before
         self._sessions = sessions
         self._requests = requests
+        self._leases = leases
         self._history = history
         self._decoded = decoded
         self._index = before.applied_index
@@ -237,6 +242,8 @@ class Entries:
         _, _, _, operations, fence, _, _, version = command
         if fence != NO_FENCE and fence != self._term:
             return self._revision, (LEADERSHIP_LOST, fence)
+        if operations and operations[0].verb == LEASE:
+            return self._revision, self._keep_leases(operations)
         steps: Iterable[Operation] = operations
         conditional = False
         for verb, kind_number, id_, entity, if_revision in operations:
@@ -266,6 +273,16 @@ class Entries:
             body = with_before(body, changed, before)
         self._history.append(self._transaction, revision, body)
         return revision, None
+
+    def _keep_leases(self, operations: Sequence[Operation]) -> Error | None:
+        """A command of leases changes no entity, so it takes no revision. A node that is not stored gets none."""
+        if any(verb != LEASE or kind_number != NODE.number for verb, kind_number, _, _, _ in operations):
+            return MALFORMED, BAD_KIND
+        for _, _, id_, ttl, _ in operations:
+            assert ttl is not None  # see store/command.py
+            if self._transaction.get(NODE, id_) is not None:
+                self._digest_total += self._leases.keep(self._transaction, id_, ttl)
+        return None
 
     def _steps_of(self, operations: Sequence[Operation]) -> Iterator[Operation]:
         """The puts and deletes of which a command consists. A cascade takes the containers that its service has when
@@ -306,6 +323,8 @@ class Entries:
                 before = transaction.delete_key(kind_number, key)
                 if before is None:
                     continue
+                if kind_number == NODE.number:
+                    self._digest_total += self._leases.drop(transaction, id_)
             self._digest_total += digest.difference(_TARGETS[kind_number].frame, key, before, record)
             if transaction.keys_before is not None:
                 if lost is None:

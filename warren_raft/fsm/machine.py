@@ -6,7 +6,7 @@ Invariant: the applied index is written with the changes, and this object publis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from warren_raft.errors import Corrupted
@@ -18,6 +18,7 @@ from warren_raft.fsm.entry import (
     read_committed,
 )
 from warren_raft.fsm.history import History
+from warren_raft.fsm.leases import Leases
 from warren_raft.fsm.requests import Requests, sessions_in
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.store.codec import INDEXED_WIDTHS
@@ -83,6 +84,11 @@ class StateMachine:
         """The id of the cluster; None before the first `apply_membership`."""
         return self._committed.cluster_id
 
+    @property
+    def leases(self) -> Mapping[str, float]:
+        """The ttl in seconds of each node that beats, by its id. Copy it before iterating."""
+        return self._leases.ttl_seconds
+
     def digest_at(self, index: int) -> bytes | None:
         """The digest after the entry `index`; None if it is not kept or no longer kept, so nothing can be compared."""
         pair = self._ring[index % RECENT_DIGESTS]
@@ -146,7 +152,13 @@ class StateMachine:
         self._in_doubt = True  # until the end: an interrupt can come between any two lines
         with self.database.write() as transaction:
             applied = Entries(
-                transaction, self._committed, self._sessions, self._requests, self._history, self._examined
+                transaction,
+                self._committed,
+                self._sessions,
+                self._requests,
+                self._leases,
+                self._history,
+                self._examined,
             )
             results = [applied.apply(index + n, *entry, members) for n, entry in enumerate(entries)]
             after = applied.finish()
@@ -158,7 +170,8 @@ class StateMachine:
         with self.database.read() as transaction:
             try:
                 self._sessions = Sessions(sessions_in(transaction))
-                self._requests = Requests(transaction, len(self._sessions))
+                self._leases = Leases(transaction)
+                self._requests = Requests(transaction, len(self._sessions) + len(self._leases))
                 self._history = History(transaction)
                 committed = read_committed(transaction)
             except ValueError as error:

@@ -27,6 +27,8 @@ BEGIN: Final = b"\xff"
 """The first byte of these records' keys. They follow the sessions, in one sub-database: a session's number is below
 2^63, so its key begins with a smaller byte."""
 
+OTHERS: Final = b"\x80"
+"""The keys from here on are not those of sessions."""
 _BY_KEY: Final = BEGIN + b"k"
 _BY_ORDER: Final = BEGIN + b"o"
 _ORDER: Final = Struct(">QI")
@@ -37,9 +39,9 @@ _FRAME: Final = digest.framed(SESSIONS)
 
 
 def sessions_in(transaction: ReadTransaction | WriteTransaction) -> Iterator[tuple[bytes, bytes]]:
-    """The records of the sessions, without those of request keys."""
+    """The records of the sessions, without those of request keys and leases (leases.py)."""
     for key, record in transaction.scan(SESSIONS):
-        if key.startswith(BEGIN):
+        if key >= OTHERS:
             return
         yield key, record
 

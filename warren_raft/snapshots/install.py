@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Final
 
 from warren_raft.disk.files import OS_FILES, Files
+from warren_raft.fsm import leases
 from warren_raft.fsm.digest import difference, framed, to_bytes
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.snapshots.directory import SnapshotDirectory
@@ -86,13 +87,18 @@ def install(
 
 
 def begin_anew(database: Database, cluster_id: str) -> None:
-    """Keep the entities with their revisions. The new cluster begins without members, sessions and history."""
+    """Keep the entities with their revisions, and the leases of nodes. The new cluster begins without members, sessions
+    and history."""
     with database.write() as transaction:
+        kept = dict(leases.records_in(transaction))
+        lost = ((key, record) for key, record in transaction.scan(SESSIONS) if key not in kept)
         total = int.from_bytes(transaction.position.digest, "big")
-        total += sum(difference(framed(SESSIONS), key, record, None) for key, record in transaction.scan(SESSIONS))
+        total += sum(difference(framed(SESSIONS), key, record, None) for key, record in lost)
         for key, value in ((MEMBERSHIP, None), (CLUSTER_ID, cluster_id.encode())):
             total += difference(framed(META), key, transaction.fetch(META, key), value)
         transaction.clear(SESSIONS)
+        for key, record in kept.items():
+            transaction.store(SESSIONS, key, record)
         transaction.clear(HISTORY)
         transaction.erase(META, MEMBERSHIP)
         transaction.store(META, CLUSTER_ID, cluster_id.encode())

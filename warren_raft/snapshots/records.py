@@ -15,6 +15,7 @@ from typing import Any, Final
 import lmdb
 
 from warren_raft.fsm import history, requests
+from warren_raft.fsm.leases import Leases
 from warren_raft.fsm.sessions import Sessions
 from warren_raft.model.forms import Form, FormKind, fields_of
 from warren_raft.store import codec
@@ -85,9 +86,10 @@ def _problem_of(kind: Kind[Any], key: bytes, record: bytes, newest: int) -> str 
 
 
 def check_sessions(transaction: ReadTransaction) -> None:
-    """Read every session and every request key. Raises Unreadable, MemoryError, lmdb.Error."""
+    """Read every session, every lease and every request key. Raises Unreadable, MemoryError, lmdb.Error."""
     try:
         Sessions(requests.sessions_in(transaction))
+        Leases(transaction)
         requests.check(transaction)
     except (MemoryError, lmdb.Error):
         raise

@@ -31,6 +31,8 @@ class Verb(IntEnum):
     """A condition on an entity that the command does not change."""
     DELETE_CASCADE = 6
     """Delete a service and its containers."""
+    LEASE = 7
+    """Remember that a node beats, and its ttl."""
 
 
 PUT: Final = Verb.PUT
@@ -39,6 +41,7 @@ OPEN_SESSION: Final = Verb.OPEN_SESSION
 CLOSE_SESSION: Final = Verb.CLOSE_SESSION
 REQUIRE: Final = Verb.REQUIRE
 DELETE_CASCADE: Final = Verb.DELETE_CASCADE
+LEASE: Final = Verb.LEASE
 
 _OF_SESSIONS: Final = frozenset((OPEN_SESSION, CLOSE_SESSION))
 _OF_VERSION_1: Final = frozenset((PUT, DELETE, *_OF_SESSIONS))
@@ -59,6 +62,9 @@ by itself. The Writer refuses more, too."""
 
 REQUEST_KEY_MAX_BYTES: Final = 128
 """The longest request key (the argument `request_id` of a write), in UTF-8."""
+
+TTL_BYTES: Final = 4
+"""In place of an entity, a lease has the ttl of the node's beats, in milliseconds."""
 
 NO_FENCE: Final = 0
 """The fence of a command that may be proposed in any term."""
@@ -360,6 +366,9 @@ def decode_operations(data: bytes, offset: int = 0, verbs: Set[int] = _OF_VERSIO
                     raise MalformedCommand("a put has an entity, a delete has no entity, both have a kind and an id")
             elif verb not in verbs:
                 raise MalformedCommand(f"unknown verb {verb}")
+            elif verb == LEASE:
+                if entity_length != TTL_BYTES or id_length == 0 or kind_number == 0 or if_revision is not None:
+                    raise MalformedCommand("a lease has a kind, an id and a ttl of 4 bytes")
             elif verb not in _OF_SESSIONS:
                 if entity is not None or id_length == 0 or kind_number == 0:
                     raise MalformedCommand("a condition and a cascade have no entity, a kind and an id")
