@@ -13,6 +13,8 @@ from typing import Any, Final
 
 DISASTERS = 0.12
 """Share of the seeds with a disaster. It has its own draw, so the other seeds do not depend on it."""
+BEATING = 0.25
+"""Share of the seeds with nodes that beat, unless they have a disaster."""
 MISTAKES = 0.7
 """Share of the disasters in which operators make a mistake first."""
 INTERRUPTED = 0.5
@@ -134,6 +136,10 @@ class Options:
     """Probability that the operators make a mistake first."""
     interrupted: float
     """If they make a mistake: the probability that a tool is interrupted at one of the members."""
+    beat_nodes: int
+    """Nodes that beat; 0: none, and no manager sends a message about beats."""
+    node_death_rate: float
+    """Nodes that stop to beat; most of them come back."""
     large_bytes: int
     """A command above this travels ahead of the log."""
     watchers: int
@@ -259,6 +265,7 @@ def draw(seed: int) -> Options:
     latency = random.choice([0.0005, 0.002, 0.01, 0.05])
     sync = random.choice([0.0002, 0.001, 0.01])
     replacement = Random(f"replacement {seed}")
+    beats = Random(f"beats {seed}")
     others = Random(f"hostile options {seed}")  # so that the other draws of a seed do not change
     options = Options(
         seed=seed,
@@ -323,6 +330,8 @@ def draw(seed: int) -> Options:
         disaster=float(Random(f"disaster {seed}").random() < DISASTERS),
         mistake=MISTAKES,
         interrupted=INTERRUPTED,
+        beat_nodes=beats.randrange(1, 5) if beats.random() < BEATING else 0,
+        node_death_rate=beats.uniform(0.1, 0.6),
         large_bytes=Random(f"large {seed}").choice([0, 60, 1 << 40, 1 << 40]),
         watchers=Random(f"watchers of {seed}").choice([0, 0, 0, 3, 8]),
         bulk_factor=Random(f"bulk {seed}").choice([1.0, 10.0]),
@@ -332,4 +341,4 @@ def draw(seed: int) -> Options:
         if 0.0 <= chosen < share:
             options = replace(options, profile=name, **fixed)
         chosen -= share
-    return options
+    return replace(options, beat_nodes=0) if options.disaster or options.hostile_rate else options

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from tests.memory_files import MemoryFile
 from tests.page_cache import CachedFile
+from tests.simulation.beats import NodesThatBeat
 from tests.simulation.workload import Client
 from warren_raft.fsm import history
 from warren_raft.fsm.entry import Entries
@@ -24,6 +25,8 @@ from warren_raft.fsm.sessions import Sessions
 from warren_raft.raft import membership, submit
 from warren_raft.raft.applying import Applying
 from warren_raft.raft.barriers import Barriers
+from warren_raft.raft.beat_table import BeatTable
+from warren_raft.raft.beats import NodeBeats
 from warren_raft.raft.changes import Changes
 from warren_raft.raft.confirming import Confirming
 from warren_raft.raft.core import Core
@@ -278,6 +281,28 @@ PLANTED: dict[str, tuple[Change, ...]] = {
             "in self._entries:",
             "in self._entries[: len(self._entries) - self.uncertain]:",
         ),
+    ),
+    # Heartbeats of nodes. A leader calls a node down by its own knowledge, although another manager answers its beats.
+    "nodes-are-down-by-ignorance": (
+        Change(NodeBeats, "_may_be_known_elsewhere", "return any(", "return False and any("),
+    ),
+    "ages-are-lost-at-a-hand-over": (
+        Change(NodeBeats, "_tell_leader", "self._untold.update(self.table.known)", "pass"),
+        Change(NodeBeats, "_share", "if old:", "if False:"),
+        Change(NodeBeats, "_share", "if new:", "if False:"),
+    ),
+    "each-leader-counts-from-its-start": (
+        Change(
+            NodeBeats,
+            "_lead",
+            "self._untold.update(self.table.known)",
+            "self.table.known.update({id_: b._replace(at=self.table.now) for id_, b in self.table.known.items()})",
+        ),
+    ),
+    # A leader that was deposed, or suspended, calls a node down, although the next leader knows of its beats.
+    "nodes-are-down-without-the-fence": (Change(NodesThatBeat, "_decide", "fence=term", "fence=0"),),
+    "a-clock-that-leaps-makes-beats-older": (
+        Change(BeatTable, "look", "min(now - self._looked_at, GAP_SECONDS)", "now - self._looked_at"),
     ),
     # Hole 6: a timeout_now that the core has stays armed until the core ticks with a link. The product had this bug: a
     # manager that was told to campaign in the step in which its last link broke deposed the leader that it met later.

@@ -14,15 +14,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from tests.simulation import blackout
+from tests.simulation.beats import NodesThatBeat
 from tests.simulation.checkers import ALL, OF_CORRECT_PEERS
 from tests.simulation.checkers.watched import Watched
 from tests.simulation.disaster import Disaster
 from tests.simulation.nemesis import Nemesis
-from tests.simulation.options import Options
+from tests.simulation.options import THIN_LINKS, Options
 from tests.simulation.scaled import scaled
 from tests.simulation.watchers import Watchers, small_queues
 from tests.simulation.workload import Workload
 from tests.simulation.world import Failure, World
+from warren_raft.model.entities import NodeStatus
+from warren_raft.raft.requests import TransferWanted
 
 LIVENESS_SECONDS = 60.0
 """All managers must have converged within this time after the last fault. An election takes two seconds at most, a dead
@@ -31,6 +34,17 @@ link is closed after five, and the slowest simulated disk takes two seconds for 
 SETTLE_SECONDS = 1.5
 """A transfer of leadership that was asked for in the safety phase has one second after its message, which may be slow,
 has arrived."""
+
+NODES_SECONDS = 25.0
+"""Two ttls of 5 s, four election timeouts after a manager went away, and clocks that run differently."""
+
+IN_TIME_SECONDS = 1.0
+MESSAGES = 6
+"""The last beat, a question, its answer, and an entry with its answer; links may be slow in one direction."""
+FEW_SESSIONS = 10
+MOVES = 3
+MOVES_SECONDS = 1.5
+"""While a leader hands over there is no leader for a moment, and the next one has to be told of the last beats."""
 
 QUIET_SECONDS = 2.5
 """Longer than the longest election timeout (2 s): by then a manager that does not hear its leader has said so."""
@@ -58,11 +72,13 @@ def run(options: Options, checkers: Sequence[Callable[[], object]] = ALL) -> Res
     begin = time.perf_counter()
     world = World(options)
     workload = Workload(world)
+    world.beats = NodesThatBeat(world, workload)
     workloads = [workload]
     patches = ExitStack()
     try:
         patches.enter_context(scaled(world))
         world.observers.append(world.audience.lists)
+        world.observers.append(world.beats)
         world.observers.extend(checker() for checker in checkers)
         disaster = Disaster(world, workload, checkers) if options.disaster else None
         world.start_all()
@@ -138,9 +154,51 @@ def _converge(world: World, workload: Workload, nemesis: Nemesis) -> None:
             f"{'a member change is not done' if nemesis.operators.busy else ''}\n{world.describe()}"
         )
     world.run_until(max(world.now, world.network.latest_arrival) + SETTLE_SECONDS)
+    if world.beats.nodes:
+        _settle_nodes(world)
     world.tell("quiet_begins", world)
     world.run_until(world.now + QUIET_SECONDS)
     world.tell("quiet_ends", world)
+    if world.beats.nodes:
+        _let_a_node_die(world)
+
+
+def _settle_nodes(world: World) -> None:
+    """Each node gets the status that fits it, although some managers may be away for good."""
+    if not world.run_until(world.now + NODES_SECONDS, lambda: world.beats.is_settled):
+        found, nodes = world.beats.statuses(), world.beats.nodes.values()
+        wrong = [(node.id, found.get(node.id), world.beats.right_status(node)) for node in nodes]
+        raise Failure(f"{NODES_SECONDS:g} s after the faults, nodes (id, status, right status) are {wrong}")
+
+
+def _let_a_node_die(world: World) -> None:
+    """A node dies, and must be down in time; in half of the runs leadership moves meanwhile again and again."""
+    beats = world.beats
+    node = next((node for node in beats.nodes.values() if node.is_alive and not node.is_drained), None)
+    if node is None:
+        return
+    if not world.run_until(world.now + node.ttl, lambda: world.now - node.last_at < 0.1):
+        raise Failure(f"{node.id} finds no manager for {node.ttl:.3f} s, although nothing is wrong")
+    beats.kill(node)
+    options = world.options
+    moves = beats.random.random() < 0.5 and len(world.members()) > 1 and options.profile != THIN_LINKS
+    seconds = node.ttl * (1 + 2.5 * options.clock_drift) + IN_TIME_SECONDS + MESSAGES * options.latency_min
+    world.note(f"{node.id} dies at the end, ttl {node.ttl:.3f}; leadership {'moves' if moves else 'stays'}")
+    if options.sessions_max < FEW_SESSIONS:
+        seconds += IN_TIME_SECONDS  # the session of the leader may have been forgotten
+    if moves:
+        seconds += MOVES_SECONDS
+        for n in range(MOVES):
+            world.after((n + 1) * node.ttl / (MOVES + 1), lambda: _move_leadership(world))
+    deadline = node.last_at + seconds
+    if not world.run_until(deadline, lambda: beats.statuses().get(node.id) == NodeStatus.DOWN):
+        raise Failure(f"{node.id} is not down {seconds:.3f} s after its last beat; its ttl is {node.ttl:.3f} s")
+
+
+def _move_leadership(world: World) -> None:
+    if world.leader is not None:
+        world.faults["leadership moved while a node was late"] += 1
+        world.leader.take(TransferWanted(None, lambda _answer: None))
 
 
 def _converged(world: World) -> bool:

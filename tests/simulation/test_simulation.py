@@ -99,6 +99,17 @@ FROZEN: Mapping[str, Any] = {
     "safety_seconds": 8.0,
 }
 """Leaders and followers are suspended for longer than an election takes, while all callers read and write."""
+BEATING: Mapping[str, Any] = {
+    "managers": 3,
+    "beat_nodes": 4,
+    "node_death_rate": 0.1,
+    "safety_seconds": 10.0,
+    "disaster": 0.0,
+    "hostile_rate": 0.0,
+    "crash_rate": 0.0,
+    "all_crash": 0.0,
+}
+"""Options under which nodes beat, and managers remember it."""
 CONDITIONS: dict[str, Mapping[str, Any]] = {
     "truncate-on-match": {"managers": 3, "latency_max": 0.2, "throw_rate": 0.5, "call_rate": 30.0},
     "truncate-on-match-unchecked": {"managers": 3, "latency_max": 0.2, "throw_rate": 0.5, "call_rate": 30.0},
@@ -226,6 +237,11 @@ CONDITIONS: dict[str, Mapping[str, Any]] = {
         "down_max": 0.1,
         "safety_seconds": 10.0,
     },
+    "nodes-are-down-by-ignorance": {**BEATING, "node_death_rate": 3.0, "partition_rate": 1.0, "partition_max": 4.0},
+    "ages-are-lost-at-a-hand-over": {**BEATING, "transfer_rate": 1.0},
+    "each-leader-counts-from-its-start": {**BEATING, "transfer_rate": 0.0},
+    "a-clock-that-leaps-makes-beats-older": {**BEATING, "leap_rate": 0.5},
+    "nodes-are-down-without-the-fence": {**BEATING, "node_death_rate": 3.0, "transfer_rate": 3.0, "write_timeout": 5.0},
 }
 """Options under which a rare bug shows soon. Every change of the product may change the seed that finds a bug, and a
 test cannot search a thousand seeds. `--plant all --seeds 0:1000` searches them, without these options."""
@@ -252,6 +268,8 @@ FIRST_SEEDS = {
     "a-round-answers-later-questions": 30,
     "confirmed-in-another-term": 68,
     "question-numbers-begin-again": 31,
+    "nodes-are-down-by-ignorance": 42,
+    "each-leader-counts-from-its-start": 18,
 }
 """The seed at which the search for a bug begins, so that it is short; 0 if no seed is named. When a change of the
 product changes the seed that finds the bug, the search goes on from here."""

@@ -20,7 +20,7 @@ from errno import errorcode
 from pathlib import Path
 from random import Random
 from tempfile import mkdtemp as make_directory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.killed import Killed, killed_after
 from tests.memory_files import Crashed, Fault, MemoryFiles, keep_some
@@ -50,6 +50,9 @@ from warren_raft.raft.replacement import Arrow
 from warren_raft.raft.submit import Proposal
 from warren_raft.snapshots.keeper import Held
 from warren_raft.snapshots.verification import prove_state, verify
+
+if TYPE_CHECKING:
+    from tests.simulation.beats import NodesThatBeat
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 """The wall clock's time at second 0."""
@@ -130,6 +133,7 @@ class Process:
     def leap(self, seconds: float) -> None:
         """The manager's machine slept: its clock has gone on, and no message came meanwhile."""
         self._leapt += seconds
+        self.world.tell("leapt", self)
         if seconds >= LINK_TIMEOUT_SECONDS:
             self.world.network.overslept(self.id)
 
@@ -506,6 +510,8 @@ class World:
         self.directories: dict[str, Directory] = {}
         self.audience = Audience()
         """The checkers and the workload of the present cluster, or of the one that is about to form."""
+        self.beats: NodesThatBeat
+        """The nodes of the present cluster; set by run.py."""
         self.removed: set[str] = set()
         self.accused: set[str] = set()
         """Managers in the name of which a hostile member has sent impossible messages (hostile.py)."""
@@ -572,6 +578,10 @@ class World:
     def tell(self, what: str, about: Process | World, *arguments: Any) -> None:
         """Tell the observers of that process, or of the present cluster."""
         about.audience.tell(what, about, *arguments)
+
+    @property
+    def utc_now(self) -> datetime:
+        return EPOCH + timedelta(seconds=self.now)
 
     @property
     def observers(self) -> list[Any]:
@@ -645,9 +655,7 @@ class World:
             config,
             files=_Disk(str(directory.path / "log"), directory.files),
             random=Random(seed),
-            alarms=Alarms(
-                directory.id, utc_now=lambda: EPOCH + timedelta(seconds=self.now), monotonic=lambda: self.now
-            ),
+            alarms=Alarms(directory.id, utc_now=lambda: self.utc_now, monotonic=lambda: self.now),
             boot_id=lambda: f"boot {directory.boot}",
             verify=lambda path, records, _cancel: verify(path, records=records),
             prove_apart=prove_state,

@@ -5,9 +5,10 @@ is the first argument: `started`; `step_ended`; `stepped`, if a step changed som
 batch)` of the log; `sent(…, peer, message)` and `delivered(…, peer, message)`, and the same events as `sent_on` and
 `received_on` with the number of the connection; `swapped`, when the state was replaced (after `diverged`, if it was
 wrong); `local_read(…, revision, key, found)`; `barrier_began(…, number)` and `barrier_passed(…, number)`; `woke`, at
-the end of a pause; `change_done(…, step, answer)`, when an operator gets the answer; `ending`; `failed(…, error)`.
-Events of the world: `quiet_begins`, `quiet_ends`, and `finish(world, workload)` at the end. A restored cluster has its
-own checkers; the first event that they get is `restored(cluster_id)`.
+the end of a pause; `leapt`, when its clock leapt; `program_wrote(…, operation)` and `node_decided(…, node, operation,
+term)`, when the program or a judge wants to store a node; `change_done(…, step, answer)`, when an operator gets the
+answer; `ending`; `failed(…, error)`. Events of the world: `quiet_begins`, `quiet_ends`, and `finish(world, workload)`
+at the end. A restored cluster has its own checkers; the first event that they get is `restored(cluster_id)`.
 """
 
 from tests.simulation.checkers.acknowledged import AcknowledgedWrites
@@ -15,6 +16,7 @@ from tests.simulation.checkers.alarms import NoAccusations
 from tests.simulation.checkers.answered import AnsweredChanges
 from tests.simulation.checkers.answers import AnswersStayOnTheirLink
 from tests.simulation.checkers.barriers import Barriers
+from tests.simulation.checkers.beats import Heartbeats
 from tests.simulation.checkers.beliefs import LeadersBeliefs
 from tests.simulation.checkers.calm import Calm
 from tests.simulation.checkers.campaigns import PromptCampaigns
@@ -56,6 +58,7 @@ ALL = (
     Linearizability,
     CallsEnd,
     Calm,
+    Heartbeats,
     ThinLinks,
     UnexpectedFailures,
 )
