@@ -65,6 +65,12 @@ class DirectStore(Store):
         future.set_result(self._execute(operations, timeout))
         return future
 
+    def _take_beat(self, node_id: str, ttl_seconds: float) -> None:
+        raise NotImplementedError("this store has no thread that would look after beats")
+
+    def _age_of_beat(self, node_id: str) -> float | None:
+        return None
+
     def close(self) -> None:
         database, self._database = self._database, None
         if database is not None:

@@ -166,6 +166,8 @@ def everything_else_of_a_store(store: Store) -> None:
         assert_type(batch, Batch)
     with store as same:
         assert_type(same, Store)
+    assert_type(store.heartbeat("n", ttl_seconds=5), None)
+    assert_type(store.last_heartbeat_age("n"), float | None)
 
 
 async def writes_of_another_result(awaitable: WriteMethods[Awaitable[int], float]) -> None:

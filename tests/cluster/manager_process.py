@@ -129,6 +129,22 @@ class ManagerProcess:
         """Put a container."""
         return self.store.create_container(wr.Container(id=key, image=value), **more)
 
+    def put_node(self, id: str, status: str) -> int:  # noqa: A002
+        return self.store.create_node(wr.Node(id=id, status=status))
+
+    def get_node(self, id: str) -> list[Any]:  # noqa: A002
+        node = self.store.get_node(id)
+        return [node.status, node.revision]
+
+    def heartbeat(self, node_id: str, ttl_seconds: float) -> None:
+        self.store.heartbeat(node_id, ttl_seconds)
+
+    def has_lease(self, node_id: str) -> bool:
+        return node_id in self.store._parts.opened.machine.leases
+
+    def last_heartbeat_age(self, node_id: str) -> float | None:
+        return self.store.last_heartbeat_age(node_id)
+
     def put_large(self, callers: int, rounds: int) -> int:
         """Write batches near the limit of 4 MiB, by several callers at once. Returns the number acknowledged."""
         done: list[int] = []

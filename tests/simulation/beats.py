@@ -204,9 +204,9 @@ class NodesThatBeat:
         found = judge.look(self._read(process), beats.table, leases, verdict.due, utc_now)
         if found.leased and not self._leasing.get(process.number):
             self._lease(process, client, tuple(found.leased), verdict.term)
-        beats.watched = found.watched
         for node_id in found.called_ready:
             beats.take(node_id, beats.table.known[node_id].ttl_seconds, process.clock)
+        beats.watched = found.watched
         for node in found.changed:
             self._decide(process, client, node, verdict.term)
 

@@ -37,6 +37,7 @@ from warren_raft.fsm.machine import StateMachine
 from warren_raft.leadership.callbacks import Callback, Leadership
 from warren_raft.leadership.lead import Lead, Leading
 from warren_raft.local.group_commit import GroupCommit, Outcome
+from warren_raft.local.heartbeats import LocalHeartbeats
 from warren_raft.snapshots.file import SnapshotInfo
 from warren_raft.snapshots.verification import prove_state
 from warren_raft.store.command import (
@@ -125,12 +126,15 @@ class LocalStore(Store):
         """The threads that wait for the end."""
         self._changed = Bell()
         self._deliveries = Deliveries("warren-local-futures")
-        self._own = OwnThread("warren-local", self._deliveries.look)
+        self._own = OwnThread("warren-local", self._between)
         self._commits: Final = GroupCommit(self._commit, self._own, self._deliveries)
         self._hub: Final = Hub(self._attached, lambda: self._failure, ring_by=self._ring_by)
         self._ring: Callable[[], None] | None = None
         """To be called after each change: there are watches."""
         self._leadership: Final = Leadership(_Standing(self), self._own)
+        self._heartbeats: Final = LocalHeartbeats(
+            self.list_nodes, lambda: self._machine.leases, self._wake, self._write_now
+        )
         self._lock: DirectoryLock
         self._anchors: Anchors
         self._machine: StateMachine
@@ -310,6 +314,30 @@ class LocalStore(Store):
         log_event(logger, logging.WARNING, "state copied", "another process reads the old file", path=database.path)
         before.close()
         before.remove()
+
+    # Heartbeats --------------------------------------------------------------------------------------------------
+
+    def _take_beat(self, node_id: str, ttl_seconds: float) -> None:
+        self._heartbeats.take(node_id, ttl_seconds)
+
+    def _age_of_beat(self, node_id: str) -> float | None:
+        self._attached()
+        return self._heartbeats.age(node_id)
+
+    def _between(self) -> float | None:
+        """In the own thread, between its jobs. Returns the seconds until the next call; None: after the next job."""
+        waits = [self._deliveries.look(), None if self._database is None else self._heartbeats.look()]
+        return min((seconds for seconds in waits if seconds is not None), default=None)
+
+    def _wake(self) -> None:
+        self._own.post(lambda: None)
+
+    def _write_now(self, *operations: Operation) -> int:
+        """In the own thread, which commits. Raises what a write raises."""
+        (outcome,) = self._commit([self._command(operations, "")])
+        if isinstance(outcome, Exception):
+            raise outcome.with_traceback(None)
+        return outcome
 
     def snapshot(self, path: str | os.PathLike[str]) -> SnapshotInfo:
         """Save the present state as one file (mode 0600), verified and on disk. Returns its manifest.

@@ -29,6 +29,7 @@ from warren_raft.fsm.machine import StateMachine
 from warren_raft.leadership.callbacks import Leadership
 from warren_raft.manager.calls import GRACE_SECONDS, WriteCalls
 from warren_raft.manager.disk_space import Space
+from warren_raft.manager.heartbeats import Heartbeats
 from warren_raft.manager.housekeeping import Housekeeping
 from warren_raft.manager.lifetime import Lifetime
 from warren_raft.manager.membership import MembershipCalls
@@ -79,6 +80,7 @@ class Parts:
     saving: Saving
     leadership: Leadership
     hub: Hub
+    heartbeats: Heartbeats
     _housekeeping: Housekeeping
     _version: str
 
@@ -102,6 +104,7 @@ class Parts:
         self._admin: Service | None = None
         self._backups: threading.Thread | None = None
         self._housekeeper: threading.Thread | None = None
+        self._judge: threading.Thread | None = None
         self._close_error: BaseException | None = None
         self._closers: dict[threading.Thread, None] = {}
         self._own = OwnThread(f"warren-raft-own {config.node_id}", self._look_after)
@@ -176,6 +179,9 @@ class Parts:
         )
         self.saving = Saving(self.opened, driver.engine, life, self.readiness)
         self.leadership = Leadership(self.readiness, self._own)
+        self.heartbeats = Heartbeats(
+            node_id, life, driver.engine, self.calls, leases=lambda: self.opened.machine.leases
+        )
         self._housekeeping = Housekeeping(
             version=self._version,
             opened=self.opened,
@@ -199,6 +205,7 @@ class Parts:
             self._admin = make_admin(self.saving.nameless)
             self._admin.start()
         self._housekeeper = self._started("warren-raft-housekeeping", self._housekeeping.run)
+        self._judge = self._started("warren-raft-heartbeats", self.heartbeats.run)
         backups = self.saving.backups(self.alarms)
         if backups is not None:
             self._backups = self._started("warren-raft-backups", backups.run)
@@ -337,6 +344,8 @@ class Parts:
         self.opened.keeper.closing.set()
         if self._housekeeper is not None:
             self._housekeeper.join(HANGS_SECONDS)
+        if self._judge is not None:
+            self._judge.join(GRACE_SECONDS)
         if self._backups is not None:
             self._backups.join(GRACE_SECONDS)  # the backup directory's disk may hang
         self.hub.close(GRACE_SECONDS)

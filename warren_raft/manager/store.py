@@ -211,6 +211,14 @@ class ReplicatedStore(Store):
         """
         return self._parts.calls.barrier(timeout)
 
+    # Heartbeats --------------------------------------------------------------------------------------------------
+
+    def _take_beat(self, node_id: str, ttl_seconds: float) -> None:
+        self._parts.heartbeats.beat(node_id, ttl_seconds)
+
+    def _age_of_beat(self, node_id: str) -> float | None:
+        return self._parts.heartbeats.age(node_id)
+
     # Members -----------------------------------------------------------------------------------------------------
 
     def members(self) -> tuple[MemberStatus, ...]:

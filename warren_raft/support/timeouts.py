@@ -1,4 +1,4 @@
-"""The meaning of `timeout`, the same in every store and every method, and the longest time that a thread can wait.
+"""The meaning of `timeout` and `ttl_seconds`, the same in every store, and the longest time that a thread can wait.
 
 Lives here: checking the argument, and computing the deadline. Not here: the action of a method at its deadline.
 Invariant: a wrong timeout is refused before anything is sent, and no wait overflows after a write was applied.
@@ -9,8 +9,12 @@ from __future__ import annotations
 import math
 import threading
 import time
+from typing import Final
 
 from warren_raft.errors import InvalidEntity
+
+TTL_MIN_SECONDS: Final = 1.0
+TTL_MAX_SECONDS: Final = 86_400.0
 
 
 def checked(timeout: float | None, name: str = "timeout") -> float | None:
@@ -45,6 +49,16 @@ def deadline(timeout: float | None, default_seconds: float = math.inf) -> float:
 def wait_seconds(seconds: float) -> float:
     """The timeout for a lock, an event or a condition: not below 0, and not more than Python can wait."""
     return min(max(seconds, 0.0), threading.TIMEOUT_MAX)
+
+
+def ttl(ttl_seconds: float) -> float:
+    """The ttl of a heartbeat, in whole milliseconds. Raises InvalidEntity unless it is a number from 1 s to a day."""
+    is_number = isinstance(ttl_seconds, int | float) and not isinstance(ttl_seconds, bool)
+    if not is_number or not TTL_MIN_SECONDS <= ttl_seconds <= TTL_MAX_SECONDS:
+        limits = f"from {TTL_MIN_SECONDS:g} to {TTL_MAX_SECONDS:g}"
+        reason = f"must be a number of seconds {limits}, not {ttl_seconds!r:.80}"
+        raise InvalidEntity("heartbeat", reason, field="ttl_seconds")
+    return round(ttl_seconds * 1e3) / 1e3
 
 
 def _wrong(timeout: object, name: str) -> InvalidEntity:

@@ -15,6 +15,7 @@ from tests.simulation.watchers import Stretch, Watcher, Watchers
 from tests.simulation.world import Failure, Process
 from warren_raft.fsm import history
 from warren_raft.fsm.history import Change
+from warren_raft.model.entities import Node
 from warren_raft.store import codec
 from warren_raft.store.command import PUT
 from warren_raft.store.events import Event
@@ -92,10 +93,12 @@ class Watched:
 
 
 def _seen(event: Event) -> Seen:
-    entity: Any = event.entity
-    return Seen(
-        event.revision, event.index, event.operation, event.kind, event.id, "" if entity is None else entity.image
-    )
+    return Seen(event.revision, event.index, event.operation, event.kind, event.id, _content(event.entity))
+
+
+def _content(entity: Any) -> str:
+    """A part of an entity that differs between its revisions: the image, or the status of a node."""
+    return "" if entity is None else str(entity.status if isinstance(entity, Node) else entity.image)
 
 
 def _expected(watcher: Watcher, changes: list[Change], places: dict[str, tuple[str, str]]) -> Iterator[Seen]:
@@ -131,4 +134,4 @@ def _expected(watcher: Watcher, changes: list[Change], places: dict[str, tuple[s
                 yield Seen(change.revision, index, "delete", kind.name, operation.id, "")
             elif is_put and (is_here or was_here):
                 name = "put" if is_here else "left"
-                yield Seen(change.revision, index, name, kind.name, operation.id, entity.image if entity else "")
+                yield Seen(change.revision, index, name, kind.name, operation.id, _content(entity))

@@ -88,6 +88,8 @@ def messages(node: Node) -> dict[str, Message]:
         "change_answer": {"number": 1, "state": "done", "text": ""},
         "addresses": {"said": []},
         "health": {"digests": [], "low": True, "full": True, "report": report, **known},
+        "beats": {"term": term, "nodes": ["n"], "beats": bytes(12), "managers": ["x"], "seen": bytes(8), "answers": 1},
+        "beats_wanted": {"term": term, "question": 1},
         "snapshot_offer": {"sha256": sha, "index": LATER, "size": 100},
         "snapshot_get": {"sha256": sha, "offset": 0},
         "snapshot_chunk": {"sha256": sha, "offset": 0, "data": b"x", "check": b""},

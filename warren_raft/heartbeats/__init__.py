@@ -1,0 +1,1 @@
+"""Nodes that beat: their heartbeats decide whether they are ready or down."""
