@@ -73,9 +73,9 @@ def main() -> None:
 
 def measure(directory: Path, seconds: float, rounds: int, before: str | None) -> dict[str, Any]:
     with ExitStack() as stack:
-        clusters = {"now": stack.enter_context(Cluster(directory / "now", STORED, script=__file__))}
+        clusters = {"now": stack.enter_context(Cluster(directory, STORED, script=__file__))}
         if before is not None:
-            clusters["before"] = stack.enter_context(cluster_of(before, directory / "before"))
+            clusters["before"] = stack.enter_context(cluster_of(before, directory))
         found: dict[str, list[dict[str, float]]] = {}
         for _ in range(rounds):
             for place in ("leader", "follower"):
