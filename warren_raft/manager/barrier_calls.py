@@ -23,8 +23,6 @@ their memory has to be bounded."""
 TOO_MANY: Final = f"{BARRIERS_MAX:,} barriers wait already"
 OWN_WRITES: Final = "the writes that this thread had started before were not done by the deadline"
 
-_GONE: Final = object()
-
 
 @dataclass(slots=True, eq=False)
 class BarrierCall(Barrier):
@@ -57,8 +55,9 @@ class BarrierCalls:
 
     def __init__(self, wake: Callable[[Sleeper], None]) -> None:
         self._wake = wake
-        self._waiting: dict[BarrierCall, None] = {}
-        """The barriers that have not ended. The thread that takes a barrier out of it ends the barrier."""
+        self._waiting: dict[Barrier, Sleeper] = {}
+        """The barriers that have not ended, each with its caller's wait. The thread that takes a barrier out of it ends
+        the barrier."""
         self._new: list[BarrierCall] = []
         self._held: list[BarrierCall] = []
         """They wait for writes of their own threads."""
@@ -66,7 +65,8 @@ class BarrierCalls:
         """Thread -> the writes with a future that it has started and that have not ended."""
 
     def add(self, barrier: BarrierCall) -> None:
-        self._waiting[barrier] = None
+        assert barrier.sleeper is not None
+        self._waiting[barrier] = barrier.sleeper
         if len(self._waiting) > BARRIERS_MAX:
             barrier.end(Unavailable(TOO_MANY, maybe_applied=False, of_write=False))
         elif self._started and self._started[barrier.thread]:
@@ -102,9 +102,9 @@ class BarrierCalls:
 
     def ended(self, barrier: Barrier) -> None:
         """`Barrier.done` of every barrier."""
-        assert isinstance(barrier, BarrierCall)
-        if self._waiting.pop(barrier, _GONE) is not _GONE and barrier.sleeper is not None:
-            self._wake(barrier.sleeper)
+        sleeper = self._waiting.pop(barrier, None)
+        if sleeper is not None:
+            self._wake(sleeper)
 
     def expire(self, now: float) -> None:
         """End the barriers that reached their deadlines while they waited for writes of their own threads. Call it
@@ -119,8 +119,14 @@ class BarrierCalls:
     def end_all(self, submitted: Iterable[BarrierCall], reason: str) -> list[Sleeper]:
         """This manager has ended: end the barriers that were not taken, and every one that was. Returns the callers to
         wake. For any thread, also when the raft thread is stuck."""
-        ended = [*submitted]
-        ended += [barrier for barrier in list(self._waiting) if self._waiting.pop(barrier, _GONE) is not _GONE]
-        for barrier in ended:
-            barrier.error = Closed(reason)
-        return [barrier.sleeper for barrier in ended if barrier.sleeper is not None]
+        asleep: list[Sleeper] = []
+        for call in submitted:
+            call.error = Closed(reason)
+            if call.sleeper is not None:
+                asleep.append(call.sleeper)
+        for barrier in list(self._waiting):
+            sleeper = self._waiting.pop(barrier, None)
+            if sleeper is not None:
+                barrier.error = Closed(reason)
+                asleep.append(sleeper)
+        return asleep

@@ -89,7 +89,8 @@ class WriteCalls:
     def barrier(self, timeout: float | None) -> int:
         """Wait until this manager has applied all that was acknowledged before, and all that this thread has written.
         Returns the revision. Raises Unavailable, Closed."""
-        deadline = timeouts.deadline(timeout, self._timeout_seconds)
+        is_default = timeout is None  # nearly always
+        deadline = time.monotonic() + self._timeout_seconds if is_default else timeouts.deadline(timeout)
         self._life.require()
         barrier = BarrierCall(deadline, self._writes.barriers.ended, thread=threading.get_ident())
         barrier.prepare_wait()

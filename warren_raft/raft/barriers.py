@@ -142,7 +142,8 @@ class Barriers:
         applied_index = self._context.machine.applied_index
         while self._known and self._known[0][0] <= applied_index:
             for barrier in heappop(self._known)[2]:
-                barrier.end()
+                barrier.is_passed = True
+                barrier.done(barrier)
 
     def expire(self, now: float) -> None:
         """End the barriers that have reached their deadlines."""
