@@ -265,9 +265,9 @@ FIRST_SEEDS = {
     "origin-is-ignored": 8,
     "recover-leaves-out-the-uncertain": 30,
     "armed-timeout-now": 25,
-    "a-round-answers-later-questions": 30,
-    "confirmed-in-another-term": 68,
-    "question-numbers-begin-again": 31,
+    "a-round-answers-later-questions": 118,
+    "confirmed-in-another-term": 78,
+    "question-numbers-begin-again": 39,
     "nodes-are-down-by-ignorance": 42,
     "each-leader-counts-from-its-start": 18,
 }
