@@ -32,6 +32,7 @@ from warren_raft.raft.events import (
 )
 from warren_raft.raft.log.log import Log
 from warren_raft.raft.membership import Hello
+from warren_raft.raft.messages import AppendEntries, AppendReply
 from warren_raft.raft.outbox import NOTICE_SECONDS
 from warren_raft.raft.parts import Parts
 from warren_raft.raft.readings import Readings
@@ -53,6 +54,8 @@ EXPIRE_SECONDS: Final = 0.05
 CALM_SECONDS: Final = 0.25
 """While nothing is under way, a manager looks at least so often. The space of its disk, for example, is measured by
 another thread."""
+EARLY_SECONDS: Final = 0.1
+"""Such a look comes so much earlier if there is a step anyway. So a heartbeat takes it along."""
 SOON_SECONDS: Final = 0.001
 """A look that was asked for during a step comes so much later."""
 
@@ -98,6 +101,8 @@ class Engine(Readings):
         self._applying = parts.applying
         self._dispatch = parts.dispatch
         self._expire_at = LONG_AGO
+        self.rests = False
+        """Whether nothing is under way, as the last look found, and no event came since but heartbeats and answers."""
         self._waited_for: Collection[str] | None = None
         """See Outbox.flush."""
         self.renewal_wanted = False
@@ -129,6 +134,8 @@ class Engine(Readings):
         context = self._context
         context.now = max(context.now, now)
         events = list(events)
+        if self.rests and not all(map(_is_sign_of_life, events)):
+            self._stir()
         for event in events:  # first: should anything else stop this manager, these writes end with the others
             if type(event) is Submitted:
                 self._submitter.submit(event.proposals)
@@ -194,7 +201,7 @@ class Engine(Readings):
     def _decide(self) -> None:
         """Each part runs if its input may have changed: a write needs few of them. All run once in a tick."""
         context = self._context
-        looks = context.now >= context.look_at or self._is_restless
+        looks = context.now >= context.look_at - (EARLY_SECONDS if self.rests else 0.0) or self._is_restless
         if looks:
             context.look_at = context.now + TICK_SECONDS
             self._look_around()
@@ -210,17 +217,16 @@ class Engine(Readings):
         context = self._context
         in_a_tick = context.now + TICK_SECONDS
         if context.look_at == in_a_tick:  # this step looked
-            if self._is_calm:
-                context.look_at = self._calm_until()
+            self.rests = self._is_calm
+            if self.rests:
+                context.look_at = context.now + CALM_SECONDS
         elif context.look_at > in_a_tick and self._is_busy:
-            context.look_at = in_a_tick
+            self._stir()
 
-    def _calm_until(self) -> float:
-        """A leader sends heartbeats. A follower notices by its own timer (`step_at`) that they do not come."""
-        now = self._context.now
-        if self._core.is_leader:
-            return max(now + TICK_SECONDS, min(now + CALM_SECONDS, self._core.heartbeat_at + SOON_SECONDS))
-        return now + CALM_SECONDS
+    def _stir(self) -> None:
+        """Something is under way again: look in a tick at the latest."""
+        self.rests = False
+        self._context.look_at = min(self._context.look_at, self._context.now + TICK_SECONDS)
 
     @property
     def _is_busy(self) -> bool:
@@ -265,7 +271,8 @@ class Engine(Readings):
         context, core, leading = self._context, self._core, self._leading
         if context.now >= self._elections.deadline and not core.is_leader:
             leading.ask_for_votes()
-        if looks or (core.needs_tick and core.is_leader):  # to a follower a tick does nothing that cannot wait
+        # To a follower a tick does nothing that cannot wait.
+        if looks or (core.is_leader and (core.needs_tick or context.now > core.heartbeat_at)):
             core.tick()
             self._guard.after_tick()
         if looks or core.has_moved or self._elections.leader != leading.followed:
@@ -331,6 +338,8 @@ class Engine(Readings):
         """The time by which the next step has to be made, although nothing happens."""
         now = self._context.now
         step_at = self._context.look_at
+        if self.rests and self._core.is_leader:  # otherwise it looks often enough
+            step_at = min(step_at, self._core.heartbeat_at + SOON_SECONDS)
         if self._outbox.notices or self._guard.untold_since is not None:
             step_at = min(step_at, now + NOTICE_SECONDS)
         # A deadline that has passed was looked at in this step. If no election may begin, an event ends the reason.
@@ -444,6 +453,14 @@ class Engine(Readings):
         self._installation.abandon()
         self._submitter.fail_all(lambda proposal: _closed(proposal, "the store is closed"))
         self._barriers.fail_all("the store is closed")
+
+
+def _is_sign_of_life(event: Event) -> bool:
+    """Whether it is a heartbeat, or a follower's answer."""
+    if type(event) is not Received:
+        return False
+    message = event.message
+    return message["type"] == AppendReply.NAME or (message["type"] == AppendEntries.NAME and not message.get("entries"))
 
 
 def _closed(proposal: Proposal, reason: str) -> Exception:

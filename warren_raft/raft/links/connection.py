@@ -403,6 +403,14 @@ class Connection:
         elif self.end is not None and now - self._ended_at >= patience:
             self._hang_up(self.end, "the peer does not read the last bytes", abort=True)
 
+    @property
+    def check_at(self) -> float:
+        """The time before which `check` has nothing to do."""
+        timing = self._owner.timing
+        if self._state is _State.UP:
+            return min(self._heard_at + timing.link_timeout_seconds, self._sent_at + timing.ping_seconds)
+        return (self.began_at if self.end is None else self._ended_at) + timing.handshake_seconds
+
     def excuse(self, now: float) -> None:
         """This process itself did not run: the peer gets its whole time again."""
         self._heard_at = self.began_at = now

@@ -534,9 +534,9 @@ class Transport:
     # Time.
 
     async def _watch(self) -> None:
-        """Check every connection four times in each ping interval. If this process itself did not run, excuse the
-        silence of the peers."""
-        pause = self.timing.ping_seconds / 4
+        """Check every connection in time, at most four times in each ping interval. If this process itself did not
+        run, excuse the silence of the peers."""
+        shortest = pause = self.timing.ping_seconds / 4
         looked_at = time.monotonic()
         while True:
             await asyncio.sleep(pause)
@@ -548,6 +548,8 @@ class Transport:
                     connection.excuse(now)
                 else:
                     connection.check(now)
+            check_at = min((connection.check_at for connection in self._connections), default=now)
+            pause = min(max(shortest, check_at - now), self.timing.ping_seconds)
 
     async def _close_connections(self) -> None:
         """Close all connections, with a bounded time in which the last bytes leave."""
