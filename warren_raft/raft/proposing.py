@@ -31,7 +31,8 @@ from warren_raft.raft.submit import Route, Submitter
 
 ENTRIES_IN_FLIGHT: Final = 2
 """Entries proposed and not applied yet. While one is synced and replicated the next gathers callers: more would make
-smaller groups and more syncs for the same commands."""
+smaller groups and more syncs for the same commands. For the same reason the second one is not smaller than the one
+before it."""
 
 
 class Proposing:
@@ -60,6 +61,8 @@ class Proposing:
         """Whether the next change of members is looked for before the next entry of commands."""
         self.origins: deque[tuple[int, frozenset[str]]] = deque()
         """(index of an entry, the followers that sent its commands), oldest first, until they are committed."""
+        self._group = 0
+        """The commands of the last entry of commands."""
 
     @property
     def takes_writes(self) -> bool:
@@ -136,7 +139,8 @@ class Proposing:
         """Propose the next entries if this manager leads and few are under way."""
         if not self._core.is_leader or self._requests.is_transferring:
             return
-        if self._log.last_index - self._context.machine.applied_index >= ENTRIES_IN_FLIGHT:
+        under_way = self._log.last_index - self._context.machine.applied_index
+        if under_way >= ENTRIES_IN_FLIGHT:
             return
         if self.change_is_due:
             self.change_is_due = False
@@ -144,10 +148,13 @@ class Proposing:
                 return
         if self._submitter.is_queueing and self.takes_writes:
             self._propose_large()
+            if under_way and len(self._submitter.queue) < self._group:
+                return  # more callers are on their way, because those of the last entry but one have their answers
             commands, origins = self._submitter.take(
                 commands_max=entries.COMMANDS_PER_ENTRY, bytes_max=entries.ENTRY_BYTES
             )
             if commands:
+                self._group = len(commands)
                 self._append(entries.encode_commands(commands))
                 if origins:
                     self.origins.append((self._log.last_index, origins))

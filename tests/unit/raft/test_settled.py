@@ -636,7 +636,7 @@ def test_a_far_learner_is_promoted_under_load() -> None:
     cluster.run_until(lambda: "m4" in leader.engine._roster.links)
     want(cluster, ADD, "m4")
     cluster.run_until(lambda: "m4" in leader.engine.members)
-    far = Far(cluster, "m4", turns=90)
+    far = Far(cluster, "m4", turns=110)
     lacking: list[int] = []
     for number in range(1500):
         cluster.submit(leader.id, f"w{number}", seconds=60)

@@ -451,3 +451,36 @@ def test_a_write_that_a_full_disk_held_up_says_so() -> None:
     assert "no space left" in str(cluster.failed["late"])
     node.disk_error = None
     cluster.write("m1", "in time")
+
+
+def test_the_second_entry_under_way_is_not_smaller_than_the_first() -> None:
+    """The callers of an entry come back one after the other. An entry of the first few would cost as much as one of
+    all."""
+    cluster = Cluster()
+    leader = cluster.wait_ready()
+    cluster.run(1.0)
+    log = leader.engine._log
+
+    def write(*texts: str) -> int:
+        """Returns the number of entries that are made of these and earlier writes."""
+        before = log.last_index
+        for text in texts:
+            cluster.submit(leader.id, text)
+        cluster.step(leader.id)
+        return int(log.last_index - before)
+
+    cluster.hold(*((follower, leader.id) for follower in cluster.followers()))
+    assert write("a", "b", "c", "d") == 1
+    assert write("e", "f") == 0
+    assert write("g") == 0
+    assert write("h", "i") == 1
+    assert write("j", "k", "l", "m", "n", "o") == 0, "two are under way"
+    cluster.heal()
+    cluster.run_until(lambda: "o" in cluster.acknowledged, 1.0)
+
+    cluster.hold(*((follower, leader.id) for follower in cluster.followers()))
+    assert write("p", "q", "r") == 1
+    assert write("s") == 0
+    cluster.heal()
+    cluster.run_until(lambda: "s" in cluster.acknowledged, 1.0)
+    assert cluster.failed == {}
