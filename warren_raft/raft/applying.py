@@ -12,7 +12,6 @@ from typing import Final
 
 from warren_raft.disk.shortage import SPACE, Shortage, shortage_of
 from warren_raft.errors import StorageFull
-from warren_raft.raft import entries
 from warren_raft.raft.blocked import clear_blocked, raise_blocked
 from warren_raft.raft.catchup import Catchup
 from warren_raft.raft.context import LONG_AGO, Context
@@ -137,7 +136,7 @@ class Applying:
         size_bytes = 0
         for index in range(first + 1, last + 1):
             command, _, term = log.entries[index - log.base_index]
-            content = entries.decode(command)
+            content = self._context.decoded.take(command)
             if isinstance(content, Change):
                 self._apply_together(together, size_bytes)
                 size_bytes = 0

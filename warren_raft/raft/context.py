@@ -7,11 +7,12 @@ Invariant: `now` changes at the start of a step only, and `machine` only when an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
 from warren_raft.alarms import Alarms
+from warren_raft.raft.entries import Decoded
 from warren_raft.raft.log.log import Log
 from warren_raft.raft.outbox import Outbox
 from warren_raft.raft.replacement import Replacement
@@ -42,6 +43,7 @@ class Context:
     """How far a replacement of that state is."""
     now: float
     """The time of the present step, by the clock of the driver or the simulator; it never goes back."""
+    decoded: Decoded = field(default_factory=Decoded)
     look_at: float = LONG_AGO
     """When this manager looks next at the matters that no write waits for. LONG_AGO: in the next step."""
 

@@ -34,7 +34,7 @@ class EntryChecks:
 
     def problem_of_entry(self, entry: bytes) -> str:
         """Why an entry of a leader is not appended; "": it may be appended."""
-        problem = entries.problem_of(entry, partial(self._context.machine.problem_of, sender=""))
+        problem = entries.problem_of(entry, partial(self._context.machine.problem_of, sender=""), self._context.decoded)
         if not problem and entry[:2] == entries.CHANGE:
             change = entries.decode(entry)
             assert isinstance(change, Change)

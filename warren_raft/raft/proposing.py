@@ -155,7 +155,9 @@ class Proposing:
             )
             if commands:
                 self._group = len(commands)
-                self._append(entries.encode_commands(commands))
+                entry = entries.encode_commands(commands)
+                self._context.decoded.keep(entry, commands)
+                self._append(entry)
                 if origins:
                     self.origins.append((self._log.last_index, origins))
 

@@ -484,3 +484,24 @@ def test_the_second_entry_under_way_is_not_smaller_than_the_first() -> None:
     cluster.heal()
     cluster.run_until(lambda: "s" in cluster.acknowledged, 1.0)
     assert cluster.failed == {}
+
+
+def test_an_entry_is_decoded_once_and_only_its_own_content_is_taken_for_it() -> None:
+    decoded = entries.Decoded()
+    made = [entries.encode_commands([b"a", b"%d" % number]) for number in range(entries.KEPT_ENTRIES + 2)]
+    contents = [entries.decode(entry) for entry in made]
+    for entry in made:
+        assert entries.problem_of(entry, lambda _: "", decoded) == ""
+    assert len(decoded._kept) == entries.KEPT_ENTRIES, "what is kept is bounded"
+    assert [decoded.take(entry) for entry in made] == contents
+    assert len(decoded._kept) == 0, "an entry is applied once"
+    assert [decoded.take(entry) for entry in made] == contents
+    decoded.keep(made[0], [b"another content"])
+    same_bytes = bytes(bytearray(made[0]))
+    assert decoded.take(same_bytes) == contents[0]
+    assert decoded.take(made[0]) == [b"another content"]
+    assert entries.problem_of(made[0], lambda _: "refused", decoded) == "refused"
+    assert entries.problem_of(b"\x00\x01?", lambda _: "", decoded) != ""
+    assert len(decoded._kept) == 0
+    with pytest.raises(InvariantViolation):
+        decoded.take(b"\x00\x09?")
