@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import common
-from common import cpu_seconds, options, quantile, run, sample, say, sync_ms, verdict
+from common import cpu_seconds, in_turns, options, quantile, run, sample, say, sync_ms, verdict
 
 import warren_raft as wr
 
@@ -110,7 +110,8 @@ class Manager(common.Manager):
     def containers(self) -> list[wr.Container]:
         """Those that are updated in turn: part of the stored ones. Made when first needed, because they need memory."""
         if not self._chosen:
-            self._chosen = [sample(n) for n in range(0, self._stored, max(1, self._stored // CONTAINERS))]
+            step = max(1, self._stored // CONTAINERS)
+            self._chosen = in_turns([sample(n) for n in range(0, self._stored, step)])
         return self._chosen
 
     def load(self, threads: int, seconds: float) -> dict[str, float]:
@@ -127,7 +128,7 @@ class Manager(common.Manager):
             while (begin := time.perf_counter()) < end:
                 self.store.update_container(containers[turn % count])
                 own.append(time.perf_counter() - begin)
-                turn += 7
+                turn += threads  # a container is written by one caller in each pass, so that every write changes it
 
         workers = [threading.Thread(target=caller, args=(number,)) for number in range(threads)]
         for worker in workers:
