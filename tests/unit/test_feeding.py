@@ -21,9 +21,9 @@ from warren_raft.fsm.history import History
 from warren_raft.fsm.machine import StateMachine
 from warren_raft.model.entities import Container, Node, Service
 from warren_raft.store import watch as store_watch
-from warren_raft.store.command import Operation, encode_operations
+from warren_raft.store.command import Operation, encode_operations, only_put_in
 from warren_raft.store.database import Database
-from warren_raft.store.events import Event, Filter
+from warren_raft.store.events import Event, Filter, place_of, short_place_in
 from warren_raft.store.tables import CONTAINER, NODE, SERVICE
 from warren_raft.store.transactions import HISTORY
 from warren_raft.store.watch import Feed, Item
@@ -370,6 +370,7 @@ def test_a_bookmark_is_never_ahead_of_an_event(world: World, monkeypatch: pytest
     """It says how far this feed is, not how far the state is."""
     monkeypatch.setattr(feeding, "LIVE_CHANGES", 2)
     feed = world.watch(bookmark_seconds=1.0, kinds={"service"})
+    world.watch()  # it wants everything, so no change is skipped
     world.settle()
     for number in range(4):
         world.change(container("c", image=str(number)))
@@ -600,6 +601,31 @@ def test_there_is_a_limit_of_watches(world: World, monkeypatch: pytest.MonkeyPat
     world.forget(feeds[0])
     world.settle()
     world.watch()
+
+
+@pytest.mark.parametrize("size", [0, 1, 23, 24, 255, 256, 511])
+def test_the_quick_look_at_a_container_finds_what_its_index_has(size: int) -> None:
+    """It decides that no watch wants a change, so it must never differ."""
+    for made in (
+        Container(id="c", service_id="s" * size, node_id="n"),
+        Container(id="c", service_id="s", service_name="ä" * (size // 2), node_id="n" * size),
+        Container(id="ä" * 10, node_id="n" * size),
+    ):
+        operation = put(made)
+        body = encode_operations([operation])
+        found = only_put_in(body)
+        assert found is not None
+        assert operation.entity is not None
+        assert found[0] == CONTAINER.number
+        assert body[found[1] : found[2]].decode() == made.id
+        assert body[found[3] :] == operation.entity
+        assert short_place_in(body, found[3]) in (None, place_of(operation.entity))
+        assert (short_place_in(body, found[3]) is None) == (size > 255)
+        for end in range(len(body)):  # cut off anywhere it raises nothing, and finds nothing else
+            if only_put_in(body[:end]) is not None:
+                assert short_place_in(body[:end], found[3]) in (None, place_of(operation.entity))
+    assert only_put_in(encode_operations([operation, operation])) is None
+    assert only_put_in(encode_operations([gone("c")])) is None
 
 
 def test_an_entity_is_decoded_once_for_all_watches_and_only_if_one_wants_it(

@@ -8,7 +8,7 @@ Invariant: every change above some revision is kept, without a gap. A reader of 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple, TypeAlias
 
@@ -81,22 +81,31 @@ def floor(transaction: ReadTransaction | WriteTransaction) -> int:
     return transaction.revision
 
 
-def since(transaction: ReadTransaction, revision: int) -> Iterator[Change]:
+def since(
+    transaction: ReadTransaction, revision: int, skips: Callable[[bytes], bool] | None = None
+) -> Iterator[Change]:
     """The changes after `revision` that `transaction` sees, oldest first. Take as many as needed.
 
-    Raises WatchLost at once if some of them are no longer kept. Its `resume_from` is the revision of `transaction`.
+    `skips`: is given the encoded operations of a change, and says whether to leave the change out, undecoded. It is not
+    asked about changes with values before them. Raises WatchLost at once if some changes are no longer kept. Its
+    `resume_from` is the revision of `transaction`.
     """
     if revision < floor(transaction):
         raise WatchLost(transaction.revision)
-    return _changes(transaction.scan(HISTORY, _key(revision + 1)), revision)
+    return _changes(transaction.scan(HISTORY, _key(revision + 1)), revision, skips)
 
 
-def _changes(records: Iterator[tuple[bytes, bytes]], after: int) -> Iterator[Change]:
+def _changes(
+    records: Iterator[tuple[bytes, bytes]], after: int, skips: Callable[[bytes], bool] | None
+) -> Iterator[Change]:
     for key, record in records:
         bodies = _bodies_of(record)
+        has_before = bool(_head_of(record) & _HAS_BEFORE)
         for revision, body in enumerate(bodies, _revision_in(key) - len(bodies) + 1):
-            if revision > after:
-                yield _change_in(revision, body, has_before=bool(_head_of(record) & _HAS_BEFORE))
+            if revision <= after:
+                continue
+            if skips is None or not has_before or body.startswith(_BEFORE) or not skips(body):
+                yield _change_in(revision, body, has_before=has_before)
 
 
 def _change_in(revision: int, body: bytes, *, has_before: bool) -> Change:

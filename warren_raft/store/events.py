@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 from warren_raft.errors import InvalidEntity
-from warren_raft.model.entities import Entity
-from warren_raft.model.forms import KEY_MAX_BYTES
+from warren_raft.model.entities import Container, Entity
+from warren_raft.model.forms import KEY_MAX_BYTES, fields_of
 from warren_raft.store.codec import index_keys, indexed_width
 from warren_raft.store.leading import leading_items
 from warren_raft.store.tables import BY_NAME, BY_NUMBER, CONTAINER
@@ -25,6 +25,8 @@ BOOKMARK: Final = "bookmark"
 _PLACE_KEYS: Final = [keys_of for _, keys_of in index_keys(CONTAINER)]
 _PLACE_WIDTH: Final = indexed_width(CONTAINER)
 _HEAD: Final = b"\x82\x00"  # of a record: `leading_items` reads records
+_ARRAY, _ARRAY_8, _TEXT, _TEXT_8 = 0x80, 0x98, 0x60, 0x78  # heads of CBOR items (RFC 8949, 3)
+_SERVICE_AT, _NODE_AT = ([each.name for each in fields_of(Container)].index(index.field) for index in CONTAINER.indexes)
 NAMES_MAX: Final = 10_000
 """The most ids of one filter. With more, watch the kind."""
 
@@ -117,6 +119,31 @@ class Filter:
         if before is None or not self.holds(before):
             return None
         return "delete" if after is None else "left"
+
+
+def short_place_in(data: bytes, at: int) -> tuple[str, str] | None:
+    """The same as `place_of` for the entity that begins at `at`, if its first items are texts of at most 255 bytes.
+    Otherwise None. Takes a third of the time."""
+    found: list[bytes] = []
+    try:
+        if not _ARRAY + _PLACE_WIDTH <= data[at] < _ARRAY_8:
+            return None
+        at += 1
+        for _ in range(_PLACE_WIDTH):
+            head = data[at]
+            if _TEXT <= head < _TEXT_8:
+                size = head - _TEXT
+                at += 1
+            elif head == _TEXT_8:
+                size = data[at + 1]
+                at += 2
+            else:
+                return None
+            found.append(data[at : at + size])
+            at += size
+        return (found[_SERVICE_AT].decode(), found[_NODE_AT].decode()) if at <= len(data) else None
+    except (IndexError, UnicodeDecodeError):
+        return None
 
 
 def place_of(entity: bytes) -> tuple[str, ...]:

@@ -174,7 +174,7 @@ class Feeding:
         """Give every live feed the next changes, each of which is read and decoded once."""
         if self._live and self._position < revision:
             try:
-                for count, change in enumerate(self._changes(transaction, self._position), 1):
+                for count, change in enumerate(self._changes(transaction, self._position, self._routes.skips), 1):
                     self._route(change)
                     self._position = change.revision
                     if count == LIVE_CHANGES:
@@ -325,10 +325,12 @@ class Feeding:
 
     # ---- the history
 
-    def _changes(self, transaction: ReadTransaction, after: int) -> Iterator[Change]:
-        """Raises WatchLost if some are not kept any more, Corrupted."""
+    def _changes(
+        self, transaction: ReadTransaction, after: int, skips: Callable[[bytes], bool] | None = None
+    ) -> Iterator[Change]:
+        """Raises WatchLost if some are not kept any more, Corrupted. `skips`: see history.since."""
         try:
-            yield from history.since(transaction, after)
+            yield from history.since(transaction, after, skips)
         except ValueError as error:
             raise self._corrupted(f"its history cannot be read: {error}") from None
 

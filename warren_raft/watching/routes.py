@@ -12,8 +12,8 @@ from typing import Any, Final
 from warren_raft.errors import WatchLost
 from warren_raft.fsm.history import Change, Values
 from warren_raft.store import codec
-from warren_raft.store.command import Operation
-from warren_raft.store.events import Event, EventOperation, Filter, Place, place_of
+from warren_raft.store.command import Operation, only_put_in
+from warren_raft.store.events import Event, EventOperation, Filter, Place, place_of, short_place_in
 from warren_raft.store.tables import BY_NUMBER, CONTAINER
 from warren_raft.store.watch import EVENT_BYTES, Feed
 
@@ -111,6 +111,23 @@ class Routes:
         if filter.service is not None:
             return iter(((self._by_service, filter.service),))
         return ((self._by_kind, kind) for kind in kinds)
+
+    def skips(self, body: bytes) -> bool:
+        """Whether a change in its encoded form is certainly not wanted by any feed. Nearly all writes are one put."""
+        found = only_put_in(body)
+        if found is None:
+            return False
+        kind_number, id_start, id_end, entity_start = found
+        if self._by_kind and (_EVERY_KIND in self._by_kind or kind_number in self._by_kind):
+            return False
+        if self._by_id:
+            id_ = str(body[id_start:id_end], "utf-8", "replace")
+            if (_EVERY_KIND, id_) in self._by_id or (kind_number, id_) in self._by_id:
+                return False
+        if kind_number != _CONTAINER or not (self._by_node or self._by_service):
+            return True
+        place = short_place_in(body, entity_start)
+        return place is not None and place[0] not in self._by_service and place[1] not in self._by_node
 
     def candidates(self, decoded: Decoded) -> Iterator[Feed]:
         """The feeds that may want an operation; some more than once."""
