@@ -294,7 +294,7 @@ PLANTED: dict[str, tuple[Change, ...]] = {
     "each-leader-counts-from-its-start": (
         Change(
             NodeBeats,
-            "_lead",
+            "_begin_to_lead",
             "self._untold.update(self.table.known)",
             "self.table.known.update({id_: b._replace(at=self.table.now) for id_, b in self.table.known.items()})",
         ),

@@ -41,8 +41,9 @@ AWAY_TIMEOUTS: Final = 3.0
 """So many election timeouts after a manager was last connected to any other, it surely answers no more beats. At worst
 it followed a leader that was cut off with it: that one leads for 1.5 timeouts (CHECK_QUORUM_TIMEOUTS), and its follower
 answers for TAKES_TIMEOUTS after that. The rest is for looks and clocks."""
-SILENT_SECONDS: Final = 2.0
-"""A connected manager that does not answer for so long counts as away from the moment when it was asked."""
+SILENT_SECONDS: Final = 5.0
+"""A connected manager that has not answered a question for so long counts as away from then on. A link over which
+nothing is heard is closed in this time, and then the manager hears its leader no more."""
 ONE: Final = struct.Struct(">III")
 """A beat in a message: its ttl and its age in milliseconds, and its mark."""
 SEEN: Final = struct.Struct(">II")
@@ -69,9 +70,11 @@ class _Manager:
     heard_of_at: float = LONG_AGO
     """The same by hearsay. It is not told on: what two managers tell each other again and again seems to stay young."""
     link: int = -1
-    """The number of the link on which it was asked last, or told all beats."""
+    """The number of the link over which it was told all beats."""
     asked: int = 0
     """The number of the last question."""
+    asked_over: int = -1
+    """The number of the link over which it was asked."""
     sent_at: float = LONG_AGO
     """When that question was sent."""
     asked_at: float | None = None
@@ -134,7 +137,10 @@ class NodeBeats:
         leads = self._leading.leads_for_sure and self._leading.is_leader
         if not leads and self._led_term:
             self._led_term, self.verdict = 0, NOBODY
+            self._forget_questions()
         self._look_at_managers()
+        if leads and self._led_term != self._core.term:
+            self._begin_to_lead()  # also if no beat is known: the judge may know of leases
         if not table.known and not self.watched:
             return
         if leads:
@@ -159,10 +165,18 @@ class NodeBeats:
         for id_ in roster.members:
             if id_ != roster.node_id and id_ not in self._managers:
                 self._managers[id_] = _Manager(now)
-        for peer in roster.links:
+        for peer, link in roster.links.items():
             manager = self._managers.get(peer)
-            if manager is not None and (manager.asked_at is None or now - manager.asked_at <= SILENT_SECONDS):
+            if manager is None:
+                continue
+            if manager.asked_over != link.number:
+                manager.asked_at = None  # it never got the question, or its answer was lost
+            if manager.asked_at is None or now - manager.asked_at <= SILENT_SECONDS:
                 manager.seen_at = now
+
+    def _forget_questions(self) -> None:
+        for manager in self._managers.values():
+            manager.asked_at, manager.answered_at = None, LONG_AGO
 
     # A follower --------------------------------------------------------------------------------------------------
 
@@ -211,15 +225,15 @@ class NodeBeats:
 
     # The leader --------------------------------------------------------------------------------------------------
 
+    def _begin_to_lead(self) -> None:
+        self._led_term = self._core.term
+        self.verdict = Verdict(self._led_term, frozenset())
+        self._route = None
+        self._untold.update(self.table.known)
+        self._told_at = self._searched_at = self._next_due = LONG_AGO
+        self._forget_questions()
+
     def _lead(self, now: float) -> None:
-        if self._led_term != self._core.term:
-            self._led_term = self._core.term
-            self.verdict = Verdict(self._led_term, frozenset())
-            self._route = None
-            self._untold.update(self.table.known)
-            self._told_at = self._searched_at = self._next_due = LONG_AGO
-            for manager in self._managers.values():
-                manager.asked_at, manager.answered_at = None, LONG_AGO
         if now - self._told_at >= SHARE_SECONDS:
             self._told_at = now
             self._share()
@@ -281,14 +295,10 @@ class NodeBeats:
             manager = self._managers.get(peer)
             if manager is None or not self._roster.counts(peer) or manager.answered_at >= deadline:
                 continue
-            is_lost = link.number != manager.link
-            if manager.asked_at is None:
-                manager.asked_at = now
-            elif not is_lost and now - manager.sent_at < ASK_AGAIN_SECONDS:
+            if manager.asked_at is None or manager.asked_over != link.number:
+                manager.asked_at, manager.asked_over = now, link.number
+            elif now - manager.sent_at < ASK_AGAIN_SECONDS:
                 continue
-            if is_lost:
-                self._send([peer], self.table.known)
-                manager.link = link.number
             self._question += 1
             manager.asked, manager.sent_at = self._question, now
             self._outbox.send(peer, BeatsWanted(term=self._led_term, question=self._question))
